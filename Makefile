@@ -1,0 +1,33 @@
+# The habits: setup, demo, test, check, docs, bench. `make demo` and `make test` need nothing set up before.
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup setup-tests demo test check format bench docs clean
+
+setup:
+	@sh scripts/setup
+
+setup-tests: setup
+	@sh scripts/setup-tests
+
+demo: setup
+	@$(BIN)/apexgpu demo
+
+test: setup-tests check
+	@$(BIN)/pytest -n auto --dist worksteal
+
+check: setup-tests
+	@$(BIN)/ruff check src tests bench
+	@$(BIN)/mypy
+
+format: setup-tests
+	@$(BIN)/ruff check --fix src tests bench
+
+bench: setup-tests
+	@$(BIN)/python -m bench
+
+docs: setup
+	@$(BIN)/pip install --quiet -e '.[docs]' && $(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

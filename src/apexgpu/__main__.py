@@ -1,0 +1,4 @@
+"""The entry."""
+
+def main() -> int:
+    return 0

@@ -1,0 +1,1 @@
+"""The command groups: read parameters, take from the kit, confirm, call one domain function, show."""

@@ -1,0 +1,125 @@
+"""The values that flow between the rooms: frozen, without behaviour that touches the world."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from apexgpu.errors import ApexError
+
+T = TypeVar("T")
+
+Role = Literal["manage", "container", "register"]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A GPU server as IAM tells of it.
+
+    `port` is the SSH port of the user's container, None while IAM has allotted none;
+    `manage_port` is the SSH port of the physical host.
+    """
+
+    name: str
+    address: str
+    user: str
+    port: int | None = None
+    manage_port: int = 22
+
+    @property
+    def manage_name(self) -> str:
+        """The ssh name of the physical host."""
+        return f"{self.name}-manage"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place to log in to: a host's manage shell, its container, or its register account."""
+
+    host: Host
+    role: Role
+
+    @property
+    def alias(self) -> str:
+        """The name that `ssh` is called with."""
+        return self.host.name if self.role == "container" else self.host.manage_name
+
+    @property
+    def user(self) -> str:
+        """The account to log in as."""
+        return "register" if self.role == "register" else self.host.user
+
+    @property
+    def port(self) -> int:
+        """The TCP port; 0 where IAM has allotted none."""
+        return (self.host.port or 0) if self.role == "container" else self.host.manage_port
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a remote command answered: exit status, stdout and stderr as text."""
+
+    code: int
+    out: str
+    err: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container as the manage shell's `lxc-info` block tells of it. Memory in bytes, None where not told."""
+
+    state: str
+    pid: int | None = None
+    addresses: tuple[str, ...] = ()
+    memory: int | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the container is up."""
+        return self.state == "RUNNING"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """What one host among many gave: a value, or the error that stands in its place."""
+
+    host: Host
+    value: T | None = None
+    error: ApexError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the host did what was asked."""
+        return self.error is None
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """One key of an authorized_keys line: type, base64 blob, comment, and the options before it."""
+
+    kind: str
+    blob: str
+    comment: str = ""
+    options: str = ""
+
+    @property
+    def line(self) -> str:
+        """The line as IAM is to store it."""
+        return " ".join(part for part in (self.options, self.kind, self.blob, self.comment) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class HostLine:
+    """One line of an IAM push log: did the key reach the account and the container on this address."""
+
+    address: str
+    user: bool | None = None
+    container: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PushLog:
+    """IAM's push log: who started it, what each host said, and whether `[time]done` ended it."""
+
+    started_by: str | None = None
+    hosts: Sequence[HostLine] = field(default_factory=tuple)
+    done: bool = False
