@@ -1,13 +1,16 @@
 """Local programs: the one owner of subprocess. Argument lists only, a time limit always, a value back."""
 
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import IO, Protocol
 
 from apexgpu.errors import ApexError, MissingProgramError, UnreachableError
 
@@ -20,6 +23,7 @@ class Completed:
     code: int
     out: bytes
     err: bytes
+    timed_out: bool = False
 
     @property
     def text(self) -> str:
@@ -39,6 +43,11 @@ class Runner(Protocol):
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30,
             env: Mapping[str, str] | None = None) -> Completed:
         """Run to the end and return what it said."""
+        ...
+
+    def stream(self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None,
+               silence: float | None) -> Completed:
+        """Run and pass each line of stdout on as it comes; what was there at a time limit is returned too."""
         ...
 
     def attach(self, argv: Sequence[str]) -> int:
@@ -66,12 +75,35 @@ class LocalRunner:
             raise UnreachableError(message, code="timeout") from None
         return Completed(tuple(argv), done.returncode, done.stdout, done.stderr)
 
+    def stream(self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None,
+               silence: float | None) -> Completed:
+        """Run with stdin closed. `total` and `silence` are seconds; the program is killed past either."""
+        try:
+            child = subprocess.Popen(list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                     stderr=subprocess.PIPE)
+        except FileNotFoundError:
+            raise missing(argv[0]) from None
+        parts: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
+        for number, pipe in enumerate((child.stdout, child.stderr)):
+            threading.Thread(target=_pump, args=(number, pipe, parts), daemon=True).start()
+        try:
+            kept, timed_out = _collect(parts, on_line, total, silence)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        if timed_out:
+            child.kill()
+        return Completed(tuple(argv), child.wait(), kept[0], kept[1], timed_out)
+
     def attach(self, argv: Sequence[str]) -> int:
         """Hand the terminal over; Ctrl-C is the program's meanwhile, not ours."""
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             # The child must not inherit an ignored SIGINT, or Ctrl-C would be lost on it too.
-            child = subprocess.Popen(list(argv), **_default_sigint())
+            child = subprocess.Popen(
+                list(argv), preexec_fn=None if sys.platform == "win32" else _default_sigint  # noqa: PLW1509
+            )
             code = child.wait()
         except FileNotFoundError:
             raise missing(argv[0]) from None
@@ -90,10 +122,56 @@ class LocalRunner:
             return
 
 
-def _default_sigint() -> dict[str, object]:
-    if sys.platform == "win32":
-        return {}
-    return {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+def _pump(number: int, pipe: IO[bytes], parts: "queue.SimpleQueue[tuple[int, bytes]]") -> None:
+    with pipe:
+        while data := os.read(pipe.fileno(), 65536):
+            parts.put((number, data))
+    parts.put((number, b""))
+
+
+def _collect(parts: "queue.SimpleQueue[tuple[int, bytes]]", on_line: Callable[[str], None] | None,
+             total: float | None, silence: float | None) -> tuple[tuple[bytes, bytes], bool]:
+    kept = (bytearray(), bytearray())
+    lines = Lines(on_line)
+    end = None if total is None else time.monotonic() + total
+    open_pipes = 2
+    while open_pipes:
+        limits = [limit for limit in (silence, None if end is None else end - time.monotonic()) if limit is not None]
+        try:
+            number, data = parts.get(timeout=max(0.0, min(limits)) if limits else None)
+        except queue.Empty:
+            return (bytes(kept[0]), bytes(kept[1])), True
+        open_pipes -= not data
+        kept[number].extend(data)
+        if number == 0:
+            lines.feed(data)
+    lines.end()
+    return (bytes(kept[0]), bytes(kept[1])), False
+
+
+class Lines:
+    """Bytes in, whole lines of text out to a callback."""
+
+    def __init__(self, on_line: Callable[[str], None] | None) -> None:
+        self._on_line = on_line
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Pass on every line that is complete now."""
+        if self._on_line is None:
+            return
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        for line in whole:
+            self._on_line(line.decode("utf-8", "replace"))
+
+    def end(self) -> None:
+        """Pass on a last line that has no newline."""
+        if self._rest:
+            self.feed(b"\n")
+
+
+def _default_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def missing(program: str) -> MissingProgramError:

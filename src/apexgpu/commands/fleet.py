@@ -1,0 +1,101 @@
+"""Showing what many hosts gave, and the question of host keys that stands before it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from apexgpu import fanout
+from apexgpu.errors import ApexError
+from apexgpu.kit import Kit
+from apexgpu.models import Host, Outcome, PublicKey, T
+from apexgpu.render import error_value
+from apexgpu.transport import UnknownHostKeyError
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key seen for the first time: who shows it, and the error that says so."""
+
+    alias: str
+    name: str
+    key: PublicKey
+    seen: UnknownHostKeyError
+
+
+def run(
+    kit: Kit, hosts: Sequence[Host], work: Callable[[Host], T], *, on_done: Callable[[Outcome[T]], None] = lambda _: None
+) -> list[Outcome[T]]:
+    """Fan out; when host keys are new, ask for all of them at once and do those hosts again."""
+    waiting: list[Outcome[T]] = []
+    can_answer = kit.accept_new or kit.screen.can_ask
+
+    def done(outcome: Outcome[T]) -> None:
+        if can_answer and isinstance(outcome.error, UnknownHostKeyError):
+            waiting.append(outcome)
+        else:
+            on_done(outcome)
+
+    outcomes = fanout.each(hosts, work, on_done=done)
+    for _ in range(2):  # the host itself, then the container behind it
+        if not waiting:
+            break
+        new = [outcome.error for outcome in waiting if isinstance(outcome.error, UnknownHostKeyError)]
+        again = [outcome.host for outcome in waiting]
+        waiting.clear()
+        trust(kit, new)
+        redone = {outcome.host: outcome for outcome in fanout.each(again, work, on_done=done)}
+        outcomes = [redone.get(outcome.host, outcome) for outcome in outcomes]
+    for outcome in waiting:
+        on_done(outcome)
+    return outcomes
+
+
+def trust(kit: Kit, seen: Sequence[UnknownHostKeyError]) -> None:
+    """Show the fingerprints of all new host keys in one table, ask once, and add them to known_hosts."""
+    from apexgpu import knownhosts
+    from apexgpu.keys import fingerprint
+    from apexgpu.paramiko_link import known_name
+
+    unique = {(error.route.target.alias, error.key.blob): error for error in seen}
+    new = [NewKey(alias, known_name(error.route), error.key, error) for (alias, _), error in unique.items()]
+    if not kit.accept_new:
+        kit.screen.note("These hosts show keys that this laptop has not seen before:")
+        for entry in new:
+            kit.screen.note(f"  {entry.alias:<14} {entry.key.kind:<20} {fingerprint(entry.key)}")
+        if not kit.screen.confirm("Are they the lab's (compare with an administrator if in doubt)? Trust all of them"):
+            raise new[0].seen
+    by_file: dict[Any, list[NewKey]] = {}
+    for entry in new:
+        files = entry.seen.route.known_hosts_files
+        if not files:
+            raise entry.seen
+        by_file.setdefault(files[0], []).append(entry)
+    for file, entries in by_file.items():
+        hashed = entries[0].seen.route.one("hashknownhosts", "no") == "yes"
+        knownhosts.add(file, [(entry.name, entry.key) for entry in entries], hashed=hashed)
+        kit.screen.good(f"{len(entries)} host key{'s' if len(entries) > 1 else ''} added to {file}")
+
+
+def rows(outcomes: Sequence[Outcome[T]], value: Callable[[T], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The `hosts` list of a JSON document."""
+    return [
+        {
+            "host": outcome.host.name,
+            "ok": outcome.ok,
+            "error": error_value(outcome.error),
+            **(value(outcome.value) if outcome.value is not None else {}),
+        }
+        for outcome in outcomes
+    ]
+
+
+def finish(kit: Kit, outcomes: Sequence[Outcome[T]], value: Callable[[T], dict[str, Any]]) -> int:
+    """JSON for all hosts, and the exit code of the whole."""
+    code = fanout.exit_code(outcomes)
+    kit.screen.document({"ok": code == 0, "hosts": rows(outcomes, value)})
+    return code
+
+
+def show_error(kit: Kit, host: Host, error: ApexError) -> None:
+    """One host's error line and hint."""
+    kit.screen.error(error, host=host.name)

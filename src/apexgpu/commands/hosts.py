@@ -1,0 +1,290 @@
+"""register, up, down, status: the containers on the hosts."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from apexgpu import manage
+from apexgpu.commands import fleet
+from apexgpu.commands.options import AllHosts, Group, HostsArgument, kit_of
+from apexgpu.kit import Kit
+from apexgpu.manage import HostStatus, Up
+from apexgpu.models import Host, Outcome
+from apexgpu.render import duration, size
+from apexgpu.replies import Stopped, clean
+
+app = Group()
+
+
+@app.command("register")
+def register(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts = False) -> None:
+    """Make your container on HOST, once. It takes minutes; do not interrupt it.
+
+    Example: apexgpu register gpu7
+    """
+    kit = kit_of(ctx)
+    raise typer.Exit(register_hosts(kit, kit.some_hosts(hosts or [], everything)))
+
+
+def register_hosts(kit: Kit, hosts: list[Host]) -> int:
+    """Register on all of `hosts`, show each, and give the exit code."""
+    from apexgpu.commands.account import post_again
+
+    repost = post_again(kit)
+    with kit.screen.working(f"registering on {_names(hosts)}; do not interrupt") as progress:
+
+        def done(outcome: Outcome[bool]) -> None:
+            name = outcome.host.name
+            if outcome.error:
+                error = outcome.error
+                progress.print(lambda: fleet.show_error(kit, outcome.host, error))
+            elif outcome.value:
+                progress.print(lambda: kit.screen.good(f"{name}: registered. Next: apexgpu up {name}"))
+            else:
+                progress.print(lambda: kit.screen.good(f"{name}: was registered already"))
+
+        def work(host: Host) -> bool:
+            return manage.register(
+                kit.transport, host, state_dir=kit.state_dir, repost=repost,
+                on_line=lambda line: progress.say(f"{host.name}: {clean(line)}"),
+            )  # fmt: skip
+
+        outcomes = fleet.run(kit, hosts, work, on_done=done)
+    return fleet.finish(kit, outcomes, lambda made: {"registered": True, "changed": made})
+
+
+@app.command("up")
+def up(
+    ctx: typer.Context,
+    hosts: HostsArgument = None,
+    everything: AllHosts = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the start and for its port.")] = 120,
+) -> None:
+    """Start your container on HOST and wait until it answers SSH.
+
+    Example: apexgpu up gpu7
+    """
+    kit = kit_of(ctx)
+    raise typer.Exit(up_hosts(kit, kit.some_hosts(hosts or [], everything), wait=wait))
+
+
+def up_hosts(kit: Kit, hosts: list[Host], *, wait: float = 120) -> int:
+    """Start on all of `hosts`, show each, and give the exit code."""
+    with kit.screen.working(f"starting on {_names(hosts)}") as progress:
+
+        def heard(host: Host, line: str) -> None:
+            text = clean(line).lstrip("= ")
+            progress.say(f"{host.name}: {text}")
+            if _worth_keeping(text):
+                progress.print(lambda: kit.screen.note(f"  {host.name}: {text}"))
+
+        def done(outcome: Outcome[Up]) -> None:
+            progress.print(lambda: _show_up(kit, outcome))
+
+        def work(host: Host) -> Up:
+            return manage.up(
+                kit.transport, host, state_dir=kit.state_dir, wait=wait, pause=time.sleep,
+                on_line=lambda line: heard(host, line),
+            )  # fmt: skip
+
+        outcomes = fleet.run(kit, hosts, work, on_done=done)
+    return fleet.finish(kit, outcomes, _up_value)
+
+
+def _worth_keeping(text: str) -> bool:
+    return text.startswith(("Starting your", "The container is up", "NVIDIA", "Installing", "Failed", "Successfully",
+                            "Done! Trying", "You might"))  # fmt: skip
+
+
+def _show_up(kit: Kit, outcome: Outcome[Up]) -> None:
+    name = outcome.host.name
+    if outcome.error is not None or outcome.value is None:
+        if outcome.error is not None:
+            fleet.show_error(kit, outcome.host, outcome.error)
+        return
+    driver = outcome.value.driver
+    if driver is not None and not driver.installed:
+        kit.screen.warn(
+            f"{name}: the container's NVIDIA driver ({driver.container or 'none'}) is not the host's ({driver.host}); "
+            "CUDA programs will fail there",
+            hint="tell the administrators that the installer for this driver is missing",
+        )
+    state = "was up already" if outcome.value.was_running else "is up"
+    kit.screen.good(f"{name} {state}. Next: ssh {name}")
+
+
+def _up_value(value: Up) -> dict[str, Any]:
+    driver = value.driver
+    return {
+        **_container(value.container),
+        "changed": not value.was_running,
+        "driver": None if driver is None else
+        {"host": driver.host, "container": driver.container, "installed": driver.installed},
+    }  # fmt: skip
+
+
+@app.command("down")
+def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts = False) -> None:
+    """Stop your container on HOST. Its files stay; what runs in it ends.
+
+    Example: apexgpu down gpu7
+    """
+    kit = kit_of(ctx)
+    chosen = kit.some_hosts(hosts or [], everything)
+    with kit.screen.working(f"looking at {_names(chosen)}"):
+        states = fleet.run(kit, chosen, lambda host: _running_use(kit, host))
+    _confirm_stop(kit, states)
+    with kit.screen.working(f"stopping on {_names(chosen)}") as progress:
+
+        def done(outcome: Outcome[Stopped]) -> None:
+            progress.print(lambda: _show_down(kit, outcome))
+
+        def work(host: Host) -> Stopped:
+            return manage.down(
+                kit.transport, host, state_dir=kit.state_dir,
+                on_line=lambda line: progress.say(f"{host.name}: {clean(line)}"),
+            )  # fmt: skip
+
+        found = fleet.run(kit, [state.host for state in states if state.ok], work, on_done=done) if any(
+            state.ok for state in states
+        ) else []
+        stopped = {outcome.host: outcome for outcome in found}
+        for state in states:
+            if state.error is not None:
+                fleet.show_error(kit, state.host, state.error)
+    outcomes = [stopped.get(state.host, Outcome(state.host, None, state.error)) for state in states]
+    code = fleet.finish(kit, outcomes, lambda value: {"state": "STOPPED", "changed": value.was_running,
+                                                      "unmapped": list(value.unmapped)})
+    raise typer.Exit(code)
+
+
+def _running_use(kit: Kit, host: Host) -> manage.Use | None:
+    """What goes on in a running container; None where it is stopped."""
+    found = manage.status(kit.transport, host)
+    if not found.registered:
+        from apexgpu.models import Target
+        from apexgpu.transport import refused_key
+
+        raise refused_key(Target(host, "manage"))
+    if found.container is None or not found.container.running:
+        return None
+    return manage.use(kit.transport, host)
+
+
+def _confirm_stop(kit: Kit, states: list[Outcome[manage.Use | None]]) -> None:
+    running = [state for state in states if state.value is not None]
+    if not running:
+        return
+    if not kit.yes:
+        for state in running:
+            for what, lines in (("logged in", state.value.sessions), ("on a GPU", state.value.gpu_processes)):  # type: ignore[union-attr]
+                for line in lines:
+                    kit.screen.note(f"  {state.host.name}: {what}: {line}")
+    busy = [state.host.name for state in running if state.value and state.value.busy]
+    in_use = f" ({', '.join(busy)} in use)" if busy else ""
+    kit.confirm(f"Stop the running container on {_names([state.host for state in running])}{in_use}?")
+
+
+def _show_down(kit: Kit, outcome: Outcome[Stopped]) -> None:
+    name = outcome.host.name
+    if outcome.error is not None:
+        fleet.show_error(kit, outcome.host, outcome.error)
+    elif outcome.value is not None and outcome.value.was_running:
+        maps = [line for line in outcome.value.unmapped if not line.endswith("container:22")]
+        gone = f" Port maps that went with it: {', '.join(maps)}." if maps else ""
+        kit.screen.good(f"{name} is down.{gone} Next: apexgpu up {name}")
+    else:
+        kit.screen.good(f"{name} was down already")
+
+
+@app.command("status")
+def status(
+    ctx: typer.Context,
+    hosts: HostsArgument = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it, refreshed every 5 s.")] = False,
+) -> None:
+    """Show every host: registered, running, address, memory, and what is wrong.
+
+    Name hosts to also learn their uptime. Example: apexgpu status
+    """
+    kit = kit_of(ctx)
+    chosen = kit.hosts(hosts or [])
+    inside = bool(hosts)
+    if watch and kit.screen.live and not kit.screen.as_json:
+        from apexgpu.render import watch as keep_showing
+
+        keep_showing(lambda: "\n".join(_table_lines(_ask_all(kit, chosen, inside))), every=5)
+    outcomes = _ask_all(kit, chosen, inside, live=True)
+    kit.screen.table(_HEADER, [_row(outcome) for outcome in outcomes], styles=_colour)
+    for outcome in outcomes:
+        if outcome.error is not None:
+            fleet.show_error(kit, outcome.host, outcome.error)
+    raise typer.Exit(fleet.finish(kit, outcomes, _status_value))
+
+
+_HEADER = ("HOST", "STATE", "ADDRESS", "PORT", "MEMORY", "UPTIME", "KEY")
+
+
+def _ask_all(kit: Kit, hosts: list[Host], inside: bool, *, live: bool = False) -> list[Outcome[HostStatus]]:
+    """Ask all hosts; rows appear on a terminal as answers arrive, and give way to the whole table."""
+    shown: list[str] = []
+
+    def done(outcome: Outcome[HostStatus]) -> None:
+        shown.append(outcome.host.name)
+        if live and kit.screen.live:
+            missing = [host.name for host in hosts if host.name not in shown]
+            if missing:
+                kit.screen.transient(f"{len(shown)} of {len(hosts)} answered; waiting for {', '.join(missing)}")
+
+    outcomes = fleet.run(kit, hosts, lambda host: manage.status(kit.transport, host, inside=inside), on_done=done)
+    if live:
+        kit.screen.transient("")
+    return outcomes
+
+
+def _table_lines(outcomes: list[Outcome[HostStatus]]) -> list[str]:
+    from apexgpu.render import columns
+
+    return columns(_HEADER, [_row(outcome) for outcome in outcomes])
+
+
+def _row(outcome: Outcome[HostStatus]) -> tuple[str, ...]:
+    host, found = outcome.host, outcome.value
+    if found is None:
+        code = outcome.error.code if outcome.error else "failed"
+        return (host.name, code.replace("_", " "), host.address, "-", "-", "-", "-")
+    container = found.container
+    if not found.registered or container is None:
+        return (host.name, "not registered", host.address, "-", "-", "-", "no")
+    memory = size(container.memory)
+    return (host.name, container.state.lower(), host.address, str(host.port or "-"), memory,
+            duration(found.uptime), "yes")  # fmt: skip
+
+
+def _colour(row: Any) -> str:
+    return {"running": "green", "stopped": "", "not registered": "dim"}.get(row[1], "red")
+
+
+def _status_value(value: HostStatus) -> dict[str, Any]:
+    container = value.container
+    return {
+        "registered": value.registered,
+        "key_accepted": value.registered,
+        **(_container(container) if container else {"running": False, "state": None}),
+        "uptime": value.uptime,
+    }
+
+
+def _container(container: Any) -> dict[str, Any]:
+    return {
+        "running": container.running,
+        "state": container.state,
+        "addresses": list(container.addresses),
+        "memory": container.memory,
+    }
+
+
+def _names(hosts: list[Host]) -> str:
+    names = [host.name for host in hosts]
+    return ", ".join(names) if len(names) <= 4 else f"{len(names)} hosts"

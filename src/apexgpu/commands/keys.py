@@ -1,0 +1,117 @@
+"""keys: list, add and remove what IAM holds. Other lines of the user's are never touched."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apexgpu.commands.account import AllowHttp, NoSave, Passwords, PasswordStdin, iam_client, ssh_directory, with_password
+from apexgpu.commands.options import Group, kit_of
+from apexgpu.errors import UsageError
+from apexgpu.iam import IamClient, publish
+from apexgpu.keys import agent_keys, discover, drop, fingerprint, load, merge, parse_line
+from apexgpu.kit import Kit
+
+app = Group()
+keys = Group()
+app.add_typer(keys, name="keys", help="List, add or remove the ssh keys that IAM holds for you.")
+
+
+def key_rows(kit: Kit, client: IamClient) -> list[dict[str, Any]]:
+    """Every key that IAM, this laptop or the agent knows: fingerprint, type, comment, and where."""
+    rows: dict[str, dict[str, Any]] = {}
+
+    def known(key: Any, place: str, path: Path | None = None) -> None:
+        mark = fingerprint(key)
+        row = rows.setdefault(
+            mark, {"fingerprint": mark, "type": key.kind, "comment": key.comment, "known": [], "path": None}
+        )
+        if place not in row["known"]:
+            row["known"].append(place)
+        row["path"] = row["path"] or (str(path) if path else None)
+
+    for line in (client.keys_text(kit.user) or "").splitlines():
+        key = parse_line(line)
+        if key is not None:
+            known(key, "iam")
+    agent = agent_keys(kit.runner)
+    for pair in discover(ssh_directory(kit), agent):
+        known(pair.public, "laptop" if pair.path else "agent", pair.path)
+    for key in agent:
+        known(key, "agent")
+    if kit.account.fingerprint in rows:
+        rows[kit.account.fingerprint]["known"].append("login")
+    return list(rows.values())
+
+
+def show_keys(kit: Kit, rows: list[dict[str, Any]]) -> None:
+    """The keys as a table."""
+    if not rows:
+        kit.screen.result("no keys, neither here nor in IAM")
+        return
+    kit.screen.table(
+        ("FINGERPRINT", "TYPE", "KNOWN TO", "COMMENT"),
+        [(row["fingerprint"], row["type"], ", ".join(row["known"]), row["comment"] or "-") for row in rows],
+    )
+
+
+@keys.command("list")
+def list_keys(ctx: typer.Context) -> None:
+    """Show every key that IAM, this laptop or your agent knows. Example: apexgpu keys list."""
+    kit = kit_of(ctx)
+    with kit.screen.working("asking IAM"):
+        rows = key_rows(kit, IamClient(kit.iam_url, timeout=kit.settings.timeout))
+    show_keys(kit, rows)
+    kit.screen.document({"ok": True, "keys": rows})
+
+
+@keys.command("add")
+def add(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A public or private key file.", show_default=False)],
+    password_stdin: PasswordStdin = False,
+    no_save_password: NoSave = False,
+    allow_http: AllowHttp = False,
+) -> None:
+    """Add a key to those that IAM holds. Example: apexgpu keys add ~/.ssh/id_ed25519.pub."""
+    kit = kit_of(ctx)
+    public = load(path.expanduser(), kit.runner).public
+    changed = _change(kit, lambda stored: merge(stored, public), password_stdin, no_save_password, allow_http)
+    mark = fingerprint(public)
+    kit.screen.document({"ok": True, "changed": changed, "fingerprint": mark})
+    kit.screen.result(f"IAM now has {mark}." if changed else f"Nothing to do: IAM had {mark} already.")
+
+
+@keys.command("remove")
+def remove(
+    ctx: typer.Context,
+    mark: Annotated[str, typer.Argument(metavar="FINGERPRINT", help="As in: apexgpu keys list.", show_default=False)],
+    password_stdin: PasswordStdin = False,
+    no_save_password: NoSave = False,
+    allow_http: AllowHttp = False,
+) -> None:
+    """Take a key out of IAM; the hosts forget it with the next push. Example: apexgpu keys remove SHA256:…"""
+    kit = kit_of(ctx)
+    stored = IamClient(kit.iam_url, timeout=kit.settings.timeout).keys_text(kit.user) or ""
+    found = [key for line in stored.splitlines() if (key := parse_line(line)) is not None]
+    matches = {fingerprint(key): key for key in found if fingerprint(key).removeprefix("SHA256:").startswith(mark.removeprefix("SHA256:"))}
+    if not matches:
+        kit.screen.document({"ok": True, "changed": False})
+        kit.screen.result(f"Nothing to do: IAM has no key {mark}.")
+        return
+    if len(matches) > 1 or not mark.removeprefix("SHA256:"):
+        raise UsageError(f"{mark} is the start of {len(matches)} fingerprints", hint="apexgpu keys list")
+    whole, key = next(iter(matches.items()))
+    this = " It is the one this laptop logs in with!" if whole == kit.account.fingerprint else ""
+    kit.confirm(f"Remove {whole} ({key.comment or key.kind}) from IAM?{this}")
+    changed = _change(kit, lambda text: drop(text, whole), password_stdin, no_save_password, allow_http)
+    kit.screen.document({"ok": True, "changed": changed, "fingerprint": whole})
+    kit.screen.result(f"IAM no longer has {whole}.")
+
+
+def _change(kit: Kit, change: Any, password_stdin: bool, no_save_password: bool, allow_http: bool) -> bool:
+    client = iam_client(kit, allow_http=allow_http)
+    passwords = Passwords(kit, from_stdin=password_stdin, save=not no_save_password)
+    changed = with_password(passwords, lambda: publish(client, kit.user, change, passwords.get))
+    passwords.keep()
+    return changed

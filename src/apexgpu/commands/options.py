@@ -1,0 +1,37 @@
+"""The parameters that several commands share, and the app that each group of commands starts from."""
+
+from typing import Annotated, Any
+
+import typer
+
+from apexgpu.cli import Command
+from apexgpu.kit import Kit
+
+HostsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[HOST...]", help="Host names, or globs such as 'gpu1?'.", show_default=False),
+]
+OneHost = Annotated[str, typer.Argument(metavar="HOST", help="A host name.", show_default=False)]
+AllHosts = Annotated[bool, typer.Option("--all", help="Every host.")]
+
+
+class Group(typer.Typer):
+    """A Typer whose commands have the common options, and whose help is plain text."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **kwargs)
+
+        # A callback keeps a group with one command a group.
+        @self.callback()
+        def group() -> None:
+            pass
+
+    def command(self, name: str | None = None, **kwargs: Any) -> Any:
+        """As typer's, with the common options."""
+        return super().command(name, cls=Command, **kwargs)
+
+
+def kit_of(ctx: typer.Context) -> Kit:
+    """The kit that main() put into the context."""
+    kit: Kit = ctx.find_root().obj
+    return kit

@@ -1,0 +1,179 @@
+"""ssh and exec: work inside the containers."""
+
+import shlex
+from typing import Annotated, Any
+
+import typer
+
+from apexgpu import manage
+from apexgpu.commands import fleet
+from apexgpu.commands.options import AllHosts, Group, OneHost, kit_of
+from apexgpu.errors import RefusedError, UsageError
+from apexgpu.kit import Kit
+from apexgpu.models import Host, Outcome, Reply, Target
+from apexgpu.route import config_arguments
+
+app = Group()
+
+_PASS_ON = {"allow_interspersed_args": False}
+
+
+@app.command("ssh", context_settings=_PASS_ON)
+def ssh(
+    ctx: typer.Context,
+    host: OneHost,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- CMD...]", help="A command instead of a shell.")
+    ] = None,
+) -> None:
+    """Open a shell in your container on HOST, or run CMD there; its exit status is ours.
+
+    Examples: apexgpu ssh gpu7 · apexgpu ssh gpu7 -- nvidia-smi
+    """
+    kit = kit_of(ctx)
+    (chosen,) = _exactly_one(kit, host)
+    _ready(kit, chosen)
+    words = ["ssh", *config_arguments(kit.settings.ssh_config), *_where(chosen), chosen.name]
+    raise typer.Exit(kit.runner.attach([*words, *([remote_command(command)] if command else [])]))
+
+
+def _where(host: Host) -> list[str]:
+    from apexgpu.route import target_arguments
+
+    return target_arguments(Target(host, "container"))
+
+
+def remote_command(words: list[str]) -> str:
+    """The one string that goes to the remote shell: a single word as it is (it may be a script), else quoted."""
+    words = words[1:] if words[:1] == ["--"] else words
+    return words[0] if len(words) == 1 else shlex.join(words)
+
+
+def _exactly_one(kit: Kit, name: str) -> list[Host]:
+    hosts = kit.hosts([name])
+    if len(hosts) > 1:
+        message = f"{name} means {len(hosts)} hosts, and this needs one"
+        raise UsageError(message, hint=f"apexgpu exec '{name}' -- CMD   runs on all of them")
+    return hosts
+
+
+def _ready(kit: Kit, host: Host) -> None:
+    """Offer to start a stopped container, so that ssh does not end in `Connection refused`."""
+    outcome = fleet.run(kit, [host], lambda one: _answers(kit, one))[0]
+    if outcome.error is not None:
+        raise outcome.error
+    if outcome.value:
+        return
+    if not kit.yes and not kit.screen.can_ask:
+        message = f"the container on {host.name} is stopped"
+        raise RefusedError(message, hint=f"apexgpu up {host.name}", code="stopped")
+    kit.confirm(f"The container on {host.name} is stopped. Start it?")
+    from apexgpu.commands.hosts import up_hosts
+
+    code = up_hosts(kit, [host])
+    if code:
+        raise typer.Exit(code)
+
+
+def _answers(kit: Kit, host: Host) -> bool:
+    """Whether the container takes our login; False when it is stopped; anything else is its error."""
+    from apexgpu.errors import UnreachableError
+
+    try:
+        kit.transport.run(Target(host, "container"), "true")
+    except UnreachableError as exc:
+        if exc.code != "connection_refused":
+            raise
+        found = manage.status(kit.transport, host)
+        if not found.registered:
+            from apexgpu.transport import refused_key
+
+            raise refused_key(Target(host, "manage")) from None
+        if found.container is not None and found.container.running:
+            message = f"the container on {host.name} runs, but its port {host.port} is not forwarded"
+            hint = f"apexgpu down {host.name} && apexgpu up {host.name}"
+            raise RefusedError(message, hint=hint, code="no_forward") from None
+        return False
+    return True
+
+
+@app.command("exec", context_settings=_PASS_ON)
+def execute(
+    ctx: typer.Context,
+    words: Annotated[list[str] | None, typer.Argument(metavar="HOST... -- CMD...", show_default=False)] = None,
+    everything: AllHosts = False,
+    limit: Annotated[float | None, typer.Option(help="Seconds the command may take; no limit by default.")] = None,
+) -> None:
+    """Run CMD in your containers on HOST..., and show what each said.
+
+    Examples: apexgpu exec gpu7 gpu8 -- nvidia-smi -L · apexgpu exec --all -- 'df -h /SSD | tail -1'
+    """
+    kit = kit_of(ctx)
+    names, command = _split(kit, list(words or []), everything)
+    hosts = kit.some_hosts(names, everything)
+    with kit.screen.working(f"running on {len(hosts)} host{'s' if len(hosts) > 1 else ''}"):
+        outcomes = fleet.run(kit, hosts, lambda host: manage.execute(kit.transport, host, command, total=limit))
+    if not kit.screen.as_json:
+        _show(kit, outcomes)
+    code = _exit_code(outcomes)
+    kit.screen.document({"ok": code == 0, "hosts": fleet.rows(outcomes, _value)})
+    raise typer.Exit(code)
+
+
+def _split(kit: Kit, words: list[str], everything: bool) -> tuple[list[str], str]:
+    cut = words.index("--") if "--" in words else None
+    if cut is None:
+        known = {host.name for host in kit.known_hosts}
+        cut = 0 if everything else next(
+            (index for index, word in enumerate(words) if index and word not in known and not set("*?[") & set(word)),
+            len(words),
+        )  # fmt: skip
+        names, command = words[:cut], words[cut:]
+    else:
+        names, command = words[:cut], words[cut + 1 :]
+    if not command:
+        raise UsageError("no command was given", hint="apexgpu exec HOST... -- CMD...")
+    return names, remote_command(command)
+
+
+def _show(kit: Kit, outcomes: list[Outcome[Reply]]) -> None:
+    """Every line with its host in front, except for a single host, whose output is passed through."""
+    if len(outcomes) == 1 and outcomes[0].value is not None:
+        kit.screen.raw(outcomes[0].value.out, outcomes[0].value.err)
+        return
+    widest = max(len(outcome.host.name) for outcome in outcomes)
+    for outcome in outcomes:
+        name = outcome.host.name.ljust(widest)
+        if outcome.error is not None:
+            fleet.show_error(kit, outcome.host, outcome.error)
+        elif outcome.value is not None:
+            for line in outcome.value.out.splitlines():
+                kit.screen.result(f"{name}  {_plain(line)}")
+            for line in outcome.value.err.splitlines():
+                kit.screen.note(f"{name}  {line}")
+            if outcome.value.code:
+                kit.screen.note(f"{name}  exit status {outcome.value.code}")
+
+
+def _plain(line: str) -> str:
+    from apexgpu.render import safe
+
+    return safe(line.replace("\t", "    "))
+
+
+def _exit_code(outcomes: list[Outcome[Reply]]) -> int:
+    """One host: its command's own status. Several: 0, 3 for some, 1 (or the common error's) for all."""
+    from apexgpu import fanout
+
+    if len(outcomes) == 1 and outcomes[0].value is not None:
+        return outcomes[0].value.code
+    failed = [outcome for outcome in outcomes if outcome.value is None or outcome.value.code]
+    if not failed:
+        return 0
+    if len(failed) < len(outcomes):
+        return 3
+    return fanout.exit_code(outcomes) if all(outcome.error for outcome in outcomes) else 1
+
+
+def _value(reply: Reply) -> dict[str, Any]:
+    return {"exit": reply.code, "stdout": reply.out, "stderr": reply.err}

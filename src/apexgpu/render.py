@@ -1,0 +1,269 @@
+"""Values -> text for people or JSON. Owns rich, which is loaded only where a terminal shows something live.
+
+Results go to stdout, everything else to stderr. Text from a server is data: control characters are escaped
+here, and rich never sees it as markup.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+from apexgpu.errors import ApexError, DeclinedError
+
+SCHEMA = 1
+Row = Sequence[str]
+
+
+def safe(text: str) -> str:
+    """`text` with control characters (and what reorders lines) made visible; newlines too."""
+    return "".join(letter if _harmless(letter) else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def _harmless(letter: str) -> bool:
+    code = ord(letter)
+    if code < 0x20 or 0x7F <= code < 0xA0:
+        return False
+    return not (0x200B <= code <= 0x200F or 0x2028 <= code <= 0x202E or 0x2066 <= code <= 0x2069)
+
+
+def size(count: int | None) -> str:
+    """Bytes for people: `2.9 MiB`; a dash where nobody tells."""
+    if count is None:
+        return "-"
+    value, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - the unit it stops at is the result
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: `3 d 4 h`, `12 min`; a dash where nobody tells."""
+    if seconds is None:
+        return "-"
+    whole = int(seconds)
+    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= length:
+            rest = whole % length // part
+            return f"{whole // length} {unit} {rest} {smaller}" if rest else f"{whole // length} {unit}"
+    return f"{whole} s"
+
+
+def error_value(error: ApexError | None) -> dict[str, Any] | None:
+    """An error as JSON tells it."""
+    if error is None:
+        return None
+    return {"code": error.code, "message": error.message, "hint": error.hint}
+
+
+def width(text: str) -> int:
+    """Terminal cells of `text`: Chinese letters take two."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def columns(header: Row, rows: Sequence[Row]) -> list[str]:
+    """Aligned lines, never cut, nothing trailing."""
+    table = [[safe(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(width(row[index]) for row in table) for index in range(len(header))]
+    return [
+        "  ".join(cell + " " * (widths[index] - width(cell)) for index, cell in enumerate(row)).rstrip()
+        for row in table
+    ]
+
+
+class Screen:
+    """Where output goes, and how questions are asked."""
+
+    def __init__(
+        self, *, out: IO[str] | None = None, err: IO[str] | None = None, stdin: IO[str] | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.as_json = False
+        self._out = out or sys.stdout
+        self._err = err or sys.stderr
+        self._stdin = stdin or sys.stdin
+        dumb = environment.get("TERM") == "dumb" or "NO_COLOR" in environment
+        self._colour = self._err.isatty() and not dumb
+        self._out_colour = self._out.isatty() and not dumb
+        self.live = self._err.isatty() and environment.get("TERM") != "dumb"
+        for stream in (self._out, self._err):
+            # A Windows console with another code page, or LANG=C, must not end a command.
+            reconfigure = getattr(stream, "reconfigure", None)
+            if reconfigure is not None:
+                reconfigure(errors="backslashreplace", **({"encoding": "utf-8"} if sys.platform == "win32" else {}))
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person can answer."""
+        return self._stdin.isatty() and self._err.isatty()
+
+    def result(self, text: str) -> None:
+        """A line of the result, on stdout. Silent when JSON is wanted."""
+        if not self.as_json:
+            self._write(self._out, text)
+
+    def table(self, header: Row, rows: Sequence[Row], *, styles: Callable[[Row], str] | None = None) -> None:
+        """A table as the result; `styles` names the colour of a row for a terminal."""
+        first, *rest = columns(header, rows)
+        self.result(self._paint(first, "bold", self._out_colour))
+        for line, row in zip(rest, rows, strict=True):
+            self.result(self._paint(line, styles(row) if styles else "", self._out_colour))
+
+    def document(self, values: Mapping[str, Any]) -> None:
+        """The JSON document, when JSON is wanted."""
+        if self.as_json:
+            text = json.dumps({"schema": SCHEMA, **values}, indent=2, ensure_ascii=False)
+            self._write(self._out, text)
+
+    def note(self, text: str) -> None:
+        """A line beside the result, on stderr."""
+        self._write(self._err, safe(text))
+
+    def good(self, text: str) -> None:
+        """A step that went well."""
+        self._write(self._err, self._paint("✓ ", "green", self._colour) + safe(text))
+
+    def warn(self, text: str, *, hint: str | None = None) -> None:
+        """Something to know."""
+        self._write(self._err, self._paint("warning: ", "yellow", self._colour) + safe(text))
+        if hint:
+            self._write(self._err, self._paint("   hint: ", "yellow", self._colour) + safe(hint))
+
+    def error(self, error: ApexError, *, host: str | None = None) -> None:
+        """An error and its hint, on stderr."""
+        where = f"{host}: " if host and host not in error.message else ""
+        self._write(self._err, self._paint("error: ", "red", self._colour) + safe(where + error.message))
+        if error.hint:
+            self._write(self._err, self._paint(" hint: ", "red", self._colour) + safe(error.hint))
+
+    def block(self, text: str) -> None:
+        """Several lines on stderr, such as a difference; each escaped."""
+        for line in text.splitlines():
+            colour = {"+": "green", "-": "red"}.get(line[:1], "")
+            self._write(self._err, self._paint(safe(line), colour, self._colour))
+
+    def raw(self, out: str, err: str) -> None:
+        """What a program of the user's own printed: passed through as it is."""
+        self._out.write(out)
+        self._out.flush()
+        self._err.write(err)
+        self._err.flush()
+
+    def ask(self, question: str, *, default: str = "") -> str:
+        """A line from the user; DeclinedError at the end of input."""
+        self._err.write(f"{question}{f' [{default}]' if default else ''}: ")
+        self._err.flush()
+        line = self._stdin.readline()
+        if not line:
+            self._write(self._err, "")
+            raise DeclinedError("no answer was given")
+        return line.strip() or default
+
+    def confirm(self, question: str) -> bool:
+        """A y/N question; anything but yes is no."""
+        return self.ask(f"{question} [y/N]").lower() in {"y", "yes", "是"}
+
+    def secret(self, question: str) -> str:
+        """A line from the user that is not shown."""
+        import getpass
+
+        try:
+            return getpass.getpass(f"{question}: ", stream=None if self._err is sys.stderr else self._err)
+        except EOFError:
+            raise DeclinedError("no answer was given") from None
+
+    @contextmanager
+    def working(self, what: str) -> Iterator["Progress"]:
+        """Show that long work lives: a spinner on a terminal, a plain line every 10 s otherwise."""
+        progress = Progress(self, what)
+        try:
+            yield progress
+        finally:
+            progress.end()
+
+    def _paint(self, text: str, colour: str, on: bool) -> str:
+        codes = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
+        return f"\x1b[{codes[colour]}m{text}\x1b[0m" if on and colour in codes else text
+
+    def _write(self, stream: IO[str], text: str) -> None:
+        stream.write(text + "\n")
+        stream.flush()
+
+    def transient(self, text: str) -> None:
+        """Replace the current line of a terminal; an empty text takes it away."""
+        if not self.live:
+            return
+        import shutil
+
+        room = shutil.get_terminal_size().columns - 1
+        cut = safe(text)
+        while width(cut) > room:
+            cut = cut[:-1]
+        self._err.write(f"\r\x1b[K{cut}")
+        self._err.flush()
+
+
+class Progress:
+    """A spinner with elapsed time and the last line that was heard."""
+
+    _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+    def __init__(self, screen: Screen, what: str) -> None:
+        import threading
+
+        self._screen = screen
+        self._what = what
+        self._last = ""
+        self._began = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._turn, daemon=True)
+        self._thread.start()
+
+    def say(self, text: str) -> None:
+        """The newest thing to show beside the elapsed time."""
+        self._last = text
+
+    def print(self, write: Callable[[], None]) -> None:
+        """Write a lasting line while the spinner is on."""
+        self._screen.transient("")
+        write()
+
+    def _turn(self) -> None:
+        live = self._screen.live
+        count = 0
+        while not self._stop.wait(0.1 if live else 10):
+            elapsed = duration(time.monotonic() - self._began)
+            text = f"{self._what} … {elapsed}{'  ' + self._last if self._last else ''}"
+            if live:
+                self._screen.transient(f"{self._FRAMES[count % len(self._FRAMES)]} {text}")
+            else:
+                self._screen.note(text)
+            count += 1
+
+    def end(self) -> None:
+        """Take the line away."""
+        self._stop.set()
+        self._thread.join()
+        self._screen.transient("")
+
+
+def watch(draw: Callable[[], str], *, every: float) -> None:
+    """Show what `draw` gives until Ctrl-C, redrawn in place every `every` seconds."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console()
+    with Live(Text(draw()), console=console, auto_refresh=False, screen=False) as live:
+        while True:
+            time.sleep(every)
+            live.update(Text(draw()), refresh=True)

@@ -1,0 +1,25 @@
+"""Every test gets an empty HOME and state of its own, so that none can touch the developer's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_FOREIGN = ("SSH_AUTH_SOCK", "DISPLAY", "DBUS_SESSION_BUS_ADDRESS", "NO_COLOR", "XDG_RUNTIME_DIR")
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary HOME; nothing of the machine's agent, keyring, display or apexgpu settings."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name, directory in {
+        "XDG_CONFIG_HOME": "config", "XDG_STATE_HOME": "state", "XDG_DATA_HOME": "data", "XDG_CACHE_HOME": "cache",
+        "APEXGPU_CONFIG_DIR": "apexgpu-config", "APEXGPU_STATE_DIR": "apexgpu-state",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, str(tmp_path / directory))
+    for name in (*_FOREIGN, "APEXGPU_IAM_URL", "APEXGPU_USER", "APEXGPU_SSH_CONFIG", "APEXGPU_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+    yield home

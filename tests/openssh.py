@@ -1,0 +1,102 @@
+"""A real OpenSSH server on loopback in the place of a lab host: its manage shell says recorded words."""
+
+import getpass
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from apexgpu.models import Host
+
+TRANSCRIPTS = Path(__file__).parent / "data" / "transcripts"
+
+_SHELL = """\
+import json, os, sys
+words = os.environ.get("SSH_ORIGINAL_COMMAND", "").split()
+answers = json.load(open(sys.argv[1]))
+answer = answers.get(" ".join(words))
+if answer is None:
+    os.execv("/bin/sh", ["sh", "-c", os.environ.get("SSH_ORIGINAL_COMMAND", "cat")])
+sys.stdout.write(answer["stdout"]); sys.stdout.flush()
+sys.stderr.write(answer.get("stderr") or ""); sys.stderr.flush()
+sys.exit(answer["exit"])
+"""
+
+
+@dataclass
+class OpenSSH:
+    """A running sshd and what a client needs: `host` names it, `config` is an ssh config with its keys."""
+
+    directory: Path
+    host: Host
+    config: Path
+    process: subprocess.Popen[bytes]
+
+    def answer(self, command: str, transcript: str) -> None:
+        """Let the manage shell answer `command` as a recording does."""
+        self.say(command, json.loads((TRANSCRIPTS / f"{transcript}.json").read_text()))
+
+    def say(self, command: str, reply: dict[str, object]) -> None:
+        """Let it answer `command` with stdout, stderr and exit."""
+        file = self.directory / "answers.json"
+        answers = json.loads(file.read_text())
+        answers[command] = reply
+        file.write_text(json.dumps(answers))
+
+    def stop(self) -> None:
+        """End the server and every session of it."""
+        self.process.terminate()
+        self.process.wait(10)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+
+def start(directory: Path, *, extra: str = "", name: str = "gpu7", address: str = "127.0.0.1") -> OpenSSH:
+    """Start sshd on a free port; manage and container are the same server here."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for key in ("host_key", "id_ed25519"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / key], check=True)
+    (directory / "authorized_keys").write_bytes((directory / "id_ed25519.pub").read_bytes())
+    (directory / "answers.json").write_text("{}")
+    (directory / "shell.py").write_text(_SHELL)
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port = probe.getsockname()[1]
+    force = shlex.join([sys.executable, "-S", str(directory / "shell.py"), str(directory / "answers.json")])
+    server = directory / "sshd_config"
+    server.write_text(
+        f"ListenAddress {address}:{port}\nHostKey {directory}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
+        f"AuthorizedKeysFile {directory}/authorized_keys\nPermitRootLogin yes\nPasswordAuthentication no\n"
+        f"KbdInteractiveAuthentication no\nForceCommand {force}\nMaxStartups 1000\nMaxSessions 1000\n{extra}\n"
+    )
+    host_key = (directory / "host_key.pub").read_text().split()
+    (directory / "known_hosts").write_text(f"[{address}]:{port} {host_key[0]} {host_key[1]}\n")
+    config = directory / "config"
+    config.write_text(
+        f"Host *\n  IdentityFile {directory}/id_ed25519\n  IdentitiesOnly yes\n"
+        f"  UserKnownHostsFile {directory}/known_hosts\n"
+    )
+    Path("/run/sshd").mkdir(exist_ok=True)
+    process = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", server], stderr=subprocess.PIPE, cwd="/")
+    _await_port(address, port, process)
+    return OpenSSH(directory, Host(name, address, getpass.getuser(), port, port), config, process)
+
+
+def _await_port(address: str, port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(process.stderr.read().decode() if process.stderr else "sshd ended")
+        try:
+            with socket.create_connection((address, port), timeout=1) as probe:
+                if probe.recv(4) == b"SSH-":
+                    return
+        except OSError:
+            os.sched_yield()
+    message = "sshd did not answer"
+    raise RuntimeError(message)
