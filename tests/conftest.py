@@ -1,6 +1,5 @@
 """Every test gets an empty HOME and state of its own, so that none can touch the developer's."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ _FOREIGN = ("SSH_AUTH_SOCK", "DISPLAY", "DBUS_SESSION_BUS_ADDRESS", "NO_COLOR", 
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A temporary HOME; nothing of the machine's agent, keyring, display or apexgpu settings."""
     home = tmp_path / "home"
     home.mkdir()
@@ -22,4 +21,4 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in (*_FOREIGN, "APEXGPU_IAM_URL", "APEXGPU_USER", "APEXGPU_SSH_CONFIG", "APEXGPU_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
-    yield home
+    return home

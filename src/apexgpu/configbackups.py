@@ -29,8 +29,11 @@ class Backup:
 
 def backups(state_dir: Path) -> list[Backup]:
     """The kept earlier states, newest first, numbered from 1."""
-    found = [(int(match[2]), match[1], path) for path in (state_dir / "backups").glob("ssh_config.*")
-             if (match := _NAME.fullmatch(path.name))]
+    found = [
+        (int(match[2]), match[1], path)
+        for path in (state_dir / "backups").glob("ssh_config.*")
+        if (match := _NAME.fullmatch(path.name))
+    ]
     found.sort(reverse=True)
     return [Backup(n, path, _time(stamp), path.stat().st_size) for n, (_, stamp, path) in enumerate(found, 1)]
 
@@ -50,8 +53,9 @@ def keep(old: bytes | None, target: Path, state_dir: Path) -> None:
     counter = int(kept[0].path.name.rpartition(".")[2]) + 1 if kept else 1
     name = f"ssh_config.{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{counter:06d}"
     files.replace_atomically(state_dir / "backups" / name, old)
-    for backup in kept[KEPT - 1:]:
-        backup.path.unlink(missing_ok=True)
+    half_written = (state_dir / "backups").glob(".ssh_config.*.tmp")  # of a run that was killed
+    for path in (*half_written, *(backup.path for backup in kept[KEPT - 1 :])):
+        path.unlink(missing_ok=True)
 
 
 def created(state_dir: Path) -> set[str]:

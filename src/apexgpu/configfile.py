@@ -1,14 +1,11 @@
 """The user's ssh config as a file: plan a merge, have `ssh -G` judge it, and the one safe write.
 
-What the bytes become is sshconfig's business, what ssh makes of them sshverify's, the earlier states are
-configbackups'. Nothing here asks the user.
+What the bytes become is sshconfig's business, what ssh makes of them sshverify's; nothing here asks the user.
 """
 
-import difflib
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,8 +17,18 @@ from apexgpu.errors import ApexError, ConfigError, MissingProgramError
 from apexgpu.models import Host
 from apexgpu.process import Runner
 
-__all__ = ["Backup", "Plan", "backups", "commit", "include_effective", "include_line", "plan", "remove",
-           "restore", "warnings"]
+__all__ = [
+    "Backup",
+    "Plan",
+    "backups",
+    "commit",
+    "include_effective",
+    "include_line",
+    "plan",
+    "remove",
+    "restore",
+    "warnings",
+]
 
 _TRIES = 5
 
@@ -48,9 +55,16 @@ class Plan:
         return self.old != self.new
 
 
-def plan(path: Path, hosts: Sequence[Host], *, runner: Runner, identity_file: str | None = None,
-         except_names: Sequence[str] = (), include: Path | None = None,
-         networks: Sequence[iamconfig.Network] = iamconfig.NETWORKS) -> Plan:
+def plan(
+    path: Path,
+    hosts: Sequence[Host],
+    *,
+    runner: Runner,
+    identity_file: str | None = None,
+    except_names: Sequence[str] = (),
+    include: Path | None = None,
+    networks: Sequence[iamconfig.Network] = iamconfig.NETWORKS,
+) -> Plan:
     """What merging `hosts` into the config `path` means, or writing them to the file `include` instead.
 
     ConfigError when it cannot be done: damaged marks, a read-only file, a file that ssh cannot read today.
@@ -62,17 +76,20 @@ def plan(path: Path, hosts: Sequence[Host], *, runner: Runner, identity_file: st
         old = _read(target) or b""
         new = sshconfig.merge(old, kept, identity_file=identity_file)
         before = {host.name: host for host in sshconfig.managed(old)}
-    if new == old:
-        return Plan(target, kept, identity_file, old, new)
-    with _named(target):
+        if new == old:
+            return Plan(target, kept, identity_file, old, new)
         _check_writable(target)
     with _named(path):
         mine = sshconfig.unmerge(_read(path) or b"")
     fresh = [host for host in kept if host.name not in before]
-    moved = tuple((host.name, before[host.name].address, host.address) for host in kept
-                  if host.name in before and before[host.name].address != host.address)
-    taken = sshverify.taken(mine, fresh, networks, shown=path, runner=runner)
-    return Plan(target, kept, identity_file, old, new, _diff(old, new, target), moved, tuple(taken))
+    moved = tuple(
+        (host.name, before[host.name].address, host.address)
+        for host in kept
+        if host.name in before and before[host.name].address != host.address
+    )
+    merged = sshconfig.merge(mine, kept, identity_file=identity_file)
+    taken = sshverify.taken(mine, merged, fresh, networks, shown=path, runner=runner)
+    return Plan(target, kept, identity_file, old, new, sshconfig.diff(old, new, str(target)), moved, tuple(taken))
 
 
 def commit(plan: Plan, *, state_dir: Path, runner: Runner) -> bool:
@@ -88,8 +105,7 @@ def commit(plan: Plan, *, state_dir: Path, runner: Runner) -> bool:
 
     def judge(candidate: Path, old: bytes) -> None:
         mine = sshconfig.unmerge(old)
-        sshverify.verify(candidate, mine, plan.hosts, sshconfig.host_names(mine), shown=plan.path,
-                         runner=runner)
+        sshverify.verify(candidate, mine, plan.hosts, sshconfig.host_names(mine), shown=plan.path, runner=runner)
 
     def recheck() -> None:
         sshverify.check_managed(plan.path, plan.hosts, shown=plan.path, runner=runner)
@@ -117,8 +133,7 @@ def restore(path: Path, n: int, *, state_dir: Path, runner: Runner) -> bool:
     kept = backups(state_dir)
     chosen = next((backup for backup in kept if backup.n == n), None)
     if chosen is None:
-        raise ConfigError(f"there is no backup {n} of {path}, there are {len(kept)}",
-                          hint="apexgpu config status")
+        raise ConfigError(f"there is no backup {n} of {path}, there are {len(kept)}", hint="apexgpu config status")
     data = chosen.path.read_bytes()
 
     def judge(_candidate: Path, _old: bytes) -> None:
@@ -154,8 +169,13 @@ def warnings(path: Path, hosts: Sequence[Host], runner: Runner) -> list[str]:
     return sshverify.warnings(path, hosts, own_identity=own_identity, runner=runner)
 
 
-def _rewrite(path: Path, change: Callable[[bytes], bytes], judge: Callable[[Path, bytes], None],
-             recheck: Callable[[], None], state_dir: Path) -> bool:
+def _rewrite(
+    path: Path,
+    change: Callable[[bytes], bytes],
+    judge: Callable[[Path, bytes], None],
+    recheck: Callable[[], None],
+    state_dir: Path,
+) -> bool:
     """The one safe write: `change` the bytes of `path`, once `judge` agrees; True if written."""
     target = Path(os.path.realpath(path))
     with files.locked(state_dir / "ssh_config.lock", what=str(path)), _named(path):
@@ -168,12 +188,14 @@ def _rewrite(path: Path, change: Callable[[bytes], bytes], judge: Callable[[Path
             if _replaced(target, old, new, judge, state_dir):
                 _rechecked(target, old, new, recheck)
                 return True
-    raise ConfigError(f"{path} keeps changing while apexgpu wants to write it",
-                      hint="close what writes it, then: apexgpu config sync")
+    raise ConfigError(
+        f"{path} keeps changing while apexgpu wants to write it", hint="close what writes it, then: apexgpu config sync"
+    )
 
 
-def _replaced(target: Path, old: bytes | None, new: bytes, judge: Callable[[Path, bytes], None],
-              state_dir: Path) -> bool:
+def _replaced(
+    target: Path, old: bytes | None, new: bytes, judge: Callable[[Path, bytes], None], state_dir: Path
+) -> bool:
     """Put `new` in the place of `old`; False, and nothing done, when the file is not `old` any more."""
     files.private_directory(target.parent)
     candidate = _candidate(target, new)
@@ -212,11 +234,13 @@ def _rechecked(target: Path, old: bytes | None, new: bytes, recheck: Callable[[]
 
 def _candidate(target: Path, new: bytes) -> Path:
     """`new` on disk beside `target`, 0600, under a dot name that no `Include ~/.ssh/config*` sees."""
+    from tempfile import mkstemp
+
     prefix = f".{target.name}.apexgpu-"
     for stale in target.parent.glob(f"{_glob_escaped(prefix)}*.tmp"):  # of a run that was killed
         with suppress(OSError):
             stale.unlink()
-    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
+    descriptor, name = mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(new)
         stream.flush()
@@ -246,8 +270,10 @@ def _check_writable(path: Path) -> None:
         here = here.parent
     for place in (here, here if here.is_dir() else here.parent):
         if not place.stat().st_mode & 0o222 or not os.access(place, os.W_OK) or "/nix/store/" in str(place):
-            raise ConfigError(f"{path} is read-only: {place} cannot be written (a dotfiles tool may own it)",
-                              hint="apexgpu config sync --include")
+            raise ConfigError(
+                f"{path} is read-only: {place} cannot be written (a dotfiles tool may own it)",
+                hint="apexgpu config sync --include",
+            )
 
 
 def _keep_owner(candidate: Path, target: Path) -> None:
@@ -256,21 +282,6 @@ def _keep_owner(candidate: Path, target: Path) -> None:
         before, now = target.stat(), candidate.stat()
         if before.st_uid != now.st_uid and hasattr(os, "chown"):
             os.chown(candidate, before.st_uid, before.st_gid)
-
-
-def _diff(old: bytes, new: bytes, path: Path) -> str:
-    """The change as a unified diff, control characters escaped; what differs and three lines after it."""
-    before, after = old.split(b"\n"), new.split(b"\n")
-    same = 0
-    while same < min(len(before), len(after)) and before[-1 - same] == after[-1 - same]:
-        same += 1
-    cut = max(0, same - 3)  # difflib is slow on long files, and the block stands at the start
-    was, will = ([_shown(line) for line in lines[:len(lines) - cut]] for lines in (before, after))
-    return "\n".join(difflib.unified_diff(was, will, str(path), f"{path} (after)", lineterm=""))
-
-
-def _shown(line: bytes) -> str:
-    return sshverify.escaped(line.decode("utf-8", "backslashreplace").expandtabs())
 
 
 @contextmanager
@@ -284,5 +295,6 @@ def _named(path: Path) -> Iterator[None]:
             error.args = (error.message,)
         raise
     except OSError as error:
-        raise ConfigError(f"{path} cannot be used: {error.strerror or error}",
-                          hint="apexgpu config sync --include") from None
+        raise ConfigError(
+            f"{path} cannot be used: {error.strerror or error}", hint="apexgpu config sync --include"
+        ) from None

@@ -18,9 +18,19 @@ Network = IPv4Network | IPv6Network
 
 MAX_BYTES = 64 * 1024
 MAX_HOSTS = 200
-NETWORKS: tuple[Network, ...] = tuple(map(ip_network, (
-    "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "fc00::/7", "::1/128",
-)))
+NETWORKS: tuple[Network, ...] = tuple(
+    map(
+        ip_network,
+        (
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "127.0.0.0/8",
+            "fc00::/7",
+            "::1/128",
+        ),
+    )
+)
 """Where a lab's hosts may be unless the settings say otherwise: private networks and loopback."""
 
 _HINT = "nothing was changed; to see what IAM answers: apexgpu doctor"
@@ -139,7 +149,8 @@ def _address(block: _Block, networks: Sequence[Network]) -> str:
         raise ConfigError(
             f"IAM's .ssh/config line {block.line}: HostName {address} of Host {quoted(block.name)} "
             "is outside the lab's networks",
-            hint=f'nothing was changed; if it is the lab\'s, set in config.toml: networks = ["{address}"]')
+            hint=f'nothing was changed; if it is the lab\'s, set in config.toml: networks = ["{address}"]',
+        )
     return str(address)
 
 
@@ -161,6 +172,10 @@ def _host(name: str, blocks: dict[str, _Block], *, registered: bool) -> Host:
     address = manage.options["HostName"]
     if container is not None and container.options["HostName"] != address:
         _refuse(f"Host {quoted(name)} and {quoted(manage.name)} have different addresses", container.line)
-    return Host(name, address, manage.options["User"],
-                port=int(container.options["Port"]) if container else None,
-                manage_port=int(manage.options.get("Port", "22")))
+    return Host(
+        name,
+        address,
+        manage.options["User"],
+        port=int(container.options["Port"]) if container else None,
+        manage_port=int(manage.options.get("Port", "22")),
+    )

@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,9 @@ from apexgpu.render import Screen
 from apexgpu.settings import Settings
 
 if TYPE_CHECKING:
-    from apexgpu.transport import Connections
+    from apexgpu.iamconfig import Network
+    from apexgpu.route import Route
+    from apexgpu.transport import Connections, Link
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Kit:
     yes: bool = False
     debug: bool = False
     accept_new: bool = False
+    _choosing: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
     def account(self) -> Account:
@@ -72,7 +76,14 @@ class Kit:
 
         with self.screen.working("asking IAM for the hosts"):
             body = IamClient(self.iam_url, timeout=self.settings.timeout).config(self.user)
-        return iamconfig.parse(body, user=self.user)
+        return iamconfig.parse(body, user=self.user, networks=self.networks)
+
+    @property
+    def networks(self) -> "Sequence[Network]":
+        """Where the lab's addresses may be."""
+        from apexgpu.iamconfig import NETWORKS
+
+        return self.settings.networks or NETWORKS
 
     @cached_property
     def iam_url(self) -> str:
@@ -103,27 +114,39 @@ class Kit:
     @cached_property
     def transport(self) -> "Connections":
         """The way to the servers."""
-        from apexgpu.openssh_link import OpenSSHLink
-        from apexgpu.paramiko_link import Identities, ParamikoLink
         from apexgpu.transport import Connections, Limits
 
         config = self.settings.ssh_config
-        identity = self.account.identity_file
-        identities = Identities(
-            preferred=Path(identity) if identity else None,
-            fingerprint=self.account.fingerprint,
-            passphrase=self._passphrase,
-        )
         timeout = self.settings.timeout
         warm = None
         if self.settings.keep_connections and sys.platform != "win32":
             from apexgpu.mux import OpenMasters
 
             warm = OpenMasters(config, self.runner)
-        return Connections(
-            config, self.runner, ParamikoLink(identities), OpenSSHLink(self.runner, config), warm,
-            Limits(connect=timeout, total=max(timeout, 10)),
-        )  # fmt: skip
+        return Connections(config, self.runner, self._link, warm, Limits(connect=timeout, total=max(timeout, 10)))
+
+    def _link(self, route: "Route") -> "Link":
+        """paramiko, or OpenSSH where only that can go: imported when the first cold connection is made."""
+        with self._choosing:
+            return self._openssh if route.needs_openssh else self._paramiko
+
+    @cached_property
+    def _openssh(self) -> "Link":
+        from apexgpu.openssh_link import OpenSSHLink
+
+        return OpenSSHLink(self.runner, self.settings.ssh_config)
+
+    @cached_property
+    def _paramiko(self) -> "Link":
+        from apexgpu.paramiko_link import Identities, ParamikoLink
+
+        identity = self.account.identity_file
+        identities = Identities(
+            preferred=Path(identity) if identity else None,
+            fingerprint=self.account.fingerprint,
+            passphrase=self._passphrase,
+        )
+        return ParamikoLink(identities)
 
     def _passphrase(self, path: Path) -> str | None:
         if not self.screen.can_ask:

@@ -55,8 +55,14 @@ class Use:
         return bool(self.sessions or self.gpu_processes)
 
 
-def ask(link: Transport, host: Host, *words: str, limits: Limits | None = None, on_line: OnLine | None = None,
-        once: bool = False) -> Reply:
+def ask(
+    link: Transport,
+    host: Host,
+    *words: str,
+    limits: Limits | None = None,
+    on_line: OnLine | None = None,
+    once: bool = False,
+) -> Reply:
     """Send one manage command. The shell splits on blanks and globs: only plain words may go there."""
     for word in words:
         if not word or _BLANK & set(word) or any(ord(letter) < 33 or ord(letter) == 127 for letter in word):
@@ -132,9 +138,11 @@ def _prove_account(link: Transport, host: Host, made: bool) -> None:
         did = "said Done" if made else f"says that {host.user} exists"
         message = f"{host.name} {did}, but the account is half-made: it has no manage shell"
         raise RefusedError(
-            message, code="half_made",
-            hint=f"ask the administrators to delete the user {host.user} on {host.name}, then: apexgpu register {host.name}",
-        )  # fmt: skip
+            message,
+            code="half_made",
+            hint=f"ask the administrators to delete the user {host.user} on {host.name}; "
+            f"then: apexgpu register {host.name}",
+        )
 
 
 def up(link: Transport, host: Host, *, state_dir: Path, on_line: OnLine, wait: float, pause: Pause) -> Up:
@@ -170,7 +178,9 @@ def _start_cut(host: Host, exc: DroppedError, said: list[str]) -> ApexError:
     last = said[-1] if said else "nothing"
     if exc.code == "timeout" and "The container is up" not in said and "Starting your container..." in said:
         message = f"{host.name} keeps waiting for the container to get an address; last seen: {last}"
-        hint = f"apexgpu down {host.name} && apexgpu up {host.name}   (again and again: tell the administrators, no DHCP)"
+        hint = (
+            f"apexgpu down {host.name} && apexgpu up {host.name}   (again and again: tell the administrators, no DHCP)"
+        )
         return UnreachableError(message, hint=hint, code="no_address")
     if not said:
         message = f"{host.name} took the login, but said nothing: it may be waiting for IAM"
@@ -227,13 +237,14 @@ def down(link: Transport, host: Host, *, state_dir: Path, on_line: OnLine) -> St
 
 def use(link: Transport, host: Host) -> Use:
     """Who and what is at work in a running container, as far as the container can tell."""
-    command = "who 2>/dev/null; echo ---; nvidia-smi --query-compute-apps=pid,process_name --format=csv,noheader 2>/dev/null; true"
+    processes = "nvidia-smi --query-compute-apps=pid,process_name --format=csv,noheader"
+    command = f"who 2>/dev/null; echo ---; {processes} 2>/dev/null; true"
     try:
         reply = link.run(Target(host, "container"), command)
     except ApexError:
         return Use()
-    people, _, processes = reply.out.partition("---\n")
-    busy = [line.strip() for line in processes.splitlines() if line.strip()[:1].isdigit()]
+    people, _, running = reply.out.partition("---\n")
+    busy = [line.strip() for line in running.splitlines() if line.strip()[:1].isdigit()]
     return Use(tuple(line.strip() for line in people.splitlines() if line.strip()), tuple(busy))
 
 

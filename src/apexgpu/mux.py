@@ -5,15 +5,14 @@ some idle minutes. Source of the protocol: OpenSSH's PROTOCOL.mux. Never on Wind
 """
 
 import contextlib
-import hashlib
 import os
 import select
 import socket
 import stat
 import struct
 import sys
-import tempfile
 import time
+import zlib
 from pathlib import Path
 
 from apexgpu.errors import DroppedError
@@ -68,7 +67,7 @@ class OpenMasters:
     def _path(self, target: Target) -> Path:
         assert self._directory is not None  # noqa: S101 - both callers have looked
         what = f"{target.alias}\0{target.host.address}\0{target.port}\0{target.user}\0{self._stamp}"
-        return self._directory / hashlib.sha256(what.encode()).hexdigest()[:16]
+        return self._directory / f"{target.alias[:24]}-{zlib.crc32(what.encode()):08x}"
 
 
 def master_argv(target: Target, *, config: Path, path: Path) -> list[str]:
@@ -89,7 +88,7 @@ def runtime_directory() -> Path | None:
     if sys.platform == "win32":
         return None
     base = os.environ.get("XDG_RUNTIME_DIR")
-    path = Path(base) / "apexgpu" if base else Path(tempfile.gettempdir()) / f"apexgpu-{os.getuid()}"
+    path = Path(base) / "apexgpu" if base else Path(os.environ.get("TMPDIR", "/tmp")) / f"apexgpu-{os.getuid()}"  # noqa: S108
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()

@@ -68,7 +68,9 @@ def raise_failure(target: Target, code: str, err: str) -> None:
         raise refused_key(target)
     if code == "changed":
         shown = re.search(r"SHA256:\S+", err)
-        raise changed_key(target, shown=shown[0].rstrip(".") if shown else "another key", known=["another one"], files=[])
+        raise changed_key(
+            target, shown=shown[0].rstrip(".") if shown else "another key", known=["another one"], files=[]
+        )
     raise unreachable(target, _WORDS[code], code=code)
 
 
@@ -101,6 +103,9 @@ class OpenSSHLink:
                 f"{target.alias} did not finish in time; last seen: {reply.out.strip()[-80:] or 'nothing'}",
                 hint=f"apexgpu status {target.host.name}", code="timeout", seen=reply.out,
             )  # fmt: skip
+        # This one sentence ssh writes to stderr, whatever -E says.
+        if reply.code == 255 and re.search(r"^Connection to \S+ closed by remote host\.\r?$", reply.err, re.MULTILINE):
+            said += "Connection closed by remote host\n"
         code = failure(said) if reply.code == 255 else None
         if code is None:
             return

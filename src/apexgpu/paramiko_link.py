@@ -56,9 +56,7 @@ class Identities:
     returns None where nobody can answer.
     """
 
-    def __init__(
-        self, *, preferred: Path | None, fingerprint: str, passphrase: Callable[[Path], str | None]
-    ) -> None:
+    def __init__(self, *, preferred: Path | None, fingerprint: str, passphrase: Callable[[Path], str | None]) -> None:
         self._preferred = preferred
         self._fingerprint = fingerprint
         self._passphrase = passphrase
@@ -227,9 +225,7 @@ class ParamikoLink:
                 known=[fingerprint(other) for other in known.keys(name)] or ["revoked"],
             )  # fmt: skip
 
-    def _log_in(
-        self, paramiko: ModuleType, client: "paramiko.Transport", route: Route, deadline: float
-    ) -> None:
+    def _log_in(self, paramiko: ModuleType, client: "paramiko.Transport", route: Route, deadline: float) -> None:
         for key in self._identities.offer(route):
             client.auth_timeout = _left(deadline)
             try:
@@ -239,7 +235,7 @@ class ParamikoLink:
                     break
                 continue
             # An early packet: without one, the first request waits 40 ms for a delayed acknowledgement.
-            client.send_ignore(4)
+            client.global_request("keepalive@openssh.com", wait=False)
             client.set_keepalive(_KEEPALIVE)
             return
         raise refused_key(route.target)
@@ -267,9 +263,7 @@ def _dial(route: Route, deadline: float) -> socket.socket:
     return connection
 
 
-def _transport(
-    paramiko: ModuleType, connection: socket.socket, route: Route, deadline: float
-) -> "paramiko.Transport":
+def _transport(paramiko: ModuleType, connection: socket.socket, route: Route, deadline: float) -> "paramiko.Transport":
     from apexgpu.knownhosts import KnownHosts
 
     client: Any = paramiko.Transport(connection)
@@ -291,9 +285,7 @@ def _left(deadline: float) -> float:
     return max(0.001, deadline - time.monotonic())
 
 
-def _read(
-    channel: "paramiko.Channel", bell: _Bell, target: Target, limits: Limits, on_line: OnLine | None
-) -> Reply:
+def _read(channel: "paramiko.Channel", bell: _Bell, target: Target, limits: Limits, on_line: OnLine | None) -> Reply:
     out, err = bytearray(), bytearray()
     lines = Lines(on_line)
     end = None if limits.total is None else time.monotonic() + limits.total

@@ -1,10 +1,11 @@
-"""Local programs: the one owner of subprocess. Argument lists only, a time limit always, a value back."""
+"""Local programs: the one owner of subprocess. Argument lists only, a time limit always, a value back.
+
+subprocess itself is imported by the first program that is run: many commands run none.
+"""
 
 import os
 import queue
-import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -40,13 +41,15 @@ class Completed:
 class Runner(Protocol):
     """What can run local programs; tests put a strict fake here."""
 
-    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30,
-            env: Mapping[str, str] | None = None) -> Completed:
+    def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30, env: Mapping[str, str] | None = None
+    ) -> Completed:
         """Run to the end and return what it said."""
         ...
 
-    def stream(self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None,
-               silence: float | None) -> Completed:
+    def stream(
+        self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None, silence: float | None
+    ) -> Completed:
         """Run and pass each line of stdout on as it comes; what was there at a time limit is returned too."""
         ...
 
@@ -62,12 +65,21 @@ class Runner(Protocol):
 class LocalRunner:
     """The real one."""
 
-    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30,
-            env: Mapping[str, str] | None = None) -> Completed:
+    def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30, env: Mapping[str, str] | None = None
+    ) -> Completed:
         """Run to the end; MissingProgramError when it is not installed, UnreachableError when too slow."""
+        import subprocess
+
         try:
-            done = subprocess.run(list(argv), input=stdin, capture_output=True, timeout=timeout, check=False,
-                                  env={**os.environ, **env} if env else None)
+            done = subprocess.run(
+                list(argv),
+                input=stdin,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+                env={**os.environ, **env} if env else None,
+            )
         except FileNotFoundError:
             raise missing(argv[0]) from None
         except subprocess.TimeoutExpired:
@@ -75,12 +87,16 @@ class LocalRunner:
             raise UnreachableError(message, code="timeout") from None
         return Completed(tuple(argv), done.returncode, done.stdout, done.stderr)
 
-    def stream(self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None,
-               silence: float | None) -> Completed:
+    def stream(
+        self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None, silence: float | None
+    ) -> Completed:
         """Run with stdin closed. `total` and `silence` are seconds; the program is killed past either."""
+        import subprocess
+
         try:
-            child = subprocess.Popen(list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                     stderr=subprocess.PIPE)
+            child = subprocess.Popen(
+                list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
         except FileNotFoundError:
             raise missing(argv[0]) from None
         parts: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
@@ -98,11 +114,14 @@ class LocalRunner:
 
     def attach(self, argv: Sequence[str]) -> int:
         """Hand the terminal over; Ctrl-C is the program's meanwhile, not ours."""
+        import subprocess
+
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             # The child must not inherit an ignored SIGINT, or Ctrl-C would be lost on it too.
             child = subprocess.Popen(
-                list(argv), preexec_fn=None if sys.platform == "win32" else _default_sigint  # noqa: PLW1509
+                list(argv),
+                preexec_fn=None if sys.platform == "win32" else _default_sigint,
             )
             code = child.wait()
         except FileNotFoundError:
@@ -113,11 +132,18 @@ class LocalRunner:
 
     def spawn(self, argv: Sequence[str]) -> None:
         """Start detached; a program that is missing is no error here, for nothing depends on it."""
+        import subprocess
+
         flags = 0x00000008 | 0x00000200 if sys.platform == "win32" else 0  # DETACHED_PROCESS, new group
         try:
-            subprocess.Popen(list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL, start_new_session=sys.platform != "win32",
-                             creationflags=flags)
+            subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=sys.platform != "win32",
+                creationflags=flags,
+            )
         except OSError:
             return
 
@@ -129,8 +155,12 @@ def _pump(number: int, pipe: IO[bytes], parts: "queue.SimpleQueue[tuple[int, byt
     parts.put((number, b""))
 
 
-def _collect(parts: "queue.SimpleQueue[tuple[int, bytes]]", on_line: Callable[[str], None] | None,
-             total: float | None, silence: float | None) -> tuple[tuple[bytes, bytes], bool]:
+def _collect(
+    parts: "queue.SimpleQueue[tuple[int, bytes]]",
+    on_line: Callable[[str], None] | None,
+    total: float | None,
+    silence: float | None,
+) -> tuple[tuple[bytes, bytes], bool]:
     kept = (bytearray(), bytearray())
     lines = Lines(on_line)
     end = None if total is None else time.monotonic() + total
@@ -191,6 +221,8 @@ def install_hint(program: str, platform: str) -> str:
 
 def which(program: str) -> str | None:
     """The program's path, or None."""
+    import shutil
+
     return shutil.which(program)
 
 

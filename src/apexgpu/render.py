@@ -35,7 +35,7 @@ def size(count: int | None) -> str:
     if count is None:
         return "-"
     value, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - the unit it stops at is the result
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":
             break
         value /= 1024
@@ -84,7 +84,11 @@ class Screen:
     """Where output goes, and how questions are asked."""
 
     def __init__(
-        self, *, out: IO[str] | None = None, err: IO[str] | None = None, stdin: IO[str] | None = None,
+        self,
+        *,
+        out: IO[str] | None = None,
+        err: IO[str] | None = None,
+        stdin: IO[str] | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self.as_json = False

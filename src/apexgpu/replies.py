@@ -127,8 +127,11 @@ def _shared_trouble(said: list[str], reply: Reply, host: str) -> None:
     """The refusals that any command may meet."""
     if any(line.startswith("Failed to get your allocated port") for line in said):
         message = f"{host} cannot ask IAM for your port, so it refuses every command"
-        raise RefusedError(message, hint="try again in a minute; if it stays, tell the administrators that IAM is down",
-                           code="iam_down")
+        raise RefusedError(
+            message,
+            hint="try again in a minute; if it stays, tell the administrators that IAM is down",
+            code="iam_down",
+        )
     if "Unknown command" in said:
         message = f"{host} does not know this command"
         raise RefusedError(message, hint=f"apexgpu status {host}", code="unknown_command")

@@ -1,12 +1,15 @@
 """The settings, each with where it came from: flag > environment > file > what login left > default."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apexgpu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
 
 DEFAULT_IAM_URL = "http://iam.apexlab.org"
 DEFAULT_TIMEOUT = 10.0
@@ -57,6 +60,18 @@ class Settings:
         return float(self.named["timeout"].value)
 
     @property
+    def networks(self) -> "Sequence[IPv4Network | IPv6Network] | None":
+        """The networks that the lab's addresses may be in; None for private ones and loopback."""
+        import ipaddress
+
+        text = self.named["networks"].value
+        try:
+            return tuple(ipaddress.ip_network(one.strip()) for one in text.split(",")) if text else None
+        except ValueError as exc:
+            message = f"networks in config.toml: {exc}"
+            raise ConfigError(message, hint='networks = ["10.0.0.0/8"]') from None
+
+    @property
     def keep_connections(self) -> bool:
         """Whether connections stay open for some minutes so that the next command is quick."""
         return self.named["keep_connections"].value == "true"
@@ -72,9 +87,7 @@ _VARIABLES = {
 }
 
 
-def load(
-    flags: Mapping[str, str], environment: Mapping[str, str], remembered: Mapping[str, str]
-) -> Settings:
+def load(flags: Mapping[str, str], environment: Mapping[str, str], remembered: Mapping[str, str]) -> Settings:
     """Settle every setting.
 
     `remembered` is what a login left behind. ConfigError when `config.toml` cannot be read, or a value
@@ -89,6 +102,7 @@ def load(
         "user": "",
         "ssh_config": "~/.ssh/config",
         "timeout": f"{DEFAULT_TIMEOUT:g}",
+        "networks": "",
         "keep_connections": "true" if os.name == "posix" else "false",
     }
     for name, default in defaults.items():
@@ -144,10 +158,12 @@ def _read_file(path: Path) -> dict[str, str]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         message = f"{path} is not valid TOML: {exc}"
         raise ConfigError(message, hint=f"correct the line, or start afresh: mv {path} {path}.bad") from None
-    return {key: _text(value) for key, value in table.items() if isinstance(value, str | int | float | bool)}
+    return {key: _text(value) for key, value in table.items() if isinstance(value, str | int | float | bool | list)}
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -18,9 +18,13 @@ _NOTE = "# apexgpu owns the lines between these two marks and undoes edits here;
 _BOM = b"\xef\xbb\xbf"
 _MANAGE = "-manage"
 # An editor that indents or trims must not orphan a block: blanks around a marker do not count.
-_MARKER = re.compile(rb"(?:^|(?<=\A\xef\xbb\xbf))[ \t]*(# >>> apexgpu >>>|# <<< apexgpu <<<)"
-                     rb"[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
+_MARKER = re.compile(
+    rb"(?:^|(?<=\A\xef\xbb\xbf))[ \t]*(# >>> apexgpu >>>|# <<< apexgpu <<<)"
+    rb"[ \t]*\r?(?:\n|\Z)",
+    re.MULTILINE,
+)
 _HOST_LINE = re.compile(rb'^[ \t]*"?host"?(?:[ \t]*=[ \t]*|[ \t]+)([^\n\0]*)', re.MULTILINE | re.IGNORECASE)
+_PLAIN = re.compile(r"[A-Za-z0-9_.:][A-Za-z0-9_.:-]*")
 _WORD = re.compile(r"""#.*|"([^"]*)"?|'([^']*)'?|([^\s"'#][^\s"']*)""")
 
 
@@ -50,7 +54,7 @@ def merge(old: bytes, hosts: Sequence[Host], *, identity_file: str | None = None
 def unmerge(old: bytes) -> bytes:
     """`old` without our block: the user's own bytes exactly."""
     span = _span(old)
-    return old if span is None else old[:span[0]] + old[span[1]:]
+    return old if span is None else old[: span[0]] + old[span[1] :]
 
 
 def managed(old: bytes) -> tuple[Host, ...]:
@@ -87,6 +91,28 @@ def host_names(old: bytes) -> list[str]:
     return list(names)
 
 
+def diff(old: bytes, new: bytes, name: str) -> str:
+    """The change as a unified diff, control characters escaped; what differs and three lines after it."""
+    from difflib import unified_diff
+
+    before, after = old.split(b"\n"), new.split(b"\n")
+    same = 0
+    while same < min(len(before), len(after)) and before[-1 - same] == after[-1 - same]:
+        same += 1
+    cut = max(0, same - 3)  # difflib is slow on long files, and the block stands at the start
+    was, will = ([_shown(line) for line in lines[: len(lines) - cut]] for lines in (before, after))
+    return "\n".join(unified_diff(was, will, name, f"{name} (after)", lineterm=""))
+
+
+def _shown(line: bytes) -> str:
+    return escaped(line.decode("utf-8", "backslashreplace").expandtabs())
+
+
+def escaped(text: str) -> str:
+    """`text` with everything that a terminal would obey escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def _words(text: str) -> Iterator[str]:
     for match in _WORD.finditer(text):
         if match[0].startswith("#"):
@@ -104,11 +130,15 @@ def _span(old: bytes) -> tuple[int, int] | None:
         return None
     if [mark[1].decode() for mark in marks] != [BEGIN, END]:
         lines = [old.count(b"\n", 0, mark.start()) + 1 for mark in marks]
-        found = ", ".join(f"line {line} {'opens' if mark[1].decode() == BEGIN else 'closes'}"
-                          for line, mark in zip(lines, marks, strict=True))
-        raise ConfigError(f"the marks of apexgpu's block are damaged: {found}",
-                          hint="delete the lines '# >>> apexgpu >>>' to '# <<< apexgpu <<<' by hand, "
-                               "or go back: apexgpu config restore")
+        found = ", ".join(
+            f"line {line} {'opens' if mark[1].decode() == BEGIN else 'closes'}"
+            for line, mark in zip(lines, marks, strict=True)
+        )
+        raise ConfigError(
+            f"the marks of apexgpu's block are damaged: {found}",
+            hint="delete the lines '# >>> apexgpu >>>' to '# <<< apexgpu <<<' by hand, "
+            "or go back: apexgpu config restore",
+        )
     return marks[0].start(), marks[1].end()
 
 
@@ -116,7 +146,7 @@ def _inside(old: bytes) -> list[str]:
     span = _span(old)
     if span is None:
         return []
-    return old[span[0]:span[1]].decode("utf-8", "surrogateescape").splitlines()
+    return old[span[0] : span[1]].decode("utf-8", "surrogateescape").splitlines()
 
 
 def _names(host: Host) -> Iterable[tuple[str, int]]:
@@ -128,6 +158,9 @@ def _names(host: Host) -> Iterable[tuple[str, int]]:
 def _rendered(hosts: Sequence[Host], identity_file: str | None) -> list[str]:
     from sshconf import empty_ssh_config_file
 
+    for text in (text for host in hosts for text in (host.name, host.address, host.user)):
+        if not _PLAIN.fullmatch(text):
+            raise ConfigError(f"{text!a} cannot stand in an ssh config", hint="apexgpu doctor")
     config = empty_ssh_config_file()
     config.indent = "    "
     extra = {} if identity_file is None else {"IdentityFile": _argument(identity_file)}
@@ -161,8 +194,13 @@ def _read(lines: Sequence[str]) -> tuple[tuple[Host, ...], str | None]:
 def _host(name: str, found: dict[str, dict[str, str]]) -> Host | None:
     manage, container = found[name + _MANAGE], found.get(name)
     try:
-        return Host(name, manage["hostname"], manage["user"], manage_port=int(manage["port"]),
-                    port=None if container is None else int(container["port"]))
+        return Host(
+            name,
+            manage["hostname"],
+            manage["user"],
+            manage_port=int(manage["port"]),
+            port=None if container is None else int(container["port"]),
+        )
     except (KeyError, ValueError):
         return None
 

@@ -1,15 +1,13 @@
 """What OpenSSH itself makes of a config: `ssh -G`, asked about many names at once, and judged. No writing."""
 
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from apexgpu import sshconfig
 from apexgpu.errors import ConfigError, UnreachableError
 from apexgpu.iamconfig import Network
 from apexgpu.models import Host
@@ -61,6 +59,8 @@ def wanted(hosts: Iterable[Host]) -> dict[str, tuple[str, str, str]]:
 
 def ask(config: Path, names: Iterable[str], runner: Runner) -> dict[str, Answer]:
     """`ssh -G` for each of `names` with `config` as the user's file; several at once."""
+    from concurrent.futures import ThreadPoolExecutor
+
     asked = list(dict.fromkeys(names))
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
         return dict(zip(asked, pool.map(lambda name: _ask(config, name, runner), asked), strict=True))
@@ -77,14 +77,17 @@ def _ask(config: Path, name: str, runner: Runner) -> Answer:
 @contextmanager
 def as_file(data: bytes) -> Iterator[Path]:
     """`data` as a file in a private directory, for ssh to read (relative Includes mean ~/.ssh anyway)."""
+    from tempfile import TemporaryDirectory
+
     with TemporaryDirectory(prefix="apexgpu-") as directory:
         path = Path(directory) / "config"
         path.write_bytes(data)
         yield path
 
 
-def verify(candidate: Path, mine: bytes, hosts: Sequence[Host], others: Sequence[str], *, shown: Path,
-           runner: Runner) -> None:
+def verify(
+    candidate: Path, mine: bytes, hosts: Sequence[Host], others: Sequence[str], *, shown: Path, runner: Runner
+) -> None:
     """ConfigError unless `candidate` is right for `hosts` and changes no other name that `mine` gives.
 
     `mine` are the user's own bytes without our block, `others` the names in them; `shown` is what errors call
@@ -93,16 +96,20 @@ def verify(candidate: Path, mine: bytes, hosts: Sequence[Host], others: Sequence
     with as_file(mine) as before:
         check_managed(candidate, hosts, shown=shown, runner=runner, before=before)
         managed = wanted(hosts)
-        names = [*_spread([name for name in others if name not in managed and _askable(name)]),
-                 f"apexgpu-{secrets.token_hex(4)}"]
+        names = [
+            *_spread([name for name in others if name not in managed and _askable(name)]),
+            f"apexgpu-{os.urandom(4).hex()}",
+        ]
         for name in _changed(before, candidate, names, runner):
-            raise ConfigError(f"{shown}: `ssh {name}` would mean something else after the merge; "
-                              "nothing was written",
-                              hint=f"compare: ssh -G {name}; or keep the file: apexgpu config sync --include")
+            raise ConfigError(
+                f"{shown}: `ssh {name}` would mean something else after the merge; nothing was written",
+                hint=f"compare: ssh -G {name}; or keep the file: apexgpu config sync --include",
+            )
 
 
-def check_managed(config: Path, hosts: Sequence[Host], *, shown: Path, runner: Runner,
-                  before: Path | None = None) -> None:
+def check_managed(
+    config: Path, hosts: Sequence[Host], *, shown: Path, runner: Runner, before: Path | None = None
+) -> None:
     """ConfigError, in ssh's own words, unless every name of `hosts` means its host in `config`.
 
     When ssh cannot read `before` either, the error says that the file was broken already.
@@ -114,10 +121,14 @@ def check_managed(config: Path, hosts: Sequence[Host], *, shown: Path, runner: R
         if answer.code != 0 and before is not None:
             _refuse_broken(_ask(before, name, runner), before, shown, name)
         if answer.code != 0:
-            raise ConfigError(f"{shown}: ssh refuses the merged file: {words(answer, config, shown)}",
-                              hint="keep the file as it is: apexgpu config sync --include")
-        raise ConfigError(f"{shown}: `ssh {name}` would go to {_told(answer)}; nothing was written",
-                          hint="keep the file as it is: apexgpu config sync --include")
+            raise ConfigError(
+                f"{shown}: ssh refuses the merged file: {words(answer, config, shown)}",
+                hint="keep the file as it is: apexgpu config sync --include",
+            )
+        raise ConfigError(
+            f"{shown}: `ssh {name}` would go to {_told(answer)}; nothing was written",
+            hint="keep the file as it is: apexgpu config sync --include",
+        )
 
 
 def check_readable(data: bytes, *, shown: Path, runner: Runner) -> None:
@@ -133,21 +144,19 @@ def readable(answer: Answer) -> bool:
 
 def _refuse_broken(answer: Answer, file: Path, shown: Path, name: str) -> None:
     if not readable(answer):
-        raise ConfigError(f"ssh cannot read {shown} as it is: {words(answer, file, shown)}",
-                          hint=f"mend it until this works, then try again: ssh -G -F '{shown}' {name}")
+        raise ConfigError(
+            f"ssh cannot read {shown} as it is: {words(answer, file, shown)}",
+            hint=f"mend it until this works, then try again: ssh -G -F '{shown}' {name}",
+        )
 
 
 def words(answer: Answer, file: Path, shown: Path) -> str:
-    """Ssh's complaint on one line, with `shown` where it names `file`; control characters escaped."""
-    text = answer.err.decode("utf-8", "replace").replace(str(file), str(shown))
+    """Ssh's complaint about `file` on one line, `shown` where it needs its name; control characters escaped."""
+    text = answer.err.decode("utf-8", "replace")
+    text = text.replace(f"{file}: ", "").replace(f"{file} line", "line").replace(str(file), str(shown))
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(_NOISE)]
     said = "; ".join(lines[:2]) or f"exit status {answer.code}"
-    return escaped(said)[:300]
-
-
-def escaped(text: str) -> str:
-    """`text` with everything that a terminal would obey escaped."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return sshconfig.escaped(said)[:300]
 
 
 def _askable(name: str) -> bool:
@@ -176,17 +185,20 @@ def _same(one: Answer, other: Answer) -> bool:
     return (one.code, one.out) == (other.code, other.out)
 
 
-def taken(mine: bytes, hosts: Sequence[Host], networks: Sequence[Network], *, shown: Path,
-          runner: Runner) -> list[tuple[str, str]]:
+def taken(
+    mine: bytes, merged: bytes, hosts: Sequence[Host], networks: Sequence[Network], *, shown: Path, runner: Runner
+) -> list[tuple[str, str]]:
     """The names of `hosts` that already go elsewhere in the user's own bytes, and where they go.
 
-    ConfigError when ssh cannot read these bytes: no merge could be verified.
+    ConfigError when ssh can read neither these bytes nor the `merged` ones: no merge could be verified.
     """
     right = wanted(hosts)
     found: list[tuple[str, str]] = []
-    with as_file(mine) as file:
+    with as_file(mine) as file, as_file(merged) as after:
         for name, answer in ask(file, right, runner).items():
-            _refuse_broken(answer, file, shown, name)
+            # What fails for this name only (a HostName that cannot be expanded, say) the merge may well cure.
+            if not readable(answer) and not readable(_ask(after, name, runner)):
+                _refuse_broken(answer, file, shown, name)
             hostname = answer.target()[0].lower()
             if answer.code != 0 or hostname in (name.lower(), right[name][0]) or _in(hostname, networks):
                 continue
@@ -210,24 +222,34 @@ def _told(answer: Answer) -> str:
 def warnings(config: Path, hosts: Sequence[Host], *, own_identity: bool, runner: Runner) -> list[str]:
     """What of the user's own settings reaches the lab's names and will surprise, one sentence each."""
     values = {name: answer.values() for name, answer in ask(config, wanted(hosts), runner).items()}
-    found = [f"ControlPath {path} is the same for {_listed(names)}: `ssh {names[0]}` can land in the wrong "
-             "machine; put %C into it" for path, names in _groups(values, "controlpath") if len(names) > 1]
+    found = [
+        f"ControlPath {path} is the same for {_listed(names)}: `ssh {names[0]}` can land in the wrong "
+        "machine; put %C into it"
+        for path, names in _groups(values, "controlpath")
+        if len(names) > 1
+    ]
     tell: list[tuple[str, str, Callable[[str], bool]]] = [
         ("proxyjump", "the lab is reached through another host", bool),
         ("proxycommand", "the lab is reached through another program", bool),
         ("remotecommand", "apexgpu's own commands there fail or hang", bool),
     ]
     if not own_identity:
-        tell.append(("identitiesonly", "keys that only the agent holds are not offered",
-                     lambda value: value == "yes"))
+        tell.append(("identitiesonly", "keys that only the agent holds are not offered", lambda value: value == "yes"))
     for keyword, effect, applies in tell:
-        found += [f"{_SPELLED[keyword]} {value} reaches {_listed(names)}: {effect}"
-                  for value, names in _groups(values, keyword) if applies(value)]
+        found += [
+            f"{_SPELLED[keyword]} {value} reaches {_listed(names)}: {effect}"
+            for value, names in _groups(values, keyword)
+            if applies(value)
+        ]
     return found
 
 
-_SPELLED = {"proxyjump": "ProxyJump", "proxycommand": "ProxyCommand", "remotecommand": "RemoteCommand",
-            "identitiesonly": "IdentitiesOnly"}
+_SPELLED = {
+    "proxyjump": "ProxyJump",
+    "proxycommand": "ProxyCommand",
+    "remotecommand": "RemoteCommand",
+    "identitiesonly": "IdentitiesOnly",
+}
 
 
 def _groups(values: Mapping[str, Mapping[str, str]], keyword: str) -> list[tuple[str, list[str]]]:

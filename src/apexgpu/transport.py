@@ -46,8 +46,13 @@ class Transport(Protocol):
     """What can run a command on a target; tests put a strict fake here."""
 
     def run(
-        self, target: Target, command: str, *, limits: Limits | None = None,
-        on_line: OnLine | None = None, once: bool = False,
+        self,
+        target: Target,
+        command: str,
+        *,
+        limits: Limits | None = None,
+        on_line: OnLine | None = None,
+        once: bool = False,
     ) -> Reply:
         """Run `command` ("" asks for a shell, which starts a container). Never with a terminal.
 
@@ -78,20 +83,24 @@ class Warm(Protocol):
 
 @dataclass
 class Connections:
-    """The transport of the product: chooses the way for each command."""
+    """The transport of the product: an open connection where there is one, else what `choose` gives for a route."""
 
     config: Path
     runner: Runner
-    paramiko: Link
-    openssh: Link
+    choose: Callable[[Route], Link]
     warm: Warm | None = None
     limits: Limits = field(default_factory=Limits)
     _routes: dict[Target, Route] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(
-        self, target: Target, command: str, *, limits: Limits | None = None,
-        on_line: OnLine | None = None, once: bool = False,
+        self,
+        target: Target,
+        command: str,
+        *,
+        limits: Limits | None = None,
+        on_line: OnLine | None = None,
+        once: bool = False,
     ) -> Reply:
         """See Transport.run."""
         limits = limits or self.limits
@@ -103,8 +112,7 @@ class Connections:
             if reply is not None:
                 return reply
         route = self.route(target)
-        link = self.openssh if route.needs_openssh else self.paramiko
-        reply = link.run(route, command, limits=limits, on_line=on_line)
+        reply = self.choose(route).run(route, command, limits=limits, on_line=on_line)
         if self.warm is not None and not once:
             self.warm.keep(target)
         return reply

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests import openssh
 
 from apexgpu import route as routes
 from apexgpu.errors import ApexError, DroppedError, HostKeyError, UnreachableError
@@ -16,7 +17,6 @@ from apexgpu.openssh_link import OpenSSHLink
 from apexgpu.paramiko_link import Identities, ParamikoLink
 from apexgpu.process import LocalRunner
 from apexgpu.transport import Connections, Limits, Link, UnknownHostKeyError
-from tests import openssh
 
 pytestmark = pytest.mark.openssh
 
@@ -48,8 +48,16 @@ def make(request: pytest.FixtureRequest) -> Make:
     return found
 
 
-def run(make: Make, server: openssh.OpenSSH, command: str, *, role: Role = "manage", host: Host | None = None,
-        limits: Limits | None = None, on_line: Callable[[str], None] | None = None) -> Reply:
+def run(
+    make: Make,
+    server: openssh.OpenSSH,
+    command: str,
+    *,
+    role: Role = "manage",
+    host: Host | None = None,
+    limits: Limits | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> Reply:
     route = routes.resolve(Target(host or server.host, role), config=server.config, runner=RUNNER)
     return make(server.config).run(route, command, limits=limits or Limits(connect=10, total=10), on_line=on_line)
 
@@ -114,6 +122,7 @@ def test_a_closed_port_is_connection_refused(make: Make, server: openssh.OpenSSH
 @pytest.mark.parametrize("speak", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silent", "not-ssh"])
 def test_a_port_that_is_no_ssh_server_ends_in_time(make: Make, server: openssh.OpenSSH, speak: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
+
         def accept() -> None:
             connection, _ = listener.accept()
             with connection:
@@ -230,7 +239,7 @@ def test_connections_prefer_a_master_and_never_send_once_commands_over_it(server
         def keep(self, target: Target) -> None:
             asked.append("keep")
 
-    link = Connections(server.config, RUNNER, paramiko_link(server.config), openssh_client(server.config), Warm())
+    link = Connections(server.config, RUNNER, lambda _: paramiko_link(server.config), Warm())
     target = Target(server.host, "manage")
     assert link.run(target, "help").out == "warm"
     assert "RUNNING" in link.run(target, "help", once=True).out

@@ -263,12 +263,19 @@ def test_stop_tells_what_it_unmapped() -> None:
 def test_only_an_exact_entry_of_the_list_is_a_map() -> None:
     found = recordings()
     maps = replies.port_maps(Reply(0, found["b06-port-list-after"]["stdout"]), "gpu7")
-    assert [(one.port, one.container_port) for one in maps] == [(22001, 22), (11001, 8888), (11002, 6006), (11003, 7001)]
+    assert [(one.port, one.container_port) for one in maps] == [
+        (22001, 22),
+        (11001, 8888),
+        (11002, 6006),
+        (11003, 7001),
+    ]
 
 
 def test_offers_carry_token_path_and_size() -> None:
     found = recordings()
-    assert replies.snapshot_offer(Reply(0, found["20-snapshot"]["stdout"]), "gpu7") == replies.Offer("cbf35a63", None, "186M")
+    assert replies.snapshot_offer(Reply(0, found["20-snapshot"]["stdout"]), "gpu7") == replies.Offer(
+        "cbf35a63", None, "186M"
+    )
     offer = replies.recover_offer(Reply(0, found["29-rebuild"]["stdout"]), "gpu7")
     assert offer == replies.Offer("89019c8a", "/NAS/Workspaces/lxc-snapshot/template.tar.gz")
 

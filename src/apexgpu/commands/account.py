@@ -48,7 +48,11 @@ def login(
     pair = choose_key(kit, key, client.keys_text(name) or "")
     changed = send_key(kit, client, pair, passwords)
     hosts, written = _write_config(kit, client, pair)
-    reached = _follow(kit, client, hosts) if changed else _probe_or_skip(kit, hosts, registering=bool(register or register_all))
+    reached = (
+        _follow(kit, client, hosts)
+        if changed
+        else _probe_or_skip(kit, hosts, registering=bool(register or register_all))
+    )
     code = 0
     wanted = hosts if register_all else kit.hosts(register) if register else []
     if wanted:
@@ -57,11 +61,18 @@ def login(
         with _quiet_json(kit):
             code = register_hosts(kit, list(wanted))
     _say_next(kit, changed or written, reached, bool(wanted))
-    kit.screen.document({
-        "ok": code == 0, "user": name, "iam_url": client.url, "changed": changed or written,
-        "key": {"fingerprint": fingerprint(pair.public), "path": str(pair.path) if pair.path else None},
-        "hosts": [{"host": host.name, "ok": True, "error": None, "key_accepted": reached.get(host.name)} for host in hosts],
-    })  # fmt: skip
+    kit.screen.document(
+        {
+            "ok": code == 0,
+            "user": name,
+            "iam_url": client.url,
+            "changed": changed or written,
+            "key": {"fingerprint": fingerprint(pair.public), "path": str(pair.path) if pair.path else None},
+            "hosts": [
+                {"host": host.name, "ok": True, "error": None, "key_accepted": reached.get(host.name)} for host in hosts
+            ],
+        }
+    )
     raise typer.Exit(code)
 
 
@@ -142,7 +153,9 @@ class Passwords:
         if self._stdin:
             text = _stdin_line()
             if not text:
-                raise LoginError("the password on stdin is empty", hint="printf '%s' \"$PASSWORD\" | apexgpu login --password-stdin")
+                raise LoginError(
+                    "the password on stdin is empty", hint="printf '%s' \"$PASSWORD\" | apexgpu login --password-stdin"
+                )
             self._used = Secret(text)
             return text
         kept = passwords.load(_SERVICE, _entry(kit))
@@ -151,8 +164,11 @@ class Passwords:
             self._used = kept
             return kept.reveal()
         if not kit.screen.can_ask:
-            raise DeclinedError("IAM needs your domain password, and there is no terminal to ask at",
-                                hint="add --password-stdin", code="no_terminal")  # fmt: skip
+            raise DeclinedError(
+                "IAM needs your domain password, and there is no terminal to ask at",
+                hint="add --password-stdin",
+                code="no_terminal",
+            )
         text = kit.screen.secret(f"Domain password of {kit.user}")
         if not text:
             raise LoginError("an empty password is never sent", hint="apexgpu login", code="password")
@@ -194,7 +210,7 @@ def choose_key(kit: Kit, wanted: Path | None, stored: str) -> KeyPair:
     from apexgpu import keys
 
     if wanted is not None:
-        return keys.load(wanted.expanduser(), kit.runner)
+        return keys.load(wanted, keys.agent_keys(kit.runner))
     directory = ssh_directory(kit)
     found = keys.discover(directory, [])
     default = directory == Path.home() / ".ssh"
@@ -226,7 +242,7 @@ def _new_key(kit: Kit, directory: Path) -> KeyPair:
     pair = keys.generate(directory / "id_ed25519", comment=f"{kit.user}@{socket.gethostname()}", passphrase=passphrase)
     kit.screen.good(f"made a new key: {pair.path}")
     if pair.path is not None:
-        keys.add_to_agent(pair.path, kit.runner)
+        keys.add_to_agent(pair.path, kit.runner, passphrase)
     return pair
 
 
@@ -238,7 +254,9 @@ def send_key(kit: Kit, client: IamClient, pair: KeyPair, passwords: Passwords) -
         )
     mark = fingerprint(pair.public)
     identity = str(pair.path) if pair.path else ""
-    kit.remember(replace(kit.account, user=kit.user, iam_url=kit.settings.iam_url, fingerprint=mark, identity_file=identity))
+    kit.remember(
+        replace(kit.account, user=kit.user, iam_url=kit.settings.iam_url, fingerprint=mark, identity_file=identity)
+    )
     where = pair.path or "ssh agent"
     kit.screen.good(f"IAM {'now has' if changed else 'had'} your key {mark} ({where})")
     passwords.keep()
@@ -267,16 +285,21 @@ def _write_config(kit: Kit, client: IamClient, pair: KeyPair) -> tuple[tuple[Hos
 def _follow(kit: Kit, client: IamClient, hosts: tuple[Host, ...]) -> dict[str, bool | None]:
     """Follow IAM's push to its end; host -> took the key, None where that is not known."""
     with kit.screen.working("IAM is sending the key to the hosts") as progress:
-        log = follow_push(client, kit.user, limit=max(20.0, 2 * kit.settings.timeout),
-                          on_log=lambda log: progress.say(f"{len(log.hosts)} of {len(hosts)} hosts"))  # fmt: skip
+        log = follow_push(
+            client,
+            kit.user,
+            limit=max(20.0, 2 * kit.settings.timeout),
+            on_log=lambda log: progress.say(f"{len(log.hosts)} of {len(hosts)} hosts"),
+        )
     by_address = {line.address: line for line in log.hosts}
     reached = {host.name: by_address[host.address].user if host.address in by_address else None for host in hosts}
     if not log.done:
         kit.screen.warn(
-            "IAM's pusher looks stuck: it never said that it was done" if log.started_by == kit.user
+            "IAM's pusher looks stuck: it never said that it was done"
+            if log.started_by == kit.user
             else "IAM did not start on your key; its pusher may be stuck on another one",
             hint="tell the administrators to restart IAM; meanwhile, the hosts are asked one by one",
-        )  # fmt: skip
+        )
         reached = reached | _probe(kit, [host for host in hosts if reached[host.name] is None])
     _show_reached(kit, hosts, reached, log)
     return reached
@@ -298,7 +321,9 @@ def _probe(kit: Kit, hosts: list[Host]) -> dict[str, bool | None]:
     for outcome in outcomes:
         if outcome.error is not None and outcome.error.code != "host_key_unknown":
             kit.screen.warn(outcome.error.message)
-    unknown = [outcome for outcome in outcomes if outcome.error is not None and outcome.error.code == "host_key_unknown"]
+    unknown = [
+        outcome for outcome in outcomes if outcome.error is not None and outcome.error.code == "host_key_unknown"
+    ]
     if unknown:
         kit.screen.warn(
             f"the host keys of {len(unknown)} hosts are not confirmed yet, so nothing was asked of them",
@@ -425,6 +450,6 @@ def whoami(ctx: typer.Context) -> None:
     kit.screen.result(f"port  {port} on every host")
     kit.screen.result(f"IAM   {kit.iam_url}")
     show_keys(kit, rows)
-    kit.screen.document({"ok": True, "user": kit.user, "name": name, "port": port, "iam_url": kit.iam_url, "keys": rows})
-
-
+    kit.screen.document(
+        {"ok": True, "user": kit.user, "name": name, "port": port, "iam_url": kit.iam_url, "keys": rows}
+    )

@@ -25,7 +25,7 @@ def fetch_hosts(kit: Kit, client: Any = None) -> tuple[Host, ...]:
     from apexgpu.iam import IamClient
 
     client = client or IamClient(kit.iam_url, timeout=kit.settings.timeout)
-    hosts = iamconfig.parse(client.config(kit.user), user=kit.user)
+    hosts = iamconfig.parse(client.config(kit.user), user=kit.user, networks=kit.networks)
     kit.__dict__["known_hosts"] = hosts
     return hosts
 
@@ -36,15 +36,24 @@ def include_file(kit: Kit) -> Path:
 
 
 def merge_into_config(
-    kit: Kit, hosts: tuple[Host, ...], *, identity: Path | None, except_names: list[str] | None = None,
-    dry_run: bool = False, include: bool = False,
+    kit: Kit,
+    hosts: tuple[Host, ...],
+    *,
+    identity: Path | None,
+    except_names: list[str] | None = None,
+    dry_run: bool = False,
+    include: bool = False,
 ) -> bool:
     """Show what would change, ask where a question is due, write; whether anything changed."""
     path = kit.settings.ssh_config
     plan = configfile.plan(
-        path, hosts, runner=kit.runner, identity_file=identity_line(kit, identity),
-        except_names=except_names or [], include=include_file(kit) if include or include_file(kit).exists() else None,
-    )  # fmt: skip
+        path,
+        hosts,
+        runner=kit.runner,
+        identity_file=identity_line(kit, identity),
+        except_names=except_names or [],
+        include=include_file(kit) if include or include_file(kit).exists() else None,
+    )
     if not plan.changed:
         kit.remember(with_hosts(kit.account, hosts))
         if not dry_run:
@@ -56,15 +65,19 @@ def merge_into_config(
     for name, old, new in plan.moved:
         kit.screen.warn(f"{name} moves from {old} to {new}")
     for name, meaning in plan.taken:
-        kit.screen.warn(f"{name} already means {meaning} in your file, and would mean the lab's host",
-                        hint=f"apexgpu config sync --except {name}")  # fmt: skip
+        kit.screen.warn(
+            f"{name} already means {meaning} in your file, and would mean the lab's host",
+            hint=f"apexgpu config sync --except {name}",
+        )
     if dry_run:
         return True
     if first or plan.moved or plan.taken:
         kit.confirm(f"Write this into {plan.path}?")
     configfile.commit(plan, state_dir=kit.state_dir, runner=kit.runner)
     kit.remember(with_hosts(kit.account, hosts))
-    kit.screen.good(f"{plan.path}: {len(hosts)} hosts; `ssh {hosts[0].name if hosts else 'HOST'}` works from any program")
+    kit.screen.good(
+        f"{plan.path}: {len(hosts)} hosts; `ssh {hosts[0].name if hosts else 'HOST'}` works from any program"
+    )
     if include:
         kit.screen.note(f"Put this line at the very top of {path}:")
         kit.screen.result(configfile.include_line(include_file(kit)))
@@ -87,7 +100,9 @@ def sync(
     ctx: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the difference, write nothing.")] = False,
     include: Annotated[bool, typer.Option("--include", help="Write an own file; you paste one Include line.")] = False,
-    except_: Annotated[list[str] | None, typer.Option("--except", metavar="HOST", help="Leave HOST out; repeatable.")] = None,
+    except_: Annotated[
+        list[str] | None, typer.Option("--except", metavar="HOST", help="Leave HOST out; repeatable.")
+    ] = None,
     ssh_config: Annotated[Path | None, typer.Option("--ssh-config", help="Another file than ~/.ssh/config.")] = None,
 ) -> None:
     """Fetch the hosts from IAM and merge them into your ssh config. Example: apexgpu config sync."""
@@ -96,10 +111,15 @@ def sync(
         hosts = fetch_hosts(kit)
     identity = Path(kit.account.identity_file) if kit.account.identity_file else None
     changed = merge_into_config(kit, hosts, identity=identity, except_names=except_, dry_run=dry_run, include=include)
-    kit.screen.document({
-        "ok": True, "changed": changed and not dry_run, "would_change": changed, "path": str(kit.settings.ssh_config),
-        "hosts": [_host_value(host) for host in hosts],
-    })  # fmt: skip
+    kit.screen.document(
+        {
+            "ok": True,
+            "changed": changed and not dry_run,
+            "would_change": changed,
+            "path": str(kit.settings.ssh_config),
+            "hosts": [_host_value(host) for host in hosts],
+        }
+    )
     if not changed:
         kit.screen.result("Nothing to do.")
 
@@ -113,8 +133,15 @@ def _kit(ctx: typer.Context, ssh_config: Path | None) -> Kit:
 
 
 def _host_value(host: Host) -> dict[str, Any]:
-    return {"host": host.name, "ok": True, "error": None, "address": host.address, "user": host.user,
-            "port": host.port, "manage_port": host.manage_port}  # fmt: skip
+    return {
+        "host": host.name,
+        "ok": True,
+        "error": None,
+        "address": host.address,
+        "user": host.user,
+        "port": host.port,
+        "manage_port": host.manage_port,
+    }
 
 
 def _read(path: Path) -> bytes:
@@ -140,15 +167,28 @@ def status(ctx: typer.Context, ssh_config: Annotated[Path | None, typer.Option("
     else:
         kit.screen.result(f"{path}: no hosts of the lab yet, {len(own)} names of your own. Next: apexgpu login")
     warnings = configfile.warnings(path, managed, kit.runner) if managed else []
+    if sshconfig.edited(old):
+        warnings.append("the block was edited or moved by hand; the next `apexgpu config sync` puts it right")
     for text in warnings:
         kit.screen.warn(text)
     copies = configfile.backups(kit.state_dir)
-    kit.screen.document({
-        "ok": True,
-        "settings": {name: {"value": setting.value or None, "source": setting.source} for name, setting in kit.settings.named.items()},
-        "path": str(path), "managed": [_host_value(host) for host in managed], "own": own, "warnings": warnings,
-        "backups": [{"n": copy.n, "path": str(copy.path), "taken": copy.taken.isoformat(), "bytes": copy.bytes} for copy in copies],
-    })  # fmt: skip
+    kit.screen.document(
+        {
+            "ok": True,
+            "settings": {
+                name: {"value": setting.value or None, "source": setting.source}
+                for name, setting in kit.settings.named.items()
+            },
+            "path": str(path),
+            "managed": [_host_value(host) for host in managed],
+            "own": own,
+            "warnings": warnings,
+            "backups": [
+                {"n": copy.n, "path": str(copy.path), "taken": copy.taken.isoformat(), "bytes": copy.bytes}
+                for copy in copies
+            ],
+        }
+    )
 
 
 @config.command("print")
@@ -168,7 +208,8 @@ def remove(ctx: typer.Context, ssh_config: Annotated[Path | None, typer.Option("
     kit = _kit(ctx, ssh_config)
     path = kit.settings.ssh_config
     changed = configfile.remove(path, state_dir=kit.state_dir, runner=kit.runner)
-    include_file(kit).unlink(missing_ok=True)
+    include = include_file(kit)
+    changed = include.exists() and configfile.remove(include, state_dir=kit.state_dir, runner=kit.runner) or changed
     kit.screen.document({"ok": True, "changed": changed, "path": str(path)})
     kit.screen.result(f"{path}: our part is gone." if changed else f"Nothing to do: nothing in {path} is ours.")
 
@@ -176,7 +217,9 @@ def remove(ctx: typer.Context, ssh_config: Annotated[Path | None, typer.Option("
 @config.command("restore")
 def restore(
     ctx: typer.Context,
-    number: Annotated[int | None, typer.Argument(metavar="[N]", help="Which copy; 1 is the newest.", show_default=False)] = None,
+    number: Annotated[
+        int | None, typer.Argument(metavar="[N]", help="Which copy; 1 is the newest.", show_default=False)
+    ] = None,
     ssh_config: Annotated[Path | None, typer.Option("--ssh-config")] = None,
 ) -> None:
     """Put an earlier ssh config back; without N, list the copies that were kept.
@@ -186,13 +229,22 @@ def restore(
     kit = _kit(ctx, ssh_config)
     copies = configfile.backups(kit.state_dir)
     if number is None:
-        kit.screen.document({"ok": True, "backups": [
-            {"n": copy.n, "path": str(copy.path), "taken": copy.taken.isoformat(), "bytes": copy.bytes} for copy in copies
-        ]})  # fmt: skip
+        kit.screen.document(
+            {
+                "ok": True,
+                "backups": [
+                    {"n": copy.n, "path": str(copy.path), "taken": copy.taken.isoformat(), "bytes": copy.bytes}
+                    for copy in copies
+                ],
+            }
+        )
         if not copies:
             kit.screen.result("No copies yet: apexgpu has not changed the ssh config.")
             return
-        kit.screen.table(("N", "TAKEN", "BYTES"), [(str(copy.n), copy.taken.isoformat(" ", "seconds"), str(copy.bytes)) for copy in copies])
+        kit.screen.table(
+            ("N", "TAKEN", "BYTES"),
+            [(str(copy.n), copy.taken.isoformat(" ", "seconds"), str(copy.bytes)) for copy in copies],
+        )
         return
     if number not in {copy.n for copy in copies}:
         raise UsageError(f"there is no copy {number}", hint="apexgpu config restore   (lists them)")

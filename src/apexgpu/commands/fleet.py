@@ -23,7 +23,11 @@ class NewKey:
 
 
 def run(
-    kit: Kit, hosts: Sequence[Host], work: Callable[[Host], T], *, on_done: Callable[[Outcome[T]], None] = lambda _: None
+    kit: Kit,
+    hosts: Sequence[Host],
+    work: Callable[[Host], T],
+    *,
+    on_done: Callable[[Outcome[T]], None] = lambda _: None,
 ) -> list[Outcome[T]]:
     """Fan out; when host keys are new, ask for all of them at once and do those hosts again."""
     waiting: list[Outcome[T]] = []

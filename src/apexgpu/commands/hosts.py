@@ -146,16 +146,21 @@ def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts =
                 on_line=lambda line: progress.say(f"{host.name}: {clean(line)}"),
             )  # fmt: skip
 
-        found = fleet.run(kit, [state.host for state in states if state.ok], work, on_done=done) if any(
-            state.ok for state in states
-        ) else []
+        found = (
+            fleet.run(kit, [state.host for state in states if state.ok], work, on_done=done)
+            if any(state.ok for state in states)
+            else []
+        )
         stopped = {outcome.host: outcome for outcome in found}
         for state in states:
             if state.error is not None:
                 fleet.show_error(kit, state.host, state.error)
     outcomes = [stopped.get(state.host, Outcome(state.host, None, state.error)) for state in states]
-    code = fleet.finish(kit, outcomes, lambda value: {"state": "STOPPED", "changed": value.was_running,
-                                                      "unmapped": list(value.unmapped)})
+    code = fleet.finish(
+        kit,
+        outcomes,
+        lambda value: {"state": "STOPPED", "changed": value.was_running, "unmapped": list(value.unmapped)},
+    )
     raise typer.Exit(code)
 
 

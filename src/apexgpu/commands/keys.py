@@ -5,11 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.commands.account import AllowHttp, NoSave, Passwords, PasswordStdin, iam_client, ssh_directory, with_password
+from apexgpu.commands.account import (
+    AllowHttp,
+    NoSave,
+    Passwords,
+    PasswordStdin,
+    iam_client,
+    ssh_directory,
+    with_password,
+)
 from apexgpu.commands.options import Group, kit_of
 from apexgpu.errors import UsageError
 from apexgpu.iam import IamClient, publish
-from apexgpu.keys import agent_keys, discover, drop, fingerprint, load, merge, parse_line
+from apexgpu.keys import agent_keys, discover, drop, fingerprint, merge, parse_line, read_public
 from apexgpu.kit import Kit
 
 app = Group()
@@ -75,7 +83,7 @@ def add(
 ) -> None:
     """Add a key to those that IAM holds. Example: apexgpu keys add ~/.ssh/id_ed25519.pub."""
     kit = kit_of(ctx)
-    public = load(path.expanduser(), kit.runner).public
+    public = read_public(path)
     changed = _change(kit, lambda stored: merge(stored, public), password_stdin, no_save_password, allow_http)
     mark = fingerprint(public)
     kit.screen.document({"ok": True, "changed": changed, "fingerprint": mark})
@@ -94,7 +102,11 @@ def remove(
     kit = kit_of(ctx)
     stored = IamClient(kit.iam_url, timeout=kit.settings.timeout).keys_text(kit.user) or ""
     found = [key for line in stored.splitlines() if (key := parse_line(line)) is not None]
-    matches = {fingerprint(key): key for key in found if fingerprint(key).removeprefix("SHA256:").startswith(mark.removeprefix("SHA256:"))}
+    matches = {
+        fingerprint(key): key
+        for key in found
+        if fingerprint(key).removeprefix("SHA256:").startswith(mark.removeprefix("SHA256:"))
+    }
     if not matches:
         kit.screen.document({"ok": True, "changed": False})
         kit.screen.result(f"Nothing to do: IAM has no key {mark}.")

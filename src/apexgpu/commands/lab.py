@@ -37,7 +37,9 @@ def need_lab() -> None:
 def up(
     ctx: typer.Context,
     hosts: Annotated[int, typer.Option(help="How many hosts.", min=1, max=254)] = 3,
-    registered: Annotated[bool, typer.Option("--registered", help="With the first user registered everywhere.")] = False,
+    registered: Annotated[
+        bool, typer.Option("--registered", help="With the first user registered everywhere.")
+    ] = False,
 ) -> None:
     """Start the lab: an IAM and GPU hosts on this machine's loopback. Example: apexgpu lab up --hosts 3."""
     kit = kit_of(ctx)
@@ -49,7 +51,9 @@ def up(
     kit.screen.document({"ok": True, **_without_schema(status)})
     kit.screen.result(f"The lab serves {len(status['hosts'])} hosts and IAM at {status['iam_url']}.")
     if not kit.screen.as_json:
-        kit.screen.note('Next: eval "$(apexgpu lab env)", then apexgpu login --password-stdin; the end: apexgpu lab down')
+        kit.screen.note(
+            'Next: eval "$(apexgpu lab env)", then apexgpu login --password-stdin; the end: apexgpu lab down'
+        )
 
 
 def _without_schema(values: dict[str, object]) -> dict[str, object]:
@@ -84,10 +88,19 @@ def status(ctx: typer.Context) -> None:
         kit.screen.result(f"user  {user['name']}   password {user.get('password', '-')}")
     kit.screen.table(
         ("HOST", "ADDRESS", "PORT", "CONTAINERS"),
-        [(host["host"], host["address"], str(host["port"]),
-          ", ".join(str(one.get("user", one)) if isinstance(one, dict) else str(one) for one in host["containers"]) or "-")
-         for host in found["hosts"]],
-    )  # fmt: skip
+        [
+            (
+                host["host"],
+                host["address"],
+                str(host["port"]),
+                ", ".join(
+                    str(one.get("user", one)) if isinstance(one, dict) else str(one) for one in host["containers"]
+                )
+                or "-",
+            )
+            for host in found["hosts"]
+        ],
+    )
 
 
 @lab.command("fault")
@@ -135,7 +148,7 @@ def demo(ctx: typer.Context) -> None:
     """Play the whole story against a lab inside this program, then clean up. Nothing of yours is touched."""
     kit = kit_of(ctx)
     need_lab()
-    from apexgpu.lab import story
+    from apexgpu import story
 
     code = story.play(kit.screen)
     if code:

@@ -1,0 +1,195 @@
+"""Measure and print every figure. `python -m bench [NAME...]`; exits 1 when a goal is missed."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from apexgpu import sshconfig
+from apexgpu.models import Host
+from bench.clock import paired
+from bench.farm import Farm, farm
+
+BIN = Path(sys.executable).parent
+PYTHON = [sys.executable, "-c", "pass"]
+APEXGPU = [str(BIN / "apexgpu")]
+
+
+class Figure(NamedTuple):
+    """One row: what, against what, the ratio (or seconds), the goal it should not pass, and the raw numbers."""
+
+    what: str
+    against: str
+    value: float
+    goal: float
+    raw: str
+
+
+def start_up() -> Iterator[Figure]:
+    """Start-up against a bare Python, CPU seconds."""
+    with farm(3) as hosts:
+        env = hosts.environment(keep=False)
+        complete = {**env, "_APEXGPU_COMPLETE": "complete_bash", "COMP_WORDS": "apexgpu up gp", "COMP_CWORD": "2"}
+        found = paired(
+            {
+                "python": (PYTHON, {}, b""),
+                "--version": ([*APEXGPU, "--version"], env, b""),
+                "completion of a host name": (APEXGPU, complete, b""),
+                "a command (config restore)": ([*APEXGPU, "config", "restore"], env, b""),
+                "--help": ([*APEXGPU, "--help"], env, b""),
+            },
+            runs=15,
+        )
+    base = found.pop("python")
+    goals = {"--version": 1.5, "completion of a host name": 2.0, "a command (config restore)": 7.0, "--help": 8.0}
+    for name, timing in found.items():
+        raw = f"{timing.wall * 1000:.0f} / {base.wall * 1000:.0f} ms"
+        yield Figure(name, "python -c pass", timing.wall / base.wall, goals[name], raw)
+
+
+def status_of_18() -> Iterator[Figure]:
+    """`status` of 18 hosts, cold and repeated, against clush, pdsh and xargs ssh."""
+    with farm(18) as hosts:
+        cold, warm = hosts.environment(keep=False), hosts.environment(keep=True)
+        names = ",".join(host.manage_name for host in hosts.hosts)
+        lines = "".join(f"{host.manage_name}\n" for host in hosts.hosts).encode()
+        ssh = ["-F", str(hosts.config)]
+        clush = [str(_clush()), "-S", "-f", "64", "-o", " ".join(ssh), "-w", names, "help"]
+        pdsh = ["pdsh", "-S", "-R", "ssh", "-f", "64", "-w", names, "help"]
+        as_they_come = {
+            **cold,
+            "PDSH_SSH_ARGS_APPEND": f"{' '.join(ssh)} -o KexAlgorithms=sntrup761x25519-sha512@openssh.com",
+        }
+        found = paired(
+            {
+                "apexgpu": ([*APEXGPU, "status"], cold, b""),
+                "clush": (clush, cold, b""),
+                "pdsh": (pdsh, as_they_come, b""),
+            },
+            runs=7,
+        )
+        for peer, goal in (("clush", 0.8), ("pdsh", 0.5)):
+            note = "the same key exchange" if peer == "clush" else "its key exchange as it comes"
+            yield Figure(
+                "status of 18 hosts, cold",
+                f"{peer}, {note}",
+                found["apexgpu"].wall / found[peer].wall,
+                goal,
+                f"{found['apexgpu'].wall * 1000:.0f} / {found[peer].wall * 1000:.0f} ms",
+            )
+        with masters(hosts, warm) as path:
+            over = [*ssh, "-o", f"ControlPath={path}/%C", "-o", "ControlMaster=no"]
+            xargs = ["xargs", "-P", "64", "-I{}", "ssh", *over, "{}", "help"]
+            clush_warm = [str(_clush()), "-S", "-f", "64", "-o", " ".join(over).replace("%", "%%"), "-w", names, "help"]
+            found = paired(
+                {
+                    "apexgpu": ([*APEXGPU, "status"], warm, b""),
+                    "xargs -P ssh": (xargs, warm, lines),
+                    "clush": (clush_warm, warm, b""),
+                },
+                runs=9,
+            )
+        for peer, goal in (("xargs -P ssh", 1.3), ("clush", 0.5)):
+            yield Figure(
+                "status of 18 hosts, repeated",
+                f"{peer}, open masters",
+                found["apexgpu"].wall / found[peer].wall,
+                goal,
+                f"{found['apexgpu'].wall * 1000:.0f} / {found[peer].wall * 1000:.0f} ms",
+            )
+
+
+class masters:  # noqa: N801 - reads as the statement it is
+    """Open masters for everybody: ours by a first `status`, the peers' by ssh itself."""
+
+    def __init__(self, hosts: Farm, environment: dict[str, str]) -> None:
+        self._hosts, self._environment = hosts, environment
+        self._path = hosts.directory / "cm"
+
+    def __enter__(self) -> Path:
+        import os
+
+        self._path.mkdir()
+        subprocess.run([*APEXGPU, "status"], env={**os.environ, **self._environment}, check=True, capture_output=True)
+        for host in self._hosts.hosts:
+            options = ["-F", str(self._hosts.config), "-o", f"ControlPath={self._path}/%C", "-o", "ControlMaster=yes"]
+            subprocess.run(
+                ["ssh", *options, "-fN", "-o", "ControlPersist=60", host.manage_name],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        deadline = time.monotonic() + 30
+        sockets = self._hosts.directory / "run" / "apexgpu"
+        while len([one for one in sockets.iterdir() if one.is_socket()]) < len(self._hosts.hosts):
+            if time.monotonic() > deadline:
+                message = "the masters did not open"
+                raise RuntimeError(message)
+            time.sleep(0.05)
+        return self._path
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def many_hosts() -> Iterator[Figure]:
+    """256 hosts against 18: at most linear."""
+    walls = {}
+    for count in (18, 256):
+        with farm(count) as hosts:
+            env = hosts.environment(keep=False)
+            walls[count] = paired({"apexgpu": ([*APEXGPU, "status"], env, b"")}, runs=3)["apexgpu"]
+    ratio = walls[256].wall / walls[18].wall / (256 / 18)
+    yield Figure("256 hosts, a host", "18 hosts, a host", ratio, 1.0, f"{walls[256].wall:.2f} / {walls[18].wall:.2f} s")
+
+
+def merge() -> Iterator[Figure]:
+    """The merge of 34 names into files of 34 and 5,000 blocks, in milliseconds, and whether it is linear."""
+    hosts = [Host(f"gpu{number}", f"10.1.0.{number}", "alice", 22001) for number in range(2, 19)]
+    seconds = {}
+    for blocks in (34, 5000):
+        old = b"".join(b"Host h%d\n  HostName 10.0.0.1\n  User me\n" % number for number in range(blocks))
+        began = time.perf_counter()
+        for _ in range(20):
+            sshconfig.merge(old, hosts)
+        seconds[blocks] = (time.perf_counter() - began) / 20
+    yield Figure("merge into 34 blocks, ms", "-", seconds[34] * 1000, 5.0, f"{seconds[34] * 1000:.2f} ms")
+    yield Figure(
+        "merge into 5,000 blocks, ms", "-", seconds[5000] * 1000, 5.0 * 5000 / 34, f"{seconds[5000] * 1000:.2f} ms"
+    )
+
+
+def _clush() -> Path:
+    import shutil
+
+    return Path(shutil.which("clush") or "clush")
+
+
+ALL: dict[str, Callable[[], Iterator[Figure]]] = {
+    "start": start_up,
+    "status": status_of_18,
+    "many": many_hosts,
+    "merge": merge,
+}
+
+
+def main() -> int:
+    """Print the table; 1 when a goal is missed."""
+    missed = 0
+    print("| what | against | ratio | goal | measured |\n|---|---|---|---|---|")
+    for name in sys.argv[1:] or ALL:
+        for figure in ALL[name]():
+            good = figure.value <= figure.goal
+            missed += not good
+            print(
+                f"| {figure.what} | {figure.against} | {figure.value:.2f}{'' if good else ' **missed**'} "
+                f"| ≤ {figure.goal:g} | {figure.raw} |",
+                flush=True,
+            )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

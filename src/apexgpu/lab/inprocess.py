@@ -1,0 +1,85 @@
+"""A lab in a thread of this process, for tests and demonstrations that look into its world."""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from apexgpu.lab.core import Core
+from apexgpu.lab.world import World
+
+T = TypeVar("T")
+_LIMIT = 60.0
+
+
+class Lab:
+    """A running lab; its world belongs to its thread, so look at it through `call`."""
+
+    def __init__(self, core: Core, loop: asyncio.AbstractEventLoop) -> None:
+        self._core = core
+        self._loop = loop
+        self.layout = core.layout
+        self.iam_url = core.iam_url
+        self.environment = core.layout.environment(core.iam_url)
+
+    def call(self, function: Callable[[World], T | Awaitable[T]]) -> T:
+        """Run `function(world)` in the lab's thread and return what it returns (awaited)."""
+
+        async def run() -> T:
+            result = function(self._core.world)
+            if inspect.isawaitable(result):
+                return await cast("Awaitable[T]", result)
+            return result
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(_LIMIT)
+
+    def fault(self, host: str, kind: str, times: int | None = None) -> None:
+        """Put a fault in force at a host or "iam"."""
+        self.call(lambda world: world.faults.set(host, kind, times))
+
+    def clear(self, host: str, kind: str) -> None:
+        """End a fault."""
+        self.call(lambda world: world.faults.clear(host, kind))
+
+    def status(self) -> dict[str, Any]:
+        """The lab as `lab status` shows it."""
+        return self.call(lambda _: self._core.status())
+
+    def password(self, user: str) -> str:
+        """A user's password in the domain."""
+        return self.call(lambda world: world.roster.people[user].password)
+
+    @property
+    def troubles(self) -> list[str]:
+        """Errors in the lab that nobody awaited: a healthy one has none."""
+        return list(self._core.troubles)
+
+
+@contextmanager
+def running(directory: Path, *, hosts: int = 2, registered: bool = False, pace: float = 0,
+            shared: bool = False) -> Iterator[Lab]:
+    """A lab in `directory` that serves while the block runs; `shared` puts all hosts on one address."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="lab", daemon=True)
+    thread.start()
+
+    async def start() -> Core:
+        core = Core(directory, hosts=hosts, registered=registered, pace=pace, shared=shared)
+        await core.start()
+        return core
+
+    core: Core | None = None
+    try:
+        core = asyncio.run_coroutine_threadsafe(start(), loop).result(_LIMIT)
+        yield Lab(core, loop)
+    finally:
+        if core:
+            asyncio.run_coroutine_threadsafe(core.stop(), loop).result(_LIMIT)
+        asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(_LIMIT)
+        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result(_LIMIT)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_LIMIT)
+        loop.close()

@@ -1,0 +1,97 @@
+"""What the lab's ssh servers share: who may log in, and a connection handed over by a listening port."""
+
+import asyncio
+import contextlib
+import socket
+from abc import abstractmethod
+from collections.abc import Callable
+
+import asyncssh
+
+from apexgpu.lab.containers import Host
+from apexgpu.lab.hostkeys import blobs
+from apexgpu.lab.sockets import hold, reset
+from apexgpu.lab.world import World
+
+
+class Door(asyncssh.SSHServer):
+    """The login to one host: by public key only, as the faults of the host allow."""
+
+    def __init__(self, world: World, host: Host) -> None:
+        self.world = world
+        self.host = host
+        self.connection: asyncssh.SSHServerConnection | None = None
+        self.user = ""
+        self._denied = False
+
+    @abstractmethod
+    def keys_of(self, user: str) -> str:
+        """The authorized_keys text of `user`; empty when there is no such account."""
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        """Remember the connection: sessions ask for it, faults cut it."""
+        self.connection = conn
+
+    def begin_auth(self, username: str) -> bool:
+        """Every login needs a key."""
+        self.user = username
+        self._denied = self.world.faults.take(self.host.name, "denied")
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        """Public keys, and nothing else."""
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        """Whether the key is among those of the account."""
+        return not self._denied and key.public_data in blobs(self.keys_of(username))
+
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+        return str(self.connection.get_extra_info("peername")[0]) if self.connection else ""
+
+    def cut(self) -> None:
+        """End the connection in mid-sentence."""
+        if self.connection:
+            self.connection.abort()
+
+
+def options(host_keys: list[bytes], **more: object) -> asyncssh.SSHServerConnectionOptions:
+    """Server options that are the same for every connection to a place; made once, they cost milliseconds."""
+    keys = [asyncssh.import_private_key(key) for key in host_keys]
+    return asyncssh.SSHServerConnectionOptions(
+        server_host_keys=keys, encoding=None, line_editor=False, agent_forwarding=False, **more)
+
+
+async def talk(client: socket.socket, prepared: asyncssh.SSHServerConnectionOptions,
+               door: Callable[[], asyncssh.SSHServer]) -> None:
+    """Speak ssh on an accepted socket until one side ends it."""
+    loop = asyncio.get_running_loop()
+    prepared.protocol_factory = door
+    connection = asyncssh.SSHServerConnection(loop, prepared, error_handler=_ignore)
+    await loop.create_connection(lambda: connection, sock=client)
+    try:
+        await connection.wait_closed()
+    except asyncio.CancelledError:
+        connection.abort()
+        with contextlib.suppress(asyncio.CancelledError):
+            await connection.wait_closed()
+        raise
+
+
+async def admitted(world: World, host: Host, client: socket.socket) -> bool:
+    """Whether a connection gets as far as ssh, after what the host's faults do to it."""
+    if world.faults.take(host.name, "refuse"):
+        reset(client)
+        return False
+    if world.faults.take(host.name, "silent"):
+        await hold(client)
+        return False
+    if world.faults.take(host.name, "slow"):
+        await asyncio.sleep(world.slow_seconds)
+    return True
+
+
+def _ignore(_connection: object, _error: Exception | None) -> None:
+    """A client that vanishes, or is no ssh client, is nothing to report."""

@@ -1,0 +1,56 @@
+"""The stand-in programs of containers: written into the lab's bin directory, run by this Python."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+_TOOLS = {
+    "tool_gpu.py": ("nvidia-smi",),
+    "tool_system.py": ("hostname", "who", "id", "whoami", "service", "systemctl", "ssh-keygen"),
+    "tool_web.py": ("jupyter", "jupyter-lab", "jupyter-notebook", "tensorboard"),
+}
+# Programs that would change this machine: in the lab they do nothing, and succeed.
+_HARMLESS = ("apt", "apt-get", "chown", "dpkg", "groupadd", "ldconfig", "mount", "umount", "useradd", "usermod")
+_REFUSED = ("halt", "poweroff", "reboot", "shutdown")
+_SUDO = """#!/bin/sh
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -u|-g|-U|-p) shift 2 ;;
+    --) shift; break ;;
+    -*) shift ;;
+    [A-Za-z_]*=*) export "$1"; shift ;;
+    *) break ;;
+  esac
+done
+[ $# -gt 0 ] || exit 0
+exec "$@"
+"""
+
+
+def install(directory: Path) -> None:
+    """Write all programs into `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for source, names in _TOOLS.items():
+        shutil.copyfile(Path(__file__).with_name(source), directory / source)
+        for name in names:
+            _write(directory, name, [sys.executable, "-I", str(directory / source), name])
+    for name in _HARMLESS:
+        _script(directory / name, f"#!/bin/sh\necho '{name}: nothing is changed in the lab'\n")
+    for name in _REFUSED:
+        _script(directory / name, f"#!/bin/sh\necho '{name}: not in the lab' >&2\nexit 1\n")
+    _script(directory / "sudo", _SUDO)
+    if shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin") is None:
+        _write(directory, "python3", [sys.executable])
+
+
+def _write(directory: Path, name: str, argv: list[str]) -> None:
+    if sys.platform == "win32":
+        words = " ".join(f'"{word}"' for word in argv)
+        _script(directory / f"{name}.cmd", f"@{words} %*\r\n")
+    _script(directory / name, f'#!/bin/sh\nexec {shlex.join(argv)} "$@"\n')
+
+
+def _script(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
+    path.chmod(0o755)

@@ -1,0 +1,273 @@
+"""OpenSSH's own client in the lab's containers: commands, terminals, files, tunnels, stand-in programs."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.lab.calls import LIMIT, Said, rootfs_of, ssh, ssh_argv, started, state_of, wait_until
+
+from apexgpu.lab.inprocess import Lab
+from apexgpu.lab.processes import marked
+
+pytestmark = pytest.mark.openssh
+
+
+@pytest.fixture
+def container(lab: Lab) -> Lab:
+    """alice's container on gpu2 is running."""
+    started(lab)
+    return lab
+
+
+def run(lab: Lab, command: str, stdin: str = "") -> Said:
+    """A command in the container."""
+    return ssh(lab, "gpu2", command, stdin=stdin)
+
+
+def mark_of(lab: Lab) -> str:
+    """What every process of the container has in its environment."""
+    return f"APEXGPU_LAB_CONTAINER={lab.layout.home / 'hosts' / 'gpu2' / 'alice'}/"
+
+
+class TestCommands:
+    def test_streams_and_status_are_kept_apart(self, container: Lab) -> None:
+        assert run(container, "echo out; echo err >&2; exit 7") == Said(7, "out\n", "err\n")
+
+    def test_the_recorded_words(self, container: Lab) -> None:
+        said = run(container, "id; hostname; exit 7")
+        assert said == Said(7, "uid=1000(alice) gid=1000(alice) groups=1000(alice),27(sudo)\ngpu2-alice\n", "")
+
+    def test_the_environment_is_the_containers(self, container: Lab) -> None:
+        said = run(container, "echo $HOME $USER $LOGNAME; pwd; env")
+        assert said.out.startswith("/home/alice alice alice\n/home/alice\n")
+        assert "PYTEST" not in said.out
+        assert re.search(r"^SSH_CONNECTION=127\S+ \d+ 127\S+ 22001$", said.out, re.MULTILINE)
+
+    def test_stdin_reaches_the_program(self, container: Lab) -> None:
+        assert run(container, "tr a-z A-Z", stdin="words\n").out == "WORDS\n"
+
+    def test_a_signal_is_a_signal(self, container: Lab) -> None:
+        assert run(container, "kill -TERM $$").code != 0
+
+    def test_bytes_pass_unchanged(self, container: Lab, tmp_path: Path) -> None:
+        data = os.urandom(3_000_000)
+        argv = ssh_argv(container, "gpu2", "cat > big && cat big")
+        done = subprocess.run(argv, input=data, capture_output=True, check=True, timeout=LIMIT)
+        assert done.stdout == data
+
+    def test_paths_are_the_containers_own(self, container: Lab) -> None:
+        (container.layout.home / "nas" / "mark").write_text("on the NAS\n", encoding="utf-8")
+        said = run(container, "cat /NAS/mark /newNAS/mark; cat /etc/hostname; touch /home/alice/x '/tmp/y z'; ls /tmp")
+        assert said == Said(0, "on the NAS\non the NAS\ngpu2-alice\ny z\n", "")
+        assert (rootfs_of(container) / "home" / "alice" / "x").exists()
+        assert run(container, "cd /NAS/Workspaces && pwd").out == "/NAS/Workspaces\n"
+        assert run(container, "cat /NAS/nothing").err == "cat: /NAS/nothing: No such file or directory\n"
+
+    def test_a_script_on_stdin_is_translated_too(self, container: Lab) -> None:
+        assert run(container, "sh -s", stdin="cat /etc/hostname\nhostname\n").out == "gpu2-alice\ngpu2-alice\n"
+
+    def test_sudo_runs_without_a_password_and_changes_nothing_of_ours(self, container: Lab) -> None:
+        assert run(container, "sudo -n true").code == 0
+        assert run(container, "sudo -H apt-get install -y anything").code == 0
+        assert run(container, "sudo chown alice:alice /home/alice").code == 0
+        assert run(container, "echo x | sudo tee /etc/profile.d/cuda.sh").out == "x\n"
+        assert (rootfs_of(container) / "etc" / "profile.d" / "cuda.sh").read_text(encoding="utf-8") == "x\n"
+
+    def test_only_its_user_has_an_account(self, container: Lab) -> None:
+        assert "Permission denied" in ssh(container, "-l", "bob", "gpu2", "true").err
+
+
+class TestTerminals:
+    def test_a_command_gets_one(self, container: Lab) -> None:
+        said = ssh(container, "-tt", "gpu2", "tty; who; stty size; exit 3")
+        assert said.code == 3
+        assert re.search(r"^/dev/(pts/|tty)", said.out)
+        assert re.search(r"alice +pts/0 +\d{4}-\d\d-\d\d \d\d:\d\d \(127\.0\.0\.1\)", said.out)
+
+    def test_a_shell_is_one(self, container: Lab) -> None:
+        said = ssh(container, "-tt", "gpu2", stdin="echo here-$((20+2))\nexit 4\n")
+        assert said.code == 4
+        assert "here-22" in said.out
+
+    def test_who_shows_nobody_without(self, container: Lab) -> None:
+        assert run(container, "who").out == ""
+
+
+class TestLeaving:
+    def test_a_program_ends_with_its_client(self, container: Lab) -> None:
+        with subprocess.Popen(ssh_argv(container, "gpu2", "echo on; sleep 1000"), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE) as client:
+            assert client.stdout
+            assert client.stdout.readline() == b"on\n"
+            assert marked(mark_of(container))
+            client.kill()
+        wait_until(lambda: not marked(mark_of(container)), container)
+
+    def test_one_that_does_not_listen_is_ended_all_the_same(self, container: Lab) -> None:
+        command = "trap '' HUP TERM; echo on; while :; do sleep 1; done"
+        with subprocess.Popen(ssh_argv(container, "gpu2", command), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE) as client:
+            assert client.stdout
+            assert client.stdout.readline() == b"on\n"
+            client.kill()
+        wait_until(lambda: not marked(mark_of(container)), container)
+
+    def test_a_detached_program_stays_until_the_container_stops(self, container: Lab) -> None:
+        assert run(container, "nohup sleep 1000 >/dev/null 2>&1 </dev/null & echo $!").code == 0
+        assert len(marked(mark_of(container))) == 1
+        assert ssh(container, "gpu2-manage", "stop").code == 0
+        wait_until(lambda: not marked(mark_of(container)), container)
+
+    def test_a_stop_cuts_sessions(self, container: Lab) -> None:
+        with subprocess.Popen(ssh_argv(container, "gpu2", "echo on; sleep 1000"), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+            assert client.stdout
+            client.stdout.readline()
+            ssh(container, "gpu2-manage", "stop")
+            assert client.wait(LIMIT) != 0
+        assert state_of(container) == "STOPPED"
+
+    def test_a_dropped_command_is_cut(self, container: Lab) -> None:
+        container.fault("gpu2", "drop", 1)
+        assert run(container, "sleep 1000").code == 255
+        assert run(container, "true").code == 0
+        wait_until(lambda: not marked(mark_of(container)), container)
+
+
+class TestFiles:
+    def batch(self, lab: Lab, *lines: str) -> Said:
+        return ssh(lab, "-b", "-", "gpu2", program="sftp", stdin="\n".join(lines) + "\n")
+
+    def test_sftp_begins_at_home_and_sees_the_containers_root(self, container: Lab, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("text", encoding="utf-8")
+        said = self.batch(container, "pwd", f"put {tmp_path}/file", "ls -1 /", "rename file other", "ls -1")
+        assert said.code == 0
+        assert "Remote working directory: /home/alice\n" in said.out
+        assert "/NAS" in said.out
+        assert (rootfs_of(container) / "home" / "alice" / "other").read_text(encoding="utf-8") == "text"
+
+    def test_sftp_reaches_the_nas_and_nothing_outside(self, container: Lab, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("text", encoding="utf-8")
+        assert self.batch(container, f"put {tmp_path}/file /NAS/file", f"get /../../NAS/file {tmp_path}/back").code == 0
+        assert (container.layout.home / "nas" / "file").exists()
+        assert (tmp_path / "back").read_text(encoding="utf-8") == "text"
+        assert self.batch(container, f"get {tmp_path}/file {tmp_path}/stolen").code == 1
+
+    @pytest.mark.parametrize("protocol", [(), ("-O",)])
+    def test_scp_both_ways(self, container: Lab, tmp_path: Path, protocol: tuple[str, ...]) -> None:
+        (tmp_path / "file").write_text("text", encoding="utf-8")
+        assert ssh(container, *protocol, str(tmp_path / "file"), "gpu2:copy", program="scp").code == 0
+        assert ssh(container, *protocol, "gpu2:copy", str(tmp_path / "back"), program="scp").code == 0
+        assert (tmp_path / "back").read_text(encoding="utf-8") == "text"
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """A server on loopback that answers in capitals, as a program in the container would be; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = server.accept()
+                except OSError:
+                    return
+                with client:
+                    while data := client.recv(65536):
+                        client.sendall(data.upper())
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(LIMIT)
+
+
+class TestForwarding:
+    def test_a_tunnel_carries_bytes(self, container: Lab, echo: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            local = probe.getsockname()[1]
+        argv = ssh_argv(container, "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{local}:localhost:{echo}", "gpu2")
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as tunnel:
+            wait_until(lambda: _answers("127.0.0.1", local), container)
+            tunnel.terminate()
+
+    def test_a_refused_port_is_refused(self, container: Lab) -> None:
+        said = ssh(container, "-W", "localhost:1", "gpu2")
+        assert said.code == 255
+
+    def test_other_machines_are_out_of_reach(self, container: Lab, echo: int) -> None:
+        assert ssh(container, "-W", f"127.0.0.2:{echo}", "gpu2", stdin="x").code == 255
+
+    def test_a_mapped_port_leads_to_the_container(self, container: Lab, echo: int) -> None:
+        said = ssh(container, "gpu2-manage", f"port {echo}")
+        address = container.status()["hosts"][0]["address"]
+        assert f"{address}:11001 => container:{echo}" in said.out
+        assert _answers(address, 11001)
+        ssh(container, "gpu2-manage", "stop")
+        assert not _answers(address, 11001)
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=LIMIT) as client:
+            client.sendall(b"words")
+            return client.recv(100) == b"WORDS"
+    except OSError:
+        return False
+
+
+class TestHostKeys:
+    def test_every_container_shows_the_templates_key_until_it_makes_its_own(self, container: Lab) -> None:
+        script = "sudo rm -f /etc/ssh/ssh_host_*; sudo ssh-keygen -A; sudo service ssh restart"
+        assert run(container, script).code == 0
+        assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in ssh(container, "-o", "LogLevel=INFO", "gpu2", "true").err
+        ssh(container, "gpu2-manage", "stop")
+        token = container.call(lambda world: world.token())
+        ssh(container, "gpu2-manage", f"recover {token} /NAS/Workspaces/lxc-snapshot/template.tar.gz")
+        ssh(container, "gpu2-manage")
+        assert run(container, "true").code == 0
+
+
+class TestPrograms:
+    def test_gpus_in_the_forms_that_scripts_ask_for(self, container: Lab) -> None:
+        said = run(container, "nvidia-smi --query-gpu=index,memory.used,memory.total,utilization.gpu --format=csv")
+        header, *rows = said.out.splitlines()
+        assert header == "index, memory.used [MiB], memory.total [MiB], utilization.gpu [%]"
+        assert re.fullmatch(r"0, \d+ MiB, 12066 MiB, \d+ %", rows[0])
+        said = run(container, "nvidia-smi --query-gpu=uuid,driver_version --format=csv,noheader,nounits")
+        assert len(said.out.splitlines()) == 4
+        assert said.out.splitlines()[0].endswith(", 390.48")
+
+    def test_what_computes_is_on_the_busy_gpus(self, container: Lab) -> None:
+        said = run(container, "nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory"
+                              " --format=csv,noheader,nounits")
+        assert all(re.fullmatch(r"GPU-\S+, \d+, python, \d+", line) for line in said.out.splitlines())
+
+    def test_an_unknown_field_is_said_to_be_one(self, container: Lab) -> None:
+        said = run(container, "nvidia-smi --query-gpu=colour --format=csv")
+        assert said == Said(2, 'Field "colour" is not a valid field to query.\n\n', "")
+
+    def test_the_picture_and_the_list(self, container: Lab) -> None:
+        assert "TITAN V" in run(container, "nvidia-smi").out
+        assert run(container, "nvidia-smi -L").out.startswith("GPU 0: TITAN V (UUID: GPU-")
+
+    def test_a_notebook_server_serves_with_its_token(self, container: Lab) -> None:
+        command = "nohup jupyter notebook --no-browser --port=0 >log 2>&1 </dev/null & echo started"
+        run(container, command)
+        wait_until(lambda: "token=" in run(container, "jupyter notebook list").out, container)
+        note = json.loads(run(container, "jupyter notebook list --json").out)
+        said = ssh(container, "-W", f"localhost:{note['port']}", "gpu2",
+                   stdin=f"GET /?token={note['token']} HTTP/1.0\r\n\r\n")
+        assert "200 OK" in said.out
+        denied = ssh(container, "-W", f"localhost:{note['port']}", "gpu2", stdin="GET / HTTP/1.0\r\n\r\n")
+        assert "403" in denied.out
+        os.kill(note["pid"], signal.SIGTERM)
+        wait_until(lambda: "token=" not in run(container, "jupyter notebook list").out, container)

@@ -1,0 +1,122 @@
+"""The house rules, enforced: who may import whom, one owner a library, and how long things may get."""
+
+import ast
+import re
+import statistics
+from pathlib import Path
+
+SOURCE = Path(__file__).parent.parent / "src" / "apexgpu"
+MODULES = {path.relative_to(SOURCE).with_suffix("").as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
+
+OWNERS = {
+    "subprocess": {"process", "story", "lab/"},
+    "rich": {"render"},
+    "typer": {"cli", "commands/"},
+    "paramiko": {"paramiko_link"},
+    "httpx": {"iam", "iamhttp"},
+    "keyring": {"passwords"},
+    "sshconf": {"sshconfig"},
+    "platformdirs": {"settings", "completion"},
+    "filelock": {"files"},
+    "shellingham": {"commands/shell"},
+    "asyncssh": {"lab/", "commands/lab"},
+    "h11": {"lab/", "commands/lab"},
+}
+# What the lab may take from the rest: it must not share code with what reads its words.
+LAB_MAY_IMPORT = {"errors", "files", "lab"}
+PURE = {"replies", "sshconfig", "iamconfig", "models", "errors"}
+WORLD = {"subprocess", "socket", "httpx", "paramiko", "os", "tempfile"}
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names that a module imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own(names: set[str]) -> set[str]:
+    """The rooms of the house among `names`: `transport` for `apexgpu.transport`."""
+    return {name.split(".")[1] for name in names if name.startswith("apexgpu.")}
+
+
+def test_each_library_has_its_owner() -> None:
+    stray = [
+        f"{module} imports {library}"
+        for module, path in MODULES.items()
+        for library in {name.split(".")[0] for name in imports(path)} & OWNERS.keys()
+        if not any(module == owner or (owner.endswith("/") and module.startswith(owner)) for owner in OWNERS[library])
+    ]
+    assert stray == []
+
+
+def test_the_lab_shares_no_code_with_what_reads_its_words() -> None:
+    stray = {
+        module: sorted(own(imports(path)) - LAB_MAY_IMPORT)
+        for module, path in MODULES.items()
+        if module.startswith("lab/") and own(imports(path)) - LAB_MAY_IMPORT
+    }
+    assert stray == {}
+
+
+def test_only_the_front_door_and_commands_know_commands() -> None:
+    stray = [
+        module
+        for module, path in MODULES.items()
+        if "commands" in own(imports(path)) and not module.startswith("commands/") and module != "cli"
+    ]
+    assert stray == []
+
+
+def test_pure_rooms_touch_nothing() -> None:
+    stray = {module: sorted(imports(MODULES[module]) & WORLD) for module in PURE if imports(MODULES[module]) & WORLD}
+    assert stray == {}
+
+
+def test_nothing_posix_only_is_imported_at_import_time() -> None:
+    posix = {"pwd", "grp", "fcntl", "termios", "resource", "pty", "tty"}
+    stray = []
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            names |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
+            stray += [f"{module}: {name}" for name in names & posix]
+    assert stray == []
+
+
+def test_functions_fit_a_screen() -> None:
+    lengths = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body
+                documented = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
+                first = body[1] if documented and len(body) > 1 else body[0]
+                lengths[f"{module}:{node.name}"] = (node.end_lineno or 0) - first.lineno + 1
+    ordered = sorted(lengths.values())
+    assert [name for name, length in lengths.items() if length > 60] == []
+    assert statistics.median(ordered) <= 8
+    assert ordered[int(len(ordered) * 0.9)] <= 25
+
+
+def test_modules_stay_small() -> None:
+    assert [name for name, path in MODULES.items() if len(path.read_text().splitlines()) > 340] == []
+
+
+def test_names_say_what_is_in_the_room() -> None:
+    assert [name for name in MODULES if re.search(r"util|helper|common|misc", name)] == []
+    classes = [
+        f"{module}:{node.name}"
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Manager")
+    ]
+    assert classes == []
+
+
+def test_every_module_says_what_lives_in_it() -> None:
+    assert [name for name, path in MODULES.items() if not ast.get_docstring(ast.parse(path.read_text()))] == []
