@@ -153,7 +153,7 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output is gone (`| head`); nothing is left to say to it.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
     except Exception as exc:
         usage = _usage_error(exc)

@@ -77,10 +77,10 @@ def discover(ssh_dir: Path, agent: Sequence[PublicKey]) -> list[KeyPair]:
     return sorted(found.values(), key=_preference)
 
 
-def load(path: Path, runner: Runner) -> KeyPair:
+def load(path: Path, agent: Sequence[PublicKey] = ()) -> KeyPair:
     """The pair that `path` (private or public file) stands for; ConfigError with the reason if none.
 
-    A public file's private half must lie beside it or in the agent. See `read_public` for a key of another
+    A public file's private half must lie beside it or in `agent`. See `read_public` for a key of another
     machine's.
     """
     path = path.expanduser()
@@ -92,7 +92,7 @@ def load(path: Path, runner: Runner) -> KeyPair:
     reason = _unusable(public)
     if reason is not None:
         raise ConfigError(f"{path}: {reason}", hint="ssh-keygen -t ed25519")
-    in_agent = _identity(public) in {_identity(key) for key in agent_keys(runner)}
+    in_agent = _identity(public) in {_identity(key) for key in agent}
     pair = _from_private(private) if path.suffix == ".pub" or private == path else None
     if pair is not None and _identity(pair.public) == _identity(public):
         return replace(pair, source="agent" if in_agent else "file")

@@ -102,7 +102,9 @@ def _pub(path: Path) -> Path:
 
 
 def _openssh(data: bytes) -> PrivateKey | None:
-    body = data.partition(_BEGIN)[2].partition(_END)[0]
+    body, end, _after = data.partition(_BEGIN)[2].partition(_END)
+    if not end:
+        return None
     try:
         blob = base64.b64decode(b"".join(body.split()), validate=True)
     except binascii.Error:

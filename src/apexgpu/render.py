@@ -181,7 +181,7 @@ class Screen:
         import getpass
 
         try:
-            return getpass.getpass(f"{question}: ", stream=None if self._err is sys.stderr else self._err)
+            return getpass.getpass(f"{question}: ")
         except EOFError:
             raise DeclinedError("no answer was given") from None
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from apexgpu.errors import ApexError
-from apexgpu.process import Completed, LocalRunner
 from apexgpu.render import Screen
+from apexgpu.replies import clean
 
 
 def play(screen: Screen) -> int:
@@ -25,7 +25,10 @@ def play(screen: Screen) -> int:
     try:
         screen.result("A lab of three GPU hosts, inside this program, on this machine's loopback.")
         status = client.up(home / "lab", hosts=3, registered=False)
-        story = _Story(screen, home / "lab", client.environment(home / "lab"), status)
+        environment = client.environment(home / "lab")
+        # Connections that stay open would outlive the story by some minutes.
+        (Path(environment["APEXGPU_CONFIG_DIR"]) / "config.toml").write_text("keep_connections = false\n")
+        story = _Story(screen, home / "lab", environment, status)
         story.tell()
         screen.document({"ok": True, "steps": story.steps})
     finally:
@@ -43,7 +46,6 @@ class _Story:
         self._lab = lab
         self._environment = {**environment, "PYTHONWARNINGS": "ignore"}
         self._status = status
-        self._runner = LocalRunner()
         self._config = environment["APEXGPU_SSH_CONFIG"]
         self.steps: list[dict[str, Any]] = []
 
@@ -53,6 +55,7 @@ class _Story:
         first, second = (host["host"] for host in self._status["hosts"][:2])
         self._chapter("Log in once: IAM gets your key, your ssh config gets the hosts.")
         self._apexgpu("login", user["name"], "--password-stdin", "--yes", stdin=user["password"])
+        self._apexgpu("config", "sync")
         self._chapter("Make a container on two of the hosts.")
         self._apexgpu("register", first, second)
         self._chapter("Start one, and see how the lab is doing.")
@@ -74,21 +77,29 @@ class _Story:
     def _apexgpu(self, *words: str, stdin: str = "") -> None:
         self._show(["apexgpu", *words], self._run([sys.executable, "-m", "apexgpu", *words], stdin))
 
-    def _ssh(self, *words: str) -> Completed:
+    def _ssh(self, *words: str, since: str = "") -> str:
         done = self._run(["ssh", "-F", self._config, *words])
-        self._show(["ssh", *words], done)
-        return done
+        self._show(["ssh", *words], done, since=since)
+        return done[1]
 
-    def _run(self, argv: Sequence[str], stdin: str = "") -> Completed:
-        return self._runner.run(argv, stdin=stdin.encode() + b"\n", timeout=60, env=self._environment)
+    def _run(self, argv: Sequence[str], stdin: str = "") -> tuple[int, str]:
+        """Exit status, and both streams in the order in which they came."""
+        done = subprocess.run(
+            list(argv), input=stdin.encode() + b"\n", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            timeout=60, env={**os.environ, **self._environment}, check=False,
+        )  # fmt: skip
+        return done.returncode, clean(done.stdout.decode("utf-8", "replace"))
 
-    def _show(self, words: Sequence[str], done: Completed) -> None:
+    def _show(self, words: Sequence[str], done: tuple[int, str], *, since: str = "") -> None:
+        code, text = done
         self._screen.result(f"$ {' '.join(words)}")
-        for line in (done.out + done.err).decode("utf-8", "replace").splitlines():
-            self._screen.result(f"  {re.sub(chr(27) + r'[[][0-9;]*m', '', line)}")
-        self.steps.append({"command": " ".join(words), "exit": done.code})
-        if done.code:
-            message = f"the demo's step `{' '.join(words)}` ended with exit status {done.code}"
+        lines = text.splitlines()
+        first = next((number for number, line in enumerate(lines) if since and since in line), 0)
+        for line in lines[first:]:
+            self._screen.result(f"  {line}")
+        self.steps.append({"command": " ".join(words), "exit": code})
+        if code:
+            message = f"the demo's step `{' '.join(words)}` ended with exit status {code}"
             raise ApexError(message, hint="apexgpu demo --debug")
 
     def _tunnel(self, host: str) -> None:
@@ -121,11 +132,11 @@ class _Story:
 
     def _snapshot(self, host: str) -> None:
         """By the server's own words: it prints a token, and the token starts the work."""
-        offer = self._ssh(f"{host}-manage", "snapshot")
-        token = re.search(r"snapshot ([0-9a-f]{8})", offer.text)
+        offer = self._ssh(f"{host}-manage", "snapshot", since="Calculating")
+        token = re.search(r"snapshot ([0-9a-f]{8})", offer)
         if token is None:
             raise ApexError("the lab gave no token for a snapshot")
-        self._ssh(f"{host}-manage", "snapshot", token[1])
+        self._ssh(f"{host}-manage", "snapshot", token[1], since="Taking")
 
 
 def _fetch(port: int) -> str:

@@ -209,7 +209,7 @@ def remove(ctx: typer.Context, ssh_config: Annotated[Path | None, typer.Option("
     path = kit.settings.ssh_config
     changed = configfile.remove(path, state_dir=kit.state_dir, runner=kit.runner)
     include = include_file(kit)
-    changed = include.exists() and configfile.remove(include, state_dir=kit.state_dir, runner=kit.runner) or changed
+    changed = (include.exists() and configfile.remove(include, state_dir=kit.state_dir, runner=kit.runner)) or changed
     kit.screen.document({"ok": True, "changed": changed, "path": str(path)})
     kit.screen.result(f"{path}: our part is gone." if changed else f"Nothing to do: nothing in {path} is ours.")
 

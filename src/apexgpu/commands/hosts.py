@@ -29,7 +29,7 @@ def register(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHos
 
 def register_hosts(kit: Kit, hosts: list[Host]) -> int:
     """Register on all of `hosts`, show each, and give the exit code."""
-    from apexgpu.commands.account import post_again
+    from apexgpu.commands.credentials import post_again
 
     repost = post_again(kit)
     with kit.screen.working(f"registering on {_names(hosts)}; do not interrupt") as progress:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.commands.account import (
+from apexgpu.commands.credentials import (
     AllowHttp,
     NoSave,
     Passwords,

@@ -1,11 +1,14 @@
 """The parameters that several commands share, and the app that each group of commands starts from."""
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from apexgpu.cli import Command
 from apexgpu.kit import Kit
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 HostsArgument = Annotated[
     list[str] | None,
@@ -26,7 +29,7 @@ class Group(typer.Typer):
         def group() -> None:
             pass
 
-    def command(self, name: str | None = None, **kwargs: Any) -> Any:
+    def command(self, name: str | None = None, **kwargs: Any) -> Callable[[F], F]:
         """As typer's, with the common options."""
         return super().command(name, cls=Command, **kwargs)
 
