@@ -1,0 +1,279 @@
+"""register, up, down, status, ssh and exec against the embedded lab, its faults included."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apexgpu import cli
+from apexgpu.kit import Kit
+from apexgpu.lab.inprocess import Lab, running
+
+
+@dataclass
+class Product:
+    """The command line in this process, pointed at a lab."""
+
+    lab: Lab
+    capsys: pytest.CaptureFixture[str]
+    out: str = ""
+    err: str = ""
+
+    def __call__(self, *words: str) -> int:
+        self.capsys.readouterr()
+        code = cli.main(words, Kit(environment=os.environ))
+        self.out, self.err = self.capsys.readouterr()
+        return code
+
+    def json(self, *words: str) -> Any:
+        self(*words, "--json")
+        document = json.loads(self.out)
+        assert document["schema"] == 1
+        return document
+
+    def hosts(self, *words: str) -> dict[str, Any]:
+        return {row["host"]: row for row in self.json(*words)["hosts"]}
+
+
+def product_of(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Product:
+    for name, value in lab.environment.items():
+        monkeypatch.setenv(name, value)
+    (Path(lab.environment["APEXGPU_CONFIG_DIR"]) / "config.toml").write_text("keep_connections = false\n")
+    return Product(lab, capsys)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+    """Two hosts; alice has logged in and is registered nowhere."""
+    with running(tmp_path / "lab", hosts=2) as lab:
+        product = product_of(lab, monkeypatch, capsys)
+        monkeypatch.setattr("sys.stdin", _Line(lab.password("alice")))
+        assert product("login", "--password-stdin", "--yes") == 0, product.err
+        yield product
+
+
+@pytest.fixture
+def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+    """Three hosts; alice is registered on all of them, with stopped containers."""
+    with running(tmp_path / "lab", hosts=3, registered=True) as lab:
+        yield product_of(lab, monkeypatch, capsys)
+
+
+class _Line:
+    """A stdin that is no terminal and holds one line."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def readline(self) -> str:
+        return f"{self._text}\n"
+
+    def isatty(self) -> bool:
+        return False
+
+
+class TestRegister:
+    def test_makes_the_container_and_says_what_is_next(self, fresh: Product) -> None:
+        assert fresh("register", "gpu2") == 0
+        assert "gpu2: registered. Next: apexgpu up gpu2" in fresh.err
+        assert fresh.hosts("status")["gpu2"]["registered"]
+        assert not fresh.hosts("status")["gpu3"]["registered"]
+
+    def test_twice_is_fine_because_a_login_proves_it(self, fresh: Product) -> None:
+        assert fresh("register", "gpu2") == 0
+        assert fresh.hosts("register", "gpu2")["gpu2"] == {
+            "host": "gpu2", "ok": True, "error": None, "registered": True, "changed": False,
+        }  # fmt: skip
+
+    def test_a_half_made_account_is_not_fine(self, fresh: Product) -> None:
+        fresh.lab.fault("gpu2", "half-made")
+        assert fresh("register", "gpu2") == 6
+        assert "half-made" in fresh.err
+        assert "delete the user alice on gpu2" in fresh.err
+
+    def test_an_overwritten_register_key_without_a_password_says_what_to_do(self, fresh: Product) -> None:
+        fresh.lab.fault("gpu2", "register-overwritten")
+        assert fresh("register", "gpu2") == 6
+        assert "someone else's push replaced it" in fresh.err
+
+    def test_an_overwritten_register_key_is_cured_once_and_said(
+        self, fresh: Product, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The keyring is the seam: a password that was kept there is what the cure needs.
+        from apexgpu import passwords
+
+        kept = passwords.Secret(fresh.lab.password("alice"))
+        monkeypatch.setattr(passwords, "load", lambda *_: kept)
+        fresh.lab.fault("gpu2", "register-overwritten")
+        assert fresh("register", "gpu2") == 0
+        assert "sending yours to IAM again" in fresh.err
+
+
+class TestUp:
+    def test_shows_the_hosts_lines_and_ends_when_ssh_answers(self, product: Product) -> None:
+        assert product("up", "gpu2") == 0
+        assert "gpu2: Starting your container..." in product.err
+        assert "gpu2 is up. Next: ssh gpu2" in product.err
+        assert product("up", "gpu2") == 0
+        assert "was up already" in product.err
+
+    @pytest.mark.parametrize(
+        ("fault", "exit_code", "words"),
+        [
+            ("start-fails", 6, "does not start"),
+            ("no-forward", 6, "its port 22001 is not forwarded"),
+            ("iam-down", 6, "cannot ask IAM for your port"),
+            ("garble", 6, "something apexgpu does not know"),
+            ("denied", 6, "is not registered"),
+            ("refuse", 5, "connection refused"),
+            ("drop", 5, "was lost during the start"),
+        ],
+    )
+    def test_a_trouble_is_named_with_its_cure(self, product: Product, fault: str, exit_code: int, words: str) -> None:
+        product.lab.fault("gpu2", fault)
+        assert product("up", "gpu2", "--wait", "1") == exit_code
+        assert words in product.err
+        assert " hint: " in product.err
+
+    def test_a_container_without_an_address_is_named(self, product: Product) -> None:
+        product.lab.fault("gpu2", "no-address")
+        assert product("up", "gpu2", "--wait", "0.5") == 5
+        assert "waiting for the container to get an address" in product.err
+        assert "apexgpu down gpu2 && apexgpu up gpu2" in product.err
+
+    def test_a_missing_driver_installer_is_a_warning(self, product: Product) -> None:
+        product.lab.fault("gpu2", "driver-mismatch")
+        document = product.hosts("up", "gpu2")
+        assert not document["gpu2"]["driver"]["installed"]
+        assert "NVIDIA driver" in product.err
+
+    def test_some_fail_others_do_not(self, product: Product) -> None:
+        product.lab.fault("gpu3", "start-fails")
+        assert product("up", "gpu2", "gpu3") == 3
+
+    def test_a_changed_host_key_ends_in_4_and_both_fingerprints(self, product: Product) -> None:
+        product.lab.fault("gpu2", "host-key-changed")
+        assert product("up", "gpu2") == 4
+        assert product.err.count("SHA256:") == 2
+
+    def test_an_unknown_host_is_a_usage_error_with_the_nearest_names(self, product: Product) -> None:
+        assert product("up", "gpu22") == 2
+        assert "did you mean gpu2" in product.err
+        assert product("up") == 2
+        assert product("up", "abc*") == 2
+
+
+class TestDown:
+    def test_a_running_container_is_asked_about(self, product: Product) -> None:
+        product("up", "gpu2")
+        assert product("down", "gpu2") == 7
+        assert "--yes" in product.err
+        assert product.hosts("status")["gpu2"]["running"]
+
+    def test_stops_and_twice_is_nothing_to_do(self, product: Product) -> None:
+        product("up", "gpu2")
+        assert product.hosts("down", "gpu2", "--yes")["gpu2"]["changed"]
+        assert product("down", "gpu2") == 0
+        assert "was down already" in product.err
+
+    def test_a_host_without_registration_is_refused(self, fresh: Product) -> None:
+        assert fresh("down", "gpu2", "--yes") == 6
+        assert "apexgpu register gpu2" in fresh.err
+
+
+class TestStatus:
+    def test_18_hosts_one_refusing_one_silent(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with running(tmp_path / "lab", hosts=18, registered=True) as lab:
+            product = product_of(lab, monkeypatch, capsys)
+            lab.fault("gpu5", "refuse")
+            lab.fault("gpu9", "silent")
+            began = time.monotonic()
+            document = product.json("status", "--timeout", "2")
+            assert time.monotonic() - began < 2 * 1.1 + 2.5  # and the start-up of 18 handshakes on a busy machine
+        good = [row for row in document["hosts"] if row["ok"]]
+        bad = {row["host"]: row["error"]["code"] for row in document["hosts"] if not row["ok"]}
+        assert len(good) == 16
+        assert bad == {"gpu5": "connection_refused", "gpu9": "timeout"}
+
+    def test_the_same_as_a_table_exits_3(self, product: Product) -> None:
+        product.lab.fault("gpu3", "refuse")
+        assert product("status") == 3
+        assert product.out.splitlines()[0].split() == ["HOST", "STATE", "ADDRESS", "PORT", "MEMORY", "UPTIME", "KEY"]
+        assert [line.split()[:2] for line in product.out.splitlines()[1:]] == [
+            ["gpu2", "stopped"], ["gpu3", "connection"], ["gpu4", "stopped"],
+        ]  # fmt: skip
+
+    def test_all_hosts_failing_alike_give_their_own_code(self, product: Product) -> None:
+        for host in ("gpu2", "gpu3", "gpu4"):
+            product.lab.fault(host, "refuse")
+        assert product("status") == 5
+
+    def test_a_hanging_manage_shell_ends_in_time(self, product: Product) -> None:
+        product.lab.fault("gpu2", "hang")
+        assert product("status", "gpu2", "--timeout", "0.5") == 5
+
+    def test_a_glob_chooses(self, product: Product) -> None:
+        assert list(product.hosts("status", "gpu[34]")) == ["gpu3", "gpu4"]
+
+    def test_no_login_yet_asks_iam_for_the_hosts(self, product: Product) -> None:
+        assert not (Path(product.lab.environment["APEXGPU_STATE_DIR"]) / "account.json").exists()
+        assert len(product.hosts("status")) == 3
+
+
+class TestExec:
+    def test_one_host_passes_output_and_status_through(self, product: Product) -> None:
+        product("up", "gpu2")
+        assert product("exec", "gpu2", "--", "echo out; echo err >&2; exit 9") == 9
+        assert (product.out, product.err) == ("out\n", "err\n")
+
+    def test_words_are_quoted_and_a_single_one_is_a_script(self, product: Product) -> None:
+        product("up", "gpu2")
+        assert product("exec", "gpu2", "--", "printf", "%s|", "a b", "$HOME", "*") == 0
+        assert product.out == "a b|$HOME|*|"
+
+    def test_many_hosts_in_order_with_their_names(self, product: Product) -> None:
+        product("up", "gpu2", "gpu3")
+        assert product("exec", "gpu3", "gpu2", "--", "hostname") == 0
+        assert product.out == "gpu2  gpu2-alice\ngpu3  gpu3-alice\n"
+
+    def test_a_stopped_one_among_them_is_3(self, product: Product) -> None:
+        product("up", "gpu2")
+        assert product("exec", "gpu2", "gpu3", "--", "true") == 3
+        assert "apexgpu up gpu3" in product.err
+
+    def test_json_holds_every_answer(self, product: Product) -> None:
+        product("up", "gpu2")
+        product.capsys.readouterr()
+        code = cli.main(["exec", "--json", "gpu2", "--", "echo out; exit 4"], Kit(environment=os.environ))
+        document = json.loads(product.capsys.readouterr().out)
+        assert code == 4
+        assert document["hosts"] == [
+            {"host": "gpu2", "ok": True, "error": None, "exit": 4, "stdout": "out\n", "stderr": ""}
+        ]
+
+    def test_control_characters_of_many_hosts_are_escaped(self, product: Product) -> None:
+        product("up", "gpu2", "gpu3")
+        assert product("exec", "gpu2", "gpu3", "--", r"printf 'a\033[31mb\n'") == 0
+        assert "\x1b" not in product.out
+        assert "\\x1b[31m" in product.out
+
+
+class TestSsh:
+    def test_passes_the_remote_status_through(self, product: Product) -> None:
+        product("up", "gpu2")
+        assert product("ssh", "gpu2", "--", "exit 5") == 5
+
+    def test_a_stopped_container_without_a_terminal_is_6(self, product: Product) -> None:
+        assert product("ssh", "gpu2", "--", "true") == 6
+        assert "apexgpu up gpu2" in product.err
+
+    def test_starts_a_stopped_container_when_told_yes(self, product: Product) -> None:
+        assert product("ssh", "--yes", "gpu2", "--", "true") == 0
+        assert product.hosts("status")["gpu2"]["running"]
