@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-tests demo test check format bench docs clean
+.PHONY: setup setup-tests demo test check format bench docs clean completion reference
 
 setup:
 	@sh scripts/setup
@@ -31,3 +31,9 @@ docs: setup
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+completion: setup
+	@$(BIN)/python scripts/make-completion
+
+reference: setup
+	@$(BIN)/python scripts/make-reference

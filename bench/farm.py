@@ -66,7 +66,8 @@ def farm(count: int) -> Iterator[Farm]:
     # SHLVL keeps bash from reading the account's .bashrc, whose cost would be measured instead of ours.
     common = (
         f"HostKey {directory}/host_key\nPidFile none\nUsePAM no\nStrictModes no\nMaxStartups 2000\n"
-        f"AuthorizedKeysFile {directory}/authorized_keys\nPermitRootLogin yes\nSetEnv SHLVL=2\nForceCommand cat {directory}/words\n"
+        f"AuthorizedKeysFile {directory}/authorized_keys\nPermitRootLogin yes\nSetEnv SHLVL=2\n"
+        f"ForceCommand cat {directory}/words\n"
     )
     key = " ".join((directory / "host_key.pub").read_text().split()[:2])
     (directory / "known_hosts").write_text("".join(f"[{host.address}]:{port} {key}\n" for host in hosts))

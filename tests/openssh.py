@@ -73,7 +73,8 @@ def start(directory: Path, *, extra: str = "", name: str = "gpu7", address: str 
     server.write_text(
         f"ListenAddress {address}:{port}\nHostKey {directory}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
         f"AuthorizedKeysFile {directory}/authorized_keys\nPermitRootLogin yes\nPasswordAuthentication no\n"
-        f"KbdInteractiveAuthentication no\nForceCommand {force}\nMaxStartups 1000\nSetEnv SHLVL=2\nMaxSessions 1000\n{extra}\n"
+        f"KbdInteractiveAuthentication no\nForceCommand {force}\nMaxStartups 1000\n"
+        f"SetEnv SHLVL=2\nMaxSessions 1000\n{extra}\n"
     )
     host_key = (directory / "host_key.pub").read_text().split()
     (directory / "known_hosts").write_text(f"[{address}]:{port} {host_key[0]} {host_key[1]}\n")

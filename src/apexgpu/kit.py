@@ -138,7 +138,8 @@ class Kit:
 
     @cached_property
     def _paramiko(self) -> "Link":
-        from apexgpu.paramiko_link import Identities, ParamikoLink
+        from apexgpu.identities import Identities
+        from apexgpu.paramiko_link import ParamikoLink
 
         identity = self.account.identity_file
         identities = Identities(

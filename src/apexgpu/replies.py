@@ -5,7 +5,7 @@ the real servers in `tests/data/transcripts` are the judge.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from apexgpu.errors import ApexError, RefusedError, UsageError
@@ -16,15 +16,7 @@ _FIELD = re.compile(r"^ ?(Name|State|PID|IP|Memory use|CPU use|KMem use|Link): +
 _SIZE = re.compile(r"^([0-9.]+) ?(bytes|KiB|MiB|GiB|TiB)$")
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _MAP = re.compile(r"^([0-9.]+):(\d+) => container:(\d+)$")
-_CONFIRM = re.compile(r"^Confirm (snapshot|recover): ssh \S+ \1 ([0-9a-f]{8})(?: (\S+))?$")
 _DRIVER = re.compile(r"^NVIDIA driver version mismatch! Host=(\S*) Yours=(\S*)$")
-_DU = re.compile(r"^([0-9.]+[KMGTP]?)\t(\S.*)$")
-# What stderr holds when an archive was not written or read whole. `socket ignored` is none of these.
-_TAR_TROUBLE = re.compile(
-    r"Cannot (write|open|read)|not recoverable|^gzip:|du: cannot access|Unexpected EOF|Wrote only|"
-    r"Child returned status|lxc-start:|lxc-attach:|chown: (invalid|cannot)|chmod: cannot|mkdir: cannot|"
-    r"tee: |touch: cannot|quitting now"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +52,6 @@ class PortMap:
     address: str
     port: int
     container_port: int
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A token, good for minutes at most, with the path that a recover would use."""
-
-    token: str
-    path: str | None = None
-    size: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """An archive the server says it wrote or unpacked; `size` as `du -h` prints it."""
-
-    path: str
-    size: str
 
 
 def clean(text: str) -> str:
@@ -154,7 +129,7 @@ def _down(reply: Reply, host: str) -> None:
     raise RefusedError(message, hint=f"apexgpu up {host}", code="stopped")
 
 
-def _opened(reply: Reply, host: str) -> tuple[list[str], Container]:
+def opened(reply: Reply, host: str) -> tuple[list[str], Container]:
     """Lines and state of a reply that got through; the shared refusals are raised."""
     said = lines(reply.out)
     _shared_trouble(said, reply, host)
@@ -164,25 +139,26 @@ def _opened(reply: Reply, host: str) -> tuple[list[str], Container]:
     return said, state
 
 
-def _ended(said: list[str], reply: Reply, host: str) -> None:
+def ended(said: list[str], reply: Reply, host: str) -> None:
+    """An answer that lacks its last line is none."""
     if not any(line.startswith("Have a good day") for line in said):
         raise unexpected(reply, host)
 
 
 def status(reply: Reply, host: str) -> Container:
     """The answer of `help`."""
-    said, state = _opened(reply, host)
-    _ended(said, reply, host)
+    said, state = opened(reply, host)
+    ended(said, reply, host)
     return state
 
 
 def start(reply: Reply, host: str) -> Started:
     """The answer of a start (no command). A container without an address is the caller's to judge."""
-    said, state = _opened(reply, host)
+    said, state = opened(reply, host)
     if any(line.startswith("Fail.") for line in said):
         message = f"the container on {host} does not start: its root file system is damaged or gone"
         raise RefusedError(message, hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})", code="start_failed")
-    _ended(said, reply, host)
+    ended(said, reply, host)
     if not state.running:
         message = f"{host} says it started the container, but its state is {state.state}"
         raise RefusedError(message, hint=f"apexgpu up {host}", code="start_failed")
@@ -201,8 +177,8 @@ def driver(said: Sequence[str]) -> Driver | None:
 
 def stop(reply: Reply, host: str) -> Stopped:
     """The answer of `stop`."""
-    said, state = _opened(reply, host)
-    _ended(said, reply, host)
+    said, state = opened(reply, host)
+    ended(said, reply, host)
     if state.state != "STOPPED":
         message = f"the container on {host} did not stop; its state is {state.state}"
         raise RefusedError(message, hint=f"apexgpu down {host}", code="not_stopped")
@@ -213,8 +189,8 @@ def stop(reply: Reply, host: str) -> Stopped:
 
 def port_maps(reply: Reply, host: str) -> tuple[PortMap, ...]:
     """The list after `Current port forward`: the only part of `port`'s answer that is true."""
-    said, _ = _opened(reply, host)
-    _ended(said, reply, host)
+    said, _ = opened(reply, host)
+    ended(said, reply, host)
     if any("-P option only supports" in line for line in lines(reply.err)):
         message = f"{host} cannot list its maps: the container has several addresses"
         raise RefusedError(message, hint=f"apexgpu tunnel {host} PORT", code="several_addresses")
@@ -237,67 +213,6 @@ def port_map(reply: Reply, host: str, port: str) -> PortMap:
     raise RefusedError(message, hint=f"apexgpu tunnel {host} {port}", code="not_mapped")
 
 
-def snapshot_offer(reply: Reply, host: str) -> Offer:
-    """The token and size that `snapshot` prints."""
-    said, _ = _opened(reply, host)
-    if any("du: cannot access" in line for line in lines(reply.err)):
-        message = f"the container on {host} has no root file system to take a snapshot of"
-        raise RefusedError(message, hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})", code="no_rootfs")
-    size = next((match[1] for match in map(_DU.match, clean(reply.out).split("\n")) if match), None)
-    return _offer(said, reply, host, "snapshot", size)
-
-
-def recover_offer(reply: Reply, host: str) -> Offer:
-    """The token and path that `recover` and `rebuild` print."""
-    said, _ = _opened(reply, host)
-    return _offer(said, reply, host, "recover", None)
-
-
-def _offer(said: list[str], reply: Reply, host: str, verb: str, size: str | None) -> Offer:
-    _ended(said, reply, host)
-    for line in said:
-        match = _CONFIRM.match(line)
-        if match and match[1] == verb:
-            return Offer(match[2], match[3], size)
-    raise unexpected(reply, host)
-
-
-def snapshot(reply: Reply, host: str) -> Archive:
-    """The answer of `snapshot TOKEN`: `Saved to:` counts only when stderr has no word of trouble."""
-    said, _ = _opened(reply, host)
-    trouble = _trouble(reply)
-    saved = next((line[len("Saved to: ") :] for line in said if line.startswith("Saved to: ")), None)
-    size = next((match[1] for match in map(_DU.match, clean(reply.out).split("\n")) if match), None)
-    if trouble or (saved is not None and size is None):
-        message = f"the snapshot on {host} is bad, although the server says it is saved: {trouble or 'it has no size'}"
-        raise ApexError(message, hint=f"apexgpu snapshots {host}", code="snapshot_bad")
-    _ended(said, reply, host)
-    if saved is None or size is None:
-        raise unexpected(reply, host)
-    return Archive(saved, size)
-
-
-def recover(reply: Reply, host: str) -> Archive:
-    """The answer of `recover TOKEN PATH`: `Done` counts only when stderr has no word of trouble."""
-    said, _ = _opened(reply, host)
-    if any(line.startswith("Snapshot does not exist") for line in said):
-        message = f"{host} finds no snapshot at this path; nothing was changed"
-        raise RefusedError(message, hint=f"apexgpu snapshots {host}", code="no_snapshot")
-    trouble = _trouble(reply)
-    if trouble:
-        message = f"the recover on {host} failed, although the server says it is done: {trouble}"
-        raise ApexError(message, hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})", code="recover_bad")
-    _ended(said, reply, host)
-    sizes = [match for match in map(_DU.match, clean(reply.out).split("\n")) if match]
-    if "Done" not in said or not sizes:
-        raise unexpected(reply, host)
-    return Archive(sizes[-1][2], sizes[-1][1])
-
-
-def _trouble(reply: Reply) -> str | None:
-    return next((line for line in lines(reply.err) if _TAR_TROUBLE.search(line)), None)
-
-
 def register(reply: Reply, host: str) -> bool:
     """The answer of the register account: True when made, False for `already exist` (which proves nothing)."""
     said = lines(reply.out)
@@ -318,27 +233,3 @@ def is_manage_shell(reply: Reply) -> bool:
     """Whether the answer is the manage shell's at all: the proof that an account is whole."""
     said = lines(reply.out)
     return any(line.startswith("Hi, ") for line in said) and any("Welcome to APEX GPU Server" in line for line in said)
-
-
-def reader(words: Sequence[str]) -> Callable[[Reply, str], object]:
-    """Which of the readers above answers for a manage command given as words."""
-    match list(words):
-        case []:
-            return start
-        case ["help", *_]:
-            return status
-        case ["stop", *_]:
-            return stop
-        case ["port"]:
-            return port_maps
-        case ["port", port, *_]:
-            return lambda reply, host: port_map(reply, host, port)
-        case ["snapshot"]:
-            return snapshot_offer
-        case ["snapshot", *_]:
-            return snapshot
-        case ["recover"] | ["rebuild", *_]:
-            return recover_offer
-        case ["recover", *_]:
-            return recover
-    return status

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from tests.lab.scene import TRANSCRIPTS, Answer, replay
 
 _TWO = "running map:8888 map:6006 map:7001 fault:two-addresses"

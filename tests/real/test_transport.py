@@ -1,6 +1,8 @@
 """One contract for every way to a server, against a real OpenSSH server on loopback."""
 
+import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,10 +13,11 @@ from tests import openssh
 
 from apexgpu import route as routes
 from apexgpu.errors import ApexError, DroppedError, HostKeyError, UnreachableError
+from apexgpu.identities import Identities
 from apexgpu.models import Host, Reply, Role, Target
 from apexgpu.mux import OpenMasters, master_argv
 from apexgpu.openssh_link import OpenSSHLink
-from apexgpu.paramiko_link import Identities, ParamikoLink
+from apexgpu.paramiko_link import ParamikoLink
 from apexgpu.process import LocalRunner
 from apexgpu.transport import Connections, Limits, Link, UnknownHostKeyError
 
@@ -187,9 +190,9 @@ class TestOpenMasters:
     """The warm way: commands over a master, without an ssh process."""
 
     @pytest.fixture
-    def masters(self, server: openssh.OpenSSH, tmp_path: Path) -> Iterator[OpenMasters]:
-        directory = tmp_path / "m"
-        directory.mkdir(mode=0o700)
+    def masters(self, server: openssh.OpenSSH) -> Iterator[OpenMasters]:
+        # A socket's path is short, and pytest's directories are not.
+        directory = Path(tempfile.mkdtemp(prefix="m-"))
         warm = OpenMasters(server.config, RUNNER, directory=directory)
         target = Target(server.host, "manage")
         path = warm._path(target)
@@ -197,6 +200,7 @@ class TestOpenMasters:
         assert done.code == 0, done.err
         yield warm
         RUNNER.run(["ssh", "-F", str(server.config), "-o", f"ControlPath={path}", "-O", "exit", "x"])
+        shutil.rmtree(directory)
 
     def test_a_command_over_a_master(self, masters: OpenMasters, server: openssh.OpenSSH) -> None:
         limits = Limits(connect=5, total=10)

@@ -2,12 +2,13 @@
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from apexgpu import openssh_link, replies
+from apexgpu import archives, openssh_link, replies
 from apexgpu.errors import ApexError, DroppedError
 from apexgpu.models import Host, Reply, Target
 
@@ -193,6 +194,30 @@ EXIT_CODES = {
 HOST = Host("gpu7", "10.77.0.1", "alice", 22001)
 
 
+def reader(words: Sequence[str]) -> Callable[[Reply, str], object]:
+    """Which of the readers answers for a manage command given as words."""
+    match list(words):
+        case []:
+            return replies.start
+        case ["help", *_]:
+            return replies.status
+        case ["stop", *_]:
+            return replies.stop
+        case ["port"]:
+            return replies.port_maps
+        case ["port", port, *_]:
+            return lambda reply, host: replies.port_map(reply, host, port)
+        case ["snapshot"]:
+            return archives.snapshot_offer
+        case ["snapshot", *_]:
+            return archives.snapshot
+        case ["recover"] | ["rebuild", *_]:
+            return archives.recover_offer
+        case ["recover", *_]:
+            return archives.recover
+    return replies.status
+
+
 def recordings() -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(TRANSCRIPTS.glob("*.json"))}
 
@@ -213,7 +238,7 @@ def judge(recording: dict[str, Any]) -> str:
     if role == "register":
         return GOOD if replies.register(reply, "gpu7") else "exists"
     if role == "manage":
-        replies.reader(["frobnicate"] if command[:1] == ["'port"] else command)(reply, "gpu7")
+        reader(["frobnicate"] if command[:1] == ["'port"] else command)(reply, "gpu7")
     return GOOD
 
 
@@ -273,18 +298,18 @@ def test_only_an_exact_entry_of_the_list_is_a_map() -> None:
 
 def test_offers_carry_token_path_and_size() -> None:
     found = recordings()
-    assert replies.snapshot_offer(Reply(0, found["20-snapshot"]["stdout"]), "gpu7") == replies.Offer(
+    assert archives.snapshot_offer(Reply(0, found["20-snapshot"]["stdout"]), "gpu7") == archives.Offer(
         "cbf35a63", None, "186M"
     )
-    offer = replies.recover_offer(Reply(0, found["29-rebuild"]["stdout"]), "gpu7")
-    assert offer == replies.Offer("89019c8a", "/NAS/Workspaces/lxc-snapshot/template.tar.gz")
+    offer = archives.recover_offer(Reply(0, found["29-rebuild"]["stdout"]), "gpu7")
+    assert offer == archives.Offer("89019c8a", "/NAS/Workspaces/lxc-snapshot/template.tar.gz")
 
 
 @pytest.mark.parametrize("text", ["", "hello\n", "<html>502</html>", "========== Hi, alice\n", "State:  RUNNING\n"])
 @pytest.mark.parametrize("words", [[], ["help"], ["stop"], ["port"], ["snapshot"], ["snapshot", "x"], ["recover"]])
 def test_unknown_text_is_an_error_that_keeps_the_text(words: list[str], text: str) -> None:
     with pytest.raises(ApexError) as caught:
-        replies.reader(words)(Reply(0, text), "gpu7")
+        reader(words)(Reply(0, text), "gpu7")
     assert caught.value.code == "unexpected"
     assert (text.split("\n")[0].lstrip("= ") or "nothing") in caught.value.message
 

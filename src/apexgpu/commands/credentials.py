@@ -125,7 +125,7 @@ def choose_key(kit: Kit, wanted: Path | None, stored: str) -> KeyPair:
     from apexgpu import keys
 
     if wanted is not None:
-        return keys.load(wanted, kit.runner)
+        return keys.load(wanted, keys.agent_keys(kit.runner))
     directory = ssh_directory(kit)
     found = keys.discover(directory, [])
     default = directory == Path.home() / ".ssh"

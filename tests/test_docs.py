@@ -1,0 +1,109 @@
+"""What the documents promise is what the program has, in both languages."""
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apexgpu import cli, completion, settings
+from apexgpu.completion_table import TABLE
+from apexgpu.errors import ApexError
+from apexgpu.kit import Kit
+
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    english: chinese
+    for english, chinese in {
+        "README.md": "README.zh-CN.md",
+        **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in ("tutorial", "how-to", "explanation", "decisions")},
+    }.items()
+    if (ROOT / chinese).exists()
+}
+COMMAND = re.compile(r"^(?:\$ )?apexgpu ([^#|\n]*)", re.MULTILINE)
+
+
+def script(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "scripts" / name))
+
+
+def test_the_completion_table_is_what_the_command_line_has() -> None:
+    assert script("make-completion")["rows"]() == TABLE, "run: make completion"
+
+
+@pytest.mark.parametrize("name", ["reference.md", "zh/reference.md"])
+def test_the_reference_is_what_the_command_line_has(name: str) -> None:
+    assert script("make-reference")["text"](name) == (ROOT / "docs" / name).read_text(), "run: make reference"
+
+
+@pytest.mark.parametrize("page", sorted([*PAGES, *PAGES.values()]))
+def test_every_command_in_a_page_exists(page: str) -> None:
+    for line in COMMAND.findall((ROOT / page).read_text()):
+        words = [word for word in line.split() if not word.startswith("-")]
+        if not words or words[0] not in cli.COMMANDS:
+            assert line.startswith("-") or not words, f"{page}: apexgpu {line}"
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_both_languages_show_the_same_commands(page: str) -> None:
+    def blocks(text: str) -> list[str]:
+        # Comments and prose inside a block may be translated; what is typed may not.
+        return [re.sub(r"\s*#.*", "", line).strip() for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+                for line in block.splitlines() if line.startswith(("apexgpu", "$ ", "make", "eval"))]  # fmt: skip
+
+    assert blocks((ROOT / page).read_text()) == blocks((ROOT / PAGES[page]).read_text())
+
+
+def test_every_setting_is_documented() -> None:
+    page = (ROOT / "docs/reference.md").read_text()
+    for variable in settings._VARIABLES.values():
+        assert f"`{variable}`" in page
+    for name in settings.load({}, {}, {}).named:
+        assert f"`{name}`" in page or f"APEXGPU_{name.upper()}" in page
+
+
+def test_every_exit_code_is_documented() -> None:
+    codes = {0, 3, 130}
+    waiting = [ApexError]
+    while waiting:
+        one = waiting.pop()
+        codes.add(one.exit_code)
+        waiting += one.__subclasses__()
+    for page in ("docs/reference.md", "docs/zh/reference.md"):
+        assert codes <= {int(code) for code in re.findall(r"^\| (\d+) \|", (ROOT / page).read_text(), re.MULTILINE)}
+
+
+@pytest.mark.parametrize("path", sorted(path for path in TABLE if path))
+def test_every_command_has_help_with_an_example_or_words_below_it(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*path.split(), "--help"], Kit()) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"Usage: apexgpu {path}")
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("apexgpu sta", ["status"]),
+        ("apexgpu up ", ["gpu2", "gpu3", "gpu12"]),
+        ("apexgpu up gpu2 gpu", ["gpu3", "gpu12"]),
+        ("apexgpu config re", ["remove", "restore"]),
+        ("apexgpu config sync --dr", ["--dry-run"]),
+        ("apexgpu completion show z", ["zsh"]),
+        ("apexgpu exec gpu2 -- gp", []),
+        ("apexgpu keys add ", []),
+    ],
+)
+def test_completion_answers_from_the_table_and_the_remembered_hosts(
+    tmp_path: Path, line: str, found: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hosts").write_text("gpu2\ngpu3\ngpu12\n")
+    asked = {"APEXGPU_STATE_DIR": str(tmp_path), "_TYPER_COMPLETE_ARGS": line}
+    completion.answer(asked)
+    assert capsys.readouterr().out.split() == found
+    words = line.split(" ")
+    completion.answer({"APEXGPU_STATE_DIR": str(tmp_path), "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)})
+    assert capsys.readouterr().out.split() == found
