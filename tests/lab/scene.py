@@ -177,7 +177,7 @@ STATES: dict[str, Callable[[Scene, str], None]] = {
     "fault": lambda scene, kind: scene.world.faults.set(scene.host.name, kind),
     "no-fault": lambda scene, kind: scene.world.faults.clear(scene.host.name, kind),
     "iam": lambda scene, kind: scene.world.faults.set(IAM, kind),
-    "visits-iam": lambda scene, name: scene.world.roster.visit(name) and None,
+    "visits-iam": lambda scene, name: scene.world.roster.visit(name) and None,  # type: ignore[dict-item]  # what it returns is not looked at
     "half-made": lambda scene, name: scene.host.accounts.update({name: Account(name, half_made=True)}),
     "archive": _archive,
     "directory": lambda scene, name: (scene.world.nas / name).mkdir(parents=True),
