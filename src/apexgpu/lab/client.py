@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UnreachableError, UsageError
+from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UnknownHostError, UnreachableError, UsageError
 from apexgpu.files import locked, private_directory
 from apexgpu.lab.layout import Layout
 
@@ -79,7 +79,7 @@ def down(home: Path, timeout: float = 15) -> bool:
     described = layout.read()
     if _held(layout):
         with contextlib.suppress(ApexError):
-            _ask(layout, "POST", "/stop", {})
+            _ask(layout, "POST", "/stop", {}, limit=min(timeout, _ASK))
         if not _gone(layout, timeout):
             _kill(layout, described)
     _sweep(described)
@@ -154,7 +154,8 @@ def _described(layout: Layout) -> dict[str, Any]:
     return described
 
 
-def _ask(layout: Layout, method: str, path: str, asked: dict[str, Any] | None = None) -> dict[str, Any]:
+def _ask(layout: Layout, method: str, path: str, asked: dict[str, Any] | None = None, *,
+         limit: float = _ASK) -> dict[str, Any]:
     from urllib.error import HTTPError, URLError
     from urllib.request import ProxyHandler, Request, build_opener
 
@@ -163,12 +164,13 @@ def _ask(layout: Layout, method: str, path: str, asked: dict[str, Any] | None = 
     request = Request(f"{described['control']}{path}", body, method=method,  # noqa: S310 - our own, on loopback
                       headers={"Authorization": f"Bearer {described['token']}"})
     try:
-        with build_opener(ProxyHandler({})).open(request, timeout=_ASK) as answer:
+        with build_opener(ProxyHandler({})).open(request, timeout=limit) as answer:
             return dict(json.load(answer))
     except HTTPError as error:
         with error:
             told = json.load(error)
-        raise UsageError(told["error"], hint=told["hint"], code=told["code"]) from None
+        kind = UnknownHostError if told["code"] == UnknownHostError.code else UsageError
+        raise kind(told["error"], hint=told["hint"], code=told["code"]) from None
     except (URLError, OSError) as error:
         raise UnreachableError(f"the lab does not answer: {error}", hint="apexgpu lab down") from None
 

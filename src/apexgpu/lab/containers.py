@@ -128,13 +128,10 @@ def size_iec(count: float) -> str:
 
 def size_du(count: int) -> str:
     """Bytes as `du -h` prints them: rounded up, one decimal below ten, never below a block."""
-    blocks: float = max(1, -(-count // 4096)) * 4
+    kibibytes, scale = max(1, -(-count // 4096)) * 4, 1
     for unit in ("K", "M", "G", "T"):
-        if blocks < 1024 or unit == "T":
+        if kibibytes < 1024 * scale or unit == "T":
             break
-        blocks = blocks / 1024
-    if blocks < 10:
-        tenths = -(-int(blocks * 10000) // 1000)
-        return f"{tenths / 10:.1f}{unit}" if tenths < 100 else f"10{unit}"
-    whole = int(blocks) + (blocks > int(blocks))
-    return f"{whole}{unit}"
+        scale *= 1024
+    tenths = -(-kibibytes * 10 // scale)
+    return f"{tenths // 10}.{tenths % 10}{unit}" if tenths < 100 else f"{-(-kibibytes // scale)}{unit}"

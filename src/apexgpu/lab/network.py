@@ -105,7 +105,9 @@ class LoopbackNetwork:
             port.shut()
 
     async def _manage_login(self, host: Host, client: socket.socket, _peer: str) -> None:
-        if await admitted(self.world, host, client):
+        if self.world.faults.take(host.name, "refuse"):
+            reset(client)
+        elif await admitted(self.world, host, client):
             changed = self.world.faults.take(host.name, "host-key-changed")
             prepared = self._prepared(host.name, changed, [host.other_key if changed else host.key])
             await talk(client, prepared, partial(ManageDoor, self.world, host, self.tasks))

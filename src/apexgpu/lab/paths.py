@@ -71,6 +71,8 @@ class Outward:
         """Translate a chunk; an end that may be half a name is kept for the next."""
         data = self._held + data
         kept = self._tail(data)
+        while name := next((one for one in self._names if data.endswith(one, 0, len(data) - kept)), None):
+            kept += len(name)  # a whole name: what follows it decides how it is shown
         self._held = data[len(data) - kept:]
         return self._pattern.sub(self._shown, data[:len(data) - kept])
 

@@ -10,7 +10,7 @@ import asyncssh
 
 from apexgpu.lab.containers import Host
 from apexgpu.lab.hostkeys import blobs
-from apexgpu.lab.sockets import hold, reset
+from apexgpu.lab.sockets import hold
 from apexgpu.lab.world import World
 
 
@@ -82,9 +82,6 @@ async def talk(client: socket.socket, prepared: asyncssh.SSHServerConnectionOpti
 
 async def admitted(world: World, host: Host, client: socket.socket) -> bool:
     """Whether a connection gets as far as ssh, after what the host's faults do to it."""
-    if world.faults.take(host.name, "refuse"):
-        reset(client)
-        return False
     if world.faults.take(host.name, "silent"):
         await hold(client)
         return False

@@ -1,0 +1,55 @@
+"""Many hosts, one address, blanks in paths: the lab's sockets and directories wherever it has to live."""
+
+import time
+from pathlib import Path
+
+import pytest
+from tests.lab.calls import fetch, ssh, started
+
+from apexgpu.lab.inprocess import running
+
+
+def test_eighteen_hosts_come_up_in_no_time(tmp_path: Path) -> None:
+    before = time.monotonic()
+    with running(tmp_path / "lab", hosts=18, registered=True) as lab:
+        assert time.monotonic() - before < 3
+        assert len(lab.status()["hosts"]) == 18
+
+
+def test_as_many_hosts_as_a_lab_may_have(tmp_path: Path) -> None:
+    with running(tmp_path / "lab", hosts=256) as lab:
+        hosts = lab.status()["hosts"]
+        assert len({host["address"] for host in hosts}) == 256
+        assert hosts[-1]["host"] == "gpu257"
+        assert fetch(lab.iam_url, "/user/alice/.ssh/config").body.count("-manage\n") == 256
+
+
+@pytest.mark.openssh
+def test_all_hosts_on_one_address_where_there_is_only_one(tmp_path: Path) -> None:
+    with running(tmp_path / "lab", hosts=2, registered=True, shared=True) as lab:
+        assert {host["address"] for host in lab.status()["hosts"]} == {"127.0.0.1"}
+        ports = [host["containers"][0]["port"] for host in lab.status()["hosts"]]
+        assert ports == [22001, 22101]
+        for host in ("gpu2", "gpu3"):
+            started(lab, host)
+            assert ssh(lab, host, "hostname").out == f"{host}-alice\n"
+            assert f"-p{ports[host == 'gpu3']}" in ssh(lab, f"{host}-manage", "help").out
+
+
+@pytest.mark.openssh
+def test_a_home_with_blanks_does_not_trouble_commands(tmp_path: Path) -> None:
+    with running(tmp_path / "Application Support" / "the lab", hosts=1, registered=True) as lab:
+        started(lab)
+        said = ssh(lab, "gpu2", "echo text > /home/alice/file && cat /home/alice/file && pwd && ls /NAS")
+        assert (said.code, said.out, said.err) == (0, "text\n/home/alice\nShare\nWorkspaces\n", "")
+        assert (lab.layout.home / "hosts" / "gpu2" / "alice" / "rootfs" / "home" / "alice" / "file").exists()
+        assert ssh(lab, "-b", "-", "gpu2", program="sftp", stdin="pwd\nls -1\n").out.count("/home/alice") == 1
+
+
+def test_nothing_listens_when_it_is_over(tmp_path: Path) -> None:
+    with running(tmp_path / "lab", hosts=1, registered=True) as lab:
+        started(lab)
+        url = lab.iam_url
+    with pytest.raises(ConnectionRefusedError):
+        fetch(url, "/users")
+    assert not (tmp_path / "lab" / "lab.json").exists()
