@@ -195,6 +195,10 @@ def test_faults_and_users_by_remote_control(home: Path) -> None:
         client.fault(home, "gpu9", "dead")
     with pytest.raises(UsageError, match="is no fault of"):
         client.fault(home, "gpu2", "nonsense")
+    with pytest.raises(UsageError, match="number of times"):
+        client.fault(home, "gpu2", "dead", "often")  # type: ignore[arg-type]  # what a script may send
+    with pytest.raises(UsageError, match="a user has a name"):
+        client.add_user(home, "")
     added = client.add_user(home, "erin", "Erin")
     assert {"name": "erin", "display_name": "Erin", "password": added["password"]} in client.status(home)["users"]
 

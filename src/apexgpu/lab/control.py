@@ -5,6 +5,7 @@ import secrets
 from typing import Any, Protocol
 
 from apexgpu.errors import ApexError, UsageError
+from apexgpu.lab.faults import IAM
 from apexgpu.lab.web import Request, Response
 from apexgpu.lab.world import World
 
@@ -44,7 +45,6 @@ class Control:
             return _json(400, {"error": error.message, "hint": error.hint, "code": error.code})
 
     def _obey(self, request: Request) -> dict[str, Any]:
-        world = self._lab.world
         match (request.method, request.path):
             case ("GET", "/status"):
                 return self._lab.status()
@@ -52,20 +52,30 @@ class Control:
                 self._lab.stopping.set()
                 return {"stopping": True}
             case ("POST", "/fault"):
-                asked = _asked(request)
-                where, kind = str(asked.get("host")), str(asked.get("kind"))
-                if where != "iam":
-                    world.host(where)
-                if asked.get("clear"):
-                    world.faults.clear(where, kind)
-                else:
-                    world.faults.set(where, kind, asked.get("times"))
-                return {"faults": world.faults.listed()}
+                return self._fault(_asked(request))
             case ("POST", "/user"):
-                asked = _asked(request)
-                person = world.roster.add(str(asked["name"]), asked.get("display_name"))
-                return {"name": person.name, "password": person.password}
+                return self._user(_asked(request))
         raise UsageError(f"the lab's control knows no {request.method} {request.path}")
+
+    def _fault(self, asked: dict[str, Any]) -> dict[str, Any]:
+        world = self._lab.world
+        where, kind, times = str(asked.get("host")), str(asked.get("kind")), asked.get("times")
+        if where != IAM:
+            world.host(where)
+        if asked.get("clear"):
+            world.faults.clear(where, kind)
+        elif times is None or isinstance(times, int):
+            world.faults.set(where, kind, times)
+        else:
+            raise UsageError(f"{times!r} is no number of times")
+        return {"faults": world.faults.listed()}
+
+    def _user(self, asked: dict[str, Any]) -> dict[str, Any]:
+        name, display_name = asked.get("name"), asked.get("display_name")
+        if not isinstance(name, str) or not name or not isinstance(display_name, str | None):
+            raise UsageError("a user has a name, and perhaps a display name")
+        person = self._lab.world.roster.add(name, display_name)
+        return {"name": person.name, "password": person.password}
 
 
 def _asked(request: Request) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Site:
         parts = request.path.strip("/").split("/", 2)
         if request.method == "POST":
             return self._post(request, parts)
-        if request.method not in ("GET", "HEAD"):
+        if request.method != "GET":
             return page(405, "Method Not Allowed")
         return self._get(parts)
 
