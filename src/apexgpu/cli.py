@@ -1,16 +1,12 @@
-"""The front door: the app, and `main`, the one place where an error becomes text and a number.
+"""The front door: the table of commands, and `main`, the one place where an error becomes text and a number.
 
-Command groups are imported only when one of their commands is used; the table below is all that `--help`
-needs to know of them.
+Nothing heavy is imported before the words ask for it: `apexgpu.app` (which owns typer) unless a plain `status`
+is all that was said, and a group of commands only when one of them is used.
 """
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any, NamedTuple
-
-import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typing import NamedTuple
 
 from apexgpu.errors import ApexError, UsageError
 from apexgpu.kit import Kit
@@ -42,96 +38,6 @@ COMMANDS: dict[str, Entry] = {
 }
 
 
-def _common_options() -> list[TyperOption]:
-    """The options that every command has; they go to the kit, not to the command."""
-
-    def keep(ctx: Any, param: Any, value: Any) -> None:
-        kit: Kit = ctx.find_root().obj
-        if value is None or value is False or kit is None:
-            return
-        if param.name == "json":
-            kit.screen.as_json = True
-        elif param.name == "timeout":
-            kit.flags["timeout"] = str(value)
-        else:
-            setattr(kit, param.name, True)
-
-    def option(names: list[str], help_: str, **more: Any) -> TyperOption:
-        return TyperOption(param_decls=names, help=help_, expose_value=False, callback=keep, **more)
-
-    return [
-        option(["--json"], "One JSON document on stdout.", is_flag=True, default=False),
-        option(["--yes", "-y"], "Answer yes to every y/N question (never host keys or passwords).",
-               is_flag=True, default=False),
-        option(["--accept-new"], "Trust host keys that are seen for the first time.", is_flag=True, default=False),
-        option(["--timeout"], "Seconds a host may take to connect.", metavar="SECONDS"),
-        option(["--debug"], "Show where an error came from.", is_flag=True, default=False),
-    ]  # fmt: skip
-
-
-class Command(TyperCommand):
-    """A command with the common options at its end."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params.extend(_common_options())
-
-
-class Root(TyperGroup):
-    """The top of the command line: looks a command up in the table and imports its module only then."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """All names, in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command, from its module."""
-        entry = COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        module = import_module(f"apexgpu.commands.{entry.module}")
-        group: Any = typer.main.get_group(module.app)
-        return group.commands[cmd_name]
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As usual, with the nearest names for one that is not there."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise _no_such_command(args[0])
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The panels of `--help`, from the table alone."""
-        for panel in dict.fromkeys(entry.panel for entry in COMMANDS.values()):
-            rows = [(name, entry.line) for name, entry in COMMANDS.items() if entry.panel == panel]
-            with formatter.section(panel):
-                formatter.write_dl(rows)
-
-
-def _no_such_command(name: str) -> UsageError:
-    import difflib
-
-    near = difflib.get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
-    hint = f"did you mean: apexgpu {near[0]}?" if near else "apexgpu --help"
-    return UsageError(f"there is no command {name}", hint=hint)
-
-
-app = typer.Typer(cls=Root, add_completion=False, rich_markup_mode=None, no_args_is_help=True,
-                  context_settings={"help_option_names": ["--help", "-h"]})  # fmt: skip
-
-
-@app.callback()
-def root(
-    version: bool = typer.Option(False, "--version", help="Show the version."),
-    install_completion: bool = typer.Option(
-        False, "--install-completion", help="Let your shell complete apexgpu's commands and hosts."
-    ),
-) -> None:
-    """From an empty laptop to your container on the lab's GPU servers.
-
-    First day: apexgpu login, then apexgpu up HOST, then ssh HOST. No lab at hand: apexgpu demo.
-    """
-
-
 def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
     """Run the command line; the exit code. Every error becomes text here and nowhere else."""
     kit = kit or Kit()
@@ -145,7 +51,7 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
 
             return install(kit, before[1:])
         words = [word for word in before if word not in {"--json", "--debug"} or before.index(word) > 0]
-        code = app([*words, *dashes, *after], prog_name="apexgpu", standalone_mode=False, obj=kit)
+        code = _run(kit, [*words, *dashes, *after])
     except ApexError as exc:
         return _report(kit, exc)
     except KeyboardInterrupt:
@@ -164,6 +70,23 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
         return _report(kit, ApexError(f"apexgpu itself failed: {type(exc).__name__}", code="bug",
                                       hint="run it again with --debug and report what it shows"))  # fmt: skip
     return int(code or 0)
+
+
+def _run(kit: Kit, arguments: list[str]) -> int | None:
+    if arguments[:1] == ["status"] and all(_is_plain(word) for word in arguments[1:]):
+        # What must feel instant does not wait for typer: half of the start-up of a command.
+        from apexgpu.commands import overview
+
+        kit.screen.as_json = kit.screen.as_json or "--json" in arguments
+        return overview.status(kit, [word for word in arguments[1:] if word != "--json"])
+    from apexgpu.app import app
+
+    code: int | None = app(arguments, prog_name="apexgpu", standalone_mode=False, obj=kit)
+    return code
+
+
+def _is_plain(word: str) -> bool:
+    return word == "--json" or not word.startswith("-")
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:

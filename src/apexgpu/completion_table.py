@@ -11,8 +11,8 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'config status': ('words', (), ('--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),  # noqa: E501
     'config sync': ('words', (), ('--dry-run', '--include', '--except', '--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),  # noqa: E501
     'demo': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'down': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'exec': ('hosts', (), ('--all', '--limit', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'down': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),  # noqa: E501
+    'exec': ('hosts', (), ('--all', '--limit', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),  # noqa: E501
     'keys': ('words', ('list', 'add', 'remove'), ('--help',)),
     'keys add': ('files', (), ('--password-stdin', '--no-save-password', '--allow-http', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),  # noqa: E501
     'keys list': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
@@ -24,10 +24,10 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'lab status': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'lab up': ('words', (), ('--hosts', '--registered', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),  # noqa: E501
     'login': ('files', (), ('--iam-url', '--key', '--password-stdin', '--no-save-password', '--allow-http', '--register', '--register-all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),  # noqa: E501
-    'logout': ('words', (), ('--keep-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'register': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'logout': ('words', (), ('--keep-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),  # noqa: E501
+    'register': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),  # noqa: E501
     'ssh': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'status': ('hosts', (), ('--watch', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'up': ('hosts', (), ('--all', '--wait', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'status': ('hosts', (), ('--watch', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),  # noqa: E501
+    'up': ('hosts', (), ('--all', '--wait', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),  # noqa: E501
     'whoami': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
 }

@@ -6,12 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from apexgpu import manage
-from apexgpu.commands import fleet
+from apexgpu.commands import fleet, overview
 from apexgpu.commands.options import AllHosts, Group, HostsArgument, kit_of
 from apexgpu.kit import Kit
-from apexgpu.manage import HostStatus, Up
+from apexgpu.manage import Up
 from apexgpu.models import Host, Outcome
-from apexgpu.render import duration, size
 from apexgpu.replies import Stopped, clean
 
 app = Group()
@@ -117,7 +116,7 @@ def _show_up(kit: Kit, outcome: Outcome[Up]) -> None:
 def _up_value(value: Up) -> dict[str, Any]:
     driver = value.driver
     return {
-        **_container(value.container),
+        **overview.container_value(value.container),
         "changed": not value.was_running,
         "driver": None if driver is None else
         {"host": driver.host, "container": driver.container, "installed": driver.installed},
@@ -213,81 +212,7 @@ def status(
 
     Name hosts to also learn their uptime. Example: apexgpu status
     """
-    kit = kit_of(ctx)
-    chosen = kit.hosts(hosts or [])
-    inside = bool(hosts)
-    if watch and kit.screen.live and not kit.screen.as_json:
-        from apexgpu.render import watch as keep_showing
-
-        keep_showing(lambda: "\n".join(_table_lines(_ask_all(kit, chosen, inside))), every=5)
-    outcomes = _ask_all(kit, chosen, inside, live=True)
-    kit.screen.table(_HEADER, [_row(outcome) for outcome in outcomes], styles=_colour)
-    for outcome in outcomes:
-        if outcome.error is not None:
-            fleet.show_error(kit, outcome.host, outcome.error)
-    raise typer.Exit(fleet.finish(kit, outcomes, _status_value))
-
-
-_HEADER = ("HOST", "STATE", "ADDRESS", "PORT", "MEMORY", "UPTIME", "KEY")
-
-
-def _ask_all(kit: Kit, hosts: list[Host], inside: bool, *, live: bool = False) -> list[Outcome[HostStatus]]:
-    """Ask all hosts; rows appear on a terminal as answers arrive, and give way to the whole table."""
-    shown: list[str] = []
-
-    def done(outcome: Outcome[HostStatus]) -> None:
-        shown.append(outcome.host.name)
-        if live and kit.screen.live:
-            missing = [host.name for host in hosts if host.name not in shown]
-            if missing:
-                kit.screen.transient(f"{len(shown)} of {len(hosts)} answered; waiting for {', '.join(missing)}")
-
-    outcomes = fleet.run(kit, hosts, lambda host: manage.status(kit.transport, host, inside=inside), on_done=done)
-    if live:
-        kit.screen.transient("")
-    return outcomes
-
-
-def _table_lines(outcomes: list[Outcome[HostStatus]]) -> list[str]:
-    from apexgpu.render import columns
-
-    return columns(_HEADER, [_row(outcome) for outcome in outcomes])
-
-
-def _row(outcome: Outcome[HostStatus]) -> tuple[str, ...]:
-    host, found = outcome.host, outcome.value
-    if found is None:
-        code = outcome.error.code if outcome.error else "failed"
-        return (host.name, code.replace("_", " "), host.address, "-", "-", "-", "-")
-    container = found.container
-    if not found.registered or container is None:
-        return (host.name, "not registered", host.address, "-", "-", "-", "no")
-    memory = size(container.memory)
-    return (host.name, container.state.lower(), host.address, str(host.port or "-"), memory,
-            duration(found.uptime), "yes")  # fmt: skip
-
-
-def _colour(row: Any) -> str:
-    return {"running": "green", "stopped": "", "not registered": "dim"}.get(row[1], "red")
-
-
-def _status_value(value: HostStatus) -> dict[str, Any]:
-    container = value.container
-    return {
-        "registered": value.registered,
-        "key_accepted": value.registered,
-        **(_container(container) if container else {"running": False, "state": None}),
-        "uptime": value.uptime,
-    }
-
-
-def _container(container: Any) -> dict[str, Any]:
-    return {
-        "running": container.running,
-        "state": container.state,
-        "addresses": list(container.addresses),
-        "memory": container.memory,
-    }
+    raise typer.Exit(overview.status(kit_of(ctx), hosts or [], watch=watch))
 
 
 def _names(hosts: list[Host]) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from apexgpu.cli import Command
+from apexgpu.app import Command
 from apexgpu.kit import Kit
 
 F = TypeVar("F", bound=Callable[..., Any])
