@@ -1,5 +1,8 @@
 """Measure and print every figure. `python -m bench [NAME...]`; exits 1 when a goal is missed."""
 
+import os
+import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -7,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from apexgpu import sshconfig
-from apexgpu.models import Host
+from apexgpu import mux, process, sshconfig
+from apexgpu.models import Host, Target
 from bench.clock import paired
 from bench.farm import Farm, farm
 
@@ -104,14 +107,14 @@ def status_of_18() -> Iterator[Figure]:
 class masters:  # noqa: N801 - reads as the statement it is
     """Open masters for everybody: ours by a first `status`, the peers' by ssh itself."""
 
-    def __init__(self, hosts: Farm, environment: dict[str, str]) -> None:
-        self._hosts, self._environment = hosts, environment
+    def __init__(self, hosts: Farm, environment: dict[str, str], *, ours: bool = False) -> None:
+        self._hosts, self._environment, self._ours = hosts, environment, ours
         self._path = hosts.directory / "cm"
 
     def __enter__(self) -> Path:
-        import os
-
         self._path.mkdir()
+        if self._ours:  # more than apexgpu opens by itself
+            self._open_ours()
         subprocess.run([*APEXGPU, "status"], env={**os.environ, **self._environment}, check=True, capture_output=True)
         for host in self._hosts.hosts:
             options = ["-F", str(self._hosts.config), "-o", f"ControlPath={self._path}/%C", "-o", "ControlMaster=yes"]
@@ -130,6 +133,15 @@ class masters:  # noqa: N801 - reads as the statement it is
             time.sleep(0.05)
         return self._path
 
+    def _open_ours(self) -> None:
+        directory = self._hosts.directory / "run" / "apexgpu"
+        directory.mkdir(mode=0o700)
+        pool = mux.OpenMasters(self._hosts.config, process.LocalRunner(), directory=directory)
+        for host in self._hosts.hosts:
+            target = Target(host, "manage")
+            argv = mux.master_argv(target, config=self._hosts.config, path=pool.path(target))
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     def __exit__(self, *_: object) -> None:
         return None
 
@@ -143,6 +155,64 @@ def many_hosts() -> Iterator[Figure]:
             walls[count] = paired({"apexgpu": ([*APEXGPU, "status"], env, b"")}, runs=3)["apexgpu"]
     ratio = walls[256].wall / walls[18].wall / (256 / 18)
     yield Figure("256 hosts, a host", "18 hosts, a host", ratio, 1.0, f"{walls[256].wall:.2f} / {walls[18].wall:.2f} s")
+
+
+def warm_256() -> Iterator[Figure]:
+    """256 hosts over open masters: the client's CPU seconds, its children's included."""
+    with farm(256) as hosts:
+        env = hosts.environment(keep=True)
+        lines = "".join(f"{host.manage_name}\n" for host in hosts.hosts).encode()
+        with masters(hosts, env, ours=True) as path:
+            over = ["-F", str(hosts.config), "-o", f"ControlPath={path}/%C", "-o", "ControlMaster=no"]
+            found = paired(
+                {
+                    "apexgpu": ([*APEXGPU, "status"], env, b""),
+                    "xargs": (["xargs", "-P", "64", "-I{}", "ssh", *over, "{}", "help"], env, lines),
+                },
+                runs=3,
+            )
+        ours, theirs = found["apexgpu"].cpu, found["xargs"].cpu
+        raw = f"{ours:.2f} / {theirs:.2f} s"
+        yield Figure("256 hosts, repeated: client CPU", "xargs -P ssh, open masters", ours / theirs, 0.1, raw)
+
+
+_LIVING = """
+import sys, time
+from apexgpu import fanout, manage
+from apexgpu.kit import Kit
+kit = Kit()
+kit.flags["timeout"] = "4"
+began = time.perf_counter()
+last = began
+def done(outcome):
+    global last
+    if outcome.ok:
+        last = time.perf_counter()
+fanout.each(kit.hosts([]), lambda host: manage.status(kit.transport, host), on_done=done)
+print(last - began, time.perf_counter() - began)
+"""
+
+
+def one_dead() -> Iterator[Figure]:
+    """17 living hosts and one that accepts and never speaks: the rows of the living, and the whole (limit 4 s)."""
+    limit = 4.0
+    with farm(17) as hosts, socket.create_server(("127.88.9.9", 0)) as dead:
+        silent = Host("gpu99", "127.88.9.9", hosts.hosts[0].user, dead.getsockname()[1], dead.getsockname()[1])
+        times: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
+        for _ in range(6):
+            for name, some in (("without", hosts.hosts), ("with", (*hosts.hosts, silent))):
+                environment = hosts.of(some).environment(keep=False)
+                said = subprocess.run(
+                    [sys.executable, "-c", _LIVING], env={**os.environ, **environment}, check=True,
+                    capture_output=True, text=True,
+                ).stdout  # fmt: skip
+                living, whole = map(float, said.split())
+                times[name].append((living, whole))
+    without, with_ = (statistics.median(one for one, _ in times[name][1:]) for name in ("without", "with"))
+    whole = statistics.median(whole for _, whole in times["with"][1:])
+    raw = f"{with_ * 1000:.0f} / {without * 1000:.0f} ms"
+    yield Figure("a dead host among 18: rows of the living", "the same without it", with_ / without, 1.1, raw)
+    yield Figure("a dead host among 18: the whole", "its time limit", whole / limit, 1.1, f"{whole:.2f} / {limit:g} s")
 
 
 def merge() -> Iterator[Figure]:
@@ -171,6 +241,8 @@ ALL: dict[str, Callable[[], Iterator[Figure]]] = {
     "start": start_up,
     "status": status_of_18,
     "many": many_hosts,
+    "warm": warm_256,
+    "dead": one_dead,
     "merge": merge,
 }
 

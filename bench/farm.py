@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,21 @@ class Farm:
         }  # fmt: skip
 
 
+    def of(self, hosts: Sequence[Host]) -> "Farm":
+        """The same servers, with other hosts in the ssh config and in apexgpu's memory."""
+        _write_client(self.directory, hosts)
+        return Farm(self.directory, tuple(hosts))
+
+
+def _write_client(directory: Path, hosts: Sequence[Host]) -> None:
+    (directory / "config").write_bytes(
+        sshconfig.merge(b"", hosts)
+        + f"Host *\n  IdentityFile {directory}/id_ed25519\n  IdentitiesOnly yes\n  BatchMode yes\n"
+        f"  UserKnownHostsFile {directory}/known_hosts\n  KexAlgorithms curve25519-sha256\n".encode()
+    )
+    account.save(directory / "state", account.Account(user=getpass.getuser(), hosts=tuple(hosts)))
+
+
 @contextmanager
 def farm(count: int) -> Iterator[Farm]:
     """`count` hosts; everything is gone at the end."""
@@ -71,13 +86,7 @@ def farm(count: int) -> Iterator[Farm]:
     )
     key = " ".join((directory / "host_key.pub").read_text().split()[:2])
     (directory / "known_hosts").write_text("".join(f"[{host.address}]:{port} {key}\n" for host in hosts))
-    block = sshconfig.merge(b"", hosts)
-    (directory / "config").write_bytes(
-        block
-        + f"Host *\n  IdentityFile {directory}/id_ed25519\n  IdentitiesOnly yes\n  BatchMode yes\n"
-        f"  UserKnownHostsFile {directory}/known_hosts\n  KexAlgorithms curve25519-sha256\n".encode()
-    )
-    account.save(directory / "state", account.Account(user=getpass.getuser(), hosts=hosts))
+    _write_client(directory, hosts)
     Path("/run/sshd").mkdir(exist_ok=True)
     servers = []
     for first in range(0, count, 16):  # sshd listens on 16 addresses at most

@@ -39,7 +39,7 @@ def backups(state_dir: Path) -> list[Backup]:
 
 
 def _time(stamp: str) -> datetime:
-    return datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return datetime.fromisoformat(stamp)
 
 
 def keep(old: bytes | None, target: Path, state_dir: Path) -> None:

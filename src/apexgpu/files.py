@@ -1,7 +1,6 @@
 """Files of ours and the user's: atomic replacement, private modes, locks against a second apexgpu."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +20,8 @@ def replace_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     A symlink is followed, so that a dotfiles repository keeps its link. The temporary file has a dot name
     beside the target, so that an `Include ~/.ssh/config*` cannot see it.
     """
+    import tempfile  # 5 ms, and most commands write nothing
+
     target = Path(os.path.realpath(path))
     private_directory(target.parent)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)

@@ -41,7 +41,7 @@ class OpenMasters:
         """See transport.Warm. Falls back (None) only before the command was sent."""
         if self._directory is None or not command:
             return None
-        path = self._path(target)
+        path = self.path(target)
         connection = _connect(path, min(limits.connect, 3))
         if connection is None:
             return None
@@ -59,12 +59,13 @@ class OpenMasters:
 
     def keep(self, target: Target) -> None:
         """See transport.Warm."""
-        if self._directory is None or self._kept >= _MOST or self._path(target).exists():
+        if self._directory is None or self._kept >= _MOST or self.path(target).exists():
             return
         self._kept += 1
-        self._runner.spawn(master_argv(target, config=self._config, path=self._path(target)))
+        self._runner.spawn(master_argv(target, config=self._config, path=self.path(target)))
 
-    def _path(self, target: Target) -> Path:
+    def path(self, target: Target) -> Path:
+        """The socket of the master for `target`, whether it is there or not."""
         assert self._directory is not None  # noqa: S101 - both callers have looked
         what = f"{target.alias}\0{target.host.address}\0{target.port}\0{target.user}\0{self._stamp}"
         return self._directory / f"{target.alias[:24]}-{zlib.crc32(what.encode()):08x}"

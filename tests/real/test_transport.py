@@ -195,7 +195,7 @@ class TestOpenMasters:
         directory = Path(tempfile.mkdtemp(prefix="m-"))
         warm = OpenMasters(server.config, RUNNER, directory=directory)
         target = Target(server.host, "manage")
-        path = warm._path(target)
+        path = warm.path(target)
         done = RUNNER.run(master_argv(target, config=server.config, path=path), timeout=20)
         assert done.code == 0, done.err
         yield warm
@@ -219,15 +219,15 @@ class TestOpenMasters:
         target = Target(server.host, "container")
         assert warm.run(target, "true", limits=Limits()) is None
         with socket.socket(socket.AF_UNIX) as left:
-            left.bind(str(warm._path(target)))
+            left.bind(str(warm.path(target)))
         assert warm.run(target, "true", limits=Limits()) is None
-        assert not warm._path(target).exists()
+        assert not warm.path(target).exists()
 
     def test_a_silent_master_is_left_after_its_limit(self, server: openssh.OpenSSH, tmp_path: Path) -> None:
         warm = OpenMasters(server.config, RUNNER, directory=tmp_path)
         target = Target(server.host, "container")
         with socket.socket(socket.AF_UNIX) as silent:
-            silent.bind(str(warm._path(target)))
+            silent.bind(str(warm.path(target)))
             silent.listen()
             assert warm.run(target, "true", limits=Limits(connect=0.2)) is None
 
