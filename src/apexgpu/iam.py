@@ -131,7 +131,7 @@ class IamClient:
                 code="password",
             )
         if answer.code == 500:
-            raise RefusedError(f"IAM at {self._host}: its database is locked", hint="try again", code="locked")
+            raise RefusedError(f"IAM at {self._host}: its database is locked", hint="apexgpu login", code="locked")
         if answer.code == 400:
             raise RefusedError(f"IAM at {self._host} misses a field of the form", code="bad_form")
         self._expect(answer, 302, 303)

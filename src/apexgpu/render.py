@@ -7,6 +7,7 @@ here, and rich never sees it as markup.
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -99,6 +100,9 @@ class Screen:
         self._colour = self._err.isatty() and not dumb
         self._out_colour = self._out.isatty() and not dumb
         self.live = self._err.isatty() and environment.get("TERM") != "dumb"
+        self._drawing = threading.RLock()
+        self._drawn = False  # a line that lives stands on the terminal
+        self._asking = False
         for stream in (self._out, self._err):
             # A Windows console with another code page, or LANG=C, must not end a command.
             reconfigure = getattr(stream, "reconfigure", None)
@@ -164,9 +168,10 @@ class Screen:
 
     def ask(self, question: str, *, default: str = "") -> str:
         """A line from the user; DeclinedError at the end of input."""
-        self._err.write(f"{question}{f' [{default}]' if default else ''}: ")
-        self._err.flush()
-        line = self._stdin.readline()
+        with self._still():
+            self._err.write(f"{question}{f' [{default}]' if default else ''}: ")
+            self._err.flush()
+            line = self._stdin.readline()
         if not line:
             self._write(self._err, "")
             raise DeclinedError("no answer was given")
@@ -181,9 +186,25 @@ class Screen:
         import getpass
 
         try:
-            return getpass.getpass(f"{question}: ")
+            with self._still():
+                return getpass.getpass(f"{question}: ")
         except EOFError:
             raise DeclinedError("no answer was given") from None
+
+    def piped_line(self) -> str:
+        """The first line of what was piped in, without its end; empty where there is none."""
+        return self._stdin.readline().rstrip("\r\n")
+
+    @contextmanager
+    def _still(self) -> Iterator[None]:
+        """No spinner while a question stands on the terminal: it would be drawn over it."""
+        with self._drawing:
+            self._take_away()
+            self._asking = True
+        try:
+            yield
+        finally:
+            self._asking = False
 
     @contextmanager
     def working(self, what: str) -> Iterator["Progress"]:
@@ -199,21 +220,40 @@ class Screen:
         return f"\x1b[{codes[colour]}m{text}\x1b[0m" if on and colour in codes else text
 
     def _write(self, stream: IO[str], text: str) -> None:
-        stream.write(text + "\n")
-        stream.flush()
+        with self._drawing:
+            self._take_away()
+            stream.write(text + "\n")
+            stream.flush()
+
+    def _take_away(self) -> None:
+        if self._drawn:
+            self._err.write("\r\x1b[K")
+            self._err.flush()
+            self._drawn = False
 
     def transient(self, text: str) -> None:
-        """Replace the current line of a terminal; an empty text takes it away."""
-        if not self.live:
-            return
+        """Replace the living line of a terminal; an empty text takes it away. Nothing while a question stands."""
         import shutil
 
-        room = shutil.get_terminal_size().columns - 1
-        cut = safe(text)
-        while width(cut) > room:
-            cut = cut[:-1]
-        self._err.write(f"\r\x1b[K{cut}")
-        self._err.flush()
+        with self._drawing:
+            if not self.live or self._asking:
+                return
+            self._take_away()
+            if not text:
+                return
+            room = shutil.get_terminal_size().columns - 1
+            cut = safe(text)
+            while width(cut) > room:
+                cut = cut[:-1]
+            self._err.write(cut)
+            self._err.flush()
+            self._drawn = True
+
+    def waiting(self, text: str) -> None:
+        """A line to say that long work goes on, where nothing can be drawn; not in the middle of a question."""
+        with self._drawing:
+            if not self._asking:
+                self.note(text)
 
 
 class Progress:
@@ -222,8 +262,6 @@ class Progress:
     _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
     def __init__(self, screen: Screen, what: str) -> None:
-        import threading
-
         self._screen = screen
         self._what = what
         self._last = ""
@@ -250,7 +288,7 @@ class Progress:
             if live:
                 self._screen.transient(f"{self._FRAMES[count % len(self._FRAMES)]} {text}")
             else:
-                self._screen.note(text)
+                self._screen.waiting(text)
             count += 1
 
     def end(self) -> None:

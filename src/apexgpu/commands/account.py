@@ -1,11 +1,14 @@
 """login, logout, whoami: from an empty laptop to hosts that know the key."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from apexgpu import fanout
 from apexgpu.commands import fleet
+from apexgpu.commands.config import fetch_hosts, merge_into_config
 from apexgpu.commands.credentials import (
     AllowHttp,
     NoSave,
@@ -17,11 +20,12 @@ from apexgpu.commands.credentials import (
     send_key,
 )
 from apexgpu.commands.options import Group, kit_of
-from apexgpu.errors import LoginError, UsageError
+from apexgpu.errors import DeclinedError, LoginError, UsageError
 from apexgpu.iam import IamClient, follow_push, valid_user
-from apexgpu.keys import KeyPair, fingerprint
+from apexgpu.keys import fingerprint
 from apexgpu.kit import Kit
-from apexgpu.models import Host, PushLog
+from apexgpu.models import Host, Outcome
+from apexgpu.transport import UnknownHostKeyError
 
 app = Group()
 
@@ -45,50 +49,31 @@ def login(
     kit = kit_of(ctx)
     name = _settle_user(kit, user, iam_url)
     client = iam_client(kit, allow_http=allow_http)
-    passwords = Passwords(kit, from_stdin=password_stdin, save=not no_save_password)
-    pair = choose_key(kit, key, client.keys_text(name) or "")
-    changed = send_key(kit, client, pair, passwords)
-    hosts, written = _write_config(kit, client, pair)
-    reached = (
-        _follow(kit, client, hosts)
-        if changed
-        else _probe_or_skip(kit, hosts, registering=bool(register or register_all))
-    )
-    code = 0
+    # Everything that can be refused without a password is asked first: nothing is made or sent for it then.
+    with kit.screen.working("asking IAM for the hosts"):
+        client.open_page(name)
+        hosts = fetch_hosts(kit, client)
+        stored = client.keys_text(name) or ""
     wanted = hosts if register_all else kit.hosts(register) if register else []
-    if wanted:
-        from apexgpu.commands.hosts import register_hosts
-
-        with _quiet_json(kit):
-            code = register_hosts(kit, list(wanted))
-    _say_next(kit, changed or written, reached, bool(wanted))
+    pair = choose_key(kit, key, stored)
+    sent = send_key(kit, client, pair, Passwords(kit, from_stdin=password_stdin, save=not no_save_password))
+    written = merge_into_config(kit, hosts, identity=pair.path)
+    pushed = _follow(kit, client, hosts) if sent else {}
+    reached = _probe(kit, hosts, pushed)
+    made = _register(kit, list(wanted))
+    code = fanout.exit_code(made)
+    _say_next(kit, sent or written, reached, made)
     kit.screen.document(
         {
             "ok": code == 0,
             "user": name,
             "iam_url": client.url,
-            "changed": changed or written,
+            "changed": sent or written,
             "key": {"fingerprint": fingerprint(pair.public), "path": str(pair.path) if pair.path else None},
-            "hosts": [
-                {"host": host.name, "ok": True, "error": None, "key_accepted": reached.get(host.name)} for host in hosts
-            ],
+            "hosts": _rows(reached, made),
         }
     )
     raise typer.Exit(code)
-
-
-class _quiet_json:  # noqa: N801 - reads as the statement it is
-    """Lets a step that would print a JSON document of its own stay silent inside another."""
-
-    def __init__(self, kit: Kit) -> None:
-        self._kit = kit
-
-    def __enter__(self) -> None:
-        self._document = self._kit.screen.document
-        self._kit.screen.document = lambda values: None  # type: ignore[method-assign]
-
-    def __exit__(self, *_: object) -> None:
-        self._kit.screen.document = self._document  # type: ignore[method-assign]
 
 
 def _settle_user(kit: Kit, user: str | None, iam_url: str | None) -> str:
@@ -101,7 +86,8 @@ def _settle_user(kit: Kit, user: str | None, iam_url: str | None) -> str:
     given = kit.settings.user
     if not given:
         if not kit.screen.can_ask:
-            raise UsageError("who are you? no account name was given", hint="apexgpu login USER")
+            message = "your domain account is needed, and there is no terminal to ask at"
+            raise DeclinedError(message, hint="apexgpu login USER", code="no_terminal")
         given = kit.screen.ask("Your domain account")
     name = given.strip().lower()
     if name != given:
@@ -114,25 +100,15 @@ def _settle_user(kit: Kit, user: str | None, iam_url: str | None) -> str:
     return name
 
 
-def _write_config(kit: Kit, client: IamClient, pair: KeyPair) -> tuple[tuple[Host, ...], bool]:
-    from apexgpu.commands.config import fetch_hosts, merge_into_config
-
-    hosts = fetch_hosts(kit, client)
-    written = merge_into_config(kit, hosts, identity=pair.path)
-    return hosts, written
-
-
-def _follow(kit: Kit, client: IamClient, hosts: tuple[Host, ...]) -> dict[str, bool | None]:
-    """Follow IAM's push to its end; host -> took the key, None where that is not known."""
+def _follow(kit: Kit, client: IamClient, hosts: Sequence[Host]) -> dict[str, bool | None]:
+    """Follow IAM's push to its end; host -> took the key, None where the log does not tell."""
     with kit.screen.working("IAM is sending the key to the hosts") as progress:
         log = follow_push(
             client,
             kit.user,
-            limit=max(20.0, 2 * kit.settings.timeout),
+            limit=2 * kit.settings.timeout,
             on_log=lambda log: progress.say(f"{len(log.hosts)} of {len(hosts)} hosts"),
         )
-    by_address = {line.address: line for line in log.hosts}
-    reached = {host.name: by_address[host.address].user if host.address in by_address else None for host in hosts}
     if not log.done:
         kit.screen.warn(
             "IAM's pusher looks stuck: it never said that it was done"
@@ -140,17 +116,15 @@ def _follow(kit: Kit, client: IamClient, hosts: tuple[Host, ...]) -> dict[str, b
             else "IAM did not start on your key; its pusher may be stuck on another one",
             hint="tell the administrators to restart IAM; meanwhile, the hosts are asked one by one",
         )
-        reached = reached | _probe(kit, [host for host in hosts if reached[host.name] is None])
-    _show_reached(kit, hosts, reached, log)
-    return reached
+    by_address = {line.address: line.user for line in log.hosts}
+    return {host.name: by_address.get(host.address) for host in hosts}
 
 
-def _probe_or_skip(kit: Kit, hosts: tuple[Host, ...], *, registering: bool) -> dict[str, bool | None]:
-    """On a second login: whether the hosts still know the key. Not worth a question about host keys."""
-    return {host.name: None for host in hosts} if registering else _probe(kit, list(hosts))
+def _probe(kit: Kit, hosts: Sequence[Host], pushed: dict[str, bool | None]) -> list[Outcome[bool]]:
+    """Whether each host takes the key, by logging in there; IAM's word for it where a host key is not confirmed.
 
-
-def _probe(kit: Kit, hosts: list[Host]) -> dict[str, bool | None]:
+    This is the first contact with every host: the one question about all host keys comes here.
+    """
     from apexgpu import manage
 
     def works(host: Host) -> bool:
@@ -158,40 +132,63 @@ def _probe(kit: Kit, hosts: list[Host]) -> dict[str, bool | None]:
 
     with kit.screen.working(f"asking {len(hosts)} hosts whether they know the key"):
         outcomes = fleet.run(kit, hosts, works)
+    unknown = [outcome for outcome in outcomes if isinstance(outcome.error, UnknownHostKeyError)]
     for outcome in outcomes:
-        if outcome.error is not None and outcome.error.code != "host_key_unknown":
-            kit.screen.warn(outcome.error.message)
-    unknown = [
-        outcome for outcome in outcomes if outcome.error is not None and outcome.error.code == "host_key_unknown"
-    ]
+        if outcome.error is not None and outcome not in unknown:
+            kit.screen.warn(outcome.error.message, hint=outcome.error.hint)
     if unknown:
         kit.screen.warn(
             f"the host keys of {len(unknown)} hosts are not confirmed yet, so nothing was asked of them",
             hint="apexgpu login   (in a terminal), or apexgpu login --accept-new",
         )
-    return {outcome.host.name: outcome.value for outcome in outcomes}
+    reached = [
+        Outcome(outcome.host, pushed[outcome.host.name])
+        if outcome in unknown and pushed.get(outcome.host.name) is not None
+        else outcome
+        for outcome in outcomes
+    ]
+    _show_reached(kit, reached)
+    return reached
 
 
-def _show_reached(kit: Kit, hosts: tuple[Host, ...], reached: dict[str, bool | None], log: PushLog) -> None:
-    took = [host.name for host in hosts if reached[host.name]]
-    fresh = [host.name for host in hosts if reached[host.name] is False]
-    silent = [host.name for host in hosts if reached[host.name] is None]
+def _show_reached(kit: Kit, reached: Sequence[Outcome[bool]]) -> None:
+    took = [outcome.host.name for outcome in reached if outcome.value]
+    fresh = [outcome.host.name for outcome in reached if outcome.value is False]
+    silent = [outcome.host.name for outcome in reached if outcome.value is None]
     if took:
-        kit.screen.good(f"took the key: {', '.join(took)}")
+        kit.screen.good(f"the key works on {', '.join(took)}")
     if fresh:
         kit.screen.note(f"  not registered yet: {', '.join(fresh)}")
     if silent:
         kit.screen.note(f"  said nothing: {', '.join(silent)}")
 
 
-def _say_next(kit: Kit, changed: bool, reached: dict[str, bool | None], registered: bool) -> None:
-    if not changed:
-        kit.screen.result("Nothing to change: you are logged in, and your ssh config is up to date.")
-    elif not registered:
-        kit.screen.result("You are logged in.")
-    ready = [name for name, took in reached.items() if took]
-    first = next(iter(reached), "HOST")
-    step = f"apexgpu up {ready[0]}" if ready else f"apexgpu up {first}" if registered else f"apexgpu register {first}"
+def _register(kit: Kit, hosts: list[Host]) -> list[Outcome[bool]]:
+    from apexgpu.commands.hosts import register_hosts
+
+    return register_hosts(kit, hosts) if hosts else []
+
+
+def _rows(reached: Sequence[Outcome[bool]], made: Sequence[Outcome[bool]]) -> list[dict[str, Any]]:
+    from apexgpu.commands.hosts import register_value
+
+    registering = {row["host"]: row for row in fleet.rows(made, register_value)}
+    return [
+        {"key_accepted": None, **row, **registering.get(row["host"], {})}
+        for row in fleet.rows(reached, lambda took: {"key_accepted": took})
+    ]
+
+
+def _say_next(kit: Kit, changed: bool, reached: Sequence[Outcome[bool]], made: Sequence[Outcome[bool]]) -> None:
+    changed = changed or any(outcome.value for outcome in made)
+    kit.screen.result(
+        "You are logged in."
+        if changed
+        else "Nothing to change: you are logged in, and your ssh config is up to date."
+    )
+    ready = [outcome.host.name for outcome in (*made, *reached) if outcome.ok and (outcome in made or outcome.value)]
+    names = [outcome.host.name for outcome in reached]
+    step = f"apexgpu up {ready[0]}" if ready else f"apexgpu register {names[0]}"
     kit.screen.result(f"Next: {step}   (all hosts: apexgpu status)")
 
 

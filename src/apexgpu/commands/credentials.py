@@ -70,7 +70,7 @@ class Passwords:
             return self._used.reveal()
         kit = self._kit
         if self._stdin:
-            text = _stdin_line()
+            text = kit.screen.piped_line()
             if not text:
                 raise LoginError(
                     "the password on stdin is empty", hint="printf '%s' \"$PASSWORD\" | apexgpu login --password-stdin"
@@ -94,15 +94,17 @@ class Passwords:
         self._used = Secret(text)
         return text
 
-    def wrong(self) -> bool:
-        """Forget a password that IAM refused; whether there is another to try."""
+    def wrong(self, refusal: LoginError) -> bool:
+        """Forget a password that IAM refused; whether there is another to try, and then it is said why."""
         from apexgpu import passwords
 
-        stale = self.from_keyring
-        if stale:
+        if self.from_keyring:
             passwords.delete(_SERVICE, entry(self._kit))
         self._used, self.from_keyring = None, False
-        return (stale or not self._stdin) and self._kit.screen.can_ask
+        again = not self._stdin and self._kit.screen.can_ask
+        if again:
+            self._kit.screen.warn(refusal.message)
+        return again
 
     def keep(self) -> None:
         """Put a password that worked into the keyring, unless that is not wanted or cannot be."""
@@ -112,12 +114,6 @@ class Passwords:
             return
         if passwords.save(_SERVICE, entry(self._kit), self._used):
             self._kit.screen.good("password kept in the keyring of this system")
-
-
-def _stdin_line() -> str:
-    import sys
-
-    return sys.stdin.readline().rstrip("\r\n")
 
 
 def choose_key(kit: Kit, wanted: Path | None, stored: str) -> KeyPair:
@@ -184,7 +180,7 @@ def with_password(passwords: Passwords, work: Callable[[], bool]) -> bool:
         try:
             return work()
         except LoginError as exc:
-            if exc.code != "password" or not passwords.wrong() or not left:
+            if exc.code != "password" or not left or not passwords.wrong(exc):
                 raise
     return False
 

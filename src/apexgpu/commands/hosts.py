@@ -23,11 +23,12 @@ def register(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHos
     Example: apexgpu register gpu7
     """
     kit = kit_of(ctx)
-    raise typer.Exit(register_hosts(kit, kit.some_hosts(hosts or [], everything)))
+    outcomes = register_hosts(kit, kit.some_hosts(hosts or [], everything))
+    raise typer.Exit(fleet.finish(kit, outcomes, register_value))
 
 
-def register_hosts(kit: Kit, hosts: list[Host]) -> int:
-    """Register on all of `hosts`, show each, and give the exit code."""
+def register_hosts(kit: Kit, hosts: list[Host]) -> list[Outcome[bool]]:
+    """Register on all of `hosts` and show each; the values tell whether anything had to be made."""
     from apexgpu.commands.credentials import post_again
 
     repost = post_again(kit)
@@ -49,8 +50,12 @@ def register_hosts(kit: Kit, hosts: list[Host]) -> int:
                 on_line=lambda line: progress.say(f"{host.name}: {clean(line)}"),
             )  # fmt: skip
 
-        outcomes = fleet.run(kit, hosts, work, on_done=done)
-    return fleet.finish(kit, outcomes, lambda made: {"registered": True, "changed": made})
+        return fleet.run(kit, hosts, work, on_done=done)
+
+
+def register_value(made: bool) -> dict[str, Any]:
+    """What JSON tells of a host that is registered."""
+    return {"registered": True, "changed": made}
 
 
 @app.command("up")
