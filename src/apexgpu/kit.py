@@ -21,13 +21,17 @@ from apexgpu.settings import Settings
 
 if TYPE_CHECKING:
     from apexgpu.iamconfig import Network
+    from apexgpu.passwords import Secret
     from apexgpu.route import Route
     from apexgpu.transport import Connections, Link
 
 
 @dataclass
 class Kit:
-    """One run of the program: its flags, settings, screen, and ways into the world."""
+    """One run of the program: its flags, settings, screen, and ways into the world.
+
+    `passphrases` are those of key files that this run has been told: nobody is asked twice.
+    """
 
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     screen: Screen = field(default_factory=Screen)
@@ -36,6 +40,7 @@ class Kit:
     yes: bool = False
     debug: bool = False
     accept_new: bool = False
+    passphrases: "dict[Path, Secret]" = field(default_factory=dict)
     _choosing: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
@@ -150,6 +155,8 @@ class Kit:
         return ParamikoLink(identities)
 
     def _passphrase(self, path: Path) -> str | None:
+        if path in self.passphrases:
+            return self.passphrases[path].reveal()
         if not self.screen.can_ask:
             return None
         return self.screen.secret(f"Passphrase for {path} (ssh-add {path} would spare you this)") or None

@@ -40,6 +40,7 @@ class Spy:
     iam: str
     posts: list[dict[str, str]] = field(default_factory=list)
     gets: list[str] = field(default_factory=list)
+    connects: list[str] = field(default_factory=list)
     before_post: Callable[[], None] = lambda: None
     after_post: Callable[[], None] = lambda: None
     url: str = ""
@@ -60,6 +61,10 @@ class Spy:
                 spy.before_post()
                 spy.forward(self, body)
                 spy.after_post()
+
+            def do_CONNECT(self) -> None:
+                spy.connects.append(self.path)
+                self.send_error(403, "no TLS here")
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Nothing on the terminal."""

@@ -153,6 +153,8 @@ def _new_key(kit: Kit, directory: Path) -> KeyPair:
     pair = keys.generate(directory / "id_ed25519", comment=f"{kit.user}@{socket.gethostname()}", passphrase=passphrase)
     kit.screen.good(f"made a new key: {pair.path}")
     if pair.path is not None:
+        if passphrase:
+            kit.passphrases[pair.path] = Secret(passphrase)
         keys.add_to_agent(pair.path, kit.runner, passphrase)
     return pair
 

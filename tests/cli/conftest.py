@@ -1,0 +1,25 @@
+"""The laptops that the account and config commands are tried on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cli.newcomer import Newcomer, newcomer
+
+
+@pytest.fixture
+def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Newcomer]:
+    """An empty HOME before a lab of two hosts that knows nobody yet."""
+    with newcomer(tmp_path, monkeypatch) as laptop:
+        yield laptop
+
+
+@pytest.fixture
+def member(new: Newcomer) -> Newcomer:
+    """The same after a login; what was counted until then is forgotten."""
+    said = new.log_in()
+    assert said.code == 0, said.err
+    new.spy.posts.clear()
+    new.spy.gets.clear()
+    new.heard.clear()
+    return new

@@ -1,0 +1,323 @@
+"""login, logout and whoami against the lab: a whole first day, a second one, and which key is taken."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.cli.newcomer import FOREIGN, LIMIT, Newcomer, Said, ended
+
+from apexgpu import passwords
+from apexgpu.keys import generate, parse_all
+from apexgpu.sshconfig import managed
+
+pytestmark = pytest.mark.openssh
+
+
+def key(path: Path, kind: str = "ed25519", comment: str = "") -> str:
+    """Make a key pair; the line of its public half."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    size = ["-b", "2048"] if kind == "rsa" else []
+    argv = ["ssh-keygen", "-q", "-t", kind, *size, "-N", "", "-C", comment or path.name, "-f", str(path)]
+    subprocess.run(argv, check=True, timeout=LIMIT)
+    return path.with_name(path.name + ".pub").read_text().strip()
+
+
+def blob(line: str) -> str:
+    """What identifies a key."""
+    return parse_all(line)[0].blob
+
+
+class TestTheFirstDay:
+    """The real program at a terminal, from an empty HOME."""
+
+    @pytest.fixture
+    def session(self, new: Newcomer) -> Newcomer:
+        with new.at_terminal("login") as child:
+            for question, answer in (
+                ("Your domain account: ", "alice"),
+                (r"Passphrase for the new key \(empty for none\): ", "a phrase"),
+                ("The same passphrase again: ", "a phrase"),
+                ("Domain password of alice: ", new.password()),
+                (r"Write this into .*config\? \[y/N\]: ", "y"),
+                (r"Trust all of them \[y/N\]: ", "y"),
+            ):
+                child.expect(question)
+                child.sendline(answer)
+            assert ended(child) == 0, new.heard
+        return new
+
+    def test_makes_a_key_with_a_passphrase_and_sends_it(self, session: Newcomer) -> None:
+        private = session.ssh / "id_ed25519"
+        assert private.stat().st_mode & 0o777 == 0o600
+        argv = ["ssh-keygen", "-y", "-P", "a phrase", "-f", str(private)]
+        public = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=LIMIT).stdout
+        assert session.stored().count("\n") == 1
+        assert blob(session.stored()) == blob(public)
+
+    def test_writes_the_hosts_into_the_ssh_config(self, session: Newcomer) -> None:
+        assert [(host.name, host.user, host.port) for host in managed(session.config.read_bytes())] == [
+            ("gpu2", "alice", 22001), ("gpu3", "alice", 22001),
+        ]  # fmt: skip
+        assert session.config.stat().st_mode & 0o777 == 0o600
+
+    def test_asks_for_the_keys_of_all_hosts_in_one_table(self, session: Newcomer) -> None:
+        (heard,) = session.heard
+        table = heard[heard.index("These hosts show keys") : heard.index("Trust all of them")]
+        assert table.count("SHA256:") == 2
+        assert heard.count("Trust all of them") == 1
+        assert len((session.ssh / "known_hosts").read_text().splitlines()) == 2
+
+    def test_names_the_next_step(self, session: Newcomer) -> None:
+        assert "You are logged in." in session.heard[0]
+        assert "Next: apexgpu register gpu2" in session.heard[0]
+
+    def test_no_spinner_is_drawn_over_a_question(self, session: Newcomer) -> None:
+        for question in ("Domain password of alice: ", "[y/N]: "):
+            after = session.heard[0].partition(question)[2]
+            assert after.lstrip("\r\n").startswith(("✓", "\x1b[32m✓", "\r\x1b[K", "⠋")), after[:80]
+            assert session.heard[0].partition(question)[0].rpartition("\n")[2].count("…") <= 1
+
+    def test_neither_password_nor_passphrase_is_anywhere(self, session: Newcomer) -> None:
+        for secret in (session.password(), "a phrase"):
+            assert not [path for path, data in session.files().items() if secret.encode() in data]
+            assert secret not in session.heard[0]
+
+    def test_the_second_login_asks_and_changes_nothing(self, session: Newcomer) -> None:
+        before = session.files()
+        session.spy.posts.clear()
+        # The key has a passphrase and no agent holds it: to ask the hosts, it has to be typed.
+        with session.at_terminal("login") as child:
+            child.expect("Passphrase for .*id_ed25519")
+            child.sendline("a phrase")
+            assert ended(child) == 0
+        assert "Nothing to change: you are logged in" in session.heard[-1]
+        assert session.spy.posts == []
+        assert session.files() == before
+
+
+def test_a_second_login_posts_nothing_and_touches_no_file(member: Newcomer) -> None:
+    before = {path: Path(path).stat().st_mtime_ns for path in member.files()}
+    said = member.run("login")
+    assert said.code == 0
+    assert "Nothing to change: you are logged in, and your ssh config is up to date." in said.out
+    assert member.spy.posts == []
+    assert {path: Path(path).stat().st_mtime_ns for path in member.files()} == before
+    assert member.run("login", "--json").json["changed"] is False
+
+
+def test_what_json_tells(new: Newcomer) -> None:
+    document = new.log_in("--json").json
+    assert document["ok"]
+    assert document["changed"]
+    assert document["user"] == "alice"
+    assert document["key"]["path"] == str(new.ssh / "id_ed25519")
+    assert document["key"]["fingerprint"].startswith("SHA256:")
+    assert document["hosts"] == [
+        {"key_accepted": False, "host": name, "ok": True, "error": None} for name in ("gpu2", "gpu3")
+    ]
+
+
+def test_without_a_terminal_the_host_keys_wait(new: Newcomer) -> None:
+    said = new.run("login", "alice", "--password-stdin", "--yes", "--json", stdin=f"{new.password()}\n")
+    assert said.code == 0
+    assert "the host keys of 2 hosts are not confirmed yet" in said.err
+    assert "apexgpu login --accept-new" in said.err
+    assert not (new.ssh / "known_hosts").exists()
+    # IAM's log has told already that neither host has the account.
+    assert [row["key_accepted"] for row in said.json["hosts"]] == [False, False]
+
+
+class TestWhichKey:
+    """Agent keys and ~/.ssh/*.pub; ed25519 first, nothing that could not log in, nobody else's."""
+
+    def chosen(self, new: Newcomer, *words: str) -> str:
+        said = new.log_in(*words)
+        assert said.code == 0, said.err
+        return blob(new.stored())
+
+    def test_ed25519_before_others(self, new: Newcomer) -> None:
+        key(new.ssh / "id_rsa", "rsa")
+        key(new.ssh / "id_ecdsa", "ecdsa")
+        line = key(new.ssh / "work", "ed25519")
+        assert self.chosen(new) == blob(line)
+        assert f"IdentityFile {new.ssh / 'work'}" in new.config.read_text()
+
+    def test_none_without_its_private_half(self, new: Newcomer) -> None:
+        key(new.ssh / "id_ed25519")
+        (new.ssh / "id_ed25519").unlink()
+        line = key(new.ssh / "id_rsa", "rsa")
+        assert self.chosen(new) == blob(line)
+
+    @pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can give a file away")
+    def test_none_of_another_user(self, new: Newcomer) -> None:
+        key(new.ssh / "id_ed25519")
+        for name in ("id_ed25519", "id_ed25519.pub"):
+            os.chown(new.ssh / name, 12345, 12345)
+        line = key(new.ssh / "id_rsa", "rsa")
+        assert self.chosen(new) == blob(line)
+
+    def test_one_of_the_agent(self, new: Newcomer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        line = key(tmp_path / "elsewhere" / "agent_key")
+        key(new.ssh / "id_ed25519")
+        socket = tmp_path / "agent"
+        argv = ["ssh-agent", "-D", "-a", str(socket)]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as agent:
+            assert agent.stdout is not None
+            agent.stdout.readline()
+            monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
+            argv = ["ssh-add", "-q", str(tmp_path / "elsewhere" / "agent_key")]
+            subprocess.run(argv, check=True, timeout=LIMIT, capture_output=True)
+            with new.at_terminal("login", "alice", "--yes", "--accept-new") as child:
+                child.expect("Domain password")
+                child.sendline(new.password())
+                assert ended(child) == 0
+            assert blob(new.stored()) == blob(line)
+            assert new.run("keys", "list", "--json").json["keys"][0]["known"] == ["iam", "agent", "login"]
+            agent.kill()
+        assert "IdentityFile" not in new.config.read_text()
+
+    def test_the_one_that_iam_has_already(self, new: Newcomer) -> None:
+        key(new.ssh / "id_ed25519")
+        new.store(FOREIGN + key(new.ssh / "id_rsa", "rsa") + "\n")
+        said = new.log_in()
+        assert said.code == 0
+        assert "IAM had your key" in said.err
+        assert new.spy.posts == []
+
+    def test_the_one_that_was_named(self, new: Newcomer) -> None:
+        key(new.ssh / "id_ed25519")
+        line = key(new.ssh / "id_rsa", "rsa")
+        assert self.chosen(new, "--key", str(new.ssh / "id_rsa.pub")) == blob(line)
+
+    def test_a_named_one_without_private_half_is_refused_before_anything_is_sent(self, new: Newcomer) -> None:
+        key(new.ssh / "id_ed25519")
+        (new.ssh / "id_ed25519").unlink()
+        said = new.log_in("--key", str(new.ssh / "id_ed25519.pub"))
+        assert said.code == 2
+        assert "the private half is neither in" in said.err
+        assert " hint: " in said.err
+        assert (new.spy.posts, new.config.exists()) == ([], False)
+
+    def test_a_new_one_goes_to_a_spare_name_and_overwrites_nothing(self, new: Newcomer) -> None:
+        new.ssh.mkdir(mode=0o700)
+        (new.ssh / "id_ed25519").write_text("something of the user's\n")
+        assert new.log_in().code == 0
+        assert (new.ssh / "id_ed25519").read_text() == "something of the user's\n"
+
+
+class TestOtherKeys:
+    """What IAM holds of the user's stays, whoever else writes."""
+
+    def test_every_other_line_survives(self, new: Newcomer) -> None:
+        new.store(FOREIGN)
+        assert new.log_in().code == 0
+        assert new.stored().startswith(FOREIGN)
+        assert new.stored().count("\n") == 3
+
+    def test_someone_who_writes_between_read_and_post_is_merged(self, new: Newcomer) -> None:
+        other = generate(new.home / "other", comment="other", passphrase=None).public.line + "\n"
+
+        def write() -> None:
+            # Once, right after our post: what we read before is old now.
+            new.spy.after_post = lambda: None
+            new.store(other)
+
+        new.spy.after_post = write
+        assert new.log_in().code == 0
+        assert len(new.spy.posts) == 2
+        assert {one.blob for one in parse_all(new.stored())} >= {blob(other)}
+        assert len(parse_all(new.stored())) == 2
+
+    def test_someone_who_never_stops_is_not_fought_for_ever(self, new: Newcomer) -> None:
+        new.spy.after_post = lambda: new.store(FOREIGN)
+        said = new.log_in()
+        assert said.code == 6
+        assert "someone else is changing them too" in said.err
+        assert len(new.spy.posts) == 5
+
+
+class TestPassword:
+    def test_is_nowhere_but_in_the_form(self, new: Newcomer) -> None:
+        password = new.password()
+        assert new.log_in("--debug").code == 0
+        assert new.log_in("--debug", "--key", "/nowhere").code == 2
+        wrong = new.run("login", "alice", "--password-stdin", "--yes", "--debug", "--key", self.other(new),
+                        stdin="not-the-password\n")  # fmt: skip
+        assert wrong.code == 4
+        assert [post["password"] for post in new.spy.posts] == [password, "not-the-password"]
+        for secret in (password, "not-the-password"):
+            assert not any(secret in text for text in new.heard)
+            assert not [path for path, data in new.files().items() if secret.encode() in data]
+
+    def other(self, new: Newcomer) -> str:
+        key(new.ssh / "other")
+        return str(new.ssh / "other")
+
+    def test_a_wrong_one_is_4_with_a_hint(self, new: Newcomer) -> None:
+        new.store(FOREIGN)
+        said = new.run("login", "alice", "--password-stdin", "--yes", stdin="wrong\n")
+        self.refused(new, said)
+        assert len(new.spy.posts) == 1
+
+    @pytest.mark.parametrize("stdin", ["", "\n", "\r\n"])
+    def test_an_empty_one_is_never_sent(self, new: Newcomer, stdin: str) -> None:
+        new.store(FOREIGN)
+        self.refused(new, new.run("login", "alice", "--password-stdin", "--yes", stdin=stdin))
+        assert new.spy.posts == []
+
+    def refused(self, new: Newcomer, said: Said) -> None:
+        assert said.code == 4
+        assert "password" in said.err
+        assert " hint: " in said.err
+        assert new.stored() == FOREIGN
+        assert not new.config.exists()
+
+    def test_without_a_terminal_the_option_is_named(self, new: Newcomer) -> None:
+        said = new.run("login", "alice", "--yes")
+        assert said.code == 7
+        assert "--password-stdin" in said.err
+        assert new.run("login", "--yes", "--json").json["error"]["hint"] == "apexgpu login USER"
+
+    def test_one_that_worked_is_kept_in_the_keyring_unless_that_is_not_wanted(
+        self, new: Newcomer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ring = Ring()
+        monkeypatch.setattr(passwords, "_configured", lambda: ring)
+        assert new.log_in("--no-save-password").code == 0
+        assert ring.kept == {}
+        new.store("")
+        assert new.log_in().code == 0
+        assert ring.kept == {("apexgpu", f"alice@{new.spy.url}"): new.password()}
+        new.store("")
+        assert new.run("login", "--yes").code == 0  # nobody was asked
+        assert len(new.spy.posts) == 3
+
+    def test_a_stale_one_is_forgotten_and_logout_forgets_a_good_one(
+        self, member: Newcomer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        entry = ("apexgpu", f"alice@{member.spy.url}")
+        ring = Ring({entry: "of last year"})
+        monkeypatch.setattr(passwords, "_configured", lambda: ring)
+        member.store("")
+        assert member.run("login", "--yes").code == 4
+        assert ring.kept == {}
+        ring.kept[entry] = member.password()
+        assert member.run("logout").code == 0
+        assert ring.kept == {}
+
+
+class Ring:
+    """A keyring of this test's."""
+
+    def __init__(self, kept: dict[tuple[str, str], str] | None = None) -> None:
+        self.kept = kept or {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        return self.kept.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self.kept[service, username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        del self.kept[service, username]
