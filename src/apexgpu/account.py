@@ -1,8 +1,7 @@
 """What a login left behind in the state directory: who, where, which key, which hosts. No secret in it."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from apexgpu.files import replace_atomically
@@ -14,14 +13,19 @@ _NAMES = "hosts"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The remembered login; every field may be empty before the first one."""
+    """The remembered login; every field may be empty before the first one.
+
+    `allow_http` are the URLs to which a password may go without TLS, `left_out` the hosts that `config sync`
+    was told to leave out of the ssh config.
+    """
 
     user: str = ""
     iam_url: str = ""
     fingerprint: str = ""
     identity_file: str = ""
     hosts: tuple[Host, ...] = ()
-    allow_http: tuple[str, ...] = field(default=())
+    allow_http: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def remembered(self) -> dict[str, str]:
         """The part that serves as settings."""
@@ -33,8 +37,8 @@ def load(state_dir: Path) -> Account:
     try:
         document = json.loads((state_dir / _FILE).read_bytes())
         hosts = tuple(Host(**host) for host in document.pop("hosts"))
-        allow_http = tuple(document.pop("allow_http"))
-        return Account(hosts=hosts, allow_http=allow_http, **document)
+        allow_http, left_out = (tuple(document.pop(name, ())) for name in ("allow_http", "left_out"))
+        return Account(hosts=hosts, allow_http=allow_http, left_out=left_out, **document)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return Account()
 
@@ -47,11 +51,6 @@ def save(state_dir: Path, account: Account) -> None:
     replace_atomically(state_dir / _FILE, text.encode() + b"\n")
     names = "".join(f"{host.name}\n" for host in account.hosts)
     replace_atomically(state_dir / _NAMES, names.encode())
-
-
-def with_hosts(account: Account, hosts: Sequence[Host]) -> Account:
-    """The same account with other hosts."""
-    return replace(account, hosts=tuple(hosts))
 
 
 def forget(state_dir: Path) -> bool:

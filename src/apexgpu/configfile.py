@@ -129,8 +129,11 @@ def remove(path: Path, *, state_dir: Path, runner: Runner) -> bool:
 
 
 def restore(path: Path, n: int, *, state_dir: Path, runner: Runner) -> bool:
-    """Put backup `n` back (the present bytes are backed up first); True if that changed anything."""
-    kept = backups(state_dir)
+    """Put backup `n` back; True if that changed anything. The present bytes are kept as number 0.
+
+    Going back to number 0 keeps them as the newest, unless they are kept already.
+    """
+    kept = backups(state_dir, path)
     chosen = next((backup for backup in kept if backup.n == n), None)
     if chosen is None:
         raise ConfigError(f"there is no backup {n} of {path}, there are {len(kept)}", hint="apexgpu config status")
@@ -139,7 +142,12 @@ def restore(path: Path, n: int, *, state_dir: Path, runner: Runner) -> bool:
     def judge(_candidate: Path, _old: bytes) -> None:
         sshverify.check_readable(data, shown=chosen.path, runner=runner)
 
-    return _rewrite(path, lambda _old: data, judge, lambda: None, state_dir)
+    def keep(old: bytes | None, target: Path) -> None:
+        if n == 0 and old is not None and old in {backup.path.read_bytes() for backup in kept}:
+            return
+        configbackups.keep(old, target, state_dir, undo=n != 0)
+
+    return _rewrite(path, lambda _old: data, judge, lambda: None, state_dir, keep)
 
 
 def include_line(include: Path) -> str:
@@ -175,9 +183,14 @@ def _rewrite(
     judge: Callable[[Path, bytes], None],
     recheck: Callable[[], None],
     state_dir: Path,
+    keep: Callable[[bytes | None, Path], None] | None = None,
 ) -> bool:
-    """The one safe write: `change` the bytes of `path`, once `judge` agrees; True if written."""
+    """The one safe write: `change` the bytes of `path`, once `judge` agrees; True if written.
+
+    `keep` backs the old bytes up; without it they become the newest backup.
+    """
     target = Path(os.path.realpath(path))
+    keep = keep or (lambda old, target: configbackups.keep(old, target, state_dir))
     with files.locked(state_dir / "ssh_config.lock", what=str(path)), _named(path):
         for _ in range(_TRIES):
             old = _read(target)
@@ -185,7 +198,7 @@ def _rewrite(
             if new == (old or b""):
                 return False
             _check_writable(target)
-            if _replaced(target, old, new, judge, state_dir):
+            if _replaced(target, old, new, judge, keep, state_dir):
                 _rechecked(target, old, new, recheck)
                 return True
     raise ConfigError(
@@ -194,7 +207,12 @@ def _rewrite(
 
 
 def _replaced(
-    target: Path, old: bytes | None, new: bytes, judge: Callable[[Path, bytes], None], state_dir: Path
+    target: Path,
+    old: bytes | None,
+    new: bytes,
+    judge: Callable[[Path, bytes], None],
+    keep: Callable[[bytes | None, Path], None],
+    state_dir: Path,
 ) -> bool:
     """Put `new` in the place of `old`; False, and nothing done, when the file is not `old` any more."""
     files.private_directory(target.parent)
@@ -203,7 +221,7 @@ def _replaced(
         judge(candidate, old or b"")
         if _read(target) != old:
             return False
-        configbackups.keep(old, target, state_dir)
+        keep(old, target)
         _keep_owner(candidate, target)
         # Backing up took a moment: look again, so that the rename follows at once.
         if _read(target) != old:

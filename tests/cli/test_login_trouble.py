@@ -1,7 +1,9 @@
 """login when something is wrong: IAM down, hanging, hostile or stuck; plain http; a no at a prompt; register."""
 
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 
+import pexpect
 import pytest
 from tests.cli.newcomer import FOREIGN, Newcomer, ended
 
@@ -66,9 +68,11 @@ class TestIamInTrouble:
         assert new.stored() == FOREIGN
         assert not new.config.exists()
 
-    def test_an_answer_in_the_place_of_the_form_gets_no_password(self, new: Newcomer) -> None:
+    def test_an_answer_in_the_place_of_the_form_gets_no_password(
+        self, new: Newcomer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         # What a captive portal does: every address answers with its own page.
-        new.spy.forward = lambda handler, _body: _portal(handler)  # type: ignore[method-assign]
+        monkeypatch.setattr(new.spy, "forward", lambda handler, _body: _portal(handler))
         said = new.log_in()
         assert said.code == 6
         assert "this is not the lab's IAM" in said.err
@@ -96,10 +100,7 @@ class TestIamInTrouble:
         assert new.spy.gets == []
 
 
-def _portal(handler: object) -> None:
-    from http.server import BaseHTTPRequestHandler
-
-    assert isinstance(handler, BaseHTTPRequestHandler)
+def _portal(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.send_header("Content-Type", "text/html")
     handler.end_headers()
@@ -188,10 +189,7 @@ class TestPlainHttp:
             assert ended(child) == 0
         assert new.run("login").code == 0
 
-    def answer(self, child: object, question: str, answer: str) -> None:
-        import pexpect
-
-        assert isinstance(child, pexpect.spawn)
+    def answer(self, child: "pexpect.spawn[str]", question: str, answer: str) -> None:
         child.expect(question)
         child.sendline(answer)
 

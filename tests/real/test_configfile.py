@@ -70,6 +70,12 @@ class Place:
     def remove(self) -> bool:
         return configfile.remove(self.config, state_dir=self.state, runner=self.runner)
 
+    def kept(self) -> list[bytes]:
+        return [backup.path.read_bytes() for backup in configfile.backups(self.state, self.config)]
+
+    def restore(self, n: int) -> bool:
+        return configfile.restore(self.config, n, state_dir=self.state, runner=self.runner)
+
     def leftovers(self) -> list[str]:
         return [path.name for path in self.directory.iterdir() if path.name.endswith(".tmp")]
 
@@ -146,13 +152,13 @@ def whole_story(place: Place, old: bytes) -> None:
     merged, stat = place.config.read_bytes(), place.config.stat()
     assert merged.endswith(mine)
     assert stat.st_mode & 0o777 == 0o600
-    assert [backup.path.read_bytes() for backup in configfile.backups(place.state)] == [old]
+    assert place.kept() == [old]
 
     calls = place.calls
     assert not place.sync()
     assert place.calls == calls
     assert (place.config.stat().st_mtime_ns, place.config.stat().st_ino) == (stat.st_mtime_ns, stat.st_ino)
-    assert len(configfile.backups(place.state)) == 1
+    assert len(configfile.backups(place.state, place.config)) == 1
 
     assert place.remove()
     assert place.config.read_bytes() == mine
@@ -171,7 +177,7 @@ def assert_refused(place: Place, old: bytes, words: str) -> None:
     assert caught.value.hint
     assert place.config.read_bytes() == old
     assert place.config.stat().st_mtime_ns == before.st_mtime_ns
-    assert configfile.backups(place.state) == []
+    assert configfile.backups(place.state, place.config) == []
     assert place.leftovers() == []
 
 
@@ -213,7 +219,7 @@ def test_a_missing_config_and_directory_are_made_private_and_go_again(tmp_path: 
     assert place.config.stat().st_mode & 0o777 == 0o600
     assert place.directory.stat().st_mode & 0o777 == 0o700
     assert_right(place.config)
-    assert configfile.backups(place.state) == []
+    assert configfile.backups(place.state, place.config) == []
     assert place.remove()
     assert not place.config.exists()
     assert not place.remove()
@@ -338,7 +344,7 @@ def test_ten_backups_are_kept_and_any_can_be_restored(place: Place) -> None:
     for n in range(1, 14):
         assert place.sync(HOSTS[n % 2 :])
         place.config.write_bytes(b"# %d\n" % n)
-    kept = configfile.backups(place.state)
+    kept = configfile.backups(place.state, place.config)
     assert [backup.n for backup in kept] == list(range(1, 11))
     assert [backup.path.read_bytes() for backup in kept] == [b"# %d\n" % n for n in range(12, 2, -1)]
     assert all(backup.path.stat().st_mode & 0o777 == 0o600 for backup in kept)
@@ -346,12 +352,39 @@ def test_ten_backups_are_kept_and_any_can_be_restored(place: Place) -> None:
     assert kept[0].taken.tzinfo is not None
     assert kept[0].taken >= kept[-1].taken
 
-    assert configfile.restore(place.config, 3, state_dir=place.state, runner=place.runner)
+    assert place.restore(3)
     assert place.config.read_bytes() == b"# 10\n"
-    assert configfile.backups(place.state)[0].path.read_bytes() == b"# 13\n"
-    assert not configfile.restore(place.config, 4, state_dir=place.state, runner=place.runner)
     with pytest.raises(ConfigError, match="no backup 11"):
-        configfile.restore(place.config, 11, state_dir=place.state, runner=place.runner)
+        place.restore(11)
+
+
+def test_a_restore_can_be_asked_for_twice_and_taken_back(place: Place) -> None:
+    for n in range(1, 4):
+        place.config.write_bytes(b"# %d\n" % n)
+        assert place.sync(HOSTS[n % 2 :])
+    written = place.config.read_bytes()
+    assert place.restore(2)
+    assert place.config.read_bytes() == b"# 2\n"
+    assert not place.restore(2)
+    assert place.kept() == [written, b"# 3\n", b"# 2\n", b"# 1\n"]
+    assert [backup.n for backup in configfile.backups(place.state, place.config)] == [0, 1, 2, 3]
+    assert place.restore(0)
+    assert place.config.read_bytes() == written
+    assert not place.restore(0)
+    place.config.write_bytes(b"# edited\n")
+    assert place.restore(0)
+    assert place.config.read_bytes() == written
+    assert place.kept()[:2] == [written, b"# edited\n"]
+
+
+def test_a_backup_never_comes_back_in_the_place_of_another_file(place: Place) -> None:
+    other = place.directory / "other"
+    other.write_bytes(b"# other\n")
+    plan = configfile.plan(other, HOSTS, runner=place.runner)
+    assert configfile.commit(plan, state_dir=place.state, runner=place.runner)
+    assert place.kept() == []
+    with pytest.raises(ConfigError, match="no backup 1"):
+        place.restore(1)
 
 
 def test_a_backup_that_ssh_cannot_read_is_not_restored(place: Place) -> None:
@@ -392,7 +425,7 @@ def test_a_write_of_someone_else_in_between_is_kept(place: Place) -> None:
     place.runner = Counting(intrude)
     assert place.sync()
     assert place.config.read_bytes() == sshconfig.merge(b"Host a\n  Port 23\n", HOSTS)
-    assert [backup.path.read_bytes() for backup in configfile.backups(place.state)] == [b"Host a\n  Port 23\n"]
+    assert place.kept() == [b"Host a\n  Port 23\n"]
     assert place.leftovers() == []
 
 
@@ -407,7 +440,7 @@ def test_a_file_that_never_stands_still_is_left_alone(place: Place) -> None:
     with pytest.raises(ConfigError, match="keeps changing"):
         place.sync()
     assert place.config.read_bytes().startswith(b"# ")
-    assert configfile.backups(place.state) == []
+    assert configfile.backups(place.state, place.config) == []
     assert place.leftovers() == []
 
 
@@ -452,7 +485,7 @@ def test_two_at_once_write_once(place: Place) -> None:
             pool.map(lambda plan: configfile.commit(plan, state_dir=place.state, runner=place.runner), plans)
         )
     assert sorted(written) == [False, False, False, True]
-    assert len(configfile.backups(place.state)) == 1
+    assert len(configfile.backups(place.state, place.config)) == 1
     assert place.config.read_bytes() == sshconfig.merge(b"Host a\n", HOSTS)
 
 
@@ -537,7 +570,7 @@ def test_a_kill_at_any_event_leaves_whole_bytes(place: Place, last: int) -> None
         assert (done.returncode, done.stderr) == (-signal.SIGKILL, b"")
         assert last < DEATHS
     assert place.config.read_bytes() in (old, new)
-    assert all(backup.path.read_bytes() == old for backup in configfile.backups(place.state))
+    assert set(place.kept()) <= {old}
     place.sync(HOSTS[:1])
     assert place.config.read_bytes() == new
     assert place.leftovers() == []

@@ -8,7 +8,7 @@ import typer
 
 from apexgpu import fanout
 from apexgpu.commands import fleet
-from apexgpu.commands.config import fetch_hosts, merge_into_config
+from apexgpu.commands.config import fetch_hosts, merge_into_config, remove_ours
 from apexgpu.commands.credentials import (
     AllowHttp,
     NoSave,
@@ -203,17 +203,12 @@ def logout(
     """
     kit = kit_of(ctx)
     from apexgpu import account as accounts
-    from apexgpu import configfile
 
-    changed = False
-    if kit.settings.user:
-        changed = forget_password(kit)
-    if not keep_config:
-        removed = configfile.remove(kit.settings.ssh_config, state_dir=kit.state_dir, runner=kit.runner)
-        if removed:
-            kit.screen.good(f"our part of {kit.settings.ssh_config} is gone; the rest is as it was")
-        changed = changed or removed
+    changed = forget_password(kit) if kit.settings.user else False
     changed = accounts.forget(kit.state_dir) or changed
+    if not keep_config and remove_ours(kit):
+        kit.screen.good(f"our part of {kit.settings.ssh_config} is gone; the rest is as it was")
+        changed = True
     kit.screen.document({"ok": True, "changed": changed})
     kit.screen.result("Logged out." if changed else "Nothing to do: there was no login.")
 
