@@ -9,7 +9,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'config remove': ('words', (), ('--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config restore': ('files', (), ('--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config status': ('words', (), ('--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'config sync': ('words', (), ('--dry-run', '--include', '--except', '--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'config sync': ('words', (), ('--dry-run', '--include', '--except', '--no-except', '--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'demo': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'down': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'exec': ('hosts', (), ('--all', '--limit', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
