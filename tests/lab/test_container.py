@@ -1,5 +1,6 @@
 """OpenSSH's own client in the lab's containers: commands, terminals, files, tunnels, stand-in programs."""
 
+import gc
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.lab.calls import LIMIT, Said, rootfs_of, ssh, ssh_argv, started, state_of, wait_until
 
-from apexgpu.lab.inprocess import Lab
+from apexgpu.lab.inprocess import Lab, running
 from apexgpu.lab.processes import marked
 
 pytestmark = pytest.mark.openssh
@@ -134,11 +135,42 @@ class TestLeaving:
             assert client.wait(LIMIT) != 0
         assert state_of(container) == "STOPPED"
 
+    @pytest.mark.parametrize("command", ["echo on; sleep 1000", "trap '' HUP TERM; echo on; while :; do sleep 1; done"])
+    def test_a_lab_that_ends_waits_for_its_sessions(self, tmp_path: Path, command: str) -> None:
+        with running(tmp_path / "lab", hosts=1, registered=True) as lab:
+            started(lab)
+            argv = ssh_argv(lab, "gpu2", command)
+            clients = [subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL) for _ in range(3)]
+            first = clients[0]
+            assert first.stdout
+            assert first.stdout.readline() == b"on\n"
+            first.kill()
+        for client in clients:
+            with client:
+                assert client.wait(LIMIT) != 0
+        assert not marked(mark_of(lab))
+        assert lab.troubles == []
+        # Collected here, a task that was left over would fail this test instead of a later one.
+        del lab
+        gc.collect()
+
     def test_a_dropped_command_is_cut(self, container: Lab) -> None:
         container.fault("gpu2", "drop", 1)
         assert run(container, "sleep 1000").code == 255
         assert run(container, "true").code == 0
         wait_until(lambda: not marked(mark_of(container)), container)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="elsewhere ps tells the environment")
+def test_a_process_that_becomes_another_program_over_and_over_is_always_found() -> None:
+    again = 'i=$1; [ $i -gt 0 ] && exec sh -c "$2" x $((i-1)) "$2"; exec cat'
+    with subprocess.Popen(["sh", "-c", again, "x", "300", again], stdin=subprocess.PIPE,
+                          env={"PATH": os.environ["PATH"], "LAB_TEST_MARK": str(os.getpid())}) as process:
+        name = Path(f"/proc/{process.pid}/comm")
+        while name.read_text() != "cat\n":
+            assert marked(f"LAB_TEST_MARK={os.getpid()}") == [process.pid]
+        process.communicate(timeout=LIMIT)
 
 
 class TestFiles:

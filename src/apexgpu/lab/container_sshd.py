@@ -28,8 +28,8 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class ContainerDoor(Door):
     """The user's own door: the keys are the container's file, as it is now."""
 
-    def __init__(self, world: World, host: Host, container: Container) -> None:
-        super().__init__(world, host)
+    def __init__(self, world: World, host: Host, container: Container, tasks: set[asyncio.Task[None]]) -> None:
+        super().__init__(world, host, tasks)
         self.container = container
 
     def keys_of(self, user: str) -> str:
@@ -69,7 +69,7 @@ class ContainerSession(SSHServerStreamSession[bytes]):
 
     def __init__(self, door: ContainerDoor) -> None:
         self.paths = container_paths(door.world, door.host, door.container)
-        super().__init__(self._serve, partial(Files, paths=self.paths), 3, True)
+        super().__init__(self._begin, partial(Files, paths=self.paths), 3, True)
         self._door = door
         self._job: Job | None = None
         self._gone = asyncio.Event()
@@ -98,6 +98,11 @@ class ContainerSession(SSHServerStreamSession[bytes]):
         super().connection_lost(exc)
         self._gone.set()
 
+    def _begin(self, stdin: asyncssh.SSHReader[bytes], stdout: asyncssh.SSHWriter[bytes],
+               stderr: asyncssh.SSHWriter[bytes]) -> None:
+        """Not by asyncssh's own task: nobody would wait for that one when the lab ends."""
+        self._door.spawn(self._serve(stdin, stdout, stderr))
+
     async def _serve(self, stdin: asyncssh.SSHReader[bytes], stdout: asyncssh.SSHWriter[bytes],
                      stderr: asyncssh.SSHWriter[bytes]) -> None:
         channel: asyncssh.SSHServerChannel[bytes] = stdout.channel  # type: ignore[assignment]  # of a server
@@ -108,12 +113,14 @@ class ContainerSession(SSHServerStreamSession[bytes]):
         feeding = asyncio.ensure_future(self._feed(stdin, job, translate=translate))
         pumps = [asyncio.ensure_future(_deliver(reader, writer, self.paths.outward(), self._gone))
                  for reader, writer in ((job.out, stdout), (job.err, stderr)) if reader]
-        with _logged_in(self._door, channel.get_terminal_type()):
-            code = await self._until_end(job, pumps, drop=drop)
-        for task in (feeding, *pumps):
-            task.cancel()
-        await asyncio.gather(feeding, *pumps, return_exceptions=True)
-        job.close()
+        try:
+            with _logged_in(self._door, channel.get_terminal_type()):
+                code = await self._until_end(job, pumps, drop=drop)
+        finally:
+            for task in (feeding, *pumps):
+                task.cancel()
+            await asyncio.gather(feeding, *pumps, return_exceptions=True)
+            await job.close()
         if code is not None and not self._gone.is_set():
             _say_exit(channel, code)
 

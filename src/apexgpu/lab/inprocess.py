@@ -4,7 +4,8 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -52,6 +53,11 @@ class Lab:
         """A user's password in the domain."""
         return self.call(lambda world: world.roster.people[user].password)
 
+    def leave(self) -> None:
+        """Begin to end; one that was ended by its control has gone already."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._core.stopping.set)
+
     @property
     def troubles(self) -> list[str]:
         """Errors in the lab that nobody awaited: a healthy one has none."""
@@ -62,24 +68,31 @@ class Lab:
 def running(directory: Path, *, hosts: int = 2, registered: bool = False, pace: float = 0,
             shared: bool = False) -> Iterator[Lab]:
     """A lab in `directory` that serves while the block runs; `shared` puts all hosts on one address."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="lab", daemon=True)
-    thread.start()
+    ready: Future[Lab] = Future()
 
-    async def start() -> Core:
+    async def serve() -> None:
         core = Core(directory, hosts=hosts, registered=registered, pace=pace, shared=shared)
-        await core.start()
-        return core
+        try:
+            await core.start()
+            ready.set_result(Lab(core, asyncio.get_running_loop()))
+            await core.stopping.wait()
+        finally:
+            await core.stop()
 
-    core: Core | None = None
+    def live() -> None:
+        # asyncio.run ends what is left over: a task that never got its turn would warn when it is collected.
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    thread = threading.Thread(target=live, name="lab", daemon=True)
+    thread.start()
+    lab = ready.result(_LIMIT)
     try:
-        core = asyncio.run_coroutine_threadsafe(start(), loop).result(_LIMIT)
-        yield Lab(core, loop)
+        yield lab
     finally:
-        if core:
-            asyncio.run_coroutine_threadsafe(core.stop(), loop).result(_LIMIT)
-        asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(_LIMIT)
-        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result(_LIMIT)
-        loop.call_soon_threadsafe(loop.stop)
+        lab.leave()
         thread.join(_LIMIT)
-        loop.close()

@@ -60,11 +60,16 @@ class Job:
         try:
             await asyncio.wait_for(self.process.wait(), GRACE)
         except TimeoutError:
+            await self._end()
+
+    async def _end(self) -> None:
+        if self.process.returncode is None:
             kill_group(self.process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
             await self.process.wait()
 
-    def close(self) -> None:
-        """Let go of pipes that others may still hold open."""
+    async def close(self) -> None:
+        """End a program that runs on, and let go of pipes that others may still hold open."""
+        await self._end()
         if self.feed is not None:
             self.feed.close()
         transport = getattr(self.process, "_transport", None)  # asyncio has no public way to close the pipes

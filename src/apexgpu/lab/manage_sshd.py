@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Mapping
 import asyncssh
 
 from apexgpu.lab.console import ClientGone, Console
-from apexgpu.lab.containers import Account, Host
+from apexgpu.lab.containers import Account
 from apexgpu.lab.register import register
 from apexgpu.lab.shell import manage
 from apexgpu.lab.sshd import Door
-from apexgpu.lab.world import World
 
 # Where "the middle" of a command is: the line after which a cut leaves the work half done.
 _MIDDLES = ("Starting your container...", "Stopping your container...", "Taking a snapshot...", "\t/NAS/",
@@ -20,10 +19,6 @@ _MIDDLES = ("Starting your container...", "Stopping your container...", "Taking 
 
 class ManageDoor(Door):
     """Who gets in: `register` with the keys of the newest push, users with theirs."""
-
-    def __init__(self, world: World, host: Host, tasks: set[asyncio.Task[None]]) -> None:
-        super().__init__(world, host)
-        self._tasks = tasks
 
     def keys_of(self, user: str) -> str:
         """The keys that were pushed to an account of this host."""
@@ -34,15 +29,14 @@ class ManageDoor(Door):
 
     def session_requested(self) -> "ManageSession":
         """One command, or a shell request."""
-        return ManageSession(self, self._tasks)
+        return ManageSession(self)
 
 
 class ManageSession(asyncssh.SSHServerSession[bytes]):
     """A login: the command runs in a task that outlives the connection, as a server's processes do."""
 
-    def __init__(self, door: ManageDoor, tasks: set[asyncio.Task[None]]) -> None:
+    def __init__(self, door: ManageDoor) -> None:
         self._door = door
-        self._tasks = tasks
         self._command: str | None = None
         self._terminal = False
         self._console: ChannelConsole | None = None
@@ -79,9 +73,7 @@ class ManageSession(asyncssh.SSHServerSession[bytes]):
         door = self._door
         cut = door.world.faults.take(door.host.name, "drop")
         self._console = ChannelConsole(door, self._channel, tty=self._terminal, cut=cut)
-        task = asyncio.get_running_loop().create_task(self._answer(self._console, self._channel))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        door.spawn(self._answer(self._console, self._channel))
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """The shell reads nothing; Ctrl-C reaches it through a terminal only."""

@@ -51,15 +51,14 @@ class LoopbackNetwork:
         """Close a forwarded port; connections that are open stay so, as in a connection table."""
         if port := self._mapped.pop((host.name, host_port), None):
             port.shut()
-            self.tasks.update(port.serving)
+            self._await_at_end(port)
 
     def container_down(self, host: Host, container: Container) -> None:
         """End what runs in a container and cut its connections."""
-        for place, port in list(self._mapped.items()):
+        for place in list(self._mapped):
             owner = self._owner(host, place[1])
             if place[0] == host.name and (owner is None or owner is container):
-                port.cut()
-                del self._mapped[place]
+                self._cut(place)
         kill_marked(f"APEXGPU_LAB_CONTAINER={container.directory}/")
 
     def fault_changed(self, where: str, kind: str) -> None:
@@ -73,14 +72,15 @@ class LoopbackNetwork:
             self._options.pop((where, "manage"), None)
 
     async def close(self) -> None:
-        """Close everything and wait until it is closed."""
+        """Close everything and wait until it is closed: connections, and sessions that began meanwhile."""
         ports = [*self._manage.values(), *self._mapped.values(), *([self.iam] if self.iam else [])]
         for port in ports:
             port.cut()
-        waiting = [*self.tasks, *(task for port in ports for task in port.all_tasks)]
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        tasks = {task for port in ports for task in port.all_tasks}
+        while waiting := {task for task in self.tasks | tasks if not task.done()}:
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
 
     def _settle(self, host: Host) -> None:
         """Bring a host's listeners into the state that `refuse` and `dead` want."""
@@ -96,7 +96,17 @@ class LoopbackNetwork:
             return
         manage.cut()
         for place in [place for place in self._mapped if place[0] == host.name]:
-            self._mapped.pop(place).cut()
+            self._cut(place)
+
+    def _cut(self, place: tuple[str, int]) -> None:
+        port = self._mapped.pop(place)
+        port.cut()
+        self._await_at_end(port)
+
+    def _await_at_end(self, port: Port) -> None:
+        for task in port.serving:
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
 
     def _set(self, port: Port, *, up: bool) -> None:
         if up:
@@ -122,7 +132,7 @@ class LoopbackNetwork:
             await pump(client, "127.0.0.1", mapping.container_port)
         elif await admitted(self.world, host, client):
             if prepared := self._container_options(host, container):
-                await talk(client, prepared, partial(ContainerDoor, self.world, host, container))
+                await talk(client, prepared, partial(ContainerDoor, self.world, host, container, self.tasks))
             else:
                 reset(client)
 

@@ -4,7 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+_LOOKS = 20
 
 
 def marked(mark: str) -> list[int]:
@@ -13,7 +16,7 @@ def marked(mark: str) -> list[int]:
         return []
     if Path("/proc/self/environ").exists():
         return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()
-                and _has(entry / "environ", mark.encode()) and int(entry.name) != os.getpid()]
+                and _has(entry, mark.encode()) and int(entry.name) != os.getpid()]
     listing = subprocess.run(["ps", "-axEww", "-o", "pid=,command="], capture_output=True,  # noqa: S607
                              timeout=10, check=False, text=True, errors="replace").stdout
     return [int(line.split()[0]) for line in listing.splitlines()
@@ -49,8 +52,15 @@ def kill_group(pid: int, number: int) -> None:
         return
 
 
-def _has(environ: Path, mark: bytes) -> bool:
+def _has(process: Path, mark: bytes) -> bool:
+    """Whether a process in /proc has `mark` in its environment; one that is just becoming another program has none."""
     try:
-        return any(item.startswith(mark) for item in environ.read_bytes().split(b"\0"))
+        for _ in range(_LOOKS):
+            if environ := (process / "environ").read_bytes():
+                return any(item.startswith(mark) for item in environ.split(b"\0"))
+            if (process / "statm").read_bytes().startswith(b"0 "):
+                return False  # a kernel's thread, or dead already
+            time.sleep(0.001)
     except OSError:
-        return False
+        pass
+    return False

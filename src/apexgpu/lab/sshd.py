@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import socket
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import asyncssh
 
@@ -15,14 +16,18 @@ from apexgpu.lab.world import World
 
 
 class Door(asyncssh.SSHServer):
-    """The login to one host: by public key only, as the faults of the host allow."""
+    """The login to one host: by public key only, as the faults of the host allow.
 
-    def __init__(self, world: World, host: Host) -> None:
+    `tasks` is where sessions are waited for when the lab ends: a connection's end is not theirs.
+    """
+
+    def __init__(self, world: World, host: Host, tasks: set[asyncio.Task[None]]) -> None:
         self.world = world
         self.host = host
         self.connection: asyncssh.SSHServerConnection | None = None
         self.user = ""
         self._denied = False
+        self._tasks = tasks
 
     @abstractmethod
     def keys_of(self, user: str) -> str:
@@ -50,6 +55,18 @@ class Door(asyncssh.SSHServer):
     def peer(self) -> str:
         """The client's address."""
         return str(self.connection.get_extra_info("peername")[0]) if self.connection else ""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let a session's work run; an error in it is the lab's trouble and ends the connection."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            task.get_loop().call_exception_handler({"message": "a session failed", "exception": error})
+            self.cut()
 
     def cut(self) -> None:
         """End the connection in mid-sentence."""
