@@ -19,7 +19,7 @@ from apexgpu.errors import DroppedError
 from apexgpu.models import Reply, Target
 from apexgpu.process import Runner
 from apexgpu.route import config_arguments, target_arguments
-from apexgpu.transport import Limits
+from apexgpu.transport import UNANSWERED, Limits
 
 _HELLO, _NEW_SESSION = 0x00000001, 0x10000002
 _EXIT, _OPENED = 0x80000004, 0x80000006
@@ -38,7 +38,7 @@ class OpenMasters:
         self._kept = 0
 
     def run(self, target: Target, command: str, *, limits: Limits) -> Reply | None:
-        """See transport.Warm. Falls back (None) only before the command was sent."""
+        """See transport.Warm. Falls back (None) only where the command cannot have begun."""
         if self._directory is None or not command:
             return None
         path = self.path(target)
@@ -49,13 +49,15 @@ class OpenMasters:
             session = _Session(connection)
             try:
                 opened = session.open(command, time.monotonic() + min(limits.connect, 3))
+                return session.finish(target, limits) if opened else None
             except (OSError, struct.error, ValueError):
-                opened = False
-            if not opened:
                 # A master whose network is gone: out of the way, so that the next command need not wait.
                 path.unlink(missing_ok=True)
+                if session.asked:
+                    raise _dropped(target, b"", "was not answered by the open connection", UNANSWERED) from None
                 return None
-            return session.finish(target, limits)
+            finally:
+                session.close()
 
     def keep(self, target: Target) -> None:
         """See transport.Warm."""
@@ -131,15 +133,17 @@ class _Session:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._pipes: list[int] = []
+        self.asked = False
 
     def open(self, command: str, deadline: float) -> bool:
-        """Ask for the session; whether the server opened it (only then the command is on its way)."""
+        """Ask for the session; whether the server opened it. Without an answer (OSError) nobody knows."""
         self._send(struct.pack(">II", _HELLO, 4))
         if self._receive(deadline)[:8] != struct.pack(">II", _HELLO, 4):
             return False
         text = command.encode()
         flags = struct.pack(">IIIII", 0, 0, 0, 0, 0xFFFFFFFF)  # tty, X11, agent, subsystem, escape character
         head = struct.pack(">II", _NEW_SESSION, 0) + _string(b"") + flags
+        self.asked = True
         self._send(head + _string(b"") + _string(text))
         self._send_streams()
         answer = self._receive(deadline)
@@ -163,23 +167,20 @@ class _Session:
         poll = select.poll()
         for number in waiting:
             poll.register(number, select.POLLIN)
-        try:
-            while waiting:
-                left = None if end is None else max(0.0, end - time.monotonic()) * 1000
-                ready = poll.poll(left)
-                if not ready:
-                    raise _dropped(target, kept[self._pipes[0]], "did not finish in time", "timeout")
-                for number, _ in ready:
-                    data = os.read(number, 65536)
-                    if number in kept:
-                        kept[number] += data
-                    elif data[4:8] == struct.pack(">I", _EXIT):
-                        code = struct.unpack(">I", data[12:16])[0]
-                    if not data:
-                        poll.unregister(number)
-                        waiting.discard(number)
-        finally:
-            self.close()
+        while waiting:
+            left = None if end is None else max(0.0, end - time.monotonic()) * 1000
+            ready = poll.poll(left)
+            if not ready:
+                raise _dropped(target, kept[self._pipes[0]], "did not finish in time", "timeout")
+            for number, _ in ready:
+                data = _read(number)
+                if number in kept:
+                    kept[number] += data
+                elif data[4:8] == struct.pack(">I", _EXIT):
+                    code = struct.unpack(">I", data[12:16])[0]
+                if not data:
+                    poll.unregister(number)
+                    waiting.discard(number)
         out, err = (bytes(part).decode("utf-8", "replace") for part in kept.values())
         if code is None:
             raise _dropped(target, out.encode(), "was lost in the middle", "dropped")
@@ -211,6 +212,14 @@ class _Session:
                 raise ValueError(message)
             data += more
         return data
+
+
+def _read(descriptor: int) -> bytes:
+    """What is there; a connection that was reset has ended."""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        return b""
 
 
 def _string(data: bytes) -> bytes:

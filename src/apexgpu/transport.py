@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import Protocol
 
 from apexgpu import route as routes
-from apexgpu.errors import ApexError, DeclinedError, HostKeyError, LoginError, RefusedError, UnreachableError
+from apexgpu.errors import (
+    ApexError,
+    DeclinedError,
+    DroppedError,
+    HostKeyError,
+    LoginError,
+    RefusedError,
+    UnreachableError,
+)
 from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Runner
 from apexgpu.route import Route
 
 OnLine = Callable[[str], None]
+UNANSWERED = "unanswered"  # the error code of a command that an open connection took and never confirmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,10 @@ class Warm(Protocol):
     """Connections that stay open between two commands."""
 
     def run(self, target: Target, command: str, *, limits: Limits) -> Reply | None:
-        """The reply over an open connection, None when there is none."""
+        """The reply over an open connection, None when there is none that took the command.
+
+        DroppedError with the code UNANSWERED when nobody can tell whether it took it.
+        """
         ...
 
     def keep(self, target: Target) -> None:
@@ -108,7 +120,7 @@ class Connections:
             message = f"IAM has no port for {target.user} yet, so there is no container on {target.host.name}"
             raise LoginError(message, hint="apexgpu login")
         if self.warm is not None and not once and on_line is None:
-            reply = self.warm.run(target, command, limits=limits)
+            reply = self._over_open(self.warm, target, command, limits)
             if reply is not None:
                 return reply
         route = self.route(target)
@@ -116,6 +128,15 @@ class Connections:
         if self.warm is not None and not once:
             self.warm.keep(target)
         return reply
+
+    def _over_open(self, warm: Warm, target: Target, command: str, limits: Limits) -> Reply | None:
+        try:
+            return warm.run(target, command, limits=limits)
+        except DroppedError as exc:
+            # A manage command without `once` changes nothing; a command of the user's might, so it is not repeated.
+            if exc.code == UNANSWERED and target.role == "manage":
+                return None
+            raise
 
     def route(self, target: Target) -> Route:
         """How ssh would go there; asked once a target and process."""

@@ -1,7 +1,9 @@
-"""One contract for every way to a server, against a real OpenSSH server on loopback."""
+"""One contract for every way to a server, against a real OpenSSH server on loopback and the embedded lab."""
 
+import contextlib
 import shutil
 import socket
+import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -10,16 +12,18 @@ from pathlib import Path
 
 import pytest
 from tests import openssh
+from tests.real.places import LabHosts, Place, Sshd
 
 from apexgpu import route as routes
 from apexgpu.errors import ApexError, DroppedError, HostKeyError, UnreachableError
 from apexgpu.identities import Identities
+from apexgpu.lab.inprocess import running
 from apexgpu.models import Host, Reply, Role, Target
 from apexgpu.mux import OpenMasters, master_argv
 from apexgpu.openssh_link import OpenSSHLink
 from apexgpu.paramiko_link import ParamikoLink
 from apexgpu.process import LocalRunner
-from apexgpu.transport import Connections, Limits, Link, UnknownHostKeyError
+from apexgpu.transport import UNANSWERED, Connections, Limits, Link, UnknownHostKeyError
 
 pytestmark = pytest.mark.openssh
 
@@ -35,13 +39,16 @@ def openssh_client(config: Path) -> Link:
     return OpenSSHLink(RUNNER, config)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openssh.OpenSSH]:
-    found = openssh.start(tmp_path_factory.mktemp("sshd"))
-    found.answer("help", "07-up-running")
-    found.answer("", "06-up-stopped")
-    found.answer("snapshot 89019c8a", "37-snapshot-cannot-write")
-    yield found
+@pytest.fixture(scope="module", params=["sshd", "lab"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    directory = tmp_path_factory.mktemp("server")
+    if request.param == "lab":
+        with running(directory / "lab", hosts=2, registered=True) as lab:
+            yield LabHosts(lab)
+            assert lab.troubles == []
+        return
+    found = openssh.start(directory)
+    yield Sshd(found)
     found.stop()
 
 
@@ -53,78 +60,80 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 def run(
     make: Make,
-    server: openssh.OpenSSH,
+    server: Place,
     command: str,
     *,
-    role: Role = "manage",
+    role: Role = "container",
     host: Host | None = None,
+    config: Path | None = None,
     limits: Limits | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> Reply:
-    route = routes.resolve(Target(host or server.host, role), config=server.config, runner=RUNNER)
-    return make(server.config).run(route, command, limits=limits or Limits(connect=10, total=10), on_line=on_line)
+    config, limits = config or server.config, limits or Limits(connect=10, total=10)
+    route = routes.resolve(Target(host or server.host, role), config=config, runner=RUNNER)
+    return make(config).run(route, command, limits=limits, on_line=on_line)
 
 
-def test_a_manage_command_gives_stdout_stderr_and_status(make: Make, server: openssh.OpenSSH) -> None:
-    reply = run(make, server, "snapshot 89019c8a")
+def test_a_manage_command_gives_stdout_stderr_and_status(make: Make, server: Place) -> None:
+    reply = run(make, server, "stop", role="manage", host=server.stopped())
     assert reply.code == 0
     assert reply.out.startswith("========== Hi, \x1b[96;1malice")
-    assert "tar: Child returned status 2\n" in reply.err
+    assert reply.err.endswith("alice is not running\n")
 
 
-def test_an_empty_command_asks_for_a_shell(make: Make, server: openssh.OpenSSH) -> None:
-    assert "The container is up" in run(make, server, "").out
+def test_an_empty_command_asks_for_a_shell(make: Make, server: Place) -> None:
+    assert "The container is up" in run(make, server, "", role="manage", host=server.stopped()).out
 
 
-def test_a_container_command_keeps_its_status_and_both_streams(make: Make, server: openssh.OpenSSH) -> None:
-    assert run(make, server, "echo out; echo err >&2; exit 7", role="container") == Reply(7, "out\n", "err\n")
+def test_a_container_command_keeps_its_status_and_both_streams(make: Make, server: Place) -> None:
+    assert run(make, server, "echo out; echo err >&2; exit 7") == Reply(7, "out\n", "err\n")
 
 
-def test_megabytes_on_both_streams_do_not_block(make: Make, server: openssh.OpenSSH) -> None:
+def test_megabytes_on_both_streams_do_not_block(make: Make, server: Place) -> None:
     reply = run(make, server, "head -c 5000000 /dev/zero | tr '\\0' x; head -c 3000000 /dev/zero | tr '\\0' y >&2")
     assert (len(reply.out), len(reply.err)) == (5_000_000, 3_000_000)
 
 
-def test_lines_are_passed_on_as_they_come(make: Make, server: openssh.OpenSSH, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
+def test_lines_are_passed_on_as_they_come(make: Make, server: Place, tmp_path: Path) -> None:
+    gate, name = server.file(f"gate-{tmp_path.name}")
     seen: list[str] = []
 
     def line(text: str) -> None:
         seen.append(text)
         gate.touch()
 
-    reply = run(make, server, f"echo one; while [ ! -e {gate} ]; do :; done; printf two", on_line=line)
+    reply = run(make, server, f"echo one; while [ ! -e {name} ]; do :; done; printf two", on_line=line)
     assert seen == ["one", "two"]
     assert reply.out == "one\ntwo"
 
 
-def test_a_refused_key_is_not_registered_on_the_manage_host(make: Make, server: openssh.OpenSSH) -> None:
+def test_a_refused_key_is_not_registered_on_the_manage_host(make: Make, server: Place) -> None:
     with pytest.raises(ApexError) as caught:
-        run(make, server, "help", host=replace(server.host, user="nobody"))
+        run(make, server, "help", role="manage", host=replace(server.host, user="nobody"))
     assert (caught.value.code, caught.value.exit_code) == ("not_registered", 6)
-    assert caught.value.hint == "apexgpu register gpu7"
+    assert caught.value.hint == f"apexgpu register {server.host.name}"
 
 
-def test_a_refused_key_in_the_container_is_a_login_error(make: Make, server: openssh.OpenSSH) -> None:
+def test_a_refused_key_in_the_container_is_a_login_error(make: Make, server: Place) -> None:
     with pytest.raises(ApexError) as caught:
-        run(make, server, "true", role="container", host=replace(server.host, user="nobody"))
+        run(make, server, "true", host=replace(server.host, user="nobody"))
     assert (caught.value.code, caught.value.exit_code) == ("key_refused", 4)
 
 
-def test_a_closed_port_is_connection_refused(make: Make, server: openssh.OpenSSH) -> None:
+def test_a_closed_port_is_connection_refused(make: Make, server: Place) -> None:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((server.host.address, 0))
         host = replace(server.host, port=probe.getsockname()[1])
         with pytest.raises(UnreachableError) as caught:
-            run(make, server, "true", role="container", host=host)
+            run(make, server, "true", host=host)
     assert caught.value.code == "connection_refused"
     assert caught.value.hint is not None
-    assert "apexgpu up gpu7" in caught.value.hint
+    assert f"apexgpu up {server.host.name}" in caught.value.hint
 
 
 @pytest.mark.parametrize("speak", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silent", "not-ssh"])
-def test_a_port_that_is_no_ssh_server_ends_in_time(make: Make, server: openssh.OpenSSH, speak: bytes) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def test_a_port_that_is_no_ssh_server_ends_in_time(make: Make, server: Place, speak: bytes) -> None:
+    with socket.create_server((server.host.address, 0)) as listener:
 
         def accept() -> None:
             connection, _ = listener.accept()
@@ -138,51 +147,44 @@ def test_a_port_that_is_no_ssh_server_ends_in_time(make: Make, server: openssh.O
         threading.Thread(target=accept, daemon=True).start()
         host = replace(server.host, manage_port=listener.getsockname()[1])
         with pytest.raises(UnreachableError) as caught:
-            run(make, server, "help", host=host, limits=Limits(connect=1, total=1))
+            run(make, server, "help", role="manage", host=host, limits=Limits(connect=1, total=1))
     assert caught.value.code in {"timeout", "closed"}
 
 
-def test_a_new_host_key_is_shown_never_taken(make: Make, server: openssh.OpenSSH, tmp_path: Path) -> None:
-    known = tmp_path / "known_hosts"
-    config = tmp_path / "config"
-    config.write_text(server.config.read_text().replace(f"{server.directory}/known_hosts", str(known)))
+def test_a_new_host_key_is_shown_never_taken(make: Make, server: Place, tmp_path: Path) -> None:
     with pytest.raises(UnknownHostKeyError) as caught:
-        run(make, replace(server, config=config), "help")
-    shown = (server.directory / "host_key.pub").read_text().split()[1]
-    assert caught.value.key.blob == shown
+        run(make, server, "help", role="manage", config=server.knowing(tmp_path, None))
+    assert caught.value.key.blob == server.host_key
     assert caught.value.exit_code == 7
-    assert not known.exists()
+    assert not (tmp_path / "known_hosts").exists()
 
 
-def test_a_changed_host_key_makes_no_connection(make: Make, server: openssh.OpenSSH, tmp_path: Path) -> None:
-    known = tmp_path / "known_hosts"
-    other = (server.directory / "id_ed25519.pub").read_text().split()
-    known.write_text(f"[127.0.0.1]:{server.host.port} {other[0]} {other[1]}\n")
-    config = tmp_path / "config"
-    config.write_text(server.config.read_text().replace(f"{server.directory}/known_hosts", str(known)))
+def test_a_changed_host_key_makes_no_connection(make: Make, server: Place, tmp_path: Path) -> None:
+    RUNNER.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")])
+    kind, blob, *_ = (tmp_path / "other.pub").read_text().split()
+    known = f"[{server.host.address}]:{server.host.manage_port} {kind} {blob}\n"
     with pytest.raises(HostKeyError) as caught:
-        run(make, replace(server, config=config), "touch /nowhere")
+        run(make, server, "help", role="manage", config=server.knowing(tmp_path, known))
     assert caught.value.exit_code == 4
     assert "SHA256:" in caught.value.message
 
 
-def test_a_command_past_its_limit_ends_with_what_was_seen(make: Make, server: openssh.OpenSSH) -> None:
+def test_a_command_past_its_limit_ends_with_what_was_seen(make: Make, server: Place) -> None:
     with pytest.raises(DroppedError) as caught:
         run(make, server, "echo begun; exec tail -f /dev/null", limits=Limits(connect=1, total=0.5))
     assert caught.value.code == "timeout"
     assert caught.value.seen == "begun\n"
 
 
-def test_silence_is_bounded_by_its_own_limit(make: Make, server: openssh.OpenSSH) -> None:
+def test_silence_is_bounded_by_its_own_limit(make: Make, server: Place) -> None:
     limits = Limits(connect=5, total=None, silence=0.4)
     with pytest.raises(DroppedError):
         run(make, server, "echo begun; exec tail -f /dev/null", limits=limits)
 
 
-def test_a_connection_lost_in_the_middle_is_told_from_an_end(make: Make, server: openssh.OpenSSH) -> None:
-    nearest_sshd = 'p=$$; while [ "$(ps -o comm= -p $p)" != sshd ]; do p=$(ps -o ppid= -p $p | tr -d " "); done'
+def test_a_connection_lost_in_the_middle_is_told_from_an_end(make: Make, server: Place) -> None:
     with pytest.raises(DroppedError) as caught:
-        run(make, server, f"echo begun; {nearest_sshd}; kill -9 $p; exec tail -f /dev/null")
+        run(make, server, f"echo begun; {server.waiting()}", on_line=lambda _: server.cut())
     assert caught.value.seen == "begun\n"
 
 
@@ -190,32 +192,36 @@ class TestOpenMasters:
     """The warm way: commands over a master, without an ssh process."""
 
     @pytest.fixture
-    def masters(self, server: openssh.OpenSSH) -> Iterator[OpenMasters]:
+    def sockets(self) -> Iterator[Path]:
         # A socket's path is short, and pytest's directories are not.
         directory = Path(tempfile.mkdtemp(prefix="m-"))
-        warm = OpenMasters(server.config, RUNNER, directory=directory)
-        target = Target(server.host, "manage")
+        yield directory
+        shutil.rmtree(directory)
+
+    @pytest.fixture
+    def masters(self, server: Place, sockets: Path) -> Iterator[OpenMasters]:
+        warm = OpenMasters(server.config, RUNNER, directory=sockets)
+        target = Target(server.host, "container")
         path = warm.path(target)
         done = RUNNER.run(master_argv(target, config=server.config, path=path), timeout=20)
         assert done.code == 0, done.err
         yield warm
         RUNNER.run(["ssh", "-F", str(server.config), "-o", f"ControlPath={path}", "-O", "exit", "x"])
-        shutil.rmtree(directory)
 
-    def test_a_command_over_a_master(self, masters: OpenMasters, server: openssh.OpenSSH) -> None:
+    def test_a_command_over_a_master(self, masters: OpenMasters, server: Place) -> None:
         limits = Limits(connect=5, total=10)
-        reply = masters.run(Target(server.host, "manage"), "echo out; echo err >&2; exit 7", limits=limits)
+        reply = masters.run(Target(server.host, "container"), "echo out; echo err >&2; exit 7", limits=limits)
         assert reply == Reply(7, "out\n", "err\n")
-        reply = masters.run(Target(server.host, "manage"), "head -c 3000000 /dev/zero", limits=limits)
+        reply = masters.run(Target(server.host, "container"), "head -c 3000000 /dev/zero", limits=limits)
         assert reply is not None
         assert len(reply.out) == 3_000_000
 
-    def test_a_slow_command_over_a_master_is_bounded(self, masters: OpenMasters, server: openssh.OpenSSH) -> None:
+    def test_a_slow_command_over_a_master_is_bounded(self, masters: OpenMasters, server: Place) -> None:
         with pytest.raises(DroppedError):
-            masters.run(Target(server.host, "manage"), "exec tail -f /dev/null", limits=Limits(connect=5, total=0.3))
+            masters.run(Target(server.host, "container"), "exec tail -f /dev/null", limits=Limits(connect=5, total=0.3))
 
-    def test_no_master_and_a_dead_socket_are_no_way(self, server: openssh.OpenSSH, tmp_path: Path) -> None:
-        warm = OpenMasters(server.config, RUNNER, directory=tmp_path)
+    def test_no_master_and_a_dead_socket_are_no_way(self, server: Place, sockets: Path) -> None:
+        warm = OpenMasters(server.config, RUNNER, directory=sockets)
         target = Target(server.host, "container")
         assert warm.run(target, "true", limits=Limits()) is None
         with socket.socket(socket.AF_UNIX) as left:
@@ -223,16 +229,54 @@ class TestOpenMasters:
         assert warm.run(target, "true", limits=Limits()) is None
         assert not warm.path(target).exists()
 
-    def test_a_silent_master_is_left_after_its_limit(self, server: openssh.OpenSSH, tmp_path: Path) -> None:
-        warm = OpenMasters(server.config, RUNNER, directory=tmp_path)
+    def test_a_silent_master_is_left_after_its_limit(self, server: Place, sockets: Path) -> None:
+        warm = OpenMasters(server.config, RUNNER, directory=sockets)
         target = Target(server.host, "container")
         with socket.socket(socket.AF_UNIX) as silent:
             silent.bind(str(warm.path(target)))
             silent.listen()
             assert warm.run(target, "true", limits=Limits(connect=0.2)) is None
 
+    def test_a_question_that_a_master_swallows_is_asked_again_a_command_is_not(
+        self, server: Place, sockets: Path
+    ) -> None:
+        class KeepsNone(OpenMasters):
+            def keep(self, target: Target) -> None:
+                """A master that nobody would end."""
 
-def test_connections_prefer_a_master_and_never_send_once_commands_over_it(server: openssh.OpenSSH) -> None:
+        warm = KeepsNone(server.config, RUNNER, directory=sockets)
+        link = Connections(server.config, RUNNER, lambda _: paramiko_link(server.config), warm)
+        manage, container = Target(server.host, "manage"), Target(server.host, "container")
+        with swallowing(warm.path(manage)):
+            assert "RUNNING" in link.run(manage, "help", limits=Limits(connect=1)).out
+        with swallowing(warm.path(container)), pytest.raises(DroppedError) as caught:
+            link.run(container, "true", limits=Limits(connect=0.2))
+        assert caught.value.code == UNANSWERED
+        assert not warm.path(container).exists()
+
+
+@contextlib.contextmanager
+def swallowing(path: Path) -> Iterator[None]:
+    """Something in a master's place that greets, takes a request, and answers nothing."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(struct.pack(">III", 8, 1, 4))
+                while connection.recv(65536):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_connections_prefer_a_master_and_never_send_once_commands_over_it(server: Place) -> None:
     asked: list[str] = []
 
     class Warm:
