@@ -222,6 +222,12 @@ class TestStatus:
     def test_a_glob_chooses(self, product: Product) -> None:
         assert list(product.hosts("status", "gpu[34]")) == ["gpu3", "gpu4"]
 
+    def test_a_named_host_tells_how_long_its_container_has_been_up(self, product: Product) -> None:
+        product("up", "gpu2")
+        found = product.hosts("status", "gpu2", "gpu3")
+        assert 0 <= found["gpu2"]["uptime"] < 60
+        assert found["gpu3"]["uptime"] is None
+
     def test_no_login_yet_asks_iam_for_the_hosts(self, product: Product) -> None:
         assert not (Path(product.lab.environment["APEXGPU_STATE_DIR"]) / "account.json").exists()
         assert len(product.hosts("status")) == 3

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,6 +270,24 @@ class TestHostKeys:
 
 
 class TestPrograms:
+    def test_ps_and_uptime_tell_of_the_container_not_of_this_machine(self, container: Lab) -> None:
+        age = run(container, "ps -o etimes= -p 1").out
+        assert 0 <= int(age) < LIMIT
+        (rootfs_of(container).parent / "notes" / "started").write_text(str(time.time() - 3 * 86400 - 7200))
+        assert int(run(container, "ps -o etimes= -p 1").out) // 60 == (3 * 1440) + 120
+        assert run(container, "ps -p 1 -o pid,etime,comm").out.splitlines()[1].startswith("1   3-02:00:")
+        assert " up 3 days, 2:00,  0 users,  load average: " in run(container, "uptime").out
+
+    def test_ps_lists_the_containers_processes_only(self, container: Lab) -> None:
+        said = run(container, "sleep 1000 & ps -eo pid,ppid,user,args; ps aux; ps -C sleep -o pid=; echo $!; kill $!")
+        lines = said.out.splitlines()
+        assert lines[0].split() == ["PID", "PPID", "USER", "COMMAND"]
+        assert lines[1].split() == ["1", "0", "root", "/sbin/init"]
+        assert any(line.split()[2:] == ["alice", "sleep", "1000"] for line in lines)
+        assert "pytest" not in said.out
+        assert lines[-2].strip() == lines[-1]
+        assert run(container, f"ps -p {os.getpid()}").code == 1
+
     def test_gpus_in_the_forms_that_scripts_ask_for(self, container: Lab) -> None:
         said = run(container, "nvidia-smi --query-gpu=index,memory.used,memory.total,utilization.gpu --format=csv")
         header, *rows = said.out.splitlines()

@@ -69,6 +69,15 @@ class TestConnections:
         assert manage(lab, "help").code == 255
         assert manage(lab, "help").code == 0
 
+    def test_refuse_closes_the_manage_port_only(self, lab: Lab) -> None:
+        started(lab)
+        lab.fault("gpu2", "refuse")
+        assert "Connection refused" in manage(lab, "help").err
+        assert ssh(lab, "gpu2", "true") == Said(0, "", "")
+        lab.clear("gpu2", "refuse")
+        assert manage(lab, "help").code == 0
+        assert ssh(lab, "gpu2", "true").code == 0
+
     def test_dead_closes_everything_and_cuts(self, lab: Lab) -> None:
         started(lab)
         with socket.create_connection(manage_address(lab), timeout=LIMIT) as client:

@@ -98,5 +98,11 @@ def set_driver(container: Container, version: str) -> None:
     _write(container.notes / "driver", version)
 
 
+def set_started(container: Container) -> None:
+    """Note since when the container is up, for its ps and uptime."""
+    container.notes.mkdir(parents=True, exist_ok=True)
+    _write(container.notes / "started", f"{container.started:.3f}")
+
+
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 _TOOLS = {
     "tool_gpu.py": ("nvidia-smi",),
     "tool_system.py": ("hostname", "who", "id", "whoami", "service", "systemctl", "ssh-keygen"),
+    "tool_ps.py": ("ps", "uptime"),
     "tool_web.py": ("jupyter", "jupyter-lab", "jupyter-notebook", "tensorboard"),
 }
 # Programs that would change this machine: in the lab they do nothing, and succeed.
@@ -31,7 +32,7 @@ exec "$@"
 def install(directory: Path) -> None:
     """Write all programs into `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
-    for source, names in _TOOLS.items():
+    for source, names in {**_TOOLS, "processes.py": ()}.items():
         shutil.copyfile(Path(__file__).with_name(source), directory / source)
         for name in names:
             _write(directory, name, [sys.executable, "-I", str(directory / source), name])

@@ -147,6 +147,7 @@ class World:
         taken = {account.container.address for account in host.accounts.values() if account.container}
         free = [number for number in range(2, 255) if f"10.0.3.{number}" not in taken]
         container.boot(next(self._pids), f"10.0.3.{random.choice(free)}")  # noqa: S311 - an address to show
+        rootfs.set_started(container)
         for mapping in host.maps:
             if mapping.address == container.address:
                 self.network.forward(host, mapping)
