@@ -106,6 +106,8 @@ class ContainerSession(SSHServerStreamSession[bytes]):
     async def _serve(self, stdin: asyncssh.SSHReader[bytes], stdout: asyncssh.SSHWriter[bytes],
                      stderr: asyncssh.SSHWriter[bytes]) -> None:
         channel: asyncssh.SSHServerChannel[bytes] = stdout.channel  # type: ignore[assignment]  # of a server
+        if channel.get_extra_info("peername") is None:
+            return  # the client went between its request and this task's first turn
         command = channel.get_command()
         job = self._job = await self._start(channel, command)
         drop = self._door.world.faults.take(self._door.host.name, "drop")

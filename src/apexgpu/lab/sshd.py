@@ -54,7 +54,8 @@ class Door(asyncssh.SSHServer):
     @property
     def peer(self) -> str:
         """The client's address."""
-        return str(self.connection.get_extra_info("peername")[0]) if self.connection else ""
+        peer = self.connection.get_extra_info("peername") if self.connection else None
+        return str(peer[0]) if peer else ""
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Let a session's work run; an error in it is the lab's trouble and ends the connection."""
