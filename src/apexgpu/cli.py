@@ -32,6 +32,8 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("hosts", "Hosts", "Show every host: registered, running, address, memory."),
     "ssh": Entry("work", "Work there", "Open a shell, or run a command, in your container."),
     "exec": Entry("work", "Work there", "Run a command in your containers on many hosts."),
+    "doctor": Entry("doctor", "When stuck", "Look at everything from here to your containers; say what is wrong."),
+    "uninstall": Entry("doctor", "When stuck", "Take away all that apexgpu wrote on this machine; your keys stay."),
     "completion": Entry("shell", "This program", "Print what your shell needs to complete apexgpu's words."),
     "demo": Entry("lab", "No lab at hand", "Play the whole story against a lab inside this program."),
     "lab": Entry("lab", "No lab at hand", "The embedded lab: up, env, status, fault, down."),

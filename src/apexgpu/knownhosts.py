@@ -8,6 +8,7 @@ import base64
 import binascii
 import fnmatch
 import hmac
+import json
 import re
 import secrets
 import stat
@@ -24,6 +25,7 @@ from apexgpu.publickeys import parse_key
 
 Verdict = Literal["known", "unknown", "changed", "revoked"]
 
+_NOTES = "known_hosts.json"
 _BACKUPS_KEPT = 10
 _ATTEMPTS = 5
 
@@ -136,6 +138,46 @@ def replace(path: Path, name: str, new: PublicKey, backup_dir: Path) -> list[Pub
 
     _rewrite(path, changed, backup_dir=backup_dir)
     return list(dict.fromkeys(old_keys))
+
+
+def note(state_dir: Path, path: Path, names: Sequence[str]) -> None:
+    """Keep in mind that the entries of `names` in `path` are apexgpu's, so that `uninstall` can take them away."""
+    noted = _noted(state_dir)
+    lines = noted.setdefault(str(path), [])
+    lines += [name.lower() for name in names if name.lower() not in lines]
+    replace_atomically(state_dir / _NOTES, json.dumps(noted, indent=1).encode())
+
+
+def noted(state_dir: Path) -> dict[Path, list[str]]:
+    """The files with entries that apexgpu made, and the names of those that are there still."""
+    found = {}
+    for file, names in _noted(state_dir).items():
+        about = [entry for entry in _read_entries(Path(file)) if not entry.marker]
+        there = [name for name in names if any(entry.covers(name) for entry in about)]
+        if there:
+            found[Path(file)] = there
+    return found
+
+
+def take_out(path: Path, names: Sequence[str]) -> None:
+    """Take the entries of `names` out of `path`; a file that holds nothing else goes too. ConfigError if it cannot."""
+
+    def changed(old: bytes) -> bytes:
+        lines = re.findall(rb"[^\n]*\n|[^\n]+", old)
+        for name in names:
+            lines = [_without(line, entry, name) if (entry := _entry(line)) and not entry.marker and entry.covers(name)
+                     else line for line in lines]
+        return b"".join(lines)
+
+    if _rewrite(path, changed, backup_dir=None) and not path.is_symlink() and not path.stat().st_size:
+        path.unlink()
+
+
+def _noted(state_dir: Path) -> dict[str, list[str]]:
+    try:
+        return dict(json.loads((state_dir / _NOTES).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _rewrite(path: Path, changed: Callable[[bytes], bytes], *, backup_dir: Path | None) -> bool:

@@ -210,13 +210,14 @@ def _await_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None:
             link.run(Target(host, "container"), "true", once=True)
         except UnreachableError as exc:
             if exc.code not in {"connection_refused", "closed"} or time.monotonic() >= deadline:
-                raise _port_trouble(host, exc) from None
+                raise port_trouble(host, exc) from None
         else:
             return
         pause(0.3)
 
 
-def _port_trouble(host: Host, exc: UnreachableError) -> ApexError:
+def port_trouble(host: Host, exc: UnreachableError) -> ApexError:
+    """What it means that the port of a running container does not answer, and the cure."""
     if exc.code == "connection_refused":
         message = f"the container on {host.name} runs, but its port {host.port} is not forwarded"
         return RefusedError(message, hint=f"apexgpu down {host.name} && apexgpu up {host.name}", code="no_forward")

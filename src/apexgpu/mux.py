@@ -15,7 +15,7 @@ import time
 import zlib
 from pathlib import Path
 
-from apexgpu.errors import DroppedError
+from apexgpu.errors import ApexError, DroppedError
 from apexgpu.models import Reply, Target
 from apexgpu.process import Runner
 from apexgpu.route import config_arguments, target_arguments
@@ -86,12 +86,31 @@ def master_argv(target: Target, *, config: Path, path: Path) -> list[str]:
     return [*words, target.alias]
 
 
+def open_masters() -> list[Path]:
+    """The sockets of masters that may be open."""
+    directory = _runtime_path()
+    if directory is None or not directory.is_dir():
+        return []
+    return [path for path in sorted(directory.iterdir()) if stat.S_ISSOCK(path.lstat().st_mode)]
+
+
+def close_masters(runner: Runner) -> None:
+    """End every master, and take its socket and their directory away."""
+    for path in open_masters():
+        with contextlib.suppress(ApexError):  # one that hangs ends itself when it has been idle
+            runner.run(["ssh", "-F", os.devnull, "-o", f"ControlPath={path}", "-O", "exit", "apexgpu"], timeout=5)
+        path.unlink(missing_ok=True)
+    directory = _runtime_path()
+    if directory is not None:
+        with contextlib.suppress(OSError):  # not there, or something else in it
+            directory.rmdir()
+
+
 def runtime_directory() -> Path | None:
     """A short private directory for sockets, None where masters cannot be (Windows, or a foreign directory)."""
-    if sys.platform == "win32":
+    path = _runtime_path()
+    if path is None:
         return None
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    path = Path(base) / "apexgpu" if base else Path(os.environ.get("TMPDIR", "/tmp")) / f"apexgpu-{os.getuid()}"  # noqa: S108
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
@@ -100,6 +119,13 @@ def runtime_directory() -> Path | None:
     mine = found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
     # A socket's path has room for 104 bytes on macOS, and ssh adds 17 of its own while it binds.
     return path if mine and len(str(path)) < 70 else None
+
+
+def _runtime_path() -> Path | None:
+    if sys.platform == "win32":
+        return None
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / "apexgpu" if base else Path(os.environ.get("TMPDIR", "/tmp")) / f"apexgpu-{os.getuid()}"  # noqa: S108
 
 
 def _stamp(config: Path) -> str:

@@ -153,6 +153,13 @@ class Screen:
         if error.hint:
             self._write(self._err, self._paint(" hint: ", "red", self._colour) + safe(error.hint))
 
+    def verdict(self, word: str, what: str, fact: str, *, hint: str | None = None) -> None:
+        """A line of a report, on stdout: `ok`, `note` or `problem`, what it is about, and what to paste."""
+        colour = {"ok": "green", "note": "yellow", "problem": "red"}.get(word, "")
+        self.result(self._paint(f"{word:<8}", colour, self._out_colour) + safe(f"{what:<15}{fact}"))
+        if hint:
+            self.result(f"{'':<8}{'hint:':<15}{safe(hint)}")
+
     def block(self, text: str) -> None:
         """Several lines on stderr, such as a difference; each escaped."""
         for line in text.splitlines():

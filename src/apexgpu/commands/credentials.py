@@ -25,6 +25,13 @@ def entry(kit: Kit) -> str:
     return f"{kit.user}@{kit.settings.iam_url}"
 
 
+def password_missing(kit: Kit) -> str:
+    """Why the keyring gives no password, as a fact; "" when it has one."""
+    from apexgpu import passwords
+
+    return "" if passwords.load(_SERVICE, entry(kit)) else passwords.status()
+
+
 def forget_password(kit: Kit) -> bool:
     """Take the password out of the keyring; whether it was there."""
     from apexgpu import passwords

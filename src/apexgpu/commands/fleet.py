@@ -76,6 +76,7 @@ def trust(kit: Kit, seen: Sequence[UnknownHostKeyError]) -> None:
         by_file.setdefault(files[0], []).append(entry)
     for file, entries in by_file.items():
         hashed = entries[0].seen.route.one("hashknownhosts", "no") == "yes"
+        knownhosts.note(kit.state_dir, file, [entry.name for entry in entries])
         knownhosts.add(file, [(entry.name, entry.key) for entry in entries], hashed=hashed)
         kit.screen.good(f"{len(entries)} host key{'s' if len(entries) > 1 else ''} added to {file}")
 

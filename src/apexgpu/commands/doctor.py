@@ -1,0 +1,106 @@
+"""doctor and uninstall: what is wrong, and how to get rid of everything."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from apexgpu import doctor as checks
+from apexgpu import fanout
+from apexgpu import uninstall as removal
+from apexgpu.commands.credentials import forget_password, password_missing
+from apexgpu.commands.options import Group, kit_of
+from apexgpu.doctor import Finding
+from apexgpu.kit import Kit
+from apexgpu.models import Host
+
+app = Group()
+
+
+@app.command("doctor")
+def doctor(
+    ctx: typer.Context,
+    host: Annotated[
+        str | None, typer.Argument(metavar="[HOST]", help="A host name or glob; all by default.", show_default=False)
+    ] = None,
+) -> None:
+    """Look at everything between this machine and your containers, say what is wrong and what to paste.
+
+    It changes nothing. Exit code 1 when there is a problem. Example: apexgpu doctor gpu7
+    """
+    kit = kit_of(ctx)
+    here = []
+    for finding in checks.machine(kit, lambda: password_missing(kit)):
+        here.append(finding)
+        _show(kit, finding.check, finding)
+    hosts = kit.hosts([host] if host else []) if checks.hosts_known(kit, here) else []
+    with kit.screen.working(f"asking {len(hosts)} hosts"):
+        outcomes = fanout.each(hosts, lambda one: checks.host(kit, one, named=host is not None))
+    found = [outcome.value or [] for outcome in outcomes]
+    for one, findings in zip(hosts, found, strict=True):
+        _show_host(kit, one, findings, everything=host is not None)
+    for finding in checks.network(found):
+        here.append(finding)
+        _show(kit, finding.check, finding)
+    raise typer.Exit(_finish(kit, here, hosts, found))
+
+
+def _show(kit: Kit, what: str, finding: Finding) -> None:
+    kit.screen.verdict(finding.verdict, what, finding.fact, hint=finding.hint)
+
+
+def _show_host(kit: Kit, host: Host, findings: Sequence[Finding], *, everything: bool) -> None:
+    """Every line of a host that was asked for, or has a problem; one line for the others."""
+    if everything or any(one.verdict == "problem" for one in findings):
+        for finding in findings:
+            fact = f"{finding.check}: {finding.fact}"
+            kit.screen.verdict(finding.verdict, host.name, fact, hint=finding.hint)
+        return
+    last = findings[-1]
+    kit.screen.verdict(last.verdict, host.name, ", ".join(one.fact for one in findings), hint=last.hint)
+
+
+def _finish(kit: Kit, here: Sequence[Finding], hosts: Sequence[Host], found: Sequence[Sequence[Finding]]) -> int:
+    problems = [one for findings in (here, *found) for one in findings if one.verdict == "problem"]
+    rows = []
+    for one, findings in zip(hosts, found, strict=True):
+        first = next((finding for finding in findings if finding.verdict == "problem"), None)
+        error = {"code": first.code, "message": first.fact, "hint": first.hint} if first else None
+        values = [_value(finding) for finding in findings]
+        rows.append({"host": one.name, "ok": first is None, "error": error, "checks": values})
+    kit.screen.document({"ok": not problems, "checks": [_value(one) for one in here], "hosts": rows})
+    many = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; the lines after `hint:` are to be pasted"
+    kit.screen.result(many if problems else "All well.")
+    return 1 if problems else 0
+
+
+def _value(finding: Finding) -> dict[str, Any]:
+    return {"check": finding.check, "verdict": finding.verdict, "fact": finding.fact, "hint": finding.hint}
+
+
+@app.command("uninstall")
+def uninstall(ctx: typer.Context) -> None:
+    """Take away all that apexgpu wrote on this machine, after showing it. Your keys stay, here and in IAM.
+
+    Run twice, it has nothing to do. Example: apexgpu uninstall
+    """
+    kit = kit_of(ctx)
+    knows_user = bool(kit.settings.user)
+    has_password = knows_user and not password_missing(kit)
+    parts = removal.parts(kit.settings, kit.runner, password=partial(forget_password, kit) if has_password else None)
+    if parts and not kit.yes:
+        for part in parts:
+            kit.screen.note(f"  {part.name:<12} {part.what}")
+        kit.confirm("Take all of this away?")
+    for part in parts:
+        part.take()
+        kit.screen.good(f"gone: {part.what}")
+    facts = removal.left(kit.settings)
+    for fact in facts:
+        kit.screen.note(f"  left: {fact}")
+    kit.screen.document({"ok": True, "changed": bool(parts), "removed": [part.name for part in parts], "left": facts})
+    kit.screen.result(_PROGRAM if parts else f"Nothing to do: apexgpu has left nothing here. {_PROGRAM}")
+
+
+_PROGRAM = "The program itself goes with: pipx uninstall apexgpu   (or pip uninstall apexgpu)"

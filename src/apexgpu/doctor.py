@@ -1,0 +1,351 @@
+"""What may be wrong between this machine and a container: a finding per thing, with the line that cures it.
+
+It looks and changes nothing: no host key is trusted, no container started, no password sent.
+"""
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from apexgpu import __version__, configfile, sshconfig
+from apexgpu.account import Account
+from apexgpu.errors import ApexError
+from apexgpu.models import Host, Target
+from apexgpu.process import Runner, missing, which
+from apexgpu.settings import Settings
+
+if TYPE_CHECKING:
+    from apexgpu.transport import Connections
+
+Verdict = Literal["ok", "note", "problem"]
+
+_OLDEST_SSH = (7, 6)
+_MOST_KEYS = 5  # a server hangs up after six offers
+_CURES = {
+    "ControlPath": "ControlPath ~/.ssh/control-%C",
+    "ProxyJump": "ProxyJump none",
+    "ProxyCommand": "ProxyCommand none",
+    "RemoteCommand": "RemoteCommand none",
+    "IdentitiesOnly": "IdentitiesOnly no",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, what came of it, the fact, and what to paste. A note is no reason to worry."""
+
+    check: str
+    verdict: Verdict
+    fact: str
+    hint: str | None = None
+    code: str = "problem"
+
+
+class Patient(Protocol):
+    """What is looked at; the parts may raise when they are asked for. `apexgpu.kit.Kit` is one."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings; ConfigError for a file that cannot be read."""
+
+    @property
+    def account(self) -> Account:
+        """What the last login left behind."""
+
+    @property
+    def user(self) -> str:
+        """The account name; LoginError while there is none."""
+
+    @property
+    def iam_url(self) -> str:
+        """Where IAM answers; UnreachableError where it does not."""
+
+    @property
+    def known_hosts(self) -> tuple[Host, ...]:
+        """The lab's hosts, as remembered or from IAM."""
+
+    @property
+    def runner(self) -> Runner:
+        """Local programs."""
+
+    @property
+    def transport(self) -> "Connections":
+        """The way to the hosts."""
+
+
+Look = Callable[[Patient], Iterable[Finding]]
+
+
+def machine(patient: Patient, password: Callable[[], str]) -> Iterator[Finding]:
+    """Everything but the hosts. `password` says why the keyring has none, "" when it has one."""
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    yield Finding("program", "ok", f"apexgpu {__version__} on {system}")
+    (settings,) = _guarded("settings", _settings, patient)
+    yield settings
+    if settings.code == "config":
+        return  # without settings there is nothing else to look at
+    for check, look in (("directories", _directories), ("programs", _programs), ("agent", _agent)):
+        yield from _guarded(check, look, patient)
+    if settings.verdict == "problem":
+        return
+    yield from _guarded("key", _key, patient)
+    iam = list(_guarded("IAM", _iam, patient))
+    yield from iam
+    if hosts_known(patient, iam):
+        looks = (("ssh config", _ssh_config), ("ssh settings", _ssh_settings), ("known_hosts", _known_hosts))
+        for check, look in looks:
+            yield from _guarded(check, look, patient)
+    reason = password()
+    yield Finding("password", "note" if reason else "ok",
+                  f"{reason}; commands that need it will ask" if reason else "the keyring has it")
+
+
+def hosts_known(patient: Patient, found: Iterable[Finding]) -> bool:
+    """Whether there are hosts to look at, after these findings: remembered ones, or an IAM that tells them."""
+    checks = {one.check for one in found if one.verdict == "problem"}
+    return "settings" not in checks and ("IAM" not in checks or bool(patient.account.hosts))
+
+
+def host(patient: Patient, one: Host, *, named: bool) -> list[Finding]:
+    """One host from here: the way, its manage shell, your key, your container. Raises nothing of ours.
+
+    Not to be registered is a problem of a host that was `named`, and to be expected of the others.
+    """
+    found = list(_guarded("route", lambda patient: [_route(patient, one)], patient))
+    if found[-1].verdict == "problem":
+        return found
+    return [*found, *_manage(patient, one, named=named)]
+
+
+def network(found: Sequence[Sequence[Finding]]) -> Iterator[Finding]:
+    """What all hosts together tell: when none answers, it is not the hosts."""
+    silent = [any(one.code in {"timeout", "no_network", "no_route"} for one in findings) for findings in found]
+    if len(silent) > 1 and all(silent):
+        yield Finding("network", "problem", "no host answers: this machine is not on the lab's network",
+                      "connect the VPN, then: apexgpu doctor")  # fmt: skip
+
+
+def _guarded(check: str, look: Look, patient: Patient) -> Iterator[Finding]:
+    try:
+        yield from look(patient)
+    except ApexError as error:
+        yield Finding(check, "problem", error.message, error.hint, error.code)
+
+
+def _settings(patient: Patient) -> Iterator[Finding]:
+    named = patient.settings.named
+    url = named["iam_url"]
+    yield Finding("settings", "ok", f"user {patient.user} ({named['user'].source}), IAM {url.value} ({url.source})")
+
+
+def _directories(patient: Patient) -> Iterator[Finding]:
+    for path in (patient.settings.config_dir, patient.settings.state_dir):
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if not os.access(there, os.W_OK):
+            yield Finding("directories", "problem", f"{path} cannot be written", f"ls -ld {there}")
+        elif sys.platform != "win32" and path.exists() and path.stat().st_mode & 0o077:
+            yield Finding("directories", "note", f"others on this machine can look into {path}", f"chmod 700 {path}")
+        else:
+            yield Finding("directories", "ok", str(path))
+
+
+def _programs(patient: Patient) -> Iterator[Finding]:
+    for name in ("ssh", "ssh-keygen", "ssh-add"):
+        path = which(name)
+        if path is None:
+            error = missing(name)
+            yield Finding("programs", "problem", error.message, error.hint, error.code)
+        elif name == "ssh":
+            yield _ssh_version(patient.runner.run(["ssh", "-V"], timeout=5).err.decode("utf-8", "replace"), path)
+    if which("sshfs") is None and sys.platform != "win32":
+        yield Finding("programs", "note", "sshfs is not installed: files can be copied, not mounted",
+                      missing("sshfs").hint)  # fmt: skip
+
+
+def _ssh_version(said: str, path: str) -> Finding:
+    text = said.split(",")[0].strip()
+    found = re.search(r"OpenSSH_\D*(\d+)\.(\d+)", text)
+    if found and (int(found[1]), int(found[2])) < _OLDEST_SSH:
+        return Finding("programs", "note", f"{text} ({path}) is old: it knows no StrictHostKeyChecking accept-new",
+                       missing("ssh").hint)  # fmt: skip
+    return Finding("programs", "ok", f"{text} ({path})")
+
+
+def _agent(patient: Patient) -> Iterator[Finding]:
+    from apexgpu.keys import agent_keys
+
+    held = agent_keys(patient.runner)
+    if len(held) > _MOST_KEYS:
+        yield Finding("agent", "note", f"the agent holds {len(held)} keys, and a server hangs up after six offers",
+                      "ssh-add -d KEY   (take out what you do not use: ssh-add -l)")  # fmt: skip
+    else:
+        yield Finding("agent", "ok", f"it holds {_count(held)}" if held else "none, or it holds no key")
+
+
+def _key(patient: Patient) -> Iterator[Finding]:
+    from apexgpu import keys
+
+    account = patient.account
+    held = keys.agent_keys(patient.runner)
+    if not account.fingerprint:
+        yield Finding("key", "note", "no login from this machine yet: ssh's own keys are used", "apexgpu login")
+    elif account.identity_file:
+        pair = keys.load(Path(account.identity_file), held)
+        mark = keys.fingerprint(pair.public)
+        if mark != account.fingerprint:
+            yield Finding("key", "problem", f"{pair.path} is {mark} now, and {account.fingerprint} was sent to IAM",
+                          "apexgpu login")  # fmt: skip
+        elif pair.encrypted and pair.source != "agent":
+            yield Finding("key", "note", f"{pair.path} asks for its passphrase each time", f"ssh-add {pair.path}")
+        else:
+            yield Finding("key", "ok", f"{pair.path} ({mark})")
+    elif account.fingerprint in {keys.fingerprint(key) for key in held}:
+        yield Finding("key", "ok", f"the agent holds {account.fingerprint}")
+    else:
+        yield Finding("key", "problem", f"the agent does not hold {account.fingerprint} any more", "apexgpu login")
+
+
+def _iam(patient: Patient) -> Iterator[Finding]:
+    from apexgpu import iamconfig
+    from apexgpu.iam import IamClient, is_loopback
+
+    url, account, user = patient.iam_url, patient.account, patient.user
+    client = IamClient(url, timeout=patient.settings.timeout)
+    port = client.port(user)
+    tls = "" if url.startswith("https://") or is_loopback(url) else ", without TLS: its answers are only checked"
+    if port is None:
+        yield Finding("IAM", "problem", f"{url} answers, and does not know {user}", f"apexgpu login {user}")
+        return
+    yield Finding("IAM", "ok", f"{url} answers{tls}; {user} has port {port}")
+    yield from _key_in_iam(client.keys_text(user) or "", account.fingerprint)
+    networks = patient.settings.networks or iamconfig.NETWORKS
+    if iamconfig.parse(client.config(user), user=user, networks=networks) != patient.known_hosts:
+        yield Finding("IAM", "note", "it tells other hosts than this machine remembers", "apexgpu config sync")
+
+
+def _key_in_iam(text: str, mark: str) -> Iterator[Finding]:
+    from apexgpu.keys import fingerprint, parse_all
+
+    stored = [fingerprint(key) for key in parse_all(text)]
+    if mark and mark not in stored:
+        yield Finding("IAM", "problem", f"it does not hold your key {mark}: someone, or you, replaced it",
+                      "apexgpu login")  # fmt: skip
+    else:
+        yield Finding("IAM", "ok", f"it holds {_count(stored)} of yours{', this one too' if mark else ''}")
+
+
+def _count(keys: Sequence[object]) -> str:
+    return f"{len(keys)} key{'' if len(keys) == 1 else 's'}"
+
+
+def _ssh_config(patient: Patient) -> Iterator[Finding]:
+    path, hosts = patient.settings.ssh_config, patient.known_hosts
+    if not path.exists():
+        yield Finding("ssh config", "problem", f"there is no {path}", "apexgpu config sync")
+        return
+    if sys.platform != "win32" and path.stat().st_mode & 0o022:
+        yield Finding("ssh config", "problem", f"others may write {path}, so ssh refuses it", f"chmod go-w {path}")
+        return
+    old = path.read_bytes()
+    sshconfig.damage(old)
+    if not configfile.include_effective(path, hosts, runner=patient.runner):
+        yield Finding("ssh config", "problem", f"{path} does not lead to all of the lab's hosts",
+                      "apexgpu config sync")  # fmt: skip
+    elif sshconfig.edited(old):
+        yield Finding("ssh config", "note", f"the block in {path} was edited or moved by hand", "apexgpu config sync")
+    else:
+        yield Finding("ssh config", "ok", f"{path}: every name leads to its host ({len(hosts)} hosts)")
+
+
+def _ssh_settings(patient: Patient) -> Iterator[Finding]:
+    path = patient.settings.ssh_config
+    for text in configfile.warnings(path, patient.known_hosts, patient.runner):
+        keyword = text.partition(" ")[0]
+        harmful = keyword in {"ControlPath", "RemoteCommand"}
+        cure = _CURES[keyword] if keyword == "ControlPath" else f"{_CURES[keyword]}   (for the lab's names)"
+        yield Finding("ssh settings", "problem" if harmful else "note", text, f"in {path}: {cure}")
+
+
+def _known_hosts(patient: Patient) -> Iterator[Finding]:
+    from apexgpu.knownhosts import KnownHosts, lookup_name
+
+    hosts = patient.known_hosts
+    route = patient.transport.route(Target(hosts[0], "manage"))
+    if route.one("stricthostkeychecking") in {"no", "off", "false"}:
+        yield Finding("known_hosts", "note", "plain ssh takes any machine for the lab's: StrictHostKeyChecking is off",
+                      f"in {patient.settings.ssh_config}: StrictHostKeyChecking ask")  # fmt: skip
+    if not route.known_hosts_files:
+        yield Finding("known_hosts", "problem", "ssh keeps no host keys: UserKnownHostsFile is none",
+                      f"in {patient.settings.ssh_config}: UserKnownHostsFile ~/.ssh/known_hosts")  # fmt: skip
+        return
+    known = KnownHosts(route.known_hosts_files)
+    count = sum(bool(known.keys(lookup_name(one.address, one.manage_port))) for one in hosts)
+    fact = f"{route.known_hosts_files[0]}: {count} of {len(hosts)} hosts have their key confirmed"
+    if count == len(hosts):
+        yield Finding("known_hosts", "ok", fact)
+    else:
+        yield Finding("known_hosts", "note", fact, "apexgpu status   (in a terminal: it shows the new keys)")
+
+
+def _route(patient: Patient, one: Host) -> Finding:
+    route = patient.transport.route(Target(one, "manage"))
+    through = next((f" through {route.one(name)}" for name in ("proxyjump", "proxycommand")
+                    if route.one(name, "none") != "none"), "")  # fmt: skip
+    return Finding("route", "ok", f"{route.address} port {route.port}{through}")
+
+
+def _manage(patient: Patient, one: Host, *, named: bool) -> Iterator[Finding]:
+    from apexgpu import manage, replies
+
+    link = patient.transport
+    try:
+        container = replies.status(manage.ask(link, one, "help", once=True), one.name)
+    except ApexError as error:
+        yield _manage_trouble(one, error, named=named)
+        return
+    yield Finding("manage port", "ok", "the manage shell answers")
+    yield Finding("key", "ok", "the key is accepted")
+    if not container.running:
+        yield Finding("container", "ok", "the container is stopped")
+    elif not container.addresses:
+        yield Finding("container", "problem", "the container runs without an address",
+                      f"apexgpu down {one.name} && apexgpu up {one.name}   (if it stays: tell the administrators)",
+                      "no_address")  # fmt: skip
+    else:
+        yield Finding("container", "ok", "the container is running")
+        yield from _guarded("container port", lambda patient: [_container_port(patient, one)], patient)
+
+
+def _manage_trouble(one: Host, error: ApexError, *, named: bool) -> Finding:
+    if error.code == "not_registered":
+        return Finding("key", "problem" if named else "note", "not registered, or the key has not reached it yet",
+                       error.hint, error.code)  # fmt: skip
+    if error.code == "host_key_unknown":
+        return Finding("host key", "note", "not confirmed yet, so nothing was asked", f"apexgpu status {one.name}",
+                       error.code)  # fmt: skip
+    if error.code == "host_key_changed":
+        return Finding("host key", "problem", error.message, error.hint, error.code)
+    hint = error.hint if not (error.hint or "").startswith("apexgpu doctor") else \
+        f"ssh -v {one.manage_name} help   (other hosts answer? then tell the administrators)"
+    return Finding("manage port", "problem", error.message, hint, error.code)
+
+
+def _container_port(patient: Patient, one: Host) -> Finding:
+    from apexgpu.errors import UnreachableError
+    from apexgpu.manage import port_trouble
+
+    try:
+        patient.transport.run(Target(one, "container"), "true", once=True)
+    except UnreachableError as error:
+        raise port_trouble(one, error) from None
+    except ApexError as error:
+        if error.code != "host_key_unknown":
+            raise
+        return Finding("container port", "note", "its host key is not confirmed yet, so nothing was asked",
+                       f"apexgpu up {one.name}", error.code)  # fmt: skip
+    return Finding("container port", "ok", f"its port {one.port} takes the key")

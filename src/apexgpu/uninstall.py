@@ -1,0 +1,116 @@
+"""Everything that apexgpu wrote on this machine, part by part, and how each goes. The user's keys are not among it."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from apexgpu import configfile, knownhosts, mux, shellstart, sshconfig
+from apexgpu.errors import ConfigError
+from apexgpu.process import Runner
+from apexgpu.settings import Settings
+
+# What may lie in the two directories. In one that is not plainly apexgpu's own, nothing else is touched.
+_OURS = (
+    "account.json", "backups", "completion.*", "config.toml", "hosts", "known_hosts.json", "lab", "locks",
+    "ssh_config.*", "ssh_hosts.conf",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing to take away: what it is, for people, and how."""
+
+    name: str
+    what: str
+    take: Callable[[], None]
+
+
+def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | None) -> list[Part]:
+    """What there is, in the order in which it has to go: the directories last, for the others are noted there.
+
+    `password` forgets the one in the keyring; None when there is none.
+    """
+    state, found = settings.state_dir, []
+    if (state / "lab").exists():
+        found.append(Part("lab", f"the embedded lab in {state / 'lab'}", partial(_end_lab, state / "lab")))
+    found += _config(settings, runner)
+    for path, names in knownhosts.noted(state).items():
+        take = partial(knownhosts.take_out, path, names)
+        found.append(Part("known_hosts", f"{len(names)} host keys in {path} that apexgpu added", take))
+    if password is not None:
+        found.append(Part("password", "the domain password in the keyring", partial(_ignore, password)))
+    if traces := shellstart.installed(settings.config_dir):
+        what = f"completion in {', '.join(map(str, traces))}"
+        found.append(Part("completion", what, partial(shellstart.remove, settings.config_dir)))
+    if sockets := mux.open_masters():
+        found.append(Part("connections", f"{len(sockets)} connections that are kept open",
+                          partial(mux.close_masters, runner)))  # fmt: skip
+    for directory in _directories(settings):
+        if own := _own(directory):
+            found.append(Part("directory", str(directory), partial(_delete, directory, own)))
+    return found
+
+
+def left(settings: Settings) -> list[str]:
+    """What stays behind and the user may want to know of, a fact each."""
+    path = settings.ssh_config
+    facts = [f"{directory} holds things that are not apexgpu's" for directory in _directories(settings)
+             if directory.is_dir()]  # fmt: skip
+    line = configfile.include_line(settings.config_dir / "ssh_hosts.conf")
+    if path.exists() and line.encode() in path.read_bytes():
+        facts.append(f"{path} still has the line that you pasted: {line}")
+    return facts
+
+
+def _directories(settings: Settings) -> list[Path]:
+    """Each once: on macOS they are the same."""
+    return list(dict.fromkeys((settings.config_dir, settings.state_dir)))
+
+
+def _config(settings: Settings, runner: Runner) -> list[Part]:
+    path = settings.ssh_config
+    try:
+        old = path.read_bytes() if path.is_file() else b""
+        ours = sshconfig.unmerge(old) != old
+    except ConfigError:
+        ours = True  # the removal says what is damaged, and where
+    if not ours:
+        return []
+    take = partial(_ignore, partial(configfile.remove, path, state_dir=settings.state_dir, runner=runner))
+    return [Part("ssh config", f"apexgpu's block in {path}", take)]
+
+
+def _ignore(work: Callable[[], bool]) -> None:
+    work()
+
+
+def _end_lab(home: Path) -> None:
+    from apexgpu.lab import client
+
+    client.down(home)
+
+
+def _own(directory: Path) -> list[Path]:
+    """What of a directory is ours: all of it when its name says so, else only what apexgpu makes."""
+    if not directory.is_dir():
+        return []
+    if "apexgpu" in directory.name:
+        return [directory]
+    return sorted({path for pattern in _OURS for path in directory.glob(pattern)}) or (
+        [] if any(directory.iterdir()) else [directory])
+
+
+def _delete(directory: Path, own: list[Path]) -> None:
+    try:
+        for path in own:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+    except OSError as error:
+        message = f"{error.filename or directory} cannot be removed: {error.strerror or error}"
+        raise ConfigError(message, hint=f"ls -la {directory}") from None
