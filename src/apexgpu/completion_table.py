@@ -1,7 +1,7 @@
 """What completion knows of the command line. Made by `make completion`; a test says when it is old."""
 
 TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
+    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
     'completion': ('words', ('show',), ('--help',)),
     'completion show': ('words', ('bash', 'zsh', 'fish', 'powershell'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config': ('words', ('sync', 'status', 'print', 'remove', 'restore'), ('--help',)),
@@ -11,6 +11,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'config status': ('words', (), ('--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config sync': ('words', (), ('--dry-run', '--include', '--except', '--no-except', '--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'demo': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'doctor': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'down': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'exec': ('hosts', (), ('--all', '--limit', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'keys': ('words', ('list', 'add', 'remove'), ('--help',)),
@@ -28,6 +29,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'register': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'ssh': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'status': ('hosts', (), ('--watch', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'uninstall': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'up': ('hosts', (), ('--all', '--wait', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'whoami': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
 }
