@@ -85,21 +85,21 @@ def machine(patient: Patient, password: Callable[[], str]) -> Iterator[Finding]:
     """Everything but the hosts. `password` says why the keyring has none, "" when it has one."""
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     yield Finding("program", "ok", f"apexgpu {__version__} on {system}")
-    (settings,) = _guarded("settings", _settings, patient)
+    (settings,) = guarded("settings", _settings, patient)
     yield settings
     if settings.code == "config":
         return  # without settings there is nothing else to look at
     for check, look in (("directories", _directories), ("programs", _programs), ("agent", _agent)):
-        yield from _guarded(check, look, patient)
+        yield from guarded(check, look, patient)
     if settings.verdict == "problem":
         return
-    yield from _guarded("key", _key, patient)
-    iam = list(_guarded("IAM", _iam, patient))
+    yield from guarded("key", _key, patient)
+    iam = list(guarded("IAM", _iam, patient))
     yield from iam
     if hosts_known(patient, iam):
         looks = (("ssh config", _ssh_config), ("ssh settings", _ssh_settings), ("known_hosts", _known_hosts))
         for check, look in looks:
-            yield from _guarded(check, look, patient)
+            yield from guarded(check, look, patient)
     reason = password()
     yield Finding("password", "note" if reason else "ok",
                   f"{reason}; commands that need it will ask" if reason else "the keyring has it")
@@ -111,26 +111,8 @@ def hosts_known(patient: Patient, found: Iterable[Finding]) -> bool:
     return "settings" not in checks and ("IAM" not in checks or bool(patient.account.hosts))
 
 
-def host(patient: Patient, one: Host, *, named: bool) -> list[Finding]:
-    """One host from here: the way, its manage shell, your key, your container. Raises nothing of ours.
-
-    Not to be registered is a problem of a host that was `named`, and to be expected of the others.
-    """
-    found = list(_guarded("route", lambda patient: [_route(patient, one)], patient))
-    if found[-1].verdict == "problem":
-        return found
-    return [*found, *_manage(patient, one, named=named)]
-
-
-def network(found: Sequence[Sequence[Finding]]) -> Iterator[Finding]:
-    """What all hosts together tell: when none answers, it is not the hosts."""
-    silent = [any(one.code in {"timeout", "no_network", "no_route"} for one in findings) for findings in found]
-    if len(silent) > 1 and all(silent):
-        yield Finding("network", "problem", "no host answers: this machine is not on the lab's network",
-                      "connect the VPN, then: apexgpu doctor")  # fmt: skip
-
-
-def _guarded(check: str, look: Look, patient: Patient) -> Iterator[Finding]:
+def guarded(check: str, look: Look, patient: Patient) -> Iterator[Finding]:
+    """What `look` finds; an error of ours is a finding too, its hint the cure."""
     try:
         yield from look(patient)
     except ApexError as error:
@@ -264,8 +246,11 @@ def _ssh_config(patient: Patient) -> Iterator[Finding]:
 
 def _ssh_settings(patient: Patient) -> Iterator[Finding]:
     path = patient.settings.ssh_config
+    found: dict[str, list[str]] = {}
     for text in configfile.warnings(path, patient.known_hosts, patient.runner):
-        keyword = text.partition(" ")[0]
+        found.setdefault(text.partition(" ")[0], []).append(text)
+    for keyword, texts in found.items():
+        text = texts[0] + (f" (and {len(texts) - 1} more like it)" if len(texts) > 1 else "")
         harmful = keyword in {"ControlPath", "RemoteCommand"}
         cure = _CURES[keyword] if keyword == "ControlPath" else f"{_CURES[keyword]}   (for the lab's names)"
         yield Finding("ssh settings", "problem" if harmful else "note", text, f"in {path}: {cure}")
@@ -290,62 +275,3 @@ def _known_hosts(patient: Patient) -> Iterator[Finding]:
         yield Finding("known_hosts", "ok", fact)
     else:
         yield Finding("known_hosts", "note", fact, "apexgpu status   (in a terminal: it shows the new keys)")
-
-
-def _route(patient: Patient, one: Host) -> Finding:
-    route = patient.transport.route(Target(one, "manage"))
-    through = next((f" through {route.one(name)}" for name in ("proxyjump", "proxycommand")
-                    if route.one(name, "none") != "none"), "")  # fmt: skip
-    return Finding("route", "ok", f"{route.address} port {route.port}{through}")
-
-
-def _manage(patient: Patient, one: Host, *, named: bool) -> Iterator[Finding]:
-    from apexgpu import manage, replies
-
-    link = patient.transport
-    try:
-        container = replies.status(manage.ask(link, one, "help", once=True), one.name)
-    except ApexError as error:
-        yield _manage_trouble(one, error, named=named)
-        return
-    yield Finding("manage port", "ok", "the manage shell answers")
-    yield Finding("key", "ok", "the key is accepted")
-    if not container.running:
-        yield Finding("container", "ok", "the container is stopped")
-    elif not container.addresses:
-        yield Finding("container", "problem", "the container runs without an address",
-                      f"apexgpu down {one.name} && apexgpu up {one.name}   (if it stays: tell the administrators)",
-                      "no_address")  # fmt: skip
-    else:
-        yield Finding("container", "ok", "the container is running")
-        yield from _guarded("container port", lambda patient: [_container_port(patient, one)], patient)
-
-
-def _manage_trouble(one: Host, error: ApexError, *, named: bool) -> Finding:
-    if error.code == "not_registered":
-        return Finding("key", "problem" if named else "note", "not registered, or the key has not reached it yet",
-                       error.hint, error.code)  # fmt: skip
-    if error.code == "host_key_unknown":
-        return Finding("host key", "note", "not confirmed yet, so nothing was asked", f"apexgpu status {one.name}",
-                       error.code)  # fmt: skip
-    if error.code == "host_key_changed":
-        return Finding("host key", "problem", error.message, error.hint, error.code)
-    hint = error.hint if not (error.hint or "").startswith("apexgpu doctor") else \
-        f"ssh -v {one.manage_name} help   (other hosts answer? then tell the administrators)"
-    return Finding("manage port", "problem", error.message, hint, error.code)
-
-
-def _container_port(patient: Patient, one: Host) -> Finding:
-    from apexgpu.errors import UnreachableError
-    from apexgpu.manage import port_trouble
-
-    try:
-        patient.transport.run(Target(one, "container"), "true", once=True)
-    except UnreachableError as error:
-        raise port_trouble(one, error) from None
-    except ApexError as error:
-        if error.code != "host_key_unknown":
-            raise
-        return Finding("container port", "note", "its host key is not confirmed yet, so nothing was asked",
-                       f"apexgpu up {one.name}", error.code)  # fmt: skip
-    return Finding("container port", "ok", f"its port {one.port} takes the key")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from apexgpu import doctor as checks
-from apexgpu import fanout
+from apexgpu import fanout, hostdoctor
 from apexgpu import uninstall as removal
 from apexgpu.commands.credentials import forget_password, password_missing
 from apexgpu.commands.options import Group, kit_of
@@ -36,11 +36,11 @@ def doctor(
         _show(kit, finding.check, finding)
     hosts = kit.hosts([host] if host else []) if checks.hosts_known(kit, here) else []
     with kit.screen.working(f"asking {len(hosts)} hosts"):
-        outcomes = fanout.each(hosts, lambda one: checks.host(kit, one, named=host is not None))
+        outcomes = fanout.each(hosts, lambda one: hostdoctor.host(kit, one, named=host is not None))
     found = [outcome.value or [] for outcome in outcomes]
     for one, findings in zip(hosts, found, strict=True):
         _show_host(kit, one, findings, everything=host is not None)
-    for finding in checks.network(found):
+    for finding in hostdoctor.network(found):
         here.append(finding)
         _show(kit, finding.check, finding)
     raise typer.Exit(_finish(kit, here, hosts, found))
