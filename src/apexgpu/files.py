@@ -1,11 +1,15 @@
 """Files of ours and the user's: atomic replacement, private modes, locks against a second apexgpu."""
 
+import glob
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from apexgpu.errors import ApexError
+
+_STALE = 3600.0
 
 
 def private_directory(path: Path) -> Path:
@@ -17,26 +21,40 @@ def private_directory(path: Path) -> Path:
 def replace_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write `data` to `path` so that a reader, or a crash, sees the old bytes or the new ones, whole.
 
-    A symlink is followed, so that a dotfiles repository keeps its link. The temporary file has a dot name
-    beside the target, so that an `Include ~/.ssh/config*` cannot see it.
+    A symlink is followed, so that a dotfiles repository keeps its link.
+    """
+    target = Path(os.path.realpath(path))
+    with written_beside(target, data, mode=mode) as temporary:
+        temporary.replace(target)
+    sync_directory(target.parent)
+
+
+@contextmanager
+def written_beside(target: Path, data: bytes, *, mode: int) -> Iterator[Path]:
+    """`data` on disk in a temporary file beside `target`, to be moved there; it is gone after the block.
+
+    It has a dot name, so that an `Include ~/.ssh/config*` cannot see it. What a run that was killed left of
+    `target`'s is deleted when it is an hour old: until then it may be another run's that is still writing.
     """
     import tempfile  # 5 ms, and most commands write nothing
 
-    target = Path(os.path.realpath(path))
     private_directory(target.parent)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    prefix = f".{target.name}."
+    for stale in target.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        with suppress(OSError):
+            if time.time() - stale.stat().st_mtime > _STALE:
+                stale.unlink()
+    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         Path(name).chmod(mode)
-        Path(name).replace(target)
-    except BaseException:
+        yield Path(name)
+    finally:
         with suppress(OSError):
             Path(name).unlink()
-        raise
-    sync_directory(target.parent)
 
 
 def sync_directory(path: Path) -> None:

@@ -178,9 +178,13 @@ def _unusable(key: PublicKey) -> str | None:
 
 
 def _own_files(ssh_dir: Path) -> list[Path]:
-    """The regular files of `ssh_dir` that are this user's, are not public halves, and could be keys."""
+    """The regular files of `ssh_dir` that are this user's, are not public halves, and could be keys.
+
+    Not those with a dot name: they are temporary files, of ours or an editor's.
+    """
     try:
-        return [path for path in sorted(ssh_dir.iterdir()) if path.suffix != ".pub" and _own(path)]
+        names = [path for path in sorted(ssh_dir.iterdir()) if path.suffix != ".pub" and path.name[0] != "."]
+        return [path for path in names if _own(path)]
     except OSError:
         return []
 

@@ -7,12 +7,11 @@ to know which key a file holds.
 import base64
 import binascii
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.errors import ConfigError
-from apexgpu.files import private_directory, replace_atomically
+from apexgpu.files import replace_atomically, written_beside
 from apexgpu.models import PublicKey
 from apexgpu.publickeys import parse_key
 
@@ -69,31 +68,31 @@ def new_ed25519(comment: str, passphrase: str | None) -> tuple[bytes, str]:
 def save_new(path: Path, private: bytes, public: bytes) -> Path:
     """Write a pair where neither file was, and return where: `path`, or a spare name beside it.
 
-    ConfigError where it cannot be written; nothing is left behind then.
+    ConfigError where it cannot be written; nothing is left behind then. Whoever is killed here leaves a whole
+    private key or none: half a one would make every later ssh complain.
     """
     try:
-        private_directory(path.parent)
-        path = _claim(path)
-        try:
-            replace_atomically(path, private, mode=0o600)
-        except BaseException:
-            path.unlink()
-            raise
+        with written_beside(path, private, mode=0o600) as temporary:
+            path = _moved_to_free_name(temporary, path)
         replace_atomically(_pub(path), public, mode=0o644)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}", hint=f"ls -ld {path.parent}") from error
     return path
 
 
-def _claim(path: Path) -> Path:
-    """A path that was free together with its .pub, now taken by an empty file of ours."""
+def _moved_to_free_name(temporary: Path, path: Path) -> Path:
+    """Give the file a name that was free together with its .pub, overwriting nothing."""
     spares = (path.with_name(f"{SPARE_NAME}_{number}") for number in range(2, 100))
     for candidate in (path, path.with_name(SPARE_NAME), *spares):
         if os.path.lexists(candidate) or os.path.lexists(_pub(candidate)):
             continue
-        with suppress(FileExistsError):
-            os.close(os.open(candidate, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            return candidate
+        try:
+            os.link(temporary, candidate)  # unlike a rename, it fails where another run was quicker
+        except FileExistsError:
+            continue
+        except OSError:  # a file system without hard links
+            temporary.rename(candidate)
+        return candidate
     raise ConfigError(f"no free name for a new key beside {path}", hint=f"ls {path.parent}")
 
 

@@ -329,6 +329,13 @@ def test_a_new_key_beside_a_dangling_link_leaves_the_link(isolated: Path) -> Non
     assert not (isolated / "nowhere").exists()
 
 
+def test_a_temporary_file_of_a_killed_run_is_not_offered(isolated: Path) -> None:
+    pair = generate(isolated / ".ssh" / "id_ed25519", comment="a", passphrase=None)
+    assert pair.path is not None
+    pair.path.rename(pair.path.with_name(".id_ed25519.x.tmp"))
+    assert discover(isolated / ".ssh", []) == []
+
+
 def test_a_directory_that_cannot_be_written_is_named(isolated: Path) -> None:
     (isolated / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write"):

@@ -1,0 +1,110 @@
+"""Runs of the program that are killed at a chosen moment. A server of its own, for it forks.
+
+`python -m tests.cli.mortal` reads a JSON line `{"words", "stdin", "last", "places"}` from stdin, forks a child
+that runs the command line and kills itself at its `last`-th write (0: never), and answers a JSON line
+`{"killed", "code", "events", "err"}`. A fork of this one thread costs a hundredth of an interpreter's start.
+
+A write is what changes a file below one of the `places`, just before it happens, or a connection to IAM:
+each request has its own, so that before and after every POST there is a death too.
+"""
+
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+_CHANGES = frozenset({
+    "os.rename", "os.remove", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "os.utime",
+})  # fmt: skip
+
+
+class Piped(io.StringIO):
+    """A stdin that is no terminal."""
+
+
+class Fate:
+    """Counts the writes, and kills this process at the chosen one."""
+
+    def __init__(self, last: int, places: Sequence[str]) -> None:
+        self.events: list[str] = []
+        self._last = last
+        self._places = tuple(places)
+        self._iam = urlsplit(os.environ["APEXGPU_IAM_URL"]).port
+
+    def hear(self, event: str, args: tuple[Any, ...]) -> None:
+        """The audit hook."""
+        if not self._is_write(event, args):
+            return
+        self.events.append(f"{event} {args[1][:2] if event == 'socket.connect' else args[0]}")
+        if len(self.events) == self._last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _is_write(self, event: str, args: tuple[Any, ...]) -> bool:
+        if event == "socket.connect":
+            return isinstance(args[1], tuple) and args[1][1] == self._iam
+        if event == "open":
+            flags = args[2] if isinstance(args[2], int) else 0
+            return self._ours(args[0]) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        return event in _CHANGES and self._ours(args[0])
+
+    def _ours(self, path: object) -> bool:
+        return isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(self._places)
+
+
+def _preload() -> None:
+    """Import what a run imports, so that a child need not."""
+    import filelock
+    import httpx
+    import keyring
+    import platformdirs
+    import sshconf
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    from apexgpu import configfile, iam, iamconfig, knownhosts, manage, paramiko_link, sshverify
+    from apexgpu.commands import account, config, hosts
+    from apexgpu.identities import load_paramiko
+
+    load_paramiko()
+    assert all((filelock, httpx, keyring, platformdirs, sshconf, ed25519, configfile, iam, iamconfig, knownhosts,
+                manage, paramiko_link, sshverify, account, config, hosts))  # fmt: skip
+
+
+def _live(request: dict[str, Any], report: Path) -> None:
+    """The child: run the command line, and tell how it went."""
+    from apexgpu import cli
+    from apexgpu.kit import Kit
+    from apexgpu.render import Screen
+
+    err = io.StringIO()
+    kit = Kit(screen=Screen(out=io.StringIO(), err=err, stdin=Piped(request["stdin"])))
+    fate = Fate(request["last"], request["places"])
+    sys.addaudithook(fate.hear)
+    code = cli.main(request["words"], kit)
+    report.write_text(json.dumps({"code": code, "events": fate.events, "err": err.getvalue()}))
+
+
+def serve() -> None:
+    """Answer requests until stdin ends."""
+    _preload()
+    report = Path(sys.argv[1])
+    for line in sys.stdin:
+        report.unlink(missing_ok=True)
+        child = os.fork()
+        if child == 0:
+            try:
+                _live(json.loads(line), report)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        told = json.loads(report.read_text()) if report.exists() else {"code": None, "events": [], "err": ""}
+        sys.stdout.write(json.dumps({"killed": os.WIFSIGNALED(status), **told}) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve()

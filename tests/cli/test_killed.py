@@ -1,0 +1,126 @@
+"""SIGKILL at every write of a whole login and of a config sync: nothing is lost, and the next run goes on."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.cli.newcomer import FOREIGN, LIMIT, ROOT, Newcomer
+
+from apexgpu.keys import identities, parse_all
+from apexgpu.privatekeys import derive
+from apexgpu.sshconfig import edited, managed, merge, unmerge
+
+pytestmark = [
+    pytest.mark.openssh,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork"),
+]
+
+MINE = b"Host mine\n    User me\n"
+
+
+@dataclass
+class Mortals:
+    """Runs of the program that die when they are told to."""
+
+    laptop: Newcomer
+    server: "subprocess.Popen[str]"
+
+    def run(self, *words: str, last: int = 0) -> tuple[bool, int | None, list[str], str]:
+        """Run once: was it killed, its exit code, its writes, its stderr."""
+        places = [str(self.laptop.home), str(self.laptop.state), os.environ["APEXGPU_CONFIG_DIR"]]
+        request = {"words": words, "stdin": f"{self.laptop.password()}\n", "last": last, "places": places}
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        said = json.loads(self.server.stdout.readline())
+        return said["killed"], said["code"], said["events"], said["err"]
+
+
+@pytest.fixture
+def mortals(new: Newcomer, tmp_path: Path) -> Iterator[Mortals]:
+    argv = [sys.executable, "-m", "tests.cli.mortal", str(tmp_path / "report")]
+    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        yield Mortals(new, server)
+        assert server.stdin is not None
+        server.stdin.close()
+        assert server.wait(LIMIT) == 0
+
+
+def start_over(new: Newcomer) -> None:
+    """The laptop and IAM as they were before the login: the user's own config, and a key of another laptop."""
+    for directory in (new.ssh, new.state):
+        shutil.rmtree(directory, ignore_errors=True)
+    new.ssh.mkdir(mode=0o700)
+    new.config.write_bytes(MINE)
+    new.store(FOREIGN)
+
+
+def assert_whole(new: Newcomer) -> None:
+    """What a killed run must leave: the config old or new, every key of the user's in IAM, no half a key here."""
+    text = new.config.read_bytes()
+    assert unmerge(text) == MINE
+    assert not edited(text)
+    assert len(managed(text)) in (0, 2)
+    assert new.stored().startswith(FOREIGN)
+    for path in new.ssh.glob("id_*"):
+        whole = parse_all(path.read_text()) if path.suffix == ".pub" else derive(path.read_bytes())
+        assert whole, f"{path} is no whole key"
+
+
+def test_a_login_killed_at_every_write(mortals: Mortals) -> None:
+    new = mortals.laptop
+    login = ("login", "alice", "--password-stdin", "--yes", "--accept-new")
+    start_over(new)
+    killed, code, events, err = mortals.run(*login)
+    assert (killed, code) == (False, 0), err
+    for last in range(1, len(events) + 1):
+        start_over(new)
+        killed, _, _, _ = mortals.run(*login, last=last)
+        assert killed, events[last - 1]
+        assert_whole(new)
+        killed, code, _, err = mortals.run(*login)
+        assert (killed, code) == (False, 0), f"after {events[last - 1]}: {err}"
+        assert_whole(new)
+        assert len(managed(new.config.read_bytes())) == 2
+        # One key of this laptop's, however often it was tried.
+        assert len(identities(new.stored())) == 2, events[last - 1]
+    assert any("socket.connect" in event for event in events)
+    assert len(events) > 20
+
+
+def test_a_sync_killed_at_every_write(mortals: Mortals) -> None:
+    new = mortals.laptop
+    start_over(new)
+    sync = ("config", "sync", "--yes")
+    assert mortals.run("login", "alice", "--password-stdin", "--yes")[1] == 0
+    hosts = managed(new.config.read_bytes())
+    state = new.state.with_name("kept")
+    shutil.copytree(new.state, state)
+    # One host fewer than IAM knows: the sync has something to do.
+    old = merge(MINE, hosts[:1])
+
+    def again() -> None:
+        new.config.write_bytes(old)
+        shutil.rmtree(new.state)
+        shutil.copytree(state, new.state)
+
+    again()
+    killed, code, events, err = mortals.run(*sync)
+    assert (killed, code) == (False, 0), err
+    after = new.config.read_bytes()
+    for last in range(1, len(events) + 1):
+        again()
+        assert mortals.run(*sync, last=last)[0], events[last - 1]
+        assert new.config.read_bytes() in (old, after)
+        killed, code, _, err = mortals.run(*sync)
+        assert (killed, code) == (False, 0), f"after {events[last - 1]}: {err}"
+        assert new.config.read_bytes() == after
+        assert not list(new.ssh.glob(".*.tmp"))
+    assert len(events) > 8
