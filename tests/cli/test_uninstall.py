@@ -189,7 +189,7 @@ def test_connections_that_are_kept_open_are_closed(laptop: Product, monkeypatch:
     runner = LocalRunner()
     masters = mux.OpenMasters(laptop.lab.layout.ssh_config, runner)
     target = Target(_hosts(laptop)[0], "container")
-    path = masters._path(target)
+    path = masters.path(target)
     assert runner.run(mux.master_argv(target, config=laptop.lab.layout.ssh_config, path=path), timeout=20).code == 0
     assert mux.open_masters() == [path]
     assert "connections" in laptop.json("uninstall", "--yes")["removed"]
