@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.newcomer import LIMIT, Newcomer, ended
 
 from apexgpu.sshconfig import BEGIN, END, managed
+from tests.cli.newcomer import LIMIT, Newcomer, ended
 
 pytestmark = pytest.mark.openssh
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.test_hosts import Product, _Line, product_of
 
 from apexgpu import doctor, hostdoctor
 from apexgpu.lab.inprocess import running
 from apexgpu.models import Host
+from tests.cli.test_hosts import Product, _Line, product_of
 
 pytestmark = pytest.mark.openssh
 

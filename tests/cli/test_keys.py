@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tests.cli.newcomer import FOREIGN, Newcomer, ended
 
 from apexgpu.keys import fingerprint, generate, parse_all
+from tests.cli.newcomer import FOREIGN, Newcomer, ended
 
 pytestmark = pytest.mark.openssh
 

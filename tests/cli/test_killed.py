@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.cli.newcomer import FOREIGN, LIMIT, ROOT, Newcomer
 
 from apexgpu.keys import identities, parse_all
 from apexgpu.privatekeys import derive
 from apexgpu.sshconfig import edited, managed, merge, unmerge
+from tests.cli.newcomer import FOREIGN, LIMIT, ROOT, Newcomer
 
 pytestmark = [
     pytest.mark.openssh,

@@ -5,11 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.cli.newcomer import FOREIGN, LIMIT, Newcomer, Said, ended
 
 from apexgpu import passwords
 from apexgpu.keys import generate, parse_all
 from apexgpu.sshconfig import managed
+from tests.cli.newcomer import FOREIGN, LIMIT, Newcomer, Said, ended
 
 pytestmark = pytest.mark.openssh
 

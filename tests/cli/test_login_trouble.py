@@ -5,6 +5,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pexpect
 import pytest
+
 from tests.cli.newcomer import FOREIGN, Newcomer, ended
 
 pytestmark = pytest.mark.openssh

@@ -10,13 +10,13 @@ from typing import Any
 import keyring
 import pytest
 from keyring.backend import KeyringBackend
-from tests.cli.test_hosts import Product, _Line, product_of
 
 from apexgpu import knownhosts, mux
 from apexgpu.lab import client
 from apexgpu.lab.inprocess import running
 from apexgpu.models import Target
 from apexgpu.process import LocalRunner
+from tests.cli.test_hosts import Product, _Line, product_of
 
 pytestmark = pytest.mark.openssh
 

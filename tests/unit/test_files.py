@@ -11,13 +11,6 @@ from apexgpu import files
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """An empty directory (pytest's own holds the HOME of the test)."""
-    (tmp_path / "place").mkdir()
-    return tmp_path / "place"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
     directory = tmp_path / "place"
     directory.mkdir()
     return directory
