@@ -114,7 +114,7 @@ class TestStuckPusher:
     def test_each_host_tells_whether_it_has_the_key(self, new: Newcomer) -> None:
         new.lab.call(lambda world: [world.register(host, "alice") for host in world.hosts.values()])
         new.lab.fault("iam", "stuck-pusher")  # dies at the second host
-        said = new.log_in("--timeout", "1", "--json")
+        said = new.log_in("--timeout", "3", "--json")
         assert said.code == 0
         assert "IAM's pusher looks stuck" in said.err
         assert "tell the administrators to restart IAM" in said.err
@@ -131,7 +131,7 @@ class TestStuckPusher:
 
     def test_a_silent_host_that_stops_the_pusher_costs_its_own_row_only(self, new: Newcomer) -> None:
         new.lab.fault("gpu2", "silent")
-        said = new.log_in("--timeout", "1", "--json")
+        said = new.log_in("--timeout", "3", "--json")
         assert said.code == 0
         assert "IAM's pusher looks stuck" in said.err
         rows = {row["host"]: row for row in said.json["hosts"]}
