@@ -14,12 +14,8 @@ from apexgpu.kit import Kit
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
-    english: chinese
-    for english, chinese in {
-        "README.md": "README.zh-CN.md",
-        **{f"docs/{name}.md": f"docs/zh/{name}.md" for name in ("tutorial", "how-to", "explanation", "decisions")},
-    }.items()
-    if (ROOT / chinese).exists()
+    "README.md": "README.zh-CN.md",
+    **{f"docs/{page.name}": f"docs/zh/{page.name}" for page in (ROOT / "docs").glob("[!_]*.md")},
 }
 COMMAND = re.compile(r"^(?:\$ )?apexgpu ([^#|\n]*)", re.MULTILINE)
 
