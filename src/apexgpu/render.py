@@ -71,14 +71,21 @@ def width(text: str) -> int:
     return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
-def columns(header: Row, rows: Sequence[Row]) -> list[str]:
-    """Aligned lines, never cut, nothing trailing."""
+def columns(header: Row, rows: Sequence[Row], least: Sequence[int] = ()) -> list[str]:
+    """Aligned lines, never cut, nothing trailing; `least` are widths that no column goes below."""
     table = [[safe(cell) for cell in row] for row in [header, *rows]]
     widths = [max(width(row[index]) for row in table) for index in range(len(header))]
+    widths = [max(pair) for pair in zip(widths, least, strict=True)] if least else widths
     return [
         "  ".join(cell + " " * (widths[index] - width(cell)) for index, cell in enumerate(row)).rstrip()
         for row in table
     ]
+
+
+def _cut(text: str, room: int) -> str:
+    while width(text) > room:
+        text = text[:-1]
+    return text
 
 
 class Screen:
@@ -101,7 +108,7 @@ class Screen:
         self._out_colour = self._out.isatty() and not dumb
         self.live = self._err.isatty() and environment.get("TERM") != "dumb"
         self._drawing = threading.RLock()
-        self._drawn = False  # a line that lives stands on the terminal
+        self._drawn = 0  # lines that live and stand on the terminal now
         self._asking = False
         for stream in (self._out, self._err):
             # A Windows console with another code page, or LANG=C, must not end a command.
@@ -114,15 +121,29 @@ class Screen:
         """Whether a person can answer."""
         return self._stdin.isatty() and self._err.isatty()
 
+    @property
+    def draws(self) -> bool:
+        """Whether a result can be drawn in place before it is printed: all goes to a terminal."""
+        return self.live and self._out.isatty() and not self.as_json
+
     def result(self, text: str) -> None:
         """A line of the result, on stdout. Silent when JSON is wanted."""
         if not self.as_json:
             self._write(self._out, text)
 
-    def table(self, header: Row, rows: Sequence[Row], *, styles: Callable[[Row], str] | None = None) -> None:
-        """A table as the result; `styles` names the colour of a row for a terminal."""
-        first, *rest = columns(header, rows)
-        self.result(self._paint(first, "bold", self._out_colour))
+    def table(
+        self,
+        header: Row,
+        rows: Sequence[Row],
+        *,
+        styles: Callable[[Row], str] | None = None,
+        least: Sequence[int] = (),
+        headed: bool = True,
+    ) -> None:
+        """A table as the result; `styles` names the colour of a row for a terminal. Not `headed`: more rows of one."""
+        first, *rest = columns(header, rows, least)
+        if headed:
+            self.result(self._paint(first, "bold", self._out_colour))
         for line, row in zip(rest, rows, strict=True):
             self.result(self._paint(line, styles(row) if styles else "", self._out_colour))
 
@@ -234,12 +255,13 @@ class Screen:
 
     def _take_away(self) -> None:
         if self._drawn:
-            self._err.write("\r\x1b[K")
+            up = f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else ""
+            self._err.write(f"\r{up}\x1b[J")
             self._err.flush()
-            self._drawn = False
+            self._drawn = 0
 
     def transient(self, text: str) -> None:
-        """Replace the living line of a terminal; an empty text takes it away. Nothing while a question stands."""
+        """Replace the living lines of a terminal; an empty text takes them away. Nothing while a question stands."""
         import shutil
 
         with self._drawing:
@@ -249,12 +271,10 @@ class Screen:
             if not text:
                 return
             room = shutil.get_terminal_size().columns - 1
-            cut = safe(text)
-            while width(cut) > room:
-                cut = cut[:-1]
-            self._err.write(cut)
+            lines = [_cut(safe(line), room) for line in text.split("\n")]
+            self._err.write("\n".join(lines))
             self._err.flush()
-            self._drawn = True
+            self._drawn = len(lines)
 
     def waiting(self, text: str) -> None:
         """A line to say that long work goes on, where nothing can be drawn; not in the middle of a question."""
@@ -305,14 +325,12 @@ class Progress:
         self._screen.transient("")
 
 
-def watch(draw: Callable[[], str], *, every: float) -> None:
-    """Show what `draw` gives until Ctrl-C, redrawn in place every `every` seconds."""
+@contextmanager
+def living_text() -> Iterator[Callable[[str], None]]:
+    """A text that stands on the terminal, is replaced in place as often as one likes, and stays in the end."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    console = Console()
-    with Live(Text(draw()), console=console, auto_refresh=False, screen=False) as live:
-        while True:
-            time.sleep(every)
-            live.update(Text(draw()), refresh=True)
+    with Live(Text(""), console=Console(), auto_refresh=False) as live:
+        yield lambda text: live.update(Text(text), refresh=True)

@@ -1,9 +1,11 @@
 """status: every host in one table. Without typer, because this is the command that has to feel instant."""
 
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from apexgpu import manage
+from apexgpu.board import Board
 from apexgpu.commands import fleet
 from apexgpu.kit import Kit
 from apexgpu.manage import HostStatus
@@ -15,12 +17,12 @@ def status(kit: Kit, patterns: Sequence[str], *, watch: bool = False) -> int:
     """Show the hosts that `patterns` name, all where there are none; the exit code."""
     chosen = kit.hosts(patterns)
     inside = bool(patterns)
-    if watch and kit.screen.live and not kit.screen.as_json:
-        from apexgpu.render import watch as keep_showing
-
-        keep_showing(lambda: "\n".join(_table_lines(_ask_all(kit, chosen, inside))), every=5)
-    outcomes = _ask_all(kit, chosen, inside, live=True)
-    kit.screen.table(_HEADER, [_row(outcome) for outcome in outcomes], styles=_colour)
+    waiting = {one.name: (one.name, "…", one.address, str(one.port or "-"), "-", "-", "-") for one in chosen}
+    board = Board(kit.screen, _HEADER, waiting, styles=_colour, least=_LEAST)
+    outcomes = _ask_all(kit, chosen, inside, board)
+    if watch and kit.screen.draws:
+        _watch(kit, chosen, inside, board)
+    board.end()
     for outcome in outcomes:
         if outcome.error is not None:
             fleet.show_error(kit, outcome.host, outcome.error)
@@ -28,29 +30,23 @@ def status(kit: Kit, patterns: Sequence[str], *, watch: bool = False) -> int:
 
 
 _HEADER = ("HOST", "STATE", "ADDRESS", "PORT", "MEMORY", "UPTIME", "KEY")
+_LEAST = (0, len("connection refused"), 0, 5, len("1023.9 MiB"), len("23 h 59 min"), 0)
+_EVERY = 5.0
 
 
-def _ask_all(kit: Kit, hosts: list[Host], inside: bool, *, live: bool = False) -> list[Outcome[HostStatus]]:
-    """Ask all hosts; rows appear on a terminal as answers arrive, and give way to the whole table."""
-    shown: list[str] = []
-
+def _ask_all(kit: Kit, hosts: list[Host], inside: bool, board: Board) -> list[Outcome[HostStatus]]:
     def done(outcome: Outcome[HostStatus]) -> None:
-        shown.append(outcome.host.name)
-        if live and kit.screen.live:
-            missing = [host.name for host in hosts if host.name not in shown]
-            if missing:
-                kit.screen.transient(f"{len(shown)} of {len(hosts)} answered; waiting for {', '.join(missing)}")
+        board.put(outcome.host.name, _row(outcome))
 
-    outcomes = fleet.run(kit, hosts, lambda host: manage.status(kit.transport, host, inside=inside), on_done=done)
-    if live:
-        kit.screen.transient("")
-    return outcomes
+    return fleet.run(kit, hosts, lambda host: manage.status(kit.transport, host, inside=inside), on_done=done)
 
 
-def _table_lines(outcomes: list[Outcome[HostStatus]]) -> list[str]:
-    from apexgpu.render import columns
-
-    return columns(_HEADER, [_row(outcome) for outcome in outcomes])
+def _watch(kit: Kit, hosts: list[Host], inside: bool, board: Board) -> NoReturn:
+    """Ask all hosts again and again, each row as it comes, until Ctrl-C."""
+    with board.living():
+        while True:
+            time.sleep(_EVERY)
+            _ask_all(kit, hosts, inside, board)
 
 
 def _row(outcome: Outcome[HostStatus]) -> tuple[str, ...]:
