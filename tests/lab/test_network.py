@@ -1,5 +1,7 @@
 """Many hosts, one address, blanks in paths: the lab's sockets and directories wherever it has to live."""
 
+import contextlib
+import socket
 import time
 from pathlib import Path
 
@@ -53,3 +55,16 @@ def test_nothing_listens_when_it_is_over(tmp_path: Path) -> None:
     with pytest.raises(ConnectionRefusedError):
         fetch(url, "/users")
     assert not (tmp_path / "lab" / "lab.json").exists()
+
+
+@pytest.mark.openssh
+def test_a_stop_ends_the_connections_that_lead_into_the_container(tmp_path: Path) -> None:
+    with running(tmp_path / "lab", hosts=1, registered=True) as lab:
+        started(lab)
+        host = lab.status()["hosts"][0]
+        with socket.create_connection((host["address"], host["containers"][0]["port"]), timeout=20) as idle:
+            assert idle.recv(64).startswith(b"SSH-2.0-")  # no program runs at its other end that could be killed
+            assert ssh(lab, "gpu2-manage", "stop").code == 0
+            with contextlib.suppress(ConnectionResetError):
+                while idle.recv(4096):
+                    pass

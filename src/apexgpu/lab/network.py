@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class LoopbackNetwork:
         self.iam: Port | None = None
         self._manage: dict[str, Port] = {}
         self._mapped: dict[tuple[str, int], Port] = {}
+        self._inside: dict[Path, set[asyncio.Task[None]]] = {}  # the connections that lead into each container
         self._options: dict[tuple[str, object], asyncssh.SSHServerConnectionOptions] = {}
         world.network = self
 
@@ -59,6 +61,8 @@ class LoopbackNetwork:
             owner = self._owner(host, place[1])
             if place[0] == host.name and (owner is None or owner is container):
                 self._cut(place)
+        for task in self._inside.pop(container.directory, ()):
+            task.cancel()
         kill_marked(f"APEXGPU_LAB_CONTAINER={container.directory}/")
 
     def fault_changed(self, where: str, kind: str) -> None:
@@ -128,8 +132,25 @@ class LoopbackNetwork:
         container = host.container_of(mapping.address) if mapping else None
         if mapping is None or container is None:
             reset(client)
-        elif mapping.container_port != 22:
-            await pump(client, "127.0.0.1", mapping.container_port)
+            return
+        with self._counted(container):
+            await self._enter(host, container, mapping.container_port, client)
+
+    @contextlib.contextmanager
+    def _counted(self, container: Container) -> Iterator[None]:
+        """The task at work is one that ends with the container, even when its port was unmapped before."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for mypy
+        inside = self._inside.setdefault(container.directory, set())
+        inside.add(task)
+        try:
+            yield
+        finally:
+            inside.discard(task)
+
+    async def _enter(self, host: Host, container: Container, port: int, client: socket.socket) -> None:
+        if port != 22:
+            await pump(client, "127.0.0.1", port)
         elif await admitted(self.world, host, client):
             if prepared := self._container_options(host, container):
                 await talk(client, prepared, partial(ContainerDoor, self.world, host, container, self.tasks))
