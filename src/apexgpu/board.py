@@ -1,6 +1,5 @@
 """A table whose rows come one by one: what is there is shown at once, and a late row delays no other."""
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,8 +33,7 @@ class Board:
         self._rows = dict(waiting)
         self._styles = styles
         self._least = least
-        fits = len(waiting) + 1 < shutil.get_terminal_size().lines
-        self._draw: Callable[[str], None] | None = screen.transient if screen.draws and fits else None
+        self._draw: Callable[[str], None] | None = screen.transient if screen.draws and _fits(len(waiting)) else None
         self._left = set(waiting)
         self._unprinted: set[str] = set(waiting)
         self._lock = threading.Lock()
@@ -109,3 +107,10 @@ class Board:
             self._screen.table(self._header, [self._rows[name] for name in names], styles=self._styles,
                                least=least, headed=first)  # fmt: skip
         self._unprinted -= set(names)
+
+
+def _fits(rows: int) -> bool:
+    """Whether the terminal has room for the rows and their header: what has scrolled away cannot be redrawn."""
+    from shutil import get_terminal_size
+
+    return rows + 1 < get_terminal_size().lines
