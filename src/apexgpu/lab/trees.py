@@ -8,6 +8,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 def tree_size(path: Path) -> int:
@@ -39,6 +40,10 @@ def pack(rootfs: Path, archive: Path) -> None:
                 tar.add(path, f"rootfs/{path.relative_to(rootfs).as_posix()}", recursive=False)
 
 
+# Python 3.11.2, which Debian 12 came with, has no extraction filters.
+_SAFELY: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
+
+
 def unpack(archive: Path, rootfs: Path, stop: Callable[[], bool] = lambda: False) -> str | None:
     """Put an archive's tree in place of `rootfs`, which is deleted first.
 
@@ -56,7 +61,9 @@ def unpack(archive: Path, rootfs: Path, stop: Callable[[], bool] = lambda: False
             for member in tar:
                 if stop():
                     return "cut"
-                tar.extract(member, rootfs.parent, filter="tar")
+                if not Path(rootfs.parent, member.name).resolve().is_relative_to(rootfs.parent.resolve()):
+                    return "cut"
+                tar.extract(member, rootfs.parent, **_SAFELY)
     except (tarfile.TarError, EOFError, zlib.error, OSError):
         return "cut"
     return None if rootfs.is_dir() else "cut"
