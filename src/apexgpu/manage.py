@@ -145,13 +145,25 @@ def _prove_account(link: Transport, host: Host, made: bool) -> None:
         )
 
 
-def up(link: Transport, host: Host, *, state_dir: Path, on_line: OnLine, wait: float, pause: Pause) -> Up:
+def up(
+    link: Transport,
+    host: Host,
+    *,
+    state_dir: Path,
+    on_line: OnLine,
+    wait: float,
+    pause: Pause,
+    begun: dict[str, Started] | None = None,
+) -> Up:
     """Start the container and wait until its own port answers SSH; the cure is named where it does not.
 
-    `wait` bounds, in seconds, the start itself without a word, and the wait for the port.
+    `wait` bounds, in seconds, the start itself without a word, and the wait for the port. `begun` keeps what the
+    start came to, by host: the same call again (after a question about a new host key) goes on from there.
     """
+    begun = {} if begun is None else begun
     with only_one(state_dir, host):
-        started = _start(link, host, on_line, wait)
+        started = begun.get(host.name) or _start(link, host, on_line, wait)
+        begun[host.name] = started
         if started.container.running and not started.container.addresses:
             started = _await_address(link, host, started, wait, pause)
         _await_ssh(link, host, wait, pause)

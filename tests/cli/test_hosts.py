@@ -161,6 +161,12 @@ class TestUp:
         assert product("up", "gpu2") == 4
         assert product.err.count("SHA256:") == 2
 
+    def test_a_start_before_the_container_was_known_is_still_a_start(self, product: Product) -> None:
+        product.lab.layout.known_hosts.write_text("")
+        said = product.hosts("up", "gpu2", "gpu3", "--accept-new")
+        assert [said[host]["changed"] for host in ("gpu2", "gpu3")] == [True, True]
+        assert "gpu2 is up" in product.err
+
     def test_an_unknown_host_is_a_usage_error_with_the_nearest_names(self, product: Product) -> None:
         assert product("up", "gpu22") == 2
         assert "did you mean gpu2" in product.err

@@ -11,7 +11,7 @@ from apexgpu.commands.options import AllHosts, Group, HostsArgument, kit_of
 from apexgpu.kit import Kit
 from apexgpu.manage import Up
 from apexgpu.models import Host, Outcome
-from apexgpu.replies import Stopped, clean
+from apexgpu.replies import Started, Stopped, clean
 
 app = Group()
 
@@ -75,6 +75,7 @@ def up(
 
 def up_hosts(kit: Kit, hosts: list[Host], *, wait: float = 120) -> int:
     """Start on all of `hosts`, show each, and give the exit code."""
+    begun: dict[str, Started] = {}
     with kit.screen.working(f"starting on {_names(hosts)}") as progress:
 
         def heard(host: Host, line: str) -> None:
@@ -89,7 +90,7 @@ def up_hosts(kit: Kit, hosts: list[Host], *, wait: float = 120) -> int:
         def work(host: Host) -> Up:
             return manage.up(
                 kit.transport, host, state_dir=kit.state_dir, wait=wait, pause=time.sleep,
-                on_line=lambda line: heard(host, line),
+                on_line=lambda line: heard(host, line), begun=begun,
             )  # fmt: skip
 
         outcomes = fleet.run(kit, hosts, work, on_done=done)
