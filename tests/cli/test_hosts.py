@@ -118,7 +118,7 @@ class TestUp:
     def test_shows_the_hosts_lines_and_ends_when_ssh_answers(self, product: Product) -> None:
         assert product("up", "gpu2") == 0
         assert "gpu2: Starting your container..." in product.err
-        assert "gpu2 is up. Next: ssh gpu2" in product.err
+        assert "gpu2 is up. Next: apexgpu ssh gpu2" in product.err
         assert product("up", "gpu2") == 0
         assert "was up already" in product.err
 

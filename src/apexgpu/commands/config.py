@@ -1,5 +1,6 @@
 """config: the hosts in the ssh config. Shows what would change, asks, and lets `configfile` do the writing."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +98,8 @@ def _show_written(kit: Kit, plan: configfile.Plan) -> None:
     elif not plan.changed:
         kit.screen.good(f"{plan.path} is up to date ({count})")
     elif plan.hosts:
-        kit.screen.good(f"{plan.path}: {count}; `ssh {plan.hosts[0].name}` works from any program")
+        words = shlex.join(["ssh", *routes.config_arguments(kit.settings.ssh_config), plan.hosts[0].name])
+        kit.screen.good(f"{plan.path}: {count}; `{words}` works from any program")
 
 
 def _included(kit: Kit, hosts: Sequence[Host]) -> bool:

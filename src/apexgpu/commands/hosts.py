@@ -12,6 +12,7 @@ from apexgpu.kit import Kit
 from apexgpu.manage import Up
 from apexgpu.models import Host, Outcome
 from apexgpu.replies import Started, Stopped, clean
+from apexgpu.route import config_arguments
 
 app = Group()
 
@@ -116,7 +117,8 @@ def _show_up(kit: Kit, outcome: Outcome[Up]) -> None:
             hint="tell the administrators that the installer for this driver is missing",
         )
     state = "was up already" if outcome.value.was_running else "is up"
-    kit.screen.good(f"{name} {state}. Next: ssh {name}")
+    plain = not config_arguments(kit.settings.ssh_config)  # a config that ssh reads by itself
+    kit.screen.good(f"{name} {state}. Next: {'ssh' if plain else 'apexgpu ssh'} {name}")
 
 
 def _up_value(value: Up) -> dict[str, Any]:
