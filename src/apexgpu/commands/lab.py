@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from apexgpu.commands.options import Group, kit_of
-from apexgpu.errors import ApexError, MissingProgramError
+from apexgpu.errors import ApexError
 from apexgpu.kit import Kit
 
 app = Group()
@@ -24,15 +24,6 @@ def lab_home(kit: Kit) -> Path:
     return inside if (inside / "lab.json").exists() else state / "lab"
 
 
-def need_lab() -> None:
-    """The lab's own libraries are an extra; say how to get them."""
-    try:
-        import asyncssh  # noqa: F401
-        import h11  # noqa: F401
-    except ImportError:
-        raise MissingProgramError("the embedded lab is not installed", hint="pip install 'apexgpu[lab]'") from None
-
-
 @lab.command("up")
 def up(
     ctx: typer.Context,
@@ -43,7 +34,6 @@ def up(
 ) -> None:
     """Start the lab: an IAM and GPU hosts on this machine's loopback. Example: apexgpu lab up --hosts 3."""
     kit = kit_of(ctx)
-    need_lab()
     from apexgpu.lab import client
 
     with kit.screen.working(f"starting a lab of {hosts} hosts"):
@@ -147,8 +137,10 @@ def down(ctx: typer.Context) -> None:
 def demo(ctx: typer.Context) -> None:
     """Play the whole story against a lab inside this program, then clean up. Nothing of yours is touched."""
     kit = kit_of(ctx)
-    need_lab()
     from apexgpu import story
+    from apexgpu.lab import client
+
+    client.need_extra()
 
     code = story.play(kit.screen)
     if code:

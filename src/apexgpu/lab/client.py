@@ -29,7 +29,7 @@ def up(home: Path, *, hosts: int, registered: bool, timeout: float = 60, pace: f
     """
     if not 1 <= hosts <= MOST_HOSTS:
         raise UsageError(f"a lab has 1 to {MOST_HOSTS} hosts, not {hosts}", hint="apexgpu lab up --hosts 3")
-    _need_extra()
+    need_extra()
     layout = Layout(private_directory(home).absolute())
     with locked(layout.home / "up.lock", what=f"the lab in {home}", timeout=timeout):
         if _alive(layout):
@@ -87,12 +87,14 @@ def down(home: Path, timeout: float = 15) -> bool:
     return True
 
 
-def _need_extra() -> None:
+def need_extra() -> None:
+    """MissingProgramError where the lab's own libraries, an extra, are not installed."""
     from importlib.util import find_spec
 
     missing = [name for name in ("asyncssh", "h11") if find_spec(name) is None]
     if missing:
-        raise MissingProgramError(f"the lab needs {' and '.join(missing)}", hint="pip install 'apexgpu[lab]'")
+        message = f"the embedded lab needs {' and '.join(missing)}"
+        raise MissingProgramError(message, hint="pipx install --force '.[lab]'   (in apexgpu's source directory)")
 
 
 def _start(layout: Layout, *, hosts: int, registered: bool, pace: float, timeout: float) -> None:
