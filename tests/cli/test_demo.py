@@ -1,0 +1,79 @@
+"""`apexgpu demo`: the whole story, and nothing left behind, also when it is interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+DEMO = [str(Path(sys.executable).parent / "apexgpu"), "demo"]
+LIMIT = 100  # seconds for the slowest machine; alone it takes about 7
+
+pytestmark = pytest.mark.openssh
+
+
+@pytest.fixture
+def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The demo's TMPDIR, empty; short, because sockets live below it."""
+    with tempfile.TemporaryDirectory(prefix="d-") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        yield Path(directory)
+
+
+def processes_in(scratch: Path) -> list[str]:
+    """The command lines of processes that were started with this TMPDIR."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if f"TMPDIR={scratch}\0".encode() in (entry / "environ").read_bytes():
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+    return found
+
+
+def test_the_story_is_told_and_nothing_is_left(scratch: Path, isolated: Path) -> None:
+    done = subprocess.run(DEMO, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    for said in ("$ apexgpu login alice", "$ apexgpu register gpu2 gpu3", "gpu2 is up. Next: ", "TITAN V", "hello from the container",
+                 "Saved to: /NAS/Workspaces/lxc-snapshot/alice.tar.gz", "gpu2 is down"):  # fmt: skip
+        assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stdout
+    assert processes_in(scratch) == []
+    assert list(scratch.iterdir()) == []
+    assert list(isolated.iterdir()) == []
+
+
+def test_as_json_each_step_has_its_exit_code(scratch: Path) -> None:
+    done = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, timeout=LIMIT, check=False)
+    document = json.loads(done.stdout)
+    assert document["schema"] == 1
+    assert document["ok"] is True
+    assert len(document["steps"]) > 8
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", ["$ apexgpu login", "$ ssh -L"])
+def test_interrupted_it_leaves_nothing_either(scratch: Path, isolated: Path, after: str) -> None:
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          start_new_session=True) as demo:  # fmt: skip
+        assert demo.stdout
+        for line in demo.stdout:
+            if line.startswith(after):
+                break
+        else:
+            pytest.fail(f"{after} was never shown")
+        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to everything in front
+        said = demo.stdout.read()
+        assert demo.wait(LIMIT) == 130
+    assert "Traceback" not in said
+    assert processes_in(scratch) == []
+    assert list(scratch.iterdir()) == []
+    assert list(isolated.iterdir()) == []
