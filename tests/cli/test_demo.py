@@ -41,8 +41,10 @@ def processes_in(scratch: Path) -> list[str]:
 def test_the_story_is_told_and_nothing_is_left(scratch: Path, isolated: Path) -> None:
     done = subprocess.run(DEMO, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr
-    for said in ("$ apexgpu login alice", "$ apexgpu register gpu2 gpu3", "gpu2 is up. Next: ", "TITAN V", "hello from the container",
-                 "Saved to: /NAS/Workspaces/lxc-snapshot/alice.tar.gz", "gpu2 is down"):  # fmt: skip
+    for said in (
+        "$ apexgpu login alice", "$ apexgpu register gpu2 gpu3", "gpu2 is up. Next: ", "TITAN V", "gpu2 is down",
+        "hello from the container", "Saved to: /NAS/Workspaces/lxc-snapshot/alice.tar.gz",
+    ):  # fmt: skip
         assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "\x1b" not in done.stdout
