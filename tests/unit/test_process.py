@@ -1,0 +1,107 @@
+"""Local programs: their output, their limits, and what happens when they are not there."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from apexgpu.errors import MissingProgramError, UnreachableError
+from apexgpu.process import LocalRunner, install_hint
+
+RUNNER = LocalRunner()
+PYTHON = sys.executable
+
+
+def test_both_streams_and_the_exit_status() -> None:
+    script = "import sys; sys.stdout.write(sys.stdin.read()); sys.stderr.write('a\\n\\nlast \\n'); sys.exit(3)"
+    done = RUNNER.run([PYTHON, "-c", script], stdin="é\0".encode())
+    assert (done.code, done.out, done.text, done.last_error_line) == (3, b"\xc3\xa9\0", "é\0", "last")
+    assert RUNNER.run([PYTHON, "-c", "import sys; sys.exit(4)"]).last_error_line == "exit status 4"
+
+
+def test_arguments_are_never_a_shells() -> None:
+    done = RUNNER.run([PYTHON, "-c", "import sys; print(sys.argv[1:])", "$HOME", "a b", "*", "; exit 1"])
+    assert done.text.strip() == "['$HOME', 'a b', '*', '; exit 1']"
+
+
+def test_what_is_not_installed_says_how_to_install_it() -> None:
+    for call in (
+        lambda: RUNNER.run(["no-such-program-here"]),
+        lambda: RUNNER.stream(["no-such-program-here"], on_line=None, total=None, silence=None),
+        lambda: RUNNER.attach(["no-such-program-here"]),
+    ):
+        with pytest.raises(MissingProgramError) as caught:
+            call()
+        assert caught.value.exit_code == 127
+        assert "no-such-program-here" in caught.value.message
+        assert caught.value.hint
+    RUNNER.spawn(["no-such-program-here"])  # nothing depends on this one
+
+
+@pytest.mark.parametrize(("program", "platform", "line"), [
+    ("ssh", "linux", "sudo apt install openssh-client"), ("sshfs", "linux", "sudo apt install sshfs"),
+    ("ssh", "darwin", "macOS ships it in /usr/bin; look at PATH: command -v ssh"),
+    ("ssh", "win32", "Add-WindowsCapability -Online -Name OpenSSH.Client~~~~0.0.1.0"),
+])  # fmt: skip
+def test_each_system_has_its_line(program: str, platform: str, line: str) -> None:
+    assert install_hint(program, platform) == line
+
+
+def test_one_that_does_not_end_is_ended() -> None:
+    began = time.monotonic()
+    with pytest.raises(UnreachableError, match=r"did not end within 0\.5 s"):
+        RUNNER.run([PYTHON, "-c", "import time; time.sleep(600)"], timeout=0.5)
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("limits", [{"total": 3.0, "silence": None}, {"total": None, "silence": 3.0}])
+def test_what_was_said_before_a_limit_is_kept(limits: dict[str, float | None]) -> None:
+    heard: list[str] = []
+    script = "import time; print('one', flush=True); print('tw', end='', flush=True); time.sleep(600)"
+    done = RUNNER.stream([PYTHON, "-c", script], on_line=heard.append, **limits)
+    assert done.timed_out
+    assert done.out == b"one\ntw"
+    assert heard == ["one"]
+    assert done.code != 0
+
+
+def test_lines_come_while_the_program_runs_and_its_stdin_is_closed() -> None:
+    heard: list[str] = []
+    script = "import sys; print('a\\nb\\xe9'); assert sys.stdin.read() == ''; sys.stdout.write('no newline')"
+    done = RUNNER.stream([PYTHON, "-X", "utf8", "-c", script], on_line=heard.append, total=60, silence=60)
+    assert heard == ["a", "bé", "no newline"]
+    assert (done.code, done.timed_out) == (0, False)
+
+
+def test_an_error_in_who_listens_ends_the_program() -> None:
+    pids: list[int] = []
+
+    def heard(line: str) -> None:
+        pids.append(int(line))
+        raise KeyboardInterrupt
+
+    script = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    with pytest.raises(KeyboardInterrupt):
+        RUNNER.stream([PYTHON, "-c", script], on_line=heard, total=None, silence=None)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
+def test_a_program_with_the_terminal_gives_its_status() -> None:
+    assert RUNNER.attach([PYTHON, "-c", "import sys; sys.exit(7)"]) == 7
+    assert RUNNER.attach([PYTHON, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]) == 128 + 15
+
+
+def test_ctrl_c_belongs_to_the_program_that_has_the_terminal() -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from apexgpu.process import LocalRunner\n"
+        "child = 'import os, signal, sys\\n"
+        "try:\\n os.killpg(0, signal.SIGINT); signal.pause()\\nexcept KeyboardInterrupt:\\n sys.exit(9)'\n"
+        "print(LocalRunner().attach([sys.executable, '-c', child]))\n"
+    )
+    done = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, start_new_session=True, timeout=60,
+                          check=False)  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "9"), done.stderr

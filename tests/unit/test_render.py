@@ -1,0 +1,106 @@
+"""What reaches the terminal: server text as data, colours only where they are wanted, tables that are never cut."""
+
+import io
+import json
+
+import pytest
+
+from apexgpu.errors import ApexError
+from apexgpu.render import Screen, columns, duration, error_value, safe, size, width
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def screen(*, terminal: bool = False, **environment: str) -> tuple[Screen, io.StringIO, io.StringIO]:
+    out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
+    return Screen(out=out, err=err, stdin=io.StringIO(), environment=environment), out, err
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("\x1b[2J\x1b]0;owned\x07", "\\x1b[2J\\x1b]0;owned\\x07"),
+    ("a\rb\nc\td", "a\\rb\\nc\\td"),
+    ("\x9b31m", "\\x9b31m"),
+    ("\u202eevil\u2066", "\\u202eevil\\u2066"),
+    ("zero\u200bwidth", "zero\\u200bwidth"),
+    ("容器 é [bold]x[/bold]", "容器 é [bold]x[/bold]"),
+])  # fmt: skip
+def test_what_a_server_says_is_shown_and_not_done(text: str, shown: str) -> None:
+    assert safe(text) == shown
+    view, out, err = screen(terminal=True, NO_COLOR="1")
+    view.note(text)
+    view.warn(text, hint=text)
+    view.error(ApexError(text, hint=text), host="gpu2")
+    view.good(text)
+    view.table(("NAME",), [(text,)])
+    for said in (out.getvalue(), err.getvalue()):
+        assert text not in said or text == shown
+        assert shown in said
+        assert "\x1b" not in said
+
+
+def test_markup_is_letters() -> None:
+    view, _, err = screen(terminal=True)
+    view.note("[red]no[/red] :smile:")
+    assert "[red]no[/red] :smile:" in err.getvalue()
+
+
+@pytest.mark.parametrize(("terminal", "environment", "coloured"), [
+    (True, {}, True), (True, {"NO_COLOR": ""}, False), (True, {"TERM": "dumb"}, False), (False, {}, False),
+])  # fmt: skip
+def test_colour_is_for_terminals_that_want_it(terminal: bool, environment: dict[str, str], coloured: bool) -> None:
+    view, out, err = screen(terminal=terminal, **environment)
+    view.good("done")
+    view.table(("A",), [("b",)], styles=lambda _: "red")
+    assert ("\x1b" in err.getvalue()) is coloured
+    assert ("\x1b" in out.getvalue()) is coloured
+
+
+def test_json_is_one_document_and_the_only_thing_on_stdout() -> None:
+    view, out, err = screen()
+    view.as_json = True
+    view.result("for people")
+    view.table(("A",), [("b",)])
+    view.note("beside")
+    view.document({"ok": True, "name": "爱丽丝\x1b"})
+    assert json.loads(out.getvalue()) == {"schema": 1, "ok": True, "name": "爱丽丝\x1b"}
+    assert "\x1b" not in out.getvalue()
+    assert err.getvalue() == "beside\n"
+
+
+def test_without_json_there_is_no_document() -> None:
+    view, out, _ = screen()
+    view.document({"ok": True})
+    assert out.getvalue() == ""
+
+
+def test_an_error_as_a_value() -> None:
+    assert error_value(None) is None
+    assert error_value(ApexError("it broke", hint="mend it", code="broken")) == {
+        "code": "broken", "message": "it broke", "hint": "mend it"}  # fmt: skip
+
+
+def test_columns_line_up_also_in_chinese_and_are_never_cut() -> None:
+    rows = [("gpu2", "x" * 200), ("主机", "b")]
+    lines = columns(("HOST", "NOTE"), rows)
+    assert lines == ["HOST  NOTE", f"gpu2  {'x' * 200}", "主机  b"]
+    assert width("主机") == 4
+    assert columns(("A", "B"), [("x", "")]) == ["A  B", "x"]
+
+
+@pytest.mark.parametrize(("count", "text"), [
+    (None, "-"), (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3_040_870, "2.9 MiB"), (1 << 60, "1048576.0 TiB"),
+])  # fmt: skip
+def test_sizes(count: int | None, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (None, "-"), (0, "0 s"), (59.9, "59 s"), (60, "1 min"), (90, "1 min 30 s"), (7200, "2 h"), (273_600, "3 d 4 h"),
+])  # fmt: skip
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
