@@ -11,7 +11,7 @@ from pathlib import Path
 from apexgpu.lab.processes import kill_group
 
 GRACE = 1.0  # seconds between the hang-up and the end for a program whose client has gone
-_LAST_WORDS = 0.2  # seconds to read on from a terminal whose shell has ended
+_LAST_WORDS = 3.0  # seconds to read on from a terminal whose shell has ended, where something still holds it
 TerminalSize = tuple[int, int, int, int]
 
 
