@@ -41,6 +41,13 @@ def test_every_command_in_a_page_exists(page: str) -> None:
             assert line.startswith("-") or not words, f"{page}: apexgpu {line}"
 
 
+@pytest.mark.parametrize("page", sorted([*PAGES, *PAGES.values()]))
+def test_every_link_to_another_page_leads_there(page: str) -> None:
+    links = re.findall(r"\]\((?!\w+:|#)([^)#]+)", (ROOT / page).read_text())
+    assert links, "not even the other language"
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).is_file()] == []
+
+
 @pytest.mark.parametrize("page", sorted(PAGES))
 def test_both_languages_show_the_same_commands(page: str) -> None:
     def blocks(text: str) -> list[str]:
