@@ -73,7 +73,20 @@ def ask(
 
 def only_one(state_dir: Path, host: Host) -> AbstractContextManager[None]:
     """One changing manage command at a time per host, across processes: the server has no locks."""
-    return locked(state_dir / "locks" / f"{host.name}.lock", what=host.name, timeout=5)
+    return locked(_lock_file(state_dir, host), what=host.name, timeout=5)
+
+
+def in_use(state_dir: Path, host: Host) -> bool:
+    """Whether another apexgpu is changing something on the host at this moment."""
+    try:
+        with locked(_lock_file(state_dir, host), what=host.name, timeout=0):
+            return False
+    except ApexError:
+        return True
+
+
+def _lock_file(state_dir: Path, host: Host) -> Path:
+    return state_dir / "locks" / f"{host.name}.lock"
 
 
 def status(link: Transport, host: Host, *, inside: bool = False) -> HostStatus:
@@ -160,13 +173,21 @@ def up(
     `wait` bounds, in seconds, the start itself without a word, and the wait for the port. `begun` keeps what the
     start came to, by host: the same call again (after a question about a new host key) goes on from there.
     """
-    begun = {} if begun is None else begun
     with only_one(state_dir, host):
-        started = begun.get(host.name) or _start(link, host, on_line, wait)
-        begun[host.name] = started
-        if started.container.running and not started.container.addresses:
-            started = _await_address(link, host, started, wait, pause)
-        _await_ssh(link, host, wait, pause)
+        return bring_up(link, host, on_line=on_line, wait=wait, pause=pause, begun=begun)
+
+
+def bring_up(
+    link: Transport, host: Host, *, on_line: OnLine, wait: float, pause: Pause,
+    begun: dict[str, Started] | None = None,
+) -> Up:  # fmt: skip
+    """As `up`, for who holds the host's lock already."""
+    begun = {} if begun is None else begun
+    started = begun.get(host.name) or _start(link, host, on_line, wait)
+    begun[host.name] = started
+    if started.container.running and not started.container.addresses:
+        started = _await_address(link, host, started, wait, pause)
+    _await_ssh(link, host, wait, pause)
     return Up(started.container, started.was_running, started.driver)
 
 
@@ -243,9 +264,14 @@ def port_trouble(host: Host, exc: UnreachableError) -> ApexError:
 def down(link: Transport, host: Host, *, state_dir: Path, on_line: OnLine) -> Stopped:
     """Stop the container; a stopped one stays so."""
     with only_one(state_dir, host):
-        limits = Limits(total=180, silence=None)
-        reply = ask(link, host, "stop", limits=limits, on_line=on_line, once=True)
-        return replies.stop(reply, host.name)
+        return halt(link, host, on_line=on_line)
+
+
+def halt(link: Transport, host: Host, *, on_line: OnLine) -> Stopped:
+    """As `down`, for who holds the host's lock already."""
+    limits = Limits(total=180, silence=None)
+    reply = ask(link, host, "stop", limits=limits, on_line=on_line, once=True)
+    return replies.stop(reply, host.name)
 
 
 def use(link: Transport, host: Host) -> Use:
