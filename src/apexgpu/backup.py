@@ -5,7 +5,7 @@ from `tar` on, the work is finished, now or by the next command.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,9 +52,9 @@ class Taken:
 @contextmanager
 def alone(state_dir: Path, host: Host) -> Iterator[None]:
     """One piece of work at a time on the host, and on the one archive that all hosts share."""
-    with locked(state_dir / "locks" / "+archive.lock", what="your archive on the NAS", timeout=5):
-        with manage.only_one(state_dir, host):
-            yield
+    shared = locked(state_dir / "locks" / "+archive.lock", what="your archive on the NAS", timeout=5)
+    with shared, manage.only_one(state_dir, host):
+        yield
 
 
 @contextmanager
@@ -69,8 +69,8 @@ def planned(means: Means, host: Host) -> Iterator[Plan]:
         sight = eye.look()
         previous = next((one for one in sight.archives if one.path == eye.path), None)
         if previous and eye.is_written_to(previous, sight.now):
-            raise RefusedError(f"somebody is writing {eye.path} at this moment", code="busy",
-                               hint=f"wait until that snapshot has ended; then: apexgpu snapshot {host.name}")  # fmt: skip
+            hint = f"wait until that snapshot has ended; then: apexgpu snapshot {host.name}"
+            raise RefusedError(f"somebody is writing {eye.path} at this moment", hint=hint, code="busy")
         use = manage.use(means.link, host) if ran else manage.Use()
         maps = forwards.there(means.link, host) if ran else ()
         yield Plan(host, ran, use, eye, previous, sight.free, sight.writable, maps)
@@ -115,7 +115,11 @@ def _keep(plan: Plan, *, allow_loss: bool) -> Saved | None:
 
 
 def _running(means: Means, host: Host) -> bool:
-    found = manage.status(means.link, host)
+    """Whether the container is known to run; a host that does not answer is not known to."""
+    try:
+        found = manage.status(means.link, host)
+    except UnreachableError:
+        return False
     return bool(found.container and found.container.running)
 
 
@@ -149,9 +153,10 @@ def _tar(means: Means, host: Host, entry: Entry) -> tuple[Entry, str | None, Ape
 
 def _undo_at_once(means: Means, host: Host, entry: Entry) -> None:
     """Nothing was written: the container and the previous archive go back to where they were."""
-    entry = means.journal.find(host.name) or entry
-    with suppress(ApexError):
-        undo(means, host, entry)
+    try:
+        undo(means, host, means.journal.find(host.name) or entry)
+    except ApexError as exc:
+        means.note(f"{host.name} could not be put back as it was: {exc.message}")
 
 
 def undo(means: Means, host: Host, entry: Entry) -> None:
@@ -245,7 +250,7 @@ def _judge(
     if found and not trouble and of not in {None, host.name}:
         trouble = f"the archive holds the container of {of}: a snapshot there has overwritten this one"
     if trouble or found is None:
-        whole = found is not None and found.trouble is None and of not in {None, host.name}
+        whole = found is not None and (found.moved or (found.trouble is None and of not in {None, host.name}))
         raise _bad(means, eye, host, entry, trouble or "", whole=whole)
     manifest = Manifest(host.name, entry.details["label"], found.time, found.size, found.sha256, nas.now())
     noted = eye.write_note(eye.path, manifest)

@@ -4,7 +4,8 @@ import fnmatch
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,7 @@ class Kit:
     debug: bool = False
     accept_new: bool = False
     passphrases: "dict[Path, Secret]" = field(default_factory=dict)
+    pause: Callable[[float], None] = time.sleep
     _choosing: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
@@ -170,6 +172,16 @@ class Kit:
             raise DeclinedError(message, hint=f"add {option}", code="no_terminal")
         if not self.screen.confirm(question):
             raise DeclinedError("nothing was changed", hint=f"to go ahead without being asked, add {option}")
+
+    def confirm_name(self, name: str, question: str) -> None:
+        """Go on only when the user types `name`, or --yes stands for it; DeclinedError otherwise."""
+        if self.yes:
+            return
+        if not self.screen.can_ask:
+            message = f"{question}: this needs {name} to be typed, and there is no terminal to type it at"
+            raise DeclinedError(message, hint="add --yes", code="no_terminal")
+        if self.screen.ask(f"{question}. Type {name} to go ahead") != name:
+            raise DeclinedError("nothing was changed", hint="to go ahead without being asked, add --yes")
 
 
 def _unknown(pattern: str, names: Sequence[str]) -> UnknownHostError:

@@ -187,7 +187,7 @@ def bring_up(
     begun[host.name] = started
     if started.container.running and not started.container.addresses:
         started = _await_address(link, host, started, wait, pause)
-    _await_ssh(link, host, wait, pause)
+    await_ssh(link, host, wait, pause)
     return Up(started.container, started.was_running, started.driver)
 
 
@@ -235,7 +235,7 @@ def _await_address(link: Transport, host: Host, started: Started, wait: float, p
     raise RefusedError(message, hint=hint, code="no_address")
 
 
-def _await_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None:
+def await_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None:
     """Right after a start the container's sshd may refuse for some seconds; after that it is something else."""
     deadline = time.monotonic() + min(wait, 30)
     while True:

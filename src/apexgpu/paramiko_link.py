@@ -96,6 +96,7 @@ class ParamikoLink:
             raise changed_key(
                 route.target, shown=fingerprint(key), files=route.known_hosts_files,
                 known=[fingerprint(other) for other in known.keys(name)] or ["revoked"],
+                key=None if verdict == "revoked" else key,
             )  # fmt: skip
 
     def _log_in(self, paramiko: ModuleType, client: "paramiko.Transport", route: Route, deadline: float) -> None:

@@ -51,6 +51,14 @@ class UnknownHostKeyError(DeclinedError):
         self.key = key
 
 
+class ChangedHostKeyError(HostKeyError):
+    """A target shows another key than the known one: nothing was sent. `key` is None where only ssh saw it."""
+
+    def __init__(self, message: str, *, hint: str, key: PublicKey | None) -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
+
+
 class Transport(Protocol):
     """What can run a command on a target; tests put a strict fake here."""
 
@@ -162,14 +170,17 @@ def refused_key(target: Target) -> ApexError:
     return LoginError(message, hint="apexgpu login   (it sends your key to every host again)", code="key_refused")
 
 
-def changed_key(target: Target, *, shown: str, known: list[str], files: list[Path]) -> HostKeyError:
+def changed_key(
+    target: Target, *, shown: str, known: list[str], files: list[Path], key: PublicKey | None = None
+) -> HostKeyError:
     """The error for a host key that is not the known one; fingerprints in OpenSSH's form."""
     where = ", ".join(str(file) for file in files[:1])
     message = (
         f"the host key of {target.alias} has changed: it shows {shown}, known is {' or '.join(known)} ({where}); "
         "nothing was sent"
     )
-    return HostKeyError(message, hint="ask the administrators whether this change is theirs before you trust it")
+    hint = "ask the administrators whether this change is theirs before you trust it"
+    return ChangedHostKeyError(message, hint=hint, key=key)
 
 
 def unreachable(target: Target, why: str, *, code: str = "unreachable") -> UnreachableError:

@@ -7,9 +7,9 @@ from typing import Any
 from apexgpu import fanout
 from apexgpu.errors import ApexError
 from apexgpu.kit import Kit
-from apexgpu.models import Host, Outcome, PublicKey, T
+from apexgpu.models import Host, Outcome, PublicKey, Reply, T, Target
 from apexgpu.render import error_value
-from apexgpu.transport import UnknownHostKeyError
+from apexgpu.transport import Limits, OnLine, UnknownHostKeyError
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,31 @@ def trust(kit: Kit, seen: Sequence[UnknownHostKeyError]) -> None:
         knownhosts.note(kit.state_dir, file, [entry.name for entry in entries])
         knownhosts.add(file, [(entry.name, entry.key) for entry in entries], hashed=hashed)
         kit.screen.good(f"{len(entries)} host key{'s' if len(entries) > 1 else ''} added to {file}")
+
+
+class Trusting:
+    """The transport for work that must not begin anew: new host keys of one host are put to the user as they come up.
+
+    Such a key is seen before anything is sent, so the command is simply sent again once it is trusted.
+    """
+
+    def __init__(self, kit: Kit, host: Host) -> None:
+        self._kit = kit
+        self._host = host
+
+    def run(
+        self, target: Target, command: str, *, limits: Limits | None = None, on_line: OnLine | None = None,
+        once: bool = False,
+    ) -> Reply:  # fmt: skip
+        """See transport.Transport."""
+        link = self._kit.transport
+        try:
+            return link.run(target, command, limits=limits, on_line=on_line, once=once)
+        except UnknownHostKeyError as exc:
+            if target.host != self._host or not (self._kit.accept_new or self._kit.screen.can_ask):
+                raise
+            trust(self._kit, [exc])
+        return link.run(target, command, limits=limits, on_line=on_line, once=once)
 
 
 def rows(outcomes: Sequence[Outcome[T]], value: Callable[[T], dict[str, Any]]) -> list[dict[str, Any]]:

@@ -141,7 +141,7 @@ def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts =
     chosen = kit.some_hosts(hosts or [], everything)
     with kit.screen.working(f"looking at {_names(chosen)}"):
         states = fleet.run(kit, chosen, lambda host: _running_use(kit, host))
-    _confirm_stop(kit, states)
+    confirm_stop(kit, states)
     with kit.screen.working(f"stopping on {_names(chosen)}") as progress:
 
         def done(outcome: Outcome[Stopped]) -> None:
@@ -184,7 +184,8 @@ def _running_use(kit: Kit, host: Host) -> manage.Use | None:
     return manage.use(kit.transport, host)
 
 
-def _confirm_stop(kit: Kit, states: list[Outcome[manage.Use | None]]) -> None:
+def confirm_stop(kit: Kit, states: list[Outcome[manage.Use | None]]) -> None:
+    """Show who and what is at work in the containers that run, and ask whether they may be stopped."""
     running = [state for state in states if state.value is not None]
     if not running:
         return

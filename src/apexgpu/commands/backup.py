@@ -1,0 +1,157 @@
+"""snapshot: a saved container that can be trusted, or the plain word that it is none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from apexgpu import backup, manage
+from apexgpu.backup import Plan, Taken
+from apexgpu.commands import fleet
+from apexgpu.commands.hosts import confirm_stop
+from apexgpu.commands.options import Group, OneHost, kit_of
+from apexgpu.errors import ApexError, DeclinedError, UsageError
+from apexgpu.kit import Kit
+from apexgpu.models import Host, Outcome
+from apexgpu.nas import Means
+from apexgpu.render import size
+from apexgpu.replies import clean
+from apexgpu.snapshots import UNKNOWN, Saved, checked_label, iso
+
+app = Group()
+
+
+@app.command("snapshot")
+def snapshot(
+    ctx: typer.Context,
+    host: OneHost,
+    name: Annotated[str, typer.Option(help="A word to find it by, such as before-upgrade.")] = "",
+    no_restart: Annotated[bool, typer.Option("--no-restart", help="Leave the container stopped.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Go on where the previous archive cannot be kept: it is lost.")
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Put back what an interrupted snapshot left behind.")] = False,
+) -> None:
+    """Save your container on HOST to the NAS, keep the previous archive, and test the new one.
+
+    The container is stopped meanwhile. Example: apexgpu snapshot gpu7 --name before-upgrade
+    """
+    kit = kit_of(ctx)
+    label = checked_label(name)
+    one = one_host(kit, host)
+    with working(kit, one, f"snapshot of {one.name}") as means, backup.alone(kit.state_dir, one):
+        from apexgpu.commands import interrupted
+
+        if undo:
+            raise typer.Exit(interrupted.undo(kit, means, one))
+        taken = interrupted.settle(kit, means, one, wanted="snapshot")
+        if not isinstance(taken, Taken):
+            with backup.planned(means, one) as plan:
+                ask_snapshot(kit, plan, keep=not replace)
+                taken = attempt(kit, one, lambda: backup.take(
+                    means, plan, label=label, restart=not no_restart, replace_previous=replace))  # fmt: skip
+    raise typer.Exit(finish(kit, one, taken))
+
+
+def one_host(kit: Kit, name: str) -> Host:
+    """The one host that a name means; UsageError for a glob that means several."""
+    hosts = kit.hosts([name])
+    if len(hosts) != 1:
+        message = f"{name} means {len(hosts)} hosts, and this is done one at a time"
+        raise UsageError(message, hint=f"apexgpu snapshot {hosts[0].name}")
+    return hosts[0]
+
+
+@contextmanager
+def working(kit: Kit, host: Host, what: str) -> Iterator[Means]:
+    """The means for a piece of work, shown as it goes on; Ctrl-C says what is left to do."""
+    with kit.screen.working(what) as progress:
+        means = Means(
+            fleet.Trusting(kit, host), kit.known_hosts, kit.state_dir, kit.pause,
+            say=lambda line: progress.say(clean(line).strip().lstrip("= ")),
+            note=lambda line: progress.print(lambda: kit.screen.note(f"  {line}")),
+        )  # fmt: skip
+        try:
+            yield means
+        except KeyboardInterrupt:
+            entry = means.journal.find(host.name)
+            if entry is not None:
+                hint = f"apexgpu {entry.what} {host.name}   (offers to finish or undo it)"
+                progress.print(lambda: kit.screen.warn(entry.words(), hint=hint))
+            raise
+
+
+def ask_snapshot(kit: Kit, plan: Plan, *, keep: bool = True) -> None:
+    """Show what would be replaced and who would be stopped, and ask."""
+    host, old = plan.host, plan.previous
+    if old is not None:
+        kit.screen.note(f"  the archive that is there: {words(old)}")
+        if not plan.writable:
+            kit.screen.warn(f"{plan.eye.directory} may not be written: the server will overwrite this archive"
+                            f"{', unless it is kept' if keep else ', and it is lost'}")  # fmt: skip
+        if plan.free is not None and plan.free < old.size:
+            kit.screen.warn(f"the NAS has {size(plan.free)} left, less than the last archive took")
+        what = "is kept under a name of its own" if plan.writable else "is REPLACED"
+        kit.confirm(f"Take a snapshot of {host.name}? The archive that is there {what}")
+    if plan.ran:
+        confirm_stop(kit, [Outcome(host, plan.use)])
+
+
+def words(one: Saved) -> str:
+    """An archive in a line for people."""
+    whose = "nobody knows whose" if one.host == UNKNOWN else one.host
+    tested = f"verified {iso(one.verified)[:10]}" if one.verified else "never tested"
+    return f"{one.name} ({whose}, {iso(one.created)}, {size(one.size)}, {tested})"
+
+
+def attempt(kit: Kit, host: Host, work: Any) -> Any:
+    """The work's value, or its error as a value; a refusal by the user ends the command."""
+    try:
+        return work()
+    except DeclinedError:
+        raise
+    except ApexError as exc:
+        return exc
+
+
+def finish(kit: Kit, host: Host, taken: Taken | ApexError) -> int:
+    """Show what came of a snapshot; the exit code."""
+    if isinstance(taken, ApexError):
+        fleet.show_error(kit, host, taken)
+        return fleet.finish(kit, [Outcome(host, None, taken)], lambda _: {})
+    show_taken(kit, host, taken)
+    outcome = Outcome(host, taken, taken.start_error)
+    return fleet.finish(kit, [outcome], taken_value)
+
+
+def show_taken(kit: Kit, host: Host, taken: Taken) -> None:
+    """A good snapshot, where the old one is, and what did not go well beside it."""
+    kit.screen.good(f"{host.name}: the snapshot is good: {words(taken.saved)}")
+    if taken.previous is not None:
+        kit.screen.note(f"  the previous one is kept: {words(taken.previous)}")
+        if taken.previous.others_can_read:
+            kit.screen.warn(f"others can read {taken.previous.path}: it could not be made private")
+    if not taken.noted:
+        kit.screen.warn(f"its manifest cannot be written beside {taken.saved.path}, so it counts as untested later")
+    if taken.start_error is not None:
+        fleet.show_error(kit, host, taken.start_error)
+    kit.screen.note(f"  to bring it back: apexgpu recover {host.name} --from {taken.saved.name}")
+
+
+def taken_value(taken: Taken) -> dict[str, Any]:
+    """A snapshot as JSON tells it."""
+    return {
+        "snapshot": taken.saved.value(),
+        "previous": taken.previous.value() if taken.previous else None,
+        "restarted": taken.restarted,
+    }
+
+
+def running_state(kit: Kit, host: Host) -> str:
+    """The container's state in a word, for the end of an error."""
+    try:
+        found = manage.status(kit.transport, host)
+    except ApexError:
+        return "unknown"
+    return found.container.state.lower() if found.container else "not registered"

@@ -1,0 +1,85 @@
+"""What an earlier command left half done on a host: shown, and finished or undone when the user says so."""
+
+from typing import Any
+
+from apexgpu import backup, containerkeys, recovery
+from apexgpu.commands import fleet
+from apexgpu.containerkeys import Place
+from apexgpu.errors import DeclinedError, RefusedError
+from apexgpu.journal import Entry, Work
+from apexgpu.kit import Kit
+from apexgpu.models import Host, Outcome, Target
+from apexgpu.nas import Means, now
+from apexgpu.render import duration
+
+
+def settle(kit: Kit, means: Means, host: Host, *, wanted: Work, anew: bool = False) -> Any:
+    """Finish what was interrupted, if anything was: its result, or None when the wanted work is still to be done.
+
+    What was cut before anything was changed is put back without a question. `anew` says that the wanted work
+    replaces all files of the container, so that an interrupted replacement need not be finished first.
+    """
+    entry = means.journal.find(host.name)
+    if entry is None:
+        return None
+    if entry.stage == "stop":
+        kit.screen.note(f"  {entry.words()}: putting that back first")
+        undo_entry(means, host, entry)
+        return None
+    if anew and entry.what != "snapshot":
+        recovery.await_unpacked(means, host, entry)
+        return None
+    _ask(kit, host, entry)
+    if entry.what == "snapshot":
+        done: Any = backup.finish(means, host, entry)
+    else:
+        done = recovery.finish(means, host, entry, place_of(kit, host))
+    if entry.what == wanted:
+        return done
+    kit.screen.good(f"{host.name}: the interrupted {entry.what} is finished")
+    return None
+
+
+def place_of(kit: Kit, host: Host) -> Place:
+    """Where the user's known_hosts files keep the container's key."""
+    return containerkeys.place(kit.transport.route(Target(host, "container")), kit.state_dir)
+
+
+def _ask(kit: Kit, host: Host, entry: Entry) -> None:
+    kit.screen.warn(f"{entry.words()} ({duration(now() - entry.began)} ago)")
+    try:
+        kit.confirm("Finish it now")
+    except DeclinedError as exc:
+        command = f"apexgpu {entry.what} {host.name}"
+        hint = f"{command} --yes   finishes it; {command} --undo   undoes it"
+        raise DeclinedError(exc.message, hint=hint, code=exc.code) from None
+
+
+def undo(kit: Kit, means: Means, host: Host) -> int:
+    """Undo what was interrupted; the exit code."""
+    entry = means.journal.find(host.name)
+    if entry is None:
+        kit.screen.good(f"{host.name}: nothing was interrupted")
+    else:
+        undo_entry(means, host, entry)
+        kit.screen.good(f"{host.name}: the interrupted {entry.what} is undone")
+    return fleet.finish(kit, [Outcome(host, entry is not None)], lambda changed: {"changed": changed})
+
+
+def undo_entry(means: Means, host: Host, entry: Entry) -> None:
+    """Undo one entry; RefusedError where only finishing helps."""
+    if entry.what == "snapshot":
+        backup.undo(means, host, entry)
+    else:
+        recovery.undo(means, host, entry)
+
+
+def refuse_while_tar_may_run(kit: Kit, host: Host) -> None:
+    """A container must not be started under a tar that may still be saving it."""
+    from apexgpu.journal import Journal
+
+    entry = Journal(kit.state_dir).find(host.name)
+    if entry is not None and entry.stage == "tar" and not kit.yes:
+        message = f"{entry.words()}: a start now would spoil the archive"
+        hint = f"apexgpu snapshot {host.name}   (finishes it; or add --yes)"
+        raise RefusedError(message, hint=hint, code="under_way")
