@@ -5,12 +5,12 @@ from `tar` on, the work is finished, now or by the next command.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apexgpu import archives, forwards, manage, nas
-from apexgpu.errors import ApexError, RefusedError, UnreachableError
+from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UnreachableError
 from apexgpu.files import locked
 from apexgpu.journal import Entry
 from apexgpu.models import Host, Target
@@ -52,9 +52,13 @@ class Taken:
 @contextmanager
 def alone(state_dir: Path, host: Host) -> Iterator[None]:
     """One piece of work at a time on the host, and on the one archive that all hosts share."""
-    shared = locked(state_dir / "locks" / "+archive.lock", what="your archive on the NAS", timeout=5)
-    with shared, manage.only_one(state_dir, host):
+    with only_archive(state_dir), manage.only_one(state_dir, host):
         yield
+
+
+def only_archive(state_dir: Path) -> AbstractContextManager[None]:
+    """One apexgpu at a time on the archives."""
+    return locked(state_dir / "locks" / "+archive.lock", what="your archive on the NAS", timeout=5)
 
 
 @contextmanager
@@ -141,7 +145,7 @@ def _tar(means: Means, host: Host, entry: Entry) -> tuple[Entry, str | None, Ape
                 raise
             means.note(f"{exc.message}; the server's tar goes on without us")
             return entry, None, None
-        except RefusedError as exc:
+        except (RefusedError, LoginError, DeclinedError) as exc:
             means.journal.reach(entry, "stop")
             if exc.code != "token" or attempt == TOKENS - 1:
                 raise

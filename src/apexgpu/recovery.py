@@ -11,7 +11,7 @@ from typing import Any
 from apexgpu import archives, containerkeys, forwards, manage, nas
 from apexgpu.backup import NEVER_SENT, TOKENS
 from apexgpu.containerkeys import Change, Place
-from apexgpu.errors import ApexError, RefusedError, UnreachableError
+from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UnreachableError
 from apexgpu.journal import Entry, Work
 from apexgpu.models import Host, PublicKey, Target
 from apexgpu.nas import Eye, Means, an_eye
@@ -19,6 +19,8 @@ from apexgpu.publickeys import parse_all
 from apexgpu.snapshots import SUFFIX, UNKNOWN, Saved, Tested, choose, default
 from apexgpu.transport import ChangedHostKeyError, Limits, refused_key
 
+# Answers to `recover TOKEN PATH` after which every file is where it was.
+_UNTOUCHED = frozenset({"token", "no_snapshot", "iam_down", "running", "not_registered", *NEVER_SENT})
 _AUTHORIZED = 'cat "$HOME/.ssh/authorized_keys" 2>/dev/null; echo; echo end'
 
 
@@ -225,7 +227,7 @@ def _unpack(means: Means, host: Host, entry: Entry) -> Entry:
                                once=True)  # fmt: skip
             archives.recover(reply, host.name)
         except ApexError as exc:
-            untouched = exc.code in {"token", "no_snapshot", "iam_down", "running", *NEVER_SENT}
+            untouched = exc.exit_code in {4, 7} or exc.code in _UNTOUCHED
             if untouched and not destroyed:
                 entry = means.journal.reach(entry, "stop")
             if exc.code != "token" or attempt == TOKENS - 1:
@@ -244,7 +246,8 @@ def _in_pieces(host: Host, exc: ApexError) -> ApexError:
 
 
 def _told(exc: ApexError, state: str, hint: str) -> ApexError:
-    kind = exc.__class__ if isinstance(exc, RefusedError) else UnreachableError if exc.exit_code == 5 else ApexError
+    kinds: dict[int, type[ApexError]] = {4: LoginError, 5: UnreachableError, 6: RefusedError, 7: DeclinedError}
+    kind = kinds.get(exc.exit_code, ApexError)
     return kind(f"{exc.message}; {state}", hint=hint, code=exc.code)
 
 

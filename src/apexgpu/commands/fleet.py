@@ -84,6 +84,8 @@ def trust(kit: Kit, seen: Sequence[UnknownHostKeyError]) -> None:
 class Trusting:
     """The transport for work that must not begin anew: new host keys of one host are put to the user as they come up.
 
+    Other hosts are merely looked at, by many threads at once: nothing is asked for them.
+
     Such a key is seen before anything is sent, so the command is simply sent again once it is trusted.
     """
 

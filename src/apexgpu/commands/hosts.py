@@ -8,6 +8,8 @@ import typer
 from apexgpu import manage
 from apexgpu.commands import fleet, overview
 from apexgpu.commands.options import AllHosts, Group, HostsArgument, kit_of
+from apexgpu.errors import RefusedError
+from apexgpu.journal import Journal
 from apexgpu.kit import Kit
 from apexgpu.manage import Up
 from apexgpu.models import Host, Outcome
@@ -71,7 +73,19 @@ def up(
     Example: apexgpu up gpu7
     """
     kit = kit_of(ctx)
-    raise typer.Exit(up_hosts(kit, kit.some_hosts(hosts or [], everything), wait=wait))
+    chosen = kit.some_hosts(hosts or [], everything)
+    for host in chosen:
+        _not_under_tar(kit, host)
+    raise typer.Exit(up_hosts(kit, chosen, wait=wait))
+
+
+def _not_under_tar(kit: Kit, host: Host) -> None:
+    """A container must not be started under a tar that may still be saving it."""
+    entry = Journal(kit.state_dir).find(host.name)
+    if entry is not None and entry.stage == "tar" and not kit.yes:
+        message = f"{entry.words()}: a start now would spoil the archive"
+        hint = f"apexgpu snapshot {host.name}   (finishes it; or add --yes)"
+        raise RefusedError(message, hint=hint, code="under_way")
 
 
 def up_hosts(kit: Kit, hosts: list[Host], *, wait: float = 120) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 from apexgpu import backup, containerkeys, recovery
 from apexgpu.commands import fleet
 from apexgpu.containerkeys import Place
-from apexgpu.errors import DeclinedError, RefusedError
+from apexgpu.errors import DeclinedError
 from apexgpu.journal import Entry, Work
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome, Target
@@ -72,14 +72,3 @@ def undo_entry(means: Means, host: Host, entry: Entry) -> None:
         backup.undo(means, host, entry)
     else:
         recovery.undo(means, host, entry)
-
-
-def refuse_while_tar_may_run(kit: Kit, host: Host) -> None:
-    """A container must not be started under a tar that may still be saving it."""
-    from apexgpu.journal import Journal
-
-    entry = Journal(kit.state_dir).find(host.name)
-    if entry is not None and entry.stage == "tar" and not kit.yes:
-        message = f"{entry.words()}: a start now would spoil the archive"
-        hint = f"apexgpu snapshot {host.name}   (finishes it; or add --yes)"
-        raise RefusedError(message, hint=hint, code="under_way")

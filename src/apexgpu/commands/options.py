@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from apexgpu.app import Command
 from apexgpu.kit import Kit
@@ -16,6 +17,16 @@ HostsArgument = Annotated[
 ]
 OneHost = Annotated[str, typer.Argument(metavar="HOST", help="A host name.", show_default=False)]
 AllHosts = Annotated[bool, typer.Option("--all", help="Every host.")]
+
+
+class ListByDefault(TyperGroup):
+    """A group that means its `list` when no command of it is named: `snapshots gpu7` is `snapshots list gpu7`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As usual, with `list` in front where no command stands."""
+        if not {"--help", "-h"} & set(args[:1]) and (not args or args[0] not in self.commands):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
 
 
 class Group(typer.Typer):

@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from apexgpu import manage
+from apexgpu import fanout, manage
 from apexgpu.board import Board
 from apexgpu.commands import fleet
 from apexgpu.kit import Kit
 from apexgpu.manage import HostStatus
 from apexgpu.models import Container, Host, Outcome
 from apexgpu.render import duration, size
+
+if TYPE_CHECKING:
+    from apexgpu.journal import Entry
 
 
 def status(kit: Kit, patterns: Sequence[str], *, watch: bool = False) -> int:
@@ -26,7 +29,25 @@ def status(kit: Kit, patterns: Sequence[str], *, watch: bool = False) -> int:
     for outcome in outcomes:
         if outcome.error is not None:
             fleet.show_error(kit, outcome.host, outcome.error)
-    return fleet.finish(kit, outcomes, _status_value)
+    cut = _interrupted(kit, chosen)
+    for entry in cut.values():
+        hint = f"apexgpu {entry.what} {entry.host}   finishes it (--undo undoes it)"
+        kit.screen.warn(entry.words(), hint=hint)
+    code = fanout.exit_code(outcomes)
+    rows = fleet.rows(outcomes, _status_value)
+    told = [{**row, "interrupted": cut[row["host"]].value() if row["host"] in cut else None} for row in rows]
+    kit.screen.document({"ok": code == 0, "hosts": told})
+    return code
+
+
+def _interrupted(kit: Kit, hosts: Sequence[Host]) -> "dict[str, Entry]":
+    """What was cut on these hosts; work that another apexgpu is at now is not."""
+    if not (kit.state_dir / "journal").is_dir():
+        return {}
+    from apexgpu.journal import Journal
+
+    found = ((host, Journal(kit.state_dir).find(host.name)) for host in hosts)
+    return {host.name: entry for host, entry in found if entry and not manage.in_use(kit.state_dir, host)}
 
 
 _HEADER = ("HOST", "STATE", "ADDRESS", "PORT", "MEMORY", "UPTIME", "KEY")

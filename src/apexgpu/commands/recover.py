@@ -1,0 +1,178 @@
+"""recover and rebuild: another root file system in place of the container's, with everything that goes with it."""
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from apexgpu import backup, containerkeys, recovery
+from apexgpu.commands import fleet, interrupted
+from apexgpu.commands.backup import ask_snapshot, attempt, one_host, show_taken, words, working
+from apexgpu.commands.hosts import confirm_stop
+from apexgpu.commands.options import Group, OneHost, kit_of
+from apexgpu.containerkeys import Change
+from apexgpu.errors import ApexError, DeclinedError, RefusedError
+from apexgpu.journal import Work
+from apexgpu.keys import fingerprint
+from apexgpu.kit import Kit
+from apexgpu.models import Host, Outcome
+from apexgpu.nas import Means
+from apexgpu.recovery import Done, Plan
+
+app = Group()
+
+SafetySnapshot = Annotated[
+    bool | None,
+    typer.Option("--snapshot/--no-snapshot", help="Save what is there now first, or not; asked otherwise.",
+                 show_default=False),
+]  # fmt: skip
+NewKeys = Annotated[
+    bool | None,
+    typer.Option("--new-host-keys/--keep-host-keys", help="Give the container host keys of its own; asked otherwise.",
+                 show_default=False),
+]  # fmt: skip
+Unverified = Annotated[bool, typer.Option("--unverified", help="Take an archive that cannot be tested, or is damaged.")]
+Undo = Annotated[bool, typer.Option("--undo", help="Put back what an interrupted one left behind.")]
+
+
+@app.command("recover")
+def recover(
+    ctx: typer.Context,
+    host: OneHost,
+    source: Annotated[str | None, typer.Option("--from", metavar="NAME|PATH", help="Which archive; see: apexgpu "
+                                               "snapshots. The newest of HOST otherwise.")] = None,
+    unverified: Unverified = False,
+    snapshot: SafetySnapshot = None,
+    new_host_keys: NewKeys = None,
+    undo: Undo = False,
+) -> None:  # fmt: skip
+    """Replace your container on HOST by a saved one, after its archive was tested.
+
+    Example: apexgpu recover gpu7 --from before-upgrade
+    """
+    _run(kit_of(ctx), host, "recover", source, unverified, snapshot, new_host_keys, undo)
+
+
+@app.command("rebuild")
+def rebuild(
+    ctx: typer.Context,
+    host: OneHost,
+    unverified: Unverified = False,
+    snapshot: SafetySnapshot = None,
+    new_host_keys: NewKeys = None,
+    undo: Undo = False,
+) -> None:
+    """Make your container on HOST new from the administrators' template. Your files in it are gone then.
+
+    Example: apexgpu rebuild gpu7
+    """
+    _run(kit_of(ctx), host, "rebuild", None, unverified, snapshot, new_host_keys, undo)
+
+
+def _run(
+    kit: Kit, name: str, what: Work, source: str | None, unverified: bool, snapshot: bool | None,
+    new_host_keys: bool | None, undo: bool,
+) -> None:  # fmt: skip
+    host = one_host(kit, name)
+    with working(kit, host, f"{what} of {host.name}") as means, backup.alone(kit.state_dir, host):
+        if undo:
+            raise typer.Exit(interrupted.undo(kit, means, host))
+        anew = source is not None or what == "rebuild"
+        done = interrupted.settle(kit, means, host, wanted=what, anew=anew)
+        if not isinstance(done, Done):
+            made = recovery.plan(means, host, what, source, unverified=unverified)
+            made = _ask(kit, means, made, snapshot)
+            done = attempt(kit, host, lambda: recovery.execute(means, made, interrupted.place_of(kit, host)))
+        renewed = _new_keys(kit, means, host, done, new_host_keys) if isinstance(done, Done) else None
+    raise typer.Exit(_finish(kit, host, done, renewed))
+
+
+def _ask(kit: Kit, means: Means, made: Plan, snapshot: bool | None) -> Plan:
+    """The typed name, the stop, and the snapshot of what is about to be destroyed."""
+    host = made.host
+    if made.what == "rebuild":
+        kit.screen.note(f"  the template: {made.archive.path}; {host.user}'s files in the container will be gone")
+    else:
+        kit.screen.note(f"  the archive: {words(made.archive)}")
+    if made.doubt:
+        kit.screen.warn(f"the archive is NOT to be trusted: {made.doubt}")
+    kit.confirm_name(host.name, f"All files of your container on {host.name} are deleted and replaced")
+    if made.ran:
+        confirm_stop(kit, [Outcome(host, made.use)])
+    if not made.whole:
+        kit.screen.note("  what is there now is not whole, so no snapshot of it is offered")
+        return made
+    return _snapshot_first(kit, means, made) if _wants_snapshot(kit, host, snapshot) else made
+
+
+def _wants_snapshot(kit: Kit, host: Host, chosen: bool | None) -> bool:
+    if chosen is not None or kit.yes:
+        return chosen is not False
+    return kit.screen.confirm(f"Take a snapshot of what is on {host.name} now, before it is destroyed")
+
+
+def _snapshot_first(kit: Kit, means: Means, made: Plan) -> Plan:
+    """Save what is there. The archive to recover from may be the one that the server would overwrite: it moves."""
+    host = made.host
+    try:
+        with backup.planned(means, host) as plan:
+            if not plan.writable and plan.previous is not None:
+                message = f"{plan.eye.directory} may not be written, so a snapshot would replace {plan.eye.path}"
+                hint = f"apexgpu {made.what} {host.name} --no-snapshot"
+                raise RefusedError(message, hint=hint, code="not_writable")
+            if not kit.yes:
+                ask_snapshot(kit, replace(plan, ran=False))
+            taken = backup.take(means, plan, label=f"before-{made.what}")
+    except DeclinedError:
+        raise
+    except ApexError as exc:
+        hint = f"apexgpu {made.what} {host.name} --no-snapshot   (what is there now is lost then)"
+        message = f"{exc.message}; the {made.what} was not begun"
+        raise type(exc)(message, hint=hint, code=exc.code) from None
+    show_taken(kit, host, taken)
+    if taken.previous is not None and made.archive.path == taken.saved.path:
+        return replace(made, archive=replace(taken.previous, name=taken.previous.name))
+    return made
+
+
+def _new_keys(kit: Kit, means: Means, host: Host, done: Done, chosen: bool | None) -> Change | None:
+    """Offer host keys that are the container's own: a template's are everybody's, and an old archive may be read."""
+    if done.change is not None:
+        _show_change(kit, host, done.change)
+    if chosen is None and (done.change is None and done.what == "recover"):
+        return None
+    try:
+        if chosen is None:
+            kit.confirm("Give the container new host keys of its own? Those in the archive others may have read")
+        change = containerkeys.renew(means, host, interrupted.place_of(kit, host)) if chosen is not False else None
+    except DeclinedError:
+        return None
+    except ApexError as exc:
+        fleet.show_error(kit, host, exc)
+        return None
+    if change is not None:
+        _show_change(kit, host, change)
+    return change
+
+
+def _show_change(kit: Kit, host: Host, change: Change) -> None:
+    old = ", ".join(fingerprint(key) for key in change.old)
+    kit.screen.note(f"  the host key of {host.name} in known_hosts: was {old}, is {fingerprint(change.new)}")
+
+
+def _finish(kit: Kit, host: Host, done: Done | ApexError, renewed: Change | None) -> int:
+    if isinstance(done, ApexError):
+        fleet.show_error(kit, host, done)
+        return fleet.finish(kit, [Outcome(host, None, done)], lambda _: {})
+    kept = f", {done.keys_put_back} of your keys put back" if done.keys_put_back else ""
+    source = done.archive if done.what == "recover" else "the template"
+    kit.screen.good(f"{host.name} is up again from {source}{kept}: a login has proved it. Next: ssh {host.name}")
+    return fleet.finish(kit, [Outcome(host, done)], lambda value: _value(value, renewed))
+
+
+def _value(done: Done, renewed: Change | None) -> dict[str, Any]:
+    change = renewed or done.change
+    return {
+        "from": done.archive, "changed": True, "keys_put_back": done.keys_put_back,
+        "host_key": fingerprint(change.new) if change else None, "new_host_keys": renewed is not None,
+    }  # fmt: skip
