@@ -117,7 +117,9 @@ class Eye:
         """Rename (or copy) an archive to its own name, where no snapshot overwrites it; its new place."""
         name = one.name if one.path != self.path or one.verified else name_of(
             self.host.user, one.host, one.created, one.label)
-        target = f"{self.directory}/{name}{SUFFIX}"
+        taken = {other.path for other in self.look().archives}
+        free = (f"{self.directory}/{name}{more}{SUFFIX}" for more in ("", *(f"-{number}" for number in range(2, 100))))
+        target = next(path for path in free if path not in taken)
         if scripts.moved(self.run(scripts.aside(one.path, target)), self.host.name) is None:
             raise RefusedError(f"{one.path} has gone while it was looked at", code="busy", hint="apexgpu snapshots")
         if self.standing(target) != (one.size, one.created):

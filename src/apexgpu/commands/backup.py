@@ -11,7 +11,7 @@ from apexgpu.backup import Plan, Taken
 from apexgpu.commands import fleet
 from apexgpu.commands.hosts import confirm_stop
 from apexgpu.commands.options import Group, OneHost, kit_of
-from apexgpu.errors import ApexError, DeclinedError, UsageError
+from apexgpu.errors import ApexError, DeclinedError, RefusedError, UsageError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
 from apexgpu.nas import Means
@@ -48,7 +48,7 @@ def snapshot(
         taken = interrupted.settle(kit, means, one, wanted="snapshot")
         if not isinstance(taken, Taken):
             with backup.planned(means, one) as plan:
-                ask_snapshot(kit, plan, keep=not replace)
+                ask_snapshot(kit, plan, lose=replace)
                 taken = attempt(kit, one, lambda: backup.take(
                     means, plan, label=label, restart=not no_restart, replace_previous=replace))  # fmt: skip
     raise typer.Exit(finish(kit, one, taken))
@@ -82,14 +82,18 @@ def working(kit: Kit, host: Host, what: str) -> Iterator[Means]:
             raise
 
 
-def ask_snapshot(kit: Kit, plan: Plan, *, keep: bool = True) -> None:
-    """Show what would be replaced and who would be stopped, and ask."""
+def ask_snapshot(kit: Kit, plan: Plan, *, lose: bool = False) -> None:
+    """Show what would be replaced and who would be stopped, and ask; RefusedError where the old one cannot be kept.
+
+    With `lose` it is replaced there all the same.
+    """
     host, old = plan.host, plan.previous
     if old is not None:
         kit.screen.note(f"  the archive that is there: {words(old)}")
-        if not plan.writable:
-            kit.screen.warn(f"{plan.eye.directory} may not be written: the server will overwrite this archive"
-                            f"{', unless it is kept' if keep else ', and it is lost'}")  # fmt: skip
+        if not plan.writable and not lose:
+            message = f"{plan.eye.directory} may not be written, so the archive that is there cannot be kept"
+            hint = f"apexgpu snapshot {host.name} --replace   (the old archive is lost, whatever comes of the new one)"
+            raise RefusedError(message, hint=hint, code="not_writable")
         if plan.free is not None and plan.free < old.size:
             kit.screen.warn(f"the NAS has {size(plan.free)} left, less than the last archive took")
         what = "is kept under a name of its own" if plan.writable else "is REPLACED"

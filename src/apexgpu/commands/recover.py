@@ -11,7 +11,7 @@ from apexgpu.commands.backup import ask_snapshot, attempt, one_host, show_taken,
 from apexgpu.commands.hosts import confirm_stop
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.containerkeys import Change
-from apexgpu.errors import ApexError, DeclinedError, RefusedError
+from apexgpu.errors import ApexError, DeclinedError
 from apexgpu.journal import Work
 from apexgpu.keys import fingerprint
 from apexgpu.kit import Kit
@@ -116,12 +116,7 @@ def _snapshot_first(kit: Kit, means: Means, made: Plan) -> Plan:
     host = made.host
     try:
         with backup.planned(means, host) as plan:
-            if not plan.writable and plan.previous is not None:
-                message = f"{plan.eye.directory} may not be written, so a snapshot would replace {plan.eye.path}"
-                hint = f"apexgpu {made.what} {host.name} --no-snapshot"
-                raise RefusedError(message, hint=hint, code="not_writable")
-            if not kit.yes:
-                ask_snapshot(kit, replace(plan, ran=False))
+            ask_snapshot(kit, replace(plan, ran=False))  # the stop was asked for already
             taken = backup.take(means, plan, label=f"before-{made.what}")
     except DeclinedError:
         raise
