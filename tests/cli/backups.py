@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.test_hosts import Product, product_of
 
 from apexgpu import cli
 from apexgpu.kit import Kit
+from apexgpu.lab.containers import Container
 from apexgpu.lab.inprocess import Lab
 from apexgpu.models import Reply, Target
 from apexgpu.transport import Connections, Limits, OnLine
-from tests.cli.test_hosts import Product, product_of
 
 TOKEN = r"[0-9a-f]{8}"
 
@@ -85,11 +86,16 @@ class Scene(Product):
         """The one file that the server writes."""
         return self.nas / "alice.tar.gz"
 
+    def container(self, host: str) -> Container:
+        found = self.lab.call(lambda world: world.hosts[host].accounts["alice"].container)
+        assert found is not None
+        return found
+
     def home(self, host: str) -> Path:
-        return self.lab.call(lambda world: world.hosts[host].accounts["alice"].container.home)  # type: ignore[union-attr]
+        return self.container(host).home
 
     def state(self, host: str) -> str:
-        return str(self.lab.call(lambda world: world.hosts[host].accounts["alice"].container.state))  # type: ignore[union-attr]
+        return self.container(host).state
 
     def snapshots(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.json("snapshots")["snapshots"]
