@@ -1,0 +1,221 @@
+"""recover and rebuild against a lab that deletes before it unpacks, and calls everything Done."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apexgpu.lab.inprocess import running
+from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
+
+UNPACK = rf"recover {TOKEN} /NAS\S+"
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
+    """Three hosts; gpu2's container runs, was saved with the file `thesis` as "first", and has changed since."""
+    with running(tmp_path / "lab", hosts=3, registered=True) as lab:
+        scene = scene_of(lab, monkeypatch, capsys)
+        assert scene("up", "gpu2") == 0, scene.err
+        (scene.home("gpu2") / "thesis").write_text("first")
+        assert scene("snapshot", "gpu2", "--name", "first", "--yes") == 0, scene.err
+        (scene.home("gpu2") / "thesis").write_text("second")
+        scene.sent.clear()
+        yield scene
+        assert lab.troubles == []
+
+
+def thesis(scene: Scene) -> str:
+    return (scene.home("gpu2") / "thesis").read_text()
+
+
+def plain_ssh(host: str, command: str = "true") -> "subprocess.CompletedProcess[str]":
+    """What a user types, with host keys checked."""
+    words = ["ssh", "-F", os.environ["APEXGPU_SSH_CONFIG"], "-o", "BatchMode=yes", host, command]
+    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=30)
+
+
+class TestRecover:
+    def test_brings_the_files_back_and_saves_what_was_there(self, scene: Scene) -> None:
+        row = scene.hosts("recover", "gpu2", "--yes")["gpu2"]
+        assert row["ok"]
+        assert row["from"].endswith("-first")
+        assert thesis(scene) == "first"
+        assert scene.state("gpu2") == "RUNNING"
+        assert len(scene.good_ones()) == 2
+        assert scene("recover", "gpu2", "--from", "before-recover", "--no-snapshot", "--yes") == 0, scene.err
+        assert thesis(scene) == "second"
+        assert plain_ssh("gpu2").returncode == 0
+
+    def test_a_private_copy_is_opened_for_the_moment_only(self, scene: Scene) -> None:
+        assert scene("snapshot", "gpu2", "--yes") == 0
+        (copy,) = scene.nas.glob("alice-gpu2-*-first.tar.gz")
+        modes: list[int] = []
+        scene.hooks.append(Hook("gpu2", UNPACK, before=lambda: modes.append(copy.stat().st_mode & 0o777)))
+        assert scene("recover", "gpu2", "--from", "first", "--no-snapshot", "--yes") == 0, scene.err
+        assert modes == [0o644]
+        assert copy.stat().st_mode & 0o777 == 0o600
+        assert thesis(scene) == "first"
+
+    def test_without_a_terminal_nothing_happens(self, scene: Scene) -> None:
+        assert scene("recover", "gpu2") == 7
+        assert "gpu2 to be typed" in scene.err
+        assert thesis(scene) == "second"
+        assert scene.state("gpu2") == "RUNNING"
+
+    @pytest.mark.parametrize("damage", ["cut", "garbage", "no-root"])
+    def test_a_damaged_archive_is_refused_before_anything_is_touched(self, scene: Scene, damage: str) -> None:
+        if damage == "cut":
+            os.truncate(scene.own, scene.own.stat().st_size // 2)
+        elif damage == "garbage":
+            scene.own.write_text("not an archive")
+        else:
+            subprocess.run(["tar", "-czf", scene.own, "-C", scene.nas, "template.tar.gz"], check=True, timeout=30)
+        assert scene("recover", "gpu2", "--yes") == 6
+        assert "cannot be trusted" in scene.err
+        assert thesis(scene) == "second"
+        assert scene.state("gpu2") == "RUNNING"
+
+    def test_an_archive_that_nobody_can_read_needs_unverified(self, scene: Scene) -> None:
+        scene("down", "gpu2", "--yes")
+        for host in ("gpu2", "gpu3", "gpu4"):
+            scene.lab.fault(host, "start-fails")
+        assert scene("recover", "gpu2", "--yes") == 6
+        assert "no container of yours is running" in scene.err
+        assert all("recover TOKEN" not in command for command in scene.sent)
+        scene.lab.clear("gpu2", "start-fails")
+        scene.at(r".*probe=.*", "drop")
+        for host in ("gpu3", "gpu4"):
+            scene.lab.fault(host, "dead")
+        scene.lab.fault("gpu2", "start-fails", 1)
+        assert scene("recover", "gpu2", "--unverified", "--yes", "--timeout", "2") == 0, scene.err
+        assert "NOT to be trusted" in scene.err
+        assert thesis(scene) == "first"
+
+    def test_no_snapshot_is_a_precondition(self, scene: Scene) -> None:
+        assert scene("recover", "gpu2", "--from", "nothere", "--yes") == 6
+        assert scene("recover", "gpu3", "--yes") == 6
+        assert "--from alice-gpu2-" in scene.err
+        for path in scene.nas.glob("alice*"):
+            path.unlink()
+        assert scene("recover", "gpu2", "--yes") == 6
+        assert scene("recover", "gpu2", "--from", "/NAS/Workspaces/lxc-snapshot/no.tar.gz", "--yes") == 6
+        assert scene.state("gpu2") == "RUNNING"
+
+    def test_tokens_and_iam_that_fail_leave_all_as_it_was(self, scene: Scene) -> None:
+        scene.at("recover", "expired-token")
+        scene.at(UNPACK, "iam-down")
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 6
+        assert thesis(scene) == "second"
+        assert scene.state("gpu2") == "RUNNING"
+        scene.at("recover", "expired-token")
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 0
+        assert "asking for a new one" in scene.err
+        assert thesis(scene) == "first"
+
+    def test_a_snapshot_that_fails_first_keeps_the_container(self, scene: Scene) -> None:
+        old = digest(scene.own)
+        scene.lab.fault("gpu2", "nas-full")
+        assert scene("recover", "gpu2", "--yes") == 1
+        assert "the recover was not begun" in scene.err
+        assert thesis(scene) == "second"
+        assert digest(scene.own) == old
+
+    def test_another_hosts_archive_can_be_named(self, scene: Scene) -> None:
+        assert scene("recover", "gpu3", "--from", "first", "--yes") == 0, scene.err
+        assert (scene.home("gpu3") / "thesis").read_text() == "first"
+
+
+class TestInterruptedRecover:
+    def test_a_drop_while_unpacking_is_finished_by_the_next_recover(self, scene: Scene) -> None:
+        scene.at(UNPACK, "drop")
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5
+        assert "its files are gone or incomplete" in scene.err
+        assert scene.hosts("status")["gpu2"]["interrupted"] == {
+            "what": "recover", "stage": "unpack", "began": scene.hosts("status")["gpu2"]["interrupted"]["began"],
+        }  # fmt: skip
+        assert scene("recover", "gpu2") == 7
+        assert scene("recover", "gpu2", "--undo") == 6
+        assert scene("recover", "gpu2", "--yes") == 0, scene.err
+        assert thesis(scene) == "first"
+        assert plain_ssh("gpu2").returncode == 0
+        assert scene.hosts("status")["gpu2"]["interrupted"] is None
+
+    def test_a_snapshot_after_a_drop_finishes_the_recover_first(self, scene: Scene) -> None:
+        scene.at(UNPACK, "drop")
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5
+        assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
+        assert "the interrupted recover is finished" in scene.err
+        assert len(scene.good_ones()) == 2
+
+    def test_an_archive_that_breaks_under_the_server_is_told_and_healed_from_another(self, scene: Scene) -> None:
+        assert scene("snapshot", "gpu2", "--name", "second", "--yes") == 0
+        scene.hooks.append(Hook("gpu2", UNPACK, before=lambda: os.truncate(scene.own, 1000)))
+        assert scene("recover", "gpu2", "--from", "second", "--no-snapshot", "--yes") == 1
+        assert "is stopped, and its files are gone or incomplete" in scene.err
+        assert scene("recover", "gpu2", "--from", "first", "--yes") == 0, scene.err
+        assert thesis(scene) == "first"
+
+    def test_a_container_that_does_not_start_afterwards_is_no_success(self, scene: Scene) -> None:
+        scene.hooks.append(Hook("gpu2", UNPACK, after=lambda reply: (scene.lab.fault("gpu2", "start-fails", 1), reply)[1]))
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 6
+        assert "does not start" in scene.err
+        assert scene("recover", "gpu2", "--yes") == 0, scene.err
+        assert thesis(scene) == "first"
+
+    def test_ctrl_c_before_anything_is_gone_is_put_back(self, scene: Scene) -> None:
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        scene.hooks.append(Hook("gpu2", "recover", before=interrupt))
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 130
+        assert scene.state("gpu2") == "STOPPED"
+        assert scene("recover", "gpu2", "--undo") == 0, scene.err
+        assert scene.state("gpu2") == "RUNNING"
+        assert thesis(scene) == "second"
+
+
+class TestRebuild:
+    def test_keys_ports_and_own_host_keys_are_there_again(self, scene: Scene) -> None:
+        config = os.environ["APEXGPU_SSH_CONFIG"]
+        subprocess.run(["ssh", "-F", config, "gpu2-manage", "port", "8888"], check=True, capture_output=True, timeout=30)
+        public = Path(os.environ["APEXGPU_SSH_CONFIG"]).with_name("id_ed25519.pub").read_text().split()[1]
+        other = f"ssh-ed25519 {public[:-2]}{'AA' if public[-2:] != 'AA' else 'AB'} by-hand"
+        with (scene.home("gpu2") / ".ssh" / "authorized_keys").open("a") as stream:
+            stream.write(f"{other}\n")
+        row = scene.hosts("rebuild", "gpu2", "--yes")["gpu2"]
+        assert row["ok"]
+        assert row["keys_put_back"] == 1
+        assert row["new_host_keys"]
+        assert "port 8888 is mapped again" in scene.err
+        assert other in (scene.home("gpu2") / ".ssh" / "authorized_keys").read_text()
+        assert not (scene.home("gpu2") / "thesis").exists()
+        said = plain_ssh("gpu2", "hostname")
+        assert (said.returncode, said.stdout.strip()) == (0, "gpu2-alice")
+        assert "WARNING" not in said.stderr
+        assert len(scene.good_ones()) == 2
+
+    def test_then_a_recover_brings_the_old_host_key_and_known_hosts_follows(self, scene: Scene) -> None:
+        assert scene("rebuild", "gpu2", "--no-snapshot", "--yes") == 0, scene.err
+        assert scene("recover", "gpu2", "--no-snapshot", "--keep-host-keys", "--yes") == 0, scene.err
+        assert scene.err.count("SHA256:") == 2
+        said = plain_ssh("gpu2", "cat thesis")
+        assert said.stdout == "first"
+        assert "WARNING" not in said.stderr
+        assert list((Path(os.environ["APEXGPU_STATE_DIR"]) / "known_hosts").iterdir())
+
+    def test_a_user_that_was_not_made_is_no_success(self, scene: Scene) -> None:
+        scene.lab.fault("gpu2", "user-not-made", 1)
+        assert scene("rebuild", "gpu2", "--no-snapshot", "--yes") == 1
+        assert "useradd" in scene.err
+        assert scene("rebuild", "gpu2", "--yes") == 0, scene.err
+        assert plain_ssh("gpu2").returncode == 0
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 0, scene.err
+        assert thesis(scene) == "first"
+
+    def test_a_damaged_template_is_refused(self, scene: Scene) -> None:
+        os.truncate(scene.nas / "template.tar.gz", 500)
+        assert scene("rebuild", "gpu2", "--yes") == 6
+        assert thesis(scene) == "second"
