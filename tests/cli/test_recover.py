@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
 
 from apexgpu.lab.inprocess import running
-from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
 
 UNPACK = rf"recover {TOKEN} /NAS\S+"
 
@@ -159,7 +159,7 @@ class TestInterruptedRecover:
         assert thesis(scene) == "first"
 
     def test_a_container_that_does_not_start_afterwards_is_no_success(self, scene: Scene) -> None:
-        scene.hooks.append(Hook("gpu2", UNPACK, after=lambda reply: (scene.lab.fault("gpu2", "start-fails", 1), reply)[1]))
+        scene.at(UNPACK, "start-fails")
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 6
         assert "does not start" in scene.err
         assert scene("recover", "gpu2", "--yes") == 0, scene.err
@@ -180,7 +180,8 @@ class TestInterruptedRecover:
 class TestRebuild:
     def test_keys_ports_and_own_host_keys_are_there_again(self, scene: Scene) -> None:
         config = os.environ["APEXGPU_SSH_CONFIG"]
-        subprocess.run(["ssh", "-F", config, "gpu2-manage", "port", "8888"], check=True, capture_output=True, timeout=30)
+        argv = ["ssh", "-F", config, "gpu2-manage", "port", "8888"]
+        subprocess.run(argv, check=True, capture_output=True, timeout=30)
         public = Path(os.environ["APEXGPU_SSH_CONFIG"]).with_name("id_ed25519.pub").read_text().split()[1]
         other = f"ssh-ed25519 {public[:-2]}{'AA' if public[-2:] != 'AA' else 'AB'} by-hand"
         with (scene.home("gpu2") / ".ssh" / "authorized_keys").open("a") as stream:
