@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.test_hosts import Product, product_of
 
 from apexgpu import cli
 from apexgpu.kit import Kit
@@ -17,6 +16,7 @@ from apexgpu.lab.containers import Container
 from apexgpu.lab.inprocess import Lab
 from apexgpu.models import Reply, Target
 from apexgpu.transport import Connections, Limits, OnLine
+from tests.cli.test_hosts import Product, product_of
 
 TOKEN = r"[0-9a-f]{8}"
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
 
 from apexgpu.files import locked
 from apexgpu.lab.inprocess import running
 from apexgpu.models import Reply
+from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
 
 TAR = rf"snapshot {TOKEN}"
 LOOK = r".*probe=\.apexgpu-probe.*"

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
 
 from apexgpu.lab.inprocess import running
+from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
 
 UNPACK = rf"recover {TOKEN} /NAS\S+"
 
