@@ -11,7 +11,7 @@ from collections.abc import Collection
 from apexgpu.errors import ApexError, RefusedError
 from apexgpu.models import Reply
 from apexgpu.publickeys import parse_key
-from apexgpu.snapshots import SUFFIX, Saved, Sight, Tested, archive
+from apexgpu.snapshots import SUFFIX, Reading, Saved, Sight, archive
 
 NOTE = ".json"
 _NOTE_LIMIT = 4000
@@ -188,7 +188,7 @@ def saw(reply: Reply, host: str, *, directory: str, user: str, hosts: Collection
     )  # fmt: skip
 
 
-def tested(reply: Reply, host: str, path: str) -> Tested:
+def tested(reply: Reply, host: str, path: str) -> Reading:
     """The answer to `test`; RefusedError `no_snapshot` where there is nothing that can be read."""
     said = words(reply, host)
     if ("missing", "") in said:
@@ -205,7 +205,7 @@ def tested(reply: Reply, host: str, path: str) -> Tested:
     own = [rest for word, rest in said if word == "own" and rest.strip()]
     keys = tuple(key for line in own if (key := parse_key(line)) is not None)
     names = [line.strip() for line in own if parse_key(line) is None]
-    return Tested(
+    return Reading(
         size, time, before != first["after"], code, status, members, bool(rooted), first.get("sum", "")[:64],
         names[0] if names else "", keys, first.get("said", ""),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from apexgpu.files import locked
 from apexgpu.journal import Entry
 from apexgpu.models import Host, Target
 from apexgpu.nas import Eye, Means, an_eye
-from apexgpu.snapshots import UNKNOWN, Manifest, Saved, Tested, name_of, owner, sizes_agree
+from apexgpu.snapshots import UNKNOWN, Manifest, Reading, Saved, name_of, owner, sizes_agree
 from apexgpu.transport import refused_key
 
 TOKENS = 3
@@ -241,7 +241,7 @@ def _judge(
     means: Means, eye: Eye, host: Host, entry: Entry, *, shown: str | None, bad: ApexError | None
 ) -> tuple[Saved, bool]:
     """The archive, tested and noted; ApexError `snapshot_bad` after the previous one is back in its place."""
-    found: Tested | None = None
+    found: Reading | None = None
     try:
         found = eye.test(eye.path)
         trouble = bad.message if bad else found.trouble or _mismatch(found, entry, shown)
@@ -264,7 +264,7 @@ def _judge(
                    verified=manifest.verified), noted  # fmt: skip
 
 
-def _mismatch(found: Tested, entry: Entry, shown: str | None) -> str | None:
+def _mismatch(found: Reading, entry: Entry, shown: str | None) -> str | None:
     if entry.details.get("aside") is None and entry.details["before"] == [found.size, found.time]:
         return "the archive is the old one: the server wrote nothing"
     if shown is not None and not sizes_agree(shown, found.size):

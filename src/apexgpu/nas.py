@@ -12,7 +12,7 @@ from apexgpu.errors import ApexError, DroppedError, RefusedError
 from apexgpu.journal import Journal
 from apexgpu.manage import OnLine, Pause
 from apexgpu.models import Host, Reply, Target
-from apexgpu.snapshots import SUFFIX, Manifest, Saved, Sight, Tested, name_of
+from apexgpu.snapshots import SUFFIX, Manifest, Reading, Saved, Sight, name_of
 from apexgpu.transport import Limits, Transport
 
 LONG = Limits(total=None, silence=None)
@@ -79,7 +79,7 @@ class Eye:
         """The archive at a path, where it is the user's."""
         return next((one for one in self.look().archives if one.path == path), None)
 
-    def test(self, path: str) -> Tested:
+    def test(self, path: str) -> Reading:
         """Read an archive from end to end; one that is still being written is waited for, and read again."""
         for _ in range(3):
             found = scripts.tested(self.run(scripts.test(path)), self.host.name, path)

@@ -16,7 +16,7 @@ from apexgpu.journal import Entry, Work
 from apexgpu.models import Host, PublicKey, Target
 from apexgpu.nas import Eye, Means, an_eye
 from apexgpu.publickeys import parse_all
-from apexgpu.snapshots import SUFFIX, UNKNOWN, Saved, Tested, choose, default
+from apexgpu.snapshots import SUFFIX, UNKNOWN, Reading, Saved, choose, default
 from apexgpu.transport import ChangedHostKeyError, Limits, refused_key
 
 # Answers to `recover TOKEN PATH` after which every file is where it was.
@@ -38,7 +38,7 @@ class Plan:
     whole: bool
     use: manage.Use
     archive: Saved
-    tested: Tested | None
+    tested: Reading | None
     doubt: str | None
     directory: str
     maps: tuple[int, ...] = ()
@@ -68,7 +68,7 @@ def plan(means: Means, host: Host, what: Work, wanted: str | None, *, unverified
     directory = nas.directory_of(template)
     ran = found.container.running
     broken = means.journal.find(host.name)
-    tested: Tested | None = None
+    tested: Reading | None = None
     authorized: tuple[str, ...] = ()
     own = False
     try:
@@ -118,7 +118,7 @@ def _unseen(host: Host, what: Work, wanted: str | None, template: str, directory
     return _at(wanted if wanted.startswith("/") else f"{directory}/{wanted.removesuffix(SUFFIX)}{SUFFIX}")
 
 
-def _doubt(archive: Saved, tested: Tested | None) -> str | None:
+def _doubt(archive: Saved, tested: Reading | None) -> str | None:
     if tested is None:
         return "no container of yours is running that could read it"
     if tested.trouble:

@@ -83,7 +83,7 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Reading:
     """What reading an archive from end to end came to.
 
     `size` and `time` are those after the reading, `moved` is whether they changed meanwhile. `keys` are the
@@ -231,7 +231,7 @@ def sizes_agree(shown: str, size: int) -> bool:
     return abs(told - size) <= max(0.15 * size, 128 << 10)
 
 
-def owner(tested: Tested, user: str, hosts: Collection[str]) -> str | None:
+def owner(tested: Reading, user: str, hosts: Collection[str]) -> str | None:
     """The host whose container the archive holds, None when its host name tells nothing."""
     name = tested.hostname.removesuffix(f"-{user}")
     return name if name in hosts else None
