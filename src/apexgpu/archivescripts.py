@@ -52,7 +52,7 @@ echo "gzip $?"
 wait
 cat "$t/list"
 sed 's/^/sum /' "$t/sum"
-sed 's/^/own /' "$t/own"
+sed 's/^/own /' "$t/own"; echo
 cat "$t/gzip" "$t/tar" | grep . | head -n 3 | sed 's/^/said /'
 stat -c 'after %s %Y' -- "$f"
 echo end
