@@ -13,8 +13,8 @@ from apexgpu.settings import Settings
 
 # What may lie in the two directories. In one that is not plainly apexgpu's own, nothing else is touched.
 _OURS = (
-    "account.json", "backups", "completion.*", "config.toml", "hosts", "known_hosts.json", "lab", "locks",
-    "ssh_config.*", "ssh_hosts.conf",
+    "account.json", "backups", "completion.*", "config.toml", "hosts", "journal", "known_hosts",
+    "known_hosts.json", "lab", "locks", "ssh_config.*", "ssh_hosts.conf",
 )  # fmt: skip
 
 
