@@ -135,7 +135,7 @@ def _tar(means: Means, host: Host, entry: Entry) -> tuple[Entry, str | None, Ape
     for attempt in range(TOKENS):
         offer = archives.snapshot_offer(nas.question(means.link, host, "snapshot"), host.name)
         entry = means.journal.reach(entry, "tar", rootfs=offer.size)
-        means.say(f"tar is writing the archive of {offer.size or 'an unknown size'}")
+        means.say(f"tar is writing; the files take {offer.size or '?'}{_last_time(entry)}")
         try:
             reply = manage.ask(means.link, host, "snapshot", offer.token, limits=nas.LONG, once=True)
             return entry, archives.snapshot(reply, host.name).size, None
@@ -153,6 +153,11 @@ def _tar(means: Means, host: Host, entry: Entry) -> tuple[Entry, str | None, Ape
         except ApexError as exc:
             return entry, None, exc
     raise AssertionError
+
+
+def _last_time(entry: Entry) -> str:
+    before = entry.details["before"]
+    return f", the last archive took {before[0] / 2**20:.1f} MiB" if before else ""
 
 
 def _undo_at_once(means: Means, host: Host, entry: Entry) -> None:
@@ -218,7 +223,7 @@ def complete(
     details = entry.details
     start_error = _start_again(means, host, entry) if details["ran"] and details["restart"] else None
     with ExitStack() as ending:
-        eye = ending.enter_context(an_eye(means, host, details["directory"], own=True))
+        eye = _tester(means, host, entry, ending, start_error)
         means.say("testing the archive: gzip -t, tar -t, SHA-256")
         saved, noted = _judge(means, eye, host, entry, shown=shown, bad=bad)
         aside = details.get("aside")
@@ -226,6 +231,16 @@ def complete(
     means.journal.end(entry)
     return Taken(saved, previous, bool(details["ran"] and details["restart"]) and start_error is None, noted,
                  start_error)  # fmt: skip
+
+
+def _tester(means: Means, host: Host, entry: Entry, ending: ExitStack, start_error: ApexError | None) -> Eye:
+    try:
+        return ending.enter_context(an_eye(means, host, entry.details["directory"], own=True))
+    except RefusedError as exc:
+        why = start_error.message if start_error else exc.message
+        message = f"the snapshot on {host.name} is written, but could not be tested yet: {why}"
+        hint = f"apexgpu snapshot {host.name}   (tests it; then: is the previous one still needed?)"
+        raise ApexError(message, hint=hint, code="not_tested") from None
 
 
 def _start_again(means: Means, host: Host, entry: Entry) -> ApexError | None:

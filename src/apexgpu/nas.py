@@ -120,8 +120,8 @@ class Eye:
         taken = {other.path for other in self.look().archives}
         free = (f"{self.directory}/{name}{more}{SUFFIX}" for more in ("", *(f"-{number}" for number in range(2, 100))))
         target = next(path for path in free if path not in taken)
-        if scripts.moved(self.run(scripts.aside(one.path, target)), self.host.name) is None:
-            raise RefusedError(f"{one.path} has gone while it was looked at", code="busy", hint="apexgpu snapshots")
+        # "Nothing there" may be the answer to a second asking, after a drop that hid that the first one worked.
+        scripts.moved(self.run(scripts.aside(one.path, target)), self.host.name)
         if self.standing(target) != (one.size, one.created):
             raise RefusedError(f"{one.path} was written to while it was set aside", code="busy",
                                hint="wait until the other snapshot has ended; then: apexgpu snapshots")  # fmt: skip
@@ -171,11 +171,14 @@ def directory_of(path: str) -> str:
 
 
 @contextmanager
-def an_eye(means: Means, host: Host, directory: str, *, own: bool, others: bool = True) -> Iterator[Eye]:
+def an_eye(means: Means, host: Host, directory: str, *, own: bool) -> Iterator[Eye]:
     """A container that sees the archives: the host's own where it may be (`own`), another that runs, or one that is
     started for this and stopped again. RefusedError `no_eye` when there is none at all.
     """
-    running, stopped = _places(means, host, own=own, others=others)
+    if own and _runs(means, host) and _sees(eye := Eye(means, host, directory)):
+        yield eye
+        return
+    running, stopped = _places(means, host, own=own)
     for place in running:
         eye = Eye(means, place, directory)
         if _sees(eye):
@@ -195,7 +198,7 @@ def an_eye(means: Means, host: Host, directory: str, *, own: bool, others: bool 
 
 def running_eye(means: Means, directory: str | None = None) -> Eye:
     """A container that runs and sees the archives; nothing is started."""
-    running, _ = _places(means, None, own=False, others=True)
+    running, _ = _places(means, None, own=False)
     for place in running:
         eye = Eye(means, place, directory or directory_of(template_path(means.link, place)))
         if _sees(eye):
@@ -213,14 +216,17 @@ def _sees(eye: Eye) -> bool:
     return True
 
 
-def _places(means: Means, host: Host | None, *, own: bool, others: bool) -> tuple[list[Host], list[Host]]:
-    """Hosts with a running container, and with a stopped one; the host itself first, where it counts."""
-    asked = [one for one in means.hosts if (one != host and others) or (one == host and own)]
-    asked.sort(key=lambda one: one != host)
-    if host is not None and own:
-        first = fanout.each([host], lambda one: manage.status(means.link, one))[0]
-        if first.value and first.value.container and first.value.container.running:
-            return [host], []
+def _runs(means: Means, host: Host) -> bool:
+    try:
+        found = manage.status(means.link, host)
+    except ApexError:
+        return False
+    return bool(found.container and found.container.running)
+
+
+def _places(means: Means, host: Host | None, *, own: bool) -> tuple[list[Host], list[Host]]:
+    """Hosts with a running container, and with a stopped one; the host itself comes first, where it counts."""
+    asked = sorted((one for one in means.hosts if own or one != host), key=lambda one: one != host)
     found = fanout.each(asked, lambda one: manage.status(means.link, one)) if asked else []
     there = [(one.host, one.value.container) for one in found if one.value and one.value.container]
     return [one for one, state in there if state.running], [one for one, state in there if not state.running]

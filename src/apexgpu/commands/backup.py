@@ -1,12 +1,12 @@
 """snapshot: a saved container that can be trusted, or the plain word that it is none."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from apexgpu import backup, manage
+from apexgpu import backup
 from apexgpu.backup import Plan, Taken
 from apexgpu.commands import fleet
 from apexgpu.commands.hosts import confirm_stop
@@ -20,6 +20,8 @@ from apexgpu.replies import clean
 from apexgpu.snapshots import UNKNOWN, Saved, checked_label, iso
 
 app = Group()
+
+T = TypeVar("T")
 
 
 @app.command("snapshot")
@@ -40,18 +42,28 @@ def snapshot(
     kit = kit_of(ctx)
     label = checked_label(name)
     one = one_host(kit, host)
-    with working(kit, one, f"snapshot of {one.name}") as means, backup.alone(kit.state_dir, one):
+    if undo:
+        raise typer.Exit(undo_interrupted(kit, one))
+
+    def work(means: Means) -> Taken:
         from apexgpu.commands import interrupted
 
-        if undo:
-            raise typer.Exit(interrupted.undo(kit, means, one))
         taken = interrupted.settle(kit, means, one, wanted="snapshot")
-        if not isinstance(taken, Taken):
-            with backup.planned(means, one) as plan:
-                ask_snapshot(kit, plan, lose=replace)
-                taken = attempt(kit, one, lambda: backup.take(
-                    means, plan, label=label, restart=not no_restart, replace_previous=replace))  # fmt: skip
-    raise typer.Exit(finish(kit, one, taken))
+        if isinstance(taken, Taken):
+            return taken
+        with backup.planned(means, one) as plan:
+            ask_snapshot(kit, plan, lose=replace)
+            return backup.take(means, plan, label=label, restart=not no_restart, replace_previous=replace)
+
+    raise typer.Exit(finish(kit, one, attempt(kit, one, f"snapshot of {one.name}", work)))
+
+
+def undo_interrupted(kit: Kit, host: Host) -> int:
+    """Undo what an earlier command left half done; the exit code."""
+    from apexgpu.commands import interrupted
+
+    with working(kit, host, f"putting {host.name} back") as means, backup.alone(kit.state_dir, host):
+        return interrupted.undo(kit, means, host)
 
 
 def one_host(kit: Kit, name: str) -> Host:
@@ -109,10 +121,11 @@ def words(one: Saved) -> str:
     return f"{one.name} ({whose}, {iso(one.created)}, {size(one.size)}, {tested})"
 
 
-def attempt(kit: Kit, host: Host, work: Any) -> Any:
-    """The work's value, or its error as a value; a refusal by the user ends the command."""
+def attempt(kit: Kit, host: Host, what: str, work: Callable[[Means], T]) -> T | ApexError:
+    """The work's value, done alone on the host, or its error as a value; a refusal by the user ends the command."""
     try:
-        return work()
+        with working(kit, host, what) as means, backup.alone(kit.state_dir, host):
+            return work(means)
     except DeclinedError:
         raise
     except ApexError as exc:
@@ -150,12 +163,3 @@ def taken_value(taken: Taken) -> dict[str, Any]:
         "previous": taken.previous.value() if taken.previous else None,
         "restarted": taken.restarted,
     }
-
-
-def running_state(kit: Kit, host: Host) -> str:
-    """The container's state in a word, for the end of an error."""
-    try:
-        found = manage.status(kit.transport, host)
-    except ApexError:
-        return "unknown"
-    return found.container.state.lower() if found.container else "not registered"

@@ -7,7 +7,7 @@ import typer
 
 from apexgpu import backup, containerkeys, recovery
 from apexgpu.commands import fleet, interrupted
-from apexgpu.commands.backup import ask_snapshot, attempt, one_host, show_taken, words, working
+from apexgpu.commands.backup import ask_snapshot, attempt, one_host, show_taken, undo_interrupted, words
 from apexgpu.commands.hosts import confirm_stop
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.containerkeys import Change
@@ -74,17 +74,18 @@ def _run(
     new_host_keys: bool | None, undo: bool,
 ) -> None:  # fmt: skip
     host = one_host(kit, name)
-    with working(kit, host, f"{what} of {host.name}") as means, backup.alone(kit.state_dir, host):
-        if undo:
-            raise typer.Exit(interrupted.undo(kit, means, host))
+    if undo:
+        raise typer.Exit(undo_interrupted(kit, host))
+
+    def work(means: Means) -> tuple[Done, Change | None]:
         anew = source is not None or what == "rebuild"
         done = interrupted.settle(kit, means, host, wanted=what, anew=anew)
         if not isinstance(done, Done):
-            made = recovery.plan(means, host, what, source, unverified=unverified)
-            made = _ask(kit, means, made, snapshot)
-            done = attempt(kit, host, lambda: recovery.execute(means, made, interrupted.place_of(kit, host)))
-        renewed = _new_keys(kit, means, host, done, new_host_keys) if isinstance(done, Done) else None
-    raise typer.Exit(_finish(kit, host, done, renewed))
+            made = _ask(kit, means, recovery.plan(means, host, what, source, unverified=unverified), snapshot)
+            done = recovery.execute(means, made, interrupted.place_of(kit, host))
+        return done, _new_keys(kit, means, host, done, new_host_keys)
+
+    raise typer.Exit(_finish(kit, host, attempt(kit, host, f"{what} of {host.name}", work)))
 
 
 def _ask(kit: Kit, means: Means, made: Plan, snapshot: bool | None) -> Plan:
@@ -155,10 +156,11 @@ def _show_change(kit: Kit, host: Host, change: Change) -> None:
     kit.screen.note(f"  the host key of {host.name} in known_hosts: was {old}, is {fingerprint(change.new)}")
 
 
-def _finish(kit: Kit, host: Host, done: Done | ApexError, renewed: Change | None) -> int:
-    if isinstance(done, ApexError):
-        fleet.show_error(kit, host, done)
-        return fleet.finish(kit, [Outcome(host, None, done)], lambda _: {})
+def _finish(kit: Kit, host: Host, came: tuple[Done, Change | None] | ApexError) -> int:
+    if isinstance(came, ApexError):
+        fleet.show_error(kit, host, came)
+        return fleet.finish(kit, [Outcome(host, None, came)], lambda _: {})
+    done, renewed = came
     kept = f", {done.keys_put_back} of your keys put back" if done.keys_put_back else ""
     source = done.archive if done.what == "recover" else "the template"
     kit.screen.good(f"{host.name} is up again from {source}{kept}: a login has proved it. Next: ssh {host.name}")

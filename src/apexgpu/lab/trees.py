@@ -1,6 +1,7 @@
 """Trees of files: packed, unpacked, measured and deleted. Cheap to import."""
 
 import contextlib
+import gzip
 import os
 import shutil
 import stat
@@ -66,7 +67,18 @@ def unpack(archive: Path, rootfs: Path, stop: Callable[[], bool] = lambda: False
                 tar.extract(member, rootfs.parent, **_SAFELY)
     except (tarfile.TarError, EOFError, zlib.error, OSError):
         return "cut"
-    return None if rootfs.is_dir() else "cut"
+    return None if rootfs.is_dir() and _whole(archive) else "cut"
+
+
+def _whole(archive: Path) -> bool:
+    """Whether gzip reads it to its end: tarfile says nothing of a cut between two members."""
+    try:
+        with gzip.open(archive) as stream:
+            while stream.read(1 << 20):
+                pass
+    except (EOFError, zlib.error, OSError):
+        return False
+    return True
 
 
 def cut_short(archive: Path) -> None:
