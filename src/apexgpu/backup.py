@@ -64,7 +64,7 @@ def only_archive(state_dir: Path) -> AbstractContextManager[None]:
 @contextmanager
 def planned(means: Means, host: Host) -> Iterator[Plan]:
     """Look before anything is changed. What has to be started to look is stopped again at the end."""
-    found = manage.status(means.link, host)
+    found = means.status(host)
     if found.container is None:
         raise refused_key(Target(host, "manage"))
     directory = nas.directory_of(nas.template_path(means.link, host))
@@ -94,7 +94,7 @@ def take(means: Means, plan: Plan, *, label: str = "", restart: bool = True, rep
         previous = _keep(plan, allow_loss=replace_previous)
         if previous is not None:
             entry = means.journal.reach(entry, "stop", aside=previous.path)
-        if _running(means, host):
+        if means.runs(host):
             means.stop(host)
         entry, shown, bad = _tar(means, host, entry)
     except ApexError:
@@ -116,15 +116,6 @@ def _keep(plan: Plan, *, allow_loss: bool) -> Saved | None:
         if exc.code != "not_writable" or not allow_loss:
             raise
         return None
-
-
-def _running(means: Means, host: Host) -> bool:
-    """Whether the container is known to run; a host that does not answer is not known to."""
-    try:
-        found = manage.status(means.link, host)
-    except UnreachableError:
-        return False
-    return bool(found.container and found.container.running)
 
 
 def _tar(means: Means, host: Host, entry: Entry) -> tuple[Entry, str | None, ApexError | None]:
@@ -176,7 +167,7 @@ def undo(means: Means, host: Host, entry: Entry) -> None:
     details = entry.details
     if entry.stage == "tar":
         _await_tar(means, host, entry)
-    if details["ran"] and not _running(means, host):
+    if details["ran"] and not means.runs(host):
         means.start(host)
         forwards.put_back(means, host, details["maps"])
     aside = details.get("aside")
@@ -197,7 +188,7 @@ def finish(means: Means, host: Host, entry: Entry) -> Taken:
 def _await_tar(means: Means, host: Host, entry: Entry) -> None:
     """Wait until the archive stands still. Starting the container under a tar would make the archive worthless."""
     try:
-        with an_eye(means, host, entry.details["directory"], own=_running(means, host)) as eye:
+        with an_eye(means, host, entry.details["directory"], own=means.runs(host)) as eye:
             eye.await_still(entry.details["path"])
     except RefusedError as exc:
         if exc.code != "no_eye":

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from apexgpu import archives, fanout, manage
 from apexgpu import archivescripts as scripts
-from apexgpu.errors import ApexError, DroppedError, RefusedError
+from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
 from apexgpu.journal import Journal
-from apexgpu.manage import OnLine, Pause
+from apexgpu.manage import HostStatus, OnLine, Pause
 from apexgpu.models import Host, Reply, Target
 from apexgpu.snapshots import SUFFIX, Manifest, Reading, Saved, Sight, name_of
 from apexgpu.transport import Limits, Transport
@@ -40,13 +40,44 @@ class Means:
     def __post_init__(self) -> None:
         object.__setattr__(self, "journal", Journal(self.state_dir))
 
+    def status(self, host: Host) -> HostStatus:
+        """The container's state, asked for again once when the connection drops."""
+        try:
+            return manage.status(self.link, host)
+        except DroppedError:
+            return manage.status(self.link, host)
+
+    def runs(self, host: Host) -> bool:
+        """Whether the container is known to run; a host that does not answer is not known to."""
+        try:
+            found = self.status(host).container
+        except UnreachableError:
+            return False
+        return found is not None and found.running
+
     def start(self, host: Host) -> None:
-        """Bring a container up, to a login; the host's lock is held by the caller."""
+        """Bring a container up, to a login; the host's lock is held by the caller.
+
+        A start whose connection drops leaves the port without its forward: stopping and starting cures that, once.
+        """
+        try:
+            self._start(host)
+        except ApexError as exc:
+            if exc.code not in {"dropped", "no_forward"}:
+                raise
+            self.note(f"{exc.message}; stopping and starting again")
+            self.stop(host)
+            self._start(host)
+
+    def _start(self, host: Host) -> None:
         manage.bring_up(self.link, host, on_line=self.say, wait=self.wait, pause=self.pause)
 
     def stop(self, host: Host) -> None:
-        """Stop a container; the host's lock is held by the caller."""
-        manage.halt(self.link, host, on_line=self.say)
+        """Stop a container, again once when the connection drops; the host's lock is held by the caller."""
+        try:
+            manage.halt(self.link, host, on_line=self.say)
+        except DroppedError:
+            manage.halt(self.link, host, on_line=self.say)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +206,7 @@ def an_eye(means: Means, host: Host, directory: str, *, own: bool) -> Iterator[E
     """A container that sees the archives: the host's own where it may be (`own`), another that runs, or one that is
     started for this and stopped again. RefusedError `no_eye` when there is none at all.
     """
-    if own and _runs(means, host) and _sees(eye := Eye(means, host, directory)):
+    if own and means.runs(host) and _sees(eye := Eye(means, host, directory)):
         yield eye
         return
     running, stopped = _places(means, host, own=own)
@@ -214,14 +245,6 @@ def _sees(eye: Eye) -> bool:
     except ApexError:
         return False
     return True
-
-
-def _runs(means: Means, host: Host) -> bool:
-    try:
-        found = manage.status(means.link, host)
-    except ApexError:
-        return False
-    return bool(found.container and found.container.running)
 
 
 def _places(means: Means, host: Host | None, *, own: bool) -> tuple[list[Host], list[Host]]:

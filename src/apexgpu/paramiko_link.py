@@ -211,7 +211,7 @@ def _translated(target: Target) -> Iterator[None]:
 
 def _ssh_error(target: Target, exc: Exception) -> UnreachableError:
     text = str(exc).lower()
-    if "timeout" in text or "no existing session" in text or "banner" in text:
+    if "reset" not in text and ("timeout" in text or "no existing session" in text or "banner" in text):
         return unreachable(target, "it takes the connection but does not answer", code="timeout")
     return unreachable(target, f"the SSH connection failed ({str(exc)[:120] or 'closed'})", code="closed")
 

@@ -61,7 +61,7 @@ def plan(means: Means, host: Host, what: Work, wanted: str | None, *, unverified
 
     With `unverified` the doubt is kept in the plan instead.
     """
-    found = manage.status(means.link, host)
+    found = means.status(host)
     if found.container is None:
         raise refused_key(Target(host, "manage"))
     template = nas.template_path(means.link, host)
@@ -161,11 +161,9 @@ def undo(means: Means, host: Host, entry: Entry) -> None:
         message = f"the files of the container on {host.name} are replaced already: that cannot be undone"
         hint = f"apexgpu recover {host.name}   finishes it; apexgpu recover {host.name} --from NAME   takes another"
         raise RefusedError(message, hint=hint, code="no_undo")
-    if entry.details["ran"]:
-        state = manage.status(means.link, host).container
-        if state is None or not state.running:
-            means.start(host)
-            forwards.put_back(means, host, entry.details["maps"])
+    if entry.details["ran"] and not means.runs(host):
+        means.start(host)
+        forwards.put_back(means, host, entry.details["maps"])
     _readable(means, host, entry, yes=False)
     means.journal.end(entry)
 
@@ -195,8 +193,7 @@ def _rootfs(means: Means, host: Host) -> str | None:
 def _replace(means: Means, host: Host, entry: Entry, where: Place) -> Done:
     try:
         _readable(means, host, entry, yes=True)
-        state = manage.status(means.link, host).container
-        if state is not None and state.running:
+        if means.runs(host):
             means.stop(host)
         entry = _unpack(means, host, entry)
     except ApexError as exc:

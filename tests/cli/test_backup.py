@@ -246,6 +246,22 @@ class TestDroppedTar:
         assert scene.state("gpu3") == "STOPPED"
         assert scene.state("gpu2") == "RUNNING"
 
+    @pytest.mark.parametrize("command", ["help", "rebuild", "stop", "snapshot", ""])
+    def test_a_drop_of_any_other_command_is_got_over(self, scene: Scene, command: str) -> None:
+        scene.at(command, "drop")
+        assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
+        assert scene.state("gpu2") == "RUNNING"
+        assert len(scene.good_ones()) == 2
+        assert scene("exec", "gpu2", "--", "true") == 0
+
+    @pytest.mark.parametrize("script", [LOOK, r".*neither be renamed.*", r".*sha256sum.*", r".*printf '%s.*"])
+    def test_a_drop_of_what_the_container_does_is_got_over(self, scene: Scene, script: str) -> None:
+        old = digest(scene.own)
+        scene.at(script, "drop")
+        assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
+        assert old in scene.good_ones()
+        assert len(scene.good_ones()) == 2
+
     def test_a_host_that_reboots_under_tar_leaves_the_previous_one(self, scene: Scene) -> None:
         old = digest(scene.own)
         scene.at(TAR, "drop")
