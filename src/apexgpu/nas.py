@@ -259,8 +259,15 @@ def _start_for_a_moment(means: Means, host: Host, ending: ExitStack, *, locked: 
     if not locked:
         ending.enter_context(manage.only_one(means.state_dir, host))
     means.note(f"starting the container on {host.name} for a moment, to see the archives")
-    ending.callback(means.stop, host)
+    ending.callback(_stop_again, means, host)
     means.start(host)
+
+
+def _stop_again(means: Means, host: Host) -> None:
+    try:
+        means.stop(host)
+    except ApexError as exc:  # the work itself is done, or has an error of its own
+        means.note(f"the container on {host.name} could not be stopped again: {exc.message}")
 
 
 def now() -> int:

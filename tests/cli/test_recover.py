@@ -9,6 +9,8 @@ import pytest
 
 from apexgpu.lab.inprocess import running
 from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
+from tests.cli.newcomer import ended
+from tests.cli.test_terminal import at_terminal
 
 UNPACK = rf"recover {TOKEN} /NAS\S+"
 
@@ -220,3 +222,33 @@ class TestRebuild:
         os.truncate(scene.nas / "template.tar.gz", 500)
         assert scene("rebuild", "gpu2", "--yes") == 6
         assert thesis(scene) == "second"
+
+
+@pytest.mark.openssh
+class TestAtATerminal:
+    def test_the_typed_name_decides_and_a_snapshot_is_offered(self, scene: Scene) -> None:
+        with at_terminal("recover", "gpu2", "--from", "first") as child:
+            child.expect("Type gpu2 to go ahead: ")
+            child.sendline("gpu3")
+            child.expect("nothing was changed")
+            assert ended(child) == 7
+        assert thesis(scene) == "second"
+        with at_terminal("recover", "gpu2", "--from", "first") as child:
+            child.expect("Type gpu2 to go ahead: ")
+            child.sendline("gpu2")
+            child.expect("Stop the running container on gpu2")
+            child.sendline("y")
+            child.expect("Take a snapshot of what is on gpu2 now")
+            child.sendline("n")
+            child.expect("is up again from alice-gpu2-")
+            assert ended(child) == 0
+        assert thesis(scene) == "first"
+
+    def test_what_was_interrupted_is_offered_to_be_finished(self, scene: Scene) -> None:
+        scene.at(UNPACK, "drop")
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5
+        with at_terminal("recover", "gpu2") as child:
+            child.expect("Finish it now")
+            child.sendline("n")
+            child.expect("--undo")
+            assert ended(child) == 7
