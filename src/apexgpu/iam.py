@@ -135,7 +135,10 @@ class IamClient:
         if answer.code == 400:
             raise RefusedError(f"IAM at {self._host} misses a field of the form", code="bad_form")
         self._expect(answer, 302, 303)
-        path = urlsplit(urljoin(self.url + _page(user), answer.location)).path
+        try:
+            path = urlsplit(urljoin(self.url + _page(user), answer.location)).path
+        except ValueError:
+            path = ""
         if path not in (_LOG, urlsplit(self.url).path + _LOG):
             raise self._not_iam(f"a redirect to {answer.location[:80]!r} in place of the push log")
 
@@ -168,14 +171,22 @@ class IamClient:
         raise RefusedError(f"IAM at {self._host} answered {answer.code}", hint=f"curl -i {self.url}/")
 
     def _redirected(self, location: str) -> RefusedError:
-        wanted = urlsplit(location)
-        ours = urlsplit(self.url)
-        same = wanted.hostname == ours.hostname and (wanted.scheme, ours.scheme) == ("https", "http")
+        safer = self._same_with_tls(location)
         return RefusedError(
             f"IAM at {self._host} redirects to {location[:80]!r}, which is not followed",
-            hint=f"apexgpu login --iam-url https://{wanted.netloc}{ours.path}" if same else f"curl -i {self.url}/",
+            hint=f"apexgpu login --iam-url {safer}" if safer else f"curl -i {self.url}/",
             code="redirect",
         )
+
+    def _same_with_tls(self, location: str) -> str | None:
+        """This IAM's https URL where `location` leads from http to the same host: fit to be pasted into a shell."""
+        try:
+            wanted, ours = urlsplit(location), urlsplit(self.url)
+            found = checked_url(f"https://{wanted.netloc}{ours.path}")
+        except (ValueError, ApexError):
+            return None
+        same = wanted.hostname == ours.hostname and (wanted.scheme, ours.scheme) == ("https", "http")
+        return found if same else None
 
     def _not_iam(self, what: str) -> RefusedError:
         return RefusedError(

@@ -121,6 +121,10 @@ def _error(error: Exception, url: str, timeout: float) -> ApexError:
         return UnreachableError(f"the proxy on the way to IAM at {host} failed", hint=hint, code="proxy")
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError)):
         return ConfigError(f"IAM at {host} cannot be asked: the address is not usable", hint="apexgpu config status")
+    if isinstance(error, httpx.RemoteProtocolError) and "location header" in str(error):
+        # httpx reads where a redirect leads even when it is not to follow it.
+        hint = f"curl -i {parts.scheme}://{host}/"
+        return RefusedError(f"IAM at {host} redirects to what is no URL", hint=hint, code="redirect")
     if isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)):
         return DroppedError(f"IAM at {host} ended the connection before its answer was whole", hint=look)
     if isinstance(error, (httpx.ConnectError, OSError)):
