@@ -1,18 +1,14 @@
 """The IAM client against web servers that are not IAM, or not well: limits, refusals, and what is never told."""
 
-import socket
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from tests import website
-from tests.website import Asked, Page, Website, page
+from tests.website import Website, page
 
-from apexgpu.errors import ApexError, ConfigError, DeclinedError, DroppedError, LoginError, RefusedError, UnreachableError, UsageError
-from apexgpu.iam import CONFIG_LIMIT, IamClient, candidate_urls, is_loopback, reach, valid_user
+from apexgpu.errors import ApexError, DroppedError, LoginError, RefusedError, UnreachableError, UsageError
+from apexgpu.iam import CONFIG_LIMIT, IamClient, valid_user
 
 CONFIG = "GET /user/alice/.ssh/config"
 PORT = "GET /user/alice/port"
@@ -140,7 +136,8 @@ class TestText:
     def test_nobody_has_nothing(self, client: IamClient) -> None:
         assert (client.port("alice"), client.name("alice"), client.keys_text("alice")) == (None, None, None)
 
-    @pytest.mark.parametrize("body", [b"", b"0", b"65536", b"22001 22002", b"-1", b"twenty", "２２".encode(), b"1" * 70000])
+    @pytest.mark.parametrize("body", [b"", b"0", b"65536", b"22001 22002", b"-1", b"twenty", "２２".encode(),
+    b"1" * 70000])
     def test_what_is_no_port_is_not_iam(self, site: Website, client: IamClient, body: bytes) -> None:
         site.pages[PORT] = page(200, body)
         with pytest.raises(RefusedError) as caught:
