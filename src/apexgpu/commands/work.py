@@ -6,12 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from apexgpu import manage
-from apexgpu.commands import fleet
+from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import AllHosts, Group, OneHost, kit_of
-from apexgpu.errors import RefusedError, UsageError
+from apexgpu.errors import UsageError
 from apexgpu.kit import Kit
-from apexgpu.models import Host, Outcome, Reply, Target
-from apexgpu.route import config_arguments
+from apexgpu.models import Outcome, Reply
 
 app = Group()
 
@@ -31,70 +30,16 @@ def ssh(
     Examples: apexgpu ssh gpu7 · apexgpu ssh gpu7 -- nvidia-smi
     """
     kit = kit_of(ctx)
-    (chosen,) = _exactly_one(kit, host)
-    _ready(kit, chosen)
-    words = ["ssh", *config_arguments(kit.settings.ssh_config), *_where(chosen), chosen.name]
+    chosen = reach.one_host(kit, host, several=f"apexgpu exec '{host}' -- CMD   runs on all of them")
+    reach.ready(kit, chosen)
+    words = ["ssh", *reach.ssh_arguments(kit, chosen)]
     raise typer.Exit(kit.runner.attach([*words, *([remote_command(command)] if command else [])]))
-
-
-def _where(host: Host) -> list[str]:
-    from apexgpu.route import target_arguments
-
-    return target_arguments(Target(host, "container"))
 
 
 def remote_command(words: list[str]) -> str:
     """The one string that goes to the remote shell: a single word as it is (it may be a script), else quoted."""
     words = words[1:] if words[:1] == ["--"] else words
     return words[0] if len(words) == 1 else shlex.join(words)
-
-
-def _exactly_one(kit: Kit, name: str) -> list[Host]:
-    hosts = kit.hosts([name])
-    if len(hosts) > 1:
-        message = f"{name} means {len(hosts)} hosts, and this needs one"
-        raise UsageError(message, hint=f"apexgpu exec '{name}' -- CMD   runs on all of them")
-    return hosts
-
-
-def _ready(kit: Kit, host: Host) -> None:
-    """Offer to start a stopped container, so that ssh does not end in `Connection refused`."""
-    outcome = fleet.run(kit, [host], lambda one: _answers(kit, one))[0]
-    if outcome.error is not None:
-        raise outcome.error
-    if outcome.value:
-        return
-    if not kit.yes and not kit.screen.can_ask:
-        message = f"the container on {host.name} is stopped"
-        raise RefusedError(message, hint=f"apexgpu up {host.name}", code="stopped")
-    kit.confirm(f"The container on {host.name} is stopped. Start it?")
-    from apexgpu.commands.hosts import up_hosts
-
-    code = up_hosts(kit, [host])
-    if code:
-        raise typer.Exit(code)
-
-
-def _answers(kit: Kit, host: Host) -> bool:
-    """Whether the container takes our login; False when it is stopped; anything else is its error."""
-    from apexgpu.errors import UnreachableError
-
-    try:
-        kit.transport.run(Target(host, "container"), "true")
-    except UnreachableError as exc:
-        if exc.code != "connection_refused":
-            raise
-        found = manage.status(kit.transport, host)
-        if not found.registered:
-            from apexgpu.transport import refused_key
-
-            raise refused_key(Target(host, "manage")) from None
-        if found.container is not None and found.container.running:
-            message = f"the container on {host.name} runs, but its port {host.port} is not forwarded"
-            hint = f"apexgpu down {host.name} && apexgpu up {host.name}"
-            raise RefusedError(message, hint=hint, code="no_forward") from None
-        return False
-    return True
 
 
 @app.command("exec", context_settings=_PASS_ON)

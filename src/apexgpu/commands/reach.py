@@ -1,0 +1,67 @@
+"""What every command that goes into one container does first: find the host, see that it answers, word the ssh."""
+
+import typer
+
+from apexgpu import manage
+from apexgpu.commands import fleet
+from apexgpu.errors import RefusedError, UnreachableError, UsageError
+from apexgpu.kit import Kit
+from apexgpu.models import Host, Target
+
+
+def one_host(kit: Kit, name: str, *, several: str = "name one of them") -> Host:
+    """The host that `name` stands for; a glob that means more than one is a UsageError with `several` as its hint."""
+    hosts = kit.hosts([name])
+    if len(hosts) > 1:
+        message = f"{name} means {len(hosts)} hosts, and this needs one"
+        raise UsageError(message, hint=several)
+    return hosts[0]
+
+
+def ssh_arguments(kit: Kit, host: Host) -> list[str]:
+    """What follows the name of the program to reach the container: config file, IAM's address, alias."""
+    from apexgpu.route import config_arguments, target_arguments
+
+    where = Target(host, "container")
+    return [*config_arguments(kit.settings.ssh_config), *target_arguments(where), host.name]
+
+
+def ready(kit: Kit, host: Host) -> None:
+    """Offer to start a stopped container, so that ssh does not end in `Connection refused`.
+
+    Raises what stands in the way: DeclinedError, RefusedError (stopped, and nobody to ask), UnreachableError …
+    """
+    outcome = fleet.run(kit, [host], lambda one: _answers(kit, one))[0]
+    if outcome.error is not None:
+        raise outcome.error
+    if outcome.value:
+        return
+    if not kit.yes and not kit.screen.can_ask:
+        message = f"the container on {host.name} is stopped"
+        raise RefusedError(message, hint=f"apexgpu up {host.name}", code="stopped")
+    kit.confirm(f"The container on {host.name} is stopped. Start it?")
+    from apexgpu.commands.hosts import up_hosts
+
+    code = up_hosts(kit, [host])
+    if code:
+        raise typer.Exit(code)
+
+
+def _answers(kit: Kit, host: Host) -> bool:
+    """Whether the container takes our login; False when it is stopped; anything else is its error."""
+    try:
+        kit.transport.run(Target(host, "container"), "true")
+    except UnreachableError as exc:
+        if exc.code != "connection_refused":
+            raise
+        found = manage.status(kit.transport, host)
+        if not found.registered:
+            from apexgpu.transport import refused_key
+
+            raise refused_key(Target(host, "manage")) from None
+        if found.container is not None and found.container.running:
+            message = f"the container on {host.name} runs, but its port {host.port} is not forwarded"
+            hint = f"apexgpu down {host.name} && apexgpu up {host.name}"
+            raise RefusedError(message, hint=hint, code="no_forward") from None
+        return False
+    return True
