@@ -1,9 +1,11 @@
 """A real OpenSSH server on loopback in the place of a lab host: its manage shell says recorded words."""
 
+import contextlib
 import getpass
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -48,6 +50,20 @@ class OpenSSH:
         answers[command] = reply
         file.write_text(json.dumps(answers))
 
+    def kill(self) -> None:
+        """End it and its sessions without a word, as a crash does."""
+        for pid in _family(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(10)
+
+    def again(self) -> None:
+        """Start it again on the same port, with the same keys."""
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        self.process = _sshd(self.directory / "sshd_config")
+        _await_port(self.host.address, self.host.manage_port, self.process)
+
     def stop(self) -> None:
         """End the server and every session of it."""
         self.process.terminate()
@@ -84,9 +100,23 @@ def start(directory: Path, *, extra: str = "", name: str = "gpu7", address: str 
         f"  UserKnownHostsFile {directory}/known_hosts\n"
     )
     Path("/run/sshd").mkdir(exist_ok=True)
-    process = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", server], stderr=subprocess.PIPE, cwd="/")
+    process = _sshd(server)
     _await_port(address, port, process)
     return OpenSSH(directory, Host(name, address, getpass.getuser(), port, port), config, process)
+
+
+def _sshd(config: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", config], stderr=subprocess.PIPE, cwd="/")
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all below it, the oldest first."""
+    found = [pid]
+    for parent in found:
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+            found += [int(child) for child in children]
+    return found
 
 
 def _await_port(address: str, port: int, process: subprocess.Popen[bytes]) -> None:

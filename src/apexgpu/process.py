@@ -11,9 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from apexgpu.errors import ApexError, MissingProgramError, UnreachableError
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,18 @@ class LocalRunner:
             )
         except OSError:
             return
+
+
+async def child(argv: Sequence[str]) -> "asyncio.subprocess.Process":
+    """Start a program with three pipes, in a group of its own so that a Ctrl-C is not its affair."""
+    import asyncio
+
+    pipe = asyncio.subprocess.PIPE
+    own_group = {"creationflags": 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
+    try:
+        return await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe, **own_group)
+    except FileNotFoundError:
+        raise missing(argv[0]) from None
 
 
 def _pump(number: int, pipe: IO[bytes], parts: "queue.SimpleQueue[tuple[int, bytes]]") -> None:

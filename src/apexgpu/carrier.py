@@ -1,0 +1,167 @@
+"""One ssh connection that carries forwards: its command line, its birth, its pulse, its end.
+
+ssh runs `cat` in the container instead of `-N`. What is written to it comes back through the whole way (laptop,
+network, sshd, container), which is the health check; and when whoever started ssh is killed, its input ends,
+`cat` ends, and with it ssh: no corpse is left that holds a port.
+"""
+
+import asyncio
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from apexgpu.process import child
+
+_READY = b"apexgpu-pulse"
+_REFUSED = re.compile(r"open failed: (?:connect failed: |administratively prohibited: )?(.+)$")
+
+
+def argv(where: Sequence[str], forwards: Sequence[tuple[str, str]], *, connect: float, keepalive: float) -> list[str]:
+    """The ssh command line. `where` is its config, address and alias; `forwards` are (here, there) pairs.
+
+    `connect` and `keepalive` are seconds. Nothing is asked, no connection is shared (a master of the user's would
+    keep the forwards when we are gone), and what the user's own config forwards is not fatal when it is taken.
+    """
+    *options, alias = where
+    words = ["ssh", *options, "-T", "-a", "-x"]
+    for option in (
+        "BatchMode=yes", "ControlMaster=no", "ControlPath=none", "RemoteCommand=none", "PermitLocalCommand=no",
+        "LogLevel=INFO", f"ConnectTimeout={max(1, round(connect))}", "ConnectionAttempts=1", "TCPKeepAlive=yes",
+        f"ServerAliveInterval={max(1, round(keepalive))}", "ServerAliveCountMax=3", "StreamLocalBindUnlink=yes",
+        f"ExitOnForwardFailure={'yes' if sys.platform == 'win32' else 'no'}",
+    ):  # fmt: skip
+        words += ["-o", option]
+    for here, there in forwards:
+        words += ["-L", f"{here}:{there}"]
+    return [*words, alias, "exec cat"]
+
+
+class Carrier:
+    """The running ssh. `start` returns when the whole way answers; `wait` when it no longer does."""
+
+    def __init__(self, words: Sequence[str], *, progress: Callable[[], int]) -> None:
+        """`progress` is a number that grows while bytes move: a full line is slow, not dead."""
+        self._words = words
+        self._progress = progress
+        self._child: asyncio.subprocess.Process | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._heard = asyncio.Event()
+        self._last_heard = 0.0
+        self._listening: list[asyncio.Future[None]] = []
+        self.last_error = ""
+        self.refused = ""
+
+    @property
+    def pid(self) -> int | None:
+        """The process number of ssh."""
+        return self._child.pid if self._child else None
+
+    async def start(self, limit: float) -> bool:
+        """Whether the way is open, within `limit` seconds; `last_error` says why not."""
+        self._child = await child(self._words)
+        self._tasks = [asyncio.create_task(self._read_pulse()), asyncio.create_task(self._read_errors())]
+        ended = asyncio.create_task(self._child.wait())
+        answered = asyncio.create_task(self._pulse())
+        self._tasks.append(answered)
+        await asyncio.wait({ended, answered}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if answered.done() and not ended.done():
+            ended.cancel()
+            return True
+        if not ended.done():
+            self.last_error = f"ssh did not get through within {limit:g} s"
+        return False
+
+    async def wait(self, beat: float, patience: float, nudge: asyncio.Event) -> None:
+        """Return when ssh has ended, or when nothing has come through for `patience` seconds after a pulse.
+
+        A pulse is sent every `beat` seconds, and at once when `nudge` is set: somebody wants to use the way.
+        """
+        assert self._child is not None  # noqa: S101 - start() was called
+        ended = asyncio.create_task(self._child.wait())
+        try:
+            while not ended.done():
+                nudge.clear()
+                waiter = asyncio.create_task(nudge.wait())
+                await asyncio.wait({ended, waiter}, timeout=beat, return_when=asyncio.FIRST_COMPLETED)
+                waiter.cancel()
+                if not ended.done() and not await self._alive(ended, patience):
+                    self.last_error = f"nothing came through for {patience:g} s"
+                    return
+        finally:
+            ended.cancel()
+
+    def fresh(self, seconds: float) -> bool:
+        """Whether a pulse was heard within the last `seconds`."""
+        return time.monotonic() - self._last_heard < seconds
+
+    async def heard(self, limit: float) -> None:
+        """Return at the next pulse, when the way has ended, or after `limit` seconds."""
+        future = asyncio.get_running_loop().create_future()
+        self._listening.append(future)
+        await asyncio.wait({future}, timeout=limit)
+
+    async def stop(self) -> None:
+        """End ssh, whatever state it is in."""
+        if self._child is not None and self._child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._child.kill()
+            await self._child.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tell()
+
+    async def _alive(self, ended: "asyncio.Task[int]", patience: float) -> bool:
+        if self.fresh(min(1.0, patience)):
+            return True
+        while not ended.done():
+            before = self._progress()
+            pulse = asyncio.create_task(self._pulse())
+            await asyncio.wait({pulse, ended}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if pulse.done():
+                return True
+            pulse.cancel()
+            if self._progress() == before:
+                return ended.done()
+        return True
+
+    async def _pulse(self) -> None:
+        """Send one and wait until one is heard."""
+        assert self._child is not None  # noqa: S101 - only called between start and stop
+        assert self._child.stdin is not None  # noqa: S101 - it is a pipe
+        self._heard.clear()
+        with contextlib.suppress(ConnectionError):
+            self._child.stdin.write(_READY + b"\n")
+            await self._child.stdin.drain()
+        await self._heard.wait()
+
+    async def _read_pulse(self) -> None:
+        assert self._child is not None  # noqa: S101 - as above
+        assert self._child.stdout is not None  # noqa: S101 - it is a pipe
+        last = b""
+        while data := await self._child.stdout.read(4096):
+            # A noisy .bashrc may speak before cat does; what has no pulse in it is let go.
+            last = (last + data)[-4096:]
+            if _READY in last:
+                last = b""
+                self._last_heard = time.monotonic()
+                self._heard.set()
+                self._tell()
+
+    def _tell(self) -> None:
+        for future in self._listening:
+            if not future.done():
+                future.set_result(None)
+        self._listening.clear()
+
+    async def _read_errors(self) -> None:
+        assert self._child is not None  # noqa: S101 - as above
+        assert self._child.stderr is not None  # noqa: S101 - it is a pipe
+        while data := await self._child.stderr.read(4096):
+            for line in data.decode("utf-8", "replace").splitlines():
+                if found := _REFUSED.search(line):
+                    self.refused = found[1].strip()
+                elif line.strip():
+                    self.last_error = line.strip()

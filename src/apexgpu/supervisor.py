@@ -1,0 +1,197 @@
+"""A tunnel that does not die: local ports that stay ours, an ssh behind them that is started again.
+
+The local sockets belong to this process, not to ssh. While there is no connection nobody else can take the port,
+and who calls meanwhile is kept waiting and carried as soon as there is one.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apexgpu import carrier, relay
+from apexgpu.mux import runtime_directory
+
+CONNECTING, UP, WAITING = "connecting", "up", "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds. `beat`: between pulses of an idle tunnel; `patience`: for a pulse to come back."""
+
+    connect: float = 5
+    login: float = 20
+    beat: float = 10
+    patience: float = 5
+    hold: float = 20
+    longest_wait: float = 30
+
+
+@dataclass(slots=True)
+class State:
+    """What a tunnel has to tell. `since` is when the present state began (Unix time)."""
+
+    state: str = CONNECTING
+    since: float = field(default_factory=time.time)
+    reconnects: int = 0
+    reason: str = ""
+
+
+def wait_before(attempt: int, longest: float) -> float:
+    """Seconds before reconnecting for the `attempt`th time (from 0) in a row: 0.5, 1, 2 … up to `longest`."""
+    return float(min(longest, 0.5 * 2 ** min(attempt, 10)))
+
+
+def final(reason: str) -> bool:
+    """Whether ssh's last words mean that trying again makes nothing better."""
+    return "host key verification failed" in reason.lower() or "identification has changed" in reason.lower()
+
+
+class Supervisor:
+    """Keeps the forwards of one container up until `stop` is called."""
+
+    def __init__(
+        self,
+        where: Sequence[str],
+        holders: Sequence[socket.socket],
+        targets: Sequence[str],
+        *,
+        limits: Limits = Limits(),
+        once: bool = False,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`where` leads to the container (config, address, alias); holder N is carried to `targets[N]` there.
+
+        `changed` is called whenever `state` has become another one.
+        """
+        self._where, self._holders, self._targets = list(where), list(holders), list(targets)
+        self._limits, self._once, self._changed = limits, once, changed
+        self.state = State()
+        self.traffic = relay.Traffic()
+        self._carrier: carrier.Carrier | None = None
+        self._was_up = False
+        self._up = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._closing = asyncio.Event()
+
+    @property
+    def refused(self) -> str:
+        """Why the container last refused a connection to the port; empty when it did not."""
+        return self._carrier.refused if self._carrier else ""
+
+    @property
+    def ssh_pid(self) -> int | None:
+        """The process number of the ssh that carries now."""
+        return self._carrier.pid if self._carrier else None
+
+    def stop(self) -> None:
+        """Let `run` end; from the loop's own thread."""
+        self._closing.set()
+
+    async def run(self) -> bool:
+        """Until stopped, or for good when it never came up or cannot again. True when it was up at all."""
+        attempt = 0
+        servers = [await relay.listen(holder, self.traffic, self._way(number))
+                   for number, holder in enumerate(self._holders)]  # fmt: skip
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            while not self._closing.is_set():
+                work = asyncio.create_task(self._one_connection())
+                await asyncio.wait({work, closing}, return_when=asyncio.FIRST_COMPLETED)
+                came_up = await _ended(work)
+                attempt = 0 if came_up else attempt + 1
+                if self._closing.is_set() or not self._was_up or self._once or final(self.state.reason):
+                    break
+                await self._pause(wait_before(attempt, self._limits.longest_wait))
+        finally:
+            closing.cancel()
+            for server in servers:
+                server.close()
+            for end in list(self.traffic.ends):
+                end.abort()
+        return self._was_up
+
+    async def _one_connection(self) -> bool:
+        """One ssh, from its start to its end; whether it came up."""
+        self._become(CONNECTING, self.state.reason)
+        directory = runtime_directory() if sys.platform != "win32" else None
+        sockets = Path(tempfile.mkdtemp(prefix="t-", dir=directory))
+        self._places = [_free_port() if sys.platform == "win32" else sockets / str(number)
+                        for number in range(len(self._targets))]  # fmt: skip
+        pairs = [(f"127.0.0.1:{place}" if isinstance(place, int) else str(place), target)
+                 for place, target in zip(self._places, self._targets, strict=True)]  # fmt: skip
+        words = carrier.argv(self._where, pairs, connect=self._limits.connect, keepalive=self._limits.patience)
+        current = carrier.Carrier(words, progress=lambda: self.traffic.total)
+        self._carrier = current
+        up = False
+        try:
+            up = await current.start(self._limits.login)
+            if up:
+                self.state.reconnects += self._was_up
+                self._was_up = True
+                self._become(UP, "")
+                self._up.set()
+                await current.wait(self._limits.beat, self._limits.patience, self._wanted)
+        finally:
+            self._up.clear()
+            await current.stop()
+            shutil.rmtree(sockets, ignore_errors=True)
+            self._become(WAITING, current.last_error or "the connection ended")
+        return up
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not while somebody wants to use the tunnel: then half a second is all."""
+        self._wanted.clear()
+        await self._either(self._closing, None, min(seconds, 0.5))
+        if seconds > 0.5:
+            await self._either(self._closing, self._wanted, seconds - 0.5)
+
+    async def _either(self, one: asyncio.Event, other: asyncio.Event | None, limit: float) -> None:
+        tasks = {asyncio.create_task(event.wait()) for event in (one, other) if event is not None}
+        await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+
+    def _way(self, number: int) -> relay.Way:
+        async def way() -> Path | int | None:
+            end = time.monotonic() + self._limits.hold
+            while (left := end - time.monotonic()) > 0:
+                if self._up.is_set() and self._carrier is not None:
+                    if self._carrier.fresh(self._limits.beat):
+                        return self._places[number]
+                    self._wanted.set()
+                    await self._carrier.heard(left)
+                else:
+                    self._wanted.set()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._up.wait(), left)
+            return None
+
+        return way
+
+    def _become(self, state: str, reason: str) -> None:
+        if (state, reason) != (self.state.state, self.state.reason):
+            self.state.state, self.state.reason, self.state.since = state, reason, time.time()
+            self._changed()
+
+
+async def _ended(work: "asyncio.Task[bool]") -> bool:
+    """The task's result; cancelled first when it is not done."""
+    if not work.done():
+        work.cancel()
+    try:
+        return await work
+    except asyncio.CancelledError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,197 @@
+"""Tunnels against a real OpenSSH server: what kills other forwards does not kill these."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tests import openssh
+from tests.real.webserver import Wire, serving
+
+from apexgpu import ports
+from apexgpu.models import Host, Target
+from apexgpu.route import config_arguments, target_arguments
+from apexgpu.supervisor import UP, Limits, Supervisor
+
+QUICK = Limits(connect=5, login=20, beat=1, patience=2, hold=30, longest_wait=30)
+
+
+class Tunnel:
+    """A supervisor in a thread of its own, and what a browser would do with it."""
+
+    def __init__(self, where: list[str], target: str, *, limits: Limits = QUICK, once: bool = False) -> None:
+        holder = next(socket_ for port in range(21000, 22000) if (socket_ := ports.take(port)) is not None)
+        self.port: int = holder.getsockname()[1]
+        self._where, self._holder, self._target, self._limits, self._once = where, holder, target, limits, once
+        self._down = threading.Event()
+        self._made = threading.Event()
+        self.ended = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread.start()
+        self._made.wait(20)
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.supervisor = Supervisor(self._where, [self._holder], [self._target], limits=self._limits,
+                                     once=self._once, changed=self._look)  # fmt: skip
+        self._made.set()
+        await self.supervisor.run()
+        self.ended.set()
+
+    def _look(self) -> None:
+        if self.supervisor.state.state != UP:
+            self._down.set()
+
+    def forget(self) -> None:
+        self._down.clear()
+
+    def await_down(self) -> None:
+        assert self._down.wait(30)
+
+    def get(self, timeout: float = 30) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=timeout) as answer:
+            data: bytes = answer.read()
+            return data
+
+    def get_soon(self) -> bytes:
+        """Again and again, as somebody who presses reload."""
+        end = time.monotonic() + 30
+        while True:
+            try:
+                return self.get()
+            except OSError:
+                assert time.monotonic() < end
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.supervisor.stop)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[openssh.OpenSSH]:
+    running = openssh.start(tmp_path / "sshd", extra="ClientAliveInterval 0")
+    yield running
+    running.stop()
+
+
+def where(server: openssh.OpenSSH, port: int | None = None) -> list[str]:
+    host = server.host
+    if port is not None:
+        host = Host(host.name, host.address, host.user, port, port)
+        known = server.directory / "known_hosts"
+        known.write_text(known.read_text() + known.read_text().replace(f"]:{server.host.port}", f"]:{port}"))
+    return [*config_arguments(server.config), *target_arguments(Target(host, "container")), host.name]
+
+
+@contextlib.contextmanager
+def tunnel(words: list[str], port: int, *, limits: Limits = QUICK, once: bool = False) -> Iterator[Tunnel]:
+    made = Tunnel(words, f"localhost:{port}", limits=limits, once=once)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_a_hundred_connections_at_once(server: openssh.OpenSSH) -> None:
+    with serving(b"x" * 20_000) as port, tunnel(where(server), port) as made, ThreadPoolExecutor(100) as pool:
+        assert [len(body) for body in pool.map(lambda _: made.get(), range(100))] == [20_000] * 100
+        assert made.supervisor.traffic.received >= 100 * 20_000
+
+
+def test_a_server_that_is_killed_and_comes_back(server: openssh.OpenSSH) -> None:
+    with serving() as port, tunnel(where(server), port) as made:
+        assert made.get() == b"training"
+        made.forget()
+        server.kill()
+        made.await_down()
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(made.get)  # kept, not refused, while nobody answers
+            server.again()
+            back = time.monotonic()
+            assert waiting.result() == b"training"
+        assert time.monotonic() - back < 10
+        assert made.supervisor.state.reconnects == 1
+
+
+def test_a_network_that_stalls_and_heals(server: openssh.OpenSSH) -> None:
+    wire = Wire(server.host.port or 0)
+    with serving() as port, tunnel(where(server, wire.port), port) as made:
+        assert made.get() == b"training"
+        first = made.supervisor.ssh_pid
+        wire.cut()
+        with pytest.raises(OSError, match=r"timed out|closed|reset"):
+            made.get(timeout=8)
+        wire.heal()
+        back = time.monotonic()
+        assert made.get_soon() == b"training"
+        assert time.monotonic() - back < 10
+        assert made.supervisor.ssh_pid != first  # the dead one was given up
+    wire.close()
+
+
+def test_a_laptop_that_slept(server: openssh.OpenSSH) -> None:
+    with serving() as port, tunnel(where(server), port) as made:
+        assert made.get() == b"training"
+        asleep = made.supervisor.ssh_pid
+        assert asleep is not None
+        os.kill(asleep, signal.SIGSTOP)
+        slept = time.monotonic()
+        assert made.get_soon() == b"training"  # the stopped one is found out, and a new one carries
+        assert time.monotonic() - slept < 10
+        assert made.supervisor.ssh_pid != asleep
+
+
+def test_two_tunnels_with_one_wanted_port(server: openssh.OpenSSH) -> None:
+    with (
+        serving(b"one") as one, serving(b"two") as two,
+        tunnel(where(server), one) as first, tunnel(where(server), two) as second,
+    ):  # fmt: skip
+        assert (first.get(), second.get()) == (b"one", b"two")
+        assert first.port != second.port
+
+
+def test_nobody_listens_there_yet(server: openssh.OpenSSH) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with tunnel(where(server), port) as made:
+        with pytest.raises(OSError, match=r"closed|reset"):
+            made.get()
+        assert "refused" in made.supervisor.refused.lower()
+        assert made.supervisor.state.state == UP
+
+
+def test_once_ends_with_the_connection(server: openssh.OpenSSH) -> None:
+    with serving() as port, tunnel(where(server), port, once=True) as made:
+        assert made.get() == b"training"
+        server.kill()
+        assert made.ended.wait(20)
+
+
+def test_a_login_that_is_refused_ends_at_once(server: openssh.OpenSSH) -> None:
+    (server.directory / "authorized_keys").write_text("")
+    with tunnel(where(server), 1) as made:
+        assert made.ended.wait(20)
+        assert "Permission denied" in made.supervisor.state.reason
+
+
+def test_a_killed_supervisor_leaves_no_ssh_behind(server: openssh.OpenSSH) -> None:
+    """What ends ssh is the end of its input, which a kill -9 of its parent cannot prevent."""
+    with serving() as port, tunnel(where(server), port) as made:
+        assert made.get() == b"training"
+        carrying = made.supervisor._carrier
+        assert carrying is not None
+        assert carrying._child is not None
+        assert carrying._child.stdin is not None
+        made._loop.call_soon_threadsafe(carrying._child.stdin.close)
+        assert made.get() == b"training"
+        assert made.supervisor.state.reconnects <= 1
