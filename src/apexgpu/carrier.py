@@ -27,9 +27,10 @@ def argv(where: Sequence[str], forwards: Sequence[tuple[str, str]], *, connect: 
     *options, alias = where
     words = ["ssh", *options, "-T", "-a", "-x"]
     for option in (
-        "BatchMode=yes", "ControlMaster=no", "ControlPath=none", "RemoteCommand=none", "PermitLocalCommand=no",
-        "LogLevel=INFO", f"ConnectTimeout={max(1, round(connect))}", "ConnectionAttempts=1", "TCPKeepAlive=yes",
-        f"ServerAliveInterval={max(1, round(keepalive))}", "ServerAliveCountMax=3", "StreamLocalBindUnlink=yes",
+        "BatchMode=yes", "StrictHostKeyChecking=yes", "RequestTTY=no", "ControlMaster=no", "ControlPath=none",
+        "RemoteCommand=none", "PermitLocalCommand=no", "Tunnel=no", "LogLevel=INFO", "TCPKeepAlive=yes",
+        f"ConnectTimeout={max(1, round(connect))}", "ConnectionAttempts=1", "StreamLocalBindUnlink=yes",
+        f"ServerAliveInterval={max(1, round(keepalive))}", "ServerAliveCountMax=3",
         f"ExitOnForwardFailure={'yes' if sys.platform == 'win32' else 'no'}",
     ):  # fmt: skip
         words += ["-o", option]

@@ -32,6 +32,8 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("hosts", "Hosts", "Show every host: registered, running, address, memory."),
     "ssh": Entry("work", "Work there", "Open a shell, or run a command, in your container."),
     "exec": Entry("work", "Work there", "Run a command in your containers on many hosts."),
+    "tunnel": Entry("tunnel", "Ports", "Bring ports of your container to this laptop, and keep them there."),
+    "tunnels": Entry("tunnel", "Ports", "The tunnels of this laptop: list, close."),
     "snapshot": Entry("backup", "Backups", "Save your container to the NAS, and test the archive."),
     "snapshots": Entry("snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."),
     "recover": Entry("recover", "Backups", "Bring a saved container back, after its archive was tested."),

@@ -1,7 +1,7 @@
 """What completion knows of the command line. Made by `make completion`; a test says when it is old."""
 
 TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'snapshot', 'snapshots', 'recover', 'rebuild', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
+    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'tunnel', 'tunnels', 'snapshot', 'snapshots', 'recover', 'rebuild', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
     'completion': ('words', ('show',), ('--help',)),
     'completion show': ('words', ('bash', 'zsh', 'fish', 'powershell'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config': ('words', ('sync', 'status', 'print', 'remove', 'restore'), ('--help',)),
@@ -37,6 +37,10 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'snapshots verify': ('files', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'ssh': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'status': ('hosts', (), ('--watch', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'tunnel': ('hosts', (), ('--local', '--background', '--open', '--once', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'tunnels': ('words', ('list', 'close'), ('--help',)),
+    'tunnels close': ('files', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'tunnels list': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'uninstall': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'up': ('hosts', (), ('--all', '--wait', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'whoami': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),

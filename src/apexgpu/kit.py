@@ -163,6 +163,13 @@ class Kit:
             return None
         return self.screen.secret(f"Passphrase for {path} (ssh-add {path} would spare you this)") or None
 
+    def open_page(self, url: str) -> None:
+        """Show `url` in the user's browser; where there is none, say so."""
+        import webbrowser
+
+        if not webbrowser.open(url):
+            self.screen.note(f"no browser could be started; open it yourself: {url}")
+
     def confirm(self, question: str, *, option: str = "--yes") -> None:
         """Go on only when the user, or --yes, says so; DeclinedError otherwise."""
         if self.yes:

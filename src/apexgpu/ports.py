@@ -89,6 +89,15 @@ def take(port: int) -> socket.socket | None:
     return holder
 
 
+def free(port: int) -> bool:
+    """Whether `take` would get the port now; only for a message, never instead of taking it."""
+    holder = take(port)
+    if holder is None:
+        return False
+    holder.close()
+    return True
+
+
 def _answers(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as caller:
         caller.settimeout(1)

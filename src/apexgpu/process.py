@@ -139,7 +139,7 @@ class LocalRunner:
 
         flags = 0x00000008 | 0x00000200 if sys.platform == "win32" else 0  # DETACHED_PROCESS, new group
         try:
-            subprocess.Popen(
+            started = subprocess.Popen(
                 list(argv),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -149,6 +149,7 @@ class LocalRunner:
             )
         except OSError:
             return
+        started.returncode = 0  # it outlives us on purpose: nobody is to be warned that it still runs
 
 
 async def child(argv: Sequence[str]) -> "asyncio.subprocess.Process":

@@ -6,6 +6,7 @@ and who calls meanwhile is kept waiting and carried as soon as there is one.
 
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
 import sys
@@ -62,7 +63,7 @@ class Supervisor:
         holders: Sequence[socket.socket],
         targets: Sequence[str],
         *,
-        limits: Limits = Limits(),
+        limits: Limits,
         once: bool = False,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -121,7 +122,7 @@ class Supervisor:
         """One ssh, from its start to its end; whether it came up."""
         self._become(CONNECTING, self.state.reason)
         directory = runtime_directory() if sys.platform != "win32" else None
-        sockets = Path(tempfile.mkdtemp(prefix="t-", dir=directory))
+        sockets = Path(tempfile.mkdtemp(prefix=f"t-{os.getpid()}-", dir=directory))
         self._places = [_free_port() if sys.platform == "win32" else sockets / str(number)
                         for number in range(len(self._targets))]  # fmt: skip
         pairs = [(f"127.0.0.1:{place}" if isinstance(place, int) else str(place), target)
@@ -142,7 +143,8 @@ class Supervisor:
             self._up.clear()
             await current.stop()
             shutil.rmtree(sockets, ignore_errors=True)
-            self._become(WAITING, current.last_error or "the connection ended")
+            if not self._closing.is_set():
+                self._become(WAITING, current.last_error or "the connection ended")
         return up
 
     async def _pause(self, seconds: float) -> None:
@@ -179,6 +181,13 @@ class Supervisor:
         if (state, reason) != (self.state.state, self.state.reason):
             self.state.state, self.state.reason, self.state.since = state, reason, time.time()
             self._changed()
+
+
+def clear(pid: int) -> None:
+    """Take away the sockets that a killed supervisor left behind."""
+    directory = runtime_directory()
+    for path in directory.glob(f"t-{pid}-*") if directory is not None else ():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 async def _ended(work: "asyncio.Task[bool]") -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from apexgpu import configfile, knownhosts, mux, shellstart, sshconfig
+from apexgpu import configfile, knownhosts, mux, shellstart, sshconfig, tunnels
 from apexgpu.errors import ConfigError
 from apexgpu.process import Runner
 from apexgpu.settings import Settings
@@ -14,7 +14,7 @@ from apexgpu.settings import Settings
 # What may lie in the two directories. In one that is not plainly apexgpu's own, nothing else is touched.
 _OURS = (
     "account.json", "backups", "completion.*", "config.toml", "hosts", "journal", "known_hosts",
-    "known_hosts.json", "lab", "locks", "ssh_config.*", "ssh_hosts.conf",
+    "known_hosts.json", "lab", "locks", "ssh_config.*", "ssh_hosts.conf", "tunnels",
 )  # fmt: skip
 
 
@@ -35,6 +35,9 @@ def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | 
     state, found = settings.state_dir, []
     if (state / "lab").exists():
         found.append(Part("lab", f"the embedded lab in {state / 'lab'}", partial(_end_lab, state / "lab")))
+    if open_ones := [one for one in tunnels.listed(state) if one.state != tunnels.DEAD]:
+        what = f"open tunnels: {', '.join(one.id for one in open_ones)}"
+        found.append(Part("tunnels", what, partial(_close_all, state, open_ones)))
     found += _config(settings, runner)
     for path, names in knownhosts.noted(state).items():
         take = partial(knownhosts.take_out, path, names)
@@ -84,6 +87,11 @@ def _config(settings: Settings, runner: Runner) -> list[Part]:
 
 def _ignore(work: Callable[[], bool]) -> None:
     work()
+
+
+def _close_all(state: Path, open_ones: list[tunnels.Tunnel]) -> None:
+    for one in open_ones:
+        tunnels.close(state, one)
 
 
 def _end_lab(home: Path) -> None:

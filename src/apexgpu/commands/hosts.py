@@ -76,7 +76,7 @@ def up(
     chosen = kit.some_hosts(hosts or [], everything)
     for host in chosen:
         _not_under_tar(kit, host)
-    raise typer.Exit(up_hosts(kit, chosen, wait=wait))
+    raise typer.Exit(fleet.finish(kit, start_all(kit, chosen, wait=wait), _up_value))
 
 
 def _not_under_tar(kit: Kit, host: Host) -> None:
@@ -88,8 +88,8 @@ def _not_under_tar(kit: Kit, host: Host) -> None:
         raise RefusedError(message, hint=hint, code="under_way")
 
 
-def up_hosts(kit: Kit, hosts: list[Host], *, wait: float = 120) -> int:
-    """Start on all of `hosts`, show each, and give the exit code."""
+def start_all(kit: Kit, hosts: list[Host], *, wait: float = 120) -> list[Outcome[Up]]:
+    """Start on all of `hosts`, and show each as it answers."""
     begun: dict[str, Started] = {}
     with kit.screen.working(f"starting on {_names(hosts)}") as progress:
 
@@ -108,8 +108,7 @@ def up_hosts(kit: Kit, hosts: list[Host], *, wait: float = 120) -> int:
                 on_line=lambda line: heard(host, line), begun=begun,
             )  # fmt: skip
 
-        outcomes = fleet.run(kit, hosts, work, on_done=done)
-    return fleet.finish(kit, outcomes, _up_value)
+        return fleet.run(kit, hosts, work, on_done=done)
 
 
 def _worth_keeping(text: str) -> bool:

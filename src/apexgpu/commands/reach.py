@@ -40,11 +40,13 @@ def ready(kit: Kit, host: Host) -> None:
         message = f"the container on {host.name} is stopped"
         raise RefusedError(message, hint=f"apexgpu up {host.name}", code="stopped")
     kit.confirm(f"The container on {host.name} is stopped. Start it?")
-    from apexgpu.commands.hosts import up_hosts
+    from apexgpu.commands.hosts import start_all
 
-    code = up_hosts(kit, [host])
-    if code:
-        raise typer.Exit(code)
+    started = start_all(kit, [host])[0]
+    if started.error is not None:
+        if kit.screen.as_json:
+            raise started.error
+        raise typer.Exit(started.error.exit_code)  # it has been shown
 
 
 def _answers(kit: Kit, host: Host) -> bool:

@@ -1,0 +1,253 @@
+"""tunnel and tunnels: ports of a container on this laptop, and the list of what is carried."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Annotated, Any
+
+import typer
+
+from apexgpu import holders, ports, tunnels
+from apexgpu.commands import reach
+from apexgpu.commands.options import Group, ListByDefault, OneHost, kit_of
+from apexgpu.errors import ApexError, RefusedError, UnreachableError, UsageError
+from apexgpu.kit import Kit
+from apexgpu.models import Host, Target
+from apexgpu.render import duration, size
+from apexgpu.supervisor import UP, State
+
+app = Group()
+listing = Group(cls=ListByDefault)
+app.add_typer(listing, name="tunnels", help="The tunnels of this laptop: list, close.")
+
+Local = Annotated[int | None, typer.Option("--local", metavar="PORT", help="The port on this laptop.")]
+Background = Annotated[bool, typer.Option("--background", "-b", help="Carry on after this command has ended.")]
+Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
+Once = Annotated[bool, typer.Option("--once", help="End with the connection instead of making a new one.")]
+_HEADER = ("ID", "LOCAL", "REMOTE", "STATE", "SINCE", "RECEIVED", "SENT", "RECONNECTS", "PID")
+
+
+@app.command("tunnel")
+def tunnel(
+    ctx: typer.Context,
+    host: OneHost,
+    port: Annotated[list[str], typer.Argument(metavar="PORT...", help="A port there, or NAME:PORT as seen from there.",
+                                              show_default=False)],
+    local: Local = None,
+    background: Background = False,
+    open_browser: Open = False,
+    once: Once = False,
+) -> None:  # fmt: skip
+    """Bring ports of your container on HOST to this laptop, and keep them there until Ctrl-C.
+
+    Examples: apexgpu tunnel gpu7 6006 · apexgpu tunnel gpu7 8888 --local 9999 --background
+    """
+    kit = kit_of(ctx)
+    remotes = [ports.remote(word) for word in port]
+    if local is not None and len(remotes) > 1:
+        raise UsageError("--local is for one port", hint=f"apexgpu tunnel {host} {remotes[0]} --local {local}")
+    wanted = ports.local_wanted(local) if local is not None else None
+    chosen = reach.one_host(kit, host)
+    carry(kit, chosen, remotes, local=wanted, background=background, open_browser=open_browser, once=once)
+
+
+def carry(
+    kit: Kit,
+    host: Host,
+    remotes: Sequence[ports.Remote],
+    *,
+    local: int | None = None,
+    background: bool = False,
+    open_browser: bool = False,
+    once: bool = False,
+    path: str = "/",
+) -> None:
+    """Carry `remotes` of the container, here until Ctrl-C or in the background; `path` ends the first URL.
+
+    `path` may hold a token: it is printed and given to the browser, and written nowhere.
+    """
+    before = tunnels.listed(kit.state_dir)
+    tunnels.clean(kit.state_dir, before)
+    same = _same(before, host, remotes, local)
+    if same is not None and same.state != tunnels.DEAD:
+        kit.screen.note(f"tunnel {same.id} carries that already; close it with: apexgpu tunnels close {same.id}")
+        return _show(kit, same, path, open_browser)
+    reach.ready(kit, host)
+    wanted: list[int | None] = [local] * len(remotes)
+    if same is not None and local is None:
+        # It died; whoever has its page open finds it again.
+        wanted = [one.local if ports.free(one.local) else None for one in same.forwards]
+    plan = tunnels.Plan(host.name, tuple(reach.ssh_arguments(kit, host)), tuple(remotes), background, once)
+    if background:
+        _refuse_taken(kit, [number for number in [local] if number is not None and not ports.free(number)])
+        with kit.screen.working(f"opening the tunnel to {host.name}"):
+            made = _reworded(host, lambda: tunnels.start(kit.state_dir, plan, wanted, kit.runner))
+        _say_moved(kit, made, before)
+        return _show(kit, made, path, open_browser)
+    return _foreground(kit, host, plan, wanted, path, open_browser)
+
+
+def _foreground(
+    kit: Kit, host: Host, plan: tunnels.Plan, wanted: Sequence[int | None], path: str, open_browser: bool
+) -> None:
+    taken = tunnels.take(wanted, plan.remotes)
+    _refuse_taken(kit, [one for one in taken if isinstance(one, int)])
+    sockets = [one for one in taken if not isinstance(one, int)]
+    shown: list[tunnels.Tunnel] = []
+
+    def changed(one: tunnels.Tunnel) -> None:
+        if one.state == UP and not shown:
+            shown.append(one)
+            _say_moved(kit, one, tunnels.listed(kit.state_dir))
+            _show(kit, one, path, open_browser)
+            kit.screen.note("Ctrl-C closes it")
+        elif shown and one.state == UP:
+            kit.screen.good(f"connected again after {duration(time.time() - lost[-1])}")
+        elif shown and one.state == "waiting":
+            lost.append(one.since)
+            kit.screen.note(f"{host.name}: {one.reason}; " + ("" if plan.once else "connecting again …"))
+
+    lost: list[float] = []
+    kit.screen.transient(f"opening the tunnel to {host.name} …")
+    was_up, last, interrupted = tunnels.carry(
+        kit.state_dir, plan, sockets, changed=changed,
+        each_second=lambda one, refused: kit.screen.transient(living(one, refused)) if shown else None,
+    )  # fmt: skip
+    kit.screen.transient("")
+    if interrupted is not False:
+        raise typer.Exit(130 if interrupted else 0)
+    if not was_up:
+        _fail(host, last)
+    if last.reason:
+        message = f"the connection to {host.name} ended: {last.reason}"
+        raise UnreachableError(message, hint=f"apexgpu tunnel {host.name} {plan.remotes[0]}", code="dropped")
+
+
+def living(one: tunnels.Tunnel, refused: str) -> str:
+    """The line that stands on a terminal while a tunnel is carried."""
+    urls = " ".join(f"http://127.0.0.1:{each.local}" for each in one.forwards)
+    now = time.time()
+    mood = f"up {duration(now - one.since)}" if one.state == UP else f"{one.state} {duration(now - one.since)}"
+    parts = [f"{urls} → {one.host}", mood, f"↓ {size(one.received)} ↑ {size(one.sent)}"]
+    if one.reconnects:
+        parts.append(f"{one.reconnects} reconnect{'s' if one.reconnects > 1 else ''}")
+    if refused:
+        parts.append(f"the port there said: {refused}")
+    return " · ".join(parts)
+
+
+@listing.command("list")
+def show(ctx: typer.Context) -> None:
+    """Show every tunnel of this laptop; dead ones are shown once and forgotten.
+
+    Example: apexgpu tunnels
+    """
+    kit = kit_of(ctx)
+    found = tunnels.listed(kit.state_dir)
+    rows = [_row(one, each) for one in found for each in one.forwards]
+    if rows:
+        kit.screen.table(_HEADER, rows, styles=lambda row: "red" if row[3] == tunnels.DEAD else "")
+    else:
+        kit.screen.note("no tunnel is open; open one with: apexgpu tunnel HOST PORT")
+    kit.screen.document({"ok": True, "tunnels": [value(one) for one in found]})
+    tunnels.clean(kit.state_dir, found)
+
+
+@listing.command("close")
+def close(
+    ctx: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ID|HOST...]", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every tunnel.")] = False,
+) -> None:
+    """Close tunnels by ID, by host, or all of them.
+
+    Examples: apexgpu tunnels close gpu7-6006 · apexgpu tunnels close gpu7 · apexgpu tunnels close --all
+    """
+    kit = kit_of(ctx)
+    if not names and not everything:
+        raise UsageError("no tunnel was named", hint="apexgpu tunnels close --all")
+    found = tunnels.listed(kit.state_dir)
+    known = {one.id for one in found} | {one.host for one in found} | {host.name for host in kit.known_hosts}
+    for name in names or ():
+        if name not in known:
+            message = f"there is no tunnel {name}"
+            raise UsageError(message, hint="apexgpu tunnels")
+    chosen = [one for one in found if everything or one.id in (names or ()) or one.host in (names or ())]
+    for one in chosen:
+        tunnels.close(kit.state_dir, one)
+        kit.screen.good(f"closed {one.id}")
+    if not chosen:
+        kit.screen.note("nothing to close")
+    kit.screen.document({"ok": True, "tunnels": [{**value(one), "state": "closed"} for one in chosen]})
+
+
+def value(one: tunnels.Tunnel) -> dict[str, Any]:
+    """A tunnel as JSON; `local_port` and `remote_port` are those of its first forward."""
+    forwards = [{"local_port": each.local, "remote": each.remote, "remote_port": ports.remote(each.remote).port,
+                 "url": f"http://127.0.0.1:{each.local}/"} for each in one.forwards]  # fmt: skip
+    rest = {key: val for key, val in asdict(one).items() if key not in {"forwards", "received", "sent"}}
+    return {**rest, **forwards[0], "forwards": forwards, "bytes_received": one.received, "bytes_sent": one.sent}
+
+
+def _row(one: tunnels.Tunnel, each: tunnels.Carried) -> tuple[str, ...]:
+    return (one.id, f"127.0.0.1:{each.local}", f"{one.host} {each.remote}", one.state,
+            duration(time.time() - one.since), size(one.received), size(one.sent), str(one.reconnects),
+            str(one.pid))  # fmt: skip
+
+
+def _same(
+    found: Sequence[tunnels.Tunnel], host: Host, remotes: Sequence[ports.Remote], local: int | None
+) -> tunnels.Tunnel | None:
+    ends = [str(one) for one in remotes]
+    return next((one for one in found if one.host == host.name and [each.remote for each in one.forwards] == ends
+                 and local in (None, one.forwards[0].local)), None)  # fmt: skip
+
+
+def _show(kit: Kit, one: tunnels.Tunnel, path: str, open_browser: bool) -> None:
+    ends = ["/" + path.removeprefix("/") if number == 0 and path != "/" else "" for number in range(len(one.forwards))]
+    urls = [f"http://127.0.0.1:{each.local}{end}" for each, end in zip(one.forwards, ends, strict=True)]
+    for url, each in zip(urls, one.forwards, strict=True):
+        kit.screen.result(f"{url}  →  {one.host} {each.remote}")
+    shown = value(one)
+    kit.screen.document({"ok": True, "tunnels": [{**shown, "url": urls[0] if path != "/" else shown["url"]}]})
+    if open_browser:
+        kit.open_page(urls[0])
+
+
+def _say_moved(kit: Kit, one: tunnels.Tunnel, others: Sequence[tunnels.Tunnel]) -> None:
+    for each in one.forwards:
+        first = next(ports.candidates(ports.remote(each.remote).port))
+        if each.local > first and ports.remote(each.remote).port == first:
+            kit.screen.note(f"port {first} here is taken by {_who(kit, first, others)}; this is {each.local}")
+
+
+def _who(kit: Kit, port: int, others: Sequence[tunnels.Tunnel]) -> str:
+    own = next((one for one in others for each in one.forwards if each.local == port), None)
+    return f"your tunnel {own.id}" if own else str(holders.holder(port, kit.runner))
+
+
+def _refuse_taken(kit: Kit, taken: Sequence[int]) -> None:
+    for number in taken:
+        message = f"port {number} here is taken by {_who(kit, number, tunnels.listed(kit.state_dir))}"
+        raise RefusedError(message, hint=f"--local {next(ports.candidates(number + 1))}", code="port_taken")
+
+
+def _reworded(host: Host, work: Any) -> tunnels.Tunnel:
+    try:
+        made: tunnels.Tunnel = work()
+    except ApexError as exc:
+        if exc.code != "tunnel_failed":
+            raise
+        _fail(host, replace(State(), reason=exc.message))
+    return made
+
+
+def _fail(host: Host, last: State) -> None:
+    """The error that ssh's last words stand for."""
+    from apexgpu.openssh_link import failure, raise_failure
+
+    code = failure(last.reason)
+    if code is not None:
+        raise_failure(Target(host, "container"), code, last.reason)
+    message = f"no tunnel to {host.name}: {last.reason or 'ssh ended'}"
+    raise UnreachableError(message, hint=f"apexgpu doctor {host.name}")

@@ -1,0 +1,197 @@
+"""tunnel and tunnels against the embedded lab, as a member of it uses them."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apexgpu import cli, ports, tunnels, uninstall
+from apexgpu.kit import Kit
+from apexgpu.lab.inprocess import running
+from tests.cli.test_hosts import Product, product_of
+from tests.real.webserver import serving
+
+
+@pytest.fixture
+def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+    """Two hosts; alice is registered, gpu2 is up. What stays open is closed."""
+    with running(tmp_path / "lab", hosts=2, registered=True, pace=0) as lab:
+        found = product_of(lab, monkeypatch, capsys)
+        assert found("up", "gpu2") == 0, found.err
+        yield found
+        found("tunnels", "close", "--all")
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        data: bytes = answer.read()
+        return data
+
+
+def opened(product: Product, *words: str) -> dict[str, Any]:
+    """Open one in the background; what its JSON says."""
+    document = product.json("tunnel", *words, "--background")
+    assert document["ok"], product.err
+    found: dict[str, Any] = document["tunnels"][0]
+    return found
+
+
+def test_a_page_of_the_container_is_seen_here_and_gone_after_the_close(product: Product) -> None:
+    with serving(b"loss 0.1") as port:
+        made = opened(product, "gpu2", str(port))
+        assert get(made["url"]) == b"loss 0.1"
+        assert (made["host"], made["remote_port"], made["state"]) == ("gpu2", port, "up")
+        assert made["local_port"] != port  # the lab's container is on this machine, and has that port
+        assert product("tunnels") == 0
+        assert re.search(rf"gpu2-{made['local_port']}\s+127.0.0.1:{made['local_port']}\s+gpu2 {port}\s+up", product.out)
+        assert product("tunnels", "close", "gpu2") == 0
+        with pytest.raises(OSError, match="refused"):
+            get(made["url"])
+        assert product.json("tunnels")["tunnels"] == []
+
+
+def test_asked_twice_it_is_there_already(product: Product) -> None:
+    with serving() as port:
+        first, again = opened(product, "gpu2", str(port)), opened(product, "gpu2", str(port))
+        assert (first["id"], first["pid"]) == (again["id"], again["pid"])
+        assert "carries that already" in product.err
+
+
+def test_a_container_that_was_stopped_and_started_serves_again_on_the_same_port(product: Product) -> None:
+    with serving() as port:
+        made = opened(product, "gpu2", str(port))
+        assert get(made["url"]) == b"training"
+        assert product("down", "gpu2", "--yes") == 0, product.err
+        assert product("up", "gpu2") == 0, product.err
+        assert get(made["url"]) == b"training"
+        assert product.json("tunnels")["tunnels"][0]["reconnects"] >= 1
+
+
+def test_a_stopped_container_is_started_when_the_user_says_so(product: Product) -> None:
+    assert product("tunnel", "gpu3", "6006", "--background") == 6
+    assert "the container on gpu3 is stopped" in product.err
+    assert "apexgpu up gpu3" in product.err
+    with serving() as port:
+        assert get(opened(product, "gpu3", str(port), "--yes")["url"]) == b"training"
+
+
+def test_a_killed_tunnel_is_shown_as_dead_once_and_its_port_comes_back(product: Product) -> None:
+    with serving() as port:
+        made = opened(product, "gpu2", str(port))
+        os.kill(made["pid"], signal.SIGKILL)
+        state = Path(product.lab.environment["APEXGPU_STATE_DIR"])
+        while tunnels.listed(state)[0].state != tunnels.DEAD:
+            os.sched_yield()
+        again = opened(product, "gpu2", str(port))
+        assert again["local_port"] == made["local_port"]
+        os.kill(again["pid"], signal.SIGKILL)
+        while tunnels.listed(state)[0].state != tunnels.DEAD:
+            os.sched_yield()
+        assert [one["state"] for one in product.json("tunnels")["tunnels"]] == ["dead"]
+        assert product.json("tunnels")["tunnels"] == []
+
+
+def test_a_port_that_is_taken_is_refused_with_its_holders_name(product: Product) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        number = other.getsockname()[1]
+        for more in ((), ("--background",)):
+            assert product("tunnel", "gpu2", "6006", "--local", str(number), *more) == 6
+            assert f"port {number} here is taken by" in product.err
+            assert f"(process {os.getpid()})" in product.err
+            assert "--local" in product.err
+
+
+def test_our_own_tunnel_is_named_as_the_holder(product: Product) -> None:
+    with serving() as port:
+        made = opened(product, "gpu2", str(port))
+        assert product("tunnel", "gpu2", "9999", "--local", str(made["local_port"])) == 6
+        assert f"is taken by your tunnel {made['id']}" in product.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("6006x",), "neither a port"),
+        (("0",), "neither a port"),
+        (("70000",), "neither a port"),
+        (("-oProxyCommand=x:1",), ""),
+        (("22", "--local", "6000"), "browsers refuse"),
+        (("1", "2", "--local", "9000"), "one port"),
+    ],
+)
+def test_wrong_ports_are_wrong_use(product: Product, words: tuple[str, ...], says: str) -> None:
+    assert product("tunnel", "gpu2", *words) == 2
+    assert says in product.err
+
+
+def test_several_ports_and_another_machine(product: Product) -> None:
+    with serving(b"one") as one, serving(b"two") as two:
+        made = opened(product, "gpu2", str(one), f"127.0.0.1:{two}")
+        assert [get(each["url"]) for each in made["forwards"]] == [b"one", b"two"]
+        assert made["forwards"][1]["remote"] == f"127.0.0.1:{two}"
+
+
+def test_two_users_of_one_laptop(product: Product, tmp_path: Path) -> None:
+    with serving() as port:
+        mine = opened(product, "gpu2", str(port))
+        theirs = dict(product.lab.environment)
+        theirs["APEXGPU_STATE_DIR"] = str(tmp_path / "other")
+        (tmp_path / "other").mkdir()
+        before = Path(product.lab.environment["APEXGPU_STATE_DIR"])
+        for path in before.iterdir():
+            if path.is_file():
+                (tmp_path / "other" / path.name).write_bytes(path.read_bytes())
+        environment = {**os.environ, **theirs}
+        assert cli.main(["tunnel", "gpu2", str(port), "-b"], Kit(environment=environment)) == 0
+        found = tunnels.listed(tmp_path / "other")
+        try:
+            assert found[0].forwards[0].local != mine["local_port"]
+            assert get(f"http://127.0.0.1:{found[0].forwards[0].local}") == b"training" == get(mine["url"])
+        finally:
+            tunnels.close(tmp_path / "other", found[0])
+        assert get(mine["url"]) == b"training"
+
+
+def test_in_the_foreground_it_prints_its_address_and_ends_with_ctrl_c(product: Product) -> None:
+    with serving() as port:
+        words = [sys.executable, "-m", "apexgpu", "tunnel", "gpu2", str(port)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.match(r"(http://127\.0\.0\.1:\d+)  →  gpu2 ", line)
+        assert found, process.communicate(timeout=30)
+        assert get(found[1]) == b"training"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert "Traceback" not in err
+    assert product.json("tunnels")["tunnels"] == []
+
+
+def test_uninstall_closes_what_is_open(product: Product) -> None:
+    with serving() as port:
+        made = opened(product, "gpu2", str(port))
+        kit = Kit(environment=os.environ)
+        part = next(part for part in uninstall.parts(kit.settings, kit.runner, password=None) if part.name == "tunnels")
+        part.take()
+        with pytest.raises(OSError, match="refused"):
+            get(made["url"])
+
+
+def test_a_port_that_is_lost_in_the_last_moment_is_another_one() -> None:
+    """`take` binds and does not look before: of two that want one port, one has it."""
+    first = tunnels.take([None], [ports.Remote(23456)])[0]
+    second = tunnels.take([None], [ports.Remote(23456)])[0]
+    assert isinstance(first, socket.socket)
+    assert isinstance(second, socket.socket)
+    with first, second:
+        assert first.getsockname()[1] != second.getsockname()[1]
+        assert tunnels.take([first.getsockname()[1]], [ports.Remote(23456)]) == [first.getsockname()[1]]

@@ -1,0 +1,94 @@
+"""Which local port a tunnel gets, who holds one, when to try again: pure, in tables."""
+
+import pytest
+
+from apexgpu import holders, ports, supervisor
+from apexgpu.carrier import argv
+from apexgpu.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("word", "target", "shown"),
+    [
+        ("6006", "localhost:6006", "6006"),
+        ("db:5432", "db:5432", "db:5432"),
+        ("10.0.3.7:80", "10.0.3.7:80", "10.0.3.7:80"),
+        ("[::1]:8888", "[::1]:8888", "::1:8888"),
+    ],
+)
+def test_what_a_port_means(word: str, target: str, shown: str) -> None:
+    assert ports.remote(word).target == target
+    assert str(ports.remote(word)) == shown
+    assert ports.remote(str(ports.remote(word))) == ports.remote(word)
+
+
+@pytest.mark.parametrize("word", ["", "x", "0", "65536", "-1", "a b:1", "-x:1", "a;b:1", "1:2:x", "６"])
+def test_what_is_no_port(word: str) -> None:
+    with pytest.raises(UsageError):
+        ports.remote(word)
+
+
+@pytest.mark.parametrize(
+    ("port", "first"), [(6006, [6006, 6007, 6008]), (80, [8080, 8081]), (443, [8443]), (6000, [6001]),
+                        (6665, [6670]), (65535, [65535, 1024]), (10080, [10081])],
+)  # fmt: skip
+def test_the_order_of_local_ports(port: int, first: list[int]) -> None:
+    found = list(ports.candidates(port))
+    assert found[: len(first)] == first
+    assert not ports.BLOCKED & set(found)
+
+
+def test_back_off_is_capped() -> None:
+    assert [supervisor.wait_before(attempt, 30) for attempt in (0, 1, 2, 6, 1000)] == [0.5, 1, 2, 30, 30]
+
+
+def test_only_a_changed_host_key_is_final() -> None:
+    assert supervisor.final("Host key verification failed.")
+    assert not supervisor.final("ssh: connect to host gpu7 port 22: Connection refused")
+
+
+def test_ssh_never_asks_and_always_checks_host_keys() -> None:
+    words = argv(["-F", "cfg", "gpu7"], [("/run/s/0", "localhost:6006")], connect=5, keepalive=5)
+    assert words[:3] == ["ssh", "-F", "cfg"]
+    assert words[-4:] == ["-L", "/run/s/0:localhost:6006", "gpu7", "exec cat"]
+    assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ControlPath=none"} <= set(words)
+
+
+TCP = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1776 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 31337 1 0
+   1: 0100007F:1776 0100007F:C001 01 00000000:00000000 00:00000000 00000000  1000        0 4242 1 0
+   2: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 999 1 0
+"""
+
+
+def test_linux_says_which_socket_listens() -> None:
+    assert holders.linux_inodes(TCP, 0x1776) == {"31337"}
+    assert holders.linux_inodes(TCP, 80) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("p4711\ncjupyter-lab\nf7\n", holders.Holder(4711, "jupyter-lab")), ("", holders.UNKNOWN)],
+)
+def test_macos_lsof(text: str, found: holders.Holder) -> None:
+    assert holders.lsof_listener(text) == found
+
+
+NETSTAT = """
+Aktive Verbindungen
+
+  Proto  Lokale Adresse         Remoteadresse          Status           PID
+  TCP    0.0.0.0:135            0.0.0.0:0              ABHÖREN         1040
+  TCP    127.0.0.1:6006         0.0.0.0:0              ABHÖREN         9120
+  TCP    127.0.0.1:50123        127.0.0.1:6006         HERGESTELLT     77
+"""
+
+
+def test_windows_netstat_in_any_language() -> None:
+    assert holders.windows_listener(NETSTAT, 6006) == 9120
+    assert holders.windows_listener(NETSTAT, 50123) is None
+    assert holders.windows_program('"python.exe","9120","Console","1","50,000 K"', 9120) == holders.Holder(
+        9120, "python.exe"
+    )
+    assert holders.windows_program("INFO: No tasks", None) == holders.UNKNOWN
