@@ -8,26 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from apexgpu import mux, process, sshconfig
 from apexgpu.models import Host, Target
 from bench.clock import paired
 from bench.farm import Farm, farm
+from bench.figure import Figure
+from bench.forwards import idle, traffic
 
 BIN = Path(sys.executable).parent
 PYTHON = [sys.executable, "-c", "pass"]
 APEXGPU = [str(BIN / "apexgpu")]
-
-
-class Figure(NamedTuple):
-    """One row: what, against what, the ratio (or seconds), the goal it should not pass, and the raw numbers."""
-
-    what: str
-    against: str
-    value: float
-    goal: float
-    raw: str
 
 
 def start_up() -> Iterator[Figure]:
@@ -244,6 +235,8 @@ ALL: dict[str, Callable[[], Iterator[Figure]]] = {
     "warm": warm_256,
     "dead": one_dead,
     "merge": merge,
+    "tunnel": traffic,
+    "idle": idle,
 }
 
 

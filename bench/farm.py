@@ -65,8 +65,8 @@ def _write_client(directory: Path, hosts: Sequence[Host]) -> None:
 
 
 @contextmanager
-def farm(count: int) -> Iterator[Farm]:
-    """`count` hosts; everything is gone at the end."""
+def farm(count: int, *, shells: bool = False) -> Iterator[Farm]:
+    """`count` hosts; everything is gone at the end. With `shells` they run what they are told, as containers do."""
     directory = Path(tempfile.mkdtemp(prefix="bench-"))
     port = 20022
     hosts = tuple(
@@ -82,7 +82,7 @@ def farm(count: int) -> Iterator[Farm]:
     common = (
         f"HostKey {directory}/host_key\nPidFile none\nUsePAM no\nStrictModes no\nMaxStartups 2000\n"
         f"AuthorizedKeysFile {directory}/authorized_keys\nPermitRootLogin yes\nSetEnv SHLVL=2\n"
-        f"ForceCommand cat {directory}/words\n"
+        + ("" if shells else f"ForceCommand cat {directory}/words\n")
     )
     key = " ".join((directory / "host_key.pub").read_text().split()[:2])
     (directory / "known_hosts").write_text("".join(f"[{host.address}]:{port} {key}\n" for host in hosts))
