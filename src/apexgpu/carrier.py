@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from apexgpu.process import child
 
@@ -18,16 +19,21 @@ _READY = b"apexgpu-pulse"
 _REFUSED = re.compile(r"open failed: (?:connect failed: |administratively prohibited: )?(.+)$")
 
 
-def argv(where: Sequence[str], forwards: Sequence[tuple[str, str]], *, connect: float, keepalive: float) -> list[str]:
+def argv(
+    where: Sequence[str], forwards: Sequence[tuple[str, str]], *, connect: float, keepalive: float,
+    control: Path | None = None,
+) -> list[str]:  # fmt: skip
     """The ssh command line. `where` is its config, address and alias; `forwards` are (here, there) pairs.
 
-    `connect` and `keepalive` are seconds. Nothing is asked, no connection is shared (a master of the user's would
-    keep the forwards when we are gone), and what the user's own config forwards is not fatal when it is taken.
+    `connect` and `keepalive` are seconds; `control` is a socket over which ssh can be told more. Nothing is asked,
+    no connection is shared (a master of the user's would keep the forwards when we are gone), and what the user's
+    own config forwards is not fatal when it is taken.
     """
     *options, alias = where
     words = ["ssh", *options, "-T", "-a", "-x"]
     for option in (
-        "BatchMode=yes", "StrictHostKeyChecking=yes", "RequestTTY=no", "ControlMaster=no", "ControlPath=none",
+        "BatchMode=yes", "StrictHostKeyChecking=yes", "RequestTTY=no", "ControlPersist=no",
+        f"ControlMaster={'yes' if control else 'no'}", f"ControlPath={control or 'none'}",
         "RemoteCommand=none", "PermitLocalCommand=no", "Tunnel=no", "LogLevel=INFO", "TCPKeepAlive=yes",
         f"ConnectTimeout={max(1, round(connect))}", "ConnectionAttempts=1", "StreamLocalBindUnlink=yes",
         f"ServerAliveInterval={max(1, round(keepalive))}", "ServerAliveCountMax=3",
@@ -37,6 +43,15 @@ def argv(where: Sequence[str], forwards: Sequence[tuple[str, str]], *, connect: 
     for here, there in forwards:
         words += ["-L", f"{here}:{there}"]
     return [*words, alias, "exec cat"]
+
+
+def moved(pid: int) -> int:
+    """Bytes that process `pid` has read and written, halved: each byte it carries comes in and goes out (proc(5)).
+
+    OSError where the system does not tell.
+    """
+    fields = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+    return (int(fields["rchar"]) + int(fields["wchar"])) // 2
 
 
 class Carrier:

@@ -21,8 +21,9 @@ from apexgpu.process import Runner
 from apexgpu.route import config_arguments, target_arguments
 from apexgpu.transport import UNANSWERED, Limits
 
-_HELLO, _NEW_SESSION = 0x00000001, 0x10000002
-_EXIT, _OPENED = 0x80000004, 0x80000006
+_HELLO, _NEW_SESSION, _TERMINATE, _FORWARD = 0x00000001, 0x10000002, 0x10000005, 0x10000006
+_OK, _EXIT, _OPENED = 0x80000001, 0x80000004, 0x80000006
+_LOCAL = 1
 _IDLE = 180
 _MOST = 32  # masters; each costs about 1.4 MiB and, with a post-quantum exchange, 0.1 s of CPU to open
 
@@ -84,6 +85,33 @@ def master_argv(target: Target, *, config: Path, path: Path) -> list[str]:
     ):  # fmt: skip
         words += ["-o", option]
     return [*words, target.alias]
+
+
+def forward(path: Path, port: int, name: str, there: int, *, timeout: float = 3) -> bool:
+    """Let the master at `path` listen on 127.0.0.1:`port` for `name`:`there`; whether it does now."""
+    head = struct.pack(">III", _FORWARD, 0, _LOCAL)
+    ends = _string(b"127.0.0.1") + struct.pack(">I", port) + _string(name.encode()) + struct.pack(">I", there)
+    return _asked(path, head + ends, timeout)[:4] == struct.pack(">I", _OK)
+
+
+def terminate(path: Path, *, timeout: float = 3) -> None:
+    """End the master at `path` and all that it carries; nothing when there is none."""
+    _asked(path, struct.pack(">II", _TERMINATE, 0), timeout)
+
+
+def _asked(path: Path, request: bytes, timeout: float) -> bytes:
+    """What the master answers to one request; nothing when it does not."""
+    connection = _connect(path, timeout)
+    if connection is None:
+        return b""
+    with connection:
+        session = _Session(connection)
+        try:
+            return session.ask(request, time.monotonic() + timeout)
+        except (OSError, struct.error, ValueError):
+            return b""
+        finally:
+            session.close()
 
 
 def open_masters() -> list[Path]:
@@ -163,8 +191,7 @@ class _Session:
 
     def open(self, command: str, deadline: float) -> bool:
         """Ask for the session; whether the server opened it. Without an answer (OSError) nobody knows."""
-        self._send(struct.pack(">II", _HELLO, 4))
-        if self._receive(deadline)[:8] != struct.pack(">II", _HELLO, 4):
+        if not self._greet(deadline):
             return False
         text = command.encode()
         flags = struct.pack(">IIIII", 0, 0, 0, 0, 0xFFFFFFFF)  # tty, X11, agent, subsystem, escape character
@@ -174,6 +201,17 @@ class _Session:
         self._send_streams()
         answer = self._receive(deadline)
         return answer[:4] == struct.pack(">I", _OPENED)
+
+    def ask(self, request: bytes, deadline: float) -> bytes:
+        """The answer to a request that opens no session; nothing from a stranger."""
+        if not self._greet(deadline):
+            return b""
+        self._send(request)
+        return self._receive(deadline)
+
+    def _greet(self, deadline: float) -> bool:
+        self._send(struct.pack(">II", _HELLO, 4))
+        return self._receive(deadline)[:8] == struct.pack(">II", _HELLO, 4)
 
     def _send_streams(self) -> None:
         stdin = os.open(os.devnull, os.O_RDONLY)

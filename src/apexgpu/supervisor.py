@@ -1,7 +1,9 @@
 """A tunnel that does not die: local ports that stay ours, an ssh behind them that is started again.
 
-The local sockets belong to this process, not to ssh. While there is no connection nobody else can take the port,
-and who calls meanwhile is kept waiting and carried as soon as there is one.
+While there is no connection this process listens, so that nobody else can take the port, and who calls meanwhile is
+kept waiting and carried as soon as there is one. Once there is one, ssh is given the port: nothing is then between
+a program here and ssh, and nothing is slower than `ssh -L`. Where that cannot be (Windows has no control sockets;
+macOS does not tell what ssh has carried), this process listens all the time and carries the bytes to ssh.
 """
 
 import asyncio
@@ -16,9 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apexgpu import carrier, relay
+from apexgpu import carrier, mux, ports, relay
 from apexgpu.mux import runtime_directory
 
+_CONTROL = "m"
 CONNECTING, UP, WAITING = "connecting", "up", "waiting"
 
 
@@ -61,18 +64,24 @@ class Supervisor:
         self,
         where: Sequence[str],
         holders: Sequence[socket.socket],
-        targets: Sequence[str],
+        remotes: Sequence[ports.Remote],
         *,
         limits: Limits,
         once: bool = False,
+        give: bool = sys.platform == "linux",
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`where` leads to the container (config, address, alias); holder N is carried to `targets[N]` there.
+        """`where` leads to the container (config, address, alias); holder N is carried to `remotes[N]` there.
 
-        `changed` is called whenever `state` has become another one.
+        `give`: let ssh listen while it is connected. `changed` is called whenever `state` has become another one.
         """
-        self._where, self._holders, self._targets = list(where), list(holders), list(targets)
-        self._limits, self._once, self._changed = limits, once, changed
+        self._where, self._remotes = list(where), list(remotes)
+        self._ports: list[int] = [holder.getsockname()[1] for holder in holders]
+        self._holders: list[socket.socket | None] = list(holders)
+        self._servers: list[asyncio.Server | None] = [None] * len(holders)
+        self._limits, self._once, self._give, self._changed = limits, once, give, changed
+        self._moved_before = 0
+        self._moved_base: int | None = None
         self.state = State()
         self.traffic = relay.Traffic()
         self._carrier: carrier.Carrier | None = None
@@ -91,6 +100,15 @@ class Supervisor:
         """The process number of the ssh that carries now."""
         return self._carrier.pid if self._carrier else None
 
+    @property
+    def moved(self) -> int:
+        """Bytes carried: counted where they pass through us, else as the system counts those of ssh."""
+        now = 0
+        if self._moved_base is not None and self.ssh_pid is not None:
+            with contextlib.suppress(OSError):
+                now = max(0, carrier.moved(self.ssh_pid) - self._moved_base)
+        return self.traffic.total + self._moved_before + now
+
     def stop(self) -> None:
         """Let `run` end; from the loop's own thread."""
         self._closing.set()
@@ -98,11 +116,10 @@ class Supervisor:
     async def run(self) -> bool:
         """Until stopped, or for good when it never came up or cannot again. True when it was up at all."""
         attempt = 0
-        servers = [await relay.listen(holder, self.traffic, self._way(number))
-                   for number, holder in enumerate(self._holders)]  # fmt: skip
         closing = asyncio.create_task(self._closing.wait())
         try:
             while not self._closing.is_set():
+                await self._listen()
                 work = asyncio.create_task(self._one_connection())
                 await asyncio.wait({work, closing}, return_when=asyncio.FIRST_COMPLETED)
                 came_up = await _ended(work)
@@ -112,11 +129,21 @@ class Supervisor:
                 await self._pause(wait_before(attempt, self._limits.longest_wait))
         finally:
             closing.cancel()
-            for server in servers:
-                server.close()
+            for server in self._servers:
+                if server is not None:
+                    server.close()
             for end in list(self.traffic.ends):
                 end.abort()
         return self._was_up
+
+    async def _listen(self) -> None:
+        """Take every port that ssh had, or that could not be had the last time."""
+        for number, port in enumerate(self._ports):
+            if self._servers[number] is None:
+                holder = self._holders[number] or ports.take(port)
+                self._holders[number] = None
+                if holder is not None:
+                    self._servers[number] = await relay.listen(holder, self.traffic, self._way(number))
 
     async def _one_connection(self) -> bool:
         """One ssh, from its start to its end; whether it came up."""
@@ -124,28 +151,52 @@ class Supervisor:
         directory = runtime_directory() if sys.platform != "win32" else None
         sockets = Path(tempfile.mkdtemp(prefix=f"t-{os.getpid()}-", dir=directory))
         self._places = [_free_port() if sys.platform == "win32" else sockets / str(number)
-                        for number in range(len(self._targets))]  # fmt: skip
-        pairs = [(f"127.0.0.1:{place}" if isinstance(place, int) else str(place), target)
-                 for place, target in zip(self._places, self._targets, strict=True)]  # fmt: skip
-        words = carrier.argv(self._where, pairs, connect=self._limits.connect, keepalive=self._limits.patience)
-        current = carrier.Carrier(words, progress=lambda: self.traffic.total)
-        self._carrier = current
+                        for number in range(len(self._remotes))]  # fmt: skip
+        pairs = [(f"127.0.0.1:{place}" if isinstance(place, int) else str(place), remote.target)
+                 for place, remote in zip(self._places, self._remotes, strict=True)]  # fmt: skip
+        control = sockets / _CONTROL if self._give else None
+        words = carrier.argv(self._where, pairs, connect=self._limits.connect, keepalive=self._limits.patience,
+                             control=control)  # fmt: skip
+        self._carrier = current = carrier.Carrier(words, progress=lambda: self.moved)
         up = False
         try:
             up = await current.start(self._limits.login)
             if up:
-                self.state.reconnects += self._was_up
-                self._was_up = True
-                self._become(UP, "")
-                self._up.set()
+                self._came_up(control)
                 await current.wait(self._limits.beat, self._limits.patience, self._wanted)
         finally:
             self._up.clear()
+            self._moved_before, self._moved_base = self.moved - self.traffic.total, None
             await current.stop()
             shutil.rmtree(sockets, ignore_errors=True)
             if not self._closing.is_set():
+                await self._listen()  # at once: the ports are free now, and could be anybody's
                 self._become(WAITING, current.last_error or "the connection ended")
         return up
+
+    def _came_up(self, control: Path | None) -> None:
+        self.state.reconnects += self._was_up
+        self._was_up = True
+        self._up.set()
+        if control is not None:
+            self._give_ports(control)
+        self._become(UP, "")
+
+    def _give_ports(self, control: Path) -> None:
+        """Close our socket and let ssh open its own, in less than a millisecond. What fails is kept by us."""
+        assert self._carrier is not None  # noqa: S101 - it has come up
+        assert self._carrier.pid is not None  # noqa: S101 - it runs
+        with contextlib.suppress(OSError):
+            self._moved_base = carrier.moved(self._carrier.pid)
+        if self._moved_base is None:
+            return
+        for number, remote in enumerate(self._remotes):
+            server = self._servers[number]
+            if server is not None:
+                server.close()
+            self._servers[number] = None
+            if not mux.forward(control, self._ports[number], remote.name, remote.port, timeout=1):
+                self._holders[number] = ports.take(self._ports[number])
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not while somebody wants to use the tunnel: then half a second is all."""
@@ -187,6 +238,7 @@ def clear(pid: int) -> None:
     """Take away the sockets that a killed supervisor left behind."""
     directory = runtime_directory()
     for path in directory.glob(f"t-{pid}-*") if directory is not None else ():
+        mux.terminate(path / _CONTROL)  # connections that were open may have kept ssh
         shutil.rmtree(path, ignore_errors=True)
 
 

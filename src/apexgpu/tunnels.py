@@ -47,8 +47,7 @@ class Tunnel:
     state: str
     since: float
     reconnects: int = 0
-    received: int = 0
-    sent: int = 0
+    carried: int = 0
     reason: str = ""
 
 
@@ -142,8 +141,7 @@ class _Process:
     async def run(self) -> tuple[bool, State, bool | None]:
         path = _path(self._state_dir, self._id)
         with files.locked(path.with_suffix(".lock"), what=f"tunnel {self._id}"):
-            targets = [remote.target for remote in self._plan.remotes]
-            self._supervisor = Supervisor(self._plan.where, self._holders, targets, limits=self._limits,
+            self._supervisor = Supervisor(self._plan.where, self._holders, self._plan.remotes, limits=self._limits,
                                           once=self._plan.once, changed=self._on_change)  # fmt: skip
             ended_by = _on_end(self._supervisor.stop)
             watching = asyncio.create_task(self._watch())
@@ -178,9 +176,9 @@ class _Process:
             self._written = now
 
     def _now(self) -> Tunnel:
-        state, traffic = self._supervisor.state, self._supervisor.traffic
+        state = self._supervisor.state
         return Tunnel(self._id, self._plan.host, self._forwards, os.getpid(), self._started, self._plan.background,
-                      state.state, state.since, state.reconnects, traffic.received, traffic.sent,
+                      state.state, state.since, state.reconnects, self._supervisor.moved,
                       state.reason)  # fmt: skip
 
 

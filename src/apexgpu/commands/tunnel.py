@@ -24,7 +24,7 @@ Local = Annotated[int | None, typer.Option("--local", metavar="PORT", help="The 
 Background = Annotated[bool, typer.Option("--background", "-b", help="Carry on after this command has ended.")]
 Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
 Once = Annotated[bool, typer.Option("--once", help="End with the connection instead of making a new one.")]
-_HEADER = ("ID", "LOCAL", "REMOTE", "STATE", "SINCE", "RECEIVED", "SENT", "RECONNECTS", "PID")
+_HEADER = ("ID", "LOCAL", "REMOTE", "STATE", "SINCE", "CARRIED", "RECONNECTS", "PID")
 
 
 @app.command("tunnel")
@@ -128,7 +128,7 @@ def living(one: tunnels.Tunnel, refused: str) -> str:
     urls = " ".join(f"http://127.0.0.1:{each.local}" for each in one.forwards)
     now = time.time()
     mood = f"up {duration(now - one.since)}" if one.state == UP else f"{one.state} {duration(now - one.since)}"
-    parts = [f"{urls} → {one.host}", mood, f"↓ {size(one.received)} ↑ {size(one.sent)}"]
+    parts = [f"{urls} → {one.host}", mood, size(one.carried)]
     if one.reconnects:
         parts.append(f"{one.reconnects} reconnect{'s' if one.reconnects > 1 else ''}")
     if refused:
@@ -185,13 +185,13 @@ def value(one: tunnels.Tunnel) -> dict[str, Any]:
     """A tunnel as JSON; `local_port` and `remote_port` are those of its first forward."""
     forwards = [{"local_port": each.local, "remote": each.remote, "remote_port": ports.remote(each.remote).port,
                  "url": f"http://127.0.0.1:{each.local}/"} for each in one.forwards]  # fmt: skip
-    rest = {key: val for key, val in asdict(one).items() if key not in {"forwards", "received", "sent"}}
-    return {**rest, **forwards[0], "forwards": forwards, "bytes_received": one.received, "bytes_sent": one.sent}
+    rest = {key: val for key, val in asdict(one).items() if key not in {"forwards", "carried"}}
+    return {**rest, **forwards[0], "forwards": forwards, "bytes": one.carried}
 
 
 def _row(one: tunnels.Tunnel, each: tunnels.Carried) -> tuple[str, ...]:
     return (one.id, f"127.0.0.1:{each.local}", f"{one.host} {each.remote}", one.state,
-            duration(time.time() - one.since), size(one.received), size(one.sent), str(one.reconnects),
+            duration(time.time() - one.since), size(one.carried), str(one.reconnects),
             str(one.pid))  # fmt: skip
 
 
