@@ -302,6 +302,32 @@ class TestPrograms:
                               " --format=csv,noheader,nounits")
         assert all(re.fullmatch(r"GPU-\S+, \d+, python, \d+", line) for line in said.out.splitlines())
 
+    def test_the_long_report_has_a_block_for_every_gpu(self, container: Lab) -> None:
+        blocks = run(container, "nvidia-smi -q").out.split("\nGPU 0000")
+        assert len(blocks) == 5
+        for block in blocks[1:]:
+            assert re.search(r"\n    Product Name {20,}: TITAN V\n", block)
+            memory = re.search(r"\n    FB Memory Usage\n        Total +: 12066 MiB\n        Used +: (\d+) MiB\n"
+                               r"        Free +: (\d+) MiB\n", block)
+            assert memory
+            assert int(memory[1]) + int(memory[2]) == 12066
+            assert re.search(r"\n    Utilization\n        Gpu +: \d+ %\n", block)
+
+    def test_gpus_do_what_the_lab_is_told(self, container: Lab) -> None:
+        card = {"name": "Tesla P4", "total": 7606, "mode": "Default", "own": [[7, "python3", 100]], "used": [500, 900]}
+        container.call(lambda world: world.set_gpus(world.host("gpu2"), [{**card, "load": [0, 90, 40]}]))
+        asked = "nvidia-smi --query-gpu=memory.used,utilization.gpu --format=csv,noheader,nounits"
+        said = [run(container, asked).out for _ in range(4)]
+        assert said == ["500, 0\n", "900, 90\n", "500, 40\n", "900, 0\n"]
+        assert "Process ID                  : 7\n" in run(container, "nvidia-smi -q").out
+
+    def test_a_fault_of_the_gpus_is_said_as_nvidia_smi_says_it(self, container: Lab) -> None:
+        container.fault("gpu2", "gpu-mismatch")
+        said = run(container, "nvidia-smi -q")
+        assert said == Said(18, "Failed to initialize NVML: Driver/library version mismatch\n", "")
+        container.clear("gpu2", "gpu-mismatch")
+        assert run(container, "nvidia-smi -q").code == 0
+
     def test_an_unknown_field_is_said_to_be_one(self, container: Lab) -> None:
         said = run(container, "nvidia-smi --query-gpu=colour --format=csv")
         assert said == Said(2, 'Field "colour" is not a valid field to query.\n\n', "")

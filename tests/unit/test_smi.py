@@ -167,9 +167,8 @@ class TestRefusals:
              "apexgpu down gpu7"),
             ("No devices were found", 6, "no_gpus", "ask the administrators"),
             ("Attached GPUs                       : 0", 0, "no_gpus", "ask the administrators"),
-
-                        ("Unable to determine the device handle for GPU 0000:02:00.0: GPU is lost.  Reboot the system to recover this"
-             " GPU", 15, "gpu_lost", "ask the administrators"),
+            ("Unable to determine the device handle for GPU 0000:02:00.0: GPU is lost.  Reboot the system to recover"
+             " this GPU", 15, "gpu_lost", "ask the administrators"),
             ("Unable to determine the device handle for GPU 0000:02:00.0: Unknown Error", 255, "gpu_lost", "ask the"),
             ("sh: 3: nvidia-smi: not found", 127, "no_nvidia_smi", "apexgpu down gpu7 && apexgpu up gpu7"),
             ("bash: nvidia-smi: 未找到命令", 127, "no_nvidia_smi", "apexgpu down gpu7"),

@@ -33,6 +33,11 @@ HOST_KINDS = MappingProxyType({
     "register-overwritten": "another user's push has replaced the keys of register (once; a push cures it)",
     "half-made": "accounts are half-made: an ordinary login shell and no container (clear: they are deleted)",
     "host-key-changed": "the host shows another host key",
+    "gpu-mismatch": "nvidia-smi finds a driver of another version than its library's",
+    "gpu-lost": "nvidia-smi finds a GPU that is lost",
+    "gpu-none": "nvidia-smi finds no GPU",
+    "gpu-no-driver": "there is no nvidia-smi in the containers",
+    "gpu-hang": "nvidia-smi never answers",
 })
 
 IAM_KINDS = MappingProxyType({

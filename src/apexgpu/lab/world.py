@@ -2,13 +2,14 @@
 
 import hashlib
 import itertools
+import json
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from apexgpu.errors import UnknownHostError
 from apexgpu.lab import rootfs
@@ -209,6 +210,21 @@ class World:
             self._half_made(host, on=on)
         elif kind == "host-key-changed" and on:
             host.other_key = new_key()
+        elif kind.startswith("gpu-"):
+            self._tell_gpus(host, "gpu-fault", kind if on else "")
+
+    def set_gpus(self, host: Host, cards: Sequence[Mapping[str, Any]]) -> None:
+        """Let the host have these GPUs, instead of some whose load changes by the clock.
+
+        Each has `name`, `mode`, `own` ([pid, name, MiB] of the container's programs), and `total` and `used` in MiB
+        and `load` in percent, of which a list goes round, a step with every call of nvidia-smi.
+        """
+        self._tell_gpus(host, "gpus.json", json.dumps(list(cards)))
+        self._tell_gpus(host, "gpus.calls", "")
+
+    def _tell_gpus(self, host: Host, name: str, text: str) -> None:
+        (self.directory / "hosts" / host.name).mkdir(parents=True, exist_ok=True)
+        (self.directory / "hosts" / host.name / name).write_text(text, encoding="utf-8")
 
     def _half_made(self, host: Host, *, on: bool) -> None:
         for account in list(host.accounts.values()):
