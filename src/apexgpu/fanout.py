@@ -1,5 +1,6 @@
 """Many hosts at once: a failure is data, one host's trouble never ends or delays the others."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -43,10 +44,17 @@ def each(
         threading.Thread(target=worker, daemon=True).start()
     found: dict[str, Outcome[T]] = {}
     while len(found) < len(hosts):
-        outcome = _checked(done.get())
+        outcome = _checked(_next(done))
         found[outcome.host.name] = outcome
         on_done(outcome)
     return [found[host.name] for host in hosts]
+
+
+def _next(done: queue.SimpleQueue[T]) -> T:
+    """The next one to come; on Windows, a wait without an end would not hear Ctrl-C."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return done.get(timeout=1)
 
 
 def _attempt(host: Host, work: Callable[[Host], T]) -> Outcome[T] | tuple[Host, BaseException]:

@@ -80,9 +80,10 @@ def fetch(
     limit: int,
     content: bytes | None = None,
     factory: "Callable[[], httpx.Client] | None" = None,
+    who: str = "IAM",
 ) -> Answer:
     """One request; at most `limit` + 1 bytes of the body. UnreachableError after `timeout` s for one step,
-    or twice that for the whole."""
+    or twice that for the whole. `who` is asked, in the words of an error."""
     headers = {"Accept-Encoding": "identity"}
     if content is not None:
         headers["Content-Type"] = "application/x-www-form-urlencoded"
@@ -91,63 +92,63 @@ def fetch(
         with factory() if factory else _client(url, timeout) as client, client.stream(
             method, url, content=content, headers=headers, follow_redirects=False, timeout=timeout
         ) as response:
-            return _answer(response, limit)
+            return _answer(response, limit, who)
 
-    with translated(url, timeout):
+    with translated(url, timeout, who):
         return _within(_WHOLE * timeout, work)
 
 
 @contextmanager
-def translated(url: str, timeout: float) -> Iterator[None]:
+def translated(url: str, timeout: float, who: str = "IAM") -> Iterator[None]:
     """Turn every error of httpx, and what slips through it, into one of ours that names the host."""
     import httpx
 
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict, OSError, UnicodeError) as error:
-        raise _error(error, url, timeout) from error
+        raise _error(error, url, timeout, who) from error
 
 
-def _error(error: Exception, url: str, timeout: float) -> ApexError:
+def _error(error: Exception, url: str, timeout: float, who: str) -> ApexError:
     import httpx
 
     parts = urlsplit(url)
     host = parts.netloc
     look = f"curl -I {parts.scheme}://{host}/"
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
-        return UnreachableError(f"IAM at {host} did not answer within {timeout:g} s", hint=look, code="timeout")
+        return UnreachableError(f"{who} at {host} did not answer within {timeout:g} s", hint=look, code="timeout")
     if isinstance(error, httpx.ProxyError):
         hint = f"export no_proxy={parts.hostname}"
-        return UnreachableError(f"the proxy on the way to IAM at {host} failed", hint=hint, code="proxy")
+        return UnreachableError(f"the proxy on the way to {who} at {host} failed", hint=hint, code="proxy")
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError)):
-        return ConfigError(f"IAM at {host} cannot be asked: the address is not usable", hint="apexgpu config status")
+        return ConfigError(f"{who} at {host} cannot be asked: the address is not usable", hint="apexgpu config status")
     if isinstance(error, httpx.RemoteProtocolError) and "location header" in str(error):
         # httpx reads where a redirect leads even when it is not to follow it.
         hint = f"curl -i {parts.scheme}://{host}/"
-        return RefusedError(f"IAM at {host} redirects to what is no URL", hint=hint, code="redirect")
+        return RefusedError(f"{who} at {host} redirects to what is no URL", hint=hint, code="redirect")
     if isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)):
-        return DroppedError(f"IAM at {host} ended the connection before its answer was whole", hint=look)
+        return DroppedError(f"{who} at {host} ended the connection before its answer was whole", hint=look)
     if isinstance(error, (httpx.ConnectError, OSError)):
-        return _unreachable(error, host, look)
+        return _unreachable(error, host, look, who)
     if isinstance(error, httpx.HTTPError):
-        return RefusedError(f"IAM at {host} gave an answer that cannot be understood", hint=look)
-    return ApexError(f"IAM at {host} could not be asked ({type(error).__name__})", hint=look)
+        return RefusedError(f"{who} at {host} gave an answer that cannot be understood", hint=look)
+    return ApexError(f"{who} at {host} could not be asked ({type(error).__name__})", hint=look)
 
 
-def _unreachable(error: Exception, host: str, look: str) -> UnreachableError:
+def _unreachable(error: Exception, host: str, look: str, who: str) -> UnreachableError:
     words = str(error).partition("] ")[2] if str(error).startswith("[") else str(error)
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         reason = words.removeprefix("certificate verify failed: ").partition(" (_ssl")[0]
-        message = f"the certificate of IAM at {host} is not trusted: {reason}"
+        message = f"the certificate of {who} at {host} is not trusted: {reason}"
         return UnreachableError(message, hint="SSL_CERT_FILE=YOUR_CA.pem apexgpu login", code="certificate")
     reason = words.partition(" (_ssl")[0].lower() or type(error).__name__
-    return UnreachableError(f"IAM at {host} cannot be reached: {reason}", hint=look)
+    return UnreachableError(f"{who} at {host} cannot be reached: {reason}", hint=look)
 
 
-def _answer(response: "httpx.Response", limit: int) -> Answer:
+def _answer(response: "httpx.Response", limit: int, who: str) -> Answer:
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         # A few bytes could become gigabytes, and nothing was said about accepting this.
-        raise RefusedError(f"IAM at {response.url.netloc.decode('ascii', 'replace')} sent a compressed answer")
+        raise RefusedError(f"{who} at {response.url.netloc.decode('ascii', 'replace')} sent a compressed answer")
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk

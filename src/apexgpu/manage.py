@@ -12,7 +12,7 @@ from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableErr
 from apexgpu.files import locked
 from apexgpu.models import Container, Host, Reply, Target
 from apexgpu.replies import Driver, Started, Stopped
-from apexgpu.transport import Limits, Transport
+from apexgpu.transport import Limits, Transport, refused_key
 
 OnLine = Callable[[str], None]
 _BLANK = frozenset(" \t\r\n'\"\\*?[]$`;&|<>")
@@ -285,6 +285,38 @@ def use(link: Transport, host: Host) -> Use:
     people, _, running = reply.out.partition("---\n")
     busy = [line.strip() for line in running.splitlines() if line.strip()[:1].isdigit()]
     return Use(tuple(line.strip() for line in people.splitlines() if line.strip()), tuple(busy))
+
+
+def inside(
+    link: Transport,
+    host: Host,
+    command: str,
+    *,
+    limits: Limits | None = None,
+    on_line: OnLine | None = None,
+    once: bool = False,
+) -> Reply:
+    """Run a command in a container that may be stopped: a port that refuses is explained by asking the host."""
+    try:
+        return link.run(Target(host, "container"), command, limits=limits, on_line=on_line, once=once)
+    except UnreachableError as exc:
+        if exc.code != "connection_refused":
+            raise
+        raise _refused(link, host, exc) from None
+
+
+def _refused(link: Transport, host: Host, exc: UnreachableError) -> ApexError:
+    found = status(link, host)
+    if not found.registered:
+        return refused_key(Target(host, "manage"))
+    if found.container is not None and found.container.running:
+        return port_trouble(host, exc)
+    return stopped(host)
+
+
+def stopped(host: Host) -> RefusedError:
+    """The error for what needs a running container."""
+    return RefusedError(f"the container on {host.name} is stopped", hint=f"apexgpu up {host.name}", code="stopped")
 
 
 def execute(link: Transport, host: Host, command: str, *, total: float | None) -> Reply:

@@ -76,6 +76,11 @@ class Settings:
         """Whether connections stay open for some minutes so that the next command is quick."""
         return self.named["keep_connections"].value == "true"
 
+    @property
+    def monitor_url(self) -> str | None:
+        """The lab's own page about its GPUs, None where there is none."""
+        return self.named["monitor_url"].value or None
+
 
 _VARIABLES = {
     "iam_url": "APEXGPU_IAM_URL",
@@ -104,6 +109,7 @@ def load(flags: Mapping[str, str], environment: Mapping[str, str], remembered: M
         "timeout": f"{DEFAULT_TIMEOUT:g}",
         "networks": "",
         "keep_connections": "true" if os.name == "posix" else "false",
+        "monitor_url": "",
     }
     for name, default in defaults.items():
         named[name] = _first(name, flags, environment, file, remembered) or Setting(default, "default")

@@ -4,7 +4,7 @@ import typer
 
 from apexgpu import manage
 from apexgpu.commands import fleet
-from apexgpu.errors import RefusedError, UnreachableError, UsageError
+from apexgpu.errors import RefusedError, UsageError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
 
@@ -37,8 +37,7 @@ def ready(kit: Kit, host: Host) -> None:
     if outcome.value:
         return
     if not kit.yes and not kit.screen.can_ask:
-        message = f"the container on {host.name} is stopped"
-        raise RefusedError(message, hint=f"apexgpu up {host.name}", code="stopped")
+        raise manage.stopped(host)
     kit.confirm(f"The container on {host.name} is stopped. Start it?")
     from apexgpu.commands.hosts import start_all
 
@@ -52,18 +51,9 @@ def ready(kit: Kit, host: Host) -> None:
 def _answers(kit: Kit, host: Host) -> bool:
     """Whether the container takes our login; False when it is stopped; anything else is its error."""
     try:
-        kit.transport.run(Target(host, "container"), "true")
-    except UnreachableError as exc:
-        if exc.code != "connection_refused":
+        manage.inside(kit.transport, host, "true")
+    except RefusedError as exc:
+        if exc.code != "stopped":
             raise
-        found = manage.status(kit.transport, host)
-        if not found.registered:
-            from apexgpu.transport import refused_key
-
-            raise refused_key(Target(host, "manage")) from None
-        if found.container is not None and found.container.running:
-            message = f"the container on {host.name} runs, but its port {host.port} is not forwarded"
-            hint = f"apexgpu down {host.name} && apexgpu up {host.name}"
-            raise RefusedError(message, hint=hint, code="no_forward") from None
         return False
     return True
