@@ -96,6 +96,8 @@ def test_every_command_has_help_with_an_example_or_words_below_it(
         ("apexgpu config re", ["remove", "restore"]),
         ("apexgpu config sync --dr", ["--dry-run"]),
         ("apexgpu completion show z", ["zsh"]),
+        ("apexgpu gpus ", ["list", "free", "gpu2", "gpu3", "gpu12"]),
+        ("apexgpu gpus --wa", ["--watch"]),
         ("apexgpu exec gpu2 -- gp", []),
         ("apexgpu keys add ", []),
     ],

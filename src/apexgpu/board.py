@@ -12,7 +12,7 @@ PAUSE = 0.2
 
 
 class Board:
-    """Rows by their names, shown in the order of `waiting`, which holds what stands there until a row comes.
+    """Rows by their names, shown in the order of `waiting`, which holds what stands there until one or more come.
 
     On a terminal the table is drawn in place, and printed in the end. Elsewhere rows are printed when they have
     come: all in order, unless some are late; `least` are the widths that late rows may need. With JSON, nothing
@@ -30,24 +30,27 @@ class Board:
     ) -> None:
         self._screen = screen
         self._header = header
-        self._rows = dict(waiting)
+        self._rows: dict[str, Sequence[Row]] = {name: (row,) for name, row in waiting.items()}
         self._styles = styles
         self._least = least
-        self._draw: Callable[[str], None] | None = screen.transient if screen.draws and _fits(len(waiting)) else None
+        self._draw: Callable[[str], None] | None = screen.transient if screen.draws and fits(len(waiting)) else None
         self._left = set(waiting)
         self._unprinted: set[str] = set(waiting)
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._newest = 0.0
 
-    def put(self, name: str, row: Row) -> None:
-        """A row has come, or a newer one."""
+    def put(self, name: str, *rows: Row) -> None:
+        """The rows of a name have come, or newer ones."""
         with self._lock:
-            self._rows[name] = row
+            self._rows[name] = rows
             self._newest = time.monotonic()
             self._left.discard(name)
             if self._screen.as_json:
                 return
+            if self._draw == self._screen.transient and not fits(len(self._all)):
+                self._screen.transient("")
+                self._draw = None
             if self._draw is not None:
                 self._draw(self.text)
             elif self._left and self._timer is None:
@@ -56,7 +59,11 @@ class Board:
     @property
     def text(self) -> str:
         """The table as it is now."""
-        return "\n".join(columns(self._header, list(self._rows.values())))
+        return "\n".join(columns(self._header, self._all))
+
+    @property
+    def _all(self) -> list[Row]:
+        return [row for rows in self._rows.values() for row in rows]
 
     def end(self) -> None:
         """Print what has not been printed."""
@@ -102,14 +109,14 @@ class Board:
         first = len(self._unprinted) == len(self._rows)
         whole = first and len(names) == len(self._rows)
         if names or whole:
-            widest = [max(map(width, cells)) for cells in zip(*self._rows.values(), strict=True)]
+            widest = [max(map(width, cells)) for cells in zip(*self._all, strict=True)]
             least = [] if whole else [max(pair) for pair in zip(widest, self._least, strict=True)]
-            self._screen.table(self._header, [self._rows[name] for name in names], styles=self._styles,
-                               least=least, headed=first)  # fmt: skip
+            rows = [row for name in names for row in self._rows[name]]
+            self._screen.table(self._header, rows, styles=self._styles, least=least, headed=first)
         self._unprinted -= set(names)
 
 
-def _fits(rows: int) -> bool:
+def fits(rows: int) -> bool:
     """Whether the terminal has room for the rows and their header: what has scrolled away cannot be redrawn."""
     from shutil import get_terminal_size
 

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Entry] = {
     "exec": Entry("work", "Work there", "Run a command in your containers on many hosts."),
     "tunnel": Entry("tunnel", "Ports", "Bring ports of your container to this laptop, and keep them there."),
     "tunnels": Entry("tunnel", "Ports", "The tunnels of this laptop: list, close."),
+    "gpus": Entry("gpus", "GPUs", "What every GPU does; gpus free: which of them are free, and what to paste."),
     "snapshot": Entry("backup", "Backups", "Save your container to the NAS, and test the archive."),
     "snapshots": Entry("snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."),
     "recover": Entry("recover", "Backups", "Bring a saved container back, after its archive was tested."),

@@ -90,7 +90,7 @@ def complete(before: list[str], word: str, environment: Mapping[str, str]) -> li
         return [option for option in options if option.startswith(word)]
     if kind == "hosts":
         used = set(before)
-        return [name for name in _hosts(environment) if name.startswith(word) and name not in used]
+        return [name for name in (*names, *_hosts(environment)) if name.startswith(word) and name not in used]
     return [name for name in names if name.startswith(word)]
 
 

@@ -1,7 +1,7 @@
 """What completion knows of the command line. Made by `make completion`; a test says when it is old."""
 
 TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'tunnel', 'tunnels', 'snapshot', 'snapshots', 'recover', 'rebuild', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
+    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'tunnel', 'tunnels', 'gpus', 'snapshot', 'snapshots', 'recover', 'rebuild', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
     'completion': ('words', ('show',), ('--help',)),
     'completion show': ('words', ('bash', 'zsh', 'fish', 'powershell'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config': ('words', ('sync', 'status', 'print', 'remove', 'restore'), ('--help',)),
@@ -14,6 +14,9 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'doctor': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'down': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'exec': ('hosts', (), ('--all', '--limit', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'gpus': ('hosts', ('list', 'free'), ('--watch', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'gpus free': ('hosts', (), ('--memory', '--count', '--over', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'gpus list': ('hosts', (), ('--watch', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'keys': ('words', ('list', 'add', 'remove'), ('--help',)),
     'keys add': ('files', (), ('--password-stdin', '--no-save-password', '--allow-http', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'keys list': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
@@ -30,7 +33,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'recover': ('hosts', (), ('--from', '--unverified', '--snapshot', '--new-host-keys', '--undo', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'register': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'snapshot': ('hosts', (), ('--name', '--no-restart', '--replace', '--undo', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'snapshots': ('words', ('list', 'verify', 'remove', 'keep'), ('--help',)),
+    'snapshots': ('hosts', ('list', 'verify', 'remove', 'keep'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'snapshots keep': ('files', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'snapshots list': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'snapshots remove': ('files', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
@@ -38,7 +41,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'ssh': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'status': ('hosts', (), ('--watch', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'tunnel': ('hosts', (), ('--local', '--background', '--open', '--once', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'tunnels': ('words', ('list', 'close'), ('--help',)),
+    'tunnels': ('words', ('list', 'close'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'tunnels close': ('files', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'tunnels list': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'uninstall': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),

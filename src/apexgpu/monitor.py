@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from apexgpu import monitorpage
-from apexgpu.errors import ApexError, RefusedError
+from apexgpu.errors import ApexError, ConfigError, RefusedError
 from apexgpu.monitorpage import Claim
 
 LIMIT = 2 * 1024 * 1024
@@ -33,6 +34,7 @@ def read(url: str, hosts: Sequence[str], *, timeout: float) -> Page:
     from apexgpu import iamhttp
 
     try:
+        _check(url)
         answer = iamhttp.fetch("GET", url, timeout=timeout, limit=LIMIT, who=NAME)
         if answer.code != 200:
             raise _unusable(url, f"answers with status {answer.code}")
@@ -44,8 +46,18 @@ def read(url: str, hosts: Sequence[str], *, timeout: float) -> Page:
         return Page((), exc)
 
 
+def _check(url: str) -> None:
+    """A URL that can be asked; one with a password in it would show that in errors."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
+        hint = 'monitor_url = "http://monitor.example.org/gpus"   (in config.toml; no user name in it)'
+        raise ConfigError("monitor_url is no plain http or https URL", hint=hint)
+
+
 def _unusable(url: str, why: str) -> ApexError:
-    return RefusedError(f"{NAME} {why}", hint=f"curl -i {url}", code="monitor_page")
+    parts = urlsplit(url)
+    hint = f"curl -i {parts.scheme}://{parts.netloc}{parts.path}"
+    return RefusedError(f"{NAME} {why}", hint=hint, code="monitor_page")
 
 
 class Reading:

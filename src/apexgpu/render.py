@@ -333,4 +333,4 @@ def living_text() -> Iterator[Callable[[str], None]]:
     from rich.text import Text
 
     with Live(Text(""), console=Console(), auto_refresh=False) as live:
-        yield lambda text: live.update(Text(text), refresh=True)
+        yield lambda text: live.update(Text(text, no_wrap=True, overflow="crop"), refresh=True)

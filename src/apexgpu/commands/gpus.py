@@ -1,0 +1,227 @@
+"""gpus and gpus free: what every GPU does, and which of them are free."""
+
+from typing import Annotated, Any
+
+import typer
+
+from apexgpu import fanout, gpuchoice
+from apexgpu import gpus as looking
+from apexgpu.board import Board, fits
+from apexgpu.commands import fleet, gpurows
+from apexgpu.commands.gpurows import Seen
+from apexgpu.commands.options import Group, HostsArgument, ListByDefault, kit_of
+from apexgpu.errors import ApexError, RefusedError
+from apexgpu.gpuchoice import GIB, Need, Offer
+from apexgpu.kit import Kit
+from apexgpu.models import Host, Outcome
+from apexgpu.monitor import Page, Reading
+from apexgpu.render import error_value, size
+from apexgpu.smi import Report
+
+app = Group()
+gpus = Group(cls=ListByDefault)
+app.add_typer(gpus, name="gpus", help="What every GPU does, and which of them are free.")
+
+_EVERY = 5.0
+_LOOKS = 5
+_ABSENT = {"stopped", "not_registered"}
+
+
+@gpus.command("list")
+def show(
+    ctx: typer.Context,
+    hosts: HostsArgument = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+) -> None:
+    """Show every GPU of the hosts where your container runs: load, memory, who uses it.
+
+    A container shows your own programs only: memory that none of them accounts for is `others`.
+
+    Examples: apexgpu gpus · apexgpu gpus gpu7 --watch
+    """
+    kit = kit_of(ctx)
+    chosen = kit.hosts(hosts or [])
+    page = _page(kit)
+    live = watch and kit.screen.draws
+    board = Board(kit.screen, gpurows.HEADER, {host.name: gpurows.waiting(host.name) for host in chosen},
+                  styles=gpurows.colour, least=gpurows.LEAST)  # fmt: skip
+
+    def done(outcome: Outcome[Seen]) -> None:
+        board.put(outcome.host.name, *gpurows.rows(outcome, _told(page), kit))
+
+    outcomes = fleet.run(kit, chosen, lambda host: _look(kit, host, named=bool(hosts), once=live), on_done=done)
+    if live:
+        _watch(kit, outcomes, page, board)
+    board.end()
+    raise typer.Exit(_finish(kit, outcomes, page))
+
+
+def _look(kit: Kit, host: Host, *, named: bool, once: bool = False, looks: int = 1, seconds: float = 0) -> Seen:
+    """Reports of a host; one that is not up is no failure where nobody named it."""
+    try:
+        found = looking.look(
+            kit.transport, host, looks=looks, seconds=seconds, connect=kit.settings.timeout, once=once
+        )  # fmt: skip
+    except RefusedError as exc:
+        if named or exc.code not in _ABSENT:
+            raise
+        return Seen(absent=exc)
+    return Seen(found)
+
+
+def _page(kit: Kit) -> Reading | None:
+    """The lab's monitor page, under way, where there is one."""
+    url = kit.settings.monitor_url
+    if url is None:
+        return None
+    from apexgpu import monitor
+
+    names = [host.name for host in kit.known_hosts]
+    return Reading(lambda: monitor.read(url, names, timeout=min(kit.settings.timeout, 10)))
+
+
+def _told(page: Reading | None) -> Page:
+    return page.page() if page else Page()
+
+
+def _watch(kit: Kit, first: list[Outcome[Seen]], page: Reading | None, board: Board) -> None:
+    """Follow every host over a connection of its own, each row as it comes, until Ctrl-C."""
+    rows = gpurows.rows
+    if not fits(sum(len(rows(outcome, Page(), kit)) for outcome in first)):
+        board = Board(kit.screen, gpurows.SHORT_HEADER, {one.host.name: gpurows.short(one)[0] for one in first},
+                      styles=gpurows.colour, least=())  # fmt: skip
+
+        def rows(outcome: Outcome[Seen], page: Page, kit: Kit) -> list[gpurows.Row]:
+            return gpurows.short(outcome)
+
+    def put(outcome: Outcome[Seen]) -> None:
+        board.put(outcome.host.name, *rows(outcome, _told(page), kit))
+
+    def follow(host: Host) -> None:
+        while True:
+            try:
+                looking.follow(kit.transport, host, lambda report: put(Outcome(host, Seen((report,)))),
+                               seconds=_EVERY, connect=kit.settings.timeout)  # fmt: skip
+            except ApexError as exc:
+                put(Outcome(host, None, exc))
+                kit.pause(_EVERY)
+
+    with board.living():
+        fanout.each([outcome.host for outcome in first], follow, width=len(first))
+
+
+def _finish(kit: Kit, outcomes: list[Outcome[Seen]], page: Reading | None) -> int:
+    """What stands under the table, the JSON document, and the exit code."""
+    seen = [outcome.value for outcome in outcomes if outcome.value is not None]
+    told = _told(page)
+    if any(gpu.others for one in seen for report in one.reports for gpu in report.gpus) and not kit.screen.as_json:
+        kit.screen.note("others: memory that no program of your container accounts for; theirs cannot be seen from it")
+    _say_trouble(kit, outcomes, page)
+    error, code = None, fanout.exit_code(outcomes)
+    if seen and all(one.absent for one in seen) and code in {0, 3}:
+        absent = outcomes[0].host.name if len(outcomes) == 1 else "HOST"
+        error = RefusedError("no container of yours is running", hint=f"apexgpu up {absent}", code="stopped")
+        kit.screen.error(error)
+        code = error.exit_code
+    hosts = [{**row, **gpurows.value(outcome, told)}
+             for row, outcome in zip(fleet.rows(outcomes, lambda _: {}), outcomes, strict=True)]  # fmt: skip
+    kit.screen.document({"ok": code == 0, **({"error": error_value(error)} if error else {}), "hosts": hosts})
+    return code
+
+
+def _say_trouble(kit: Kit, outcomes: list[Outcome[Any]], page: Reading | None) -> None:
+    for outcome in outcomes:
+        if outcome.error is not None:
+            fleet.show_error(kit, outcome.host, outcome.error)
+    if page is None:
+        return
+    found = page.page()
+    if page.late():
+        kit.screen.warn("the lab's monitor page has not come in time, so owners are not shown")
+    elif found.error is not None:
+        kit.screen.warn(f"{found.error.message}, so owners are not shown", hint=found.error.hint)
+
+
+@gpus.command("free")
+def free(
+    ctx: typer.Context,
+    hosts: HostsArgument = None,
+    memory: Annotated[
+        float | None, typer.Option(metavar="GIB", min=0.001, help="GiB free on each; without it, empty ones.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many GPUs, all on one host.")] = 1,
+    over: Annotated[float, typer.Option(metavar="SECONDS", min=0, max=3600, help="How long to look.")] = 5,
+) -> None:
+    """Show which hosts and GPUs are free, best first, with the line to paste.
+
+    Each is looked at several times: a pause between two batches does not count as free.
+
+    Example: apexgpu gpus free --memory 8 --count 2
+    """
+    kit = kit_of(ctx)
+    chosen = kit.hosts(hosts or [])
+    need = Need(None if memory is None else int(memory * GIB), count)
+    with kit.screen.working(f"looking at {len(chosen)} host{'s' if len(chosen) > 1 else ''} for {over:g} s"):
+        outcomes = fleet.run(
+            kit, chosen, lambda host: _look(kit, host, named=False, looks=_LOOKS, seconds=over / (_LOOKS - 1))
+        )
+    seen: dict[str, tuple[Report, ...]] = {
+        one.host.name: one.value.reports for one in outcomes if one.value is not None
+    }
+    found = gpuchoice.offers(seen, need)
+    raise typer.Exit(_answer(kit, outcomes, found, need))
+
+
+def _answer(kit: Kit, outcomes: list[Outcome[Seen]], found: tuple[Offer, ...], need: Need) -> int:
+    """The table and its line to paste, what was not looked at, JSON; 0 when there is one, whatever else failed."""
+    if found:
+        kit.screen.table(gpurows.FREE_HEADER, [gpurows.offer(one) for one in found])
+        kit.screen.result(f"\n{_paste(found[0])}")
+    _say_trouble(kit, outcomes, None)
+    stopped = _say_absent(kit, outcomes)
+    error, code = None, 0
+    if not found:
+        error = _none(need, stopped)
+        kit.screen.error(error)
+        code = fanout.exit_code(outcomes) if all(one.error for one in outcomes) else error.exit_code
+    rows = zip(fleet.rows(outcomes, lambda _: {}), outcomes, strict=True)
+    kit.screen.document({
+        "ok": code == 0, **({"error": error_value(error)} if error else {}),
+        "free": [_value(one) for one in found],
+        "hosts": [{**row, **gpurows.value(outcome, Page())} for row, outcome in rows],
+    })  # fmt: skip
+    return code
+
+
+def _say_absent(kit: Kit, outcomes: list[Outcome[Seen]]) -> list[str]:
+    """Name the hosts that could not be looked at, with what it takes; the stopped ones are given back."""
+    stopped: list[str] = []
+    for word, why, command in (
+        ("stopped", "the container there is stopped", "up"),
+        ("not_registered", "you are not registered there", "register"),
+    ):
+        names = [one.host.name for one in outcomes if one.value and one.value.absent and one.value.absent.code == word]
+        stopped = stopped or (names if word == "stopped" else [])
+        if names:
+            listed = " ".join(names)
+            kit.screen.warn(f"not looked at, for {why}: {listed}", hint=f"apexgpu {command} {listed}")
+    return stopped
+
+
+def _paste(offer: Offer) -> str:
+    return f'apexgpu ssh {offer.host} -- "{offer.variables} python train.py"'
+
+
+def _value(offer: Offer) -> dict[str, Any]:
+    return {
+        "host": offer.host, "gpus": list(offer.chosen), "fitting": sorted(fit.gpu.index for fit in offer.fits),
+        "name": offer.fits[0].gpu.name, "memory_free": offer.free, "utilization": offer.load, "command": _paste(offer),
+        "environment": dict(part.split("=", 1) for part in offer.variables.split()),
+    }  # fmt: skip
+
+
+def _none(need: Need, stopped: list[str]) -> ApexError:
+    what = "a free GPU" if need.count == 1 else f"{need.count} free GPUs"
+    room = f" with {size(need.memory)}" if need.memory is not None else ""
+    hint = f"apexgpu up {stopped[0]}   (its GPUs have not been looked at)" if stopped else "apexgpu gpus --watch"
+    return RefusedError(f"no host that runs your container has {what}{room} now", hint=hint, code="none_free")
