@@ -70,7 +70,7 @@ def _rows(table: Table, hosts: Sequence[str]) -> Iterable[_Row]:
         if found:
             columns = found
             continue
-        if len(set(filter(None, cells))) == 1 and _host_in(cells[0], hosts):  # one cell over the whole width
+        if len(set(cells)) == 1 and re.search(r"[A-Za-z_-]+\d", cells[0]):  # one cell over the whole width
             above, refreshed = _host_in(cells[0], hosts), _stamp_in(cells[0]) or refreshed
             continue
         named = {name: cells[place] for place, name in columns.items() if place < len(cells)}

@@ -177,7 +177,11 @@ def _answer(kit: Kit, outcomes: list[Outcome[Seen]], found: tuple[Offer, ...], n
     if found:
         kit.screen.table(gpurows.FREE_HEADER, [gpurows.offer(one) for one in found])
         kit.screen.result(f"\n{_paste(found[0])}")
-    _say_trouble(kit, outcomes, None)
+    for outcome in outcomes:
+        if found and outcome.error is not None:  # the question has its answer all the same
+            kit.screen.warn(outcome.error.message, hint=outcome.error.hint)
+    if not found:
+        _say_trouble(kit, outcomes, None)
     stopped = _say_absent(kit, outcomes)
     error, code = None, 0
     if not found:
