@@ -119,7 +119,7 @@ def _fit_rank(fit: Fit) -> tuple[bool, int, int, int]:
     return (fit.held > EMPTY, -(fit.free // GIB), fit.load, fit.gpu.index)
 
 
-def _rank(offer: Offer) -> tuple[bool, int, int, int, list[int | str]]:
-    held = any(fit.held > EMPTY for fit in offer.fits[: offer.count])
+def _rank(offer: Offer) -> tuple[int, int, int, int, list[int | str]]:
+    held = sum(fit.held > EMPTY for fit in offer.fits[: offer.count])
     names: list[int | str] = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", offer.host)]
     return (held, -(offer.free // GIB), offer.load, -len(offer.fits), names)
