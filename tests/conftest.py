@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-_FOREIGN = ("SSH_AUTH_SOCK", "DISPLAY", "DBUS_SESSION_BUS_ADDRESS", "NO_COLOR", "XDG_RUNTIME_DIR")
+_FOREIGN = ("SSH_AUTH_SOCK", "DISPLAY", "DBUS_SESSION_BUS_ADDRESS", "NO_COLOR", "XDG_RUNTIME_DIR", "LINES", "COLUMNS")
 
 
 @pytest.fixture(autouse=True)

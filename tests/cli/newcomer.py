@@ -150,8 +150,9 @@ class Newcomer:
         """The real program with a terminal of its own; its whole output is kept in `heard`."""
         heard = io.StringIO()
         child = pexpect.spawn(
-            sys.executable, ["-m", "apexgpu", *words], encoding="utf-8", timeout=LIMIT, dimensions=(50, 200), echo=False
-        )
+            sys.executable, ["-m", "apexgpu", *words], encoding="utf-8", timeout=LIMIT, dimensions=(50, 200),
+            echo=False, env=dict(os.environ),
+        )  # fmt: skip
         child.logfile_read = heard
         try:
             yield child

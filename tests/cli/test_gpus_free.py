@@ -72,7 +72,7 @@ SITUATIONS: list[tuple[str, dict[str, str], list[Asked]]] = [
     ]),
     ("hosts of many kinds", {"gpu2": "eeeeeeee", "gpu3": "e", "gpu4": "dwdw", "gpu5": "", "gpu6": "PPww"}, [
         (None, 8, ["gpu2:0,1,2,3,4,5,6,7"]), (None, 4, ["gpu2:0,1,2,3", "gpu4:0,1,2,3"]),
-        (None, 1, ["gpu2:0", "gpu4:0", "gpu6:2", "gpu3:0"]),
+        (None, 1, ["gpu2:0", "gpu4:0", "gpu3:0", "gpu6:2"]),
     ]),
 ]  # fmt: skip
 

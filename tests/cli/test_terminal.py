@@ -40,8 +40,9 @@ def eighteen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 @contextmanager
 def at_terminal(*words: str, lines: int = 50) -> "Iterator[pexpect.spawn[str]]":
+    # Python's own environment: readline, once loaded, has put LINES and COLUMNS of another terminal into C's.
     child = pexpect.spawn(sys.executable, ["-m", "apexgpu", *words], encoding="utf-8", timeout=LIMIT,
-                          dimensions=(lines, 200), echo=False)  # fmt: skip
+                          dimensions=(lines, 200), echo=False, env=dict(os.environ))  # fmt: skip
     try:
         yield child
     finally:
