@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-tests demo test check format bench docs clean completion reference
+.PHONY: setup setup-tests demo test check format bench docs clean completion reference picture
 
 setup:
 	@sh scripts/setup
@@ -34,6 +34,9 @@ clean:
 
 completion: setup
 	@$(BIN)/python scripts/make-completion
+
+picture: setup-tests
+	@$(BIN)/python scripts/make-picture
 
 reference: setup
 	@$(BIN)/python scripts/make-reference
