@@ -15,6 +15,7 @@ from bench.clock import paired
 from bench.farm import Farm, farm
 from bench.figure import Figure
 from bench.forwards import idle, traffic
+from bench.gpus import gpus_of_18
 
 BIN = Path(sys.executable).parent
 PYTHON = [sys.executable, "-c", "pass"]
@@ -231,6 +232,7 @@ def _clush() -> Path:
 ALL: dict[str, Callable[[], Iterator[Figure]]] = {
     "start": start_up,
     "status": status_of_18,
+    "gpus": gpus_of_18,
     "many": many_hosts,
     "warm": warm_256,
     "dead": one_dead,

@@ -65,7 +65,7 @@ def _write_client(directory: Path, hosts: Sequence[Host]) -> None:
 
 
 @contextmanager
-def farm(count: int, *, shells: bool = False) -> Iterator[Farm]:
+def farm(count: int, *, shells: bool = False, words: str = _WORDS) -> Iterator[Farm]:
     """`count` hosts; everything is gone at the end. With `shells` they run what they are told, as containers do."""
     directory = Path(tempfile.mkdtemp(prefix="bench-"))
     port = 20022
@@ -76,7 +76,7 @@ def farm(count: int, *, shells: bool = False) -> Iterator[Farm]:
     for key in ("host_key", "id_ed25519"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / key], check=True)
     shutil.copy(directory / "id_ed25519.pub", directory / "authorized_keys")
-    (directory / "words").write_text(_WORDS)
+    (directory / "words").write_text(words)
     (directory / "run").mkdir(mode=0o700)
     # SHLVL keeps bash from reading the account's .bashrc, whose cost would be measured instead of ours.
     common = (
