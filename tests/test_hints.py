@@ -13,7 +13,7 @@ from apexgpu.completion_table import TABLE
 SOURCE = Path(__file__).parent.parent / "src" / "apexgpu"
 
 # Commands of cli.md that are named already and are not there yet. A test below says when one has come.
-COMING = {"port"}
+COMING: set[str] = set()
 # What follows the name in a sentence, where nothing is to be typed.
 PROSE = {"added", "cannot", "does", "has", "itself", "owns", "wants", "wrote"}
 _CALL = re.compile(r"\bapexgpu((?: +(?:--?[a-z][a-z-]*|[a-z][a-z0-9-]*))+)")

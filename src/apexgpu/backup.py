@@ -169,7 +169,7 @@ def undo(means: Means, host: Host, entry: Entry) -> None:
         _await_tar(means, host, entry)
     if details["ran"] and not means.runs(host):
         means.start(host)
-        forwards.put_back(means, host, details["maps"])
+        forwards.put_back(means.link, host, details["maps"], note=means.note)
     aside = details.get("aside")
     if aside and entry.stage == "stop":
         with an_eye(means, host, details["directory"], own=True) as eye:
@@ -237,7 +237,7 @@ def _tester(means: Means, host: Host, entry: Entry, ending: ExitStack, start_err
 def _start_again(means: Means, host: Host, entry: Entry) -> ApexError | None:
     try:
         means.start(host)
-        forwards.put_back(means, host, entry.details["maps"])
+        forwards.put_back(means.link, host, entry.details["maps"], note=means.note)
     except ApexError as exc:
         return exc
     return None

@@ -35,6 +35,7 @@ COMMANDS: dict[str, Entry] = {
     "tunnel": Entry("tunnel", "Ports", "Bring ports of your container to this laptop, and keep them there."),
     "tunnels": Entry("tunnel", "Ports", "The tunnels of this laptop: list, close."),
     "gpus": Entry("gpus", "GPUs", "What every GPU does; gpus free: which of them are free, and what to paste."),
+    "port": Entry("port", "Ports", "Show or make the server's maps of your container's ports."),
     "snapshot": Entry("backup", "Backups", "Save your container to the NAS, and test the archive."),
     "snapshots": Entry("snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."),
     "recover": Entry("recover", "Backups", "Bring a saved container back, after its archive was tested."),

@@ -163,7 +163,7 @@ def undo(means: Means, host: Host, entry: Entry) -> None:
         raise RefusedError(message, hint=hint, code="no_undo")
     if entry.details["ran"] and not means.runs(host):
         means.start(host)
-        forwards.put_back(means, host, entry.details["maps"])
+        forwards.put_back(means.link, host, entry.details["maps"], note=means.note)
     _readable(means, host, entry, yes=False)
     means.journal.end(entry)
 
@@ -268,7 +268,7 @@ def _prove(means: Means, host: Host, entry: Entry, where: Place) -> Done:
         state = f"the files on {host.name} are replaced, but no login has proved it yet"
         raise _told(exc, state, exc.hint or f"apexgpu {entry.what} {host.name}") from None
     put_back = _put_keys_back(means, host, entry) if entry.what == "rebuild" else 0
-    forwards.put_back(means, host, entry.details["maps"])
+    forwards.put_back(means.link, host, entry.details["maps"], note=means.note)
     _readable(means, host, entry, yes=False)
     means.journal.end(entry)
     return Done(entry.what, entry.details["name"], change, put_back, bool(keys))

@@ -16,6 +16,7 @@ _FIELD = re.compile(r"^ ?(Name|State|PID|IP|Memory use|CPU use|KMem use|Link): +
 _SIZE = re.compile(r"^([0-9.]+) ?(bytes|KiB|MiB|GiB|TiB)$")
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _MAP = re.compile(r"^([0-9.]+):(\d+) => container:(\d+)$")
+_MAPPING = re.compile(r"^Mapping ([0-9.]+:\d+) => container:\d+\.\.\.$")
 _DRIVER = re.compile(r"^NVIDIA driver version mismatch! Host=(\S*) Yours=(\S*)$")
 
 
@@ -43,6 +44,12 @@ class Stopped:
 
     was_running: bool
     unmapped: tuple[str, ...] = ()
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The container ports of those maps, but for ssh's own."""
+        found = (_MAP.match(line) for line in self.unmapped)
+        return tuple(dict.fromkeys(int(m[3]) for m in found if m and m[3] != "22"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +213,22 @@ def port_map(reply: Reply, host: str, port: str) -> PortMap:
     if any(line.endswith("is not a valid port number") for line in said):
         message = f"{host}: {port!r} is not a valid port number"
         raise UsageError(message, hint=f"apexgpu port {host} 6006", code="port")
-    for found in port_maps(reply, host):
+    maps = port_maps(reply, host)
+    for found in maps:
         if str(found.container_port) == port:
             return found
-    message = f"{host} did not map port {port}, whatever it says: the port is not in its list"
-    raise RefusedError(message, hint=f"apexgpu tunnel {host} {port}", code="not_mapped")
+    raise RefusedError(_not_mapped(said, maps, host, port), hint=f"apexgpu tunnel {host} {port}", code="not_mapped")
+
+
+def _not_mapped(said: list[str], maps: Sequence[PortMap], host: str, port: str) -> str:
+    """Why a port is not in the list, whatever the server says of it."""
+    made = next((m[1] for m in (_MAPPING.match(line) for line in said) if m), None)
+    if made is not None:
+        return f"{host} says that {made} leads to port {port}, but does not list it: not to be counted on"
+    taken = next((one.container_port for one in maps if str(one.container_port).startswith(port)), None)
+    if taken is not None:
+        return f"{host} does not map port {port} while {taken} is mapped: it takes the one for the other"
+    return f"{host} did not map port {port}, whatever it says: the port is not in its list"
 
 
 def register(reply: Reply, host: str) -> bool:

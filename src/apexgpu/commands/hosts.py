@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import manage
-from apexgpu.commands import fleet, overview
+from apexgpu import forwards, manage
+from apexgpu.commands import fleet, overview, port
 from apexgpu.commands.options import AllHosts, Group, HostsArgument, kit_of
 from apexgpu.errors import RefusedError
 from apexgpu.journal import Journal
@@ -108,7 +108,9 @@ def start_all(kit: Kit, hosts: list[Host], *, wait: float = 120) -> list[Outcome
                 on_line=lambda line: heard(host, line), begun=begun,
             )  # fmt: skip
 
-        return fleet.run(kit, hosts, work, on_done=done)
+        outcomes = fleet.run(kit, hosts, work, on_done=done)
+    port.offer_again(kit, [one.host for one in outcomes if one.value is not None and not one.value.was_running])
+    return outcomes
 
 
 def _worth_keeping(text: str) -> bool:
@@ -161,10 +163,12 @@ def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts =
             progress.print(lambda: _show_down(kit, outcome))
 
         def work(host: Host) -> Stopped:
-            return manage.down(
+            stopped = manage.down(
                 kit.transport, host, state_dir=kit.state_dir,
                 on_line=lambda line: progress.say(f"{host.name}: {clean(line)}"),
             )  # fmt: skip
+            forwards.remember(kit.state_dir, host, stopped.ports)
+            return stopped
 
         found = (
             fleet.run(kit, [state.host for state in states if state.ok], work, on_done=done)

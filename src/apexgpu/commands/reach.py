@@ -36,6 +36,11 @@ def ready(kit: Kit, host: Host) -> None:
         raise outcome.error
     if outcome.value:
         return
+    offer_start(kit, host)
+
+
+def offer_start(kit: Kit, host: Host) -> None:
+    """Start the stopped container if the user agrees. DeclinedError, RefusedError (nobody to ask) …"""
     if not kit.yes and not kit.screen.can_ask:
         raise manage.stopped(host)
     kit.confirm(f"The container on {host.name} is stopped. Start it?")
