@@ -7,6 +7,7 @@ import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from ipaddress import IPv4Address
 
 from apexgpu.errors import ApexError
@@ -119,23 +120,44 @@ class Port:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                client, peer = await loop.sock_accept(sock)
+                client, peer = await accepted(sock)
             except OSError:
                 await asyncio.sleep(0.05)  # out of descriptors: some may be free again later
                 continue
             client.setblocking(False)
             task = loop.create_task(self._one(client, peer[0]))
             self.serving.add(task)
-            task.add_done_callback(self.serving.discard)
+            task.add_done_callback(partial(self._done, client))
 
     async def _one(self, client: socket.socket, peer: str) -> None:
         try:
             await self._serve(client, peer)
         except OSError:
             client.close()
-        except asyncio.CancelledError:
+
+    def _done(self, client: socket.socket, task: asyncio.Task[None]) -> None:
+        """Also of a task that was cancelled before its first turn, and closed nothing itself."""
+        self.serving.discard(task)
+        if task.cancelled():
             client.close()
-            raise
+
+
+async def accepted(sock: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
+    """The next connection of a listening socket.
+
+    asyncio's own `sock_accept` loses the connection that comes in the moment in which it is cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            return sock.accept()
+        ready = asyncio.Event()
+        try:
+            loop.add_reader(sock, ready.set)
+        except NotImplementedError:  # Windows
+            return await loop.sock_accept(sock)
+        await ready.wait()
+        loop.remove_reader(sock)
 
 
 def reset(sock: socket.socket) -> None:
