@@ -35,6 +35,8 @@ COMMANDS: dict[str, Entry] = {
     "tunnel": Entry("tunnel", "Ports", "Bring ports of your container to this laptop, and keep them there."),
     "tunnels": Entry("tunnel", "Ports", "The tunnels of this laptop: list, close."),
     "gpus": Entry("gpus", "GPUs", "What every GPU does; gpus free: which of them are free, and what to paste."),
+    "tensorboard": Entry("serving", "Ports", "Show a directory of your container in TensorBoard, here."),
+    "jupyter": Entry("serving", "Ports", "Show your container in Jupyter, here."),
     "port": Entry("port", "Ports", "Show or make the server's maps of your container's ports."),
     "snapshot": Entry("backup", "Backups", "Save your container to the NAS, and test the archive."),
     "snapshots": Entry("snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."),

@@ -173,7 +173,7 @@ STATES: dict[str, Callable[[Scene, str], None]] = {
     "unforwarded": _unforwarded,
     "halted": _halted,
     "map": Scene.map,
-    "foreign-map": lambda scene, port: scene.host.maps.append(PortMap("10.0.3.250", int(port), 80)),
+    "foreign-map": lambda scene, port: scene.host.maps.append(PortMap("10.0.4.250", int(port), 80)),
     "fault": lambda scene, kind: scene.world.faults.set(scene.host.name, kind),
     "no-fault": lambda scene, kind: scene.world.faults.clear(scene.host.name, kind),
     "iam": lambda scene, kind: scene.world.faults.set(IAM, kind),

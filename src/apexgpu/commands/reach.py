@@ -31,7 +31,7 @@ def ready(kit: Kit, host: Host) -> None:
 
     Raises what stands in the way: DeclinedError, RefusedError (stopped, and nobody to ask), UnreachableError …
     """
-    outcome = fleet.run(kit, [host], lambda one: _answers(kit, one))[0]
+    outcome = fleet.run(kit, [host], lambda one: answers(kit, one))[0]
     if outcome.error is not None:
         raise outcome.error
     if outcome.value:
@@ -53,7 +53,7 @@ def offer_start(kit: Kit, host: Host) -> None:
         raise typer.Exit(started.error.exit_code)  # it has been shown
 
 
-def _answers(kit: Kit, host: Host) -> bool:
+def answers(kit: Kit, host: Host) -> bool:
     """Whether the container takes our login; False when it is stopped; anything else is its error."""
     try:
         manage.inside(kit.transport, host, "true")

@@ -1,8 +1,8 @@
 """tunnel and tunnels: ports of a container on this laptop, and the list of what is carried."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +25,21 @@ Background = Annotated[bool, typer.Option("--background", "-b", help="Carry on a
 Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
 Once = Annotated[bool, typer.Option("--once", help="End with the connection instead of making a new one.")]
 _HEADER = ("ID", "LOCAL", "REMOTE", "STATE", "SINCE", "CARRIED", "RECONNECTS", "PID")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What the URL of a tunnel shows, and what else JSON tells of it.
+
+    `path` may hold a token: it is printed and given to the browser, and written nowhere.
+    """
+
+    path: str = "/"
+    scheme: str = "http"
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+
+PLAIN = Page()
 
 
 @app.command("tunnel")
@@ -60,18 +75,15 @@ def carry(
     background: bool = False,
     open_browser: bool = False,
     once: bool = False,
-    path: str = "/",
+    page: Page = PLAIN,
 ) -> None:
-    """Carry `remotes` of the container, here until Ctrl-C or in the background; `path` ends the first URL.
-
-    `path` may hold a token: it is printed and given to the browser, and written nowhere.
-    """
+    """Carry `remotes` of the container, here until Ctrl-C or in the background; `page` is what the first one shows."""
     before = tunnels.listed(kit.state_dir)
     tunnels.clean(kit.state_dir, before)
     same = _same(before, host, remotes, local)
     if same is not None and same.state != tunnels.DEAD:
         kit.screen.note(f"tunnel {same.id} carries that already; close it with: apexgpu tunnels close {same.id}")
-        return _show(kit, same, path, open_browser)
+        return _show(kit, same, page, open_browser)
     reach.ready(kit, host)
     wanted: list[int | None] = [local] * len(remotes)
     if same is not None and local is None:
@@ -83,12 +95,12 @@ def carry(
         with kit.screen.working(f"opening the tunnel to {host.name}"):
             made = _reworded(host, lambda: tunnels.start(kit.state_dir, plan, wanted, kit.runner))
         _say_moved(kit, made, before)
-        return _show(kit, made, path, open_browser)
-    return _foreground(kit, host, plan, wanted, path, open_browser)
+        return _show(kit, made, page, open_browser)
+    return _foreground(kit, host, plan, wanted, page, open_browser)
 
 
 def _foreground(
-    kit: Kit, host: Host, plan: tunnels.Plan, wanted: Sequence[int | None], path: str, open_browser: bool
+    kit: Kit, host: Host, plan: tunnels.Plan, wanted: Sequence[int | None], page: Page, open_browser: bool
 ) -> None:
     taken = tunnels.take(wanted, plan.remotes)
     _refuse_taken(kit, [one for one in taken if isinstance(one, int)])
@@ -99,7 +111,7 @@ def _foreground(
         if one.state == UP and not shown:
             shown.append(one)
             _say_moved(kit, one, tunnels.listed(kit.state_dir))
-            _show(kit, one, path, open_browser)
+            _show(kit, one, page, open_browser)
             kit.screen.note("Ctrl-C closes it")
         elif shown and one.state == UP:
             kit.screen.good(f"connected again after {duration(time.time() - lost[-1])}")
@@ -203,13 +215,15 @@ def _same(
                  and local in (None, one.forwards[0].local)), None)  # fmt: skip
 
 
-def _show(kit: Kit, one: tunnels.Tunnel, path: str, open_browser: bool) -> None:
-    ends = ["/" + path.removeprefix("/") if number == 0 and path != "/" else "" for number in range(len(one.forwards))]
-    urls = [f"http://127.0.0.1:{each.local}{end}" for each, end in zip(one.forwards, ends, strict=True)]
+def _show(kit: Kit, one: tunnels.Tunnel, page: Page, open_browser: bool) -> None:
+    urls = [f"http://127.0.0.1:{each.local}" for each in one.forwards]
+    if page is not PLAIN:
+        urls[0] = f"{page.scheme}{urls[0].removeprefix('http')}/{page.path.removeprefix('/')}"
     for url, each in zip(urls, one.forwards, strict=True):
         kit.screen.result(f"{url}  →  {one.host} {each.remote}")
     shown = value(one)
-    kit.screen.document({"ok": True, "tunnels": [{**shown, "url": urls[0] if path != "/" else shown["url"]}]})
+    told = {**shown, **page.told, "url": urls[0] if page is not PLAIN else shown["url"]}
+    kit.screen.document({"ok": True, "tunnels": [told]})
     if open_browser:
         kit.open_page(urls[0])
 

@@ -97,7 +97,9 @@ def jupyter(arguments: list[str]) -> int:
     server = listen(int(option(arguments, "--port", "-p") or 8888), 50)
     port = server.server_address[1]
     token = option(arguments, "--NotebookApp.token", "--ServerApp.token", "--IdentityProvider.token")
-    Page.title, Page.token = "Jupyter", secrets.token_hex(24) if token is None else token
+    given = os.environ.get("JUPYTER_TOKEN") if token is None else token
+    Page.title, Page.token = "Jupyter", secrets.token_hex(24) if given is None else given
+    shown = "..." if given else Page.token  # what was given is known, and kept out of the log
     directory = option(arguments, "--notebook-dir", "--ServerApp.root_dir") or str(Path.cwd())
     RUNTIME.mkdir(parents=True, exist_ok=True)
     note = RUNTIME / f"nbserver-{os.getpid()}.json"
@@ -106,8 +108,8 @@ def jupyter(arguments: list[str]) -> int:
                                 "hostname": "localhost", "notebook_dir": directory, "root_dir": directory}))
     stamp = time.strftime("[I %H:%M:%S NotebookApp] ")
     sys.stderr.write(f"{stamp}Serving notebooks from local directory: {directory}\n"
-                     f"{stamp}Jupyter Notebook 6.4.0 is running at:\n{stamp}{url}?token={Page.token}\n"
-                     f"{stamp} or http://127.0.0.1:{port}/?token={Page.token}\n")
+                     f"{stamp}Jupyter Notebook 6.4.0 is running at:\n{stamp}{url}?token={shown}\n"
+                     f"{stamp} or http://127.0.0.1:{port}/?token={shown}\n")
     sys.stderr.flush()
     try:
         server.serve_forever()

@@ -15,8 +15,8 @@ SAID = 20  # lines of a log that are worth telling
 
 
 def say(text: str) -> None:
-    """A line of progress."""
-    sys.stdout.write(text + "\n")
+    """A line of progress; its letters survive any locale."""
+    sys.stdout.write(text.encode("ascii", "backslashreplace").decode() + "\n")
     sys.stdout.flush()
 
 
@@ -87,6 +87,21 @@ def ports(pid: int) -> "list[int]":
     return sorted(set(listening))
 
 
+def serves(leader: int, port: int) -> bool:
+    """Whether a session's own process (a script may start another) takes connections on a port."""
+    if not answers(port) or not os.path.isdir("/proc"):
+        return answers(port)
+    return any(port in ports(pid) for pid, _ in processes() if session(pid) == leader)
+
+
+def session(pid: int) -> int:
+    """The session of a process, 0 when that is gone."""
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return 0
+
+
 def answers(port: int) -> bool:
     """Whether something takes connections on a port of this machine."""
     try:
@@ -134,9 +149,10 @@ def ended(pid: int) -> bool:
         pass
     try:
         os.kill(pid, 0)
+        with open("/proc/%d/stat" % pid) as state:
+            return state.read().rpartition(")")[2].split()[0] == "Z"  # gone, and nobody has asked yet
     except OSError:
         return True
-    return False
 
 
 def tail(log: str) -> "list[str]":
@@ -154,7 +170,10 @@ def stop(pids: "list[int]", limit: float) -> None:
     for asked, until in ((signal.SIGTERM, limit), (signal.SIGKILL, 5)):
         left = [pid for pid in pids if not ended(pid)]
         for pid in left:
-            os.kill(pid, asked)
+            try:
+                os.kill(pid, asked)
+            except ProcessLookupError:
+                continue
         end = time.monotonic() + until
         while any(not ended(pid) for pid in left) and time.monotonic() < end:
             time.sleep(0.05)

@@ -25,6 +25,7 @@ from apexgpu.there.processes import (
     processes,
     resolved,
     say,
+    serves,
     start,
     stop,
     tail,
@@ -91,7 +92,7 @@ def tensorboard(wish: "dict[str, object]", directory: str, end: float) -> "dict[
         return (*start("tensorboard", argv, more, port, HOME, ""), port)
 
     def ready(pid: int, port: int) -> "dict[str, object] | None":
-        return board(pid, [], port, started=True) if answers(port) else None
+        return board(pid, [], port, started=True) if serves(pid, port) else None
 
     return first_that_serves(wish, TENSORBOARD, directory, end, begin, ready)
 
@@ -166,7 +167,7 @@ def jupyter(wish: "dict[str, object]", directory: str, end: float) -> "dict[str,
 
     def ready(pid: int, port: int) -> "dict[str, object] | None":
         # It may have taken another port, where that one was lost in the meantime.
-        if not answers(port) and not ports(pid):
+        if not serves(pid, port) and not ports(pid):
             return None
         found = [one for argv in known for one in notebooks(argv) if one.get("pid") == pid or one.get("port") == port]
         return notebook(found[0], started=True) if found else None
