@@ -72,8 +72,10 @@ class OpenSSH:
             self.process.stderr.close()
 
 
-def start(directory: Path, *, extra: str = "", name: str = "gpu7", address: str = "127.0.0.1") -> OpenSSH:
-    """Start sshd on a free port; manage and container are the same server here."""
+def start(
+    directory: Path, *, extra: str = "", name: str = "gpu7", address: str = "127.0.0.1", home: Path | None = None
+) -> OpenSSH:
+    """Start sshd on a free port; manage and container are the same server here. `home` replaces the account's."""
     directory.mkdir(parents=True, exist_ok=True)
     for key in ("host_key", "id_ed25519"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / key], check=True)
@@ -90,7 +92,7 @@ def start(directory: Path, *, extra: str = "", name: str = "gpu7", address: str 
         f"ListenAddress {address}:{port}\nHostKey {directory}/host_key\nPidFile none\nUsePAM no\nStrictModes no\n"
         f"AuthorizedKeysFile {directory}/authorized_keys\nPermitRootLogin yes\nPasswordAuthentication no\n"
         f"KbdInteractiveAuthentication no\nForceCommand {force}\nMaxStartups 1000\n"
-        f"SetEnv SHLVL=2\nMaxSessions 1000\n{extra}\n"
+        f"SetEnv SHLVL=2{f' HOME={home}' if home else ''}\nMaxSessions 1000\n{extra}\n"
     )
     host_key = (directory / "host_key.pub").read_text().split()
     (directory / "known_hosts").write_text(f"[{address}]:{port} {host_key[0]} {host_key[1]}\n")
