@@ -163,11 +163,13 @@ class Kit:
             return None
         return self.screen.secret(f"Passphrase for {path} (ssh-add {path} would spare you this)") or None
 
-    def open_page(self, url: str) -> None:
-        """Show `url` in the user's browser; where there is none, say so."""
+    def open_page(self, url: str, *, secret: bool = False) -> None:
+        """Show `url` in the user's browser; where there is none, say so. A `secret` one stays out of its argv."""
         import webbrowser
 
-        if not webbrowser.open(url):
+        from apexgpu import doorway
+
+        if not (doorway.through(url, webbrowser.open) if secret else webbrowser.open(url)):
             self.screen.note(f"no browser could be started; open it yourself: {url}")
 
     def confirm(self, question: str, *, option: str = "--yes") -> None:

@@ -63,6 +63,11 @@ class Server:
     secure: bool = False
     password: bool = False
 
+    @property
+    def secret(self) -> bool:
+        """Whether the path holds a token."""
+        return "?token=" in self.path
+
 
 class ServerFailedError(RefusedError):
     """A server was started and ended at once; `said` are the last lines of its log."""

@@ -142,15 +142,31 @@ class TestJupyter:
         assert product("jupyter", "gpu2", "runs", "--stop") == 0
         assert [one["id"] for one in product.json("tunnels")["tunnels"]] == [other["id"]]
 
-    def test_the_browser_is_opened_with_the_token_only_where_that_was_said(
+    def test_the_browser_comes_to_the_page_and_its_command_line_has_no_token(
         self, product: Product, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        opened: list[str] = []
-        monkeypatch.setattr("webbrowser.open", lambda url: not opened.append(url))  # type: ignore[func-returns-value]  # it says whether it could
+        told: list[str] = []
+        pages: list[str] = []
+
+        def browser(url: str) -> bool:
+            told.append(url)
+            pages.append(get(url))
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                get(url)
+            return True
+
+        monkeypatch.setattr("webbrowser.open", browser)
         made = shown(product, "jupyter", "gpu2")
-        assert opened == []
+        assert told == []
         assert shown(product, "jupyter", "gpu2", "--open")["url"] == made["url"]
-        assert len(opened) == 1
+        assert "<h1>Jupyter</h1>" in pages[0]
+        assert made["url"].partition("token=")[2] not in told[0]
+
+    def test_without_a_browser_the_url_is_there_to_be_opened(
+        self, product: Product, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("webbrowser.open", lambda _: False)
+        assert shown(product, "jupyter", "gpu2", "--open")["url"] in product.err
 
     def test_the_json_is_one_document_also_when_it_fails(self, product: Product) -> None:
         assert product("jupyter", "gpu2", "nowhere", "--json") == 6

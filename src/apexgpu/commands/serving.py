@@ -86,7 +86,7 @@ def _show(
         raise
     _tell(kit, host, wish, found)
     page = tunnel.Page(
-        found.path, "https" if found.secure else "http",
+        found.path, "https" if found.secure else "http", found.secret,
         {"server": {"kind": wish.what, "directory": found.directory, "started": found.started, "pid": found.pid,
                     "program": found.program or None, "log": found.log or None}},
     )  # fmt: skip

@@ -31,11 +31,12 @@ _HEADER = ("ID", "LOCAL", "REMOTE", "STATE", "SINCE", "CARRIED", "RECONNECTS", "
 class Page:
     """What the URL of a tunnel shows, and what else JSON tells of it.
 
-    `path` may hold a token: it is printed and given to the browser, and written nowhere.
+    `path` holds a token where the page is `secret`: it is printed and given to the browser, and written nowhere.
     """
 
     path: str = "/"
     scheme: str = "http"
+    secret: bool = False
     told: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -225,7 +226,7 @@ def _show(kit: Kit, one: tunnels.Tunnel, page: Page, open_browser: bool) -> None
     told = {**shown, **page.told, "url": urls[0] if page is not PLAIN else shown["url"]}
     kit.screen.document({"ok": True, "tunnels": [told]})
     if open_browser:
-        kit.open_page(urls[0])
+        kit.open_page(urls[0], secret=page.secret)
 
 
 def _say_moved(kit: Kit, one: tunnels.Tunnel, others: Sequence[tunnels.Tunnel]) -> None:
