@@ -1,7 +1,7 @@
 """What completion knows of the command line. Made by `make completion`; a test says when it is old."""
 
 TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'tunnel', 'tunnels', 'gpus', 'snapshot', 'snapshots', 'recover', 'rebuild', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
+    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'tunnel', 'tunnels', 'tensorboard', 'jupyter', 'port', 'gpus', 'snapshot', 'snapshots', 'recover', 'rebuild', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
     'completion': ('words', ('show',), ('--help',)),
     'completion show': ('words', ('bash', 'zsh', 'fish', 'powershell'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config': ('words', ('sync', 'status', 'print', 'remove', 'restore'), ('--help',)),
@@ -17,6 +17,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'gpus': ('hosts', ('list', 'free'), ('--watch', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'gpus free': ('hosts', (), ('--memory', '--count', '--over', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'gpus list': ('hosts', (), ('--watch', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'jupyter': ('hosts', (), ('--stop', '--local', '--background', '--open', '--once', '--program', '--wait', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'keys': ('words', ('list', 'add', 'remove'), ('--help',)),
     'keys add': ('files', (), ('--password-stdin', '--no-save-password', '--allow-http', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'keys list': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
@@ -29,6 +30,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'lab up': ('words', (), ('--hosts', '--registered', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'login': ('files', (), ('--iam-url', '--key', '--password-stdin', '--no-save-password', '--allow-http', '--register', '--register-all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'logout': ('words', (), ('--keep-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'port': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'rebuild': ('hosts', (), ('--unverified', '--snapshot', '--new-host-keys', '--undo', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'recover': ('hosts', (), ('--from', '--unverified', '--snapshot', '--new-host-keys', '--undo', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'register': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
@@ -40,6 +42,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'snapshots verify': ('files', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'ssh': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'status': ('hosts', (), ('--watch', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'tensorboard': ('hosts', (), ('--stop', '--local', '--background', '--open', '--once', '--program', '--wait', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'tunnel': ('hosts', (), ('--local', '--background', '--open', '--once', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'tunnels': ('words', ('list', 'close'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'tunnels close': ('files', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
