@@ -207,7 +207,7 @@ class Screen:
 
     def confirm(self, question: str) -> bool:
         """A y/N question; anything but yes is no."""
-        return self.ask(f"{question} [y/N]").lower() in {"y", "yes", "是"}
+        return self.ask(f"{question.removesuffix('?')}? [y/N]").lower() in {"y", "yes", "是"}
 
     def secret(self, question: str) -> str:
         """A line from the user that is not shown."""

@@ -41,15 +41,16 @@ def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | 
     found += _config(settings, runner)
     for path, names in knownhosts.noted(state).items():
         take = partial(knownhosts.take_out, path, names)
-        found.append(Part("known_hosts", f"{len(names)} host keys in {path} that apexgpu added", take))
+        keys = "a host key" if len(names) == 1 else f"{len(names)} host keys"
+        found.append(Part("known_hosts", f"{keys} in {path} that apexgpu added", take))
     if password is not None:
         found.append(Part("password", "the domain password in the keyring", partial(_ignore, password)))
     if traces := shellstart.installed(settings.config_dir):
         what = f"completion in {', '.join(map(str, traces))}"
         found.append(Part("completion", what, partial(shellstart.remove, settings.config_dir)))
     if sockets := mux.open_masters():
-        found.append(Part("connections", f"{len(sockets)} connections that are kept open",
-                          partial(mux.close_masters, runner)))  # fmt: skip
+        what = "a connection that is" if len(sockets) == 1 else f"{len(sockets)} connections that are"
+        found.append(Part("connections", f"{what} kept open", partial(mux.close_masters, runner)))
     for directory in _directories(settings):
         if own := _own(directory):
             found.append(Part("directory", str(directory), partial(_delete, directory, own)))

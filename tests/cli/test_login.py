@@ -40,7 +40,7 @@ class TestTheFirstDay:
                 ("The same passphrase again: ", "a phrase"),
                 ("Domain password of alice: ", new.password()),
                 (r"Write this into .*config\? \[y/N\]: ", "y"),
-                (r"Trust all of them \[y/N\]: ", "y"),
+                (r"Trust all of them\? \[y/N\]: ", "y"),
             ):
                 child.expect(question)
                 child.sendline(answer)

@@ -178,7 +178,7 @@ class TestPlainHttp:
 
     def test_a_person_is_asked_once_and_may_say_no(self, new: Newcomer) -> None:
         with new.at_terminal("login", "alice") as child:
-            child.expect(r"would travel readable.*Send it all the same, now and in future \[y/N\]: ")
+            child.expect(r"would travel readable.*Send it all the same, now and in future\? \[y/N\]: ")
             child.sendline("n")
             assert ended(child) == 7
         assert new.spy.gets == []
@@ -243,7 +243,7 @@ class TestPrompts:
         with new.at_terminal("login", "alice", "--yes") as child:
             child.expect("Domain password of alice: ")
             child.sendline(new.password())
-            child.expect(r"Trust all of them \[y/N\]: ")
+            child.expect(r"Trust all of them\? \[y/N\]: ")
             child.sendline("n")
             assert ended(child) == 7
         assert not (new.ssh / "known_hosts").exists()
