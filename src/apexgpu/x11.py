@@ -42,6 +42,7 @@ class SshSaid:
     opened: int = 0
     no_xauth_there: bool = False
     denied_by_key: bool = False
+    killed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ def read(log: str) -> SshSaid:
         return any(re.search(pattern, line) for line in lines)
 
     unreached = next((found[1] for line in lines if (found := re.match(r"connect (\S+(?: port \d+)?: .+)", line))), "")
+    killed = next((int(found[1]) for line in lines if (found := re.match(r"Killed by signal (\d+)\.", line))), 0)
     keys = [line for line in lines if ": key options:" in line]
     return SshSaid(
         requested=has(r"^debug1: Requesting X11 forwarding"),
@@ -107,6 +109,7 @@ def read(log: str) -> SshSaid:
         opened=sum("client_request_x11: request from" in line for line in lines),
         no_xauth_there=has(r"Remote: No xauth program"),
         denied_by_key=has(r"Remote: .*X11 forwarding disabled") or (bool(keys) and "x11-forwarding" not in keys[-1]),
+        killed=killed,
     )
 
 
@@ -199,20 +202,26 @@ def _cookie_there(session: Session, host: str, trusted: bool) -> Probe:
         return Probe("cookie there", "unknown", "there is no python3 in the container to look with")
     if facts.get("cookie"):
         return Probe("cookie there", "ok", f"in {facts['authority']}")
-    path = facts.get("authority", "~/.Xauthority")
+    path = _plain(facts.get("authority"), ".Xauthority")
     if facts.get("locks"):
-        locks = " ".join(str(lock) for lock in facts["locks"])
-        return Probe("cookie there", "broken", f"xauth there waits for a lock that somebody left: {locks}",
-                     f"apexgpu ssh {host} -- rm -f {locks}", "cookie_locked")  # fmt: skip
+        lock = _plain(facts["locks"][0], ".Xauthority-c")
+        both = f"{lock[:-1]}c {lock[:-1]}l"
+        return Probe("cookie there", "broken", f"xauth there waits for a lock that somebody left: {facts['locks'][0]}",
+                     f"apexgpu ssh {host} -- rm -f {both}", "cookie_locked")  # fmt: skip
     if not facts.get("writable", True):
-        return Probe("cookie there", "broken", f"{path} cannot be written there",
-                     f'apexgpu ssh {host} -- "ls -l {path}; df -h {path}"', "cookie_unwritable")  # fmt: skip
+        return Probe("cookie there", "broken", f"{facts.get('authority')} cannot be written there",
+                     f'apexgpu ssh {host} -- "ls -l {path}; df -h ."', "cookie_unwritable")  # fmt: skip
     if facts.get("rc"):
-        own = facts["rc"][0]
-        return Probe("cookie there", "broken", f"{own} is there, so sshd leaves xauth to it, and it adds no cookie",
-                     f'apexgpu ssh {host} -- "sudo mv {own} {own}.off"', "cookie_rc")  # fmt: skip
-    return Probe("cookie there", "broken", f"sshd has put no cookie into {path} (is the disk full?)",
+        own = _plain(facts["rc"][0], ".ssh/rc")
+        return Probe("cookie there", "broken", f"{facts['rc'][0]} is there, so sshd leaves xauth to it, and it adds no "
+                     "cookie", f'apexgpu ssh {host} -- "sudo mv {own} {own}.off"', "cookie_rc")  # fmt: skip
+    return Probe("cookie there", "broken", f"sshd has put no cookie into {facts.get('authority')} (is the disk full?)",
                  f'apexgpu ssh {host} -- "df -h . && xauth list"', "no_cookie_there")  # fmt: skip
+
+
+def _plain(path: object, otherwise: str) -> str:
+    """A path that the container named, for a line to paste: only where it can be nothing but a path."""
+    return path if isinstance(path, str) and re.fullmatch(r"[\w./+-]+", path) else otherwise
 
 
 def _window(session: Session, host: str, trusted: bool) -> Probe:
@@ -262,10 +271,11 @@ def aftermath(said: SshSaid, host: str, code: int, *, trusted: bool, again: str)
         return _window(Session(said, facts={"display": ""}, code=code), host, trusted)
     if code == 127:
         return Probe("program", "broken", f"the container on {host} has no such program",
-                     f"apexgpu x11 install {host}   (xeyes, xclock, xterm …)", "no_program")  # fmt: skip
+                     f"apexgpu x11 install {host}   (it brings xeyes, xclock and the like)", "no_program")  # fmt: skip
     if code == 0:
         return None
-    ended = f"the program on {host} " + (f"was ended by signal {code - 128}" if code > 128 else f"ended with {code}")
+    ended = f"the program on {host} " + (
+        f"was ended by signal {code - 128}" if 128 < code < 160 else f"ended with {code}")  # fmt: skip
     if not said.opened:
         return Probe("program", "unknown", f"{ended}, and had not opened a window", f"apexgpu x11 check {host}",
                      "no_window")  # fmt: skip

@@ -57,7 +57,7 @@ def probes(system: str, facts: Facts, *, trusted: bool, again: str) -> list[Prob
             found.append(look(facts))
     broken = any(one.verdict == "broken" for one in found)
     found.append(Probe("permission", "skipped", "it needs what is broken above") if broken else
-                 _permission(system, facts, trusted, again))  # fmt: skip
+                 _permission(facts, trusted, again))  # fmt: skip
     if system == "darwin" and facts.iglx is not None:
         found.append(_opengl(facts))
     return found
@@ -133,15 +133,15 @@ def _let_in(facts: Facts) -> Probe:
     return Probe("cookie", "ok", "xauth's cookie opens it" if facts.cookie else "the server asks this account for none")
 
 
-def _permission(system: str, facts: Facts, trusted: bool, again: str) -> Probe:
+def _permission(facts: Facts, trusted: bool, again: str) -> Probe:
     if trusted:
         return Probe("permission", "ok", "programs there are trusted with this whole screen, as you said")
-    if facts.security:
+    if not facts.xauth:  # of Windows alone: elsewhere it is missing above
+        why = "there is no xauth here to get an untrusted cookie with"
+    elif facts.security:
         return Probe("permission", "ok", "the server can restrict untrusted programs (SECURITY)")
-    if facts.answer != "in":
+    elif facts.answer != "in":
         return Probe("permission", "unknown", "the server was not asked")
-    if system == "win32" and not facts.xauth:
-        why = "there is no xauth.exe here to get an untrusted cookie with"
     else:
         why = "this X server cannot restrict programs (no SECURITY extension)"
     return Probe("permission", "broken", f"{why}; they would have to be trusted with this whole screen",

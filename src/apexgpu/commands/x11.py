@@ -147,8 +147,8 @@ def run(
 ) -> None:  # fmt: skip
     """Run CMD in your container on HOST with its windows on this screen; its exit status is ours.
 
-    By default it is untrusted: it sees its own windows only. Some programs (OpenGL, copy and paste) need --trusted,
-    with which it, and whoever is root on HOST, can read all that this screen shows and every key pressed.
+    By default it is untrusted: it cannot read what other windows show, nor their keys. Some programs (OpenGL, copy and
+    paste) need --trusted, with which it, and whoever is root on HOST, can read this whole screen and every key.
     Example: apexgpu x11 run gpu7 xeyes
     """
     kit = kit_of(ctx)
@@ -196,8 +196,10 @@ def _run(
         else:
             code = kit.runner.attach(words)
         text = log.read_text(errors="replace") if log.exists() else ""
-    _raise_failure(host, code, text)
     said = x11.read(text)
+    if said.killed:
+        return 128 + said.killed  # ssh itself was: a Ctrl-C without a terminal there
+    _raise_failure(host, code, text)
     found = _explain(kit, host, here, said, code, trusted=trusted, again=again)
     row = {"host": host.name, "ok": code == 0, "error": error_value(_error(found)) if code else None}
     kit.screen.document({"ok": code == 0, "hosts": [{**row, "exit": code, "stdout": out, "stderr": err,
