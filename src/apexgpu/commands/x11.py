@@ -253,10 +253,11 @@ def install(
         outcome = fleet.run(kit, [chosen], lambda one: x11install.install(kit.transport, one, full=full,
                                                                          on_line=progress.say))[0]  # fmt: skip
     if outcome.error is not None:
-        raise outcome.error
-    done = outcome.value
-    assert done is not None  # noqa: S101 - for mypy
-    names = ", ".join(done.packages)
-    what = f"installed on {chosen.name}" if done.changed else f"on {chosen.name} already: nothing to do"
-    kit.screen.good(f"{names}: {what}")
-    fleet.finish(kit, [outcome], lambda value: {"packages": list(value.packages), "changed": value.changed})
+        fleet.show_error(kit, chosen, outcome.error)
+    elif outcome.value is not None:
+        names = ", ".join(outcome.value.packages)
+        what = "on {} already: nothing to do" if not outcome.value.changed else "installed on {}"
+        kit.screen.good(f"{names}: {what.format(chosen.name)}")
+    raise typer.Exit(
+        fleet.finish(kit, [outcome], lambda value: {"packages": list(value.packages), "changed": value.changed})
+    )
