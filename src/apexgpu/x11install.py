@@ -22,7 +22,7 @@ _SILENT = 600.0  # apt says something every few seconds; a mirror may be slow
 _SCRIPT = r"""
 export LC_ALL=C
 need=
-for p in $1; do dpkg -s "$p" 2>/dev/null | grep -q '^Status: .* installed$' || need="$need $p"; done
+for p in $1; do dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q ' installed$' || need="$need $p"; done
 [ -n "$need" ] || { echo 'apexgpu present'; exit 0; }
 command -v apt-get >/dev/null 2>&1 || { echo 'apexgpu no_apt'; exit 0; }
 sudo -n true 2>/dev/null || { echo 'apexgpu no_sudo'; exit 0; }
@@ -67,7 +67,7 @@ done
 code=$(cat "$log.code")
 rm -f "$log" "$log.sh" "$log.one" "$log.code"
 left=
-for p in $1; do dpkg -s "$p" 2>/dev/null | grep -q '^Status: .* installed$' || left="$left $p"; done
+for p in $1; do dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q ' installed$' || left="$left $p"; done
 echo "apexgpu done $code$left"
 """
 

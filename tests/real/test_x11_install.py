@@ -27,9 +27,8 @@ shift
 exec "$@"
 """
 _DPKG = """#!/bin/sh
-[ "$1" = -s ] && [ -f "$ROOM/installed/$2" ] || exit 1
-echo "Package: $2"
-echo "Status: install ok installed"
+[ "$1 $2 $3" = '-W -f ${Status}' ] && [ -f "$ROOM/installed/$4" ] || exit 1
+printf 'install ok installed'
 """
 # Its answers are files: `say` holds what to print for each call in turn, with the exit status in its first line.
 _APT = """#!/bin/sh
@@ -101,7 +100,7 @@ def container(
     room = tmp_path / "room"
     (room / "bin").mkdir(parents=True)
     (room / "installed").mkdir()
-    for name, text in (("sudo", _SUDO), ("dpkg", _DPKG), ("apt-get", _APT)):
+    for name, text in (("sudo", _SUDO), ("dpkg-query", _DPKG), ("apt-get", _APT)):
         (room / "bin" / name).write_text(text)
         (room / "bin" / name).chmod(0o755)
     server = openssh.start(tmp_path / "server", home=room)

@@ -31,7 +31,7 @@ def sshd_says() -> "dict[str, str]":
     """What the sshd here is told of X11: by itself where sudo lets us ask, else by its file."""
     wanted = ("x11forwarding", "x11uselocalhost", "xauthlocation", "addressfamily")
     try:
-        words = [shutil.which("sudo") or "sudo", "-n", "/usr/sbin/sshd", "-T"]
+        words = [shutil.which("sudo") or "sudo", "-n", "/usr/sbin/sshd", "-T", "-f", "/etc/ssh/sshd_config"]
         text = subprocess.check_output(
             words, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=5
         ).decode("utf-8", "replace")
