@@ -30,7 +30,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class SshSaid:
-    """What `ssh -v` told about X11. The words are those of OpenSSH's clientloop.c, ssh.c, channels.c and session.c."""
+    """What `ssh -v` told about X11. The words are those of OpenSSH's clientloop.c, ssh.c, channels.c and session.c.
+
+    `killed` is the signal that ended ssh itself; `ended` says that the program there came to its end, `signalled` that
+    a signal was it; `opened` counts the windows' connections.
+    """
 
     requested: bool = False
     refused: bool = False
@@ -43,6 +47,8 @@ class SshSaid:
     no_xauth_there: bool = False
     denied_by_key: bool = False
     killed: int = 0
+    ended: bool = False
+    signalled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,8 @@ def read(log: str) -> SshSaid:
         no_xauth_there=has(r"Remote: No xauth program"),
         denied_by_key=has(r"Remote: .*X11 forwarding disabled") or (bool(keys) and "x11-forwarding" not in keys[-1]),
         killed=killed,
+        ended=has(r"channel 0 rtype exit-(status|signal)"),
+        signalled=has(r"channel 0 rtype exit-signal"),
     )
 
 
@@ -274,12 +282,12 @@ def aftermath(said: SshSaid, host: str, code: int, *, trusted: bool, again: str)
                      f"apexgpu x11 install {host}   (it brings xeyes, xclock and the like)", "no_program")  # fmt: skip
     if code == 0:
         return None
-    ended = f"the program on {host} " + (
-        f"was ended by signal {code - 128}" if 128 < code < 160 else f"ended with {code}")  # fmt: skip
+    signal = "by a signal" if said.signalled else f"by signal {code - 128}" if 128 < code < 160 else ""
+    ended = f"the program on {host} " + (f"was ended {signal}" if signal else f"ended with {code}")
     if not said.opened:
         return Probe("program", "unknown", f"{ended}, and had not opened a window", f"apexgpu x11 check {host}",
                      "no_window")  # fmt: skip
-    if not trusted:
+    if not trusted and not signal:
         return Probe("program", "unknown", f"{ended}; some programs do not bear to be untrusted",
                      again.replace("x11 run", "x11 run --trusted", 1), "died_untrusted")  # fmt: skip
     return Probe("program", "unknown", ended, None, "died")

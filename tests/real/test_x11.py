@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 from tests import openssh
 from tests.real.screen import LIMIT, Screen, screen
@@ -255,6 +256,35 @@ class TestRun:
         assert (child.returncode, out) == (130, ""), err
         assert "Traceback" not in err
         laptop.screen.await_window("xeyes", there=False)
+
+    def test_at_a_terminal_ctrl_c_is_the_programs(self, laptop: Laptop) -> None:
+        child = pexpect.spawn(sys.executable, ["-m", "apexgpu", "x11", "run", "gpu7", "xeyes"], timeout=LIMIT,
+                              encoding="utf-8", dimensions=(50, 200), env=dict(os.environ))  # fmt: skip
+        laptop.screen.await_window("xeyes")
+        child.sendintr()
+        child.expect(pexpect.EOF)
+        child.close()
+        assert (child.exitstatus, child.signalstatus) == (130, None), child.before
+        assert "was ended by a signal" in (child.before or "")
+        assert "hint" not in (child.before or "")
+        laptop.screen.await_window("xeyes", there=False)
+
+    def test_a_connection_that_is_lost_is_said(self, laptop: Laptop, program: list[subprocess.Popen[str]]) -> None:
+        child = self.start(program, "gpu7", "xeyes")
+        laptop.screen.await_window("xeyes")
+        laptop.servers[0].kill()
+        _, err = child.communicate(timeout=LIMIT)
+        assert child.returncode == 5
+        assert "error: the connection to gpu7 was lost, and the windows with it" in err
+        laptop.servers[0].again()
+
+    def test_a_server_that_ends_is_said(self, laptop: Laptop, program: list[subprocess.Popen[str]]) -> None:
+        child = self.start(program, "gpu7", "xeyes")
+        laptop.screen.await_window("xeyes")
+        laptop.screen.kill()
+        _, err = child.communicate(timeout=LIMIT)
+        assert child.returncode == 1  # xeyes' own
+        assert "the program on gpu7 ended with 1" in err
 
     def test_the_status_and_both_streams_are_the_programs(self, program: list[subprocess.Popen[str]]) -> None:
         child = self.start(program, "gpu7", "echo out; echo err >&2; xwininfo -root | grep -c Width; exit 7")

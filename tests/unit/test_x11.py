@@ -19,6 +19,7 @@ debug1: client_input_channel_open: ctype x11 rchan 3 win 65536 max 16384
 debug1: client_request_x11: request from 127.0.0.1 47234
 debug1: channel 1: new x11 [x11] (inactive timeout: 0)
 debug1: confirm x11
+debug1: client_input_channel_req: channel 0 rtype exit-status reply 0
 debug1: Exit status 0
 """
 BARE = "debug1: Remote: No xauth program; cannot forward X11.\r\nX11 forwarding request failed on channel 0\r\n"
@@ -26,7 +27,7 @@ FACTS: dict[str, Any] = {
     "display": "localhost:10.0", "xauth": "/usr/bin/xauth", "sshd": {"x11forwarding": "yes"}, "cookie": True,
     "authority": "/home/alice/.Xauthority", "locks": [], "writable": True, "rc": [], "ipv6": True,
 }  # fmt: skip
-SAID = SshSaid(requested=True, opened=1)
+SAID = SshSaid(requested=True, opened=1, ended=True)
 WELL = Session(SAID, FACTS, {"seen": True}, drawn=True, seen=True, painted=True)
 
 
@@ -47,6 +48,7 @@ WELL = Session(SAID, FACTS, {"seen": True}, drawn=True, seen=True, painted=True)
         (GOOD + "connect localhost port 6000: Connection refused\n",
          replace(SAID, unreached="localhost port 6000: Connection refused")),
         (GOOD.replace(" x11-forwarding\n", "\n"), replace(SAID, denied_by_key=True)),
+        (GOOD.replace("exit-status", "exit-signal"), replace(SAID, signalled=True)),
         (GOOD + "Killed by signal 2.\n", replace(SAID, killed=2)),
         ("", SshSaid()),
         ("debug1: Remote: Requesting X11 forwarding of a kind\nnoise\n", SshSaid()),
@@ -174,6 +176,7 @@ def test_a_probe_asks_nobody_anything_and_forwards_nothing_else() -> None:
         (SAID, 1, False, ("died_untrusted", "apexgpu x11 run --trusted gpu7 xeyes")),
         (SAID, 1, True, ("died", "")),
         (SAID, 137, True, ("died", "")),
+        (replace(SAID, signalled=True), 255, False, ("died", "")),
         (replace(SAID, opened=0), 1, False, ("no_window", "apexgpu x11 check gpu7")),
         (replace(SAID, expired=True), 0, False, ("expired", "apexgpu x11 check gpu7")),
     ],

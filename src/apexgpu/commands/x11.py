@@ -13,7 +13,7 @@ from apexgpu import x11, x11facts, x11install, x11local, x11session
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.commands.work import remote_command
-from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
+from apexgpu.errors import ApexError, DroppedError, MissingProgramError, RefusedError, UsageError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
 from apexgpu.render import error_value
@@ -199,21 +199,27 @@ def _run(
     said = x11.read(text)
     if said.killed:
         return 128 + said.killed  # ssh itself was: a Ctrl-C without a terminal there
-    _raise_failure(host, code, text)
+    if code == 255 and not said.ended:
+        raise _lost(host, text)
     found = _explain(kit, host, here, said, code, trusted=trusted, again=again)
+    if terminal and said.signalled:
+        code = 130  # ssh makes 255 of every signal; at a terminal it is Ctrl-C's
     row = {"host": host.name, "ok": code == 0, "error": error_value(_error(found)) if code else None}
     kit.screen.document({"ok": code == 0, "hosts": [{**row, "exit": code, "stdout": out, "stderr": err,
                                                      "windows": said.opened}]})  # fmt: skip
     return code
 
 
-def _raise_failure(host: Host, code: int, text: str) -> None:
-    """Raise what stands behind ssh's own 255; a program's 255 comes with `Exit status` in the log."""
+def _lost(host: Host, text: str) -> ApexError:
+    """What stands behind ssh's own 255: it did not get in, or the connection ended before the program did."""
     from apexgpu.models import Target
     from apexgpu.openssh_link import failure, raise_failure
 
-    if code == 255 and "debug1: Exit status" not in text and (kind := failure(text)):
+    kind = failure(text)
+    if kind is not None and kind != "closed":
         raise_failure(Target(host, "container"), kind, text)
+    message = f"the connection to {host.name} was lost, and the windows with it"
+    return DroppedError(message, hint=f"apexgpu status {host.name}")
 
 
 def _explain(
