@@ -23,11 +23,11 @@ _SCRIPT = r"""
 export LC_ALL=C
 need=
 for p in $1; do dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q ' installed$' || need="$need $p"; done
-[ -n "$need" ] || { echo 'apexgpu present'; exit 0; }
-command -v apt-get >/dev/null 2>&1 || { echo 'apexgpu no_apt'; exit 0; }
-sudo -n true 2>/dev/null || { echo 'apexgpu no_sudo'; exit 0; }
+[ -n "$need" ] || { echo "$3 present"; exit 0; }
+command -v apt-get >/dev/null 2>&1 || { echo "$3 no_apt"; exit 0; }
+sudo -n true 2>/dev/null || { echo "$3 no_sudo"; exit 0; }
 echo "installing$need"
-log=$(mktemp) || { echo 'apexgpu no_room'; exit 0; }
+log=$(mktemp) || { echo "$3 no_room"; exit 0; }
 cat >"$log.sh" <<'END'
 log=$1; need=$2; end=$(($(date +%s) + $3))
 apt() {
@@ -68,7 +68,7 @@ code=$(cat "$log.code")
 rm -f "$log" "$log.sh" "$log.one" "$log.code"
 left=
 for p in $1; do dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q ' installed$' || left="$left $p"; done
-echo "apexgpu done $code$left"
+echo "$3 done $code$left"
 """
 
 
@@ -82,7 +82,7 @@ class Installed:
 
 def command(packages: tuple[str, ...], *, lock: int = LOCK) -> str:
     """The command line for the container's shell."""
-    return shlex.join(["sh", "-c", _SCRIPT, "apexgpu", " ".join(packages), str(lock)])
+    return shlex.join(["sh", "-c", _SCRIPT, "apexgpu", " ".join(packages), str(lock), MARK.strip()])
 
 
 def install(link: Transport, host: Host, *, full: bool, on_line: OnLine) -> Installed:

@@ -178,7 +178,7 @@ def _macos_server(facts: Facts) -> Probe:
 def _macos_xauth(facts: Facts) -> Probe:
     found = _xauth(facts, "brew reinstall --cask xquartz   (it brings /opt/X11/bin/xauth)")
     if found.verdict == "ok" and facts.xauth_option:
-        return Probe("xauth", "ok", f"{facts.xauth}, which ssh does not find by itself (apexgpu tells it)",
+        return Probe("xauth", "ok", f"{facts.xauth}, which ssh does not find by itself: it is told",
                      f"for plain ssh -X, in ~/.ssh/config: XAuthLocation {facts.xauth}")  # fmt: skip
     return found
 

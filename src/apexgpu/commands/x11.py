@@ -112,8 +112,7 @@ def _finish(
     first = _broken([*local, *there])
     rows = []
     if host is not None:
-        error = _error(_broken(there)) if _broken(there) else None
-        rows = [{"host": host.name, "ok": first is None, "error": error_value(trouble or error),
+        rows = [{"host": host.name, "ok": first is None, "error": error_value(trouble or _error(first)),
                  "checks": [_value(one) for one in there]}]  # fmt: skip
     kit.screen.document({"ok": first is None, "checks": [_value(one) for one in local], "hosts": rows})
     if first is None:
