@@ -32,14 +32,16 @@ class Probe:
 class SshSaid:
     """What `ssh -v` told about X11. The words are those of OpenSSH's clientloop.c, ssh.c, channels.c and session.c.
 
-    `killed` is the signal that ended ssh itself; `ended` says that the program there came to its end, `signalled` that
-    a signal was it; `opened` counts the windows' connections.
+    `made_up` says that xauth had no cookie, so that the server has to let this account in without one. `killed` is
+    the signal that ended ssh itself; `ended` says that the program there came to its end, `signalled` that a signal
+    was it; `opened` counts the windows' connections.
     """
 
     requested: bool = False
     refused: bool = False
     untrusted_failed: bool = False
     no_display: bool = False
+    made_up: bool = False
     expired: bool = False
     rejected: bool = False
     unreached: str = ""
@@ -84,12 +86,16 @@ def options(*, trusted: bool, xauth: str = "") -> list[str]:
 
 def argv(
     where: Sequence[str], command: str, *, log: str, trusted: bool, terminal: bool, xauth: str = "",
-    compress: bool = False, batch: bool = False,
+    compress: bool = False, batch: bool = False, connect: float = 10,
 ) -> list[str]:  # fmt: skip
-    """The whole command line. ssh's own words go to the file `log`; `where` leads to the container."""
+    """The whole command line. ssh's own words go to the file `log`; `where` leads to the container.
+
+    `connect` is in seconds; `batch` asks nobody anything, and leaves out all that the user's config adds.
+    """
     words = ["ssh", "-v", "-E", log, "-t" if terminal else "-T", *(["-C"] if compress else [])]
-    more = ["BatchMode=yes", "ConnectTimeout=10", "ClearAllForwardings=yes", "PermitLocalCommand=no"] if batch else []
-    for option in (*options(trusted=trusted, xauth=xauth), *more):
+    more = ["BatchMode=yes", "ClearAllForwardings=yes", "PermitLocalCommand=no"] if batch else []
+    limit = f"ConnectTimeout={max(1, round(connect))}"
+    for option in (*options(trusted=trusted, xauth=xauth), limit, *more):
         words += ["-o", option]
     return [*words, *where, command]
 
@@ -109,6 +115,7 @@ def read(log: str) -> SshSaid:
         refused=has(r"^X11 forwarding request failed on channel"),
         untrusted_failed=has(r"untrusted X11 forwarding setup failed"),
         no_display=has(r"X11 forwarding requested but DISPLAY not set|^DISPLAY .* invalid"),
+        made_up=has(r"No xauth data; using fake authentication data"),
         expired=has(r"Rejected X11 connection after ForwardX11Timeout expired"),
         rejected=has(r"X11 connection (rejected because of|uses different) (wrong )?auth"),
         unreached=unreached,
@@ -147,7 +154,8 @@ def _ssh(session: Session, host: str, trusted: bool) -> Probe:
     if not said.requested:
         why = "DISPLAY is no use to it" if said.no_display else "it does not say why"
         return Probe("ssh", "broken", f"ssh does not ask for X11: {why}", f"ssh -v -X {host} true", "not_requested")
-    return Probe("ssh", "ok", f"it asks for X11 forwarding, {'trusted' if trusted else 'untrusted'}")
+    without = ", with a made-up cookie (xauth has none)" if said.made_up else ""
+    return Probe("ssh", "ok", f"it asks for X11 forwarding, {'trusted' if trusted else 'untrusted'}{without}")
 
 
 def _xauth_there(session: Session, host: str, trusted: bool) -> Probe:

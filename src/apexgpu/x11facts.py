@@ -15,6 +15,7 @@ from apexgpu.there.xwire import COOKIE, SECURITY, SOCKETS, Display, parse_displa
 from apexgpu.x11local import Facts, State
 
 _ASK = 5.0  # seconds a program or a server may take to answer
+_TRIES = 3  # a server that begins anew in this moment drops who has just come
 _START = 25.0  # XQuartz starts when its socket is first used
 _X_SERVERS = ("vcxsrv", "xming", "x410", "xwin", "xwin_mobax", "xlaunch")
 _MAC_XAUTH = "/opt/X11/bin/xauth"
@@ -91,13 +92,19 @@ def _cookie(runner: Runner, xauth: str, shown: str, authority: str = "") -> byte
 def _log_in(place: Display | None, cookie: bytes | None, limit: float) -> tuple[State, str, Connection | None]:
     if place is None:
         return "not_asked", "", None
-    try:
-        link = Connection(place, cookie, limit)
-    except NotLetInError as exc:
-        return "not_let_in", str(exc), None
-    except NotThereError as exc:
-        return "not_there", str(exc), None
-    return "in", link.server.vendor, link
+    said = ""
+    for _ in range(_TRIES):
+        try:
+            link = Connection(place, cookie, limit)
+        except NotLetInError as exc:
+            return "not_let_in", str(exc), None
+        except NotThereError as exc:
+            said = str(exc)
+            if "clos" not in said and "reset" not in said and "pipe" not in said:
+                break
+        else:
+            return "in", link.server.vendor, link
+    return "not_there", said, None
 
 
 def _security(link: Connection | None) -> bool:

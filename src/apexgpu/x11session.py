@@ -23,7 +23,7 @@ _LOOK = 5.0
 
 
 def hold(
-    runner: Runner, host: Host, where: Sequence[str], link: Connection, *, trusted: bool, xauth: str
+    runner: Runner, host: Host, where: Sequence[str], link: Connection, *, trusted: bool, xauth: str, connect: float
 ) -> x11.Session:
     """Go there with X11, let a client draw, look for its window through `link`, take it away.
 
@@ -42,7 +42,8 @@ def hold(
 
     with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
         log = Path(directory) / "log"
-        words = x11.argv(where, command, log=str(log), trusted=trusted, terminal=False, xauth=xauth, batch=True)
+        words = x11.argv(where, command, log=str(log), trusted=trusted, terminal=False, xauth=xauth, batch=True,
+                         connect=connect)
         done = runner.stream(words, on_line=line, total=_WHOLE, silence=None)
         text = log.read_text(errors="replace") if log.exists() else ""
     said = x11.read(text)

@@ -41,6 +41,8 @@ WELL = Session(SAID, FACTS, {"seen": True}, drawn=True, seen=True, painted=True)
          SshSaid(untrusted_failed=True)),
         ("debug1: X11 forwarding requested but DISPLAY not set\n", SshSaid(no_display=True)),
         ('DISPLAY "; rm -rf" invalid; disabling X11 forwarding\n', SshSaid(no_display=True)),
+        ("Warning: No xauth data; using fake authentication data for X11 forwarding.\n" + GOOD,
+         replace(SAID, made_up=True)),
         (GOOD + "X11 connection rejected because of wrong authentication.\n", replace(SAID, rejected=True)),
         (GOOD + "Rejected X11 connection after ForwardX11Timeout expired\n", replace(SAID, expired=True)),
         (GOOD + "connect /tmp/.X11-unix/X0: No such file or directory\n",
@@ -148,14 +150,16 @@ def test_the_line_for_sshd_puts_the_option_first_whatever_stood_there(tmp_path: 
     ("more", "expected"),
     [
         ({}, "ssh -v -E LOG -T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w -o ControlMaster=no "
-             "-o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 -o ServerAliveCountMax=4 gpu7 xeyes"),
+             "-o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 -o ServerAliveCountMax=4 "
+             "-o ConnectTimeout=10 gpu7 xeyes"),
         ({"trusted": True, "compress": True, "terminal": True},
          "ssh -v -E LOG -t -C -o ForwardX11=yes -o ForwardX11Trusted=yes -o ForwardX11Timeout=1w -o ControlMaster=no "
-         "-o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 -o ServerAliveCountMax=4 gpu7 xeyes"),
+         "-o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 -o ServerAliveCountMax=4 "
+             "-o ConnectTimeout=10 gpu7 xeyes"),
         ({"xauth": "/opt/X11/bin/xauth"},
          "ssh -v -E LOG -T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w -o ControlMaster=no "
          "-o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 -o ServerAliveCountMax=4 "
-         "-o XAuthLocation=/opt/X11/bin/xauth gpu7 xeyes"),
+         "-o XAuthLocation=/opt/X11/bin/xauth -o ConnectTimeout=10 gpu7 xeyes"),
     ],
 )  # fmt: skip
 def test_the_command_line_of_ssh(more: dict[str, Any], expected: str) -> None:

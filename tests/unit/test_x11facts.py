@@ -2,6 +2,8 @@
 
 import os
 import socket
+import struct
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -118,3 +120,21 @@ def test_the_cookie_is_asked_for_by_the_name_that_ssh_uses(monkeypatch: pytest.M
     runner = Recorded({f"xauth list unix:{number}.0": listed, "ssh -G localhost": ""})
     found = collect(runner, {**os.environ, "DISPLAY": f"localhost:{number}.0"}, system="linux").facts
     assert (found.cookie, found.answer) == (True, "not_there")
+
+
+def test_a_server_that_begins_anew_is_tried_again() -> None:
+    refusal = struct.pack("<BBHHH", 0, 4, 11, 0, 1) + b"none"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for answer in (b"", b"", refusal):
+                with server.accept()[0] as client:
+                    client.recv(4096)
+                    client.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        shown = f"127.0.0.1:{server.getsockname()[1] - 6000}"
+        found = collect(Recorded({"ssh -G localhost": ""}), {"DISPLAY": shown}, system="win32").facts
+        thread.join(30)
+    assert (found.answer, found.said) == ("not_let_in", "none")

@@ -89,7 +89,8 @@ def _session(kit: Kit, host: Host, here: Here, *, trusted: bool) -> list[Probe]:
     if here.link is None:
         return []
     where = reach.ssh_arguments(kit, host)
-    held = x11session.hold(kit.runner, host, where, here.link, trusted=trusted, xauth=_told(here))
+    held = x11session.hold(kit.runner, host, where, here.link, trusted=trusted, xauth=_told(here),
+                           connect=kit.settings.timeout)  # fmt: skip
     return x11.chain(held, host.name, trusted=trusted)
 
 
@@ -188,7 +189,7 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
         log = Path(directory) / "log"
         words = x11.argv(reach.ssh_arguments(kit, host), command, log=str(log), trusted=trusted, terminal=terminal,
-                         xauth=_told(here), compress=compress)  # fmt: skip
+                         xauth=_told(here), compress=compress, connect=kit.settings.timeout)  # fmt: skip
         if kit.screen.as_json:
             done = kit.runner.stream(words, on_line=None, total=None, silence=None)
             code, out, err = done.code, done.text, done.err.decode("utf-8", "replace")
