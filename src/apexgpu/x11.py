@@ -86,13 +86,15 @@ def options(*, trusted: bool, xauth: str = "") -> list[str]:
 
 def argv(
     where: Sequence[str], command: str, *, log: str, trusted: bool, terminal: bool, xauth: str = "",
-    compress: bool = False, batch: bool = False, connect: float = 10,
+    compress: bool = False, batch: bool = False, background: bool = False, connect: float = 10,
 ) -> list[str]:  # fmt: skip
     """The whole command line. ssh's own words go to the file `log`; `where` leads to the container.
 
-    `connect` is in seconds; `batch` asks nobody anything, and leaves out all that the user's config adds.
+    `connect` is in seconds; `batch` asks nobody anything, and leaves out all that the user's config adds; in the
+    `background` nothing is read.
     """
-    words = ["ssh", "-v", "-E", log, "-t" if terminal else "-T", *(["-C"] if compress else [])]
+    words = ["ssh", "-v", "-E", log, "-t" if terminal else "-T"]
+    words += [*(["-C"] if compress else []), *(["-n"] if background else [])]
     more = ["BatchMode=yes", "ClearAllForwardings=yes", "PermitLocalCommand=no"] if batch else []
     limit = f"ConnectTimeout={max(1, round(connect))}"
     for option in (*options(trusted=trusted, xauth=xauth), limit, *more):

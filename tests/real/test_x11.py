@@ -269,6 +269,17 @@ class TestRun:
         assert "hint" not in (child.before or "")
         laptop.screen.await_window("xeyes", there=False)
 
+    def test_in_the_background_of_a_shell_it_is_not_stopped(self, laptop: Laptop) -> None:
+        shell = pexpect.spawn("bash", ["--norc", "-i"], timeout=LIMIT, encoding="utf-8", dimensions=(50, 200),
+                              env={**os.environ, "PS1": "$ "})  # fmt: skip
+        shell.sendline(f"{sys.executable} -m apexgpu x11 run gpu7 xeyes &")
+        laptop.screen.await_window("xeyes")
+        shell.sendline("jobs; kill -TERM %1; wait %1; echo ended $?")
+        shell.expect(r"ended \d+")
+        assert "Running" in (shell.before or "")
+        assert "Stopped" not in (shell.before or "")
+        shell.close(force=True)
+
     def test_a_connection_that_is_lost_is_said(self, laptop: Laptop, program: list[subprocess.Popen[str]]) -> None:
         child = self.start(program, "gpu7", "xeyes")
         laptop.screen.await_window("xeyes")

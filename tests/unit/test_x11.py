@@ -152,9 +152,9 @@ def test_the_line_for_sshd_puts_the_option_first_whatever_stood_there(tmp_path: 
         ({}, "ssh -v -E LOG -T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w -o ControlMaster=no "
              "-o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 -o ServerAliveCountMax=4 "
              "-o ConnectTimeout=10 gpu7 xeyes"),
-        ({"trusted": True, "compress": True, "terminal": True},
-         "ssh -v -E LOG -t -C -o ForwardX11=yes -o ForwardX11Trusted=yes -o ForwardX11Timeout=1w -o ControlMaster=no "
-         "-o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 -o ServerAliveCountMax=4 "
+        ({"trusted": True, "compress": True, "terminal": True, "background": True},
+         "ssh -v -E LOG -t -C -n -o ForwardX11=yes -o ForwardX11Trusted=yes -o ForwardX11Timeout=1w "
+         "-o ControlMaster=no -o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 -o ServerAliveCountMax=4 "
              "-o ConnectTimeout=10 gpu7 xeyes"),
         ({"xauth": "/opt/X11/bin/xauth"},
          "ssh -v -E LOG -T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w -o ControlMaster=no "

@@ -16,6 +16,7 @@ from apexgpu.commands.work import remote_command
 from apexgpu.errors import ApexError, DroppedError, MissingProgramError, RefusedError, UsageError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
+from apexgpu.process import in_background
 from apexgpu.render import error_value
 from apexgpu.x11 import Probe
 from apexgpu.x11facts import Here
@@ -184,12 +185,14 @@ def _own_options(words: list[str], trusted: bool, compress: bool) -> tuple[list[
 def _run(
     kit: Kit, host: Host, here: Here, command: str, *, trusted: bool, compress: bool, again: str
 ) -> int:
-    terminal = kit.screen.can_ask and sys.stdout.isatty() and not kit.screen.as_json
+    background = in_background()
+    terminal = kit.screen.can_ask and sys.stdout.isatty() and not kit.screen.as_json and not background
     out, err = "", ""
     with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
         log = Path(directory) / "log"
         words = x11.argv(reach.ssh_arguments(kit, host), command, log=str(log), trusted=trusted, terminal=terminal,
-                         xauth=_told(here), compress=compress, connect=kit.settings.timeout)  # fmt: skip
+                         xauth=_told(here), compress=compress, background=background,
+                         connect=kit.settings.timeout)  # fmt: skip
         if kit.screen.as_json:
             done = kit.runner.stream(words, on_line=None, total=None, silence=None)
             code, out, err = done.code, done.text, done.err.decode("utf-8", "replace")
