@@ -71,33 +71,42 @@ class Session:
     err: str = ""
 
 
-def options(*, trusted: bool, xauth: str = "") -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How ssh is to go: `xauth` is what it has to be told of, `connect` seconds.
+
+    `batch` asks nobody anything and leaves out what the user's config adds; in the `background` nothing is read.
+    """
+
+    trusted: bool
+    xauth: str = ""
+    compress: bool = False
+    terminal: bool = False
+    background: bool = False
+    batch: bool = False
+    connect: float = 10
+
+
+def options(manner: Manner) -> list[str]:
     """The `-o` values that carry windows, whatever a config says (Debian's ssh trusts by default: ssh_config(5) there).
 
     A connection that is shared with others has their X11 settings, so it is never used.
     """
     found = [
-        "ForwardX11=yes", f"ForwardX11Trusted={'yes' if trusted else 'no'}", f"ForwardX11Timeout={TIMEOUT}",
+        "ForwardX11=yes", f"ForwardX11Trusted={'yes' if manner.trusted else 'no'}", f"ForwardX11Timeout={TIMEOUT}",
         "ControlMaster=no", "ControlPath=none", "RemoteCommand=none", "ServerAliveInterval=15",
-        "ServerAliveCountMax=4",
+        "ServerAliveCountMax=4", f"ConnectTimeout={max(1, round(manner.connect))}",
     ]  # fmt: skip
-    return [*found, f"XAuthLocation={xauth}"] if xauth else found
+    if manner.batch:
+        found += ["BatchMode=yes", "ClearAllForwardings=yes", "PermitLocalCommand=no"]
+    return [*found, f"XAuthLocation={manner.xauth}"] if manner.xauth else found
 
 
-def argv(
-    where: Sequence[str], command: str, *, log: str, trusted: bool, terminal: bool, xauth: str = "",
-    compress: bool = False, batch: bool = False, background: bool = False, connect: float = 10,
-) -> list[str]:  # fmt: skip
-    """The whole command line. ssh's own words go to the file `log`; `where` leads to the container.
-
-    `connect` is in seconds; `batch` asks nobody anything, and leaves out all that the user's config adds; in the
-    `background` nothing is read.
-    """
-    words = ["ssh", "-v", "-E", log, "-t" if terminal else "-T"]
-    words += [*(["-C"] if compress else []), *(["-n"] if background else [])]
-    more = ["BatchMode=yes", "ClearAllForwardings=yes", "PermitLocalCommand=no"] if batch else []
-    limit = f"ConnectTimeout={max(1, round(connect))}"
-    for option in (*options(trusted=trusted, xauth=xauth), limit, *more):
+def argv(where: Sequence[str], command: str, manner: Manner, *, log: str) -> list[str]:
+    """The whole command line. ssh's own words go to the file `log`; `where` leads to the container."""
+    words = ["ssh", "-v", "-E", log, "-t" if manner.terminal else "-T"]
+    words += [*(["-C"] if manner.compress else []), *(["-n"] if manner.background else [])]
+    for option in options(manner):
         words += ["-o", option]
     return [*words, *where, command]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from apexgpu import x11
-from apexgpu.x11 import Probe, Session, SshSaid
+from apexgpu.x11 import Manner, Probe, Session, SshSaid
 
 # As OpenSSH 9.2 writes them with -v; "Rejected X11 connection after …" is channels.c, "DISPLAY … invalid" clientloop.c.
 GOOD = """\
@@ -146,30 +146,24 @@ def test_the_line_for_sshd_puts_the_option_first_whatever_stood_there(tmp_path: 
         assert first == "X11Forwarding yes"
 
 
+ALWAYS = ("-o ControlMaster=no -o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 "
+          "-o ServerAliveCountMax=4 -o ConnectTimeout=10")  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("more", "expected"),
+    ("manner", "expected"),
     [
-        ({}, "ssh -v -E LOG -T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w -o ControlMaster=no "
-             "-o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 -o ServerAliveCountMax=4 "
-             "-o ConnectTimeout=10 gpu7 xeyes"),
-        ({"trusted": True, "compress": True, "terminal": True, "background": True},
-         "ssh -v -E LOG -t -C -n -o ForwardX11=yes -o ForwardX11Trusted=yes -o ForwardX11Timeout=1w "
-         "-o ControlMaster=no -o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 -o ServerAliveCountMax=4 "
-             "-o ConnectTimeout=10 gpu7 xeyes"),
-        ({"xauth": "/opt/X11/bin/xauth"},
-         "ssh -v -E LOG -T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w -o ControlMaster=no "
-         "-o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 -o ServerAliveCountMax=4 "
-         "-o XAuthLocation=/opt/X11/bin/xauth -o ConnectTimeout=10 gpu7 xeyes"),
+        (Manner(trusted=False),
+         f"-T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w {ALWAYS}"),
+        (Manner(trusted=True, compress=True, terminal=True, background=True),
+         f"-t -C -n -o ForwardX11=yes -o ForwardX11Trusted=yes -o ForwardX11Timeout=1w {ALWAYS}"),
+        (Manner(trusted=False, xauth="/opt/X11/bin/xauth", batch=True),
+         f"-T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w {ALWAYS} -o BatchMode=yes "
+         "-o ClearAllForwardings=yes -o PermitLocalCommand=no -o XAuthLocation=/opt/X11/bin/xauth"),
     ],
 )  # fmt: skip
-def test_the_command_line_of_ssh(more: dict[str, Any], expected: str) -> None:
-    settings: dict[str, Any] = {"trusted": False, "terminal": False, **more}
-    assert x11.argv(["gpu7"], "xeyes", log="LOG", **settings) == expected.split()
-
-
-def test_a_probe_asks_nobody_anything_and_forwards_nothing_else() -> None:
-    words = x11.argv(["gpu7"], "true", log="LOG", trusted=False, terminal=False, batch=True)
-    assert {"BatchMode=yes", "ClearAllForwardings=yes", "ConnectTimeout=10"} <= set(words)
+def test_the_command_line_of_ssh(manner: Manner, expected: str) -> None:
+    assert x11.argv(["gpu7"], "xeyes", manner, log="LOG") == f"ssh -v -E LOG {expected} gpu7 xeyes".split()
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,18 @@
 
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from apexgpu import x11, x11facts, x11install, x11local, x11session
+from apexgpu import manage, x11, x11facts, x11install, x11local, x11session
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.commands.work import remote_command
-from apexgpu.errors import ApexError, DroppedError, MissingProgramError, RefusedError, UsageError
+from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
 from apexgpu.kit import Kit
-from apexgpu.models import Host, Outcome
+from apexgpu.models import Host
 from apexgpu.process import in_background
 from apexgpu.render import error_value
 from apexgpu.x11 import Probe
@@ -69,29 +67,25 @@ def _there(
     """The links beyond this machine; the error that kept us from looking, where one did."""
     if _broken(local) or here.link is None:
         return [Probe("container", "skipped", "it needs what is broken above")], None
+    def work(one: Host) -> list[Probe]:
+        if not reach.answers(kit, one):
+            raise manage.stopped(one)
+        return _session(kit, one, here, trusted=trusted)
+
     with kit.screen.working(f"showing a window from {host.name}"):
-        outcome = fleet.run(kit, [host], lambda one: reach.answers(kit, one))[0]
-        if outcome.error is None and not outcome.value:
-            hint = f"apexgpu up {host.name}"
-            stopped = RefusedError(f"the container on {host.name} is stopped", hint=hint, code="stopped")
-            outcome = Outcome(host, error=stopped)
-        if outcome.error is None:
-            try:
-                reached = Probe("container", "ok", "it answers, and takes the key")
-                return [reached, *_session(kit, host, here, trusted=trusted)], None
-            except ApexError as exc:
-                outcome = Outcome(host, error=exc)
+        outcome = fleet.run(kit, [host], work)[0]
     error = outcome.error
-    assert error is not None  # noqa: S101 - for mypy
-    return [Probe("container", "broken", error.message, error.hint, error.code, error.exit_code)], error
+    if error is not None:
+        return [Probe("container", "broken", error.message, error.hint, error.code, error.exit_code)], error
+    return [Probe("container", "ok", "it answers, and takes the key"), *(outcome.value or [])], None
 
 
 def _session(kit: Kit, host: Host, here: Here, *, trusted: bool) -> list[Probe]:
     if here.link is None:
         return []
     where = reach.ssh_arguments(kit, host)
-    held = x11session.hold(kit.runner, host, where, here.link, trusted=trusted, xauth=_told(here),
-                           connect=kit.settings.timeout)  # fmt: skip
+    manner = x11.Manner(trusted=trusted, xauth=_told(here), batch=True, connect=kit.settings.timeout)
+    held = x11session.hold(kit.runner, host, where, here.link, manner)
     return x11.chain(held, host.name, trusted=trusted)
 
 
@@ -187,56 +181,28 @@ def _run(
 ) -> int:
     background = in_background()
     terminal = kit.screen.can_ask and sys.stdout.isatty() and not kit.screen.as_json and not background
-    out, err = "", ""
-    with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
-        log = Path(directory) / "log"
-        words = x11.argv(reach.ssh_arguments(kit, host), command, log=str(log), trusted=trusted, terminal=terminal,
-                         xauth=_told(here), compress=compress, background=background,
-                         connect=kit.settings.timeout)  # fmt: skip
-        if kit.screen.as_json:
-            done = kit.runner.stream(words, on_line=None, total=None, silence=None)
-            code, out, err = done.code, done.text, done.err.decode("utf-8", "replace")
-        else:
-            code = kit.runner.attach(words)
-        text = log.read_text(errors="replace") if log.exists() else ""
-    said = x11.read(text)
-    if said.killed:
-        return 128 + said.killed  # ssh itself was: a Ctrl-C without a terminal there
-    if code == 255 and not said.ended:
-        raise _lost(host, text)
-    found = _explain(kit, host, here, said, code, trusted=trusted, again=again)
-    if terminal and said.signalled:
-        code = 130  # ssh makes 255 of every signal; at a terminal it is Ctrl-C's
-    row = {"host": host.name, "ok": code == 0, "error": error_value(_error(found)) if code else None}
-    kit.screen.document({"ok": code == 0, "hosts": [{**row, "exit": code, "stdout": out, "stderr": err,
-                                                     "windows": said.opened}]})  # fmt: skip
+    manner = x11.Manner(trusted=trusted, xauth=_told(here), compress=compress, background=background,
+                        terminal=terminal, connect=kit.settings.timeout)  # fmt: skip
+    where = reach.ssh_arguments(kit, host)
+    ended = x11session.show(kit.runner, host, where, command, manner, captured=kit.screen.as_json)
+    found = None if ended.said.killed else _explain(kit, host, here, ended, trusted=trusted, again=again)
+    code = ended.code
+    row = {"host": host.name, "ok": code == 0, "error": error_value(_error(found)) if code else None, "exit": code,
+           "stdout": ended.out, "stderr": ended.err, "windows": ended.said.opened}  # fmt: skip
+    kit.screen.document({"ok": code == 0, "hosts": [row]})
     return code
 
 
-def _lost(host: Host, text: str) -> ApexError:
-    """What stands behind ssh's own 255: it did not get in, or the connection ended before the program did."""
-    from apexgpu.models import Target
-    from apexgpu.openssh_link import failure, raise_failure
-
-    kind = failure(text)
-    if kind is not None and kind != "closed":
-        raise_failure(Target(host, "container"), kind, text)
-    message = f"the connection to {host.name} was lost, and the windows with it"
-    return DroppedError(message, hint=f"apexgpu status {host.name}")
-
-
 def _explain(
-    kit: Kit, host: Host, here: Here, said: x11.SshSaid, code: int, *, trusted: bool, again: str
+    kit: Kit, host: Host, here: Here, ended: x11session.Ended, *, trusted: bool, again: str
 ) -> Probe | None:
     """Say why no window came: the chain is run where ssh says that a link is broken."""
-    found = x11.aftermath(said, host.name, code, trusted=trusted, again=again)
-    if x11.blames_x11(said) and code != 130:
+    found = x11.aftermath(ended.said, host.name, ended.code, trusted=trusted, again=again)
+    if x11.blames_x11(ended.said):
         with kit.screen.working("looking where the chain is broken"):
-            try:
-                found = _broken(_session(kit, host, here, trusted=trusted)) or found
-            except ApexError as exc:
-                kit.screen.error(exc)
-    if found is None or code == 130:
+            outcome = fleet.run(kit, [host], lambda one: _session(kit, one, here, trusted=trusted))[0]
+        found = _broken(outcome.value or []) or found
+    if found is None:
         return None
     if found.verdict == "broken":
         kit.screen.error(RefusedError(found.fact, hint=found.hint))
