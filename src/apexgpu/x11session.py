@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apexgpu import sent, x11
+from apexgpu import sent, x11, x11there
 from apexgpu.errors import ApexError, DroppedError
 from apexgpu.models import Host, Target
 from apexgpu.openssh_link import failure, raise_failure
@@ -80,7 +80,7 @@ def _read(log: Path) -> str:
     return log.read_text(errors="replace") if log.exists() else ""
 
 
-def hold(runner: Runner, host: Host, where: Sequence[str], link: Connection, manner: Manner) -> x11.Session:
+def hold(runner: Runner, host: Host, where: Sequence[str], link: Connection, manner: Manner) -> x11there.Session:
     """Go there with X11, let a client draw, look for its window through `link`, take it away.
 
     UnreachableError, LoginError … where ssh does not get in at all.
@@ -107,9 +107,9 @@ def hold(runner: Runner, host: Host, where: Sequence[str], link: Connection, man
 
 def _session(
     said: x11.SshSaid, heard: Sequence[Mapping[str, Any]], looks: Sequence[bool], code: int, err: str
-) -> x11.Session:
+) -> x11there.Session:
     answers = [one for one in heard if "error" in one or "seen" in one]
-    return x11.Session(
+    return x11there.Session(
         said, facts=next((one for one in heard if "display" in one), {}), answer=answers[-1] if answers else {},
         drawn=any("drawn" in one for one in heard), seen=bool(looks), painted=any(looks), code=code, err=err,
     )  # fmt: skip

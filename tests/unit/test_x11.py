@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from apexgpu import x11
-from apexgpu.x11 import Manner, Probe, Session, SshSaid
+from apexgpu import x11, x11there
+from apexgpu.x11 import Manner, Probe, SshSaid
+from apexgpu.x11there import Session
 
 # As OpenSSH 9.2 writes them with -v; "Rejected X11 connection after …" is channels.c, "DISPLAY … invalid" clientloop.c.
 GOOD = """\
@@ -62,7 +63,7 @@ def test_the_words_of_ssh(log: str, said: SshSaid) -> None:
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_every_link_is_well(trusted: bool) -> None:
-    found = x11.chain(WELL, "gpu7", trusted=trusted)
+    found = x11there.chain(WELL, "gpu7", trusted=trusted)
     assert [(one.check, one.verdict) for one in found] == [
         ("ssh", "ok"), ("xauth there", "ok"), ("sshd", "ok"), ("DISPLAY there", "ok"), ("cookie there", "ok"),
         ("window", "ok"),
@@ -110,7 +111,7 @@ REFUSED = SshSaid(requested=True, refused=True)
     ],
 )  # fmt: skip
 def test_each_broken_link_has_its_code_and_its_line(session: Session, check: str, code: str, words: str) -> None:
-    found = x11.chain(session, "gpu7", trusted=False)
+    found = x11there.chain(session, "gpu7", trusted=False)
     verdicts = [one.verdict for one in found]
     at = verdicts.index("broken")
     assert (found[at].check, found[at].code) == (check, code)
@@ -124,18 +125,18 @@ def test_what_the_container_calls_its_files_is_not_pasted_unless_it_is_a_plain_p
     facts = {**FACTS, "cookie": False, "locks": [odd], "rc": [odd], "authority": odd}
     for left in ("locks", "rc", "authority"):
         some = {**facts, **{name: [] for name in ("locks", "rc") if name != left}, "writable": left != "authority"}
-        found = x11.chain(replace(WELL, facts=some), "gpu7", trusted=False)[4]
+        found = x11there.chain(replace(WELL, facts=some), "gpu7", trusted=False)[4]
         assert found.verdict == "broken"
         assert "reboot" not in (found.hint or "")
 
 
 def test_a_container_without_python_leaves_unknown_what_cannot_be_looked_at() -> None:
-    found = x11.chain(Session(SAID, {}, {"error": "no_python"}), "gpu7", trusted=False)
+    found = x11there.chain(Session(SAID, {}, {"error": "no_python"}), "gpu7", trusted=False)
     assert [one.verdict for one in found] == ["ok", "ok", "ok", "unknown", "unknown", "unknown"]
 
 
 def test_the_line_for_sshd_puts_the_option_first_whatever_stood_there(tmp_path: Path) -> None:
-    line = x11.sshd_line("gpu7", "X11Forwarding", "yes")
+    line = x11there.sshd_line("gpu7", "X11Forwarding", "yes")
     assert line.startswith('apexgpu ssh gpu7 -- "sudo sed -i ')
     edit = line.split('"')[1].split(" && ")[0].removeprefix("sudo ")
     for text in ("X11Forwarding no\n", "# X11Forwarding no\nPort 22\n", "Port 22\n  x11forwarding  NO\n"):
@@ -182,7 +183,7 @@ def test_the_command_line_of_ssh(manner: Manner, expected: str) -> None:
 def test_what_is_said_when_a_program_has_ended(
     said: SshSaid, code: int, trusted: bool, found: tuple[str, str] | None
 ) -> None:
-    probe = x11.aftermath(said, "gpu7", code, trusted=trusted, again="apexgpu x11 run gpu7 xeyes")
+    probe = x11there.aftermath(said, "gpu7", code, trusted=trusted, again="apexgpu x11 run gpu7 xeyes")
     assert (probe and (probe.code, (probe.hint or "").partition("   ")[0])) == found
     assert not x11.blames_x11(said)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import manage, x11, x11facts, x11install, x11local, x11session
+from apexgpu import manage, x11, x11facts, x11install, x11local, x11session, x11there
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.commands.work import remote_command
@@ -86,7 +86,7 @@ def _session(kit: Kit, host: Host, here: Here, *, trusted: bool) -> list[Probe]:
     where = reach.ssh_arguments(kit, host)
     manner = x11.Manner(trusted=trusted, xauth=_told(here), batch=True, connect=kit.settings.timeout)
     held = x11session.hold(kit.runner, host, where, here.link, manner)
-    return x11.chain(held, host.name, trusted=trusted)
+    return x11there.chain(held, host.name, trusted=trusted)
 
 
 def _told(here: Here) -> str:
@@ -197,7 +197,7 @@ def _explain(
     kit: Kit, host: Host, here: Here, ended: x11session.Ended, *, trusted: bool, again: str
 ) -> Probe | None:
     """Say why no window came: the chain is run where ssh says that a link is broken."""
-    found = x11.aftermath(ended.said, host.name, ended.code, trusted=trusted, again=again)
+    found = x11there.aftermath(ended.said, host.name, ended.code, trusted=trusted, again=again)
     if x11.blames_x11(ended.said):
         with kit.screen.working("looking where the chain is broken"):
             outcome = fleet.run(kit, [host], lambda one: _session(kit, one, here, trusted=trusted))[0]
