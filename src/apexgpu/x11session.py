@@ -108,10 +108,12 @@ def hold(runner: Runner, host: Host, where: Sequence[str], link: Connection, man
 def _session(
     said: x11.SshSaid, heard: Sequence[Mapping[str, Any]], looks: Sequence[bool], code: int, err: str
 ) -> x11there.Session:
-    answers = [one for one in heard if "error" in one or "seen" in one]
+    there = next((x11there.told(one) for one in heard if "display" in one), None)
+    errors = [one for one in heard if "error" in one]
     return x11there.Session(
-        said, facts=next((one for one in heard if "display" in one), {}), answer=answers[-1] if answers else {},
-        drawn=any("drawn" in one for one in heard), seen=bool(looks), painted=any(looks), code=code, err=err,
+        said, there, trouble=str(errors[-1]["error"]) if errors else "",
+        words=str(errors[-1].get("said", "")) if errors else "", drawn=any("drawn" in one for one in heard),
+        seen=bool(looks), painted=any(looks), code=code, err=err,
     )  # fmt: skip
 
 

@@ -9,16 +9,42 @@ from apexgpu.x11 import Probe, SshSaid
 
 
 @dataclass(frozen=True, slots=True)
+class There:
+    """What the container told of itself: see `apexgpu.there.xcheck`. `sshd` is what its configuration says of X11."""
+
+    display: str = ""
+    xauth: str = ""
+    sshd: Mapping[str, str] = field(default_factory=dict)
+    cookie: bool = False
+    authority: str = ""
+    locks: tuple[str, ...] = ()
+    writable: bool = True
+    rc: tuple[str, ...] = ()
+    ipv6: bool = True
+
+
+def told(value: Mapping[str, Any]) -> There:
+    """What a container says, whatever it says: a field of another kind is as if it were not there."""
+    sshd = value.get("sshd")
+    lists = {name: tuple(map(str, value[name])) for name in ("locks", "rc") if isinstance(value.get(name), list)}
+    texts = {name: value[name] for name in ("display", "xauth", "authority") if isinstance(value.get(name), str)}
+    flags = {name: value[name] for name in ("cookie", "writable", "ipv6") if isinstance(value.get(name), bool)}
+    pairs = {str(name): str(said) for name, said in sshd.items()} if isinstance(sshd, dict) else {}
+    return There(**texts, **flags, locks=lists.get("locks", ()), rc=lists.get("rc", ()), sshd=pairs)
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """What one ssh session with X11 came to: ssh's words, the container's facts, and how the window fared.
 
-    `facts` is empty where no Python answered; `answer` is the last word of the client there; `seen` says that the
-    window was found on this screen, and `painted` that its pixels were.
+    `there` is None where no Python answered. `trouble` and `words` are why the client there gave up; `drawn` is its
+    word, `seen` says that the window was found on this screen, `painted` that its pixels were.
     """
 
     said: SshSaid
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    answer: Mapping[str, Any] = field(default_factory=dict)
+    there: There | None = None
+    trouble: str = ""
+    words: str = ""
     drawn: bool = False
     seen: bool = False
     painted: bool = False
@@ -57,8 +83,8 @@ def _ssh(session: Session, host: str, trusted: bool) -> Probe:
 
 
 def _xauth_there(session: Session, host: str, trusted: bool) -> Probe:
-    path = str(session.facts.get("xauth", ""))
-    if session.said.no_xauth_there or (session.facts and not path):
+    path = session.there.xauth if session.there else ""
+    if session.said.no_xauth_there or (session.there and not path):
         return Probe("xauth there", "broken", f"the container on {host} has no xauth, so sshd sets no DISPLAY",
                      f"apexgpu x11 install {host}", "no_xauth_there")  # fmt: skip
     if not path:
@@ -73,15 +99,16 @@ def _accepted(session: Session) -> bool:
 def _sshd(session: Session, host: str, trusted: bool) -> Probe:
     if _accepted(session):
         return Probe("sshd", "ok", "it takes the request")
-    told = session.facts.get("sshd") or {}
+    there = session.there or There()
+    set_to = there.sshd.get("x11forwarding")
     if session.said.denied_by_key:
         return Probe("sshd", "broken", f"your key may not use X11 on {host}: an option before it in authorized_keys",
                      f"apexgpu ssh {host} -- grep -n ssh- .ssh/authorized_keys", "key_option")  # fmt: skip
-    if told.get("x11forwarding") == "yes" and not session.facts.get("ipv6", True):
+    if set_to == "yes" and not there.ipv6:
         return Probe("sshd", "broken", f"the sshd in the container on {host} is to forward X11, and finds no address "
                      "to listen on: there is no IPv6", sshd_line(host, "AddressFamily", "inet"),
                      "sshd_no_address")  # fmt: skip
-    if told.get("x11forwarding") == "yes":
+    if set_to == "yes":
         return Probe("sshd", "broken", f"the sshd in the container on {host} refuses X11, though its file says "
                      "X11Forwarding yes: it has not read it since, or a Match block says no",
                      f'apexgpu ssh {host} -- "sudo service ssh restart"', "sshd_refuses")  # fmt: skip
@@ -96,10 +123,10 @@ def sshd_line(host: str, option: str, value: str) -> str:
 
 
 def _display_there(session: Session, host: str, trusted: bool) -> Probe:
-    if not session.facts:
+    if session.there is None:
         return Probe("DISPLAY there", "unknown", "there is no python3 in the container to look with",
                      f'apexgpu ssh {host} -- "sudo apt-get install -y python3-minimal"', "no_python")  # fmt: skip
-    shown = str(session.facts.get("display", ""))
+    shown = session.there.display
     look = f'apexgpu ssh {host} -- "grep -n DISPLAY .profile .bashrc .ssh/rc .pam_environment /etc/environment"'
     if not shown:
         return Probe("DISPLAY there", "broken", "sshd took the request, and the session has no DISPLAY: "
@@ -111,56 +138,55 @@ def _display_there(session: Session, host: str, trusted: bool) -> Probe:
 
 
 def _cookie_there(session: Session, host: str, trusted: bool) -> Probe:
-    facts = session.facts
-    if not facts:
+    there = session.there
+    if there is None:
         return Probe("cookie there", "unknown", "there is no python3 in the container to look with")
-    if facts.get("cookie"):
-        return Probe("cookie there", "ok", f"in {facts['authority']}")
-    path = _plain(facts.get("authority"), ".Xauthority")
-    if facts.get("locks"):
-        lock = _plain(facts["locks"][0], ".Xauthority-c")
-        both = f"{lock[:-1]}c {lock[:-1]}l"
-        return Probe("cookie there", "broken", f"xauth there waits for a lock that somebody left: {facts['locks'][0]}",
-                     f"apexgpu ssh {host} -- rm -f {both}", "cookie_locked")  # fmt: skip
-    if not facts.get("writable", True):
-        return Probe("cookie there", "broken", f"{facts.get('authority')} cannot be written there",
+    if there.cookie:
+        return Probe("cookie there", "ok", f"in {there.authority}")
+    path = _plain(there.authority, ".Xauthority")
+    if there.locks:
+        lock = _plain(there.locks[0], ".Xauthority-c")[:-1]
+        return Probe("cookie there", "broken", f"xauth there waits for a lock that somebody left: {there.locks[0]}",
+                     f"apexgpu ssh {host} -- rm -f {lock}c {lock}l", "cookie_locked")  # fmt: skip
+    if not there.writable:
+        return Probe("cookie there", "broken", f"{there.authority} cannot be written there",
                      f'apexgpu ssh {host} -- "ls -l {path}; df -h ."', "cookie_unwritable")  # fmt: skip
-    if facts.get("rc"):
-        own = _plain(facts["rc"][0], ".ssh/rc")
-        return Probe("cookie there", "broken", f"{facts['rc'][0]} is there, so sshd leaves xauth to it, and it adds no "
+    if there.rc:
+        own = _plain(there.rc[0], ".ssh/rc")
+        return Probe("cookie there", "broken", f"{there.rc[0]} is there, so sshd leaves xauth to it, and it adds no "
                      "cookie", f'apexgpu ssh {host} -- "sudo mv {own} {own}.off"', "cookie_rc")  # fmt: skip
-    return Probe("cookie there", "broken", f"sshd has put no cookie into {facts.get('authority')} (is the disk full?)",
+    return Probe("cookie there", "broken", f"sshd has put no cookie into {there.authority} (is the disk full?)",
                  f'apexgpu ssh {host} -- "df -h . && xauth list"', "no_cookie_there")  # fmt: skip
 
 
-def _plain(path: object, otherwise: str) -> str:
+def _plain(path: str, otherwise: str) -> str:
     """A path that the container named, for a line to paste: only where it can be nothing but a path."""
-    return path if isinstance(path, str) and re.fullmatch(r"[\w./+-]+", path) else otherwise
+    return path if re.fullmatch(r"[\w./+-]+", path) else otherwise
 
 
 def _window(session: Session, host: str, trusted: bool) -> Probe:
     if session.seen:
         how = "drawn there, seen here" + (", pixels and all" if session.painted else "")
         return Probe("window", "ok", how)
-    if not session.facts:
+    if session.there is None:
         return Probe("window", "unknown", "there is no python3 in the container to draw with",
                      f"apexgpu x11 run {host} xeyes", "no_python")  # fmt: skip
-    said, answer = session.said, session.answer
+    said, words = session.said, session.words
     again = f"apexgpu x11 check {host}"
     if said.expired:
         return Probe("window", "broken", "ssh lets no new window in: ForwardX11Timeout has passed", again, "expired")
     if said.unreached:
         return Probe("window", "broken", f"ssh could not reach the X server here: {said.unreached}",
                      "apexgpu x11 check", "unreached")  # fmt: skip
-    if said.rejected or answer.get("error") == "not_let_in":
-        words = f": {answer['said']}" if answer.get("said") else ""
-        return Probe("window", "broken", f"the window's cookie was refused{words}", _other(again, trusted), "rejected")
+    if said.rejected or session.trouble == "not_let_in":
+        why = f": {words}" if words else ""
+        return Probe("window", "broken", f"the window's cookie was refused{why}", _other(again, trusted), "rejected")
     if session.drawn:
         return Probe("window", "broken", "the window was drawn there, and was not found on this screen",
                      "xwininfo -root -tree", "not_seen")  # fmt: skip
-    if answer.get("error"):
-        return Probe("window", "broken", f"no window came: {answer.get('said') or answer['error']}",
-                     _other(again, trusted), str(answer["error"]))  # fmt: skip
+    if session.trouble:
+        return Probe("window", "broken", f"no window came: {words or session.trouble}", _other(again, trusted),
+                     "window_refused")  # fmt: skip
     last = next((line for line in reversed(session.err.splitlines()) if line.strip()), f"exit status {session.code}")
     return Probe("window", "broken", f"the client in the container died before its window was seen: {last.strip()}",
                  again, "client_died")  # fmt: skip
@@ -176,7 +202,7 @@ def aftermath(said: SshSaid, host: str, code: int, *, trusted: bool, again: str)
     `again` is the command line that was given, for hints that add an option to it.
     """
     if said.expired:
-        return _window(Session(said, facts={"display": ""}, code=code), host, trusted)
+        return _window(Session(said, There(), code=code), host, trusted)
     if code == 127:
         return Probe("program", "broken", f"the container on {host} has no such program",
                      f"apexgpu x11 install {host}   (it brings xeyes, xclock and the like)", "no_program")  # fmt: skip

@@ -181,6 +181,14 @@ class TestCheck:
         code, probes = laptop.checked("gpu7")
         assert (code, broken(probes)) == (6, ("sshd", "key_option"))
 
+    def test_a_lock_that_somebody_left_in_the_container(self, laptop: Laptop) -> None:
+        for letter in "cl":
+            (laptop.home / f".Xauthority-{letter}").touch()
+        code, probes = laptop.checked("gpu7")  # sshd waits 20 s for its xauth
+        assert (code, broken(probes)) == (6, ("cookie there", "cookie_locked"))
+        subprocess.run(["sh", "-c", probes["cookie there"]["hint"].partition(" -- ")[2]], check=True)
+        assert laptop.checked("gpu7")[0] == 0
+
     def test_a_client_that_dies(self, laptop: Laptop, tmp_path: Path) -> None:
         (laptop.home / "miniconda3" / "bin").mkdir(parents=True)
         laptop.serve(tmp_path / "killing")
@@ -196,6 +204,21 @@ class TestCheck:
         code, probes = laptop.checked("gpu7")
         assert (code, broken(probes)) == (6, ("window", "client_died"))
         assert "Killed" in probes["window"]["fact"]
+
+    def test_a_container_without_python_leaves_the_window_unknown(self, laptop: Laptop, tmp_path: Path) -> None:
+        (tmp_path / "bare").mkdir()
+        for name in ("env", "sh"):
+            (tmp_path / "bare" / name).symlink_to(f"/usr/bin/{name}")
+        laptop.serve(tmp_path / "poor")
+        config = tmp_path / "poor" / "sshd_config"
+        config.write_text(config.read_text().replace("SetEnv ", f"SetEnv PATH={tmp_path}/bare "))
+        laptop.servers[-1].stop()
+        laptop.servers[-1].again()
+        code, probes = laptop.checked("gpu7")
+        assert (code, probes["sshd"]["verdict"]) == (0, "ok")
+        assert (probes["window"]["verdict"], probes["window"]["code"]) == ("unknown", "no_python")
+        assert laptop("x11", "check", "gpu7") == 0
+        assert laptop.out.endswith("could be looked at; not: DISPLAY there, cookie there, window\n")
 
     def test_a_host_that_is_down_has_its_own_code(self, laptop: Laptop) -> None:
         laptop.servers[0].kill()

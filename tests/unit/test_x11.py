@@ -9,7 +9,7 @@ import pytest
 
 from apexgpu import x11, x11there
 from apexgpu.x11 import Manner, Probe, SshSaid
-from apexgpu.x11there import Session
+from apexgpu.x11there import Session, There
 
 # As OpenSSH 9.2 writes them with -v; "Rejected X11 connection after …" is channels.c, "DISPLAY … invalid" clientloop.c.
 GOOD = """\
@@ -24,12 +24,10 @@ debug1: client_input_channel_req: channel 0 rtype exit-status reply 0
 debug1: Exit status 0
 """
 BARE = "debug1: Remote: No xauth program; cannot forward X11.\r\nX11 forwarding request failed on channel 0\r\n"
-FACTS: dict[str, Any] = {
-    "display": "localhost:10.0", "xauth": "/usr/bin/xauth", "sshd": {"x11forwarding": "yes"}, "cookie": True,
-    "authority": "/home/alice/.Xauthority", "locks": [], "writable": True, "rc": [], "ipv6": True,
-}  # fmt: skip
+THERE = There(display="localhost:10.0", xauth="/usr/bin/xauth", sshd={"x11forwarding": "yes"}, cookie=True,
+              authority="/home/alice/.Xauthority")  # fmt: skip
 SAID = SshSaid(requested=True, opened=1, ended=True)
-WELL = Session(SAID, FACTS, {"seen": True}, drawn=True, seen=True, painted=True)
+WELL = Session(SAID, THERE, drawn=True, seen=True, painted=True)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +68,10 @@ def test_every_link_is_well(trusted: bool) -> None:
     ]  # fmt: skip
 
 
-NOT_SEEN = replace(WELL, seen=False, painted=False, answer={"seen": False})
-DEAD = replace(NOT_SEEN, drawn=False, answer={})
+NOT_SEEN = replace(WELL, seen=False, painted=False)
+DEAD = replace(NOT_SEEN, drawn=False)
 REFUSED = SshSaid(requested=True, refused=True)
+BARE_COOKIE = replace(THERE, cookie=False)
 
 
 @pytest.mark.parametrize(
@@ -81,30 +80,30 @@ REFUSED = SshSaid(requested=True, refused=True)
         (Session(SshSaid(untrusted_failed=True)), "ssh", "untrusted_refused", "check --trusted gpu7"),
         (Session(SshSaid(no_display=True)), "ssh", "not_requested", "ssh -v -X gpu7"),
         (Session(SshSaid()), "ssh", "not_requested", "ssh -v -X gpu7"),
-        (Session(replace(REFUSED, no_xauth_there=True), FACTS), "xauth there", "no_xauth_there", "x11 install gpu7"),
-        (Session(REFUSED, {**FACTS, "xauth": ""}), "xauth there", "no_xauth_there", "x11 install gpu7"),
-        (Session(replace(REFUSED, denied_by_key=True), FACTS), "sshd", "key_option", "authorized_keys"),
-        (Session(REFUSED, {**FACTS, "sshd": {"x11forwarding": "no"}}), "sshd", "sshd_refuses", "1i X11Forwarding yes"),
-        (Session(REFUSED, {**FACTS, "sshd": {}}), "sshd", "sshd_refuses", "1i X11Forwarding yes"),
-        (Session(REFUSED, FACTS), "sshd", "sshd_refuses", "service ssh restart"),
-        (Session(REFUSED, {**FACTS, "ipv6": False}), "sshd", "sshd_no_address", "1i AddressFamily inet"),
-        (replace(WELL, facts={**FACTS, "display": ""}), "DISPLAY there", "no_display_there", "grep -n DISPLAY"),
-        (replace(WELL, facts={**FACTS, "display": ":0"}), "DISPLAY there", "other_display_there", "grep -n DISPLAY"),
-        (replace(WELL, facts={**FACTS, "cookie": False}), "cookie there", "no_cookie_there", "df -h"),
-        (replace(WELL, facts={**FACTS, "cookie": False, "writable": False}), "cookie there", "cookie_unwritable",
-         "ls -l"),
-        (replace(WELL, facts={**FACTS, "cookie": False, "locks": ["/h/.Xauthority-c"]}), "cookie there",
-         "cookie_locked", "rm -f /h/.Xauthority-c"),
-        (replace(WELL, facts={**FACTS, "cookie": False, "rc": ["/etc/ssh/sshrc"]}), "cookie there", "cookie_rc",
+        (Session(replace(REFUSED, no_xauth_there=True), THERE), "xauth there", "no_xauth_there", "x11 install gpu7"),
+        (Session(REFUSED, replace(THERE, xauth="")), "xauth there", "no_xauth_there", "x11 install gpu7"),
+        (Session(replace(REFUSED, denied_by_key=True), THERE), "sshd", "key_option", "authorized_keys"),
+        (Session(REFUSED, replace(THERE, sshd={"x11forwarding": "no"})), "sshd", "sshd_refuses",
+         "1i X11Forwarding yes"),
+        (Session(REFUSED, replace(THERE, sshd={})), "sshd", "sshd_refuses", "1i X11Forwarding yes"),
+        (Session(REFUSED, THERE), "sshd", "sshd_refuses", "service ssh restart"),
+        (Session(REFUSED, replace(THERE, ipv6=False)), "sshd", "sshd_no_address", "1i AddressFamily inet"),
+        (replace(WELL, there=replace(THERE, display="")), "DISPLAY there", "no_display_there", "grep -n DISPLAY"),
+        (replace(WELL, there=replace(THERE, display=":0")), "DISPLAY there", "other_display_there", "grep -n DISPLAY"),
+        (replace(WELL, there=BARE_COOKIE), "cookie there", "no_cookie_there", "df -h"),
+        (replace(WELL, there=replace(BARE_COOKIE, writable=False)), "cookie there", "cookie_unwritable", "ls -l"),
+        (replace(WELL, there=replace(BARE_COOKIE, locks=("/h/.Xauthority-c",))), "cookie there", "cookie_locked",
+         "rm -f /h/.Xauthority-c /h/.Xauthority-l"),
+        (replace(WELL, there=replace(BARE_COOKIE, rc=("/etc/ssh/sshrc",))), "cookie there", "cookie_rc",
          "mv /etc/ssh/sshrc"),
         (replace(DEAD, said=replace(SAID, rejected=True)), "window", "rejected", "x11 check --trusted gpu7"),
         (replace(DEAD, said=replace(SAID, unreached="localhost port 6000: Connection refused")), "window", "unreached",
          "apexgpu x11 check"),
-        (replace(DEAD, answer={"error": "not_let_in", "said": "Invalid MIT-MAGIC-COOKIE-1 key"}), "window", "rejected",
+        (replace(DEAD, trouble="not_let_in", words="Invalid MIT-MAGIC-COOKIE-1 key"), "window", "rejected",
          "apexgpu x11 check"),
-        (replace(DEAD, answer={"error": "not_there", "said": "connection refused"}), "window", "not_there",
+        (replace(DEAD, trouble="not_there", words="connection refused"), "window", "window_refused",
          "apexgpu x11 check"),
-        (replace(DEAD, answer={"error": "not_shown"}), "window", "not_shown", "apexgpu x11 check"),
+        (replace(DEAD, trouble="not_shown"), "window", "window_refused", "apexgpu x11 check"),
         (replace(DEAD, err="Segmentation fault\n\n", code=139), "window", "client_died", "apexgpu x11 check"),
         (replace(DEAD, said=replace(SAID, expired=True)), "window", "expired", "apexgpu x11 check"),
         (NOT_SEEN, "window", "not_seen", "xwininfo -root -tree"),
@@ -120,18 +119,30 @@ def test_each_broken_link_has_its_code_and_its_line(session: Session, check: str
     assert "broken" not in verdicts[:at]
 
 
-def test_what_the_container_calls_its_files_is_not_pasted_unless_it_is_a_plain_path() -> None:
-    odd = "/h/$(reboot)"
-    facts = {**FACTS, "cookie": False, "locks": [odd], "rc": [odd], "authority": odd}
-    for left in ("locks", "rc", "authority"):
-        some = {**facts, **{name: [] for name in ("locks", "rc") if name != left}, "writable": left != "authority"}
-        found = x11there.chain(replace(WELL, facts=some), "gpu7", trusted=False)[4]
-        assert found.verdict == "broken"
-        assert "reboot" not in (found.hint or "")
+@pytest.mark.parametrize("change", [{"locks": ("/h/$(reboot)",)}, {"rc": ("/h/$(reboot)",)}, {"writable": False}])
+def test_what_the_container_calls_its_files_is_not_pasted_unless_it_is_a_plain_path(change: dict[str, Any]) -> None:
+    there = replace(BARE_COOKIE, authority="/h/$(reboot)", **change)
+    found = x11there.chain(replace(WELL, there=there), "gpu7", trusted=False)[4]
+    assert found.verdict == "broken"
+    assert "reboot" not in (found.hint or "")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{}, {"display": 7, "sshd": "yes", "locks": "abc", "rc": {"a": 1}, "cookie": "no", "writable": None, "xauth": []}],
+)
+def test_a_container_that_says_strange_things_is_not_believed(value: dict[str, Any]) -> None:
+    assert x11there.told(value) == There()
+
+
+def test_what_a_container_tells() -> None:
+    value = {"display": "localhost:10.0", "xauth": "/usr/bin/xauth", "sshd": {"x11forwarding": "yes"}, "cookie": True,
+             "authority": "/home/alice/.Xauthority", "locks": [], "writable": True, "rc": [], "ipv6": True}  # fmt: skip
+    assert x11there.told(value) == THERE
 
 
 def test_a_container_without_python_leaves_unknown_what_cannot_be_looked_at() -> None:
-    found = x11there.chain(Session(SAID, {}, {"error": "no_python"}), "gpu7", trusted=False)
+    found = x11there.chain(Session(SAID, trouble="no_python"), "gpu7", trusted=False)
     assert [one.verdict for one in found] == ["ok", "ok", "ok", "unknown", "unknown", "unknown"]
 
 

@@ -112,7 +112,9 @@ def _finish(
                  "checks": [_value(one) for one in there]}]  # fmt: skip
     kit.screen.document({"ok": first is None, "checks": [_value(one) for one in local], "hosts": rows})
     if first is None:
-        kit.screen.result("All well." if host else "All well here. The whole chain: apexgpu x11 check HOST")
+        unknown = [one.check for one in [*local, *there] if one.verdict == "unknown" and one.check != "OpenGL"]
+        well = "All well." if host else "All well here. The whole chain: apexgpu x11 check HOST"
+        kit.screen.result(f"Nothing is broken that could be looked at; not: {', '.join(unknown)}" if unknown else well)
         return 0
     kit.screen.result(f"broken: {first.check}; the line after `hint:` is to be pasted")
     return first.exit_code
