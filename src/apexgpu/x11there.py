@@ -1,7 +1,7 @@
 """The links beyond this machine: what one ssh session came to in, probes out. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,18 +55,12 @@ class Session:
 def chain(session: Session, host: str, *, trusted: bool) -> list[Probe]:
     """The links from ssh to the window, in their order; what comes after a broken one is skipped where it must fail."""
     found: list[Probe] = []
-    for look in (_ssh, _xauth_there, _sshd, _display_there, _cookie_there, _window):
+    for check, look in _LINKS.items():
         if any(one.verdict == "broken" for one in found):
-            found.append(Probe(_NAMES[look.__name__], "skipped", "it needs what is broken above"))
+            found.append(Probe(check, "skipped", "it needs what is broken above"))
         else:
             found.append(look(session, host, trusted))
     return found
-
-
-_NAMES = {
-    "_ssh": "ssh", "_xauth_there": "xauth there", "_sshd": "sshd", "_display_there": "DISPLAY there",
-    "_cookie_there": "cookie there", "_window": "window",
-}  # fmt: skip
 
 
 def _ssh(session: Session, host: str, trusted: bool) -> Probe:
@@ -217,3 +211,9 @@ def aftermath(said: SshSaid, host: str, code: int, *, trusted: bool, again: str)
         return Probe("program", "unknown", f"{ended}; some programs do not bear to be untrusted",
                      again.replace("x11 run", "x11 run --trusted", 1), "died_untrusted")  # fmt: skip
     return Probe("program", "unknown", ended, None, "died")
+
+
+_LINKS: Mapping[str, Callable[[Session, str, bool], Probe]] = {
+    "ssh": _ssh, "xauth there": _xauth_there, "sshd": _sshd, "DISPLAY there": _display_there,
+    "cookie there": _cookie_there, "window": _window,
+}  # fmt: skip
