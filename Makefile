@@ -37,6 +37,7 @@ completion: setup
 
 picture: setup-tests
 	@$(BIN)/python scripts/make-picture
+	@$(BIN)/python scripts/make-screenshot
 
 reference: setup
 	@$(BIN)/python scripts/make-reference

@@ -37,6 +37,7 @@ COMMANDS: dict[str, Entry] = {
     "tensorboard": Entry("serving", "Ports", "Show a directory of your container in TensorBoard, here."),
     "jupyter": Entry("serving", "Ports", "Show your container in Jupyter, here."),
     "port": Entry("port", "Ports", "Show or make the server's maps of your container's ports."),
+    "x11": Entry("x11", "Windows", "Windows of your container on this screen: check, run, install."),
     "gpus": Entry("gpus", "GPUs", "What every GPU does; gpus free: which of them are free, and what to paste."),
     "snapshot": Entry("backup", "Backups", "Save your container to the NAS, and test the archive."),
     "snapshots": Entry("snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."),

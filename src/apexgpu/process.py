@@ -220,6 +220,15 @@ def _default_sigint() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def in_background() -> bool:
+    """Whether a shell runs us with `&`: a program that then reads from the terminal is stopped."""
+    import contextlib
+
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows; no terminal; no stdin
+        return os.tcgetpgrp(sys.__stdin__.fileno()) != os.getpgrp()  # type: ignore[union-attr]  # caught
+    return False
+
+
 def missing(program: str) -> MissingProgramError:
     """The error for a program that is not there, with this system's way to install it."""
     return MissingProgramError(f"{program} is not installed", hint=install_hint(program, sys.platform))

@@ -175,8 +175,8 @@ class Screen:
             self._write(self._err, self._paint(" hint: ", "red", self._colour) + safe(error.hint))
 
     def verdict(self, word: str, what: str, fact: str, *, hint: str | None = None) -> None:
-        """A line of a report, on stdout: `ok`, `note` or `problem`, what it is about, and what to paste."""
-        colour = {"ok": "green", "note": "yellow", "problem": "red"}.get(word, "")
+        """A line of a report, on stdout: how it stands, what it is about, and what to paste."""
+        colour = {"ok": "green", "note": "yellow", "unknown": "yellow", "problem": "red", "broken": "red"}.get(word, "")
         self.result(self._paint(f"{word:<8}", colour, self._out_colour) + safe(f"{what:<15}{fact}"))
         if hint:
             self.result(f"{'':<8}{'hint:':<15}{safe(hint)}")

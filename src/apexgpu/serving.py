@@ -1,30 +1,22 @@
 """TensorBoard and Jupyter in a container, from here: what is sent there to find, start or stop one, and its answer."""
 
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
+from apexgpu import sent
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
 from apexgpu.manage import OnLine
 from apexgpu.models import Host, Reply, Target
+from apexgpu.sent import MARK
 from apexgpu.transport import Limits, Transport
 
 What = Literal["tensorboard", "jupyter"]
 NAMES: Mapping[What, str] = {"tensorboard": "TensorBoard", "jupyter": "Jupyter"}
 _PACKAGES: Mapping[What, str] = {"tensorboard": "tensorboard", "jupyter": "jupyterlab"}
 _THERE = ("processes.py", "search.py", "serve.py")  # in the order in which they need each other
-_OWN_IMPORT = re.compile(r"^from apexgpu\.[^\n(]*(?:\([^)]*\))?\n", re.MULTILINE)
-_FIND_PYTHON = (
-    'for p in python3 "$HOME"/*conda3/bin/python3 "$HOME"/miniforge3/bin/python3 /opt/*conda*/bin/python3 '
-    '"$HOME"/.pyenv/shims/python3; do command -v "$p" >/dev/null 2>&1 && exec "$p" -c "$1" "$2"; done; '
-    "echo 'apexgpu {\"error\": \"no_python\"}'"
-)
-_MARK = "apexgpu "
 _LOOKING = 90.0  # seconds that searching and listing may take beside the wait for the server
 
 
@@ -79,19 +71,16 @@ class ServerFailedError(RefusedError):
         self.said = said
 
 
-@cache
 def program() -> str:
-    """The text that runs in the container: the files of `apexgpu.there` in one."""
-    room = Path(__file__).with_name("there")
-    return "\n\n".join(_OWN_IMPORT.sub("", (room / name).read_text(encoding="utf-8")) for name in _THERE)
+    """The text that runs in the container."""
+    return sent.program(*_THERE)
 
 
 def command(do: Literal["serve", "stop"], wish: Wish) -> str:
     """The command line for the container's shell, whichever that is."""
     asked = {"what": wish.what, "do": do, "directory": wish.directory, "program": wish.program, "wait": wish.wait,
              "home": wish.home}  # fmt: skip
-    words = ["env", "LC_ALL=C.UTF-8", "sh", "-c", _FIND_PYTHON, "apexgpu", program(), json.dumps(asked)]
-    return shlex.join(words)
+    return sent.command(program(), asked)
 
 
 def serve(link: Transport, host: Host, wish: Wish, *, on_line: OnLine) -> Server:
@@ -121,7 +110,7 @@ def stop(link: Transport, host: Host, wish: Wish, *, on_line: OnLine) -> list[in
 
 def _ask(link: Transport, host: Host, do: Literal["serve", "stop"], wish: Wish, on_line: OnLine) -> dict[str, Any]:
     def line(text: str) -> None:
-        if not text.startswith(_MARK):  # the answer, which may hold a token
+        if not text.startswith(MARK):  # the answer, which may hold a token
             on_line(text)
 
     limits = Limits(total=wish.wait + _LOOKING, silence=None)
@@ -134,9 +123,9 @@ def _ask(link: Transport, host: Host, do: Literal["serve", "stop"], wish: Wish, 
 
 def _read(reply: Reply, host: Host) -> dict[str, Any]:
     """The answer: the last marked line."""
-    marked = [line for line in reply.out.splitlines() if line.startswith(_MARK)]
+    marked = [line for line in reply.out.splitlines() if line.startswith(MARK)]
     try:
-        found = json.loads(marked[-1].removeprefix(_MARK))
+        found = json.loads(marked[-1].removeprefix(MARK))
     except (IndexError, ValueError):
         said = next((line for line in reversed(reply.err.splitlines()) if line.strip()), f"exit status {reply.code}")
         message = f"the container on {host.name} answered something apexgpu does not know: {said[:300]}"

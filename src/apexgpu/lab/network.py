@@ -158,7 +158,7 @@ class LoopbackNetwork:
                 reset(client)
 
     def _container_options(self, host: Host, container: Container) -> asyncssh.SSHServerConnectionOptions | None:
-        """The container's sshd has the keys that were there when it was started last."""
+        """The container's sshd has the keys, and the say on X11, that were there when it was started last."""
         place = f"{host.name}/{container.user}"
         restart = container.notes / "sshd-restart"
         generation = (container.started, restart.stat().st_mtime_ns if restart.exists() else 0)
@@ -169,7 +169,7 @@ class LoopbackNetwork:
             for old in [known for known in self._options if known[0] == place]:
                 del self._options[old]
             self._options[place, generation] = options(
-                keys, x11_forwarding=True, x11_auth_path=str(container.home / ".Xauthority"))
+                keys, x11_forwarding=forwards_x11(container.rootfs), x11_auth_path=str(container.home / ".Xauthority"))
         return self._options[place, generation]
 
     def _prepared(self, place: str, generation: object, keys: list[bytes]) -> asyncssh.SSHServerConnectionOptions:
@@ -191,3 +191,13 @@ def host_keys(rootfs: Path) -> list[bytes]:
             asyncssh.import_private_key(path.read_bytes())
             found.append(path.read_bytes())
     return found
+
+
+def forwards_x11(rootfs: Path) -> bool:
+    """What the sshd_config in a tree says of X11: its first word on it counts, and no word is no."""
+    try:
+        lines = (rootfs / "etc" / "ssh" / "sshd_config").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    told = [line.split() for line in lines if line.lower().lstrip().startswith("x11forwarding")]
+    return bool(told) and told[0][1:] == ["yes"]

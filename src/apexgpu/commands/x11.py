@@ -1,0 +1,240 @@
+"""x11: where the chain to a window on this screen is broken, and programs of a container on it."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from apexgpu import manage, x11, x11facts, x11install, x11local, x11session, x11there
+from apexgpu.commands import fleet, reach
+from apexgpu.commands.options import Group, OneHost, kit_of
+from apexgpu.commands.work import remote_command
+from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
+from apexgpu.kit import Kit
+from apexgpu.models import Host
+from apexgpu.process import in_background
+from apexgpu.render import error_value
+from apexgpu.x11 import Probe
+from apexgpu.x11facts import Here
+
+app = Group()
+windows = Group()
+app.add_typer(windows, name="x11", help="Windows of your container on this screen: check, run, install.")
+
+Trusted = Annotated[bool, typer.Option("--trusted", "-Y", help="Trust what runs there with this whole screen.")]
+
+
+@windows.command("check")
+def check(
+    ctx: typer.Context,
+    host: Annotated[
+        str | None, typer.Argument(metavar="[HOST]", help="A host name; without one, this machine only.",
+                                   show_default=False)
+    ] = None,
+    trusted: Trusted = False,
+) -> None:  # fmt: skip
+    """Look at every link from this screen to a window of your container on HOST, and say which one is broken.
+
+    A small window is shown for a moment. Nothing is changed. Example: apexgpu x11 check gpu7
+    """
+    kit = kit_of(ctx)
+    chosen = reach.one_host(kit, host) if host is not None else None
+    again = f"apexgpu x11 check{f' {chosen.name}' if chosen else ''}"
+    with kit.screen.working("looking for an X server"):
+        here = _here(kit, chosen)
+    try:
+        local = x11local.probes(sys.platform, here.facts, trusted=trusted, again=again)
+        for probe in local:
+            _show(kit, probe, "here")
+        there, trouble = _there(kit, chosen, here, local, trusted=trusted) if chosen else ([], None)
+    finally:
+        here.close()
+    for probe in there:
+        _show(kit, probe, chosen.name if chosen else "")
+    raise typer.Exit(_finish(kit, chosen, local, there, trouble))
+
+
+def _here(kit: Kit, host: Host | None) -> Here:
+    where = reach.ssh_arguments(kit, host) if host is not None else []
+    return x11facts.collect(kit.runner, kit.environment, where)
+
+
+def _there(
+    kit: Kit, host: Host, here: Here, local: Sequence[Probe], *, trusted: bool
+) -> tuple[list[Probe], ApexError | None]:
+    """The links beyond this machine; the error that kept us from looking, where one did."""
+    if _broken(local) or here.link is None:
+        return [Probe("container", "skipped", "it needs what is broken above")], None
+    def work(one: Host) -> list[Probe]:
+        if not reach.answers(kit, one):
+            raise manage.stopped(one)
+        return _session(kit, one, here, trusted=trusted)
+
+    with kit.screen.working(f"showing a window from {host.name}"):
+        outcome = fleet.run(kit, [host], work)[0]
+    error = outcome.error
+    if error is not None:
+        return [Probe("container", "broken", error.message, error.hint, error.code, error.exit_code)], error
+    return [Probe("container", "ok", "it answers, and takes the key"), *(outcome.value or [])], None
+
+
+def _session(kit: Kit, host: Host, here: Here, *, trusted: bool) -> list[Probe]:
+    if here.link is None:
+        return []
+    where = reach.ssh_arguments(kit, host)
+    manner = x11.Manner(trusted=trusted, xauth=_told(here), batch=True, connect=kit.settings.timeout)
+    held = x11session.hold(kit.runner, host, where, here.link, manner)
+    return x11there.chain(held, host.name, trusted=trusted)
+
+
+def _told(here: Here) -> str:
+    """The xauth that ssh has to be told of."""
+    return here.facts.xauth if here.facts.xauth_option else ""
+
+
+def _broken(probes: Sequence[Probe]) -> Probe | None:
+    return next((one for one in probes if one.verdict == "broken"), None)
+
+
+def _show(kit: Kit, probe: Probe, where: str) -> None:
+    kit.screen.verdict(probe.verdict, probe.check, f"{where}: {probe.fact}" if where else probe.fact, hint=probe.hint)
+
+
+def _finish(
+    kit: Kit, host: Host | None, local: Sequence[Probe], there: Sequence[Probe], trouble: ApexError | None
+) -> int:
+    first = _broken([*local, *there])
+    rows = []
+    if host is not None:
+        rows = [{"host": host.name, "ok": first is None, "error": error_value(trouble or _error(first)),
+                 "checks": [_value(one) for one in there]}]  # fmt: skip
+    kit.screen.document({"ok": first is None, "checks": [_value(one) for one in local], "hosts": rows})
+    if first is None:
+        unknown = [one.check for one in [*local, *there] if one.verdict == "unknown" and one.check != "OpenGL"]
+        well = "All well." if host else "All well here. The whole chain: apexgpu x11 check HOST"
+        kit.screen.result(f"Nothing is broken that could be looked at; not: {', '.join(unknown)}" if unknown else well)
+        return 0
+    kit.screen.result(f"broken: {first.check}; the line after `hint:` is to be pasted")
+    return first.exit_code
+
+
+def _value(probe: Probe) -> dict[str, Any]:
+    code = probe.code if probe.verdict in {"broken", "unknown"} else None
+    return {"check": probe.check, "verdict": probe.verdict, "fact": probe.fact, "hint": probe.hint, "code": code}
+
+
+def _error(probe: Probe | None) -> ApexError | None:
+    """The error that a broken link is to a command that needs it."""
+    if probe is None:
+        return None
+    kind = MissingProgramError if probe.exit_code == 127 else RefusedError
+    return kind(probe.fact, hint=probe.hint, code=probe.code)
+
+
+@windows.command("run", context_settings={"allow_interspersed_args": False})
+def run(
+    ctx: typer.Context,
+    host: OneHost,
+    command: Annotated[list[str] | None, typer.Argument(metavar="CMD...", help="The program.",
+                                                        show_default=False)] = None,
+    trusted: Trusted = False,
+    compress: Annotated[bool, typer.Option("--compress", "-C", help="Compress: for slow lines.")] = False,
+) -> None:  # fmt: skip
+    """Run CMD in your container on HOST with its windows on this screen; its exit status is ours.
+
+    By default it is untrusted: it cannot read what other windows show, nor their keys. Some programs (OpenGL, copy and
+    paste) need --trusted, with which it, and whoever is root on HOST, can read this whole screen and every key.
+    Example: apexgpu x11 run gpu7 xeyes
+    """
+    kit = kit_of(ctx)
+    words, trusted, compress = _own_options(list(command or []), trusted, compress)
+    if not words:
+        raise UsageError("no program was given", hint=f"apexgpu x11 run {host} xeyes")
+    chosen = reach.one_host(kit, host)
+    again = f"apexgpu x11 run {chosen.name} {shlex.join(words)}"
+    here = _here(kit, chosen)
+    try:
+        local = x11local.probes(sys.platform, here.facts, trusted=trusted, again=again)
+        if broken := _error(_broken(local)):
+            raise broken
+        reach.ready(kit, chosen)
+        code = _run(kit, chosen, here, remote_command(words), trusted=trusted, compress=compress, again=again)
+    finally:
+        here.close()
+    raise typer.Exit(code)
+
+
+def _own_options(words: list[str], trusted: bool, compress: bool) -> tuple[list[str], bool, bool]:
+    """Options after HOST are ours as long as they are ours: no program begins with a dash."""
+    while words and words[0].startswith("-"):
+        word = words.pop(0)
+        if word == "--":
+            break
+        if word not in {"--trusted", "-Y", "--compress", "-C"}:
+            raise UsageError(f"there is no option {word}", hint="apexgpu x11 run --help")
+        trusted, compress = trusted or word in {"--trusted", "-Y"}, compress or word in {"--compress", "-C"}
+    return words, trusted, compress
+
+
+def _run(
+    kit: Kit, host: Host, here: Here, command: str, *, trusted: bool, compress: bool, again: str
+) -> int:
+    background = in_background()
+    terminal = kit.screen.can_ask and sys.stdout.isatty() and not kit.screen.as_json and not background
+    manner = x11.Manner(trusted=trusted, xauth=_told(here), compress=compress, background=background,
+                        terminal=terminal, connect=kit.settings.timeout)  # fmt: skip
+    where = reach.ssh_arguments(kit, host)
+    ended = x11session.show(kit.runner, host, where, command, manner, captured=kit.screen.as_json)
+    found = None if ended.said.killed else _explain(kit, host, here, ended, trusted=trusted, again=again)
+    code = ended.code
+    row = {"host": host.name, "ok": code == 0, "error": error_value(_error(found)) if code else None, "exit": code,
+           "stdout": ended.out, "stderr": ended.err, "windows": ended.said.opened}  # fmt: skip
+    kit.screen.document({"ok": code == 0, "hosts": [row]})
+    return code
+
+
+def _explain(
+    kit: Kit, host: Host, here: Here, ended: x11session.Ended, *, trusted: bool, again: str
+) -> Probe | None:
+    """Say why no window came: the chain is run where ssh says that a link is broken."""
+    found = x11there.aftermath(ended.said, host.name, ended.code, trusted=trusted, again=again)
+    if x11.blames_x11(ended.said):
+        with kit.screen.working("looking where the chain is broken"):
+            outcome = fleet.run(kit, [host], lambda one: _session(kit, one, here, trusted=trusted))[0]
+        found = _broken(outcome.value or []) or found
+    if found is None:
+        return None
+    if found.verdict == "broken":
+        kit.screen.error(RefusedError(found.fact, hint=found.hint))
+    else:
+        kit.screen.warn(found.fact, hint=found.hint)
+    return found
+
+
+@windows.command("install")
+def install(
+    ctx: typer.Context,
+    host: OneHost,
+    full: Annotated[bool, typer.Option("--full", help="All of xorg too: half a gigabyte.")] = False,
+) -> None:
+    """Install what windows need in your container on HOST: xauth and x11-apps (xeyes, xclock), through apt.
+
+    Run twice, it has nothing to do. Ctrl-C ends the watching; apt goes on there. Example: apexgpu x11 install gpu7
+    """
+    kit = kit_of(ctx)
+    chosen = reach.one_host(kit, host)
+    reach.ready(kit, chosen)
+    with kit.screen.working(f"installing on {chosen.name}") as progress:
+        outcome = fleet.run(kit, [chosen], lambda one: x11install.install(kit.transport, one, full=full,
+                                                                         on_line=progress.say))[0]  # fmt: skip
+    if outcome.error is not None:
+        fleet.show_error(kit, chosen, outcome.error)
+    elif outcome.value is not None:
+        names = ", ".join(outcome.value.packages)
+        what = "on {} already: nothing to do" if not outcome.value.changed else "installed on {}"
+        kit.screen.good(f"{names}: {what.format(chosen.name)}")
+    raise typer.Exit(
+        fleet.finish(kit, [outcome], lambda value: {"packages": list(value.packages), "changed": value.changed})
+    )
