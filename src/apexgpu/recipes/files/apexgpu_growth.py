@@ -44,7 +44,7 @@ def _patch(kind):
     if getattr(begin, "apexgpu_growth", False):
         return
 
-    def __init__(self, target="", graph=None, config=None, *more, **named):
+    def __init__(self, target="", graph=None, config=None, *more, **named):  # noqa: N807 - it becomes one
         begin(self, target, graph, _growing(config), *more, **named)
 
     __init__.apexgpu_growth = True
