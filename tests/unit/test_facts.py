@@ -48,7 +48,8 @@ def test_an_answer_is_read_whole() -> None:
 
 def test_an_empty_container_has_nothing() -> None:
     bare = facts.read(Reply(0, "apexgpu sudo no\napexgpu gpu_trouble there is no nvidia-smi\napexgpu end\n"), "gpu7")
-    assert (bare.driver, bare.cards, bare.cuda, bare.cudnn, bare.pythons, bare.sudo) == (None, (), None, None, (), False)
+    assert (bare.driver, bare.cards, bare.cuda, bare.cudnn) == (None, (), None, None)
+    assert (bare.pythons, bare.sudo) == ((), False)
     assert bare.have("gpu7").trouble == "there is no nvidia-smi"
 
 
@@ -123,7 +124,7 @@ class TestScript:
             header = place / "cudnn.h"
             major, minor, patch = version.split(".")
             header.write_text(f"/* x */\n#define CUDNN_MAJOR {major}\n#define CUDNN_MINOR {minor}\n"
-                              f"#define CUDNN_PATCHLEVEL {patch}\n\n#define CUDNN_VERSION (CUDNN_MAJOR * 1000)\n")  # fmt: skip
+                              f"#define CUDNN_PATCHLEVEL {patch}\n#define CUDNN_VERSION (CUDNN_MAJOR * 1000)\n")
             with tarfile.open(place / "installers" / name, "w:gz") as tar:
                 tar.add(header, "cuda/include/cudnn.h")
         (place / "installers" / "cudnn-9.0-linux-x64-v7.4.tgz").write_bytes(b"no archive")

@@ -207,7 +207,7 @@ class TestDrop:
                 raise UnreachableError(message)
 
         link.before = refused
-        with pytest.raises(UnreachableError, match="^connection refused$"):
+        with pytest.raises(UnreachableError, match=r"^connection refused$"):
             execute(link, planned(touch("one")))
         assert len(link.commands) == 2
 
@@ -268,8 +268,8 @@ class TestInterrupt:
     def test_the_step_under_way_ends_and_no_other_begins(self, link: ShellLink) -> None:
         told = Told()
         link.interrupt = lambda line: "halfway" in line
-        plan = planned(touch("one", "echo halfway", "while ! test -e ~/.cache/apexgpu/setup/stop-*; do sleep 0.02; done",
-                             "sleep 0.2"), touch("two"))  # fmt: skip
+        stopped = "~/.cache/apexgpu/setup/stop-*"
+        plan = planned(touch("one", "echo halfway", f"while ! test -e {stopped}; do sleep 0.02; done"), touch("two"))
         with pytest.raises(KeyboardInterrupt):
             execute(link, plan, told)
         await_end(link)
