@@ -53,5 +53,5 @@ done
 
 if sudo -n true 2>/dev/null; then say sudo yes; else say sudo no; fi
 notes=$HOME/.cache/apexgpu/setup
-if [ -e "$notes/lock" ] && ! flock -n "$notes/lock" true; then say busy "$(cat "$notes/id" 2>/dev/null | short)"; fi
+if [ -e "$notes/lock" ] && ! flock -s -n "$notes/lock" true; then say busy "$(cat "$notes/id" 2>/dev/null | short)"; fi
 say end
