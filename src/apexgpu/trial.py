@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from apexgpu import gpus, manage, smi, verification
+from apexgpu import evidence, gpus, manage, smi, verification
 from apexgpu.errors import DroppedError, RefusedError
+from apexgpu.evidence import Run, There
 from apexgpu.models import Host, Reply
 from apexgpu.transport import Limits, Transport
-from apexgpu.verification import Proof, Run, There
+from apexgpu.verification import Proof
 
 OnLine = Callable[[str], None]
 _LOOKING = 90.0  # seconds that looking at a dozen Pythons may take
@@ -84,7 +85,7 @@ class Wish:
 class _Plain(ast.NodeTransformer):
     """Takes out what Python 2.7 cannot read."""
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:  # noqa: N802 - ast's own name
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         self.generic_visit(node)
         node.returns = None
         for one in node.args.args:
@@ -140,7 +141,7 @@ def prove(link: Transport, host: Host, wish: Wish, *, connect: float, on_line: O
 
 def _look(link: Transport, host: Host, wish: Wish, connect: float) -> There:
     limits = Limits(connect=connect, total=connect + _LOOKING)
-    return verification.there(manage.inside(link, host, look_command(wish), limits=limits, once=True).out)
+    return evidence.there(manage.inside(link, host, look_command(wish), limits=limits, once=True).out)
 
 
 def _compute(
@@ -153,7 +154,7 @@ def _compute(
 
     def line(text: str) -> None:
         seen.append(text)
-        if not text.startswith(verification.MARK):
+        if not text.startswith(evidence.MARK):
             on_line(text)
 
     command = compute_command(proof.python.path, proof.gpu.index, wish.wait, login=login)
@@ -163,5 +164,5 @@ def _compute(
     except DroppedError as exc:
         if exc.code != "timeout":
             raise
-        reply = Reply(0, "\n".join([*seen, f"{verification.MARK}-end {verification.TOO_SLOW}"]))
-    return verification.run(reply.out, reply.err)
+        reply = Reply(0, "\n".join([*seen, f"{evidence.MARK}-end {verification.TOO_SLOW}"]))
+    return evidence.run(reply.out, reply.err)
