@@ -43,6 +43,7 @@ COMMANDS: dict[str, Entry] = {
     "snapshots": Entry("snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."),
     "recover": Entry("recover", "Backups", "Bring a saved container back, after its archive was tested."),
     "rebuild": Entry("recover", "Backups", "Make your container new from the administrators' template."),
+    "setup": Entry("setup", "Software", "Set up CUDA, cuDNN, TensorFlow, Jupyter … in your container; setup list."),
     "doctor": Entry("doctor", "When stuck", "Look at everything from here to your containers; say what is wrong."),
     "uninstall": Entry("doctor", "When stuck", "Take away all that apexgpu wrote on this machine; your keys stay."),
     "completion": Entry("shell", "This program", "Print what your shell needs to complete apexgpu's words."),

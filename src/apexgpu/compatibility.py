@@ -71,7 +71,8 @@ PIP = "20.3.4"
 SYSTEM_PYTHONS: Mapping[tuple[str, str], Sequence[str]] = {
     ("ubuntu", "16.04"): ("3.5", "2.7"), ("ubuntu", "18.04"): ("3.6", "2.7"), ("ubuntu", "20.04"): ("3.8", "2.7"),
     ("ubuntu", "22.04"): ("3.10",), ("ubuntu", "24.04"): ("3.12",),
-    ("debian", "10"): ("3.7", "2.7"), ("debian", "11"): ("3.9",), ("debian", "12"): ("3.11",), ("debian", "13"): ("3.13",),
+    ("debian", "10"): ("3.7", "2.7"), ("debian", "11"): ("3.9", "2.7"), ("debian", "12"): ("3.11",),
+    ("debian", "13"): ("3.13",),
 }  # fmt: skip
 """What apt installs where there is no Python: newest first."""
 
@@ -105,7 +106,7 @@ class Have:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is wanted: parts (`cuda`, `cudnn`, `tensorflow`, `pytorch`, `python3`), versions of some, a Python 2 or 3."""
+    """What is wanted: parts (`cuda`, `cudnn`, `tensorflow`, `pytorch`, `python3`), versions of some, Python 2 or 3."""
 
     parts: frozenset[str]
     versions: Mapping[str, str]
@@ -188,13 +189,14 @@ def _check_driver(have: Have, cuda: str) -> None:
     if have.driver is None:
         why = f": {have.trouble}" if have.trouble else ""
         message = f"{have.where} shows no GPU with a driver to its container{why}"
-        hint = f"apexgpu down {have.where} && apexgpu up {have.where}   (a start may mend the driver; else take another "
-        raise RefusedError(message, hint=f"{hint}host: apexgpu gpus, or ask the administrators)", code="no_driver")
+        hint = (f"apexgpu down {have.where} && apexgpu up {have.where}   (a start may mend the driver; else take "
+                "another host: apexgpu gpus, or ask the administrators)")
+        raise RefusedError(message, hint=hint, code="no_driver")
     if numbers(have.driver) < numbers(least):
         fitting = [one for one, driver in DRIVERS.items() if numbers(have.driver) >= numbers(driver)]
         upto = f"; this one is good for CUDA {fitting[-1]}" if fitting else ""
         message = f"{have.where} has driver {have.driver}, and CUDA {cuda} needs {least} or newer{upto}"
-        hint = f"take a host with driver {least} or newer: apexgpu gpus; or ask the administrators to update {have.where}"
+        hint = f"take a host with driver {least} or newer: apexgpu gpus; or ask the administrators to update this one"
         raise RefusedError(message, hint=hint, code="driver_too_old")
 
 
@@ -209,7 +211,8 @@ def _tensorflow(have: Have, wish: Wish) -> Wheel | None:
     other = next((cuda for version, cuda in OTHER_CUDA.items() if numbers(wanted) >= numbers(version)), None)
     names = ", ".join(one.version for one in TENSORFLOW)
     if other:
-        message = f"TensorFlow {wanted} wants CUDA {other} or newer (driver {DRIVERS[other]}), and the lab has CUDA {CUDA}"
+        needs = f"CUDA {other} or newer (driver {DRIVERS[other]})"
+        message = f"TensorFlow {wanted} wants {needs}, and the lab has CUDA {CUDA}"
     else:
         message = f"TensorFlow {wanted} is none that goes with CUDA {CUDA}"
     raise RefusedError(message, hint=f"apexgpu setup {have.where} tensorflow   (or tensorflow==VERSION of: {names})",
@@ -225,7 +228,7 @@ def _cudnn(have: Have, wish: Wish, wheel: Wheel | None) -> str:
         offered = [one for one in offered if _matches(one, wanted)]
         if not offered:
             message = f"{have.where} has no cuDNN {wanted} for CUDA {CUDA}, nor has the NAS; there is: {listed}"
-            hint = f"take one of these, or ask the administrators to put cudnn-{CUDA}-linux-x64-v{wanted}.tgz on the NAS"
+            hint = f"take one of these, or ask the administrators for cudnn-{CUDA}-linux-x64-v{wanted}.tgz on the NAS"
             raise RefusedError(message, hint=hint, code="no_cudnn")
     elif have.cudnn:
         offered = [have.cudnn]

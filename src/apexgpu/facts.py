@@ -50,7 +50,7 @@ class Facts:
 
     def have(self, where: str) -> Have:
         """What choices depend on. A cuDNN whose header and library disagree is none."""
-        whole = self.cudnn and self.cudnn == self.cudnn_library
+        whole = self.cudnn and self.cudnn_library and f"{self.cudnn}.".startswith(f"{self.cudnn_library}.")
         return Have(where, self.machine, self.distribution, self.driver, self.trouble, self.pythons,
                     self.cudnn if whole else None, tuple(self.archives))  # fmt: skip
 
@@ -98,7 +98,7 @@ def read(reply: Reply, where: str) -> Facts:
 
 def _cards(lines: Sequence[str]) -> tuple[tuple[Card, ...], str | None]:
     """`390.48, TITAN V, 12066` a line."""
-    rows = [parts for line in lines if len(parts := [part.strip() for part in line.split(",")]) == 3]  # noqa: PLR2004
+    rows = [parts for line in lines if len(parts := [part.strip() for part in line.split(",")]) == 3]
     rows = [row for row in rows if row[0][:1].isdigit()]
     cards = tuple(Card(name, int(memory) if memory.isdigit() else 0) for _, name, memory in rows)
     return cards, rows[0][0] if rows else None
@@ -112,7 +112,7 @@ def _archives(lines: Sequence[str]) -> dict[str, str]:
 
 def _pythons(lines: Sequence[str]) -> tuple[Python, ...]:
     """`3.5.2 1 /usr/bin/python3` a line, each version once."""
-    found = {}
+    found: dict[str, Python] = {}
     for line in lines:
         version, wide, *_ = [*line.split(), "", ""]
         if version[:1].isdigit():
@@ -122,7 +122,7 @@ def _pythons(lines: Sequence[str]) -> tuple[Python, ...]:
 
 def _free(lines: Sequence[str]) -> dict[str, tuple[int, str]]:
     """`/usr/local 77715 /dev/vda` a line; a path may hold blanks."""
-    found = {}
+    found: dict[str, tuple[int, str]] = {}
     for line in lines:
         path, size, system = [*line.rsplit(" ", 2), "", ""][:3]
         if size.isdigit():

@@ -11,7 +11,8 @@ from apexgpu.errors import ConfigError
 
 CHOOSABLE = ("cuda", "cudnn", "tensorflow", "pytorch", "python3")
 VARIABLES = (
-    "CUDA", "CUDNN", "CUDNN_ARCHIVE", "TENSORFLOW", "PYTORCH", "PYTHON", "TAG", "PYTHON3", "TAG3", "SUFFIX", "GROWTH", "PIP",
+    "CUDA", "CUDNN", "CUDNN_ARCHIVE", "TENSORFLOW", "PYTORCH", "PYTHON", "TAG", "PYTHON3", "TAG3", "SUFFIX", "GROWTH",
+    "PIP",
 )  # fmt: skip
 """What the planner tells the scripts, beside `FILES`, `CONSTRAINTS` and the sources' own names."""
 
@@ -39,6 +40,7 @@ class Step:
     """`done` says whether there is nothing to do, `verify` whether `do` has worked: sh, under `set -e`.
 
     `action` stands in place of `do` for what the laptop does. `when`: variable -> the values with which it is wanted.
+    `disk`: path -> MiB that it takes.
     """
 
     name: str
@@ -48,13 +50,14 @@ class Step:
     verify: str = ""
     action: str = ""
     when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    disk: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One recipe. `needs` are recipes that come first, `choose` what the planner has to choose a version of.
 
-    `disk` is path -> MiB that it takes, `login` what a new login must find in the end. `room` is where its files lie.
+    `login` is what a new login must find in the end, `use` how it is used, `room` where its files lie.
     """
 
     name: str
@@ -63,11 +66,11 @@ class Recipe:
     room: Path
     needs: Sequence[str] = ()
     choose: Sequence[str] = ()
-    disk: Mapping[str, int] = field(default_factory=dict)
     sources: Sequence[Source] = ()
     files: Sequence[str] = ()
     constraints: str = ""
     login: str = ""
+    use: str = ""
 
     @cached_property
     def own(self) -> bool:
@@ -124,6 +127,15 @@ class _Table:
             raise self.wrong(key, "holds what no script may hold")
         return value.replace("\r\n", "\n")
 
+    def template(self, key: str, default: str | None = None) -> str:
+        """A string that may name the planner's variables in braces."""
+        value = self.text(key, default)
+        try:
+            value.format_map(dict.fromkeys(VARIABLES, ""))
+        except (KeyError, ValueError, IndexError, AttributeError):
+            raise self.wrong(key, f"may name {', '.join(VARIABLES)} in braces, and nothing else") from None
+        return value
+
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of strings."""
         value = self._left.pop(key, [])
@@ -165,8 +177,9 @@ def _recipe(table: _Table) -> Recipe:
         raise _wrong(path, "the file's name", "must be lower-case letters, digits and dashes")
     recipe = Recipe(
         name=path.stem, room=path.parent, summary=table.text("summary"), needs=table.texts("needs"),
-        choose=table.texts("choose"), disk=_disk(table), sources=tuple(map(_source, table.tables("sources"))),
-        files=table.texts("files"), constraints=table.text("constraints", ""), login=table.text("login", ""),
+        choose=table.texts("choose"), sources=tuple(map(_source, table.tables("sources"))),
+        files=table.texts("files"), constraints=table.template("constraints", ""), login=table.text("login", ""),
+        use=table.template("use", ""),
         steps=tuple(map(_step, table.tables("steps"))),
     )  # fmt: skip
     table.end()
@@ -177,7 +190,10 @@ def _recipe(table: _Table) -> Recipe:
             raise table.wrong("choose", f"names {one}, and knows {', '.join(CHOOSABLE)}")
     for name in (*recipe.files, recipe.constraints):
         if "/" in name or "\\" in name or name.startswith("."):
-            raise table.wrong("files", f"names {name}: a file beside the recipe, in files/")
+            raise table.wrong("files", f"names {name}, and may name files in files/ beside the recipe")
+    for name in recipe.files:
+        if not (path.parent / "files" / name).is_file():
+            raise table.wrong("files", f"names {name}, and {path.parent / 'files' / name} is not there")
     names = [step.name for step in recipe.steps]
     if len(set(names)) < len(names):
         raise table.wrong("steps", "has two of one name")
@@ -193,7 +209,7 @@ def _disk(table: _Table) -> dict[str, int]:
 
 
 def _source(table: _Table) -> Source:
-    source = Source(table.text("name"), table.text("path"), table.texts("sha256"))
+    source = Source(table.text("name"), table.template("path"), table.texts("sha256"))
     table.end()
     if not _VARIABLE.fullmatch(source.name) or source.name in VARIABLES:
         raise table.wrong("name", "must be upper-case letters and none of the planner's own")
@@ -203,9 +219,9 @@ def _source(table: _Table) -> Source:
 
 
 def _step(table: _Table) -> Step:
-    name, title, done = table.text("name"), table.text("title"), table.text("done")
+    name, title, done = table.text("name"), table.template("title"), table.text("done")
     do, action = table.text("do", ""), table.text("action", "")
-    verify = table.text("verify", done)
+    verify, disk = table.text("verify", done), _disk(table)
     when = {key: _values(table, key, value) for key, value in table.mapping("when").items()}
     table.end()
     if not _NAME.fullmatch(name):
@@ -214,11 +230,11 @@ def _step(table: _Table) -> Step:
         raise table.wrong("do", "must be there, or else action")
     if action and action not in ACTIONS:
         raise table.wrong("action", f"must be one of {', '.join(ACTIONS)}")
-    return Step(name, title, done, do, verify, action, when)
+    return Step(name, title, done, do, verify, action, when, disk)
 
 
 def _values(table: _Table, key: str, value: Any) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     if key not in VARIABLES or not all(isinstance(one, str) for one in values):
-        raise table.wrong(f"when.{key}", f"must be one of {', '.join(VARIABLES)}, and its value a text or a list of them")
+        raise table.wrong(f"when.{key}", f"must be one of {', '.join(VARIABLES)}, its value a text or a list of texts")
     return tuple(values)

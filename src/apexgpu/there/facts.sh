@@ -46,7 +46,7 @@ for python in python2.7 python3 python3.4 python3.5 python3.6 python3.7 python3.
   say python "$told $program"
 done
 
-for place in /usr/local /tmp "$HOME"; do
+for place in / /usr/local /tmp "$HOME"; do
   free=$(df -Pk "$place" 2>/dev/null | awk 'NR == 2 { print int($4 / 1024), $1 }')
   [ -z "$free" ] || say free "$place $free"
 done
