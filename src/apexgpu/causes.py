@@ -74,10 +74,11 @@ def cause(text: str, *, check: str, code: int, version: str, host: str) -> Link:
         match = re.search(pattern, text, re.IGNORECASE)
         if match:
             groups = {str(number): value or "?" for number, value in enumerate(match.groups(), 1)}
-            return Link(where, "problem", _filled(fact, groups, version, host), _filled(hint, groups, version, host), name)
+            told = [_filled(text, groups, version, host) for text in (fact, hint)]
+            return Link(where, "problem", told[0], told[1], name)
     if _BUSY.search(text):
         return Link(check, "busy", "the GPU has no memory left for one more program: others use it", _LATER, "busy")
-    return _of_status(code, check, version, host) or _of_import(text, check, version, host)
+    return _of_status(code, check, version, host) or _of_words(text, code, check, version, host)
 
 
 def _filled(text: str, groups: dict[str, str], version: str, host: str) -> str:
@@ -102,7 +103,7 @@ def _no_avx(check: str, version: str, host: str) -> Link:
     return Link(check, "problem", fact, f"apexgpu setup {host} tensorflow==1.5.0", "no_avx")
 
 
-def _of_import(text: str, check: str, version: str, host: str) -> Link:
+def _of_words(text: str, code: int, check: str, version: str, host: str) -> Link:
     """What is left: a package that is missing, a CPU without AVX, or the last words."""
     module = _MODULE.search(text)
     if check == "tensorflow" and module:
@@ -112,7 +113,8 @@ def _of_import(text: str, check: str, version: str, host: str) -> Link:
         return _no_avx(check, version, host)
     last = said(text) or "it says nothing"
     parts = "tensorflow" if check == "tensorflow" else "cuda cudnn tensorflow"
-    return Link(check, "problem", f"TensorFlow {version} fails: {last}", f"apexgpu setup {host} {parts}", "broken")
+    does, name = (f"crashes (signal {code - 128})", "crashed") if 128 < code < 192 else ("fails", "broken")
+    return Link(check, "problem", f"TensorFlow {version} {does}: {last}", f"apexgpu setup {host} {parts}", name)
 
 
 # What a shell without a terminal says of that, and TensorFlow of things that are well.

@@ -21,6 +21,9 @@ TOO_SLOW = 142
 """The exit status of a Python that its alarm has ended (128 + SIGALRM)."""
 
 CHECKS = ("driver", "cuda", "cudnn", "tensorflow", "gpu", "convolution", "memory", "command")
+GREEDY = "takes_all"
+"""The code of a memory link where TensorFlow takes nearly all of a card."""
+
 _STEPS = {"import": "tensorflow", "device": "gpu", "convolution": "convolution"}
 _SLOW = {TOO_SLOW, 124}  # 124: of `timeout`
 
@@ -39,8 +42,8 @@ class Proof:
 
     @property
     def decided(self) -> bool:
-        """Whether a link has ended the chain."""
-        return any(one.verdict in {"problem", "busy", "slow"} for one in self.links)
+        """Whether a link has ended the chain. Too much memory does not: what comes after it is worth knowing too."""
+        return any(one.verdict in {"problem", "busy", "slow"} and one.code != GREEDY for one in self.links)
 
     @property
     def verdict(self) -> str:
@@ -56,7 +59,8 @@ class Proof:
         if bad is None:
             return None
         kind = {"busy": RefusedError, "slow": UnreachableError}.get(bad.verdict, ApexError)
-        return kind(f"{self.host} {_WORDS[bad.verdict]}: {bad.fact}", hint=bad.hint, code=bad.code)
+        word = "computes, but" if bad.code in {GREEDY, "command"} else f"{_WORDS[bad.verdict]}:"
+        return kind(f"{self.host} {word} {bad.fact}", hint=bad.hint, code=bad.code)
 
     def link(self, check: str) -> Link | None:
         """The link that is called so."""
@@ -127,9 +131,9 @@ def _hold(told: Mapping[str, Any], step: str, proof: Proof) -> Link | None:
         return None
     if step == "import":
         if not told.get("with_cuda", True):
-            fact = f"TensorFlow {told['tensorflow']} ({told['path']}) is built without CUDA: it never uses a GPU"
+            fact = f"{_where(told)} is built without CUDA: it never uses a GPU"
             return Link("tensorflow", "problem", fact, f"apexgpu setup {proof.host} tensorflow", "no_cuda_build")
-        return Link("tensorflow", "ok", f"{told['tensorflow']} ({told['path']})")
+        return Link("tensorflow", "ok", _where(told))
     if step == "device":
         if not told.get("devices"):
             return None
@@ -139,6 +143,10 @@ def _hold(told: Mapping[str, Any], step: str, proof: Proof) -> Link | None:
             f"pci bus id {card.get('pci bus id', '?')}", _memory_of(proof.gpu),
         ) if part))  # fmt: skip
     return _right(told, proof)
+
+
+def _where(told: Mapping[str, Any]) -> str:
+    return f"{told.get('tensorflow', '?')} ({told.get('path', '?')})"
 
 
 def _right(told: Mapping[str, Any], proof: Proof) -> Link:
@@ -182,7 +190,7 @@ def _fall(found: Run, told: Mapping[str, Any] | None, check: str, version: str, 
         return [Link(check, "slow", fact, f"apexgpu verify {proof.host} --wait 3600", "slow")]
     text = f"{found.words}\n{told.get('said', '') if told else ''}"
     why = cause(text, check=check, code=found.code, version=version, host=proof.host)
-    if check == "gpu" and why.code == "broken":
+    if check == "gpu" and told is not None and "error" not in told and why.code == "broken":
         why = Link("gpu", "problem", f"TensorFlow {version} lists no GPU, and does not say why", why.hint, "no_gpu")
     known = proof.link("cudnn")
     if check == "convolution" and why.code == "broken" and known and known.code == "cudnn_mismatch":
@@ -217,14 +225,15 @@ def _memory(told: Mapping[str, Any], proof: Proof) -> Link:
     took, free = max(0, after - before), proof.gpu.free if proof.gpu else None
     if took > min(2048 * MIB, (free if free is not None else 4096 * MIB) // 2):
         fact = f"TensorFlow takes {size(took)} at once: nothing is left for others"
-        return Link("memory", "problem", fact, f"apexgpu setup {proof.host} growth", "takes_all")
+        return Link("memory", "problem", fact, f"apexgpu setup {proof.host} growth", GREEDY)
     return Link("memory", "ok", f"took {size(took)}, and more only as needed")
 
 
 def _again(proof: Proof, links: Sequence[Link]) -> Link:
     """The run without a terminal as one link."""
     command = f"ssh {proof.host} COMMAND"
-    bad = next((one for one in links if one.verdict not in {"ok", "note", "skipped"}), None)
+    known = {one.code for one in proof.links if one.code == GREEDY}
+    bad = next((one for one in links if one.verdict in _WORDS and one.code not in known), None)
     if bad is None:
         if proof.tools.get("login") and not proof.tools.get("command"):
             fact = f"the same through `{command}`, but nvcc is on PATH after a login only"
@@ -232,9 +241,9 @@ def _again(proof: Proof, links: Sequence[Link]) -> Link:
         return Link("command", "ok", f"the same through `{command}`")
     if bad.verdict in {"busy", "slow"}:
         return replace(bad, check="command")
-    fact = f"it works after a login, but not through `{command}`: {bad.fact}"
+    fact = f"not through `{command}`: {bad.fact}"
     hint = f"apexgpu setup {proof.host} cuda   (lines in ~/.bashrc do not reach commands)"
-    return Link("command", "problem", fact, bad.hint if bad.code == "takes_all" else hint, "command")
+    return Link("command", "problem", fact, bad.hint if bad.code == GREEDY else hint, "command")
 
 
 def finish(proof: Proof) -> Proof:

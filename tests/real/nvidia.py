@@ -93,8 +93,9 @@ def wheel(directory: Path, version: str, tag: str, requires: list[str]) -> Path:
     """The package as a wheel, with what the real one requires."""
     name = f"tensorflow_gpu-{version}"
     made = directory / f"{name}-{tag}-manylinux1_x86_64.whl"
-    files = {file.relative_to(HERE).with_suffix(".py").as_posix(): file.read_text().replace("@VERSION@", version).encode()
-             for file in sorted((HERE / "tensorflow").rglob("*")) if file.is_file()}  # fmt: skip
+    sources = [file for file in sorted((HERE / "tensorflow").rglob("*")) if file.is_file()]
+    texts = {file.relative_to(HERE).with_suffix(".py").as_posix(): file.read_text() for file in sources}
+    files = {path: text.replace("@VERSION@", version).encode() for path, text in texts.items()}
     lines = ["Metadata-Version: 2.1", "Name: tensorflow-gpu", f"Version: {version}"]
     lines += [f"Requires-Dist: {one}" for one in requires]
     files[f"{name}.dist-info/METADATA"] = "\n".join([*lines, ""]).encode()

@@ -91,25 +91,25 @@ class Root:
         """Every file with its kind, mode, owner, size, time of change and target."""
         found: dict[str, tuple[object, ...]] = {}
         for room, names, files in os.walk(self.path):
-            here = os.path.relpath(room, self.path)
-            names[:] = [name for name in names if os.path.normpath(f"{here}/{name}") not in _PASSING]
+            here = Path(room).relative_to(self.path)
+            names[:] = [name for name in names if str(here / name) not in _PASSING]
             for name in (*names, *files):
-                path = os.path.join(room, name)
-                at = os.lstat(path)
-                link = os.readlink(path) if stat.S_ISLNK(at.st_mode) else ""
+                path = Path(room, name)
+                at = path.lstat()
+                link = str(path.readlink()) if stat.S_ISLNK(at.st_mode) else ""
                 size = 0 if stat.S_ISDIR(at.st_mode) else at.st_size
-                found[os.path.normpath(f"{here}/{name}")] = (at.st_mode, at.st_uid, size, at.st_mtime_ns, link)
+                found[str(here / name)] = (at.st_mode, at.st_uid, size, at.st_mtime_ns, link)
         return found
 
     def processes(self, words: str) -> list[int]:
         """The processes in it whose command line has these words."""
         found = []
-        space = os.readlink(f"/proc/{self.pid}/ns/pid")
-        for name in filter(str.isdigit, os.listdir("/proc")):
+        space = Path(f"/proc/{self.pid}/ns/pid").readlink()
+        for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                line = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                if words in line and os.readlink(f"/proc/{name}/ns/pid") == space:
-                    found.append(int(name))
+                line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if words in line and (place / "ns/pid").readlink() == space:
+                    found.append(int(place.name))
         return found
 
     @property

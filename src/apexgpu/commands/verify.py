@@ -24,7 +24,7 @@ _NAMES = {"cuda": "CUDA", "cudnn": "cuDNN", "tensorflow": "TensorFlow", "gpu": "
 def verify(
     ctx: typer.Context,
     host: Annotated[str, typer.Argument(metavar="HOST", help="A host name or glob.", show_default=False)],
-    python: Annotated[str | None, typer.Option("--python", metavar="PATH", help="A Python or environment there.")] = None,
+    python: Annotated[str | None, typer.Option("--python", metavar="PATH", help="A Python or environment.")] = None,
     wait: Annotated[float, typer.Option("--wait", metavar="SECONDS", min=1, help="How long one run may take.")] = 600,
 ) -> None:
     """Prove that your container computes: driver, CUDA, cuDNN, TensorFlow, a convolution on a GPU, memory.

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any  # not in Python 2.7
 
-EVERY = 5.0  # seconds between two signs of life
+EVERY = 2.0  # seconds between two signs of life
 DISTRIBUTION = re.compile(
     r"(?i)(tensorflow(?:[-_]gpu|[-_]cpu)?|tf[-_]nightly(?:[-_]gpu)?)-(\d[^-]*)(?:-py[\d.]+)?\.(?:dist|egg)-info$")
 NOW = {"step": "starting Python"}  # type: dict[str, Any]
