@@ -34,10 +34,10 @@ class Action(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Teller:
-    """How the work is told of: the newest line, a step that ended (`did`, `skipped`), a remark."""
+    """How the work is told of: the newest line, a step that was done, a remark."""
 
     say: Callable[[str], None]
-    step: Callable[[Planned, str], None]
+    step: Callable[[Planned], None]
     note: Callable[[str], None]
 
 
@@ -84,8 +84,8 @@ class Run:
         elif found.kind in {"did", "skipped", "failed"}:
             news = self.states.get(number) != found.kind
             self.states[number] = found.kind
-            if news and found.kind != "failed":
-                self.teller.step(self.plan.steps[number - 1], found.kind)
+            if news and found.kind == "did":
+                self.teller.step(self.plan.steps[number - 1])
 
 
 class StepFailedError(ApexError):
@@ -218,7 +218,7 @@ def _act(link: Transport, host: Host, run: Run, actions: Mapping[str, Action]) -
                 message = f"{host.name}: {one.title}: it was done, but the check after it does not find it so"
                 raise StepFailedError(message, hint=run.plan.again, said=())
             run.states[number] = "did"
-            run.teller.step(one, "did")
+            run.teller.step(one)
 
 
 def prove_logins(link: Transport, host: Host, plan: Plan) -> None:

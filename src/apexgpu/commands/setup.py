@@ -140,7 +140,7 @@ class _Setup:
         screen = self._kit.screen
         screen.note(f"{plan.where}: {_facts_words(plan.facts)}")
         if versions := _versions(plan):
-            screen.note(f"chosen: {' · '.join(f'{_TITLES[name]} {version}' for name, version in versions.items())}")
+            screen.note(f"chosen: {' · '.join(f'{_TITLES[name]} {versions[name]}' for name in _TITLES if name in versions)}")
         rows = [(str(number), one.recipe.name, one.state, one.title) for number, one in enumerate(plan.steps, 1)]
         if screen.as_json:
             screen.block("\n".join(columns(_HEADER, rows)))
@@ -157,7 +157,7 @@ class _Setup:
         with manage.only_one(kit.state_dir, host), kit.screen.working(f"setting up on {host.name}") as progress:
             teller = Teller(
                 say=progress.say,
-                step=lambda one, _: progress.print(lambda: kit.screen.good(one.title)),
+                step=lambda one: progress.print(lambda: kit.screen.good(one.title)),
                 note=lambda text: progress.print(lambda: kit.screen.note(text)),
             )
             run = Run(plan, teller)
@@ -189,7 +189,7 @@ def _renew_host_keys(kit: Kit, host: Host, teller: Teller) -> None:
 
 
 _TITLES = {"cuda": "CUDA", "cudnn": "cuDNN", "tensorflow": "TensorFlow", "pytorch": "PyTorch", "python": "Python",
-           "python3": "Python for tools", "growth": "memory as needed by"}  # fmt: skip
+           "python3": "Python for tools"}  # fmt: skip
 
 
 def _versions(plan: Plan) -> dict[str, str]:

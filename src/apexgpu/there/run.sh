@@ -64,7 +64,7 @@ begin() { # a new run, or the same one again that died before its end
 }
 
 follow() {
-  while sleep 15; do mark alive; done &
+  while sleep 15 >/dev/null; do mark alive; done & # a sleep that outlives it must not hold the connection
   beat=$!
   if [ "$alive" = yes ]; then
     tail -n +1 -s 0.2 -f --pid="$(cat "$notes/pid")" "$notes/log"
