@@ -22,6 +22,7 @@ from tests.real import nvidia
 from apexgpu.models import Host
 
 BASE = Path(__file__).parent.parent.parent / ".venv" / "root"
+WHEELS = BASE.with_name("wheels")
 USER = "alice"
 PLACE = "var/lib/standin"
 SHARE = "newNAS/Share/GPU_Server"
@@ -33,7 +34,7 @@ _PASSING = ("proc", "sys", "dev", "run", "tmp", "var/log", "var/lib/standin", "v
 
 _START = """\
 set -eu
-mount -t tmpfs -o mode=755 tmpfs "$1"
+mount -t tmpfs -o mode=755,size=8g tmpfs "$1"  # held only as far as it is written to
 mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
 cd "$1/root"
@@ -124,16 +125,18 @@ class Root:
         self.process.wait(10)
 
 
-def start(directory: Path, share: Path, *, tmp: str = "size=512m", local: str = "") -> Root:
+def start(directory: Path, share: Path, *, tmp: str = "size=4g", local: str = "") -> Root:
     """Start one. `share` becomes /newNAS/Share/GPU_Server; `tmp` are mount options of /tmp, `local` is a size for
     a /usr/local of its own.
     """
     assert (BASE / "etc/ssh").is_dir(), "run: make setup-tests"
+    assert (WHEELS / "opt/wheels").is_dir(), "run: make setup-tests"
     port, manage = _free(2)
     config = _furniture(directory, share, port, manage)
     space = directory / "space"
     space.mkdir()
-    words = ["sh", "-c", _START, "sh", *map(str, (space, BASE.resolve(), directory / "furniture")), tmp, local]
+    words = ["sh", "-c", _START, "sh", str(space), f"{WHEELS.resolve()}:{BASE.resolve()}",
+             str(directory / "furniture"), tmp, local]  # fmt: skip
     flags = ["--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private"]
     with (directory / "sshd.log").open("wb") as log:
         process = subprocess.Popen(["unshare", *flags, "--", *words], stderr=log, stdin=subprocess.DEVNULL)
@@ -166,6 +169,7 @@ def _furniture(directory: Path, share: Path, port: int, manage: int) -> Path:
             shutil.copy(file, room / SHARE)
     (room / PLACE).chmod(0o1777)
     (room / PLACE / "state.json").write_text(nvidia.state())
+    (room / "etc/pip.conf").write_text("[global]\nno-index = yes\nfind-links = /opt/wheels\n")
     (room / "etc/hosts").write_text("127.0.0.1 localhost gpu7\n")
     (room / "etc/environment").write_text(f'PATH="{PATH}"\n')
     kind, blob = (room / "etc/ssh/host_key.pub").read_text().split()[:2]
