@@ -250,8 +250,9 @@ def _cudnn_unfit(have: Have, wheel: Wheel, cudnn: str) -> RefusedError:
     if fitting:
         ways.append(f"apexgpu setup {have.where} tensorflow=={fitting[-1]}   (the newest for cuDNN {cudnn})")
     elif not ways:
-        pairs = [(archive, one.version) for one in TENSORFLOW for archive in have.archives if one.takes(archive)]
-        ways += [f"apexgpu setup {have.where} cudnn=={archive} tensorflow=={version}" for archive, version in pairs[-1:]]
+        pairs = [(archive, one) for one in TENSORFLOW for archive in have.archives if one.takes(archive)]
+        ways += [f"apexgpu setup {have.where} cudnn=={archive} tensorflow=={one.version}"
+                 for archive, one in pairs[-1:]]  # fmt: skip
     ways = ways or [f"ask the administrators for the archive of a cuDNN {wheel.wants}"]
     return RefusedError(message, hint="; or: ".join(ways), code="cudnn")
 

@@ -38,7 +38,8 @@ class TestDrivers:
         assert choose(replace(HAVE, driver=driver), wish("cuda")).cuda == "9.0"
 
     @pytest.mark.parametrize(
-        ("driver", "good_for"), [("381.09", "8.0"), ("384.80", "8.0"), ("375.26", "8.0"), ("375.25", ""), ("367.57", "")]
+        ("driver", "good_for"),
+        [("381.09", "8.0"), ("384.80", "8.0"), ("375.26", "8.0"), ("375.25", ""), ("367.57", "")],
     )
     @pytest.mark.parametrize("part", ["cuda", "cudnn", "tensorflow", "pytorch"])
     def test_one_that_is_too_old_is_refused_with_what_it_is_good_for(

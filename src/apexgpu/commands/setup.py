@@ -140,7 +140,8 @@ class _Setup:
         screen = self._kit.screen
         screen.note(f"{plan.where}: {_facts_words(plan.facts)}")
         if versions := _versions(plan):
-            screen.note(f"chosen: {' · '.join(f'{_TITLES[name]} {versions[name]}' for name in _TITLES if name in versions)}")
+            told = [f"{title} {versions[name]}" for name, title in _TITLES.items() if name in versions]
+            screen.note(f"chosen: {' · '.join(told)}")
         rows = [(str(number), one.recipe.name, one.state, one.title) for number, one in enumerate(plan.steps, 1)]
         if screen.as_json:
             screen.block("\n".join(columns(_HEADER, rows)))

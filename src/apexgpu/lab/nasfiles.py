@@ -1,4 +1,4 @@
-"""What the lab's NAS has to install from: stand-ins of NVIDIA's CUDA installer and cuDNN archive, some kilobytes each."""
+"""What the lab's NAS has to install from: small stand-ins of NVIDIA's CUDA installer and cuDNN archive."""
 
 import io
 import tarfile

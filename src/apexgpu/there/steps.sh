@@ -140,6 +140,12 @@ offer_kernel() {
 }
 
 # --- growth: the hook in a directory of packages
+has_old_tensorflow() { # whether a directory of packages holds one before 1.12
+  for info in "$1"/tensorflow*-1.[0-9].*-info "$1"/tensorflow*-1.1[01].*-info; do
+    [ ! -e "$info" ] || return 0
+  done
+  return 1
+}
 growth_places() { # of the system's own Pythons, and of every environment with a TensorFlow that has no variable for it
   for python in /usr/bin/python2.7 /usr/bin/python3; do
     [ ! -x "$python" ] || echo "/usr/local/lib/python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')/dist-packages"
@@ -148,10 +154,7 @@ growth_places() { # of the system's own Pythons, and of every environment with a
     "$HOME"/*conda* "$HOME"/*conda*/envs/* "$HOME"/miniforge* "$HOME"/miniforge*/envs/* /opt/*conda* /opt/*conda*/envs/*; do
     [ -d "$place/lib" ] && [ ! -L "$place" ] || continue
     for packages in "$place"/lib/python*/site-packages; do
-      ls -d "$packages"/tensorflow*-1.[0-9].*-info "$packages"/tensorflow*-1.1[01].*-info >/dev/null 2>&1 ||
-        ls -d "$packages"/tensorflow*-1.[0-9].*-info >/dev/null 2>&1 ||
-        ls -d "$packages"/tensorflow*-1.1[01].*-info >/dev/null 2>&1 || continue
-      echo "$packages"
+      ! has_old_tensorflow "$packages" || echo "$packages"
     done
   done | sort -u
 }
