@@ -54,7 +54,7 @@ class Laptop:
         """A command."""
         environment = self.environment(root)
         self.capsys.readouterr()
-        code = cli.main(words, Kit(environment=environment))
+        code = cli.main(words, Kit(environment=environment, pause=lambda _: None))
         return Said(code, *self.capsys.readouterr())
 
 
