@@ -26,7 +26,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A container. Versions are None where there is nothing; `free` is path -> (MiB, file system).
+    """A container. Versions are None where there is nothing; `free` is path -> (MiB, device).
 
     `cudnn` is what cudnn.h says, `cudnn_library` what the library is that programs load. `archives` are cuDNN versions
     on the NAS -> the file. `busy` is the run that changes it at this moment.
@@ -121,7 +121,7 @@ def _pythons(lines: Sequence[str]) -> tuple[Python, ...]:
 
 
 def _free(lines: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """`/usr/local 77715 /dev/vda` a line; a path may hold blanks."""
+    """`/usr/local 77715 64769` a line; a path may hold blanks."""
     found: dict[str, tuple[int, str]] = {}
     for line in lines:
         path, size, system = [*line.rsplit(" ", 2), "", ""][:3]

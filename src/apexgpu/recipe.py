@@ -168,7 +168,8 @@ class _Table:
 
 
 def _wrong(path: Path, key: str, what: str) -> ConfigError:
-    return ConfigError(f"{path}: {key} {what}", hint="docs/software.md says what a recipe holds", code="recipe")
+    hint = f"correct it; one that is right, to compare with: {PACKAGED / 'cuda.toml'}"
+    return ConfigError(f"{path}: {key} {what}", hint=hint, code="recipe")
 
 
 def _recipe(table: _Table) -> Recipe:

@@ -66,7 +66,7 @@ def states(row: dict[str, Any]) -> list[str]:
 class TestList:
     def test_every_recipe_has_a_name_and_a_line(self, product: Product) -> None:
         names = [one["name"] for one in product.json("setup", "list")["recipes"]]
-        assert names == ["cuda", "cudnn", "growth", "hostkeys", "jupyter", "pytorch", "tensorboard", "tensorflow", "x11"]
+        assert " ".join(names) == "cuda cudnn growth hostkeys jupyter pytorch tensorboard tensorflow x11"
         assert product("setup", "list") == 0
         assert product.out.splitlines()[0].split() == ["RECIPE", "NEEDS", "WHAT"]
         assert len(product.out.splitlines()) == 10
@@ -184,7 +184,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("words", "code", "said"),
         [
-            (("tensorflow==1.12.3",), 6, "TensorFlow 1.12.3 computes with cuDNN 7.1 or a newer 7.x, and gpu2 has 7.0.5"),
+            (("tensorflow==1.12.3",), 6, "1.12.3 computes with cuDNN 7.1 or a newer 7.x, and gpu2 has 7.0.5"),
             (("tensorflow==1.13.1",), 6, "wants CUDA 10.0 or newer"),
             (("cuda==10.0",), 6, "needs driver 410.48"),
             (("cudnn==7.6.5",), 6, "no cuDNN 7.6.5"),

@@ -1,6 +1,8 @@
 """Every row of the tables of what goes together, and every combination that must be refused, with its way out."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -274,3 +276,13 @@ def test_a_version_of_what_has_none_is_a_wrong_use() -> None:
 )
 def test_versions_are_compared_by_their_numbers(older: str, newer: str) -> None:
     assert compatibility.numbers(older) < compatibility.numbers(newer)
+
+
+@pytest.mark.parametrize("page", ["docs/software.md", "docs/zh/software.md"])
+def test_the_documents_have_the_same_tables(page: str) -> None:
+    lines = (Path(__file__).parent.parent.parent / page).read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert {cuda: driver for cuda, driver, *more in rows if cuda in DRIVERS and not more} == DRIVERS
+    told = {version: row[1] for row in rows if len(row) == 4 and row[0][:2] == "1." and row[1]
+            for version in re.split(", |、", row[0])}  # fmt: skip
+    assert told == {one.version: one.built for one in TENSORFLOW}

@@ -29,8 +29,8 @@ apexgpu cudnn_archive  /newNAS/Share/broken.tgz
 apexgpu python 2.7.12 1 /usr/bin/python2.7
 apexgpu python 3.5.2 1 /usr/bin/python3
 apexgpu python 3.5.2 1 /usr/bin/python3.5
-apexgpu free /usr/local 77715 /dev/vda
-apexgpu free /home/my alice 10 nas:/x
+apexgpu free /usr/local 77715 64769
+apexgpu free /home/my alice 10 77
 apexgpu sudo yes
 apexgpu end
 """
@@ -42,7 +42,7 @@ def test_an_answer_is_read_whole() -> None:
         driver="390.48", cards=(Card("TITAN V", 12066), Card("GeForce GTX TITAN X", 0)), cuda="9.0.176", cudnn="7.0.5",
         cudnn_library="7.0.5", archives={"7.0.5": "/newNAS/Share/a b.tgz"},
         pythons=(Python("2.7.12"), Python("3.5.2")),
-        free={"/usr/local": (77715, "/dev/vda"), "/home/my alice": (10, "nas:/x")},
+        free={"/usr/local": (77715, "64769"), "/home/my alice": (10, "77")},
     )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_an_answer_that_was_cut_is_none() -> None:
         facts.read(Reply(2, SAID.replace("apexgpu end\n", ""), "sh: fork: no memory\n"), "gpu7")
 
 
-NEEDED = "awk cat cut df env flock gzip head readlink sed sh tail tar timeout tr true uname"
+NEEDED = "awk cat cut df env flock gzip head readlink sed sh stat tail tar timeout tr true uname"
 
 
 class TestScript:

@@ -180,3 +180,10 @@ def test_every_choice_has_its_constraints() -> None:
     assert {f"tensorflow-{one.version}-{tag}.txt" for one in TENSORFLOW for tag in tags} <= files
     assert {f"pytorch-{PYTORCH}-{tag}.txt" for tag in tags} <= files
     assert {f"{tool}-{tag}.txt" for tool in ("jupyter", "tensorboard-1.15.0") for tag in tags[1:]} <= files
+
+
+@pytest.mark.parametrize("page", ["docs/software.md", "docs/zh/software.md"])
+def test_the_recipe_of_the_documents_is_one(page: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent.parent / page).read_text()
+    written(tmp_path, text.partition("```toml\n")[2].partition("```")[0])
+    assert [step.name for step in recipe.load_all(tmp_path)["tool"].steps] == ["htop", "tool"]

@@ -162,6 +162,24 @@ class TestPackages:
         (shell.home / "code").write_text("100\n")
         assert shell.run("install_packages a")[0] == 100
 
+    @pytest.mark.parametrize(
+        "said",
+        ["E: Could not get lock /var/lib/dpkg/lock - open (11: Resource temporarily unavailable)",
+         "E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?",
+         "dpkg: error: dpkg frontend is locked by another process"],
+    )  # fmt: skip
+    def test_another_apt_is_waited_for_but_not_for_ever(self, shell: Shell, said: str) -> None:
+        shell.program("dpkg-query", "exit 1")
+        shell.program("dpkg", "exit 0")
+        shell.program("sleep", "rm -f ~/locked")
+        shell.program("apt-get", f'test ! -e ~/locked || {{ echo "{said}" >&2; exit 100; }}')
+        (shell.home / "locked").touch()
+        assert "waiting for another apt" in shell.good("install_packages a")
+        shell.program("sleep", "echo x >>~/slept")
+        (shell.home / "locked").touch()
+        assert shell.run("LOCK_LOOKS=3; install_packages a")[0] == 100
+        assert (shell.home / "slept").read_text() == "x\n" * 6
+
 
 class TestEnvironments:
     """Environments of a stand-in Python, whose `-m venv` and `-m pip` note what is asked."""

@@ -47,8 +47,8 @@ for python in python2.7 python3 python3.4 python3.5 python3.6 python3.7 python3.
 done
 
 for place in / /usr/local /tmp "$HOME"; do
-  free=$(df -Pk "$place" 2>/dev/null | awk 'NR == 2 { print int($4 / 1024), $1 }')
-  [ -z "$free" ] || say free "$place $free"
+  free=$(df -Pk "$place" 2>/dev/null | awk 'NR == 2 { print int($4 / 1024) }')
+  [ -z "$free" ] || say free "$place $free $(stat -c %d "$place")" # two tmpfs have one name and two numbers
 done
 
 if sudo -n true 2>/dev/null; then say sudo yes; else say sudo no; fi

@@ -14,10 +14,24 @@ has_packages() {
 }
 install_packages() {
   has_packages "$@" && return 0
-  as_root dpkg --configure -a # what an earlier run that was killed left half done
-  as_root apt-get -q update || say "the package lists could not be renewed; going on with the old ones"
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
-    -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install --no-install-recommends "$@"
+  when_unlocked dpkg --configure -a # what an earlier run that was killed left half done
+  when_unlocked apt-get -q update || say "the package lists could not be renewed; going on with the old ones"
+  when_unlocked apt-get -q -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef \
+    -o Dpkg::Options::=--force-confold install --no-install-recommends "$@"
+}
+LOCK_LOOKS=60
+when_unlocked() { # apt's own option to wait is newer than Ubuntu 18.04; a new container often upgrades itself first
+  looks=0
+  while :; do
+    { as_root env DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@" 2>&1 && echo 0 >"$RUN/code" || echo $? >"$RUN/code"; } |
+      tee "$RUN/said"
+    code=$(cat "$RUN/code")
+    [ "$code" != 0 ] && [ "$looks" -lt "$LOCK_LOOKS" ] &&
+      grep -q 'Could not get lock\|Unable to lock\|Unable to acquire the dpkg\|is locked by another' "$RUN/said" || return "$code"
+    looks=$((looks + 1))
+    say "waiting for another apt"
+    sleep 5
+  done
 }
 
 # --- files of the system: in one move, the original kept once
