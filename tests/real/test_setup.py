@@ -239,7 +239,7 @@ def test_what_cannot_be_is_refused_before_anything_is_changed(
 
 
 @pytest.mark.parametrize(
-    ("room", "words"), [({"tmp": "size=100m"}, "/tmp"), ({"local": "200m"}, "/usr/local")]  # noqa: S108
+    ("room", "words"), [({"tmp": "size=100m"}, "/tmp"), ({"local": "200m"}, "/usr/local")]
 )
 def test_too_little_room_is_refused_before_anything_is_changed(
     tmp_path: Path, share: Path, laptop: Laptop, room: dict[str, Any], words: str

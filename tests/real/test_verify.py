@@ -207,5 +207,8 @@ def test_the_environment_that_setup_made_comes_first_and_any_other_can_be_named(
     for named in ("my env", "~/my env/bin/python", f"{Path.home()}/my env"):
         found = laptop.run(own, "verify", "gpu7", "--python", named, "--json").host
         assert (found["tensorflow"], found["python"]["path"]) == ("1.7.1", "/home/alice/my env/bin/python")
+    nvidia.tensorflow(own.path / "usr/local/lib/python3.9/dist-packages", "1.9.0")
+    found = laptop.run(own, "verify", "gpu7", "--python", "/usr/bin/python3", "--json").host
+    assert (found["tensorflow"], found["python"]["version"], verdicts(found)["convolution"]) == ("1.9.0", "3.9.2", "ok")
     said = laptop.run(own, "verify", "gpu7", "--python", "/nowhere", "--json")
     assert (said.code, fact(said.host, "tensorflow")) == (1, "there is no Python /nowhere")
