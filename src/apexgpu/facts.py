@@ -13,7 +13,6 @@ from apexgpu.models import Host, Reply
 from apexgpu.transport import Limits, Transport
 
 INSTALLERS = "/newNAS/Share/GPU_Server"
-_LIMITS = Limits(total=180, silence=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +64,9 @@ def command(installers: str = INSTALLERS) -> str:
     return shlex.join(["env", "LC_ALL=C", "sh", "-c", _text(), "apexgpu", installers])
 
 
-def survey(link: Transport, host: Host, *, once: bool = False) -> Facts:
-    """Ask the container on `host`. RefusedError (stopped …), UnreachableError …"""
-    reply = manage.inside(link, host, command(), limits=_LIMITS, once=once)
+def survey(link: Transport, host: Host, *, connect: float = 10, once: bool = False) -> Facts:
+    """Ask the container on `host`; `connect` in seconds. RefusedError (stopped …), UnreachableError …"""
+    reply = manage.inside(link, host, command(), limits=Limits(connect=connect, total=180), once=once)
     return read(reply, host.name)
 
 

@@ -9,19 +9,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from apexgpu import facts as looking
 from apexgpu import manage, planner, setupscript
 from apexgpu.errors import ApexError, DroppedError, UnreachableError
-from apexgpu.facts import Facts
 from apexgpu.manage import Pause
 from apexgpu.models import Host, Reply, Target
 from apexgpu.planner import Plan, Planned
 from apexgpu.setupscript import Mark, SourceFile
 from apexgpu.transport import Limits, Transport
 
-_CHECKING = Limits(total=1200, silence=None)  # a checksum of 1.6 GB over the network may be in it
-_RUNNING = Limits(total=None, silence=90)  # the script says every 15 s that it lives
-_LOGIN = Limits(total=300, silence=None)
+_CHECKING = 1200.0  # seconds; a checksum of 1.6 GB over the network may be in it
+_SILENT = 90.0  # the script says every 15 s that it lives
+_LOGIN = 300.0
 _TRIES = 6
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
@@ -43,10 +41,11 @@ class Teller:
 
 @dataclass
 class Run:
-    """One run in a container, as its marks tell it."""
+    """One run in a container, as its marks tell it. `connect`: seconds that a connection may take to be made."""
 
     plan: Plan
     teller: Teller
+    connect: float = 10
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     states: dict[int, str] = field(default_factory=dict)
     said: deque[str] = field(default_factory=lambda: deque(maxlen=12))
@@ -98,18 +97,14 @@ class StepFailedError(ApexError):
         self.said = tuple(said)
 
 
-def survey(link: Transport, host: Host) -> Facts:
-    """What is in the container: the first round trip."""
-    return looking.survey(link, host)
-
-
-def check(link: Transport, host: Host, plan: Plan) -> tuple[Plan, tuple[SourceFile, ...]]:
+def check(link: Transport, host: Host, plan: Plan, *, connect: float = 10) -> tuple[Plan, tuple[SourceFile, ...]]:
     """The plan with the state of each step, and the files that would be installed from: the second round trip.
 
     RefusedError where the disk has no room.
     """
     run = secrets.token_hex(4)
-    reply = manage.inside(link, host, setupscript.command("check", run, plan), limits=_CHECKING)
+    reply = manage.inside(link, host, setupscript.command("check", run, plan),
+                          limits=Limits(connect, _CHECKING))  # fmt: skip
     marks = [found for line in reply.out.splitlines() if (found := setupscript.mark(line)) and found.run == run]
     if not any(found.kind == "end" for found in marks):
         raise _unexpected(host, reply)
@@ -133,7 +128,7 @@ def _unexpected(host: Host, reply: Reply) -> ApexError:
     return ApexError(message, hint=f"apexgpu ssh {host.name} -- df -h", code="unexpected")
 
 
-def follow(link: Transport, host: Host, busy: str, say: Callable[[str], None]) -> None:
+def follow(link: Transport, host: Host, busy: str, say: Callable[[str], None], *, connect: float = 10) -> None:
     """Watch a run that is under way there until it has ended, whoever began it."""
     run = busy.split(" ")[0]
 
@@ -141,7 +136,8 @@ def follow(link: Transport, host: Host, busy: str, say: Callable[[str], None]) -
         if setupscript.mark(text) is None and text.strip():
             say(_ESCAPES.sub("", text).strip())
 
-    link.run(Target(host, "container"), setupscript.command("follow", run), limits=_RUNNING, on_line=line, once=True)
+    limits = Limits(connect, None, _SILENT)
+    link.run(Target(host, "container"), setupscript.command("follow", run), limits=limits, on_line=line, once=True)
 
 
 def execute(
@@ -155,14 +151,15 @@ def execute(
         _carry(link, host, run, setupscript.command("run", run.id, run.plan, known), pause)
         _judge(host, run)
     _act(link, host, run, actions)
-    prove_logins(link, host, run.plan)
+    prove_logins(link, host, run.plan, connect=run.connect)
 
 
 def _carry(link: Transport, host: Host, run: Run, command: str, pause: Pause) -> None:
     """Send the run, and again after a drop: the same id finds what goes on there."""
+    limits = Limits(run.connect, None, _SILENT)
     for attempt in range(_TRIES):
         try:
-            link.run(Target(host, "container"), command, limits=_RUNNING, on_line=run.line, once=True)
+            link.run(Target(host, "container"), command, limits=limits, on_line=run.line, once=True)
         except UnreachableError as exc:
             if attempt == _TRIES - 1 or not (isinstance(exc, DroppedError) or run.states or attempt):
                 raise _lost(host, run, exc) from None
@@ -213,7 +210,7 @@ def _act(link: Transport, host: Host, run: Run, actions: Mapping[str, Action]) -
         if one.step.action and one in run.plan.todo:
             run.teller.say(one.title)
             actions[one.step.action]()
-            states = check(link, host, run.plan)[0].steps
+            states = check(link, host, run.plan, connect=run.connect)[0].steps
             if states[number - 1].state != planner.DONE:
                 message = f"{host.name}: {one.title}: it was done, but the check after it does not find it so"
                 raise StepFailedError(message, hint=run.plan.again, said=())
@@ -221,12 +218,12 @@ def _act(link: Transport, host: Host, run: Run, actions: Mapping[str, Action]) -
             run.teller.step(one)
 
 
-def prove_logins(link: Transport, host: Host, plan: Plan) -> None:
+def prove_logins(link: Transport, host: Host, plan: Plan, *, connect: float = 10) -> None:
     """Each recipe's promise to every login, over a login that is new and has no terminal."""
     for recipe in plan.recipes:
         if recipe.login:
             command = setupscript.login_command(plan, recipe)
-            reply = link.run(Target(host, "container"), command, limits=_LOGIN, once=True)
+            reply = link.run(Target(host, "container"), command, limits=Limits(connect, _LOGIN), once=True)
             if reply.code:
                 said = [line for line in (reply.out + reply.err).splitlines() if line.strip()]
                 message = f"{recipe.name} is set up on {host.name}, but a new login does not find it"

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,12 @@ class TestRun:
 
     def test_what_logins_are_given_reaches_a_command_without_a_terminal(self, product: Product) -> None:
         assert product("setup", "gpu2", "cuda", "growth", "--yes") == 0
-        assert product("exec", "gpu2", "--", "nvcc --version; echo $TF_FORCE_GPU_ALLOW_GROWTH") == 0
-        assert "release 9.0, V9.0.176" in product.out or "nvcc" in product.out
-        assert product.out.splitlines()[-1].endswith("true")
+        asked = "echo $PATH; echo $TF_FORCE_GPU_ALLOW_GROWTH; /usr/local/cuda-9.0/bin/nvcc --version"
+        assert product("exec", "gpu2", "--", asked) == 0
+        path, grows, *version = product.out.splitlines()
+        assert "/usr/local/cuda-9.0/bin" in path.split(":")
+        assert grows == "true"
+        assert version[-1] == "Cuda compilation tools, release 9.0, V9.0.176"
 
     def test_everything_for_tensorflow_but_itself(self, product: Product) -> None:
         assert product("setup", "gpu2", "cudnn", "growth", "x11", "--yes") == 0
@@ -231,6 +235,12 @@ class TestTrouble:
     def test_a_dead_host_is_unreachable(self, product: Product) -> None:
         product.lab.fault("gpu2", "dead")
         assert product("setup", "gpu2", "cuda", "--yes", "--timeout", "3") == 5
+
+    def test_a_silent_one_costs_its_time_limit_and_no_more(self, product: Product) -> None:
+        product.lab.fault("gpu2", "silent")
+        began = time.monotonic()
+        assert product("setup", "gpu2", "cuda", "--yes", "--timeout", "1") == 5
+        assert time.monotonic() - began < 5
 
     def test_a_step_that_fails_shows_its_last_words_and_what_to_type(self, product: Product) -> None:
         tool(product, r"printf 'E: no space \033[31mleft\033[0m on device\n'; test -e ~/cure")

@@ -10,7 +10,7 @@ from apexgpu import containerkeys, installers, manage, planner, provision, recip
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import Group, kit_of
 from apexgpu.errors import ApexError, RefusedError, UsageError
-from apexgpu.facts import Facts
+from apexgpu.facts import Facts, survey
 from apexgpu.installers import Judged, Memory
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
@@ -73,6 +73,7 @@ class _Setup:
         self._host = host
         self._known = known
         self._order = order
+        self._connect = kit.settings.timeout
         self._told: dict[str, Any] = {"changed": False}
 
     def run(self, *, dry_run: bool, accept_files: bool) -> int:
@@ -95,7 +96,7 @@ class _Setup:
         plan = planner.plan(host.name, self._facts(), self._known, self._order)
         self._told |= {"facts": _facts_value(plan.facts), "versions": _versions(plan)}
         with kit.screen.working(f"looking at what is set up on {host.name}"):
-            plan, files = provision.check(kit.transport, host, plan)
+            plan, files = provision.check(kit.transport, host, plan, connect=self._connect)
         self._told["steps"] = [_step_value(one, one.state) for one in plan.steps]
         judged = installers.judge(plan, files, Memory(kit.state_dir).read())
         self._show(plan, judged)
@@ -103,7 +104,7 @@ class _Setup:
             installers.refuse_changed(plan, judged)
         if not plan.todo:
             with kit.screen.working(f"proving it over a new login to {host.name}"):
-                provision.prove_logins(kit.transport, host, plan)
+                provision.prove_logins(kit.transport, host, plan, connect=self._connect)
             kit.screen.good(f"{host.name}: nothing to do, {_named(plan)} {_are(plan)} set up")
         elif dry_run:
             kit.screen.note(f"nothing was changed; to do it: {plan.again}")
@@ -115,10 +116,10 @@ class _Setup:
         """What is there; a stopped container is offered to be started, and what is under way there awaited."""
         kit, host = self._kit, self._host
         with kit.screen.working(f"looking at {host.name}"):
-            outcome = fleet.run(kit, [host], lambda one: provision.survey(kit.transport, one))[0]
+            outcome = fleet.run(kit, [host], lambda one: survey(kit.transport, one, connect=self._connect))[0]
         if isinstance(outcome.error, RefusedError) and outcome.error.code == "stopped":
             reach.offer_start(kit, host)
-            return provision.survey(kit.transport, host)
+            return survey(kit.transport, host, connect=self._connect)
         if outcome.error is not None:
             raise outcome.error
         assert outcome.value is not None  # noqa: S101 - a value or an error
@@ -128,8 +129,8 @@ class _Setup:
         kit, host = self._kit, self._host
         kit.screen.note(f"a setup is under way on {host.name} already ({busy.partition(' ')[2] or busy}): following it")
         with kit.screen.working(f"following it on {host.name}") as progress:
-            provision.follow(kit.transport, host, busy, progress.say)
-        found = provision.survey(kit.transport, host)
+            provision.follow(kit.transport, host, busy, progress.say, connect=self._connect)
+        found = survey(kit.transport, host, connect=self._connect)
         if found.busy is not None:
             message = f"another setup is still under way on {host.name}"
             raise ApexError(message, hint="the same again in some minutes", code="busy")
@@ -161,7 +162,7 @@ class _Setup:
                 step=lambda one: progress.print(lambda: kit.screen.good(one.title)),
                 note=lambda text: progress.print(lambda: kit.screen.note(text)),
             )
-            run = Run(plan, teller)
+            run = Run(plan, teller, self._connect)
             try:
                 provision.execute(
                     kit.transport, host, run, pause=kit.pause,
