@@ -3,8 +3,10 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from apexgpu.smi import MIB
 
 MARK = "apexgpu"
 """What stands before an answer, on a line of its own."""
@@ -31,11 +33,15 @@ class There:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run of the program said: each step's findings, its exit status, and all other words."""
+    """What one run of the program said: each step's findings, its exit status, all other words.
+
+    `left` are the bytes in use on each GPU after it had ended.
+    """
 
     steps: Mapping[str, Mapping[str, Any]]
     code: int
     words: str
+    left: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +85,17 @@ def _read(text: str) -> dict[str, Any]:
 def run(out: str, err: str) -> Run:
     """What a run of the program said; one whose end is missing has ended with 255."""
     steps: dict[str, dict[str, Any]] = {}
+    left: dict[int, int] = {}
     words, code = [], 255
     for line in out.splitlines():
         what, _, rest = line.partition(" ")
         if what == f"{MARK}-end" and rest.isdigit():
             code = int(rest)
+        elif what == f"{MARK}-left":
+            left |= {int(index): int(used) * MIB for index, used in re.findall(r"^(\d+), (\d+)$", rest)}
         elif what == MARK:
             told = _read(rest)
             steps[str(told.get("step"))] = told
         else:
             words.append(line)
-    return Run(steps, code, "\n".join([*words, err]))
+    return Run(steps, code, "\n".join([*words, err]), left)

@@ -122,7 +122,7 @@ def _links(proof: Proof, found: Run, version: str) -> list[Link]:
         if link.verdict == "problem":
             return links
     memory = found.steps.get("memory")
-    return [*links, *_loaded(found, proof), _memory(memory, proof)] if memory else links
+    return [*links, *_loaded(found, proof), _memory(memory, found, proof)] if memory else links
 
 
 def _hold(told: Mapping[str, Any], step: str, proof: Proof) -> Link | None:
@@ -218,11 +218,13 @@ def _number(number: int, name: str) -> str:
     return f"{number // big}.{number % big // 100}.{number % 100}"
 
 
-def _memory(told: Mapping[str, Any], proof: Proof) -> Link:
+def _memory(told: Mapping[str, Any], found: Run, proof: Proof) -> Link:
+    """What the session took: by the lesser of what came with it and what went with it, since others come and go."""
     before, after = told.get("before"), told.get("after")
     if not isinstance(before, int) or not isinstance(after, int):
         return Link("memory", "note", "nvidia-smi does not tell what is used")
-    took, free = max(0, after - before), proof.gpu.free if proof.gpu else None
+    left = found.left.get(proof.gpu.index, before) if proof.gpu else before
+    took, free = max(0, after - max(before, left)), proof.gpu.free if proof.gpu else None
     if took > min(2048 * MIB, (free if free is not None else 4096 * MIB) // 2):
         fact = f"TensorFlow takes {size(took)} at once: nothing is left for others"
         return Link("memory", "problem", fact, f"apexgpu setup {proof.host} growth", GREEDY)

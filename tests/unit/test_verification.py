@@ -266,6 +266,18 @@ def test_a_convolution_that_fails_without_a_word_is_put_down_to_the_cudnn_that_d
     assert proof.error.code == "cudnn_mismatch"
 
 
+def test_memory_that_others_took_meanwhile_is_not_laid_to_the_session() -> None:
+    steps = "\n".join("apexgpu " + json.dumps({**told, "step": name}) for name, told in STEPS.items())
+    told = steps.replace(f'"after": {500 * MIB}', f'"after": {9000 * MIB}')
+    assert told != steps
+    others = evidence.run(f"{told}\napexgpu-left 1, 0\napexgpu-left 0, 8600\napexgpu-left 0, N/A\napexgpu-end 0", "")
+    assert others.left == {0: 8600 * MIB, 1: 0}
+    ours = evidence.run(f"{told}\napexgpu-left 0, 70\napexgpu-end 0", "")
+    facts = {one.check: one for one in judged(others, others).links}
+    assert (facts["memory"].verdict, facts["memory"].fact) == ("ok", "took 400.0 MiB, and more only as needed")
+    assert judged(ours, ours).verdict == "broken"
+
+
 def test_nvcc_that_a_command_does_not_find_is_a_note() -> None:
     proof = judged(ran(), ran(python_={"nvcc": None}))
     assert (proof.error, proof.links[-1].verdict, proof.links[-1].code) == (None, "note", "no_path")

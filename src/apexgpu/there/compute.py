@@ -78,10 +78,11 @@ def version() -> str:
 
 def held(gpu: int) -> "int | None":
     """Bytes in use on a GPU; None where nvidia-smi does not tell."""
-    argv = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", str(gpu)]
+    argv = ["nvidia-smi", "--query-gpu=index,memory.used", "--format=csv,noheader,nounits"]
     try:
-        return int(subprocess.check_output(argv).decode().strip()) * 1024 * 1024
-    except (OSError, ValueError, subprocess.CalledProcessError):
+        rows = [row.split(",") for row in subprocess.check_output(argv).decode().splitlines()]
+        return next(int(row[1]) for row in rows if int(row[0]) == gpu) * 1024 * 1024
+    except (OSError, ValueError, IndexError, StopIteration, subprocess.CalledProcessError):
         return None
 
 
