@@ -59,7 +59,7 @@ for p; do
   [ -x "$p" ] && [ ! -d "$p" ] || continue
   case "$seen" in *":$p:"*) continue ;; esac
   seen=$seen$p:
-  timeout -k 2 20 "$p" -c "$program" '{"do": "look"}' 2>/dev/null </dev/null || echo "apexgpu-silent $p"
+  timeout -k 2 20 "$p" -c "$program" '{"do": "look"}' "$p" 2>/dev/null </dev/null || echo "apexgpu-silent $p"
 done
 """
 

@@ -44,23 +44,28 @@ def list_local_devices(): return [Device()]
 """
 
 
-@pytest.fixture
-def packages(tmp_path: Path) -> Path:
-    """A directory of packages with that TensorFlow in it."""
-    client = tmp_path / "tensorflow" / "python" / "client"
+def tensorflow(packages: Path) -> None:
+    """That TensorFlow, in a directory of packages."""
+    client = packages / "tensorflow" / "python" / "client"
     client.mkdir(parents=True)
     for room in (client.parent, client):
         (room / "__init__.py").write_text("")
-    (tmp_path / "tensorflow/__init__.py").write_text(EAGER)
+    (packages / "tensorflow/__init__.py").write_text(EAGER)
     (client / "device_lib.py").write_text(DEVICES)
-    (tmp_path / "tensorflow_gpu-2.10.0.dist-info").mkdir()
+    (packages / "tensorflow_gpu-2.10.0.dist-info").mkdir()
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """A directory of packages with that TensorFlow in it."""
+    tensorflow(tmp_path)
     return tmp_path
 
 
 def told(packages: Path, **wish: Any) -> list[dict[str, Any]]:
     """What the program says, step by step."""
     done = subprocess.run(
-        [sys.executable, "-c", trial.program(), json.dumps(wish)],
+        [sys.executable, "-c", trial.program(), json.dumps(wish), "/as/it/was/called"],
         capture_output=True, text=True, timeout=60, check=True,
         env={"PYTHONPATH": str(packages), "PATH": os.environ["PATH"]},
     )  # fmt: skip
@@ -79,7 +84,7 @@ def test_it_computes_with_a_tensorflow_2(packages: Path) -> None:
 def test_it_looks_without_importing(packages: Path) -> None:
     (packages / "tensorflow/__init__.py").write_text("raise SystemExit(9)")
     (found,) = told(packages, do="look")
-    assert (found["name"], found["tensorflow"], found["python"]) == ("tensorflow-gpu", "2.10.0", sys.executable)
+    assert (found["name"], found["tensorflow"], found["python"]) == ("tensorflow-gpu", "2.10.0", "/as/it/was/called")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Compute on a GPU in whatever Python runs this, link by link, and say of each what it came to.
 
-argv[1] is a JSON object. `{"do": "look"}` says which TensorFlow this Python has, without importing it;
-`{"do": "compute", "gpu": N, "limit": SECONDS}` imports it, opens a session as a program without any wishes of its own
-would, asks for its GPUs, and runs a 3x3 convolution on one of them. Each link is a line `apexgpu ` and a JSON object;
-other lines tell that it lives. It is text for Python 2.7 and later: no annotation survives the sending.
+argv[1] is a JSON object. `{"do": "look"}` says which TensorFlow this Python has, without importing it; argv[2] is what
+it was called by. `{"do": "compute", "gpu": N, "limit": SECONDS}` imports it, opens a session as a program without any
+wishes of its own would, asks for its GPUs, and runs a 3x3 convolution on one of them. Each link is a line `apexgpu ` and
+a JSON object; other lines tell that it lives. It is text for Python 2.7 and later: no annotation survives the sending.
 """
 
 import ctypes
@@ -68,7 +68,7 @@ def look() -> None:
                 found = {"name": match.group(1).lower().replace("_", "-"), "tensorflow": match.group(2)}
         if not found and os.path.exists(os.path.join(room, "tensorflow", "__init__.py")):
             found = {"name": "tensorflow", "tensorflow": ""}
-    say("look", python=sys.executable, version=version(), **found)
+    say("look", python=sys.argv[2], version=version(), **found)
 
 
 def version() -> str:
