@@ -38,6 +38,7 @@ COMMANDS: dict[str, Entry] = {
     "jupyter": Entry("serving", "Ports", "Show your container in Jupyter, here."),
     "port": Entry("port", "Ports", "Show or make the server's maps of your container's ports."),
     "gpus": Entry("gpus", "GPUs", "What every GPU does; gpus free: which of them are free, and what to paste."),
+    "verify": Entry("verify", "Software", "Prove that your container computes: driver to convolution, link by link."),
     "snapshot": Entry("backup", "Backups", "Save your container to the NAS, and test the archive."),
     "snapshots": Entry("snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."),
     "recover": Entry("recover", "Backups", "Bring a saved container back, after its archive was tested."),
