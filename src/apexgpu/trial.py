@@ -3,6 +3,7 @@
 import ast
 import json
 import shlex
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -99,9 +100,17 @@ class _Plain(ast.NodeTransformer):
         return node
 
 
-@cache
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def program() -> str:
     """The text that runs in the container's Python: `apexgpu.there.compute` without its annotations."""
+    with _ONE_AT_A_TIME:  # Python 3.11 to 3.13 cannot parse in two threads at once: SystemError, now and then
+        return _program()
+
+
+@cache
+def _program() -> str:
     text = Path(__file__).with_name("there").joinpath("compute.py").read_text(encoding="utf-8")
     return ast.unparse(_Plain().visit(ast.parse(text)))
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,13 @@ def test_what_is_sent_can_be_read_by_python_2_7_and_3_5() -> None:
     assert names - set(sys.stdlib_module_names) == {"tensorflow", "tensorflow.python.client"}
     assert "pathlib" not in names
     assert set(dir(builtins)) >= SINCE_3
+
+
+def test_many_hosts_at_once_read_it_once() -> None:
+    trial._program.cache_clear()
+    with ThreadPoolExecutor(32) as pool:
+        assert len({*pool.map(lambda _: trial.program(), range(64))}) == 1
+    assert trial._program.cache_info().misses == 1
 
 
 @pytest.mark.parametrize(
