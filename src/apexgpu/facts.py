@@ -96,10 +96,9 @@ def read(reply: Reply, where: str) -> Facts:
 
 
 def _cards(lines: Sequence[str]) -> tuple[tuple[Card, ...], str | None]:
-    """`390.48, TITAN V, 12066` a line."""
-    rows = [parts for line in lines if len(parts := [part.strip() for part in line.split(",")]) == 3]
-    rows = [row for row in rows if row[0][:1].isdigit()]
-    cards = tuple(Card(name, int(memory) if memory.isdigit() else 0) for _, name, memory in rows)
+    """`390.48, TITAN V, 12066` a line, or the driver alone."""
+    rows = [[part.strip() for part in f"{line},,".split(",")] for line in lines if line[:1].isdigit()]
+    cards = tuple(Card(row[1] or "GPU", int(row[2]) if row[2].isdigit() else 0) for row in rows)
     return cards, rows[0][0] if rows else None
 
 

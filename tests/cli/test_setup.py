@@ -13,6 +13,8 @@ import pytest
 
 from apexgpu.lab.containers import Container
 from apexgpu.lab.inprocess import running
+from apexgpu.models import Reply, Target
+from apexgpu.transport import Connections
 from tests.cli.newcomer import LIMIT, ROOT
 from tests.cli.test_hosts import Product, product_of
 
@@ -171,6 +173,21 @@ class TestRefusals:
         assert product("setup", "gpu2", "tensorflow", "--yes") == 6
         assert not (container(product).rootfs / "var/lib/dpkg/status").exists()
         assert not (container(product).home / ".cache").exists()
+
+    def test_it_takes_one_look_and_no_other_command(
+        self, product: Product, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (container(product).notes / "driver").write_text("381.09")
+        sent: list[str] = []
+        run = Connections.run
+
+        def counted(self: Connections, target: Target, command: str, **more: Any) -> Reply:
+            sent.append(target.alias)
+            return run(self, target, command, **more)
+
+        monkeypatch.setattr(Connections, "run", counted)
+        assert product("setup", "gpu2", "tensorflow", "--yes") == 6
+        assert sent == ["gpu2"]
 
     @pytest.mark.parametrize(("fault", "said"), [("gpu-none", "No devices were found"), ("gpu-mismatch", "mismatch")])
     def test_a_host_without_a_gpu_that_works(self, product: Product, fault: str, said: str) -> None:

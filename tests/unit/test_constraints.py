@@ -107,8 +107,7 @@ def test_every_pin_is_for_this_python_by_its_metadata_and_its_file(stem: str) ->
 
 # What has to be built there, without a compiler: pure Python, or with parts in C that it can do without.
 WITHOUT_A_COMPILER = {
-    "absl-py", "gast", "html5lib", "scandir", "simplegeneric", "termcolor", "tornado", "future", "backcall",
-    "pandocfilters", "prometheus-client", "tinycss", "mistune", "sockjs-tornado", "json5", "singledispatch",
+    "absl-py", "gast", "html5lib", "pandocfilters", "pyrsistent", "scandir", "simplegeneric", "termcolor", "tornado",
 }  # fmt: skip
 
 

@@ -97,6 +97,11 @@ class TestScript:
         assert found.home == str(place)
         assert found.free["/"][0] > 0
 
+    def test_an_old_nvidia_smi_that_does_not_know_every_field(self, place: Path) -> None:
+        self.program(place, "nvidia-smi", 'case "$*" in *name*) exit 2 ;; esac; printf "381.09\\n381.09\\n"')
+        found = self.asked(place)
+        assert (found.driver, found.cards) == ("381.09", (Card("GPU", 0),) * 2)
+
     @pytest.mark.parametrize(
         ("text", "said"),
         [

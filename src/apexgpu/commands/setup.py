@@ -177,6 +177,8 @@ class _Setup:
         for one in plan.recipes:
             if one.use:
                 kit.screen.note(f"  {one.name}, in the container: {one.use.format_map(plan.variables)}")
+        if plan.choice.tensorflow:
+            kit.screen.note(f"whether it computes: apexgpu verify {host.name}")
 
 
 def _renew_host_keys(kit: Kit, host: Host, teller: Teller) -> None:

@@ -10,14 +10,21 @@ for name in ID VERSION_ID PRETTY_NAME; do
   say "os_$name" "$(sed -n "s/^$name=//p" /etc/os-release 2>/dev/null | tr -d '"' | head -n 1)"
 done
 
+smi() {
+  asked=$(quick nvidia-smi --query-gpu="$1" --format="$2" 2>&1)
+  code=$?
+}
 if ! command -v nvidia-smi >/dev/null 2>&1; then
   say gpu_trouble "there is no nvidia-smi"
-elif asked=$(quick nvidia-smi --query-gpu=driver_version,name,memory.total --format=csv,noheader,nounits 2>&1); then
-  printf '%s\n' "$asked" | while IFS= read -r line; do say gpu "$line"; done
 else
-  code=$?
-  [ "$code" != 124 ] || asked="nvidia-smi does not answer within 20 s"
-  say gpu_trouble "$(printf '%s' "$asked" | tail -n 1 | short)"
+  smi driver_version,name,memory.total csv,noheader,nounits
+  [ "$code" = 0 ] || [ "$code" = 124 ] || smi driver_version csv,noheader # an old one may not know every field
+  if [ "$code" = 0 ]; then
+    printf '%s\n' "$asked" | while IFS= read -r line; do say gpu "$line"; done
+  else
+    [ "$code" != 124 ] || asked="nvidia-smi does not answer within 20 s"
+    say gpu_trouble "$(printf '%s' "$asked" | tail -n 1 | short)"
+  fi
 fi
 
 cuda=/usr/local/cuda-9.0
@@ -53,5 +60,5 @@ done
 
 if sudo -n true 2>/dev/null; then say sudo yes; else say sudo no; fi
 notes=$HOME/.cache/apexgpu/setup
-if [ -e "$notes/lock" ] && ! flock -n "$notes/lock" true; then say busy "$(cat "$notes/id" 2>/dev/null | short)"; fi
+if [ -e "$notes/lock" ] && ! flock -s -n "$notes/lock" true; then say busy "$(cat "$notes/id" 2>/dev/null | short)"; fi
 say end

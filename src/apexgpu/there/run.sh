@@ -87,7 +87,7 @@ case $mode in
     texts=${3:-} program=${4:-}
     exec 9>>"$notes/lock"
     alive=yes
-    if flock -n 9; then
+    if flock -w 1 9; then # a look at the facts holds it for a moment
       if [ "$mode" = run ] && { [ "$(cat "$notes/id" 2>/dev/null)" != "$what" ] || [ ! -e "$notes/ended" ]; }; then
         begin
       else
