@@ -57,7 +57,7 @@ def test_many_hosts_at_once_read_it_once() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [trial.look_command(Wish("/p")), trial.compute_command("/p", 0, 600, login=True),
+    [trial.look_command(Wish("/p"), login=True), trial.compute_command("/p", 0, 600, login=True),
      trial.compute_command("/p", 0, 600, login=False)],
 )  # fmt: skip
 def test_a_command_fits_into_one_argument_of_a_shell(command: str) -> None:
@@ -75,8 +75,8 @@ def test_the_look_comes_through_every_login_shell(tmp_path: Path, shell: str) ->
     fish.write_text('#!/bin/sh\nshift 4\nexec "$@"\n')
     fish.chmod(0o755)
     environment = {**os.environ, "HOME": str(tmp_path), "SHELL": str(fish) if "fish" in shell else shell}
-    done = subprocess.run(["sh", "-c", trial.look_command(Wish(f"~/{name}", home="/Users/alice"))], env=environment,
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    command = trial.look_command(Wish(f"~/{name}", home="/Users/alice"), login=True)
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=True)
     (found,) = evidence.there(done.stdout).pythons
     assert (found.path, found.tensorflow) == (str(room / "python"), "")
 
@@ -113,7 +113,7 @@ GPU 00000000:02:00.0
         Free : 12066 MiB
 @@ 0
 """
-LOOK = 'apexgpu {"name": "tensorflow-gpu", "python": "/p", "step": "look", "tensorflow": "1.10.1"}\n'
+LOOK = 'apexgpu {"name": "tensorflow-gpu", "python": "/p", "step": "look", "tensorflow": "1.10.1"}\napexgpu-looked\n'
 
 
 def test_a_connection_that_is_cut_by_our_limit_is_a_verdict_and_no_answer_is_shown_as_progress() -> None:
