@@ -45,6 +45,7 @@ program=$1 named=$2 laptop=$3
 case "$named" in "~/"*) named=$HOME/${named#??} ;; esac
 case "$named" in "$laptop"/*) [ -e "$named" ] || named=$HOME/${named#"$laptop"/} ;; esac
 if [ -n "$named" ]; then
+  case "$named" in /*) ;; *) named=$HOME/$named ;; esac
   [ ! -d "$named" ] || named=$named/bin/python
   set -- "$named"
 else

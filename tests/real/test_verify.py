@@ -187,7 +187,8 @@ def test_lines_in_bashrc_do_not_reach_a_command(own: Root, laptop: Laptop) -> No
 
 def test_a_login_that_hands_over_to_another_program_is_gone_around(own: Root, laptop: Laptop) -> None:
     installed(own)
-    (own.path / "home/alice/.bashrc").write_text("exec cat\n")
+    bashrc = own.path / "home/alice/.bashrc"
+    bashrc.write_text(f"{bashrc.read_text()}exec cat\n")
     said = laptop.run(own, "verify", "gpu7", "--json")
     assert said.code == 0, said.out
     assert verdicts(said.host) == {**dict.fromkeys(CHECKS, "ok"), "command": "note"}
