@@ -24,11 +24,15 @@ class Python:
 
 @dataclass(frozen=True, slots=True)
 class There:
-    """What is in a container: (version, directory) of each CUDA, (version, header) of each cuDNN, the Pythons."""
+    """What is in a container: (version, directory) of each CUDA, (version, header) of each cuDNN, the Pythons.
+
+    `looked` is whether the look came to its end.
+    """
 
     cudas: tuple[tuple[str, str], ...] = ()
     cudnns: tuple[tuple[str, str], ...] = ()
     pythons: tuple[Python, ...] = ()
+    looked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ def there(text: str) -> There:
         elif what == MARK:
             told = _read(rest)
             pythons.append(Python(*(str(told.get(name, "")) for name in ("python", "version", "name", "tensorflow"))))
-    return There(tuple(dict.fromkeys(cudas)), tuple(dict.fromkeys(cudnns)), tuple(pythons))
+    looked = f"{MARK}-looked" in text.splitlines()
+    return There(tuple(dict.fromkeys(cudas)), tuple(dict.fromkeys(cudnns)), tuple(pythons), looked)
 
 
 def _read(text: str) -> dict[str, Any]:

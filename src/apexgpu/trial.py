@@ -3,6 +3,7 @@
 import ast
 import json
 import shlex
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +45,7 @@ program=$1 named=$2 laptop=$3
 case "$named" in "~/"*) named=$HOME/${named#??} ;; esac
 case "$named" in "$laptop"/*) [ -e "$named" ] || named=$HOME/${named#"$laptop"/} ;; esac
 if [ -n "$named" ]; then
+  case "$named" in /*) ;; *) named=$HOME/$named ;; esac
   [ ! -d "$named" ] || named=$named/bin/python
   set -- "$named"
 else
@@ -61,6 +63,7 @@ for p; do
   seen=$seen$p:
   timeout -k 2 20 "$p" -c "$program" '{"do": "look"}' "$p" 2>/dev/null </dev/null || echo "apexgpu-silent $p"
 done
+echo apexgpu-looked
 """
 
 # A status of its own line: what ssh makes of a signal differs from client to client. What is in use on each GPU when
@@ -99,16 +102,25 @@ class _Plain(ast.NodeTransformer):
         return node
 
 
-@cache
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def program() -> str:
     """The text that runs in the container's Python: `apexgpu.there.compute` without its annotations."""
+    with _ONE_AT_A_TIME:  # Python 3.11 to 3.13 cannot parse in two threads at once: SystemError, now and then
+        return _program()
+
+
+@cache
+def _program() -> str:
     text = Path(__file__).with_name("there").joinpath("compute.py").read_text(encoding="utf-8")
     return ast.unparse(_Plain().visit(ast.parse(text)))
 
 
-def look_command(wish: Wish) -> str:
-    """The command line that looks at CUDA and Pythons, with the PATH that the account has after a login."""
-    return _after_login("sh", "-c", _LOOK, "apexgpu", program(), wish.python or "", wish.home)
+def look_command(wish: Wish, *, login: bool) -> str:
+    """The command line that looks at CUDA and Pythons; with `login`, on the PATH that the account has after one."""
+    words = ["sh", "-c", _LOOK, "apexgpu", program(), wish.python or "", wish.home]
+    return _after_login(*words) if login else shlex.join(words)
 
 
 def compute_command(python: str, gpu: int, wait: float, *, login: bool) -> str:
@@ -134,18 +146,23 @@ def prove(link: Transport, host: Host, wish: Wish, *, connect: float, on_line: O
             raise
         return verification.without_driver(host.name, exc)
     on_line(f"driver {report.driver}; looking for CUDA and TensorFlow")
-    proof = verification.begin(host.name, report, _look(link, host, wish, connect), named=wish.python)
-    for login in (True, False):
-        if proof.decided:
-            break
-        on_line("computing" if login else "computing again, without a terminal")
-        proof = verification.add(proof, _compute(link, host, proof, wish, connect, on_line, login=login), login=login)
+    there = _look(link, host, wish, connect, login=True)
+    login = there.looked
+    if not login:  # its files hand the login over to another program, or end it
+        there = _look(link, host, wish, connect, login=False)
+    proof = verification.begin(host.name, report, there, named=wish.python, login=login)
+    if not proof.decided:
+        on_line("computing")
+        proof = verification.add(proof, _compute(link, host, proof, wish, connect, on_line, login=login))
+    if not proof.decided and login:
+        on_line("computing again, as a command")
+        proof = verification.again(proof, _compute(link, host, proof, wish, connect, on_line, login=False))
     return verification.finish(proof)
 
 
-def _look(link: Transport, host: Host, wish: Wish, connect: float) -> There:
+def _look(link: Transport, host: Host, wish: Wish, connect: float, *, login: bool) -> There:
     limits = Limits(connect=connect, total=connect + _LOOKING)
-    return evidence.there(manage.inside(link, host, look_command(wish), limits=limits, once=True).out)
+    return evidence.there(manage.inside(link, host, look_command(wish, login=login), limits=limits, once=True).out)
 
 
 def _compute(

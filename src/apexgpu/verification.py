@@ -6,7 +6,7 @@ The one exception is the driver: CUDA's own table says which are too old for it.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,7 +38,8 @@ class Proof:
     there: There = field(default_factory=There)
     python: Python | None = None
     gpu: Card | None = None
-    tools: Mapping[str, bool] = field(default_factory=dict)
+    nvcc: bool = False
+    login: bool = True
 
     @property
     def decided(self) -> bool:
@@ -75,12 +76,12 @@ def without_driver(host: str, trouble: ApexError) -> Proof:
     return finish(Proof(host, (Link("driver", "problem", trouble.message, trouble.hint, trouble.code),)))
 
 
-def begin(host: str, report: Report, found: There, *, named: str | None = None) -> Proof:
-    """The chain as far as the files tell, the Python and the GPU that are to be tried."""
+def begin(host: str, report: Report, found: There, *, named: str | None = None, login: bool = True) -> Proof:
+    """The chain as far as the files tell, and the Python and the GPU to try; `login` is whether one can be tried."""
     able = [one for one in found.pythons if one.name]
     python = able[0] if able else None
     version = python.tensorflow if python else ""
-    proof = Proof(host, driver=report.driver, there=found, python=python)
+    proof = Proof(host, driver=report.driver, there=found, python=python, login=login)
     links = [groundwork.driver(report.driver, found, version, host)]
     links += [groundwork.cuda(found, version, host), groundwork.cudnn(found, version, host)]
     if python is None:
@@ -90,20 +91,28 @@ def begin(host: str, report: Report, found: There, *, named: str | None = None) 
     return replace(proof, links=tuple(links), gpu=gpu)
 
 
-def add(proof: Proof, found: Run, *, login: bool) -> Proof:
-    """The chain with what a run came to: after a login all of its links, without a terminal the last one."""
-    version = str(found.steps.get("import", {}).get("tensorflow") or (proof.python.tensorflow if proof.python else ""))
+def add(proof: Proof, found: Run) -> Proof:
+    """The chain with what the first run came to."""
+    version = _version(proof, found)
     links = _links(proof, found, version)
-    tools = {**proof.tools, "login" if login else "command": bool(found.steps.get("python", {}).get("nvcc"))}
-    proof = replace(proof, tools=tools)
-    if not login:
-        return replace(proof, links=(*proof.links, _again(proof, links)))
-    card, python = _card(proof, found), proof.python
-    if python:
-        python = replace(python, tensorflow=version)
     names = {one.check for one in links}
     kept = tuple(one for one in proof.links if one.check not in names)
-    return replace(proof, links=tuple(sorted((*kept, *links), key=_place)), gpu=card, python=python)
+    python = replace(proof.python, tensorflow=version) if proof.python else None
+    return replace(proof, links=tuple(sorted((*kept, *links), key=_place)), gpu=_card(proof, found), python=python,
+                   nvcc=_nvcc(found))  # fmt: skip
+
+
+def again(proof: Proof, found: Run) -> Proof:
+    """The chain with its last link: what the run as a command came to."""
+    return replace(proof, links=(*proof.links, _again(proof, found)))
+
+
+def _version(proof: Proof, found: Run) -> str:
+    return str(found.steps.get("import", {}).get("tensorflow") or (proof.python.tensorflow if proof.python else ""))
+
+
+def _nvcc(found: Run) -> bool:
+    return bool(found.steps.get("python", {}).get("nvcc"))
 
 
 def _place(link: Link) -> int:
@@ -231,13 +240,14 @@ def _memory(told: Mapping[str, Any], found: Run, proof: Proof) -> Link:
     return Link("memory", "ok", f"took {size(took)}, and more only as needed")
 
 
-def _again(proof: Proof, links: Sequence[Link]) -> Link:
-    """The run without a terminal as one link."""
+def _again(proof: Proof, found: Run) -> Link:
+    """The run as a command as one link."""
+    links = _links(proof, found, _version(proof, found))
     command = f"ssh {proof.host} COMMAND"
     known = {one.code for one in proof.links if one.code == GREEDY}
     bad = next((one for one in links if one.verdict in _WORDS and one.code not in known), None)
     if bad is None:
-        if proof.tools.get("login") and not proof.tools.get("command"):
+        if proof.nvcc and not _nvcc(found):
             fact = f"the same through `{command}`, but nvcc is on PATH after a login only"
             return Link("command", "note", fact, f"apexgpu setup {proof.host} cuda", "no_path")
         return Link("command", "ok", f"the same through `{command}`")
@@ -251,5 +261,8 @@ def _again(proof: Proof, links: Sequence[Link]) -> Link:
 def finish(proof: Proof) -> Proof:
     """The whole chain: what was not reached is told as skipped."""
     known = {one.check for one in proof.links}
+    if not proof.login and "convolution" in known and "command" not in known and not proof.decided:
+        fact = f"tried as `ssh {proof.host} COMMAND` alone: a login's files (~/.bashrc …) hand over to another program"
+        return finish(replace(proof, links=(*proof.links, Link("command", "note", fact, code="no_login"))))
     rest = tuple(Link(check, "skipped", "not tried", code="skipped") for check in CHECKS if check not in known)
     return replace(proof, links=tuple(sorted((*proof.links, *rest), key=_place)))

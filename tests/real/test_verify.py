@@ -185,6 +185,15 @@ def test_lines_in_bashrc_do_not_reach_a_command(own: Root, laptop: Laptop) -> No
     assert said.host["error"]["hint"].startswith("apexgpu setup gpu7 cuda ")
 
 
+def test_a_login_that_hands_over_to_another_program_is_gone_around(own: Root, laptop: Laptop) -> None:
+    installed(own)
+    bashrc = own.path / "home/alice/.bashrc"
+    bashrc.write_text(f"{bashrc.read_text()}exec cat\n")
+    said = laptop.run(own, "verify", "gpu7", "--json")
+    assert said.code == 0, said.out
+    assert verdicts(said.host) == {**dict.fromkeys(CHECKS, "ok"), "command": "note"}
+
+
 def test_a_container_with_nothing_in_it_is_told_what_to_set_up(own: Root, laptop: Laptop) -> None:
     said = laptop.run(own, "verify", "gpu7", "--json")
     assert (said.code, said.host["error"]["code"]) == (1, "no_tensorflow")

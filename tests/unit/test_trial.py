@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,16 @@ def test_what_is_sent_can_be_read_by_python_2_7_and_3_5() -> None:
     assert set(dir(builtins)) >= SINCE_3
 
 
+def test_many_hosts_at_once_read_it_once() -> None:
+    trial._program.cache_clear()
+    with ThreadPoolExecutor(32) as pool:
+        assert len({*pool.map(lambda _: trial.program(), range(64))}) == 1
+    assert trial._program.cache_info().misses == 1
+
+
 @pytest.mark.parametrize(
     "command",
-    [trial.look_command(Wish("/p")), trial.compute_command("/p", 0, 600, login=True),
+    [trial.look_command(Wish("/p"), login=True), trial.compute_command("/p", 0, 600, login=True),
      trial.compute_command("/p", 0, 600, login=False)],
 )  # fmt: skip
 def test_a_command_fits_into_one_argument_of_a_shell(command: str) -> None:
@@ -67,8 +75,8 @@ def test_the_look_comes_through_every_login_shell(tmp_path: Path, shell: str) ->
     fish.write_text('#!/bin/sh\nshift 4\nexec "$@"\n')
     fish.chmod(0o755)
     environment = {**os.environ, "HOME": str(tmp_path), "SHELL": str(fish) if "fish" in shell else shell}
-    done = subprocess.run(["sh", "-c", trial.look_command(Wish(f"~/{name}", home="/Users/alice"))], env=environment,
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    command = trial.look_command(Wish(f"~/{name}", home="/Users/alice"), login=True)
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=True)
     (found,) = evidence.there(done.stdout).pythons
     assert (found.path, found.tensorflow) == (str(room / "python"), "")
 
@@ -105,7 +113,7 @@ GPU 00000000:02:00.0
         Free : 12066 MiB
 @@ 0
 """
-LOOK = 'apexgpu {"name": "tensorflow-gpu", "python": "/p", "step": "look", "tensorflow": "1.10.1"}\n'
+LOOK = 'apexgpu {"name": "tensorflow-gpu", "python": "/p", "step": "look", "tensorflow": "1.10.1"}\napexgpu-looked\n'
 
 
 def test_a_connection_that_is_cut_by_our_limit_is_a_verdict_and_no_answer_is_shown_as_progress() -> None:

@@ -109,6 +109,7 @@ def test_what_was_found_is_read() -> None:
     assert found.cudnns == (("7.0.5", "/usr/local/cuda-9.0/include/cudnn.h"),)
     assert [one.tensorflow for one in found.pythons] == ["", "", "1.10.1", ""]
     assert found.pythons[2].path == "/home/alice/my env/bin/python"
+    assert (found.looked, evidence.there(LOOK + "apexgpu-looked\n").looked) == (False, True)
 
 
 def gpu(index: int = 0, free: int | None = 12000, mode: str = "Default") -> Gpu:
@@ -201,10 +202,10 @@ def ran(words: str = "", code: int = 0, until: str = "memory", **changes: Any) -
 
 
 def judged(first: evidence.Run, second: evidence.Run | None = None, proof: Proof | None = None) -> Proof:
-    proof = verification.add(proof or begun(), first, login=True)
+    proof = verification.add(proof or begun(), first)
     if second is not None:
         assert not proof.decided
-        proof = verification.add(proof, second, login=False)
+        proof = verification.again(proof, second)
     return verification.finish(proof)
 
 

@@ -1,9 +1,9 @@
 """Compute on a GPU in whatever Python runs this, link by link, and say of each what it came to.
 
 argv[1] is a JSON object. `{"do": "look"}` says which TensorFlow this Python has, without importing it; argv[2] is what
-it was called by. `{"do": "compute", "gpu": N, "limit": SECONDS}` imports it, opens a session as a program without any
-wishes of its own would, asks for its GPUs, and runs a 3x3 convolution on one of them. Each link is a line `apexgpu ` and
-a JSON object; other lines tell that it lives. It is text for Python 2.7 and later: no annotation survives the sending.
+it was called by. `{"do": "compute", "gpu": N, "limit": SECONDS}` imports it, opens a session as a program does that has
+no wishes of its own, asks for its GPUs, and runs a 3x3 convolution on one of them. Each link is a line `apexgpu ` and a
+JSON object; other lines tell that it lives. It is text for Python 2.7 and later: no annotation survives the sending.
 """
 
 import ctypes
