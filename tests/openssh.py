@@ -62,7 +62,7 @@ class OpenSSH:
         if self.process.stderr is not None:
             self.process.stderr.close()
         self.process = _sshd(self.directory / "sshd_config")
-        _await_port(self.host.address, self.host.manage_port, self.process)
+        await_port(self.host.address, self.host.manage_port, self.process)
 
     def stop(self) -> None:
         """End the server and every session of it."""
@@ -103,7 +103,7 @@ def start(
     )
     Path("/run/sshd").mkdir(exist_ok=True)
     process = _sshd(server)
-    _await_port(address, port, process)
+    await_port(address, port, process)
     return OpenSSH(directory, Host(name, address, getpass.getuser(), port, port), config, process)
 
 
@@ -121,7 +121,7 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _await_port(address: str, port: int, process: subprocess.Popen[bytes]) -> None:
+def await_port(address: str, port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -19,7 +19,8 @@ from apexgpu.transport import Limits
 
 _MAKE = (
     "cd /etc/ssh && mkdir -p old-host-keys && mv -f ssh_host_*_key ssh_host_*_key.pub old-host-keys/ && "
-    "{ ssh-keygen -A || { mv -f old-host-keys/* .; false; }; } && rm -rf old-host-keys"
+    "{ ssh-keygen -A || { mv -f old-host-keys/* .; false; }; } && rm -rf old-host-keys && "
+    "sha256sum ssh_host_*_key.pub >.apexgpu-host-keys"  # which are its own: a recipe looks
 )
 _SHOW = "cat /etc/ssh/ssh_host_*_key.pub && echo end"
 _RESTART = "sudo -n systemctl restart ssh 2>/dev/null || sudo -n service ssh restart"

@@ -67,9 +67,14 @@ class OpenMasters:
         self._kept += 1
         self._runner.spawn(master_argv(target, config=self._config, path=self.path(target)))
 
+    def forget(self, target: Target) -> None:
+        """See transport.Warm."""
+        if self._directory is not None:
+            terminate(self.path(target))
+
     def path(self, target: Target) -> Path:
         """The socket of the master for `target`, whether it is there or not."""
-        assert self._directory is not None  # noqa: S101 - both callers have looked
+        assert self._directory is not None  # noqa: S101 - the callers have looked
         what = f"{target.alias}\0{target.host.address}\0{target.port}\0{target.user}\0{self._stamp}"
         return self._directory / f"{target.alias[:24]}-{zlib.crc32(what.encode()):08x}"
 

@@ -31,6 +31,12 @@ def _harmless(letter: str) -> bool:
     return not (0x200B <= code <= 0x200F or 0x2028 <= code <= 0x202E or 0x2066 <= code <= 0x2069)
 
 
+_VERDICTS = {
+    "ok": "green", "note": "yellow", "busy": "yellow", "slow": "yellow", "unknown": "yellow",
+    "problem": "red", "broken": "red", "skipped": "dim",
+}  # fmt: skip
+
+
 def size(count: int | None) -> str:
     """Bytes for people: `2.9 MiB`; a dash where nobody tells."""
     if count is None:
@@ -176,7 +182,7 @@ class Screen:
 
     def verdict(self, word: str, what: str, fact: str, *, hint: str | None = None) -> None:
         """A line of a report, on stdout: how it stands, what it is about, and what to paste."""
-        colour = {"ok": "green", "note": "yellow", "unknown": "yellow", "problem": "red", "broken": "red"}.get(word, "")
+        colour = _VERDICTS.get(word, "")
         self.result(self._paint(f"{word:<8}", colour, self._out_colour) + safe(f"{what:<15}{fact}"))
         if hint:
             self.result(f"{'':<8}{'hint:':<15}{safe(hint)}")

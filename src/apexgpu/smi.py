@@ -206,6 +206,9 @@ _TROUBLES = (
     ("attached gpus : 0", "no_gpus", "the container on {host} sees no GPU", _ASK),
 )  # fmt: skip
 
+CODES = frozenset(code for _, code, _, _ in _TROUBLES) | {"no_nvidia_smi", "garbled"}
+"""The codes of the errors that nvidia-smi itself is the reason for."""
+
 
 def _trouble(lines: Sequence[str], host: str) -> ApexError | None:
     text = " ".join(" ".join(lines).split()).lower()

@@ -100,6 +100,10 @@ class Warm(Protocol):
         """Leave a connection open for the next command, without waiting for it."""
         ...
 
+    def forget(self, target: Target) -> None:
+        """End the open connection of ours, if there is one: the next command makes a new login."""
+        ...
+
 
 @dataclass
 class Connections:
@@ -145,6 +149,11 @@ class Connections:
             if exc.code == UNANSWERED and target.role == "manage":
                 return None
             raise
+
+    def forget(self, target: Target) -> None:
+        """Let the next command make a new login, for what logins are given there has changed."""
+        if self.warm is not None:
+            self.warm.forget(target)
 
     def route(self, target: Target) -> Route:
         """How ssh would go there; asked once a target and process."""

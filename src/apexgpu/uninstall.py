@@ -13,7 +13,7 @@ from apexgpu.settings import Settings
 
 # What may lie in the two directories. In one that is not plainly apexgpu's own, nothing else is touched.
 _OURS = (
-    "account.json", "backups", "completion.*", "config.toml", "hosts", "journal", "known_hosts",
+    "account.json", "backups", "completion.*", "config.toml", "hosts", "installers.json", "journal", "known_hosts",
     "known_hosts.json", "lab", "locks", "ports.json", "ssh_config.*", "ssh_hosts.conf", "tunnels",
 )  # fmt: skip
 

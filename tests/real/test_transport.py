@@ -287,8 +287,13 @@ def test_connections_prefer_a_master_and_never_send_once_commands_over_it(server
         def keep(self, target: Target) -> None:
             asked.append("keep")
 
+        def forget(self, target: Target) -> None:
+            asked.append("forget")
+
     link = Connections(server.config, RUNNER, lambda _: paramiko_link(server.config), Warm())
     target = Target(server.host, "manage")
     assert link.run(target, "help").out == "warm"
     assert "RUNNING" in link.run(target, "help", once=True).out
     assert asked == ["help"]
+    link.forget(target)
+    assert asked == ["help", "forget"]

@@ -192,6 +192,8 @@ def environment(door: ContainerDoor, channel: "asyncssh.SSHServerChannel[bytes]"
         "APEXGPU_LAB_CONTAINER": f"{container.directory}/",
         **{name: value for name, value in sent.items() if name == "LANG" or name.startswith("LC_")},
     }
+    for name, value in login_variables(container).items():  # PATH is added to: the stand-ins come first
+        env[name] = f"{env[name]}{os.pathsep}{value}" if name == "PATH" else env.get(name, value)
     if sys.platform == "win32":
         env["SYSTEMROOT"] = os.environ.get("SYSTEMROOT", "")
     if terminal := channel.get_terminal_type():
@@ -199,6 +201,16 @@ def environment(door: ContainerDoor, channel: "asyncssh.SSHServerChannel[bytes]"
     if display := channel.get_x11_display():
         env.update(DISPLAY=display, XAUTHORITY=str(container.home / ".Xauthority"))
     return env
+
+
+def login_variables(container: Container) -> dict[str, str]:
+    """What the container's /etc/environment gives every login, as pam_env reads it."""
+    try:
+        lines = (container.rootfs / "etc" / "environment").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    pairs = [line.strip().removeprefix("export ").partition("=") for line in lines if "=" in line]
+    return {name: value.strip("\"'") for name, _, value in pairs if name.isidentifier()}
 
 
 async def _deliver(reader: asyncio.StreamReader, writer: asyncssh.SSHWriter[bytes], outward: Outward,

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from apexgpu.lab.containers import Container
 
 # What a command may name of the container's own tree; everything else (/usr, /bin, /dev …) is this machine's.
-_OWN = r"home|root|etc|tmp|var|usr/local/cuda[\w.-]*"
+_OWN = r"home|root|etc|tmp|var|usr/local/cuda[\w.-]*|opt|usr/local/lib|usr/local/\.apexgpu[\w.-]*"
 _MOUNTED = "NAS|newNAS|SSD"
 _NAMED = re.compile(rf"(?<![\w.\-/~}}])/(?:({_MOUNTED})|({_OWN}))(?![\w.-])")
 # Shells that take their commands from stdin: those are translated too.

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 from pathlib import Path
 
+from apexgpu.lab import nasfiles
 from apexgpu.lab.containers import Container
 from apexgpu.lab.hostkeys import public_line
 from apexgpu.lab.trees import pack
@@ -48,7 +49,7 @@ def make_template(directory: Path, host_key: bytes) -> None:
     (template / "tmp").chmod(0o1777)
     archive = directory / "nas" / SNAPSHOTS / "template.tar.gz"
     archive.parent.mkdir(parents=True, exist_ok=True)
-    (directory / "nas" / "Share" / "GPU_Server").mkdir(parents=True, exist_ok=True)
+    nasfiles.lay_out(directory / "nas" / "Share" / "GPU_Server")
     pack(template, archive)
 
 

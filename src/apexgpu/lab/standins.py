@@ -9,10 +9,11 @@ _TOOLS = {
     "tool_gpu.py": ("nvidia-smi",),
     "tool_system.py": ("hostname", "who", "id", "whoami", "service", "systemctl", "ssh-keygen"),
     "tool_ps.py": ("ps", "uptime"),
+    "tool_packages.py": ("apt", "apt-get", "dpkg-query"),
     "tool_web.py": ("jupyter", "jupyter-lab", "jupyter-notebook", "tensorboard"),
 }
 # Programs that would change this machine: in the lab they do nothing, and succeed.
-_HARMLESS = ("apt", "apt-get", "chown", "dpkg", "groupadd", "ldconfig", "mount", "umount", "useradd", "usermod")
+_HARMLESS = ("chown", "dpkg", "groupadd", "ldconfig", "mount", "umount", "useradd", "usermod")
 _REFUSED = ("halt", "poweroff", "reboot", "shutdown")
 _SUDO = """#!/bin/sh
 while [ $# -gt 0 ]; do

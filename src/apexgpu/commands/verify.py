@@ -1,0 +1,86 @@
+"""verify: whether a container really computes on a GPU, link by link."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apexgpu import trial
+from apexgpu.commands import fleet
+from apexgpu.commands.options import Group, kit_of
+from apexgpu.kit import Kit
+from apexgpu.models import Host, Outcome
+from apexgpu.trial import Wish
+from apexgpu.verification import Proof
+
+app = Group()
+
+_NAMES = {"cuda": "CUDA", "cudnn": "cuDNN", "tensorflow": "TensorFlow", "gpu": "GPU", "command": "as a command"}
+
+
+@app.command("verify")
+def verify(
+    ctx: typer.Context,
+    host: Annotated[str, typer.Argument(metavar="HOST", help="A host name or glob.", show_default=False)],
+    python: Annotated[str | None, typer.Option("--python", metavar="PATH", help="A Python or environment.")] = None,
+    wait: Annotated[float, typer.Option("--wait", metavar="SECONDS", min=1, help="How long one run may take.")] = 600,
+) -> None:
+    """Prove that your container computes: driver, CUDA, cuDNN, TensorFlow, a convolution on a GPU, memory.
+
+    The first link that does not hold is named, with its cure. It takes the GPU with most free memory, computes as
+    after a login and then as a command, and changes nothing. Exit code 1: broken; 6: busy, others use the GPUs; 5: not
+    done in time. Example: apexgpu verify gpu7
+    """
+    kit = kit_of(ctx)
+    hosts = kit.hosts([host])
+    wish = Wish(python, wait, str(Path.home()))
+    what = hosts[0].name if len(hosts) == 1 else f"{len(hosts)} hosts"
+    with kit.screen.working(f"computing on {what}") as progress:
+
+        def work(one: Host) -> Proof:
+            def line(text: str) -> None:
+                progress.say(text if len(hosts) == 1 else f"{one.name}: {text}")
+
+            return trial.prove(kit.transport, one, wish, connect=kit.settings.timeout, on_line=line)
+
+        outcomes = fleet.run(kit, hosts, work, on_done=lambda outcome: _show(kit, outcome, alone=len(hosts) == 1))
+    raise typer.Exit(_finish(kit, outcomes))
+
+
+def _show(kit: Kit, outcome: Outcome[Proof], *, alone: bool) -> None:
+    """The chain of one host: a line a link, and what it comes to."""
+    proof = outcome.value
+    if proof is None:
+        if outcome.error is not None:
+            fleet.show_error(kit, outcome.host, outcome.error)
+        return
+    if not alone:
+        kit.screen.result(outcome.host.name)
+    for link in proof.links:
+        kit.screen.verdict(link.verdict, _NAMES.get(link.check, link.check), link.fact, hint=link.hint)
+    if proof.error is None:
+        kit.screen.result(f"{outcome.host.name} computes.")
+    else:
+        kit.screen.error(proof.error)
+
+
+def _finish(kit: Kit, outcomes: Sequence[Outcome[Proof]]) -> int:
+    judged = [replace(one, error=one.value.error) if one.value else one for one in outcomes]
+    return fleet.finish(kit, judged, _value)
+
+
+def _value(proof: Proof) -> dict[str, Any]:
+    card, python = proof.gpu, proof.python
+    return {
+        "verdict": proof.verdict,
+        "driver": proof.driver or None,
+        "python": {"path": python.path, "version": python.version} if python else None,
+        "tensorflow": python.tensorflow if python else None,
+        "gpu": {
+            "index": card.index, "name": card.name, "compute_capability": card.capability or None,
+            "pci_bus_id": card.bus or None, "memory_total": card.total, "memory_free": card.free,
+        } if card else None,
+        "checks": [asdict(one) for one in proof.links],
+    }  # fmt: skip
