@@ -1,7 +1,7 @@
 """What completion knows of the command line. Made by `make completion`; a test says when it is old."""
 
 TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'tunnel', 'tunnels', 'tensorboard', 'jupyter', 'port', 'gpus', 'verify', 'snapshot', 'snapshots', 'recover', 'rebuild', 'setup', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
+    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'tunnel', 'tunnels', 'tensorboard', 'jupyter', 'port', 'x11', 'gpus', 'verify', 'snapshot', 'snapshots', 'recover', 'rebuild', 'setup', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
     'completion': ('words', ('show',), ('--help',)),
     'completion show': ('words', ('bash', 'zsh', 'fish', 'powershell'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config': ('words', ('sync', 'status', 'print', 'remove', 'restore'), ('--help',)),
@@ -52,4 +52,8 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'up': ('hosts', (), ('--all', '--wait', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'verify': ('hosts', (), ('--python', '--wait', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'whoami': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'x11': ('words', ('check', 'run', 'install'), ('--help',)),
+    'x11 check': ('hosts', (), ('--trusted', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'x11 install': ('hosts', (), ('--full', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'x11 run': ('hosts', (), ('--trusted', '--compress', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
 }
