@@ -159,7 +159,7 @@ def _carry(link: Transport, host: Host, run: Run, command: str, pause: Pause) ->
     limits = Limits(run.connect, None, _SILENT)
     for attempt in range(_TRIES):
         try:
-            link.run(Target(host, "container"), command, limits=limits, on_line=run.line, once=True)
+            reply = link.run(Target(host, "container"), command, limits=limits, on_line=run.line, once=True)
         except UnreachableError as exc:
             if attempt == _TRIES - 1 or not (isinstance(exc, DroppedError) or run.states or attempt):
                 raise _lost(host, run, exc) from None
@@ -169,6 +169,8 @@ def _carry(link: Transport, host: Host, run: Run, command: str, pause: Pause) ->
             _stop(link, host, run)
             raise
         else:
+            if not run.ended:  # it did not even begin: the shell's own words say why
+                run.said.extend(line.strip() for line in reply.err.splitlines() if line.strip())
             return
 
 
@@ -196,8 +198,11 @@ def _judge(host: Host, run: Run) -> None:
     if run.busy:
         message = f"another setup is under way on {host.name}: {run.busy.partition(' ')[2] or 'of another apexgpu'}"
         raise ApexError(message, hint=f"{run.plan.again}   (follows it to its end first)", code="busy")
-    title = run.plan.steps[run.now - 1].title if run.now else "the beginning"
     last = run.said[-1] if run.said else "nothing"
+    if not run.now:
+        message = f"{host.name}: the setup could not begin; it said: {last[:300]}"
+        raise StepFailedError(message, hint=f"apexgpu ssh {host.name} -- df -h", said=())
+    title = run.plan.steps[run.now - 1].title
     words = {"failed": "did not work", "stopped": "was the last before a Ctrl-C elsewhere"}.get(
         run.ended, "was cut: the container was stopped, or the work killed")  # fmt: skip
     message = f"{host.name}: {title}: {words}; it said: {last[:300]}"

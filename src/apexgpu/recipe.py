@@ -193,8 +193,7 @@ def _recipe(table: _Table) -> Recipe:
         if "/" in name or "\\" in name or name.startswith("."):
             raise table.wrong("files", f"names {name}, and may name files in files/ beside the recipe")
     for name in recipe.files:
-        if not (path.parent / "files" / name).is_file():
-            raise table.wrong("files", f"names {name}, and {path.parent / 'files' / name} is not there")
+        _check_file(table, path.parent / "files" / name)
     names = [step.name for step in recipe.steps]
     if len(set(names)) < len(names):
         raise table.wrong("steps", "has two of one name")
@@ -207,6 +206,15 @@ def _disk(table: _Table) -> dict[str, int]:
         if not place.startswith(("/", "~")) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise table.wrong(f"disk.{place!r}", "must be a path, and its value MiB as a whole number")
     return found
+
+
+def _check_file(table: _Table, file: Path) -> None:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise table.wrong("files", f"names {file.name}, and {file} is not there, or no text") from None
+    if END_OF_TEXT in text or "\0" in text:
+        raise table.wrong("files", f"names {file.name}, which holds what no script may hold")
 
 
 def _source(table: _Table) -> Source:

@@ -24,6 +24,7 @@ class ShellLink:
     interrupt: Callable[[str], bool] = lambda _: False
     commands: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
 
     def run(
         self, target: Target, command: str, *, limits: Limits | None = None, on_line: OnLine | None = None,
@@ -33,7 +34,8 @@ class ShellLink:
         assert target.role == "container"
         self.commands.append(command)
         self.before(command)
-        environment = {"HOME": str(self.home), "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}"}
+        environment = {"HOME": str(self.home), "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
+                       **self.variables}  # fmt: skip
         # The directory of its own is what a login has; the session of its own is what a lost connection cannot end.
         child = subprocess.Popen(["sh", "-c", command], env=environment, cwd=self.home, stdin=subprocess.DEVNULL,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip

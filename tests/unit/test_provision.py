@@ -148,6 +148,16 @@ class TestRun:
         assert told.did == ["two"]
         assert (link.home / "log").read_text() == "once\n"
 
+    def test_a_step_that_hangs_is_ended_at_its_time_limit(self, link: ShellLink) -> None:
+        link.variables["APEXGPU_STEP_LIMIT"] = "1"
+        with pytest.raises(StepFailedError, match="the one: did not work; it said: it took longer than it may"):
+            execute(link, planned(touch("one", "sleep 300")))
+
+    def test_a_home_that_takes_no_file_is_told_in_the_shells_words(self, link: ShellLink) -> None:
+        (link.home / ".cache").touch()
+        with pytest.raises(StepFailedError, match=r"the setup could not begin; it said: .+setup/lock"):
+            execute(link, planned(touch("one")))
+
     def test_terminal_escapes_of_programs_are_not_passed_on(self, link: ShellLink) -> None:
         told = Told()
         execute(link, planned(touch("one", r"printf '\033[32mgreen\033[0m\r\n'")), told)

@@ -77,7 +77,7 @@ when = {{ GROWTH = "hook", TAG = ["py35", "py36"] }}
         ("", "needs = ['nothing']\n", "needs there is no recipe nothing"),
         ("", "choose = ['keras']\n", "choose names keras, and knows cuda, cudnn"),
         ("", "files = ['../x']\n", "files names ../x, and may name files in files/"),
-        ("", "files = ['x.txt']\n", "x.txt is not there"),
+        ("", "files = ['x.txt']\n", "x.txt is not there, or no text"),
         ("", "constraints = '{NOTHING}.txt'\n", "constraints may name CUDA"),
         ("", "use = '{'\n", "use may name CUDA"),
         ('name = "one"', 'name = "One"', "steps[1].name must be lower-case"),
@@ -116,6 +116,18 @@ def test_a_mistake_is_named_by_file_and_key(tmp_path: Path, old: str, new: str, 
     assert said in caught.value.message
     assert (caught.value.exit_code, caught.value.code) == (2, "recipe")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"\xff", "is not there, or no text"), (b"x\nEND_OF_APEXGPU_TEXT\n", "holds what no script may hold")],
+)
+def test_a_file_that_cannot_be_sent_is_named(tmp_path: Path, data: bytes, said: str) -> None:
+    path = written(tmp_path, f"files = ['x.txt']\n{GOOD}")
+    (path.parent / "files").mkdir()
+    (path.parent / "files" / "x.txt").write_bytes(data)
+    with pytest.raises(ConfigError, match=said):
+        recipe.load_all(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["Tool.toml", "my tool.toml", "-x.toml", "x==1.toml"])
@@ -167,7 +179,8 @@ def test_what_is_sent_is_plain_sh(name: str) -> None:
 
 
 def test_no_shipped_recipe_touches_the_driver_or_a_host_key_check() -> None:
-    texts = "".join(path.read_text() for path in recipe.PACKAGED.rglob("*") if path.is_file())
+    files = [path for path in recipe.PACKAGED.rglob("*") if path.suffix in {".toml", ".txt", ".py"}]
+    texts = "".join(path.read_text() for path in files)
     texts += "".join(path.read_text() for path in Path(recipe.__file__).with_name("there").glob("*.sh"))
     for word in ("--driver", "StrictHostKeyChecking", "nvidia-3", "nvidia-driver", "trusted-host", "--force-yes"):
         assert word not in texts

@@ -84,8 +84,11 @@ class _Setup:
             self._go(dry_run=dry_run, accept_files=accept_files)
         except ApexError as exc:
             error = exc
-            for line in exc.said if isinstance(exc, StepFailedError) else ():
-                self._kit.screen.note(f"  {line}")
+            if isinstance(exc, StepFailedError) and exc.said:
+                for line in exc.said:
+                    self._kit.screen.note(f"  {line}")
+                log = f"apexgpu ssh {self._host.name} -- cat .cache/apexgpu/setup/log"
+                self._kit.screen.note(f"  (all of it: {log})")
             fleet.show_error(self._kit, self._host, exc)
         row = {"host": self._host.name, "ok": error is None, "error": error_value(error), **self._told}
         self._kit.screen.document({"ok": error is None, "hosts": [row]})

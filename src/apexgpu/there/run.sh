@@ -6,9 +6,11 @@ mode=$1 id=${2%% *} what=$2
 notes=$HOME/.cache/apexgpu/setup
 mark() { printf 'apexgpu@%s %s\n' "$id" "$*"; }
 
-part() ( # part N done|do|verify
+part() ( # part N done|do|verify; 124 when it takes longer than it may
   cd "$HOME" || exit 1
-  exec sh -c 'set -e; . "$RUN/variables.sh"; . "$RUN/steps.sh"; FILES=$RUN/files CONSTRAINTS=$RUN/files/$3
+  limit=${APEXGPU_STEP_LIMIT:-7200}
+  [ "$2" = "do" ] || limit=$((limit / 8))
+  exec timeout -k 10 "$limit" sh -c 'set -e; . "$RUN/variables.sh"; . "$RUN/steps.sh"; FILES=$RUN/files CONSTRAINTS=$RUN/files/$3
     . "$RUN/$1.$2"' step "$1" "$2" "$(cat "$RUN/$1.constraints")" 9>&- </dev/null
 )
 is_done() { part "$1" "done" >/dev/null 2>&1; }
@@ -35,6 +37,11 @@ check() {
   mark end
 }
 
+failed() {
+  [ "$3" != 124 ] || echo "it took longer than it may, and was ended"
+  mark failed "$@"
+  echo failed >"$notes/ended"
+}
 work() { # in a session of its own, so that it outlives the connection
   number=0
   while [ "$number" -lt "$(cat "$RUN/count")" ]; do
@@ -43,8 +50,8 @@ work() { # in a session of its own, so that it outlives the connection
     [ ! -e "$notes/stop-$id" ] || { mark stopped "$number" && echo stopped >"$notes/ended" && return; }
     mark begin "$number"
     if is_done "$number"; then mark skipped "$number" && continue; fi
-    part "$number" "do" || { mark failed "$number" "do" $? && echo failed >"$notes/ended" && return; }
-    part "$number" verify || { mark failed "$number" verify $? && echo failed >"$notes/ended" && return; }
+    part "$number" "do" || { failed "$number" "do" $? && return; }
+    part "$number" verify || { failed "$number" verify $? && return; }
     mark did "$number"
   done
   echo finished >"$notes/ended"
