@@ -142,7 +142,7 @@ class TestSnapshotFaults:
         assert scene("snapshots", "verify", "alice") == 1
 
     def test_an_expired_token_is_asked_for_again(self, scene: Scene) -> None:
-        scene.at("snapshot", "expired-token")
+        scene.at("recover", "expired-token")
         assert scene("snapshot", "gpu2", "--yes") == 0
         assert "asking for a new one" in scene.err
 

@@ -154,7 +154,8 @@ class TestInterruptedRecover:
 
     def test_an_archive_that_breaks_under_the_server_is_told_and_healed_from_another(self, scene: Scene) -> None:
         assert scene("snapshot", "gpu2", "--name", "second", "--yes") == 0
-        scene.hooks.append(Hook("gpu2", UNPACK, before=lambda: os.truncate(scene.own, 1000)))
+        breaks = Hook("gpu2", UNPACK, before=lambda: os.truncate(max(scene.nas.glob("alice*-second.tar.gz")), 1000))
+        scene.hooks.append(breaks)
         assert scene("recover", "gpu2", "--from", "second", "--no-snapshot", "--yes") == 1, scene.err
         assert "is stopped, and its files are gone or incomplete" in scene.err
         assert scene("recover", "gpu2", "--from", "first", "--yes") == 0, scene.err

@@ -41,7 +41,7 @@ def snapshot(
     """
     kit = kit_of(ctx)
     label = checked_label(name)
-    one = one_host(kit, host)
+    one = one_host(kit, host, "snapshot")
     if undo:
         raise typer.Exit(undo_interrupted(kit, one))
 
@@ -62,27 +62,34 @@ def undo_interrupted(kit: Kit, host: Host) -> int:
     """Undo what an earlier command left half done; the exit code."""
     from apexgpu.commands import interrupted
 
-    with working(kit, host, f"putting {host.name} back") as means, backup.alone(kit.state_dir, host):
+    def work(means: Means) -> bool:
         return interrupted.undo(kit, means, host)
 
+    came = attempt(kit, host, f"putting {host.name} back", work, answered=True)
+    if isinstance(came, ApexError):
+        fleet.show_error(kit, host, came)
+        return fleet.finish(kit, [Outcome(host, None, came)], lambda _: {})
+    return fleet.finish(kit, [Outcome(host, came)], lambda changed: {"changed": changed})
 
-def one_host(kit: Kit, name: str) -> Host:
+
+def one_host(kit: Kit, name: str, what: str) -> Host:
     """The one host that a name means; UsageError for a glob that means several."""
     hosts = kit.hosts([name])
     if len(hosts) != 1:
-        message = f"{name} means {len(hosts)} hosts, and this is done one at a time"
-        raise UsageError(message, hint=f"apexgpu snapshot {hosts[0].name}")
+        message = f"{name} means {len(hosts)} hosts, and a {what} is done one at a time"
+        raise UsageError(message, hint=f"apexgpu {what} {hosts[0].name}")
     return hosts[0]
 
 
 @contextmanager
-def working(kit: Kit, host: Host, what: str) -> Iterator[Means]:
+def working(kit: Kit, host: Host, what: str, *, answered: bool) -> Iterator[Means]:
     """The means for a piece of work, shown as it goes on; Ctrl-C says what is left to do."""
     with kit.screen.working(what) as progress:
         means = Means(
             fleet.Trusting(kit, host), kit.known_hosts, kit.state_dir, kit.pause,
             say=lambda line: progress.say(clean(line).strip().lstrip("= ")),
             note=lambda line: progress.print(lambda: kit.screen.note(f"  {line}")),
+            answered=answered or kit.yes or kit.screen.can_ask,
         )  # fmt: skip
         try:
             yield means
@@ -121,10 +128,15 @@ def words(one: Saved) -> str:
     return f"{one.name} ({whose}, {iso(one.created)}, {size(one.size)}, {tested})"
 
 
-def attempt(kit: Kit, host: Host, what: str, work: Callable[[Means], T]) -> T | ApexError:
-    """The work's value, done alone on the host, or its error as a value; a refusal by the user ends the command."""
+def attempt(
+    kit: Kit, host: Host, what: str, work: Callable[[Means], T], *, answered: bool = False
+) -> T | ApexError:
+    """The work's value, done alone on the host, or its error as a value; a refusal by the user ends the command.
+
+    `answered` says that the command line itself is the user's yes.
+    """
     try:
-        with working(kit, host, what) as means, backup.alone(kit.state_dir, host):
+        with working(kit, host, what, answered=answered) as means, backup.alone(kit.state_dir, host):
             return work(means)
     except DeclinedError:
         raise
