@@ -19,8 +19,9 @@ _NOT_WRITTEN = re.compile(
 )
 # A recover that went well says nothing of these programs at all.
 _NOT_UNPACKED = re.compile(
-    r"^(tar|tar \(child\)|gzip|lxc-\w+|useradd|tee):|chown: (invalid|cannot)|(chmod|mkdir|touch|cp|mv): (cannot|missing)|"
-    r"du: cannot access|No space left|quota exceeded|Stale|Input/output|Killed"
+    r"^(tar|tar \(child\)|gzip|lxc-\w+|useradd|tee):|chown: (invalid|cannot)|"
+    r"(chmod|mkdir|touch|cp|mv): (cannot|missing)|du: cannot access|"
+    r"No space left|quota exceeded|Stale|Input/output|Killed"
 )
 # Words of tar's about files that are all there: sockets, clocks that differ, headers of a newer tar.
 _HARMLESS = re.compile(
