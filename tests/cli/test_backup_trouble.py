@@ -262,7 +262,7 @@ class TestSnapshots:
         assert [one["verified"] for one in scene.snapshots()] == [None]
 
     def test_what_was_not_shown_is_not_removed(self, scene: Scene) -> None:
-        scene.hooks.append(Hook("gpu2", r".*echo changed.*", before=lambda: scene.own.write_bytes(b"another one")))
+        scene.hooks.append(Hook("gpu2", r".*echo changed.*", before=lambda: replaced(scene.own)))
         assert scene("snapshots", "remove", "first", "--yes") == 6
         assert "another archive by now" in scene.err
         assert scene.own.read_bytes() == b"another one"
@@ -284,3 +284,7 @@ class TestSnapshots:
         began = time.monotonic()
         assert scene("snapshots", "--timeout", "60") == 0, scene.err
         assert time.monotonic() - began < 30
+
+
+def replaced(path: Path) -> None:
+    path.write_bytes(b"another one")
