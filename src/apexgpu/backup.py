@@ -16,6 +16,7 @@ from apexgpu.files import locked
 from apexgpu.journal import Entry
 from apexgpu.models import Host, Target
 from apexgpu.nas import Eye, Means
+from apexgpu.render import size
 from apexgpu.snapshots import Saved, in_bytes
 from apexgpu.transport import refused_key
 from apexgpu.verdict import Lost, Written, judge
@@ -183,7 +184,7 @@ def _token(means: Means, host: Host, entry: Entry) -> str:
 
 def _last_time(entry: Entry) -> str:
     before = entry.details["before"]
-    return f", the last archive took {before[0] / 2**20:.1f} MiB" if before else ""
+    return f", the last archive took {size(before[0])}" if before else ""
 
 
 def _undo_at_once(means: Means, host: Host, entry: Entry) -> None:

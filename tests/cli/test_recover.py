@@ -245,6 +245,20 @@ class TestAtATerminal:
             assert ended(child) == 0
         assert thesis(scene) == "first"
 
+    def test_merely_pressing_enter_saves_what_is_there(self, scene: Scene) -> None:
+        with at_terminal("recover", "gpu2") as child:
+            child.expect("Type gpu2 to go ahead: ")
+            child.sendline("gpu2")
+            child.expect("Stop the running container on gpu2")
+            child.sendline("y")
+            child.expect("Take a snapshot of what is on gpu2 now")
+            child.sendline("")
+            child.expect("the snapshot is good")
+            child.expect("is up again from alice-gpu2-")
+            assert ended(child) == 0
+        assert thesis(scene) == "first"
+        assert len(scene.good_ones()) == 2
+
     def test_what_was_interrupted_is_offered_to_be_finished(self, scene: Scene) -> None:
         scene.at(UNPACK, "drop")
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5

@@ -3,8 +3,11 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -183,6 +186,28 @@ def nas(tmp_path: Path) -> Path:
     return tmp_path / "nas"
 
 
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """A directory with an archive, both somebody else's for `as_nobody`."""
+    directory = Path(tempfile.mkdtemp(prefix="nas-"))
+    (directory / "alice.tar.gz").write_text("good")
+    (directory / "alice.tar.gz").chmod(0o644)
+    yield directory
+    directory.chmod(0o755)
+    shutil.rmtree(directory)
+
+
+def as_nobody(script: str) -> Reply:
+    """A script run by one who may not do everything: this user, or nobody where this is root."""
+    who = {"user": 65534, "group": 65534, "extra_groups": []} if ROOT else {}
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False, cwd="/",
+                          **who)  # type: ignore[call-overload]  # as the keywords of Popen
+    return Reply(done.returncode, done.stdout, done.stderr)
+
+
 class TestScripts:
     def test_look_sees_archives_manifests_room_and_whether_it_may_write(self, nas: Path) -> None:
         one = make(nas / "alice.tar.gz", "rootfs/a")
@@ -253,6 +278,57 @@ class TestScripts:
         assert old.read_text() == "good"
         assert sorted(path.name for path in nas.iterdir()) == ["alice.tar.gz", "alice.tar.gz.json"]
 
+    def test_a_name_that_is_taken_is_never_overwritten(self, nas: Path) -> None:
+        old, new = nas / "alice.tar.gz", nas / "taken.tar.gz"
+        old.write_text("old")
+        new.write_text("other")
+        with pytest.raises(RefusedError, match="is there already"):
+            answers.moved(sh(scripts.aside(str(old), str(new))), "gpu2")
+        assert (old.read_text(), new.read_text()) == ("old", "other")
+
+    def test_what_goes_back_to_the_server_can_be_read_by_it(self, nas: Path) -> None:
+        old, new = nas / "alice-gpu2-x.tar.gz", nas / "alice.tar.gz"
+        old.write_text("good")
+        old.chmod(0o600)
+        assert answers.moved(sh(scripts.back(str(old), str(new))), "gpu2") == "renamed"
+        assert new.stat().st_mode & 0o777 == 0o644
+
+    def test_an_archive_may_begin_its_names_with_a_dot(self, nas: Path) -> None:
+        tree = nas / "rootfs" / "etc" / "ssh"
+        tree.mkdir(parents=True)
+        (tree.parent / "hostname").write_text("gpu2-alice\n")
+        (tree / "ssh_host_ed25519_key.pub").write_text(f"{KEY}\n")
+        path = nas / "a.tar.gz"
+        subprocess.run(["tar", "-czf", path, "-C", nas, "./rootfs"], check=True, timeout=30)
+        found = answers.tested(sh(scripts.test(str(path))), "gpu2", str(path))
+        assert found.trouble is None
+        assert (found.hostname, [key.line for key in found.keys], found.mode) == ("gpu2-alice", [KEY], 0o644)
+        assert found.blocks >= found.size
+
+    def test_a_long_reading_tells_how_far_it_is_until_it_stands_still(self, nas: Path) -> None:
+        """`gzip` reads the file, then hangs as on a NAS that is gone; the test lets it go when it has been told of."""
+        path = make(nas / "a.tar.gz", "rootfs/a", text=os.urandom(40_000).hex())
+        tools, gate = nas / "bin", nas / "gate"
+        tools.mkdir()
+        os.mkfifo(gate)
+        waits = f'/bin/gzip -t\nread go <"{gate}"\n'
+        (tools / "gzip").write_text(f'#!/bin/sh\n[ "$1" = -t ] || exec /bin/gzip "$@"\n{waits}')
+        (tools / "sleep").write_text('#!/bin/sh\nexec /bin/sleep 0.02\n')
+        for tool in tools.iterdir():
+            tool.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+        with subprocess.Popen(["sh", "-c", scripts.test(str(path))], stdout=subprocess.PIPE, text=True,
+                              env=environment) as reading:  # fmt: skip
+            assert reading.stdout is not None
+            said = [reading.stdout.readline(), reading.stdout.readline()]
+            gate.write_text("go\n")
+            said += reading.stdout.read().splitlines(keepends=True)
+        found = [answers.position(line) for line in said if answers.position(line) is not None]
+        assert found
+        assert len(found) == len(dict.fromkeys(found)), "a position that does not change is said once"
+        assert answers.tested(Reply(0, "".join(said)), "gpu2", str(path)).trouble is None
+        assert answers.position("free 12") is None
+
     def test_where_a_rename_is_refused_it_is_copied(self, nas: Path) -> None:
         tools = nas / "bin"
         tools.mkdir()
@@ -281,6 +357,29 @@ class TestScripts:
         assert list(nas.iterdir()) == []
         assert answers.standing(sh(scripts.stat(str(one))), "gpu2") is None
         assert answers.bits(sh(scripts.mode(str(one), 0o640)), "gpu2") is None
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such modes")
+    def test_a_directory_that_may_not_be_written_is_said_and_nothing_is_moved(self, theirs: Path) -> None:
+        old = theirs / "alice.tar.gz"
+        theirs.chmod(0o555)
+        sight = answers.saw(as_nobody(scripts.look(str(theirs), "alice")), "gpu2", directory=str(theirs), user="alice",
+                            hosts=HOSTS)  # fmt: skip
+        assert (sight.writable, len(sight.archives)) == (False, 1)
+        with pytest.raises(RefusedError, match="neither be renamed nor copied"):
+            answers.moved(as_nobody(scripts.aside(str(old), f"{theirs}/copy.tar.gz")), "gpu2")
+        assert not answers.did(as_nobody(scripts.note(str(old), "{}")), "gpu2")
+        stamp = answers.standing(as_nobody(scripts.stat(str(old))), "gpu2") or (0, 0)
+        assert not answers.removed(as_nobody(scripts.remove(str(old), stamp)), "gpu2", str(old))
+        assert [path.read_text() for path in theirs.iterdir()] == ["good"]
+
+    @pytest.mark.skipif(not ROOT, reason="only root can make files of two users")
+    def test_where_only_the_owner_may_rename_a_copy_is_made_and_made_private(self, theirs: Path) -> None:
+        theirs.chmod(0o1777)
+        old, new = theirs / "alice.tar.gz", theirs / "copy.tar.gz"
+        assert answers.moved(as_nobody(scripts.aside(str(old), str(new))), "gpu2") == "copied"
+        assert old.read_text() == new.read_text() == "good"
+        assert (new.stat().st_mode & 0o777, new.stat().st_uid) == (0o600, 65534)
+        assert answers.bits(as_nobody(scripts.mode(str(old), 0o600)), "gpu2") == 0o644
 
     def test_no_script_links_what_tar_would_write_through(self) -> None:
         assert not re.search(r"\bln\b", scripts.aside("/a", "/b"))

@@ -101,10 +101,10 @@ def working(kit: Kit, host: Host, what: str, *, answered: bool) -> Iterator[Mean
             raise
 
 
-def ask_snapshot(kit: Kit, plan: Plan, *, lose: bool = False) -> None:
+def ask_snapshot(kit: Kit, plan: Plan, *, lose: bool = False, agreed: bool = False) -> None:
     """Show what would be replaced and who would be stopped, and ask; RefusedError where the old one cannot be kept.
 
-    With `lose` it is replaced there all the same.
+    With `lose` it is replaced there all the same; `agreed` is that the user has said yes to a snapshot already.
     """
     host, old = plan.host, plan.previous
     if old is not None:
@@ -116,7 +116,8 @@ def ask_snapshot(kit: Kit, plan: Plan, *, lose: bool = False) -> None:
         if plan.free is not None and plan.free < old.size:
             kit.screen.warn(f"the NAS has {size(plan.free)} left, less than the last archive took")
         what = "is kept under a name of its own" if plan.writable else "is REPLACED"
-        kit.confirm(f"Take a snapshot of {host.name}? The archive that is there {what}")
+        if not (agreed and plan.writable):
+            kit.confirm(f"Take a snapshot of {host.name}? The archive that is there {what}")
     if plan.ran:
         confirm_stop(kit, [Outcome(host, plan.use)])
 

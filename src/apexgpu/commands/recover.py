@@ -87,6 +87,7 @@ def _run(
         if not isinstance(done, Done):
             made = _ask(kit, means, recoverplan.plan(means, host, what, source, unverified=unverified), snapshot)
             done = recovery.execute(means, made, interrupted.place_of(kit, host))
+        _show_done(kit, host, done)
         return done, _new_keys(kit, means, host, done, new_host_keys)
 
     raise typer.Exit(_finish(kit, host, attempt(kit, host, f"{what} of {host.name}", work)))
@@ -115,7 +116,8 @@ def _ask(kit: Kit, means: Means, made: Plan, snapshot: bool | None) -> Plan:
 def _wants_snapshot(kit: Kit, host: Host, chosen: bool | None) -> bool:
     if chosen is not None or kit.yes:
         return chosen is not False
-    return kit.screen.confirm(f"Take a snapshot of what is on {host.name} now, before it is destroyed")
+    answer = kit.screen.ask(f"Take a snapshot of what is on {host.name} now, before it is destroyed? [Y/n]")
+    return answer.lower() not in {"n", "no", "否"}  # what loses nothing is what happens when one merely presses Enter
 
 
 def _snapshot_first(kit: Kit, means: Means, made: Plan) -> Plan:
@@ -123,7 +125,7 @@ def _snapshot_first(kit: Kit, means: Means, made: Plan) -> Plan:
     host = made.host
     try:
         with backup.planned(means, host) as plan:
-            ask_snapshot(kit, replace(plan, ran=False))  # the stop was asked for already
+            ask_snapshot(kit, replace(plan, ran=False), agreed=True)  # the stop was asked for already
             taken = backup.take(means, plan, label=f"before-{made.what}")
     except DeclinedError:
         raise
@@ -163,6 +165,12 @@ def _new_keys(kit: Kit, means: Means, host: Host, done: Done, chosen: bool | Non
     return change
 
 
+def _show_done(kit: Kit, host: Host, done: Done) -> None:
+    kept = f", {done.keys_put_back} of your keys put back" if done.keys_put_back else ""
+    source = done.archive if done.what == "recover" else "the template"
+    kit.screen.good(f"{host.name} is up again from {source}{kept}: a login has proved it. Next: ssh {host.name}")
+
+
 def _show_change(kit: Kit, host: Host, change: Change) -> None:
     old = ", ".join(fingerprint(key) for key in change.old)
     kit.screen.note(f"  the host key of {host.name} in known_hosts: was {old}, is {fingerprint(change.new)}")
@@ -173,9 +181,6 @@ def _finish(kit: Kit, host: Host, came: tuple[Done, Change | None] | ApexError) 
         fleet.show_error(kit, host, came)
         return fleet.finish(kit, [Outcome(host, None, came)], lambda _: {})
     done, renewed = came
-    kept = f", {done.keys_put_back} of your keys put back" if done.keys_put_back else ""
-    source = done.archive if done.what == "recover" else "the template"
-    kit.screen.good(f"{host.name} is up again from {source}{kept}: a login has proved it. Next: ssh {host.name}")
     return fleet.finish(kit, [Outcome(host, done)], lambda value: _value(value, renewed))
 
 
