@@ -86,6 +86,7 @@ echo end
 """
 
 # A rename when the directory allows it: it takes no time and no room. Never a link: tar writes into the same file.
+# The manifest goes first: a cut in between leaves one too many, which counts for nothing, and none too few.
 _ASIDE = """\
 LC_ALL=C; export LC_ALL
 umask 077
@@ -95,9 +96,10 @@ from={source}; to={target}
 copy() {{
   cp -p -- "$from" "$to.part" && cmp -s -- "$from" "$to.part" && mv -n -- "$to.part" "$to" && [ ! -e "$to.part" ]
 }}
+[ -f "$from{note}" ] && cp -p -- "$from{note}" "$to{note}" 2>/dev/null
 if mv -n -- "$from" "$to" 2>/dev/null && [ -f "$to" ] && [ ! -e "$from" ]; then
   echo renamed
-  [ -f "$from{note}" ] && mv -f -- "$from{note}" "$to{note}"
+  rm -f -- "$from{note}"
 else
   rm -f -- "$to.part"
   copy &
@@ -108,9 +110,8 @@ else
   kill "$growth" 2>/dev/null
   if [ "$status" = 0 ]; then
     echo copied
-    [ -f "$from{note}" ] && cp -p -- "$from{note}" "$to{note}"
   else
-    rm -f -- "$to.part"
+    rm -f -- "$to.part" "$to{note}"
     echo 'failed it can neither be renamed nor copied there'
   fi
 fi
@@ -131,13 +132,17 @@ growth() {{
 # The server's own archive can be read by all, or else a recover typed by hand would delete first and fail then.
 _BACK = """\
 from={source}; to={target}
-if [ -f "$from" ] && mv -f -- "$from" "$to"; then
-  echo renamed
-  chmod 644 -- "$to" 2>/dev/null || sudo -n chmod 644 -- "$to" 2>/dev/null
+if [ -f "$from" ]; then
   rm -f -- "$to{note}"
-  [ -f "$from{note}" ] && mv -f -- "$from{note}" "$to{note}"
-else
-  echo 'failed it cannot be renamed'
+  [ -f "$from{note}" ] && cp -p -- "$from{note}" "$to{note}" 2>/dev/null
+  if mv -f -- "$from" "$to"; then
+    echo renamed
+    rm -f -- "$from{note}"
+    chmod 644 -- "$to" 2>/dev/null || sudo -n chmod 644 -- "$to" 2>/dev/null
+  else
+    rm -f -- "$to{note}"
+    echo 'failed it cannot be renamed'
+  fi
 fi
 echo end
 """

@@ -209,8 +209,7 @@ def undo(means: Means, host: Host, entry: Entry) -> None:
     aside = details.get("aside")
     if aside:
         with an_eye(means, host, details["directory"], own=True) as eye:
-            if eye.standing(eye.path) is None:
-                eye.put_back(aside)
+            eye.bring_home(aside)
     means.journal.end(entry)
 
 

@@ -87,8 +87,8 @@ def give_back(means: Means, host: Host, entry: Entry) -> None:
         with an_eye(means, host, entry.details["directory"], own=entry.stage != "unpack") as eye:
             for path, mode in lent:
                 eye.change_mode(path, mode)
-            if home and eye.standing(home) is None:
-                eye.put_back(entry.details["path"])
+            if home:
+                eye.bring_home(entry.details["path"])
     except ApexError as exc:
         paths = ", ".join([path for path, _ in lent] or [entry.details["path"]])
         means.note(f"who may read {paths} could not be changed back: {exc.message}")

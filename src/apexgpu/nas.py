@@ -21,7 +21,8 @@ from apexgpu.transport import Limits, Transport
 LONG = Limits(total=None, silence=None)
 # Our own scripts tell every few seconds how far they are, unless the NAS hangs.
 _READING = Limits(total=None, silence=600)
-_QUICK = Limits(total=120)
+_QUICK = Limits(total=60)
+_ASKING = Limits(total=120)
 _MEASURING = Limits(total=4 * 3600)
 LOOK_EVERY = 5.0
 STILL_LOOKS = 4
@@ -202,11 +203,12 @@ class Eye:
     def set_aside(self, one: Saved, target: str) -> None:
         """Rename (or copy) an archive to `target`; RefusedError when that is not allowed, or it changed meanwhile."""
         # "Nothing there" may be the answer to a second asking, after a drop that hid that the first one worked.
+        # So may "there already" be, where it was copied.
         reply = self.run(scripts.aside(one.path, target), _READING, "copying the archive that is there")
         try:
             answers.moved(reply, self.host.name)
         except RefusedError as exc:
-            if exc.code != "busy" or self.standing(one.path) is not None:
+            if exc.code != "busy":
                 raise
         if self.standing(target) != one.stamp:
             if self.standing(one.path) is None:
@@ -222,6 +224,14 @@ class Eye:
         with suppress(RefusedError):
             answers.moved(self.run(scripts.back(path, self.path)), self.host.name)
         return self.standing(self.path) == stamp
+
+    def bring_home(self, path: str) -> None:
+        """Undo a `set_aside`, where the server has written nothing since; a copy is not needed any more then."""
+        aside, there = self.standing(path), self.standing(self.path)
+        if aside is not None and there is None:
+            self.put_back(path)
+        elif aside is not None and aside == there:
+            self.run(scripts.remove(path, aside))
 
     def write_note(self, path: str, manifest: Manifest) -> bool:
         """Put a manifest beside an archive; False where that may not be written."""
@@ -242,7 +252,7 @@ class Eye:
         return answers.bits(self.run(scripts.mode(path, bits)), self.host.name)
 
 
-def question(link: Transport, host: Host, *words: str, limits: Limits = _QUICK) -> Reply:
+def question(link: Transport, host: Host, *words: str, limits: Limits = _ASKING) -> Reply:
     """A manage command that changes nothing, asked again once when the connection drops."""
     try:
         return manage.ask(link, host, *words, limits=limits, once=True)

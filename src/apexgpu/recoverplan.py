@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from apexgpu import forwards, manage, nas
 from apexgpu.errors import ApexError, RefusedError
 from apexgpu.eyes import an_eye
-from apexgpu.journal import Entry, Work
+from apexgpu.journal import Work
 from apexgpu.models import Host, Target
 from apexgpu.nas import Eye, Means
 from apexgpu.publickeys import parse_all
@@ -72,21 +72,14 @@ def plan(means: Means, host: Host, what: Work, wanted: str | None, *, unverified
         raise RefusedError(f"{archive.name} cannot be trusted: {doubt}; nothing was changed", code="archive_damaged",
                            hint=f"apexgpu snapshots   (then: apexgpu recover {host.name} --from NAME)")  # fmt: skip
     _sendable(archive)
+    details = broken.details if broken else {}
     return Plan(
         host, what, ran, broken is None and tested is not None,
         manage.use(means.link, host) if ran else manage.Use(), archive, tested, doubt, directory,
-        f"{directory}/{host.user}{SUFFIX}", _maps(means, host, broken, ran=ran),
-        authorized or tuple(broken.details.get("authorized", ()) if broken else ()),
+        f"{directory}/{host.user}{SUFFIX}",
+        forwards.there(means.link, host) if ran else tuple(details.get("maps", ())),
+        authorized or tuple(details.get("authorized", ())),
     )  # fmt: skip
-
-
-def _maps(means: Means, host: Host, broken: Entry | None, *, ran: bool) -> tuple[int, ...]:
-    """The port maps to be made again: those of now, those before an interrupted recover, or those before the stop."""
-    if ran:
-        return forwards.there(means.link, host)
-    if broken:
-        return tuple(broken.details.get("maps", ()))
-    return forwards.remembered(means.state_dir, host)
 
 
 def _sendable(archive: Saved) -> None:

@@ -180,6 +180,21 @@ class TestOthers:
         assert digest(copy) == old
         assert copy.stat().st_mode & 0o777 == 0o600
 
+    def test_a_copy_that_is_not_needed_in_the_end_is_taken_away(self, scene: Scene) -> None:
+        no_rename(scene)
+        old = digest(scene.own)
+        scene.hooks.append(Hook("gpu2", "snapshot", before=lambda: scene.lab.fault("gpu2", "iam-down", 1)))
+        assert scene("snapshot", "gpu2", "--yes") == 6
+        assert digest(scene.own) == old
+        assert list(scene.nas.glob("alice*.tar.gz")) == [scene.own]
+        assert scene.snapshots()[0]["verified"]
+
+    def test_a_drop_after_the_copy_was_made_is_got_over(self, scene: Scene) -> None:
+        no_rename(scene)
+        scene.hooks.append(Hook("gpu2", ASIDE, after=lost))
+        assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
+        assert len(scene.good_ones()) == 2
+
     def test_a_drop_while_it_is_put_back_does_not_make_the_words_untrue(self, scene: Scene) -> None:
         old = digest(scene.own)
         scene.lab.fault("gpu2", "nas-full", 1)
@@ -288,3 +303,7 @@ class TestSnapshots:
 
 def replaced(path: Path) -> None:
     path.write_bytes(b"another one")
+
+
+def lost(reply: Reply) -> Reply:
+    raise DroppedError(f"the connection was lost after {len(reply.out)} bytes")

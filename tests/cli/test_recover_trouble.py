@@ -3,16 +3,13 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from apexgpu.errors import DroppedError
 from apexgpu.lab.inprocess import running
-from apexgpu.models import Reply
 from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
-from tests.cli.test_backup_trouble import raising
+from tests.cli.test_backup_trouble import lost, no_rename, raising
 from tests.cli.test_recover import plain_ssh, thesis
 
 UNPACK = rf"recover {TOKEN} /NAS\S+"
@@ -125,6 +122,14 @@ class TestArchive:
         assert old in scene.good_ones()
         assert len(scene.good_ones()) == 2
 
+    def test_where_it_can_only_be_copied_the_copy_goes_again(self, scene: Scene) -> None:
+        no_rename(scene)
+        old = digest(scene.own)
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 0, scene.err
+        assert thesis(scene) == "first"
+        assert list(scene.nas.glob("alice*.tar.gz")) == [scene.own]
+        assert digest(scene.own) == old
+
     def test_afterwards_it_lies_where_it_lay_and_all_can_read_it(self, scene: Scene) -> None:
         old = digest(scene.own)
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 0, scene.err
@@ -226,7 +231,3 @@ class TestCut:
         assert "--from" in scene.err
         assert scene("recover", "gpu2", "--from", f"{NAS}/alice.tar.gz", "--yes") == 0, scene.err
         assert thesis(scene) == "second"
-
-
-def lost(reply: Reply) -> Reply:
-    raise DroppedError(f"the connection was lost after {len(replace(reply).out)} bytes")
