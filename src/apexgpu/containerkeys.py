@@ -93,7 +93,7 @@ def renew(means: Means, host: Host, where: Place) -> Change:
     new = _preferred(keys, where.known)
     for file in where.files:
         if KnownHosts([file]).keys(where.name):
-            knownhosts.add(file, [(where.name, new)], hashed=where.hashed)
+            knownhosts.add(file, [(where.name, new)], hashed=where.hashed or knownhosts.is_hashed(file))
     means.link.run(target, f"sudo -n sh -c '{_USE}' && {{ {_RESTART}; }}", limits=Limits(total=60), once=True)
     manage.await_ssh(means.link, host, means.wait, means.pause)
     change = adopt(where, new)

@@ -221,6 +221,23 @@ class TestCut:
         assert scene("rebuild", "gpu2", "--no-snapshot", "--yes") == 0, scene.err
         assert plain_ssh("gpu2").returncode == 0
 
+    def test_known_hosts_keeps_hashed_names_line_ends_and_strangers(self, scene: Scene) -> None:
+        """A real client with checking on; the file was hashed by ssh-keygen."""
+        file = scene.lab.layout.known_hosts
+        subprocess.run(["ssh-keygen", "-q", "-H", "-f", file], check=True, capture_output=True, timeout=30)
+        key = b"AAAAC3NzaC1lZDI1NTE5AAAAIKHEChdB5LANBdCmZAPaJr0vJNbyT2SqlpSdkkeoASXY"
+        stranger = b"elsewhere.example ssh-ed25519 " + key + b"\r\n"
+        file.write_bytes(file.read_bytes() + stranger)
+        for command in ("rebuild", "recover"):
+            assert scene(command, "gpu2", "--no-snapshot", "--yes") == 0, scene.err
+            said = plain_ssh("gpu2")
+            assert (said.returncode, said.stderr) == (0, "")
+            assert stranger in file.read_bytes()
+            assert b"\n[127." not in file.read_bytes()
+        kept = Path(os.environ["APEXGPU_STATE_DIR"]) / "known_hosts"
+        assert stranger in max(kept.iterdir()).read_bytes()
+        assert len(list(kept.iterdir())) >= 2
+
     def test_an_archive_replaced_after_the_cut_is_not_taken_for_the_tested_one(self, scene: Scene) -> None:
         copy = aside(scene)
         scene.at(UNPACK, "drop")
