@@ -8,10 +8,10 @@ import typer
 
 from apexgpu import backup
 from apexgpu.backup import Plan, Taken
-from apexgpu.commands import fleet
+from apexgpu.commands import fleet, reach
 from apexgpu.commands.hosts import confirm_stop
 from apexgpu.commands.options import Group, OneHost, kit_of
-from apexgpu.errors import ApexError, DeclinedError, RefusedError, UsageError
+from apexgpu.errors import ApexError, DeclinedError, RefusedError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
 from apexgpu.nas import Means
@@ -41,7 +41,7 @@ def snapshot(
     """
     kit = kit_of(ctx)
     label = checked_label(name)
-    one = one_host(kit, host, "snapshot")
+    one = reach.one_host(kit, host, several="apexgpu snapshot HOST   takes one at a time: all write to the same file")
     if undo:
         raise typer.Exit(undo_interrupted(kit, one))
 
@@ -70,15 +70,6 @@ def undo_interrupted(kit: Kit, host: Host) -> int:
         fleet.show_error(kit, host, came)
         return fleet.finish(kit, [Outcome(host, None, came)], lambda _: {})
     return fleet.finish(kit, [Outcome(host, came)], lambda changed: {"changed": changed})
-
-
-def one_host(kit: Kit, name: str, what: str) -> Host:
-    """The one host that a name means; UsageError for a glob that means several."""
-    hosts = kit.hosts([name])
-    if len(hosts) != 1:
-        message = f"{name} means {len(hosts)} hosts, and a {what} is done one at a time"
-        raise UsageError(message, hint=f"apexgpu {what} {hosts[0].name}")
-    return hosts[0]
 
 
 @contextmanager

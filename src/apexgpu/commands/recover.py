@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from apexgpu import backup, containerkeys, manage, recoverplan, recovery
-from apexgpu.commands import fleet, interrupted
-from apexgpu.commands.backup import ask_snapshot, attempt, one_host, show_taken, undo_interrupted, words
+from apexgpu.commands import fleet, interrupted, reach
+from apexgpu.commands.backup import ask_snapshot, attempt, show_taken, undo_interrupted, words
 from apexgpu.commands.hosts import confirm_stop
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.containerkeys import Change
@@ -74,7 +74,7 @@ def _run(
     kit: Kit, name: str, what: Work, source: str | None, unverified: bool, snapshot: bool | None,
     new_host_keys: bool | None, undo: bool,
 ) -> None:  # fmt: skip
-    host = one_host(kit, name, what)
+    host = reach.one_host(kit, name)
     if source is not None and not manage.sendable(source):
         message = f"{source!r} cannot be the name of an archive: a manage shell takes no blanks, quotes or wildcards"
         raise UsageError(message, hint="apexgpu snapshots")
