@@ -201,7 +201,10 @@ class Eye:
         return next(path for path in free if path not in taken)
 
     def set_aside(self, one: Saved, target: str) -> None:
-        """Rename (or copy) an archive to `target`; RefusedError when that is not allowed, or it changed meanwhile."""
+        """Rename (or copy) an archive to `target`; RefusedError when that is not allowed, or it changed meanwhile.
+
+        In both cases it is the caller's to bring home what is there then.
+        """
         # "Nothing there" may be the answer to a second asking, after a drop that hid that the first one worked.
         # So may "there already" be, where it was copied.
         reply = self.run(scripts.aside(one.path, target), _READING, "copying the archive that is there")
@@ -211,8 +214,6 @@ class Eye:
             if exc.code != "busy":
                 raise
         if self.standing(target) != one.stamp:
-            if self.standing(one.path) is None:
-                self.put_back(target)
             raise RefusedError(f"{one.path} was written to while it was set aside", code="busy",
                                hint="wait until the other snapshot has ended; then: apexgpu snapshots")  # fmt: skip
 

@@ -1,7 +1,7 @@
 """What a recover would do: which archive, what reading it to its end says, what is there now. It changes nothing."""
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from posixpath import normpath
 
 from apexgpu import forwards, manage, nas
 from apexgpu.errors import ApexError, RefusedError
@@ -95,8 +95,14 @@ def _archive(eye: Eye, host: Host, what: Work, wanted: str | None, template: str
     if wanted is None:
         return default(seen, host.name, eye.path)
     if wanted.startswith("/"):
-        return next((one for one in seen if one.path == wanted), _at(wanted))
+        path = _absolute(wanted)
+        return next((one for one in seen if one.path == path), _at(path))
     return choose(seen, wanted, host.name)
+
+
+def _absolute(path: str) -> str:
+    """A path by its one name, so that what is compared with it is found, and `/NAS/..` is not taken for the NAS."""
+    return normpath(f"/{path.lstrip('/')}")
 
 
 def _at(path: str) -> Saved:
@@ -109,7 +115,7 @@ def _unseen(host: Host, what: Work, wanted: str | None, template: str, directory
         return _at(template)
     if wanted is None:
         return _at(f"{directory}/{host.user}{SUFFIX}")
-    return _at(wanted if wanted.startswith("/") else f"{directory}/{wanted.removesuffix(SUFFIX)}{SUFFIX}")
+    return _at(_absolute(wanted) if wanted.startswith("/") else f"{directory}/{wanted.removesuffix(SUFFIX)}{SUFFIX}")
 
 
 def _doubt(archive: Saved, tested: Reading) -> str | None:
@@ -117,7 +123,7 @@ def _doubt(archive: Saved, tested: Reading) -> str | None:
         return tested.trouble
     if archive.sha256 and archive.sha256 != tested.sha256:
         return "its SHA-256 is no longer the one that was noted when it was verified"
-    if PurePosixPath(archive.path).parts[1] not in _SHARED:
+    if archive.path.split("/")[1] not in _SHARED:
         return "it does not lie on the NAS, so the server may see another file under this name"
     return None
 

@@ -95,9 +95,10 @@ class TestArchive:
         assert "cannot be sent to a manage shell" in scene.err
         assert_untouched(scene)
 
-    def test_one_that_the_server_may_not_see_is_refused(self, scene: Scene) -> None:
+    @pytest.mark.parametrize("path", ["/home/alice/mine.tar.gz", "/NAS/../home/alice/mine.tar.gz"])
+    def test_one_that_the_server_may_not_see_is_refused(self, scene: Scene, path: str) -> None:
         (scene.home("gpu2") / "mine.tar.gz").write_bytes(scene.own.read_bytes())
-        assert scene("recover", "gpu2", "--from", "/home/alice/mine.tar.gz", "--yes") == 6
+        assert scene("recover", "gpu2", "--from", path, "--yes") == 6
         assert "does not lie on the NAS" in scene.err
         assert_untouched(scene)
 
@@ -106,6 +107,19 @@ class TestArchive:
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 6
         assert "another archive by now than the one that was tested" in scene.err
         assert_untouched(scene)
+
+    @pytest.mark.parametrize("path", ["/", "/NAS", "/NAS/nothere.tar.gz", f"{NAS}"])
+    def test_what_is_no_archive_is_said(self, scene: Scene, path: str) -> None:
+        assert scene("recover", "gpu2", "--from", path, "--yes") == 6
+        assert "sees no archive" in scene.err
+        assert_untouched(scene)
+
+    def test_the_servers_own_archive_is_known_by_any_of_its_names(self, scene: Scene) -> None:
+        moved: list[bool] = []
+        scene.hooks.append(Hook("gpu2", UNPACK, before=lambda: moved.append(not scene.own.exists())))
+        path = "//NAS/Workspaces/./lxc-snapshot//alice.tar.gz"
+        assert scene("recover", "gpu2", "--from", path, "--no-snapshot", "--yes") == 0, scene.err
+        assert moved == [True]
 
     def test_a_snapshot_on_another_host_meanwhile_does_not_overwrite_what_is_unpacked(self, scene: Scene) -> None:
         old = digest(scene.own)
