@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from apexgpu.files import locked
 from apexgpu.lab.inprocess import running
 from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
 from tests.cli.test_backup_trouble import lost, no_rename, raising
@@ -189,6 +190,19 @@ class TestWhatIsThere:
         row = scene.hosts("rebuild", "gpu2", "--no-snapshot", "--yes")["gpu2"]
         assert row["keys_put_back"] == 1
         assert other in (scene.home("gpu2") / ".ssh" / "authorized_keys").read_text()
+
+
+class TestTwice:
+    @pytest.mark.parametrize(
+        ("command", "lock"), [("recover", "gpu2"), ("rebuild", "+archive"), ("snapshot", "+archive")]
+    )
+    def test_a_second_apexgpu_changes_nothing(self, scene: Scene, command: str, lock: str) -> None:
+        """On the same host, or on another one: the archive is the same for all."""
+        with locked(Path(os.environ["APEXGPU_STATE_DIR"]) / "locks" / f"{lock}.lock", what="x"):
+            assert scene(command, "gpu2", "--yes") == 1
+        assert "in use by another apexgpu" in scene.err
+        assert all("TOKEN" not in command for command in scene.sent)
+        assert_untouched(scene)
 
 
 class TestCut:
