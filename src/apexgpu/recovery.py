@@ -209,6 +209,7 @@ def _put_keys_back(means: Means, host: Host, entry: Entry) -> int:
     ]
     if missing:
         lines = " ".join(shlex.quote(line) for line in missing)
-        script = f'umask 077; mkdir -p "$HOME/.ssh" && printf "%s\\n" {lines} >>"$HOME/.ssh/authorized_keys"'
+        # The empty line: the file's last one may lack its end.
+        script = f'umask 077; mkdir -p "$HOME/.ssh" && printf "%s\\n" "" {lines} >>"$HOME/.ssh/authorized_keys"'
         means.link.run(Target(host, "container"), script, limits=Limits(total=60), once=True)
     return len(missing)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from apexgpu import nas, recovery
 from apexgpu.files import locked
 from apexgpu.lab.inprocess import running
 from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
@@ -192,6 +193,14 @@ class TestWhatIsThere:
         assert other in (scene.home("gpu2") / ".ssh" / "authorized_keys").read_text()
 
 
+@pytest.mark.parametrize(
+    ("shown", "seconds"), [(None, 20), ("148K", 20), ("999M", 20), ("1.2G", 25), ("12G", 255), ("120G", 255)]
+)
+def test_how_long_a_rounded_size_must_stay_the_same(shown: str | None, seconds: int) -> None:
+    """`du -h` shows 12G until another whole GiB is there, and a slow tar takes minutes for that."""
+    assert recovery._looks(shown) * nas.LOOK_EVERY == seconds
+
+
 class TestTwice:
     @pytest.mark.parametrize(
         ("command", "lock"), [("recover", "gpu2"), ("rebuild", "+archive"), ("snapshot", "+archive")]
@@ -225,6 +234,16 @@ class TestCut:
         assert scene.state("gpu2") == "RUNNING"
         assert len(scene.good_ones()) == 1
         assert scene.own.exists()
+
+    def test_what_replaces_an_interrupted_one_knows_that_files_are_gone(self, scene: Scene) -> None:
+        scene.at(UNPACK, "drop")
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5
+        scene.at(UNPACK, "iam-down")
+        assert scene("recover", "gpu2", "--from", "first", "--yes") == 6
+        assert "its files are gone or incomplete" in scene.err
+        assert scene.hosts("status")["gpu2"]["interrupted"]["stage"] == "unpack"
+        assert scene("recover", "gpu2", "--from", "first", "--yes") == 0, scene.err
+        assert thesis(scene) == "first"
 
     def test_a_cut_between_the_note_and_the_move_is_found_out(self, scene: Scene) -> None:
         """The archive was noted under the name that it was going to have."""
