@@ -39,10 +39,9 @@ def saw(reply: Reply, host: str, *, directory: str, user: str, hosts: Collection
             seen = (int(match[1]), int(match[2]), int(match[3], 8))
             found.append(archive(user, hosts, f"{directory}/{match[4]}", seen, text))
     free = first.get("free", "")
-    now = first.get("now", "")
     return Sight(
         tuple(sorted((one for one in found if one), key=lambda one: one.created)),
-        int(free) << 10 if free.isdigit() else None, "writable" in first, int(now) if now.isdigit() else 0,
+        int(free) << 10 if free.isdigit() else None, "writable" in first,
     )  # fmt: skip
 
 

@@ -13,7 +13,6 @@ _NOTE_LIMIT = 4000
 _LOOK = """\
 LC_ALL=C; export LC_ALL
 cd {directory} 2>/dev/null || {{ echo nodir; echo end; exit 0; }}
-date '+now %s'
 df -Pk . | awk 'NR==2 {{ print "free " $4 }}'
 probe=.apexgpu-probe.$$
 (: >"$probe") 2>/dev/null && rm -f -- "$probe" && echo writable

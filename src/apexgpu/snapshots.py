@@ -79,12 +79,11 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a container sees of the archives' directory: `free` in bytes, `now` the container's clock."""
+    """What a container sees of the archives' directory; `free` in bytes."""
 
     archives: tuple[Saved, ...]
     free: int | None
     writable: bool
-    now: int
 
 
 @dataclass(frozen=True, slots=True)
