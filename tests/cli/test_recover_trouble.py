@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,6 +200,40 @@ class TestWhatIsThere:
 def test_how_long_a_rounded_size_must_stay_the_same(shown: str | None, seconds: int) -> None:
     """`du -h` shows 12G until another whole GiB is there, and a slow tar takes minutes for that."""
     assert recovery._looks(shown) * nas.LOOK_EVERY == seconds
+
+
+_RELAY = """
+import os, socket, sys, threading
+link = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+def inward():
+    while data := os.read(0, 65536):
+        link.sendall(data)
+threading.Thread(target=inward, daemon=True).start()
+while data := link.recv(65536):
+    os.write(1, data)
+"""
+
+
+@pytest.mark.openssh
+def test_all_of_it_through_the_openssh_client(scene: Scene, tmp_path: Path) -> None:
+    """A ProxyCommand is what paramiko leaves to ssh: a long tar, a cut one, words on stderr, host keys, silence."""
+    relay = tmp_path / "relay.py"
+    relay.write_text(_RELAY)
+    with Path(os.environ["APEXGPU_SSH_CONFIG"]).open("a") as config:
+        config.write(f"    ProxyCommand {sys.executable} {relay} %h %p\n")
+    scene.at(rf"snapshot {TOKEN}", "drop")
+    assert scene("snapshot", "gpu2", "--name", "second", "--yes") == 0, scene.err
+    assert "goes on without us" in scene.err
+    scene.lab.fault("gpu2", "nas-full", 1)
+    assert scene("snapshot", "gpu2", "--yes") == 1
+    assert "No space left" in scene.err
+    scene.at(UNPACK, "reboot")
+    assert scene("recover", "gpu2", "--from", "first", "--no-snapshot", "--yes") == 5
+    assert scene("recover", "gpu2", "--yes") == 0, scene.err
+    assert thesis(scene) == "first"
+    assert scene("rebuild", "gpu2", "--no-snapshot", "--yes") == 0, scene.err
+    assert plain_ssh("gpu2").stderr == ""
+    assert len(scene.good_ones()) == 2
 
 
 class TestTwice:
