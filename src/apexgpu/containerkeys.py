@@ -84,6 +84,7 @@ def renew(means: Means, host: Host, where: Place) -> Change:
     While sshd restarts, both the old and the new key are known, so that no moment locks the user out.
     """
     target = Target(host, "container")
+    means.say("making new host keys in the container")
     reply = means.link.run(target, f"sudo -n sh -c '{_MAKE}'", limits=Limits(total=120), once=True)
     keys = [key for line in reply.out.splitlines() if (key := parse_key(line)) is not None]
     if reply.code or not keys or "end" not in reply.out.split():
