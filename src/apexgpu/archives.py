@@ -12,11 +12,21 @@ from apexgpu.replies import clean, ended, lines, opened, unexpected
 
 _CONFIRM = re.compile(r"^Confirm (snapshot|recover): ssh \S+ \1 ([0-9a-f]{8})(?: (\S+))?$")
 _DU = re.compile(r"^([0-9.]+[KMGTP]?)\t(\S.*)$")
-# What stderr holds when an archive was not written or read whole. `socket ignored` is none of these.
-_TAR_TROUBLE = re.compile(
-    r"Cannot (write|open|read)|not recoverable|^gzip:|du: cannot access|Unexpected EOF|Wrote only|"
-    r"Child returned status|lxc-start:|lxc-attach:|chown: (invalid|cannot)|chmod: cannot|mkdir: cannot|"
-    r"tee: |touch: cannot|quitting now"
+# What stderr holds when an archive was not written, or files were not read whole.
+_NOT_WRITTEN = re.compile(
+    r"^tar(?: \(child\))?: .*(Cannot \w|File shrank|not recoverable|Exiting with failure|Unexpected EOF|Wrote only|"
+    r"Child returned status|[Ee]rror)|^gzip:|du: cannot access|No space left|quota exceeded|Stale|Input/output|Killed"
+)
+# A recover that went well says nothing of these programs at all.
+_NOT_UNPACKED = re.compile(
+    r"^(tar|tar \(child\)|gzip|lxc-\w+|useradd|tee):|chown: (invalid|cannot)|"
+    r"(chmod|mkdir|touch|cp|mv): (cannot|missing)|du: cannot access|"
+    r"No space left|quota exceeded|Stale|Input/output|Killed"
+)
+# Words of tar's about files that are all there: sockets, clocks that differ, headers of a newer tar.
+_HARMLESS = re.compile(
+    r"^tar: .*(socket ignored|door ignored|file changed as we read it|time ?stamp|unknown extended header|"
+    r"Removing leading|Record size)"
 )
 
 
@@ -65,7 +75,7 @@ def _offer(said: list[str], reply: Reply, host: str, verb: str, size: str | None
 def snapshot(reply: Reply, host: str) -> Archive:
     """The answer of `snapshot TOKEN`: `Saved to:` counts only when stderr has no word of trouble."""
     said, _ = opened(reply, host)
-    trouble = _trouble(reply)
+    trouble = _trouble(reply, _NOT_WRITTEN)
     saved = next((line[len("Saved to: ") :] for line in said if line.startswith("Saved to: ")), None)
     size = next((match[1] for match in map(_DU.match, clean(reply.out).split("\n")) if match), None)
     if trouble or (saved is not None and size is None):
@@ -83,7 +93,7 @@ def recover(reply: Reply, host: str) -> Archive:
     if any(line.startswith("Snapshot does not exist") for line in said):
         message = f"{host} finds no snapshot at this path; nothing was changed"
         raise RefusedError(message, hint=f"apexgpu snapshots {host}", code="no_snapshot")
-    trouble = _trouble(reply)
+    trouble = _trouble(reply, _NOT_UNPACKED)
     if trouble:
         message = f"the recover on {host} failed, although the server says it is done: {trouble}"
         raise ApexError(message, hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})", code="recover_bad")
@@ -94,5 +104,5 @@ def recover(reply: Reply, host: str) -> Archive:
     return Archive(sizes[-1][2], sizes[-1][1])
 
 
-def _trouble(reply: Reply) -> str | None:
-    return next((line for line in lines(reply.err) if _TAR_TROUBLE.search(line)), None)
+def _trouble(reply: Reply, kind: re.Pattern[str]) -> str | None:
+    return next((line for line in lines(reply.err) if kind.search(line) and not _HARMLESS.search(line)), None)

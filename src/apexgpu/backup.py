@@ -6,21 +6,29 @@ from `tar` on, the work is finished, now or by the next command.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu import archives, forwards, manage, nas
-from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UnreachableError
+from apexgpu.errors import ApexError, RefusedError, UnreachableError
+from apexgpu.eyes import an_eye
 from apexgpu.files import locked
 from apexgpu.journal import Entry
 from apexgpu.models import Host, Target
-from apexgpu.nas import Eye, Means, an_eye
-from apexgpu.snapshots import UNKNOWN, Manifest, Reading, Saved, name_of, owner, sizes_agree
+from apexgpu.nas import Eye, Means
+from apexgpu.render import size
+from apexgpu.snapshots import Saved, in_bytes
 from apexgpu.transport import refused_key
+from apexgpu.verdict import Lost, Written, judge
 
 TOKENS = 3
-NEVER_SENT = frozenset({"connection_refused", "no_route", "no_name", "no_network"})
-# How long a tar that nobody can see may be running before the container is started to look (seconds).
+# The failures of a command that certainly changed nothing: it was not sent, or refused before it began.
+NOT_BEGUN = frozenset({
+    "connection_refused", "no_route", "no_name", "no_network", "token", "running", "iam_down", "not_registered",
+    "no_rootfs", "no_snapshot", "unknown_command", "word",
+})  # fmt: skip
+# A tar that nobody can see is waited for as long as a slow one takes, and ten minutes at least.
+_SLOW_TAR = 4 << 20  # bytes a second
 _PATIENCE = 600
 
 
@@ -72,7 +80,7 @@ def planned(means: Means, host: Host) -> Iterator[Plan]:
     with an_eye(means, host, directory, own=True) as eye:
         sight = eye.look()
         previous = next((one for one in sight.archives if one.path == eye.path), None)
-        if previous and eye.is_written_to(previous, sight.now):
+        if previous and eye.is_written_to(previous):
             hint = f"wait until that snapshot has ended; then: apexgpu snapshot {host.name}"
             raise RefusedError(f"somebody is writing {eye.path} at this moment", hint=hint, code="busy")
         use = manage.use(means.link, host) if ran else manage.Use()
@@ -91,64 +99,92 @@ def take(means: Means, plan: Plan, *, label: str = "", restart: bool = True, rep
         label=label, maps=list(plan.maps), before=_mark(plan.previous),
     )  # fmt: skip
     try:
-        previous = _keep(plan, allow_loss=replace_previous)
-        if previous is not None:
-            entry = means.journal.reach(entry, "stop", aside=previous.path)
-        if means.runs(host):
+        entry = _keep(means, plan, entry, allow_loss=replace_previous)
+        if _running(means, host):
             means.stop(host)
-        entry, shown, bad = _tar(means, host, entry)
+        entry, written = _tar(means, host, entry)
     except ApexError:
         _undo_at_once(means, host, entry)
         raise
-    return complete(means, host, entry, shown=shown, bad=bad)
+    return complete(means, host, entry, written)
 
 
 def _mark(one: Saved | None) -> list[int] | None:
-    return None if one is None else [one.size, one.created]
+    return None if one is None else list(one.stamp)
 
 
-def _keep(plan: Plan, *, allow_loss: bool) -> Saved | None:
+def _running(means: Means, host: Host) -> bool:
+    """Whether the container runs now; unlike `Means.runs`, with an error where nobody knows."""
+    found = means.status(host).container
+    return found is not None and found.running
+
+
+def _keep(means: Means, plan: Plan, entry: Entry, *, allow_loss: bool) -> Entry:
+    """Set the previous archive aside. Where to is noted first: whatever happens then, it is known where it is."""
     if plan.previous is None:
-        return None
+        return entry
+    target = plan.eye.place_for(plan.previous)
+    noted = means.journal.reach(entry, "stop", aside=target)
+    means.say(f"setting {plan.previous.name} aside")
     try:
-        return plan.eye.set_aside(plan.previous)
+        plan.eye.set_aside(plan.previous, target)
     except RefusedError as exc:
         if exc.code != "not_writable" or not allow_loss:
             raise
-        return None
+        return means.journal.reach(entry, "stop", aside=None)
+    return noted
 
 
-def _tar(means: Means, host: Host, entry: Entry) -> tuple[Entry, str | None, ApexError | None]:
-    """Token and tar: the entry, the size that the server shows, and why its answer says that it is bad.
-
-    An error that is raised means that no tar was started. A dropped connection is waited out.
-    """
+def _tar(means: Means, host: Host, entry: Entry) -> tuple[Entry, Written | Lost]:
+    """Token and tar, and what became of it. An error that is raised means that no tar was started."""
+    means.say("the server measures the files")
+    entry = means.journal.reach(entry, "stop", rootfs=nas.measured(means.link, host))
     for attempt in range(TOKENS):
-        offer = archives.snapshot_offer(nas.question(means.link, host, "snapshot"), host.name)
-        entry = means.journal.reach(entry, "tar", rootfs=offer.size)
-        means.say(f"tar is writing; the files take {offer.size or '?'}{_last_time(entry)}")
+        token = _token(means, host, entry)
+        entry = means.journal.reach(entry, "tar", sent=nas.now())
+        means.say(f"tar is writing; the files take {entry.details['rootfs'] or '?'}{_last_time(entry)}")
         try:
-            reply = manage.ask(means.link, host, "snapshot", offer.token, limits=nas.LONG, once=True)
-            return entry, archives.snapshot(reply, host.name).size, None
-        except UnreachableError as exc:
-            if exc.code in NEVER_SENT:
-                means.journal.reach(entry, "stop")
-                raise
-            means.note(f"{exc.message}; the server's tar goes on without us")
-            return entry, None, None
-        except (RefusedError, LoginError, DeclinedError) as exc:
-            means.journal.reach(entry, "stop")
+            reply = manage.ask(means.link, host, "snapshot", token, limits=nas.LONG, once=True)
+            found = archives.snapshot(reply, host.name)
+            return entry, Written(found.path, found.size)
+        except ApexError as exc:
+            if not never_began(exc):
+                return entry, _came_of_it(means, exc)
+            entry = means.journal.reach(entry, "stop")
             if exc.code != "token" or attempt == TOKENS - 1:
                 raise
             means.note("the token was no longer valid; asking for a new one")
-        except ApexError as exc:
-            return entry, None, exc
     raise AssertionError
+
+
+def never_began(exc: ApexError) -> bool:
+    """Whether a failure proves that the command changed nothing. A lost connection, or unknown words, do not."""
+    return exc.code in NOT_BEGUN or exc.exit_code in {4, 7}
+
+
+def _came_of_it(means: Means, exc: ApexError) -> Written | Lost:
+    if exc.code == "snapshot_bad":
+        return Written(bad=exc)
+    means.note(f"{exc.message}; the server's tar goes on without us" if isinstance(exc, UnreachableError)
+               else exc.message)  # fmt: skip
+    return Lost()
+
+
+def _token(means: Means, host: Host, entry: Entry) -> str:
+    """A token that is seconds old: `recover` prints the same one as `snapshot`, but measures nothing before.
+
+    It also names the file that is concerned, which must be the one that was set aside.
+    """
+    offer = archives.recover_offer(nas.question(means.link, host, "recover"), host.name)
+    if offer.path not in {None, entry.details["path"]}:
+        message = f"{host.name} would write {offer.path}, but {entry.details['path']} is what was looked at"
+        raise RefusedError(message, hint=f"ssh {host.manage_name} recover", code="other_path")
+    return offer.token
 
 
 def _last_time(entry: Entry) -> str:
     before = entry.details["before"]
-    return f", the last archive took {before[0] / 2**20:.1f} MiB" if before else ""
+    return f", the last archive took {size(before[0])}" if before else ""
 
 
 def _undo_at_once(means: Means, host: Host, entry: Entry) -> None:
@@ -171,52 +207,60 @@ def undo(means: Means, host: Host, entry: Entry) -> None:
         means.start(host)
         forwards.put_back(means.link, host, details["maps"], note=means.note)
     aside = details.get("aside")
-    if aside and entry.stage == "stop":
+    if aside:
         with an_eye(means, host, details["directory"], own=True) as eye:
-            if eye.standing(eye.path) is None:
-                eye.put_back(aside)
+            eye.bring_home(aside)
     means.journal.end(entry)
 
 
 def finish(means: Means, host: Host, entry: Entry) -> Taken:
     """Take an interrupted snapshot up where it was cut: wait for its tar, start, test."""
-    if entry.stage == "tar":
-        _await_tar(means, host, entry)
-    return complete(means, host, entry, waited=True)
+    return complete(means, host, entry, Lost())
 
 
-def _await_tar(means: Means, host: Host, entry: Entry) -> None:
-    """Wait until the archive stands still. Starting the container under a tar would make the archive worthless."""
-    try:
-        with an_eye(means, host, entry.details["directory"], own=means.runs(host)) as eye:
-            eye.await_still(entry.details["path"])
-    except RefusedError as exc:
-        if exc.code != "no_eye":
-            raise
-        if nas.now() - entry.began < _PATIENCE:
-            message = f"tar may still be writing the snapshot of {host.name}, and no other container can see it"
-            hint = f"wait 10 minutes (do not start the container); then: apexgpu snapshot {host.name}"
-            raise UnreachableError(message, hint=hint, code="dropped") from None
+def _await_tar(means: Means, host: Host, entry: Entry) -> Lost:
+    """Wait until the archive is whole, or stands still for so long that its tar must be dead.
 
-
-def complete(
-    means: Means, host: Host, entry: Entry, *, shown: str | None = None, bad: ApexError | None = None,
-    waited: bool = False,
-) -> Taken:  # fmt: skip
-    """From a written archive to the verdict: start what ran, test the archive, note what it is.
-
-    `shown` is the size that the server showed; without it, and without `bad`, the answer was lost: what writes is
-    waited for.
+    Starting the container under a tar would make the archive worthless: where it runs all the same, or where nobody
+    could look, that is said.
     """
-    if shown is None and bad is None and not waited:
-        _await_tar(means, host, entry)
+    details = entry.details
+    runs = means.runs(host)
+    try:
+        with an_eye(means, host, details["directory"], own=runs) as eye:
+            before = eye.standing(details["path"])
+            if eye.await_still(details["path"]) is None:
+                return Lost()
+            if runs:
+                means.note(f"the container on {host.name} was started before anybody knew that its tar had ended")
+            found = eye.test(details["path"], looks=nas.PATIENT_LOOKS)
+            return Lost(found, torn=runs and before != found.stamp)
+    except RefusedError as exc:
+        if exc.code not in {"no_eye", "no_snapshot"}:
+            raise
+        if exc.code == "no_eye" and (left := _patience(entry) - (nas.now() - details.get("sent", entry.began))) > 0:
+            minutes = max(1, round(left / 60))
+            message = f"tar may still be writing the snapshot of {host.name}, and no other container can see it"
+            hint = f"wait {minutes} minutes (do not start the container); then: apexgpu snapshot {host.name}"
+            raise UnreachableError(message, hint=hint, code="dropped") from None
+        return Lost(blind=exc.code == "no_eye")
+
+
+def _patience(entry: Entry) -> float:
+    return max(_PATIENCE, (in_bytes(entry.details.get("rootfs") or "") or 0) / _SLOW_TAR)
+
+
+def complete(means: Means, host: Host, entry: Entry, written: Written | Lost) -> Taken:
+    """From an archive that was written, or may be, to the verdict: start what ran, test it, note what it is."""
+    if isinstance(written, Lost) and entry.stage == "tar":
+        written = _await_tar(means, host, entry)
     entry = means.journal.reach(entry, "test")
     details = entry.details
     start_error = _start_again(means, host, entry) if details["ran"] and details["restart"] else None
     with ExitStack() as ending:
         eye = _tester(means, host, entry, ending, start_error)
         means.say("testing the archive: gzip -t, tar -t, SHA-256")
-        saved, noted = _judge(means, eye, host, entry, shown=shown, bad=bad)
+        saved, noted = judge(eye, host, entry, written)
         aside = details.get("aside")
         previous = eye.find(aside) if aside else None
     means.journal.end(entry)
@@ -241,51 +285,3 @@ def _start_again(means: Means, host: Host, entry: Entry) -> ApexError | None:
     except ApexError as exc:
         return exc
     return None
-
-
-def _judge(
-    means: Means, eye: Eye, host: Host, entry: Entry, *, shown: str | None, bad: ApexError | None
-) -> tuple[Saved, bool]:
-    """The archive, tested and noted; ApexError `snapshot_bad` after the previous one is back in its place."""
-    found: Reading | None = None
-    try:
-        found = eye.test(eye.path)
-        trouble = bad.message if bad else found.trouble or _mismatch(found, entry, shown)
-    except RefusedError as exc:
-        if exc.code != "no_snapshot":
-            raise
-        trouble = bad.message if bad else "the server wrote no archive"
-    names = [one.name for one in means.hosts]
-    of = owner(found, host.user, names) if found else None
-    if found and not trouble and of not in {None, host.name}:
-        trouble = f"the archive holds the container of {of}: a snapshot there has overwritten this one"
-    if trouble or found is None:
-        whole = found is not None and (found.moved or (found.trouble is None and of not in {None, host.name}))
-        raise _bad(means, eye, host, entry, trouble or "", whole=whole)
-    manifest = Manifest(host.name, entry.details["label"], found.time, found.size, found.sha256, nas.now())
-    noted = eye.write_note(eye.path, manifest)
-    seen = eye.find(eye.path) or Saved(host.user, UNKNOWN, "", eye.path, found.size, found.time, 0o644)
-    name = name_of(host.user, host.name, found.time, manifest.label)
-    return replace(seen, name=name, host=host.name, label=manifest.label, sha256=found.sha256,
-                   verified=manifest.verified), noted  # fmt: skip
-
-
-def _mismatch(found: Reading, entry: Entry, shown: str | None) -> str | None:
-    if entry.details.get("aside") is None and entry.details["before"] == [found.size, found.time]:
-        return "the archive is the old one: the server wrote nothing"
-    if shown is not None and not sizes_agree(shown, found.size):
-        return f"the server shows {shown}, but the archive that can be seen has {found.size} bytes"
-    return None
-
-
-def _bad(means: Means, eye: Eye, host: Host, entry: Entry, trouble: str, *, whole: bool) -> ApexError:
-    """The error for a bad snapshot. The previous archive replaces what is damaged, but never what is whole."""
-    aside = entry.details.get("aside")
-    kept = "there was no previous one"
-    if aside:
-        kept = f"the previous one is still there: {aside}"
-        if not whole and eye.put_back(aside):
-            kept = f"the previous one is back in its place: {eye.path}"
-    means.journal.end(entry)
-    words = trouble if trouble.startswith("the snapshot on ") else f"the snapshot on {host.name} is bad: {trouble}"
-    return ApexError(f"{words}; {kept}", hint="apexgpu snapshots", code="snapshot_bad")

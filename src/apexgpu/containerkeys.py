@@ -17,12 +17,15 @@ from apexgpu.publickeys import parse_key
 from apexgpu.route import Route
 from apexgpu.transport import Limits
 
+# The old keys stay in use until the new ones are known here: a cut in between locks nobody out.
 _MAKE = (
-    "cd /etc/ssh && mkdir -p old-host-keys && mv -f ssh_host_*_key ssh_host_*_key.pub old-host-keys/ && "
-    "{ ssh-keygen -A || { mv -f old-host-keys/* .; false; }; } && rm -rf old-host-keys && "
+    "d=/etc/ssh/new-host-keys; rm -rf $d && mkdir -m 700 $d && for kind in ed25519 ecdsa rsa; do "
+    "ssh-keygen -q -N \"\" -t $kind -f $d/ssh_host_${kind}_key || exit 1; done; cat $d/*.pub && echo end"
+)
+_USE = (
+    "cd /etc/ssh && rm -f ssh_host_dsa_key ssh_host_dsa_key.pub && mv -f new-host-keys/* . && rmdir new-host-keys && "
     "sha256sum ssh_host_*_key.pub >.apexgpu-host-keys"  # which are its own: a recipe looks
 )
-_SHOW = "cat /etc/ssh/ssh_host_*_key.pub && echo end"
 _RESTART = "sudo -n systemctl restart ssh 2>/dev/null || sudo -n service ssh restart"
 
 
@@ -84,7 +87,8 @@ def renew(means: Means, host: Host, where: Place) -> Change:
     While sshd restarts, both the old and the new key are known, so that no moment locks the user out.
     """
     target = Target(host, "container")
-    reply = means.link.run(target, f"sudo -n sh -c '{_MAKE}' && {_SHOW}", limits=Limits(total=120), once=True)
+    means.say("making new host keys in the container")
+    reply = means.link.run(target, f"sudo -n sh -c '{_MAKE}'", limits=Limits(total=120), once=True)
     keys = [key for line in reply.out.splitlines() if (key := parse_key(line)) is not None]
     if reply.code or not keys or "end" not in reply.out.split():
         said = next((line for line in reversed((reply.out + reply.err).splitlines()) if line.strip()), "nothing")
@@ -93,8 +97,8 @@ def renew(means: Means, host: Host, where: Place) -> Change:
     new = _preferred(keys, where.known)
     for file in where.files:
         if KnownHosts([file]).keys(where.name):
-            knownhosts.add(file, [(where.name, new)], hashed=where.hashed)
-    means.link.run(target, _RESTART, limits=Limits(total=60), once=True)
+            knownhosts.add(file, [(where.name, new)], hashed=where.hashed or knownhosts.is_hashed(file))
+    means.link.run(target, f"sudo -n sh -c '{_USE}' && {{ {_RESTART}; }}", limits=Limits(total=60), once=True)
     manage.await_ssh(means.link, host, means.wait, means.pause)
     change = adopt(where, new)
     manage.await_ssh(means.link, host, means.wait, means.pause)

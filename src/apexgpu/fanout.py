@@ -3,7 +3,7 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from apexgpu.errors import ApexError
 from apexgpu.models import Host, Outcome, T
@@ -27,6 +27,15 @@ def each(
         outcome = _attempt(hosts[0], work)
         on_done(_checked(outcome))
         return [_checked(outcome)]
+    found: dict[str, Outcome[T]] = {}
+    for outcome in arriving(hosts, work, width=width):
+        found[outcome.host.name] = outcome
+        on_done(outcome)
+    return [found[host.name] for host in hosts]
+
+
+def arriving(hosts: Sequence[Host], work: Callable[[Host], T], *, width: int = WIDTH) -> Iterator[Outcome[T]]:
+    """As `each`, but the outcomes as they come, in the caller's thread: who has heard enough may stop listening."""
     waiting: queue.SimpleQueue[Host] = queue.SimpleQueue()
     done: queue.SimpleQueue[Outcome[T] | tuple[Host, BaseException]] = queue.SimpleQueue()
     for host in hosts:
@@ -42,12 +51,8 @@ def each(
 
     for _ in range(min(width, len(hosts))):
         threading.Thread(target=worker, daemon=True).start()
-    found: dict[str, Outcome[T]] = {}
-    while len(found) < len(hosts):
-        outcome = _checked(_next(done))
-        found[outcome.host.name] = outcome
-        on_done(outcome)
-    return [found[host.name] for host in hosts]
+    for _ in hosts:
+        yield _checked(_next(done))
 
 
 def _next(done: queue.SimpleQueue[T]) -> T:

@@ -50,9 +50,9 @@ class Journal:
     def __init__(self, state_dir: Path) -> None:
         self._directory = state_dir / "journal"
 
-    def begin(self, host: str, what: Work, **details: Any) -> Entry:
-        """Note that work begins, at stage `stop`."""
-        return self._write(Entry(host, what, "stop", time.time(), details))
+    def begin(self, host: str, what: Work, *, stage: str = "stop", **details: Any) -> Entry:
+        """Note that work begins; at another stage than `stop` where it takes the place of work that was cut there."""
+        return self._write(Entry(host, what, stage, time.time(), details))
 
     def reach(self, entry: Entry, stage: str, **details: Any) -> Entry:
         """Note a stage before it begins, with what has become known."""
@@ -61,6 +61,15 @@ class Journal:
     def end(self, entry: Entry) -> None:
         """The work is done, or undone."""
         self._path(entry.host).unlink(missing_ok=True)
+
+    def hosts(self) -> list[str]:
+        """The hosts on which something is under way, or was interrupted."""
+        return sorted(path.stem for path in self._directory.glob("*.json"))
+
+    def needed(self) -> set[str]:
+        """The paths of archives that finishing or undoing what was interrupted needs."""
+        found = [entry.details for host in self.hosts() if (entry := self.find(host))]
+        return {str(path) for details in found for key in ("path", "aside", "home") if (path := details.get(key))}
 
     def find(self, host: str) -> Entry | None:
         """What was under way on a host; ConfigError when it was written but cannot be read."""

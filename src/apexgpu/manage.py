@@ -65,10 +65,15 @@ def ask(
 ) -> Reply:
     """Send one manage command. The shell splits on blanks and globs: only plain words may go there."""
     for word in words:
-        if not word or _BLANK & set(word) or any(ord(letter) < 33 or ord(letter) == 127 for letter in word):
+        if not sendable(word):
             message = f"{word!r} cannot be sent to a manage shell"
             raise RefusedError(message, code="word")
     return link.run(Target(host, "manage"), " ".join(words), limits=limits, on_line=on_line, once=once)
+
+
+def sendable(word: str) -> bool:
+    """Whether a word reaches a manage shell as it is: one word, and nothing that a shell reads in it."""
+    return bool(word) and not _BLANK & set(word) and all(letter.isprintable() for letter in word)
 
 
 def only_one(state_dir: Path, host: Host) -> AbstractContextManager[None]:

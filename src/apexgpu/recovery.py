@@ -5,44 +5,25 @@ read to its end, and nothing is called done before a login. `rebuild` is the sam
 """
 
 import shlex
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from apexgpu import archives, containerkeys, forwards, manage, nas
-from apexgpu.backup import NEVER_SENT, TOKENS
+from apexgpu.backup import TOKENS, never_began
 from apexgpu.containerkeys import Change, Place
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UnreachableError
+from apexgpu.eyes import start_for_a_moment
 from apexgpu.journal import Entry, Work
+from apexgpu.lending import give_back, lend
 from apexgpu.models import Host, PublicKey, Target
-from apexgpu.nas import Eye, Means, an_eye
+from apexgpu.nas import Means
 from apexgpu.publickeys import parse_all
-from apexgpu.snapshots import SUFFIX, UNKNOWN, Reading, Saved, choose, default
-from apexgpu.transport import ChangedHostKeyError, Limits, refused_key
+from apexgpu.recoverplan import Plan, read_keys
+from apexgpu.snapshots import in_bytes
+from apexgpu.transport import ChangedHostKeyError, Limits
 
-# Answers to `recover TOKEN PATH` after which every file is where it was.
-_UNTOUCHED = frozenset({"token", "no_snapshot", "iam_down", "running", "not_registered", *NEVER_SENT})
-_AUTHORIZED = 'cat "$HOME/.ssh/authorized_keys" 2>/dev/null; echo; echo end'
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What would replace the container's files, what the test of it said, and what is there now.
-
-    `doubt` is why the archive cannot be trusted, None when it can. `whole` is whether the container is known to be
-    one that is worth a snapshot.
-    """
-
-    host: Host
-    what: Work
-    ran: bool
-    whole: bool
-    use: manage.Use
-    archive: Saved
-    tested: Reading | None
-    doubt: str | None
-    directory: str
-    maps: tuple[int, ...] = ()
-    authorized: tuple[str, ...] = ()
+_SLOW_UNPACKING = 4 << 20  # bytes a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,95 +37,33 @@ class Done:
     archive_keys: bool
 
 
-def plan(means: Means, host: Host, what: Work, wanted: str | None, *, unverified: bool = False) -> Plan:
-    """Choose the archive and test it where a running container sees it; RefusedError when it cannot be trusted.
-
-    With `unverified` the doubt is kept in the plan instead.
-    """
-    found = means.status(host)
-    if found.container is None:
-        raise refused_key(Target(host, "manage"))
-    template = nas.template_path(means.link, host)
-    directory = nas.directory_of(template)
-    ran = found.container.running
-    broken = means.journal.find(host.name)
-    tested: Reading | None = None
-    authorized: tuple[str, ...] = ()
-    own = False
-    try:
-        with an_eye(means, host, directory, own=broken is None or ran) as eye:
-            archive = _archive(eye, host, what, wanted, template)
-            means.say(f"testing {archive.name}: gzip -t, tar -t, SHA-256")
-            tested = eye.test(archive.path)
-            own = eye.host == host
-            authorized = _authorized(means, host) if own else ()
-    except RefusedError as exc:
-        if exc.code != "no_eye":
-            raise
-        archive = _unseen(host, what, wanted, template, directory)
-    doubt = _doubt(archive, tested)
-    if doubt and not unverified:
-        raise RefusedError(f"{archive.name} cannot be trusted: {doubt}; nothing was changed", code="archive_damaged",
-                           hint=f"apexgpu snapshots   (then: apexgpu recover {host.name} --from NAME)")  # fmt: skip
-    details = broken.details if broken else {}
-    return Plan(
-        host, what, ran, own or (broken is None and ran), manage.use(means.link, host) if ran else manage.Use(),
-        archive, tested, doubt, directory, forwards.there(means.link, host) if ran else tuple(details.get("maps", ())),
-        authorized or tuple(details.get("authorized", ())),
-    )  # fmt: skip
-
-
-def _archive(eye: Eye, host: Host, what: Work, wanted: str | None, template: str) -> Saved:
-    if what == "rebuild":
-        return _at(template)
-    seen = eye.look().archives
-    if wanted is None:
-        return default(seen, host.name, eye.path)
-    if wanted.startswith("/"):
-        return next((one for one in seen if one.path == wanted), _at(wanted))
-    return choose(seen, wanted, host.name)
-
-
-def _at(path: str) -> Saved:
-    """An archive of which nothing but its path is known."""
-    return Saved(path.rpartition("/")[2].removesuffix(SUFFIX), UNKNOWN, "", path, 0, 0, 0o644)
-
-
-def _unseen(host: Host, what: Work, wanted: str | None, template: str, directory: str) -> Saved:
-    if what == "rebuild":
-        return _at(template)
-    if wanted is None:
-        return _at(f"{directory}/{host.user}{SUFFIX}")
-    return _at(wanted if wanted.startswith("/") else f"{directory}/{wanted.removesuffix(SUFFIX)}{SUFFIX}")
-
-
-def _doubt(archive: Saved, tested: Reading | None) -> str | None:
-    if tested is None:
-        return "no container of yours is running that could read it"
-    if tested.trouble:
-        return tested.trouble
-    if archive.sha256 and archive.sha256 != tested.sha256:
-        return "its SHA-256 is no longer the one that was noted when it was verified"
-    return None
-
-
-def _authorized(means: Means, host: Host) -> tuple[str, ...]:
-    try:
-        reply = means.link.run(Target(host, "container"), _AUTHORIZED)
-    except ApexError:
-        return ()
-    return tuple(key.line for key in parse_all(reply.out))
-
-
 def execute(means: Means, made: Plan, where: Place) -> Done:
     """Carry a plan out. When it fails, the error says in which state the container is and what to do."""
     host, tested = made.host, made.tested
+    old = means.journal.find(host.name)
+    authorized = made.authorized
+    if made.what == "rebuild" and not made.ran and old is None:
+        authorized = authorized or _keys_of_stopped(means, host)
+    # What was interrupted has replaced files already; how far, nobody knows.
+    stage = "stop" if old is None or old.stage == "stop" else "unpack"
     entry = means.journal.begin(
-        host.name, made.what, path=made.archive.path, name=made.archive.name, directory=made.directory, ran=made.ran,
-        maps=list(made.maps), authorized=list(made.authorized), private=not made.archive.others_can_read,
-        keys=[asdict(key) for key in tested.keys] if tested else [], verified=made.doubt is None,
+        host.name, made.what, stage=stage, path=made.archive.path, name=made.archive.name, directory=made.directory,
+        ran=made.ran, maps=list(made.maps), authorized=list(authorized), server_path=made.server_path,
+        seen=list(tested.stamp) if tested else None, mode=tested.mode if tested else None,
+        keys=[asdict(key) for key in tested.keys] if tested else [],
+        lent=old.details.get("lent", []) if old else [],
     )  # fmt: skip
     return _replace(means, host, entry, where)
+
+
+def _keys_of_stopped(means: Means, host: Host) -> tuple[str, ...]:
+    """The keys in a container that is stopped: only it can tell."""
+    with ExitStack() as ending:
+        try:
+            start_for_a_moment(means, host, ending, why="to keep the keys in it", locked=True)
+        except ApexError:
+            return ()
+        return read_keys(means, host)
 
 
 def finish(means: Means, host: Host, entry: Entry, where: Place) -> Done:
@@ -164,7 +83,7 @@ def undo(means: Means, host: Host, entry: Entry) -> None:
     if entry.details["ran"] and not means.runs(host):
         means.start(host)
         forwards.put_back(means.link, host, entry.details["maps"], note=means.note)
-    _readable(means, host, entry, yes=False)
+    give_back(means, host, entry)
     means.journal.end(entry)
 
 
@@ -173,7 +92,7 @@ def await_unpacked(means: Means, host: Host, entry: Entry) -> None:
     if entry.stage != "unpack":
         return
     last, same = _rootfs(means, host), 0
-    while same < nas.STILL_LOOKS:
+    while same < _looks(last):
         means.pause(nas.LOOK_EVERY)
         now = _rootfs(means, host)
         same = same + 1 if now == last else 0
@@ -181,9 +100,18 @@ def await_unpacked(means: Means, host: Host, entry: Entry) -> None:
         means.say(f"waiting until the server has unpacked: {last or 'nothing yet'}")
 
 
+def _looks(shown: str | None) -> int:
+    """How often the same size has to be seen: `12G` stays so until a slow tar has written another whole GiB."""
+    if shown is None:
+        return nas.STILL_LOOKS
+    number = shown.rstrip("KMGTP")
+    step = (in_bytes(f"1{shown[len(number):]}") or 0) / (10 if "." in number else 1)
+    return max(nas.STILL_LOOKS, round(step / _SLOW_UNPACKING / nas.LOOK_EVERY))
+
+
 def _rootfs(means: Means, host: Host) -> str | None:
     try:
-        return archives.snapshot_offer(nas.question(means.link, host, "snapshot"), host.name).size
+        return nas.measured(means.link, host)
     except RefusedError as exc:
         if exc.code not in {"no_rootfs", "running"}:
             raise
@@ -192,7 +120,7 @@ def _rootfs(means: Means, host: Host) -> str | None:
 
 def _replace(means: Means, host: Host, entry: Entry, where: Place) -> Done:
     try:
-        _readable(means, host, entry, yes=True)
+        entry = lend(means, host, entry)
         if means.runs(host):
             means.stop(host)
         entry = _unpack(means, host, entry)
@@ -224,8 +152,7 @@ def _unpack(means: Means, host: Host, entry: Entry) -> Entry:
                                once=True)  # fmt: skip
             archives.recover(reply, host.name)
         except ApexError as exc:
-            untouched = exc.exit_code in {4, 7} or exc.code in _UNTOUCHED
-            if untouched and not destroyed:
+            if never_began(exc) and not destroyed:
                 entry = means.journal.reach(entry, "stop")
             if exc.code != "token" or attempt == TOKENS - 1:
                 raise
@@ -269,30 +196,20 @@ def _prove(means: Means, host: Host, entry: Entry, where: Place) -> Done:
         raise _told(exc, state, exc.hint or f"apexgpu {entry.what} {host.name}") from None
     put_back = _put_keys_back(means, host, entry) if entry.what == "rebuild" else 0
     forwards.put_back(means.link, host, entry.details["maps"], note=means.note)
-    _readable(means, host, entry, yes=False)
+    give_back(means, host, entry)
     means.journal.end(entry)
     return Done(entry.what, entry.details["name"], change, put_back, bool(keys))
 
 
 def _put_keys_back(means: Means, host: Host, entry: Entry) -> int:
     """Add the keys that were in the container before and that IAM did not send; how many."""
-    now = {key.blob for line in _authorized(means, host) for key in parse_all(line)}
+    now = {key.blob for line in read_keys(means, host) for key in parse_all(line)}
     missing: list[Any] = [
         line for line in entry.details["authorized"] if all(key.blob not in now for key in parse_all(line))
     ]
     if missing:
         lines = " ".join(shlex.quote(line) for line in missing)
-        script = f'umask 077; mkdir -p "$HOME/.ssh" && printf "%s\\n" {lines} >>"$HOME/.ssh/authorized_keys"'
+        # The empty line: the file's last one may lack its end.
+        script = f'umask 077; mkdir -p "$HOME/.ssh" && printf "%s\\n" "" {lines} >>"$HOME/.ssh/authorized_keys"'
         means.link.run(Target(host, "container"), script, limits=Limits(total=60), once=True)
     return len(missing)
-
-
-def _readable(means: Means, host: Host, entry: Entry, *, yes: bool) -> None:
-    """A private copy is opened for the server for the time of a recover, and closed again."""
-    if not entry.details["private"]:
-        return
-    try:
-        with an_eye(means, host, entry.details["directory"], own=entry.stage != "unpack") as eye:
-            eye.change_mode(entry.details["path"], "644" if yes else "600")
-    except ApexError as exc:
-        means.note(f"who may read {entry.details['path']} could not be changed: {exc.message}")

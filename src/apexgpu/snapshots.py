@@ -59,9 +59,14 @@ class Saved:
     verified: int | None = None
 
     @property
+    def stamp(self) -> tuple[int, int]:
+        """Size and time: the same file as long as neither changes."""
+        return self.size, self.created
+
+    @property
     def others_can_read(self) -> bool:
         """Whether the mode lets everybody read, and so recover from, it."""
-        return bool(self.mode & 0o044)
+        return bool(self.mode & 0o004)
 
     def value(self) -> dict[str, Any]:
         """The archive as JSON tells it."""
@@ -74,12 +79,11 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a container sees of the archives' directory: `free` in bytes, `now` the container's clock."""
+    """What a container sees of the archives' directory; `free` in bytes."""
 
     archives: tuple[Saved, ...]
     free: int | None
     writable: bool
-    now: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,8 @@ class Reading:
     """What reading an archive from end to end came to.
 
     `size` and `time` are those after the reading, `moved` is whether they changed meanwhile. `keys` are the
-    public host keys that the archive holds, `hostname` the name of the container that was saved in it.
+    public host keys that the archive holds, `hostname` the name of the container that was saved in it. `mode` are its
+    permission bits, `blocks` the bytes that it takes on the disk.
     """
 
     size: int
@@ -101,6 +106,13 @@ class Reading:
     hostname: str = ""
     keys: tuple[PublicKey, ...] = ()
     said: str = ""
+    mode: int = 0o644
+    blocks: int = 0
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Size and time: the same file as long as neither changes."""
+        return self.size, self.time
 
     @property
     def trouble(self) -> str | None:
@@ -222,13 +234,21 @@ def to_rotate(archives: Sequence[Saved], keep: int) -> list[Saved]:
     return gone
 
 
-def sizes_agree(shown: str, size: int) -> bool:
-    """Whether `du -h`'s figure can be a file of `size` bytes: blocks and rounding make them differ a little."""
+def in_bytes(shown: str) -> int | None:
+    """What `du -h` shows, as bytes; None when it is no size."""
     match = _DU.fullmatch(shown)
-    if match is None:
-        return False
-    told = float(match[1]) * _UNITS[match[2]]
-    return abs(told - size) <= max(0.15 * size, 128 << 10)
+    return round(float(match[1]) * _UNITS[match[2]]) if match else None
+
+
+def sizes_agree(shown: str, found: Reading) -> bool:
+    """Whether the archive that was read can be the one of which the server's `du -h` shows this size.
+
+    It must not be smaller: then a part is missing. It may be bigger, for a NAS that has not yet laid out, or that
+    compresses, what was written shows less. Whether the end is there, gzip and tar have told.
+    """
+    told = in_bytes(shown)
+    biggest = max(found.size, found.blocks)
+    return told is not None and told <= biggest + max(0.15 * biggest, 128 << 10)
 
 
 def owner(tested: Reading, user: str, hosts: Collection[str]) -> str | None:

@@ -6,7 +6,7 @@ Three ways lead there, tried in this order: an open connection (`mux`), paramiko
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -127,7 +127,8 @@ class Connections:
         once: bool = False,
     ) -> Reply:
         """See Transport.run."""
-        limits = limits or self.limits
+        # How long a connection may take is the user's to say (--timeout), whatever the command is.
+        limits = self.limits if limits is None else replace(limits, connect=self.limits.connect)
         if target.port == 0:
             message = f"IAM has no port for {target.user} yet, so there is no container on {target.host.name}"
             raise LoginError(message, hint="apexgpu login")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from apexgpu import configfile, knownhosts, mux, shellstart, sshconfig, tunnels
 from apexgpu.errors import ConfigError
+from apexgpu.journal import Journal
 from apexgpu.process import Runner
 from apexgpu.settings import Settings
 
@@ -54,6 +55,20 @@ def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | 
     for directory in _directories(settings):
         if own := _own(directory):
             found.append(Part("directory", str(directory), partial(_delete, directory, own)))
+    return found
+
+
+def interrupted(settings: Settings) -> list[str]:
+    """What was cut on hosts and only the journal knows of, a sentence each: it goes with the state directory."""
+    journal = Journal(settings.state_dir)
+    found = []
+    for host in journal.hosts():
+        try:
+            entry = journal.find(host)
+        except ConfigError as exc:
+            found.append(exc.message)
+        else:
+            found += [f"{entry.words()}; apexgpu {entry.what} {host} finishes or undoes it"] if entry else []
     return found
 
 

@@ -81,7 +81,7 @@ def _live(request: dict[str, Any], report: Path) -> None:
     from apexgpu.render import Screen
 
     err = io.StringIO()
-    kit = Kit(screen=Screen(out=io.StringIO(), err=err, stdin=Piped(request["stdin"])))
+    kit = Kit(screen=Screen(out=io.StringIO(), err=err, stdin=Piped(request["stdin"])), pause=lambda _: None)
     fate = Fate(request["last"], request["places"])
     sys.addaudithook(fate.hear)
     code = cli.main(request["words"], kit)

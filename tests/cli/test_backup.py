@@ -142,7 +142,7 @@ class TestSnapshotFaults:
         assert scene("snapshots", "verify", "alice") == 1
 
     def test_an_expired_token_is_asked_for_again(self, scene: Scene) -> None:
-        scene.at("snapshot", "expired-token")
+        scene.at("recover", "expired-token")
         assert scene("snapshot", "gpu2", "--yes") == 0
         assert "asking for a new one" in scene.err
 
@@ -276,6 +276,8 @@ class TestDroppedTar:
         assert lonely.hosts("status")["gpu2"]["interrupted"]["stage"] == "tar"
         assert lonely("up", "gpu2") == 6
         assert "would spoil the archive" in lonely.err
+        assert lonely("tunnel", "gpu2", "8888", "--once", "--yes") == 6  # a yes to a start, not to a spoilt archive
+        assert lonely.state("gpu2") == "STOPPED"
         assert lonely("snapshot", "gpu2") == 7
         assert "--undo" in lonely.err
         assert lonely("snapshot", "gpu2", "--yes") == 5

@@ -1,6 +1,5 @@
 """`apexgpu demo`: the whole story, and nothing left behind, also when it is interrupted."""
 
-import io
 import json
 import os
 import signal
@@ -11,10 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from apexgpu.lab.inprocess import running
-from apexgpu.render import Screen
-from apexgpu.story import _Story
 
 DEMO = [str(Path(sys.executable).parent / "apexgpu"), "demo"]
 LIMIT = 100  # seconds for the slowest machine; alone it takes about 7
@@ -48,7 +43,7 @@ def test_the_story_is_told_and_nothing_is_left(scratch: Path, isolated: Path) ->
     assert done.returncode == 0, done.stderr
     for said in (
         "$ apexgpu login alice", "$ apexgpu register gpu2 gpu3", "gpu2 is up. Next: ", "TITAN V", "gpu2 is down",
-        "hello from the container", "Saved to: /NAS/Workspaces/lxc-snapshot/alice.tar.gz",
+        "hello from the container", "the snapshot is good: alice-gpu2-",
     ):  # fmt: skip
         assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -84,13 +79,3 @@ def test_interrupted_it_leaves_nothing_either(scratch: Path, isolated: Path, aft
     assert processes_in(scratch) == []
     assert list(scratch.iterdir()) == []
     assert list(isolated.iterdir()) == []
-
-
-def test_a_token_that_dies_right_after_it_was_printed_does_not_spoil_the_story(tmp_path: Path) -> None:
-    told = io.StringIO()
-    with running(tmp_path / "lab", hosts=1, registered=True) as lab:
-        lab.fault("gpu2", "expired-token", 1)
-        story = _Story(Screen(out=told, err=told), tmp_path, lab.environment, lab.status())
-        story._snapshot("gpu2")
-    assert "Invalid token" in told.getvalue()
-    assert "Saved to: /NAS/Workspaces/lxc-snapshot/alice.tar.gz" in told.getvalue()

@@ -154,7 +154,8 @@ class TestInterruptedRecover:
 
     def test_an_archive_that_breaks_under_the_server_is_told_and_healed_from_another(self, scene: Scene) -> None:
         assert scene("snapshot", "gpu2", "--name", "second", "--yes") == 0
-        scene.hooks.append(Hook("gpu2", UNPACK, before=lambda: os.truncate(scene.own, 1000)))
+        breaks = Hook("gpu2", UNPACK, before=lambda: os.truncate(max(scene.nas.glob("alice*-second.tar.gz")), 1000))
+        scene.hooks.append(breaks)
         assert scene("recover", "gpu2", "--from", "second", "--no-snapshot", "--yes") == 1, scene.err
         assert "is stopped, and its files are gone or incomplete" in scene.err
         assert scene("recover", "gpu2", "--from", "first", "--yes") == 0, scene.err
@@ -243,6 +244,20 @@ class TestAtATerminal:
             child.expect("is up again from alice-gpu2-")
             assert ended(child) == 0
         assert thesis(scene) == "first"
+
+    def test_merely_pressing_enter_saves_what_is_there(self, scene: Scene) -> None:
+        with at_terminal("recover", "gpu2") as child:
+            child.expect("Type gpu2 to go ahead: ")
+            child.sendline("gpu2")
+            child.expect("Stop the running container on gpu2")
+            child.sendline("y")
+            child.expect("Take a snapshot of what is on gpu2 now")
+            child.sendline("")
+            child.expect("the snapshot is good")
+            child.expect("is up again from alice-gpu2-")
+            assert ended(child) == 0
+        assert thesis(scene) == "first"
+        assert len(scene.good_ones()) == 2
 
     def test_what_was_interrupted_is_offered_to_be_finished(self, scene: Scene) -> None:
         scene.at(UNPACK, "drop")

@@ -1,6 +1,7 @@
 """uninstall: what apexgpu wrote goes, what is the user's stays byte for byte, and twice is nothing to do."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from keyring.backend import KeyringBackend
 
 from apexgpu import knownhosts, mux
+from apexgpu.journal import Journal
 from apexgpu.lab import client
 from apexgpu.lab.inprocess import running
 from apexgpu.models import Target
@@ -100,7 +102,9 @@ def test_all_of_it_goes_and_the_rest_is_as_it_was(
     assert not (tmp_path / "state" / "apexgpu").exists()
 
     monkeypatch.delenv("APEXGPU_IAM_URL")  # nothing is asked of anybody
-    assert laptop.json("uninstall") == {"schema": 1, "ok": True, "changed": False, "removed": [], "left": []}
+    assert laptop.json("uninstall") == {
+        "schema": 1, "ok": True, "changed": False, "removed": [], "left": [], "interrupted": [],
+    }  # fmt: skip
     assert laptop("uninstall") == 0
     assert "Nothing to do" in laptop.out
 
@@ -174,6 +178,19 @@ def test_an_include_line_that_was_pasted_is_named(laptop: Product, monkeypatch: 
     path.write_text(f"{line}\n{path.read_text()}")
     assert laptop("uninstall", "--yes") == 0
     assert f"still has the line that you pasted: {line}" in laptop.err
+
+
+def test_what_was_interrupted_on_a_host_is_not_forgotten_in_silence(laptop: Product) -> None:
+    state = Path(os.environ["APEXGPU_STATE_DIR"])
+    entry = Journal(state).begin("gpu2", "snapshot", path="/NAS/a.tar.gz")
+    Journal(state).reach(entry, "tar")
+    (state / "journal" / "gpu3.json").write_text("{")
+    assert laptop("uninstall") == 7
+    assert "a snapshot on gpu2 was interrupted while the server was writing" in laptop.err
+    assert "gpu3.json cannot be read" in laptop.err
+    assert (state / "journal" / "gpu2.json").exists()
+    assert len(laptop.json("uninstall", "--yes")["interrupted"]) == 2
+    assert not state.exists()
 
 
 def test_a_lab_in_the_state_directory_is_ended(laptop: Product, tmp_path: Path) -> None:

@@ -132,6 +132,33 @@ class TestConnections:
 
 
 @openssh
+class TestReboot:
+    def test_a_snapshot_that_was_being_written_is_cut_and_the_host_is_back_with_stopped_containers(
+        self, lab: Lab
+    ) -> None:
+        started(lab)
+        assert manage(lab, "stop").code == 0
+        token = token_of(lab)
+        lab.fault("gpu2", "reboot", 1)
+        said = manage(lab, "snapshot", token)
+        assert said.code == 255
+        assert "Saved to" not in said.out
+        wait_until(lambda: manage(lab, "help").code == 0, lab)
+        assert state_of(lab) == "STOPPED"
+        archive = Path(lab.status()["nas"]) / "Workspaces" / "lxc-snapshot" / "alice.tar.gz"
+        assert subprocess.run(["gzip", "-t", archive], check=False, capture_output=True, timeout=LIMIT).returncode
+
+    def test_any_other_command_meets_it_too(self, lab: Lab) -> None:
+        started(lab)
+        lab.fault("gpu2", "reboot", 1)
+        assert manage(lab, "help").code == 255
+        wait_until(lambda: manage(lab, "help").code == 0, lab)
+        assert state_of(lab) == "STOPPED"
+        started(lab)
+        assert ssh(lab, "gpu2", "true").code == 0
+
+
+@openssh
 class TestManageShell:
     def test_garble(self, lab: Lab) -> None:
         lab.fault("gpu2", "garble", 1)

@@ -305,6 +305,38 @@ def test_offers_carry_token_path_and_size() -> None:
     assert offer == archives.Offer("89019c8a", "/NAS/Workspaces/lxc-snapshot/template.tar.gz")
 
 
+@pytest.mark.parametrize(
+    ("line", "snapshot_bad", "recover_bad"),
+    [
+        ("tar: rootfs/home/alice/Error.sock: socket ignored", False, False),
+        ("tar: rootfs/var/log/syslog: file changed as we read it", False, False),
+        ("tar: rootfs/etc/x: time stamp 2026-01-01 00:00:00 is 3.2 s in the future", False, False),
+        ("tar: Ignoring unknown extended header keyword 'SCHILY.fflags'", False, False),
+        ("tar: rootfs/home/x: Cannot stat: Permission denied", True, True),
+        ("tar: rootfs/home/x: File shrank by 4096 bytes; padding with zeros", True, True),
+        ("tar: rootfs/home/x: Read error at byte 0, while reading 512 bytes: Input/output error", True, True),
+        ("tar: Exiting with failure status due to previous errors", True, True),
+        ("tar (child): /NAS/a.tar.gz: Cannot open: Permission denied", True, True),
+        ("gzip: stdout: Disk quota exceeded", True, True),
+        ("tar: rootfs/dev/null: Cannot mknod: Operation not permitted", True, True),
+        ("tar: something that no rule knows", False, True),
+        ("\x1b[31mgzip: stdin: unexpected end of file\x1b[0m", True, True),
+        ("lxc-start: alice: The container failed to start", False, True),
+    ],
+)  # fmt: skip
+def test_which_words_on_stderr_are_trouble(line: str, snapshot_bad: bool, recover_bad: bool) -> None:
+    found = recordings()
+    for name, read, bad in (("22-snapshot-token", archives.snapshot, snapshot_bad),
+                            ("26-recover-token", archives.recover, recover_bad)):  # fmt: skip
+        reply = Reply(0, found[name]["stdout"], f"{line}\n")
+        if not bad:
+            assert read(reply, "gpu7").path
+            continue
+        with pytest.raises(ApexError) as caught:
+            read(reply, "gpu7")
+        assert caught.value.code in {"snapshot_bad", "recover_bad"}
+
+
 @pytest.mark.parametrize("text", ["", "hello\n", "<html>502</html>", "========== Hi, alice\n", "State:  RUNNING\n"])
 @pytest.mark.parametrize("words", [[], ["help"], ["stop"], ["port"], ["snapshot"], ["snapshot", "x"], ["recover"]])
 def test_unknown_text_is_an_error_that_keeps_the_text(words: list[str], text: str) -> None:

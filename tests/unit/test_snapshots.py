@@ -3,14 +3,18 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
+from apexgpu import archiveanswers as answers
 from apexgpu import archivescripts as scripts
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.models import Reply
@@ -90,12 +94,14 @@ class TestNames:
         assert checked_label("before-upgrade_1.0") == "before-upgrade_1.0"
 
     @pytest.mark.parametrize(
-        ("shown", "size", "agree"),
-        [("68M", 71_000_000, True), ("4.0K", 2250, True), ("68M", 30_000_000, False), ("1.2G", 1_250_000_000, True),
-         ("x", 1, False), ("4.0K", 52_000_000, False)],
+        ("shown", "size", "blocks", "agree"),
+        [("68M", 71_000_000, 0, True), ("4.0K", 2250, 4096, True), ("68M", 30_000_000, 30_001_152, False),
+         ("1.2G", 1_250_000_000, 0, True), ("x", 1, 512, False),
+         ("68M", 35_000_000, 70_000_000, True),  # a NAS that keeps two copies
+         ("512", 52_000_000, 512, True)],  # one that has not laid it out yet
     )  # fmt: skip
-    def test_sizes_are_compared_as_far_as_du_tells_them(self, shown: str, size: int, agree: bool) -> None:
-        assert sizes_agree(shown, size) is agree
+    def test_sizes_are_compared_as_far_as_du_tells_them(self, shown: str, size: int, blocks: int, agree: bool) -> None:
+        assert sizes_agree(shown, replace(GOOD, size=size, blocks=blocks)) is agree
 
 
 class TestManifest:
@@ -180,6 +186,28 @@ def nas(tmp_path: Path) -> Path:
     return tmp_path / "nas"
 
 
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """A directory with an archive, both somebody else's for `as_nobody`."""
+    directory = Path(tempfile.mkdtemp(prefix="nas-"))
+    (directory / "alice.tar.gz").write_text("good")
+    (directory / "alice.tar.gz").chmod(0o644)
+    yield directory
+    directory.chmod(0o755)
+    shutil.rmtree(directory)
+
+
+def as_nobody(script: str) -> Reply:
+    """A script run by one who may not do everything: this user, or nobody where this is root."""
+    who = {"user": 65534, "group": 65534, "extra_groups": []} if ROOT else {}
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False, cwd="/",
+                          **who)  # type: ignore[call-overload]  # as the keywords of Popen
+    return Reply(done.returncode, done.stdout, done.stderr)
+
+
 class TestScripts:
     def test_look_sees_archives_manifests_room_and_whether_it_may_write(self, nas: Path) -> None:
         one = make(nas / "alice.tar.gz", "rootfs/a")
@@ -188,7 +216,7 @@ class TestScripts:
         stat = one.stat()
         note = Manifest("gpu2", "", int(stat.st_mtime), stat.st_size, "c" * 64, 7)
         (nas / "alice.tar.gz.json").write_text(note.text("alice") + "\n")
-        sight = scripts.saw(sh(scripts.look(str(nas), "alice")), "gpu2", directory=str(nas), user="alice",
+        sight = answers.saw(sh(scripts.look(str(nas), "alice")), "gpu2", directory=str(nas), user="alice",
                             hosts=HOSTS)  # fmt: skip
         assert {found.path.rpartition("/")[2] for found in sight.archives} == {
             "alice.tar.gz", "alice-gpu2-20231114T221320Z-o'x y.tar.gz"}  # fmt: skip
@@ -196,16 +224,15 @@ class TestScripts:
         assert own.verified == 7
         assert sight.writable
         assert (sight.free or 0) > 0
-        assert sight.now > 1_700_000_000
         assert not list(nas.glob(".apexgpu-probe*"))
 
     def test_look_where_there_is_nothing(self, nas: Path) -> None:
         with pytest.raises(RefusedError, match="does not see"):
-            scripts.saw(sh(scripts.look(f"{nas}/no", "alice")), "gpu2", directory="x", user="alice", hosts=HOSTS)
+            answers.saw(sh(scripts.look(f"{nas}/no", "alice")), "gpu2", directory="x", user="alice", hosts=HOSTS)
 
     def test_a_good_archive_is_read_to_its_end(self, nas: Path) -> None:
         path = make(nas / "it's.tar.gz", "rootfs/etc/hostname", PUBLIC, "rootfs/b")
-        found = scripts.tested(sh(scripts.test(str(path)), TMPDIR=str(nas)), "gpu2", str(path))
+        found = answers.tested(sh(scripts.test(str(path)), TMPDIR=str(nas)), "gpu2", str(path))
         assert found.trouble is None
         assert (found.size, found.members, found.hostname) == (path.stat().st_size, 4, "gpu2-alice")
         assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -224,31 +251,82 @@ class TestScripts:
                 "cut": data[:middle], "flip": data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :],
                 "garbage": b"not gzip", "empty": b"",
             }[damage])  # fmt: skip
-        assert scripts.tested(sh(scripts.test(str(path))), "gpu2", str(path)).trouble
+        assert answers.tested(sh(scripts.test(str(path))), "gpu2", str(path)).trouble
 
     def test_what_is_missing_or_cut_is_no_result(self, nas: Path) -> None:
         with pytest.raises(RefusedError, match="no archive"):
-            scripts.tested(sh(scripts.test(f"{nas}/no")), "gpu2", "x")
+            answers.tested(sh(scripts.test(f"{nas}/no")), "gpu2", "x")
         for reply in (Reply(0, ""), Reply(0, "before 1 2\ngzip 0\n"), Reply(255, "", "Permission denied")):
             with pytest.raises(ApexError, match="could not look"):
-                scripts.tested(reply, "gpu2", "x")
+                answers.tested(reply, "gpu2", "x")
         with pytest.raises(ApexError, match="no result"):
-            scripts.tested(Reply(0, "gzip 0\nend\n"), "gpu2", "x")
+            answers.tested(Reply(0, "gzip 0\nend\n"), "gpu2", "x")
 
     def test_moving_aside_and_back_takes_the_manifest_along(self, nas: Path) -> None:
         old, new = nas / "alice.tar.gz", nas / "alice-gpu2-x.tar.gz"
         old.write_text("good")
         (nas / "alice.tar.gz.json").write_text("{}")
-        assert scripts.moved(sh(scripts.aside(str(old), str(new))), "gpu2") == "renamed"
+        assert answers.moved(sh(scripts.aside(str(old), str(new))), "gpu2") == "renamed"
         assert (nas / "alice-gpu2-x.tar.gz.json").exists()
         assert new.stat().st_mode & 0o777 == 0o600
-        assert scripts.moved(sh(scripts.aside(str(old), str(new))), "gpu2") is None
+        assert answers.moved(sh(scripts.aside(str(old), str(new))), "gpu2") is None
         old.write_text("bad")
         with pytest.raises(RefusedError):
-            scripts.moved(sh(scripts.aside(str(old), str(new))), "gpu2")
-        assert scripts.moved(sh(scripts.back(str(new), str(old))), "gpu2") == "renamed"
+            answers.moved(sh(scripts.aside(str(old), str(new))), "gpu2")
+        assert answers.moved(sh(scripts.back(str(new), str(old))), "gpu2") == "renamed"
         assert old.read_text() == "good"
         assert sorted(path.name for path in nas.iterdir()) == ["alice.tar.gz", "alice.tar.gz.json"]
+
+    def test_a_name_that_is_taken_is_never_overwritten(self, nas: Path) -> None:
+        old, new = nas / "alice.tar.gz", nas / "taken.tar.gz"
+        old.write_text("old")
+        new.write_text("other")
+        with pytest.raises(RefusedError, match="is there already"):
+            answers.moved(sh(scripts.aside(str(old), str(new))), "gpu2")
+        assert (old.read_text(), new.read_text()) == ("old", "other")
+
+    def test_what_goes_back_to_the_server_can_be_read_by_it(self, nas: Path) -> None:
+        old, new = nas / "alice-gpu2-x.tar.gz", nas / "alice.tar.gz"
+        old.write_text("good")
+        old.chmod(0o600)
+        assert answers.moved(sh(scripts.back(str(old), str(new))), "gpu2") == "renamed"
+        assert new.stat().st_mode & 0o777 == 0o644
+
+    def test_an_archive_may_begin_its_names_with_a_dot(self, nas: Path) -> None:
+        tree = nas / "rootfs" / "etc" / "ssh"
+        tree.mkdir(parents=True)
+        (tree.parent / "hostname").write_text("gpu2-alice\n")
+        (tree / "ssh_host_ed25519_key.pub").write_text(f"{KEY}\n")
+        path = nas / "a.tar.gz"
+        subprocess.run(["tar", "-czf", path, "-C", nas, "./rootfs"], check=True, timeout=30)
+        found = answers.tested(sh(scripts.test(str(path))), "gpu2", str(path))
+        assert found.trouble is None
+        assert (found.hostname, [key.line for key in found.keys], found.mode) == ("gpu2-alice", [KEY], 0o644)
+        assert found.blocks >= found.size
+
+    def test_a_long_reading_tells_how_far_it_is_until_it_stands_still(self, nas: Path) -> None:
+        """`gzip` reads the file, then hangs as on a NAS that is gone; the test lets it go when it has been told of."""
+        path = make(nas / "a.tar.gz", "rootfs/a", text=os.urandom(40_000).hex())
+        tools, gate = nas / "bin", nas / "gate"
+        tools.mkdir()
+        os.mkfifo(gate)
+        waits = f'/bin/gzip -t\nread go <"{gate}"\n'
+        (tools / "gzip").write_text(f'#!/bin/sh\n[ "$1" = -t ] || exec /bin/gzip "$@"\n{waits}')
+        (tools / "sleep").write_text('#!/bin/sh\nexec /bin/sleep 0.02\n')
+        for tool in tools.iterdir():
+            tool.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+        with subprocess.Popen(["sh", "-c", scripts.test(str(path))], stdout=subprocess.PIPE, text=True,
+                              env=environment) as reading:  # fmt: skip
+            assert reading.stdout is not None
+            said = [reading.stdout.readline(), reading.stdout.readline()]
+            gate.write_text("go\n")
+            said += reading.stdout.read().splitlines(keepends=True)
+        found = [answers.position(line) for line in said if answers.position(line) is not None]
+        assert found
+        assert len(found) == len(dict.fromkeys(found)), "a position that does not change is said once"
+        assert answers.tested(Reply(0, "".join(said)), "gpu2", str(path)).trouble is None
+        assert answers.position("free 12") is None
 
     def test_where_a_rename_is_refused_it_is_copied(self, nas: Path) -> None:
         tools = nas / "bin"
@@ -259,22 +337,48 @@ class TestScripts:
         old.write_text("good")
         os.utime(old, (1_700_000_000, 1_700_000_000))
         path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-        assert scripts.moved(sh(scripts.aside(str(old), str(new)), PATH=path), "gpu2") == "copied"
+        assert answers.moved(sh(scripts.aside(str(old), str(new)), PATH=path), "gpu2") == "copied"
         assert old.read_text() == new.read_text() == "good"
         assert int(new.stat().st_mtime) == 1_700_000_000
 
     def test_notes_modes_removal_and_standing(self, nas: Path) -> None:
         one = nas / "a b.tar.gz"
         one.write_text("12345")
-        assert scripts.did(sh(scripts.note(str(one), '{"it\'s": 1}')), "gpu2")
+        assert answers.did(sh(scripts.note(str(one), '{"it\'s": 1}')), "gpu2")
         assert (nas / "a b.tar.gz.json").read_text() == '{"it\'s": 1}\n'
-        assert scripts.did(sh(scripts.mode(str(one), "640")), "gpu2")
+        assert answers.bits(sh(scripts.mode(str(one), 0o640)), "gpu2") == 0o640
         assert one.stat().st_mode & 0o777 == 0o640
-        assert (scripts.standing(sh(scripts.stat(str(one))), "gpu2") or (0, 0))[0] == 5
-        assert scripts.did(sh(scripts.remove(str(one))), "gpu2")
+        assert (answers.standing(sh(scripts.stat(str(one))), "gpu2") or (0, 0))[0] == 5
+        stamp = answers.standing(sh(scripts.stat(str(one))), "gpu2") or (0, 0)
+        with pytest.raises(RefusedError, match="another archive by now"):
+            answers.removed(sh(scripts.remove(str(one), (stamp[0] + 1, stamp[1]))), "gpu2", str(one))
+        assert answers.removed(sh(scripts.remove(str(one), stamp)), "gpu2", str(one))
         assert list(nas.iterdir()) == []
-        assert scripts.standing(sh(scripts.stat(str(one))), "gpu2") is None
-        assert not scripts.did(sh(scripts.mode(str(one), "640")), "gpu2")
+        assert answers.standing(sh(scripts.stat(str(one))), "gpu2") is None
+        assert answers.bits(sh(scripts.mode(str(one), 0o640)), "gpu2") is None
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such modes")
+    def test_a_directory_that_may_not_be_written_is_said_and_nothing_is_moved(self, theirs: Path) -> None:
+        old = theirs / "alice.tar.gz"
+        theirs.chmod(0o555)
+        sight = answers.saw(as_nobody(scripts.look(str(theirs), "alice")), "gpu2", directory=str(theirs), user="alice",
+                            hosts=HOSTS)  # fmt: skip
+        assert (sight.writable, len(sight.archives)) == (False, 1)
+        with pytest.raises(RefusedError, match="neither be renamed nor copied"):
+            answers.moved(as_nobody(scripts.aside(str(old), f"{theirs}/copy.tar.gz")), "gpu2")
+        assert not answers.did(as_nobody(scripts.note(str(old), "{}")), "gpu2")
+        stamp = answers.standing(as_nobody(scripts.stat(str(old))), "gpu2") or (0, 0)
+        assert not answers.removed(as_nobody(scripts.remove(str(old), stamp)), "gpu2", str(old))
+        assert [path.read_text() for path in theirs.iterdir()] == ["good"]
+
+    @pytest.mark.skipif(not ROOT, reason="only root can make files of two users")
+    def test_where_only_the_owner_may_rename_a_copy_is_made_and_made_private(self, theirs: Path) -> None:
+        theirs.chmod(0o1777)
+        old, new = theirs / "alice.tar.gz", theirs / "copy.tar.gz"
+        assert answers.moved(as_nobody(scripts.aside(str(old), str(new))), "gpu2") == "copied"
+        assert old.read_text() == new.read_text() == "good"
+        assert (new.stat().st_mode & 0o777, new.stat().st_uid) == (0o600, 65534)
+        assert answers.bits(as_nobody(scripts.mode(str(old), 0o600)), "gpu2") == 0o644
 
     def test_no_script_links_what_tar_would_write_through(self) -> None:
         assert not re.search(r"\bln\b", scripts.aside("/a", "/b"))

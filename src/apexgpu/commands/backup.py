@@ -8,10 +8,10 @@ import typer
 
 from apexgpu import backup
 from apexgpu.backup import Plan, Taken
-from apexgpu.commands import fleet
+from apexgpu.commands import fleet, reach
 from apexgpu.commands.hosts import confirm_stop
 from apexgpu.commands.options import Group, OneHost, kit_of
-from apexgpu.errors import ApexError, DeclinedError, RefusedError, UsageError
+from apexgpu.errors import ApexError, DeclinedError, RefusedError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
 from apexgpu.nas import Means
@@ -41,7 +41,7 @@ def snapshot(
     """
     kit = kit_of(ctx)
     label = checked_label(name)
-    one = one_host(kit, host)
+    one = reach.one_host(kit, host, several="apexgpu snapshot HOST   takes one at a time: all write to the same file")
     if undo:
         raise typer.Exit(undo_interrupted(kit, one))
 
@@ -62,27 +62,25 @@ def undo_interrupted(kit: Kit, host: Host) -> int:
     """Undo what an earlier command left half done; the exit code."""
     from apexgpu.commands import interrupted
 
-    with working(kit, host, f"putting {host.name} back") as means, backup.alone(kit.state_dir, host):
+    def work(means: Means) -> bool:
         return interrupted.undo(kit, means, host)
 
-
-def one_host(kit: Kit, name: str) -> Host:
-    """The one host that a name means; UsageError for a glob that means several."""
-    hosts = kit.hosts([name])
-    if len(hosts) != 1:
-        message = f"{name} means {len(hosts)} hosts, and this is done one at a time"
-        raise UsageError(message, hint=f"apexgpu snapshot {hosts[0].name}")
-    return hosts[0]
+    came = attempt(kit, host, f"putting {host.name} back", work, answered=True)
+    if isinstance(came, ApexError):
+        fleet.show_error(kit, host, came)
+        return fleet.finish(kit, [Outcome(host, None, came)], lambda _: {})
+    return fleet.finish(kit, [Outcome(host, came)], lambda changed: {"changed": changed})
 
 
 @contextmanager
-def working(kit: Kit, host: Host, what: str) -> Iterator[Means]:
+def working(kit: Kit, host: Host, what: str, *, answered: bool) -> Iterator[Means]:
     """The means for a piece of work, shown as it goes on; Ctrl-C says what is left to do."""
     with kit.screen.working(what) as progress:
         means = Means(
             fleet.Trusting(kit, host), kit.known_hosts, kit.state_dir, kit.pause,
             say=lambda line: progress.say(clean(line).strip().lstrip("= ")),
             note=lambda line: progress.print(lambda: kit.screen.note(f"  {line}")),
+            answered=answered or kit.yes or kit.screen.can_ask,
         )  # fmt: skip
         try:
             yield means
@@ -94,10 +92,10 @@ def working(kit: Kit, host: Host, what: str) -> Iterator[Means]:
             raise
 
 
-def ask_snapshot(kit: Kit, plan: Plan, *, lose: bool = False) -> None:
+def ask_snapshot(kit: Kit, plan: Plan, *, lose: bool = False, agreed: bool = False) -> None:
     """Show what would be replaced and who would be stopped, and ask; RefusedError where the old one cannot be kept.
 
-    With `lose` it is replaced there all the same.
+    With `lose` it is replaced there all the same; `agreed` is that the user has said yes to a snapshot already.
     """
     host, old = plan.host, plan.previous
     if old is not None:
@@ -109,7 +107,8 @@ def ask_snapshot(kit: Kit, plan: Plan, *, lose: bool = False) -> None:
         if plan.free is not None and plan.free < old.size:
             kit.screen.warn(f"the NAS has {size(plan.free)} left, less than the last archive took")
         what = "is kept under a name of its own" if plan.writable else "is REPLACED"
-        kit.confirm(f"Take a snapshot of {host.name}? The archive that is there {what}")
+        if not (agreed and plan.writable):
+            kit.confirm(f"Take a snapshot of {host.name}? The archive that is there {what}")
     if plan.ran:
         confirm_stop(kit, [Outcome(host, plan.use)])
 
@@ -121,10 +120,15 @@ def words(one: Saved) -> str:
     return f"{one.name} ({whose}, {iso(one.created)}, {size(one.size)}, {tested})"
 
 
-def attempt(kit: Kit, host: Host, what: str, work: Callable[[Means], T]) -> T | ApexError:
-    """The work's value, done alone on the host, or its error as a value; a refusal by the user ends the command."""
+def attempt(
+    kit: Kit, host: Host, what: str, work: Callable[[Means], T], *, answered: bool = False
+) -> T | ApexError:
+    """The work's value, done alone on the host, or its error as a value; a refusal by the user ends the command.
+
+    `answered` says that the command line itself is the user's yes.
+    """
     try:
-        with working(kit, host, what) as means, backup.alone(kit.state_dir, host):
+        with working(kit, host, what, answered=answered) as means, backup.alone(kit.state_dir, host):
             return work(means)
     except DeclinedError:
         raise

@@ -89,6 +89,9 @@ def uninstall(ctx: typer.Context) -> None:
     knows_user = bool(kit.settings.user)
     has_password = knows_user and not password_missing(kit)
     parts = removal.parts(kit.settings, kit.runner, password=partial(forget_password, kit) if has_password else None)
+    cut = removal.interrupted(kit.settings)
+    for fact in cut:
+        kit.screen.warn(f"{fact}; after this, nothing here will know of it")
     if parts and not kit.yes:
         for part in parts:
             kit.screen.note(f"  {part.name:<12} {part.what}")
@@ -99,7 +102,9 @@ def uninstall(ctx: typer.Context) -> None:
     facts = removal.left(kit.settings)
     for fact in facts:
         kit.screen.note(f"  left: {fact}")
-    kit.screen.document({"ok": True, "changed": bool(parts), "removed": [part.name for part in parts], "left": facts})
+    kit.screen.document({
+        "ok": True, "changed": bool(parts), "removed": [part.name for part in parts], "left": facts, "interrupted": cut,
+    })  # fmt: skip
     kit.screen.result(_PROGRAM if parts else f"Nothing to do: apexgpu has left nothing here. {_PROGRAM}")
 
 

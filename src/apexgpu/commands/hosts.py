@@ -74,22 +74,24 @@ def up(
     """
     kit = kit_of(ctx)
     chosen = kit.some_hosts(hosts or [], everything)
-    for host in chosen:
-        _not_under_tar(kit, host)
-    raise typer.Exit(fleet.finish(kit, start_all(kit, chosen, wait=wait), _up_value))
+    raise typer.Exit(fleet.finish(kit, start_all(kit, chosen, wait=wait, spoil=kit.yes), _up_value))
 
 
 def _not_under_tar(kit: Kit, host: Host) -> None:
-    """A container must not be started under a tar that may still be saving it."""
+    """A container must not be started under a tar that may still be saving it, or be unpacking it."""
     entry = Journal(kit.state_dir).find(host.name)
-    if entry is not None and entry.stage == "tar" and not kit.yes:
-        message = f"{entry.words()}: a start now would spoil the archive"
-        hint = f"apexgpu snapshot {host.name}   (finishes it; or add --yes)"
+    if entry is not None and entry.stage in {"tar", "unpack"}:
+        what = "spoil the archive" if entry.stage == "tar" else "be one of half a container"
+        message = f"{entry.words()}: a start now would {what}"
+        hint = f"apexgpu {entry.what} {host.name}   (finishes it; or: apexgpu up {host.name} --yes)"
         raise RefusedError(message, hint=hint, code="under_way")
 
 
-def start_all(kit: Kit, hosts: list[Host], *, wait: float = 120) -> list[Outcome[Up]]:
-    """Start on all of `hosts`, and show each as it answers."""
+def start_all(kit: Kit, hosts: list[Host], *, wait: float = 120, spoil: bool = False) -> list[Outcome[Up]]:
+    """Start on all of `hosts`, and show each as it answers.
+
+    `spoil` allows a start under a tar that may be running: only `up --yes` says that, not a yes to anything else.
+    """
     begun: dict[str, Started] = {}
     with kit.screen.working(f"starting on {_names(hosts)}") as progress:
 
@@ -103,6 +105,8 @@ def start_all(kit: Kit, hosts: list[Host], *, wait: float = 120) -> list[Outcome
             progress.print(lambda: _show_up(kit, outcome))
 
         def work(host: Host) -> Up:
+            if not spoil:
+                _not_under_tar(kit, host)
             return manage.up(
                 kit.transport, host, state_dir=kit.state_dir, wait=wait, pause=time.sleep,
                 on_line=lambda line: heard(host, line), begun=begun,

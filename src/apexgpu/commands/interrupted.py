@@ -3,12 +3,11 @@
 from typing import Any
 
 from apexgpu import backup, containerkeys, recovery
-from apexgpu.commands import fleet
 from apexgpu.containerkeys import Place
 from apexgpu.errors import DeclinedError
 from apexgpu.journal import Entry, Work
 from apexgpu.kit import Kit
-from apexgpu.models import Host, Outcome, Target
+from apexgpu.models import Host, Target
 from apexgpu.nas import Means, now
 from apexgpu.render import duration
 
@@ -55,15 +54,15 @@ def _ask(kit: Kit, host: Host, entry: Entry) -> None:
         raise DeclinedError(exc.message, hint=hint, code=exc.code) from None
 
 
-def undo(kit: Kit, means: Means, host: Host) -> int:
-    """Undo what was interrupted; the exit code."""
+def undo(kit: Kit, means: Means, host: Host) -> bool:
+    """Undo what was interrupted; whether there was anything."""
     entry = means.journal.find(host.name)
     if entry is None:
         kit.screen.good(f"{host.name}: nothing was interrupted")
-    else:
-        undo_entry(means, host, entry)
-        kit.screen.good(f"{host.name}: the interrupted {entry.what} is undone")
-    return fleet.finish(kit, [Outcome(host, entry is not None)], lambda changed: {"changed": changed})
+        return False
+    undo_entry(means, host, entry)
+    kit.screen.good(f"{host.name}: the interrupted {entry.what} is undone")
+    return True
 
 
 def undo_entry(means: Means, host: Host, entry: Entry) -> None:

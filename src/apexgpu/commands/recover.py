@@ -5,19 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import backup, containerkeys, recovery
-from apexgpu.commands import fleet, interrupted
-from apexgpu.commands.backup import ask_snapshot, attempt, one_host, show_taken, undo_interrupted, words
+from apexgpu import backup, containerkeys, manage, recoverplan, recovery
+from apexgpu.commands import fleet, interrupted, reach
+from apexgpu.commands.backup import ask_snapshot, attempt, show_taken, undo_interrupted, words
 from apexgpu.commands.hosts import confirm_stop
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.containerkeys import Change
-from apexgpu.errors import ApexError, DeclinedError
+from apexgpu.errors import ApexError, DeclinedError, RefusedError, UsageError
 from apexgpu.journal import Work
 from apexgpu.keys import fingerprint
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
 from apexgpu.nas import Means
-from apexgpu.recovery import Done, Plan
+from apexgpu.recoverplan import Plan
+from apexgpu.recovery import Done
 
 app = Group()
 
@@ -73,7 +74,10 @@ def _run(
     kit: Kit, name: str, what: Work, source: str | None, unverified: bool, snapshot: bool | None,
     new_host_keys: bool | None, undo: bool,
 ) -> None:  # fmt: skip
-    host = one_host(kit, name)
+    host = reach.one_host(kit, name)
+    if source is not None and not manage.sendable(source):
+        message = f"{source!r} cannot be the name of an archive: a manage shell takes no blanks, quotes or wildcards"
+        raise UsageError(message, hint="apexgpu snapshots")
     if undo:
         raise typer.Exit(undo_interrupted(kit, host))
 
@@ -81,8 +85,9 @@ def _run(
         anew = source is not None or what == "rebuild"
         done = interrupted.settle(kit, means, host, wanted=what, anew=anew)
         if not isinstance(done, Done):
-            made = _ask(kit, means, recovery.plan(means, host, what, source, unverified=unverified), snapshot)
+            made = _ask(kit, means, recoverplan.plan(means, host, what, source, unverified=unverified), snapshot)
             done = recovery.execute(means, made, interrupted.place_of(kit, host))
+        _show_done(kit, host, done)
         return done, _new_keys(kit, means, host, done, new_host_keys)
 
     raise typer.Exit(_finish(kit, host, attempt(kit, host, f"{what} of {host.name}", work)))
@@ -95,13 +100,15 @@ def _ask(kit: Kit, means: Means, made: Plan, snapshot: bool | None) -> Plan:
         kit.screen.note(f"  the template: {made.archive.path}; {host.user}'s files in the container will be gone")
     else:
         kit.screen.note(f"  the archive: {words(made.archive)}")
+        if made.tested and made.tested.hostname and not made.archive.name.startswith(host.user):
+            kit.screen.warn(f"it is none of your archives: its container called itself {made.tested.hostname}")
     if made.doubt:
         kit.screen.warn(f"the archive is NOT to be trusted: {made.doubt}")
     kit.confirm_name(host.name, f"All files of your container on {host.name} are deleted and replaced")
     if made.ran:
         confirm_stop(kit, [Outcome(host, made.use)])
     if not made.whole:
-        kit.screen.note("  what is there now is not whole, so no snapshot of it is offered")
+        kit.screen.note("  no snapshot of what is there now is offered: it is not whole, or nobody could test it")
         return made
     return _snapshot_first(kit, means, made) if _wants_snapshot(kit, host, snapshot) else made
 
@@ -109,7 +116,8 @@ def _ask(kit: Kit, means: Means, made: Plan, snapshot: bool | None) -> Plan:
 def _wants_snapshot(kit: Kit, host: Host, chosen: bool | None) -> bool:
     if chosen is not None or kit.yes:
         return chosen is not False
-    return kit.screen.confirm(f"Take a snapshot of what is on {host.name} now, before it is destroyed")
+    answer = kit.screen.ask(f"Take a snapshot of what is on {host.name} now, before it is destroyed? [Y/n]")
+    return answer.lower() not in {"n", "no", "否"}  # what loses nothing is what happens when one merely presses Enter
 
 
 def _snapshot_first(kit: Kit, means: Means, made: Plan) -> Plan:
@@ -117,18 +125,24 @@ def _snapshot_first(kit: Kit, means: Means, made: Plan) -> Plan:
     host = made.host
     try:
         with backup.planned(means, host) as plan:
-            ask_snapshot(kit, replace(plan, ran=False))  # the stop was asked for already
+            ask_snapshot(kit, replace(plan, ran=False), agreed=True)  # the stop was asked for already
             taken = backup.take(means, plan, label=f"before-{made.what}")
     except DeclinedError:
         raise
     except ApexError as exc:
+        if exc.code == "no_rootfs":
+            kit.screen.note(f"  there is nothing to save: {exc.message}")
+            return made
         hint = f"apexgpu {made.what} {host.name} --no-snapshot   (what is there now is lost then)"
         message = f"{exc.message}; the {made.what} was not begun"
         raise type(exc)(message, hint=hint, code=exc.code) from None
     show_taken(kit, host, taken)
-    if taken.previous is not None and made.archive.path == taken.saved.path:
-        return replace(made, archive=replace(taken.previous, name=taken.previous.name))
-    return made
+    if made.archive.path != taken.saved.path:
+        return made
+    if taken.previous is None or made.tested is None or taken.previous.stamp != made.tested.stamp:
+        message = f"the archive that was tested is no longer at {made.archive.path}; the {made.what} was not begun"
+        raise RefusedError(message, hint="apexgpu snapshots", code="archive_changed")
+    return replace(made, archive=taken.previous, tested=replace(made.tested, mode=taken.previous.mode))
 
 
 def _new_keys(kit: Kit, means: Means, host: Host, done: Done, chosen: bool | None) -> Change | None:
@@ -151,6 +165,12 @@ def _new_keys(kit: Kit, means: Means, host: Host, done: Done, chosen: bool | Non
     return change
 
 
+def _show_done(kit: Kit, host: Host, done: Done) -> None:
+    kept = f", {done.keys_put_back} of your keys put back" if done.keys_put_back else ""
+    source = done.archive if done.what == "recover" else "the template"
+    kit.screen.good(f"{host.name} is up again from {source}{kept}: a login has proved it. Next: ssh {host.name}")
+
+
 def _show_change(kit: Kit, host: Host, change: Change) -> None:
     old = ", ".join(fingerprint(key) for key in change.old)
     kit.screen.note(f"  the host key of {host.name} in known_hosts: was {old}, is {fingerprint(change.new)}")
@@ -161,9 +181,6 @@ def _finish(kit: Kit, host: Host, came: tuple[Done, Change | None] | ApexError) 
         fleet.show_error(kit, host, came)
         return fleet.finish(kit, [Outcome(host, None, came)], lambda _: {})
     done, renewed = came
-    kept = f", {done.keys_put_back} of your keys put back" if done.keys_put_back else ""
-    source = done.archive if done.what == "recover" else "the template"
-    kit.screen.good(f"{host.name} is up again from {source}{kept}: a login has proved it. Next: ssh {host.name}")
     return fleet.finish(kit, [Outcome(host, done)], lambda value: _value(value, renewed))
 
 

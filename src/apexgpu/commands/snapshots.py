@@ -8,9 +8,12 @@ from apexgpu.archivescripts import NOTE
 from apexgpu.backup import only_archive
 from apexgpu.commands.backup import words
 from apexgpu.commands.options import Group, ListByDefault, kit_of
-from apexgpu.errors import ApexError
+from apexgpu.errors import ApexError, RefusedError
+from apexgpu.eyes import running_eye
+from apexgpu.journal import Journal
 from apexgpu.kit import Kit
-from apexgpu.nas import Eye, Means, now, running_eye
+from apexgpu.manage import OnLine
+from apexgpu.nas import Eye, Means, now
 from apexgpu.render import size
 from apexgpu.snapshots import UNKNOWN, Manifest, Saved, choose, iso, owner, to_rotate
 
@@ -58,14 +61,16 @@ def verify(ctx: typer.Context, name: Name) -> None:
     Example: apexgpu snapshots verify before-upgrade
     """
     kit = kit_of(ctx)
-    with kit.screen.working("testing"):
-        eye = find_eye(kit)
+    with kit.screen.working("testing") as progress:
+        eye = find_eye(kit, progress.say)
         found = choose(eye.look().archives, name, eye.host.name)
         result = eye.test(found.path)
         trouble = result.trouble
         if found.sha256 and found.sha256 != result.sha256 and not trouble:
             trouble = "its SHA-256 is no longer the one that was noted when it was verified"
         if trouble:
+            # What was noted of it is not true any more, and `keep` must not take it for a good one.
+            eye.unnote(found.path)
             message = f"{found.name} is damaged: {trouble}"
             raise ApexError(message, hint="apexgpu snapshots   (is there another one?)", code="archive_damaged")
         host = found.host if found.host != UNKNOWN else owner(result, kit.user, [one.name for one in kit.known_hosts])
@@ -88,6 +93,9 @@ def remove(ctx: typer.Context, name: Name) -> None:
         eye = find_eye(kit)
         seen = eye.look().archives
         found = choose(seen, name, eye.host.name)
+        if found.path in Journal(kit.state_dir).needed():
+            message = f"{found.name} is needed by what was interrupted"
+            raise RefusedError(message, hint="apexgpu status   (names it, and how to finish or undo it)", code="needed")
         _confirm(kit, [found], seen)
         eye.remove(found)
     kit.screen.good(f"{found.name} is removed")
@@ -107,7 +115,8 @@ def keep(
     with only_archive(kit.state_dir):
         eye = find_eye(kit)
         seen = eye.look().archives
-        gone = to_rotate(seen, count)
+        needed = Journal(kit.state_dir).needed()
+        gone = [one for one in to_rotate(seen, count) if one.path not in needed]
         if gone:
             _confirm(kit, gone, seen)
         for one in gone:
@@ -119,10 +128,9 @@ def keep(
     })  # fmt: skip
 
 
-def find_eye(kit: Kit) -> Eye:
+def find_eye(kit: Kit, say: OnLine = lambda _: None) -> Eye:
     """A running container that sees the archives; nothing is started for it."""
-    note = kit.screen.note
-    return running_eye(Means(kit.transport, kit.known_hosts, kit.state_dir, kit.pause, say=lambda _: None, note=note))
+    return running_eye(Means(kit.transport, kit.known_hosts, kit.state_dir, kit.pause, say=say, note=kit.screen.note))
 
 
 def _confirm(kit: Kit, gone: list[Saved], seen: tuple[Saved, ...]) -> None:

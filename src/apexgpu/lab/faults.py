@@ -15,6 +15,7 @@ HOST_KINDS = MappingProxyType({
     "slow": "connections are answered seconds late",
     "denied": "every public key is refused",
     "drop": "the connection is cut in the middle of the next command",
+    "reboot": "the host restarts in the middle of the next command: what ran is dead, containers are stopped",
     "garble": "the manage shell says something nobody knows",
     "hang": "logins succeed, and the manage shell waits for IAM for ever",
     "iam-down": "the manage shell cannot reach IAM",

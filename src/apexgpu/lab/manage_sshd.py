@@ -71,8 +71,9 @@ class ManageSession(asyncssh.SSHServerSession[bytes]):
         if self._channel is None:
             return
         door = self._door
-        cut = door.world.faults.take(door.host.name, "drop")
-        self._console = ChannelConsole(door, self._channel, tty=self._terminal, cut=cut)
+        reboot = door.world.faults.take(door.host.name, "reboot")
+        cut = reboot or door.world.faults.take(door.host.name, "drop")
+        self._console = ChannelConsole(door, self._channel, tty=self._terminal, cut=cut, reboot=reboot)
         door.spawn(self._answer(self._console, self._channel))
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
@@ -95,7 +96,7 @@ class ManageSession(asyncssh.SSHServerSession[bytes]):
         except ClientGone:
             return
         if console.cutting:
-            self._door.cut()
+            console.strike()
         elif not console.gone:
             channel.exit(code)
 
@@ -112,11 +113,16 @@ class ManageSession(asyncssh.SSHServerSession[bytes]):
 
 
 class ChannelConsole(Console):
-    """A console at the end of an ssh channel; with `cut` the connection ends in the middle of the command."""
+    """A console at the end of an ssh channel; with `cut` the connection ends in the middle of the command.
 
-    def __init__(self, door: Door, channel: asyncssh.SSHServerChannel[bytes], *, tty: bool, cut: bool) -> None:
+    With `reboot` the whole host goes down then, and what the command was doing with it.
+    """
+
+    def __init__(self, door: Door, channel: asyncssh.SSHServerChannel[bytes], *, tty: bool, cut: bool,
+                 reboot: bool) -> None:
         super().__init__(pace=door.world.pace, tty=tty, peer=door.peer)
         self.cutting = cut
+        self._reboot = reboot
         self._door = door
         self._channel = channel
 
@@ -132,4 +138,12 @@ class ChannelConsole(Console):
         if self.cutting and any(middle in text for middle in _MIDDLES):
             self.cutting = False
             self.lose()
-            asyncio.get_running_loop().call_soon(self._door.cut)
+            asyncio.get_running_loop().call_soon(self.strike)
+
+    def strike(self) -> None:
+        """Cut the connection, or take the host down."""
+        self.cutting = False
+        if self._reboot:
+            self.interrupted.set()
+            self._door.world.reboot(self._door.host)
+        self._door.cut()

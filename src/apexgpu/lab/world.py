@@ -1,5 +1,6 @@
 """All state of a lab: who exists, which hosts, accounts and containers, what is broken. One thread, no locks."""
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -19,6 +20,7 @@ from apexgpu.lab.hostkeys import new_key, public_line
 from apexgpu.lab.roster import Roster
 
 WINDOW = 300
+_BOOT = 5
 MAPPED_PORTS = range(11001, 12000)
 
 
@@ -189,6 +191,16 @@ class World:
         for mapping in host.maps:
             if mapping.address == container.address:
                 self.network.unforward(host, mapping.host_port)
+
+    def reboot(self, host: Host) -> None:
+        """Take a host down, and up again after some seconds of its own: maps are gone, containers stay stopped."""
+        for mapping in list(host.maps):
+            self.unforward(host, mapping)
+        for account in host.accounts.values():
+            if account.container and account.container.running:
+                self.halt(host, account.container)
+        self.faults.set(host.name, "dead")
+        asyncio.get_running_loop().call_later(_BOOT * self.pace, self.faults.clear, host.name, "dead")
 
     # -- faults -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,116 @@
+"""SIGKILL at every note that snapshot, recover and rebuild make of where they are: the next command goes on."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from apexgpu.lab.inprocess import running
+from tests.cli.backups import Scene, digest, scene_of
+from tests.cli.newcomer import LIMIT, ROOT
+from tests.cli.test_recover import plain_ssh, thesis
+
+pytestmark = [
+    pytest.mark.openssh,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork"),
+]
+
+
+@dataclass
+class Mortals:
+    """Runs of the program that die at a chosen write to the journal."""
+
+    server: "subprocess.Popen[str]"
+
+    def run(self, *words: str, last: int = 0) -> tuple[bool, int | None, list[str], str]:
+        """Run once: was it killed, its exit code, its writes, its stderr."""
+        journal = str(Path(os.environ["APEXGPU_STATE_DIR"]) / "journal")
+        request = {"words": words, "stdin": "", "last": last, "places": [journal]}
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        said = json.loads(self.server.stdout.readline())
+        return said["killed"], said["code"], said["events"], said["err"]
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
+    """Three hosts; gpu2's container runs and was saved with the file `thesis` as "first"."""
+    with running(tmp_path / "lab", hosts=3, registered=True) as lab:
+        scene = scene_of(lab, monkeypatch, capsys)
+        assert scene("up", "gpu2") == 0, scene.err
+        (scene.home("gpu2") / "thesis").write_text("first")
+        assert scene("snapshot", "gpu2", "--name", "first", "--yes") == 0, scene.err
+        yield scene
+        assert lab.troubles == []
+
+
+@pytest.fixture
+def mortals(scene: Scene, tmp_path: Path) -> Iterator[Mortals]:
+    argv = [sys.executable, "-m", "tests.cli.mortal", str(tmp_path / "report")]
+    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        yield Mortals(server)
+        assert server.stdin is not None
+        server.stdin.close()
+        assert server.wait(LIMIT) == 0
+
+
+def notes(events: list[str]) -> list[int]:
+    """The writes at which the journal changes: before each, the last note stands; after it, the new one."""
+    return [number for number, event in enumerate(events, 1) if event.startswith(("os.rename", "os.remove"))
+            and not (event.startswith("os.remove") and ".tmp" in event)]  # fmt: skip
+
+
+def assert_well(scene: Scene, first: str) -> None:
+    assert first in scene.good_ones()
+    assert scene.state("gpu2") == "RUNNING"
+    assert scene("exec", "gpu2", "--", "true") == 0, scene.err
+    assert not scene.hosts("status")["gpu2"]["interrupted"]
+
+
+def test_a_snapshot_killed_at_every_note(scene: Scene, mortals: Mortals) -> None:
+    first = digest(scene.own)
+    killed, code, events, err = mortals.run("snapshot", "gpu2", "--yes")
+    assert (killed, code) == (False, 0), err
+    assert len(notes(events)) >= 6
+    for last in notes(events):
+        assert mortals.run("snapshot", "gpu2", "--yes", last=last)[0], events[last - 1]
+        assert first in scene.good_ones()
+        assert scene("snapshot", "gpu2", "--yes") == 0, f"after {events[last - 1]}: {scene.err}"
+        assert_well(scene, first)
+
+
+def test_a_snapshot_killed_at_every_note_is_undone(scene: Scene, mortals: Mortals) -> None:
+    first = digest(scene.own)
+    _, _, events, _ = mortals.run("snapshot", "gpu2", "--yes")
+    for last in notes(events):
+        assert mortals.run("snapshot", "gpu2", "--yes", last=last)[0], events[last - 1]
+        assert scene("snapshot", "gpu2", "--undo") == 0, f"after {events[last - 1]}: {scene.err}"
+        assert_well(scene, first)
+        assert scene.own.exists()
+
+
+@pytest.mark.parametrize("command", ["recover", "rebuild"])
+def test_what_replaces_a_container_killed_at_every_note(scene: Scene, mortals: Mortals, command: str) -> None:
+    """From the archive that every snapshot overwrites, or from the template; then finished by the same words."""
+    first = digest(scene.own)
+    words = (command, "gpu2", "--no-snapshot", "--yes")
+    killed, code, events, err = mortals.run(*words)
+    assert (killed, code) == (False, 0), err
+    assert len(notes(events)) >= 4
+    for last in notes(events):
+        (scene.home("gpu2") / "thesis").write_text("second")
+        assert mortals.run(*words, last=last)[0], events[last - 1]
+        assert first in scene.good_ones()
+        assert scene(*words) == 0, f"after {events[last - 1]}: {scene.err}"
+        assert_well(scene, first)
+        assert plain_ssh("gpu2").returncode == 0
+        assert not (scene.home("gpu2") / "thesis").exists() if command == "rebuild" else thesis(scene) == "first"
+        assert digest(scene.own) == first
+        assert scene.own.stat().st_mode & 0o777 == 0o644
