@@ -13,10 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from apexgpu import relay
 from apexgpu.process import child
 
 _READY = b"apexgpu-pulse"
-_REFUSED = re.compile(r"open failed: (?:connect failed: |administratively prohibited: )?(.+)$")
+_REFUSED = re.compile(r"open failed: (?:connect failed: )?(.+)$")
+_FORBIDDEN = "administratively prohibited"
+_PULSES = 4096  # bytes that pulses and keep-alives alone may move while nothing gets through
+_RECENT = 60.0  # seconds for which a refusal is news: whoever wants the port, tries again in that time
 
 
 def argv(
@@ -54,6 +58,11 @@ def moved(pid: int) -> int:
     return (int(fields["rchar"]) + int(fields["wchar"])) // 2
 
 
+def forbidden(reason: str) -> bool:
+    """Whether these words of ssh's mean that the server lets nothing be forwarded."""
+    return _FORBIDDEN in reason
+
+
 class Carrier:
     """The running ssh. `start` returns when the whole way answers; `wait` when it no longer does."""
 
@@ -62,12 +71,17 @@ class Carrier:
         self._words = words
         self._progress = progress
         self._child: asyncio.subprocess.Process | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._readers: list[asyncio.Task[None]] = []
         self._heard = asyncio.Event()
         self._last_heard = 0.0
         self._listening: list[asyncio.Future[None]] = []
         self.last_error = ""
-        self.refused = ""
+        self._refusal, self._refused_at = "", 0.0
+
+    @property
+    def refused(self) -> str:
+        """What the container last said to a connection that it did not take, when that was lately."""
+        return self._refusal if time.monotonic() - self._refused_at < _RECENT else ""
 
     @property
     def pid(self) -> int | None:
@@ -77,15 +91,10 @@ class Carrier:
     async def start(self, limit: float) -> bool:
         """Whether the way is open, within `limit` seconds; `last_error` says why not."""
         self._child = await child(self._words)
-        self._tasks = [asyncio.create_task(self._read_pulse()), asyncio.create_task(self._read_errors())]
-        ended = asyncio.create_task(self._child.wait())
-        answered = asyncio.create_task(self._pulse())
-        self._tasks.append(answered)
-        await asyncio.wait({ended, answered}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        if answered.done() and not ended.done():
-            ended.cancel()
+        self._readers = [asyncio.create_task(self._read_pulse()), asyncio.create_task(self._read_errors())]
+        if await self._answers(limit):
             return True
-        if not ended.done():
+        if self._child.returncode is None:
             self.last_error = f"ssh did not get through within {limit:g} s"
         return False
 
@@ -102,7 +111,7 @@ class Carrier:
                 waiter = asyncio.create_task(nudge.wait())
                 await asyncio.wait({ended, waiter}, timeout=beat, return_when=asyncio.FIRST_COMPLETED)
                 waiter.cancel()
-                if not ended.done() and not await self._alive(ended, patience):
+                if not ended.done() and not await self._alive(patience):
                     self.last_error = f"nothing came through for {patience:g} s"
                     return
         finally:
@@ -118,30 +127,55 @@ class Carrier:
         self._listening.append(future)
         await asyncio.wait({future}, timeout=limit)
 
+    async def forbids(self, probe: "relay.Place", places: Sequence["relay.Place"], limit: float) -> bool:
+        """Whether sshd there forwards to none of `places`, on which ssh listens.
+
+        `probe` leads to a port that nobody has, and is tried first: a program that serves a single connection
+        (gdbserver, `nc -l`) is not to lose it to us.
+        """
+        for place in (probe, *places):
+            self._refusal = ""
+            await relay.tried(place, limit)
+            await self._answers(limit)  # what ssh said about it has come before this
+            if _FORBIDDEN not in self._refusal:
+                self._refusal = ""
+                return False
+        self.last_error = f"{_FORBIDDEN}: its sshd forwards to no such port"
+        return True
+
     async def stop(self) -> None:
         """End ssh, whatever state it is in."""
         if self._child is not None and self._child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._child.kill()
             await self._child.wait()
-        for task in self._tasks:
+        if self._readers:
+            await asyncio.wait(self._readers, timeout=1)  # ssh's last words; a child of its may hold the pipe
+        for task in self._readers:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._readers, return_exceptions=True)
         self._tell()
 
-    async def _alive(self, ended: "asyncio.Task[int]", patience: float) -> bool:
+    async def _alive(self, patience: float) -> bool:
+        """Whether a pulse comes back, or ssh has ended by itself; a full line is given time while bytes move."""
         if self.fresh(min(1.0, patience)):
             return True
-        while not ended.done():
-            before = self._progress()
-            pulse = asyncio.create_task(self._pulse())
-            await asyncio.wait({pulse, ended}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if pulse.done():
+        before = -_PULSES
+        while (now := self._progress()) - before >= _PULSES:
+            before = now
+            if await self._answers(patience):
                 return True
-            pulse.cancel()
-            if self._progress() == before:
-                return ended.done()
-        return True
+        return self._child is None or self._child.returncode is not None
+
+    async def _answers(self, limit: float) -> bool:
+        """Whether a pulse comes back within `limit` seconds, from an ssh that runs on."""
+        assert self._child is not None  # noqa: S101 - start() was called
+        tasks = pulse, ended = asyncio.create_task(self._pulse()), asyncio.create_task(self._child.wait())
+        await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        came = pulse.done() and not ended.done()
+        for task in tasks:
+            task.cancel()
+        return came
 
     async def _pulse(self) -> None:
         """Send one and wait until one is heard."""
@@ -178,6 +212,6 @@ class Carrier:
         while data := await self._child.stderr.read(4096):
             for line in data.decode("utf-8", "replace").splitlines():
                 if found := _REFUSED.search(line):
-                    self.refused = found[1].strip()
+                    self._refusal, self._refused_at = found[1].strip(), time.monotonic()
                 elif line.strip():
                     self.last_error = line.strip()

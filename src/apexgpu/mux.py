@@ -25,6 +25,7 @@ _HELLO, _NEW_SESSION, _TERMINATE, _FORWARD = 0x00000001, 0x10000002, 0x10000005,
 _OK, _EXIT, _OPENED = 0x80000001, 0x80000004, 0x80000006
 _LOCAL = 1
 _IDLE = 180
+_LONGEST = 70  # a socket's path has room for 104 bytes on macOS, and ssh adds 17 of its own while it binds
 _MOST = 32  # masters; each costs about 1.4 MiB and, with a post-quantum exchange, 0.1 s of CPU to open
 
 
@@ -145,15 +146,17 @@ def runtime_directory() -> Path | None:
     except OSError:
         return None
     mine = found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
-    # A socket's path has room for 104 bytes on macOS, and ssh adds 17 of its own while it binds.
-    return path if mine and len(str(path)) < 70 else None
+    return path if mine else None
 
 
 def _runtime_path() -> Path | None:
     if sys.platform == "win32":
         return None
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(base) / "apexgpu" if base else Path(os.environ.get("TMPDIR", "/tmp")) / f"apexgpu-{os.getuid()}"  # noqa: S108
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    own = f"apexgpu-{os.getuid()}"
+    rooms = [Path(base) / "apexgpu"] if base and os.access(base, os.W_OK) else []
+    rooms += [Path(os.environ.get("TMPDIR") or "/tmp") / own, Path("/tmp") / own]  # noqa: S108
+    return next((room for room in rooms if len(str(room)) < _LONGEST), None)
 
 
 def _stamp(config: Path) -> str:

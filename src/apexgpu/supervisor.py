@@ -21,18 +21,22 @@ from pathlib import Path
 from apexgpu import carrier, mux, ports, relay
 from apexgpu.mux import runtime_directory
 
-_CONTROL = "m"
+_CONTROL, _PROBE = "m", "p"
+_NOBODY = 1  # a port on which nobody listens (tcpmux, RFC 1078): what ssh says of it is about ssh
 CONNECTING, UP, WAITING = "connecting", "up", "waiting"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds. `beat`: between pulses of an idle tunnel; `patience`: for a pulse to come back."""
+    """Seconds. `beat`: between pulses of an idle tunnel; `patience`: for a pulse to come back.
+
+    A dead way is found out within the two together, and replaced in one or two more.
+    """
 
     connect: float = 5
     login: float = 20
-    beat: float = 10
-    patience: float = 5
+    beat: float = 3
+    patience: float = 4
     hold: float = 20
     longest_wait: float = 30
 
@@ -54,7 +58,13 @@ def wait_before(attempt: int, longest: float) -> float:
 
 def final(reason: str) -> bool:
     """Whether ssh's last words mean that trying again makes nothing better."""
-    return "host key verification failed" in reason.lower() or "identification has changed" in reason.lower()
+    changed = "host key verification failed" in reason.lower() or "identification has changed" in reason.lower()
+    return changed or carrier.forbidden(reason)
+
+
+def taken_words(port: int) -> str:
+    """The reason of a tunnel that waits for its own port."""
+    return f"port {port} here was taken by another program"
 
 
 class Supervisor:
@@ -119,10 +129,11 @@ class Supervisor:
         closing = asyncio.create_task(self._closing.wait())
         try:
             while not self._closing.is_set():
-                await self._listen()
-                work = asyncio.create_task(self._one_connection())
-                await asyncio.wait({work, closing}, return_when=asyncio.FIRST_COMPLETED)
-                came_up = await _ended(work)
+                came_up = False
+                if await self._listen():
+                    work = asyncio.create_task(self._one_connection())
+                    await asyncio.wait({work, closing}, return_when=asyncio.FIRST_COMPLETED)
+                    came_up = await _ended(work)
                 attempt = 0 if came_up else attempt + 1
                 if self._closing.is_set() or not self._was_up or self._once or final(self.state.reason):
                     break
@@ -136,33 +147,40 @@ class Supervisor:
                 end.abort()
         return self._was_up
 
-    async def _listen(self) -> None:
-        """Take every port that ssh had, or that could not be had the last time."""
-        for number, port in enumerate(self._ports):
-            if self._servers[number] is None:
-                holder = self._holders[number] or ports.take(port)
-                self._holders[number] = None
-                if holder is not None:
-                    self._servers[number] = await relay.listen(holder, self.traffic, self._way(number))
+    async def _listen(self) -> bool:
+        """Take every port that ssh had, or that could not be had the last time; False when one cannot be had now."""
+        lost = [port for number, port in enumerate(self._ports) if not await self._have(number)]
+        if lost:
+            self._become(WAITING, taken_words(lost[0]))
+        return not lost
+
+    async def _have(self, number: int) -> bool:
+        if self._servers[number] is None:
+            holder = self._holders[number] or ports.take(self._ports[number])
+            self._holders[number] = None
+            if holder is not None:
+                self._servers[number] = await relay.listen(holder, self.traffic, self._way(number))
+        return self._servers[number] is not None
 
     async def _one_connection(self) -> bool:
         """One ssh, from its start to its end; whether it came up."""
         self._become(CONNECTING, self.state.reason)
-        directory = runtime_directory() if sys.platform != "win32" else None
-        sockets = Path(tempfile.mkdtemp(prefix=f"t-{os.getpid()}-", dir=directory))
-        self._places = [_free_port() if sys.platform == "win32" else sockets / str(number)
-                        for number in range(len(self._remotes))]  # fmt: skip
+        sockets = Path(tempfile.mkdtemp(prefix=f"t-{os.getpid()}-", dir=runtime_directory()))
+        self._places = [_place(sockets, str(number)) for number in range(len(self._remotes))]
+        probe, nobody = _place(sockets, _PROBE), ports.Remote(_NOBODY)
+        ends = zip([*self._places, probe], [*self._remotes, nobody], strict=True)
         pairs = [(f"127.0.0.1:{place}" if isinstance(place, int) else str(place), remote.target)
-                 for place, remote in zip(self._places, self._remotes, strict=True)]  # fmt: skip
+                 for place, remote in ends]  # fmt: skip
         control = sockets / _CONTROL if self._give else None
         words = carrier.argv(self._where, pairs, connect=self._limits.connect, keepalive=self._limits.patience,
                              control=control)  # fmt: skip
         self._carrier = current = carrier.Carrier(words, progress=lambda: self.moved)
         up = False
         try:
-            up = await current.start(self._limits.login)
+            up = (await current.start(self._limits.login)
+                  and not await current.forbids(probe, self._places, self._limits.patience)
+                  and await self._came_up(control))  # fmt: skip
             if up:
-                self._came_up(control)
                 await current.wait(self._limits.beat, self._limits.patience, self._wanted)
         finally:
             self._up.clear()
@@ -170,33 +188,41 @@ class Supervisor:
             await current.stop()
             shutil.rmtree(sockets, ignore_errors=True)
             if not self._closing.is_set():
-                await self._listen()  # at once: the ports are free now, and could be anybody's
                 self._become(WAITING, current.last_error or "the connection ended")
+                await self._listen()  # at once: the ports are free now, and could be anybody's
         return up
 
-    def _came_up(self, control: Path | None) -> None:
+    async def _came_up(self, control: Path | None) -> bool:
+        """Open the way to those who call; False when a port was lost to another program."""
         self.state.reconnects += self._was_up
         self._was_up = True
         self._up.set()
-        if control is not None:
-            self._give_ports(control)
+        if control is not None and not await self._give_ports(control):
+            return False
         self._become(UP, "")
+        return True
 
-    def _give_ports(self, control: Path) -> None:
-        """Close our socket and let ssh open its own, in less than a millisecond. What fails is kept by us."""
+    async def _give_ports(self, control: Path) -> bool:
+        """Close our sockets and let ssh open its own, in less than a millisecond. What ssh cannot, we go on with.
+
+        False when another program took a port in that time.
+        """
         assert self._carrier is not None  # noqa: S101 - it has come up
         assert self._carrier.pid is not None  # noqa: S101 - it runs
         with contextlib.suppress(OSError):
             self._moved_base = carrier.moved(self._carrier.pid)
         if self._moved_base is None:
-            return
+            return True
         for number, remote in enumerate(self._remotes):
             server = self._servers[number]
             if server is not None:
                 server.close()
             self._servers[number] = None
-            if not mux.forward(control, self._ports[number], remote.name, remote.port, timeout=1):
-                self._holders[number] = ports.take(self._ports[number])
+            given = mux.forward(control, self._ports[number], remote.name, remote.port, timeout=1)
+            if not given and not await self._have(number):
+                self._carrier.last_error = taken_words(self._ports[number])
+                return False
+        return True
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not while somebody wants to use the tunnel: then half a second is all."""
@@ -212,7 +238,7 @@ class Supervisor:
             task.cancel()
 
     def _way(self, number: int) -> relay.Way:
-        async def way() -> Path | int | None:
+        async def way() -> relay.Place | None:
             end = time.monotonic() + self._limits.hold
             while (left := end - time.monotonic()) > 0:
                 if self._up.is_set() and self._carrier is not None:
@@ -252,7 +278,10 @@ async def _ended(work: "asyncio.Task[bool]") -> bool:
         return False
 
 
-def _free_port() -> int:
+def _place(sockets: Path, name: str) -> relay.Place:
+    """Where ssh is to listen for us: a socket among `sockets`, or a port where the system's ssh has none."""
+    if sys.platform != "win32":
+        return sockets / name
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

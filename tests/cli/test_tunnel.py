@@ -186,12 +186,18 @@ def test_uninstall_closes_what_is_open(product: Product) -> None:
             get(made["url"])
 
 
-def test_a_port_that_is_lost_in_the_last_moment_is_another_one() -> None:
-    """`take` binds and does not look before: of two that want one port, one has it."""
-    first = tunnels.take([None], [ports.Remote(23456)])[0]
-    second = tunnels.take([None], [ports.Remote(23456)])[0]
-    assert isinstance(first, socket.socket)
-    assert isinstance(second, socket.socket)
+def test_of_two_that_want_one_port_one_has_it() -> None:
+    """`take` binds and does not look before."""
+
+    def plan(*wanted: int | None, strict: bool = False) -> tunnels.Plan:
+        return tunnels.Plan("gpu7", (), (ports.Remote(23456),) * len(wanted), wanted, strict)
+
+    first, second = tunnels.take(plan(None, None))
     with first, second:
-        assert first.getsockname()[1] != second.getsockname()[1]
-        assert tunnels.take([first.getsockname()[1]], [ports.Remote(23456)]) == [first.getsockname()[1]]
+        number = first.getsockname()[1]
+        assert number != second.getsockname()[1]
+        with tunnels.take(plan(number))[0] as third:  # it was another tunnel's, and need not be the same
+            assert third.getsockname()[1] != number
+        with pytest.raises(tunnels.PortsTakenError) as caught:
+            tunnels.take(plan(number, strict=True))
+        assert caught.value.taken == [number]

@@ -2,19 +2,20 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import typer
 
 from apexgpu import holders, ports, tunnels
+from apexgpu.carrier import forbidden
 from apexgpu.commands import reach
 from apexgpu.commands.options import Group, ListByDefault, OneHost, kit_of
 from apexgpu.errors import ApexError, RefusedError, UnreachableError, UsageError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
 from apexgpu.render import duration, size
-from apexgpu.supervisor import UP, State
+from apexgpu.supervisor import UP, final
 
 app = Group()
 listing = Group(cls=ListByDefault)
@@ -86,26 +87,34 @@ def carry(
         kit.screen.note(f"tunnel {same.id} carries that already; close it with: apexgpu tunnels close {same.id}")
         return _show(kit, same, page, open_browser)
     reach.ready(kit, host)
-    wanted: list[int | None] = [local] * len(remotes)
-    if same is not None and local is None:
-        # It died; whoever has its page open finds it again.
-        wanted = [one.local if ports.free(one.local) else None for one in same.forwards]
-    plan = tunnels.Plan(host.name, tuple(reach.ssh_arguments(kit, host)), tuple(remotes), background, once)
-    if background:
-        _refuse_taken(kit, [number for number in [local] if number is not None and not ports.free(number)])
+    # One that died gives its ports on: whoever has its page open finds it again.
+    wanted = [local] * len(remotes) if same is None else [one.local for one in same.forwards]
+    plan = tunnels.Plan(host.name, tuple(reach.ssh_arguments(kit, host)), tuple(remotes), tuple(wanted),
+                        strict=local is not None, background=background, once=once)  # fmt: skip
+    try:
+        if background:
+            return _show(kit, _started(kit, host, plan, before), page, open_browser)
+        return _foreground(kit, host, plan, page, open_browser)
+    except tunnels.PortsTakenError as exc:
+        raise _taken(kit, exc.taken[0]) from None
+
+
+def _started(kit: Kit, host: Host, plan: tunnels.Plan, others: Sequence[tunnels.Tunnel]) -> tunnels.Tunnel:
+    from apexgpu import background
+
+    try:
         with kit.screen.working(f"opening the tunnel to {host.name}"):
-            made = _reworded(host, lambda: tunnels.start(kit.state_dir, plan, wanted, kit.runner))
-        _say_moved(kit, made, before)
-        return _show(kit, made, page, open_browser)
-    return _foreground(kit, host, plan, wanted, page, open_browser)
+            made = background.start(kit.state_dir, plan, kit.runner)
+    except ApexError as exc:
+        if exc.code != "tunnel_failed":
+            raise
+        raise _failure(host, exc.message) from None
+    _say_moved(kit, made, others)
+    return made
 
 
-def _foreground(
-    kit: Kit, host: Host, plan: tunnels.Plan, wanted: Sequence[int | None], page: Page, open_browser: bool
-) -> None:
-    taken = tunnels.take(wanted, plan.remotes)
-    _refuse_taken(kit, [one for one in taken if isinstance(one, int)])
-    sockets = [one for one in taken if not isinstance(one, int)]
+def _foreground(kit: Kit, host: Host, plan: tunnels.Plan, page: Page, open_browser: bool) -> None:
+    sockets = tunnels.take(plan)
     shown: list[tunnels.Tunnel] = []
 
     def changed(one: tunnels.Tunnel) -> None:
@@ -124,19 +133,19 @@ def _foreground(
     kit.screen.transient(f"opening the tunnel to {host.name} …")
     was_up, last, interrupted = tunnels.carry(
         kit.state_dir, plan, sockets, changed=changed,
-        each_second=lambda one, refused: kit.screen.transient(living(one, refused)) if shown else None,
+        each_second=lambda one: kit.screen.transient(living(one)) if shown else None,
     )  # fmt: skip
     kit.screen.transient("")
     if interrupted is not False:
         raise typer.Exit(130 if interrupted else 0)
-    if not was_up:
-        _fail(host, last)
+    if not was_up or final(last.reason):
+        raise _failure(host, last.reason)
     if last.reason:
         message = f"the connection to {host.name} ended: {last.reason}"
         raise UnreachableError(message, hint=f"apexgpu tunnel {host.name} {plan.remotes[0]}", code="dropped")
 
 
-def living(one: tunnels.Tunnel, refused: str) -> str:
+def living(one: tunnels.Tunnel) -> str:
     """The line that stands on a terminal while a tunnel is carried."""
     urls = " ".join(f"http://127.0.0.1:{each.local}" for each in one.forwards)
     now = time.time()
@@ -144,8 +153,8 @@ def living(one: tunnels.Tunnel, refused: str) -> str:
     parts = [f"{urls} → {one.host}", mood, size(one.carried)]
     if one.reconnects:
         parts.append(f"{one.reconnects} reconnect{'s' if one.reconnects > 1 else ''}")
-    if refused:
-        parts.append(f"the port there said: {refused}")
+    if one.reason and one.state == UP:
+        parts.append(f"the port there said: {one.reason}")
     return " · ".join(parts)
 
 
@@ -160,6 +169,9 @@ def show(ctx: typer.Context) -> None:
     rows = [_row(one, each) for one in found for each in one.forwards]
     if rows:
         kit.screen.table(_HEADER, rows, styles=lambda row: "red" if row[3] == tunnels.DEAD else "")
+        for one in found:
+            if one.reason:
+                kit.screen.note(f"{one.id}: {'the port there said: ' if one.state == UP else ''}{one.reason}")
     else:
         kit.screen.note("no tunnel is open; open one with: apexgpu tunnel HOST PORT")
     kit.screen.document({"ok": True, "tunnels": [value(one) for one in found]})
@@ -195,11 +207,14 @@ def close(
 
 
 def value(one: tunnels.Tunnel) -> dict[str, Any]:
-    """A tunnel as JSON; `local_port` and `remote_port` are those of its first forward."""
+    """A tunnel as JSON; `local_port` and `remote_port` are those of its first forward, times are ISO 8601."""
+    from apexgpu.snapshots import iso
+
     forwards = [{"local_port": each.local, "remote": each.remote, "remote_port": ports.remote(each.remote).port,
                  "url": f"http://127.0.0.1:{each.local}/"} for each in one.forwards]  # fmt: skip
     rest = {key: val for key, val in asdict(one).items() if key not in {"forwards", "carried"}}
-    return {**rest, **forwards[0], "forwards": forwards, "bytes": one.carried}
+    times = {"started": iso(int(one.started)), "since": iso(int(one.since))}
+    return {**rest, **times, **forwards[0], "forwards": forwards, "bytes": one.carried}
 
 
 def _row(one: tunnels.Tunnel, each: tunnels.Carried) -> tuple[str, ...]:
@@ -241,28 +256,20 @@ def _who(kit: Kit, port: int, others: Sequence[tunnels.Tunnel]) -> str:
     return f"your tunnel {own.id}" if own else str(holders.holder(port, kit.runner))
 
 
-def _refuse_taken(kit: Kit, taken: Sequence[int]) -> None:
-    for number in taken:
-        message = f"port {number} here is taken by {_who(kit, number, tunnels.listed(kit.state_dir))}"
-        raise RefusedError(message, hint=f"--local {next(ports.candidates(number + 1))}", code="port_taken")
+def _taken(kit: Kit, number: int) -> RefusedError:
+    message = f"port {number} here is taken by {_who(kit, number, tunnels.listed(kit.state_dir))}"
+    return RefusedError(message, hint=f"--local {next(ports.candidates(number + 1))}", code="port_taken")
 
 
-def _reworded(host: Host, work: Any) -> tunnels.Tunnel:
-    try:
-        made: tunnels.Tunnel = work()
-    except ApexError as exc:
-        if exc.code != "tunnel_failed":
-            raise
-        _fail(host, replace(State(), reason=exc.message))
-    return made
-
-
-def _fail(host: Host, last: State) -> None:
+def _failure(host: Host, reason: str) -> ApexError:
     """The error that ssh's last words stand for."""
-    from apexgpu.openssh_link import failure, raise_failure
+    from apexgpu import openssh_link
 
-    code = failure(last.reason)
+    if forbidden(reason):
+        message = f"the container on {host.name} forbids ssh to forward ports"
+        hint = f"apexgpu ssh {host.name} -- grep -iE 'forwarding|permitopen' /etc/ssh/sshd_config"
+        return RefusedError(message, hint=hint, code="forwarding_forbidden")
+    code = openssh_link.failure(reason)
     if code is not None:
-        raise_failure(Target(host, "container"), code, last.reason)
-    message = f"no tunnel to {host.name}: {last.reason or 'ssh ended'}"
-    raise UnreachableError(message, hint=f"apexgpu doctor {host.name}")
+        return openssh_link.error_of(Target(host, "container"), code, reason)
+    return UnreachableError(f"no tunnel to {host.name}: {reason or 'ssh ended'}", hint=f"apexgpu doctor {host.name}")
