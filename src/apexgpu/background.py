@@ -57,7 +57,10 @@ class _Unwanted(Exception):  # noqa: N818 - nothing is wrong
 
 def _background(order: Path) -> None:
     """What the process in the background does: take the ports, say how it went, carry on."""
-    value = json.loads(order.read_bytes())
+    try:
+        value = json.loads(order.read_bytes())
+    except FileNotFoundError:
+        return
     raw, answer = value["plan"], Path(value["answer"])
     remotes = tuple(ports.Remote(**one) for one in raw["remotes"])
     plan = Plan(**{**raw, "where": tuple(raw["where"]), "wanted": tuple(raw["wanted"]), "remotes": remotes})

@@ -16,10 +16,10 @@ import pytest
 from tests import openssh
 from tests.real.webserver import Wire, serving
 
-from apexgpu import ports
+from apexgpu import mux, ports
 from apexgpu.models import Host, Target
 from apexgpu.route import config_arguments, target_arguments
-from apexgpu.supervisor import UP, Limits, Supervisor
+from apexgpu.supervisor import UP, WAITING, Limits, State, Supervisor
 
 QUICK = Limits(connect=5, login=20, beat=1, patience=2, hold=30, longest_wait=30)
 
@@ -58,6 +58,12 @@ class Tunnel:
 
     def await_down(self) -> None:
         assert self._down.wait(30)
+
+    def await_reason(self, words: str) -> None:
+        end = time.monotonic() + 30
+        while words not in self.supervisor.state.reason:
+            assert time.monotonic() < end
+            os.sched_yield()
 
     def get(self, timeout: float = 30) -> bytes:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=timeout) as answer:
@@ -169,6 +175,32 @@ def test_two_tunnels_with_one_wanted_port(server: openssh.OpenSSH, give: bool) -
     ):  # fmt: skip
         assert (first.get(), second.get()) == (b"one", b"two")
         assert first.port != second.port
+
+
+def test_a_port_that_is_lost_in_the_hand_over_is_waited_for(
+    server: openssh.OpenSSH, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program takes it in the moment in which neither we nor ssh have it."""
+    real, thieves = mux.forward, list[socket.socket]()
+
+    def robbed(path: Path, port: int, name: str, there: int, *, timeout: float = 3) -> bool:
+        if not thieves:
+            thieves.append(socket.create_server(("127.0.0.1", port)))
+        return real(path, port, name, there, timeout=timeout)
+
+    monkeypatch.setattr(mux, "forward", robbed)
+    with serving() as port, tunnel(where(server), port, give=True) as made:
+        made.await_reason("here was taken by another program")
+        assert made.supervisor.state.state == WAITING
+        thieves[0].close()
+        assert made.get_soon() == b"training"
+
+
+def test_what_ssh_cannot_listen_on_we_carry_ourselves(server: openssh.OpenSSH, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mux, "forward", lambda *words, **more: False)
+    with serving() as port, tunnel(where(server), port, give=True) as made:
+        assert made.get() == b"training"
+        assert made.supervisor.state == State(UP, made.supervisor.state.since)
 
 
 def test_nobody_listens_there_yet(server: openssh.OpenSSH, give: bool) -> None:

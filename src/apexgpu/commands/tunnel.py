@@ -194,9 +194,9 @@ def close(
     found = tunnels.listed(kit.state_dir)
     known = {one.id for one in found} | {one.host for one in found} | {host.name for host in kit.known_hosts}
     for name in names or ():
-        if name not in known:
-            message = f"there is no tunnel {name}"
-            raise UsageError(message, hint="apexgpu tunnels")
+        host, _, number = name.rpartition("-")
+        if name not in known and not (host in known and number.isdigit()):  # an ID that is closed: nothing to do
+            raise UsageError(f"there is no tunnel {name}", hint="apexgpu tunnels")
     chosen = [one for one in found if everything or one.id in (names or ()) or one.host in (names or ())]
     for one in chosen:
         tunnels.close(kit.state_dir, one)
