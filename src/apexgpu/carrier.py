@@ -77,6 +77,8 @@ class Carrier:
         self._listening: list[asyncio.Future[None]] = []
         self.last_error = ""
         self._refusal, self._refused_at = "", 0.0
+        self._counted_from: int | None = None
+        self._pulses = self._cost = self._carried = 0
 
     @property
     def refused(self) -> str:
@@ -143,14 +145,38 @@ class Carrier:
         self.last_error = f"{_FORBIDDEN}: its sshd forwards to no such port"
         return True
 
-    async def stop(self) -> None:
-        """End ssh, whatever state it is in."""
+    async def count(self, limit: float) -> bool:
+        """Begin to count what ssh carries; False where the system does not tell. Takes a pulse, to leave ours out."""
+        assert self._child is not None  # noqa: S101 - start() was called
+        try:
+            before = moved(self._child.pid)
+            await self._answers(limit)
+            self._counted_from = moved(self._child.pid)
+        except OSError:
+            return False
+        self._cost, self._pulses = self._counted_from - before, 0
+        return True
+
+    @property
+    def carried(self) -> int:
+        """Bytes carried since `count`, our own pulses left out; once ssh has ended, the last number seen."""
+        if self._counted_from is not None and self._child is not None and self._child.returncode is None:
+            with contextlib.suppress(OSError):
+                now = moved(self._child.pid) - self._counted_from - self._pulses * self._cost
+                self._carried = max(self._carried, now)
+        return self._carried
+
+    async def end(self) -> None:
+        """End ssh, whatever state it is in; its ports are free then."""
         if self._child is not None and self._child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._child.kill()
             await self._child.wait()
+
+    async def last_words(self) -> None:
+        """After `end`: read what ssh still had to say."""
         if self._readers:
-            await asyncio.wait(self._readers, timeout=1)  # ssh's last words; a child of its may hold the pipe
+            await asyncio.wait(self._readers, timeout=1)  # a child of ssh may hold the pipe
         for task in self._readers:
             task.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
@@ -182,6 +208,7 @@ class Carrier:
         assert self._child is not None  # noqa: S101 - only called between start and stop
         assert self._child.stdin is not None  # noqa: S101 - it is a pipe
         self._heard.clear()
+        self._pulses += 1
         with contextlib.suppress(ConnectionError):
             self._child.stdin.write(_READY + b"\n")
             await self._child.stdin.drain()

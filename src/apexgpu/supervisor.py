@@ -90,8 +90,7 @@ class Supervisor:
         self._holders: list[socket.socket | None] = list(holders)
         self._servers: list[asyncio.Server | None] = [None] * len(holders)
         self._limits, self._once, self._give, self._changed = limits, once, give, changed
-        self._moved_before = 0
-        self._moved_base: int | None = None
+        self._moved_before = self._passed_before = 0
         self.state = State()
         self.traffic = relay.Traffic()
         self._carrier: carrier.Carrier | None = None
@@ -113,11 +112,8 @@ class Supervisor:
     @property
     def moved(self) -> int:
         """Bytes carried: counted where they pass through us, else as the system counts those of ssh."""
-        now = 0
-        if self._moved_base is not None and self.ssh_pid is not None:
-            with contextlib.suppress(OSError):
-                now = max(0, carrier.moved(self.ssh_pid) - self._moved_base)
-        return self.traffic.total + self._moved_before + now
+        passed = self.traffic.total - self._passed_before
+        return self._moved_before + max(passed, self._carrier.carried if self._carrier else 0)
 
     def stop(self) -> None:
         """Let `run` end; from the loop's own thread."""
@@ -130,7 +126,9 @@ class Supervisor:
         try:
             while not self._closing.is_set():
                 came_up = False
-                if await self._listen():
+                if lost := await self._listen():
+                    self._become(WAITING, lost)
+                else:
                     work = asyncio.create_task(self._one_connection())
                     await asyncio.wait({work, closing}, return_when=asyncio.FIRST_COMPLETED)
                     came_up = await _ended(work)
@@ -147,12 +145,10 @@ class Supervisor:
                 end.abort()
         return self._was_up
 
-    async def _listen(self) -> bool:
-        """Take every port that ssh had, or that could not be had the last time; False when one cannot be had now."""
+    async def _listen(self) -> str:
+        """Take every port that ssh had, or that could not be had the last time; what is in the way of that now."""
         lost = [port for number, port in enumerate(self._ports) if not await self._have(number)]
-        if lost:
-            self._become(WAITING, taken_words(lost[0]))
-        return not lost
+        return taken_words(lost[0]) if lost else ""
 
     async def _have(self, number: int) -> bool:
         if self._servers[number] is None:
@@ -184,21 +180,25 @@ class Supervisor:
                 await current.wait(self._limits.beat, self._limits.patience, self._wanted)
         finally:
             self._up.clear()
-            self._moved_before, self._moved_base = self.moved - self.traffic.total, None
-            await current.stop()
+            await current.end()
+            # At once: the ports are free now, and could be anybody's.
+            lost = "" if self._closing.is_set() else await self._listen()
+            await current.last_words()
+            self._moved_before, self._passed_before, self._carrier = self.moved, self.traffic.total, None
             shutil.rmtree(sockets, ignore_errors=True)
             if not self._closing.is_set():
-                self._become(WAITING, current.last_error or "the connection ended")
-                await self._listen()  # at once: the ports are free now, and could be anybody's
+                self._become(WAITING, lost or current.last_error or "the connection ended")
         return up
 
     async def _came_up(self, control: Path | None) -> bool:
         """Open the way to those who call; False when a port was lost to another program."""
+        assert self._carrier is not None  # noqa: S101 - it has come up
         self.state.reconnects += self._was_up
         self._was_up = True
-        self._up.set()
-        if control is not None and not await self._give_ports(control):
+        if (control is not None and await self._carrier.count(self._limits.patience)
+                and not await self._give_ports(control)):  # fmt: skip
             return False
+        self._up.set()
         self._become(UP, "")
         return True
 
@@ -207,19 +207,13 @@ class Supervisor:
 
         False when another program took a port in that time.
         """
-        assert self._carrier is not None  # noqa: S101 - it has come up
-        assert self._carrier.pid is not None  # noqa: S101 - it runs
-        with contextlib.suppress(OSError):
-            self._moved_base = carrier.moved(self._carrier.pid)
-        if self._moved_base is None:
-            return True
         for number, remote in enumerate(self._remotes):
             server = self._servers[number]
             if server is not None:
                 server.close()
             self._servers[number] = None
             given = mux.forward(control, self._ports[number], remote.name, remote.port, timeout=1)
-            if not given and not await self._have(number):
+            if not given and not await self._have(number) and self._carrier is not None:
                 self._carrier.last_error = taken_words(self._ports[number])
                 return False
         return True

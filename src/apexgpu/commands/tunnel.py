@@ -15,7 +15,7 @@ from apexgpu.errors import ApexError, RefusedError, UnreachableError, UsageError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
 from apexgpu.render import duration, size
-from apexgpu.supervisor import UP, final
+from apexgpu.supervisor import UP, WAITING, final
 
 app = Group()
 listing = Group(cls=ListByDefault)
@@ -109,7 +109,7 @@ def _started(kit: Kit, host: Host, plan: tunnels.Plan, others: Sequence[tunnels.
         if exc.code != "tunnel_failed":
             raise
         raise _failure(host, exc.message) from None
-    _say_moved(kit, made, others)
+    _say_moved(kit, plan, made, others)
     return made
 
 
@@ -120,16 +120,17 @@ def _foreground(kit: Kit, host: Host, plan: tunnels.Plan, page: Page, open_brows
     def changed(one: tunnels.Tunnel) -> None:
         if one.state == UP and not shown:
             shown.append(one)
-            _say_moved(kit, one, tunnels.listed(kit.state_dir))
+            _say_moved(kit, plan, one, tunnels.listed(kit.state_dir))
             _show(kit, one, page, open_browser)
             kit.screen.note("Ctrl-C closes it")
         elif shown and one.state == UP:
-            kit.screen.good(f"connected again after {duration(time.time() - lost[-1])}")
-        elif shown and one.state == "waiting":
-            lost.append(one.since)
-            kit.screen.note(f"{host.name}: {one.reason}; " + ("" if plan.once else "connecting again …"))
+            kit.screen.good(f"connected again after {duration(time.time() - min(lost.values()))}")
+            lost.clear()
+        elif shown and one.state == WAITING and one.reason not in lost:
+            lost[one.reason] = one.since  # each reason once, however long it lasts
+            kit.screen.note(f"{host.name}: {one.reason.rstrip('.')}" + ("" if plan.once else "; connecting again …"))
 
-    lost: list[float] = []
+    lost: dict[str, float] = {}
     kit.screen.transient(f"opening the tunnel to {host.name} …")
     was_up, last, interrupted = tunnels.carry(
         kit.state_dir, plan, sockets, changed=changed,
@@ -244,8 +245,8 @@ def _show(kit: Kit, one: tunnels.Tunnel, page: Page, open_browser: bool) -> None
         kit.open_page(urls[0], secret=page.secret)
 
 
-def _say_moved(kit: Kit, one: tunnels.Tunnel, others: Sequence[tunnels.Tunnel]) -> None:
-    for each in one.forwards:
+def _say_moved(kit: Kit, plan: tunnels.Plan, one: tunnels.Tunnel, others: Sequence[tunnels.Tunnel]) -> None:
+    for each in () if plan.strict else one.forwards:
         first = next(ports.candidates(ports.remote(each.remote).port))
         if each.local > first and ports.remote(each.remote).port == first:
             kit.screen.note(f"port {first} here is taken by {_who(kit, first, others)}; this is {each.local}")
