@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 from tests import openssh
 from tests.real.webserver import Wire, serving
@@ -237,7 +239,11 @@ class TestRefused:
                     assert first.recv(4) == b"mine"
 
     def test_a_port_on_which_nobody_listens_there_yet(self, laptop: Laptop) -> None:
-        made = laptop.opened(str(nobody()), "--local", str(nobody()))
+        there, here = nobody(), nobody()
+        said = laptop.run("tunnel", "gpu7", str(there), "--local", str(here), "--background")
+        assert said.returncode == 0
+        assert f"gpu7: nothing listens on port {there} there yet" in said.stderr
+        made = laptop.listed()[0]
         with pytest.raises(OSError, match=r"closed|reset"):
             get(made["url"])
         until(lambda: any(one.reason for one in tunnels.listed(laptop.state)))
@@ -304,6 +310,30 @@ class TestRefused:
             assert process.returncode == 5
             assert "the connection to gpu7 ended" in err
             laptop.server.again()
+
+
+class TestForeground:
+    def test_the_living_line_and_what_is_said_of_a_loss(self, laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TERM", "xterm")
+        with serving(b"x" * 50_000) as port:
+            words = ["-m", "apexgpu", "tunnel", "gpu7", str(port)]
+            child = pexpect.spawn(sys.executable, words, encoding="utf-8", timeout=LIMIT, dimensions=(24, 200),
+                                  env=dict(os.environ))  # fmt: skip
+            child.expect(r"(http://127\.0\.0\.1:\d+)  →  gpu7")
+            url = str(child.match.group(1)) if isinstance(child.match, re.Match) else ""
+            assert get(url) == b"x" * 50_000
+            child.expect(rf"{url} → gpu7 · up \d+ s · (49|5\d)\.\d KiB")
+            laptop.server.kill()
+            child.expect(r"gpu7: [^\r\n]*; connecting again")
+            child.expect(r"waiting \d+ s · (49|5\d)\.\d KiB")  # the count outlives ssh
+            laptop.server.again()
+            assert get(url) == b"x" * 50_000
+            child.expect("connected again after")
+            child.expect(r"up \d+ s · (9[89]|1\d\d)\.\d KiB · 1 reconnect")
+            child.sendintr()
+            child.expect(pexpect.EOF)
+            child.close()
+            assert child.exitstatus == 130
 
 
 class TestKilled:
@@ -391,7 +421,10 @@ class TestPlaces:
     def test_a_program_there_that_listens_on_ipv6_alone(self, laptop: Laptop) -> None:
         with socket.create_server(("::1", 0), family=socket.AF_INET6) as six:
             six.settimeout(LIMIT)
-            made = laptop.opened(f"[::1]:{six.getsockname()[1]}", "--local", str(nobody()))
+            number = six.getsockname()[1]
+            said = laptop.run("tunnel", "gpu7", str(number), "--local", str(nobody()), "--background").stderr
+            assert f"apexgpu tunnel gpu7 '[::1]:{number}'" in said
+            made = laptop.opened(f"[::1]:{number}", "--local", str(nobody()))
             with socket.create_connection(("127.0.0.1", made["local_port"])) as caller:
                 caller.sendall(b"six")
                 first, _ = six.accept()

@@ -22,6 +22,23 @@ def test_what_a_port_means(word: str, target: str, shown: str) -> None:
     assert ports.remote(str(ports.remote(word))) == ports.remote(word)
 
 
+@pytest.mark.parametrize(
+    ("said", "word", "why"),
+    [
+        ("0100007F:1776\n00000000:0016\n", "6006", ""),
+        ("0100007F:1776\n00000000000000000000000001000000:1776\n", "6006", ""),
+        ("00000000000000000000000000000000:1776\n", "6006", ""),
+        ("00000000000000000000000001000000:1776\n", "6006", "port 6006 there listens on ::1 alone"),
+        ("0100007F:1777\n", "6006", "nothing listens on port 6006 there yet"),
+        ("0100007F:1777\n", "db:6006", ""),
+        ("", "6006", ""),
+        ("Welcome: you have mail at 10:30\n", "6006", ""),
+    ],
+)
+def test_what_the_container_tells_of_a_port(said: str, word: str, why: str) -> None:
+    assert ports.nobody(said, ports.remote(word)) == why
+
+
 @pytest.mark.parametrize("word", ["", "x", "0", "65536", "-1", "a b:1", "-x:1", "a;b:1", "1:2:x", "６"])
 def test_what_is_no_port(word: str) -> None:
     with pytest.raises(UsageError):

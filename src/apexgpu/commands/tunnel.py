@@ -86,7 +86,7 @@ def carry(
     if same is not None and same.state != tunnels.DEAD:
         kit.screen.note(f"tunnel {same.id} carries that already; close it with: apexgpu tunnels close {same.id}")
         return _show(kit, same, page, open_browser)
-    reach.ready(kit, host)
+    _warn(kit, host, remotes, reach.ready(kit, host, ports.LISTENERS))
     # One that died gives its ports on: whoever has its page open finds it again.
     wanted = [local] * len(remotes) if same is None else [one.local for one in same.forwards]
     plan = tunnels.Plan(host.name, tuple(reach.ssh_arguments(kit, host)), tuple(remotes), tuple(wanted),
@@ -97,6 +97,14 @@ def carry(
         return _foreground(kit, host, plan, page, open_browser)
     except tunnels.PortsTakenError as exc:
         raise _taken(kit, exc.taken[0]) from None
+
+
+def _warn(kit: Kit, host: Host, remotes: Sequence[ports.Remote], listeners: str) -> None:
+    """The tunnel is opened all the same: what it leads to may be started later."""
+    for one in remotes:
+        if why := ports.nobody(listeners, one):
+            six = f"   (it is reached by: apexgpu tunnel {host.name} '[::1]:{one.port}')" if "::1" in why else ""
+            kit.screen.note(f"{host.name}: {why}{six}")
 
 
 def _started(kit: Kit, host: Host, plan: tunnels.Plan, others: Sequence[tunnels.Tunnel]) -> tunnels.Tunnel:
