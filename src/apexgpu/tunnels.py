@@ -182,8 +182,9 @@ class _Process:
     def _write(self) -> None:
         now = self._now()
         if now != self._written:
-            files.replace_atomically(_path(self._state_dir, self._id), json.dumps(dataclasses.asdict(now)).encode())
-            self._written = now
+            with contextlib.suppress(OSError):  # a full disk is no reason to end a tunnel
+                files.replace_atomically(_path(self._state_dir, self._id), json.dumps(dataclasses.asdict(now)).encode())
+                self._written = now
 
     def _now(self) -> Tunnel:
         state = self._supervisor.state

@@ -451,6 +451,14 @@ class TestPlaces:
                                   timeout=LIMIT, check=True)  # fmt: skip
             assert get(done.stdout.split()[0]) == b"training"
 
+    @pytest.mark.parametrize("more", [(), ("--background",)], ids=["foreground", "background"])
+    def test_a_state_directory_that_cannot_be_used(self, laptop: Laptop, more: tuple[str, ...]) -> None:
+        (laptop.state / "tunnels").write_text("in the way")
+        error = laptop.json("tunnel", "gpu7", "6006", *more, code=1)["error"]
+        assert error["code"] == "file"
+        assert error["message"].startswith(f"cannot use {laptop.state / 'tunnels'}")
+        (laptop.state / "tunnels").unlink()
+
     def test_what_json_tells(self, laptop: Laptop) -> None:
         with serving() as port:
             made = laptop.opened(str(port))
