@@ -95,6 +95,21 @@ def test_ports_and_the_session_of_a_process_are_seen() -> None:
         assert processes.free(number) != number
 
 
+def test_an_older_notebook_is_stopped_by_its_port(tmp_path: Path) -> None:
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as one:
+        assert one.stdout is not None
+        number = int(one.stdout.readline())
+        assert serve.owner(number) == one.pid
+        script = tmp_path / "jupyter-notebook"
+        script.write_text(f'#!/bin/sh\n[ "$2" = --json ] && exit 1\necho "http://localhost:{number}/ :: {tmp_path}"\n')
+        script.chmod(0o755)
+        wish: dict[str, object] = {"what": "jupyter", "program": str(script), "directory": str(tmp_path)}
+        assert serve.stopped(wish, str(tmp_path)) == {"stopped": [{"pid": one.pid, "port": number}]}
+        assert serve.stopped(wish, str(tmp_path)) == {"stopped": []}
+
+
 def test_a_token_in_a_log_is_not_told(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("at http://localhost:8888/lab?token=0123abcd&x=1\n\nbye\n")
     assert processes.tail(str(tmp_path / "log")) == ["at http://localhost:8888/lab?token=...&x=1", "bye"]
@@ -190,3 +205,17 @@ class TestAnswer:
             serving.serve(said, HOST, Wish("jupyter", None), on_line=lambda _: None)
         assert caught.value.code == code
         assert words in caught.value.message
+
+
+@pytest.mark.parametrize("knows_json", [True, False])
+def test_an_older_notebook_is_asked_in_its_own_way(tmp_path: Path, knows_json: bool) -> None:
+    """It has no `jupyter-server` beside it, and the oldest refuse `--json`."""
+    old = "echo 'Currently running servers:'; echo 'http://localhost:8888/?token=abc :: /home/alice'"
+    json_line = 'echo \'{"port": 8888, "token": "abc", "notebook_dir": "/home/alice", "base_url": "/"}\''
+    said = f'[ "$2" = --json ] && {{ {json_line if knows_json else "exit 1"}; exit; }}; {old}'
+    (tmp_path / "jupyter-notebook").write_text(f'#!/bin/sh\n[ "$1" = list ] || exit 9\n{said}\n')
+    (tmp_path / "jupyter-notebook").chmod(0o755)
+    found = serve.notebooks([str(tmp_path / "jupyter-notebook")])
+    shown = [serve.notebook(one, started=False) for one in found]
+    assert [(one["port"], one["token"], one["directory"], one["path"]) for one in shown] == [
+        (8888, "abc", "/home/alice", "/")]  # fmt: skip

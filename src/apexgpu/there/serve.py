@@ -141,6 +141,11 @@ def notebook(one: "dict[str, object]", **more: object) -> "dict[str, object]":
                 host=one.get("hostname") or "localhost", directory=root(one), **more)
 
 
+def owner(port: int) -> int:
+    """The process that listens on a port: an older `list` does not tell."""
+    return next((pid for pid, _ in processes() if port in ports(pid)), 0)
+
+
 def root(one: "dict[str, object]") -> str:
     """The directory that a notebook server shows."""
     return os.path.realpath(str(one.get("root_dir") or one.get("notebook_dir") or HOME))
@@ -220,8 +225,9 @@ def stopped(wish: "dict[str, object]", directory: str) -> "dict[str, object]":
     else:
         known = commands(wish, JUPYTER, directory)
         servers = chosen(notebooks(known[0]), wish, directory) if known else []
-        gone = [(int(str(one.get("pid") or 0)), int(str(one["port"]))) for one in servers if one.get("pid")]
-    stop([pid for pid, _ in gone], 10)
+        gone = [(int(str(one.get("pid") or owner(int(str(one["port"]))))), int(str(one["port"]))) for one in servers]
+    stop([pid for pid, _ in gone if pid], 10)
+    gone = [(pid, port) for pid, port in gone if pid and ended(pid)]
     return {"stopped": [{"pid": pid, "port": port} for pid, port in gone]}
 
 
