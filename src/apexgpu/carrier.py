@@ -25,13 +25,13 @@ _RECENT = 60.0  # seconds for which a refusal is news: whoever wants the port, t
 
 def argv(
     where: Sequence[str], forwards: Sequence[tuple[str, str]], *, connect: float, keepalive: float,
-    control: Path | None = None,
+    control: Path | None = None, platform: str = sys.platform,
 ) -> list[str]:  # fmt: skip
     """The ssh command line. `where` is its config, address and alias; `forwards` are (here, there) pairs.
 
     `connect` and `keepalive` are seconds; `control` is a socket over which ssh can be told more. Nothing is asked,
     no connection is shared (a master of the user's would keep the forwards when we are gone), and what the user's
-    own config forwards is not fatal when it is taken.
+    own config forwards is not fatal when it is taken; on Windows, where ours are ports that could be taken, it is.
     """
     *options, alias = where
     words = ["ssh", *options, "-T", "-a", "-x"]
@@ -41,7 +41,7 @@ def argv(
         "RemoteCommand=none", "PermitLocalCommand=no", "Tunnel=no", "LogLevel=INFO", "TCPKeepAlive=yes",
         f"ConnectTimeout={max(1, round(connect))}", "ConnectionAttempts=1", "StreamLocalBindUnlink=yes",
         f"ServerAliveInterval={max(1, round(keepalive))}", "ServerAliveCountMax=3",
-        f"ExitOnForwardFailure={'yes' if sys.platform == 'win32' else 'no'}",
+        f"ExitOnForwardFailure={'yes' if platform == 'win32' else 'no'}",
     ):  # fmt: skip
         words += ["-o", option]
     for here, there in forwards:

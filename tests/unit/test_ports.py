@@ -65,10 +65,20 @@ def test_only_a_changed_host_key_is_final() -> None:
 
 
 def test_ssh_never_asks_and_always_checks_host_keys() -> None:
-    words = argv(["-F", "cfg", "gpu7"], [("/run/s/0", "localhost:6006")], connect=5, keepalive=5)
+    words = argv(["-F", "cfg", "gpu7"], [("/run/s/0", "localhost:6006")], connect=5, keepalive=5, platform="linux")
     assert words[:3] == ["ssh", "-F", "cfg"]
     assert words[-4:] == ["-L", "/run/s/0:localhost:6006", "gpu7", "exec cat"]
     assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ControlPath=none"} <= set(words)
+
+
+@pytest.mark.parametrize(("platform", "fatal"), [("linux", "no"), ("darwin", "no"), ("win32", "yes")])
+def test_a_forward_that_fails_is_fatal_where_it_is_a_port_that_others_could_have(platform: str, fatal: str) -> None:
+    """ssh_config(5), ExitOnForwardFailure; Windows' ssh has no sockets of its own to listen on."""
+    here = "127.0.0.1:50000" if platform == "win32" else "/run/s/0"
+    words = argv(["gpu7"], [(here, "[::1]:6006")], connect=0.2, keepalive=4, platform=platform)
+    assert f"ExitOnForwardFailure={fatal}" in words
+    assert {"ConnectTimeout=1", "ServerAliveInterval=4", "ServerAliveCountMax=3"} <= set(words)
+    assert words[words.index("-L") + 1] == f"{here}:[::1]:6006"
 
 
 TCP = """\

@@ -1,5 +1,6 @@
 """tunnel and tunnels: ports of a container on this laptop, and the list of what is carried."""
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -129,8 +130,10 @@ def _foreground(kit: Kit, host: Host, plan: tunnels.Plan, page: Page, open_brows
         if one.state == UP and not shown:
             shown.append(one)
             _say_moved(kit, plan, one, tunnels.listed(kit.state_dir))
-            _show(kit, one, page, open_browser)
+            _show(kit, one, page, open_browser=False)
             kit.screen.note("Ctrl-C closes it")
+            if open_browser:  # beside the tunnel: some browsers run in the terminal, and the tunnel has to go on
+                threading.Thread(target=_open, args=(kit, one, page), daemon=True).start()
         elif shown and one.state == UP:
             kit.screen.good(f"connected again after {duration(time.time() - min(lost.values()))}")
             lost.clear()
@@ -241,16 +244,24 @@ def _same(
 
 
 def _show(kit: Kit, one: tunnels.Tunnel, page: Page, open_browser: bool) -> None:
-    urls = [f"http://127.0.0.1:{each.local}" for each in one.forwards]
-    if page is not PLAIN:
-        urls[0] = f"{page.scheme}{urls[0].removeprefix('http')}/{page.path.removeprefix('/')}"
+    urls = [_url(one, page), *(f"http://127.0.0.1:{each.local}" for each in one.forwards[1:])]
     for url, each in zip(urls, one.forwards, strict=True):
         kit.screen.result(f"{url}  →  {one.host} {each.remote}")
     shown = value(one)
     told = {**shown, **page.told, "url": urls[0] if page is not PLAIN else shown["url"]}
     kit.screen.document({"ok": True, "tunnels": [told]})
     if open_browser:
-        kit.open_page(urls[0], secret=page.secret)
+        _open(kit, one, page)
+
+
+def _open(kit: Kit, one: tunnels.Tunnel, page: Page) -> None:
+    kit.open_page(_url(one, page), secret=page.secret)
+
+
+def _url(one: tunnels.Tunnel, page: Page) -> str:
+    """The address of the first forward; what people see of a plain one has no slash."""
+    ending = "" if page is PLAIN else f"/{page.path.removeprefix('/')}"
+    return f"{page.scheme}://127.0.0.1:{one.forwards[0].local}{ending}"
 
 
 def _say_moved(kit: Kit, plan: tunnels.Plan, one: tunnels.Tunnel, others: Sequence[tunnels.Tunnel]) -> None:
