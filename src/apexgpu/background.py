@@ -15,8 +15,7 @@ from typing import Any
 from apexgpu import files, ports, tunnels
 from apexgpu.errors import ApexError, UnreachableError
 from apexgpu.process import Runner
-from apexgpu.supervisor import UP
-from apexgpu.tunnels import Plan, PortsTakenError, Tunnel
+from apexgpu.tunnels import UP, Plan, PortsTakenError, Tunnel
 
 
 def start(state_dir: Path, plan: Plan, runner: Runner, *, limit: float = 30) -> Tunnel:
@@ -57,6 +56,8 @@ class _Unwanted(Exception):  # noqa: N818 - nothing is wrong
 
 def _background(order: Path) -> None:
     """What the process in the background does: take the ports, say how it went, carry on."""
+    from apexgpu import tunnelprocess  # not for those who wait
+
     try:
         value = json.loads(order.read_bytes())
     except FileNotFoundError:
@@ -80,7 +81,7 @@ def _background(order: Path) -> None:
 
     with contextlib.suppress(_Unwanted):
         try:
-            _, state, _ = tunnels.carry(order.parent.parent, plan, tunnels.take(plan), changed=changed)
+            _, state, _ = tunnelprocess.carry(order.parent.parent, plan, tunnels.take(plan), changed=changed)
             say({"error": state.reason})
         except PortsTakenError as exc:
             say({"taken": exc.taken})

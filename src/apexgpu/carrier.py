@@ -58,11 +58,6 @@ def moved(pid: int) -> int:
     return (int(fields["rchar"]) + int(fields["wchar"])) // 2
 
 
-def forbidden(reason: str) -> bool:
-    """Whether these words of ssh's mean that the server lets nothing be forwarded."""
-    return _FORBIDDEN in reason
-
-
 class Carrier:
     """The running ssh. `start` returns when the whole way answers; `wait` when it no longer does."""
 

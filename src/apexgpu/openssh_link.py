@@ -4,7 +4,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from apexgpu.errors import ApexError, DroppedError
+from apexgpu.errors import ApexError, DroppedError, RefusedError
 from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Completed, Runner
 from apexgpu.route import Route, config_arguments, target_arguments
@@ -32,7 +32,9 @@ _FAILURES = (
     (r"Network is unreachable", "no_network"),
     (r"Connection closed|Connection reset|kex_exchange_identification|Broken pipe|banner exchange|"
      r"client_loop|lost connection|disconnect", "closed"),
+    (r"administratively prohibited", "forbidden"),
 )  # fmt: skip
+FINAL = {"changed", "unknown", "forbidden"}  # failures that trying again does not cure
 _WORDS = {
     "connection_refused": "connection refused",
     "no_route": "no route to host",
@@ -72,6 +74,11 @@ def error_of(target: Target, code: str, err: str) -> ApexError:
         return changed_key(
             target, shown=shown[0].rstrip(".") if shown else "another key", known=["another one"], files=[]
         )
+    if code == "forbidden":
+        name = target.host.name
+        message = f"the container on {name} forbids ssh to forward ports"
+        hint = f"apexgpu ssh {name} -- grep -iE 'forwarding|permitopen' /etc/ssh/sshd_config"
+        return RefusedError(message, hint=hint, code="forwarding_forbidden")
     return unreachable(target, _WORDS[code], code=code)
 
 

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from apexgpu import carrier, mux, ports, relay
 from apexgpu.mux import runtime_directory
+from apexgpu.openssh_link import FINAL, failure
+from apexgpu.tunnels import CONNECTING, CONTROL, UP, WAITING, sockets_prefix
 
-_CONTROL, _PROBE = "m", "p"
+_PROBE = "p"
 _NOBODY = 1  # a port on which nobody listens (tcpmux, RFC 1078): what ssh says of it is about ssh
-CONNECTING, UP, WAITING = "connecting", "up", "waiting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,6 @@ class State:
 def wait_before(attempt: int, longest: float) -> float:
     """Seconds before reconnecting for the `attempt`th time (from 0) in a row: 0.5, 1, 2 … up to `longest`."""
     return float(min(longest, 0.5 * 2 ** min(attempt, 10)))
-
-
-def final(reason: str) -> bool:
-    """Whether ssh's last words mean that trying again makes nothing better."""
-    changed = "host key verification failed" in reason.lower() or "identification has changed" in reason.lower()
-    return changed or carrier.forbidden(reason)
 
 
 def taken_words(port: int) -> str:
@@ -133,7 +128,7 @@ class Supervisor:
                     await asyncio.wait({work, closing}, return_when=asyncio.FIRST_COMPLETED)
                     came_up = await _ended(work)
                 attempt = 0 if came_up else attempt + 1
-                if self._closing.is_set() or not self._was_up or self._once or final(self.state.reason):
+                if self._closing.is_set() or not self._was_up or self._once or failure(self.state.reason) in FINAL:
                     break
                 await self._pause(wait_before(attempt, self._limits.longest_wait))
         finally:
@@ -161,13 +156,13 @@ class Supervisor:
     async def _one_connection(self) -> bool:
         """One ssh, from its start to its end; whether it came up."""
         self._become(CONNECTING, self.state.reason)
-        sockets = Path(tempfile.mkdtemp(prefix=f"t-{os.getpid()}-", dir=runtime_directory()))
+        sockets = Path(tempfile.mkdtemp(prefix=sockets_prefix(os.getpid()), dir=runtime_directory()))
         self._places = [_place(sockets, str(number)) for number in range(len(self._remotes))]
         probe, nobody = _place(sockets, _PROBE), ports.Remote(_NOBODY)
         ends = zip([*self._places, probe], [*self._remotes, nobody], strict=True)
         pairs = [(f"127.0.0.1:{place}" if isinstance(place, int) else str(place), remote.target)
                  for place, remote in ends]  # fmt: skip
-        control = sockets / _CONTROL if self._give else None
+        control = sockets / CONTROL if self._give else None
         words = carrier.argv(self._where, pairs, connect=self._limits.connect, keepalive=self._limits.patience,
                              control=control)  # fmt: skip
         self._carrier = current = carrier.Carrier(words, progress=lambda: self.moved)
@@ -252,14 +247,6 @@ class Supervisor:
         if (state, reason) != (self.state.state, self.state.reason):
             self.state.state, self.state.reason, self.state.since = state, reason, time.time()
             self._changed()
-
-
-def clear(pid: int) -> None:
-    """Take away the sockets that a killed supervisor left behind."""
-    directory = runtime_directory()
-    for path in directory.glob(f"t-{pid}-*") if directory is not None else ():
-        mux.terminate(path / _CONTROL)  # connections that were open may have kept ssh
-        shutil.rmtree(path, ignore_errors=True)
 
 
 async def _ended(work: "asyncio.Task[bool]") -> bool:

@@ -4,27 +4,26 @@ One process carries each tunnel; there is no daemon that all would hang on. Its 
 operating system, so a process that was killed is known to be dead, whatever number its successor has.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from apexgpu import files, ports, supervisor
+from apexgpu import files, mux, ports
 from apexgpu.errors import ApexError, RefusedError
-from apexgpu.supervisor import Limits, State, Supervisor
 
-DEAD = "dead"
-_WRITE_EVERY = 5.0
+CONNECTING, UP, WAITING, DEAD = "connecting", "up", "waiting", "dead"
+CONTROL = "m"  # the control socket among those of a tunnel
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +84,17 @@ def clean(state_dir: Path, tunnels: Sequence[Tunnel]) -> None:
     """Forget the dead ones among `tunnels`, and what they left behind."""
     living = {one.pid for one in tunnels if one.state != DEAD}
     for one in tunnels:
-        path = _path(state_dir, one.id)
+        path = file(state_dir, one.id)
         if one.state == DEAD:
-            with contextlib.suppress(ApexError), _lock(path, timeout=0):  # busy: there is a new one by now
+            with contextlib.suppress(ApexError), lock(path, timeout=0):  # busy: there is a new one by now
                 if one.pid not in living:  # the number of a dead one may be another's by now
-                    supervisor.clear(one.pid)
-                _forget(path)
+                    _clear(one.pid)
+                forget(path)
 
 
 def close(state_dir: Path, tunnel: Tunnel, *, limit: float = 10) -> None:
     """End the tunnel's process and wait until it has let go of its ports; nothing when it is dead already."""
-    path = _path(state_dir, tunnel.id)
+    path = file(state_dir, tunnel.id)
     end = time.monotonic() + limit
     asked = signal.SIGTERM
     while _held(path):
@@ -109,88 +108,6 @@ def close(state_dir: Path, tunnel: Tunnel, *, limit: float = 10) -> None:
             raise ApexError(message, hint=f"kill -9 {tunnel.pid}")
         time.sleep(0.05)
     clean(state_dir, [dataclasses.replace(tunnel, state=DEAD)])
-
-
-def carry(
-    state_dir: Path,
-    plan: Plan,
-    holders: Sequence[socket.socket],
-    *,
-    changed: Callable[[Tunnel], None] = lambda _: None,
-    each_second: Callable[[Tunnel], None] | None = None,
-    limits: Limits | None = None,
-) -> tuple[bool, State, bool | None]:
-    """Carry until a signal, or as long as `plan` says.
-
-    Whether it was ever up, its last state, and who ended it: True for Ctrl-C, None for another signal.
-
-    `changed` hears of every new state; `each_second` is for a living line.
-    """
-    return asyncio.run(_Process(state_dir, plan, holders, changed, each_second, limits or Limits()).run())
-
-
-class _Process:
-    """The tunnel inside the process that carries it."""
-
-    def __init__(
-        self,
-        state_dir: Path,
-        plan: Plan,
-        holders: Sequence[socket.socket],
-        changed: Callable[[Tunnel], None],
-        each_second: Callable[[Tunnel], None] | None,
-        limits: Limits,
-    ) -> None:
-        self._state_dir, self._plan, self._holders = state_dir, plan, holders
-        self._changed, self._each_second, self._limits = changed, each_second, limits
-        self._forwards = tuple(Carried(holder.getsockname()[1], str(remote))
-                               for holder, remote in zip(holders, plan.remotes, strict=True))  # fmt: skip
-        self._id = f"{plan.host}-{self._forwards[0].local}"
-        self._started = time.time()
-        self._written: Tunnel | None = None
-
-    async def run(self) -> tuple[bool, State, bool | None]:
-        path = _path(self._state_dir, self._id)
-        with _lock(path, timeout=10):
-            self._supervisor = Supervisor(self._plan.where, self._holders, self._plan.remotes, limits=self._limits,
-                                          once=self._plan.once, changed=self._on_change)  # fmt: skip
-            ended_by = _on_end(self._supervisor.stop)
-            watching = asyncio.create_task(self._watch())
-            self._write()
-            try:
-                was_up = await self._supervisor.run()
-            finally:
-                watching.cancel()
-                _forget(path)
-        return was_up, self._supervisor.state, _by_whom(ended_by)
-
-    async def _watch(self) -> None:
-        beat = 1.0 if self._each_second else _WRITE_EVERY
-        last = 0.0
-        while True:
-            if time.monotonic() - last >= _WRITE_EVERY:
-                last = time.monotonic()
-                self._write()
-            if self._each_second:
-                self._each_second(self._now())
-            await asyncio.sleep(beat)
-
-    def _on_change(self) -> None:
-        self._write()
-        self._changed(self._now())
-
-    def _write(self) -> None:
-        now = self._now()
-        if now != self._written:
-            with contextlib.suppress(OSError):  # a full disk is no reason to end a tunnel
-                files.replace_atomically(_path(self._state_dir, self._id), json.dumps(dataclasses.asdict(now)).encode())
-                self._written = now
-
-    def _now(self) -> Tunnel:
-        state = self._supervisor.state
-        return Tunnel(self._id, self._plan.host, self._forwards, os.getpid(), self._started, self._plan.background,
-                      state.state, state.since, state.reconnects, self._supervisor.moved,
-                      state.reason or self._supervisor.refused)  # fmt: skip
 
 
 class PortsTakenError(RefusedError):
@@ -221,44 +138,35 @@ def _one_of(plan: Plan, wanted: int | None, remote: ports.Remote) -> socket.sock
     return wanted or remote.port
 
 
-def _on_end(stop: Callable[[], None]) -> list[int]:
-    """Ctrl-C, a closed terminal and a polite kill end the tunnel in good order; which came, in the list."""
-    loop = asyncio.get_running_loop()
-    came: list[int] = []
-
-    def end(number: int) -> None:
-        came.append(number)
-        stop()
-
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is None:
-            continue
-        try:
-            loop.add_signal_handler(number, end, number)
-        except NotImplementedError:  # Windows
-            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(end, got))
-    return came
+def sockets_prefix(pid: int) -> str:
+    """How the directory of sockets begins that belongs to the tunnel of process `pid`."""
+    return f"t-{pid}-"
 
 
-def _by_whom(came: Sequence[int]) -> bool | None:
-    return False if not came else True if came[0] == signal.SIGINT else None
+def _clear(pid: int) -> None:
+    """Take away the sockets that a killed process left behind."""
+    room = mux.runtime_directory()
+    for path in room.glob(f"{sockets_prefix(pid)}*") if room is not None else ():
+        mux.terminate(path / CONTROL)  # connections that were open may have kept ssh
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def directory(state_dir: Path) -> Path:
+    """Where the files are."""
     return state_dir / "tunnels"
 
 
-def _path(state_dir: Path, name: str) -> Path:
+def file(state_dir: Path, name: str) -> Path:
+    """What tells of the tunnel `name`."""
     return directory(state_dir) / f"{name}.json"
 
 
-def _lock(path: Path, *, timeout: float) -> AbstractContextManager[None]:
+def lock(path: Path, *, timeout: float) -> AbstractContextManager[None]:
     """Held by the process that carries the tunnel whose file is `path`."""
     return files.locked(path.with_suffix(".lock"), what=f"tunnel {path.stem}", timeout=timeout)
 
 
-def _forget(path: Path) -> None:
+def forget(path: Path) -> None:
     """Take the tunnel's file and its lock away; by whoever holds that, so that it is nobody else's."""
     path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # Windows keeps a file that is open
@@ -267,7 +175,7 @@ def _forget(path: Path) -> None:
 
 def _held(path: Path) -> bool:
     try:
-        with _lock(path, timeout=0):
+        with lock(path, timeout=0):
             return False
     except ApexError:
         return True

@@ -19,7 +19,8 @@ from tests.real.webserver import Wire, serving
 from apexgpu import mux, ports
 from apexgpu.models import Host, Target
 from apexgpu.route import config_arguments, target_arguments
-from apexgpu.supervisor import UP, WAITING, Limits, State, Supervisor
+from apexgpu.supervisor import Limits, State, Supervisor
+from apexgpu.tunnels import UP, WAITING
 
 QUICK = Limits(connect=5, login=20, beat=1, patience=2, hold=30, longest_wait=30)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from apexgpu import holders, ports, supervisor
+from apexgpu import holders, openssh_link, ports, supervisor
 from apexgpu.carrier import argv
 from apexgpu.errors import UsageError
 
@@ -60,8 +60,8 @@ def test_back_off_is_capped() -> None:
 
 
 def test_only_a_changed_host_key_is_final() -> None:
-    assert supervisor.final("Host key verification failed.")
-    assert not supervisor.final("ssh: connect to host gpu7 port 22: Connection refused")
+    assert openssh_link.failure("Host key verification failed.") in openssh_link.FINAL
+    assert openssh_link.failure("ssh: connect to host gpu7 port 22: Connection refused") not in openssh_link.FINAL
 
 
 def test_ssh_never_asks_and_always_checks_host_keys() -> None:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -93,6 +93,44 @@ def test_ports_and_the_session_of_a_process_are_seen() -> None:
         assert processes.serves(os.getsid(0), number)
         assert not processes.serves(1 if os.getsid(0) != 1 else -1, number)
         assert processes.free(number) != number
+
+
+ROBBED = """#!{python} -S
+import os, socket, sys
+port, thief = int(sys.argv[-1]), {marker!r}
+if not os.path.exists(thief):
+    said, tell = os.pipe()
+    if os.fork():
+        os.read(said, 1)
+        sys.exit("Address already in use")
+    os.setsid()
+    server = socket.create_server(("127.0.0.1", port))
+    open(thief, "w").close()
+    os.write(tell, b"x")
+    server.accept()
+    sys.exit()
+server = socket.create_server(("127.0.0.1", port))
+while True:
+    server.accept()[0].close()
+"""
+
+
+def test_a_port_that_is_lost_before_the_server_has_it_is_another_one(tmp_path: Path) -> None:
+    program = tmp_path / "tensorboard"
+    program.write_text(ROBBED.format(python=sys.executable, marker=str(tmp_path / "thief")))
+    program.chmod(0o755)
+    wish = Wish("tensorboard", str(tmp_path), program=str(program))
+
+    def asked(do: Literal["serve", "stop"]) -> dict[str, Any]:
+        done = subprocess.run(["sh", "-c", serving.command(do, wish)], env={**os.environ, "HOME": str(tmp_path)},
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1].removeprefix("apexgpu "))
+        return found
+
+    made = asked("serve")
+    assert made.get("started"), made
+    assert (tmp_path / "thief").exists()
+    assert asked("stop")["stopped"] == [{"pid": made["pid"], "port": made["port"]}]
 
 
 def test_an_older_notebook_is_stopped_by_its_port(tmp_path: Path) -> None:

@@ -9,14 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from apexgpu import holders, ports, tunnels
-from apexgpu.carrier import forbidden
 from apexgpu.commands import reach
 from apexgpu.commands.options import Group, ListByDefault, OneHost, kit_of
 from apexgpu.errors import ApexError, RefusedError, UnreachableError, UsageError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
 from apexgpu.render import duration, size
-from apexgpu.supervisor import UP, WAITING, final
+from apexgpu.tunnels import UP, WAITING
 
 app = Group()
 listing = Group(cls=ListByDefault)
@@ -123,6 +122,9 @@ def _started(kit: Kit, host: Host, plan: tunnels.Plan, others: Sequence[tunnels.
 
 
 def _foreground(kit: Kit, host: Host, plan: tunnels.Plan, page: Page, open_browser: bool) -> None:
+    from apexgpu import tunnelprocess
+    from apexgpu.openssh_link import FINAL, failure
+
     sockets = tunnels.take(plan)
     shown: list[tunnels.Tunnel] = []
 
@@ -143,14 +145,14 @@ def _foreground(kit: Kit, host: Host, plan: tunnels.Plan, page: Page, open_brows
 
     lost: dict[str, float] = {}
     kit.screen.transient(f"opening the tunnel to {host.name} …")
-    was_up, last, interrupted = tunnels.carry(
+    was_up, last, interrupted = tunnelprocess.carry(
         kit.state_dir, plan, sockets, changed=changed,
         each_second=lambda one: kit.screen.transient(living(one)) if shown else None,
     )  # fmt: skip
     kit.screen.transient("")
     if interrupted is not False:
         raise typer.Exit(130 if interrupted else 0)
-    if not was_up or final(last.reason):
+    if not was_up or failure(last.reason) in FINAL:
         raise _failure(host, last.reason)
     if last.reason:
         message = f"the connection to {host.name} ended: {last.reason}"
@@ -285,10 +287,6 @@ def _failure(host: Host, reason: str) -> ApexError:
     """The error that ssh's last words stand for."""
     from apexgpu import openssh_link
 
-    if forbidden(reason):
-        message = f"the container on {host.name} forbids ssh to forward ports"
-        hint = f"apexgpu ssh {host.name} -- grep -iE 'forwarding|permitopen' /etc/ssh/sshd_config"
-        return RefusedError(message, hint=hint, code="forwarding_forbidden")
     code = openssh_link.failure(reason)
     if code is not None:
         return openssh_link.error_of(Target(host, "container"), code, reason)

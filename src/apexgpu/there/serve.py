@@ -200,21 +200,31 @@ def first_that_serves(
     said = []  # type: list[str]
     log = ""
     for argv in commands(wish, names, directory)[:TRIES]:
-        say("starting " + " ".join(argv))
-        pid, log, port = begin(argv)
-        while time.monotonic() < end:
-            gone = ended(pid)
-            found = None if gone else ready(pid, port)
+        for _ in range(TRIES):
+            say("starting " + " ".join(argv))
+            pid, log, port = begin(argv)
+            found = awaited(pid, port, end, ready)
             if found:
                 return dict(found, program=" ".join(argv), log=log)
-            if gone:
-                break
-            time.sleep(0.1)
-        else:
-            return {"error": "slow", "said": tail(log), "log": log}
-        said = tail(log)
-        say("it ended: " + (said[-1] if said else "it said nothing"))
+            said = tail(log)
+            if not ended(pid):
+                return {"error": "slow", "said": said, "log": log}
+            say("it ended: " + (said[-1] if said else "it said nothing"))
+            if not answers(port):
+                break  # else another program had its port before it could
     return {"error": "failed" if log else "no_program", "said": said, "log": log}
+
+
+def awaited(
+    pid: int, port: int, end: float, ready: "Callable[[int, int], dict[str, object] | None]"
+) -> "dict[str, object] | None":
+    """What `ready` tells of a server once it serves; None when it has ended, or its time has."""
+    while time.monotonic() < end and not ended(pid):
+        found = ready(pid, port)
+        if found:
+            return found
+        time.sleep(0.1)
+    return None
 
 
 def stopped(wish: "dict[str, object]", directory: str) -> "dict[str, object]":
