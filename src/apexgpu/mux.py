@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from apexgpu.errors import ApexError, DroppedError
@@ -88,19 +89,24 @@ def master_argv(target: Target, *, config: Path, path: Path) -> list[str]:
     return [*words, target.alias]
 
 
-def forward(path: Path, port: int, name: str, there: int, *, timeout: float = 3) -> bool:
-    """Let the master at `path` listen on 127.0.0.1:`port` for `name`:`there`; whether it does now."""
+def forward(
+    path: Path, port: int, name: str, there: int, *, timeout: float = 3, ready: Callable[[], None] = lambda: None
+) -> bool:
+    """Let the master at `path` listen on 127.0.0.1:`port` for `name`:`there`; whether it does now.
+
+    `ready` is called when the master listens to us, right before it is asked: the time to let go of the port.
+    """
     head = struct.pack(">III", _FORWARD, 0, _LOCAL)
     ends = _string(b"127.0.0.1") + struct.pack(">I", port) + _string(name.encode()) + struct.pack(">I", there)
-    return _asked(path, head + ends, timeout)[:4] == struct.pack(">I", _OK)
+    return _asked(path, head + ends, timeout, ready)[:4] == struct.pack(">I", _OK)
 
 
 def terminate(path: Path, *, timeout: float = 3) -> None:
     """End the master at `path` and all that it carries; nothing when there is none."""
-    _asked(path, struct.pack(">II", _TERMINATE, 0), timeout)
+    _asked(path, struct.pack(">II", _TERMINATE, 0), timeout, lambda: None)
 
 
-def _asked(path: Path, request: bytes, timeout: float) -> bytes:
+def _asked(path: Path, request: bytes, timeout: float, ready: Callable[[], None]) -> bytes:
     """What the master answers to one request; nothing when it does not."""
     connection = _connect(path, timeout)
     if connection is None:
@@ -108,7 +114,7 @@ def _asked(path: Path, request: bytes, timeout: float) -> bytes:
     with connection:
         session = _Session(connection)
         try:
-            return session.ask(request, time.monotonic() + timeout)
+            return session.ask(request, time.monotonic() + timeout, ready)
         except (OSError, struct.error, ValueError):
             return b""
         finally:
@@ -205,10 +211,11 @@ class _Session:
         answer = self._receive(deadline)
         return answer[:4] == struct.pack(">I", _OPENED)
 
-    def ask(self, request: bytes, deadline: float) -> bytes:
+    def ask(self, request: bytes, deadline: float, ready: Callable[[], None]) -> bytes:
         """The answer to a request that opens no session; nothing from a stranger."""
         if not self._greet(deadline):
             return b""
+        ready()
         self._send(request)
         return self._receive(deadline)
 

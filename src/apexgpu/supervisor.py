@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from apexgpu import carrier, mux, ports, relay
@@ -203,15 +204,18 @@ class Supervisor:
         False when another program took a port in that time.
         """
         for number, remote in enumerate(self._remotes):
-            server = self._servers[number]
-            if server is not None:
-                server.close()
-            self._servers[number] = None
-            given = mux.forward(control, self._ports[number], remote.name, remote.port, timeout=1)
+            given = mux.forward(control, self._ports[number], remote.name, remote.port, timeout=1,
+                                ready=partial(self._let_go, number))  # fmt: skip
             if not given and not await self._have(number) and self._carrier is not None:
                 self._carrier.last_error = taken_words(self._ports[number])
                 return False
         return True
+
+    def _let_go(self, number: int) -> None:
+        server = self._servers[number]
+        if server is not None:
+            server.close()
+        self._servers[number] = None
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not while somebody wants to use the tunnel: then half a second is all."""

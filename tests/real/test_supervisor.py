@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,6 +44,7 @@ class Tunnel:
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._up = threading.Event()
         self.supervisor = Supervisor(self._where, [self._holder], [self._remote], limits=self._limits,
                                      once=self._once, give=self._give, changed=self._look)  # fmt: skip
         self._made.set()
@@ -51,8 +52,7 @@ class Tunnel:
         self.ended.set()
 
     def _look(self) -> None:
-        if self.supervisor.state.state != UP:
-            self._down.set()
+        (self._up if self.supervisor.state.state == UP else self._down).set()
 
     def forget(self) -> None:
         self._down.clear()
@@ -67,6 +67,7 @@ class Tunnel:
             os.sched_yield()
 
     def get(self, timeout: float = 30) -> bytes:
+        assert self._up.wait(30)  # who calls in the very moment in which ssh is given the port is refused
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=timeout) as answer:
             data: bytes = answer.read()
             return data
@@ -184,10 +185,13 @@ def test_a_port_that_is_lost_in_the_hand_over_is_waited_for(
     """Another program takes it in the moment in which neither we nor ssh have it."""
     real, thieves = mux.forward, list[socket.socket]()
 
-    def robbed(path: Path, port: int, name: str, there: int, *, timeout: float = 3) -> bool:
-        if not thieves:
-            thieves.append(socket.create_server(("127.0.0.1", port)))
-        return real(path, port, name, there, timeout=timeout)
+    def robbed(path: Path, port: int, name: str, there: int, *, timeout: float, ready: Callable[[], None]) -> bool:
+        def rob() -> None:
+            ready()
+            if not thieves:
+                thieves.append(socket.create_server(("127.0.0.1", port)))
+
+        return real(path, port, name, there, timeout=timeout, ready=rob)
 
     monkeypatch.setattr(mux, "forward", robbed)
     with serving() as port, tunnel(where(server), port, give=True) as made:
