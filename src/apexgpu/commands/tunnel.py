@@ -85,6 +85,8 @@ def carry(
     same = _same(before, host, remotes, local)
     if same is not None and same.state != tunnels.DEAD:
         kit.screen.note(f"tunnel {same.id} carries that already; close it with: apexgpu tunnels close {same.id}")
+        if same.state != UP:
+            reach.ready(kit, host)  # its container may be stopped: it comes back by itself when that is started
         return _show(kit, same, page, open_browser)
     _warn(kit, host, remotes, reach.ready(kit, host, ports.LISTENERS))
     # One that died gives its ports on: whoever has its page open finds it again.
@@ -96,7 +98,8 @@ def carry(
             return _show(kit, _started(kit, host, plan, before), page, open_browser)
         return _foreground(kit, host, plan, page, open_browser)
     except tunnels.PortsTakenError as exc:
-        raise _taken(kit, exc.taken[0]) from None
+        again = f"apexgpu tunnel {host.name} {remotes[0]}" if page is PLAIN else "the same again with"
+        raise _taken(kit, exc.taken[0], again) from None
 
 
 def _warn(kit: Kit, host: Host, remotes: Sequence[ports.Remote], listeners: str) -> None:
@@ -269,7 +272,7 @@ def _url(one: tunnels.Tunnel, page: Page) -> str:
 def _say_moved(kit: Kit, plan: tunnels.Plan, one: tunnels.Tunnel, others: Sequence[tunnels.Tunnel]) -> None:
     for each in () if plan.strict else one.forwards:
         first = next(ports.candidates(ports.remote(each.remote).port))
-        if each.local > first and ports.remote(each.remote).port == first:
+        if each.local > first and ports.remote(each.remote).port == first and not ports.free(first):
             kit.screen.note(f"port {first} here is taken by {_who(kit, first, others)}; this is {each.local}")
 
 
@@ -278,9 +281,13 @@ def _who(kit: Kit, port: int, others: Sequence[tunnels.Tunnel]) -> str:
     return f"your tunnel {own.id}" if own else str(holders.holder(port, kit.runner))
 
 
-def _taken(kit: Kit, number: int) -> RefusedError:
+def _taken(kit: Kit, number: int, again: str) -> RefusedError:
     message = f"port {number} here is taken by {_who(kit, number, tunnels.listed(kit.state_dir))}"
-    return RefusedError(message, hint=f"--local {next(ports.candidates(number + 1))}", code="port_taken")
+    return RefusedError(message, hint=f"{again} --local {_free_after(number)}", code="port_taken")
+
+
+def _free_after(number: int) -> int:
+    return next((port for port in ports.candidates(number + 1) if ports.free(port)), number + 1)
 
 
 def _failure(host: Host, reason: str) -> ApexError:
