@@ -16,6 +16,7 @@ from apexgpu.supervisor import Limits, State, Supervisor
 from apexgpu.tunnels import Carried, Plan, Tunnel
 
 _WRITE_EVERY = 5.0
+_DESCRIPTORS = 4096
 
 
 def carry(
@@ -33,6 +34,7 @@ def carry(
 
     `changed` hears of every new state; `each_second` is for a living line.
     """
+    _allow_descriptors(_DESCRIPTORS)
     return asyncio.run(_Process(state_dir, plan, holders, changed, each_second, limits or Limits()).run())
 
 
@@ -99,6 +101,18 @@ class _Process:
         return Tunnel(self._id, self._plan.host, self._forwards, os.getpid(), self._started, self._plan.background,
                       state.state, state.since, state.reconnects, self._supervisor.moved,
                       state.reason or self._supervisor.refused)  # fmt: skip
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Let us, and ssh, have more open files than a shell gives: 256 on macOS, and a connection may take two."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft not in (resource.RLIM_INFINITY, most) and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _on_end(stop: Callable[[], None]) -> list[int]:

@@ -98,7 +98,7 @@ def close(state_dir: Path, tunnel: Tunnel, *, limit: float = 10) -> None:
     end = time.monotonic() + limit
     asked = signal.SIGTERM
     while _held(path):
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):  # it may end meanwhile, which each system words in its own way
             os.kill(tunnel.pid, asked)
         if time.monotonic() > end:
             if asked == signal.SIGTERM and sys.platform != "win32":

@@ -459,6 +459,19 @@ class TestPlaces:
         assert error["message"].startswith(f"cannot use {laptop.state / 'tunnels'}")
         (laptop.state / "tunnels").unlink()
 
+    def test_more_connections_than_a_shell_allows_open_files(self, laptop: Laptop) -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=200) as server, contextlib.ExitStack() as stack:
+            server.settimeout(LIMIT)
+            words = [sys.executable, "-m", "apexgpu", "tunnel", "gpu7", str(server.getsockname()[1]), "--background"]
+            done = subprocess.run(["sh", "-c", 'ulimit -Sn 100; exec "$@"', "sh", *words], capture_output=True,
+                                  text=True, timeout=LIMIT, check=True)  # fmt: skip
+            here = int(done.stdout.split()[0].rpartition(":")[2])
+            callers = [stack.enter_context(socket.create_connection(("127.0.0.1", here))) for _ in range(150)]
+            for number, caller in enumerate(callers):
+                caller.sendall(b"%3d" % number)
+            heard = {stack.enter_context(server.accept()[0]).recv(3) for _ in callers}
+            assert len(heard) == 150
+
     def test_what_json_tells(self, laptop: Laptop) -> None:
         with serving() as port:
             made = laptop.opened(str(port))
