@@ -60,9 +60,9 @@ class Tunnel:
     def await_down(self) -> None:
         assert self._down.wait(30)
 
-    def await_reason(self, words: str) -> None:
+    def until(self, what: Callable[[], bool]) -> None:
         end = time.monotonic() + 30
-        while words not in self.supervisor.state.reason:
+        while not what():
             assert time.monotonic() < end
             os.sched_yield()
 
@@ -195,7 +195,7 @@ def test_a_port_that_is_lost_in_the_hand_over_is_waited_for(
 
     monkeypatch.setattr(mux, "forward", robbed)
     with serving() as port, tunnel(where(server), port, give=True) as made:
-        made.await_reason("here was taken by another program")
+        made.until(lambda: "here was taken by another program" in made.supervisor.state.reason)
         assert made.supervisor.state.state == WAITING
         thieves[0].close()
         assert made.get_soon() == b"training"
@@ -214,7 +214,7 @@ def test_nobody_listens_there_yet(server: openssh.OpenSSH, give: bool) -> None:
     with tunnel(where(server), port, give=give) as made:
         with pytest.raises(OSError, match=r"closed|reset"):
             made.get()
-        assert "refused" in made.supervisor.refused.lower()
+        made.until(lambda: "refused" in made.supervisor.refused.lower())  # its words and its close are two ways
         assert made.supervisor.state.state == UP
 
 
