@@ -38,7 +38,8 @@ def argv(
     for option in (
         "BatchMode=yes", "StrictHostKeyChecking=yes", "RequestTTY=no", "ControlPersist=no",
         f"ControlMaster={'yes' if control else 'no'}", f"ControlPath={control or 'none'}",
-        "RemoteCommand=none", "PermitLocalCommand=no", "Tunnel=no", "LogLevel=INFO", "TCPKeepAlive=yes",
+        "RemoteCommand=none", "PermitLocalCommand=no", "Tunnel=no", "ClearAllForwardings=no",
+        "LogLevel=INFO", "TCPKeepAlive=yes",
         f"ConnectTimeout={max(1, round(connect))}", "ConnectionAttempts=1", "StreamLocalBindUnlink=yes",
         f"ServerAliveInterval={max(1, round(keepalive))}", "ServerAliveCountMax=3",
         f"ExitOnForwardFailure={'yes' if platform == 'win32' else 'no'}",

@@ -472,6 +472,19 @@ class TestPlaces:
             heard = {stack.enter_context(server.accept()[0]).recv(3) for _ in callers}
             assert len(heard) == 150
 
+    def test_a_config_of_the_users_that_would_take_the_forwards_away(self, laptop: Laptop) -> None:
+        with serving() as port, socket.create_server(("127.0.0.1", 0)) as other:
+            taken = other.getsockname()[1]
+            config = laptop.server.config
+            mine = ["ClearAllForwardings yes", f"LocalForward {taken} localhost:{port}", "RemoteCommand sleep 1",
+                    "LogLevel QUIET", "ControlMaster auto", f"ControlPath {config.parent}/%C", "GatewayPorts yes",
+                    "ServerAliveInterval 0", "RequestTTY force"]  # fmt: skip
+            config.write_text(config.read_text() + "".join(f"  {line}\n" for line in mine))
+            made = laptop.opened(str(port))
+            assert get(made["url"]) == b"training"
+            assert f"0100007F:{made['local_port']:04X} 00000000:0000 0A" in Path("/proc/net/tcp").read_text()
+            assert f"00000000:{made['local_port']:04X} 00000000:0000 0A" not in Path("/proc/net/tcp").read_text()
+
     def test_what_json_tells(self, laptop: Laptop) -> None:
         with serving() as port:
             made = laptop.opened(str(port))

@@ -68,7 +68,8 @@ def test_ssh_never_asks_and_always_checks_host_keys() -> None:
     words = argv(["-F", "cfg", "gpu7"], [("/run/s/0", "localhost:6006")], connect=5, keepalive=5, platform="linux")
     assert words[:3] == ["ssh", "-F", "cfg"]
     assert words[-4:] == ["-L", "/run/s/0:localhost:6006", "gpu7", "exec cat"]
-    assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ControlPath=none"} <= set(words)
+    options = {"BatchMode=yes", "StrictHostKeyChecking=yes", "ControlPath=none", "ClearAllForwardings=no"}
+    assert options <= set(words)
 
 
 @pytest.mark.parametrize(("platform", "fatal"), [("linux", "no"), ("darwin", "no"), ("win32", "yes")])
