@@ -1,6 +1,7 @@
 """Real OpenSSH servers on loopback for the figures: one sshd that listens on many addresses."""
 
 import getpass
+import os
 import shutil
 import subprocess
 import tempfile
@@ -68,9 +69,9 @@ def _write_client(directory: Path, hosts: Sequence[Host]) -> None:
 def farm(count: int, *, shells: bool = False, words: str = _WORDS) -> Iterator[Farm]:
     """`count` hosts; everything is gone at the end. With `shells` they run what they are told, as containers do."""
     directory = Path(tempfile.mkdtemp(prefix="bench-"))
-    port = 20022
+    port, network = 20022, f"127.{100 + os.getpid() % 100}"  # two runs at once are two farms
     hosts = tuple(
-        Host(f"gpu{number + 2}", f"127.88.{number // 200}.{number % 200 + 2}", getpass.getuser(), port, port)
+        Host(f"gpu{number + 2}", f"{network}.{number // 200}.{number % 200 + 2}", getpass.getuser(), port, port)
         for number in range(count)
     )
     for key in ("host_key", "id_ed25519"):

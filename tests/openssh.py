@@ -52,7 +52,7 @@ class OpenSSH:
 
     def kill(self) -> None:
         """End it and its sessions without a word, as a crash does."""
-        for pid in _family(self.process.pid):
+        for pid in family(self.process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(10)
@@ -111,7 +111,7 @@ def _sshd(config: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", config], stderr=subprocess.PIPE, cwd="/")
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """A process and all below it, the oldest first."""
     found = [pid]
     for parent in found:

@@ -6,6 +6,8 @@ import sys
 
 def main() -> int:
     """Run apexgpu with the process's arguments; the exit code."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _open_closed()
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
         from apexgpu import __version__
@@ -19,6 +21,17 @@ def main() -> int:
     from apexgpu import cli
 
     return cli.main(arguments)
+
+
+def _open_closed() -> None:
+    """A standard stream that was closed (`<&-`) becomes the null device, before a socket gets its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            found = os.open(os.devnull, os.O_RDWR)
+            if found != number:
+                os.dup2(found, number)
+                os.close(found)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Nothing heavy is imported before the words ask for it: `apexgpu.app` (which owns
 is all that was said, and a group of commands only when one of them is used.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -82,8 +83,7 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
             return _report(kit, usage)
         if kit.debug:
             raise
-        return _report(kit, ApexError(f"apexgpu itself failed: {type(exc).__name__}", code="bug",
-                                      hint="run it again with --debug and report what it shows"))  # fmt: skip
+        return _report(kit, _own_error(exc))
     return int(code or 0)
 
 
@@ -121,6 +121,17 @@ def _usage_error(exc: Exception) -> UsageError | None:
         # No arguments where some are needed: the help has been asked for, in effect.
         return UsageError("nothing to do", hint=f"{path} --help")
     return UsageError(text().rstrip(".").replace("\n", " "), hint=f"{path} --help")
+
+
+def _own_error(exc: Exception) -> ApexError:
+    """A file that cannot be used is the user's affair; all else is ours."""
+    if isinstance(exc, OSError) and isinstance(exc.filename, str | os.PathLike) and exc.strerror:
+        from pathlib import Path
+
+        path = Path(exc.filename)
+        return ApexError(f"cannot use {path}: {exc.strerror}", code="file", hint=f"ls -ld {path.parent}")
+    return ApexError(f"apexgpu itself failed: {type(exc).__name__}", code="bug",
+                     hint="run it again with --debug and report what it shows")  # fmt: skip
 
 
 def _report(kit: Kit, error: ApexError) -> int:

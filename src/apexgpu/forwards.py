@@ -16,7 +16,8 @@ from apexgpu.nas import question
 from apexgpu.replies import PortMap
 from apexgpu.transport import Transport
 
-_CONNECT = 3.0  # seconds for a map to show that it leads somewhere
+_CONNECT = 3.0  # seconds for a map to take a connection
+_SETTLE = 0.5  # seconds for a forwarder on the way (docker's, say) to find that nobody is behind it
 _SSH = 22
 
 
@@ -82,11 +83,20 @@ def seen(maps: Sequence[PortMap]) -> list[Seen]:
 
 
 def _answers(one: PortMap) -> bool:
+    """Whether a connection is taken and then kept: what something on the way takes and drops leads nowhere."""
     try:
-        with socket.create_connection((one.address, one.port), timeout=_CONNECT):
-            return True
+        with socket.create_connection((one.address, one.port), timeout=_CONNECT) as caller:
+            return _kept(caller)
     except OSError:
         return False
+
+
+def _kept(caller: socket.socket) -> bool:
+    caller.settimeout(_SETTLE)
+    try:
+        return bool(caller.recv(1))
+    except TimeoutError:
+        return True  # it waits for us to speak
 
 
 def put_back(link: Transport, host: Host, ports: Sequence[int], *, note: OnLine) -> None:

@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from apexgpu.errors import ApexError, DroppedError
@@ -25,6 +26,7 @@ _HELLO, _NEW_SESSION, _TERMINATE, _FORWARD = 0x00000001, 0x10000002, 0x10000005,
 _OK, _EXIT, _OPENED = 0x80000001, 0x80000004, 0x80000006
 _LOCAL = 1
 _IDLE = 180
+_LONGEST = 70  # a socket's path has room for 104 bytes on macOS, and ssh adds 17 of its own while it binds
 _MOST = 32  # masters; each costs about 1.4 MiB and, with a post-quantum exchange, 0.1 s of CPU to open
 
 
@@ -92,19 +94,24 @@ def master_argv(target: Target, *, config: Path, path: Path) -> list[str]:
     return [*words, target.alias]
 
 
-def forward(path: Path, port: int, name: str, there: int, *, timeout: float = 3) -> bool:
-    """Let the master at `path` listen on 127.0.0.1:`port` for `name`:`there`; whether it does now."""
+def forward(
+    path: Path, port: int, name: str, there: int, *, timeout: float = 3, ready: Callable[[], None] = lambda: None
+) -> bool:
+    """Let the master at `path` listen on 127.0.0.1:`port` for `name`:`there`; whether it does now.
+
+    `ready` is called when the master listens to us, right before it is asked: the time to let go of the port.
+    """
     head = struct.pack(">III", _FORWARD, 0, _LOCAL)
     ends = _string(b"127.0.0.1") + struct.pack(">I", port) + _string(name.encode()) + struct.pack(">I", there)
-    return _asked(path, head + ends, timeout)[:4] == struct.pack(">I", _OK)
+    return _asked(path, head + ends, timeout, ready)[:4] == struct.pack(">I", _OK)
 
 
 def terminate(path: Path, *, timeout: float = 3) -> None:
     """End the master at `path` and all that it carries; nothing when there is none."""
-    _asked(path, struct.pack(">II", _TERMINATE, 0), timeout)
+    _asked(path, struct.pack(">II", _TERMINATE, 0), timeout, lambda: None)
 
 
-def _asked(path: Path, request: bytes, timeout: float) -> bytes:
+def _asked(path: Path, request: bytes, timeout: float, ready: Callable[[], None]) -> bytes:
     """What the master answers to one request; nothing when it does not."""
     connection = _connect(path, timeout)
     if connection is None:
@@ -112,7 +119,7 @@ def _asked(path: Path, request: bytes, timeout: float) -> bytes:
     with connection:
         session = _Session(connection)
         try:
-            return session.ask(request, time.monotonic() + timeout)
+            return session.ask(request, time.monotonic() + timeout, ready)
         except (OSError, struct.error, ValueError):
             return b""
         finally:
@@ -150,15 +157,17 @@ def runtime_directory() -> Path | None:
     except OSError:
         return None
     mine = found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
-    # A socket's path has room for 104 bytes on macOS, and ssh adds 17 of its own while it binds.
-    return path if mine and len(str(path)) < 70 else None
+    return path if mine else None
 
 
 def _runtime_path() -> Path | None:
     if sys.platform == "win32":
         return None
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(base) / "apexgpu" if base else Path(os.environ.get("TMPDIR", "/tmp")) / f"apexgpu-{os.getuid()}"  # noqa: S108
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    own = f"apexgpu-{os.getuid()}"
+    rooms = [Path(base) / "apexgpu"] if base and os.access(base, os.W_OK) else []
+    rooms += [Path(os.environ.get("TMPDIR") or "/tmp") / own, Path("/tmp") / own]  # noqa: S108
+    return next((room for room in rooms if len(str(room)) < _LONGEST), None)
 
 
 def _stamp(config: Path) -> str:
@@ -207,10 +216,11 @@ class _Session:
         answer = self._receive(deadline)
         return answer[:4] == struct.pack(">I", _OPENED)
 
-    def ask(self, request: bytes, deadline: float) -> bytes:
+    def ask(self, request: bytes, deadline: float, ready: Callable[[], None]) -> bytes:
         """The answer to a request that opens no session; nothing from a stranger."""
         if not self._greet(deadline):
             return b""
+        ready()
         self._send(request)
         return self._receive(deadline)
 

@@ -4,7 +4,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from apexgpu.errors import DroppedError
+from apexgpu.errors import ApexError, DroppedError, RefusedError
 from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Completed, Runner
 from apexgpu.route import Route, config_arguments, target_arguments
@@ -32,12 +32,15 @@ _FAILURES = (
     (r"Network is unreachable", "no_network"),
     (r"Connection closed|Connection reset|kex_exchange_identification|Broken pipe|banner exchange|"
      r"client_loop|lost connection|disconnect", "closed"),
+    (r"administratively prohibited", "forbidden"),
 )  # fmt: skip
+FINAL = {"changed", "unknown", "forbidden"}  # failures that trying again does not cure
 _WORDS = {
     "connection_refused": "connection refused",
     "no_route": "no route to host",
     "timeout": "no answer in time",
     "no_name": "its name cannot be resolved",
+    "unknown": "its host key is not known",
     "no_network": "the network is unreachable (VPN?)",
     "closed": "it closed the connection",
 }
@@ -62,16 +65,21 @@ def failure(err: str) -> str | None:
     return None
 
 
-def raise_failure(target: Target, code: str, err: str) -> None:
-    """Raise our error for one of ssh's own failures."""
+def error_of(target: Target, code: str, err: str) -> ApexError:
+    """Our error for one of ssh's own failures."""
     if code == "refused":
-        raise refused_key(target)
+        return refused_key(target)
     if code == "changed":
         shown = re.search(r"SHA256:\S+", err)
-        raise changed_key(
+        return changed_key(
             target, shown=shown[0].rstrip(".") if shown else "another key", known=["another one"], files=[]
         )
-    raise unreachable(target, _WORDS[code], code=code)
+    if code == "forbidden":
+        name = target.host.name
+        message = f"the container on {name} forbids ssh to forward ports"
+        hint = f"apexgpu ssh {name} -- grep -iE 'forwarding|permitopen' /etc/ssh/sshd_config"
+        return RefusedError(message, hint=hint, code="forwarding_forbidden")
+    return unreachable(target, _WORDS[code], code=code)
 
 
 class OpenSSHLink:
@@ -114,7 +122,7 @@ class OpenSSHLink:
         if code == "closed" and reply.out:
             raise DroppedError(f"the connection to {target.alias} was lost", seen=reply.out,
                                hint=f"apexgpu status {target.host.name}")  # fmt: skip
-        raise_failure(target, code, said)
+        raise error_of(target, code, said)
 
     def first_key(self, route: Route, limits: Limits) -> PublicKey:
         """The key that a target shows, fetched with a known_hosts file of its own so that nothing is trusted."""

@@ -1,5 +1,6 @@
 """Ports of a tunnel: what the user names, which local ones are fit for use, and taking one for good."""
 
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,23 @@ def remote(word: str) -> Remote:
         message = f"{word!r} is neither a port (1 to {_LAST}) nor NAME:PORT"
         raise UsageError(message, hint="apexgpu tunnel gpu7 6006")
     return Remote(int(number), name)
+
+
+# The local ends of the container's listening sockets, one a line (proc(5), /proc/net/tcp: 0A is TCP_LISTEN). No
+# redirection: a login shell there may be csh.
+LISTENERS = "awk '$4==\"0A\"{print $2}' /proc/net/tcp /proc/net/tcp6"
+_SIX = "00000000000000000000000001000000"  # ::1
+
+
+def nobody(said: str, remote: Remote) -> str:
+    """Why a connection to `remote` would come to nothing by what LISTENERS `said`; empty when nothing is known."""
+    ends = re.findall(r"^([0-9A-F]{8,32}):([0-9A-F]{4})$", said, re.MULTILINE)
+    there = {address for address, port in ends if port == f"{remote.port:04X}"}
+    if not ends or remote.name != "localhost":
+        return ""
+    if not there:
+        return f"nothing listens on port {remote.port} there yet"
+    return f"port {remote.port} there listens on ::1 alone" if there == {_SIX} else ""
 
 
 def local_wanted(port: int) -> int:

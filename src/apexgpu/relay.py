@@ -5,9 +5,12 @@ import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-Way = Callable[[], Awaitable["Path | int | None"]]
+P = TypeVar("P", bound=asyncio.Protocol)
+
+Place = Path | int  # where ssh listens for us: a socket's path, or a loopback port
+Way = Callable[[], Awaitable[Place | None]]
 
 
 class Traffic:
@@ -136,7 +139,25 @@ async def _carry(end: End, traffic: Traffic, way: Way) -> None:
     end.abort()
 
 
-async def _connect(place: "Path | int", protocol: Callable[[], End]) -> tuple[Any, End]:
+async def tried(place: Place, limit: float) -> None:
+    """Connect, and wait until the connection is dropped, `limit` seconds at most."""
+    with contextlib.suppress(OSError, TimeoutError):
+        transport, end = await _connect(place, _Trial)
+        try:
+            await asyncio.wait_for(end.dropped.wait(), limit)
+        finally:
+            transport.abort()
+
+
+class _Trial(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.dropped = asyncio.Event()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.dropped.set()
+
+
+async def _connect(place: Place, protocol: Callable[[], P]) -> tuple[Any, P]:
     loop = asyncio.get_running_loop()
     if isinstance(place, int):
         return await loop.create_connection(protocol, "127.0.0.1", place)

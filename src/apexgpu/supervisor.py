@@ -16,23 +16,29 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from apexgpu import carrier, mux, ports, relay
 from apexgpu.mux import runtime_directory
+from apexgpu.openssh_link import FINAL, failure
+from apexgpu.tunnels import CONNECTING, CONTROL, UP, WAITING, sockets_prefix
 
-_CONTROL = "m"
-CONNECTING, UP, WAITING = "connecting", "up", "waiting"
+_PROBE = "p"
+_NOBODY = 1  # a port on which nobody listens (tcpmux, RFC 1078): what ssh says of it is about ssh
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds. `beat`: between pulses of an idle tunnel; `patience`: for a pulse to come back."""
+    """Seconds. `beat`: between pulses of an idle tunnel; `patience`: for a pulse to come back.
+
+    A dead way is found out within the two together, and replaced in one or two more.
+    """
 
     connect: float = 5
     login: float = 20
-    beat: float = 10
-    patience: float = 5
+    beat: float = 3
+    patience: float = 4
     hold: float = 20
     longest_wait: float = 30
 
@@ -52,9 +58,9 @@ def wait_before(attempt: int, longest: float) -> float:
     return float(min(longest, 0.5 * 2 ** min(attempt, 10)))
 
 
-def final(reason: str) -> bool:
-    """Whether ssh's last words mean that trying again makes nothing better."""
-    return "host key verification failed" in reason.lower() or "identification has changed" in reason.lower()
+def taken_words(port: int) -> str:
+    """The reason of a tunnel that waits for its own port."""
+    return f"port {port} here was taken by another program"
 
 
 class Supervisor:
@@ -80,8 +86,7 @@ class Supervisor:
         self._holders: list[socket.socket | None] = list(holders)
         self._servers: list[asyncio.Server | None] = [None] * len(holders)
         self._limits, self._once, self._give, self._changed = limits, once, give, changed
-        self._moved_before = 0
-        self._moved_base: int | None = None
+        self._moved_before = self._passed_before = 0
         self.state = State()
         self.traffic = relay.Traffic()
         self._carrier: carrier.Carrier | None = None
@@ -103,11 +108,8 @@ class Supervisor:
     @property
     def moved(self) -> int:
         """Bytes carried: counted where they pass through us, else as the system counts those of ssh."""
-        now = 0
-        if self._moved_base is not None and self.ssh_pid is not None:
-            with contextlib.suppress(OSError):
-                now = max(0, carrier.moved(self.ssh_pid) - self._moved_base)
-        return self.traffic.total + self._moved_before + now
+        passed = self.traffic.total - self._passed_before
+        return self._moved_before + max(passed, self._carrier.carried if self._carrier else 0)
 
     def stop(self) -> None:
         """Let `run` end; from the loop's own thread."""
@@ -119,12 +121,15 @@ class Supervisor:
         closing = asyncio.create_task(self._closing.wait())
         try:
             while not self._closing.is_set():
-                await self._listen()
-                work = asyncio.create_task(self._one_connection())
-                await asyncio.wait({work, closing}, return_when=asyncio.FIRST_COMPLETED)
-                came_up = await _ended(work)
+                came_up = False
+                if lost := await self._listen():
+                    self._become(WAITING, lost)
+                else:
+                    work = asyncio.create_task(self._one_connection())
+                    await asyncio.wait({work, closing}, return_when=asyncio.FIRST_COMPLETED)
+                    came_up = await _ended(work)
                 attempt = 0 if came_up else attempt + 1
-                if self._closing.is_set() or not self._was_up or self._once or final(self.state.reason):
+                if self._closing.is_set() or not self._was_up or self._once or failure(self.state.reason) in FINAL:
                     break
                 await self._pause(wait_before(attempt, self._limits.longest_wait))
         finally:
@@ -136,67 +141,81 @@ class Supervisor:
                 end.abort()
         return self._was_up
 
-    async def _listen(self) -> None:
-        """Take every port that ssh had, or that could not be had the last time."""
-        for number, port in enumerate(self._ports):
-            if self._servers[number] is None:
-                holder = self._holders[number] or ports.take(port)
-                self._holders[number] = None
-                if holder is not None:
-                    self._servers[number] = await relay.listen(holder, self.traffic, self._way(number))
+    async def _listen(self) -> str:
+        """Take every port that ssh had, or that could not be had the last time; what is in the way of that now."""
+        lost = [port for number, port in enumerate(self._ports) if not await self._have(number)]
+        return taken_words(lost[0]) if lost else ""
+
+    async def _have(self, number: int) -> bool:
+        if self._servers[number] is None:
+            holder = self._holders[number] or ports.take(self._ports[number])
+            self._holders[number] = None
+            if holder is not None:
+                self._servers[number] = await relay.listen(holder, self.traffic, self._way(number))
+        return self._servers[number] is not None
 
     async def _one_connection(self) -> bool:
         """One ssh, from its start to its end; whether it came up."""
         self._become(CONNECTING, self.state.reason)
-        directory = runtime_directory() if sys.platform != "win32" else None
-        sockets = Path(tempfile.mkdtemp(prefix=f"t-{os.getpid()}-", dir=directory))
-        self._places = [_free_port() if sys.platform == "win32" else sockets / str(number)
-                        for number in range(len(self._remotes))]  # fmt: skip
+        sockets = Path(tempfile.mkdtemp(prefix=sockets_prefix(os.getpid()), dir=runtime_directory()))
+        self._places = [_place(sockets, str(number)) for number in range(len(self._remotes))]
+        probe, nobody = _place(sockets, _PROBE), ports.Remote(_NOBODY)
+        ends = zip([*self._places, probe], [*self._remotes, nobody], strict=True)
         pairs = [(f"127.0.0.1:{place}" if isinstance(place, int) else str(place), remote.target)
-                 for place, remote in zip(self._places, self._remotes, strict=True)]  # fmt: skip
-        control = sockets / _CONTROL if self._give else None
+                 for place, remote in ends]  # fmt: skip
+        control = sockets / CONTROL if self._give else None
         words = carrier.argv(self._where, pairs, connect=self._limits.connect, keepalive=self._limits.patience,
                              control=control)  # fmt: skip
         self._carrier = current = carrier.Carrier(words, progress=lambda: self.moved)
         up = False
         try:
-            up = await current.start(self._limits.login)
+            up = (await current.start(self._limits.login)
+                  and not await current.forbids(probe, self._places, self._limits.patience)
+                  and await self._came_up(control))  # fmt: skip
             if up:
-                self._came_up(control)
                 await current.wait(self._limits.beat, self._limits.patience, self._wanted)
         finally:
             self._up.clear()
-            self._moved_before, self._moved_base = self.moved - self.traffic.total, None
-            await current.stop()
+            await current.end()
+            # At once: the ports are free now, and could be anybody's.
+            lost = "" if self._closing.is_set() else await self._listen()
+            await current.last_words()
+            self._moved_before, self._passed_before, self._carrier = self.moved, self.traffic.total, None
             shutil.rmtree(sockets, ignore_errors=True)
             if not self._closing.is_set():
-                await self._listen()  # at once: the ports are free now, and could be anybody's
-                self._become(WAITING, current.last_error or "the connection ended")
+                self._become(WAITING, lost or current.last_error or "the connection ended")
         return up
 
-    def _came_up(self, control: Path | None) -> None:
+    async def _came_up(self, control: Path | None) -> bool:
+        """Open the way to those who call; False when a port was lost to another program."""
+        assert self._carrier is not None  # noqa: S101 - it has come up
         self.state.reconnects += self._was_up
         self._was_up = True
+        if (control is not None and await self._carrier.count(self._limits.patience)
+                and not await self._give_ports(control)):  # fmt: skip
+            return False
         self._up.set()
-        if control is not None:
-            self._give_ports(control)
         self._become(UP, "")
+        return True
 
-    def _give_ports(self, control: Path) -> None:
-        """Close our socket and let ssh open its own, in less than a millisecond. What fails is kept by us."""
-        assert self._carrier is not None  # noqa: S101 - it has come up
-        assert self._carrier.pid is not None  # noqa: S101 - it runs
-        with contextlib.suppress(OSError):
-            self._moved_base = carrier.moved(self._carrier.pid)
-        if self._moved_base is None:
-            return
+    async def _give_ports(self, control: Path) -> bool:
+        """Close our sockets and let ssh open its own, in less than a millisecond. What ssh cannot, we go on with.
+
+        False when another program took a port in that time.
+        """
         for number, remote in enumerate(self._remotes):
-            server = self._servers[number]
-            if server is not None:
-                server.close()
-            self._servers[number] = None
-            if not mux.forward(control, self._ports[number], remote.name, remote.port, timeout=1):
-                self._holders[number] = ports.take(self._ports[number])
+            given = mux.forward(control, self._ports[number], remote.name, remote.port, timeout=1,
+                                ready=partial(self._let_go, number))  # fmt: skip
+            if not given and not await self._have(number) and self._carrier is not None:
+                self._carrier.last_error = taken_words(self._ports[number])
+                return False
+        return True
+
+    def _let_go(self, number: int) -> None:
+        server = self._servers[number]
+        if server is not None:
+            server.close()
+        self._servers[number] = None
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not while somebody wants to use the tunnel: then half a second is all."""
@@ -212,7 +231,7 @@ class Supervisor:
             task.cancel()
 
     def _way(self, number: int) -> relay.Way:
-        async def way() -> Path | int | None:
+        async def way() -> relay.Place | None:
             end = time.monotonic() + self._limits.hold
             while (left := end - time.monotonic()) > 0:
                 if self._up.is_set() and self._carrier is not None:
@@ -234,14 +253,6 @@ class Supervisor:
             self._changed()
 
 
-def clear(pid: int) -> None:
-    """Take away the sockets that a killed supervisor left behind."""
-    directory = runtime_directory()
-    for path in directory.glob(f"t-{pid}-*") if directory is not None else ():
-        mux.terminate(path / _CONTROL)  # connections that were open may have kept ssh
-        shutil.rmtree(path, ignore_errors=True)
-
-
 async def _ended(work: "asyncio.Task[bool]") -> bool:
     """The task's result; cancelled first when it is not done."""
     if not work.done():
@@ -252,7 +263,10 @@ async def _ended(work: "asyncio.Task[bool]") -> bool:
         return False
 
 
-def _free_port() -> int:
+def _place(sockets: Path, name: str) -> relay.Place:
+    """Where ssh is to listen for us: a socket among `sockets`, or a port where the system's ssh has none."""
+    if sys.platform != "win32":
+        return sockets / name
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

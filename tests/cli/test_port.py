@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import cli
+from apexgpu import cli, forwards
 from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import running
 from apexgpu.render import Screen
@@ -71,9 +71,21 @@ class TestMapping:
         pytest.fail("nothing came through the map")
 
     def test_twice_is_the_same_map(self, two: Product) -> None:
-        first = two.hosts("port", "gpu2", "6006")["gpu2"]["ports"]
-        assert two.hosts("port", "gpu2", "6006")["gpu2"]["ports"] == first
-        assert mapped(two) == [22, 6006]
+        with listening() as (number, _):
+            first = two.hosts("port", "gpu2", str(number))["gpu2"]["ports"]
+            assert two.hosts("port", "gpu2", str(number))["gpu2"]["ports"] == first
+            assert mapped(two) == [22, number]
+
+    def test_a_map_that_takes_connections_and_drops_them_does_not_answer(
+        self, two: Product, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody is behind it: what counts is not that it was taken, nor how soon after that it was dropped."""
+        monkeypatch.setattr(forwards, "_SETTLE", 30)
+        with listening() as (number, _):
+            pass
+        one = two.hosts("port", "gpu2", str(number))["gpu2"]["ports"][0]
+        assert one["answers"] is False
+        assert f"what listens on port {number} in the container must listen on 0.0.0.0" in two.err
 
     def test_the_list_names_the_map_of_ssh_and_needs_no_warning_for_it(self, two: Product) -> None:
         assert two("port", "gpu2") == 0

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,15 @@ def get(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=30) as answer:
         data: bytes = answer.read()
         return data
+
+
+def get_state(product: Product) -> str:
+    """The state of the only tunnel, once that is no longer up: whoever stopped the container knows it sooner."""
+    state = Path(product.lab.environment["APEXGPU_STATE_DIR"])
+    end = time.monotonic() + 60
+    while (found := tunnels.listed(state)[0].state) == "up" and time.monotonic() < end:
+        os.sched_yield()
+    return found
 
 
 def opened(product: Product, *words: str) -> dict[str, Any]:
@@ -75,6 +85,17 @@ def test_a_container_that_was_stopped_and_started_serves_again_on_the_same_port(
         assert product.json("tunnels")["tunnels"][0]["reconnects"] >= 1
 
 
+def test_a_tunnel_that_waits_for_a_stopped_container_offers_to_start_it(product: Product) -> None:
+    with serving() as port:
+        made = opened(product, "gpu2", str(port))
+        assert product("down", "gpu2", "--yes") == 0, product.err
+        assert get_state(product) != "up"
+        assert product("tunnel", "gpu2", str(port), "--background") == 6
+        assert "the container on gpu2 is stopped" in product.err
+        assert opened(product, "gpu2", str(port), "--yes")["id"] == made["id"]
+        assert get(made["url"]) == b"training"
+
+
 def test_a_stopped_container_is_started_when_the_user_says_so(product: Product) -> None:
     assert product("tunnel", "gpu3", "6006", "--background") == 6
     assert "the container on gpu3 is stopped" in product.err
@@ -106,7 +127,9 @@ def test_a_port_that_is_taken_is_refused_with_its_holders_name(product: Product)
             assert product("tunnel", "gpu2", "6006", "--local", str(number), *more) == 6
             assert f"port {number} here is taken by" in product.err
             assert f"(process {os.getpid()})" in product.err
-            assert "--local" in product.err
+            hinted = re.search(r"hint: apexgpu tunnel gpu2 6006 --local (\d+)", product.err)
+            assert hinted is not None
+            assert ports.free(int(hinted[1]))
 
 
 def test_our_own_tunnel_is_named_as_the_holder(product: Product) -> None:
@@ -186,12 +209,18 @@ def test_uninstall_closes_what_is_open(product: Product) -> None:
             get(made["url"])
 
 
-def test_a_port_that_is_lost_in_the_last_moment_is_another_one() -> None:
-    """`take` binds and does not look before: of two that want one port, one has it."""
-    first = tunnels.take([None], [ports.Remote(23456)])[0]
-    second = tunnels.take([None], [ports.Remote(23456)])[0]
-    assert isinstance(first, socket.socket)
-    assert isinstance(second, socket.socket)
+def test_of_two_that_want_one_port_one_has_it() -> None:
+    """`take` binds and does not look before."""
+
+    def plan(*wanted: int | None, strict: bool = False) -> tunnels.Plan:
+        return tunnels.Plan("gpu7", (), (ports.Remote(23456),) * len(wanted), wanted, strict)
+
+    first, second = tunnels.take(plan(None, None))
     with first, second:
-        assert first.getsockname()[1] != second.getsockname()[1]
-        assert tunnels.take([first.getsockname()[1]], [ports.Remote(23456)]) == [first.getsockname()[1]]
+        number = first.getsockname()[1]
+        assert number != second.getsockname()[1]
+        with tunnels.take(plan(number))[0] as third:  # it was another tunnel's, and need not be the same
+            assert third.getsockname()[1] != number
+        with pytest.raises(tunnels.PortsTakenError) as caught:
+            tunnels.take(plan(number, strict=True))
+        assert caught.value.taken == [number]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from apexgpu import holders, ports, supervisor
+from apexgpu import holders, openssh_link, ports, supervisor
 from apexgpu.carrier import argv
 from apexgpu.errors import UsageError
 
@@ -20,6 +20,23 @@ def test_what_a_port_means(word: str, target: str, shown: str) -> None:
     assert ports.remote(word).target == target
     assert str(ports.remote(word)) == shown
     assert ports.remote(str(ports.remote(word))) == ports.remote(word)
+
+
+@pytest.mark.parametrize(
+    ("said", "word", "why"),
+    [
+        ("0100007F:1776\n00000000:0016\n", "6006", ""),
+        ("0100007F:1776\n00000000000000000000000001000000:1776\n", "6006", ""),
+        ("00000000000000000000000000000000:1776\n", "6006", ""),
+        ("00000000000000000000000001000000:1776\n", "6006", "port 6006 there listens on ::1 alone"),
+        ("0100007F:1777\n", "6006", "nothing listens on port 6006 there yet"),
+        ("0100007F:1777\n", "db:6006", ""),
+        ("", "6006", ""),
+        ("Welcome: you have mail at 10:30\n", "6006", ""),
+    ],
+)
+def test_what_the_container_tells_of_a_port(said: str, word: str, why: str) -> None:
+    assert ports.nobody(said, ports.remote(word)) == why
 
 
 @pytest.mark.parametrize("word", ["", "x", "0", "65536", "-1", "a b:1", "-x:1", "a;b:1", "1:2:x", "６"])
@@ -43,15 +60,26 @@ def test_back_off_is_capped() -> None:
 
 
 def test_only_a_changed_host_key_is_final() -> None:
-    assert supervisor.final("Host key verification failed.")
-    assert not supervisor.final("ssh: connect to host gpu7 port 22: Connection refused")
+    assert openssh_link.failure("Host key verification failed.") in openssh_link.FINAL
+    assert openssh_link.failure("ssh: connect to host gpu7 port 22: Connection refused") not in openssh_link.FINAL
 
 
 def test_ssh_never_asks_and_always_checks_host_keys() -> None:
-    words = argv(["-F", "cfg", "gpu7"], [("/run/s/0", "localhost:6006")], connect=5, keepalive=5)
+    words = argv(["-F", "cfg", "gpu7"], [("/run/s/0", "localhost:6006")], connect=5, keepalive=5, platform="linux")
     assert words[:3] == ["ssh", "-F", "cfg"]
     assert words[-4:] == ["-L", "/run/s/0:localhost:6006", "gpu7", "exec cat"]
-    assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ControlPath=none"} <= set(words)
+    options = {"BatchMode=yes", "StrictHostKeyChecking=yes", "ControlPath=none", "ClearAllForwardings=no"}
+    assert options <= set(words)
+
+
+@pytest.mark.parametrize(("platform", "fatal"), [("linux", "no"), ("darwin", "no"), ("win32", "yes")])
+def test_a_forward_that_fails_is_fatal_where_it_is_a_port_that_others_could_have(platform: str, fatal: str) -> None:
+    """ssh_config(5), ExitOnForwardFailure; Windows' ssh has no sockets of its own to listen on."""
+    here = "127.0.0.1:50000" if platform == "win32" else "/run/s/0"
+    words = argv(["gpu7"], [(here, "[::1]:6006")], connect=0.2, keepalive=4, platform=platform)
+    assert f"ExitOnForwardFailure={fatal}" in words
+    assert {"ConnectTimeout=1", "ServerAliveInterval=4", "ServerAliveCountMax=3"} <= set(words)
+    assert words[words.index("-L") + 1] == f"{here}:[::1]:6006"
 
 
 TCP = """\

@@ -232,7 +232,7 @@ def judge(recording: dict[str, Any]) -> str:
     if reply.code == 255:
         code = openssh_link.failure(reply.err)
         assert code is not None
-        openssh_link.raise_failure(Target(HOST, role), code, reply.err)  # type: ignore[arg-type]
+        raise openssh_link.error_of(Target(HOST, role), code, reply.err)  # type: ignore[arg-type]
     if reply.code == 124:
         raise DroppedError("cut off", hint="apexgpu status gpu7", code="cut", seen=reply.out)
     if role == "register":

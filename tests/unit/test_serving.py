@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -93,6 +93,59 @@ def test_ports_and_the_session_of_a_process_are_seen() -> None:
         assert processes.serves(os.getsid(0), number)
         assert not processes.serves(1 if os.getsid(0) != 1 else -1, number)
         assert processes.free(number) != number
+
+
+ROBBED = """#!{python} -S
+import os, socket, sys
+port, thief = int(sys.argv[-1]), {marker!r}
+if not os.path.exists(thief):
+    said, tell = os.pipe()
+    if os.fork():
+        os.read(said, 1)
+        sys.exit("Address already in use")
+    os.setsid()
+    server = socket.create_server(("127.0.0.1", port))
+    open(thief, "w").close()
+    os.write(tell, b"x")
+    server.accept()
+    sys.exit()
+server = socket.create_server(("127.0.0.1", port))
+while True:
+    server.accept()[0].close()
+"""
+
+
+def test_a_port_that_is_lost_before_the_server_has_it_is_another_one(tmp_path: Path) -> None:
+    program = tmp_path / "tensorboard"
+    program.write_text(ROBBED.format(python=sys.executable, marker=str(tmp_path / "thief")))
+    program.chmod(0o755)
+    wish = Wish("tensorboard", str(tmp_path), program=str(program))
+
+    def asked(do: Literal["serve", "stop"]) -> dict[str, Any]:
+        done = subprocess.run(["sh", "-c", serving.command(do, wish)], env={**os.environ, "HOME": str(tmp_path)},
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1].removeprefix("apexgpu "))
+        return found
+
+    made = asked("serve")
+    assert made.get("started"), made
+    assert (tmp_path / "thief").exists()
+    assert asked("stop")["stopped"] == [{"pid": made["pid"], "port": made["port"]}]
+
+
+def test_an_older_notebook_is_stopped_by_its_port(tmp_path: Path) -> None:
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as one:
+        assert one.stdout is not None
+        number = int(one.stdout.readline())
+        assert serve.owner(number) == one.pid
+        script = tmp_path / "jupyter-notebook"
+        script.write_text(f'#!/bin/sh\n[ "$2" = --json ] && exit 1\necho "http://localhost:{number}/ :: {tmp_path}"\n')
+        script.chmod(0o755)
+        wish: dict[str, object] = {"what": "jupyter", "program": str(script), "directory": str(tmp_path)}
+        assert serve.stopped(wish, str(tmp_path)) == {"stopped": [{"pid": one.pid, "port": number}]}
+        assert serve.stopped(wish, str(tmp_path)) == {"stopped": []}
 
 
 def test_a_token_in_a_log_is_not_told(tmp_path: Path) -> None:
@@ -190,3 +243,17 @@ class TestAnswer:
             serving.serve(said, HOST, Wish("jupyter", None), on_line=lambda _: None)
         assert caught.value.code == code
         assert words in caught.value.message
+
+
+@pytest.mark.parametrize("knows_json", [True, False])
+def test_an_older_notebook_is_asked_in_its_own_way(tmp_path: Path, knows_json: bool) -> None:
+    """It has no `jupyter-server` beside it, and the oldest refuse `--json`."""
+    old = "echo 'Currently running servers:'; echo 'http://localhost:8888/?token=abc :: /home/alice'"
+    json_line = 'echo \'{"port": 8888, "token": "abc", "notebook_dir": "/home/alice", "base_url": "/"}\''
+    said = f'[ "$2" = --json ] && {{ {json_line if knows_json else "exit 1"}; exit; }}; {old}'
+    (tmp_path / "jupyter-notebook").write_text(f'#!/bin/sh\n[ "$1" = list ] || exit 9\n{said}\n')
+    (tmp_path / "jupyter-notebook").chmod(0o755)
+    found = serve.notebooks([str(tmp_path / "jupyter-notebook")])
+    shown = [serve.notebook(one, started=False) for one in found]
+    assert [(one["port"], one["token"], one["directory"], one["path"]) for one in shown] == [
+        (8888, "abc", "/home/alice", "/")]  # fmt: skip

@@ -26,17 +26,18 @@ def ssh_arguments(kit: Kit, host: Host) -> list[str]:
     return [*config_arguments(kit.settings.ssh_config), *target_arguments(where), host.name]
 
 
-def ready(kit: Kit, host: Host) -> None:
+def ready(kit: Kit, host: Host, command: str = "true") -> str:
     """Offer to start a stopped container, so that ssh does not end in `Connection refused`.
 
-    Raises what stands in the way: DeclinedError, RefusedError (stopped, and nobody to ask), UnreachableError …
+    What `command` said there; nothing where it had to be started. Raises what stands in the way: DeclinedError,
+    RefusedError (stopped, and nobody to ask), UnreachableError …
     """
-    outcome = fleet.run(kit, [host], lambda one: answers(kit, one))[0]
+    outcome = fleet.run(kit, [host], lambda one: _said(kit, one, command))[0]
     if outcome.error is not None:
         raise outcome.error
-    if outcome.value:
-        return
-    offer_start(kit, host)
+    if outcome.value is None:
+        offer_start(kit, host)
+    return outcome.value or ""
 
 
 def offer_start(kit: Kit, host: Host) -> None:
@@ -55,10 +56,14 @@ def offer_start(kit: Kit, host: Host) -> None:
 
 def answers(kit: Kit, host: Host) -> bool:
     """Whether the container takes our login; False when it is stopped; anything else is its error."""
+    return _said(kit, host, "true") is not None
+
+
+def _said(kit: Kit, host: Host, command: str) -> str | None:
+    """What `command` said in the container; None when that is stopped."""
     try:
-        manage.inside(kit.transport, host, "true")
+        return manage.inside(kit.transport, host, command).out
     except RefusedError as exc:
         if exc.code != "stopped":
             raise
-        return False
-    return True
+        return None

@@ -1,8 +1,9 @@
 """tunnel and tunnels: ports of a container on this laptop, and the list of what is carried."""
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from apexgpu.errors import ApexError, RefusedError, UnreachableError, UsageError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
 from apexgpu.render import duration, size
-from apexgpu.supervisor import UP, State
+from apexgpu.tunnels import UP, WAITING
 
 app = Group()
 listing = Group(cls=ListByDefault)
@@ -84,59 +85,84 @@ def carry(
     same = _same(before, host, remotes, local)
     if same is not None and same.state != tunnels.DEAD:
         kit.screen.note(f"tunnel {same.id} carries that already; close it with: apexgpu tunnels close {same.id}")
+        if same.state != UP:
+            reach.ready(kit, host)  # its container may be stopped: it comes back by itself when that is started
         return _show(kit, same, page, open_browser)
-    reach.ready(kit, host)
-    wanted: list[int | None] = [local] * len(remotes)
-    if same is not None and local is None:
-        # It died; whoever has its page open finds it again.
-        wanted = [one.local if ports.free(one.local) else None for one in same.forwards]
-    plan = tunnels.Plan(host.name, tuple(reach.ssh_arguments(kit, host)), tuple(remotes), background, once)
-    if background:
-        _refuse_taken(kit, [number for number in [local] if number is not None and not ports.free(number)])
+    _warn(kit, host, remotes, reach.ready(kit, host, ports.LISTENERS))
+    # One that died gives its ports on: whoever has its page open finds it again.
+    wanted = [local] * len(remotes) if same is None else [one.local for one in same.forwards]
+    plan = tunnels.Plan(host.name, tuple(reach.ssh_arguments(kit, host)), tuple(remotes), tuple(wanted),
+                        strict=local is not None, background=background, once=once)  # fmt: skip
+    try:
+        if background:
+            return _show(kit, _started(kit, host, plan, before), page, open_browser)
+        return _foreground(kit, host, plan, page, open_browser)
+    except tunnels.PortsTakenError as exc:
+        again = f"apexgpu tunnel {host.name} {remotes[0]}" if page is PLAIN else "the same again with"
+        raise _taken(kit, exc.taken[0], again) from None
+
+
+def _warn(kit: Kit, host: Host, remotes: Sequence[ports.Remote], listeners: str) -> None:
+    """The tunnel is opened all the same: what it leads to may be started later."""
+    for one in remotes:
+        if why := ports.nobody(listeners, one):
+            six = f"   (it is reached by: apexgpu tunnel {host.name} '[::1]:{one.port}')" if "::1" in why else ""
+            kit.screen.note(f"{host.name}: {why}{six}")
+
+
+def _started(kit: Kit, host: Host, plan: tunnels.Plan, others: Sequence[tunnels.Tunnel]) -> tunnels.Tunnel:
+    from apexgpu import background
+
+    try:
         with kit.screen.working(f"opening the tunnel to {host.name}"):
-            made = _reworded(host, lambda: tunnels.start(kit.state_dir, plan, wanted, kit.runner))
-        _say_moved(kit, made, before)
-        return _show(kit, made, page, open_browser)
-    return _foreground(kit, host, plan, wanted, page, open_browser)
+            made = background.start(kit.state_dir, plan, kit.runner)
+    except ApexError as exc:
+        if exc.code != "tunnel_failed":
+            raise
+        raise _failure(host, exc.message) from None
+    _say_moved(kit, plan, made, others)
+    return made
 
 
-def _foreground(
-    kit: Kit, host: Host, plan: tunnels.Plan, wanted: Sequence[int | None], page: Page, open_browser: bool
-) -> None:
-    taken = tunnels.take(wanted, plan.remotes)
-    _refuse_taken(kit, [one for one in taken if isinstance(one, int)])
-    sockets = [one for one in taken if not isinstance(one, int)]
+def _foreground(kit: Kit, host: Host, plan: tunnels.Plan, page: Page, open_browser: bool) -> None:
+    from apexgpu import tunnelprocess
+    from apexgpu.openssh_link import FINAL, failure
+
+    sockets = tunnels.take(plan)
     shown: list[tunnels.Tunnel] = []
 
     def changed(one: tunnels.Tunnel) -> None:
         if one.state == UP and not shown:
             shown.append(one)
-            _say_moved(kit, one, tunnels.listed(kit.state_dir))
-            _show(kit, one, page, open_browser)
+            _say_moved(kit, plan, one, tunnels.listed(kit.state_dir))
+            _show(kit, one, page, open_browser=False)
             kit.screen.note("Ctrl-C closes it")
+            if open_browser:  # beside the tunnel: some browsers run in the terminal, and the tunnel has to go on
+                threading.Thread(target=_open, args=(kit, one, page), daemon=True).start()
         elif shown and one.state == UP:
-            kit.screen.good(f"connected again after {duration(time.time() - lost[-1])}")
-        elif shown and one.state == "waiting":
-            lost.append(one.since)
-            kit.screen.note(f"{host.name}: {one.reason}; " + ("" if plan.once else "connecting again …"))
+            kit.screen.good(f"connected again after {duration(time.time() - min(lost.values()))}")
+            lost.clear()
+        elif shown and one.state == WAITING and one.reason not in lost:
+            lost[one.reason] = one.since  # each reason once, however long it lasts
+            kit.screen.note(f"{host.name}: {one.reason.rstrip('.')}" + ("" if plan.once else "; connecting again …"))
 
-    lost: list[float] = []
+    lost: dict[str, float] = {}
     kit.screen.transient(f"opening the tunnel to {host.name} …")
-    was_up, last, interrupted = tunnels.carry(
+    was_up, last, interrupted = tunnelprocess.carry(
         kit.state_dir, plan, sockets, changed=changed,
-        each_second=lambda one, refused: kit.screen.transient(living(one, refused)) if shown else None,
+        each_second=lambda one: kit.screen.transient(living(one)) if shown else None,
     )  # fmt: skip
     kit.screen.transient("")
     if interrupted is not False:
         raise typer.Exit(130 if interrupted else 0)
-    if not was_up:
-        _fail(host, last)
+    if not was_up or failure(last.reason) in FINAL:
+        raise _failure(host, last.reason)
     if last.reason:
         message = f"the connection to {host.name} ended: {last.reason}"
         raise UnreachableError(message, hint=f"apexgpu tunnel {host.name} {plan.remotes[0]}", code="dropped")
 
 
-def living(one: tunnels.Tunnel, refused: str) -> str:
+def living(one: tunnels.Tunnel) -> str:
     """The line that stands on a terminal while a tunnel is carried."""
     urls = " ".join(f"http://127.0.0.1:{each.local}" for each in one.forwards)
     now = time.time()
@@ -144,8 +170,8 @@ def living(one: tunnels.Tunnel, refused: str) -> str:
     parts = [f"{urls} → {one.host}", mood, size(one.carried)]
     if one.reconnects:
         parts.append(f"{one.reconnects} reconnect{'s' if one.reconnects > 1 else ''}")
-    if refused:
-        parts.append(f"the port there said: {refused}")
+    if one.reason and one.state == UP:
+        parts.append(f"the port there said: {one.reason}")
     return " · ".join(parts)
 
 
@@ -160,6 +186,9 @@ def show(ctx: typer.Context) -> None:
     rows = [_row(one, each) for one in found for each in one.forwards]
     if rows:
         kit.screen.table(_HEADER, rows, styles=lambda row: "red" if row[3] == tunnels.DEAD else "")
+        for one in found:
+            if one.reason:
+                kit.screen.note(f"{one.id}: {'the port there said: ' if one.state == UP else ''}{one.reason}")
     else:
         kit.screen.note("no tunnel is open; open one with: apexgpu tunnel HOST PORT")
     kit.screen.document({"ok": True, "tunnels": [value(one) for one in found]})
@@ -182,9 +211,9 @@ def close(
     found = tunnels.listed(kit.state_dir)
     known = {one.id for one in found} | {one.host for one in found} | {host.name for host in kit.known_hosts}
     for name in names or ():
-        if name not in known:
-            message = f"there is no tunnel {name}"
-            raise UsageError(message, hint="apexgpu tunnels")
+        host, _, number = name.rpartition("-")
+        if name not in known and not (host in known and number.isdigit()):  # an ID that is closed: nothing to do
+            raise UsageError(f"there is no tunnel {name}", hint="apexgpu tunnels")
     chosen = [one for one in found if everything or one.id in (names or ()) or one.host in (names or ())]
     for one in chosen:
         tunnels.close(kit.state_dir, one)
@@ -195,11 +224,14 @@ def close(
 
 
 def value(one: tunnels.Tunnel) -> dict[str, Any]:
-    """A tunnel as JSON; `local_port` and `remote_port` are those of its first forward."""
+    """A tunnel as JSON; `local_port` and `remote_port` are those of its first forward, times are ISO 8601."""
+    from apexgpu.snapshots import iso
+
     forwards = [{"local_port": each.local, "remote": each.remote, "remote_port": ports.remote(each.remote).port,
                  "url": f"http://127.0.0.1:{each.local}/"} for each in one.forwards]  # fmt: skip
     rest = {key: val for key, val in asdict(one).items() if key not in {"forwards", "carried"}}
-    return {**rest, **forwards[0], "forwards": forwards, "bytes": one.carried}
+    times = {"started": iso(int(one.started)), "since": iso(int(one.since))}
+    return {**rest, **times, **forwards[0], "forwards": forwards, "bytes": one.carried}
 
 
 def _row(one: tunnels.Tunnel, each: tunnels.Carried) -> tuple[str, ...]:
@@ -217,22 +249,30 @@ def _same(
 
 
 def _show(kit: Kit, one: tunnels.Tunnel, page: Page, open_browser: bool) -> None:
-    urls = [f"http://127.0.0.1:{each.local}" for each in one.forwards]
-    if page is not PLAIN:
-        urls[0] = f"{page.scheme}{urls[0].removeprefix('http')}/{page.path.removeprefix('/')}"
+    urls = [_url(one, page), *(f"http://127.0.0.1:{each.local}" for each in one.forwards[1:])]
     for url, each in zip(urls, one.forwards, strict=True):
         kit.screen.result(f"{url}  →  {one.host} {each.remote}")
     shown = value(one)
     told = {**shown, **page.told, "url": urls[0] if page is not PLAIN else shown["url"]}
     kit.screen.document({"ok": True, "tunnels": [told]})
     if open_browser:
-        kit.open_page(urls[0], secret=page.secret)
+        _open(kit, one, page)
 
 
-def _say_moved(kit: Kit, one: tunnels.Tunnel, others: Sequence[tunnels.Tunnel]) -> None:
-    for each in one.forwards:
+def _open(kit: Kit, one: tunnels.Tunnel, page: Page) -> None:
+    kit.open_page(_url(one, page), secret=page.secret)
+
+
+def _url(one: tunnels.Tunnel, page: Page) -> str:
+    """The address of the first forward; what people see of a plain one has no slash."""
+    ending = "" if page is PLAIN else f"/{page.path.removeprefix('/')}"
+    return f"{page.scheme}://127.0.0.1:{one.forwards[0].local}{ending}"
+
+
+def _say_moved(kit: Kit, plan: tunnels.Plan, one: tunnels.Tunnel, others: Sequence[tunnels.Tunnel]) -> None:
+    for each in () if plan.strict else one.forwards:
         first = next(ports.candidates(ports.remote(each.remote).port))
-        if each.local > first and ports.remote(each.remote).port == first:
+        if each.local > first and ports.remote(each.remote).port == first and not ports.free(first):
             kit.screen.note(f"port {first} here is taken by {_who(kit, first, others)}; this is {each.local}")
 
 
@@ -241,28 +281,20 @@ def _who(kit: Kit, port: int, others: Sequence[tunnels.Tunnel]) -> str:
     return f"your tunnel {own.id}" if own else str(holders.holder(port, kit.runner))
 
 
-def _refuse_taken(kit: Kit, taken: Sequence[int]) -> None:
-    for number in taken:
-        message = f"port {number} here is taken by {_who(kit, number, tunnels.listed(kit.state_dir))}"
-        raise RefusedError(message, hint=f"--local {next(ports.candidates(number + 1))}", code="port_taken")
+def _taken(kit: Kit, number: int, again: str) -> RefusedError:
+    message = f"port {number} here is taken by {_who(kit, number, tunnels.listed(kit.state_dir))}"
+    return RefusedError(message, hint=f"{again} --local {_free_after(number)}", code="port_taken")
 
 
-def _reworded(host: Host, work: Any) -> tunnels.Tunnel:
-    try:
-        made: tunnels.Tunnel = work()
-    except ApexError as exc:
-        if exc.code != "tunnel_failed":
-            raise
-        _fail(host, replace(State(), reason=exc.message))
-    return made
+def _free_after(number: int) -> int:
+    return next((port for port in ports.candidates(number + 1) if ports.free(port)), number + 1)
 
 
-def _fail(host: Host, last: State) -> None:
+def _failure(host: Host, reason: str) -> ApexError:
     """The error that ssh's last words stand for."""
-    from apexgpu.openssh_link import failure, raise_failure
+    from apexgpu import openssh_link
 
-    code = failure(last.reason)
+    code = openssh_link.failure(reason)
     if code is not None:
-        raise_failure(Target(host, "container"), code, last.reason)
-    message = f"no tunnel to {host.name}: {last.reason or 'ssh ended'}"
-    raise UnreachableError(message, hint=f"apexgpu doctor {host.name}")
+        return openssh_link.error_of(Target(host, "container"), code, reason)
+    return UnreachableError(f"no tunnel to {host.name}: {reason or 'ssh ended'}", hint=f"apexgpu doctor {host.name}")

@@ -141,6 +141,11 @@ def notebook(one: "dict[str, object]", **more: object) -> "dict[str, object]":
                 host=one.get("hostname") or "localhost", directory=root(one), **more)
 
 
+def owner(port: int) -> int:
+    """The process that listens on a port: an older `list` does not tell."""
+    return next((pid for pid, _ in processes() if port in ports(pid)), 0)
+
+
 def root(one: "dict[str, object]") -> str:
     """The directory that a notebook server shows."""
     return os.path.realpath(str(one.get("root_dir") or one.get("notebook_dir") or HOME))
@@ -195,21 +200,31 @@ def first_that_serves(
     said = []  # type: list[str]
     log = ""
     for argv in commands(wish, names, directory)[:TRIES]:
-        say("starting " + " ".join(argv))
-        pid, log, port = begin(argv)
-        while time.monotonic() < end:
-            gone = ended(pid)
-            found = None if gone else ready(pid, port)
+        for _ in range(TRIES):
+            say("starting " + " ".join(argv))
+            pid, log, port = begin(argv)
+            found = awaited(pid, port, end, ready)
             if found:
                 return dict(found, program=" ".join(argv), log=log)
-            if gone:
-                break
-            time.sleep(0.1)
-        else:
-            return {"error": "slow", "said": tail(log), "log": log}
-        said = tail(log)
-        say("it ended: " + (said[-1] if said else "it said nothing"))
+            said = tail(log)
+            if not ended(pid):
+                return {"error": "slow", "said": said, "log": log}
+            say("it ended: " + (said[-1] if said else "it said nothing"))
+            if not answers(port):
+                break  # else another program had its port before it could
     return {"error": "failed" if log else "no_program", "said": said, "log": log}
+
+
+def awaited(
+    pid: int, port: int, end: float, ready: "Callable[[int, int], dict[str, object] | None]"
+) -> "dict[str, object] | None":
+    """What `ready` tells of a server once it serves; None when it has ended, or its time has."""
+    while time.monotonic() < end and not ended(pid):
+        found = ready(pid, port)
+        if found:
+            return found
+        time.sleep(0.1)
+    return None
 
 
 def stopped(wish: "dict[str, object]", directory: str) -> "dict[str, object]":
@@ -220,8 +235,9 @@ def stopped(wish: "dict[str, object]", directory: str) -> "dict[str, object]":
     else:
         known = commands(wish, JUPYTER, directory)
         servers = chosen(notebooks(known[0]), wish, directory) if known else []
-        gone = [(int(str(one.get("pid") or 0)), int(str(one["port"]))) for one in servers if one.get("pid")]
-    stop([pid for pid, _ in gone], 10)
+        gone = [(int(str(one.get("pid") or owner(int(str(one["port"]))))), int(str(one["port"]))) for one in servers]
+    stop([pid for pid, _ in gone if pid], 10)
+    gone = [(pid, port) for pid, port in gone if pid and ended(pid)]
     return {"stopped": [{"pid": pid, "port": port} for pid, port in gone]}
 
 
