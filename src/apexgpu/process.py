@@ -18,6 +18,8 @@ from apexgpu.errors import ApexError, MissingProgramError, UnreachableError
 if TYPE_CHECKING:
     import asyncio
 
+_STREAM = 1 << 20  # bytes that may wait to be read from an asyncio child's pipe
+
 
 @dataclass(frozen=True, slots=True)
 class Completed:
@@ -152,14 +154,19 @@ class LocalRunner:
         started.returncode = 0  # it outlives us on purpose: nobody is to be warned that it still runs
 
 
-async def child(argv: Sequence[str]) -> "asyncio.subprocess.Process":
-    """Start a program with three pipes, in a group of its own so that a Ctrl-C is not its affair."""
+async def child(
+    argv: Sequence[str], *, own_group: bool = True, cwd: bytes | None = None, env: Mapping[str, str] | None = None
+) -> "asyncio.subprocess.Process":
+    """Start a program with three pipes; in a group of its own a Ctrl-C is not its affair, nor can it ask anything."""
     import asyncio
 
     pipe = asyncio.subprocess.PIPE
-    own_group = {"creationflags": 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
+    group = {"creationflags": 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
     try:
-        return await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe, **own_group)
+        return await asyncio.create_subprocess_exec(
+            *argv, stdin=pipe, stdout=pipe, stderr=pipe, limit=_STREAM, cwd=cwd,
+            env={**os.environ, **env} if env else None, **(group if own_group else {}),
+        )  # fmt: skip
     except FileNotFoundError:
         raise missing(argv[0]) from None
 
