@@ -115,10 +115,16 @@ class Client:
         self._number = number = (self._number + 1) & 0xFFFFFFFF
         answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
-        self._writer.write(struct.pack(">IBI", 5 + len(body) + len(data), kind, number) + body)
-        if data:
-            self._writer.write(data)
-        await self._writer.drain()
+        try:
+            self._writer.write(struct.pack(">IBI", 5 + len(body) + len(data), kind, number) + body)
+            if data:
+                self._writer.write(data)
+            await self._writer.drain()
+        except BaseException:
+            self._waiting.pop(number, None)
+            if not answer.cancel():  # nobody will look at its answer
+                answer.exception()
+            raise
         what, said = await answer
         if what == _STATUS:
             fields = _Fields(said)
