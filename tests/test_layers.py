@@ -24,7 +24,7 @@ OWNERS = {
 }
 # What the lab may take from the rest: it must not share code with what reads its words.
 LAB_MAY_IMPORT = {"errors", "files", "lab"}
-PURE = {"archives", "replies", "sshconfig", "iamconfig", "models", "errors"}
+PURE = {"archives", "copypaths", "disks", "entries", "replies", "sshconfig", "iamconfig", "models", "errors"}
 WORLD = {"subprocess", "socket", "httpx", "paramiko", "os", "tempfile"}
 
 

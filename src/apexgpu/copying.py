@@ -74,11 +74,13 @@ class Copier:
     state_dir: Path
     method: Method | None = None
     watch: Watch = field(default_factory=Watch)
+    connected: Callable[[], object] = lambda: None
 
     async def run(self) -> Copied:
         """Copy. Errors name what stands in the way; what came until then is found again by the next run."""
         began = time.monotonic()
         async with self.connect() as connection:
+            self.connected()
             remote = Remote(connection, await connection.client.real(b"."))
             ends: tuple[Side, Side] = (Local(), remote) if self.route.upload else (remote, Local())
             jobs = await self._jobs(remote, *ends)

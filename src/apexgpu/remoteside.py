@@ -13,7 +13,7 @@ from apexgpu.sftp import Client, SftpError
 from apexgpu.sides import Handle, shown, trouble
 from apexgpu.sshpipe import Connection
 
-_PACKET = 32768  # every server takes as much
+_ROOM = 1 << 17  # less than this is no room
 
 
 class Remote:
@@ -26,6 +26,7 @@ class Remote:
         self.home = home
         self.connection = connection
         self._client = connection.client
+        self.chunk = connection.client.chunk
 
     async def find(self, path: bytes, *, follow: bool = False) -> Entry | None:
         """See Side."""
@@ -124,7 +125,7 @@ class Remote:
         """The error for a disk without room, None where there is some: what a mere `Failure` of a write may mean."""
         with contextlib.suppress(OSError, SftpError):
             free = await self._client.free(path)
-            if free is not None and free < _PACKET:
+            if free is not None and free < _ROOM:
                 return trouble(path, self.where, errno.ENOSPC, "")
         return None
 
@@ -140,7 +141,7 @@ class _RemoteHandle:
         found = b""
         with self._side._translated(self._path):
             while size > len(found):
-                data = await self._client.read(self._handle, offset + len(found), min(_PACKET, size - len(found)))
+                data = await self._client.read(self._handle, offset + len(found), size - len(found))
                 if not data:
                     break
                 found = found + data if found else data

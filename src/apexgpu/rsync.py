@@ -8,6 +8,7 @@ import asyncio
 import os
 import re
 import shlex
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ _LEAST = (3, 1)
 _VANISHED = 24  # a file of the source went away meanwhile: a training run turns its checkpoints over
 _PROGRESS = re.compile(rb"^\s*(\d[\d,.]*)\s+(\d+)%\s")
 _STATS = {
-    "files": re.compile(r"^Number of files: [\d,.]+(?: \(([^)]*)\))?", re.MULTILINE),
+    "files": re.compile(r"^Number of files: [\d,.]+(.*)$", re.MULTILINE),
     "bytes": re.compile(r"^Total file size: ([\d,.]+)", re.MULTILINE),
     "sent": re.compile(r"^Literal data: ([\d,.]+)", re.MULTILINE),
 }
@@ -96,8 +97,8 @@ def progress(piece: bytes) -> tuple[int, float] | None:
 def told(text: str) -> Told:
     """The statistics in what rsync said. Numbers with commas or without: that depends on its version."""
     found = {name: pattern.search(text) for name, pattern in _STATS.items()}
-    kinds = dict(part.split(": ", 1) for part in (found["files"][1] or "").split(", ")) if found["files"] else {}
-    files = sum(_number(kinds.get(kind, "0")) for kind in ("reg", "link"))
+    kinds = found["files"][1] if found["files"] else ""
+    files = sum(map(_number, re.findall(r"(?:reg|link): ([\d,.]+)", kinds)))
     size, sent = (_number(match[1]) if match else 0 for match in (found["bytes"], found["sent"]))
     return Told(files, size, sent, len(_LEFT_OUT.findall(text)))
 
@@ -123,7 +124,8 @@ def failed(code: int, err: str, *, host: str, writer: str) -> ApexError:
 
 async def is_here() -> bool:
     """Whether this laptop has one that can be used."""
-    if which("rsync") is None or os.name == "nt":  # those for Windows read C:\ as a host, and want ssh of their own
+    # Those for Windows read C:\ as a host, and want an ssh of their own.
+    if sys.platform == "win32" or which("rsync") is None:
         return False
     running = await child(VERSION.split())
     try:

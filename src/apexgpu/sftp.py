@@ -19,6 +19,7 @@ _STATUS, _HANDLE, _DATA, _NAME, _ATTRS, _EXTENDED_REPLY = 101, 102, 103, 104, 10
 OK, END, NO_SUCH_FILE, DENIED, FAILURE, UNSUPPORTED = 0, 1, 2, 3, 4, 8
 READ, WRITE, CREATE, TRUNCATE = 0x01, 0x02, 0x08, 0x10
 _SIZE, _OWNER, _MODE, _TIMES, _MORE = 0x1, 0x2, 0x4, 0x8, 0x80000000
+_CHUNK, _MOST = 1 << 15, 1 << 17  # bytes of a read or write: what every server takes, and what pays
 _LONGEST = 1 << 22  # a packet that claims more is no packet
 _PATIENCE = 120.0  # seconds without any answer: ssh finds a dead network itself, this one finds a disk that hangs
 _KINDS: Mapping[int, Kind] = {0o100000: "file", 0o040000: "directory", 0o120000: "link"}
@@ -52,6 +53,7 @@ class Client:
         self._ended = False
         self.extensions: dict[bytes, bytes] = {}
         self.heard = 0
+        self.chunk = _CHUNK
 
     async def start(self) -> None:
         """Greet; NotSftpError when something else answers."""
@@ -65,6 +67,10 @@ class Client:
             name = fields.string()
             self.extensions[name] = fields.string()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        if b"limits@openssh.com" in self.extensions:
+            _, body = await self._extended(b"limits@openssh.com", b"")
+            _, read, write = struct.unpack(">QQQ", body[:24])
+            self.chunk = min(_MOST, *(limit for limit in (read, write) if limit))
 
     async def close(self) -> None:
         """Stop listening; the streams are their owner's."""

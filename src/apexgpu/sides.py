@@ -42,7 +42,8 @@ class Side(Protocol):
     """Files at one end. Paths are absolute; errors are ApexErrors that name the path and the end."""
 
     where: str
-    modes: bool
+    modes: bool  # whether files have permission bits there
+    chunk: int  # bytes to read or write at a time
 
     async def find(self, path: bytes, *, follow: bool = False) -> Entry | None:
         """What lies there, None when nothing does."""
@@ -98,6 +99,7 @@ class Local:
 
     where = "this laptop"
     modes = sys.platform != "win32"
+    chunk = _AT_ONCE
 
     async def find(self, path: bytes, *, follow: bool = False) -> Entry | None:
         """See Side."""

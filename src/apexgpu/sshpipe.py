@@ -22,12 +22,13 @@ _COMMAND = 3600.0  # seconds: a terabyte may have to be read there
 def options(*, connect: float, ask: bool, control: Path | None, master: bool) -> list[str]:
     """The `-o` words of every ssh of a copy (ssh_config(5)).
 
-    Nothing of the user's that would turn this connection into something else; nobody is asked for a host key, and for
-    a passphrase only where somebody can answer. A network that is gone is found out within 45 s.
+    Nothing of the user's that would turn this connection into something else; nobody is asked for a host key or a
+    password, and for a passphrase only where somebody can answer. A network that is gone is found out within 45 s.
     """
     words: list[str] = []
     for option in (
-        f"BatchMode={'no' if ask else 'yes'}", "StrictHostKeyChecking=yes", "RequestTTY=no", "RemoteCommand=none",
+        f"BatchMode={'no' if ask else 'yes'}", "StrictHostKeyChecking=yes", "PasswordAuthentication=no",
+        "KbdInteractiveAuthentication=no", "RequestTTY=no", "RemoteCommand=none",
         "PermitLocalCommand=no", "Tunnel=no", "ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes",
         f"ControlMaster={'yes' if master and control else 'no'}", f"ControlPath={control or 'none'}",
         "ControlPersist=no", "LogLevel=INFO", "ServerAliveInterval=15", "ServerAliveCountMax=3",

@@ -7,14 +7,13 @@ from typing import Any, TypeVar
 
 from apexgpu.entries import Entry, Plan, Tree, is_directory, is_stage, join, plan, total
 from apexgpu.errors import ApexError, RefusedError
-from apexgpu.sides import Side, shown
+from apexgpu.sides import Handle, Side, shown
 
 T = TypeVar("T")
-_CHUNK = 32768  # bytes of one request: what every SFTP server takes
-_WINDOW = 64  # requests on the way for one file
-_FILES = 48  # files at a time
+_WINDOW = 1 << 22  # bytes on the way for one file; also what an end that was cut off may have holes in
+_SMALL, _LARGE = 48, 2  # files at a time; of large ones few, so that those that came are whole when it stops
+_SIZE = 1 << 18  # bytes from which a file is large
 _LISTINGS = 32
-_MARGIN = _CHUNK * _WINDOW  # what an end that was cut off may have holes in
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +154,10 @@ class _Filling:
             await gone(self._at(path))
         for path in todo.directories:  # parents come first
             await self.target.mkdir(self._at(path))
-        await each(_FILES, todo.files, self._send)
-        await each(_FILES, todo.links, self._link)
+        large = {path for path in todo.files if self.wanted[path].size >= _SIZE}
+        await each(_SMALL, [path for path in todo.files if path not in large], self._send)
+        await each(_LARGE, [path for path in todo.files if path in large], self._send)
+        await each(_SMALL, todo.links, self._link)
         for path in todo.dressed:  # the deepest first: what is made in one changes its time
             await self._dress(path, self.wanted[path])
         if self.load.entry.kind == "directory" and self.load.final is None:
@@ -187,24 +188,32 @@ class _Filling:
         async with opened[0] as reader, opened[1] as writer:
             if before is not None:
                 await writer.cut(begin)
-            offsets = iter(range(begin, entry.size, _CHUNK))
-
-            async def worker() -> None:
-                for at in offsets:
-                    size = min(_CHUNK, entry.size - at)
-                    data = await reader.read(at, size)
-                    if len(data) != size:
-                        message = f"{shown(origin)} became shorter while it was copied"
-                        raise ApexError(message, hint="run the same line again", code="changed")
-                    await writer.write(at, data)
-                    self.watch.done += size
-
-            await together(worker() for _ in range(min(_WINDOW, 1 + (entry.size - begin) // _CHUNK)))
+            await self._pump(reader, writer, range(begin, entry.size, self._chunk), entry.size, origin)
             await writer.dress(entry.mode if self.target.modes else None, entry.mtime)
+
+    @property
+    def _chunk(self) -> int:
+        return min(self.source.chunk, self.target.chunk)
+
+    async def _pump(self, reader: Handle, writer: Handle, places: range, end: int, origin: bytes) -> None:
+        """Chunk by chunk, a window of them at a time, in order."""
+        offsets = iter(places)
+
+        async def worker() -> None:
+            for at in offsets:
+                size = min(places.step, end - at)
+                data = await reader.read(at, size)
+                if len(data) != size:
+                    message = f"{shown(origin)} became shorter while it was copied"
+                    raise ApexError(message, hint="run the same line again", code="changed")
+                await writer.write(at, data)
+                self.watch.done += size
+
+        await together(worker() for _ in range(min(_WINDOW // places.step, len(places))))
 
     async def _verified(self, origin: bytes, stage: bytes, entry: Entry, size: int) -> int:
         """How much of what an earlier run left is the source's own: its hash is compared, nothing is believed."""
-        begin = (min(size, entry.size) - _MARGIN) // _CHUNK * _CHUNK
+        begin = (min(size, entry.size) - _WINDOW) // self._chunk * self._chunk
         if begin <= 0:
             return 0
         ours, theirs = await together([self.source.digest(origin, begin), self.target.digest(stage, begin)])

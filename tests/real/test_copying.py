@@ -105,6 +105,7 @@ class TestTrees:
         assert (there.home / "tree/same").stat().st_ino == inode
         assert (there.home / "tree").stat().st_mode & 0o777 == 0o751
 
+    @pytest.mark.timeout(300)
     def test_five_thousand_small_files_come_there_and_back(self, there: There, here: Path, method: Method) -> None:
         for number in range(5000):
             path = here / "many" / str(number // 100) / f"{number}.txt"
@@ -168,6 +169,7 @@ class TestFiles:
         assert (there.home / "latest").is_symlink()
         assert (there.home / "step-7").read_text() == "better weights"
 
+    @pytest.mark.timeout(300)
     def test_a_gibibyte_comes_there_and_back_with_its_checksum(
         self, real: tuple[openssh.OpenSSH, There], here: Path, method: Method
     ) -> None:
@@ -420,3 +422,29 @@ def test_two_copies_to_one_place_wait_for_each_other(
         made: Copied = first.result(60)
     assert made.sent == 8 * MIB
     assert (there.home / "big").read_bytes() == noise(8 * MIB)
+
+
+def test_a_shell_that_talks_is_named_with_its_cure(real: tuple[openssh.OpenSSH, There], here: Path) -> None:
+    program = real[0].directory.parent / "sftp-server"
+    program.write_text(program.read_text().replace("cd ", "echo 'Welcome to gpu7'; cd "))
+    with pytest.raises(RefusedError, match="prints text where files should come: Welcome to gpu7") as caught:
+        real[1].cp("gpu:x", ".")
+    assert caught.value.hint is not None
+    assert "~/.bashrc" in caught.value.hint
+
+
+def test_a_server_without_sftp_is_named_with_its_cure(tmp_path: Path, here: Path) -> None:
+    server = openssh.start(tmp_path / "sshd")
+    there = There(server.host, server.config, tmp_path, tmp_path / "state")
+    with pytest.raises(RefusedError, match="the ssh server in the container on gpu7 has no SFTP") as caught:
+        there.cp("gpu:x", ".")
+    server.stop()
+    assert caught.value.hint == "apexgpu ssh gpu7 -- sudo apt install openssh-sftp-server"
+
+
+def test_a_refused_login_is_the_transports_own_error(real: tuple[openssh.OpenSSH, There], here: Path) -> None:
+    server, there = real
+    (server.directory / "authorized_keys").write_text("")
+    with pytest.raises(ApexError, match="does not take your key") as caught:
+        there.cp("gpu:x", ".")
+    assert caught.value.exit_code == 4

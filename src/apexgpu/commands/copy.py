@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Literal
 
 import typer
@@ -48,7 +48,9 @@ def cp(ctx: typer.Context, words: Words, method: How = "auto") -> None:
 
     copier = Copier(route, connect, kit.state_dir, None if method == "auto" else method)
     try:
-        with kit.screen.working("copying") as progress, _told(progress, copier.watch):
+        with ExitStack() as shown:
+            # Nothing is drawn before: ssh may be asking for a passphrase.
+            copier.connected = lambda: shown.enter_context(_told(kit, copier.watch))
             done = asyncio.run(copier.run())
     except KeyboardInterrupt:
         _interrupted(kit, copier.watch)
@@ -60,8 +62,14 @@ def cp(ctx: typer.Context, words: Words, method: How = "auto") -> None:
 
 
 @contextmanager
-def _told(progress: Progress, watch: Watch) -> Iterator[None]:
-    """Keep what is shown up to date while the block runs."""
+def _told(kit: Kit, watch: Watch) -> Iterator[None]:
+    """Show how far it is while the block runs."""
+    with kit.screen.working("copying") as progress, _kept_up_to_date(progress, watch):
+        yield
+
+
+@contextmanager
+def _kept_up_to_date(progress: Progress, watch: Watch) -> Iterator[None]:
     over = threading.Event()
 
     def tell() -> None:
