@@ -60,6 +60,13 @@ class TestInTheLab:
         assert "nothing to do, it is all there" in product.err
         assert product.out == ""
 
+    @pytest.mark.parametrize("method", ["rsync", "sftp"])
+    def test_a_file_that_names_the_labs_own_paths_comes_unchanged(self, product: Product, method: str) -> None:
+        text = f"{home(product)}\n" * 5000
+        (home(product) / "log").write_text(text)
+        assert product("cp", "--method", method, "gpu2:log", ".") == 0
+        assert Path("log").read_text() == text
+
     def test_without_rsync_there_sftp_carries_and_rsync_by_name_says_how_to_get_it(self, product: Product) -> None:
         bin_ = product.lab.call(lambda world: world.directory) / "bin"
         (bin_ / "rsync").write_text("#!/bin/sh\necho 'bash: rsync: command not found' >&2\nexit 127\n")
