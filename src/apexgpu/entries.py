@@ -19,6 +19,11 @@ class Entry:
     mode: int = 0
     target: bytes = b""
 
+    @property
+    def usable(self) -> bool:
+        """Whether a directory's owner can make and remove names in it."""
+        return self.mode & 0o300 == 0o300
+
     def same(self, other: "Entry | None") -> bool:
         """Whether the content can be taken to be the same: rsync's quick check, size and time."""
         if other is None or other.kind != self.kind:

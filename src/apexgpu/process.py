@@ -3,6 +3,7 @@
 subprocess itself is imported by the first program that is run: many commands run none.
 """
 
+import contextlib
 import os
 import queue
 import signal
@@ -163,12 +164,26 @@ async def child(
     pipe = asyncio.subprocess.PIPE
     group = {"creationflags": 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
     try:
-        return await asyncio.create_subprocess_exec(
+        started = await asyncio.create_subprocess_exec(
             *argv, stdin=pipe, stdout=pipe, stderr=pipe, limit=_STREAM, cwd=cwd,
             env={**os.environ, **env} if env else None, **(group if own_group else {}),
         )  # fmt: skip
     except FileNotFoundError:
         raise missing(argv[0]) from None
+    _widen(started)
+    return started
+
+
+def _widen(started: "asyncio.subprocess.Process") -> None:
+    """Room for a megabyte in the pipes, where the system gives it (Linux): each turn of a busy machine moves more."""
+    if sys.platform != "linux":
+        return
+    import fcntl
+
+    for number in (0, 1):
+        way = started._transport.get_pipe_transport(number)  # type: ignore[attr-defined]
+        with contextlib.suppress(OSError):  # an unprivileged user's pipes have a limit in all
+            fcntl.fcntl(way.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, _STREAM)
 
 
 def _pump(number: int, pipe: IO[bytes], parts: "queue.SimpleQueue[tuple[int, bytes]]") -> None:

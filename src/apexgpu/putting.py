@@ -1,8 +1,8 @@
 """The end of a copy: what a stage holds is put in place by renames, each of which is all or nothing."""
 
-from apexgpu.entries import Entry, Tree, is_directory, join, parents
+from apexgpu.entries import Tree, is_directory, join, parents
 from apexgpu.sides import Side
-from apexgpu.transfer import conflict, each, walk
+from apexgpu.transfer import conflict, each, open_up, walk
 
 _AT_ONCE = 32
 
@@ -45,11 +45,13 @@ async def _merge(side: Side, stage: bytes, final: bytes, staged: Tree, files: li
             whole.add(path)
         moves.append(path)
     await side.settle(stage, files)
-    await _open_up(side, stage, [path for path, entry in staged.items() if entry.kind == "directory"], staged)
+    apart = [path for path in staged if is_directory(staged, path) and not whole.intersection(parents(path))]
+    await side.dress(stage, 0o700, 0)
+    await open_up(side, stage, apart, staged)
 
     async def move(path: bytes) -> None:
         await side.rename(join(stage, path), join(final, path))
-        if staged[path].kind == "directory" and not _usable(staged[path]):
+        if side.modes and is_directory(staged, path) and not staged[path].usable:
             await side.dress(join(final, path), staged[path].mode, staged[path].mtime)
 
     await each(_AT_ONCE, moves, move)
@@ -58,25 +60,12 @@ async def _merge(side: Side, stage: bytes, final: bytes, staged: Tree, files: li
     return len(moves) + len(along)
 
 
-def _usable(entry: Entry) -> bool:
-    return entry.mode & 0o300 == 0o300
-
-
-async def _open_up(side: Side, stage: bytes, directories: list[bytes], staged: Tree) -> None:
-    """Nothing can be moved out of a directory that its owner cannot write, nor such a directory itself."""
-    if not side.modes:
-        return
-    await side.dress(stage, 0o700, 0)
-    for path in directories:
-        if not _usable(staged[path]):
-            await side.dress(join(stage, path), staged[path].mode | 0o700, staged[path].mtime)
-
-
 async def clear(side: Side, stage: bytes) -> None:
     """Take a stage away with all that is left in it."""
     if await side.find(stage) is None:
         return
     left = await walk(side, stage)
+    await open_up(side, stage, list(left), left)
 
     async def remove(path: bytes) -> None:
         await side.remove(join(stage, path))

@@ -132,6 +132,13 @@ async def fill(source: Side, target: Side, load: Load, watch: Watch) -> Filled:
     return Filled(files, size, watch.done - watch.spared, len(todo.left_out), len(todo.modes))
 
 
+async def open_up(side: Side, stage: bytes, paths: Sequence[bytes], staged: Tree) -> None:
+    """Nothing can be moved into or out of a directory that its owner cannot write, nor such a directory itself."""
+    for path in paths:
+        if side.modes and is_directory(staged, path) and not staged[path].usable:
+            await side.dress(join(stage, path), staged[path].mode | 0o700, staged[path].mtime)
+
+
 def conflict(directory: bytes, path: bytes, where: str) -> RefusedError:
     """The error for a file where a directory should go, or the other way round."""
     name = shown(join(directory, path))
@@ -149,6 +156,8 @@ class _Filling:
     watch: Watch
 
     async def do(self, todo: Plan) -> None:
+        # An earlier run may have given them their own modes already.
+        await open_up(self.target, self.load.stage, list(self.staged), self.staged)
         for path in reversed(todo.junk):  # the deepest first
             gone = self.target.rmdir if is_directory(self.staged, path) else self.target.remove
             await gone(self._at(path))

@@ -123,6 +123,10 @@ def nasty(top: Path) -> None:
         (place / "broken link").symlink_to(os.fsdecode(b"nowhere/\xe9\n"))
         (place / "empty").mkdir()
         (place / "empty").chmod(0o750)
+        (place / "read only/deep").mkdir(parents=True)
+        (place / "read only/deep/file").write_text("x")
+        (place / "read only/deep").chmod(0o555)
+        (place / "read only").chmod(0o555)
     for directory, _, _ in os.walk(top, topdown=False):
         os.utime(directory, (1_100_000_000, 1_100_000_000))
 

@@ -96,9 +96,12 @@ class TestTrees:
         (here / "tree/sub/longer").write_text("much longer")
         (here / "tree/new/deep").mkdir(parents=True)
         (here / "tree/new/deep/file").write_text("new")
+        for path in ("new/deep", "new"):
+            (here / "tree" / path).chmod(0o555)
         inode = (there.home / "tree/same").stat().st_ino
         made = there.cp("tree", "gpu:", method=method)
         assert made.changed == 3  # the file, the new directory, and what is in it
+        assert [(there.home / "tree" / path).stat().st_mode & 0o777 for path in ("new", "new/deep")] == [0o555] * 2
         assert (there.home / "tree/sub/longer").read_text() == "much longer"
         assert (there.home / "tree/new/deep/file").read_text() == "new"
         assert (there.home / "tree/theirs").read_text() == "kept"
