@@ -98,7 +98,7 @@ class Copier:
         here = await rsync.is_here()
         there = here and await rsync.is_there(connection)
         if self.method == "rsync" and not here:
-            raise missing("rsync") if os.name != "nt" else MissingProgramError("apexgpu uses no rsync on Windows")
+            raise missing("rsync") if os.name != "nt" else MissingProgramError("rsync is not used on Windows", hint="--method sftp")
         if self.method == "rsync" and not there:
             message = f"there is no rsync 3.1 or newer in the container on {connection.host}"
             hint = f"apexgpu ssh {connection.host} -- sudo apt install -y rsync"
