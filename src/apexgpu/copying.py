@@ -8,6 +8,7 @@ the same copy finds it again and no other one does.
 import fnmatch
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -17,9 +18,8 @@ from typing import Literal
 
 from apexgpu import copypaths, rsync
 from apexgpu.entries import STAGE_PREFIX, STAGE_SUFFIX, Entry, join
-from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
+from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.files import locked
-from apexgpu.process import missing
 from apexgpu.putting import clear, put
 from apexgpu.remoteside import Remote
 from apexgpu.sides import NO_SPACE, Local, Side, shown
@@ -98,7 +98,7 @@ class Copier:
         here = await rsync.is_here()
         there = here and await rsync.is_there(connection)
         if self.method == "rsync" and not here:
-            raise missing("rsync") if os.name != "nt" else MissingProgramError("rsync is not used on Windows", hint="--method sftp")
+            raise rsync.absent(sys.platform)
         if self.method == "rsync" and not there:
             message = f"there is no rsync 3.1 or newer in the container on {connection.host}"
             hint = f"apexgpu ssh {connection.host} -- sudo apt install -y rsync"

@@ -182,7 +182,7 @@ def _widen(started: "asyncio.subprocess.Process") -> None:
 
     for number in (0, 1):
         way = started._transport.get_pipe_transport(number)  # type: ignore[attr-defined]
-        with contextlib.suppress(OSError):  # an unprivileged user's pipes have a limit in all
+        with contextlib.suppress(OSError, ValueError):  # a limit on all pipes of a user, or a program that has ended
             fcntl.fcntl(way.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, _STREAM)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.entries import STAGE_PREFIX, STAGE_SUFFIX
-from apexgpu.errors import ApexError, DroppedError, RefusedError
+from apexgpu.errors import ApexError, DroppedError, MissingProgramError, RefusedError
 from apexgpu.process import child, which
 from apexgpu.sides import NO_SPACE
 from apexgpu.sshpipe import Connection, end
@@ -120,6 +120,14 @@ def failed(code: int, err: str, *, host: str, writer: str) -> ApexError:
     if "Permission denied" in err:
         return RefusedError(f"permission denied: {meant}", code="permission")
     return ApexError(f"rsync: {meant}")
+
+
+def absent(platform: str) -> MissingProgramError:
+    """The error for a laptop without one that can be used, with the way to get it (a `sys.platform` value)."""
+    if platform == "win32":
+        return MissingProgramError("rsync is not used on Windows", hint="leave --method out: SFTP does all of it")
+    hint = "brew install rsync" if platform == "darwin" else "sudo apt install rsync"
+    return MissingProgramError("there is no rsync 3.1 or newer on this laptop", hint=hint)
 
 
 async def is_here() -> bool:

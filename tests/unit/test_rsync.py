@@ -143,6 +143,17 @@ def test_a_connection_names_config_address_and_alias() -> None:
     assert (found.alias, found.host) == ("gpu7", "gpu7")
 
 
+@pytest.mark.parametrize(
+    ("platform", "hint"),
+    # macOS ships 2.6.9 or openrsync; https://formulae.brew.sh/formula/rsync is the real one.
+    [("linux", "sudo apt install rsync"), ("darwin", "brew install rsync"), ("win32", "leave --method out")],
+)
+def test_a_laptop_without_it_is_told_how_to_get_it(platform: str, hint: str) -> None:
+    error = rsync.absent(platform)
+    assert error.exit_code == 127
+    assert (error.hint or "").startswith(hint)
+
+
 def test_rsync_is_not_looked_for_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
 
