@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Literal
 
 from apexgpu import copypaths, rsync
-from apexgpu.entries import STAGE_PREFIX, STAGE_SUFFIX, Entry, join
+from apexgpu.entries import STAGE_PREFIX, STAGE_SUFFIX, Entry, join, total
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.files import locked
 from apexgpu.putting import clear, put
 from apexgpu.remoteside import Remote
 from apexgpu.sides import NO_SPACE, Local, Side, shown
 from apexgpu.sshpipe import Connection
-from apexgpu.transfer import Filled, Load, Watch, fill
+from apexgpu.transfer import Filled, Load, Watch, fill, room, walk
 
 Method = Literal["rsync", "sftp"]
 
@@ -164,7 +164,12 @@ class Copier:
 
     async def _by_rsync(self, job: Job, source: Side, target: Side, connection: Connection) -> Filled:
         single = job.entry.kind == "file"
-        if await target.find(job.stage) is None:
+        begun = await target.find(job.stage) is not None
+        staged = total(await walk(target, job.stage))[1] if begun else 0
+        if not job.merges:  # what a directory that is there lacks, only rsync finds out
+            self.watch.total = job.entry.size if single else total(await walk(source, job.source))[1]
+            await room(target, copypaths.parent(job.stage), self.watch.total - staged)
+        if not begun:
             await target.mkdir(job.stage)
         self.watch.stage = (target.where, shown(job.stage))
         origin = copypaths.parent(job.source) if single else job.source
@@ -231,6 +236,9 @@ async def resolve(source: Side, target: Side, origin: bytes, goal: bytes, *, sev
         raise RefusedError(f"{shown(goal)} on {target.where} is no directory", code="no_directory")
     elif at is None and (problem := await _no_parent(target, goal, file=entry.kind == "file")) is not None:
         raise problem
+    if not target.accepts(copypaths.name(final)) and at is None:
+        message = f"nothing can be called {shown(copypaths.name(final))} on {target.where}"
+        raise RefusedError(message, hint="name the target: apexgpu cp HOST:PATH NEW-NAME", code="name")
     _refuse(entry, at, final, target.where)
     if at is not None and at.kind == "file":
         final = await target.real(final)  # a link to a file stays one, and its file is replaced

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from apexgpu.errors import UsageError
 
 _HOST = re.compile(r"([A-Za-z0-9][\w.*?\[\]-]*):(.*)", re.DOTALL)
+_UNFIT = re.compile(rb'[<>:"/\\|?*\x00-\x1f]')
+_DEVICE = re.compile(rb"CON|PRN|AUX|NUL|(?:COM|LPT)[0-9]")
 _GLOB = re.compile(rb"[*?\[]")
 
 
@@ -86,6 +88,12 @@ def name(path: bytes) -> bytes:
 def parent(path: bytes) -> bytes:
     """The directory of an absolute path."""
     return path.rstrip(b"/").rpartition(b"/")[0] or b"/"
+
+
+def fits_windows(name: bytes) -> bool:
+    """Whether Windows takes a name as it is; a colon would hide what is written ("Naming Files, Paths, Namespaces")."""
+    stem = name.split(b".")[0].rstrip(b" ").upper()
+    return not (_UNFIT.search(name) or name.endswith((b" ", b".")) or _DEVICE.fullmatch(stem))
 
 
 def tidy(path: bytes) -> bytes:

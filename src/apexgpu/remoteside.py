@@ -28,6 +28,10 @@ class Remote:
         self._client = connection.client
         self.chunk = connection.client.chunk
 
+    def accepts(self, name: bytes) -> bool:
+        """See Side."""
+        return True
+
     async def find(self, path: bytes, *, follow: bool = False) -> Entry | None:
         """See Side."""
         with self._translated(path):
@@ -103,6 +107,11 @@ class Remote:
             name = directory.decode("utf-8", "replace")
             await self.connection.command(f"sync -f -- {shlex.quote(name)} 2>/dev/null || sync")
 
+    async def free(self, directory: bytes) -> int | None:
+        """See Side."""
+        with self._translated(directory):
+            return await self._client.free(directory)
+
     @contextlib.contextmanager
     def _translated(self, path: bytes) -> Iterator[None]:
         try:
@@ -123,8 +132,8 @@ class Remote:
 
     async def full(self, path: bytes) -> ApexError | None:
         """The error for a disk without room, None where there is some: what a mere `Failure` of a write may mean."""
-        with contextlib.suppress(OSError, SftpError):
-            free = await self._client.free(path)
+        with contextlib.suppress(ApexError):
+            free = await self.free(path)
             if free is not None and free < _ROOM:
                 return trouble(path, self.where, errno.ENOSPC, "")
         return None

@@ -294,6 +294,8 @@ def _entries(body: bytes) -> list[Entry]:
     found = []
     for _ in range(fields.number()):
         name = fields.string()
+        if not name or b"/" in name or b"\0" in name:  # would lead out of the directory where it is put
+            raise SftpError(FAILURE, f"a name that is none: {name[:80]!r}")
         fields.string()  # a line as `ls -l` writes it
         found.append(fields.entry(name))
     return found

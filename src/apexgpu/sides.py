@@ -5,16 +5,19 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import stat
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import IO, Protocol
 
+from apexgpu import copypaths
 from apexgpu.entries import Entry, Kind
 from apexgpu.errors import ApexError, RefusedError
 
-NO_SPACE = "no_space"
+NO_SPACE, NO_LINKS = "no_space", "no_links"
+_NO_PRIVILEGE = 1314  # ERROR_PRIVILEGE_NOT_HELD: a Windows that is not in developer mode
 _AT_ONCE = 1 << 20
 
 
@@ -44,6 +47,10 @@ class Side(Protocol):
     where: str
     modes: bool  # whether files have permission bits there
     chunk: int  # bytes to read or write at a time
+
+    def accepts(self, name: bytes) -> bool:
+        """Whether a file can be called so there."""
+        ...
 
     async def find(self, path: bytes, *, follow: bool = False) -> Entry | None:
         """What lies there, None when nothing does."""
@@ -93,6 +100,10 @@ class Side(Protocol):
         """Wait until what was written is on the disk; `files` are those in `directory`."""
         ...
 
+    async def free(self, directory: bytes) -> int | None:
+        """Bytes that can still be written there; None where nobody tells."""
+        ...
+
 
 class Local:
     """This laptop."""
@@ -100,6 +111,10 @@ class Local:
     where = "this laptop"
     modes = sys.platform != "win32"
     chunk = _AT_ONCE
+
+    def accepts(self, name: bytes) -> bool:
+        """See Side."""
+        return sys.platform != "win32" or copypaths.fits_windows(name)
 
     async def find(self, path: bytes, *, follow: bool = False) -> Entry | None:
         """See Side."""
@@ -137,7 +152,13 @@ class Local:
     async def link(self, target: bytes, path: bytes) -> None:
         """See Side."""
         with _translated(path):
-            os.symlink(target, path)  # noqa: PTH211 - the same
+            try:
+                os.symlink(target, path)  # noqa: PTH211 - the same
+            except OSError as exc:
+                if getattr(exc, "winerror", 0) == _NO_PRIVILEGE:
+                    message = f"Windows lets you make no links: {shown(path)}"
+                    raise RefusedError(message, code=NO_LINKS) from None
+                raise
 
     async def rename(self, old: bytes, new: bytes) -> None:
         """See Side."""
@@ -183,6 +204,12 @@ class Local:
                     os.fsync(number)
                 finally:
                     os.close(number)
+
+
+    async def free(self, directory: bytes) -> int | None:
+        """See Side."""
+        with _translated(directory):
+            return shutil.disk_usage(os.fsdecode(directory)).free
 
 
 class _LocalHandle:

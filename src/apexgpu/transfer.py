@@ -5,9 +5,10 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from apexgpu.copypaths import parent
 from apexgpu.entries import Entry, Plan, Tree, is_directory, is_stage, join, plan, total
 from apexgpu.errors import ApexError, RefusedError
-from apexgpu.sides import Handle, Side, shown
+from apexgpu.sides import NO_LINKS, Handle, Local, Side, shown
 
 T = TypeVar("T")
 _WINDOW = 1 << 22  # bytes on the way for one file; also what an end that was cut off may have holes in
@@ -112,6 +113,10 @@ async def fill(source: Side, target: Side, load: Load, watch: Watch) -> Filled:
         wanted: Tree = {load.name: load.entry}
     else:
         wanted = await walk(source, load.source)
+    unfit = next((entry.name for entry in wanted.values() if not target.accepts(entry.name)), None)
+    if unfit is not None:
+        raise RefusedError(f"nothing can be called {shown(unfit)} on {target.where}", hint="rename it there first",
+                           code="name")  # fmt: skip
     final = await walk(target, load.final, only=wanted) if load.final is not None else {}
     begun = await target.find(load.stage) is not None
     staged = await walk(target, load.stage) if begun else {}
@@ -124,12 +129,31 @@ async def fill(source: Side, target: Side, load: Load, watch: Watch) -> Filled:
     new = load.entry.kind == "directory" and load.final is None
     if not (begun or new or todo.files or todo.links or todo.dressed):
         return Filled(files, size, 0, len(todo.left_out), len(todo.modes), staged=False)
+    needed = sum(wanted[path].size - _size(staged, path) for path in todo.files)
+    await room(target, load.stage if begun else parent(load.stage), needed)
     if not begun:
         await target.mkdir(load.stage)
     watch.stage = (target.where, shown(load.stage))
     watch.begin(sum(wanted[path].size for path in todo.files), watch.doing)
     await _Filling(source, target, load, wanted, staged, watch).do(todo)
     return Filled(files, size, watch.done - watch.spared, len(todo.left_out), len(todo.modes))
+
+
+def _size(tree: Tree, path: bytes) -> int:
+    return tree[path].size if path in tree else 0
+
+
+async def room(side: Side, directory: bytes, needed: int) -> None:
+    """ApexError where `needed` bytes have no room: disks are shared, and to fill one up helps nobody."""
+    free = await side.free(directory)
+    if free is not None and needed > free:
+        message = f"{_bytes(needed)} are needed at {shown(directory)} on {side.where}, and {_bytes(free)} are free"
+        hint = "make room there" if isinstance(side, Local) else f"apexgpu status {side.where}"
+        raise ApexError(message, hint=hint, code="no_room")
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 async def open_up(side: Side, stage: bytes, paths: Sequence[bytes], staged: Tree) -> None:
@@ -166,7 +190,7 @@ class _Filling:
         large = {path for path in todo.files if self.wanted[path].size >= _SIZE}
         await each(_SMALL, [path for path in todo.files if path not in large], self._send)
         await each(_LARGE, [path for path in todo.files if path in large], self._send)
-        await each(_SMALL, todo.links, self._link)
+        await each(_SMALL, todo.links, lambda path: self._link(path, todo))
         for path in todo.dressed:  # the deepest first: what is made in one changes its time
             await self._dress(path, self.wanted[path])
         if self.load.entry.kind == "directory" and self.load.final is None:
@@ -178,10 +202,15 @@ class _Filling:
     async def _dress(self, path: bytes, entry: Entry) -> None:
         await self.target.dress(self._at(path), entry.mode if self.target.modes else None, entry.mtime)
 
-    async def _link(self, path: bytes) -> None:
+    async def _link(self, path: bytes, todo: Plan) -> None:
         if path in self.staged:
             await self.target.remove(self._at(path))
-        await self.target.link(self.wanted[path].target, self._at(path))
+        try:
+            await self.target.link(self.wanted[path].target, self._at(path))
+        except ApexError as exc:
+            if exc.code != NO_LINKS:
+                raise
+            todo.left_out.append(path)
 
     async def _send(self, path: bytes) -> None:
         entry = self.wanted[path]

@@ -109,7 +109,10 @@ class TestTrees:
         assert (there.home / "tree").stat().st_mode & 0o777 == 0o751
 
     @pytest.mark.timeout(300)
-    def test_five_thousand_small_files_come_there_and_back(self, there: There, here: Path, method: Method) -> None:
+    def test_five_thousand_small_files_come_there_and_back(
+        self, real: tuple[openssh.OpenSSH, There], here: Path, method: Method
+    ) -> None:
+        there = real[1]
         for number in range(5000):
             path = here / "many" / str(number // 100) / f"{number}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,20 +176,21 @@ class TestFiles:
         assert (there.home / "step-7").read_text() == "better weights"
 
     @pytest.mark.timeout(300)
-    def test_a_gibibyte_comes_there_and_back_with_its_checksum(
-        self, real: tuple[openssh.OpenSSH, There], here: Path, method: Method
+    @pytest.mark.parametrize(("one", "other"), [("rsync", "sftp"), ("sftp", "rsync")])
+    def test_a_gibibyte_goes_there_by_one_way_and_comes_back_by_the_other_with_its_checksum(
+        self, real: tuple[openssh.OpenSSH, There], here: Path, one: Method, other: Method
     ) -> None:
         there = real[1]
         block = noise(16 * MIB)
         with (here / "big").open("wb") as stream:
             for number in range(64):
                 stream.write(number.to_bytes(8) + block[8:])
-        assert there.cp("big", "gpu:", method=method).sent == 1 << 30
-        there.cp("gpu:big", "back", method=method)
+        assert there.cp("big", "gpu:", method=one).sent == 1 << 30
+        there.cp("gpu:big", "back", method=other)
         digests = set()
-        for path in (here / "big", there.home / "big", here / "back"):
+        for path in (here / "big", here / "back"):
             with path.open("rb") as stream:
-                digests.add(hashlib.file_digest(stream, "sha1").hexdigest())
+                digests.add(hashlib.file_digest(stream, "sha256").hexdigest())
         assert len(digests) == 1
 
 
@@ -366,17 +370,43 @@ class TestBroken:
     def test_a_full_disk_is_named_and_what_came_is_taken_away(
         self, real: tuple[openssh.OpenSSH, There], here: Path, method: Method, upload: bool
     ) -> None:
+        server, there = real
+        words = ("big", "gpu:disk") if upload else ("gpu:big", "disk")
+        with (
+            small_disk((there.home if upload else here) / "disk", 20 * MIB) as disk,
+            wire(there.host.address, server.host.manage_port) as line,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            _known(there, line.port)
+            (here / "big" if upload else there.home / "big").write_bytes(noise(16 * MIB))
+            (disk / "big").write_bytes(b"old")
+            line.hold_after(8 * MIB)
+            running = pool.submit(broken, there, line.port, *words, method=method)
+            line.await_hold()
+            with pytest.raises(OSError, match="No space left"), (disk / "theirs").open("wb") as theirs:
+                theirs.write(bytes(20 * MIB))  # somebody else takes what is left
+            line.release()
+            error = running.result(60)
+            assert error.message.startswith(f"the disk is full on {'gpu7' if upload else 'this laptop'}")
+            assert (error.exit_code, error.code) == (1, "no_space")
+            assert error.hint
+            assert (disk / "big").read_bytes() == b"old"
+            assert sorted(path.name for path in disk.iterdir()) == ["big", "theirs"]
+
+    def test_what_has_no_room_is_not_begun(
+        self, real: tuple[openssh.OpenSSH, There], here: Path, method: Method, upload: bool
+    ) -> None:
         there = real[1]
         with small_disk((there.home if upload else here) / "disk", 4 * MIB) as disk:
-            source = here / "big" if upload else there.home / "big"
-            source.write_bytes(noise(8 * MIB))
-            (disk / "big").write_bytes(b"old")
-            words = ("big", "gpu:disk") if upload else ("gpu:big", "disk")
-            with pytest.raises(ApexError, match=r"disk is full on (gpu7|this laptop)") as caught:
-                there.cp(*words, method=method)
-            assert (caught.value.exit_code, caught.value.code) == (1, "no_space")
-            assert caught.value.hint
-            assert [(path.name, path.read_bytes()) for path in disk.iterdir()] == [("big", b"old")]
+            top = here if upload else there.home
+            (top / "tree").mkdir()
+            for name in ("big", "tree/one", "tree/two"):
+                (top / name).write_bytes(noise(8 * MIB if name == "big" else 3 * MIB))
+            for name, needed in (("big", "8.0"), ("tree", "6.0")):
+                words = (name, "gpu:disk") if upload else (f"gpu:{name}", "disk")
+                with pytest.raises(ApexError, match=f"{needed} MiB are needed at .*/disk on .*, and 4.0 MiB are free"):
+                    there.cp(*words, method=method)
+            assert list(disk.iterdir()) == []
 
     def test_nobody_sees_a_half_file_under_its_name(
         self, real: tuple[openssh.OpenSSH, There], here: Path, method: Method, upload: bool

@@ -85,6 +85,17 @@ def test_a_dot_at_the_end_means_the_contents(path: bytes, contents: bool) -> Non
     assert copypaths.takes_contents(path) is contents
 
 
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+    [(b"a b.txt", True), ("名字".encode(), True), (b".hidden", True), (b"console", True), (b"a:b", False),
+     (b"what?", False), (b"a\\b", False), (b"new\nline", False), (b"dot.", False), (b"blank ", False), (b"nul", False),
+     (b"AUX.txt", False), (b"com1", False), (b"a\"b", False)],
+)  # fmt: skip
+def test_names_that_windows_cannot_have(name: bytes, fits: bool) -> None:
+    assert copypaths.fits_windows(name) is fits
+
+
 def test_parts_of_paths() -> None:
     assert (copypaths.name(b"/a/b//"), copypaths.parent(b"/a/b/"), copypaths.parent(b"/a")) == (b"b", b"/a", b"/")
     assert [copypaths.tidy(path) for path in (b"/a/./b/.", b"/./a/", b"/.", b"/")] == [b"/a/b", b"/a/", b"/", b"/"]
