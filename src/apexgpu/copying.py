@@ -13,18 +13,19 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from apexgpu import copypaths, rsync
-from apexgpu.entries import STAGE_PREFIX, STAGE_SUFFIX, Entry, join, total
+from apexgpu.entries import STAGE_PREFIX, STAGE_SUFFIX, Entry, join
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.files import locked
 from apexgpu.putting import clear, put
 from apexgpu.remoteside import Remote
 from apexgpu.sides import NO_SPACE, Local, Side, shown
 from apexgpu.sshpipe import Connection
-from apexgpu.transfer import Filled, Load, Watch, fill, room, walk
+from apexgpu.transfer import Filled, Load, Watch, fill
 
 Method = Literal["rsync", "sftp"]
 
@@ -49,6 +50,12 @@ class Job:
         """The directory in which it is made ready."""
         base = self.final if self.merges else copypaths.parent(self.final)
         return join(base, STAGE_PREFIX + self.key.encode() + STAGE_SUFFIX)
+
+    @property
+    def load(self) -> Load:
+        """What fills the stage."""
+        name = copypaths.name(self.source) if self.entry.kind == "file" else b""
+        return Load(self.source, self.entry, self.stage, name, self.final if self.merges else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +149,14 @@ class Copier:
         source, target = ends
         if job.entry.kind == "file" and job.entry.same(job.there):
             return await _same_file(job, target, modes=source.modes and target.modes)
-        self.watch.begin(job.entry.size if job.entry.kind == "file" else None, shown(copypaths.name(job.source)))
+        self.watch.begin(None, shown(copypaths.name(job.source)))
         with locked(self.state_dir / "locks" / f"cp-{job.key}.lock", what=f"the copy to {shown(job.final)}", timeout=2):
             try:
-                filled = await (self._by_rsync if method == "rsync" else self._by_sftp)(job, source, target, connection)
+                carrier = partial(self._by_rsync, job, connection) if method == "rsync" else None
+                filled = await fill(source, target, job.load, self.watch, carrier)
                 if not filled.staged:
                     return filled
-                changed = await put(target, job.stage, job.final, file=copypaths.name(job.source)
-                                    if job.entry.kind == "file" else None, merge=job.merges)  # fmt: skip
+                changed = await put(target, job.stage, job.final, file=job.load.name, merge=job.merges)
             except ApexError as exc:
                 if exc.code == NO_SPACE:  # others want to write there too: what came gives its room back
                     await clear(target, job.stage)
@@ -158,28 +165,13 @@ class Copier:
         self.watch.stage = None
         return replace(filled, changed=filled.changed + changed)
 
-    async def _by_sftp(self, job: Job, source: Side, target: Side, _: Connection) -> Filled:
-        load = Load(job.source, job.entry, job.stage, copypaths.name(job.source), job.final if job.merges else None)
-        return await fill(source, target, load, self.watch)
-
-    async def _by_rsync(self, job: Job, source: Side, target: Side, connection: Connection) -> Filled:
+    async def _by_rsync(self, job: Job, connection: Connection) -> int:
         single = job.entry.kind == "file"
-        begun = await target.find(job.stage) is not None
-        staged = total(await walk(target, job.stage))[1] if begun else 0
-        if not job.merges:  # what a directory that is there lacks, only rsync finds out
-            self.watch.total = job.entry.size if single else total(await walk(source, job.source))[1]
-            await room(target, copypaths.parent(job.stage), self.watch.total - staged)
-        if not begun:
-            await target.mkdir(job.stage)
-        self.watch.stage = (target.where, shown(job.stage))
         origin = copypaths.parent(job.source) if single else job.source
         name = copypaths.name(job.source) if single else None
         compare = job.merges or (single and name == copypaths.name(job.final) and job.there is not None)
-        upload = self.route.upload
-        here, there = (origin, job.stage) if upload else (job.stage, origin)
-        errand = rsync.Errand(upload, here, there, name, compare)
-        told = await rsync.run(errand, connection, watch=self.watch)
-        return Filled(told.files, told.size, told.sent, told.left_out)
+        here, there = (origin, job.stage) if self.route.upload else (job.stage, origin)
+        return await rsync.run(rsync.Errand(self.route.upload, here, there, name, compare), connection, self.watch)
 
 
 async def _same_file(job: Job, target: Side, *, modes: bool) -> Filled:

@@ -7,14 +7,15 @@ from apexgpu.transfer import conflict, each, open_up, walk
 _AT_ONCE = 32
 
 
-async def put(side: Side, stage: bytes, final: bytes, *, file: bytes | None, merge: bool) -> int:
+async def put(side: Side, stage: bytes, final: bytes, *, file: bytes, merge: bool) -> int:
     """Put what is in `stage` at `final`, and the stage away; how many names changed.
 
-    `file` is the name in the stage of a single file; `merge` says that `final` is a directory that stays.
+    `file` is the name in the stage of a single file, empty for a directory; `merge` says that `final` is a directory
+    that stays.
     """
     staged = await walk(side, stage)
     files = [join(stage, path) for path, entry in staged.items() if entry.kind == "file"]
-    if file is not None:
+    if file:
         if file not in staged:
             await clear(side, stage)
             return 0

@@ -24,12 +24,7 @@ from apexgpu.transfer import Watch
 _LEAST = (3, 1)
 _VANISHED = 24  # a file of the source went away meanwhile: a training run turns its checkpoints over
 _PROGRESS = re.compile(rb"^\s*(\d[\d,.]*)\s+(\d+)%\s")
-_STATS = {
-    "files": re.compile(r"^Number of files: [\d,.]+(.*)$", re.MULTILINE),
-    "bytes": re.compile(r"^Total file size: ([\d,.]+)", re.MULTILINE),
-    "sent": re.compile(r"^Literal data: ([\d,.]+)", re.MULTILINE),
-}
-_LEFT_OUT = re.compile(r'^skipping non-regular file "', re.MULTILINE)
+_SENT = re.compile(r"^Literal data: ([\d,.]+)", re.MULTILINE)
 VERSION = "rsync --version"
 
 
@@ -47,16 +42,6 @@ class Errand:
     there: bytes
     name: bytes | None = None
     compare: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What rsync's statistics say: files and bytes of the source, bytes that had to be sent, what it left out."""
-
-    files: int
-    size: int
-    sent: int
-    left_out: int
 
 
 def usable(version: str) -> bool:
@@ -88,19 +73,16 @@ def _quoted(word: str) -> str:
     return word if re.fullmatch(r"[^\s'\"]+", word) else "'" + word.replace("'", "''") + "'"
 
 
-def progress(piece: bytes) -> tuple[int, float] | None:
-    """Bytes so far, and the share of all, in a piece of `--info=progress2`; None where it is something else."""
+def progress(piece: bytes) -> int | None:
+    """Bytes of what had to be looked at so far, in a piece of `--info=progress2`; None where it is something else."""
     found = _PROGRESS.match(piece)
-    return (_number(found[1].decode()), int(found[2]) / 100) if found else None
+    return _number(found[1].decode()) if found else None
 
 
-def told(text: str) -> Told:
-    """The statistics in what rsync said. Numbers with commas or without: that depends on its version."""
-    found = {name: pattern.search(text) for name, pattern in _STATS.items()}
-    kinds = found["files"][1] if found["files"] else ""
-    files = sum(map(_number, re.findall(r"(?:reg|link): ([\d,.]+)", kinds)))
-    size, sent = (_number(match[1]) if match else 0 for match in (found["bytes"], found["sent"]))
-    return Told(files, size, sent, len(_LEFT_OUT.findall(text)))
+def sent(text: str) -> int:
+    """The bytes that had to travel, in the statistics. Numbers have commas or not: that depends on the version."""
+    found = _SENT.search(text)
+    return _number(found[1]) if found else 0
 
 
 def _number(text: str) -> int:
@@ -150,8 +132,8 @@ async def is_there(connection: Connection) -> bool:
     return usable((await connection.command(VERSION, limit=30)).text)
 
 
-async def run(errand: Errand, connection: Connection, *, watch: Watch) -> Told:
-    """Fill the stage; `watch` is told the bytes done so far, those that need not travel included."""
+async def run(errand: Errand, connection: Connection, watch: Watch) -> int:
+    """Fill the stage; the bytes that had to travel. `watch` is told those done so far, the others included."""
     with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
         names = None
         if errand.name is not None:
@@ -167,7 +149,7 @@ async def run(errand: Errand, connection: Connection, *, watch: Watch) -> Told:
     if code not in {0, _VANISHED}:
         writer = connection.host if errand.upload else "this laptop"
         raise failed(code, err, host=connection.host, writer=writer)
-    return told(out)
+    return sent(out)
 
 
 async def _read(stream: asyncio.StreamReader | None, watch: Watch | None) -> str:
@@ -179,7 +161,7 @@ async def _read(stream: asyncio.StreamReader | None, watch: Watch | None) -> str
         for piece in pieces:
             seen = progress(piece) if watch else None
             if seen is not None and watch:
-                watch.done, watch.share = seen
+                watch.done = seen
             elif piece:
                 kept = (kept + piece.decode("utf-8", "replace") + "\n")[-65536:]
     return kept + rest.decode("utf-8", "replace")

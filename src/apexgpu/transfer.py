@@ -1,8 +1,9 @@
 """Files from one side to the other over SFTP: trees are walked, compared, and what is missing is put into a stage."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from apexgpu.copypaths import parent
@@ -11,6 +12,7 @@ from apexgpu.errors import ApexError, RefusedError
 from apexgpu.sides import NO_LINKS, Handle, Local, Side, shown
 
 T = TypeVar("T")
+Carrier = Callable[[], Awaitable[int]]
 _WINDOW = 1 << 22  # bytes on the way for one file; also what an end that was cut off may have holes in
 _SMALL, _LARGE = 48, 2  # files at a time; of large ones few, so that those that came are whole when it stops
 _SIZE = 1 << 18  # bytes from which a file is large
@@ -36,19 +38,18 @@ class Filled:
 class Watch:
     """What a copy has come to, for whoever shows it. Bytes; `total` None where nobody has counted yet.
 
-    `spared` of the `done` bytes did not travel. `stage` is where what came is kept, as (side, path).
+    `spared` of the `done` bytes are known not to have travelled. `stage` is where what came is kept, as (side, path).
     """
 
     total: int | None = None
     done: int = 0
     spared: int = 0
-    share: float | None = None
     doing: str = ""
     stage: tuple[str, str] | None = None
 
     def begin(self, total: int | None, doing: str) -> None:
         """A new part of the work."""
-        self.total, self.done, self.spared, self.share, self.doing = total, 0, 0, None, doing
+        self.total, self.done, self.spared, self.doing = total, 0, 0, doing
 
 
 async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -107,8 +108,11 @@ class Load:
     final: bytes | None = None
 
 
-async def fill(source: Side, target: Side, load: Load, watch: Watch) -> Filled:
-    """Make the stage hold what is not in its place yet. RefusedError before anything is written where it cannot be."""
+async def fill(source: Side, target: Side, load: Load, watch: Watch, carrier: Carrier | None = None) -> Filled:
+    """Make the stage hold what is not in its place yet; an error before anything is written where that cannot be.
+
+    `carrier` does the work in its own way and returns the bytes that it sent; by default the two sides are used.
+    """
     if load.entry.kind == "file":
         wanted: Tree = {load.name: load.entry}
     else:
@@ -135,8 +139,8 @@ async def fill(source: Side, target: Side, load: Load, watch: Watch) -> Filled:
         await target.mkdir(load.stage)
     watch.stage = (target.where, shown(load.stage))
     watch.begin(sum(wanted[path].size for path in todo.files), watch.doing)
-    await _Filling(source, target, load, wanted, staged, watch).do(todo)
-    return Filled(files, size, watch.done - watch.spared, len(todo.left_out), len(todo.modes))
+    sent = await (carrier or partial(_Filling(source, target, load, wanted, staged, watch).do, todo))()
+    return Filled(files, size, sent, len(todo.left_out), len(todo.modes))
 
 
 def _size(tree: Tree, path: bytes) -> int:
@@ -179,7 +183,7 @@ class _Filling:
     staged: Tree
     watch: Watch
 
-    async def do(self, todo: Plan) -> None:
+    async def do(self, todo: Plan) -> int:
         # An earlier run may have given them their own modes already.
         await open_up(self.target, self.load.stage, list(self.staged), self.staged)
         for path in reversed(todo.junk):  # the deepest first
@@ -195,6 +199,7 @@ class _Filling:
             await self._dress(path, self.wanted[path])
         if self.load.entry.kind == "directory" and self.load.final is None:
             await self._dress(b"", self.load.entry)
+        return self.watch.done - self.watch.spared
 
     def _at(self, path: bytes) -> bytes:
         return join(self.load.stage, path) if path else self.load.stage

@@ -77,7 +77,7 @@ def _kept_up_to_date(progress: Progress, watch: Watch) -> Iterator[None]:
         while not over.wait(0.1):
             if watch.doing != part:
                 began, part = time.monotonic(), watch.doing
-            progress.say(bar(watch.doing, watch.done, watch.total, watch.share,
+            progress.say(bar(watch.doing, watch.done, watch.total,
                              rate=(watch.done - watch.spared) / max(0.1, time.monotonic() - began)))  # fmt: skip
 
     thread = threading.Thread(target=tell, daemon=True)
@@ -89,12 +89,11 @@ def _kept_up_to_date(progress: Progress, watch: Watch) -> Iterator[None]:
         thread.join()
 
 
-def bar(what: str, done: int, total: int | None, share: float | None, *, rate: float) -> str:
+def bar(what: str, done: int, total: int | None, *, rate: float) -> str:
     """Bytes on their way: a bar, percent, bytes, `rate` in bytes a second, and the time that is left."""
+    parts = [what] if what else []
     if total:
         share = min(1.0, done / total)
-    parts = [what] if what else []
-    if share is not None:
         full = int(share * 20)
         parts += [f"▕{'█' * full}{'░' * (20 - full)}▏{share * 100:3.0f} %"]
     parts += [size(done) + (f" of {size(total)}" if total else "")]
