@@ -56,7 +56,8 @@ class Connection:
     async def __aenter__(self) -> "Connection":
         """Log in, and greet the SFTP server; the errors of transport, or RefusedError where there is none."""
         directory = runtime_directory() if sys.platform != "win32" else None
-        self._sockets = Path(tempfile.mkdtemp(prefix="c-", dir=directory)) if sys.platform != "win32" else None
+        # Without a place that is short enough for a socket, every ssh logs in by itself.
+        self._sockets = Path(tempfile.mkdtemp(prefix="c-", dir=directory)) if directory is not None else None
         try:
             self._child = await child([*self.words(master=True), "-s", self.alias, "sftp"], own_group=not self.ask)
             self._listening = asyncio.create_task(self._listen())

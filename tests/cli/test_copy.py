@@ -78,6 +78,12 @@ class TestInTheLab:
         assert "there is no rsync 3.1 or newer in the container on gpu2" in product.err
         assert "hint: apexgpu ssh gpu2 -- sudo apt install -y rsync" in product.err
 
+    def test_the_flags_of_a_habit_change_nothing(self, product: Product) -> None:
+        Path("-data").mkdir()
+        Path("-data/file").write_text("x")
+        assert product("cp", "-r", "-a", "--", "-data", "gpu2:") == 0
+        assert (home(product) / "-data/file").read_text() == "x"
+
     def test_an_unknown_host_is_named_with_the_nearest(self, product: Product) -> None:
         assert product("cp", "gpu22:x", ".") == 2
         assert "there is no host gpu22" in product.err

@@ -31,7 +31,7 @@ def name(value: bytes, mode: int = 0o100644, *, more: bool = False) -> bytes:
 
 
 def talk(answer: Answer, work: Callable[[Client], Coroutine[Any, Any, Any]], *, hello: bytes | None = None) -> Any:
-    """Run `work` with a client whose server gives `answer(kind, body)` to every request."""
+    """Run `work` with a client whose server gives `answer(kind, body)` to every request; kind 0 is none."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -42,7 +42,8 @@ def talk(answer: Answer, work: Callable[[Client], Coroutine[Any, Any, Any]], *, 
                 length, _ = struct.unpack(">IB", head := await reader.readexactly(5))
                 body = await reader.readexactly(length - 1)
                 kind, said = answer(head[4], body[4:])
-                writer.write(packet(kind, body[:4] + said))
+                if kind:
+                    writer.write(packet(kind, body[:4] + said))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -113,6 +114,16 @@ def test_answers_in_any_order_find_their_requests() -> None:
         return 103, string(body[5:13])  # the offset
 
     assert talk(answer, work) == [struct.pack(">Q", number) for number in range(50)]
+
+
+def test_a_server_that_stays_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp, "_PATIENCE", 0.05)
+
+    async def work(client: Client) -> None:
+        with pytest.raises(ConnectionError, match="no answer in time"):
+            await client.real(b".")
+
+    talk(lambda *_: (0, b""), work)
 
 
 def test_a_connection_that_ends_fails_what_waits_and_what_comes() -> None:

@@ -28,10 +28,15 @@ How = Annotated[
     Literal["auto", "rsync", "sftp"],
     typer.Option("--method", help="rsync where both sides have it, SFTP otherwise; or one of them."),
 ]
+Habit = Annotated[
+    bool,
+    typer.Option("-r", "-R", "-a", "-p", "--recursive", help="As always: directories too, times and modes kept.",
+                 show_default=False),
+]
 
 
 @app.command("cp")
-def cp(ctx: typer.Context, words: Words, method: How = "auto") -> None:
+def cp(ctx: typer.Context, words: Words, method: How = "auto", recursive: Habit = True) -> None:
     """Copy files and directories between this laptop and your container on HOST; the same line again goes on.
 
     Examples: apexgpu cp data gpu7:/SSD/me/ · apexgpu cp gpu7:runs/best.ckpt . · apexgpu cp 'gpu7:runs/*.csv' plots/
