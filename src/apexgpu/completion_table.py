@@ -1,7 +1,7 @@
 """What completion knows of the command line. Made by `make completion`; a test says when it is old."""
 
 TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'tunnel', 'tunnels', 'tensorboard', 'jupyter', 'port', 'gpus', 'snapshot', 'snapshots', 'recover', 'rebuild', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
+    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'cp', 'tunnel', 'tunnels', 'tensorboard', 'jupyter', 'port', 'gpus', 'snapshot', 'snapshots', 'recover', 'rebuild', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
     'completion': ('words', ('show',), ('--help',)),
     'completion show': ('words', ('bash', 'zsh', 'fish', 'powershell'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config': ('words', ('sync', 'status', 'print', 'remove', 'restore'), ('--help',)),
@@ -10,6 +10,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'config restore': ('files', (), ('--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config status': ('words', (), ('--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config sync': ('words', (), ('--dry-run', '--include', '--except', '--no-except', '--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'cp': ('files', (), ('--method', '--recursive', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'demo': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'doctor': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'down': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
