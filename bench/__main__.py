@@ -12,6 +12,7 @@ from pathlib import Path
 from apexgpu import mux, process, sshconfig
 from apexgpu.models import Host, Target
 from bench.clock import paired
+from bench.copies import copies
 from bench.farm import Farm, farm
 from bench.figure import Figure
 from bench.forwards import idle, traffic
@@ -239,6 +240,7 @@ ALL: dict[str, Callable[[], Iterator[Figure]]] = {
     "merge": merge,
     "tunnel": traffic,
     "idle": idle,
+    "copy": copies,
 }
 
 

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("hosts", "Hosts", "Show every host: registered, running, address, memory."),
     "ssh": Entry("work", "Work there", "Open a shell, or run a command, in your container."),
     "exec": Entry("work", "Work there", "Run a command in your containers on many hosts."),
+    "cp": Entry("copy", "Work there", "Copy files and directories to or from your container."),
     "tunnel": Entry("tunnel", "Ports", "Bring ports of your container to this laptop, and keep them there."),
     "tunnels": Entry("tunnel", "Ports", "The tunnels of this laptop: list, close."),
     "tensorboard": Entry("serving", "Ports", "Show a directory of your container in TensorBoard, here."),

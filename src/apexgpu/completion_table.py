@@ -1,7 +1,7 @@
 """What completion knows of the command line. Made by `make completion`; a test says when it is old."""
 
 TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'tunnel', 'tunnels', 'tensorboard', 'jupyter', 'port', 'x11', 'gpus', 'verify', 'snapshot', 'snapshots', 'recover', 'rebuild', 'setup', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
+    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'cp', 'tunnel', 'tunnels', 'tensorboard', 'jupyter', 'port', 'gpus', 'snapshot', 'snapshots', 'recover', 'rebuild', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
     'completion': ('words', ('show',), ('--help',)),
     'completion show': ('words', ('bash', 'zsh', 'fish', 'powershell'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config': ('words', ('sync', 'status', 'print', 'remove', 'restore'), ('--help',)),
@@ -10,6 +10,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'config restore': ('files', (), ('--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config status': ('words', (), ('--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config sync': ('words', (), ('--dry-run', '--include', '--except', '--no-except', '--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'cp': ('files', (), ('--method', '--recursive', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'demo': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'doctor': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'down': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
@@ -34,7 +35,6 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'rebuild': ('hosts', (), ('--unverified', '--snapshot', '--new-host-keys', '--undo', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'recover': ('hosts', (), ('--from', '--unverified', '--snapshot', '--new-host-keys', '--undo', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'register': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'setup': ('hosts', (), ('--dry-run', '--plan', '--python', '--accept-files', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'snapshot': ('hosts', (), ('--name', '--no-restart', '--replace', '--undo', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'snapshots': ('hosts', ('list', 'verify', 'remove', 'keep'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'snapshots keep': ('files', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
@@ -50,10 +50,5 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'tunnels list': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'uninstall': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'up': ('hosts', (), ('--all', '--wait', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'verify': ('hosts', (), ('--python', '--wait', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'whoami': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'x11': ('words', ('check', 'run', 'install'), ('--help',)),
-    'x11 check': ('hosts', (), ('--trusted', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'x11 install': ('hosts', (), ('--full', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'x11 run': ('hosts', (), ('--trusted', '--compress', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
 }

@@ -101,7 +101,8 @@ class Identities:
         if passphrase is None:
             return None
         try:
-            return paramiko.PKey.from_path(path, passphrase=passphrase.encode())  # type: ignore[no-any-return]
+            # By its place: paramiko 5 gave this parameter another name.
+            return paramiko.PKey.from_path(path, passphrase.encode())  # type: ignore[no-any-return]
         except (paramiko.SSHException, OSError, ValueError, TypeError):
             return None
 

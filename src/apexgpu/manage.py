@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from apexgpu import replies
+from apexgpu import disks, replies
+from apexgpu.disks import Disk
 from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
 from apexgpu.files import locked
 from apexgpu.models import Container, Host, Reply, Target
@@ -26,11 +27,15 @@ class Pause(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
-    """What `status` knows of one host. Memory in bytes, uptime in seconds, None where nobody tells."""
+    """What `status` knows of one host. Memory in bytes, uptime in seconds, None where nobody tells.
+
+    `disks` are those that the container sees and shares with everyone; empty where it was not asked.
+    """
 
     registered: bool
     container: Container | None = None
     uptime: float | None = None
+    disks: tuple[Disk, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ def _lock_file(state_dir: Path, host: Host) -> Path:
 
 
 def status(link: Transport, host: Host, *, inside: bool = False) -> HostStatus:
-    """State of the container, without starting it. With `inside`, the container is asked for its uptime."""
+    """State of the container, without starting it. With `inside`, the container is asked for uptime and disks."""
     try:
         reply = ask(link, host, "help")
     except RefusedError as exc:
@@ -103,16 +108,23 @@ def status(link: Transport, host: Host, *, inside: bool = False) -> HostStatus:
             return HostStatus(registered=False)
         raise
     container = replies.status(reply, host.name)
-    uptime = _uptime(link, host) if inside and container.running else None
-    return HostStatus(True, container, uptime)
+    if not (inside and container.running):
+        return HostStatus(True, container)
+    said = _said_inside(link, host)
+    first = said.partition("\n")[0].strip()
+    uptime = float(first) if first.replace(".", "", 1).isdigit() else None
+    return HostStatus(True, container, uptime, disks.disks(said))
 
 
-def _uptime(link: Transport, host: Host) -> float | None:
+def _said_inside(link: Transport, host: Host) -> str:
+    """What the container tells of itself; what came until then where a disk hangs, nothing where it is out of reach."""
+    command = f"ps -o etimes= -p 1 2>/dev/null || cut -d' ' -f1 /proc/uptime; {disks.COMMAND}"
     try:
-        reply = link.run(Target(host, "container"), "ps -o etimes= -p 1 2>/dev/null || cut -d' ' -f1 /proc/uptime")
-        return float(reply.out.strip().splitlines()[0])
-    except (ApexError, ValueError, IndexError):
-        return None
+        return link.run(Target(host, "container"), command, limits=Limits(total=12)).out
+    except DroppedError as exc:
+        return exc.seen
+    except ApexError:
+        return ""
 
 
 def register(link: Transport, host: Host, *, state_dir: Path, on_line: OnLine, repost: Callable[[], bool]) -> bool:

@@ -3,6 +3,7 @@
 subprocess itself is imported by the first program that is run: many commands run none.
 """
 
+import contextlib
 import os
 import queue
 import signal
@@ -17,6 +18,8 @@ from apexgpu.errors import ApexError, MissingProgramError, UnreachableError
 
 if TYPE_CHECKING:
     import asyncio
+
+_STREAM = 1 << 20  # bytes that may wait to be read from an asyncio child's pipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +155,35 @@ class LocalRunner:
         started.returncode = 0  # it outlives us on purpose: nobody is to be warned that it still runs
 
 
-async def child(argv: Sequence[str]) -> "asyncio.subprocess.Process":
-    """Start a program with three pipes, in a group of its own so that a Ctrl-C is not its affair."""
+async def child(
+    argv: Sequence[str], *, own_group: bool = True, cwd: bytes | None = None, env: Mapping[str, str] | None = None
+) -> "asyncio.subprocess.Process":
+    """Start a program with three pipes; in a group of its own a Ctrl-C is not its affair, nor can it ask anything."""
     import asyncio
 
     pipe = asyncio.subprocess.PIPE
-    own_group = {"creationflags": 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
+    group = {"creationflags": 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
     try:
-        return await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe, **own_group)
+        started = await asyncio.create_subprocess_exec(
+            *argv, stdin=pipe, stdout=pipe, stderr=pipe, limit=_STREAM, cwd=cwd,
+            env={**os.environ, **env} if env else None, **(group if own_group else {}),
+        )  # fmt: skip
     except FileNotFoundError:
         raise missing(argv[0]) from None
+    _widen(started)
+    return started
+
+
+def _widen(started: "asyncio.subprocess.Process") -> None:
+    """Room for a megabyte in the pipes, where the system gives it (Linux): each turn of a busy machine moves more."""
+    if sys.platform != "linux":
+        return
+    import fcntl
+
+    for number in (0, 1):
+        way = started._transport.get_pipe_transport(number)  # type: ignore[attr-defined]
+        with contextlib.suppress(OSError, ValueError):  # a limit on all pipes of a user, or a program that has ended
+            fcntl.fcntl(way.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, _STREAM)
 
 
 def _pump(number: int, pipe: IO[bytes], parts: "queue.SimpleQueue[tuple[int, bytes]]") -> None:

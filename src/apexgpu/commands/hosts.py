@@ -240,7 +240,7 @@ def status(
 ) -> None:
     """Show every host: registered, running, address, memory, and what is wrong.
 
-    Name hosts to also learn their uptime. Example: apexgpu status
+    Name hosts to also learn their uptime and what is free on their disks. Example: apexgpu status gpu7
     """
     raise typer.Exit(overview.status(kit_of(ctx), hosts or [], watch=watch))
 

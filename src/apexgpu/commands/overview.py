@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from apexgpu import fanout, manage
+from apexgpu import disks, fanout, manage
 from apexgpu.board import Board
 from apexgpu.commands import fleet
 from apexgpu.kit import Kit
@@ -33,11 +33,29 @@ def status(kit: Kit, patterns: Sequence[str], *, watch: bool = False) -> int:
     for entry in cut.values():
         hint = f"apexgpu {entry.what} {entry.host}   finishes it (--undo undoes it)"
         kit.screen.warn(entry.words(), hint=hint)
+    _show_disks(kit, outcomes)
     code = fanout.exit_code(outcomes)
     rows = fleet.rows(outcomes, _status_value)
     told = [{**row, "interrupted": cut[row["host"]].value() if row["host"] in cut else None} for row in rows]
     kit.screen.document({"ok": code == 0, "hosts": told})
     return code
+
+
+def _show_disks(kit: Kit, outcomes: Sequence[Outcome[HostStatus]]) -> None:
+    """The free space of the disks, for hosts that were named."""
+    rows = [
+        (outcome.host.name, one.path, size(one.size), size(one.free), f"{one.free * 100 // max(1, one.size)} %")
+        for outcome in outcomes if outcome.value is not None for one in outcome.value.disks
+    ]  # fmt: skip
+    if not rows:
+        return
+    kit.screen.result("")
+    kit.screen.table(("HOST", "DISK", "SIZE", "FREE", "FREE %"), rows, styles=_scarce)
+    kit.screen.note("Disks are shared with everyone on the host (/NAS and /newNAS with everyone in the lab).")
+
+
+def _scarce(row: Any) -> str:
+    return "red" if int(row[4].split()[0]) < 3 else ""
 
 
 def _interrupted(kit: Kit, hosts: Sequence[Host]) -> "dict[str, Entry]":
@@ -94,6 +112,7 @@ def _status_value(value: HostStatus) -> dict[str, Any]:
         "key_accepted": value.registered,
         **(container_value(container) if container else {"running": False, "state": None}),
         "uptime": value.uptime,
+        "disks": disks.rows(value.disks),
     }
 
 

@@ -113,7 +113,7 @@ class ContainerSession(SSHServerStreamSession[bytes]):
         drop = self._door.world.faults.take(self._door.host.name, "drop")
         translate = command is not None and READS_COMMANDS.fullmatch(command) is not None and not job.terminal
         feeding = asyncio.ensure_future(self._feed(stdin, job, translate=translate))
-        pumps = [asyncio.ensure_future(_deliver(reader, writer, self.paths.outward(), self._gone))
+        pumps = [asyncio.ensure_future(_deliver(reader, writer, self.paths.outward(command), self._gone))
                  for reader, writer in ((job.out, stdout), (job.err, stderr)) if reader]
         try:
             with _logged_in(self._door, channel.get_terminal_type()):

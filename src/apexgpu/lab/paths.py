@@ -10,6 +10,7 @@ from apexgpu.lab.containers import Container
 _OWN = r"home|root|etc|tmp|var|usr/local/cuda[\w.-]*|opt|usr/local/lib|usr/local/\.apexgpu[\w.-]*"
 _MOUNTED = "NAS|newNAS|SSD"
 _NAMED = re.compile(rf"(?<![\w.\-/~}}])/(?:({_MOUNTED})|({_OWN}))(?![\w.-])")
+_BINARY = re.compile(r"\brsync --server\b")  # what it says is no text
 # Shells that take their commands from stdin: those are translated too.
 READS_COMMANDS = re.compile(r"\s*(?:exec\s+|sudo\s+(?:-\w+\s+)*)?(?:/bin/)?(?:ba)?sh(?:\s+-[elsux]+)*(?:\s+--?)?\s*")
 
@@ -38,8 +39,10 @@ class Paths:
             return self.mounts[parts[0]].joinpath(*parts[1:])
         return self.rootfs.joinpath(*parts)
 
-    def outward(self) -> "Outward":
-        """A translator for one stream of output."""
+    def outward(self, command: str | None = None) -> "Outward":
+        """A translator for one stream of output; what `command` says in no text is left as it is."""
+        if command is not None and _BINARY.search(command):
+            return Outward({})
         names = {bytes(real): f"/{name}".encode() for name, real in self.mounts.items()}
         names[bytes(self.rootfs)] = b""
         for name, shown in list(names.items()):
@@ -59,7 +62,7 @@ class Outward:
         self._names = names
         longest_first = sorted(names, key=len, reverse=True)
         self._pattern = re.compile(b"(" + b"|".join(re.escape(name) for name in longest_first) + b")(/?)")
-        self._longest = max(map(len, names))
+        self._longest = max(map(len, names), default=0)
         self._held = b""
 
     @property
@@ -69,6 +72,8 @@ class Outward:
 
     def feed(self, data: bytes) -> bytes:
         """Translate a chunk; an end that may be half a name is kept for the next."""
+        if not self._names:
+            return data
         data = self._held + data
         kept = self._tail(data)
         while name := next((one for one in self._names if data.endswith(one, 0, len(data) - kept)), None):
@@ -79,7 +84,7 @@ class Outward:
     def flush(self) -> bytes:
         """What was kept."""
         held, self._held = self._held, b""
-        return self._pattern.sub(self._shown, held)
+        return held and self._pattern.sub(self._shown, held)
 
     def _tail(self, data: bytes) -> int:
         start = max(0, len(data) - self._longest)

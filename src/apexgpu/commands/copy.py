@@ -1,0 +1,137 @@
+"""cp: files and trees between this laptop and a container."""
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Annotated, Literal
+
+import typer
+
+from apexgpu import copypaths
+from apexgpu.commands import reach
+from apexgpu.commands.options import Group, kit_of
+from apexgpu.copying import Copied, Copier
+from apexgpu.errors import ApexError, DroppedError
+from apexgpu.kit import Kit
+from apexgpu.models import Target
+from apexgpu.render import Progress, duration, error_value, size
+from apexgpu.sshpipe import Connection
+from apexgpu.transfer import Watch
+
+app = Group()
+
+Words = Annotated[list[str], typer.Argument(metavar="SRC... DST", help="One side is HOST:PATH.", show_default=False)]
+How = Annotated[
+    Literal["auto", "rsync", "sftp"],
+    typer.Option("--method", help="rsync where both sides have it, SFTP otherwise; or one of them."),
+]
+Habit = Annotated[
+    bool,
+    typer.Option("-r", "-R", "-a", "-p", "--recursive", help="As always: directories too, times and modes kept.",
+                 show_default=False),
+]
+
+
+@app.command("cp")
+def cp(ctx: typer.Context, words: Words, method: How = "auto", recursive: Habit = True) -> None:
+    """Copy files and directories between this laptop and your container on HOST; the same line again goes on.
+
+    Examples: apexgpu cp data gpu7:/SSD/me/ · apexgpu cp gpu7:runs/best.ckpt . · apexgpu cp 'gpu7:runs/*.csv' plots/
+    """
+    kit = kit_of(ctx)
+    route = copypaths.route(words, sys.platform)
+    host = reach.one_host(kit, route.host)
+    reach.ready(kit, host)
+    target = Target(host, "container")
+
+    def connect() -> Connection:
+        where = reach.ssh_arguments(kit, host)
+        return Connection(target, where, connect=kit.settings.timeout, ask=kit.screen.can_ask)
+
+    copier = Copier(route, connect, kit.state_dir, None if method == "auto" else method)
+    try:
+        with ExitStack() as shown:
+            # Nothing is drawn before: ssh may be asking for a passphrase.
+            copier.connected = lambda: shown.enter_context(_told(kit, copier.watch))
+            done = asyncio.run(copier.run())
+    except KeyboardInterrupt:
+        _interrupted(kit, copier.watch)
+        raise typer.Exit(130) from None
+    except DroppedError:
+        _say_kept(kit, copier.watch)
+        raise
+    _show(kit, host.name, done)
+
+
+@contextmanager
+def _told(kit: Kit, watch: Watch) -> Iterator[None]:
+    """Show how far it is while the block runs."""
+    with kit.screen.working("copying") as progress, _kept_up_to_date(progress, watch):
+        yield
+
+
+@contextmanager
+def _kept_up_to_date(progress: Progress, watch: Watch) -> Iterator[None]:
+    over = threading.Event()
+
+    def tell() -> None:
+        began, part = time.monotonic(), watch.doing
+        while not over.wait(0.1):
+            if watch.doing != part:
+                began, part = time.monotonic(), watch.doing
+            progress.say(bar(watch.doing, watch.done, watch.total,
+                             rate=(watch.done - watch.spared) / max(0.1, time.monotonic() - began)))  # fmt: skip
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def bar(what: str, done: int, total: int | None, *, rate: float) -> str:
+    """Bytes on their way: a bar, percent, bytes, `rate` in bytes a second, and the time that is left."""
+    parts = [what] if what else []
+    if total:
+        share = min(1.0, done / total)
+        full = int(share * 20)
+        parts += [f"▕{'█' * full}{'░' * (20 - full)}▏{share * 100:3.0f} %"]
+    parts += [size(done) + (f" of {size(total)}" if total else "")]
+    parts += [f"{size(int(rate))}/s"] if rate > 0 else []
+    parts += [f"{duration((total - done) / rate)} left"] if total and rate > 0 and done < total else []
+    return "  ".join(parts)
+
+
+def _say_kept(kit: Kit, watch: Watch) -> None:
+    if watch.stage is not None:
+        where, path = watch.stage
+        kit.screen.note(f"what has come is kept in {path} on {where}; the same line again goes on from there")
+
+
+def _interrupted(kit: Kit, watch: Watch) -> None:
+    kit.screen.transient("")
+    _say_kept(kit, watch)
+    error = ApexError("interrupted", hint="run the same line again", code="interrupted")
+    kit.screen.document({"ok": False, "error": error_value(error)})
+
+
+def _show(kit: Kit, host: str, done: Copied) -> None:
+    if done.left_out:
+        kit.screen.warn(f"left out: {done.left_out} that are no files (sockets, pipes, devices)")
+    where = ", ".join(dict.fromkeys(done.targets)) if len(done.targets) <= 3 else f"{len(done.targets)} places"
+    what = f"{done.files} file{'' if done.files == 1 else 's'}, {size(done.size)}"
+    if not done.changed:
+        kit.screen.good(f"{where}: nothing to do, it is all there ({what})")
+    else:
+        rate = f" at {size(int(done.sent / done.seconds))}/s" if done.seconds >= 1 and done.sent else ""
+        kit.screen.good(f"{where}: {what}; {size(done.sent)} sent in {done.seconds:.1f} s{rate} ({done.method})")
+    kit.screen.document({
+        "ok": True, "host": host, "files": done.files, "bytes": done.size, "transferred": done.sent,
+        "changed": done.changed, "left_out": done.left_out, "seconds": round(done.seconds, 3), "method": done.method,
+        "targets": list(done.targets),
+    })  # fmt: skip
