@@ -82,7 +82,7 @@ def farm(count: int, *, shells: bool = False, words: str = _WORDS) -> Iterator[F
     common = (
         f"HostKey {directory}/host_key\nPidFile none\nUsePAM no\nStrictModes no\nMaxStartups 2000\n"
         f"AuthorizedKeysFile {directory}/authorized_keys\nPermitRootLogin yes\nSetEnv SHLVL=2\n"
-        + ("" if shells else f"ForceCommand cat {directory}/words\n")
+        + ("Subsystem sftp internal-sftp\n" if shells else f"ForceCommand cat {directory}/words\n")
     )
     key = " ".join((directory / "host_key.pub").read_text().split()[:2])
     (directory / "known_hosts").write_text("".join(f"[{host.address}]:{port} {key}\n" for host in hosts))

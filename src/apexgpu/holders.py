@@ -1,6 +1,7 @@
 """Which program holds a local port, or files in a directory: each system's own tables, read by pure functions."""
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -78,6 +79,16 @@ def holders_of(directory: str) -> list[Holder]:
     return lsof_holders(done.text)
 
 
+def waiting_for_fuse() -> list[Holder]:
+    """Which of our programs wait for an answer of a FUSE file system: they have nothing open yet (Linux)."""
+    found = []
+    for process in (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        with contextlib.suppress(OSError):
+            if (process / "wchan").read_text() == "request_wait_answer":
+                found.append(Holder(int(process.name), (process / "comm").read_text().strip()))
+    return sorted(found, key=lambda one: one.pid or 0)
+
+
 def lsof_holders(text: str) -> list[Holder]:
     """Every process in the answer of `lsof -Fpc`: a line p with its number, then a line c with its name."""
     return [Holder(int(pid), name) for pid, name in re.findall(r"^p(\d+)\n(?:.*\n)*?c(.+)$", text, re.MULTILINE)]
@@ -85,6 +96,8 @@ def lsof_holders(text: str) -> list[Holder]:
 
 def _linux_inside(directory: str) -> Iterable[Holder]:
     for process in (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        if process.name == str(os.getpid()):
+            continue
         links = [*_open_files(process / "fd"), *_links(process / "cwd", process / "root", process / "exe")]
         if any(link == directory or link.startswith(f"{directory}/") for link in links):
             with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apexgpu.errors import ApexError, MissingProgramError, RefusedError
+from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
 from apexgpu.models import Target
 from apexgpu.process import Job, Runner, together, which
 from apexgpu.route import config_arguments
@@ -222,6 +222,8 @@ def failed(host: str, said: str) -> ApexError:
     for part, words, hint in _SAID:
         if part in said.lower():
             cure = hint.replace("HOST", host)
+            if part == "unknown option":
+                return UsageError(f"sshfs does not know one of the options: {last}", hint=hint)
             return RefusedError(f"{host} could not be mounted: {words} ({last})", hint=cure, code="mount_failed")
     return ApexError(f"{host} could not be mounted: {last}", hint=f"apexgpu doctor {host}", code="mount_failed")
 

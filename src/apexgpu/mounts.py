@@ -27,7 +27,7 @@ from apexgpu.mounttable import Entry
 from apexgpu.process import Completed, Job, LocalRunner, together
 
 ALIVE, STALE = "alive", "stale"
-PROBE = 3.0  # seconds for a mount to answer
+PROBE = 2.5  # seconds for a mount to answer
 _UNMOUNT = 2.0
 # A name that is nowhere: no cache has it, so the server has to be asked.
 _PROBE = "import os,sys\ntry: os.lstat(sys.argv[1])\nexcept OSError as e: print(e.errno, e.strerror)"
@@ -158,8 +158,9 @@ def make(state_dir: Path, program: Program, wish: Wish, *, asked: str, limit: fl
             with _undisturbed():
                 _undo(state_dir, wish.directory, made)
             raise
-    pid = next((one.pid for one in mountprocesses.behind(wish.directory)), None)
-    return Mount(note.host.name, note.directory, note.remote, note.read_only, note.since, pid, ALIVE)
+    sshfs = mountprocesses.serving().get(wish.directory)
+    since, pid = (sshfs.started or note.since, sshfs.pid) if sshfs else (note.since, None)
+    return Mount(note.host.name, note.directory, note.remote, note.read_only, since, pid, ALIVE)
 
 
 def _refuse(directory: str, kind: str) -> None:
@@ -275,7 +276,7 @@ def unmount_ours(state_dir: Path) -> list[Mount]:
 
 
 def forget(state_dir: Path, directories: Sequence[str] = ()) -> None:
-    """Drop notes (all, or those of `directories`) of what is not mounted any more, and the directories we made for it."""
+    """Drop the notes (all, or those of `directories`) of what is mounted no more, and what was made for it."""
     there = {entry.directory for entry in table()}
     for note in mountnotes.load(state_dir).values():
         if note.directory not in there and (not directories or note.directory in directories):
@@ -299,6 +300,6 @@ def _detach(mount: Mount, force: bool) -> None:
     if not holding and "busy" not in said.lower():
         raise ApexError(f"{mount.directory} cannot be unmounted: {said}", code="unmount_failed",
                         hint=f"apexgpu unmount {mount.host} --force")  # fmt: skip
-    who = ", ".join(map(str, holding)) or "a program of another user"
+    who = ", ".join(map(str, holding or holders.waiting_for_fuse())) or "a program that cannot be seen"
     message = f"{mount.directory} is in use by {who}"
     raise RefusedError(message, hint=f"close it, or: apexgpu unmount {mount.host} --force", code="busy")

@@ -307,7 +307,7 @@ def missing(program: str) -> MissingProgramError:
 
 def install_hint(program: str, platform: str) -> str:
     """The line to paste that installs `program` on `platform` (a `sys.platform` value)."""
-    packages = {"ssh": "openssh-client", "ssh-keygen": "openssh-client", "ssh-add": "openssh-client"}
+    packages = dict.fromkeys(("ssh", "ssh-keygen", "ssh-add", "sftp"), "openssh-client")
     if platform == "darwin":
         return f"macOS ships it in /usr/bin; look at PATH: command -v {program}"
     if platform == "win32":

@@ -33,7 +33,7 @@ Option = Annotated[
 ]
 _HEADER = ("HOST", "DIRECTORY", "REMOTE", "STATE", "SINCE", "MODE")
 _IAM = 1.0
-_CHECK = 4.0  # seconds for a host to show that it could be mounted again
+_CHECK = 3.5  # seconds for a host to show that it could be mounted again
 
 
 @app.command("mount")
@@ -187,7 +187,7 @@ def repair(ctx: typer.Context) -> None:
     states = [mounts.judged(one, result) for one, result in zip(found, done, strict=False)]
     checks = iter(done[len(found) :])
     rows = [(one, wish, next(checks) if wish else None) for one, wish in zip(states, wishes, strict=True)]
-    results = [(one, _repaired(kit, one, wish, check)) for one, wish, check in rows if one.state == STALE]
+    results = [_repaired(kit, one, wish, check) for one, wish, check in rows if one.state == STALE]
     if not results:
         kit.screen.good("nothing to repair" if found else "nothing is mounted")
     _finish(kit, results, done_state=ALIVE)
@@ -205,7 +205,10 @@ def _again(kit: Kit, one: Mount) -> Wish | None:
                 note.read_only if note else one.read_only, note.options if note else ())  # fmt: skip
 
 
-def _repaired(kit: Kit, one: Mount, wish: Wish | None, check: Completed | None) -> ApexError | None:
+def _repaired(
+    kit: Kit, one: Mount, wish: Wish | None, check: Completed | None
+) -> tuple[Mount, ApexError | None]:  # fmt: skip
+    """The mount as it is then, and what stood in the way."""
     try:
         if wish is None or check is None:
             message = f"{one.directory}: {one.host} is no host that is known any more"
@@ -215,12 +218,13 @@ def _repaired(kit: Kit, one: Mount, wish: Wish | None, check: Completed | None) 
         note = mountnotes.load(kit.state_dir).get(one.directory)
         mounts.unmount(kit.state_dir, one, force=True, keep=True)
         wish = Wish(wish.target, full, wish.directory, wish.config, wish.read_only, wish.options)
-        mounts.make(kit.state_dir, program, wish, asked=note.asked if note else wish.remote, limit=kit.settings.timeout)
+        asked = note.asked if note else wish.remote
+        made = mounts.make(kit.state_dir, program, wish, asked=asked, limit=kit.settings.timeout)
     except ApexError as exc:
         kit.screen.error(exc, host=one.host)
-        return exc
-    kit.screen.good(f"{one.directory} shows {one.host}:{full} again")
-    return None
+        return one, exc
+    kit.screen.good(f"{made.directory} shows {made.host}:{made.remote} again")
+    return made, None
 
 
 @app.command("unmount")
