@@ -1,5 +1,6 @@
 """What mounts on each system, and its command lines, each with its source."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,12 @@ from apexgpu import mountprograms
 from apexgpu.errors import ApexError, MissingProgramError
 from apexgpu.models import Host, Target
 from apexgpu.mountprograms import Program, Wish
+from apexgpu.process import Completed, LocalRunner
 
 TARGET = Target(Host("gpu7", "10.1.2.7", "alice", 22001), "container")
 CONFIG = Path("/home/alice/my config")
 # sshfs(1): -o SSHOPT=VAL. The ssh of a mount asks nothing, shares no connection, and notices within 16 s that it died.
-SSH = ["-o", "HostName=10.1.2.7", "-o", "Port=22001", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes",
+SSH = ["-o", "StrictHostKeyChecking=yes", "-o", "HostName=10.1.2.7", "-o", "Port=22001", "-o", "BatchMode=yes",
        "-o", "PermitLocalCommand=no", "-o", "ControlPath=none", "-o", "ConnectTimeout=5", "-o", "ConnectionAttempts=1",
        "-o", "ServerAliveInterval=4", "-o", "ServerAliveCountMax=3"]  # fmt: skip
 # sshfs(1): idmap, reconnect, ssh_command; mount.fuse3(8) and mount.fuse(8): auto_cache, ac_attr_timeout.
@@ -61,12 +63,20 @@ def test_the_command_line_of_windows() -> None:
 
 
 @pytest.mark.parametrize("program", [Program("sshfs", "sshfs"), Program("rclone", "rclone")])
-def test_read_only_and_the_users_own_options_come_last_so_that_they_count(program: Program) -> None:
-    wish = Wish(TARGET, "", "/m", CONFIG, read_only=True, options=("follow_symlinks", "Ciphers=aes128-ctr"))
+def test_the_users_own_options_count(program: Program) -> None:
+    # ssh_config(5): the first value counts; mount.fuse3(8): the last. Nothing gets before the check of host keys.
+    own = ("noauto_cache,max_conns=2", "Ciphers=b", "StrictHostKeyChecking=no", "ServerAliveInterval=60")
+    wish = Wish(TARGET, "", "/m", CONFIG, read_only=True, options=own, ciphers="^a")
     words = mountprograms.argv(program, wish, platform="linux")
-    assert words[-4:] == ["-o", "follow_symlinks", "-o", "Ciphers=aes128-ctr"]
-    assert (words[-6:-4] == ["-o", "ro"]) is (program.kind == "sshfs")
-    assert ("--read-only" in words) is (program.kind == "rclone")  # https://rclone.org/commands/rclone_nfsmount/
+    text = " ".join(words)
+    order = ["StrictHostKeyChecking=yes", "StrictHostKeyChecking=no", "ServerAliveInterval=60", "ServerAliveInterval=4"]
+    assert [text.index(word) for word in order] == sorted(text.index(word) for word in order)
+    if program.kind == "sshfs":
+        assert words[-6:] == ["-o", "ro", "-o", "noauto_cache", "-o", "max_conns=2"]
+        assert text.index("Ciphers=b") < text.index("Ciphers=^a")
+    else:
+        assert "--read-only" in words  # https://rclone.org/commands/rclone_nfsmount/
+        assert words[-2:] == ["-o", "noauto_cache,max_conns=2"]
 
 
 def test_no_word_of_the_ssh_command_needs_a_quote() -> None:
@@ -193,3 +203,38 @@ def test_what_sshfs_says_in_our_words(said: str, code: int, part: str) -> None:
 def test_paths_for_cygwin() -> None:
     assert mountprograms.cygwin(r"C:\Users\Alice B\.ssh\config") == "/cygdrive/c/Users/Alice B/.ssh/config"
     assert mountprograms.cygwin("/home/alice/config") == "/home/alice/config"
+
+
+class Ssh(LocalRunner):
+    """An ssh that says what it is told to say."""
+
+    def __init__(self, version: str, default: str = "a,b") -> None:
+        self._version, self._default = version, default
+
+    def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30, env: Mapping[str, str] | None = None
+    ) -> Completed:
+        assert argv[0] == "ssh"
+        if argv[1] == "-V":
+            return Completed(tuple(argv), 0, b"", self._version.encode())
+        return Completed(tuple(argv), 0, f"user x\nciphers {self._default}\nmacs m\n".encode(), b"")
+
+
+@pytest.mark.parametrize(
+    ("version", "configured", "cpu", "found"),
+    [
+        ("OpenSSH_9.2p1 Debian-2", "a,b", "flags\t\t: fpu aes avx\n", "^aes128-gcm@openssh.com"),
+        ("OpenSSH_for_Windows_9.5p1", "a,b", None, "^aes128-gcm@openssh.com"),
+        ("OpenSSH_9.2p1", "b", "flags\t\t: fpu aes avx\n", ""),  # the user has chosen
+        ("OpenSSH_9.2p1", "a,b", "flags\t\t: fpu avx\n", ""),
+        ("OpenSSH_9.2p1", "a,b", "Features\t: fp asimd aes pmull\n", "^aes128-gcm@openssh.com"),
+        ("OpenSSH_7.9p1", "a,b", "flags\t\t: aes\n", ""),  # ssh_config(5) of 8.1 is the first with `^`
+        ("what?", "a,b", "flags\t\t: aes\n", ""),
+    ],
+)
+def test_the_quick_cipher_is_for_who_has_chosen_none(
+    tmp_path: Path, version: str, configured: str, cpu: str | None, found: str
+) -> None:
+    if cpu is not None:
+        (tmp_path / "cpuinfo").write_text(cpu)
+    assert mountprograms.quick_ciphers(Ssh(version), configured, cpu=tmp_path / "cpuinfo") == found

@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,7 +63,7 @@ def mount(
     if _there_already(kit, wish):
         return
     real, _ = mounts.place(wish.directory)
-    wish = Wish(target, asked, real, wish.config, read_only, wish.options)
+    wish = replace(wish, directory=real)
     if _there_already(kit, wish):
         return
     if bad := mountprograms.known_bad(program):
@@ -75,11 +75,15 @@ def _mount(kit: Kit, program: mountprograms.Program, wish: Wish) -> None:
     asked, name = wish.remote, wish.target.host.name
     with kit.screen.working(f"looking at {name}"):
         full = _checked(kit, wish)
-    wish = Wish(wish.target, full, wish.directory, wish.config, wish.read_only, wish.options)
+    wish = replace(wish, remote=full, ciphers=_ciphers(kit, wish.target))
     with kit.screen.working(f"mounting {name}"):
         made = mounts.make(kit.state_dir, program, wish, asked=asked, limit=kit.settings.timeout + 10)
     _show(kit, made, changed=True)
     kit.screen.note(f"until: apexgpu unmount {made.host}")
+
+
+def _ciphers(kit: Kit, target: Target) -> str:
+    return mountprograms.quick_ciphers(kit.runner, kit.transport.route(target).one("ciphers"))
 
 
 def _absolute(word: str) -> str:
@@ -217,7 +221,7 @@ def _repaired(
         program = mountprograms.find(kit.runner)
         note = mountnotes.load(kit.state_dir).get(one.directory)
         mounts.unmount(kit.state_dir, one, force=True, keep=True)
-        wish = Wish(wish.target, full, wish.directory, wish.config, wish.read_only, wish.options)
+        wish = replace(wish, remote=full, ciphers=_ciphers(kit, wish.target))
         asked = note.asked if note else wish.remote
         made = mounts.make(kit.state_dir, program, wish, asked=asked, limit=kit.settings.timeout)
     except ApexError as exc:
