@@ -27,6 +27,7 @@ class Note:
     options: tuple[str, ...] = ()
     since: float = 0.0
     made: tuple[str, ...] = ()
+    ciphers: str = ""
 
 
 def load(state_dir: Path) -> dict[str, Note]:

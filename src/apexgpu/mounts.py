@@ -27,7 +27,7 @@ from apexgpu.mounttable import Entry
 from apexgpu.process import Completed, Job, LocalRunner, together
 
 ALIVE, STALE = "alive", "stale"
-PROBE = 2.5  # seconds for a mount to answer
+PROBE = 2.0  # seconds for a mount to answer
 _UNMOUNT = 2.0
 # A name that is nowhere: no cache has it, so the server has to be asked.
 _PROBE = "import os,sys\ntry: os.lstat(sys.argv[1])\nexcept OSError as e: print(e.errno, e.strerror)"
@@ -152,7 +152,7 @@ def make(state_dir: Path, program: Program, wish: Wish, *, asked: str, limit: fl
             _directories(wish.directory, kind, made)
             _launch(program, wish, limit)
             note = Note(wish.directory, wish.target.host, wish.remote, asked, wish.read_only, wish.options,
-                        time.time(), tuple(made))  # fmt: skip
+                        time.time(), tuple(made), wish.ciphers)  # fmt: skip
             mountnotes.add(state_dir, note)
         except BaseException:
             with _undisturbed():
@@ -246,6 +246,7 @@ def unmount(state_dir: Path, mount: Mount, *, force: bool = False, keep: bool = 
     What is stale is ended, so that who waits for it gets an error; what is alive serves its open files to their end.
     With `keep`, the directory and what is noted of it stay, for it is mounted again.
     """
+    _leave(mount.directory)
     processes = mountprocesses.behind(mount.directory)
     dead = force and mount.state == STALE
     if dead:
@@ -281,6 +282,16 @@ def forget(state_dir: Path, directories: Sequence[str] = ()) -> None:
     for note in mountnotes.load(state_dir).values():
         if note.directory not in there and (not directories or note.directory in directories):
             mountnotes.drop(state_dir, note.directory, _remove(note.made))
+
+
+def _leave(directory: str) -> None:
+    """Not to hold it ourselves, when we were started there."""
+    try:
+        here = os.getcwd()  # noqa: PTH109 - Path.cwd() is the same
+    except OSError:
+        here = directory
+    if here == directory or here.startswith(f"{directory}{os.sep}"):
+        os.chdir(Path(directory).anchor)
 
 
 def _detach(mount: Mount, force: bool) -> None:

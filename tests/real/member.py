@@ -18,6 +18,9 @@ from tests import openssh
 from apexgpu import account
 
 SFTP = "Subsystem sftp /usr/lib/openssh/sftp-server"
+# Names of this test process alone: a mount whose sshfs was killed is known by its host's name, and tests run beside
+# each other.
+SEVEN, EIGHT = f"gpu{os.getpid()}7", f"gpu{os.getpid()}8"
 _NOBODY = 65534
 # Another user, who may mount nothing by himself. That he may read all files is for Pythons that live below /root.
 _BECOME = (
@@ -101,8 +104,9 @@ class Member:
             out, err = process.communicate(timeout=60)
         return Said(process.returncode, out, err, time.monotonic() - began)
 
-    def mounted(self, *words: str, host: str = "gpu7") -> Path:
+    def mounted(self, *words: str, host: str = "") -> Path:
         """Mount the container's files; where they are."""
+        host = host or SEVEN
         said = self("mount", host, "--remote", str(self.files), *words)
         assert said.code == 0, said.err
         return self.home / "apexgpu" / host
@@ -145,7 +149,7 @@ def member(*names: str) -> Iterator[Member]:
     directory.chmod(0o755)
     servers: list[openssh.OpenSSH] = []
     try:
-        for name in names or ("gpu7",):
+        for name in names or (SEVEN,):
             servers.append(openssh.start(directory / f"sshd-{name}", extra=SFTP, name=name))
         laptop = Member(directory / "laptop", servers)
         try:

@@ -3,12 +3,13 @@
 import hashlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.real.member import Member, Said, member
+from tests.real.member import EIGHT, SEVEN, Member, Said, member
 
 pytestmark = pytest.mark.sshfs
 
@@ -67,7 +68,7 @@ def test_a_directory_with_a_strange_name_can_be_mounted_and_mounted_on(laptop: M
     (laptop.files / "my \"data\" ü\\" / "here").write_text("1")
     here = laptop.home / "blank ü\n,here"
     remote = str(laptop.files / "my \"data\" ü\\")
-    said = laptop("mount", "gpu7", str(here), "--remote", remote)
+    said = laptop("mount", SEVEN, str(here), "--remote", remote)
     assert said.code == 0, said.err
     assert laptop.result(READ, str(here / "here")) == "1"
     found = laptop.mounts()[0]
@@ -110,7 +111,7 @@ print(sum.hexdigest(), end="")
     assert (laptop.files / "big").stat().st_size == 1 << 30
     with (laptop.files / "big").open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == sent
-    assert laptop("unmount", "gpu7").code == 0
+    assert laptop("unmount", SEVEN).code == 0
     there = laptop.mounted("--read-only")  # nothing of it is in the laptop's memory any more
     code = "import hashlib,sys; print(hashlib.file_digest(open(sys.argv[1],'rb'),'sha256').hexdigest(), end='')"
     with laptop.python(code, str(there / "big")) as process:
@@ -144,9 +145,9 @@ with open(sys.argv[1], "r+b", buffering=0) as file:
     assert writer.returncode == 1
     assert "OSError" in err
     until(laptop, "stale")
-    assert "stale" in in_time(laptop("mount", "gpu7", "--remote", str(laptop.files)), 6).err
+    assert "stale" in in_time(laptop("mount", SEVEN, "--remote", str(laptop.files)), 6).err
     assert "connection refused" in in_time(laptop("mounts", "repair"), 5).err
-    in_time(laptop("doctor", "gpu7"), 1)
+    in_time(laptop("doctor", SEVEN), 1)
     laptop.servers[0].again()
     until(laptop, "alive")
     assert laptop.result(READ, str(there / "data"))[-1] == "x"
@@ -161,7 +162,7 @@ def test_a_server_that_falls_silent_gives_programs_an_error_and_our_commands_do_
             assert laptop.mounts()[0]["state"] == "stale"
             assert laptop.mounts()[0]["reason"]
             in_time(laptop("mounts", "repair"), 5)
-            assert f"(process {reader.pid})" in in_time(laptop("unmount", "gpu7"), 6).err
+            assert f"(process {reader.pid})" in in_time(laptop("unmount", SEVEN), 6).err
             _, err = reader.communicate(timeout=40)
             assert "OSError" in err
     finally:
@@ -178,8 +179,8 @@ def test_a_connection_that_is_stuck_is_found_and_repaired_and_who_waits_gets_an_
     os.kill(ssh, signal.SIGSTOP)
     with laptop.python(READ, str(there / "data")) as reader:
         assert laptop.mounts()[0]["state"] == "stale"
-        inner = in_time(laptop("mount", "gpu7", str(there / "inner")), 6)
-        assert "which is mounted from gpu7" in inner.err
+        inner = in_time(laptop("mount", SEVEN, str(there / "inner")), 6)
+        assert f"which is mounted from {SEVEN}" in inner.err
         said = in_time(laptop("mounts", "repair", "--json"), 0)
         assert '"state": "alive"' in said.out
         _, err = reader.communicate(timeout=10)
@@ -199,7 +200,7 @@ def test_an_sshfs_that_was_killed_leaves_a_mount_that_repair_or_unmount_cures(la
         (pid,) = laptop.processes("sshfs")
         os.kill(pid, signal.SIGKILL)
         until(laptop, "stale")
-        in_time(laptop(*(("mounts", "repair") if cure == "repair" else ("unmount", "gpu7"))), 0)
+        in_time(laptop(*(("mounts", "repair") if cure == "repair" else ("unmount", SEVEN))), 0)
         if cure == "repair":
             assert laptop.result(READ, str(there / "data")) == "1"
     assert laptop.mounts() == []
@@ -210,25 +211,49 @@ def test_a_stuck_mount_goes_by_force_with_all_its_processes(laptop: Member) -> N
     there = laptop.mounted()
     (ssh,) = laptop.processes("ssh")
     os.kill(ssh, signal.SIGSTOP)
-    in_time(laptop("unmount", "gpu7", "--force"), 0)
+    in_time(laptop("unmount", SEVEN, "--force"), 0)
     assert laptop.processes("ssh") == laptop.processes("sshfs") == []
     assert not there.exists()
 
 
+@pytest.mark.parametrize("words", ["mounts", "mounts repair", "unmount HOST", "mount HOST"])
+def test_who_stands_in_a_dead_mount_can_still_use_every_command(laptop: Member, words: str) -> None:
+    there = laptop.mounted()
+    code = """
+import os, sys
+os.chdir(sys.argv[1])
+print("in", flush=True)
+sys.stdin.readline()
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+    apexgpu = str(Path(sys.executable).parent / "apexgpu")
+    argv = [sys.executable, "-I", "-S", "-c", code, str(there), sys.executable, apexgpu, *words.replace("HOST", SEVEN).split()]
+    with laptop.popen(argv, stdin=-1) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        (pid,) = laptop.processes("sshfs")
+        os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        _, err = process.communicate("\n", timeout=30)
+    assert process.returncode == (6 if words.startswith("mount ") else 0), err
+    assert "apexgpu itself failed" not in err
+    assert time.monotonic() - began < 5
+
+
 def test_two_hosts_at_once() -> None:
-    with member("gpu7", "gpu8") as laptop:
-        seven, eight = laptop.mounted(), laptop.home / "apexgpu" / "gpu8"
+    with member(SEVEN, EIGHT) as laptop:
+        seven, eight = laptop.mounted(), laptop.home / "apexgpu" / EIGHT
         (laptop.files / "other").mkdir()
-        said = laptop("mount", "gpu8", "--remote", str(laptop.files / "other"))
+        said = laptop("mount", EIGHT, "--remote", str(laptop.files / "other"))
         assert said.code == 0, said.err
         laptop.result("import sys; open(sys.argv[1],'w').write('8')", str(eight / "file"))
         assert laptop.result(READ, str(seven / "other" / "file")) == "8"
         laptop.servers[0].kill()
         states = {one["host"]: one["state"] for one in laptop.mounts()}
-        assert states == {"gpu7": "stale", "gpu8": "alive"}
+        assert states == {SEVEN: "stale", EIGHT: "alive"}
         assert laptop.result(READ, str(eight / "file")) == "8"
-        in_time(laptop("unmount", "gpu8"), 0)
-        assert [one["host"] for one in laptop.mounts()] == ["gpu7"]
+        in_time(laptop("unmount", EIGHT), 0)
+        assert [one["host"] for one in laptop.mounts()] == [SEVEN]
         in_time(laptop("unmount", "--all"), 0)
         assert not (laptop.home / "apexgpu").exists()
 
@@ -236,14 +261,14 @@ def test_two_hosts_at_once() -> None:
 def test_twice_is_nothing_to_do_and_another_thing_there_is_refused(laptop: Member) -> None:
     there = laptop.mounted()
     before = laptop.mounts()[0]
-    said = laptop("mount", "gpu7", "--remote", str(laptop.files))
-    assert (said.code, said.out) == (0, f"{there}  →  gpu7:{laptop.files}\n")
+    said = laptop("mount", SEVEN, "--remote", str(laptop.files))
+    assert (said.code, said.out) == (0, f"{there}  →  {SEVEN}:{laptop.files}\n")
     assert "nothing to do" in said.err
     assert laptop.mounts()[0]["pid"] == before["pid"]
-    assert laptop("mount", "gpu7", "--remote", "/usr").code == 6
-    assert laptop("mount", "gpu7", "--remote", str(laptop.files), "--read-only").code == 6
-    assert laptop("unmount", "gpu7").code == 0
-    said = laptop("unmount", "gpu7")
+    assert laptop("mount", SEVEN, "--remote", "/usr").code == 6
+    assert laptop("mount", SEVEN, "--remote", str(laptop.files), "--read-only").code == 6
+    assert laptop("unmount", SEVEN).code == 0
+    said = laptop("unmount", SEVEN)
     assert (said.code, "nothing to unmount" in said.err) == (0, True)
 
 
@@ -261,11 +286,11 @@ print(file.read(), flush=True)
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
-        said = in_time(laptop("unmount", "gpu7"), 6)
+        said = in_time(laptop("unmount", SEVEN), 6)
         assert f"(process {holder.pid})" in said.err
         assert "--force" in said.err
         assert laptop.mounts()[0]["state"] == "alive"
-        in_time(laptop("unmount", "gpu7", "--force"), 0)
+        in_time(laptop("unmount", SEVEN, "--force"), 0)
         assert laptop.mounts() == []
         out, _ = holder.communicate("go on\n", timeout=30)
         assert out == "1\n"
@@ -278,7 +303,7 @@ def test_it_is_the_users_own_sshfs_not_roots(laptop: Member) -> None:
     laptop.result("import sys; open(sys.argv[1],'w').close()", str(there / "mine"))
     code = "import os,sys; print(os.stat(sys.argv[1]).st_uid == os.getuid())"
     assert laptop.result(code, str(there / "mine")) == "True\n"  # idmap=user
-    assert laptop("mount", "gpu7", "/usr").code == 6
+    assert laptop("mount", SEVEN, "/usr").code == 6
 
 
 def test_a_mount_made_by_hand_is_listed_and_unmounted_too(laptop: Member) -> None:
@@ -291,9 +316,9 @@ def test_a_mount_made_by_hand_is_listed_and_unmounted_too(laptop: Member) -> Non
     with laptop.popen(argv, stdout=-3, stderr=-3) as process:
         assert process.wait(30) == 0
     found = laptop.mounts()[0]
-    assert (found["host"], found["directory"], found["remote"]) == ("gpu7", str(here), str(laptop.files))
+    assert (found["host"], found["directory"], found["remote"]) == (SEVEN, str(here), str(laptop.files))
     assert found["since"]
-    in_time(laptop("unmount", "gpu7"), 0)
+    in_time(laptop("unmount", SEVEN), 0)
     assert here.is_dir()  # we did not make it
 
 
@@ -333,7 +358,7 @@ def test_ctrl_c_leaves_no_mount_and_no_directory(laptop: Member, step: str) -> N
         script.write_text(f"#!/bin/sh\ntouch {flag}\n{last}\n")
         script.chmod(0o755)
         more = ["-o", f"ssh_command={script}"]
-    with laptop.popen(laptop.apexgpu("mount", "gpu7", "--remote", str(laptop.files), *more)) as process:
+    with laptop.popen(laptop.apexgpu("mount", SEVEN, "--remote", str(laptop.files), *more)) as process:
         end = time.monotonic() + 30
         while not _reached(laptop, step, process.pid, flag):
             assert time.monotonic() < end

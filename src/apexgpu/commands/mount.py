@@ -33,7 +33,7 @@ Option = Annotated[
 ]
 _HEADER = ("HOST", "DIRECTORY", "REMOTE", "STATE", "SINCE", "MODE")
 _IAM = 1.0
-_CHECK = 3.5  # seconds for a host to show that it could be mounted again
+_CHECK = 3.0  # seconds for a host to show that it could be mounted again
 
 
 @app.command("mount")
@@ -87,7 +87,11 @@ def _ciphers(kit: Kit, target: Target) -> str:
 
 
 def _absolute(word: str) -> str:
-    return word if word[1:] == ":" else os.path.abspath(Path(word).expanduser())  # noqa: PTH100 - resolve() touches it
+    """A directory in full, by its letters alone: `resolve()` would touch it. Here may be a dead mount, too."""
+    try:
+        return word if word[1:] == ":" else os.path.abspath(Path(word).expanduser())  # noqa: PTH100
+    except OSError:
+        return word
 
 
 def _hosts(kit: Kit) -> Sequence[Host]:
@@ -221,7 +225,7 @@ def _repaired(
         program = mountprograms.find(kit.runner)
         note = mountnotes.load(kit.state_dir).get(one.directory)
         mounts.unmount(kit.state_dir, one, force=True, keep=True)
-        wish = replace(wish, remote=full, ciphers=_ciphers(kit, wish.target))
+        wish = replace(wish, remote=full, ciphers=note.ciphers if note else _ciphers(kit, wish.target))
         asked = note.asked if note else wish.remote
         made = mounts.make(kit.state_dir, program, wish, asked=asked, limit=kit.settings.timeout)
     except ApexError as exc:
