@@ -4,7 +4,7 @@ import posixpath
 import re
 from pathlib import Path
 
-from apexgpu.errors import ApexError, LoginError, RefusedError, UsageError
+from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UsageError
 from apexgpu.models import Target
 from apexgpu.openssh_link import failure, raise_failure
 from apexgpu.process import Completed, Job
@@ -53,6 +53,9 @@ def absolute(done: Completed, target: Target, remote: str) -> str:
         message = f"ssh cannot log in to {name} without a prompt, and a mount has nobody to ask"
         raise LoginError(message, hint="ssh-add   (then the agent has the key; no key at all: apexgpu login)",
                          code="key_prompt")  # fmt: skip
+    if home is None and code == "unknown":
+        raise DeclinedError(f"the host key of {target.alias} is not known yet", code="host_key_unknown",
+                            hint=f"apexgpu up {name}   (in a terminal: it shows the key)")  # fmt: skip
     if home is None and code is not None and "subsystem request failed" not in said:
         raise_failure(target, code, said)
     raise _there(name, remote, said)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def test_a_relative_directory_and_a_link(product: Product, isolated: Path, monke
     (isolated / "link").symlink_to("real")
     assert one(product.json("mount", "gpu2", "link"))["directory"] == str(isolated / "real")
     assert product("mount", "gpu2", "link") == 0, product.err
-    assert product("unmount", "real") == 0
+    assert product("unmount", "link") == 0
+    assert product.json("mounts")["mounts"] == []
     assert (isolated / "real").is_dir()
 
 
@@ -76,6 +78,24 @@ def test_a_stopped_container_is_started_when_the_user_says_so(product: Product, 
     assert "apexgpu up gpu3" in product.err
     assert not (isolated / "apexgpu").exists()
     assert one(product.json("mount", "gpu3", "--yes"))["state"] == "alive"
+
+
+def test_a_new_host_key_is_trusted_by_who_is_asked_and_never_by_itself(product: Product) -> None:
+    known = product.lab.layout.known_hosts
+    known.write_text("")
+    assert product("mount", "gpu2") == 7
+    assert "--accept-new" in product.err
+    assert known.read_text() == ""
+    assert one(product.json("mount", "gpu2", "--accept-new"))["state"] == "alive"
+    assert product("unmount", "gpu2") == 0
+    assert "ssh-ed25519" in known.read_text()
+
+
+def test_a_host_that_says_nothing_costs_its_time_limit_once(product: Product) -> None:
+    product.lab.fault("gpu2", "silent")
+    began = time.monotonic()
+    assert product("mount", "gpu2", "--timeout", "3") == 5
+    assert 2.5 < time.monotonic() - began < 5.5
 
 
 def test_a_container_that_stops_is_stale_and_repaired_when_it_is_up_again(product: Product, isolated: Path) -> None:

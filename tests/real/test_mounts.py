@@ -207,6 +207,29 @@ def test_an_sshfs_that_was_killed_leaves_a_mount_that_repair_or_unmount_cures(la
     assert not there.exists()
 
 
+def test_who_stands_in_a_stuck_mount_is_not_stuck(laptop: Member) -> None:
+    there = laptop.mounted()
+    (ssh,) = laptop.processes("ssh")
+    code = """
+import os, sys
+os.chdir(sys.argv[1])
+print("in", flush=True)
+sys.stdin.readline()
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+    apexgpu = str(Path(sys.executable).parent / "apexgpu")
+    argv = [sys.executable, "-I", "-S", "-c", code, str(there), sys.executable, apexgpu, "unmount", SEVEN]
+    with laptop.popen(argv, stdin=-1) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        os.kill(ssh, signal.SIGSTOP)
+        began = time.monotonic()
+        _, err = process.communicate("\n", timeout=30)
+    assert process.returncode == 0, err
+    assert time.monotonic() - began < 5
+    assert laptop.mounts() == []
+
+
 def test_a_stuck_mount_goes_by_force_with_all_its_processes(laptop: Member) -> None:
     there = laptop.mounted()
     (ssh,) = laptop.processes("ssh")
@@ -227,7 +250,8 @@ sys.stdin.readline()
 os.execv(sys.argv[2], sys.argv[2:])
 """
     apexgpu = str(Path(sys.executable).parent / "apexgpu")
-    argv = [sys.executable, "-I", "-S", "-c", code, str(there), sys.executable, apexgpu, *words.replace("HOST", SEVEN).split()]
+    typed = words.replace("HOST", SEVEN).split()
+    argv = [sys.executable, "-I", "-S", "-c", code, str(there), sys.executable, apexgpu, *typed]
     with laptop.popen(argv, stdin=-1) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "in\n"

@@ -63,6 +63,8 @@ def test_the_full_path(remote: str, out: bytes, full: str) -> None:
          "connection_refused", 5, "connection refused"),
         (done(255, b"", b"alice@10.1.2.7: Permission denied (publickey).\nConnection closed.\n"), "key_prompt", 4,
          "without a prompt"),
+        (done(255, b"", b"No ED25519 host key is known for [10.1.2.7]:22001 and you have requested strict checking.\r\n"
+              b"Host key verification failed.\r\nConnection closed\r\n"), "host_key_unknown", 7, "not known yet"),
         (done(-9, b"", late=True), "timeout", 5, "no answer in time"),
         (done(1, b"", b"what is this?\n"), "sftp", 1, "what is this?"),
         (done(1, b"", b""), "sftp", 1, "did not say why"),
