@@ -15,7 +15,7 @@ from bench.farm import Farm, farm
 from bench.figure import Figure
 
 _APEXGPU = str(Path(sys.executable).parent / "apexgpu")
-_BIG, _FILES, _RUNS = 256 * 2**20, 5000, 5
+_BIG, _FILES, _RUNS = 128 * 2**20, 5000, 5
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ def mounted() -> Iterator[Figure]:
         read = {"apexgpu": lambda run: _read(scene.ours / "big"), "sshfs": lambda run: _read(scene.plain / "big"),
                 "ssh cat": lambda run: _run(["ssh", *scene.ssh, scene.host, f"cat {scene.there}/big"]),
                 "rsync": lambda run: _rsync(scene, f"{far}/big", scene.there / f"got{run}")}  # fmt: skip
-        yield from _figures("mount: reading 256 MiB", read, {"ssh cat": 1 / 0.9, "sshfs": 1.05, "rsync": 1.05})
+        yield from _figures("mount: reading 128 MiB", read, {"ssh cat": 1 / 0.9, "sshfs": 1.05, "rsync": 1.05})
         again = {"apexgpu": lambda run: _read(scene.ours / "big", cold=False),
                  "sshfs": lambda run: _read(scene.plain / "big", cold=False)}  # fmt: skip
         yield from _figures("mount: reading it again", again, {"sshfs": 0.1})
         write = {"apexgpu": lambda run: _write(scene.ours / f"a{run}"),
                  "sshfs": lambda run: _write(scene.plain / f"b{run}"),
                  "rsync": lambda run: _rsync(scene, str(scene.there / "big"), f"{far}/c{run}")}  # fmt: skip
-        yield from _figures("mount: writing 256 MiB", write, {"sshfs": 1.05, "rsync": 1.05})
+        yield from _figures("mount: writing 128 MiB", write, {"sshfs": 1.05, "rsync": 1.05})
         stat = {"apexgpu": lambda run: _stat(scene.ours / f"small{run}"),
                 "sshfs": lambda run: _stat(scene.plain / f"small{run}"),
                 "rsync": lambda run: _run(["rsync", "-rn", "--list-only", "-e", _shell(scene),

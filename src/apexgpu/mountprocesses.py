@@ -7,12 +7,14 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from apexgpu.errors import ApexError
 from apexgpu.mountprograms import MARK
-from apexgpu.mounttable import Sshfs, sshfs_of, windows_sshfs
+from apexgpu.mounttable import Sshfs, name_in, sshfs_of, windows_sshfs
 from apexgpu.process import Job, together
+from apexgpu.route import parse
 
 PROCESSES = ("powershell", "-NoProfile", "-Command",
              "Get-CimInstance Win32_Process -Filter \"Name='sshfs.exe'\" | "
@@ -37,6 +39,21 @@ def serving() -> dict[str, Sshfs]:
     else:
         found = darwin(together([Job(_PS, 2)])[0].text, os.getuid())
     return {one.directory: one for one in found}
+
+
+def resolved(sshfs: Sshfs) -> Sshfs:
+    """The sshfs with the address and port that its ssh was led to by its config, as far as `ssh -G` tells now."""
+    name = name_in(sshfs.source)
+    if sshfs.address or not name or name.startswith("-"):
+        return sshfs
+    port = ("-p", str(sshfs.port)) if sshfs.port else ()
+    try:
+        done = together([Job(("ssh", "-G", *(("-F", sshfs.config) if sshfs.config else ()), *port, name), 2)])[0]
+    except ApexError:
+        return sshfs
+    found = parse(done.text)
+    address, number = found.get("hostname", [""])[0], found.get("port", [""])[0]
+    return replace(sshfs, address=address, port=int(number)) if address and number.isdigit() else sshfs
 
 
 def darwin(text: str, uid: int) -> list[Sshfs]:
@@ -88,7 +105,7 @@ def _linux(path: Path) -> Sshfs | None:
     try:
         words = os.fsdecode((path / "cmdline").read_bytes()).split("\0")[:-1]
         one = sshfs_of(words, int(path.name))
-        return one and Sshfs(one.pid, one.directory, _began(path), one.address, one.port, one.source)
+        return one and replace(one, started=_began(path))
     except (OSError, ValueError, IndexError):
         return None
 

@@ -80,6 +80,8 @@ def found(state_dir: Path, hosts: Sequence[Host]) -> list[Mount]:
     for entry in {entry.directory: entry for entry in entries if entry.owner in {None, mine}}.values():
         sshfs, note = serving.get(entry.directory), notes.get(entry.directory)
         whose = mounttable.remote_of(entry, hosts, sshfs)
+        if whose is not None and note is None and sshfs is not None:  # made by hand: where does its name lead?
+            whose = mounttable.remote_of(entry, hosts, mountprocesses.resolved(sshfs))
         if note is not None and mounttable.may_be_ours(entry):
             name, remote = note.host.name, note.remote
         elif whose is not None:

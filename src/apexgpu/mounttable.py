@@ -27,7 +27,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Sshfs:
-    """A running sshfs. `started` is a Unix time; `address` and `port` are where it was told to go, if it was."""
+    """A running sshfs. `started` is a Unix time; `address`, `port` and `config` (ssh's) are what it was told, if so."""
 
     pid: int
     directory: str
@@ -35,6 +35,7 @@ class Sshfs:
     address: str = ""
     port: int | None = None
     source: str = ""
+    config: str = ""
 
 
 def linux(text: str) -> list[Entry]:
@@ -103,8 +104,7 @@ def sshfs_of(words: Sequence[str], pid: int, started: float | None = None) -> Ss
     waiting = iter(words[1:])
     for word in waiting:
         if word in {"-F", "-p"}:
-            value = next(waiting, "")
-            options |= {"port": value} if word == "-p" else {}
+            options["port" if word == "-p" else "-F"] = next(waiting, "")
         elif word.startswith("-o"):
             text = word[2:] or next(waiting, "")
             options |= {key.lower(): value for key, _, value in (part.partition("=") for part in text.split(","))}
@@ -113,7 +113,8 @@ def sshfs_of(words: Sequence[str], pid: int, started: float | None = None) -> Ss
     if len(plain) < 2:
         return None
     port = options.get("port", "")
-    return Sshfs(pid, plain[1], started, options.get("hostname", ""), int(port) if port.isdigit() else None, plain[0])
+    number = int(port) if port.isdigit() else None
+    return Sshfs(pid, plain[1], started, options.get("hostname", ""), number, plain[0], options.get("-F", ""))
 
 
 def remote_of(entry: Entry, hosts: Iterable[Host], sshfs: Sshfs | None = None) -> tuple[Host, str] | None:
@@ -133,6 +134,11 @@ def remote_of(entry: Entry, hosts: Iterable[Host], sshfs: Sshfs | None = None) -
             continue
         return host, path
     return None
+
+
+def name_in(source: str) -> str:
+    """The name or address that ssh is called with, in `user@name:path`; empty when it is no such source."""
+    return _split(source)[0]
 
 
 def may_be_ours(entry: Entry) -> bool:

@@ -346,6 +346,27 @@ def test_a_mount_made_by_hand_is_listed_and_unmounted_too(laptop: Member) -> Non
     assert here.is_dir()  # we did not make it
 
 
+def test_a_mount_by_hand_that_leads_elsewhere_is_not_ours_though_its_name_is() -> None:
+    with member(SEVEN, EIGHT) as laptop:
+        here, config = laptop.home / "elsewhere", laptop.directory / "other_config"
+        other = laptop.servers[1].host
+        laptop.result("import os,sys; os.mkdir(sys.argv[1])", str(here))
+        config.write_text(
+            f"Host {SEVEN}\n  HostName 127.0.0.1\n  Port {other.port}\n  User {other.user}\n"
+            f"  IdentityFile {laptop.directory}/key1\n  UserKnownHostsFile {laptop.directory}/known_hosts\n"
+        )
+        argv = ["sshfs", "-F", str(config), f"{SEVEN}:{laptop.files}", str(here)]
+        with laptop.popen(argv, stdout=-3, stderr=-3) as made:
+            assert made.wait(30) == 0
+        assert laptop.mounts() == []
+        for words in (("unmount", SEVEN), ("unmount", "--all"), ("mounts", "repair")):
+            assert laptop(*words).code == 0
+        assert laptop("unmount", str(here)).code == 2
+        assert str(here) in Path("/proc/self/mountinfo").read_text()
+        with laptop.popen(["fusermount3", "-u", str(here)]) as gone:
+            assert gone.wait(30) == 0
+
+
 def test_logout_and_uninstall_unmount(laptop: Member) -> None:
     for command in (("logout",), ("uninstall", "--yes")):
         there = laptop.mounted()

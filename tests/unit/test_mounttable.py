@@ -69,7 +69,8 @@ def test_windows() -> None:
     assert mounttable.remote_of(x, [GPU7, GPU8]) is None
     assert mounttable.remote_of(y, [GPU7, GPU8]) == (GPU8, "SSD/alice")
     (one,) = mounttable.windows_sshfs(json.dumps({"ProcessId": 4711, "CommandLine": SSHFS_WIN}))
-    assert one == Sshfs(4711, r"C:\Users\Alice B\apexgpu\gpu7", None, "10.1.2.7", 22001, "alice@gpu7:/home/alice")
+    assert one == Sshfs(4711, r"C:\Users\Alice B\apexgpu\gpu7", None, "10.1.2.7", 22001, "alice@gpu7:/home/alice",
+                        "/cygdrive/c/c")  # fmt: skip
     assert mounttable.windows_sshfs("") == mounttable.windows_sshfs("not JSON") == []
 
 
@@ -105,7 +106,7 @@ def test_of_mounts_on_top_of_each_other_the_last_is_seen() -> None:
     [
         (["sshfs", "gpu7:", "/m"], Sshfs(1, "/m", source="gpu7:")),
         (["/usr/bin/sshfs", "-o", "ro", "gpu7:/x", "-p", "22001", "/m"], Sshfs(1, "/m", None, "", 22001, "gpu7:/x")),
-        (["sshfs", "-oport=5,HostName=h", "-f", "gpu7:", "/m", "-F", "/c"], Sshfs(1, "/m", None, "h", 5, "gpu7:")),
+        (["sshfs", "-oport=5,HostName=h", "-f", "gpu7:", "/m", "-F", "c"], Sshfs(1, "/m", None, "h", 5, "gpu7:", "c")),
         (["sshfs", "gpu7:"], None),
         (["grep", "sshfs", "x"], None),
         ([], None),
