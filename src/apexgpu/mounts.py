@@ -255,7 +255,7 @@ def unmount(state_dir: Path, mount: Mount, *, force: bool = False, keep: bool = 
         mountprocesses.abort(mount.number)
     _detach(mount, force)
     if dead or not force:
-        mountprocesses.end(processes, grace=0 if dead else 2)
+        mountprocesses.end(processes, grace=0 if dead else 1)
     if keep:
         return
     note = mountnotes.load(state_dir).get(mount.directory)
@@ -278,11 +278,14 @@ def unmount_ours(state_dir: Path) -> list[Mount]:
     return done
 
 
-def forget(state_dir: Path, directories: Sequence[str] = ()) -> None:
-    """Drop the notes (all, or those of `directories`) of what is mounted no more, and what was made for it."""
+def forget(state_dir: Path, names: Sequence[str] | None = None) -> None:
+    """Drop the notes (all, or those of hosts and directories) of what is mounted no more, and what was made for it.
+
+    Somebody has unmounted it by hand, or the machine was started anew.
+    """
     there = {entry.directory for entry in table()}
     for note in mountnotes.load(state_dir).values():
-        if note.directory not in there and (not directories or note.directory in directories):
+        if note.directory not in there and (names is None or {note.directory, note.host.name} & set(names)):
             mountnotes.drop(state_dir, note.directory, _remove(note.made))
 
 

@@ -33,8 +33,9 @@ def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | 
     `password` forgets the one in the keyring; None when there is none.
     """
     state, found = settings.state_dir, []
-    if noted := mountnotes.load(state):  # before the lab: they may lead to it
-        found.append(Part("mounts", f"mounts: {', '.join(noted)}", partial(_unmount, state)))
+    if mountnotes.load(state):  # before the lab: they may lead to it
+        open_mounts = ", ".join(one.directory for one in mounts.ours(state)) or "directories of earlier ones"
+        found.append(Part("mounts", f"mounts: {open_mounts}", partial(_unmount, state)))
     if (state / "lab").exists():
         found.append(Part("lab", f"the embedded lab in {state / 'lab'}", partial(_end_lab, state / "lab")))
     if open_ones := [one for one in tunnels.listed(state) if one.state != tunnels.DEAD]:

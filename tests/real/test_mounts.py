@@ -35,7 +35,7 @@ def until(laptop: Member, state: str) -> None:
 
 def in_time(said: Said, code: int) -> Said:
     assert said.code == code, said.err
-    assert said.seconds < 5
+    assert said.seconds < 5, said
     return said
 
 
@@ -226,7 +226,7 @@ os.execv(sys.argv[2], sys.argv[2:])
         began = time.monotonic()
         _, err = process.communicate("\n", timeout=30)
     assert process.returncode == 0, err
-    assert time.monotonic() - began < 5
+    assert (time.monotonic() - began) / laptop.slowness < 5
     assert laptop.mounts() == []
 
 
@@ -261,7 +261,7 @@ os.execv(sys.argv[2], sys.argv[2:])
         _, err = process.communicate("\n", timeout=30)
     assert process.returncode == (6 if words.startswith("mount ") else 0), err
     assert "apexgpu itself failed" not in err
-    assert time.monotonic() - began < 5
+    assert (time.monotonic() - began) / laptop.slowness < 5
 
 
 def test_two_hosts_at_once() -> None:
@@ -342,8 +342,20 @@ def test_a_mount_made_by_hand_is_listed_and_unmounted_too(laptop: Member) -> Non
     found = laptop.mounts()[0]
     assert (found["host"], found["directory"], found["remote"]) == (SEVEN, str(here), str(laptop.files))
     assert found["since"]
+    said = laptop("mount", SEVEN, str(here))
+    assert (said.code, f"{SEVEN}:{laptop.files} is mounted on {here} already" in said.err) == (6, True)
     in_time(laptop("unmount", SEVEN), 0)
     assert here.is_dir()  # we did not make it
+
+
+def test_what_was_unmounted_by_hand_is_forgotten(laptop: Member) -> None:
+    there = laptop.mounted()
+    with laptop.popen(["fusermount3", "-u", str(there)]) as process:
+        assert process.wait(30) == 0
+    assert laptop.mounts() == []
+    assert "nothing to unmount" in in_time(laptop("unmount", SEVEN), 0).err
+    assert not there.exists()
+    assert (laptop.state / "mounts.json").read_text() == "[]"
 
 
 def test_a_mount_by_hand_that_leads_elsewhere_is_not_ours_though_its_name_is() -> None:

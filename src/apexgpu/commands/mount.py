@@ -86,7 +86,7 @@ def _there_already(kit: Kit, wish: Wish) -> bool:
         message = f"{here.directory} is mounted from {here.host} already, and it is stale: {here.reason}"
         raise RefusedError(message, hint="apexgpu mounts repair", code="stale")
     note = mountnotes.load(kit.state_dir).get(here.directory)
-    asked = {here.remote, note.asked if note else "", "" if here.remote == "~" else here.remote}
+    asked = {here.remote, note.asked if note else here.remote, "" if here.remote == "~" else here.remote}
     if here.host != wish.target.host.name or wish.remote not in asked or here.read_only != wish.read_only:
         what = f"{here.host}:{here.remote}{' (read-only)' if here.read_only else ''}"
         message = f"{what} is mounted on {here.directory} already"

@@ -123,13 +123,14 @@ def unmount(
         raise UsageError("no mount was named", hint="apexgpu unmount --all")
     found = mounts.found(kit.state_dir, _hosts(kit))
     chosen = found if everything else _chosen(kit, found, names or [])
-    results = unmount_all(kit, chosen, force=force)
+    results = _unmount_all(kit, chosen, force=force)
+    mounts.forget(kit.state_dir, None if everything else names or [])
     if not chosen:
         kit.screen.good("nothing to unmount")
     _finish(kit, results, done_state="unmounted")
 
 
-def unmount_all(kit: Kit, chosen: Sequence[Mount], *, force: bool) -> list[tuple[Mount, ApexError | None]]:
+def _unmount_all(kit: Kit, chosen: Sequence[Mount], *, force: bool) -> list[tuple[Mount, ApexError | None]]:
     """Unmount each and say so; what cannot be is shown and goes on the list with its error."""
     results: list[tuple[Mount, ApexError | None]] = []
     for one in mounts.looked_at(chosen) if force else chosen:
@@ -205,6 +206,7 @@ def _hosts(kit: Kit) -> Sequence[Host]:
 
 
 def ciphers(kit: Kit, target: Target) -> str:
+    """The ciphers to prefer for a mount of `target`."""
     return mountprograms.quick_ciphers(kit.runner, kit.transport.route(target).one("ciphers"))
 
 
