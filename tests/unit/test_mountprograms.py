@@ -17,8 +17,9 @@ CONFIG = Path("/home/alice/my config")
 SSH = ["-o", "StrictHostKeyChecking=yes", "-o", "HostName=10.1.2.7", "-o", "Port=22001", "-o", "BatchMode=yes",
        "-o", "PermitLocalCommand=no", "-o", "ControlPath=none", "-o", "ConnectTimeout=5", "-o", "ConnectionAttempts=1",
        "-o", "ServerAliveInterval=4", "-o", "ServerAliveCountMax=3"]  # fmt: skip
-# sshfs(1): idmap, reconnect, ssh_command; mount.fuse3(8) and mount.fuse(8): auto_cache, ac_attr_timeout.
-FUSE = ["-o", "idmap=user", "-o", "reconnect", "-o", "auto_cache", "-o", "ac_attr_timeout=0"]
+# sshfs(1): idmap, reconnect, ssh_command; mount.fuse3(8) and mount.fuse(8): auto_cache, ac_attr_timeout, attr_timeout.
+FUSE = ["-o", "idmap=user", "-o", "reconnect", "-o", "auto_cache", "-o", "ac_attr_timeout=0",
+        "-o", "attr_timeout=0.1"]  # fmt: skip
 COMMAND = ["-o", "ssh_command=ssh -T -o RemoteCommand=none -o RequestTTY=no -o Tunnel=no"]
 
 
