@@ -17,6 +17,7 @@ from bench.farm import Farm, farm
 from bench.figure import Figure
 from bench.forwards import idle, traffic
 from bench.gpus import gpus_of_18
+from bench.mounts import mounted
 
 BIN = Path(sys.executable).parent
 PYTHON = [sys.executable, "-c", "pass"]
@@ -241,6 +242,7 @@ ALL: dict[str, Callable[[], Iterator[Figure]]] = {
     "tunnel": traffic,
     "idle": idle,
     "copy": copies,
+    "mount": mounted,
 }
 
 

@@ -57,6 +57,13 @@ class OpenSSH:
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(10)
 
+    def freeze(self) -> list[int]:
+        """Stop it and its sessions where they are, so that it takes connections and says nothing. Which processes."""
+        frozen = _family(self.process.pid)
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        return frozen
+
     def again(self) -> None:
         """Start it again on the same port, with the same keys."""
         if self.process.stderr is not None:
@@ -66,6 +73,9 @@ class OpenSSH:
 
     def stop(self) -> None:
         """End the server and every session of it."""
+        for pid in _family(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
         self.process.terminate()
         self.process.wait(10)
         if self.process.stderr is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from apexgpu import __version__, configfile, sshconfig
 from apexgpu.account import Account
-from apexgpu.errors import ApexError
+from apexgpu.errors import ApexError, MissingProgramError
 from apexgpu.models import Host, Target
 from apexgpu.process import Runner, missing, which
 from apexgpu.settings import Settings
@@ -89,7 +89,9 @@ def machine(patient: Patient, password: Callable[[], str]) -> Iterator[Finding]:
     yield settings
     if settings.code == "config":
         return  # without settings there is nothing else to look at
-    for check, look in (("directories", _directories), ("programs", _programs), ("agent", _agent)):
+    for check, look in (
+        ("directories", _directories), ("programs", _programs), ("mounts", _mounts), ("agent", _agent),
+    ):  # fmt: skip
         yield from guarded(check, look, patient)
     if settings.verdict == "problem":
         return
@@ -144,9 +146,29 @@ def _programs(patient: Patient) -> Iterator[Finding]:
             yield Finding("programs", "problem", error.message, error.hint, error.code)
         elif name == "ssh":
             yield _ssh_version(patient.runner.run(["ssh", "-V"], timeout=5).err.decode("utf-8", "replace"), path)
-    if which("sshfs") is None and sys.platform != "win32":
-        yield Finding("programs", "note", "sshfs is not installed: files can be copied, not mounted",
-                      missing("sshfs").hint)  # fmt: skip
+    yield _mount_program(patient)
+
+
+def _mount_program(patient: Patient) -> Finding:
+    from apexgpu import mountprograms
+
+    try:
+        program = mountprograms.find(patient.runner)
+    except MissingProgramError as error:
+        return Finding("programs", "note", f"{error.message}: files can be copied, not mounted", error.hint)
+    bad = mountprograms.known_bad(program)
+    return Finding("programs", "note" if bad else "ok", bad or f"{program} ({program.path})")
+
+
+def _mounts(patient: Patient) -> Iterator[Finding]:
+    from apexgpu import mounts
+
+    for one in mounts.looked_at(mounts.found(patient.settings.state_dir, patient.account.hosts)):
+        if one.state == mounts.STALE:
+            yield Finding("mounts", "problem", f"{one.directory} ({one.host}) is stale: {one.reason}",
+                          "apexgpu mounts repair", "stale")  # fmt: skip
+        else:
+            yield Finding("mounts", "ok", f"{one.directory} shows {one.host}:{one.remote}")
 
 
 def _ssh_version(said: str, path: str) -> Finding:

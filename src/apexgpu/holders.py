@@ -1,6 +1,7 @@
-"""Which program holds a local port: each system's own tables, read by pure functions."""
+"""Which program holds a local port, or files in a directory: each system's own tables, read by pure functions."""
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.errors import ApexError
-from apexgpu.process import Runner
+from apexgpu.process import Job, Runner, together
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,48 @@ def windows_program(text: str, pid: int | None) -> Holder:
     return Holder(pid, found[1]) if found else UNKNOWN if pid is None else Holder(pid, "a program")
 
 
+def holders_of(directory: str) -> list[Holder]:
+    """Which programs have a file in `directory` open or work in it, as far as this system tells.
+
+    The file system itself is not touched: it may be dead, and whoever touches it would wait.
+    """
+    if Path("/proc/self/fd").exists():
+        return sorted(_linux_inside(directory), key=lambda one: one.pid or 0)
+    done = together([Job(("lsof", "-w", "-b", "-Fpc", "+f", "--", directory), 3)])[0]
+    return lsof_holders(done.text)
+
+
+def waiting_for_fuse() -> list[Holder]:
+    """Which of our programs wait for an answer of a FUSE file system: they have nothing open yet (Linux)."""
+    found = []
+    for process in (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        with contextlib.suppress(OSError):
+            if (process / "wchan").read_text() == "request_wait_answer":
+                found.append(Holder(int(process.name), (process / "comm").read_text().strip()))
+    return sorted(found, key=lambda one: one.pid or 0)
+
+
+def lsof_holders(text: str) -> list[Holder]:
+    """Every process in the answer of `lsof -Fpc`: a line p with its number, then a line c with its name."""
+    return [Holder(int(pid), name) for pid, name in re.findall(r"^p(\d+)\n(?:.*\n)*?c(.+)$", text, re.MULTILINE)]
+
+
+def _linux_inside(directory: str) -> Iterable[Holder]:
+    for process in (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        if process.name == str(os.getpid()):
+            continue
+        links = [*_open_files(process / "fd"), *_links(process / "cwd", process / "root", process / "exe")]
+        if any(link == directory or link.startswith(f"{directory}/") for link in links):
+            with contextlib.suppress(OSError):
+                yield Holder(int(process.name), (process / "comm").read_text().strip())
+
+
+def _links(*paths: Path) -> Iterable[str]:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            yield str(path.readlink())
+
+
 def _linux(port: int) -> Holder:
     inodes: set[str] = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -84,6 +127,4 @@ def _open_files(directory: Path) -> Iterable[str]:
     links: list[Path] = []
     with contextlib.suppress(OSError):
         links = list(directory.iterdir())
-    for link in links:
-        with contextlib.suppress(OSError):
-            yield str(link.readlink())
+    yield from _links(*links)

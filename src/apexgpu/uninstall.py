@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from apexgpu import configfile, knownhosts, mux, shellstart, sshconfig, tunnels
+from apexgpu import configfile, knownhosts, mountnotes, mounts, mux, shellstart, sshconfig, tunnels
 from apexgpu.errors import ConfigError
 from apexgpu.journal import Journal
 from apexgpu.process import Runner
@@ -15,7 +15,7 @@ from apexgpu.settings import Settings
 # What may lie in the two directories. In one that is not plainly apexgpu's own, nothing else is touched.
 _OURS = (
     "account.json", "backups", "completion.*", "config.toml", "hosts", "installers.json", "journal", "known_hosts",
-    "known_hosts.json", "lab", "locks", "ports.json", "ssh_config.*", "ssh_hosts.conf", "tunnels",
+    "known_hosts.json", "lab", "locks", "mounts.json", "ports.json", "ssh_config.*", "ssh_hosts.conf", "tunnels",
 )  # fmt: skip
 
 
@@ -34,6 +34,9 @@ def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | 
     `password` forgets the one in the keyring; None when there is none.
     """
     state, found = settings.state_dir, []
+    if mountnotes.load(state):  # before the lab: they may lead to it
+        open_mounts = ", ".join(one.directory for one in mounts.ours(state)) or "directories of earlier ones"
+        found.append(Part("mounts", f"mounts: {open_mounts}", partial(_unmount, state)))
     if (state / "lab").exists():
         found.append(Part("lab", f"the embedded lab in {state / 'lab'}", partial(_end_lab, state / "lab")))
     if open_ones := [one for one in tunnels.listed(state) if one.state != tunnels.DEAD]:
@@ -108,6 +111,10 @@ def _ignore(work: Callable[[], bool]) -> None:
 def _close_all(state: Path, open_ones: list[tunnels.Tunnel]) -> None:
     for one in open_ones:
         tunnels.close(state, one)
+
+
+def _unmount(state: Path) -> None:
+    mounts.unmount_ours(state)
 
 
 def _end_lab(home: Path) -> None:

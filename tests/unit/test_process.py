@@ -1,14 +1,16 @@
 """Local programs: their output, their limits, and what happens when they are not there."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from apexgpu.errors import MissingProgramError, UnreachableError
-from apexgpu.process import LocalRunner, install_hint
+from apexgpu.process import Job, LocalRunner, install_hint, together
 
 RUNNER = LocalRunner()
 PYTHON = sys.executable
@@ -105,3 +107,40 @@ def test_ctrl_c_belongs_to_the_program_that_has_the_terminal() -> None:
     done = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, start_new_session=True, timeout=60,
                           check=False)  # fmt: skip
     assert (done.returncode, done.stdout.strip()) == (0, "9"), done.stderr
+
+
+def test_programs_run_together_each_to_its_own_limit(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    late = (
+        "import subprocess; print('began', flush=True); p = subprocess.Popen(['tail', '-f', '/dev/null']); "
+        f"open({str(child)!r}, 'w').write(str(p.pid)); p.wait()"
+    )
+    began = time.monotonic()
+    quick, slow, fed = together([
+        Job((sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"), 30),
+        Job((sys.executable, "-c", late), 3),
+        Job(("cat",), 30, b"in", {"X": "1"}),
+    ])  # fmt: skip
+    assert time.monotonic() - began < 6
+    assert (quick.code, quick.out, quick.err, quick.timed_out) == (3, b"out\n", b"err\n", False)
+    assert (slow.out, slow.timed_out) == (b"began\n", True)
+    assert fed.out == b"in"
+    end = time.monotonic() + 5
+    while Path(f"/proc/{child.read_text()}").exists():  # what it started is gone, too
+        assert time.monotonic() < end
+
+
+def test_what_goes_on_in_the_background_holds_nothing_up(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text(f"tail -f /dev/null & echo $! > {tmp_path}/pid; echo up")
+    began = time.monotonic()
+    assert together([Job(("sh", str(script)), 20)])[0].out == b"up\n"
+    assert time.monotonic() - began < 10
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_a_missing_program_among_several_is_an_error_and_the_others_are_ended() -> None:
+    began = time.monotonic()
+    with pytest.raises(MissingProgramError):
+        together([Job(("tail", "-f", "/dev/null"), 60), Job(("no-such-program",), 1)])
+    assert time.monotonic() - began < 10

@@ -203,9 +203,13 @@ def logout(
     """
     kit = kit_of(ctx)
     from apexgpu import account as accounts
+    from apexgpu import mounts
 
+    unmounted = mounts.unmount_ours(kit.state_dir)  # first: a mount that is in use stops it before anything is gone
+    for one in unmounted:
+        kit.screen.good(f"unmounted {one.directory}")
     changed = forget_password(kit) if kit.settings.user else False
-    changed = accounts.forget(kit.state_dir) or changed
+    changed = accounts.forget(kit.state_dir) or changed or bool(unmounted)
     if not keep_config and remove_ours(kit):
         kit.screen.good(f"our part of {kit.settings.ssh_config} is gone; the rest is as it was")
         changed = True

@@ -1,0 +1,230 @@
+"""mounts and unmount: what is mounted here, whether it answers, and taking it away again."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apexgpu import mountcheck, mountnotes, mountprograms, mounts, mounttable
+from apexgpu.commands.options import Group, ListByDefault, kit_of
+from apexgpu.errors import ApexError, UnknownHostError, UsageError
+from apexgpu.kit import Kit
+from apexgpu.models import Host, Target
+from apexgpu.mountprograms import Wish
+from apexgpu.mounts import ALIVE, STALE, Mount
+from apexgpu.process import Completed, together
+from apexgpu.render import duration, error_value
+
+app = Group()
+listing = Group(cls=ListByDefault)
+app.add_typer(listing, name="mounts", help="The mounts of this laptop: list, repair.")
+
+_HEADER = ("HOST", "DIRECTORY", "REMOTE", "STATE", "SINCE", "MODE")
+_IAM = 1.0  # seconds for IAM, where no hosts are remembered
+_CHECK = 3.0  # seconds for a host to show that it could be mounted again
+
+
+@listing.command("list")
+def show(ctx: typer.Context) -> None:
+    """Show what is mounted here from your containers, and whether it answers.
+
+    Example: apexgpu mounts
+    """
+    kit = kit_of(ctx)
+    found = mounts.looked_at(mounts.found(kit.state_dir, _hosts(kit)))
+    if found:
+        kit.screen.table(_HEADER, [_row(one) for one in found], styles=lambda row: "red" if row[3] == STALE else "")
+    else:
+        kit.screen.note("nothing is mounted; mount a container with: apexgpu mount HOST")
+    for one in found:
+        if one.state == STALE:
+            kit.screen.warn(f"{one.directory} is stale: {one.reason}", hint="apexgpu mounts repair")
+    kit.screen.document({"ok": True, "mounts": [value(one) for one in found]})
+
+
+@listing.command("repair")
+def repair(ctx: typer.Context) -> None:
+    """Unmount what does not answer any more and mount it again, once its host is found to answer.
+
+    A host that does not answer keeps its mount, which works again by itself when the host is back.
+
+    Example: apexgpu mounts repair
+    """
+    kit = kit_of(ctx)
+    found = mounts.found(kit.state_dir, _hosts(kit))
+    wishes = [_again(kit, one) for one in found]
+    with kit.screen.working("looking at the mounts"):
+        jobs = [mountcheck.job(wish.target, wish.remote, config=wish.config, limit=_CHECK) for wish in wishes if wish]
+        done = together([*(mounts.probe(one.directory) for one in found), *jobs])
+    states = [mounts.judged(one, result) for one, result in zip(found, done, strict=False)]
+    checks = iter(done[len(found) :])
+    rows = [(one, wish, next(checks) if wish else None) for one, wish in zip(states, wishes, strict=True)]
+    results = [_repaired(kit, one, wish, check) for one, wish, check in rows if one.state == STALE]
+    if not results:
+        kit.screen.good("nothing to repair" if found else "nothing is mounted")
+    _finish(kit, results, done_state=ALIVE)
+
+
+def _again(kit: Kit, one: Mount) -> Wish | None:
+    """What was mounted, to be mounted again; None when its host is not known any more."""
+    note = mountnotes.load(kit.state_dir).get(one.directory)
+    known = kit.account.hosts or kit.__dict__.get("known_hosts", ())
+    host = next((host for host in known if host.name == one.host), note.host if note else None)
+    if host is None or not host.port:
+        return None
+    remote = "" if one.remote == "~" else one.remote
+    return Wish(Target(host, "container"), remote, one.directory, kit.settings.ssh_config,
+                note.read_only if note else one.read_only, note.options if note else ())  # fmt: skip
+
+
+def _repaired(
+    kit: Kit, one: Mount, wish: Wish | None, check: Completed | None
+) -> tuple[Mount, ApexError | None]:  # fmt: skip
+    """The mount as it is then, and what stood in the way."""
+    try:
+        if wish is None or check is None:
+            message = f"{one.directory}: {one.host} is no host that is known any more"
+            raise UsageError(message, hint=f"apexgpu unmount {one.directory} --force")
+        full = mountcheck.absolute(check, wish.target, wish.remote)
+        program = mountprograms.find(kit.runner)
+        note = mountnotes.load(kit.state_dir).get(one.directory)
+        mounts.unmount(kit.state_dir, one, force=True, keep=True)
+        wish = replace(wish, remote=full, ciphers=note.ciphers if note else ciphers(kit, wish.target))
+        asked = note.asked if note else wish.remote
+        made = mounts.make(kit.state_dir, program, wish, asked=asked, limit=kit.settings.timeout)
+    except ApexError as exc:
+        kit.screen.error(exc, host=one.host)
+        return one, exc
+    kit.screen.good(f"{made.directory} shows {made.host}:{made.remote} again")
+    return made, None
+
+
+@app.command("unmount")
+def unmount(
+    ctx: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[HOST|DIR...]", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every mount of a container.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when a program uses it, or it does not answer (a lazy unmount).")
+    ] = False,
+) -> None:
+    """Unmount what is mounted from HOST, or on DIR.
+
+    Examples: apexgpu unmount gpu7 · apexgpu unmount ~/data · apexgpu unmount --all --force
+    """
+    kit = kit_of(ctx)
+    if not names and not everything:
+        raise UsageError("no mount was named", hint="apexgpu unmount --all")
+    found = mounts.found(kit.state_dir, _hosts(kit))
+    chosen = found if everything else _chosen(kit, found, names or [])
+    results = _unmount_all(kit, chosen, force=force)
+    mounts.forget(kit.state_dir, None if everything else names or [])
+    if not chosen:
+        kit.screen.good("nothing to unmount")
+    _finish(kit, results, done_state="unmounted")
+
+
+def _unmount_all(kit: Kit, chosen: Sequence[Mount], *, force: bool) -> list[tuple[Mount, ApexError | None]]:
+    """Unmount each and say so; what cannot be is shown and goes on the list with its error."""
+    results: list[tuple[Mount, ApexError | None]] = []
+    for one in mounts.looked_at(chosen) if force else chosen:
+        try:
+            mounts.unmount(kit.state_dir, one, force=force)
+        except ApexError as exc:
+            kit.screen.error(exc, host=one.host)
+            results.append((one, exc))
+        else:
+            kit.screen.good(f"unmounted {one.directory} ({one.host}:{one.remote})")
+            results.append((one, None))
+    return results
+
+
+def _chosen(kit: Kit, found: Sequence[Mount], names: Sequence[str]) -> list[Mount]:
+    """The mounts that words mean: hosts and globs of them, or directories."""
+    chosen: dict[str, Mount] = {}
+    for name in names:
+        meant = _meant(kit, found, name)
+        chosen |= {one.directory: one for one in found if one.directory in meant}
+    return list(chosen.values())
+
+
+def _meant(kit: Kit, found: Sequence[Mount], name: str) -> set[str]:
+    """The mounted directories that a word means. Nothing here is touched but by a child: it may be dead."""
+    mounted = {one.directory for one in found}
+    by_host = {one.directory for one in found if one.host == name}
+    path = absolute(name)
+    if by_host or path in mounted:
+        return by_host or {path}
+    is_path = os.sep in name or name[:1] in {"~", "."} or name[1:] == ":"
+    if not is_path:
+        with contextlib.suppress(UnknownHostError):
+            hosts = {host.name for host in kit.hosts([name])}
+            return {one.directory for one in found if one.host in hosts}
+    real = mounts.place(path)[0]  # through links
+    if real not in mounted and not is_path:
+        kit.hosts([name])  # neither a host nor a mount: says so
+    if real not in mounted and mounttable.at(mounts.table(), real) is not None:
+        message = f"{real} is no mount of a container of yours"
+        raise UsageError(message, hint="apexgpu mounts")
+    return {real}
+
+
+def _finish(kit: Kit, results: Sequence[tuple[Mount, ApexError | None]], *, done_state: str) -> None:
+    codes = [error.exit_code for _, error in results if error is not None]
+    code = 0 if not codes else 3 if len(codes) < len(results) else codes[0] if len(set(codes)) == 1 else 1
+    rows = [
+        {**value(one), "state": one.state if error else done_state, "ok": not error, "error": error_value(error)}
+        for one, error in results
+    ]
+    kit.screen.document({"ok": not codes, "changed": any(error is None for _, error in results), "mounts": rows})
+    raise typer.Exit(code)
+
+
+def _hosts(kit: Kit) -> Sequence[Host]:
+    """The hosts that are remembered; what is mounted has to be seen without a network, too.
+
+    Where none are, and there is an sshfs that is not by us, IAM is asked, and not waited for much longer than a moment.
+    """
+    if kit.account.hosts or not mounts.unclaimed(kit.state_dir):
+        return kit.account.hosts
+    found: list[Host] = []
+
+    def ask() -> None:
+        with contextlib.suppress(ApexError):
+            found.extend(kit.known_hosts)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_IAM)
+    return tuple(found)
+
+
+def ciphers(kit: Kit, target: Target) -> str:
+    """The ciphers to prefer for a mount of `target`."""
+    return mountprograms.quick_ciphers(kit.runner, kit.transport.route(target).one("ciphers"))
+
+
+def absolute(word: str) -> str:
+    """A directory in full, by its letters alone: `resolve()` would touch it. Here may be a dead mount, too."""
+    try:
+        return word if word[1:] == ":" else os.path.abspath(Path(word).expanduser())  # noqa: PTH100
+    except OSError:
+        return word
+
+
+def value(one: Mount) -> dict[str, Any]:
+    """A mount as JSON; `since` is a time with zone."""
+    rest = {key: val for key, val in asdict(one).items() if key != "number"}
+    since = datetime.fromtimestamp(one.since).astimezone().isoformat(timespec="seconds") if one.since else None
+    return {**rest, "since": since}
+
+
+def _row(one: Mount) -> tuple[str, ...]:
+    since = duration(datetime.now().timestamp() - one.since) if one.since else "-"
+    return (one.host, one.directory, one.remote, one.state, since, "read-only" if one.read_only else "read-write")
