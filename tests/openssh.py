@@ -59,7 +59,7 @@ class OpenSSH:
 
     def freeze(self) -> list[int]:
         """Stop it and its sessions where they are, so that it takes connections and says nothing. Which processes."""
-        frozen = _family(self.process.pid)
+        frozen = family(self.process.pid)
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)
         return frozen
@@ -73,7 +73,7 @@ class OpenSSH:
 
     def stop(self) -> None:
         """End the server and every session of it."""
-        for pid in _family(self.process.pid):
+        for pid in family(self.process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         self.process.terminate()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UsageError
 from apexgpu.models import Target
-from apexgpu.openssh_link import failure, raise_failure
+from apexgpu.openssh_link import error_of, failure
 from apexgpu.process import Completed, Job
 from apexgpu.route import config_arguments, target_arguments
 
@@ -43,7 +43,7 @@ def absolute(done: Completed, target: Target, remote: str) -> str:
     name = target.host.name
     said = done.err.decode("utf-8", "replace")
     if done.timed_out:
-        raise_failure(target, "timeout", said)
+        raise error_of(target, "timeout", said)
     home = re.search(r"^Remote working directory: (/.*)$", done.text, re.MULTILINE)
     if done.code == 0 and home:
         plain = "\\" not in home[1]  # sftp shows what is no ASCII in octal, in some locales
@@ -57,7 +57,7 @@ def absolute(done: Completed, target: Target, remote: str) -> str:
         raise DeclinedError(f"the host key of {target.alias} is not known yet", code="host_key_unknown",
                             hint=f"apexgpu up {name}   (in a terminal: it shows the key)")  # fmt: skip
     if home is None and code is not None and "subsystem request failed" not in said:
-        raise_failure(target, code, said)
+        raise error_of(target, code, said)
     raise _there(name, remote, said)
 
 

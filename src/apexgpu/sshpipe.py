@@ -11,7 +11,7 @@ from pathlib import Path
 from apexgpu.errors import ApexError, DroppedError, RefusedError
 from apexgpu.models import Target
 from apexgpu.mux import runtime_directory
-from apexgpu.openssh_link import failure, raise_failure
+from apexgpu.openssh_link import error_of, failure
 from apexgpu.process import Completed, child
 from apexgpu.sftp import Client, NotSftpError
 
@@ -106,7 +106,7 @@ class Connection:
         code = failure(self._said)
         if code is not None and code != "unknown":
             try:
-                raise_failure(self._target, code, self._said)
+                raise error_of(self._target, code, self._said)
             except ApexError as exc:
                 return exc
         return self.lost()

@@ -13,7 +13,7 @@ from typing import Any
 from apexgpu import sent, x11, x11there
 from apexgpu.errors import ApexError, DroppedError
 from apexgpu.models import Host, Target
-from apexgpu.openssh_link import failure, raise_failure
+from apexgpu.openssh_link import error_of, failure
 from apexgpu.process import Runner
 from apexgpu.sent import MARK
 from apexgpu.there import xwire
@@ -64,7 +64,7 @@ def show(
 def _lost(host: Host, text: str) -> ApexError:
     kind = failure(text)
     if kind is not None and kind != "closed":
-        raise_failure(Target(host, "container"), kind, text)
+        raise error_of(Target(host, "container"), kind, text)
     message = f"the connection to {host.name} was lost, and the windows with it"
     return DroppedError(message, hint=f"apexgpu status {host.name}")
 
@@ -101,7 +101,7 @@ def hold(runner: Runner, host: Host, where: Sequence[str], link: Connection, man
         text = _read(log)
     code = failure(text) if done.code == 255 and not heard else None
     if code is not None:
-        raise_failure(Target(host, "container"), code, text)
+        raise error_of(Target(host, "container"), code, text)
     return _session(x11.read(text), heard, looks, done.code, done.err.decode("utf-8", "replace"))
 
 
