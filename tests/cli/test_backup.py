@@ -17,6 +17,8 @@ from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
 TAR = rf"snapshot {TOKEN}"
 LOOK = r".*probe=\.apexgpu-probe.*"
 
+pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine that may be busy
+
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:

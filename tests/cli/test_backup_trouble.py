@@ -20,6 +20,8 @@ LOOK = r".*probe=\.apexgpu-probe.*"
 ASIDE = r".*neither be renamed.*"
 STAT = r"\(: <.*"
 
+pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine that may be busy
+
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:

@@ -14,6 +14,8 @@ from tests.cli.test_terminal import at_terminal
 
 UNPACK = rf"recover {TOKEN} /NAS\S+"
 
+pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine that may be busy
+
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:

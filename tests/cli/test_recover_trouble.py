@@ -20,6 +20,8 @@ MODE = r"chmod [0-7]+ --.*mode %a.*"
 STAT = r"\(: <.*"
 NAS = "/NAS/Workspaces/lxc-snapshot"
 
+pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine that may be busy
+
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
