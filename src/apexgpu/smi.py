@@ -91,6 +91,22 @@ def report(lines: Sequence[str], code: int, host: str) -> Report:
     return Report(head.get("driver version", "?"), tuple(_gpu(index, block) for index, block in enumerate(blocks)))
 
 
+BRIEF = "nvidia-smi --query-gpu=driver_version,index,name,memory.total,memory.used --format=csv,noheader,nounits"
+"""What is asked where `-q` says nothing that we know."""
+
+
+def brief(text: str) -> Report | None:
+    """The report in the answer to BRIEF, as far as it goes; None where there is not even a driver's version."""
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()]
+    rows = [row for row in rows if re.fullmatch(r"\d+(\.\d+)+", row[0])]
+    if not rows:
+        return None
+    told = [(row, _bytes(f"{row[3]} MiB"), _bytes(f"{row[4]} MiB")) for row in rows if len(row) == 5]
+    cards = (Gpu(_number(row[1]) or 0, row[2], total=total, used=used, free=_rest(total, used))
+             for row, total, used in told)  # fmt: skip
+    return Report(rows[0][0], tuple(cards) or (Gpu(0, "?"),))
+
+
 Path = tuple[str, ...]
 
 

@@ -13,6 +13,7 @@ from apexgpu import evidence, gpus, manage, smi, verification
 from apexgpu.errors import DroppedError, RefusedError
 from apexgpu.evidence import Run, There
 from apexgpu.models import Host, Reply
+from apexgpu.smi import Report
 from apexgpu.transport import Limits, Transport
 from apexgpu.verification import Proof
 
@@ -140,7 +141,7 @@ def prove(link: Transport, host: Host, wish: Wish, *, connect: float, on_line: O
     Raises what keeps it from being tried: RefusedError (stopped, not registered), UnreachableError, LoginError.
     """
     try:
-        (report,) = gpus.look(link, host, connect=connect, once=True)
+        report = _report(link, host, connect)
     except RefusedError as exc:
         if exc.code not in smi.CODES:
             raise
@@ -158,6 +159,21 @@ def prove(link: Transport, host: Host, wish: Wish, *, connect: float, on_line: O
         on_line("computing again, as a command")
         proof = verification.again(proof, _compute(link, host, proof, wish, connect, on_line, login=False))
     return verification.finish(proof)
+
+
+def _report(link: Transport, host: Host, connect: float) -> Report:
+    """What nvidia-smi tells of driver and GPUs; one whose report we do not know is asked for less."""
+    try:
+        (report,) = gpus.look(link, host, connect=connect, once=True)
+    except RefusedError as exc:
+        if exc.code != "garbled":
+            raise
+        limits = Limits(connect=connect, total=connect + gpus.PATIENCE)
+        found = smi.brief(manage.inside(link, host, smi.BRIEF, limits=limits, once=True).out)
+        if found is None:
+            raise
+        return found
+    return report
 
 
 def _look(link: Transport, host: Host, wish: Wish, connect: float, *, login: bool) -> There:

@@ -19,7 +19,7 @@ from tests.real.conftest import Laptop, Said
 from tests.real.rootfs import Root
 from tests.real.test_verify import until, verdicts
 
-pytestmark = [pytest.mark.openssh, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.openssh, pytest.mark.timeout(400)]
 WHEEL = "tensorflow_gpu-1.10.1-cp27-cp27mu-manylinux1_x86_64.whl"
 RECORD = Path(__file__).parent.parent / "data" / "wheels.json"
 CUDA = "usr/local/cuda-9.0"

@@ -16,7 +16,7 @@ from tests.real.rootfs import Root
 
 import apexgpu
 
-pytestmark = [pytest.mark.openssh, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.openssh, pytest.mark.timeout(240)]
 HOOK = Path(apexgpu.__file__).parent / "recipes/files/apexgpu_growth.py"
 CHECKS = ["driver", "cuda", "cudnn", "tensorflow", "gpu", "convolution", "memory", "command"]
 

@@ -188,3 +188,23 @@ class TestRefusals:
         with pytest.raises(RefusedError) as caught:
             smi.reports(said, "gpu7")
         assert caught.value.code == "garbled"
+
+
+@pytest.mark.parametrize(
+    ("text", "driver", "gpus"),
+    [
+        ("390.48, 0, TITAN V, 12066, 66\n390.48, 1, TITAN V, 12066, [N/A]\n", "390.48",
+         [(0, "TITAN V", 12000 * MIB), (1, "TITAN V", None)]),
+        ("Welcome!\n381.09\n", "381.09", [(0, "?", None)]),
+    ],
+)  # fmt: skip
+def test_the_brief_answer_is_read_as_far_as_it_goes(
+    text: str, driver: str, gpus: list[tuple[int, str, int | None]]
+) -> None:
+    found = smi.brief(text)
+    assert found is not None
+    assert (found.driver, [(one.index, one.name, one.free) for one in found.gpus]) == (driver, gpus)
+
+
+def test_a_brief_answer_without_a_driver_is_none() -> None:
+    assert smi.brief("Field \"name\" is not a valid field to query.\n") is None

@@ -136,6 +136,14 @@ def test_a_container_that_is_stopped_is_no_verdict() -> None:
     assert caught.value.code == "stopped"
 
 
+def test_an_nvidia_smi_that_tells_less_is_asked_for_less() -> None:
+    link = Scripted("390.48\n@@ 0\n", "390.48\n", LOOK, "apexgpu-end 142\n")
+    proof = trial.prove(link, HOST, Wish(), connect=1, on_line=lambda _: None)
+    assert (proof.driver, proof.gpu.index if proof.gpu else None, link.answers) == ("390.48", 0, [])
+    proof = trial.prove(Scripted("what?\n@@ 0\n", "what?\n"), HOST, Wish(), connect=1, on_line=lambda _: None)
+    assert (proof.verdict, proof.links[0].code) == ("broken", "garbled")
+
+
 def test_signs_of_life_are_shown_and_answers_are_not() -> None:
     steps = "\n".join("apexgpu " + json.dumps({"step": name}) for name in ("python", "import"))
     link = Scripted(SMI, LOOK, f"{steps}\ncomputing on the GPU (4 s)\napexgpu-end 142\n")
