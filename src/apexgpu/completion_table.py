@@ -1,7 +1,7 @@
 """What completion knows of the command line. Made by `make completion`; a test says when it is old."""
 
 TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'tunnel', 'tunnels', 'tensorboard', 'jupyter', 'port', 'gpus', 'snapshot', 'snapshots', 'recover', 'rebuild', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
+    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'tunnel', 'tunnels', 'tensorboard', 'jupyter', 'port', 'mount', 'mounts', 'unmount', 'gpus', 'snapshot', 'snapshots', 'recover', 'rebuild', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
     'completion': ('words', ('show',), ('--help',)),
     'completion show': ('words', ('bash', 'zsh', 'fish', 'powershell'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config': ('words', ('sync', 'status', 'print', 'remove', 'restore'), ('--help',)),
@@ -30,6 +30,10 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'lab up': ('words', (), ('--hosts', '--registered', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'login': ('files', (), ('--iam-url', '--key', '--password-stdin', '--no-save-password', '--allow-http', '--register', '--register-all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'logout': ('words', (), ('--keep-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'mount': ('hosts', (), ('--remote', '--read-only', '--option', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'mounts': ('words', ('list', 'repair'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'mounts list': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'mounts repair': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'port': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'rebuild': ('hosts', (), ('--unverified', '--snapshot', '--new-host-keys', '--undo', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'recover': ('hosts', (), ('--from', '--unverified', '--snapshot', '--new-host-keys', '--undo', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
@@ -48,6 +52,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'tunnels close': ('files', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'tunnels list': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'uninstall': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'unmount': ('hosts', (), ('--all', '--force', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'up': ('hosts', (), ('--all', '--wait', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'whoami': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
 }
