@@ -9,15 +9,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from apexgpu import archives, forwards, manage, nas
+from apexgpu import archives, forwards, hostlock, manage, nas
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
 from apexgpu.eyes import an_eye
 from apexgpu.files import locked
 from apexgpu.journal import Entry
 from apexgpu.models import Host, Target
 from apexgpu.nas import Eye, Means
-from apexgpu.render import size
 from apexgpu.snapshots import Saved, in_bytes
+from apexgpu.text import size
 from apexgpu.transport import refused_key
 from apexgpu.verdict import Lost, Written, judge
 
@@ -60,7 +60,7 @@ class Taken:
 @contextmanager
 def alone(state_dir: Path, host: Host) -> Iterator[None]:
     """One piece of work at a time on the host, and on the one archive that all hosts share."""
-    with only_archive(state_dir), manage.only_one(state_dir, host):
+    with only_archive(state_dir), hostlock.only_one(state_dir, host):
         yield
 
 

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from apexgpu.render import Row, Screen, columns, living_text, width
+from apexgpu.render import Screen, living_text
+from apexgpu.text import Row, columns, width
 
 PAUSE = 0.2
 """Seconds without a new row after which those that came are printed, where they cannot be drawn in place."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from apexgpu import fanout, manage
+from apexgpu import fanout, hostlock, manage
 from apexgpu.errors import ApexError, DeclinedError, RefusedError
 from apexgpu.manage import HostStatus
 from apexgpu.models import Host, Outcome
@@ -95,7 +95,7 @@ def _stopped(found: Outcome[HostStatus]) -> bool:
 def start_for_a_moment(means: Means, host: Host, ending: ExitStack, *, why: str, locked: bool) -> None:
     """Start a stopped container, which `ending` stops again; `locked` is whether the caller holds the host's lock."""
     if not locked:
-        ending.enter_context(manage.only_one(means.state_dir, host))
+        ending.enter_context(hostlock.only_one(means.state_dir, host))
     means.note(f"starting the container on {host.name} for a moment, {why}")
     ending.callback(_stop_again, means, host)
     means.start(host)

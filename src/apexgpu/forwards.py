@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from apexgpu import manage, replies
+from apexgpu import hostlock, manage, replies
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.files import locked, replace_atomically
 from apexgpu.manage import OnLine
@@ -70,7 +70,7 @@ def _in_port_words(host: Host, exc: RefusedError, port: str) -> RefusedError:
 
 def make_and_remember(link: Transport, host: Host, port: int, *, state_dir: Path) -> PortMap:
     """As `make`, alone on the host, and kept in mind for after the next start."""
-    with manage.only_one(state_dir, host):
+    with hostlock.only_one(state_dir, host):
         found = make(link, host, port)
     remember(state_dir, host, own([found]))
     return found

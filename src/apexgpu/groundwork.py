@@ -6,8 +6,8 @@ from apexgpu import compatibility
 from apexgpu.causes import Link
 from apexgpu.compatibility import DRIVERS, TENSORFLOW, Wheel, numbers
 from apexgpu.evidence import Card, There
-from apexgpu.render import size
 from apexgpu.smi import MIB, Gpu
+from apexgpu.text import size
 
 LEAST = 768 * MIB
 """Bytes that CUDA's context and cuDNN want before anything is computed: with less free, a card is busy."""

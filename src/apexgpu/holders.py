@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.errors import ApexError
-from apexgpu.process import Job, Runner, together
+from apexgpu.jobs import Job, together
+from apexgpu.process import Runner
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +9,7 @@ from typing import Protocol
 from apexgpu import disks, replies
 from apexgpu.disks import Disk
 from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
-from apexgpu.files import locked
+from apexgpu.hostlock import only_one
 from apexgpu.models import Container, Host, Reply, Target
 from apexgpu.replies import Driver, Started, Stopped
 from apexgpu.transport import Limits, Transport, refused_key
@@ -79,24 +78,6 @@ def ask(
 def sendable(word: str) -> bool:
     """Whether a word reaches a manage shell as it is: one word, and nothing that a shell reads in it."""
     return bool(word) and not _BLANK & set(word) and all(letter.isprintable() for letter in word)
-
-
-def only_one(state_dir: Path, host: Host) -> AbstractContextManager[None]:
-    """One changing manage command at a time per host, across processes: the server has no locks."""
-    return locked(_lock_file(state_dir, host), what=host.name, timeout=5)
-
-
-def in_use(state_dir: Path, host: Host) -> bool:
-    """Whether another apexgpu is changing something on the host at this moment."""
-    try:
-        with locked(_lock_file(state_dir, host), what=host.name, timeout=0):
-            return False
-    except ApexError:
-        return True
-
-
-def _lock_file(state_dir: Path, host: Host) -> Path:
-    return state_dir / "locks" / f"{host.name}.lock"
 
 
 def status(link: Transport, host: Host, *, inside: bool = False) -> HostStatus:

@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UsageError
+from apexgpu.jobs import Job
 from apexgpu.models import Target
 from apexgpu.openssh_link import error_of, failure
-from apexgpu.process import Completed, Job
+from apexgpu.process import Completed
 from apexgpu.route import config_arguments, target_arguments
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apexgpu.errors import ApexError
+from apexgpu.jobs import Job, together
 from apexgpu.mountprograms import MARK
 from apexgpu.mounttable import Sshfs, name_in, sshfs_of, windows_sshfs
-from apexgpu.process import Job, together
 from apexgpu.route import parse
 
 PROCESSES = ("powershell", "-NoProfile", "-Command",

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
+from apexgpu.jobs import Job, together
 from apexgpu.models import Target
-from apexgpu.process import Job, Runner, together, which
+from apexgpu.process import Runner, which
 from apexgpu.route import config_arguments
 
 # Seconds: a dead server is noticed within ALIVE * (COUNT + 1), and programs get an error then.

@@ -20,11 +20,12 @@ from pathlib import Path
 from apexgpu import holders, mountnotes, mountprocesses, mountprograms, mounttable
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.files import locked
+from apexgpu.jobs import Job, together
 from apexgpu.models import Host
 from apexgpu.mountnotes import Note
 from apexgpu.mountprograms import Program, Wish
 from apexgpu.mounttable import Entry
-from apexgpu.process import Completed, Job, LocalRunner, together
+from apexgpu.process import Completed, LocalRunner
 
 ALIVE, STALE = "alive", "stale"
 PROBE = 2.0  # seconds for a mount to answer

@@ -13,8 +13,8 @@ from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableErr
 from apexgpu.journal import Journal
 from apexgpu.manage import HostStatus, OnLine, Pause
 from apexgpu.models import Host, Reply, Target
-from apexgpu.render import size
 from apexgpu.snapshots import SUFFIX, Manifest, Reading, Saved, Sight, name_of
+from apexgpu.text import size
 from apexgpu.transport import Limits, Transport
 
 # The server's tar says nothing for as long as it takes, and has no end that could be known.

@@ -14,8 +14,8 @@ from apexgpu import groundwork
 from apexgpu.causes import Link, cause
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
 from apexgpu.evidence import Card, Python, Run, There
-from apexgpu.render import size
 from apexgpu.smi import MIB, Report
+from apexgpu.text import size
 
 TOO_SLOW = 142
 """The exit status of a Python that its alarm has ended (128 + SIGALRM)."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from apexgpu.errors import MissingProgramError, UnreachableError
-from apexgpu.process import Job, LocalRunner, install_hint, together
+from apexgpu.jobs import Job, together
+from apexgpu.process import LocalRunner, install_hint
 
 RUNNER = LocalRunner()
 PYTHON = sys.executable

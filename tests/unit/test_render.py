@@ -6,7 +6,8 @@ import json
 import pytest
 
 from apexgpu.errors import ApexError
-from apexgpu.render import Screen, columns, duration, error_value, safe, size, width
+from apexgpu.render import Screen, error_value
+from apexgpu.text import columns, duration, safe, size, width
 
 
 class Terminal(io.StringIO):

@@ -15,9 +15,9 @@ from apexgpu.errors import ApexError, DeclinedError, RefusedError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
 from apexgpu.nas import Means
-from apexgpu.render import size
 from apexgpu.replies import clean
 from apexgpu.snapshots import UNKNOWN, Saved, checked_label, iso
+from apexgpu.text import size
 
 app = Group()
 

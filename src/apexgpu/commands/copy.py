@@ -17,8 +17,9 @@ from apexgpu.copying import Copied, Copier
 from apexgpu.errors import ApexError, DroppedError
 from apexgpu.kit import Kit
 from apexgpu.models import Target
-from apexgpu.render import Progress, duration, error_value, size
+from apexgpu.render import Progress, error_value
 from apexgpu.sshpipe import Connection
+from apexgpu.text import duration, size
 from apexgpu.transfer import Watch
 
 app = Group()

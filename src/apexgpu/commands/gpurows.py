@@ -11,8 +11,8 @@ from apexgpu.kit import Kit
 from apexgpu.models import Outcome
 from apexgpu.monitor import Page
 from apexgpu.monitorpage import Claim
-from apexgpu.render import size
 from apexgpu.smi import Gpu, Report
+from apexgpu.text import size
 
 Row = tuple[str, ...]
 HEADER = ("HOST", "GPU", "MODEL", "TEMP", "LOAD", "USED", "FREE", "DRIVER", "USED BY")

@@ -15,8 +15,9 @@ from apexgpu.gpuchoice import GIB, Need, Offer
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
 from apexgpu.monitor import Page, Reading
-from apexgpu.render import error_value, size
+from apexgpu.render import error_value
 from apexgpu.smi import Report
+from apexgpu.text import size
 
 app = Group()
 gpus = Group(cls=ListByDefault)

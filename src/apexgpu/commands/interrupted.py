@@ -9,7 +9,7 @@ from apexgpu.journal import Entry, Work
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
 from apexgpu.nas import Means, now
-from apexgpu.render import duration
+from apexgpu.text import duration
 
 
 def settle(kit: Kit, means: Means, host: Host, *, wanted: Work, anew: bool = False) -> Any:

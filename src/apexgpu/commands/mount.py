@@ -12,11 +12,11 @@ from apexgpu.commands import reach
 from apexgpu.commands.mounts import absolute, ciphers, value
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.errors import ApexError, RefusedError
+from apexgpu.jobs import together
 from apexgpu.kit import Kit
 from apexgpu.models import Target
 from apexgpu.mountprograms import Wish
 from apexgpu.mounts import STALE, Mount
-from apexgpu.process import together
 
 app = Group()
 

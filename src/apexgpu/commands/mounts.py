@@ -14,12 +14,14 @@ import typer
 from apexgpu import mountcheck, mountnotes, mountprograms, mounts, mounttable
 from apexgpu.commands.options import Group, ListByDefault, kit_of
 from apexgpu.errors import ApexError, UnknownHostError, UsageError
+from apexgpu.jobs import together
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
 from apexgpu.mountprograms import Wish
 from apexgpu.mounts import ALIVE, STALE, Mount
-from apexgpu.process import Completed, together
-from apexgpu.render import duration, error_value
+from apexgpu.process import Completed
+from apexgpu.render import error_value
+from apexgpu.text import duration
 
 app = Group()
 listing = Group(cls=ListByDefault)

@@ -4,13 +4,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from apexgpu import disks, fanout, manage
+from apexgpu import disks, fanout, hostlock, manage
 from apexgpu.board import Board
 from apexgpu.commands import fleet
 from apexgpu.kit import Kit
 from apexgpu.manage import HostStatus
 from apexgpu.models import Container, Host, Outcome
-from apexgpu.render import duration, size
+from apexgpu.text import duration, size
 
 if TYPE_CHECKING:
     from apexgpu.journal import Entry
@@ -65,7 +65,7 @@ def _interrupted(kit: Kit, hosts: Sequence[Host]) -> "dict[str, Entry]":
     from apexgpu.journal import Journal
 
     found = ((host, Journal(kit.state_dir).find(host.name)) for host in hosts)
-    return {host.name: entry for host, entry in found if entry and not manage.in_use(kit.state_dir, host)}
+    return {host.name: entry for host, entry in found if entry and not hostlock.in_use(kit.state_dir, host)}
 
 
 _HEADER = ("HOST", "STATE", "ADDRESS", "PORT", "MEMORY", "UPTIME", "KEY")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import containerkeys, installers, manage, planner, provision, recipe
+from apexgpu import containerkeys, hostlock, installers, planner, provision, recipe
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import Group, kit_of
 from apexgpu.errors import ApexError, RefusedError, UsageError
@@ -18,7 +18,8 @@ from apexgpu.nas import Means
 from apexgpu.planner import DONE, Order, Plan, Planned
 from apexgpu.provision import Run, StepFailedError, Teller
 from apexgpu.recipe import Recipe
-from apexgpu.render import columns, error_value
+from apexgpu.render import error_value
+from apexgpu.text import columns
 
 app = Group()
 _MIB = 1024**2
@@ -159,7 +160,7 @@ class _Setup:
 
     def _execute(self, plan: Plan, judged: Sequence[Judged]) -> None:
         kit, host = self._kit, self._host
-        with manage.only_one(kit.state_dir, host), kit.screen.working(f"setting up on {host.name}") as progress:
+        with hostlock.only_one(kit.state_dir, host), kit.screen.working(f"setting up on {host.name}") as progress:
             teller = Teller(
                 say=progress.say,
                 step=lambda one: progress.print(lambda: kit.screen.good(one.title)),

@@ -14,8 +14,8 @@ from apexgpu.journal import Journal
 from apexgpu.kit import Kit
 from apexgpu.manage import OnLine
 from apexgpu.nas import Eye, Means, now
-from apexgpu.render import size
 from apexgpu.snapshots import UNKNOWN, Manifest, Saved, choose, iso, owner, to_rotate
+from apexgpu.text import size
 
 app = Group()
 snapshots = Group(cls=ListByDefault)

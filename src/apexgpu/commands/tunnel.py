@@ -14,7 +14,7 @@ from apexgpu.commands.options import Group, ListByDefault, OneHost, kit_of
 from apexgpu.errors import ApexError, RefusedError, UnreachableError, UsageError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
-from apexgpu.render import duration, size
+from apexgpu.text import duration, size
 from apexgpu.tunnels import UP, WAITING
 
 app = Group()

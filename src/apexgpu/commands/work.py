@@ -101,7 +101,7 @@ def _show(kit: Kit, outcomes: list[Outcome[Reply]]) -> None:
 
 
 def _plain(line: str) -> str:
-    from apexgpu.render import safe
+    from apexgpu.text import safe
 
     return safe(line.replace("\t", "    "))
 

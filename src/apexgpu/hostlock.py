@@ -1,0 +1,26 @@
+"""One changing command at a time on a host, across processes: the servers have no locks."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from apexgpu.errors import ApexError
+from apexgpu.files import locked
+from apexgpu.models import Host
+
+
+def only_one(state_dir: Path, host: Host) -> AbstractContextManager[None]:
+    """One changing manage command at a time per host, across processes: the server has no locks."""
+    return locked(_lock_file(state_dir, host), what=host.name, timeout=5)
+
+
+def in_use(state_dir: Path, host: Host) -> bool:
+    """Whether another apexgpu is changing something on the host at this moment."""
+    try:
+        with locked(_lock_file(state_dir, host), what=host.name, timeout=0):
+            return False
+    except ApexError:
+        return True
+
+
+def _lock_file(state_dir: Path, host: Host) -> Path:
+    return state_dir / "locks" / f"{host.name}.lock"
