@@ -79,10 +79,16 @@ class _Process:
         while True:
             if time.monotonic() - last >= _WRITE_EVERY:
                 last = time.monotonic()
+                if not self._known():
+                    self._supervisor.stop()
                 self._write()
             if self._each_second:
                 self._each_second(self._now())
             await asyncio.sleep(beat)
+
+    def _known(self) -> bool:
+        """False when the state directory was deleted (`lab down`): nobody could list the tunnel or close it."""
+        return tunnels.directory(self._state_dir).is_dir()
 
     def _on_change(self) -> None:
         self._write()
@@ -90,7 +96,7 @@ class _Process:
 
     def _write(self) -> None:
         now = self._now()
-        if now != self._written:
+        if now != self._written and self._known():
             with contextlib.suppress(OSError):  # a full disk is no reason to end a tunnel
                 text = json.dumps(dataclasses.asdict(now))
                 files.replace_atomically(tunnels.file(self._state_dir, self._id), text.encode())

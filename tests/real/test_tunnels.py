@@ -361,6 +361,13 @@ class TestKilled:
             assert get(alive["url"]) == b"training"
             assert [one["reconnects"] for one in laptop.listed()] == [0]
 
+    def test_one_whose_state_directory_is_deleted_ends_and_does_not_make_it_again(self, laptop: Laptop) -> None:
+        with serving() as port:
+            made = laptop.opened(str(port))
+            shutil.rmtree(laptop.state / "tunnels")
+            until(lambda: gone(made["pid"]))
+            assert not (laptop.state / "tunnels").exists()
+
     def test_closed_twice_there_is_nothing_to_do(self, laptop: Laptop) -> None:
         with serving() as port:
             made = laptop.opened(str(port))
