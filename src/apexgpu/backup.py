@@ -175,7 +175,7 @@ def _token(means: Means, host: Host, entry: Entry) -> str:
 
     It also names the file that is concerned, which must be the one that was set aside.
     """
-    offer = archives.recover_offer(nas.question(means.link, host, "recover"), host.name)
+    offer = archives.recover_offer(manage.question(means.link, host, "recover"), host.name)
     if offer.path not in {None, entry.details["path"]}:
         message = f"{host.name} would write {offer.path}, but {entry.details['path']} is what was looked at"
         raise RefusedError(message, hint=f"ssh {host.manage_name} recover", code="other_path")

@@ -11,11 +11,11 @@ from pathlib import Path
 from apexgpu import knownhosts, manage
 from apexgpu.errors import ApexError
 from apexgpu.knownhosts import KnownHosts
+from apexgpu.manage import OnLine, Pause
 from apexgpu.models import Host, PublicKey, Target
-from apexgpu.nas import Means
 from apexgpu.publickeys import parse_key
 from apexgpu.route import Route
-from apexgpu.transport import Limits
+from apexgpu.transport import Limits, Transport
 
 # The old keys stay in use until the new ones are known here: a cut in between locks nobody out.
 _MAKE = (
@@ -81,14 +81,14 @@ def adopt(where: Place, key: PublicKey) -> Change:
     return Change(tuple(dict.fromkeys(old)), key)
 
 
-def renew(means: Means, host: Host, where: Place) -> Change:
+def renew(link: Transport, host: Host, where: Place, *, wait: float, pause: Pause, say: OnLine) -> Change:
     """Give the container host keys of its own, and prove them by a login.
 
     While sshd restarts, both the old and the new key are known, so that no moment locks the user out.
     """
     target = Target(host, "container")
-    means.say("making new host keys in the container")
-    reply = means.link.run(target, f"sudo -n sh -c '{_MAKE}'", limits=Limits(total=120), once=True)
+    say("making new host keys in the container")
+    reply = link.run(target, f"sudo -n sh -c '{_MAKE}'", limits=Limits(total=120), once=True)
     keys = [key for line in reply.out.splitlines() if (key := parse_key(line)) is not None]
     if reply.code or not keys or "end" not in reply.out.split():
         said = next((line for line in reversed((reply.out + reply.err).splitlines()) if line.strip()), "nothing")
@@ -98,10 +98,10 @@ def renew(means: Means, host: Host, where: Place) -> Change:
     for file in where.files:
         if KnownHosts([file]).keys(where.name):
             knownhosts.add(file, [(where.name, new)], hashed=where.hashed or knownhosts.is_hashed(file))
-    means.link.run(target, f"sudo -n sh -c '{_USE}' && {{ {_RESTART}; }}", limits=Limits(total=60), once=True)
-    manage.await_ssh(means.link, host, means.wait, means.pause)
+    link.run(target, f"sudo -n sh -c '{_USE}' && {{ {_RESTART}; }}", limits=Limits(total=60), once=True)
+    manage.await_ssh(link, host, wait, pause)
     change = adopt(where, new)
-    manage.await_ssh(means.link, host, means.wait, means.pause)
+    manage.await_ssh(link, host, wait, pause)
     return change
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from apexgpu import hostlock, manage, replies
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.files import locked, replace_atomically
-from apexgpu.manage import OnLine
+from apexgpu.manage import OnLine, question
 from apexgpu.models import Host
-from apexgpu.nas import question
 from apexgpu.replies import PortMap
 from apexgpu.transport import Transport
 

@@ -18,6 +18,9 @@ OnLine = Callable[[str], None]
 _BLANK = frozenset(" \t\r\n'\"\\*?[]$`;&|<>")
 
 
+_ASKING = Limits(total=120)
+
+
 class Pause(Protocol):
     """Something to wait with between two tries; tests give a wait that does not wait."""
 
@@ -73,6 +76,16 @@ def ask(
             message = f"{word!r} cannot be sent to a manage shell"
             raise RefusedError(message, code="word")
     return link.run(Target(host, "manage"), " ".join(words), limits=limits, on_line=on_line, once=once)
+
+
+def question(link: Transport, host: Host, *words: str, limits: Limits = _ASKING) -> Reply:
+    """A manage command that changes nothing, asked again once when the connection drops."""
+    try:
+        return ask(link, host, *words, limits=limits, once=True)
+    except DroppedError as exc:
+        if exc.code == "timeout":
+            raise
+        return ask(link, host, *words, limits=limits, once=True)
 
 
 def sendable(word: str) -> bool:

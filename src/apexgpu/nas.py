@@ -22,7 +22,6 @@ LONG = Limits(total=None, silence=None)
 # Our own scripts tell every few seconds how far they are, unless the NAS hangs.
 _READING = Limits(total=None, silence=600)
 _QUICK = Limits(total=60)
-_ASKING = Limits(total=120)
 _MEASURING = Limits(total=4 * 3600)
 LOOK_EVERY = 5.0
 STILL_LOOKS = 4
@@ -253,28 +252,18 @@ class Eye:
         return answers.bits(self.run(scripts.mode(path, bits)), self.host.name)
 
 
-def question(link: Transport, host: Host, *words: str, limits: Limits = _ASKING) -> Reply:
-    """A manage command that changes nothing, asked again once when the connection drops."""
-    try:
-        return manage.ask(link, host, *words, limits=limits, once=True)
-    except DroppedError as exc:
-        if exc.code == "timeout":
-            raise
-        return manage.ask(link, host, *words, limits=limits, once=True)
-
-
 def measured(link: Transport, host: Host) -> str | None:
     """What the server measures the container's files to be, as `du -h` shows it.
 
     It walks over all of them: with millions on a slow disk that takes longer than any other question. RefusedError
     `no_rootfs` where there are none.
     """
-    return archives.snapshot_offer(question(link, host, "snapshot", limits=_MEASURING), host.name).size
+    return archives.snapshot_offer(manage.question(link, host, "snapshot", limits=_MEASURING), host.name).size
 
 
 def template_path(link: Transport, host: Host) -> str:
     """The administrator's template, as `rebuild` names it; that only prints. The archives lie beside it."""
-    offer = archives.recover_offer(question(link, host, "rebuild"), host.name)
+    offer = archives.recover_offer(manage.question(link, host, "rebuild"), host.name)
     if not offer.path or not offer.path.startswith("/"):
         raise RefusedError(f"{host.name} names no template", hint=f"ssh {host.manage_name} rebuild", code="unexpected")
     return offer.path

@@ -144,7 +144,7 @@ def _unpack(means: Means, host: Host, entry: Entry) -> Entry:
     """Token and recover. The stage is `unpack` from the moment files may be gone."""
     destroyed = entry.stage == "unpack"
     for attempt in range(TOKENS):
-        offer = archives.recover_offer(nas.question(means.link, host, "recover"), host.name)
+        offer = archives.recover_offer(manage.question(means.link, host, "recover"), host.name)
         entry = means.journal.reach(entry, "unpack")
         means.say(f"the server unpacks {entry.details['name']}")
         try:

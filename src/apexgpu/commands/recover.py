@@ -154,7 +154,10 @@ def _new_keys(kit: Kit, means: Means, host: Host, done: Done, chosen: bool | Non
     try:
         if chosen is None:
             kit.confirm("Give the container new host keys of its own? Those in the archive others may have read")
-        change = containerkeys.renew(means, host, interrupted.place_of(kit, host)) if chosen is not False else None
+        change = None
+        if chosen is not False:
+            change = containerkeys.renew(means.link, host, interrupted.place_of(kit, host),
+                                         wait=means.wait, pause=means.pause, say=means.say)  # fmt: skip
     except DeclinedError:
         return None
     except ApexError as exc:

@@ -14,7 +14,6 @@ from apexgpu.facts import Facts, survey
 from apexgpu.installers import Judged, Memory
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
-from apexgpu.nas import Means
 from apexgpu.planner import DONE, Order, Plan, Planned
 from apexgpu.provision import Run, StepFailedError, Teller
 from apexgpu.recipe import Recipe
@@ -190,8 +189,8 @@ def _renew_host_keys(kit: Kit, host: Host, teller: Teller) -> None:
     from apexgpu.commands.interrupted import place_of
     from apexgpu.keys import fingerprint
 
-    means = Means(kit.transport, kit.known_hosts, kit.state_dir, kit.pause, say=teller.say, note=teller.note)
-    change = containerkeys.renew(means, host, place_of(kit, host))
+    where = place_of(kit, host)
+    change = containerkeys.renew(kit.transport, host, where, wait=120, pause=kit.pause, say=teller.say)
     old = ", ".join(fingerprint(key) for key in change.old)
     teller.note(f"  the host key of {host.name} in known_hosts: was {old}, is {fingerprint(change.new)}")
 
