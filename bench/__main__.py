@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from apexgpu import mux, process, sshconfig
+from apexgpu import process
+from apexgpu.dotssh import sshconfig
 from apexgpu.models import Host, Target
+from apexgpu.ssh import mux
 from bench.clock import paired
 from bench.copies import copies
 from bench.farm import Farm, farm

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from apexgpu import account, sshconfig
+from apexgpu import account
+from apexgpu.dotssh import sshconfig
 from apexgpu.models import Host
 
 _WORDS = """\

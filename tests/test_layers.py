@@ -12,10 +12,10 @@ OWNERS = {
     "subprocess": {"process", "jobs", "story", "lab/", "there/"},  # there: in the container, where nothing of ours is
     "rich": {"render"},
     "typer": {"app", "commands/"},
-    "paramiko": {"paramiko_link", "identities"},
-    "httpx": {"iam", "iamhttp"},
-    "keyring": {"passwords"},
-    "sshconf": {"sshconfig"},
+    "paramiko": {"ssh/paramiko_link", "ssh/identities"},
+    "httpx": {"iam/client", "iam/iamhttp"},
+    "keyring": {"iam/passwords"},
+    "sshconf": {"dotssh/sshconfig"},
     "platformdirs": {"settings", "completion"},
     "filelock": {"files"},
     "shellingham": {"commands/shell"},
@@ -25,9 +25,15 @@ OWNERS = {
 # What the lab may take from the rest: it must not share code with what reads its words.
 LAB_MAY_IMPORT = {"errors", "files", "lab"}
 PURE = {
-    "archives", "copypaths", "disks", "entries", "errors", "iamconfig", "models", "replies", "sshconfig", "text",
-    "there/xwire", "x11", "x11local", "x11there",
+    "backups/archives", "copy/copypaths", "copy/entries", "dotssh/sshconfig", "errors", "hosts/disks",
+    "hosts/replies", "iam/iamconfig", "models", "text", "there/xwire", "xwindows/x11", "xwindows/x11local",
+    "xwindows/x11there",
 }
+# Which package may rest on which: on lower numbers only.
+FLOORS = {
+    "iam": 1, "dotssh": 2, "ssh": 3, "hosts": 4, "backups": 5, "copy": 5, "gpu": 5, "tunnel": 5, "xwindows": 5,
+    "mount": 6, "software": 6,
+}  # fmt: skip
 WORLD = {"subprocess", "socket", "httpx", "paramiko", "os", "tempfile"}
 
 
@@ -43,7 +49,7 @@ def imports(path: Path) -> set[str]:
 
 
 def own(names: set[str]) -> set[str]:
-    """The rooms of the house among `names`: `transport` for `apexgpu.transport`."""
+    """The floors of the house among `names`: `ssh` for `apexgpu.ssh.transport`, `kit` for `apexgpu.kit`."""
     return {name.split(".")[1] for name in names if name.startswith("apexgpu.")}
 
 
@@ -73,6 +79,26 @@ def test_only_the_front_door_and_commands_know_commands() -> None:
         if "commands" in own(imports(path)) and not module.startswith("commands/") and module not in {"app", "cli"}
     ]
     assert stray == []
+
+
+def test_floors_rest_on_lower_ones_alone() -> None:
+    stray = []
+    for module, path in MODULES.items():
+        floor = module.partition("/")[0]
+        if floor in FLOORS:
+            stray += [f"{module} imports {name}" for name in sorted(own(imports(path)) & FLOORS.keys())
+                      if name != floor and FLOORS[name] >= FLOORS[floor]]  # fmt: skip
+    assert stray == []
+
+
+def test_no_floor_knows_the_front_of_the_house() -> None:
+    front = {"app", "board", "cli", "commands", "completion", "doctor", "kit", "lab", "render", "story", "uninstall"}
+    stray = {
+        module: sorted(own(imports(path)) & front)
+        for module, path in MODULES.items()
+        if module.partition("/")[0] in FLOORS and own(imports(path)) & front
+    }
+    assert stray == {}
 
 
 def test_pure_rooms_touch_nothing() -> None:

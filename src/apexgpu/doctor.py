@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from apexgpu import __version__, configfile, sshconfig
+from apexgpu import __version__
 from apexgpu.account import Account
+from apexgpu.dotssh import configfile, sshconfig
 from apexgpu.errors import ApexError, MissingProgramError
 from apexgpu.models import Host, Target
 from apexgpu.process import Runner, missing, which
 from apexgpu.settings import Settings
 
 if TYPE_CHECKING:
-    from apexgpu.transport import Connections
+    from apexgpu.ssh.transport import Connections
 
 Verdict = Literal["ok", "note", "problem"]
 
@@ -150,7 +151,7 @@ def _programs(patient: Patient) -> Iterator[Finding]:
 
 
 def _mount_program(patient: Patient) -> Finding:
-    from apexgpu import mountprograms
+    from apexgpu.mount import mountprograms
 
     try:
         program = mountprograms.find(patient.runner)
@@ -161,7 +162,7 @@ def _mount_program(patient: Patient) -> Finding:
 
 
 def _mounts(patient: Patient) -> Iterator[Finding]:
-    from apexgpu import mounts
+    from apexgpu.mount import mounts
 
     for one in mounts.looked_at(mounts.found(patient.settings.state_dir, patient.account.hosts)):
         if one.state == mounts.STALE:
@@ -181,7 +182,7 @@ def _ssh_version(said: str, path: str) -> Finding:
 
 
 def _agent(patient: Patient) -> Iterator[Finding]:
-    from apexgpu.keys import agent_keys
+    from apexgpu.dotssh.keys import agent_keys
 
     held = agent_keys(patient.runner)
     if len(held) > _MOST_KEYS:
@@ -192,7 +193,7 @@ def _agent(patient: Patient) -> Iterator[Finding]:
 
 
 def _key(patient: Patient) -> Iterator[Finding]:
-    from apexgpu import keys
+    from apexgpu.dotssh import keys
 
     account = patient.account
     held = keys.agent_keys(patient.runner)
@@ -215,8 +216,8 @@ def _key(patient: Patient) -> Iterator[Finding]:
 
 
 def _iam(patient: Patient) -> Iterator[Finding]:
-    from apexgpu import iamconfig
-    from apexgpu.iam import IamClient, is_loopback
+    from apexgpu.iam import iamconfig
+    from apexgpu.iam.client import IamClient, is_loopback
 
     url, account, user = patient.iam_url, patient.account, patient.user
     client = IamClient(url, timeout=patient.settings.timeout)
@@ -233,7 +234,7 @@ def _iam(patient: Patient) -> Iterator[Finding]:
 
 
 def _key_in_iam(text: str, mark: str) -> Iterator[Finding]:
-    from apexgpu.keys import fingerprint, parse_all
+    from apexgpu.dotssh.keys import fingerprint, parse_all
 
     stored = [fingerprint(key) for key in parse_all(text)]
     if mark and mark not in stored:
@@ -279,7 +280,7 @@ def _ssh_settings(patient: Patient) -> Iterator[Finding]:
 
 
 def _known_hosts(patient: Patient) -> Iterator[Finding]:
-    from apexgpu.knownhosts import KnownHosts, lookup_name
+    from apexgpu.dotssh.knownhosts import KnownHosts, lookup_name
 
     hosts = patient.known_hosts
     route = patient.transport.route(Target(hosts[0], "manage"))

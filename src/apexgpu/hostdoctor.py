@@ -34,7 +34,7 @@ def _route(patient: Patient, one: Host) -> Finding:
 
 
 def _manage(patient: Patient, one: Host, *, named: bool) -> Iterator[Finding]:
-    from apexgpu import manage, replies
+    from apexgpu.hosts import manage, replies
 
     link = patient.transport
     try:
@@ -71,7 +71,7 @@ def _manage_trouble(one: Host, error: ApexError, *, named: bool) -> Finding:
 
 def _container_port(patient: Patient, one: Host) -> Finding:
     from apexgpu.errors import UnreachableError
-    from apexgpu.manage import port_trouble
+    from apexgpu.hosts.manage import port_trouble
 
     try:
         patient.transport.run(Target(one, "container"), "true", once=True)

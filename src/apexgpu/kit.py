@@ -21,10 +21,10 @@ from apexgpu.render import Screen
 from apexgpu.settings import Settings
 
 if TYPE_CHECKING:
-    from apexgpu.iamconfig import Network
-    from apexgpu.passwords import Secret
-    from apexgpu.route import Route
-    from apexgpu.transport import Connections, Link
+    from apexgpu.iam.iamconfig import Network
+    from apexgpu.iam.passwords import Secret
+    from apexgpu.ssh.route import Route
+    from apexgpu.ssh.transport import Connections, Link
 
 
 @dataclass
@@ -78,8 +78,8 @@ class Kit:
         found = self.account
         if found.hosts and found.user == self.user:
             return found.hosts
-        from apexgpu import iamconfig
-        from apexgpu.iam import IamClient
+        from apexgpu.iam import iamconfig
+        from apexgpu.iam.client import IamClient
 
         with self.screen.working("asking IAM for the hosts"):
             body = IamClient(self.iam_url, timeout=self.settings.timeout).config(self.user)
@@ -88,14 +88,14 @@ class Kit:
     @property
     def networks(self) -> "Sequence[Network]":
         """Where the lab's addresses may be."""
-        from apexgpu.iamconfig import NETWORKS
+        from apexgpu.iam.iamconfig import NETWORKS
 
         return self.settings.networks or NETWORKS
 
     @cached_property
     def iam_url(self) -> str:
         """Where IAM answers. Only a request with a password in it asks about plain http (see commands.account)."""
-        from apexgpu.iam import reach
+        from apexgpu.iam.client import reach
 
         return reach(self.settings.iam_url, lambda _url: True, timeout=self.settings.timeout)
 
@@ -121,13 +121,13 @@ class Kit:
     @cached_property
     def transport(self) -> "Connections":
         """The way to the servers."""
-        from apexgpu.transport import Connections, Limits
+        from apexgpu.ssh.transport import Connections, Limits
 
         config = self.settings.ssh_config
         timeout = self.settings.timeout
         warm = None
         if self.settings.keep_connections and sys.platform != "win32":
-            from apexgpu.mux import OpenMasters
+            from apexgpu.ssh.mux import OpenMasters
 
             warm = OpenMasters(config, self.runner)
         return Connections(config, self.runner, self._link, warm, Limits(connect=timeout, total=max(timeout, 10)))
@@ -139,14 +139,14 @@ class Kit:
 
     @cached_property
     def _openssh(self) -> "Link":
-        from apexgpu.openssh_link import OpenSSHLink
+        from apexgpu.ssh.openssh_link import OpenSSHLink
 
         return OpenSSHLink(self.runner, self.settings.ssh_config)
 
     @cached_property
     def _paramiko(self) -> "Link":
-        from apexgpu.identities import Identities
-        from apexgpu.paramiko_link import ParamikoLink
+        from apexgpu.ssh.identities import Identities
+        from apexgpu.ssh.paramiko_link import ParamikoLink
 
         identity = self.account.identity_file
         identities = Identities(
@@ -167,7 +167,7 @@ class Kit:
         """Show `url` in the user's browser; where there is none, say so. A `secret` one stays out of its argv."""
         import webbrowser
 
-        from apexgpu import doorway
+        from apexgpu.tunnel import doorway
 
         if not (doorway.through(url, webbrowser.open) if secret else webbrowser.open(url)):
             self.screen.note(f"no browser could be started; open it yourself: {url}")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from apexgpu.errors import ApexError
+from apexgpu.hosts.replies import clean
 from apexgpu.render import Screen
-from apexgpu.replies import clean
 
 
 def play(screen: Screen) -> int:

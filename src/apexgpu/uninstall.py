@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from apexgpu import configfile, knownhosts, mountnotes, mounts, mux, shellstart, sshconfig, tunnels
+from apexgpu import shellstart
+from apexgpu.backups.journal import Journal
+from apexgpu.dotssh import configfile, knownhosts, sshconfig
 from apexgpu.errors import ConfigError
-from apexgpu.journal import Journal
+from apexgpu.mount import mountnotes, mounts
 from apexgpu.process import Runner
 from apexgpu.settings import Settings
+from apexgpu.ssh import mux
+from apexgpu.tunnel import tunnels
 
 # What may lie in the two directories. In one that is not plainly apexgpu's own, nothing else is touched.
 _OURS = (

@@ -15,7 +15,7 @@ from apexgpu.kit import Kit
 from apexgpu.lab.containers import Container
 from apexgpu.lab.inprocess import Lab
 from apexgpu.models import Reply, Target
-from apexgpu.transport import Connections, Limits, OnLine
+from apexgpu.ssh.transport import Connections, Limits, OnLine
 from tests.cli.test_hosts import Product, product_of
 
 TOKEN = r"[0-9a-f]{8}"

@@ -65,9 +65,13 @@ def _preload() -> None:
     import sshconf
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
-    from apexgpu import configfile, iam, iamconfig, knownhosts, manage, paramiko_link, sshverify
     from apexgpu.commands import account, config, hosts
-    from apexgpu.identities import load_paramiko
+    from apexgpu.dotssh import configfile, knownhosts, sshverify
+    from apexgpu.hosts import manage
+    from apexgpu.iam import client as iam
+    from apexgpu.iam import iamconfig
+    from apexgpu.ssh import paramiko_link
+    from apexgpu.ssh.identities import load_paramiko
 
     load_paramiko()
     assert all((filelock, httpx, keyring, platformdirs, sshconf, ed25519, configfile, iam, iamconfig, knownhosts,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from apexgpu import gpus
+from apexgpu.gpu import gpus
 from apexgpu.lab.inprocess import running
 from tests.cli.newcomer import ended
 from tests.cli.test_gpus_free import CARDS, TITAN, set_cards
@@ -239,7 +239,7 @@ class TestTheMonitorPage:
     def test_that_never_comes_holds_no_row_back_for_long(
         self, product: Product, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from apexgpu import monitor
+        from apexgpu.gpu import monitor
 
         monkeypatch.setattr(monitor, "WAIT", 0.1)
         hold = threading.Event()

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from apexgpu import fanout, gpuchoice, gpus
-from apexgpu.gpuchoice import GIB, Need
+from apexgpu.gpu import gpuchoice, gpus
+from apexgpu.gpu.gpuchoice import GIB, Need
+from apexgpu.gpu.smi import Report
 from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import Lab, running
 from apexgpu.models import Host
-from apexgpu.smi import Report
+from apexgpu.ssh import fanout
 from tests.cli.test_hosts import Product, product_of
 from tests.lab.calls import started
 

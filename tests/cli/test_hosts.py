@@ -105,7 +105,7 @@ class TestRegister:
         self, fresh: Product, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # The keyring is the seam: a password that was kept there is what the cure needs.
-        from apexgpu import passwords
+        from apexgpu.iam import passwords
 
         kept = passwords.Secret(fresh.lab.password("alice"))
         monkeypatch.setattr(passwords, "load", lambda *_: kept)

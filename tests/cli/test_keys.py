@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.keys import fingerprint, generate, parse_all
+from apexgpu.dotssh.keys import fingerprint, generate, parse_all
 from tests.cli.newcomer import FOREIGN, Newcomer, ended
 
 pytestmark = pytest.mark.openssh

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.keys import identities, parse_all
-from apexgpu.privatekeys import derive
-from apexgpu.sshconfig import edited, managed, merge, unmerge
+from apexgpu.dotssh.keys import identities, parse_all
+from apexgpu.dotssh.privatekeys import derive
+from apexgpu.dotssh.sshconfig import edited, managed, merge, unmerge
 from tests.cli.newcomer import FOREIGN, LIMIT, ROOT, Newcomer
 
 pytestmark = [

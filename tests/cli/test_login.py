@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import passwords
-from apexgpu.keys import generate, parse_all
+from apexgpu.dotssh.keys import generate, parse_all
+from apexgpu.dotssh.sshconfig import managed
+from apexgpu.iam import passwords
 from apexgpu.render import Progress
-from apexgpu.sshconfig import managed
 from tests.cli.newcomer import FOREIGN, LIMIT, Newcomer, Said, ended
 
 pytestmark = pytest.mark.openssh

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from apexgpu import cli, mountnotes, mounts
+from apexgpu import cli
 from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import running
+from apexgpu.mount import mountnotes, mounts
 from tests.cli.test_hosts import Product, product_of
 from tests.lab.calls import rootfs_of
 

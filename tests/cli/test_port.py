@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import cli, forwards
+from apexgpu import cli
+from apexgpu.hosts import forwards
 from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import running
 from apexgpu.render import Screen

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import nas, recovery
+from apexgpu.backups import nas, recovery
 from apexgpu.files import locked
 from apexgpu.lab.inprocess import running
 from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of

@@ -14,7 +14,7 @@ import pytest
 from apexgpu.lab.containers import Container
 from apexgpu.lab.inprocess import running
 from apexgpu.models import Reply, Target
-from apexgpu.transport import Connections
+from apexgpu.ssh.transport import Connections
 from tests.cli.newcomer import LIMIT, ROOT
 from tests.cli.test_hosts import Product, product_of
 
@@ -158,7 +158,7 @@ class TestRun:
         self, product: Product, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ended: list[str] = []
-        monkeypatch.setattr("apexgpu.transport.Connections.forget", lambda _, target: ended.append(target.alias))
+        monkeypatch.setattr("apexgpu.ssh.transport.Connections.forget", lambda _, target: ended.append(target.alias))
         tool(product)
         assert product("setup", "gpu2", "tool", "--yes") == 0
         assert ended == ["gpu2"]

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from apexgpu import cli, ports, tunnels, uninstall
+from apexgpu import cli, uninstall
 from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import running
+from apexgpu.tunnel import ports, tunnels
 from tests.cli.test_hosts import Product, product_of
 from tests.real.webserver import serving
 

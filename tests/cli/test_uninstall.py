@@ -12,12 +12,13 @@ import keyring
 import pytest
 from keyring.backend import KeyringBackend
 
-from apexgpu import knownhosts, mux
-from apexgpu.journal import Journal
+from apexgpu.backups.journal import Journal
+from apexgpu.dotssh import knownhosts
 from apexgpu.lab import client
 from apexgpu.lab.inprocess import running
 from apexgpu.models import Target
 from apexgpu.process import LocalRunner
+from apexgpu.ssh import mux
 from tests.cli.test_hosts import Product, _Line, product_of
 
 pytestmark = pytest.mark.openssh

@@ -13,14 +13,14 @@ from pathlib import Path
 from tests import openssh
 from tests.lab.calls import rootfs_of, started
 
-from apexgpu import copypaths
-from apexgpu.copying import Copied, Copier, Method
+from apexgpu.copy import copypaths
+from apexgpu.copy.copying import Copied, Copier, Method
+from apexgpu.copy.sshpipe import Connection
+from apexgpu.copy.transfer import Watch
 from apexgpu.lab.inprocess import Lab
 from apexgpu.lab.world import World
 from apexgpu.models import Host, Target
-from apexgpu.route import config_arguments, target_arguments
-from apexgpu.sshpipe import Connection
-from apexgpu.transfer import Watch
+from apexgpu.ssh.route import config_arguments, target_arguments
 
 SFTP = "Subsystem sftp /usr/lib/openssh/sftp-server"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import configfile, sshconfig, sshverify
+from apexgpu.dotssh import configfile, sshconfig, sshverify
 from apexgpu.errors import ConfigError, MissingProgramError
 from apexgpu.models import Host
 from apexgpu.process import Completed, LocalRunner

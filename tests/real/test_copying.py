@@ -13,7 +13,7 @@ from tests import openssh
 from tests.real.copies import There, lab_there, nasty, noise, small_disk, sshd, stages, tree
 from tests.real.wire import wire
 
-from apexgpu.copying import Copied, Method
+from apexgpu.copy.copying import Copied, Method
 from apexgpu.errors import ApexError, DroppedError, RefusedError, UsageError
 from apexgpu.lab.inprocess import running
 

@@ -14,16 +14,16 @@ import pytest
 from tests import openssh
 from tests.real.places import LabHosts, Place, Sshd
 
-from apexgpu import route as routes
 from apexgpu.errors import ApexError, DroppedError, HostKeyError, UnreachableError
-from apexgpu.identities import Identities
 from apexgpu.lab.inprocess import running
 from apexgpu.models import Host, Reply, Role, Target
-from apexgpu.mux import OpenMasters, master_argv
-from apexgpu.openssh_link import OpenSSHLink
-from apexgpu.paramiko_link import ParamikoLink
 from apexgpu.process import LocalRunner
-from apexgpu.transport import UNANSWERED, Connections, Limits, Link, UnknownHostKeyError
+from apexgpu.ssh import route as routes
+from apexgpu.ssh.identities import Identities
+from apexgpu.ssh.mux import OpenMasters, master_argv
+from apexgpu.ssh.openssh_link import OpenSSHLink
+from apexgpu.ssh.paramiko_link import ParamikoLink
+from apexgpu.ssh.transport import UNANSWERED, Connections, Limits, Link, UnknownHostKeyError
 
 pytestmark = pytest.mark.openssh
 

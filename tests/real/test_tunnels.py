@@ -21,7 +21,8 @@ import pytest
 from tests import openssh
 from tests.real.webserver import Wire, serving
 
-from apexgpu import account, tunnels
+from apexgpu import account
+from apexgpu.tunnel import tunnels
 
 pytestmark = [pytest.mark.openssh, pytest.mark.timeout(180)]
 LIMIT = 60.0
@@ -390,11 +391,11 @@ class TestKilled:
         assert laptop.listed() == []
 
     def test_a_start_that_nobody_waits_for_any_more_ends_itself(self, laptop: Laptop) -> None:
-        from apexgpu import background, ports
         from apexgpu.errors import UnreachableError
         from apexgpu.models import Target
         from apexgpu.process import LocalRunner
-        from apexgpu.route import config_arguments, target_arguments
+        from apexgpu.ssh.route import config_arguments, target_arguments
+        from apexgpu.tunnel import background, ports
 
         wire = Wire(laptop.server.host.port or 0)
         laptop.is_at(wire.port)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from tests import openssh
 
-from apexgpu import account, cli, x11install
+from apexgpu import account, cli
 from apexgpu.kit import Kit
+from apexgpu.xwindows import x11install
 
 pytestmark = pytest.mark.openssh
 LIMIT = 60

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from apexgpu.errors import DroppedError
 from apexgpu.models import Reply, Target
-from apexgpu.transport import Limits, OnLine
+from apexgpu.ssh.transport import Limits, OnLine
 
 LIMIT = 60
 

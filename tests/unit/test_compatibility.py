@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import compatibility
-from apexgpu.compatibility import CUDA, DRIVERS, PYTHONS, TENSORFLOW, Choice, Have, Python, Wish, choose
 from apexgpu.errors import ApexError, RefusedError, UsageError
+from apexgpu.software import compatibility
+from apexgpu.software.compatibility import CUDA, DRIVERS, PYTHONS, TENSORFLOW, Choice, Have, Python, Wish, choose
 
 XENIAL = (Python("3.5.2"), Python("2.7.12"))
 HAVE = Have("gpu7", driver="390.48", pythons=XENIAL, cudnn="7.0.5", archives=("7.0.5",))

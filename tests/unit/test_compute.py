@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apexgpu import trial
+from apexgpu.software import trial
 
 # TensorFlow 2, as far as the program speaks to it; the numbers are worked out by plain Python.
 EAGER = """\

@@ -15,7 +15,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
 from packaging.version import Version
 
-from apexgpu import recipe
+from apexgpu.software import recipe
 
 FILES = recipe.PACKAGED / "files"
 RECORD = json.loads((Path(__file__).parent.parent / "data" / "wheels.json").read_text())

@@ -2,8 +2,8 @@
 
 import pytest
 
-from apexgpu import copypaths
-from apexgpu.copypaths import Place, Route, place, route
+from apexgpu.copy import copypaths
+from apexgpu.copy.copypaths import Place, Route, place, route
 from apexgpu.errors import UsageError
 
 

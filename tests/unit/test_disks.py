@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from apexgpu.disks import COMMAND, Disk, disks, rows
+from apexgpu.hosts.disks import COMMAND, Disk, disks, rows
 
 RECORDED = (Path(__file__).parent.parent / "data" / "df-h.txt").read_text()
 HEADER = "Filesystem 1024-blocks Used Available Capacity Mounted on\n"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from apexgpu.entries import Entry, Plan, is_stage, join, parents, plan, total
+from apexgpu.copy.entries import Entry, Plan, is_stage, join, parents, plan, total
 
 
 def file(size: int = 1, mtime: int = 1, mode: int = 0o644) -> Entry:

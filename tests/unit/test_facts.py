@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import facts
-from apexgpu.compatibility import Python
 from apexgpu.errors import ApexError
-from apexgpu.facts import Card, Facts
 from apexgpu.models import Reply
+from apexgpu.software import facts
+from apexgpu.software.compatibility import Python
+from apexgpu.software.facts import Card, Facts
 
 SAID = """Welcome to Ubuntu
 apexgpu machine x86_64

@@ -2,8 +2,8 @@
 
 import pytest
 
-from apexgpu.gpuchoice import GIB, Need, fitting, offers
-from apexgpu.smi import MIB, Gpu, Report
+from apexgpu.gpu.gpuchoice import GIB, Need, fitting, offers
+from apexgpu.gpu.smi import MIB, Gpu, Report
 
 TOTAL = 12066 * MIB
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import gpus, smi
 from apexgpu.errors import DroppedError, RefusedError, UnreachableError
+from apexgpu.gpu import gpus, smi
+from apexgpu.gpu.smi import Report
 from apexgpu.models import Host, Reply, Target
-from apexgpu.smi import Report
-from apexgpu.transport import Limits, OnLine
+from apexgpu.ssh.transport import Limits, OnLine
 
 HOST = Host("gpu7", "127.0.0.1", "alice", 22001)
 RECORDED = (Path(__file__).parent.parent / "data" / "nvidia-smi" / "q-390.48.txt").read_text()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from apexgpu import recipe
+from apexgpu.software import recipe
 
 HOOK = recipe.PACKAGED / "files" / "apexgpu_growth.py"
 CONFIG = '''

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UnreachableError, UsageError
-from apexgpu.iam import (
+from apexgpu.iam.client import (
     CONFIG_LIMIT,
     IamClient,
     candidate_urls,

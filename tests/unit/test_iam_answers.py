@@ -8,7 +8,7 @@ from tests import website
 from tests.website import Website, page
 
 from apexgpu.errors import ApexError, DroppedError, LoginError, RefusedError, UnreachableError, UsageError
-from apexgpu.iam import CONFIG_LIMIT, IamClient, valid_user
+from apexgpu.iam.client import CONFIG_LIMIT, IamClient, valid_user
 
 CONFIG = "GET /user/alice/.ssh/config"
 PORT = "GET /user/alice/port"

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import configfile, iamconfig
+from apexgpu.dotssh import configfile
 from apexgpu.errors import ConfigError
+from apexgpu.iam import iamconfig
 from apexgpu.models import Host
 from apexgpu.process import LocalRunner
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.identities import Identities
 from apexgpu.models import Host, Target
-from apexgpu.route import Route
+from apexgpu.ssh.identities import Identities
+from apexgpu.ssh.route import Route
 
 
 def offered(path: Path, passphrase: str | None) -> list[str]:

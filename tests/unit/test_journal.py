@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from apexgpu.backups.journal import STAGES, Journal
 from apexgpu.errors import ConfigError
 from apexgpu.files import locked
-from apexgpu.hostlock import in_use
-from apexgpu.journal import STAGES, Journal
+from apexgpu.hosts.hostlock import in_use
 from apexgpu.models import Host
 
 GPU2 = Host("gpu2", "10.0.0.2", "alice", 22001)

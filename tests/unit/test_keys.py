@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError, UsageError
-from apexgpu.keys import (
+from apexgpu.dotssh.keys import (
     KeyPair,
     add_to_agent,
     agent_keys,
@@ -23,9 +22,10 @@ from apexgpu.keys import (
     parse_line,
     read_public,
 )
+from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError, UsageError
+from apexgpu.iam.publickeys import parse_all
 from apexgpu.models import PublicKey
 from apexgpu.process import Completed, LocalRunner
-from apexgpu.publickeys import parse_all
 
 
 def blob(*parts: bytes) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import knownhosts
+from apexgpu.dotssh import knownhosts
+from apexgpu.dotssh.knownhosts import KnownHosts, lookup_name
 from apexgpu.errors import ConfigError
-from apexgpu.knownhosts import KnownHosts, lookup_name
 from apexgpu.models import PublicKey
 
 pytestmark = pytest.mark.openssh

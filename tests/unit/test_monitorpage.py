@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from apexgpu import htmltables, monitorpage
-from apexgpu.monitorpage import Claim
-from apexgpu.smi import MIB
+from apexgpu.gpu import htmltables, monitorpage
+from apexgpu.gpu.monitorpage import Claim
+from apexgpu.gpu.smi import MIB
 
 HOSTS = ["gpu2", "gpu3", "gpu12"]
 NOW = datetime(2018, 4, 29, 11, 10, 0, tzinfo=timezone(timedelta(hours=8)))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import mountcheck
 from apexgpu.errors import ApexError, UsageError
 from apexgpu.models import Host, Target
+from apexgpu.mount import mountcheck
 from apexgpu.process import Completed
 
 TARGET = Target(Host("gpu7", "10.1.2.7", "alice", 22001), "container")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import mountprograms
 from apexgpu.errors import ApexError, MissingProgramError
 from apexgpu.models import Host, Target
-from apexgpu.mountprograms import Program, Wish
+from apexgpu.mount import mountprograms
+from apexgpu.mount.mountprograms import Program, Wish
 from apexgpu.process import Completed, LocalRunner
 
 TARGET = Target(Host("gpu7", "10.1.2.7", "alice", 22001), "container")

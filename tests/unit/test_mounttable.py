@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from apexgpu import mountprocesses, mounttable
 from apexgpu.models import Host
-from apexgpu.mounttable import Entry, Sshfs
+from apexgpu.mount import mountprocesses, mounttable
+from apexgpu.mount.mounttable import Entry, Sshfs
 
 GPU7 = Host("gpu7", "10.1.2.7", "alice", 22001)
 GPU8 = Host("gpu8", "10.1.2.8", "alice", 22001)

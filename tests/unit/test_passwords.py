@@ -10,8 +10,8 @@ from threading import Event
 
 import pytest
 
-from apexgpu import passwords
-from apexgpu.passwords import Secret
+from apexgpu.iam import passwords
+from apexgpu.iam.passwords import Secret
 
 PASSWORD = "correct horse\tbattery ☂"
 LIMIT = 60

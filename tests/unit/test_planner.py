@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import installers, planner, recipe
-from apexgpu.compatibility import Python
 from apexgpu.errors import RefusedError, UsageError
-from apexgpu.facts import Card, Facts
-from apexgpu.planner import Order, Plan
-from apexgpu.setupscript import SourceFile
+from apexgpu.software import installers, planner, recipe
+from apexgpu.software.compatibility import Python
+from apexgpu.software.facts import Card, Facts
+from apexgpu.software.planner import Order, Plan
+from apexgpu.software.setupscript import SourceFile
 
 RECIPES = recipe.load_all(Path("/nonexistent"))
 FACTS = Facts(

@@ -2,9 +2,10 @@
 
 import pytest
 
-from apexgpu import holders, openssh_link, ports, supervisor
-from apexgpu.carrier import argv
 from apexgpu.errors import UsageError
+from apexgpu.ssh import openssh_link
+from apexgpu.tunnel import holders, ports, supervisor
+from apexgpu.tunnel.carrier import argv
 
 
 @pytest.mark.parametrize(

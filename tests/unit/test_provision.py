@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from tests.unit.shelllink import ShellLink
 
-from apexgpu import planner, provision, setupscript
 from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
-from apexgpu.facts import Facts
 from apexgpu.models import Host
-from apexgpu.planner import Plan, Planned
-from apexgpu.provision import Run, StepFailedError, Teller
-from apexgpu.recipe import Recipe, Source, Step
+from apexgpu.software import planner, provision, setupscript
+from apexgpu.software.facts import Facts
+from apexgpu.software.planner import Plan, Planned
+from apexgpu.software.provision import Run, StepFailedError, Teller
+from apexgpu.software.recipe import Recipe, Source, Step
 
 HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
 ROOM = Path("/nonexistent")
@@ -332,8 +332,8 @@ class TestAction:
 
 
 def test_a_whole_setup_fits_into_one_argument_of_a_shell() -> None:
-    from apexgpu import recipe
-    from apexgpu.compatibility import Python
+    from apexgpu.software import recipe
+    from apexgpu.software.compatibility import Python
 
     recipes = recipe.load_all(ROOM)
     facts = Facts(distribution=("ubuntu", "16.04"), driver="390.48", archives={"7.0.5": "/newNAS/x.tgz"},

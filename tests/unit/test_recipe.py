@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import recipe
-from apexgpu.compatibility import PYTHONS, PYTORCH, TENSORFLOW
+from apexgpu import there
 from apexgpu.errors import ConfigError
-from apexgpu.recipe import Recipe, Source, Step
+from apexgpu.software import recipe
+from apexgpu.software.compatibility import PYTHONS, PYTORCH, TENSORFLOW
+from apexgpu.software.recipe import Recipe, Source, Step
 
 GOOD = """
 summary = "a tool"
@@ -174,14 +175,14 @@ def test_every_text_of_a_shipped_recipe_is_plain_sh(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["facts.sh", "steps.sh", "run.sh"])
 def test_what_is_sent_is_plain_sh(name: str) -> None:
-    script = Path(recipe.__file__).with_name("there") / name
+    script = Path(there.__file__).parent / name
     assert subprocess.run(["sh", "-n", script], capture_output=True, text=True, check=False).stderr == ""
 
 
 def test_no_shipped_recipe_touches_the_driver_or_a_host_key_check() -> None:
     files = [path for path in recipe.PACKAGED.rglob("*") if path.suffix in {".toml", ".txt", ".py"}]
     texts = "".join(path.read_text() for path in files)
-    texts += "".join(path.read_text() for path in Path(recipe.__file__).with_name("there").glob("*.sh"))
+    texts += "".join(path.read_text() for path in Path(there.__file__).parent.glob("*.sh"))
     for word in ("--driver", "StrictHostKeyChecking", "nvidia-3", "nvidia-driver", "trusted-host", "--force-yes"):
         assert word not in texts
     assert "--silent --toolkit --override" in texts

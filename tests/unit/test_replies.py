@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from apexgpu import archives, openssh_link, replies
+from apexgpu.backups import archives
 from apexgpu.errors import ApexError, DroppedError
+from apexgpu.hosts import replies
 from apexgpu.models import Host, Reply, Target
+from apexgpu.ssh import openssh_link
 
 TRANSCRIPTS = Path(__file__).parent.parent / "data" / "transcripts"
 GOOD = "good"

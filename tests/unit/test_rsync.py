@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import rsync, sshpipe
+from apexgpu.copy import rsync, sshpipe
+from apexgpu.copy.rsync import Errand, argv, failed, progress, sent, usable
 from apexgpu.errors import ApexError
 from apexgpu.models import Host, Target
-from apexgpu.rsync import Errand, argv, failed, progress, sent, usable
 
 
 @pytest.mark.parametrize(

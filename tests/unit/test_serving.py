@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import pytest
 
-from apexgpu import serving
 from apexgpu.errors import ApexError
 from apexgpu.models import Host, Reply, Target
-from apexgpu.serving import Wish
+from apexgpu.ssh.transport import Limits, OnLine
 from apexgpu.there import processes, search, serve
-from apexgpu.transport import Limits, OnLine
+from apexgpu.tunnel import serving
+from apexgpu.tunnel.serving import Wish
 
 HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
 NEWER = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Match)  # than 3.5

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from apexgpu import sftp
-from apexgpu.entries import Entry
-from apexgpu.sftp import Client, NotSftpError, SftpError
+from apexgpu.copy import sftp
+from apexgpu.copy.entries import Entry
+from apexgpu.copy.sftp import Client, NotSftpError, SftpError
 
 Answer = Callable[[int, bytes], tuple[int, bytes]]
 

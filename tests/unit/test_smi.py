@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import smi
 from apexgpu.errors import RefusedError
-from apexgpu.smi import MIB, Gpu, Process
+from apexgpu.gpu import smi
+from apexgpu.gpu.smi import MIB, Gpu, Process
 
 RECORDED = (Path(__file__).parent.parent / "data" / "nvidia-smi" / "q-390.48.txt").read_text()
 

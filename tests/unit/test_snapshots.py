@@ -14,11 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import archiveanswers as answers
-from apexgpu import archivescripts as scripts
-from apexgpu.errors import ApexError, RefusedError, UsageError
-from apexgpu.models import Reply
-from apexgpu.snapshots import (
+from apexgpu.backups import archiveanswers as answers
+from apexgpu.backups import archivescripts as scripts
+from apexgpu.backups.snapshots import (
     UNKNOWN,
     Manifest,
     Reading,
@@ -35,6 +33,8 @@ from apexgpu.snapshots import (
     sizes_agree,
     to_rotate,
 )
+from apexgpu.errors import ApexError, RefusedError, UsageError
+from apexgpu.models import Reply
 
 HOSTS = ("gpu2", "gpu12", "my-gpu")
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKzh5Q7tJdqLq0ptx7NgNh8sOgK+TUov1qSyVahIboMz root@gpu2"

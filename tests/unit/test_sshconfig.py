@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import sshconfig
+from apexgpu.dotssh import sshconfig
 from apexgpu.errors import ConfigError
 from apexgpu.models import Host
 

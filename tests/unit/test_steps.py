@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import recipe
+from apexgpu import there
 
-STEPS = Path(recipe.__file__).with_name("there") / "steps.sh"
+STEPS = Path(there.__file__).parent / "steps.sh"
 
 
 class Shell:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import evidence, trial
 from apexgpu.errors import DroppedError, RefusedError
 from apexgpu.models import Host, Reply, Target
-from apexgpu.transport import Limits, OnLine
-from apexgpu.trial import Wish
+from apexgpu.software import evidence, trial
+from apexgpu.software.trial import Wish
+from apexgpu.ssh.transport import Limits, OnLine
 
 HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
 # What Python 2.7 has not: syntax, and what of 3's is called as if it were there.

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from apexgpu import causes, compatibility, evidence, groundwork, verification
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
-from apexgpu.evidence import Python, There
-from apexgpu.smi import MIB, Gpu, Report
-from apexgpu.verification import Proof
+from apexgpu.gpu.smi import MIB, Gpu, Report
+from apexgpu.software import causes, compatibility, evidence, groundwork, verification
+from apexgpu.software.evidence import Python, There
+from apexgpu.software.verification import Proof
 
 # What is said, the link at which it ended, the exit status -> the link that is to blame, its verdict and code.
 WORDS: list[tuple[str, str, int, tuple[str, str, str]]] = [

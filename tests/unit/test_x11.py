@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from apexgpu import x11, x11there
-from apexgpu.x11 import Manner, Probe, SshSaid
-from apexgpu.x11there import Session, There
+from apexgpu.xwindows import x11, x11there
+from apexgpu.xwindows.x11 import Manner, Probe, SshSaid
+from apexgpu.xwindows.x11there import Session, There
 
 # As OpenSSH 9.2 writes them with -v; "Rejected X11 connection after …" is channels.c, "DISPLAY … invalid" clientloop.c.
 GOOD = """\

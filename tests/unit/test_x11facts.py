@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import x11facts
 from apexgpu.errors import MissingProgramError, UnreachableError
 from apexgpu.process import Completed
-from apexgpu.x11facts import collect, find_xauth, x_servers
+from apexgpu.xwindows import x11facts
+from apexgpu.xwindows.x11facts import collect, find_xauth, x_servers
 
 INFO = "/Applications/Utilities/XQuartz.app/Contents/Info"
 TASKS = """\

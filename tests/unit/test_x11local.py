@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from apexgpu.x11local import Facts, probes
+from apexgpu.xwindows.x11local import Facts, probes
 
 LINUX = Facts(display=":0", answer="in", said="The X.Org Foundation", security=True, xauth="/usr/bin/xauth",
               cookie=True)  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import sent
+from apexgpu.hosts import sent
 from apexgpu.there import xdisplay, xwire
 from apexgpu.there.xdisplay import Connection, NotLetInError, NotThereError
 

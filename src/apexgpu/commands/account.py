@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import fanout
 from apexgpu.commands import fleet
 from apexgpu.commands.config import fetch_hosts, merge_into_config, remove_ours
 from apexgpu.commands.credentials import (
@@ -20,12 +19,13 @@ from apexgpu.commands.credentials import (
     send_key,
 )
 from apexgpu.commands.options import Group, kit_of
+from apexgpu.dotssh.keys import fingerprint
 from apexgpu.errors import DeclinedError, LoginError, UsageError
-from apexgpu.iam import IamClient, follow_push, valid_user
-from apexgpu.keys import fingerprint
+from apexgpu.iam.client import IamClient, follow_push, valid_user
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
-from apexgpu.transport import UnknownHostKeyError
+from apexgpu.ssh import fanout
+from apexgpu.ssh.transport import UnknownHostKeyError
 
 app = Group()
 
@@ -125,7 +125,7 @@ def _probe(kit: Kit, hosts: Sequence[Host], pushed: dict[str, bool | None]) -> l
 
     This is the first contact with every host: the one question about all host keys comes here.
     """
-    from apexgpu import manage
+    from apexgpu.hosts import manage
 
     def works(host: Host) -> bool:
         return manage.status(kit.transport, host).registered
@@ -203,7 +203,7 @@ def logout(
     """
     kit = kit_of(ctx)
     from apexgpu import account as accounts
-    from apexgpu import mounts
+    from apexgpu.mount import mounts
 
     unmounted = mounts.unmount_ours(kit.state_dir)  # first: a mount that is in use stops it before anything is gone
     for one in unmounted:

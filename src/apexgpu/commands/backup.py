@@ -6,17 +6,17 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from apexgpu import backup
-from apexgpu.backup import Plan, Taken
+from apexgpu.backups import backup
+from apexgpu.backups.backup import Plan, Taken
+from apexgpu.backups.nas import Means
+from apexgpu.backups.snapshots import UNKNOWN, Saved, checked_label, iso
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.hosts import confirm_stop
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.errors import ApexError, DeclinedError, RefusedError
+from apexgpu.hosts.replies import clean
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
-from apexgpu.nas import Means
-from apexgpu.replies import clean
-from apexgpu.snapshots import UNKNOWN, Saved, checked_label, iso
 from apexgpu.text import size
 
 app = Group()

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import configfile, sshconfig
-from apexgpu import route as routes
 from apexgpu.commands.options import Group, kit_of
+from apexgpu.dotssh import configfile, sshconfig
 from apexgpu.errors import UsageError
 from apexgpu.kit import Kit
 from apexgpu.models import Host
 from apexgpu.process import which
+from apexgpu.ssh import route as routes
 
 app = Group()
 config = Group()
@@ -23,8 +23,8 @@ app.add_typer(config, name="config", help="The hosts in ~/.ssh/config: sync, sta
 
 def fetch_hosts(kit: Kit, client: Any = None) -> tuple[Host, ...]:
     """The hosts as IAM tells them now, kept for the other commands."""
-    from apexgpu import iamconfig
-    from apexgpu.iam import IamClient
+    from apexgpu.iam import iamconfig
+    from apexgpu.iam.client import IamClient
 
     client = client or IamClient(kit.iam_url, timeout=kit.settings.timeout)
     hosts = iamconfig.parse(client.config(kit.user), user=kit.user, networks=kit.networks)

@@ -10,17 +10,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from apexgpu import copypaths
 from apexgpu.commands import reach
 from apexgpu.commands.options import Group, kit_of
-from apexgpu.copying import Copied, Copier
+from apexgpu.copy import copypaths
+from apexgpu.copy.copying import Copied, Copier
+from apexgpu.copy.sshpipe import Connection
+from apexgpu.copy.transfer import Watch
 from apexgpu.errors import ApexError, DroppedError
 from apexgpu.kit import Kit
 from apexgpu.models import Target
 from apexgpu.render import Progress, error_value
-from apexgpu.sshpipe import Connection
 from apexgpu.text import duration, size
-from apexgpu.transfer import Watch
 
 app = Group()
 

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+from apexgpu.dotssh.keys import KeyPair, fingerprint, merge
 from apexgpu.errors import DeclinedError, LoginError, UsageError
-from apexgpu.iam import IamClient, follow_push, publish, reach
-from apexgpu.keys import KeyPair, fingerprint, merge
+from apexgpu.iam.client import IamClient, follow_push, publish, reach
+from apexgpu.iam.passwords import Secret
 from apexgpu.kit import Kit
-from apexgpu.passwords import Secret
 
 _SERVICE = "apexgpu"
 AllowHttp = Annotated[bool, typer.Option("--allow-http", help="Send the password over plain http.")]
@@ -27,14 +27,14 @@ def entry(kit: Kit) -> str:
 
 def password_missing(kit: Kit) -> str:
     """Why the keyring gives no password, as a fact; "" when it has one."""
-    from apexgpu import passwords
+    from apexgpu.iam import passwords
 
     return "" if passwords.load(_SERVICE, entry(kit)) else passwords.status()
 
 
 def forget_password(kit: Kit) -> bool:
     """Take the password out of the keyring; whether it was there."""
-    from apexgpu import passwords
+    from apexgpu.iam import passwords
 
     return passwords.delete(_SERVICE, entry(kit))
 
@@ -71,7 +71,7 @@ class Passwords:
 
     def get(self) -> str:
         """The password; never an empty one."""
-        from apexgpu import passwords
+        from apexgpu.iam import passwords
 
         if self._used is not None:
             return self._used.reveal()
@@ -103,7 +103,7 @@ class Passwords:
 
     def wrong(self, refusal: LoginError) -> bool:
         """Forget a password that IAM refused; whether there is another to try, and then it is said why."""
-        from apexgpu import passwords
+        from apexgpu.iam import passwords
 
         if self.from_keyring:
             passwords.delete(_SERVICE, entry(self._kit))
@@ -115,7 +115,7 @@ class Passwords:
 
     def keep(self) -> None:
         """Put a password that worked into the keyring, unless that is not wanted or cannot be."""
-        from apexgpu import passwords
+        from apexgpu.iam import passwords
 
         if self._used is None or self.from_keyring or not self._save:
             return
@@ -125,7 +125,7 @@ class Passwords:
 
 def choose_key(kit: Kit, wanted: Path | None, stored: str) -> KeyPair:
     """The key to log in with: the one asked for, one that IAM has already, the best there is, or a new one."""
-    from apexgpu import keys
+    from apexgpu.dotssh import keys
 
     if wanted is not None:
         return keys.load(wanted, keys.agent_keys(kit.runner))
@@ -149,7 +149,7 @@ def ssh_directory(kit: Kit) -> Path:
 def _new_key(kit: Kit, directory: Path) -> KeyPair:
     import socket
 
-    from apexgpu import keys
+    from apexgpu.dotssh import keys
 
     passphrase = None
     if kit.screen.can_ask and not kit.yes:

@@ -7,13 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from apexgpu import doctor as checks
-from apexgpu import fanout, hostdoctor
+from apexgpu import hostdoctor
 from apexgpu import uninstall as removal
 from apexgpu.commands.credentials import forget_password, password_missing
 from apexgpu.commands.options import Group, kit_of
 from apexgpu.doctor import Finding
 from apexgpu.kit import Kit
 from apexgpu.models import Host
+from apexgpu.ssh import fanout
 
 app = Group()
 

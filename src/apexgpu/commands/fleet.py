@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from apexgpu import fanout
 from apexgpu.errors import ApexError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome, PublicKey, Reply, T, Target
 from apexgpu.render import error_value
-from apexgpu.transport import Limits, OnLine, UnknownHostKeyError
+from apexgpu.ssh import fanout
+from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ def run(
 
 def trust(kit: Kit, seen: Sequence[UnknownHostKeyError]) -> None:
     """Show the fingerprints of all new host keys in one table, ask once, and add them to known_hosts."""
-    from apexgpu import knownhosts
-    from apexgpu.keys import fingerprint
-    from apexgpu.paramiko_link import known_name
+    from apexgpu.dotssh import knownhosts
+    from apexgpu.dotssh.keys import fingerprint
+    from apexgpu.ssh.paramiko_link import known_name
 
     unique = {(error.route.target.alias, error.key.blob): error for error in seen}
     new = [NewKey(alias, known_name(error.route), error.key, error) for (alias, _), error in unique.items()]

@@ -6,12 +6,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from apexgpu.errors import ApexError
-from apexgpu.gpuchoice import Offer
+from apexgpu.gpu.gpuchoice import Offer
+from apexgpu.gpu.monitor import Page
+from apexgpu.gpu.monitorpage import Claim
+from apexgpu.gpu.smi import Gpu, Report
 from apexgpu.kit import Kit
 from apexgpu.models import Outcome
-from apexgpu.monitor import Page
-from apexgpu.monitorpage import Claim
-from apexgpu.smi import Gpu, Report
 from apexgpu.text import size
 
 Row = tuple[str, ...]

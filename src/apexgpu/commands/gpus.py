@@ -4,19 +4,20 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import fanout, gpuchoice
-from apexgpu import gpus as looking
 from apexgpu.board import Board, fits
 from apexgpu.commands import fleet, gpurows
 from apexgpu.commands.gpurows import Seen
 from apexgpu.commands.options import Group, HostsArgument, ListByDefault, kit_of
 from apexgpu.errors import ApexError, RefusedError
-from apexgpu.gpuchoice import GIB, Need, Offer
+from apexgpu.gpu import gpuchoice
+from apexgpu.gpu import gpus as looking
+from apexgpu.gpu.gpuchoice import GIB, Need, Offer
+from apexgpu.gpu.monitor import Page, Reading
+from apexgpu.gpu.smi import Report
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
-from apexgpu.monitor import Page, Reading
 from apexgpu.render import error_value
-from apexgpu.smi import Report
+from apexgpu.ssh import fanout
 from apexgpu.text import size
 
 app = Group()
@@ -75,7 +76,7 @@ def _page(kit: Kit) -> Reading | None:
     url = kit.settings.monitor_url
     if url is None:
         return None
-    from apexgpu import monitor
+    from apexgpu.gpu import monitor
 
     names = [host.name for host in kit.known_hosts]
     return Reading(lambda: monitor.read(url, names, timeout=min(kit.settings.timeout, 10)))

@@ -5,16 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import forwards, manage
+from apexgpu.backups.journal import Journal
 from apexgpu.commands import fleet, overview, port
 from apexgpu.commands.options import AllHosts, Group, HostsArgument, kit_of
 from apexgpu.errors import RefusedError
-from apexgpu.journal import Journal
+from apexgpu.hosts import forwards, manage
+from apexgpu.hosts.manage import Up
+from apexgpu.hosts.replies import Started, Stopped, clean
 from apexgpu.kit import Kit
-from apexgpu.manage import Up
 from apexgpu.models import Host, Outcome
-from apexgpu.replies import Started, Stopped, clean
-from apexgpu.route import config_arguments
+from apexgpu.ssh.route import config_arguments
 
 app = Group()
 
@@ -197,7 +197,7 @@ def _running_use(kit: Kit, host: Host) -> manage.Use | None:
     found = manage.status(kit.transport, host)
     if not found.registered:
         from apexgpu.models import Target
-        from apexgpu.transport import refused_key
+        from apexgpu.ssh.transport import refused_key
 
         raise refused_key(Target(host, "manage"))
     if found.container is None or not found.container.running:

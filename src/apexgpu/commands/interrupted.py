@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from apexgpu import backup, containerkeys, recovery
-from apexgpu.containerkeys import Place
+from apexgpu.backups import backup, recovery
+from apexgpu.backups.journal import Entry, Work
+from apexgpu.backups.nas import Means, now
 from apexgpu.errors import DeclinedError
-from apexgpu.journal import Entry, Work
+from apexgpu.hosts import containerkeys
+from apexgpu.hosts.containerkeys import Place
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
-from apexgpu.nas import Means, now
 from apexgpu.text import duration
 
 

@@ -15,9 +15,9 @@ from apexgpu.commands.credentials import (
     with_password,
 )
 from apexgpu.commands.options import Group, kit_of
+from apexgpu.dotssh.keys import agent_keys, discover, drop, fingerprint, merge, parse_line, read_public
 from apexgpu.errors import UsageError
-from apexgpu.iam import IamClient, publish
-from apexgpu.keys import agent_keys, discover, drop, fingerprint, merge, parse_line, read_public
+from apexgpu.iam.client import IamClient, publish
 from apexgpu.kit import Kit
 
 app = Group()

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from apexgpu import mountcheck, mountnotes, mountprograms, mounts, mounttable
 from apexgpu.commands import reach
 from apexgpu.commands.mounts import absolute, ciphers, value
 from apexgpu.commands.options import Group, OneHost, kit_of
@@ -15,8 +14,9 @@ from apexgpu.errors import ApexError, RefusedError
 from apexgpu.jobs import together
 from apexgpu.kit import Kit
 from apexgpu.models import Target
-from apexgpu.mountprograms import Wish
-from apexgpu.mounts import STALE, Mount
+from apexgpu.mount import mountcheck, mountnotes, mountprograms, mounts, mounttable
+from apexgpu.mount.mountprograms import Wish
+from apexgpu.mount.mounts import STALE, Mount
 
 app = Group()
 

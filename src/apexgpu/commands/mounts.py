@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import mountcheck, mountnotes, mountprograms, mounts, mounttable
 from apexgpu.commands.options import Group, ListByDefault, kit_of
 from apexgpu.errors import ApexError, UnknownHostError, UsageError
 from apexgpu.jobs import together
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
-from apexgpu.mountprograms import Wish
-from apexgpu.mounts import ALIVE, STALE, Mount
+from apexgpu.mount import mountcheck, mountnotes, mountprograms, mounts, mounttable
+from apexgpu.mount.mountprograms import Wish
+from apexgpu.mount.mounts import ALIVE, STALE, Mount
 from apexgpu.process import Completed
 from apexgpu.render import error_value
 from apexgpu.text import duration

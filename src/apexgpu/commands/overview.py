@@ -4,16 +4,17 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from apexgpu import disks, fanout, hostlock, manage
 from apexgpu.board import Board
 from apexgpu.commands import fleet
+from apexgpu.hosts import disks, hostlock, manage
+from apexgpu.hosts.manage import HostStatus
 from apexgpu.kit import Kit
-from apexgpu.manage import HostStatus
 from apexgpu.models import Container, Host, Outcome
+from apexgpu.ssh import fanout
 from apexgpu.text import duration, size
 
 if TYPE_CHECKING:
-    from apexgpu.journal import Entry
+    from apexgpu.backups.journal import Entry
 
 
 def status(kit: Kit, patterns: Sequence[str], *, watch: bool = False) -> int:
@@ -62,7 +63,7 @@ def _interrupted(kit: Kit, hosts: Sequence[Host]) -> "dict[str, Entry]":
     """What was cut on these hosts; work that another apexgpu is at now is not."""
     if not (kit.state_dir / "journal").is_dir():
         return {}
-    from apexgpu.journal import Journal
+    from apexgpu.backups.journal import Journal
 
     found = ((host, Journal(kit.state_dir).find(host.name)) for host in hosts)
     return {host.name: entry for host, entry in found if entry and not hostlock.in_use(kit.state_dir, host)}

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import forwards
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.errors import RefusedError
-from apexgpu.forwards import Seen
+from apexgpu.hosts import forwards
+from apexgpu.hosts.forwards import Seen
+from apexgpu.hosts.replies import PortMap
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
-from apexgpu.replies import PortMap
 
 app = Group()
 

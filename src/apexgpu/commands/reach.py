@@ -2,9 +2,9 @@
 
 import typer
 
-from apexgpu import manage
 from apexgpu.commands import fleet
 from apexgpu.errors import RefusedError, UsageError
+from apexgpu.hosts import manage
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
 
@@ -20,7 +20,7 @@ def one_host(kit: Kit, name: str, *, several: str = "name one of them") -> Host:
 
 def ssh_arguments(kit: Kit, host: Host) -> list[str]:
     """What follows the name of the program to reach the container: config file, IAM's address, alias."""
-    from apexgpu.route import config_arguments, target_arguments
+    from apexgpu.ssh.route import config_arguments, target_arguments
 
     where = Target(host, "container")
     return [*config_arguments(kit.settings.ssh_config), *target_arguments(where), host.name]

@@ -5,20 +5,21 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import backup, containerkeys, manage, recoverplan, recovery
+from apexgpu.backups import backup, recoverplan, recovery
+from apexgpu.backups.journal import Work
+from apexgpu.backups.nas import Means
+from apexgpu.backups.recoverplan import Plan
+from apexgpu.backups.recovery import Done
 from apexgpu.commands import fleet, interrupted, reach
 from apexgpu.commands.backup import ask_snapshot, attempt, show_taken, undo_interrupted, words
 from apexgpu.commands.hosts import confirm_stop
 from apexgpu.commands.options import Group, OneHost, kit_of
-from apexgpu.containerkeys import Change
+from apexgpu.dotssh.keys import fingerprint
 from apexgpu.errors import ApexError, DeclinedError, RefusedError, UsageError
-from apexgpu.journal import Work
-from apexgpu.keys import fingerprint
+from apexgpu.hosts import containerkeys, manage
+from apexgpu.hosts.containerkeys import Change
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
-from apexgpu.nas import Means
-from apexgpu.recoverplan import Plan
-from apexgpu.recovery import Done
 
 app = Group()
 

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from apexgpu import ports, serving, tunnels
 from apexgpu.commands import fleet, reach, tunnel
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.commands.tunnel import Background, Local, Once, Open
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
-from apexgpu.serving import Server, ServerFailedError, Wish
+from apexgpu.tunnel import ports, serving, tunnels
+from apexgpu.tunnel.serving import Server, ServerFailedError, Wish
 
 app = Group()
 

@@ -6,18 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import containerkeys, hostlock, installers, planner, provision, recipe
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import Group, kit_of
 from apexgpu.errors import ApexError, RefusedError, UsageError
-from apexgpu.facts import Facts, survey
-from apexgpu.installers import Judged, Memory
+from apexgpu.hosts import containerkeys, hostlock
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
-from apexgpu.planner import DONE, Order, Plan, Planned
-from apexgpu.provision import Run, StepFailedError, Teller
-from apexgpu.recipe import Recipe
 from apexgpu.render import error_value
+from apexgpu.software import installers, planner, provision, recipe
+from apexgpu.software.facts import Facts, survey
+from apexgpu.software.installers import Judged, Memory
+from apexgpu.software.planner import DONE, Order, Plan, Planned
+from apexgpu.software.provision import Run, StepFailedError, Teller
+from apexgpu.software.recipe import Recipe
 from apexgpu.text import columns
 
 app = Group()
@@ -187,7 +188,7 @@ class _Setup:
 def _renew_host_keys(kit: Kit, host: Host, teller: Teller) -> None:
     """New host keys for the container, and the same in known_hosts."""
     from apexgpu.commands.interrupted import place_of
-    from apexgpu.keys import fingerprint
+    from apexgpu.dotssh.keys import fingerprint
 
     where = place_of(kit, host)
     change = containerkeys.renew(kit.transport, host, where, wait=120, pause=kit.pause, say=teller.say)

@@ -4,17 +4,17 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.archivescripts import NOTE
-from apexgpu.backup import only_archive
+from apexgpu.backups.archivescripts import NOTE
+from apexgpu.backups.backup import only_archive
+from apexgpu.backups.eyes import running_eye
+from apexgpu.backups.journal import Journal
+from apexgpu.backups.nas import Eye, Means, now
+from apexgpu.backups.snapshots import UNKNOWN, Manifest, Saved, choose, iso, owner, to_rotate
 from apexgpu.commands.backup import words
 from apexgpu.commands.options import Group, ListByDefault, kit_of
 from apexgpu.errors import ApexError, RefusedError
-from apexgpu.eyes import running_eye
-from apexgpu.journal import Journal
+from apexgpu.hosts.manage import OnLine
 from apexgpu.kit import Kit
-from apexgpu.manage import OnLine
-from apexgpu.nas import Eye, Means, now
-from apexgpu.snapshots import UNKNOWN, Manifest, Saved, choose, iso, owner, to_rotate
 from apexgpu.text import size
 
 app = Group()

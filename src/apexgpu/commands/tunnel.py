@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import holders, ports, tunnels
 from apexgpu.commands import reach
 from apexgpu.commands.options import Group, ListByDefault, OneHost, kit_of
 from apexgpu.errors import ApexError, RefusedError, UnreachableError, UsageError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
 from apexgpu.text import duration, size
-from apexgpu.tunnels import UP, WAITING
+from apexgpu.tunnel import holders, ports, tunnels
+from apexgpu.tunnel.tunnels import UP, WAITING
 
 app = Group()
 listing = Group(cls=ListByDefault)
@@ -111,7 +111,7 @@ def _warn(kit: Kit, host: Host, remotes: Sequence[ports.Remote], listeners: str)
 
 
 def _started(kit: Kit, host: Host, plan: tunnels.Plan, others: Sequence[tunnels.Tunnel]) -> tunnels.Tunnel:
-    from apexgpu import background
+    from apexgpu.tunnel import background
 
     try:
         with kit.screen.working(f"opening the tunnel to {host.name}"):
@@ -125,8 +125,8 @@ def _started(kit: Kit, host: Host, plan: tunnels.Plan, others: Sequence[tunnels.
 
 
 def _foreground(kit: Kit, host: Host, plan: tunnels.Plan, page: Page, open_browser: bool) -> None:
-    from apexgpu import tunnelprocess
-    from apexgpu.openssh_link import FINAL, failure
+    from apexgpu.ssh.openssh_link import FINAL, failure
+    from apexgpu.tunnel import tunnelprocess
 
     sockets = tunnels.take(plan)
     shown: list[tunnels.Tunnel] = []
@@ -225,7 +225,7 @@ def close(
 
 def value(one: tunnels.Tunnel) -> dict[str, Any]:
     """A tunnel as JSON; `local_port` and `remote_port` are those of its first forward, times are ISO 8601."""
-    from apexgpu.snapshots import iso
+    from apexgpu.backups.snapshots import iso
 
     forwards = [{"local_port": each.local, "remote": each.remote, "remote_port": ports.remote(each.remote).port,
                  "url": f"http://127.0.0.1:{each.local}/"} for each in one.forwards]  # fmt: skip
@@ -292,7 +292,7 @@ def _free_after(number: int) -> int:
 
 def _failure(host: Host, reason: str) -> ApexError:
     """The error that ssh's last words stand for."""
-    from apexgpu import openssh_link
+    from apexgpu.ssh import openssh_link
 
     code = openssh_link.failure(reason)
     if code is not None:

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import trial
 from apexgpu.commands import fleet
 from apexgpu.commands.options import Group, kit_of
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
-from apexgpu.trial import Wish
-from apexgpu.verification import Proof
+from apexgpu.software import trial
+from apexgpu.software.trial import Wish
+from apexgpu.software.verification import Proof
 
 app = Group()
 

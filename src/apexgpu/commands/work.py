@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import manage
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import AllHosts, Group, OneHost, kit_of
 from apexgpu.errors import UsageError
+from apexgpu.hosts import manage
 from apexgpu.kit import Kit
 from apexgpu.models import Outcome, Reply
 
@@ -108,7 +108,7 @@ def _plain(line: str) -> str:
 
 def _exit_code(outcomes: list[Outcome[Reply]]) -> int:
     """One host: its command's own status. Several: 0, 3 for some, 1 (or the common error's) for all."""
-    from apexgpu import fanout
+    from apexgpu.ssh import fanout
 
     if len(outcomes) == 1 and outcomes[0].value is not None:
         return outcomes[0].value.code

@@ -7,17 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import manage, x11, x11facts, x11install, x11local, x11session, x11there
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.commands.work import remote_command
 from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
+from apexgpu.hosts import manage
 from apexgpu.kit import Kit
 from apexgpu.models import Host
 from apexgpu.process import in_background
 from apexgpu.render import error_value
-from apexgpu.x11 import Probe
-from apexgpu.x11facts import Here
+from apexgpu.xwindows import x11, x11facts, x11install, x11local, x11session, x11there
+from apexgpu.xwindows.x11 import Probe
+from apexgpu.xwindows.x11facts import Here
 
 app = Group()
 windows = Group()

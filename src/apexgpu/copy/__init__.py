@@ -1,0 +1,1 @@
+"""Files and trees between this laptop and a container, whole or not at all."""

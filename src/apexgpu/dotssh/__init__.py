@@ -1,0 +1,1 @@
+"""The user's own ~/.ssh: the config, known_hosts, key pairs."""

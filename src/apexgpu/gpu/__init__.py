@@ -1,0 +1,1 @@
+"""What the GPUs of the hosts do, and which of them are free."""

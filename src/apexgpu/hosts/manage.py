@@ -1,0 +1,336 @@
+"""What can be done with containers: one function per manage command, over any transport."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
+from apexgpu.hosts import disks, replies
+from apexgpu.hosts.disks import Disk
+from apexgpu.hosts.hostlock import only_one
+from apexgpu.hosts.replies import Driver, Started, Stopped
+from apexgpu.models import Container, Host, Reply, Target
+from apexgpu.ssh.transport import Limits, Transport, refused_key
+
+OnLine = Callable[[str], None]
+_BLANK = frozenset(" \t\r\n'\"\\*?[]$`;&|<>")
+
+
+_ASKING = Limits(total=120)
+
+
+class Pause(Protocol):
+    """Something to wait with between two tries; tests give a wait that does not wait."""
+
+    def __call__(self, seconds: float, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatus:
+    """What `status` knows of one host. Memory in bytes, uptime in seconds, None where nobody tells.
+
+    `disks` are those that the container sees and shares with everyone; empty where it was not asked.
+    """
+
+    registered: bool
+    container: Container | None = None
+    uptime: float | None = None
+    disks: tuple[Disk, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """What `up` came to: an address that answers SSH."""
+
+    container: Container
+    was_running: bool
+    driver: Driver | None
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What goes on in a running container: who is logged in, which processes use a GPU."""
+
+    sessions: tuple[str, ...] = ()
+    gpu_processes: tuple[str, ...] = ()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody would notice a stop."""
+        return bool(self.sessions or self.gpu_processes)
+
+
+def ask(
+    link: Transport,
+    host: Host,
+    *words: str,
+    limits: Limits | None = None,
+    on_line: OnLine | None = None,
+    once: bool = False,
+) -> Reply:
+    """Send one manage command. The shell splits on blanks and globs: only plain words may go there."""
+    for word in words:
+        if not sendable(word):
+            message = f"{word!r} cannot be sent to a manage shell"
+            raise RefusedError(message, code="word")
+    return link.run(Target(host, "manage"), " ".join(words), limits=limits, on_line=on_line, once=once)
+
+
+def question(link: Transport, host: Host, *words: str, limits: Limits = _ASKING) -> Reply:
+    """A manage command that changes nothing, asked again once when the connection drops."""
+    try:
+        return ask(link, host, *words, limits=limits, once=True)
+    except DroppedError as exc:
+        if exc.code == "timeout":
+            raise
+        return ask(link, host, *words, limits=limits, once=True)
+
+
+def sendable(word: str) -> bool:
+    """Whether a word reaches a manage shell as it is: one word, and nothing that a shell reads in it."""
+    return bool(word) and not _BLANK & set(word) and all(letter.isprintable() for letter in word)
+
+
+def status(link: Transport, host: Host, *, inside: bool = False) -> HostStatus:
+    """State of the container, without starting it. With `inside`, the container is asked for uptime and disks."""
+    try:
+        reply = ask(link, host, "help")
+    except RefusedError as exc:
+        if exc.code == "not_registered":
+            return HostStatus(registered=False)
+        raise
+    container = replies.status(reply, host.name)
+    if not (inside and container.running):
+        return HostStatus(True, container)
+    said = _said_inside(link, host)
+    first = said.partition("\n")[0].strip()
+    uptime = float(first) if first.replace(".", "", 1).isdigit() else None
+    return HostStatus(True, container, uptime, disks.disks(said))
+
+
+def _said_inside(link: Transport, host: Host) -> str:
+    """What the container tells of itself; what came until then where a disk hangs, nothing where it is out of reach."""
+    command = f"ps -o etimes= -p 1 2>/dev/null || cut -d' ' -f1 /proc/uptime; {disks.COMMAND}"
+    try:
+        return link.run(Target(host, "container"), command, limits=Limits(total=12)).out
+    except DroppedError as exc:
+        return exc.seen
+    except ApexError:
+        return ""
+
+
+def register(link: Transport, host: Host, *, state_dir: Path, on_line: OnLine, repost: Callable[[], bool]) -> bool:
+    """Make the account and container of `host.user`; False when they were there.
+
+    `repost` posts the own keys to IAM again and says whether it could: the cure for a register account that
+    holds someone else's keys, tried once. There is no time limit: a register that is cut leaves a
+    half-made account that only an administrator can delete.
+    """
+    from apexgpu.iam.client import valid_user
+
+    if not valid_user(host.user):
+        message = f"{host.user!r} is not a user name that can be registered"
+        raise RefusedError(message, hint="apexgpu login USER", code="user_name")
+    with only_one(state_dir, host):
+        try:
+            made = _register(link, host, on_line)
+        except RefusedError as exc:
+            if exc.code != "register_key" or not repost():
+                raise
+            made = _register(link, host, on_line)
+        _prove_account(link, host, made)
+    return made
+
+
+def _register(link: Transport, host: Host, on_line: OnLine) -> bool:
+    limits = Limits(total=None, silence=None)
+    reply = link.run(Target(host, "register"), host.user, limits=limits, on_line=on_line, once=True)
+    return replies.register(reply, host.name)
+
+
+def _prove_account(link: Transport, host: Host, made: bool) -> None:
+    """`already exist` is what a half-made or a system account says too: only a manage shell is proof."""
+    try:
+        reply = link.run(Target(host, "manage"), "help", once=True)
+    except RefusedError as exc:
+        if exc.code != "not_registered":
+            raise
+        reply = Reply(255, "")
+    if not replies.is_manage_shell(reply):
+        did = "said Done" if made else f"says that {host.user} exists"
+        message = f"{host.name} {did}, but the account is half-made: it has no manage shell"
+        raise RefusedError(
+            message,
+            code="half_made",
+            hint=f"ask the administrators to delete the user {host.user} on {host.name}; "
+            f"then: apexgpu register {host.name}",
+        )
+
+
+def up(
+    link: Transport,
+    host: Host,
+    *,
+    state_dir: Path,
+    on_line: OnLine,
+    wait: float,
+    pause: Pause,
+    begun: dict[str, Started] | None = None,
+) -> Up:
+    """Start the container and wait until its own port answers SSH; the cure is named where it does not.
+
+    `wait` bounds, in seconds, the start itself without a word, and the wait for the port. `begun` keeps what the
+    start came to, by host: the same call again (after a question about a new host key) goes on from there.
+    """
+    with only_one(state_dir, host):
+        return bring_up(link, host, on_line=on_line, wait=wait, pause=pause, begun=begun)
+
+
+def bring_up(
+    link: Transport, host: Host, *, on_line: OnLine, wait: float, pause: Pause,
+    begun: dict[str, Started] | None = None,
+) -> Up:  # fmt: skip
+    """As `up`, for who holds the host's lock already."""
+    begun = {} if begun is None else begun
+    started = begun.get(host.name) or _start(link, host, on_line, wait)
+    begun[host.name] = started
+    if started.container.running and not started.container.addresses:
+        started = _await_address(link, host, started, wait, pause)
+    await_ssh(link, host, wait, pause)
+    return Up(started.container, started.was_running, started.driver)
+
+
+def _start(link: Transport, host: Host, on_line: OnLine, wait: float) -> Started:
+    # A driver install says nothing for a minute or more; `wait` leaves room for it by default.
+    seen: list[str] = []
+
+    def line(text: str) -> None:
+        seen.append(text)
+        on_line(text)
+
+    limits = Limits(total=900, silence=wait)
+    try:
+        reply = link.run(Target(host, "manage"), "", limits=limits, on_line=line, once=True)
+    except DroppedError as exc:
+        raise _start_cut(host, exc, replies.lines("\n".join(seen))) from None
+    return replies.start(reply, host.name)
+
+
+def _start_cut(host: Host, exc: DroppedError, said: list[str]) -> ApexError:
+    last = said[-1] if said else "nothing"
+    if exc.code == "timeout" and "The container is up" not in said and "Starting your container..." in said:
+        message = f"{host.name} keeps waiting for the container to get an address; last seen: {last}"
+        hint = (
+            f"apexgpu down {host.name} && apexgpu up {host.name}   (again and again: tell the administrators, no DHCP)"
+        )
+        return UnreachableError(message, hint=hint, code="no_address")
+    if not said:
+        message = f"{host.name} took the login, but said nothing: it may be waiting for IAM"
+        return UnreachableError(message, hint=f"apexgpu up {host.name}   (in a minute)", code="silent")
+    message = f"the connection to {host.name} was lost during the start; last seen: {last}"
+    hint = f"apexgpu down {host.name} && apexgpu up {host.name}   (the port may not be forwarded otherwise)"
+    return UnreachableError(message, hint=hint, code="dropped")
+
+
+def _await_address(link: Transport, host: Host, started: Started, wait: float, pause: Pause) -> Started:
+    deadline = time.monotonic() + min(wait, 20)
+    while time.monotonic() < deadline:
+        found = replies.status(link.run(Target(host, "manage"), "help", once=True), host.name)
+        if found.addresses:
+            return Started(found, started.was_running, started.driver)
+        pause(1)
+    message = f"the container on {host.name} runs but has no address"
+    hint = f"apexgpu down {host.name} && apexgpu up {host.name}   (if it stays: tell the administrators, no DHCP)"
+    raise RefusedError(message, hint=hint, code="no_address")
+
+
+def await_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None:
+    """Right after a start the container's sshd may refuse for some seconds; after that it is something else."""
+    deadline = time.monotonic() + min(wait, 30)
+    while True:
+        try:
+            link.run(Target(host, "container"), "true", once=True)
+        except UnreachableError as exc:
+            if exc.code not in {"connection_refused", "closed"} or time.monotonic() >= deadline:
+                raise port_trouble(host, exc) from None
+        else:
+            return
+        pause(0.3)
+
+
+def port_trouble(host: Host, exc: UnreachableError) -> ApexError:
+    """What it means that the port of a running container does not answer, and the cure."""
+    if exc.code == "connection_refused":
+        message = f"the container on {host.name} runs, but its port {host.port} is not forwarded"
+        return RefusedError(message, hint=f"apexgpu down {host.name} && apexgpu up {host.name}", code="no_forward")
+    if exc.code == "no_route":
+        message = f"port {host.port} on {host.name} leads to an old address of the container (a stale forward)"
+        hint = f"ask the administrators to clear the forward of port {host.port} on {host.name}; nothing else helps"
+        return RefusedError(message, hint=hint, code="stale_forward")
+    return exc
+
+
+def down(link: Transport, host: Host, *, state_dir: Path, on_line: OnLine) -> Stopped:
+    """Stop the container; a stopped one stays so."""
+    with only_one(state_dir, host):
+        return halt(link, host, on_line=on_line)
+
+
+def halt(link: Transport, host: Host, *, on_line: OnLine) -> Stopped:
+    """As `down`, for who holds the host's lock already."""
+    limits = Limits(total=180, silence=None)
+    reply = ask(link, host, "stop", limits=limits, on_line=on_line, once=True)
+    return replies.stop(reply, host.name)
+
+
+def use(link: Transport, host: Host) -> Use:
+    """Who and what is at work in a running container, as far as the container can tell."""
+    processes = "nvidia-smi --query-compute-apps=pid,process_name --format=csv,noheader"
+    command = f"who 2>/dev/null; echo ---; {processes} 2>/dev/null; true"
+    try:
+        reply = link.run(Target(host, "container"), command)
+    except ApexError:
+        return Use()
+    people, _, running = reply.out.partition("---\n")
+    busy = [line.strip() for line in running.splitlines() if line.strip()[:1].isdigit()]
+    return Use(tuple(line.strip() for line in people.splitlines() if line.strip()), tuple(busy))
+
+
+def inside(
+    link: Transport,
+    host: Host,
+    command: str,
+    *,
+    limits: Limits | None = None,
+    on_line: OnLine | None = None,
+    once: bool = False,
+) -> Reply:
+    """Run a command in a container that may be stopped: a port that refuses is explained by asking the host."""
+    try:
+        return link.run(Target(host, "container"), command, limits=limits, on_line=on_line, once=once)
+    except UnreachableError as exc:
+        if exc.code != "connection_refused":
+            raise
+        raise _refused(link, host, exc) from None
+
+
+def _refused(link: Transport, host: Host, exc: UnreachableError) -> ApexError:
+    found = status(link, host)
+    if not found.registered:
+        return refused_key(Target(host, "manage"))
+    if found.container is not None and found.container.running:
+        return port_trouble(host, exc)
+    return stopped(host)
+
+
+def stopped(host: Host) -> RefusedError:
+    """The error for what needs a running container."""
+    return RefusedError(f"the container on {host.name} is stopped", hint=f"apexgpu up {host.name}", code="stopped")
+
+
+def execute(link: Transport, host: Host, command: str, *, total: float | None) -> Reply:
+    """Run a command in the container. Whatever it exits with is a value, not an error."""
+    limits = Limits(total=total, silence=None)
+    return link.run(Target(host, "container"), command, limits=limits)

@@ -1,0 +1,38 @@
+"""Programs that are sent as text into a container: files of `apexgpu.there` in one, run by the Python found there."""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+MARK = "apexgpu "
+"""What an answer's line begins with; a JSON object follows."""
+
+_OWN_IMPORT = re.compile(r"^from apexgpu\.[^\n(]*(?:\([^)]*\))?\n", re.MULTILINE)
+_FIND_PYTHON = (
+    'for p in python3 "$HOME"/*conda3/bin/python3 "$HOME"/miniforge3/bin/python3 /opt/*conda*/bin/python3 '
+    '"$HOME"/.pyenv/shims/python3; do command -v "$p" >/dev/null 2>&1 && exec "$p" -c "$1" "$2"; done; '
+    "echo 'apexgpu {\"error\": \"no_python\"}'"
+)
+
+
+@cache
+def text(name: str) -> str:
+    """The text of one file of `apexgpu.there`."""
+    return (Path(__file__).parent.with_name("there") / name).read_text(encoding="utf-8")
+
+
+@cache
+def program(*names: str) -> str:
+    """The Python of files of `apexgpu.there`, in the order in which they need each other."""
+    return "\n\n".join(_OWN_IMPORT.sub("", text(name)) for name in names)
+
+
+def command(code: str, asked: Mapping[str, object]) -> str:
+    """The command line for the container's shell, whichever that is; `asked` is the program's argument, as JSON.
+
+    Where no Python is found, the answer is `{"error": "no_python"}`.
+    """
+    return shlex.join(["env", "LC_ALL=C.UTF-8", "sh", "-c", _FIND_PYTHON, "apexgpu", code, json.dumps(asked)])

@@ -1,0 +1,1 @@
+"""The IAM web site: its requests and answers, sending keys, the password."""

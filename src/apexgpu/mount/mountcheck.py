@@ -1,0 +1,88 @@
+"""What is looked at before a mount: OpenSSH gets there without a prompt, SFTP works, the path is there."""
+
+import posixpath
+import re
+from pathlib import Path
+
+from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UsageError
+from apexgpu.jobs import Job
+from apexgpu.models import Target
+from apexgpu.process import Completed
+from apexgpu.ssh.openssh_link import error_of, failure
+from apexgpu.ssh.route import config_arguments, target_arguments
+
+
+def job(target: Target, remote: str, *, config: Path, limit: float) -> Job:
+    """OpenSSH's sftp asked for the home and for `remote`, with the options that the mount's ssh will have."""
+    words = ["sftp", "-b", "-", *config_arguments(config), *target_arguments(target)]
+    for option in (
+        "BatchMode=yes", "StrictHostKeyChecking=yes", "ControlPath=none", "ControlMaster=no", "RemoteCommand=none",
+        "RequestTTY=no", "PermitLocalCommand=no", "ClearAllForwardings=yes", "LogLevel=INFO", "ConnectionAttempts=1",
+        f"ConnectTimeout={max(1, round(limit))}",
+    ):  # fmt: skip
+        words += ["-o", option]
+    batch = f"pwd\ncd {quoted(remote)}\n" if remote else "pwd\n"
+    return Job((*words, target.alias), limit, batch.encode("utf-8", "surrogateescape"))
+
+
+def quoted(path: str) -> str:
+    """A path as a word of sftp's (sftp(1), INTERACTIVE COMMANDS). UsageError for one that no line can hold."""
+    if "\n" in path or "\0" in path:
+        message = "a remote path with a newline in it cannot be mounted by itself"
+        raise UsageError(message, hint="mount the directory above it")
+    return '"{}"'.format(path.replace("\\", "\\\\").replace('"', '\\"'))
+
+
+def remote_path(word: str) -> str:
+    """What `--remote` stands for: from the home there, unless it begins with a slash; `~/` is the home there too."""
+    path = word.removeprefix("~/") if word.startswith("~/") else "" if word in {"~", "."} else word
+    return posixpath.normpath(path) if path else ""
+
+
+def absolute(done: Completed, target: Target, remote: str) -> str:
+    """The path there in full, from sftp's answer; otherwise our error for what stood in the way."""
+    name = target.host.name
+    said = done.err.decode("utf-8", "replace")
+    if done.timed_out:
+        raise error_of(target, "timeout", said)
+    home = re.search(r"^Remote working directory: (/.*)$", done.text, re.MULTILINE)
+    if done.code == 0 and home:
+        plain = "\\" not in home[1]  # sftp shows what is no ASCII in octal, in some locales
+        return posixpath.normpath(posixpath.join(home[1], remote)) if plain or remote.startswith("/") else remote
+    code = failure(said)
+    if home is None and code == "refused":
+        message = f"ssh cannot log in to {name} without a prompt, and a mount has nobody to ask"
+        raise LoginError(message, hint="ssh-add   (then the agent has the key; no key at all: apexgpu login)",
+                         code="key_prompt")  # fmt: skip
+    if home is None and code == "unknown":
+        raise DeclinedError(f"the host key of {target.alias} is not known yet", code="host_key_unknown",
+                            hint=f"apexgpu up {name}   (in a terminal: it shows the key)")  # fmt: skip
+    if home is None and code is not None and "subsystem request failed" not in said:
+        raise error_of(target, code, said)
+    raise _there(name, remote, said)
+
+
+def _there(name: str, remote: str, said: str) -> ApexError:
+    """What is wrong in the container, though its sshd took the login."""
+    if "subsystem request failed" in said:
+        hint = f"apexgpu ssh {name} -- sudo apt install openssh-sftp-server"
+        return RefusedError(f"the sshd on {name} has no SFTP", hint=hint, code="no_sftp")
+    if "Received message too long" in said or "packet too long" in said.lower():
+        message = f"the shell on {name} prints something at its start, which SFTP cannot have (a line in ~/.bashrc?)"
+        return RefusedError(message, hint=f"ssh {name} true   (it has to print nothing)", code="shell_talks")
+    lines = [line for line in said.splitlines() if line.strip()]
+    why = lines[-1] if lines else "sftp did not say why"
+    for part, words in (("is not a directory", "is no directory"), ("Permission denied", "may not be entered"),
+                        ("No such file", "is not there"), ("not found", "is not there")):  # fmt: skip
+        if part in why:
+            return _no_path(name, remote, words)
+    return ApexError(f"{name} cannot be reached by sftp: {why}", hint=f"apexgpu doctor {name}", code="sftp")
+
+
+def _no_path(name: str, remote: str, words: str) -> RefusedError:
+    home = str(Path.home())
+    if remote.startswith(f"{home}/"):
+        # The shell here has made the home here out of a `~`.
+        hint = f"--remote {remote.removeprefix(home + '/')}   (your shell here made {home} of the ~)"
+        return RefusedError(f"{remote} {words} on {name}", hint=hint, code="no_path")
+    return RefusedError(f"{remote or 'your home'} {words} on {name}", hint=f"apexgpu ssh {name} -- ls", code="no_path")

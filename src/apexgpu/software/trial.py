@@ -1,0 +1,206 @@
+"""One container, tried: what is sent there to look at its CUDA and its Pythons and to compute, and the answers."""
+
+import ast
+import json
+import shlex
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from apexgpu.errors import DroppedError, RefusedError
+from apexgpu.gpu import gpus, smi
+from apexgpu.gpu.smi import Report
+from apexgpu.hosts import manage, sent
+from apexgpu.models import Host, Reply
+from apexgpu.software import evidence, verification
+from apexgpu.software.evidence import Run, There
+from apexgpu.software.verification import Proof
+from apexgpu.ssh.transport import Limits, Transport
+
+OnLine = Callable[[str], None]
+_LOOKING = 90.0  # seconds that looking at a dozen Pythons may take
+_GRACE = 30.0  # seconds that starting Python and ending may take beside the wait
+
+# The login shell of the account, as somebody sits before it who typed `ssh HOST`: it reads all of its files.
+_AFTER_LOGIN = """\
+case "${SHELL:-/bin/sh}" in
+*/fish) exec "$SHELL" -i -l -c 'exec $argv' "$@" ;;
+*/csh|*/tcsh) exec "$@" ;;
+*) exec "${SHELL:-/bin/sh}" -ilc 'exec "$@"' apexgpu "$@" ;;
+esac
+"""
+
+_LOOK = """\
+for d in /usr/local/cuda /usr/local/cuda-*; do
+  [ -d "$d" ] || continue
+  v=$(sed -n 's/^CUDA Version \\([0-9.]*\\).*/\\1/p' "$d/version.txt" 2>/dev/null)
+  [ -n "$v" ] || v=$("$d/bin/nvcc" --version 2>/dev/null | sed -n 's/.*, V\\([0-9.]*\\).*/\\1/p')
+  echo "apexgpu-cuda $v $(readlink -f "$d")"
+done
+for h in /usr/local/cuda*/include/cudnn_version.h /usr/local/cuda*/include/cudnn.h \\
+  /usr/include/cudnn*.h /usr/include/x86_64-linux-gnu/cudnn*.h; do
+  v=$(awk '/^#define CUDNN_(MAJOR|MINOR|PATCHLEVEL) /{printf "%s%s", s, $3; s="."}' "$h" 2>/dev/null)
+  [ -z "$v" ] || echo "apexgpu-cudnn $v $(readlink -f "$h")"
+done
+program=$1 named=$2 laptop=$3
+case "$named" in "~/"*) named=$HOME/${named#??} ;; esac
+case "$named" in "$laptop"/*) [ -e "$named" ] || named=$HOME/${named#"$laptop"/} ;; esac
+if [ -n "$named" ]; then
+  case "$named" in /*) ;; *) named=$HOME/$named ;; esac
+  [ ! -d "$named" ] || named=$named/bin/python
+  set -- "$named"
+else
+  set -- "$HOME/.virtualenvs/tensorflow/bin/python" "$HOME/.virtualenvs/tensorflow-py2/bin/python" \\
+    "$(command -v python)" "$(command -v python3)" "$(command -v python2)" \\
+    "$HOME"/.virtualenvs/*/bin/python "$HOME"/*venv*/bin/python "$HOME"/.venv*/bin/python "$HOME"/env*/bin/python \\
+    "$HOME"/*/*venv/bin/python "$HOME"/*conda*/bin/python "$HOME"/*conda*/envs/*/bin/python \\
+    "$HOME"/miniforge*/bin/python "$HOME"/miniforge*/envs/*/bin/python "$HOME"/.pyenv/versions/*/bin/python \\
+    /opt/*conda*/bin/python /opt/*conda*/envs/*/bin/python /usr/local/bin/python3 /usr/bin/python3 /usr/bin/python2
+fi
+seen=:
+for p; do
+  [ -x "$p" ] && [ ! -d "$p" ] || continue
+  case "$seen" in *":$p:"*) continue ;; esac
+  seen=$seen$p:
+  timeout -k 2 20 "$p" -c "$program" '{"do": "look"}' "$p" 2>/dev/null </dev/null || echo "apexgpu-silent $p"
+done
+echo apexgpu-looked
+"""
+
+# A status of its own line: what ssh makes of a signal differs from client to client. What is in use on each GPU when
+# it has ended tells what it had taken itself: others come and go meanwhile.
+_COMPUTE = """\
+timeout -k 5 "$4" "$1" -c "$2" "$3" </dev/null
+code=$?
+timeout 20 nvidia-smi --query-gpu=index,memory.used --format=csv,noheader,nounits </dev/null 2>/dev/null |
+  sed 's/^/apexgpu-left /'
+echo "apexgpu-end $code"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted: a Python or environment in the container (None: the one that is found), seconds to wait.
+
+    `home` is the laptop's, which the laptop's shell may have put for a `~`.
+    """
+
+    python: str | None = None
+    wait: float = 600
+    home: str = ""
+
+
+class _Plain(ast.NodeTransformer):
+    """Takes out what Python 2.7 cannot read."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self.generic_visit(node)
+        node.returns = None
+        for one in node.args.args:
+            one.annotation = None
+        if node.args.kwarg:
+            node.args.kwarg.annotation = None
+        return node
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def program() -> str:
+    """The text that runs in the container's Python: `apexgpu.there.compute` without its annotations."""
+    with _ONE_AT_A_TIME:  # Python 3.11 to 3.13 cannot parse in two threads at once: SystemError, now and then
+        return _program()
+
+
+@cache
+def _program() -> str:
+    text = sent.text("compute.py")
+    return ast.unparse(_Plain().visit(ast.parse(text)))
+
+
+def look_command(wish: Wish, *, login: bool) -> str:
+    """The command line that looks at CUDA and Pythons; with `login`, on the PATH that the account has after one."""
+    words = ["sh", "-c", _LOOK, "apexgpu", program(), wish.python or "", wish.home]
+    return _after_login(*words) if login else shlex.join(words)
+
+
+def compute_command(python: str, gpu: int, wait: float, *, login: bool) -> str:
+    """The command line that computes: as after a login, or as any command that ssh is given."""
+    asked = json.dumps({"do": "compute", "gpu": gpu, "limit": max(1, round(wait))})
+    words = ["sh", "-c", _COMPUTE, "apexgpu", python, program(), asked, f"{wait + 5:.0f}"]
+    return _after_login(*words) if login else shlex.join(words)
+
+
+def _after_login(*words: str) -> str:
+    return shlex.join(["sh", "-c", _AFTER_LOGIN, "apexgpu", *words])
+
+
+def prove(link: Transport, host: Host, wish: Wish, *, connect: float, on_line: OnLine) -> Proof:
+    """Try the chain of one host link by link; the first that does not hold ends it.
+
+    Raises what keeps it from being tried: RefusedError (stopped, not registered), UnreachableError, LoginError.
+    """
+    try:
+        report = _report(link, host, connect)
+    except RefusedError as exc:
+        if exc.code not in smi.CODES:
+            raise
+        return verification.without_driver(host.name, exc)
+    on_line(f"driver {report.driver}; looking for CUDA and TensorFlow")
+    there = _look(link, host, wish, connect, login=True)
+    login = there.looked
+    if not login:  # its files hand the login over to another program, or end it
+        there = _look(link, host, wish, connect, login=False)
+    proof = verification.begin(host.name, report, there, named=wish.python, login=login)
+    if not proof.decided:
+        on_line("computing")
+        proof = verification.add(proof, _compute(link, host, proof, wish, connect, on_line, login=login))
+    if not proof.decided and login:
+        on_line("computing again, as a command")
+        proof = verification.again(proof, _compute(link, host, proof, wish, connect, on_line, login=False))
+    return verification.finish(proof)
+
+
+def _report(link: Transport, host: Host, connect: float) -> Report:
+    """What nvidia-smi tells of driver and GPUs; one whose report we do not know is asked for less."""
+    try:
+        (report,) = gpus.look(link, host, connect=connect, once=True)
+    except RefusedError as exc:
+        if exc.code != "garbled":
+            raise
+        limits = Limits(connect=connect, total=connect + gpus.PATIENCE)
+        found = smi.brief(manage.inside(link, host, smi.BRIEF, limits=limits, once=True).out)
+        if found is None:
+            raise
+        return found
+    return report
+
+
+def _look(link: Transport, host: Host, wish: Wish, connect: float, *, login: bool) -> There:
+    limits = Limits(connect=connect, total=connect + _LOOKING)
+    return evidence.there(manage.inside(link, host, look_command(wish, login=login), limits=limits, once=True).out)
+
+
+def _compute(
+    link: Transport, host: Host, proof: Proof, wish: Wish, connect: float, on_line: OnLine, *, login: bool
+) -> Run:
+    """One run of the program that computes. One that is cut by our own limit is told like one that was by its own."""
+    assert proof.python is not None  # noqa: S101 - the proof would be decided
+    assert proof.gpu is not None  # noqa: S101 - as above
+    seen: list[str] = []
+
+    def line(text: str) -> None:
+        seen.append(text)
+        if not text.startswith(evidence.MARK):
+            on_line(text)
+
+    command = compute_command(proof.python.path, proof.gpu.index, wish.wait, login=login)
+    limits = Limits(connect=connect, total=connect + wish.wait + _GRACE, silence=None)
+    try:
+        reply = manage.inside(link, host, command, limits=limits, on_line=line, once=True)
+    except DroppedError as exc:
+        if exc.code != "timeout":
+            raise
+        reply = Reply(0, "\n".join([*seen, f"{evidence.MARK}-end {verification.TOO_SLOW}"]))
+    return evidence.run(reply.out, reply.err)

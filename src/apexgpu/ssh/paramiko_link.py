@@ -1,0 +1,230 @@
+"""paramiko in this process: the quick way for short commands on many cold hosts. The one owner of paramiko.
+
+It knows nothing of ssh_config; a Route, resolved by `ssh -G`, tells it where to go and with which keys.
+"""
+
+import contextlib
+import errno
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from apexgpu.errors import ApexError, DroppedError, UnreachableError
+from apexgpu.models import PublicKey, Reply, Target
+from apexgpu.process import Lines
+from apexgpu.ssh.identities import Identities, load_paramiko
+from apexgpu.ssh.route import Route
+from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError, changed_key, refused_key, unreachable
+
+if TYPE_CHECKING:
+    import paramiko
+
+_KEEPALIVE = 15
+
+
+class _Bell(threading.Event):
+    """What paramiko rings when a stream has data or ends.
+
+    It also clears it when one of the two streams is empty, though the other may not be: that is not heard.
+    """
+
+    def clear(self) -> None:
+        """Not ours to hear."""
+
+    def rearm(self) -> None:
+        """Make it silent before looking at both streams."""
+        super().clear()
+
+
+class ParamikoLink:
+    """Runs commands over connections of its own, one each."""
+
+    def __init__(self, identities: Identities) -> None:
+        self._identities = identities
+
+    def run(self, route: Route, command: str, *, limits: Limits, on_line: OnLine | None) -> Reply:
+        """See transport.Link."""
+        with self._connected(route, limits.connect) as (client, deadline):
+            with _translated(route.target):
+                channel = client.open_session(timeout=_left(deadline))
+                channel.settimeout(limits.connect)
+                bell = _Bell()
+                channel.in_buffer.set_event(bell)
+                channel.in_stderr_buffer.set_event(bell)
+                if command:
+                    channel.exec_command(command)
+                else:
+                    channel.invoke_shell()
+                channel.shutdown_write()
+            return _read(channel, bell, route.target, limits, on_line)
+
+    @contextlib.contextmanager
+    def _connected(self, route: Route, seconds: float) -> Iterator[tuple["paramiko.Transport", float]]:
+        paramiko = load_paramiko()
+        deadline = time.monotonic() + seconds
+        connection = _dial(route, deadline)
+        client = None
+        try:
+            with _translated(route.target):
+                client = _transport(paramiko, connection, route, deadline)
+                self._check_host_key(client, route)
+                self._log_in(paramiko, client, route, deadline)
+            yield client, deadline
+        finally:
+            # Shut down first: paramiko's reader would otherwise sit in its poll for a tenth of a second.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            if client is not None:
+                client.close()
+            connection.close()
+
+    def _check_host_key(self, client: "paramiko.Transport", route: Route) -> None:
+        from apexgpu.dotssh.keys import fingerprint
+        from apexgpu.dotssh.knownhosts import KnownHosts
+
+        shown = client.get_remote_server_key()
+        key = PublicKey(shown.get_name(), shown.get_base64())
+        known = KnownHosts(route.known_hosts_files)
+        name = known_name(route)
+        verdict = known.check(name, key.kind, key.blob)
+        if verdict == "unknown":
+            raise UnknownHostKeyError(route, key)
+        if verdict != "known":
+            raise changed_key(
+                route.target, shown=fingerprint(key), files=route.known_hosts_files,
+                known=[fingerprint(other) for other in known.keys(name)] or ["revoked"],
+                key=None if verdict == "revoked" else key,
+            )  # fmt: skip
+
+    def _log_in(self, paramiko: ModuleType, client: "paramiko.Transport", route: Route, deadline: float) -> None:
+        for key in self._identities.offer(route):
+            client.auth_timeout = _left(deadline)
+            try:
+                client.auth_publickey(route.user, key)
+            except paramiko.AuthenticationException:
+                if not client.is_active():
+                    break
+                continue
+            # An early packet: without one, the first request waits 40 ms for a delayed acknowledgement.
+            client.global_request("keepalive@openssh.com", wait=False)
+            client.set_keepalive(_KEEPALIVE)
+            return
+        raise refused_key(route.target)
+
+
+def known_name(route: Route) -> str:
+    """The name under which known_hosts files list a route's key."""
+    from apexgpu.dotssh.knownhosts import lookup_name
+
+    alias = route.one("hostkeyalias")
+    return alias if alias and alias != "none" else lookup_name(route.address, route.port)
+
+
+def _dial(route: Route, deadline: float) -> socket.socket:
+    target = route.target
+    try:
+        connection = socket.create_connection((route.address, route.port), timeout=_left(deadline))
+    except OSError as exc:
+        raise _socket_error(target, exc) from None
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    user_timeout = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if user_timeout is not None:  # Linux: a network that is gone ends the connection after a minute
+        connection.setsockopt(socket.IPPROTO_TCP, user_timeout, 60_000)
+    return connection
+
+
+def _transport(paramiko: ModuleType, connection: socket.socket, route: Route, deadline: float) -> "paramiko.Transport":
+    from apexgpu.dotssh.knownhosts import KnownHosts
+
+    client: Any = paramiko.Transport(connection)
+    client.banner_timeout = client.handshake_timeout = _left(deadline)
+    options = client.get_security_options()
+    # curve25519 first: the post-quantum exchange costs more than all else together, for commands of a second.
+    options.kex = sorted(options.kex, key=lambda name: not name.startswith("curve25519"))
+    known = KnownHosts(route.known_hosts_files).types(known_name(route))
+    options.key_types = sorted(options.key_types, key=lambda name: _family(name) not in {_family(k) for k in known})
+    client.start_client(timeout=_left(deadline))
+    return client  # type: ignore[no-any-return]
+
+
+def _family(name: str) -> str:
+    return "ssh-rsa" if name.startswith("rsa-sha2") else name
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
+
+
+def _read(channel: "paramiko.Channel", bell: _Bell, target: Target, limits: Limits, on_line: OnLine | None) -> Reply:
+    out, err = bytearray(), bytearray()
+    lines = Lines(on_line)
+    end = None if limits.total is None else time.monotonic() + limits.total
+    while True:
+        bell.rearm()
+        ended = channel.closed
+        while channel.recv_ready():
+            data = channel.recv(65536)
+            out += data
+            lines.feed(data)
+        while channel.recv_stderr_ready():
+            err += channel.recv_stderr(65536)
+        if ended:
+            break
+        waits = [limit for limit in (limits.silence, None if end is None else _left(end)) if limit is not None]
+        rang = bell.wait(min(waits) if waits else None)
+        if (end is not None and time.monotonic() >= end) or not rang:
+            raise _too_slow(target, out)
+    lines.end()
+    text = out.decode("utf-8", "replace")
+    if channel.exit_status < 0:
+        message = f"the connection to {target.alias} was lost"
+        raise DroppedError(message, hint=f"apexgpu status {target.host.name}", seen=text)
+    return Reply(channel.exit_status, text, err.decode("utf-8", "replace"))
+
+
+def _too_slow(target: Target, out: bytes | bytearray) -> DroppedError:
+    seen = bytes(out).decode("utf-8", "replace")
+    last = seen.strip().splitlines()[-1][-80:] if seen.strip() else "nothing"
+    message = f"{target.alias} took the login, but did not finish in time; last seen: {last}"
+    return DroppedError(message, hint=f"apexgpu status {target.host.name}", code="timeout", seen=seen)
+
+
+@contextlib.contextmanager
+def _translated(target: Target) -> Iterator[None]:
+    """The one place where paramiko's and the socket's errors become ours."""
+    paramiko = load_paramiko()
+    try:
+        yield
+    except ApexError:
+        raise
+    except paramiko.AuthenticationException:
+        raise refused_key(target) from None
+    except (paramiko.SSHException, EOFError) as exc:
+        raise _ssh_error(target, exc) from None
+    except OSError as exc:
+        raise _socket_error(target, exc) from None
+
+
+def _ssh_error(target: Target, exc: Exception) -> UnreachableError:
+    text = str(exc).lower()
+    if "reset" not in text and ("timeout" in text or "no existing session" in text or "banner" in text):
+        return unreachable(target, "it takes the connection but does not answer", code="timeout")
+    return unreachable(target, f"the SSH connection failed ({str(exc)[:120] or 'closed'})", code="closed")
+
+
+def _socket_error(target: Target, exc: OSError) -> UnreachableError:
+    if isinstance(exc, TimeoutError):
+        return unreachable(target, "no answer in time", code="timeout")
+    if isinstance(exc, socket.gaierror):
+        return unreachable(target, "its name cannot be resolved", code="no_name")
+    words = {
+        errno.ECONNREFUSED: ("connection refused", "connection_refused"),
+        errno.EHOSTUNREACH: ("no route to host", "no_route"),
+        errno.ENETUNREACH: ("the network is unreachable (VPN?)", "no_network"),
+    }
+    why, code = words.get(exc.errno or 0, (exc.strerror or "the connection was lost", "closed"))
+    return unreachable(target, why, code=code)

@@ -1,0 +1,1 @@
+"""Windows of a container on this screen: every link of the chain."""
