@@ -174,8 +174,9 @@ def warm_256() -> Iterator[Figure]:
 
 _LIVING = """
 import sys, time
-from apexgpu import fanout, manage
+from apexgpu.hosts import manage
 from apexgpu.kit import Kit
+from apexgpu.ssh import fanout
 kit = Kit()
 kit.flags["timeout"] = "4"
 began = time.perf_counter()

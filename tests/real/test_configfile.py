@@ -526,7 +526,7 @@ def test_no_warnings_where_nothing_surprises(place: Place) -> None:
 DEATH = """
 import os, signal, sys
 from pathlib import Path
-from apexgpu import configfile
+from apexgpu.dotssh import configfile
 from apexgpu.models import Host
 from apexgpu.process import LocalRunner
 

@@ -18,8 +18,8 @@ LIMIT = 60
 
 CHILD = """
 import json, sys
-from apexgpu import passwords
-from apexgpu.passwords import Secret
+from apexgpu.iam import passwords
+from apexgpu.iam.passwords import Secret
 
 password = sys.stdin.readline().rstrip("\\n")
 def told(value):
