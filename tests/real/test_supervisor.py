@@ -242,5 +242,5 @@ def test_a_killed_supervisor_leaves_no_ssh_behind(server: openssh.OpenSSH, give:
         assert carrying._child is not None
         assert carrying._child.stdin is not None
         made._loop.call_soon_threadsafe(carrying._child.stdin.close)
-        assert made.get() == b"training"
+        assert made.get_soon() == b"training"
         assert made.supervisor.state.reconnects <= 1

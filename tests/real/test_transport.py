@@ -1,11 +1,13 @@
 """One contract for every way to a server, against a real OpenSSH server on loopback and the embedded lab."""
 
 import contextlib
+import os
 import shutil
 import socket
 import struct
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +188,25 @@ def test_a_connection_lost_in_the_middle_is_told_from_an_end(make: Make, server:
     with pytest.raises(DroppedError) as caught:
         run(make, server, f"echo begun; {server.waiting()}", on_line=lambda _: server.cut())
     assert caught.value.seen == "begun\n"
+
+
+def test_a_connection_lost_before_a_word_came_may_have_carried_the_command(make: Make, server: Place) -> None:
+    """It must not pass for one that was never sent: what cannot be sent twice would be."""
+    path, there = server.file("taken")
+
+    def cut() -> None:
+        end = time.monotonic() + 30
+        while not path.exists() and time.monotonic() < end:
+            os.sched_yield()
+        server.cut()
+
+    cutting = threading.Thread(target=cut, daemon=True)
+    cutting.start()
+    with pytest.raises(DroppedError) as caught:
+        run(make, server, f"touch {there}; {server.waiting()}")
+    cutting.join(30)
+    path.unlink()
+    assert caught.value.code == "dropped"
 
 
 class TestOpenMasters:

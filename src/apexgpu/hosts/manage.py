@@ -253,7 +253,7 @@ def await_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None:
         try:
             link.run(Target(host, "container"), "true", once=True)
         except UnreachableError as exc:
-            if exc.code not in {"connection_refused", "closed"} or time.monotonic() >= deadline:
+            if exc.code not in {"connection_refused", "closed", "dropped"} or time.monotonic() >= deadline:
                 raise port_trouble(host, exc) from None
         else:
             return

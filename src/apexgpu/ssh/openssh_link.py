@@ -65,6 +65,12 @@ def failure(err: str) -> str | None:
     return None
 
 
+def logged_in(err: str) -> bool:
+    """Whether ssh lost a connection over which it had logged in already: nobody can tell if the command was taken."""
+    return re.search(r"^(?:Connection to \S+ closed|client_loop|Read from remote host|Timeout, server|Write failed)",
+                     err, re.MULTILINE) is not None  # fmt: skip
+
+
 def error_of(target: Target, code: str, err: str) -> ApexError:
     """Our error for one of ssh's own failures."""
     if code == "refused":
@@ -119,7 +125,7 @@ class OpenSSHLink:
             return
         if code == "unknown":
             raise UnknownHostKeyError(route, self.first_key(route, limits))
-        if code == "closed" and reply.out:
+        if code in {"closed", "timeout"} and (reply.out or logged_in(said + reply.err)):
             raise DroppedError(f"the connection to {target.alias} was lost", seen=reply.out,
                                hint=f"apexgpu status {target.host.name}")  # fmt: skip
         raise error_of(target, code, said)

@@ -54,6 +54,7 @@ class ParamikoLink:
                 bell = _Bell()
                 channel.in_buffer.set_event(bell)
                 channel.in_stderr_buffer.set_event(bell)
+            with _carrying(route.target):
                 if command:
                     channel.exec_command(command)
                 else:
@@ -191,6 +192,17 @@ def _too_slow(target: Target, out: bytes | bytearray) -> DroppedError:
     last = seen.strip().splitlines()[-1][-80:] if seen.strip() else "nothing"
     message = f"{target.alias} took the login, but did not finish in time; last seen: {last}"
     return DroppedError(message, hint=f"apexgpu status {target.host.name}", code="timeout", seen=seen)
+
+
+@contextlib.contextmanager
+def _carrying(target: Target) -> Iterator[None]:
+    """From the moment in which a command is sent, a lost connection leaves open whether it was taken."""
+    paramiko = load_paramiko()
+    try:
+        yield
+    except (paramiko.SSHException, EOFError, OSError):
+        message = f"the connection to {target.alias} was lost"
+        raise DroppedError(message, hint=f"apexgpu status {target.host.name}") from None
 
 
 @contextlib.contextmanager

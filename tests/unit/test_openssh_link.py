@@ -1,0 +1,32 @@
+"""ssh's own words: which of them mean that a command may have been taken."""
+
+import pytest
+
+from apexgpu.ssh import openssh_link
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Connection to 10.0.0.7 closed by remote host.\r\n",
+        "client_loop: send disconnect: Broken pipe\n",
+        "debug line\nRead from remote host 10.0.0.7: Connection reset by peer\n",
+        "Timeout, server 10.0.0.7 not responding.\r\n",
+    ],
+)
+def test_a_connection_that_was_lost_after_the_login(said: str) -> None:
+    assert openssh_link.logged_in(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "kex_exchange_identification: Connection closed by remote host\nConnection closed by 10.0.0.7 port 22\n",
+        "Connection reset by 10.0.0.7 port 22\n",
+        "ssh: connect to host gpu7 port 22: Connection timed out\n",
+        "banner exchange: Connection to 10.0.0.7 port 22: invalid format\n",
+        "",
+    ],
+)
+def test_one_over_which_nothing_was_sent(said: str) -> None:
+    assert not openssh_link.logged_in(said)
