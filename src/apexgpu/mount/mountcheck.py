@@ -8,6 +8,7 @@ from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, U
 from apexgpu.jobs import Job
 from apexgpu.models import Target
 from apexgpu.process import Completed
+from apexgpu.ssh import sshoptions
 from apexgpu.ssh.openssh_link import error_of, failure
 from apexgpu.ssh.route import config_arguments, target_arguments
 
@@ -15,12 +16,10 @@ from apexgpu.ssh.route import config_arguments, target_arguments
 def job(target: Target, remote: str, *, config: Path, limit: float) -> Job:
     """OpenSSH's sftp asked for the home and for `remote`, with the options that the mount's ssh will have."""
     words = ["sftp", "-b", "-", *config_arguments(config), *target_arguments(target)]
-    for option in (
-        "BatchMode=yes", "StrictHostKeyChecking=yes", "ControlPath=none", "ControlMaster=no", "RemoteCommand=none",
-        "RequestTTY=no", "PermitLocalCommand=no", "ClearAllForwardings=yes", "LogLevel=INFO", "ConnectionAttempts=1",
-        f"ConnectTimeout={max(1, round(limit))}",
-    ):  # fmt: skip
-        words += ["-o", option]
+    words += sshoptions.words([
+        *sshoptions.UNATTENDED, *sshoptions.ALONE, *sshoptions.PLAIN, "ClearAllForwardings=yes",
+        sshoptions.connect_limit(limit), "ConnectionAttempts=1", "LogLevel=INFO",
+    ])  # fmt: skip
     batch = f"pwd\ncd {quoted(remote)}\n" if remote else "pwd\n"
     return Job((*words, target.alias), limit, batch.encode("utf-8", "surrogateescape"))
 
