@@ -217,7 +217,8 @@ def _key(patient: Patient) -> Iterator[Finding]:
 
 def _iam(patient: Patient) -> Iterator[Finding]:
     from apexgpu.iam import iamconfig
-    from apexgpu.iam.client import IamClient, is_loopback
+    from apexgpu.iam.client import IamClient
+    from apexgpu.iam.iamhttp import is_loopback
 
     url, account, user = patient.iam_url, patient.account, patient.user
     client = IamClient(url, timeout=patient.settings.timeout)

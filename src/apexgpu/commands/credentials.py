@@ -10,8 +10,9 @@ import typer
 
 from apexgpu.dotssh.keys import KeyPair, fingerprint, merge
 from apexgpu.errors import DeclinedError, LoginError, UsageError
-from apexgpu.iam.client import IamClient, follow_push, publish, reach
+from apexgpu.iam.client import IamClient, reach
 from apexgpu.iam.passwords import Secret
+from apexgpu.iam.push import follow_push, publish
 from apexgpu.kit import Kit
 
 _SERVICE = "apexgpu"

@@ -17,7 +17,8 @@ from apexgpu.commands.credentials import (
 from apexgpu.commands.options import Group, kit_of
 from apexgpu.dotssh.keys import agent_keys, discover, drop, fingerprint, merge, parse_line, read_public
 from apexgpu.errors import UsageError
-from apexgpu.iam.client import IamClient, publish
+from apexgpu.iam.client import IamClient
+from apexgpu.iam.push import publish
 from apexgpu.kit import Kit
 
 app = Group()

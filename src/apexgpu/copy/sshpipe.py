@@ -15,6 +15,7 @@ from apexgpu.process import Completed, child
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.mux import runtime_directory
 from apexgpu.ssh.openssh_link import error_of, failure
+from apexgpu.text import last_line
 
 _LIMIT = 1 << 20
 _COMMAND = 3600.0  # seconds: a terabyte may have to be read there
@@ -109,8 +110,8 @@ class Connection:
 
     def lost(self) -> DroppedError:
         """The error for a connection that ended before its time."""
-        lines = [line.strip() for line in self._said.splitlines() if line.strip()]
-        why = f" ({lines[-1]})" if lines else ""
+        last = last_line(self._said, "")
+        why = f" ({last})" if last else ""
         return DroppedError(f"the connection to {self.alias} was lost{why}", hint="run the same line again")
 
     async def _listen(self) -> None:

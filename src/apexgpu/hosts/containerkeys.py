@@ -17,6 +17,7 @@ from apexgpu.iam.publickeys import parse_key
 from apexgpu.models import Host, PublicKey, Target
 from apexgpu.ssh.route import Route
 from apexgpu.ssh.transport import Limits, Transport
+from apexgpu.text import last_line
 
 # The old keys stay in use until the new ones are known here: a cut in between locks nobody out.
 _MAKE = (
@@ -92,8 +93,8 @@ def renew(link: Transport, host: Host, where: Place, *, wait: float, pause: Paus
     reply = link.run(target, f"sudo -n sh -c '{_MAKE}'", limits=Limits(total=120), once=True)
     keys = [key for line in reply.out.splitlines() if (key := parse_key(line)) is not None]
     if reply.code or not keys or "end" not in reply.out.split():
-        said = next((line for line in reversed((reply.out + reply.err).splitlines()) if line.strip()), "nothing")
-        message = f"the container on {host.name} could not make new host keys; it said: {said.strip()[:200]}"
+        said = last_line(reply.out + reply.err, "nothing")
+        message = f"the container on {host.name} could not make new host keys; it said: {said[:200]}"
         raise ApexError(message, hint=f"apexgpu ssh {host.name} -- sudo ssh-keygen -A", code="host_keys")
     new = _preferred(keys, where.known)
     for file in where.files:

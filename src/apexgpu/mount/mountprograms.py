@@ -16,6 +16,7 @@ from apexgpu.models import Target
 from apexgpu.process import Runner, which
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import config_arguments
+from apexgpu.text import last_line
 
 # Seconds: a dead server is noticed within ALIVE * (COUNT + 1), and programs get an error then.
 ALIVE, COUNT, CONNECT = 4, 3, 5
@@ -247,8 +248,7 @@ _SAID = (
 
 def failed(host: str, said: str) -> ApexError:
     """The error for a program that could not mount, from its own words."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    last = lines[-1] if lines else "it did not say why"
+    last = last_line(said, "it did not say why")
     for part, words, hint in _SAID:
         if part in said.lower():
             cure = hint.replace("HOST", host)
