@@ -67,10 +67,9 @@ def survey(link: Transport, host: Host, *, connect: float = 10, once: bool = Fal
 def read(reply: Reply, where: str) -> Facts:
     """The facts that the script told; ApexError when it did not come to its end."""
     told: dict[str, list[str]] = {}
-    for line in reply.out.splitlines():
-        if line.startswith("apexgpu "):
-            name, _, value = line.removeprefix("apexgpu ").partition(" ")
-            told.setdefault(name, []).append(value.strip())
+    for line in sent.answers(reply.out):
+        name, _, value = line.partition(" ")
+        told.setdefault(name, []).append(value.strip())
     if "end" not in told:
         said = last_line(reply.err, f"exit status {reply.code}")
         message = f"the container on {where} could not be looked at: {said[:200]}"
