@@ -11,7 +11,7 @@ from typing import Protocol
 
 from apexgpu.errors import ApexError, DroppedError, UnreachableError
 from apexgpu.hosts import manage
-from apexgpu.hosts.manage import Pause
+from apexgpu.hosts.starting import Pause
 from apexgpu.models import Host, Reply, Target
 from apexgpu.software import planner, setupscript
 from apexgpu.software.planner import Plan, Planned

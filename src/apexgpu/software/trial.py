@@ -4,7 +4,6 @@ import ast
 import json
 import shlex
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,9 +15,8 @@ from apexgpu.models import Host, Reply
 from apexgpu.software import evidence, verification
 from apexgpu.software.evidence import Run, There
 from apexgpu.software.verification import Proof
-from apexgpu.ssh.transport import Limits, Transport
+from apexgpu.ssh.transport import Limits, OnLine, Transport
 
-OnLine = Callable[[str], None]
 _LOOKING = 90.0  # seconds that looking at a dozen Pythons may take
 _GRACE = 30.0  # seconds that starting Python and ending may take beside the wait
 

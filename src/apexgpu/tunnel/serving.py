@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
 from apexgpu.hosts import sent
-from apexgpu.hosts.manage import OnLine
 from apexgpu.hosts.sent import MARK
 from apexgpu.models import Host, Reply, Target
-from apexgpu.ssh.transport import Limits, Transport
+from apexgpu.ssh.transport import Limits, OnLine, Transport
 
 What = Literal["tensorboard", "jupyter"]
 NAMES: Mapping[What, str] = {"tensorboard": "TensorBoard", "jupyter": "Jupyter"}

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
 from apexgpu.hosts import sent
-from apexgpu.hosts.manage import OnLine
 from apexgpu.hosts.sent import MARK
 from apexgpu.models import Host, Reply, Target
-from apexgpu.ssh.transport import Limits, Transport
+from apexgpu.ssh.transport import Limits, OnLine, Transport
 
 SMALL = ("xauth", "x11-apps")
 FULL = (*SMALL, "xorg")
