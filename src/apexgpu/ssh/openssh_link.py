@@ -119,7 +119,7 @@ class OpenSSHLink:
 
     def first_key(self, route: Route, limits: Limits) -> PublicKey:
         """The key that a target shows, fetched with a known_hosts file of its own so that nothing is trusted."""
-        from apexgpu.dotssh.keys import parse_line
+        from apexgpu.iam.publickeys import parse_line
 
         with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
             file = Path(directory) / "known_hosts"

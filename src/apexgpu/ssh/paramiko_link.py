@@ -83,8 +83,8 @@ class ParamikoLink:
             connection.close()
 
     def _check_host_key(self, client: "paramiko.Transport", route: Route) -> None:
-        from apexgpu.dotssh.keys import fingerprint
         from apexgpu.dotssh.knownhosts import KnownHosts
+        from apexgpu.iam.publickeys import fingerprint
 
         shown = client.get_remote_server_key()
         key = PublicKey(shown.get_name(), shown.get_base64())
