@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from apexgpu import account
 from apexgpu.models import Host
 
 TRANSCRIPTS = Path(__file__).parent / "data" / "transcripts"
@@ -115,6 +116,14 @@ def start(
     process = _sshd(server)
     await_port(address, port, process)
     return OpenSSH(directory, Host(name, address, getpass.getuser(), port, port), config, process)
+
+
+def remember(host: Host) -> None:
+    """Let this laptop know one host, as a login leaves it, and open each connection anew."""
+    account.save(Path(os.environ["APEXGPU_STATE_DIR"]), account.Account(user=host.user, hosts=(host,)))
+    settings = Path(os.environ["APEXGPU_CONFIG_DIR"])
+    settings.mkdir(exist_ok=True)
+    (settings / "config.toml").write_text("keep_connections = false\n")
 
 
 def _sshd(config: Path) -> subprocess.Popen[bytes]:

@@ -194,6 +194,7 @@ def _agent(patient: Patient) -> Iterator[Finding]:
 
 def _key(patient: Patient) -> Iterator[Finding]:
     from apexgpu.dotssh import keys
+    from apexgpu.iam.publickeys import fingerprint
 
     account = patient.account
     held = keys.agent_keys(patient.runner)
@@ -201,7 +202,7 @@ def _key(patient: Patient) -> Iterator[Finding]:
         yield Finding("key", "note", "no login from this machine yet: ssh's own keys are used", "apexgpu login")
     elif account.identity_file:
         pair = keys.load(Path(account.identity_file), held)
-        mark = keys.fingerprint(pair.public)
+        mark = fingerprint(pair.public)
         if mark != account.fingerprint:
             yield Finding("key", "problem", f"{pair.path} is {mark} now, and {account.fingerprint} was sent to IAM",
                           "apexgpu login")  # fmt: skip
@@ -209,7 +210,7 @@ def _key(patient: Patient) -> Iterator[Finding]:
             yield Finding("key", "note", f"{pair.path} asks for its passphrase each time", f"ssh-add {pair.path}")
         else:
             yield Finding("key", "ok", f"{pair.path} ({mark})")
-    elif account.fingerprint in {keys.fingerprint(key) for key in held}:
+    elif account.fingerprint in {fingerprint(key) for key in held}:
         yield Finding("key", "ok", f"the agent holds {account.fingerprint}")
     else:
         yield Finding("key", "problem", f"the agent does not hold {account.fingerprint} any more", "apexgpu login")
@@ -217,7 +218,8 @@ def _key(patient: Patient) -> Iterator[Finding]:
 
 def _iam(patient: Patient) -> Iterator[Finding]:
     from apexgpu.iam import iamconfig
-    from apexgpu.iam.client import IamClient, is_loopback
+    from apexgpu.iam.client import IamClient
+    from apexgpu.iam.iamhttp import is_loopback
 
     url, account, user = patient.iam_url, patient.account, patient.user
     client = IamClient(url, timeout=patient.settings.timeout)
@@ -234,7 +236,7 @@ def _iam(patient: Patient) -> Iterator[Finding]:
 
 
 def _key_in_iam(text: str, mark: str) -> Iterator[Finding]:
-    from apexgpu.dotssh.keys import fingerprint, parse_all
+    from apexgpu.iam.publickeys import fingerprint, parse_all
 
     stored = [fingerprint(key) for key in parse_all(text)]
     if mark and mark not in stored:

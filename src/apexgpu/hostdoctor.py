@@ -71,7 +71,7 @@ def _manage_trouble(one: Host, error: ApexError, *, named: bool) -> Finding:
 
 def _container_port(patient: Patient, one: Host) -> Finding:
     from apexgpu.errors import UnreachableError
-    from apexgpu.hosts.manage import port_trouble
+    from apexgpu.hosts.starting import port_trouble
 
     try:
         patient.transport.run(Target(one, "container"), "true", once=True)

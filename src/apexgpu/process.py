@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
 
-from apexgpu.errors import ApexError, MissingProgramError, UnreachableError
+from apexgpu.errors import MissingProgramError, UnreachableError
+from apexgpu.text import last_line
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,8 +41,7 @@ class Completed:
     @property
     def last_error_line(self) -> str:
         """The last line of stderr that says something."""
-        lines = [line for line in self.err.decode("utf-8", "replace").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else f"exit status {self.code}"
+        return last_line(self.err.decode("utf-8", "replace"), f"exit status {self.code}")
 
 
 class Runner(Protocol):
@@ -271,10 +271,3 @@ def which(program: str) -> str | None:
     import shutil
 
     return shutil.which(program)
-
-
-def require(code: int, completed: Completed, *, what: str) -> None:
-    """ApexError with the last line of stderr unless the program ended with `code`."""
-    if completed.code != code:
-        message = f"{what}: {completed.last_error_line}"
-        raise ApexError(message)

@@ -17,6 +17,11 @@ def _harmless(letter: str) -> bool:
     return not (0x200B <= code <= 0x200F or 0x2028 <= code <= 0x202E or 0x2066 <= code <= 0x2069)
 
 
+def last_line(text: str, otherwise: str) -> str:
+    """The last line that says something, without blanks around it; `otherwise` where none does."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), otherwise)
+
+
 def size(count: int | None) -> str:
     """Bytes for people: `2.9 MiB`; a dash where nobody tells."""
     if count is None:

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import re
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,19 @@ from typing import Any
 import pytest
 
 from apexgpu import cli
+from apexgpu.errors import DroppedError
 from apexgpu.kit import Kit
 from apexgpu.lab.containers import Container
-from apexgpu.lab.inprocess import Lab
+from apexgpu.lab.inprocess import Lab, running
 from apexgpu.models import Reply, Target
 from apexgpu.ssh.transport import Connections, Limits, OnLine
-from tests.cli.test_hosts import Product, product_of
+from tests.cli.product import Product, product_of
 
 TOKEN = r"[0-9a-f]{8}"
+TAR = rf"snapshot {TOKEN}"
+UNPACK = rf"recover {TOKEN} /NAS\S+"
+LOOK = r".*probe=\.apexgpu-probe.*"
+STAT = r"\(: <.*"
 
 
 @dataclass
@@ -126,3 +133,44 @@ def digest(path: Path) -> str:
 def scene_of(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Scene:
     product_of(lab, monkeypatch, capsys)
     return Scene(lab, capsys)
+
+
+@contextmanager
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
+    """Three hosts with alice's containers; gpu2's runs, and was saved with the file `thesis` in it as "first"."""
+    with running(tmp_path / "lab", hosts=3, registered=True) as lab:
+        scene = scene_of(lab, monkeypatch, capsys)
+        assert scene("up", "gpu2") == 0, scene.err
+        (scene.home("gpu2") / "thesis").write_text("first")
+        assert scene("snapshot", "gpu2", "--name", "first", "--yes") == 0, scene.err
+        scene.sent.clear()
+        yield scene
+        assert lab.troubles == []
+
+
+def thesis(scene: Scene) -> str:
+    return (scene.home("gpu2") / "thesis").read_text()
+
+
+def plain_ssh(host: str, command: str = "true") -> "subprocess.CompletedProcess[str]":
+    """What a user types, with host keys checked."""
+    words = ["ssh", "-F", os.environ["APEXGPU_SSH_CONFIG"], "-o", "BatchMode=yes", host, command]
+    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=30)
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def strike() -> None:
+        raise error
+
+    return strike
+
+
+def lost(reply: Reply) -> Reply:
+    raise DroppedError(f"the connection was lost after {len(reply.out)} bytes")
+
+
+def no_rename(scene: Scene) -> None:
+    """A directory like /tmp: only the owner may rename, and the server is the owner. Copies can be made."""
+    shim = Path(scene.lab.layout.home) / "bin" / "mv"
+    shim.write_text('#!/bin/sh\ncase "$*" in *.part*) exec /bin/mv "$@";; esac\nexit 1\n')
+    shim.chmod(0o755)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from apexgpu.lab.inprocess import running
+from tests.cli.backups import Scene, scene_of
 from tests.cli.newcomer import Newcomer, newcomer
 
 
@@ -24,3 +26,14 @@ def member(new: Newcomer) -> Newcomer:
     new.spy.gets.clear()
     new.heard.clear()
     return new
+
+
+@pytest.fixture
+def lonely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
+    """One host only: while its container is stopped, nobody sees the NAS. It runs, and was saved once."""
+    with running(tmp_path / "lab", hosts=1, registered=True) as lab:
+        scene = scene_of(lab, monkeypatch, capsys)
+        assert scene("up", "gpu2") == 0, scene.err
+        assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
+        scene.sent.clear()
+        yield scene

@@ -10,12 +10,8 @@ from pathlib import Path
 import pytest
 
 from apexgpu.files import locked
-from apexgpu.lab.inprocess import running
 from apexgpu.models import Reply
-from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
-
-TAR = rf"snapshot {TOKEN}"
-LOOK = r".*probe=\.apexgpu-probe.*"
+from tests.cli.backups import LOOK, TAR, Hook, Scene, digest, saved
 
 pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine that may be busy
 
@@ -23,24 +19,7 @@ pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine t
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
     """Three hosts with alice's containers; the one on gpu2 runs and holds a file, and was saved once."""
-    with running(tmp_path / "lab", hosts=3, registered=True) as lab:
-        scene = scene_of(lab, monkeypatch, capsys)
-        assert scene("up", "gpu2") == 0, scene.err
-        (scene.home("gpu2") / "thesis").write_text("first")
-        assert scene("snapshot", "gpu2", "--name", "first", "--yes") == 0, scene.err
-        scene.sent.clear()
-        yield scene
-        assert lab.troubles == []
-
-
-@pytest.fixture
-def lonely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
-    """One host only: while its container is stopped, nobody sees the NAS."""
-    with running(tmp_path / "lab", hosts=1, registered=True) as lab:
-        scene = scene_of(lab, monkeypatch, capsys)
-        assert scene("up", "gpu2") == 0, scene.err
-        assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
-        scene.sent.clear()
+    with saved(tmp_path, monkeypatch, capsys) as scene:
         yield scene
 
 

@@ -1,19 +1,13 @@
 """SIGKILL at every note that snapshot, recover and rebuild make of where they are: the next command goes on."""
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from apexgpu.lab.inprocess import running
-from tests.cli.backups import Scene, digest, scene_of
-from tests.cli.newcomer import LIMIT, ROOT
-from tests.cli.test_recover import plain_ssh, thesis
+from tests.cli.backups import Scene, digest, plain_ssh, saved, thesis
+from tests.cli.killing import Mortals, mortal_runs
 
 pytestmark = [
     pytest.mark.openssh,
@@ -23,44 +17,17 @@ pytestmark = [
 HALVES = pytest.mark.parametrize("half", [0, 1])
 
 
-@dataclass
-class Mortals:
-    """Runs of the program that die at a chosen write to the journal."""
-
-    server: "subprocess.Popen[str]"
-
-    def run(self, *words: str, last: int = 0) -> tuple[bool, int | None, list[str], str]:
-        """Run once: was it killed, its exit code, its writes, its stderr."""
-        journal = str(Path(os.environ["APEXGPU_STATE_DIR"]) / "journal")
-        request = {"words": words, "stdin": "", "last": last, "places": [journal]}
-        assert self.server.stdin is not None
-        assert self.server.stdout is not None
-        self.server.stdin.write(json.dumps(request) + "\n")
-        self.server.stdin.flush()
-        said = json.loads(self.server.stdout.readline())
-        return said["killed"], said["code"], said["events"], said["err"]
-
-
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
     """Three hosts; gpu2's container runs and was saved with the file `thesis` as "first"."""
-    with running(tmp_path / "lab", hosts=3, registered=True) as lab:
-        scene = scene_of(lab, monkeypatch, capsys)
-        assert scene("up", "gpu2") == 0, scene.err
-        (scene.home("gpu2") / "thesis").write_text("first")
-        assert scene("snapshot", "gpu2", "--name", "first", "--yes") == 0, scene.err
+    with saved(tmp_path, monkeypatch, capsys) as scene:
         yield scene
-        assert lab.troubles == []
 
 
 @pytest.fixture
 def mortals(scene: Scene, tmp_path: Path) -> Iterator[Mortals]:
-    argv = [sys.executable, "-m", "tests.cli.mortal", str(tmp_path / "report")]
-    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        yield Mortals(server)
-        assert server.stdin is not None
-        server.stdin.close()
-        assert server.wait(LIMIT) == 0
+    with mortal_runs(tmp_path / "report", [str(Path(os.environ["APEXGPU_STATE_DIR"]) / "journal")]) as runs:
+        yield runs
 
 
 def notes(events: list[str]) -> list[int]:

@@ -4,21 +4,17 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from apexgpu.errors import DroppedError
-from apexgpu.lab.inprocess import running
 from apexgpu.models import Reply
-from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
+from tests.cli.backups import STAT, TAR, Hook, Scene, digest, lost, no_rename, raising, saved
 
-TAR = rf"snapshot {TOKEN}"
-LOOK = r".*probe=\.apexgpu-probe.*"
 ASIDE = r".*neither be renamed.*"
-STAT = r"\(: <.*"
 
 pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine that may be busy
 
@@ -26,38 +22,8 @@ pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine t
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
     """Three hosts with alice's containers; the one on gpu2 runs and was saved once, as "first"."""
-    with running(tmp_path / "lab", hosts=3, registered=True) as lab:
-        scene = scene_of(lab, monkeypatch, capsys)
-        assert scene("up", "gpu2") == 0, scene.err
-        (scene.home("gpu2") / "thesis").write_text("first")
-        assert scene("snapshot", "gpu2", "--name", "first", "--yes") == 0, scene.err
-        scene.sent.clear()
+    with saved(tmp_path, monkeypatch, capsys) as scene:
         yield scene
-        assert lab.troubles == []
-
-
-@pytest.fixture
-def lonely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
-    """One host only: while its container is stopped, nobody sees the NAS."""
-    with running(tmp_path / "lab", hosts=1, registered=True) as lab:
-        scene = scene_of(lab, monkeypatch, capsys)
-        assert scene("up", "gpu2") == 0, scene.err
-        assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
-        yield scene
-
-
-def raising(error: BaseException) -> Callable[[], None]:
-    def strike() -> None:
-        raise error
-
-    return strike
-
-
-def no_rename(scene: Scene) -> None:
-    """A directory like /tmp: only the owner may rename, and the server is the owner. Copies can be made."""
-    shim = Path(scene.lab.layout.home) / "bin" / "mv"
-    shim.write_text('#!/bin/sh\ncase "$*" in *.part*) exec /bin/mv "$@";; esac\nexit 1\n')
-    shim.chmod(0o755)
 
 
 def interrupted(scene: Scene) -> object:
@@ -305,7 +271,3 @@ class TestSnapshots:
 
 def replaced(path: Path) -> None:
     path.write_bytes(b"another one")
-
-
-def lost(reply: Reply) -> Reply:
-    raise DroppedError(f"the connection was lost after {len(reply.out)} bytes")

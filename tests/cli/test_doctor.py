@@ -12,7 +12,7 @@ import pytest
 from apexgpu import doctor, hostdoctor
 from apexgpu.lab.inprocess import running
 from apexgpu.models import Host
-from tests.cli.test_hosts import Product, _Line, product_of
+from tests.cli.product import Line, Product, product_of
 
 pytestmark = pytest.mark.openssh
 
@@ -31,7 +31,7 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     """Two hosts; alice has logged in and is registered on gpu2."""
     with running(tmp_path / "lab", hosts=2) as lab:
         product = product_of(lab, monkeypatch, capsys)
-        monkeypatch.setattr("sys.stdin", _Line(lab.password("alice")))
+        monkeypatch.setattr("sys.stdin", Line(lab.password("alice")))
         assert product("login", "--password-stdin", "--yes", "--register", "gpu2") == 0, product.err
         yield product
 

@@ -15,9 +15,8 @@ import pytest
 from apexgpu.gpu import gpus
 from apexgpu.lab.inprocess import running
 from tests.cli.newcomer import ended
+from tests.cli.product import Product, at_terminal, product_of
 from tests.cli.test_gpus_free import CARDS, TITAN, set_cards
-from tests.cli.test_hosts import Product, product_of
-from tests.cli.test_terminal import at_terminal
 from tests.lab.calls import started, wait_until
 
 MIB = 1024**2

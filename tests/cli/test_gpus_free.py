@@ -14,7 +14,7 @@ from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import Lab, running
 from apexgpu.models import Host
 from apexgpu.ssh import fanout
-from tests.cli.test_hosts import Product, product_of
+from tests.cli.product import Product, product_of
 from tests.lab.calls import started
 
 NAMES = [f"gpu{number}" for number in range(2, 20)]

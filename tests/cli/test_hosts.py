@@ -4,47 +4,14 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from apexgpu import cli
 from apexgpu.kit import Kit
-from apexgpu.lab.inprocess import Lab, running
-
-
-@dataclass
-class Product:
-    """The command line in this process, pointed at a lab."""
-
-    lab: Lab
-    capsys: pytest.CaptureFixture[str]
-    out: str = ""
-    err: str = ""
-
-    def __call__(self, *words: str) -> int:
-        self.capsys.readouterr()
-        code = cli.main(words, Kit(environment=os.environ))
-        self.out, self.err = self.capsys.readouterr()
-        return code
-
-    def json(self, *words: str) -> Any:
-        self(*words, "--json")
-        document = json.loads(self.out)
-        assert document["schema"] == 1
-        return document
-
-    def hosts(self, *words: str) -> dict[str, Any]:
-        return {row["host"]: row for row in self.json(*words)["hosts"]}
-
-
-def product_of(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Product:
-    for name, value in lab.environment.items():
-        monkeypatch.setenv(name, value)
-    (Path(lab.environment["APEXGPU_CONFIG_DIR"]) / "config.toml").write_text("keep_connections = false\n")
-    return Product(lab, capsys)
+from apexgpu.lab.inprocess import running
+from tests.cli.product import Line, Product, product_of
 
 
 @pytest.fixture
@@ -52,7 +19,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """Two hosts; alice has logged in and is registered nowhere."""
     with running(tmp_path / "lab", hosts=2) as lab:
         product = product_of(lab, monkeypatch, capsys)
-        monkeypatch.setattr("sys.stdin", _Line(lab.password("alice")))
+        monkeypatch.setattr("sys.stdin", Line(lab.password("alice")))
         assert product("login", "--password-stdin", "--yes") == 0, product.err
         yield product
 
@@ -62,19 +29,6 @@ def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """Three hosts; alice is registered on all of them, with stopped containers."""
     with running(tmp_path / "lab", hosts=3, registered=True) as lab:
         yield product_of(lab, monkeypatch, capsys)
-
-
-class _Line:
-    """A stdin that is no terminal and holds one line."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def readline(self) -> str:
-        return f"{self._text}\n"
-
-    def isatty(self) -> bool:
-        return False
 
 
 class TestRegister:

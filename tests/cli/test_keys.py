@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.dotssh.keys import fingerprint, generate, parse_all
+from apexgpu.dotssh.keys import generate
+from apexgpu.iam.publickeys import fingerprint, parse_all
 from tests.cli.newcomer import FOREIGN, Newcomer, ended
 
 pytestmark = pytest.mark.openssh

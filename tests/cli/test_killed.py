@@ -1,20 +1,17 @@
 """SIGKILL at every write of a whole login and of a config sync: nothing is lost, and the next run goes on."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from apexgpu.dotssh.keys import identities, parse_all
 from apexgpu.dotssh.privatekeys import derive
 from apexgpu.dotssh.sshconfig import edited, managed, merge, unmerge
-from tests.cli.newcomer import FOREIGN, LIMIT, ROOT, Newcomer
+from apexgpu.iam.publickeys import identities, parse_all
+from tests.cli.killing import Mortals, mortal_runs
+from tests.cli.newcomer import FOREIGN, Newcomer
 
 pytestmark = [
     pytest.mark.openssh,
@@ -24,33 +21,11 @@ pytestmark = [
 MINE = b"Host mine\n    User me\n"
 
 
-@dataclass
-class Mortals:
-    """Runs of the program that die when they are told to."""
-
-    laptop: Newcomer
-    server: "subprocess.Popen[str]"
-
-    def run(self, *words: str, last: int = 0) -> tuple[bool, int | None, list[str], str]:
-        """Run once: was it killed, its exit code, its writes, its stderr."""
-        places = [str(self.laptop.home), str(self.laptop.state), os.environ["APEXGPU_CONFIG_DIR"]]
-        request = {"words": words, "stdin": f"{self.laptop.password()}\n", "last": last, "places": places}
-        assert self.server.stdin is not None
-        assert self.server.stdout is not None
-        self.server.stdin.write(json.dumps(request) + "\n")
-        self.server.stdin.flush()
-        said = json.loads(self.server.stdout.readline())
-        return said["killed"], said["code"], said["events"], said["err"]
-
-
 @pytest.fixture
 def mortals(new: Newcomer, tmp_path: Path) -> Iterator[Mortals]:
-    argv = [sys.executable, "-m", "tests.cli.mortal", str(tmp_path / "report")]
-    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        yield Mortals(new, server)
-        assert server.stdin is not None
-        server.stdin.close()
-        assert server.wait(LIMIT) == 0
+    places = [str(new.home), str(new.state), os.environ["APEXGPU_CONFIG_DIR"]]
+    with mortal_runs(tmp_path / "report", places, stdin=f"{new.password()}\n") as runs:
+        yield runs
 
 
 def start_over(new: Newcomer) -> None:
@@ -74,8 +49,7 @@ def assert_whole(new: Newcomer) -> None:
         assert whole, f"{path} is no whole key"
 
 
-def test_a_login_killed_at_every_write(mortals: Mortals) -> None:
-    new = mortals.laptop
+def test_a_login_killed_at_every_write(new: Newcomer, mortals: Mortals) -> None:
     login = ("login", "alice", "--password-stdin", "--yes", "--accept-new")
     start_over(new)
     killed, code, events, err = mortals.run(*login)
@@ -95,8 +69,7 @@ def test_a_login_killed_at_every_write(mortals: Mortals) -> None:
     assert len(events) > 20
 
 
-def test_a_sync_killed_at_every_write(mortals: Mortals) -> None:
-    new = mortals.laptop
+def test_a_sync_killed_at_every_write(new: Newcomer, mortals: Mortals) -> None:
     start_over(new)
     sync = ("config", "sync", "--yes")
     assert mortals.run("login", "alice", "--password-stdin", "--yes")[1] == 0

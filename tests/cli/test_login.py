@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.dotssh.keys import generate, parse_all
+from apexgpu.dotssh.keys import generate
 from apexgpu.dotssh.sshconfig import managed
 from apexgpu.iam import passwords
+from apexgpu.iam.publickeys import parse_all
 from apexgpu.render import Progress
 from tests.cli.newcomer import FOREIGN, LIMIT, Newcomer, Said, ended
 

@@ -13,7 +13,7 @@ from apexgpu import cli
 from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import running
 from apexgpu.mount import mountnotes, mounts
-from tests.cli.test_hosts import Product, product_of
+from tests.cli.product import Product, product_of
 from tests.lab.calls import rootfs_of
 
 pytestmark = pytest.mark.sshfs

@@ -14,7 +14,7 @@ from apexgpu.hosts import forwards
 from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import running
 from apexgpu.render import Screen
-from tests.cli.test_hosts import Product, product_of
+from tests.cli.product import Product, product_of
 
 
 class Terminal(io.StringIO):

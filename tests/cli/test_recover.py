@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.lab.inprocess import running
-from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
+from tests.cli.backups import UNPACK, Hook, Scene, digest, plain_ssh, saved, thesis
 from tests.cli.newcomer import ended
-from tests.cli.test_terminal import at_terminal
-
-UNPACK = rf"recover {TOKEN} /NAS\S+"
+from tests.cli.product import at_terminal
 
 pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine that may be busy
 
@@ -20,25 +17,9 @@ pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine t
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
     """Three hosts; gpu2's container runs, was saved with the file `thesis` as "first", and has changed since."""
-    with running(tmp_path / "lab", hosts=3, registered=True) as lab:
-        scene = scene_of(lab, monkeypatch, capsys)
-        assert scene("up", "gpu2") == 0, scene.err
-        (scene.home("gpu2") / "thesis").write_text("first")
-        assert scene("snapshot", "gpu2", "--name", "first", "--yes") == 0, scene.err
+    with saved(tmp_path, monkeypatch, capsys) as scene:
         (scene.home("gpu2") / "thesis").write_text("second")
-        scene.sent.clear()
         yield scene
-        assert lab.troubles == []
-
-
-def thesis(scene: Scene) -> str:
-    return (scene.home("gpu2") / "thesis").read_text()
-
-
-def plain_ssh(host: str, command: str = "true") -> "subprocess.CompletedProcess[str]":
-    """What a user types, with host keys checked."""
-    words = ["ssh", "-F", os.environ["APEXGPU_SSH_CONFIG"], "-o", "BatchMode=yes", host, command]
-    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=30)
 
 
 class TestRecover:

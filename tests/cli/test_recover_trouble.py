@@ -10,14 +10,22 @@ import pytest
 
 from apexgpu.backups import nas, recovery
 from apexgpu.files import locked
-from apexgpu.lab.inprocess import running
-from tests.cli.backups import TOKEN, Hook, Scene, digest, scene_of
-from tests.cli.test_backup_trouble import lost, no_rename, raising
-from tests.cli.test_recover import plain_ssh, thesis
+from tests.cli.backups import (
+    STAT,
+    TOKEN,
+    UNPACK,
+    Hook,
+    Scene,
+    digest,
+    lost,
+    no_rename,
+    plain_ssh,
+    raising,
+    saved,
+    thesis,
+)
 
-UNPACK = rf"recover {TOKEN} /NAS\S+"
 MODE = r"chmod [0-7]+ --.*mode %a.*"
-STAT = r"\(: <.*"
 NAS = "/NAS/Workspaces/lxc-snapshot"
 
 pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine that may be busy
@@ -26,15 +34,9 @@ pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine t
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
     """Three hosts; gpu2's container runs, was saved with the file `thesis` as "first", and has changed since."""
-    with running(tmp_path / "lab", hosts=3, registered=True) as lab:
-        scene = scene_of(lab, monkeypatch, capsys)
-        assert scene("up", "gpu2") == 0, scene.err
-        (scene.home("gpu2") / "thesis").write_text("first")
-        assert scene("snapshot", "gpu2", "--name", "first", "--yes") == 0, scene.err
+    with saved(tmp_path, monkeypatch, capsys) as scene:
         (scene.home("gpu2") / "thesis").write_text("second")
-        scene.sent.clear()
         yield scene
-        assert lab.troubles == []
 
 
 def assert_untouched(scene: Scene) -> None:

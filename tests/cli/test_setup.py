@@ -16,7 +16,7 @@ from apexgpu.lab.inprocess import running
 from apexgpu.models import Reply, Target
 from apexgpu.ssh.transport import Connections
 from tests.cli.newcomer import LIMIT, ROOT
-from tests.cli.test_hosts import Product, product_of
+from tests.cli.product import Product, product_of
 
 pytestmark = pytest.mark.openssh
 

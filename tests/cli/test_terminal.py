@@ -5,15 +5,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pexpect
 import pytest
 
 from apexgpu.lab.inprocess import running
-from tests.cli.newcomer import LIMIT, ended
-from tests.cli.test_hosts import Product, product_of
+from tests.cli.newcomer import ended
+from tests.cli.product import Product, at_terminal, product_of
 from tests.lab.calls import started, state_of
 
 pytestmark = pytest.mark.openssh
@@ -36,17 +35,6 @@ def eighteen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         lab.fault("gpu5", "refuse")
         lab.fault("gpu9", "silent")
         yield product_of(lab, monkeypatch, capsys)
-
-
-@contextmanager
-def at_terminal(*words: str, lines: int = 50) -> "Iterator[pexpect.spawn[str]]":
-    # Python's own environment: readline, once loaded, has put LINES and COLUMNS of another terminal into C's.
-    child = pexpect.spawn(sys.executable, ["-m", "apexgpu", *words], encoding="utf-8", timeout=LIMIT,
-                          dimensions=(lines, 200), echo=False, env=dict(os.environ))  # fmt: skip
-    try:
-        yield child
-    finally:
-        child.close(force=True)
 
 
 def frame(child: "pexpect.spawn[str]", wanted: str) -> list[str]:

@@ -18,7 +18,7 @@ from apexgpu import cli, uninstall
 from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import running
 from apexgpu.tunnel import ports, tunnels
-from tests.cli.test_hosts import Product, product_of
+from tests.cli.product import Product, product_of
 from tests.real.webserver import serving
 
 

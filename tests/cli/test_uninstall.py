@@ -19,7 +19,7 @@ from apexgpu.lab.inprocess import running
 from apexgpu.models import Target
 from apexgpu.process import LocalRunner
 from apexgpu.ssh import mux
-from tests.cli.test_hosts import Product, _Line, product_of
+from tests.cli.product import Line, Product, product_of
 
 pytestmark = pytest.mark.openssh
 
@@ -71,7 +71,7 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 def log_in(laptop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", _Line(laptop.lab.password("alice")))
+    monkeypatch.setattr("sys.stdin", Line(laptop.lab.password("alice")))
     assert laptop("login", "--password-stdin", "--yes", "--accept-new", "--register", "gpu2") == 0, laptop.err
     assert laptop("up", "gpu2", "--accept-new") == 0, laptop.err
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from apexgpu.lab.inprocess import Lab, running
+from tests.cli.product import Product, product_of
 from tests.cli.test_gpus_free import TITAN
-from tests.cli.test_hosts import Product, product_of
 from tests.lab.calls import rootfs_of, started
 from tests.unit.test_compute import tensorflow
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from apexgpu.lab.inprocess import running
-from tests.cli.test_hosts import Product, product_of
+from tests.cli.product import Product, product_of
 from tests.real.screen import Screen, screen
 
 pytestmark = pytest.mark.openssh

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import openssh
 from tests.real import nvidia, rootfs
 
-from apexgpu import account, cli
+from apexgpu import cli
 from apexgpu.kit import Kit
 
 
@@ -44,10 +45,7 @@ class Laptop:
 
     def environment(self, root: rootfs.Root) -> dict[str, str]:
         """What a process of apexgpu needs to know the host."""
-        state, config = Path(os.environ["APEXGPU_STATE_DIR"]), Path(os.environ["APEXGPU_CONFIG_DIR"])
-        account.save(state, account.Account(user=root.host.user, hosts=(root.host,)))
-        config.mkdir(exist_ok=True)
-        (config / "config.toml").write_text("keep_connections = false\n")
+        openssh.remember(root.host)
         return {**os.environ, "APEXGPU_SSH_CONFIG": str(root.config)}
 
     def run(self, root: rootfs.Root, *words: str) -> Said:

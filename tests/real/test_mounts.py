@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -32,6 +33,24 @@ def until(laptop: Member, state: str) -> None:
     end = time.monotonic() + 60
     while (found := laptop.mounts())[0]["state"] != state:
         assert time.monotonic() < end, found
+
+
+@contextlib.contextmanager
+def standing_in(laptop: Member, there: Path, *words: str) -> "Iterator[subprocess.Popen[str]]":
+    """The command line in a process that is in the directory `there` already, and begins at a line on its stdin."""
+    code = """
+import os, sys
+os.chdir(sys.argv[1])
+print("in", flush=True)
+sys.stdin.readline()
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+    apexgpu = str(Path(sys.executable).parent / "apexgpu")
+    argv = [sys.executable, "-I", "-S", "-c", code, str(there), sys.executable, apexgpu, *words]
+    with laptop.popen(argv, stdin=-1) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        yield process
 
 
 def in_time(said: Said, code: int) -> Said:
@@ -229,18 +248,7 @@ def test_an_sshfs_that_was_killed_leaves_a_mount_that_repair_or_unmount_cures(la
 def test_who_stands_in_a_stuck_mount_is_not_stuck(laptop: Member) -> None:
     there = laptop.mounted()
     (ssh,) = laptop.processes("ssh")
-    code = """
-import os, sys
-os.chdir(sys.argv[1])
-print("in", flush=True)
-sys.stdin.readline()
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-    apexgpu = str(Path(sys.executable).parent / "apexgpu")
-    argv = [sys.executable, "-I", "-S", "-c", code, str(there), sys.executable, apexgpu, "unmount", SEVEN]
-    with laptop.popen(argv, stdin=-1) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "in\n"
+    with standing_in(laptop, there, "unmount", SEVEN) as process:
         os.kill(ssh, signal.SIGSTOP)
         began = time.monotonic()
         _, err = process.communicate("\n", timeout=30)
@@ -261,19 +269,7 @@ def test_a_stuck_mount_goes_by_force_with_all_its_processes(laptop: Member) -> N
 @pytest.mark.parametrize("words", ["mounts", "mounts repair", "unmount HOST", "mount HOST"])
 def test_who_stands_in_a_dead_mount_can_still_use_every_command(laptop: Member, words: str) -> None:
     there = laptop.mounted()
-    code = """
-import os, sys
-os.chdir(sys.argv[1])
-print("in", flush=True)
-sys.stdin.readline()
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-    apexgpu = str(Path(sys.executable).parent / "apexgpu")
-    typed = words.replace("HOST", SEVEN).split()
-    argv = [sys.executable, "-I", "-S", "-c", code, str(there), sys.executable, apexgpu, *typed]
-    with laptop.popen(argv, stdin=-1) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "in\n"
+    with standing_in(laptop, there, *words.replace("HOST", SEVEN).split()) as process:
         (pid,) = laptop.processes("sshfs")
         os.kill(pid, signal.SIGKILL)
         began = time.monotonic()

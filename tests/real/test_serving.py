@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests import openssh
 
-from apexgpu import account, cli
+from apexgpu import cli
 from apexgpu.kit import Kit
 
 pytestmark = [pytest.mark.openssh, pytest.mark.timeout(300)]
@@ -44,12 +44,8 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     (home / ".virtualenvs" / "web").symlink_to(WEB.resolve())
     (home / "runs").mkdir()
     server = openssh.start(tmp_path / "server", home=home)
-    state = Path(os.environ["APEXGPU_STATE_DIR"])
-    account.save(state, account.Account(user=server.host.user, hosts=(server.host,)))
+    openssh.remember(server.host)
     monkeypatch.setenv("APEXGPU_SSH_CONFIG", str(server.config))
-    config = Path(os.environ["APEXGPU_CONFIG_DIR"])
-    config.mkdir(exist_ok=True)
-    (config / "config.toml").write_text("keep_connections = false\n")
     found = Laptop(home, capsys)
     try:
         yield found

@@ -21,7 +21,6 @@ import pytest
 from tests import openssh
 from tests.real.webserver import Wire, serving
 
-from apexgpu import account
 from apexgpu.tunnel import tunnels
 
 pytestmark = [pytest.mark.openssh, pytest.mark.timeout(180)]
@@ -64,25 +63,17 @@ class Laptop:
 
     def is_at(self, port: int) -> None:
         """Let gpu7 be reached on another port of this machine."""
-        save(self.state, self.server, port)
+        openssh.remember(replace(self.server.host, port=port))
         known = self.server.directory / "known_hosts"
         known.write_text(known.read_text() + known.read_text().replace(f"]:{self.server.host.port}", f"]:{port}"))
-
-
-def save(state: Path, server: openssh.OpenSSH, port: int | None) -> None:
-    host = replace(server.host, port=port)
-    account.save(state, account.Account(user=host.user, hosts=(host,)))
 
 
 @contextlib.contextmanager
 def before(directory: Path, monkeypatch: pytest.MonkeyPatch, extra: str = "") -> Iterator[Laptop]:
     server = openssh.start(directory / "server", extra=extra)
-    state, config = Path(os.environ["APEXGPU_STATE_DIR"]), Path(os.environ["APEXGPU_CONFIG_DIR"])
-    save(state, server, server.host.port)
+    openssh.remember(server.host)
     monkeypatch.setenv("APEXGPU_SSH_CONFIG", str(server.config))
-    config.mkdir(exist_ok=True)
-    (config / "config.toml").write_text("keep_connections = false\n")
-    laptop = Laptop(server, state)
+    laptop = Laptop(server, Path(os.environ["APEXGPU_STATE_DIR"]))
     try:
         yield laptop
     finally:

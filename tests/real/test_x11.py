@@ -15,7 +15,7 @@ import pytest
 from tests import openssh
 from tests.real.screen import LIMIT, Screen, screen
 
-from apexgpu import account, cli
+from apexgpu import cli
 from apexgpu.kit import Kit
 
 pytestmark = pytest.mark.openssh
@@ -52,8 +52,7 @@ class Laptop:
         """Let gpu7 be a new sshd."""
         server = openssh.start(directory, home=self.home, extra=extra)
         self.servers.append(server)
-        state = Path(os.environ["APEXGPU_STATE_DIR"])
-        account.save(state, account.Account(user=server.host.user, hosts=(server.host,)))
+        openssh.remember(server.host)
         os.environ["APEXGPU_SSH_CONFIG"] = str(server.config)
         return server
 
@@ -63,9 +62,6 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     """A laptop with a screen."""
     home = tmp_path / "account"
     home.mkdir()
-    config = Path(os.environ["APEXGPU_CONFIG_DIR"])
-    config.mkdir()
-    (config / "config.toml").write_text("keep_connections = false\n")
     monkeypatch.setenv("APEXGPU_SSH_CONFIG", "")
     with screen(tmp_path) as shown:
         for name, value in shown.environment.items():

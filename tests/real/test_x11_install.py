@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests import openssh
 
-from apexgpu import account, cli
+from apexgpu import cli
 from apexgpu.kit import Kit
 from apexgpu.xwindows import x11install
 
@@ -110,12 +110,8 @@ def container(
     file.write_text(file.read_text().replace("SetEnv ", f"SetEnv {own} "))
     server.stop()
     server.again()
-    state = Path(os.environ["APEXGPU_STATE_DIR"])
-    account.save(state, account.Account(user=server.host.user, hosts=(server.host,)))
+    openssh.remember(server.host)
     monkeypatch.setenv("APEXGPU_SSH_CONFIG", str(server.config))
-    config = Path(os.environ["APEXGPU_CONFIG_DIR"])
-    config.mkdir()
-    (config / "config.toml").write_text("keep_connections = false\n")
     yield Container(room, server, capsys)
     server.stop()
 

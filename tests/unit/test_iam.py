@@ -11,17 +11,9 @@ from urllib.parse import parse_qs
 import pytest
 
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UnreachableError, UsageError
-from apexgpu.iam.client import (
-    CONFIG_LIMIT,
-    IamClient,
-    candidate_urls,
-    follow_push,
-    is_loopback,
-    parse_push_log,
-    publish,
-    reach,
-    valid_user,
-)
+from apexgpu.iam.client import CONFIG_LIMIT, IamClient, reach, valid_user
+from apexgpu.iam.iamhttp import candidate_urls, is_loopback
+from apexgpu.iam.push import follow_push, parse_push_log, publish
 from apexgpu.models import HostLine, PushLog
 
 PASSWORD = "pa55-of-alice"

@@ -9,21 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.dotssh.keys import (
-    KeyPair,
-    add_to_agent,
-    agent_keys,
-    discover,
-    drop,
-    fingerprint,
-    generate,
-    load,
-    merge,
-    parse_line,
-    read_public,
-)
+from apexgpu.dotssh.keys import KeyPair, add_to_agent, agent_keys, discover, generate, load, read_public
 from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError, UsageError
-from apexgpu.iam.publickeys import parse_all
+from apexgpu.iam.publickeys import drop, fingerprint, merge, parse_all, parse_line
 from apexgpu.models import PublicKey
 from apexgpu.process import Completed, LocalRunner
 

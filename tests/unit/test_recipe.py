@@ -10,6 +10,7 @@ from apexgpu.errors import ConfigError
 from apexgpu.software import recipe
 from apexgpu.software.compatibility import PYTHONS, PYTORCH, TENSORFLOW
 from apexgpu.software.recipe import Recipe, Source, Step
+from apexgpu.xwindows import x11install
 
 GOOD = """
 summary = "a tool"
@@ -173,10 +174,16 @@ def test_every_text_of_a_shipped_recipe_is_plain_sh(name: str, tmp_path: Path) -
             assert done.stderr == ""
 
 
-@pytest.mark.parametrize("name", ["facts.sh", "steps.sh", "run.sh"])
+@pytest.mark.parametrize("name", sorted(path.name for path in Path(there.__file__).parent.glob("*.sh")))
 def test_what_is_sent_is_plain_sh(name: str) -> None:
     script = Path(there.__file__).parent / name
     assert subprocess.run(["sh", "-n", script], capture_output=True, text=True, check=False).stderr == ""
+
+
+def test_setup_installs_for_windows_what_x11_install_does() -> None:
+    (step,) = recipe.load(recipe.PACKAGED / "x11.toml").steps
+    words = " ".join(x11install.SMALL)
+    assert (step.done, step.do) == (f"has_packages {words}", f"install_packages {words}")
 
 
 def test_no_shipped_recipe_touches_the_driver_or_a_host_key_check() -> None:

@@ -10,14 +10,15 @@ from apexgpu.backups.snapshots import Reading, Saved, Sight, archive
 from apexgpu.errors import ApexError, RefusedError
 from apexgpu.iam.publickeys import parse_key
 from apexgpu.models import Reply
+from apexgpu.text import last_line
 
 
 def words(reply: Reply, host: str) -> list[tuple[str, str]]:
     """The lines of an answer as (first word, rest); ApexError when it was cut."""
     lines = reply.out.replace("\r", "").split("\n")
     if "end" not in lines:
-        last = next((line for line in reversed((reply.out + reply.err).split("\n")) if line.strip()), "nothing")
-        message = f"the container on {host} could not look at the archives; it said: {last.strip()[:200]}"
+        last = last_line(reply.out + reply.err, "nothing")
+        message = f"the container on {host} could not look at the archives; it said: {last[:200]}"
         raise ApexError(message, hint=f"apexgpu ssh {host} -- df -h /NAS", code="eye")
     pairs = (line.partition(" ") for line in lines[: lines.index("end")])
     return [(word, rest) for word, _, rest in pairs]

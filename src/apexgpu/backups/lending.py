@@ -26,7 +26,7 @@ def lend(means: Means, host: Host, entry: Entry) -> Entry:
             entry = _found_again(means, eye, entry)
             _unchanged(eye, host, entry)
             entry = _out_of_the_way(means, eye, entry)
-            return _opened(means, eye, host, entry)
+            return _opened(means, eye, entry)
     except RefusedError as exc:
         # Destroyed already, and nobody to look: what was tested and opened then is still the best there is.
         if exc.code != "no_eye" or entry.stage != "unpack":
@@ -65,7 +65,7 @@ def _out_of_the_way(means: Means, eye: Eye, entry: Entry) -> Entry:
     return means.journal.reach(moving, moving.stage, mode=0o600)
 
 
-def _opened(means: Means, eye: Eye, host: Host, entry: Entry) -> Entry:
+def _opened(means: Means, eye: Eye, entry: Entry) -> Entry:
     path, mode = entry.details["path"], entry.details["mode"]
     if mode & _FOR_ALL:
         return entry

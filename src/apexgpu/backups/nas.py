@@ -12,10 +12,11 @@ from apexgpu.backups import archivescripts as scripts
 from apexgpu.backups.journal import Journal
 from apexgpu.backups.snapshots import SUFFIX, Manifest, Reading, Saved, Sight, name_of
 from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
-from apexgpu.hosts import manage
-from apexgpu.hosts.manage import HostStatus, OnLine, Pause
+from apexgpu.hosts import manage, starting
+from apexgpu.hosts.manage import HostStatus
+from apexgpu.hosts.starting import Pause
 from apexgpu.models import Host, Reply, Target
-from apexgpu.ssh.transport import Limits, Transport
+from apexgpu.ssh.transport import Limits, OnLine, Transport
 from apexgpu.text import size
 
 # The server's tar says nothing for as long as it takes, and has no end that could be known.
@@ -82,7 +83,7 @@ class Means:
             self._start(host)
 
     def _start(self, host: Host) -> None:
-        manage.bring_up(self.link, host, on_line=self.say, wait=self.wait, pause=self.pause)
+        starting.bring_up(self.link, host, on_line=self.say, wait=self.wait, pause=self.pause)
 
     def stop(self, host: Host) -> None:
         """Stop a container, again once when the connection drops; the host's lock is held by the caller."""

@@ -35,7 +35,6 @@ class Done:
     archive: str
     change: Change | None
     keys_put_back: int
-    archive_keys: bool
 
 
 def execute(means: Means, made: Plan, where: Place) -> Done:
@@ -199,7 +198,7 @@ def _prove(means: Means, host: Host, entry: Entry, where: Place) -> Done:
     forwards.put_back(means.link, host, entry.details["maps"], note=means.note)
     give_back(means, host, entry)
     means.journal.end(entry)
-    return Done(entry.what, entry.details["name"], change, put_back, bool(keys))
+    return Done(entry.what, entry.details["name"], change, put_back)
 
 
 def _put_keys_back(means: Means, host: Host, entry: Entry) -> int:

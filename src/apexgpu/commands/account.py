@@ -19,9 +19,10 @@ from apexgpu.commands.credentials import (
     send_key,
 )
 from apexgpu.commands.options import Group, kit_of
-from apexgpu.dotssh.keys import fingerprint
 from apexgpu.errors import DeclinedError, LoginError, UsageError
-from apexgpu.iam.client import IamClient, follow_push, valid_user
+from apexgpu.iam.client import IamClient, valid_user
+from apexgpu.iam.publickeys import fingerprint
+from apexgpu.iam.push import follow_push
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
 from apexgpu.ssh import fanout

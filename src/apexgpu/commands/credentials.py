@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
-from apexgpu.dotssh.keys import KeyPair, fingerprint, merge
+from apexgpu.dotssh.keys import KeyPair
 from apexgpu.errors import DeclinedError, LoginError, UsageError
-from apexgpu.iam.client import IamClient, follow_push, publish, reach
+from apexgpu.iam.client import IamClient, reach
 from apexgpu.iam.passwords import Secret
+from apexgpu.iam.publickeys import fingerprint, merge, parse_line
+from apexgpu.iam.push import follow_push, publish
 from apexgpu.kit import Kit
 
 _SERVICE = "apexgpu"
@@ -134,7 +136,7 @@ def choose_key(kit: Kit, wanted: Path | None, stored: str) -> KeyPair:
     default = directory == Path.home() / ".ssh"
     if default or not found:
         found = keys.discover(Path.home() / ".ssh", keys.agent_keys(kit.runner))
-    in_iam = {key.blob for line in stored.splitlines() if (key := keys.parse_line(line)) is not None}
+    in_iam = {key.blob for line in stored.splitlines() if (key := parse_line(line)) is not None}
     for pair in found:
         if pair.public.blob in in_iam:
             return pair

@@ -57,7 +57,7 @@ def run(
 def trust(kit: Kit, seen: Sequence[UnknownHostKeyError]) -> None:
     """Show the fingerprints of all new host keys in one table, ask once, and add them to known_hosts."""
     from apexgpu.dotssh import knownhosts
-    from apexgpu.dotssh.keys import fingerprint
+    from apexgpu.iam.publickeys import fingerprint
     from apexgpu.ssh.paramiko_link import known_name
 
     unique = {(error.route.target.alias, error.key.blob): error for error in seen}

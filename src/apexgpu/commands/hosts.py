@@ -9,9 +9,9 @@ from apexgpu.backups.journal import Journal
 from apexgpu.commands import fleet, overview, port
 from apexgpu.commands.options import AllHosts, Group, HostsArgument, kit_of
 from apexgpu.errors import RefusedError
-from apexgpu.hosts import forwards, manage
-from apexgpu.hosts.manage import Up
+from apexgpu.hosts import forwards, manage, starting
 from apexgpu.hosts.replies import Started, Stopped, clean
+from apexgpu.hosts.starting import Up
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
 from apexgpu.ssh.route import config_arguments
@@ -107,7 +107,7 @@ def start_all(kit: Kit, hosts: list[Host], *, wait: float = 120, spoil: bool = F
         def work(host: Host) -> Up:
             if not spoil:
                 _not_under_tar(kit, host)
-            return manage.up(
+            return starting.up(
                 kit.transport, host, state_dir=kit.state_dir, wait=wait, pause=time.sleep,
                 on_line=lambda line: heard(host, line), begun=begun,
             )  # fmt: skip

@@ -15,9 +15,11 @@ from apexgpu.commands.credentials import (
     with_password,
 )
 from apexgpu.commands.options import Group, kit_of
-from apexgpu.dotssh.keys import agent_keys, discover, drop, fingerprint, merge, parse_line, read_public
+from apexgpu.dotssh.keys import agent_keys, discover, read_public
 from apexgpu.errors import UsageError
-from apexgpu.iam.client import IamClient, publish
+from apexgpu.iam.client import IamClient
+from apexgpu.iam.publickeys import drop, fingerprint, merge, parse_line
+from apexgpu.iam.push import publish
 from apexgpu.kit import Kit
 
 app = Group()

@@ -14,10 +14,10 @@ from apexgpu.commands import fleet, interrupted, reach
 from apexgpu.commands.backup import ask_snapshot, attempt, show_taken, undo_interrupted, words
 from apexgpu.commands.hosts import confirm_stop
 from apexgpu.commands.options import Group, OneHost, kit_of
-from apexgpu.dotssh.keys import fingerprint
 from apexgpu.errors import ApexError, DeclinedError, RefusedError, UsageError
 from apexgpu.hosts import containerkeys, manage
 from apexgpu.hosts.containerkeys import Change
+from apexgpu.iam.publickeys import fingerprint
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
 

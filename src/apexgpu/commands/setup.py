@@ -188,7 +188,7 @@ class _Setup:
 def _renew_host_keys(kit: Kit, host: Host, teller: Teller) -> None:
     """New host keys for the container, and the same in known_hosts."""
     from apexgpu.commands.interrupted import place_of
-    from apexgpu.dotssh.keys import fingerprint
+    from apexgpu.iam.publickeys import fingerprint
 
     where = place_of(kit, host)
     change = containerkeys.renew(kit.transport, host, where, wait=120, pause=kit.pause, say=teller.say)

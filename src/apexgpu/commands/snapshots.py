@@ -13,8 +13,8 @@ from apexgpu.backups.snapshots import UNKNOWN, Manifest, Saved, choose, iso, own
 from apexgpu.commands.backup import words
 from apexgpu.commands.options import Group, ListByDefault, kit_of
 from apexgpu.errors import ApexError, RefusedError
-from apexgpu.hosts.manage import OnLine
 from apexgpu.kit import Kit
+from apexgpu.ssh.transport import OnLine
 from apexgpu.text import size
 
 app = Group()

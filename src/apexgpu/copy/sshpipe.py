@@ -12,8 +12,10 @@ from apexgpu.copy.sftp import Client, NotSftpError
 from apexgpu.errors import ApexError, DroppedError, RefusedError
 from apexgpu.models import Target
 from apexgpu.process import Completed, child
+from apexgpu.ssh import sshoptions
 from apexgpu.ssh.mux import runtime_directory
 from apexgpu.ssh.openssh_link import error_of, failure
+from apexgpu.text import last_line
 
 _LIMIT = 1 << 20
 _COMMAND = 3600.0  # seconds: a terabyte may have to be read there
@@ -25,17 +27,12 @@ def options(*, connect: float, ask: bool, control: Path | None, master: bool) ->
     Nothing of the user's that would turn this connection into something else; nobody is asked for a host key or a
     password, and for a passphrase only where somebody can answer. A network that is gone is found out within 45 s.
     """
-    words: list[str] = []
-    for option in (
-        f"BatchMode={'no' if ask else 'yes'}", "StrictHostKeyChecking=yes", "PasswordAuthentication=no",
-        "KbdInteractiveAuthentication=no", "RequestTTY=no", "RemoteCommand=none",
-        "PermitLocalCommand=no", "Tunnel=no", "ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes",
-        f"ControlMaster={'yes' if master and control else 'no'}", f"ControlPath={control or 'none'}",
-        "ControlPersist=no", "LogLevel=INFO", "ServerAliveInterval=15", "ServerAliveCountMax=3",
-        f"ConnectTimeout={max(1, round(connect))}", "ConnectionAttempts=1",
-    ):  # fmt: skip
-        words += ["-o", option]
-    return words
+    return sshoptions.words([
+        "BatchMode=no" if ask else sshoptions.NO_PROMPT, sshoptions.KNOWN_KEY, "PasswordAuthentication=no",
+        "KbdInteractiveAuthentication=no", *sshoptions.PLAIN, *sshoptions.BARE,
+        *sshoptions.controlled(control, master=master), *sshoptions.alive(15, 3), sshoptions.connect_limit(connect),
+        "ConnectionAttempts=1", "LogLevel=INFO",
+    ])  # fmt: skip
 
 
 class Connection:
@@ -113,8 +110,8 @@ class Connection:
 
     def lost(self) -> DroppedError:
         """The error for a connection that ended before its time."""
-        lines = [line.strip() for line in self._said.splitlines() if line.strip()]
-        why = f" ({lines[-1]})" if lines else ""
+        last = last_line(self._said, "")
+        why = f" ({last})" if last else ""
         return DroppedError(f"the connection to {self.alias} was lost{why}", hint="run the same line again")
 
     async def _listen(self) -> None:

@@ -3,6 +3,7 @@
 What the bytes become is sshconfig's business, what ssh makes of them sshverify's; nothing here asks the user.
 """
 
+import glob
 import os
 import re
 import stat
@@ -257,7 +258,7 @@ def _candidate(target: Path, new: bytes) -> Path:
     from tempfile import mkstemp
 
     prefix = f".{target.name}.apexgpu-"
-    for stale in target.parent.glob(f"{_glob_escaped(prefix)}*.tmp"):  # of a run that was killed
+    for stale in target.parent.glob(f"{glob.escape(prefix)}*.tmp"):  # of a run that was killed
         with suppress(OSError):
             stale.unlink()
     descriptor, name = mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
@@ -266,10 +267,6 @@ def _candidate(target: Path, new: bytes) -> Path:
         stream.flush()
         os.fsync(stream.fileno())
     return Path(name)
-
-
-def _glob_escaped(text: str) -> str:
-    return re.sub(r"([][*?])", r"[\1]", text)
 
 
 def _read(path: Path) -> bytes | None:

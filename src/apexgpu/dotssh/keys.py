@@ -15,14 +15,9 @@ from typing import Literal
 
 from apexgpu.dotssh.privatekeys import PrivateKey, derive
 from apexgpu.errors import ApexError, ConfigError, MissingProgramError, UnreachableError
-from apexgpu.iam.publickeys import drop, fingerprint, identities, merge, parse_all, parse_line, rsa_bits
+from apexgpu.iam.publickeys import parse_all, parse_line, rsa_bits
 from apexgpu.models import PublicKey
 from apexgpu.process import Runner
-
-__all__ = [
-    "KeyPair", "add_to_agent", "agent_keys", "discover", "drop", "fingerprint", "generate", "identities",
-    "load", "merge", "parse_all", "parse_line", "read_public",
-]
 
 AGENT_LIMIT = 3.0
 _LARGEST = 64 * 1024

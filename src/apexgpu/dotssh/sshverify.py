@@ -20,9 +20,6 @@ _TIMEOUT = 5.0  # a name may wait for DNS (CanonicalizeHostname), or for a `Matc
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _NOISE = ("Pseudo-terminal will not", "terminating,")
 
-Wanted = Mapping[str, tuple[str, str, str]]
-"""An ssh name -> the hostname, user and port it must have."""
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -11,12 +11,13 @@ from pathlib import Path
 from apexgpu.dotssh import knownhosts
 from apexgpu.dotssh.knownhosts import KnownHosts
 from apexgpu.errors import ApexError
-from apexgpu.hosts import manage
-from apexgpu.hosts.manage import OnLine, Pause
+from apexgpu.hosts import starting
+from apexgpu.hosts.starting import Pause
 from apexgpu.iam.publickeys import parse_key
 from apexgpu.models import Host, PublicKey, Target
 from apexgpu.ssh.route import Route
-from apexgpu.ssh.transport import Limits, Transport
+from apexgpu.ssh.transport import Limits, OnLine, Transport
+from apexgpu.text import last_line
 
 # The old keys stay in use until the new ones are known here: a cut in between locks nobody out.
 _MAKE = (
@@ -92,17 +93,17 @@ def renew(link: Transport, host: Host, where: Place, *, wait: float, pause: Paus
     reply = link.run(target, f"sudo -n sh -c '{_MAKE}'", limits=Limits(total=120), once=True)
     keys = [key for line in reply.out.splitlines() if (key := parse_key(line)) is not None]
     if reply.code or not keys or "end" not in reply.out.split():
-        said = next((line for line in reversed((reply.out + reply.err).splitlines()) if line.strip()), "nothing")
-        message = f"the container on {host.name} could not make new host keys; it said: {said.strip()[:200]}"
+        said = last_line(reply.out + reply.err, "nothing")
+        message = f"the container on {host.name} could not make new host keys; it said: {said[:200]}"
         raise ApexError(message, hint=f"apexgpu ssh {host.name} -- sudo ssh-keygen -A", code="host_keys")
     new = _preferred(keys, where.known)
     for file in where.files:
         if KnownHosts([file]).keys(where.name):
             knownhosts.add(file, [(where.name, new)], hashed=where.hashed or knownhosts.is_hashed(file))
     link.run(target, f"sudo -n sh -c '{_USE}' && {{ {_RESTART}; }}", limits=Limits(total=60), once=True)
-    manage.await_ssh(link, host, wait, pause)
+    starting.await_ssh(link, host, wait, pause)
     change = adopt(where, new)
-    manage.await_ssh(link, host, wait, pause)
+    starting.await_ssh(link, host, wait, pause)
     return change
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.files import locked, replace_atomically
 from apexgpu.hosts import hostlock, manage, replies
-from apexgpu.hosts.manage import OnLine, question
+from apexgpu.hosts.manage import question
 from apexgpu.hosts.replies import PortMap
 from apexgpu.models import Host
-from apexgpu.ssh.transport import Transport
+from apexgpu.ssh.transport import OnLine, Transport
 
 _CONNECT = 3.0  # seconds for a map to take a connection
 _SETTLE = 0.5  # seconds for a forwarder on the way (docker's, say) to find that nobody is behind it

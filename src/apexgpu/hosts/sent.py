@@ -1,4 +1,4 @@
-"""Programs that are sent as text into a container: files of `apexgpu.there` in one, run by the Python found there."""
+"""Programs that are sent as text into a container, files of `apexgpu.there`, and the marked lines that they answer."""
 
 import json
 import re
@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from apexgpu.errors import ApexError
+from apexgpu.models import Reply
+from apexgpu.text import last_line
+
 MARK = "apexgpu "
-"""What an answer's line begins with; a JSON object follows."""
+"""What an answer's line begins with; a Python's goes on with a JSON object."""
 
 _OWN_IMPORT = re.compile(r"^from apexgpu\.[^\n(]*(?:\([^)]*\))?\n", re.MULTILINE)
 _FIND_PYTHON = (
@@ -36,3 +40,15 @@ def command(code: str, asked: Mapping[str, object]) -> str:
     Where no Python is found, the answer is `{"error": "no_python"}`.
     """
     return shlex.join(["env", "LC_ALL=C.UTF-8", "sh", "-c", _FIND_PYTHON, "apexgpu", code, json.dumps(asked)])
+
+
+def answers(out: str) -> list[str]:
+    """What the marked lines say, in their order."""
+    return [line.removeprefix(MARK) for line in out.splitlines() if line.startswith(MARK)]
+
+
+def no_answer(reply: Reply, host: str, *, hint: str) -> ApexError:
+    """The error for an answer that is none: in its place, the last words of whatever ran there."""
+    said = last_line(reply.err, f"exit status {reply.code}")
+    message = f"the container on {host} answered something apexgpu does not know: {said[:300]}"
+    return ApexError(message, hint=hint, code="unexpected")

@@ -12,22 +12,9 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from apexgpu.errors import ApexError, LoginError, RefusedError, UnreachableError, UsageError
 from apexgpu.iam.iamhttp import Answer, candidate_urls, checked_url, fetch, is_loopback, looks_like_html
-from apexgpu.iam.push import follow_push, parse_push_log, publish
-from apexgpu.models import PushLog
 
 if TYPE_CHECKING:
     import httpx
-
-__all__ = [
-    "IamClient",
-    "candidate_urls",
-    "follow_push",
-    "is_loopback",
-    "parse_push_log",
-    "publish",
-    "reach",
-    "valid_user",
-]
 
 CONFIG_LIMIT = 64 * 1024
 LOG_LIMIT = 1024 * 1024
@@ -112,12 +99,8 @@ class IamClient:
         self.log_before_post = self._log_now()
         self._judge_post(user, self._fetch("POST", path, form=form))
 
-    def push_log(self) -> PushLog:
-        """The log of the newest push, anyone's."""
-        return parse_push_log(self.push_log_text())
-
     def push_log_text(self) -> str:
-        """The same as text; empty while there has been none."""
+        """The log of the newest push, anyone's; empty while there has been none. See `push.parse_push_log`."""
         answer = self._get(_LOG, limit=LOG_LIMIT)
         if answer.code == 404:
             return ""

@@ -8,19 +8,19 @@ from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, U
 from apexgpu.jobs import Job
 from apexgpu.models import Target
 from apexgpu.process import Completed
+from apexgpu.ssh import sshoptions
 from apexgpu.ssh.openssh_link import error_of, failure
 from apexgpu.ssh.route import config_arguments, target_arguments
+from apexgpu.text import last_line
 
 
 def job(target: Target, remote: str, *, config: Path, limit: float) -> Job:
     """OpenSSH's sftp asked for the home and for `remote`, with the options that the mount's ssh will have."""
     words = ["sftp", "-b", "-", *config_arguments(config), *target_arguments(target)]
-    for option in (
-        "BatchMode=yes", "StrictHostKeyChecking=yes", "ControlPath=none", "ControlMaster=no", "RemoteCommand=none",
-        "RequestTTY=no", "PermitLocalCommand=no", "ClearAllForwardings=yes", "LogLevel=INFO", "ConnectionAttempts=1",
-        f"ConnectTimeout={max(1, round(limit))}",
-    ):  # fmt: skip
-        words += ["-o", option]
+    words += sshoptions.words([
+        *sshoptions.UNATTENDED, *sshoptions.ALONE, *sshoptions.PLAIN, "ClearAllForwardings=yes",
+        sshoptions.connect_limit(limit), "ConnectionAttempts=1", "LogLevel=INFO",
+    ])  # fmt: skip
     batch = f"pwd\ncd {quoted(remote)}\n" if remote else "pwd\n"
     return Job((*words, target.alias), limit, batch.encode("utf-8", "surrogateescape"))
 
@@ -70,8 +70,7 @@ def _there(name: str, remote: str, said: str) -> ApexError:
     if "Received message too long" in said or "packet too long" in said.lower():
         message = f"the shell on {name} prints something at its start, which SFTP cannot have (a line in ~/.bashrc?)"
         return RefusedError(message, hint=f"ssh {name} true   (it has to print nothing)", code="shell_talks")
-    lines = [line for line in said.splitlines() if line.strip()]
-    why = lines[-1] if lines else "sftp did not say why"
+    why = last_line(said, "sftp did not say why")
     for part, words in (("is not a directory", "is no directory"), ("Permission denied", "may not be entered"),
                         ("No such file", "is not there"), ("not found", "is not there")):  # fmt: skip
         if part in why:

@@ -14,7 +14,9 @@ from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageEr
 from apexgpu.jobs import Job, together
 from apexgpu.models import Target
 from apexgpu.process import Runner, which
+from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import config_arguments
+from apexgpu.text import last_line
 
 # Seconds: a dead server is noticed within ALIVE * (COUNT + 1), and programs get an error then.
 ALIVE, COUNT, CONNECT = 4, 3, 5
@@ -150,7 +152,7 @@ def argv(program: Program, wish: Wish, *, platform: str = sys.platform) -> list[
     # The user's own are to count: of ssh's options the first one does, of all others the last one.
     own = [part for option in wish.options for part in re.split(r"(?<!\\),", option)]
     for option in (
-        "StrictHostKeyChecking=yes", *filter(_is_sshs, own), *_ssh_options(target),
+        sshoptions.KNOWN_KEY, *filter(_is_sshs, own), *_ssh_options(target),
         *([f"Ciphers={wish.ciphers}"] if wish.ciphers else []), *_options(program, target.alias, platform), command,
         *(["ro"] if wish.read_only else []), *(one for one in own if not _is_sshs(one)),
     ):  # fmt: skip
@@ -166,9 +168,9 @@ def _is_sshs(option: str) -> bool:
 def _ssh_options(target: Target) -> list[str]:
     """sshfs(1): SSHOPT=VAL. A connection of its own, that asks nothing and notices within seconds that it is dead."""
     return [
-        f"HostName={target.host.address}", f"Port={target.port}", "BatchMode=yes",
-        "PermitLocalCommand=no", "ControlPath=none", f"ConnectTimeout={CONNECT}", "ConnectionAttempts=1",
-        f"ServerAliveInterval={ALIVE}", f"ServerAliveCountMax={COUNT}",
+        f"HostName={target.host.address}", f"Port={target.port}", sshoptions.NO_PROMPT,
+        "PermitLocalCommand=no", "ControlPath=none", sshoptions.connect_limit(CONNECT), "ConnectionAttempts=1",
+        *sshoptions.alive(ALIVE, COUNT),
     ]  # fmt: skip
 
 
@@ -188,11 +190,10 @@ def _rclone(program: Program, wish: Wish) -> list[str]:
     target = wish.target
     words = ["ssh", *config_arguments(wish.config), "-T", "-a", "-x"]
     own = filter(_is_sshs, wish.options)
-    for option in (
-        "StrictHostKeyChecking=yes", *own, *_ssh_options(target), f"User={target.user}", "RemoteCommand=none",
+    words += sshoptions.words([
+        sshoptions.KNOWN_KEY, *own, *_ssh_options(target), f"User={target.user}", "RemoteCommand=none",
         "ClearAllForwardings=yes",
-    ):  # fmt: skip
-        words += ["-o", option]
+    ])  # fmt: skip
     ssh = " ".join(_rclone_word(word) for word in [*words, target.alias])
     more = ["--read-only"] if wish.read_only else ["--vfs-cache-mode", "writes"]
     for option in wish.options:
@@ -247,8 +248,7 @@ _SAID = (
 
 def failed(host: str, said: str) -> ApexError:
     """The error for a program that could not mount, from its own words."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    last = lines[-1] if lines else "it did not say why"
+    last = last_line(said, "it did not say why")
     for part, words, hint in _SAID:
         if part in said.lower():
             cure = hint.replace("HOST", host)

@@ -9,6 +9,7 @@ from apexgpu.hosts import manage, sent
 from apexgpu.models import Host, Reply
 from apexgpu.software.compatibility import Have, Python
 from apexgpu.ssh.transport import Limits, Transport
+from apexgpu.text import last_line
 
 INSTALLERS = "/newNAS/Share/GPU_Server"
 
@@ -66,13 +67,12 @@ def survey(link: Transport, host: Host, *, connect: float = 10, once: bool = Fal
 def read(reply: Reply, where: str) -> Facts:
     """The facts that the script told; ApexError when it did not come to its end."""
     told: dict[str, list[str]] = {}
-    for line in reply.out.splitlines():
-        if line.startswith("apexgpu "):
-            name, _, value = line.removeprefix("apexgpu ").partition(" ")
-            told.setdefault(name, []).append(value.strip())
+    for line in sent.answers(reply.out):
+        name, _, value = line.partition(" ")
+        told.setdefault(name, []).append(value.strip())
     if "end" not in told:
-        said = next((line for line in reversed(reply.err.splitlines()) if line.strip()), f"exit status {reply.code}")
-        message = f"the container on {where} could not be looked at: {said.strip()[:200]}"
+        said = last_line(reply.err, f"exit status {reply.code}")
+        message = f"the container on {where} could not be looked at: {said[:200]}"
         raise ApexError(message, hint=f"apexgpu ssh {where} -- uname -a", code="unexpected")
 
     def one(name: str) -> str:

@@ -11,12 +11,13 @@ from typing import Protocol
 
 from apexgpu.errors import ApexError, DroppedError, UnreachableError
 from apexgpu.hosts import manage
-from apexgpu.hosts.manage import Pause
+from apexgpu.hosts.starting import Pause
 from apexgpu.models import Host, Reply, Target
 from apexgpu.software import planner, setupscript
 from apexgpu.software.planner import Plan, Planned
 from apexgpu.software.setupscript import Mark, SourceFile
 from apexgpu.ssh.transport import Limits, Transport
+from apexgpu.text import last_line
 
 _CHECKING = 1200.0  # seconds; a checksum of 1.6 GB over the network may be in it
 _SILENT = 90.0  # the script says every 15 s that it lives
@@ -124,8 +125,8 @@ def _file(found: Mark) -> SourceFile | None:
 
 
 def _unexpected(host: Host, reply: Reply) -> ApexError:
-    said = next((line for line in reversed((reply.out + reply.err).splitlines()) if line.strip()), "nothing")
-    message = f"the container on {host.name} could not be looked at: {said.strip()[:200]}"
+    said = last_line(reply.out + reply.err, "nothing")
+    message = f"the container on {host.name} could not be looked at: {said[:200]}"
     return ApexError(message, hint=f"apexgpu ssh {host.name} -- df -h", code="unexpected")
 
 
@@ -163,7 +164,7 @@ def _carry(link: Transport, host: Host, run: Run, command: str, pause: Pause) ->
             reply = link.run(Target(host, "container"), command, limits=limits, on_line=run.line, once=True)
         except UnreachableError as exc:
             if attempt == _TRIES - 1 or not (isinstance(exc, DroppedError) or run.states or attempt):
-                raise _lost(host, run, exc) from None
+                raise _lost(run, exc) from None
             run.teller.note(f"{exc.message}; the work goes on there, connecting again")
             pause(2**attempt)
         except KeyboardInterrupt:
@@ -175,7 +176,7 @@ def _carry(link: Transport, host: Host, run: Run, command: str, pause: Pause) ->
             return
 
 
-def _lost(host: Host, run: Run, exc: UnreachableError) -> UnreachableError:
+def _lost(run: Run, exc: UnreachableError) -> UnreachableError:
     if not run.now:
         return exc
     message = f"{exc.message}; the setup goes on there at its own pace, if the container still runs"

@@ -4,7 +4,6 @@ import ast
 import json
 import shlex
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,9 +15,8 @@ from apexgpu.models import Host, Reply
 from apexgpu.software import evidence, verification
 from apexgpu.software.evidence import Run, There
 from apexgpu.software.verification import Proof
-from apexgpu.ssh.transport import Limits, Transport
+from apexgpu.ssh.transport import Limits, OnLine, Transport
 
-OnLine = Callable[[str], None]
 _LOOKING = 90.0  # seconds that looking at a dozen Pythons may take
 _GRACE = 30.0  # seconds that starting Python and ending may take beside the wait
 
@@ -29,53 +27,6 @@ case "${SHELL:-/bin/sh}" in
 */csh|*/tcsh) exec "$@" ;;
 *) exec "${SHELL:-/bin/sh}" -ilc 'exec "$@"' apexgpu "$@" ;;
 esac
-"""
-
-_LOOK = """\
-for d in /usr/local/cuda /usr/local/cuda-*; do
-  [ -d "$d" ] || continue
-  v=$(sed -n 's/^CUDA Version \\([0-9.]*\\).*/\\1/p' "$d/version.txt" 2>/dev/null)
-  [ -n "$v" ] || v=$("$d/bin/nvcc" --version 2>/dev/null | sed -n 's/.*, V\\([0-9.]*\\).*/\\1/p')
-  echo "apexgpu-cuda $v $(readlink -f "$d")"
-done
-for h in /usr/local/cuda*/include/cudnn_version.h /usr/local/cuda*/include/cudnn.h \\
-  /usr/include/cudnn*.h /usr/include/x86_64-linux-gnu/cudnn*.h; do
-  v=$(awk '/^#define CUDNN_(MAJOR|MINOR|PATCHLEVEL) /{printf "%s%s", s, $3; s="."}' "$h" 2>/dev/null)
-  [ -z "$v" ] || echo "apexgpu-cudnn $v $(readlink -f "$h")"
-done
-program=$1 named=$2 laptop=$3
-case "$named" in "~/"*) named=$HOME/${named#??} ;; esac
-case "$named" in "$laptop"/*) [ -e "$named" ] || named=$HOME/${named#"$laptop"/} ;; esac
-if [ -n "$named" ]; then
-  case "$named" in /*) ;; *) named=$HOME/$named ;; esac
-  [ ! -d "$named" ] || named=$named/bin/python
-  set -- "$named"
-else
-  set -- "$HOME/.virtualenvs/tensorflow/bin/python" "$HOME/.virtualenvs/tensorflow-py2/bin/python" \\
-    "$(command -v python)" "$(command -v python3)" "$(command -v python2)" \\
-    "$HOME"/.virtualenvs/*/bin/python "$HOME"/*venv*/bin/python "$HOME"/.venv*/bin/python "$HOME"/env*/bin/python \\
-    "$HOME"/*/*venv/bin/python "$HOME"/*conda*/bin/python "$HOME"/*conda*/envs/*/bin/python \\
-    "$HOME"/miniforge*/bin/python "$HOME"/miniforge*/envs/*/bin/python "$HOME"/.pyenv/versions/*/bin/python \\
-    /opt/*conda*/bin/python /opt/*conda*/envs/*/bin/python /usr/local/bin/python3 /usr/bin/python3 /usr/bin/python2
-fi
-seen=:
-for p; do
-  [ -x "$p" ] && [ ! -d "$p" ] || continue
-  case "$seen" in *":$p:"*) continue ;; esac
-  seen=$seen$p:
-  timeout -k 2 20 "$p" -c "$program" '{"do": "look"}' "$p" 2>/dev/null </dev/null || echo "apexgpu-silent $p"
-done
-echo apexgpu-looked
-"""
-
-# A status of its own line: what ssh makes of a signal differs from client to client. What is in use on each GPU when
-# it has ended tells what it had taken itself: others come and go meanwhile.
-_COMPUTE = """\
-timeout -k 5 "$4" "$1" -c "$2" "$3" </dev/null
-code=$?
-timeout 20 nvidia-smi --query-gpu=index,memory.used --format=csv,noheader,nounits </dev/null 2>/dev/null |
-  sed 's/^/apexgpu-left /'
-echo "apexgpu-end $code"
 """
 
 
@@ -121,14 +72,14 @@ def _program() -> str:
 
 def look_command(wish: Wish, *, login: bool) -> str:
     """The command line that looks at CUDA and Pythons; with `login`, on the PATH that the account has after one."""
-    words = ["sh", "-c", _LOOK, "apexgpu", program(), wish.python or "", wish.home]
+    words = ["sh", "-c", sent.text("look.sh"), "apexgpu", program(), wish.python or "", wish.home]
     return _after_login(*words) if login else shlex.join(words)
 
 
 def compute_command(python: str, gpu: int, wait: float, *, login: bool) -> str:
     """The command line that computes: as after a login, or as any command that ssh is given."""
     asked = json.dumps({"do": "compute", "gpu": gpu, "limit": max(1, round(wait))})
-    words = ["sh", "-c", _COMPUTE, "apexgpu", python, program(), asked, f"{wait + 5:.0f}"]
+    words = ["sh", "-c", sent.text("compute.sh"), "apexgpu", python, program(), asked, f"{wait + 5:.0f}"]
     return _after_login(*words) if login else shlex.join(words)
 
 

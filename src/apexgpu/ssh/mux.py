@@ -19,6 +19,7 @@ from pathlib import Path
 from apexgpu.errors import ApexError, DroppedError
 from apexgpu.models import Reply, Target
 from apexgpu.process import Runner
+from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import config_arguments, target_arguments
 from apexgpu.ssh.transport import UNANSWERED, Limits
 
@@ -84,13 +85,10 @@ class OpenMasters:
 def master_argv(target: Target, *, config: Path, path: Path) -> list[str]:
     """The command line of a master: no session, no forwards, no prompt, the known host keys only."""
     words = ["ssh", *config_arguments(config), "-f", "-N", "-T", *target_arguments(target)]
-    for option in (
-        "ControlMaster=yes", f"ControlPath={path}", f"ControlPersist={_IDLE}", "BatchMode=yes",
-        "StrictHostKeyChecking=yes", "ConnectTimeout=10", "ServerAliveInterval=15", "ServerAliveCountMax=2",
-        "ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes", "PermitLocalCommand=no",
-        "RemoteCommand=none", "LogLevel=QUIET",
-    ):  # fmt: skip
-        words += ["-o", option]
+    words += sshoptions.words([
+        "ControlMaster=yes", f"ControlPath={path}", f"ControlPersist={_IDLE}", *sshoptions.UNATTENDED,
+        *sshoptions.PLAIN, *sshoptions.BARE, *sshoptions.alive(15, 2), sshoptions.connect_limit(10), "LogLevel=QUIET",
+    ])  # fmt: skip
     return [*words, target.alias]
 
 

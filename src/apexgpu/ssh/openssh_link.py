@@ -7,18 +7,10 @@ from pathlib import Path
 from apexgpu.errors import ApexError, DroppedError, RefusedError
 from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Completed, Runner
+from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import Route, config_arguments, target_arguments
 from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError, changed_key, refused_key, unreachable
 
-# Options of the user's that would turn a command into something else, or leave this connection.
-_PLAIN = (
-    "RemoteCommand=none", "RequestTTY=no", "ForwardX11=no", "ForwardAgent=no", "ClearAllForwardings=yes",
-    "PermitLocalCommand=no", "ControlMaster=no", "ControlPath=none", "Tunnel=no",
-)  # fmt: skip
-_CAREFUL = (
-    "BatchMode=yes", "StrictHostKeyChecking=yes", "ServerAliveInterval=15", "ServerAliveCountMax=4",
-    "LogLevel=INFO",
-)  # fmt: skip
 # ssh's own words for a failure of its own (exit 255), in the order in which they decide.
 _FAILURES = (
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED", "changed"),
@@ -48,10 +40,11 @@ _WORDS = {
 
 def argv(target: Target, command: str, *, config: Path, connect: float) -> list[str]:
     """The whole command line. No terminal; a shell request where `command` is empty."""
-    options = [*_CAREFUL, *_PLAIN, f"ConnectTimeout={max(1, round(connect))}"]
     words = ["ssh", *config_arguments(config), "-T", *target_arguments(target)]
-    for option in options:
-        words += ["-o", option]
+    words += sshoptions.words([
+        *sshoptions.UNATTENDED, *sshoptions.PLAIN, *sshoptions.BARE, *sshoptions.ALONE, *sshoptions.alive(15, 4),
+        sshoptions.connect_limit(connect), "LogLevel=INFO",
+    ])  # fmt: skip
     words.append(target.alias)
     return [*words, command] if command else words
 
@@ -132,14 +125,14 @@ class OpenSSHLink:
 
     def first_key(self, route: Route, limits: Limits) -> PublicKey:
         """The key that a target shows, fetched with a known_hosts file of its own so that nothing is trusted."""
-        from apexgpu.dotssh.keys import parse_line
+        from apexgpu.iam.publickeys import parse_line
 
         with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
             file = Path(directory) / "known_hosts"
             words = argv(route.target, "exit", config=self._config, connect=limits.connect)
             for option in (f"UserKnownHostsFile={file}", "GlobalKnownHostsFile=none", "HashKnownHosts=no"):
                 words[1:1] = ["-o", option]
-            words[words.index("StrictHostKeyChecking=yes")] = "StrictHostKeyChecking=accept-new"
+            words[words.index(sshoptions.KNOWN_KEY)] = "StrictHostKeyChecking=accept-new"
             self._runner.run(words, timeout=limits.connect + 5)
             text = file.read_text() if file.exists() else ""
         for line in text.splitlines():

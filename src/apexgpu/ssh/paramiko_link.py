@@ -18,6 +18,7 @@ from apexgpu.process import Lines
 from apexgpu.ssh.identities import Identities, load_paramiko
 from apexgpu.ssh.route import Route
 from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError, changed_key, refused_key, unreachable
+from apexgpu.text import last_line
 
 if TYPE_CHECKING:
     import paramiko
@@ -83,8 +84,8 @@ class ParamikoLink:
             connection.close()
 
     def _check_host_key(self, client: "paramiko.Transport", route: Route) -> None:
-        from apexgpu.dotssh.keys import fingerprint
         from apexgpu.dotssh.knownhosts import KnownHosts
+        from apexgpu.iam.publickeys import fingerprint
 
         shown = client.get_remote_server_key()
         key = PublicKey(shown.get_name(), shown.get_base64())
@@ -189,8 +190,8 @@ def _read(channel: "paramiko.Channel", bell: _Bell, target: Target, limits: Limi
 
 def _too_slow(target: Target, out: bytes | bytearray) -> DroppedError:
     seen = bytes(out).decode("utf-8", "replace")
-    last = seen.strip().splitlines()[-1][-80:] if seen.strip() else "nothing"
-    message = f"{target.alias} took the login, but did not finish in time; last seen: {last}"
+    last = last_line(seen, "nothing")
+    message = f"{target.alias} took the login, but did not finish in time; last seen: {last[-80:]}"
     return DroppedError(message, hint=f"apexgpu status {target.host.name}", code="timeout", seen=seen)
 
 

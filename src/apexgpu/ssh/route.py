@@ -55,12 +55,6 @@ class Route:
         special = self.one("pkcs11provider", "none") != "none" or "certificatefile" in self.options
         return jumps or special
 
-    @property
-    def control_path(self) -> Path | None:
-        """The user's own ControlPath, where it names this target alone (a shared one leads elsewhere)."""
-        value = self.one("controlpath", "none")
-        return None if value == "none" else _path(value)
-
 
 def _path(name: str) -> Path:
     # ssh takes `~` from the password database, not from HOME.

@@ -24,7 +24,6 @@ from apexgpu.there.xwire import (
 )
 
 SIZE = (160, 60)
-XAUTH = "/usr/bin/xauth"  # where sshd looks, by default
 
 
 def sshd_says() -> "dict[str, str]":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from apexgpu.process import child
+from apexgpu.ssh import sshoptions
 from apexgpu.tunnel import relay
 
 _READY = b"apexgpu-pulse"
@@ -33,18 +34,13 @@ def argv(
     no connection is shared (a master of the user's would keep the forwards when we are gone), and what the user's
     own config forwards is not fatal when it is taken; on Windows, where ours are ports that could be taken, it is.
     """
-    *options, alias = where
-    words = ["ssh", *options, "-T", "-a", "-x"]
-    for option in (
-        "BatchMode=yes", "StrictHostKeyChecking=yes", "RequestTTY=no", "ControlPersist=no",
-        f"ControlMaster={'yes' if control else 'no'}", f"ControlPath={control or 'none'}",
-        "RemoteCommand=none", "PermitLocalCommand=no", "Tunnel=no", "ClearAllForwardings=no",
-        "LogLevel=INFO", "TCPKeepAlive=yes",
-        f"ConnectTimeout={max(1, round(connect))}", "ConnectionAttempts=1", "StreamLocalBindUnlink=yes",
-        f"ServerAliveInterval={max(1, round(keepalive))}", "ServerAliveCountMax=3",
-        f"ExitOnForwardFailure={'yes' if platform == 'win32' else 'no'}",
-    ):  # fmt: skip
-        words += ["-o", option]
+    *way, alias = where
+    words = ["ssh", *way, "-T", "-a", "-x"]
+    words += sshoptions.words([
+        *sshoptions.UNATTENDED, *sshoptions.PLAIN, *sshoptions.controlled(control), *sshoptions.alive(keepalive, 3),
+        sshoptions.connect_limit(connect), "ConnectionAttempts=1", "TCPKeepAlive=yes", "ClearAllForwardings=no",
+        "StreamLocalBindUnlink=yes", f"ExitOnForwardFailure={'yes' if platform == 'win32' else 'no'}", "LogLevel=INFO",
+    ])  # fmt: skip
     for here, there in forwards:
         words += ["-L", f"{here}:{there}"]
     return [*words, alias, "exec cat"]

@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
 from apexgpu.hosts import sent
-from apexgpu.hosts.manage import OnLine
 from apexgpu.hosts.sent import MARK
 from apexgpu.models import Host, Reply, Target
-from apexgpu.ssh.transport import Limits, Transport
+from apexgpu.ssh.transport import Limits, OnLine, Transport
 
 What = Literal["tensorboard", "jupyter"]
 NAMES: Mapping[What, str] = {"tensorboard": "TensorBoard", "jupyter": "Jupyter"}
@@ -123,15 +122,12 @@ def _ask(link: Transport, host: Host, do: Literal["serve", "stop"], wish: Wish, 
 
 def _read(reply: Reply, host: Host) -> dict[str, Any]:
     """The answer: the last marked line."""
-    marked = [line for line in reply.out.splitlines() if line.startswith(MARK)]
     try:
-        found = json.loads(marked[-1].removeprefix(MARK))
+        found = json.loads(sent.answers(reply.out)[-1])
     except (IndexError, ValueError):
-        said = next((line for line in reversed(reply.err.splitlines()) if line.strip()), f"exit status {reply.code}")
-        message = f"the container on {host.name} answered something apexgpu does not know: {said[:300]}"
-        raise ApexError(message, hint=f"apexgpu ssh {host.name} -- python3 --version", code="unexpected") from None
+        found = None
     if not isinstance(found, dict):
-        raise ApexError(f"the container on {host.name} answered something apexgpu does not know", code="unexpected")
+        raise sent.no_answer(reply, host.name, hint=f"apexgpu ssh {host.name} -- python3 --version")
     return found
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from apexgpu.ssh import sshoptions
+
 Verdict = Literal["ok", "broken", "unknown", "skipped"]
 
 TIMEOUT = "1w"
@@ -76,11 +78,10 @@ def options(manner: Manner) -> list[str]:
     """
     found = [
         "ForwardX11=yes", f"ForwardX11Trusted={'yes' if manner.trusted else 'no'}", f"ForwardX11Timeout={TIMEOUT}",
-        "ControlMaster=no", "ControlPath=none", "RemoteCommand=none", "ServerAliveInterval=15",
-        "ServerAliveCountMax=4", f"ConnectTimeout={max(1, round(manner.connect))}",
+        *sshoptions.ALONE, "RemoteCommand=none", *sshoptions.alive(15, 4), sshoptions.connect_limit(manner.connect),
     ]  # fmt: skip
     if manner.batch:
-        found += ["BatchMode=yes", "ClearAllForwardings=yes", "PermitLocalCommand=no"]
+        found += [sshoptions.NO_PROMPT, "ClearAllForwardings=yes", "PermitLocalCommand=no"]
     return [*found, f"XAuthLocation={manner.xauth}"] if manner.xauth else found
 
 
@@ -88,9 +89,7 @@ def argv(where: Sequence[str], command: str, manner: Manner, *, log: str) -> lis
     """The whole command line. ssh's own words go to the file `log`; `where` leads to the container."""
     words = ["ssh", "-v", "-E", log, "-t" if manner.terminal else "-T"]
     words += [*(["-C"] if manner.compress else []), *(["-n"] if manner.background else [])]
-    for option in options(manner):
-        words += ["-o", option]
-    return [*words, *where, command]
+    return [*words, *sshoptions.words(options(manner)), *where, command]
 
 
 def read(log: str) -> SshSaid:

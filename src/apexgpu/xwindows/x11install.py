@@ -4,10 +4,10 @@ import shlex
 from dataclasses import dataclass
 
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
-from apexgpu.hosts.manage import OnLine
+from apexgpu.hosts import sent
 from apexgpu.hosts.sent import MARK
 from apexgpu.models import Host, Reply, Target
-from apexgpu.ssh.transport import Limits, Transport
+from apexgpu.ssh.transport import Limits, OnLine, Transport
 
 SMALL = ("xauth", "x11-apps")
 FULL = (*SMALL, "xorg")
@@ -15,61 +15,6 @@ LOCK = 120
 """Seconds that another apt is waited for."""
 _WHOLE = 3600.0
 _SILENT = 600.0  # apt says something every few seconds; a mirror may be slow
-
-# apt works in a session of its own and writes to a file, which is followed: when this connection is lost, or on
-# Ctrl-C, it goes on to its end, and dpkg is never cut in the middle. An option of apt to wait for the lock is newer
-# than Ubuntu 18.04 (apt 1.9.11), hence the loop. The lists are fetched anew only when apt misses something.
-_SCRIPT = r"""
-export LC_ALL=C
-need=
-for p in $1; do dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q ' installed$' || need="$need $p"; done
-[ -n "$need" ] || { echo "$3 present"; exit 0; }
-command -v apt-get >/dev/null 2>&1 || { echo "$3 no_apt"; exit 0; }
-sudo -n true 2>/dev/null || { echo "$3 no_sudo"; exit 0; }
-echo "installing$need"
-log=$(mktemp) || { echo "$3 no_room"; exit 0; }
-cat >"$log.sh" <<'END'
-log=$1; need=$2; end=$(($(date +%s) + $3))
-apt() {
-  while :; do
-    sudo -n env LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 -o Acquire::Retries=2 \
-      -o Acquire::http::Timeout=30 "$@" >"$log.one" 2>&1 </dev/null
-    code=$?
-    cat "$log.one" >>"$log"
-    grep -q 'Could not get lock\|Unable to lock\|Unable to acquire the dpkg' "$log.one" || return $code
-    [ "$(date +%s)" -lt "$end" ] || return 99
-    echo 'waiting for another apt' >>"$log"
-    sleep 2
-  done
-}
-install() { apt install --no-install-recommends $need; }
-install
-code=$?
-old='Unable to locate\|no installation candidate\|404 \|Unable to fetch\|Hash Sum'
-if [ $code -ne 0 ] && grep -q "$old" "$log"; then
-  echo 'fetching the lists of packages' >>"$log"
-  apt update
-  install
-  code=$?
-fi
-echo $code >"$log.code.new"; mv "$log.code.new" "$log.code"
-END
-setsid sh "$log.sh" "$log" "$need" "$2" </dev/null >/dev/null 2>&1 &
-seen=0
-while :; do
-  ended=; [ -f "$log.code" ] && ended=1
-  now=$(wc -l <"$log")
-  [ "$now" -le "$seen" ] || sed -n "$((seen + 1)),${now}p" "$log"
-  seen=$now
-  [ -z "$ended" ] || break
-  sleep 0.3
-done
-code=$(cat "$log.code")
-rm -f "$log" "$log.sh" "$log.one" "$log.code"
-left=
-for p in $1; do dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q ' installed$' || left="$left $p"; done
-echo "$3 done $code$left"
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +27,7 @@ class Installed:
 
 def command(packages: tuple[str, ...], *, lock: int = LOCK) -> str:
     """The command line for the container's shell."""
-    return shlex.join(["sh", "-c", _SCRIPT, "apexgpu", " ".join(packages), str(lock), MARK.strip()])
+    return shlex.join(["sh", "-c", sent.text("install.sh"), "apexgpu", " ".join(packages), str(lock), MARK.strip()])
 
 
 def install(link: Transport, host: Host, *, full: bool, on_line: OnLine) -> Installed:
@@ -106,12 +51,10 @@ def install(link: Transport, host: Host, *, full: bool, on_line: OnLine) -> Inst
 
 
 def _verdict(reply: Reply, host: Host) -> list[str]:
-    marked = [line for line in reply.out.splitlines() if line.startswith(MARK)]
-    if not marked:
-        words = next((line for line in reversed(reply.err.splitlines()) if line.strip()), f"status {reply.code}")
-        raise ApexError(f"the container on {host.name} answered something apexgpu does not know: {words[:300]}",
-                        hint=f"apexgpu ssh {host.name} -- apt-get --version", code="unexpected")  # fmt: skip
-    return marked[-1].removeprefix(MARK).split()
+    told = sent.answers(reply.out)
+    if not told:
+        raise sent.no_answer(reply, host.name, hint=f"apexgpu ssh {host.name} -- apt-get --version")
+    return told[-1].split()
 
 
 def _failure(host: Host, verdict: list[str], said: list[str], packages: tuple[str, ...]) -> ApexError:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from apexgpu.text import last_line
 from apexgpu.xwindows.x11 import Probe, SshSaid
 
 
@@ -181,8 +182,8 @@ def _window(session: Session, host: str, trusted: bool) -> Probe:
     if session.trouble:
         return Probe("window", "broken", f"no window came: {words or session.trouble}", _other(again, trusted),
                      "window_refused")  # fmt: skip
-    last = next((line for line in reversed(session.err.splitlines()) if line.strip()), f"exit status {session.code}")
-    return Probe("window", "broken", f"the client in the container died before its window was seen: {last.strip()}",
+    last = last_line(session.err, f"exit status {session.code}")
+    return Probe("window", "broken", f"the client in the container died before its window was seen: {last}",
                  again, "client_died")  # fmt: skip
 
 
