@@ -65,6 +65,8 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
     # For the errors that come before the options are read, and for `apexgpu --json COMMAND`.
     kit.screen.as_json = "--json" in before
     kit.debug = "--debug" in before
+    if before[:1] == ["--json"]:
+        kit.flags["json"] = "yes"
     try:
         if "--install-completion" in before[:1]:
             from apexgpu.commands.shell import install
