@@ -78,6 +78,9 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
         return _report(kit, exc)
     except KeyboardInterrupt:
         kit.screen.transient("")
+        if not kit.screen.told:
+            error = {"code": "interrupted", "message": "interrupted", "hint": "run the same line again"}
+            kit.screen.document({"ok": False, "error": error})
         return 130
     except BrokenPipeError:
         # The reader of our output is gone (`| head`); nothing is left to say to it.

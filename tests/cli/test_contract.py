@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from apexgpu import cli
+from apexgpu.commands import overview
 from apexgpu.files import locked
+from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import running
 from tests.cli.test_hosts import Product, product_of
 
@@ -82,3 +85,14 @@ def test_without_a_screen_there_is_an_error_and_not_only_a_table(
 def test_a_lock_file_is_the_users_alone(tmp_path: Path) -> None:
     with locked(tmp_path / "a.lock", what="a"):
         assert stat.S_IMODE((tmp_path / "a.lock").stat().st_mode) == 0o600
+
+
+def test_ctrl_c_ends_with_a_document_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = Kit(environment={})
+
+    def interrupted(_kit: Kit, _hosts: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(overview, "status", interrupted)
+    assert cli.main(["status", "--json"], kit) == 130
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "interrupted"
