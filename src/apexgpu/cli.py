@@ -77,11 +77,7 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
     except ApexError as exc:
         return _report(kit, exc)
     except KeyboardInterrupt:
-        kit.screen.transient("")
-        if not kit.screen.told:
-            error = {"code": "interrupted", "message": "interrupted", "hint": "run the same line again"}
-            kit.screen.document({"ok": False, "error": error})
-        return 130
+        return _interrupted(kit)
     except BrokenPipeError:
         # The reader of our output is gone (`| head`); nothing is left to say to it.
         sys.stdout = None
@@ -93,7 +89,15 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
         if kit.debug:
             raise
         return _report(kit, _own_error(exc))
-    return int(code or 0)
+    return _interrupted(kit) if code == 130 else int(code or 0)  # typer makes a Ctrl-C a status
+
+
+def _interrupted(kit: Kit) -> int:
+    kit.screen.transient("")
+    if not kit.screen.told:
+        error = {"code": "interrupted", "message": "interrupted", "hint": "run the same line again"}
+        kit.screen.document({"ok": False, "error": error})
+    return 130
 
 
 def _run(kit: Kit, arguments: list[str]) -> int | None:
