@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from apexgpu import cli
-from apexgpu.commands import overview
 from apexgpu.files import locked
 from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import running
@@ -61,6 +60,14 @@ def test_tunnels_are_closed_without_a_login_or_a_network(product: Product, monke
     assert product("tunnels", "close", "gpu2") == 4
 
 
+def test_a_logout_closes_the_tunnels(product: Product) -> None:
+    assert product("tunnel", "gpu2", "6006", "--background") == 0, product.err
+    assert product.json("logout", "--keep-config")["changed"]
+    assert "closed gpu2-" in product.err
+    assert product.json("tunnels")["tunnels"] == []
+    assert not product.json("logout", "--keep-config")["changed"]
+
+
 def test_the_help_of_a_list_shows_its_options_and_whole_sentences(product: Product) -> None:
     for group, option in (("gpus", "--watch"), ("snapshots", "[HOST]"), ("tunnels", "--json"), ("mounts", "--json")):
         assert product(group, "--help") == 0
@@ -87,12 +94,15 @@ def test_a_lock_file_is_the_users_alone(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "a.lock").stat().st_mode) == 0o600
 
 
-def test_ctrl_c_ends_with_a_document_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    kit = Kit(environment={})
+@pytest.mark.parametrize("words", [("status", "--json"), ("status", "--timeout", "9", "--json"), ("whoami", "--json")])
+def test_ctrl_c_ends_with_a_document_too(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With typer between and without it."""
 
-    def interrupted(_kit: Kit, _hosts: list[str]) -> int:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(overview, "status", interrupted)
-    assert cli.main(["status", "--json"], kit) == 130
+    monkeypatch.setattr("apexgpu.settings.load", interrupted)
+    assert cli.main(words, Kit(environment={})) == 130
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "interrupted"
