@@ -198,7 +198,8 @@ def show(ctx: typer.Context) -> None:
 @listing.command("close")
 def close(
     ctx: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[ID|HOST...]", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ID|HOST...]", help="As apexgpu tunnels shows them.",
+                                                      show_default=False)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every tunnel.")] = False,
 ) -> None:
     """Close tunnels by ID, by host, or all of them.
