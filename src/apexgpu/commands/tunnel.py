@@ -198,7 +198,7 @@ def show(ctx: typer.Context) -> None:
 @listing.command("close")
 def close(
     ctx: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[ID|HOST...]", help="As apexgpu tunnels shows them.",
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ID|HOST...]", help="IDs of tunnels, or host names.",
                                                       show_default=False)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every tunnel.")] = False,
 ) -> None:
