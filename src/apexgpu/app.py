@@ -23,6 +23,7 @@ def _common_options() -> list[TyperOption]:
             return
         if param.name == "json":
             kit.screen.as_json = True
+            kit.flags["json"] = "yes"
         elif param.name == "timeout":
             kit.flags["timeout"] = str(value)
         else:
@@ -47,6 +48,31 @@ class Command(TyperCommand):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(_common_options())
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As usual; where a command for the container follows, options between HOST and that are ours all the same."""
+        if not ctx.allow_interspersed_args:
+            args = _hoisted(args, self.params)
+        return super().parse_args(ctx, args)
+
+
+def _hoisted(args: list[str], params: list[Any]) -> list[str]:
+    """`args` with the options that follow HOST (or several, up to `--`) put in front of it."""
+    takes = {name: not param.is_flag for param in params for name in param.opts if name.startswith("-")}
+    several = next(param for param in params if param.opts[0] not in takes).nargs == -1 and "--" in args
+    front: list[str] = []
+    hosts: list[str] = []
+    rest = list(args)
+    while rest and rest[0] != "--":
+        name, joined, _ = rest[0].partition("=")
+        if name in takes:
+            count = 2 if takes[name] and not joined else 1
+            front, rest = [*front, *rest[:count]], rest[count:]
+        elif (several or not hosts) and not name.startswith("-"):
+            hosts.append(rest.pop(0))
+        else:
+            break
+    return [*front, *hosts, *rest]
 
 
 class Root(TyperGroup):

@@ -65,6 +65,8 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
     # For the errors that come before the options are read, and for `apexgpu --json COMMAND`.
     kit.screen.as_json = "--json" in before
     kit.debug = "--debug" in before
+    if before[:1] == ["--json"]:
+        kit.flags["json"] = "yes"
     try:
         if "--install-completion" in before[:1]:
             from apexgpu.commands.shell import install
@@ -75,8 +77,7 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
     except ApexError as exc:
         return _report(kit, exc)
     except KeyboardInterrupt:
-        kit.screen.transient("")
-        return 130
+        return _interrupted(kit)
     except BrokenPipeError:
         # The reader of our output is gone (`| head`); nothing is left to say to it.
         sys.stdout = None
@@ -88,7 +89,15 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
         if kit.debug:
             raise
         return _report(kit, _own_error(exc))
-    return int(code or 0)
+    return _interrupted(kit) if code == 130 else int(code or 0)  # typer makes a Ctrl-C a status
+
+
+def _interrupted(kit: Kit) -> int:
+    kit.screen.transient("")
+    if not kit.screen.told:
+        error = {"code": "interrupted", "message": "interrupted", "hint": "run the same line again"}
+        kit.screen.document({"ok": False, "error": error})
+    return 130
 
 
 def _run(kit: Kit, arguments: list[str]) -> int | None:

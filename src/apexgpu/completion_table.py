@@ -51,7 +51,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'tensorboard': ('hosts', (), ('--stop', '--local', '--background', '--open', '--once', '--program', '--wait', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'tunnel': ('hosts', (), ('--local', '--background', '--open', '--once', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'tunnels': ('words', ('list', 'close'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'tunnels close': ('files', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'tunnels close': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'tunnels list': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'uninstall': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'unmount': ('hosts', (), ('--all', '--force', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),

@@ -76,7 +76,7 @@ def locked(path: Path, *, what: str, timeout: float = 10) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     private_directory(path.parent)
-    lock = FileLock(path, timeout=timeout)
+    lock = FileLock(path, timeout=timeout, mode=0o600)
     try:
         lock.acquire()
     except Timeout:

@@ -119,12 +119,13 @@ class LocalRunner:
         return Completed(tuple(argv), child.wait(), kept[0], kept[1], timed_out)
 
     def attach(self, argv: Sequence[str]) -> int:
-        """Hand the terminal over; Ctrl-C is the program's meanwhile, not ours."""
+        """Hand the terminal over; Ctrl-C is the program's meanwhile, not ours. One that ended ssh is 130."""
         import subprocess
 
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        seen: list[int] = []
+        before = signal.signal(signal.SIGINT, lambda number, _frame: seen.append(number))
         try:
-            # The child must not inherit an ignored SIGINT, or Ctrl-C would be lost on it too.
+            # The child must not inherit an ignored SIGINT (we may have, too), or Ctrl-C would be lost on it.
             child = subprocess.Popen(
                 list(argv),
                 preexec_fn=None if sys.platform == "win32" else _default_sigint,
@@ -134,6 +135,8 @@ class LocalRunner:
             raise missing(argv[0]) from None
         finally:
             signal.signal(signal.SIGINT, before)
+        if code == 255 and seen:  # what ssh says for it where it has no terminal to pass it on by
+            return 130
         return 128 - code if code < 0 else code
 
     def spawn(self, argv: Sequence[str]) -> None:

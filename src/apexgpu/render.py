@@ -48,6 +48,7 @@ class Screen:
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self.as_json = False
+        self.told = False  # the document is out, and there is only one
         self._out = out or sys.stdout
         self._err = err or sys.stderr
         self._stdin = stdin or sys.stdin
@@ -98,6 +99,7 @@ class Screen:
     def document(self, values: Mapping[str, Any]) -> None:
         """The JSON document, when JSON is wanted."""
         if self.as_json:
+            self.told = True
             text = json.dumps({"schema": SCHEMA, **values}, indent=2, ensure_ascii=False)
             self._write(self._out, text)
 

@@ -97,17 +97,18 @@ def test_a_program_with_the_terminal_gives_its_status() -> None:
     assert RUNNER.attach([PYTHON, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]) == 128 + 15
 
 
-def test_ctrl_c_belongs_to_the_program_that_has_the_terminal() -> None:
+@pytest.mark.parametrize(("status", "ours"), [(9, 9), (255, 130)])  # 255: ssh without a terminal there
+def test_ctrl_c_belongs_to_the_program_that_has_the_terminal(status: int, ours: int) -> None:
     script = (
         "import os, signal, sys\n"
         "from apexgpu.process import LocalRunner\n"
         "child = 'import os, signal, sys\\n"
-        "try:\\n os.killpg(0, signal.SIGINT); signal.pause()\\nexcept KeyboardInterrupt:\\n sys.exit(9)'\n"
+        f"try:\\n os.killpg(0, signal.SIGINT); signal.pause()\\nexcept KeyboardInterrupt:\\n sys.exit({status})'\n"
         "print(LocalRunner().attach([sys.executable, '-c', child]))\n"
     )
     done = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, start_new_session=True, timeout=60,
                           check=False)  # fmt: skip
-    assert (done.returncode, done.stdout.strip()) == (0, "9"), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, str(ours)), done.stderr
 
 
 def test_programs_run_together_each_to_its_own_limit(tmp_path: Path) -> None:

@@ -200,17 +200,26 @@ def logout(
 ) -> None:
     """Forget the login on this laptop: the saved password, the account, and our part of the ssh config.
 
-    Keys stay, here and in IAM (see: apexgpu keys remove). Example: apexgpu logout
+    Mounts, tunnels and open connections end. Keys stay, here and in IAM (see: apexgpu keys remove).
+
+    Example: apexgpu logout
     """
     kit = kit_of(ctx)
     from apexgpu import account as accounts
     from apexgpu.mount import mounts
+    from apexgpu.ssh import mux
+    from apexgpu.tunnel import tunnels
 
     unmounted = mounts.unmount_ours(kit.state_dir)  # first: a mount that is in use stops it before anything is gone
-    for one in unmounted:
-        kit.screen.good(f"unmounted {one.directory}")
+    for mount in unmounted:
+        kit.screen.good(f"unmounted {mount.directory}")
+    carried = [one for one in tunnels.listed(kit.state_dir) if one.state != tunnels.DEAD]
+    for one in carried:
+        tunnels.close(kit.state_dir, one)
+        kit.screen.good(f"closed {one.id}")
+    mux.close_masters(kit.runner)
     changed = forget_password(kit) if kit.settings.user else False
-    changed = accounts.forget(kit.state_dir) or changed or bool(unmounted)
+    changed = accounts.forget(kit.state_dir) or changed or bool(unmounted) or bool(carried)
     if not keep_config and remove_ours(kit):
         kit.screen.good(f"our part of {kit.settings.ssh_config} is gone; the rest is as it was")
         changed = True

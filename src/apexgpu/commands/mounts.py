@@ -110,7 +110,8 @@ def _repaired(
 @app.command("unmount")
 def unmount(
     ctx: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[HOST|DIR...]", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[HOST|DIR...]", help="Host names, globs, directories.",
+                                                      show_default=False)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every mount of a container.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Also when a program uses it, or it does not answer (a lazy unmount).")

@@ -19,7 +19,16 @@ OneHost = Annotated[str, typer.Argument(metavar="HOST", help="A host name.", sho
 AllHosts = Annotated[bool, typer.Option("--all", help="Every host.")]
 
 
-class ListByDefault(TyperGroup):
+class Sentences(TyperGroup):
+    """A group whose help has a whole sentence for each command."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """As usual, but nothing is cut with three dots."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(limit=1000)) for name, one in self.commands.items()])
+
+
+class ListByDefault(Sentences):
     """A group that means its `list` when no command of it is named: `snapshots gpu7` is `snapshots list gpu7`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -28,11 +37,19 @@ class ListByDefault(TyperGroup):
             args = ["list", *args]
         return super().parse_args(ctx, args)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The commands of the group, and in full what it does when none is named."""
+        super().format_help(ctx, formatter)
+        listing = self.commands["list"]
+        with formatter.section(f"Without a command, as {ctx.command_path} list"):
+            formatter.write_text(listing.help or "")
+        listing.format_options(listing.make_context("list", [], parent=ctx, resilient_parsing=True), formatter)
 
 class Group(typer.Typer):
     """A Typer whose commands have the common options, and whose help is plain text."""
 
     def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("cls", Sentences)
         super().__init__(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **kwargs)
 
         # A callback keeps a group with one command a group.

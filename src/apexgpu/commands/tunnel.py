@@ -198,7 +198,8 @@ def show(ctx: typer.Context) -> None:
 @listing.command("close")
 def close(
     ctx: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[ID|HOST...]", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ID|HOST...]", help="IDs of tunnels, or host names.",
+                                                      show_default=False)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every tunnel.")] = False,
 ) -> None:
     """Close tunnels by ID, by host, or all of them.
@@ -209,11 +210,11 @@ def close(
     if not names and not everything:
         raise UsageError("no tunnel was named", hint="apexgpu tunnels close --all")
     found = tunnels.listed(kit.state_dir)
-    known = {one.id for one in found} | {one.host for one in found} | {host.name for host in kit.known_hosts}
+    open_ones = {one.id for one in found} | {one.host for one in found}
     for name in names or ():
-        host, _, number = name.rpartition("-")
-        if name not in known and not (host in known and number.isdigit()):  # an ID that is closed: nothing to do
-            raise UsageError(f"there is no tunnel {name}", hint="apexgpu tunnels")
+        if name not in open_ones:  # only then are the hosts needed, which may take IAM
+            host, _, number = name.rpartition("-")
+            kit.hosts([host if number.isdigit() and host else name])  # one that is closed: nothing to do
     chosen = [one for one in found if everything or one.id in (names or ()) or one.host in (names or ())]
     for one in chosen:
         tunnels.close(kit.state_dir, one)

@@ -10,7 +10,7 @@ from apexgpu.commands.options import AllHosts, Group, OneHost, kit_of
 from apexgpu.errors import UsageError
 from apexgpu.hosts import manage
 from apexgpu.kit import Kit
-from apexgpu.models import Outcome, Reply
+from apexgpu.models import Host, Outcome, Reply
 
 app = Group()
 
@@ -31,9 +31,21 @@ def ssh(
     """
     kit = kit_of(ctx)
     chosen = reach.one_host(kit, host, several=f"apexgpu exec '{host}' -- CMD   runs on all of them")
+    if "json" in kit.flags:
+        raise typer.Exit(_told(kit, chosen, list(command or [])))
     reach.ready(kit, chosen)
     words = ["ssh", *reach.ssh_arguments(kit, chosen)]
     raise typer.Exit(kit.runner.attach([*words, *([remote_command(command)] if command else [])]))
+
+
+def _told(kit: Kit, host: Host, command: list[str]) -> int:
+    """What a command said as one JSON document, as `exec` has it; a shell has none."""
+    words = remote_command(command) if command else ""
+    if not words:
+        hint = f"apexgpu ssh {host.name} --json -- CMD"
+        raise UsageError("--json needs a command: a shell is no document", hint=hint)
+    reach.ready(kit, host)
+    return _run(kit, [host], words, limit=None)
 
 
 def remote_command(words: list[str]) -> str:
@@ -56,13 +68,18 @@ def execute(
     kit = kit_of(ctx)
     names, command = _split(kit, list(words or []), everything)
     hosts = kit.some_hosts(names, everything)
+    raise typer.Exit(_run(kit, hosts, command, limit=limit))
+
+
+def _run(kit: Kit, hosts: list[Host], command: str, *, limit: float | None) -> int:
+    """Run it on all of them, show what each said; the exit code."""
     with kit.screen.working(f"running on {len(hosts)} host{'s' if len(hosts) > 1 else ''}"):
         outcomes = fleet.run(kit, hosts, lambda host: manage.execute(kit.transport, host, command, total=limit))
     if not kit.screen.as_json:
         _show(kit, outcomes)
     code = _exit_code(outcomes)
     kit.screen.document({"ok": code == 0, "hosts": fleet.rows(outcomes, _value)})
-    raise typer.Exit(code)
+    return code
 
 
 def _split(kit: Kit, words: list[str], everything: bool) -> tuple[list[str], str]:

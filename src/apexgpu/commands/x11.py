@@ -111,13 +111,15 @@ def _finish(
     if host is not None:
         rows = [{"host": host.name, "ok": first is None, "error": error_value(trouble or _error(first)),
                  "checks": [_value(one) for one in there]}]  # fmt: skip
-    kit.screen.document({"ok": first is None, "checks": [_value(one) for one in local], "hosts": rows})
+    error = trouble or _error(first)
+    kit.screen.document({"ok": first is None, **({"error": error_value(error)} if error else {}),
+                         "checks": [_value(one) for one in local], "hosts": rows})  # fmt: skip
     if first is None:
         unknown = [one.check for one in [*local, *there] if one.verdict == "unknown" and one.check != "OpenGL"]
         well = "All well." if host else "All well here. The whole chain: apexgpu x11 check HOST"
         kit.screen.result(f"Nothing is broken that could be looked at; not: {', '.join(unknown)}" if unknown else well)
         return 0
-    kit.screen.result(f"broken: {first.check}; the line after `hint:` is to be pasted")
+    kit.screen.error(ApexError(f"broken: {first.check}: {first.fact}", hint=first.hint))
     return first.exit_code
 
 

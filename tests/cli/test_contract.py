@@ -1,0 +1,108 @@
+"""What every command promises, where several of them share the code that keeps it."""
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apexgpu import cli
+from apexgpu.files import locked
+from apexgpu.kit import Kit
+from apexgpu.lab.inprocess import running
+from tests.cli.test_hosts import Product, product_of
+
+
+@pytest.fixture
+def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+    """Two hosts; alice is registered, and gpu2 is up."""
+    with running(tmp_path / "lab", hosts=2, registered=True, pace=0) as lab:
+        found = product_of(lab, monkeypatch, capsys)
+        assert found("up", "gpu2") == 0, found.err
+        yield found
+
+
+def test_a_shell_is_no_document(product: Product) -> None:
+    assert product.json("ssh", "gpu2", "--timeout", "20")["error"]["code"] == "usage"
+    assert "--json needs a command" in product.err
+
+
+@pytest.mark.parametrize("words", [
+    ("ssh", "gpu2", "--json", "--", "echo out; echo err >&2; exit 4"),
+    ("ssh", "gpu2", "--timeout=20", "--json", "echo out; echo err >&2; exit 4"),
+    ("--json", "ssh", "gpu2", "echo out; echo err >&2; exit 4"),
+    ("exec", "gpu2", "--json", "--timeout", "20", "--", "echo out; echo err >&2; exit 4"),
+])  # fmt: skip
+def test_what_a_command_said_is_one_document(product: Product, words: tuple[str, ...]) -> None:
+    assert product(*words) == 4
+    row = json.loads(product.out)["hosts"][0]
+    assert (row["host"], row["exit"], row["stdout"], row["stderr"]) == ("gpu2", 4, "out\n", "err\n")
+
+
+def test_a_commands_own_options_stay_its_own(product: Product) -> None:
+    assert product("exec", "gpu2", "--", "echo", "--json", "--", "--yes") == 0
+    assert product.out == "--json -- --yes\n"
+
+
+def test_a_tunnel_of_a_host_that_is_not_there_has_its_nearest_names(product: Product) -> None:
+    for name in ("gpu22", "gpu22-6006"):
+        assert product("tunnels", "close", name) == 2
+        assert "there is no host gpu22" in product.err
+        assert "did you mean gpu2" in product.err
+    assert product("tunnels", "close", "gpu2-6006") == 0  # closed by now, or never there: nothing to do
+
+
+def test_tunnels_are_closed_without_a_login_or_a_network(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("APEXGPU_USER")
+    product.lab.fault("iam", "down")
+    assert product("tunnels", "close", "--all") == 0, product.err
+    assert product("tunnels", "close", "gpu2") == 4
+
+
+def test_a_logout_closes_the_tunnels(product: Product) -> None:
+    assert product("tunnel", "gpu2", "6006", "--background") == 0, product.err
+    assert product.json("logout", "--keep-config")["changed"]
+    assert "closed gpu2-" in product.err
+    assert product.json("tunnels")["tunnels"] == []
+    assert not product.json("logout", "--keep-config")["changed"]
+
+
+def test_the_help_of_a_list_shows_its_options_and_whole_sentences(product: Product) -> None:
+    for group, option in (("gpus", "--watch"), ("snapshots", "[HOST]"), ("tunnels", "--json"), ("mounts", "--json")):
+        assert product(group, "--help") == 0
+        assert option in product.out
+    for group in ("gpus", "snapshots", "tunnels", "mounts", "keys", "config", "x11", "lab", "completion"):
+        assert product(group, "--help") == 0
+        assert "..." not in product.out.replace("HOST...", "").replace("[ARGS]...", "")
+
+
+def test_without_a_screen_there_is_an_error_and_not_only_a_table(
+    product: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    found = product.json("x11", "check")
+    assert found["error"]["code"] == "no_display"
+    assert found["error"]["hint"]
+    assert product("x11", "check", "gpu2") == 6
+    assert "error: broken: DISPLAY" in product.err
+    assert " hint: " in product.err
+
+
+def test_a_lock_file_is_the_users_alone(tmp_path: Path) -> None:
+    with locked(tmp_path / "a.lock", what="a"):
+        assert stat.S_IMODE((tmp_path / "a.lock").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("words", [("status", "--json"), ("status", "--timeout", "9", "--json"), ("whoami", "--json")])
+def test_ctrl_c_ends_with_a_document_too(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With typer between and without it."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("apexgpu.settings.load", interrupted)
+    assert cli.main(words, Kit(environment={})) == 130
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "interrupted"
