@@ -95,6 +95,10 @@ def test_the_bare_word_shows_each_command_in_one_line(
     lines = [re.sub(r"  +", " ", line.strip()) for line in capsys.readouterr().out.splitlines()]
     assert [line for name, entry in cli.COMMANDS.items() if (line := f"{name} {entry.line}") not in lines] == []
     assert cli.main(["--json"], Kit()) == 2
+    for group in {path.split()[0] for path in TABLE if " " in path}:
+        capsys.readouterr()
+        assert cli.main([group, "--help"], Kit()) == 0
+        assert "..." not in capsys.readouterr().out.partition("Commands:")[2], group
 
 
 @pytest.mark.parametrize(
