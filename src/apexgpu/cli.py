@@ -122,7 +122,8 @@ def _usage_error(exc: Exception) -> UsageError | None:
         return None
     context = getattr(exc, "ctx", None)
     path = context.command_path if context is not None else "apexgpu"
-    return UsageError(text().rstrip(".").replace("\n", " "), hint=f"{path} --help")
+    said = text().rstrip(".").replace("\n", " ")
+    return UsageError(f"{path}: {said[:1].lower()}{said[1:]}", hint=f"{path} --help")
 
 
 def _own_error(exc: Exception) -> ApexError:
