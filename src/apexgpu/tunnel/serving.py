@@ -150,6 +150,7 @@ def _refusal(answer: Mapping[str, Any], host: Host, wish: Wish) -> ApexError:
         message = f"{name} in {where} is there, but does not answer after {wish.wait:g} s" + (
             f"; its log ends: {said[-1]}" if said else "")  # fmt: skip
         hint = look if log else f"apexgpu {wish.what} {host.name} --help"
-        return UnreachableError(message, hint=f"run the same line again to wait on; or look: {hint}", code="slow")
+        again = f"run the same line again, it goes on waiting; or look: {hint}"
+        return UnreachableError(message, hint=again, code="slow")
     message = f"{name} in {where} does not start: {said[-1] if said else 'it says nothing'}"
     return ServerFailedError(message, hint=look, said=said)
