@@ -87,6 +87,20 @@ def test_every_command_has_help_with_an_example_or_words_below_it(
     assert "\x1b" not in text
 
 
+def test_the_bare_word_shows_each_command_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([], Kit()) == 0
+    lines = [re.sub(r"  +", " ", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    assert [line for name, entry in cli.COMMANDS.items() if (line := f"{name} {entry.line}") not in lines] == []
+    assert cli.main(["--json"], Kit()) == 2
+    for group in {path.split()[0] for path in TABLE if " " in path}:
+        capsys.readouterr()
+        assert cli.main([group, "--help"], Kit()) == 0
+        assert "..." not in capsys.readouterr().out.partition("Commands:")[2], group
+
+
 @pytest.mark.parametrize(
     ("line", "found"),
     [

@@ -113,7 +113,7 @@ def _no_such_command(name: str) -> UsageError:
     return UsageError(f"there is no command {name}", hint=hint)
 
 
-app = typer.Typer(cls=Root, add_completion=False, rich_markup_mode=None, no_args_is_help=True,
+app = typer.Typer(cls=Root, add_completion=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["--help", "-h"]})  # fmt: skip
 
 

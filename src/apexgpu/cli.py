@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, Entry] = {
     "login": Entry("account", "First day", "Log in to IAM, send a key, write the ssh config. Start here."),
-    "logout": Entry("account", "First day", "Forget the login on this laptop, and what it put into the ssh config."),
+    "logout": Entry("account", "First day", "Forget the login, and take its hosts out of the ssh config."),
     "whoami": Entry("account", "First day", "Show your account, port, and where each key is known."),
     "keys": Entry("keys", "First day", "List, add or remove the ssh keys that IAM holds for you."),
     "config": Entry("config", "First day", "The hosts in ~/.ssh/config: sync, status, print, remove, restore."),
@@ -38,7 +38,7 @@ COMMANDS: dict[str, Entry] = {
     "snapshots": Entry("snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."),
     "recover": Entry("recover", "Backups", "Bring a saved container back, after its archive was tested."),
     "rebuild": Entry("recover", "Backups", "Make your container new from the administrators' template."),
-    "tunnel": Entry("tunnel", "Ports", "Bring ports of your container to this laptop, and keep them there."),
+    "tunnel": Entry("tunnel", "Ports", "Keep ports of your container open on this laptop."),
     "tunnels": Entry("tunnel", "Ports", "The tunnels of this laptop: list, close."),
     "tensorboard": Entry("serving", "Ports", "Show a directory of your container in TensorBoard, here."),
     "jupyter": Entry("serving", "Ports", "Show your container in Jupyter, here."),
@@ -47,10 +47,10 @@ COMMANDS: dict[str, Entry] = {
     "mounts": Entry("mounts", "Files", "What is mounted here, and whether it answers: list, repair."),
     "unmount": Entry("mounts", "Files", "Take such a directory away again."),
     "x11": Entry("x11", "X11", "Windows of your container on this screen: check, run, install."),
-    "gpus": Entry("gpus", "GPUs", "What every GPU does; gpus free: which of them are free, and what to paste."),
-    "setup": Entry("setup", "Software", "Set up CUDA, cuDNN, TensorFlow, Jupyter … in your container; setup list."),
-    "verify": Entry("verify", "Software", "Prove that your container computes: driver to convolution, link by link."),
-    "doctor": Entry("doctor", "When stuck", "Look at everything from here to your containers; say what is wrong."),
+    "gpus": Entry("gpus", "GPUs", "What every GPU does; gpus free: which are free, and what to paste."),
+    "setup": Entry("setup", "Software", "CUDA, cuDNN, TensorFlow, Jupyter … in your container; setup list."),
+    "verify": Entry("verify", "Software", "Prove that your container computes, from driver to convolution."),
+    "doctor": Entry("doctor", "When stuck", "Find out what is wrong between this laptop and your containers."),
     "uninstall": Entry("doctor", "When stuck", "Take away all that apexgpu wrote on this machine; your keys stay."),
     "completion": Entry("shell", "This program", "Print what your shell needs to complete apexgpu's words."),
     "demo": Entry("lab", "No lab at hand", "Play the whole story against a lab inside this program."),
@@ -73,7 +73,8 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
 
             return install(kit, before[1:])
         words = [word for word in before if word not in {"--json", "--debug"} or before.index(word) > 0]
-        code = _run(kit, [*words, *dashes, *after])
+        bare = not words and not kit.screen.as_json
+        code = _run(kit, ["--help"] if bare else [*words, *dashes, *after])
     except ApexError as exc:
         return _report(kit, exc)
     except KeyboardInterrupt:
@@ -130,10 +131,8 @@ def _usage_error(exc: Exception) -> UsageError | None:
         return None
     context = getattr(exc, "ctx", None)
     path = context.command_path if context is not None else "apexgpu"
-    if not text():
-        # No arguments where some are needed: the help has been asked for, in effect.
-        return UsageError("nothing to do", hint=f"{path} --help")
-    return UsageError(text().rstrip(".").replace("\n", " "), hint=f"{path} --help")
+    said = text().rstrip(".").replace("\n", " ")
+    return UsageError(f"{path}: {said[:1].lower()}{said[1:]}", hint=f"{path} --help")
 
 
 def _own_error(exc: Exception) -> ApexError:

@@ -189,8 +189,9 @@ class Kit:
         if not self.screen.can_ask:
             message = f"{question}: this needs {name} to be typed, and there is no terminal to type it at"
             raise DeclinedError(message, hint="add --yes", code="no_terminal")
-        if self.screen.ask(f"{question}. Type {name} to go ahead") != name:
-            raise DeclinedError("nothing was changed", hint="to go ahead without being asked, add --yes")
+        if (typed := self.screen.ask(f"{question}. Type {name} to go ahead")) != name:
+            message = f"{typed!r} was typed, not {name}: nothing was changed" if typed else "nothing was changed"
+            raise DeclinedError(message, hint=f"to go ahead, run it again and type {name}")
 
 
 def _unknown(pattern: str, names: Sequence[str]) -> UnknownHostError:

@@ -1,5 +1,6 @@
 """The demo: the whole first day, played against a lab of its own with the commands a member would type."""
 
+import io
 import os
 import shutil
 import socket
@@ -7,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,12 @@ class _Story:
     def __init__(self, screen: Screen, lab: Path, environment: Mapping[str, str], status: Mapping[str, Any]) -> None:
         self._screen = screen
         self._lab = lab
-        self._environment = {**environment, "PYTHONWARNINGS": "ignore"}
+        # Sockets of connections lie in the runtime directory: the story's own, so that it goes with the rest.
+        self._environment = {**environment, "PYTHONWARNINGS": "ignore", "XDG_RUNTIME_DIR": str(lab.parent)}
         self._status = status
         self._config = environment["APEXGPU_SSH_CONFIG"]
+        self._here = lab.parent / "here"  # the working directory of whoever types the commands
+        self._here.mkdir()
         self.steps: list[dict[str, Any]] = []
 
     def tell(self) -> None:
@@ -63,7 +68,11 @@ class _Story:
         self._chapter("Work there: any ssh program knows the host now, and so does apexgpu.")
         self._ssh(first, "hostname")
         self._apexgpu("exec", first, "--", "nvidia-smi --query-gpu=name,memory.used --format=csv,noheader")
-        self._chapter("A tunnel: what listens in the container is on your laptop's loopback.")
+        self._chapter("What do the GPUs do?")
+        self._apexgpu("gpus", first)
+        self._chapter("Take a file there; a tunnel shows what serves it on your laptop's loopback.")
+        (self._here / "hello.txt").write_text("hello from the container\n")
+        self._apexgpu("cp", "hello.txt", f"{first}:")
         self._tunnel(first)
         self._chapter("Save it to the NAS, where the archive is tested before anybody calls it good.")
         self._apexgpu("snapshot", first, "--name", "first-day", "--yes")
@@ -85,7 +94,7 @@ class _Story:
         """Exit status, and both streams in the order in which they came."""
         done = subprocess.run(
             list(argv), input=stdin.encode() + b"\n", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=60, env={**os.environ, **self._environment}, check=False,
+            timeout=60, cwd=self._here, env={**os.environ, **self._environment}, check=False,
         )  # fmt: skip
         return done.returncode, clean(done.stdout.decode("utf-8", "replace"))
 
@@ -100,32 +109,38 @@ class _Story:
             raise ApexError(message, hint="apexgpu demo --debug")
 
     def _tunnel(self, host: str) -> None:
-        """A web server in the container, seen through `ssh -L`."""
-        with socket.socket() as probe, socket.socket() as other:
+        """A web server in the container, seen through a tunnel for as long as it takes to look."""
+        with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            other.bind(("127.0.0.1", 0))
-            local, remote = probe.getsockname()[1], other.getsockname()[1]
-        serve = f"echo 'hello from the container' > hello.txt; exec python3 -m http.server --bind 127.0.0.1 {remote}"
-        argv = [
-            "ssh",
-            "-F",
-            self._config,
-            "-o",
-            "ExitOnForwardFailure=yes",
-            f"-L127.0.0.1:{local}:127.0.0.1:{remote}",
-            host,
-            serve,
-        ]
-        self._screen.result(f"$ ssh -L {local}:localhost:{remote} {host} python3 -m http.server {remote}")
-        tunnel = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                  env={**os.environ, **self._environment})  # fmt: skip
-        try:
-            self._screen.result(f"$ curl http://localhost:{local}/hello.txt")
+            port = str(probe.getsockname()[1])
+        serve = ["python3", "-m", "http.server", "--bind", "127.0.0.1", port]
+        words = ["tunnel", host, port]
+        with (
+            self._beside(["ssh", "-F", self._config, host, "exec", *serve]),
+            self._beside([sys.executable, "-m", "apexgpu", *words]) as tunnel,
+        ):
+            self._screen.result(f"$ apexgpu {' '.join(words)}")
+            told = clean((tunnel.stdout or io.BytesIO()).readline().decode("utf-8", "replace")).strip()
+            self._screen.result(f"  {told}")
+            if not told:
+                raise ApexError("the demo's tunnel did not come up", hint="apexgpu demo --debug")
+            local = int(told.split()[0].rpartition(":")[2])
+            self._screen.result(f"$ curl http://127.0.0.1:{local}/hello.txt")
             self._screen.result(f"  {_fetch(local).strip()}")
-        finally:
-            tunnel.terminate()
-            tunnel.wait(10)
-        self.steps.append({"command": "tunnel", "exit": 0})
+        self.steps.append({"command": f"apexgpu {' '.join(words)}", "exit": 0})
+
+    @contextmanager
+    def _beside(self, argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+        """A program that runs while we look at something else; its first words can be read."""
+        running = subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            cwd=self._here, env={**os.environ, **self._environment},
+        )  # fmt: skip
+        with running:
+            try:
+                yield running
+            finally:
+                running.terminate()
 
 
 def _fetch(port: int) -> str:

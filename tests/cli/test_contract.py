@@ -11,7 +11,7 @@ from apexgpu import cli
 from apexgpu.files import locked
 from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import running
-from tests.cli.test_hosts import Product, product_of
+from tests.cli.product import Product, product_of
 
 
 @pytest.fixture

@@ -43,7 +43,8 @@ def test_the_story_is_told_and_nothing_is_left(scratch: Path, isolated: Path) ->
     assert done.returncode == 0, done.stderr
     for said in (
         "$ apexgpu login alice", "$ apexgpu register gpu2 gpu3", "gpu2 is up. Next: ", "TITAN V", "gpu2 is down",
-        "hello from the container", "the snapshot is good: alice-gpu2-",
+        "$ apexgpu gpus gpu2", "/home/alice/hello.txt: 1 file", "hello from the container",
+        "the snapshot is good: alice-gpu2-",
     ):  # fmt: skip
         assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -62,7 +63,7 @@ def test_as_json_each_step_has_its_exit_code(scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-@pytest.mark.parametrize("after", ["$ apexgpu login", "$ ssh -L"])
+@pytest.mark.parametrize("after", ["$ apexgpu login", "$ apexgpu tunnel"])
 def test_interrupted_it_leaves_nothing_either(scratch: Path, isolated: Path, after: str) -> None:
     with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           start_new_session=True) as demo:  # fmt: skip

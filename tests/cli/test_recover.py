@@ -214,7 +214,7 @@ class TestAtATerminal:
         with at_terminal("recover", "gpu2", "--from", "first") as child:
             child.expect("Type gpu2 to go ahead: ")
             child.sendline("gpu3")
-            child.expect("nothing was changed")
+            child.expect("gpu3. was typed, not gpu2: nothing was changed")
             assert ended(child) == 7
         assert thesis(scene) == "second"
         with at_terminal("recover", "gpu2", "--from", "first") as child:

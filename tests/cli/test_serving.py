@@ -111,7 +111,7 @@ class TestTensorBoard:
     def test_none_to_be_found_says_how_to_get_one(self, product: Product) -> None:
         assert product("tensorboard", "gpu2", "runs", "--program", "/nowhere/tensorboard") == 6
         assert "there is no /nowhere/tensorboard in the container on gpu2" in product.err
-        assert "pip install --user tensorboard" in product.err
+        assert "apexgpu setup gpu2 tensorboard" in product.err
 
     def test_nothing_is_started_for_a_stop(self, product: Product) -> None:
         assert product("tensorboard", "gpu3", "runs", "--stop") == 0

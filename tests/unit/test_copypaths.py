@@ -55,8 +55,8 @@ def test_words_are_a_route(words: list[str], found: Route) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "needs what to copy"),
-        (["gpu7:x"], "needs what to copy"),
+        ([], "needs two things: what to copy"),
+        (["gpu7:x"], "needs two things: what to copy"),
         (["a", "b"], "none of these is on a host"),
         (["gpu7:a", "gpu8:b"], "both sides are on a host"),
         (["a", "gpu7:b", "gpu7:c"], "both sides are on a host"),

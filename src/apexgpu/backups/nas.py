@@ -267,7 +267,8 @@ def template_path(link: Transport, host: Host) -> str:
     """The administrator's template, as `rebuild` names it; that only prints. The archives lie beside it."""
     offer = archives.recover_offer(manage.question(link, host, "rebuild"), host.name)
     if not offer.path or not offer.path.startswith("/"):
-        raise RefusedError(f"{host.name} names no template", hint=f"ssh {host.manage_name} rebuild", code="unexpected")
+        message = f"`rebuild` on {host.name} names no template to make a container from"
+        raise RefusedError(message, hint=f"ssh {host.manage_name} rebuild", code="unexpected")
     return offer.path
 
 

@@ -191,7 +191,7 @@ def _read(path: Path) -> bytes:
 
 @config.command("status")
 def status(ctx: typer.Context, ssh_config: SshConfig = None) -> None:
-    """Show the settings with their sources, what of the ssh config is ours, and what may get in its way."""
+    """Show the settings, and what of the ssh config is ours. Each has its source; what may get in the way is named."""
     kit = _kit(ctx, ssh_config)
     path = kit.settings.ssh_config
     old = _read(path)
@@ -239,7 +239,7 @@ def _backup_values(copies: Sequence[configfile.Backup]) -> list[dict[str, Any]]:
 
 @config.command("print")
 def print_(ctx: typer.Context) -> None:
-    """Print the block that belongs into the ssh config, and change nothing. Example: apexgpu config print."""
+    """Print the block for the ssh config; change nothing. Example: apexgpu config print."""
     kit = kit_of(ctx)
     hosts = tuple(host for host in fetch_hosts(kit) if host.name not in kit.account.left_out)
     text = sshconfig.block(hosts, identity_file=identity_line(kit, _identity(kit))).decode()
@@ -279,7 +279,9 @@ def restore(
     ] = None,
     ssh_config: SshConfig = None,
 ) -> None:
-    """Put an earlier ssh config back; without N, list the copies that were kept.
+    """Put an earlier ssh config back.
+
+    Without N, it lists the copies that were kept.
 
     Example: apexgpu config restore 1
     """

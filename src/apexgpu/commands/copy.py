@@ -40,7 +40,7 @@ Habit = Annotated[
 def cp(ctx: typer.Context, words: Words, method: How = "auto", recursive: Habit = True) -> None:
     """Copy files and directories between this laptop and your container on HOST; the same line again goes on.
 
-    Examples: apexgpu cp data gpu7:/SSD/me/ · apexgpu cp gpu7:runs/best.ckpt . · apexgpu cp 'gpu7:runs/*.csv' plots/
+    Examples: apexgpu cp data gpu7:/SSD/alice/ · apexgpu cp gpu7:runs/best.ckpt . · apexgpu cp 'gpu7:runs/*.csv' plots/
     """
     kit = kit_of(ctx)
     route = copypaths.route(words, sys.platform)

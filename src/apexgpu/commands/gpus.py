@@ -35,9 +35,10 @@ def show(
     hosts: HostsArgument = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
 ) -> None:
-    """Show every GPU of the hosts where your container runs: load, memory, who uses it.
+    """Show every GPU: load, memory, who uses it.
 
-    A container shows your own programs only: memory that none of them accounts for is `others`.
+    Of all hosts, or of those that are named, where your container runs. A container shows your own programs only:
+    memory that none of them accounts for is `others`.
 
     Examples: apexgpu gpus · apexgpu gpus gpu7 --watch
     """
@@ -154,7 +155,7 @@ def free(
     count: Annotated[int, typer.Option(min=1, help="How many GPUs, all on one host.")] = 1,
     over: Annotated[float, typer.Option(metavar="SECONDS", min=0, max=3600, help="How long to look.")] = 5,
 ) -> None:
-    """Show which hosts and GPUs are free, best first, with the line to paste.
+    """Show the free GPUs, best first, with the line to paste.
 
     Each is looked at several times: a pause between two batches does not count as free.
 

@@ -42,7 +42,7 @@ def up(
     kit.screen.result(f"The lab serves {len(status['hosts'])} hosts and IAM at {status['iam_url']}.")
     if not kit.screen.as_json:
         kit.screen.note(
-            'Next: eval "$(apexgpu lab env)", then apexgpu login --password-stdin; the end: apexgpu lab down'
+            'Next: eval "$(apexgpu lab env)", then apexgpu login   (password: apexgpu lab status)'
         )
 
 

@@ -72,7 +72,7 @@ def _mount(kit: Kit, program: mountprograms.Program, wish: Wish) -> None:
     with kit.screen.working(f"mounting {name}"):
         made = mounts.make(kit.state_dir, program, wish, asked=asked, limit=kit.settings.timeout + 10)
     _show(kit, made, changed=True)
-    kit.screen.note(f"until: apexgpu unmount {made.host}")
+    kit.screen.note(f"to take it away again: apexgpu unmount {made.host}")
 
 
 def _there_already(kit: Kit, wish: Wish) -> bool:

@@ -34,7 +34,7 @@ _CHECK = 3.0  # seconds for a host to show that it could be mounted again
 
 @listing.command("list")
 def show(ctx: typer.Context) -> None:
-    """Show what is mounted here from your containers, and whether it answers.
+    """Show what is mounted here, and whether it answers.
 
     Example: apexgpu mounts
     """
@@ -52,9 +52,10 @@ def show(ctx: typer.Context) -> None:
 
 @listing.command("repair")
 def repair(ctx: typer.Context) -> None:
-    """Unmount what does not answer any more and mount it again, once its host is found to answer.
+    """Mount again what has stopped answering.
 
-    A host that does not answer keeps its mount, which works again by itself when the host is back.
+    Nothing is unmounted before its host is found to answer. A host that does not answer keeps its mount, which
+    works again by itself when the host is back.
 
     Example: apexgpu mounts repair
     """

@@ -137,7 +137,7 @@ class _Setup:
         found = survey(kit.transport, host, connect=self._connect)
         if found.busy is not None:
             message = f"another setup is still under way on {host.name}"
-            raise ApexError(message, hint="the same again in some minutes", code="busy")
+            raise ApexError(message, hint="run the same line again in some minutes", code="busy")
         return found
 
     def _show(self, plan: Plan, judged: Sequence[Judged]) -> None:

@@ -18,7 +18,7 @@ app.add_typer(completion, name="completion", help="Print what your shell needs t
 
 @completion.command("show")
 def show(ctx: typer.Context, shell: Annotated[str, typer.Argument(metavar="SHELL", show_default=False)]) -> None:
-    """Print the completion script for SHELL: bash, zsh, fish or powershell. Example: apexgpu completion show bash."""
+    """Print the completion script of a shell: bash, zsh, fish, powershell. Example: apexgpu completion show bash."""
     kit = kit_of(ctx)
     text = script(_known(shell))
     kit.screen.result(text.rstrip("\n"))

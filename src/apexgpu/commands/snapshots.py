@@ -31,7 +31,9 @@ def show(
     ctx: typer.Context,
     host: Annotated[str | None, typer.Argument(metavar="[HOST]", help="Only this host's.", show_default=False)] = None,
 ) -> None:
-    """Show every archive that a running container of yours sees, and the room on the NAS.
+    """Show every archive, and the room on the NAS.
+
+    It is what a running container of yours sees; none is started for it.
 
     Example: apexgpu snapshots
     """
@@ -56,7 +58,9 @@ def show(
 
 @snapshots.command("verify")
 def verify(ctx: typer.Context, name: Name) -> None:
-    """Read an archive to its end with gzip, tar and sha256sum, and note the result beside it.
+    """Read an archive to its end, and note the result.
+
+    In a running container, with gzip, tar and sha256sum; the result lies beside the archive.
 
     Example: apexgpu snapshots verify before-upgrade
     """
@@ -107,7 +111,9 @@ def keep(
     ctx: typer.Context,
     count: Annotated[int, typer.Argument(metavar="N", min=1, help="How many of each host.", show_default=False)],
 ) -> None:
-    """Keep the newest N archives of each host, and its last verified one in any case; delete the rest.
+    """Keep the newest N archives of each host; delete the rest.
+
+    The last verified one of each host is kept in any case.
 
     Example: apexgpu snapshots keep 3
     """

@@ -177,7 +177,9 @@ def living(one: tunnels.Tunnel) -> str:
 
 @listing.command("list")
 def show(ctx: typer.Context) -> None:
-    """Show every tunnel of this laptop; dead ones are shown once and forgotten.
+    """Show every tunnel of this laptop.
+
+    Dead ones are shown once and forgotten.
 
     Example: apexgpu tunnels
     """

@@ -36,9 +36,10 @@ def check(
     ] = None,
     trusted: Trusted = False,
 ) -> None:  # fmt: skip
-    """Look at every link from this screen to a window of your container on HOST, and say which one is broken.
+    """Find the broken link from a window there to this screen.
 
-    A small window is shown for a moment. Nothing is changed. Example: apexgpu x11 check gpu7
+    Every link to your container on HOST is looked at; without HOST, those of this machine. A small window is shown
+    for a moment. Nothing is changed. Example: apexgpu x11 check gpu7
     """
     kit = kit_of(ctx)
     chosen = reach.one_host(kit, host) if host is not None else None
@@ -145,11 +146,11 @@ def run(
     trusted: Trusted = False,
     compress: Annotated[bool, typer.Option("--compress", "-C", help="Compress: for slow lines.")] = False,
 ) -> None:  # fmt: skip
-    """Run CMD in your container on HOST with its windows on this screen; its exit status is ours.
+    """Run CMD in your container, its windows on this screen.
 
-    By default it is untrusted: it cannot read what other windows show, nor their keys. Some programs (OpenGL, copy and
-    paste) need --trusted, with which it, and whoever is root on HOST, can read this whole screen and every key.
-    Example: apexgpu x11 run gpu7 xeyes
+    Its exit status is ours. By default it is untrusted: it cannot read what other windows show, nor their keys.
+    Some programs (OpenGL, copy and paste) need --trusted, with which it, and whoever is root on HOST, can read this
+    whole screen and every key. Example: apexgpu x11 run gpu7 xeyes
     """
     kit = kit_of(ctx)
     words, trusted, compress = _own_options(list(command or []), trusted, compress)
@@ -222,9 +223,10 @@ def install(
     host: OneHost,
     full: Annotated[bool, typer.Option("--full", help="All of xorg too: half a gigabyte.")] = False,
 ) -> None:
-    """Install what windows need in your container on HOST: xauth and x11-apps (xeyes, xclock), through apt.
+    """Install in your container what windows need.
 
-    Run twice, it has nothing to do. Ctrl-C ends the watching; apt goes on there. Example: apexgpu x11 install gpu7
+    These are xauth and x11-apps (xeyes, xclock), through apt. Run twice, it has nothing to do. Ctrl-C ends the
+    watching; apt goes on there. Example: apexgpu x11 install gpu7
     """
     kit = kit_of(ctx)
     chosen = reach.one_host(kit, host)

@@ -44,7 +44,7 @@ def place(word: str, platform: str) -> Place:
 def route(words: Sequence[str], platform: str) -> Route:
     """The copy that the words of a command line mean; UsageError where they mean none."""
     if len(words) < 2:
-        message = "cp needs what to copy and where to"
+        message = "cp needs two things: what to copy, and where to"
         raise UsageError(message, hint="apexgpu cp FILE gpu7:   or   apexgpu cp gpu7:FILE .")
     *sources, target = (place(word, platform) for word in words)
     hosts = {one.host for one in sources}

@@ -196,7 +196,8 @@ def _rewrite(path: Path, changed: Callable[[bytes], bytes], *, backup_dir: Path 
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigError(f"cannot write {path}: {reason}", hint=f"ls -l {path}") from error
-    raise ApexError(f"{path} changes all the time", hint="try again when no ssh is starting", code="busy")
+    hint = "run the same line again when no other ssh is starting"
+    raise ApexError(f"{path} changes all the time", hint=hint, code="busy")
 
 
 def _bytes_and_mode(path: Path) -> tuple[bytes, int]:

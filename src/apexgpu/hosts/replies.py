@@ -122,7 +122,7 @@ def _shared_trouble(said: list[str], reply: Reply, host: str) -> None:
         raise RefusedError(message, hint=f"apexgpu down {host}", code="running")
     if "Invalid token" in said:
         message = f"{host} no longer takes this token"
-        raise RefusedError(message, hint="run the command again for a fresh one", code="token")
+        raise RefusedError(message, hint="run the same line again: it asks for a fresh one", code="token")
     if "You need to start your container first" in said:
         _down(reply, host)
 

@@ -193,7 +193,7 @@ def _kill(layout: Layout, described: dict[str, Any] | None) -> None:
     if described and _held(layout):
         kill(int(described["pid"]))
         if not _gone(layout, 5):
-            raise ApexError(f"the lab's process {described['pid']} cannot be ended", hint="end it by hand")
+            raise ApexError(f"the lab's process {described['pid']} cannot be ended", hint=f"kill -9 {described['pid']}")
 
 
 def _sweep(described: dict[str, Any] | None) -> None:
@@ -223,7 +223,7 @@ def _remove(home: Path, timeout: float) -> None:
     while home.exists():
         _delete(home)
         if home.exists() and time.monotonic() > limit:
-            raise ApexError(f"{home} cannot be removed", hint="remove it by hand")
+            raise ApexError(f"{home} cannot be removed", hint=f"rm -r {home}")
 
 
 def _delete(path: Path) -> None:

@@ -82,7 +82,7 @@ def no_tensorflow(found: There, host: str, named: str | None) -> Link:
         return Link("tensorflow", "problem", fact, hint, "no_tensorflow")
     count = len(found.pythons)
     fact = f"none of {count} Pythons has TensorFlow" if count > 1 else "no Python has TensorFlow"
-    hint = f"apexgpu setup {host} cuda cudnn tensorflow   (or name one that has it: --python PATH)"
+    hint = f"apexgpu setup {host} tensorflow   (or name one that has it: --python PATH)"
     return Link("tensorflow", "problem", fact, hint, "no_tensorflow")
 
 

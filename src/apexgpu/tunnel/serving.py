@@ -14,7 +14,6 @@ from apexgpu.ssh.transport import Limits, OnLine, Transport
 
 What = Literal["tensorboard", "jupyter"]
 NAMES: Mapping[What, str] = {"tensorboard": "TensorBoard", "jupyter": "Jupyter"}
-_PACKAGES: Mapping[What, str] = {"tensorboard": "tensorboard", "jupyter": "jupyterlab"}
 _THERE = ("processes.py", "search.py", "serve.py")  # in the order in which they need each other
 _LOOKING = 90.0  # seconds that searching and listing may take beside the wait for the server
 
@@ -141,12 +140,13 @@ def _refusal(answer: Mapping[str, Any], host: Host, wish: Wish) -> ApexError:
         return RefusedError(message, hint=f"apexgpu ssh {host.name} -- ls", code=why)
     if why in {"no_program", "no_python"}:
         message = f"there is no {wish.program or name} in {where}"
-        hint = f"apexgpu ssh {host.name} -- python3 -m pip install --user {_PACKAGES[wish.what]}"
+        hint = f"apexgpu setup {host.name} {wish.what}"
         return RefusedError(message, hint=f"{hint}   (or name it: --program PATH)", code=why)
     if why == "slow":
         message = f"{name} in {where} is there, but does not answer after {wish.wait:g} s" + (
             f"; its log ends: {said[-1]}" if said else "")  # fmt: skip
         hint = look if log else f"apexgpu {wish.what} {host.name} --help"
-        return UnreachableError(message, hint=f"the same again goes on waiting; {hint}", code="slow")
+        again = f"run the same line again, it goes on waiting; or look: {hint}"
+        return UnreachableError(message, hint=again, code="slow")
     message = f"{name} in {where} does not start: {said[-1] if said else 'it says nothing'}"
     return ServerFailedError(message, hint=look, said=said)
