@@ -150,7 +150,10 @@ def _report(kit: Kit, error: ApexError) -> int:
     from apexgpu.render import error_value
 
     kit.screen.transient("")
-    kit.screen.document({"ok": False, "error": error_value(error)})
+    told = error_value(error)
+    # Who reads the rows finds it there too, where it can only be that host's.
+    rows = [{"host": host.name, "ok": False, "error": told} for host in kit.chosen]
+    kit.screen.document({"ok": False, "error": told, **({"hosts": rows} if len(rows) == 1 else {})})
     kit.screen.error(error)
     if kit.debug:
         import traceback

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class Kit:
     """One run of the program: its flags, settings, screen, and ways into the world.
 
-    `passphrases` are those of key files that this run has been told: nobody is asked twice.
+    `passphrases` are those of key files that this run has been told: nobody is asked twice. `chosen` are the hosts
+    that its words stood for.
     """
 
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -43,6 +44,7 @@ class Kit:
     accept_new: bool = False
     passphrases: "dict[Path, Secret]" = field(default_factory=dict)
     pause: Callable[[float], None] = time.sleep
+    chosen: tuple[Host, ...] = ()
     _choosing: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
@@ -110,7 +112,8 @@ class Kit:
             if not matches:
                 raise _unknown(pattern, [host.name for host in known])
             chosen |= {host.name: host for host in matches}
-        return [host for host in known if host.name in chosen]
+        self.chosen = tuple(host for host in known if host.name in chosen)
+        return list(self.chosen)
 
     def some_hosts(self, patterns: Sequence[str], everything: bool) -> list[Host]:
         """As `hosts`, for commands that change something: none named is an error, not all."""

@@ -97,10 +97,12 @@ class Screen:
             self.result(self._paint(line, styles(row) if styles else "", self._out_colour))
 
     def document(self, values: Mapping[str, Any]) -> None:
-        """The JSON document, when JSON is wanted."""
+        """The JSON document, when JSON is wanted. What failed on the only host is told at the top, too."""
         if self.as_json:
             self.told = True
-            text = json.dumps({"schema": SCHEMA, **values}, indent=2, ensure_ascii=False)
+            rows = values.get("hosts") or []
+            alone = {"error": rows[0]["error"]} if len(rows) == 1 and rows[0].get("error") else {}
+            text = json.dumps({"schema": SCHEMA, **alone, **values}, indent=2, ensure_ascii=False)
             self._write(self._out, text)
 
     def note(self, text: str) -> None:

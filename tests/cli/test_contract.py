@@ -29,6 +29,18 @@ def test_a_shell_is_no_document(product: Product) -> None:
 
 
 @pytest.mark.parametrize("words", [
+    ("cp", "gpu3:a", "."), ("tunnel", "gpu3", "6006", "--background"), ("tensorboard", "gpu3", "runs"),
+    ("jupyter", "gpu3"), ("mount", "gpu3"), ("setup", "gpu3", "cuda"), ("verify", "gpu3"), ("port", "gpu3", "6006"),
+    ("exec", "gpu3", "true"), ("x11", "install", "gpu3"),
+])  # fmt: skip
+def test_what_stands_in_one_hosts_way_is_in_its_row_and_at_the_top(product: Product, words: tuple[str, ...]) -> None:
+    document = product.json(*words)
+    assert document["ok"] is False
+    assert document["error"]["code"] == "stopped"
+    assert [(row["host"], row["ok"], row["error"]) for row in document["hosts"]] == [("gpu3", False, document["error"])]
+
+
+@pytest.mark.parametrize("words", [
     ("ssh", "gpu2", "--json", "--", "echo out; echo err >&2; exit 4"),
     ("ssh", "gpu2", "--timeout=20", "--json", "echo out; echo err >&2; exit 4"),
     ("--json", "ssh", "gpu2", "echo out; echo err >&2; exit 4"),

@@ -212,5 +212,4 @@ def stopped(host: Host) -> RefusedError:
 
 def execute(link: Transport, host: Host, command: str, *, total: float | None) -> Reply:
     """Run a command in the container. Whatever it exits with is a value, not an error."""
-    limits = Limits(total=total, silence=None)
-    return link.run(Target(host, "container"), command, limits=limits)
+    return inside(link, host, command, limits=Limits(total=total, silence=None))
