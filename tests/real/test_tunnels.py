@@ -366,7 +366,7 @@ class TestKilled:
             assert laptop.json("tunnels", "close", made["id"])["tunnels"][0]["state"] == "closed"
             for names in ([made["id"]], ["gpu7"], ["--all"]):
                 assert laptop.json("tunnels", "close", *names)["tunnels"] == []
-        assert laptop.json("tunnels", "close", "nonsense", code=2)["error"]["code"] == "usage"
+        assert laptop.json("tunnels", "close", "nonsense", code=2)["error"]["code"] == "unknown_host"
 
     def test_ctrl_c_before_it_is_up(self, laptop: Laptop) -> None:
         """The line is dead: whatever is waited for, Ctrl-C ends it at once, and nothing stays."""
