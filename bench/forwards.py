@@ -81,7 +81,7 @@ def _both() -> Iterator[tuple[int, int, int, Farm]]:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             plain = probe.getsockname()[1]
         words = ["ssh", "-F", str(hosts.config), "-N", "-L", f"127.0.0.1:{plain}:localhost:{target}", name]
-        # In a session of its own, as ours is and as one in another terminal would be: Linux shares processors by session.
+        # In a session of its own, as ours and one in another terminal: Linux shares processors by session.
         with subprocess.Popen(words, start_new_session=True) as ssh:
             try:
                 _await(plain)
