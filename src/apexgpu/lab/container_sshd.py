@@ -15,7 +15,7 @@ import asyncssh
 from asyncssh.stream import SSHServerStreamSession
 
 from apexgpu.lab.containers import Container, Host
-from apexgpu.lab.jobs import Job, TerminalSize, chunk, drained, with_pipes, with_terminal
+from apexgpu.lab.jobs import Job, TerminalSize, drained, with_pipes, with_terminal
 from apexgpu.lab.paths import READS_COMMANDS, Outward, Paths
 from apexgpu.lab.sftp import Files
 from apexgpu.lab.sshd import Door
@@ -219,7 +219,7 @@ async def _deliver(reader: asyncio.StreamReader, writer: asyncssh.SSHWriter[byte
     reading: asyncio.Task[bytes] | None = None
     try:
         while not gone.is_set():
-            reading = reading or asyncio.ensure_future(chunk(reader))
+            reading = reading or asyncio.ensure_future(reader.read(65536))
             done, _ = await asyncio.wait([reading], timeout=0.05 if outward.holding else None)
             if not done:
                 writer.write(outward.flush())

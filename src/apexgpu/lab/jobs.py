@@ -103,7 +103,7 @@ async def with_terminal(argv: list[str], env: dict[str, str], cwd: Path, size: T
         os.close(slave)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(master, "rb", 0))
+    await loop.connect_read_pipe(lambda: _TerminalEnd(reader), os.fdopen(master, "rb", 0))
     transport, protocol = await loop.connect_write_pipe(
         asyncio.streams.FlowControlMixin, os.fdopen(os.dup(master), "wb", 0))
     writer = asyncio.StreamWriter(transport, protocol, None, loop)
@@ -120,12 +120,12 @@ async def drained(job: Job, pumps: list[asyncio.Task[None]]) -> int:
     return await job.process.wait()
 
 
-async def chunk(reader: asyncio.StreamReader) -> bytes:
-    """The next piece of a stream; nothing at its end, which on a terminal is an error."""
-    try:
-        return await reader.read(65536)
-    except OSError:
-        return b""
+class _TerminalEnd(asyncio.StreamReaderProtocol):
+    """A terminal ends with an error, on which a StreamReader would drop what was not read yet: an end is an end."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Its last holder let go."""
+        super().connection_lost(None)
 
 
 def _own_terminal() -> None:
