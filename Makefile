@@ -14,7 +14,7 @@ demo: setup
 	@$(BIN)/apexgpu demo
 
 test: setup-tests check
-	@$(BIN)/pytest -n auto --dist worksteal
+	@sh scripts/test
 
 check: setup-tests
 	@$(BIN)/ruff check src tests bench
