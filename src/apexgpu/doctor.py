@@ -8,22 +8,19 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from apexgpu import __version__
 from apexgpu.account import Account
 from apexgpu.dotssh import configfile, sshconfig
 from apexgpu.errors import ApexError, MissingProgramError
-from apexgpu.models import Host, Target
+from apexgpu.models import Finding, Host, Target
 from apexgpu.process import Runner, missing, which
 from apexgpu.settings import Settings
 
 if TYPE_CHECKING:
     from apexgpu.ssh.transport import Connections
-
-Verdict = Literal["ok", "note", "problem"]
 
 _OLDEST_SSH = (7, 6)
 _MOST_KEYS = 5  # a server hangs up after six offers
@@ -34,17 +31,6 @@ _CURES = {
     "RemoteCommand": "RemoteCommand none",
     "IdentitiesOnly": "IdentitiesOnly no",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was looked at, what came of it, the fact, and what to paste. A note is no reason to worry."""
-
-    check: str
-    verdict: Verdict
-    fact: str
-    hint: str | None = None
-    code: str = "problem"
 
 
 class Patient(Protocol):

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from apexgpu.doctor import Finding, Patient, guarded
+from apexgpu.doctor import Patient, guarded
 from apexgpu.errors import ApexError
-from apexgpu.models import Host, Target
+from apexgpu.models import Finding, Host, Target
 
 
 def host(patient: Patient, one: Host, *, named: bool) -> list[Finding]:

@@ -10,6 +10,8 @@ T = TypeVar("T")
 
 Role = Literal["manage", "container", "register"]
 
+Verdict = Literal["ok", "note", "problem", "broken", "busy", "slow", "unknown", "skipped"]
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -90,6 +92,17 @@ class Outcome(Generic[T]):
     def ok(self) -> bool:
         """Whether the host did what was asked."""
         return self.error is None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: what came of it, the fact it rests on, what to paste, and a code for scripts."""
+
+    check: str
+    verdict: Verdict
+    fact: str
+    hint: str | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

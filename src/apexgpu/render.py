@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from apexgpu.errors import ApexError, DeclinedError
+from apexgpu.models import Finding
 from apexgpu.text import Row, columns, duration, safe, width
 
 SCHEMA = 1
@@ -28,6 +29,12 @@ def error_value(error: ApexError | None) -> dict[str, Any] | None:
     if error is None:
         return None
     return {"code": error.code, "message": error.message, "hint": error.hint}
+
+
+def finding_value(finding: Finding) -> dict[str, Any]:
+    """What was found at one thing, as JSON tells it."""
+    return {"check": finding.check, "verdict": finding.verdict, "fact": finding.fact, "hint": finding.hint,
+            "code": finding.code}  # fmt: skip
 
 
 def _cut(text: str, room: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from apexgpu.xwindows import x11, x11there
-from apexgpu.xwindows.x11 import Manner, Probe, SshSaid
+from apexgpu.xwindows.x11 import Manner, SshSaid
 from apexgpu.xwindows.x11there import Session, There
 
 # As OpenSSH 9.2 writes them with -v; "Rejected X11 connection after …" is channels.c, "DISPLAY … invalid" clientloop.c.
@@ -207,5 +207,3 @@ def test_what_ssh_complains_of_is_looked_into(said: SshSaid) -> None:
     assert x11.blames_x11(said)
 
 
-def test_a_probe_that_is_nothing_special_ends_with_6() -> None:
-    assert Probe("x", "broken", "y").exit_code == 6

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,9 @@ from apexgpu import hostdoctor
 from apexgpu import uninstall as removal
 from apexgpu.commands.credentials import forget_password, password_missing
 from apexgpu.commands.options import Group, kit_of
-from apexgpu.doctor import Finding
 from apexgpu.kit import Kit
-from apexgpu.models import Host
+from apexgpu.models import Finding, Host
+from apexgpu.render import finding_value
 from apexgpu.ssh import fanout
 
 app = Group()
@@ -67,17 +67,16 @@ def _finish(kit: Kit, here: Sequence[Finding], hosts: Sequence[Host], found: Seq
     rows = []
     for one, findings in zip(hosts, found, strict=True):
         first = next((finding for finding in findings if finding.verdict == "problem"), None)
-        error = {"code": first.code, "message": first.fact, "hint": first.hint} if first else None
-        values = [_value(finding) for finding in findings]
+        error = {"code": first.code or "problem", "message": first.fact, "hint": first.hint} if first else None
+        values = [finding_value(finding) for finding in findings]
         rows.append({"host": one.name, "ok": first is None, "error": error, "checks": values})
-    kit.screen.document({"ok": not problems, "checks": [_value(one) for one in here], "hosts": rows})
+    kit.screen.document({"ok": not problems, "checks": [finding_value(one) for one in here], "hosts": rows})
     many = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; the lines after `hint:` are to be pasted"
-    kit.screen.result(many if problems else "All well.")
+    kit.screen.result(many if problems else f"All well. {_FURTHER}")
     return 1 if problems else 0
 
 
-def _value(finding: Finding) -> dict[str, Any]:
-    return {"check": finding.check, "verdict": finding.verdict, "fact": finding.fact, "hint": finding.hint}
+_FURTHER = "What only a try can tell: apexgpu verify HOST (the GPU), apexgpu x11 check HOST (windows)"
 
 
 @app.command("uninstall")

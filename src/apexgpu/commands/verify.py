@@ -1,7 +1,7 @@
 """verify: whether a container really computes on a GPU, link by link."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from apexgpu.commands import fleet
 from apexgpu.commands.options import Group, kit_of
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome
+from apexgpu.render import finding_value
 from apexgpu.software import trial
 from apexgpu.software.trial import Wish
 from apexgpu.software.verification import Proof
@@ -82,5 +83,5 @@ def _value(proof: Proof) -> dict[str, Any]:
             "index": card.index, "name": card.name, "compute_capability": card.capability or None,
             "pci_bus_id": card.bus or None, "memory_total": card.total, "memory_free": card.free,
         } if card else None,
-        "checks": [asdict(one) for one in proof.links],
+        "checks": [finding_value(one) for one in proof.links],
     }  # fmt: skip

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,11 +13,10 @@ from apexgpu.commands.work import remote_command
 from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
 from apexgpu.hosts import manage
 from apexgpu.kit import Kit
-from apexgpu.models import Host
+from apexgpu.models import Finding, Host
 from apexgpu.process import in_background
-from apexgpu.render import error_value
+from apexgpu.render import error_value, finding_value
 from apexgpu.xwindows import x11, x11facts, x11install, x11local, x11session, x11there
-from apexgpu.xwindows.x11 import Probe
 from apexgpu.xwindows.x11facts import Here
 
 app = Group()
@@ -64,12 +63,12 @@ def _here(kit: Kit, host: Host | None) -> Here:
 
 
 def _there(
-    kit: Kit, host: Host, here: Here, local: Sequence[Probe], *, trusted: bool
-) -> tuple[list[Probe], ApexError | None]:
+    kit: Kit, host: Host, here: Here, local: Sequence[Finding], *, trusted: bool
+) -> tuple[list[Finding], ApexError | None]:
     """The links beyond this machine; the error that kept us from looking, where one did."""
     if _broken(local) or here.link is None:
-        return [Probe("container", "skipped", "it needs what is broken above")], None
-    def work(one: Host) -> list[Probe]:
+        return [Finding("container", "skipped", "it needs what is broken above")], None
+    def work(one: Host) -> list[Finding]:
         if not reach.answers(kit, one):
             raise manage.stopped(one)
         return _session(kit, one, here, trusted=trusted)
@@ -78,11 +77,11 @@ def _there(
         outcome = fleet.run(kit, [host], work)[0]
     error = outcome.error
     if error is not None:
-        return [Probe("container", "broken", error.message, error.hint, error.code, error.exit_code)], error
-    return [Probe("container", "ok", "it answers, and takes the key"), *(outcome.value or [])], None
+        return [Finding("container", "broken", error.message, error.hint, error.code)], error
+    return [Finding("container", "ok", "it answers, and takes the key"), *(outcome.value or [])], None
 
 
-def _session(kit: Kit, host: Host, here: Here, *, trusted: bool) -> list[Probe]:
+def _session(kit: Kit, host: Host, here: Here, *, trusted: bool) -> list[Finding]:
     if here.link is None:
         return []
     where = reach.ssh_arguments(kit, host)
@@ -96,45 +95,40 @@ def _told(here: Here) -> str:
     return here.facts.xauth if here.facts.xauth_option else ""
 
 
-def _broken(probes: Sequence[Probe]) -> Probe | None:
+def _broken(probes: Sequence[Finding]) -> Finding | None:
     return next((one for one in probes if one.verdict == "broken"), None)
 
 
-def _show(kit: Kit, probe: Probe, where: str) -> None:
+def _show(kit: Kit, probe: Finding, where: str) -> None:
     kit.screen.verdict(probe.verdict, probe.check, f"{where}: {probe.fact}" if where else probe.fact, hint=probe.hint)
 
 
 def _finish(
-    kit: Kit, host: Host | None, local: Sequence[Probe], there: Sequence[Probe], trouble: ApexError | None
+    kit: Kit, host: Host | None, local: Sequence[Finding], there: Sequence[Finding], trouble: ApexError | None
 ) -> int:
     first = _broken([*local, *there])
+    error = trouble or _error(first)
     rows = []
     if host is not None:
-        rows = [{"host": host.name, "ok": first is None, "error": error_value(trouble or _error(first)),
-                 "checks": [_value(one) for one in there]}]  # fmt: skip
-    error = trouble or _error(first)
+        rows = [{"host": host.name, "ok": first is None, "error": error_value(error),
+                 "checks": [finding_value(one) for one in there]}]  # fmt: skip
     kit.screen.document({"ok": first is None, **({"error": error_value(error)} if error else {}),
-                         "checks": [_value(one) for one in local], "hosts": rows})  # fmt: skip
-    if first is None:
+                         "checks": [finding_value(one) for one in local], "hosts": rows})  # fmt: skip
+    if first is None or error is None:
         unknown = [one.check for one in [*local, *there] if one.verdict == "unknown" and one.check != "OpenGL"]
         well = "All well." if host else "All well here. The whole chain: apexgpu x11 check HOST"
         kit.screen.result(f"Nothing is broken that could be looked at; not: {', '.join(unknown)}" if unknown else well)
         return 0
     kit.screen.error(ApexError(f"broken: {first.check}: {first.fact}", hint=first.hint))
-    return first.exit_code
+    return error.exit_code
 
 
-def _value(probe: Probe) -> dict[str, Any]:
-    code = probe.code if probe.verdict in {"broken", "unknown"} else None
-    return {"check": probe.check, "verdict": probe.verdict, "fact": probe.fact, "hint": probe.hint, "code": code}
-
-
-def _error(probe: Probe | None) -> ApexError | None:
+def _error(probe: Finding | None) -> ApexError | None:
     """The error that a broken link is to a command that needs it."""
     if probe is None:
         return None
-    kind = MissingProgramError if probe.exit_code == 127 else RefusedError
-    return kind(probe.fact, hint=probe.hint, code=probe.code)
+    kind = MissingProgramError if probe.code in x11local.NOT_INSTALLED else RefusedError
+    return kind(probe.fact, hint=probe.hint, code=probe.code or "x11")
 
 
 @windows.command("run", context_settings={"allow_interspersed_args": False})
@@ -201,7 +195,7 @@ def _run(
 
 def _explain(
     kit: Kit, host: Host, here: Here, ended: x11session.Ended, *, trusted: bool, again: str
-) -> Probe | None:
+) -> Finding | None:
     """Say why no window came: the chain is run where ssh says that a link is broken."""
     found = x11there.aftermath(ended.said, host.name, ended.code, trusted=trusted, again=again)
     if x11.blames_x11(ended.said):

@@ -7,22 +7,8 @@ also says it where it goes on with less; causes are looked for only where a link
 
 import re
 import signal
-from dataclasses import dataclass
-from typing import Literal
 
-Verdict = Literal["ok", "note", "problem", "busy", "slow", "skipped"]
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One link of the chain: its verdict, the fact, what to paste, and a stable code for the fact."""
-
-    check: str
-    verdict: Verdict
-    fact: str
-    hint: str | None = None
-    code: str = "ok"
-
+from apexgpu.models import Finding
 
 _RESTART = "apexgpu down {host} && apexgpu up {host}   (a start puts the host's driver into the container)"
 _OTHER = "take another host: apexgpu gpus   (or ask the administrators to look at {host})"
@@ -68,16 +54,16 @@ _MODULE = re.compile(r"No module named '?\"?([\w.]+)")
 _ILLEGAL = re.compile(r"was compiled to use (\w+) instructions|Illegal instruction", re.IGNORECASE)
 
 
-def cause(text: str, *, check: str, code: int, version: str, host: str) -> Link:
+def cause(text: str, *, check: str, code: int, version: str, host: str) -> Finding:
     """Why `check` did not hold, from everything that was said; `code` is the exit status of Python (128 + signal)."""
     for pattern, where, name, fact, hint in _RULES:
         match = re.search(pattern, text, re.IGNORECASE)
         if match:
             groups = {str(number): value or "?" for number, value in enumerate(match.groups(), 1)}
             told = [_filled(text, groups, version, host) for text in (fact, hint)]
-            return Link(where, "problem", told[0], told[1], name)
+            return Finding(where, "problem", told[0], told[1], name)
     if _BUSY.search(text):
-        return Link(check, "busy", "the GPU has no memory left for one more program: others use it", _LATER, "busy")
+        return Finding(check, "busy", "the GPU has no memory left for one more program: others use it", _LATER, "busy")
     return _of_status(code, check, version, host) or _of_words(text, code, check, version, host)
 
 
@@ -87,34 +73,34 @@ def _filled(text: str, groups: dict[str, str], version: str, host: str) -> str:
     return text
 
 
-def _of_status(code: int, check: str, version: str, host: str) -> Link | None:
+def _of_status(code: int, check: str, version: str, host: str) -> Finding | None:
     """What a signal that ended Python tells."""
     number = code - 128
     if number == signal.SIGILL:
         return _no_avx(check, version, host)
     if number == 9:  # SIGKILL, which Windows does not name
-        return Link(check, "problem", "Python was killed: the host ran out of memory, or somebody ended it",
-                    f"apexgpu verify {host}   (again)", "killed")  # fmt: skip
+        return Finding(check, "problem", "Python was killed: the host ran out of memory, or somebody ended it",
+                       f"apexgpu verify {host}   (again)", "killed")  # fmt: skip
     return None
 
 
-def _no_avx(check: str, version: str, host: str) -> Link:
+def _no_avx(check: str, version: str, host: str) -> Finding:
     fact = f"TensorFlow {version} wants a CPU with AVX, and the one of {host} has none"
-    return Link(check, "problem", fact, f"apexgpu setup {host} tensorflow==1.5.0", "no_avx")
+    return Finding(check, "problem", fact, f"apexgpu setup {host} tensorflow==1.5.0", "no_avx")
 
 
-def _of_words(text: str, code: int, check: str, version: str, host: str) -> Link:
+def _of_words(text: str, code: int, check: str, version: str, host: str) -> Finding:
     """What is left: a package that is missing, a CPU without AVX, or the last words."""
     module = _MODULE.search(text)
     if check == "tensorflow" and module:
-        return Link(check, "problem", f"TensorFlow {version} does not find the package {module[1]}",
-                    f"apexgpu setup {host} tensorflow", "broken_import")  # fmt: skip
+        return Finding(check, "problem", f"TensorFlow {version} does not find the package {module[1]}",
+                       f"apexgpu setup {host} tensorflow", "broken_import")  # fmt: skip
     if check == "tensorflow" and _ILLEGAL.search(text):
         return _no_avx(check, version, host)
     last = said(text) or "it says nothing"
     parts = "tensorflow" if check == "tensorflow" else "cuda cudnn tensorflow"
     does, name = (f"crashes (signal {code - 128})", "crashed") if 128 < code < 192 else ("fails", "broken")
-    return Link(check, "problem", f"TensorFlow {version} {does}: {last}", f"apexgpu setup {host} {parts}", name)
+    return Finding(check, "problem", f"TensorFlow {version} {does}: {last}", f"apexgpu setup {host} {parts}", name)
 
 
 # What a shell without a terminal says of that, and TensorFlow of things that are well.

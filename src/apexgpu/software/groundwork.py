@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from apexgpu.gpu.smi import MIB, Gpu
+from apexgpu.models import Finding
 from apexgpu.software import compatibility
-from apexgpu.software.causes import Link
 from apexgpu.software.compatibility import DRIVERS, TENSORFLOW, Wheel, numbers
 from apexgpu.software.evidence import Card, There
 from apexgpu.text import size
@@ -36,65 +36,65 @@ def _short(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def driver(driver: str, found: There, version: str, host: str) -> Link:
+def driver(driver: str, found: There, version: str, host: str) -> Finding:
     """Whether the driver is new enough for the CUDA that TensorFlow wants, else for the one that is there."""
     cuda = wanted_cuda(version) or _newest(found.cudas)
     least = DRIVERS.get(cuda)
     if least is None or not numbers(driver):
-        return Link("driver", "ok", driver)
+        return Finding("driver", "ok", driver)
     if numbers(driver) < numbers(least):
         hint = f"take a host with driver {least} or newer: apexgpu gpus   (or ask the administrators to update {host})"
-        return Link("driver", "problem", f"driver {driver} is too old for CUDA {cuda}, which needs {least} or newer",
-                    hint, "driver_too_old")  # fmt: skip
-    return Link("driver", "ok", f"{driver} (CUDA {cuda} needs {least} or newer)")
+        return Finding("driver", "problem", f"driver {driver} is too old for CUDA {cuda}, which needs {least} or newer",
+                       hint, "driver_too_old")  # fmt: skip
+    return Finding("driver", "ok", f"{driver} (CUDA {cuda} needs {least} or newer)")
 
 
-def cuda(found: There, version: str, host: str) -> Link:
+def cuda(found: There, version: str, host: str) -> Finding:
     """The CUDA that TensorFlow wants, as far as it is in /usr/local."""
     wanted = wanted_cuda(version)
     fitting = [one for one in found.cudas if not wanted or _short(one[0]) == wanted]
     if fitting:
-        return Link("cuda", "ok", f"{fitting[0][0]} in {fitting[0][1]}")
+        return Finding("cuda", "ok", f"{fitting[0][0]} in {fitting[0][1]}")
     listed = ", ".join(version for version, _ in found.cudas if version)
     fact = f"{listed} is in /usr/local" if listed else "there is none in /usr/local"
     wants = f", and TensorFlow {version} wants {wanted}" if wanted else ""
-    return Link("cuda", "note", fact + wants, f"apexgpu setup {host} cuda", "no_cuda")
+    return Finding("cuda", "note", fact + wants, f"apexgpu setup {host} cuda", "no_cuda")
 
 
-def cudnn(found: There, version: str, host: str) -> Link:
+def cudnn(found: There, version: str, host: str) -> Finding:
     """The cuDNN whose header is there; what a file is called proves nothing."""
     known = wheel(version)
     fitting = [one for one in found.cudnns if known is None or known.takes(one[0])]
     if fitting:
-        return Link("cudnn", "ok", f"{fitting[0][0]} ({fitting[0][1]})")
+        return Finding("cudnn", "ok", f"{fitting[0][0]} ({fitting[0][1]})")
     if not found.cudnns:
-        return Link("cudnn", "note", "its header is nowhere", f"apexgpu setup {host} cudnn", "no_cudnn")
+        return Finding("cudnn", "note", "its header is nowhere", f"apexgpu setup {host} cudnn", "no_cudnn")
     wants = f"TensorFlow {version} takes {known.wants}" if known else ""
-    return Link("cudnn", "note", f"{found.cudnns[0][0]} is there, and {wants}",
-                f"apexgpu setup {host} cudnn tensorflow", "cudnn_mismatch")  # fmt: skip
+    return Finding("cudnn", "note", f"{found.cudnns[0][0]} is there, and {wants}",
+                   f"apexgpu setup {host} cudnn tensorflow", "cudnn_mismatch")  # fmt: skip
 
 
-def no_tensorflow(found: There, host: str, named: str | None) -> Link:
+def no_tensorflow(found: There, host: str, named: str | None) -> Finding:
     """The link where no Python has TensorFlow."""
     if named is not None:
         fact = f"there is no Python {named}" if not found.pythons else f"{named} has no TensorFlow"
         hint = f"apexgpu verify {host}   (it looks for one by itself)"
-        return Link("tensorflow", "problem", fact, hint, "no_tensorflow")
+        return Finding("tensorflow", "problem", fact, hint, "no_tensorflow")
     count = len(found.pythons)
     fact = f"none of {count} Pythons has TensorFlow" if count > 1 else "no Python has TensorFlow"
     hint = f"apexgpu setup {host} tensorflow   (or name one that has it: --python PATH)"
-    return Link("tensorflow", "problem", fact, hint, "no_tensorflow")
+    return Finding("tensorflow", "problem", fact, hint, "no_tensorflow")
 
 
-def choose(gpus: Sequence[Gpu], host: str) -> tuple[Card | None, Link | None]:
+def choose(gpus: Sequence[Gpu], host: str) -> tuple[Card | None, Finding | None]:
     """The GPU with most free memory, of those that let programs in; or the link that says why none will do."""
     able = [one for one in gpus if not one.compute_mode.lower().startswith("prohibited")]
     best = max(able, key=lambda one: (-1 if one.free is None else one.free, -one.index), default=None)
     if best is None:
         hint = f"take another host: apexgpu gpus   (or ask the administrators to look at {host})"
-        return None, Link("gpu", "problem", f"no GPU of {host} lets programs in", hint, "no_gpu")
+        return None, Finding("gpu", "problem", f"no GPU of {host} lets programs in", hint, "no_gpu")
     card = Card(best.index, best.name, total=best.total, free=best.free)
     if best.free is not None and best.free < LEAST:
         fact = f"the GPU with most free memory (number {best.index}) has {size(best.free)}: others use them all"
-        return card, Link("gpu", "busy", fact, "apexgpu gpus free   (then again, or on a host that is free)", "busy")
+        return card, Finding("gpu", "busy", fact, "apexgpu gpus free   (then again, or on a host that is free)", "busy")
     return card, None

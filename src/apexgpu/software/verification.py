@@ -12,8 +12,9 @@ from typing import Any
 
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
 from apexgpu.gpu.smi import MIB, Report
+from apexgpu.models import Finding
 from apexgpu.software import groundwork
-from apexgpu.software.causes import Link, cause
+from apexgpu.software.causes import cause
 from apexgpu.software.evidence import Card, Python, Run, There
 from apexgpu.text import size
 
@@ -33,7 +34,7 @@ class Proof:
     """How far a host's chain holds. `error` is why not, None when all of it does."""
 
     host: str
-    links: tuple[Link, ...] = ()
+    links: tuple[Finding, ...] = ()
     driver: str = ""
     there: There = field(default_factory=There)
     python: Python | None = None
@@ -63,7 +64,7 @@ class Proof:
         word = "computes, but" if bad.code in {GREEDY, "command"} else f"{_WORDS[bad.verdict]}:"
         return kind(f"{self.host} {word} {bad.fact}", hint=bad.hint, code=bad.code)
 
-    def link(self, check: str) -> Link | None:
+    def link(self, check: str) -> Finding | None:
         """The link that is called so."""
         return next((one for one in self.links if one.check == check), None)
 
@@ -73,7 +74,7 @@ _WORDS = {"problem": "does not compute", "busy": "is busy", "slow": "is too slow
 
 def without_driver(host: str, trouble: ApexError) -> Proof:
     """The chain where nvidia-smi itself says that there is nothing to compute on."""
-    return finish(Proof(host, (Link("driver", "problem", trouble.message, trouble.hint, trouble.code),)))
+    return finish(Proof(host, (Finding("driver", "problem", trouble.message, trouble.hint, trouble.code),)))
 
 
 def begin(host: str, report: Report, found: There, *, named: str | None = None, login: bool = True) -> Proof:
@@ -115,13 +116,13 @@ def _nvcc(found: Run) -> bool:
     return bool(found.steps.get("python", {}).get("nvcc"))
 
 
-def _place(link: Link) -> int:
+def _place(link: Finding) -> int:
     return CHECKS.index(link.check)
 
 
-def _links(proof: Proof, found: Run, version: str) -> list[Link]:
+def _links(proof: Proof, found: Run, version: str) -> list[Finding]:
     """The links of one run, up to the first that does not hold."""
-    links: list[Link] = []
+    links: list[Finding] = []
     for step, check in _STEPS.items():
         told = found.steps.get(step)
         link = _hold(told, step, proof) if told is not None else None
@@ -134,20 +135,20 @@ def _links(proof: Proof, found: Run, version: str) -> list[Link]:
     return [*links, *_loaded(found, proof), _memory(memory, found, proof)] if memory else links
 
 
-def _hold(told: Mapping[str, Any], step: str, proof: Proof) -> Link | None:
+def _hold(told: Mapping[str, Any], step: str, proof: Proof) -> Finding | None:
     """The link of a step that held, or whose numbers speak for themselves; None where a cause has to be found."""
     if "error" in told:
         return None
     if step == "import":
         if not told.get("with_cuda", True):
             fact = f"{_where(told)} is built without CUDA: it never uses a GPU"
-            return Link("tensorflow", "problem", fact, f"apexgpu setup {proof.host} tensorflow", "no_cuda_build")
-        return Link("tensorflow", "ok", _where(told))
+            return Finding("tensorflow", "problem", fact, f"apexgpu setup {proof.host} tensorflow", "no_cuda_build")
+        return Finding("tensorflow", "ok", _where(told))
     if step == "device":
         if not told.get("devices"):
             return None
         card = _described(told["devices"][0])
-        return Link("gpu", "ok", ", ".join(part for part in (
+        return Finding("gpu", "ok", ", ".join(part for part in (
             card.get("name", "?"), f"compute capability {card.get('compute capability', '?')}",
             f"pci bus id {card.get('pci bus id', '?')}", _memory_of(proof.gpu),
         ) if part))  # fmt: skip
@@ -158,15 +159,15 @@ def _where(told: Mapping[str, Any]) -> str:
     return f"{told.get('tensorflow', '?')} ({told.get('path', '?')})"
 
 
-def _right(told: Mapping[str, Any], proof: Proof) -> Link:
+def _right(told: Mapping[str, Any], proof: Proof) -> Finding:
     if told.get("right"):
         took = f" in {told['seconds']:.1f} s" if isinstance(told.get("seconds"), int | float) else ""
-        return Link("convolution", "ok", f"all {told.get('numbers')} numbers are right{took}")
+        return Finding("convolution", "ok", f"all {told.get('numbers')} numbers are right{took}")
     first = told.get("first") or []
     example = f", such as {first[0]} for {first[1]}" if len(first) == 2 else ""
     fact = f"{told.get('wrong') or 'some'} of {told.get('numbers')} numbers are wrong{example}"
     hint = f"take another host: apexgpu gpus   (and tell the administrators: a GPU of {proof.host} computes wrongly)"
-    return Link("convolution", "problem", fact, hint, "wrong_numbers")
+    return Finding("convolution", "problem", fact, hint, "wrong_numbers")
 
 
 def _described(device: Mapping[str, Any]) -> dict[str, str]:
@@ -192,22 +193,22 @@ def _card(proof: Proof, found: Run) -> Card | None:
                    bus=told.get("pci bus id", ""))  # fmt: skip
 
 
-def _fall(found: Run, told: Mapping[str, Any] | None, check: str, version: str, proof: Proof) -> list[Link]:
+def _fall(found: Run, told: Mapping[str, Any] | None, check: str, version: str, proof: Proof) -> list[Finding]:
     """The link at which the chain ended, and the one that is to blame where that is another."""
     if found.code in _SLOW and told is None:
         fact = f"{check} was not done in time; CUDA may have been compiling for this GPU, which it does once"
-        return [Link(check, "slow", fact, f"apexgpu verify {proof.host} --wait 3600", "slow")]
+        return [Finding(check, "slow", fact, f"apexgpu verify {proof.host} --wait 3600", "slow")]
     text = f"{found.words}\n{told.get('said', '') if told else ''}"
     why = cause(text, check=check, code=found.code, version=version, host=proof.host)
     if check == "gpu" and told is not None and "error" not in told and why.code == "broken":
-        why = Link("gpu", "problem", f"TensorFlow {version} lists no GPU, and does not say why", why.hint, "no_gpu")
+        why = Finding("gpu", "problem", f"TensorFlow {version} lists no GPU, and does not say why", why.hint, "no_gpu")
     known = proof.link("cudnn")
     if check == "convolution" and why.code == "broken" and known and known.code == "cudnn_mismatch":
         why = replace(known, verdict="problem")
-    return [why] if why.check == check else [why, Link(check, "skipped", f"see {why.check}", code="skipped")]
+    return [why] if why.check == check else [why, Finding(check, "skipped", f"see {why.check}", code="skipped")]
 
 
-def _loaded(found: Run, proof: Proof) -> list[Link]:
+def _loaded(found: Run, proof: Proof) -> list[Finding]:
     """CUDA and cuDNN as the program itself had loaded them, where the files told something else or nothing."""
     links = []
     loaded = found.steps.get("convolution", {}).get("libraries") or {}
@@ -215,7 +216,8 @@ def _loaded(found: Run, proof: Proof) -> list[Link]:
         known, library = proof.link(check), loaded.get(name)
         if library and known and known.verdict == "note":
             number = library.get("version")
-            links.append(Link(check, "ok", f"{_number(number, name) if number else 'loaded'} ({library.get('path')})"))
+            fact = _number(number, name) if number else "loaded"
+            links.append(Finding(check, "ok", f"{fact} ({library.get('path')})"))
     return links
 
 
@@ -227,20 +229,20 @@ def _number(number: int, name: str) -> str:
     return f"{number // big}.{number % big // 100}.{number % 100}"
 
 
-def _memory(told: Mapping[str, Any], found: Run, proof: Proof) -> Link:
+def _memory(told: Mapping[str, Any], found: Run, proof: Proof) -> Finding:
     """What the session took: by the lesser of what came with it and what went with it, since others come and go."""
     before, after = told.get("before"), told.get("after")
     if not isinstance(before, int) or not isinstance(after, int):
-        return Link("memory", "note", "nvidia-smi does not tell what is used")
+        return Finding("memory", "note", "nvidia-smi does not tell what is used")
     left = found.left.get(proof.gpu.index, before) if proof.gpu else before
     took, free = max(0, after - max(before, left)), proof.gpu.free if proof.gpu else None
     if took > min(2048 * MIB, (free if free is not None else 4096 * MIB) // 2):
         fact = f"TensorFlow takes {size(took)} at once: nothing is left for others"
-        return Link("memory", "problem", fact, f"apexgpu setup {proof.host} growth", GREEDY)
-    return Link("memory", "ok", f"took {size(took)}, and more only as needed")
+        return Finding("memory", "problem", fact, f"apexgpu setup {proof.host} growth", GREEDY)
+    return Finding("memory", "ok", f"took {size(took)}, and more only as needed")
 
 
-def _again(proof: Proof, found: Run) -> Link:
+def _again(proof: Proof, found: Run) -> Finding:
     """The run as a command as one link."""
     links = _links(proof, found, _version(proof, found))
     command = f"ssh {proof.host} COMMAND"
@@ -249,13 +251,13 @@ def _again(proof: Proof, found: Run) -> Link:
     if bad is None:
         if proof.nvcc and not _nvcc(found):
             fact = f"the same through `{command}`, but nvcc is on PATH after a login only"
-            return Link("command", "note", fact, f"apexgpu setup {proof.host} cuda", "no_path")
-        return Link("command", "ok", f"the same through `{command}`")
+            return Finding("command", "note", fact, f"apexgpu setup {proof.host} cuda", "no_path")
+        return Finding("command", "ok", f"the same through `{command}`")
     if bad.verdict in {"busy", "slow"}:
         return replace(bad, check="command")
     fact = f"not through `{command}`: {bad.fact}"
     hint = f"apexgpu setup {proof.host} cuda   (lines in ~/.bashrc do not reach commands)"
-    return Link("command", "problem", fact, bad.hint if bad.code == GREEDY else hint, "command")
+    return Finding("command", "problem", fact, bad.hint if bad.code == GREEDY else hint, "command")
 
 
 def finish(proof: Proof) -> Proof:
@@ -263,6 +265,6 @@ def finish(proof: Proof) -> Proof:
     known = {one.check for one in proof.links}
     if not proof.login and "convolution" in known and "command" not in known and not proof.decided:
         fact = f"tried as `ssh {proof.host} COMMAND` alone: a login's files (~/.bashrc …) hand over to another program"
-        return finish(replace(proof, links=(*proof.links, Link("command", "note", fact, code="no_login"))))
-    rest = tuple(Link(check, "skipped", "not tried", code="skipped") for check in CHECKS if check not in known)
+        return finish(replace(proof, links=(*proof.links, Finding("command", "note", fact, code="no_login"))))
+    rest = tuple(Finding(check, "skipped", "not tried", code="skipped") for check in CHECKS if check not in known)
     return replace(proof, links=tuple(sorted((*proof.links, *rest), key=_place)))

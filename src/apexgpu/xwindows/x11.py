@@ -7,27 +7,12 @@ are in `x11local`, those beyond it in `x11there`; their facts come from `x11fact
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from apexgpu.ssh import sshoptions
-
-Verdict = Literal["ok", "broken", "unknown", "skipped"]
 
 TIMEOUT = "1w"
 """How long ssh lets new untrusted windows in. Its own 20 minutes end in the middle of a working day; 0 means that
 the X server forgets the authorization 60 s after the last window has closed (Xsecurity(7), docs/decisions.md)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One link. `exit_code` is what the whole ends with when this is the first broken one; `code` names the trouble."""
-
-    check: str
-    verdict: Verdict
-    fact: str
-    hint: str | None = None
-    code: str = "x11"
-    exit_code: int = 6
 
 
 @dataclass(frozen=True, slots=True)
