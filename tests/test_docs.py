@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apexgpu import cli, completion, settings
+from apexgpu import cli, completion, completion_table, settings
 from apexgpu.completion_table import TABLE
 from apexgpu.errors import ApexError
 from apexgpu.kit import Kit
@@ -25,7 +25,7 @@ def script(name: str) -> dict[str, Any]:
 
 
 def test_the_completion_table_is_what_the_command_line_has() -> None:
-    assert script("make-completion")["rows"]() == TABLE, "run: make completion"
+    assert script("make-completion")["text"]() == Path(completion_table.__file__).read_text(), "run: make completion"
 
 
 @pytest.mark.parametrize("name", ["reference.md", "zh/reference.md"])
@@ -115,6 +115,10 @@ def test_the_bare_word_shows_each_command_in_one_line(
         ("apexgpu gpus --wa", ["--watch"]),
         ("apexgpu exec gpu2 -- gp", []),
         ("apexgpu keys add ", []),
+        ("apexgpu setup gp", ["gpu2", "gpu3", "gpu12"]),
+        ("apexgpu setup gpu2 cu", ["cuda", "cudnn"]),
+        ("apexgpu setup gpu2 --plan cuda cu", ["cudnn"]),
+        ("apexgpu mount gpu2 ", []),
     ],
 )
 def test_completion_answers_from_the_table_and_the_remembered_hosts(

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from apexgpu.completion_table import TABLE
+from apexgpu.completion_table import AFTER_HOST, TABLE
 
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
@@ -88,9 +88,11 @@ def complete(before: list[str], word: str, environment: Mapping[str, str]) -> li
     kind, names, options = TABLE[path]
     if word.startswith("-"):
         return [option for option in options if option.startswith(word)]
-    if kind == "hosts":
-        used = set(before)
-        return [name for name in (*names, *_hosts(environment)) if name.startswith(word) and name not in used]
+    if kind in {"host", "hosts"}:
+        known = _hosts(environment)
+        given = kind == "host" and not set(known).isdisjoint(before)  # and this is what comes after it
+        names = AFTER_HOST.get(path, ()) if given else (*names, *known)
+        return [name for name in names if name.startswith(word) and name not in before]
     return [name for name in names if name.startswith(word)]
 
 
