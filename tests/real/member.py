@@ -22,12 +22,7 @@ SFTP = "Subsystem sftp /usr/lib/openssh/sftp-server"
 # each other.
 SEVEN, EIGHT = f"gpu{os.getpid()}7", f"gpu{os.getpid()}8"
 _START = 0.2  # seconds that `apexgpu --version` may take on a machine that has nothing else to do
-_NOBODY = 65534
-# Another user, who may mount nothing by himself. That he may read all files is for Pythons that live below /root.
-_BECOME = (
-    "setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups",
-    "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
-)  # fmt: skip
+NOBODY, DAEMON = 65534, 1  # two accounts that every Debian has
 
 
 @dataclass(frozen=True)
@@ -40,11 +35,17 @@ class Said:
     seconds: float
 
 
-class Member:
-    """Commands of apexgpu, and any others, run as `nobody` where the tests are root's, else as who runs them."""
+def _become(uid: int) -> tuple[str, ...]:
+    """Another user, who may mount nothing by himself. That he may read all files is for a Python below /root."""
+    return ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
+            "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")  # fmt: skip
 
-    def __init__(self, directory: Path, servers: Sequence[openssh.OpenSSH]) -> None:
-        self.directory, self.servers = directory, list(servers)
+
+class Member:
+    """Commands of apexgpu, and any others, run as the user `uid` where the tests are root's, else as who runs them."""
+
+    def __init__(self, directory: Path, servers: Sequence[openssh.OpenSSH], uid: int = NOBODY) -> None:
+        self.directory, self.servers, self.uid = directory, list(servers), uid
         self.home = directory / "home"
         self.state = directory / "state"
         for path in (self.home, self.state, directory / "config"):
@@ -61,7 +62,7 @@ class Member:
         if self.as_root:
             for path in (directory, *directory.rglob("*")):
                 if self.files not in (path, *path.parents):
-                    os.chown(path, _NOBODY, _NOBODY)
+                    os.chown(path, uid, uid)
 
         self.slowness = 1.0
         self.slowness = max(1.0, self("--version").seconds / _START)
@@ -90,11 +91,11 @@ class Member:
         account.save(self.state, account.Account(user=hosts[0].user, hosts=hosts))
         if self.as_root:
             for path in (self.state, *self.state.rglob("*")):
-                os.chown(path, _NOBODY, _NOBODY)
+                os.chown(path, self.uid, self.uid)
 
     def popen(self, argv: Sequence[str], **more: Any) -> "subprocess.Popen[str]":
         """Any program, as the member."""
-        who = _BECOME if self.as_root else ()
+        who = _become(self.uid) if self.as_root else ()
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, "text": True}
         return subprocess.Popen([*who, *argv], env=self.environment, cwd="/", **{**pipes, **more})
 

@@ -19,6 +19,7 @@ from typing import Any
 import pexpect
 import pytest
 from tests import openssh
+from tests.real.member import DAEMON, SEVEN, Member, Said, member
 from tests.real.webserver import Wire, serving
 
 from apexgpu.tunnel import tunnels
@@ -512,3 +513,45 @@ def new_key(server: openssh.OpenSSH) -> None:
 
 def words_of_all() -> list[str]:
     return subprocess.run(["ps", "axww", "-o", "args="], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+class TestTwoUsers:
+    """Two accounts of one laptop: neither sees, takes or ends what is the other's."""
+
+    @pytest.fixture
+    def two(self) -> Iterator[tuple[Member, Member]]:
+        with member() as first:
+            second = Member(first.directory.parent / "second", first.servers, DAEMON)
+            try:
+                yield first, second
+            finally:
+                for one in (first, second):
+                    one("tunnels", "close", "--all")
+
+    def test_each_has_a_port_and_its_own_list(self, two: tuple[Member, Member]) -> None:
+        with serving() as port:
+            here, there = [well(one("tunnel", SEVEN, str(port), "--background", "--json")) for one in two]
+            assert here["local_port"] != there["local_port"]
+            assert get(here["url"]) == get(there["url"]) == b"training"
+            listed = [json.loads(one("tunnels", "--json").out)["tunnels"] for one in two]
+            assert [[made["pid"] for made in rows] for rows in listed] == [[here["pid"]], [there["pid"]]]
+            assert two[1]("tunnels", "close", "--all").code == 0
+            assert get(here["url"]) == b"training"
+            with pytest.raises(OSError, match="refused"):
+                get(there["url"])
+
+    def test_a_port_that_the_other_has_is_named_as_taken(self, two: tuple[Member, Member]) -> None:
+        with serving() as port:
+            made = well(two[0]("tunnel", SEVEN, str(port), "--background", "--json"))
+            wanted = str(made["local_port"])
+            said = two[1]("tunnel", SEVEN, str(port), "--local", wanted, "--background")
+            assert said.code == 6, said.err
+            assert f"port {wanted}" in said.err
+            assert get(made["url"]) == b"training"
+
+
+def well(said: Said) -> dict[str, Any]:
+    """The one tunnel that a command tells of."""
+    assert said.code == 0, said.err
+    found: dict[str, Any] = json.loads(said.out)["tunnels"][0]
+    return found
