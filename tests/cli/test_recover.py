@@ -212,6 +212,7 @@ class TestRebuild:
 class TestAtATerminal:
     def test_the_typed_name_decides_and_a_snapshot_is_offered(self, scene: Scene) -> None:
         with at_terminal("recover", "gpu2", "--from", "first") as child:
+            child.expect("The running container on gpu2 is stopped, and all its files are deleted")
             child.expect("Type gpu2 to go ahead: ")
             child.sendline("gpu3")
             child.expect("gpu3. was typed, not gpu2: nothing was changed")
@@ -220,8 +221,6 @@ class TestAtATerminal:
         with at_terminal("recover", "gpu2", "--from", "first") as child:
             child.expect("Type gpu2 to go ahead: ")
             child.sendline("gpu2")
-            child.expect("Stop the running container on gpu2")
-            child.sendline("y")
             child.expect("Take a snapshot of what is on gpu2 now")
             child.sendline("n")
             child.expect("is up again from alice-gpu2-")
@@ -232,8 +231,6 @@ class TestAtATerminal:
         with at_terminal("recover", "gpu2") as child:
             child.expect("Type gpu2 to go ahead: ")
             child.sendline("gpu2")
-            child.expect("Stop the running container on gpu2")
-            child.sendline("y")
             child.expect("Take a snapshot of what is on gpu2 now")
             child.sendline("")
             child.expect("the snapshot is good")

@@ -210,14 +210,20 @@ def confirm_stop(kit: Kit, states: list[Outcome[manage.Use | None]]) -> None:
     running = [state for state in states if state.value is not None]
     if not running:
         return
-    if not kit.yes:
-        for state in running:
-            for what, lines in (("logged in", state.value.sessions), ("on a GPU", state.value.gpu_processes)):  # type: ignore[union-attr]
-                for line in lines:
-                    kit.screen.note(f"  {state.host.name}: {what}: {line}")
+    for state in running:
+        show_use(kit, state.host, state.value)
     busy = [state.host.name for state in running if state.value and state.value.busy]
     in_use = f" ({', '.join(busy)} in use)" if busy else ""
     kit.confirm(f"Stop the running container on {_names([state.host for state in running])}{in_use}?")
+
+
+def show_use(kit: Kit, host: Host, use: manage.Use | None) -> None:
+    """Who and what would be ended by a stop, for somebody who is about to be asked."""
+    if use is None or kit.yes:
+        return
+    for what, lines in (("logged in", use.sessions), ("on a GPU", use.gpu_processes)):
+        for line in lines:
+            kit.screen.note(f"  {host.name}: {what}: {line}")
 
 
 def _show_down(kit: Kit, outcome: Outcome[Stopped]) -> None:

@@ -12,7 +12,7 @@ from apexgpu.backups.recoverplan import Plan
 from apexgpu.backups.recovery import Done
 from apexgpu.commands import fleet, interrupted, reach
 from apexgpu.commands.backup import ask_snapshot, attempt, show_taken, undo_interrupted, words
-from apexgpu.commands.hosts import confirm_stop
+from apexgpu.commands.hosts import show_use
 from apexgpu.commands.options import Group, OneHost, kit_of
 from apexgpu.errors import ApexError, DeclinedError, RefusedError, UsageError
 from apexgpu.hosts import containerkeys, manage
@@ -95,7 +95,7 @@ def _run(
 
 
 def _ask(kit: Kit, means: Means, made: Plan, snapshot: bool | None) -> Plan:
-    """The typed name, the stop, and the snapshot of what is about to be destroyed."""
+    """The typed name, which says yes to the stop too, and the snapshot of what is about to be destroyed."""
     host = made.host
     if made.what == "rebuild":
         kit.screen.note(f"  the template: {made.archive.path}; {host.user}'s files in the container will be gone")
@@ -105,9 +105,11 @@ def _ask(kit: Kit, means: Means, made: Plan, snapshot: bool | None) -> Plan:
             kit.screen.warn(f"it is none of your archives: its container called itself {made.tested.hostname}")
     if made.doubt:
         kit.screen.warn(f"the archive is NOT to be trusted: {made.doubt}")
-    kit.confirm_name(host.name, f"All files of your container on {host.name} are deleted and replaced")
     if made.ran:
-        confirm_stop(kit, [Outcome(host, made.use)])
+        show_use(kit, host, made.use)
+    lost = "is stopped, and all its files are deleted and replaced"
+    kit.confirm_name(host.name, f"The running container on {host.name} {lost}" if made.ran else
+                     f"All files of your container on {host.name} are deleted and replaced")  # fmt: skip
     if not made.whole:
         kit.screen.note("  no snapshot of what is there now is offered: it is not whole, or nobody could test it")
         return made
