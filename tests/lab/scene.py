@@ -114,8 +114,12 @@ class Scene:
 
 
 async def _idle(task: "asyncio.Task[int]") -> bool:
-    done, _ = await asyncio.wait([task], timeout=0.5)
-    return not done
+    """Whether nothing comes of it for seconds; in several waits, for a machine that stands still takes only one."""
+    for _ in range(6):
+        done, _ = await asyncio.wait([task], timeout=0.5)
+        if done:
+            return False
+    return True
 
 
 def _running(scene: Scene, _: str) -> None:
