@@ -35,8 +35,16 @@ _apexgpu_completion() {
 compdef _apexgpu_completion apexgpu
 """,
     "fish": """\
-complete --command apexgpu --no-files --arguments \
-'(env _APEXGPU_COMPLETE=complete_fish _TYPER_COMPLETE_ARGS=(commandline -cp) apexgpu)'
+function __apexgpu_completion
+    set --local line (commandline -cp)
+    set --local found (env _APEXGPU_COMPLETE=complete_fish _TYPER_COMPLETE_ARGS="$line" apexgpu)
+    if test (count $found) -gt 0
+        string join -- \\n $found
+    else
+        __fish_complete_path (commandline -ct)
+    end
+end
+complete --command apexgpu --no-files --arguments '(__apexgpu_completion)'
 """,
     "powershell": """\
 Register-ArgumentCompleter -Native -CommandName apexgpu -ScriptBlock {
