@@ -9,7 +9,7 @@ from apexgpu.backups.journal import Work
 from apexgpu.backups.nas import Eye, Means
 from apexgpu.backups.snapshots import SUFFIX, UNKNOWN, Reading, Saved, choose, default
 from apexgpu.errors import ApexError, RefusedError
-from apexgpu.hosts import forwards, manage
+from apexgpu.hosts import forwards, manage, sent
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.models import Host, Target
 from apexgpu.ssh.transport import refused_key
@@ -132,7 +132,7 @@ def _doubt(archive: Saved, tested: Reading) -> str | None:
 def read_keys(means: Means, host: Host) -> tuple[str, ...]:
     """The lines of authorized_keys in a running container; none where they cannot be read."""
     try:
-        reply = means.link.run(Target(host, "container"), _AUTHORIZED)
+        reply = means.link.run(Target(host, "container"), sent.apart(_AUTHORIZED))
     except ApexError:
         return ()
     return tuple(key.line for key in parse_all(reply.out))

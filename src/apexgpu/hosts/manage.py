@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
-from apexgpu.hosts import disks, replies
+from apexgpu.hosts import disks, replies, sent
 from apexgpu.hosts.disks import Disk
 from apexgpu.hosts.hostlock import only_one
 from apexgpu.hosts.replies import Stopped
@@ -95,11 +95,12 @@ def status(link: Transport, host: Host, *, inside: bool = False) -> HostStatus:
 
 def _said_inside(link: Transport, host: Host) -> str:
     """What the container tells of itself; what came until then where a disk hangs, nothing where it is out of reach."""
-    command = f"ps -o etimes= -p 1 2>/dev/null || cut -d' ' -f1 /proc/uptime; {disks.COMMAND}"
+    uptime = "ps -o etimes= -p 1 2>/dev/null || cut -d' ' -f1 /proc/uptime"
+    command = sent.started(f"{uptime}; {disks.COMMAND}")
     try:
-        return link.run(Target(host, "container"), command, limits=Limits(total=12)).out
+        return sent.after_start(link.run(Target(host, "container"), command, limits=Limits(total=12)).out)
     except DroppedError as exc:
-        return exc.seen
+        return sent.after_start(exc.seen)
     except ApexError:
         return ""
 
@@ -168,12 +169,12 @@ def halt(link: Transport, host: Host, *, on_line: OnLine) -> Stopped:
 def use(link: Transport, host: Host) -> Use:
     """Who and what is at work in a running container, as far as the container can tell."""
     processes = "nvidia-smi --query-compute-apps=pid,process_name --format=csv,noheader"
-    command = f"who 2>/dev/null; echo ---; {processes} 2>/dev/null; true"
+    command = sent.started(f"who 2>/dev/null; echo ---; {processes} 2>/dev/null; true")
     try:
         reply = link.run(Target(host, "container"), command)
     except ApexError:
         return Use()
-    people, _, running = reply.out.partition("---\n")
+    people, _, running = sent.after_start(reply.out).partition("---\n")
     busy = [line.strip() for line in running.splitlines() if line.strip()[:1].isdigit()]
     return Use(tuple(line.strip() for line in people.splitlines() if line.strip()), tuple(busy))
 
