@@ -1,6 +1,6 @@
 """What a recover would do: which archive, what reading it to its end says, what is there now. It changes nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from posixpath import normpath
 
 from apexgpu.backups import nas
@@ -60,6 +60,7 @@ def plan(means: Means, host: Host, what: Work, wanted: str | None, *, unverified
             archive = _archive(eye, host, what, wanted, template)
             means.say(f"testing {archive.name}: gzip -t, tar -t, SHA-256")
             tested = eye.test(archive.path)
+            archive = _as_read(archive, tested)
             doubt = _doubt(archive, tested)
             if archive.verified and doubt:
                 eye.unnote(archive.path)
@@ -109,6 +110,11 @@ def _absolute(path: str) -> str:
 def _at(path: str) -> Saved:
     """An archive of which nothing but its path is known."""
     return Saved(path.rpartition("/")[2].removesuffix(SUFFIX), UNKNOWN, "", path, 0, 0, 0o644)
+
+
+def _as_read(archive: Saved, tested: Reading) -> Saved:
+    """With the size and time that the test found, for an archive that is none of the user's."""
+    return archive if archive.size else replace(archive, size=tested.size, created=tested.time)
 
 
 def _unseen(host: Host, what: Work, wanted: str | None, template: str, directory: str) -> Saved:
