@@ -153,6 +153,35 @@ def test_a_port_that_is_no_ssh_server_ends_in_time(make: Make, server: Place, sp
     assert caught.value.code in {"timeout", "closed"}
 
 
+def test_a_server_that_hangs_up_on_one_login_of_many_is_dialled_again(server: Place) -> None:
+    with socket.create_server((server.host.address, 0)) as listener:
+
+        def accept() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"Exceeded MaxStartups\r\n")
+            connection, _ = listener.accept()
+            there = socket.create_connection((server.host.address, server.host.manage_port))
+            with connection, there:
+                back = threading.Thread(target=pour, args=(there, connection))
+                back.start()
+                pour(connection, there)
+                back.join()
+
+        threading.Thread(target=accept, daemon=True).start()
+        host = replace(server.host, manage_port=listener.getsockname()[1])
+        with pytest.raises(UnknownHostKeyError):  # of the new port: it was met
+            run(paramiko_link, server, "help", role="manage", host=host)
+
+
+def pour(origin: socket.socket, target: socket.socket) -> None:
+    """All that comes from one to the other, and the end."""
+    with contextlib.suppress(OSError):
+        while data := origin.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
 def test_a_new_host_key_is_shown_never_taken(make: Make, server: Place, tmp_path: Path) -> None:
     with pytest.raises(UnknownHostKeyError) as caught:
         run(make, server, "help", role="manage", config=server.knowing(tmp_path, None))

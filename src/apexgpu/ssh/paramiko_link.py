@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import paramiko
 
 _KEEPALIVE = 15
+_PAUSES = (0.3, 0.7)  # before dialling again where sshd hung up at once
 
 
 class _Bell(threading.Event):
@@ -67,11 +68,10 @@ class ParamikoLink:
     def _connected(self, route: Route, seconds: float) -> Iterator[tuple["paramiko.Transport", float]]:
         paramiko = load_paramiko()
         deadline = time.monotonic() + seconds
-        connection = _dial(route, deadline)
-        client = None
+        with _translated(route.target):
+            connection, client = _met(paramiko, route, deadline)
         try:
             with _translated(route.target):
-                client = _transport(paramiko, connection, route, deadline)
                 self._check_host_key(client, route)
                 self._log_in(paramiko, client, route, deadline)
             yield client, deadline
@@ -79,8 +79,7 @@ class ParamikoLink:
             # Shut down first: paramiko's reader would otherwise sit in its poll for a tenth of a second.
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            if client is not None:
-                client.close()
+            client.close()
             connection.close()
 
     def _check_host_key(self, client: "paramiko.Transport", route: Route) -> None:
@@ -137,6 +136,30 @@ def _dial(route: Route, deadline: float) -> socket.socket:
     if user_timeout is not None:  # Linux: a network that is gone ends the connection after a minute
         connection.setsockopt(socket.IPPROTO_TCP, user_timeout, 60_000)
     return connection
+
+
+def _met(
+    paramiko: ModuleType, route: Route, deadline: float
+) -> tuple[socket.socket, "paramiko.Transport"]:
+    """A connection whose keys are exchanged. With many logins at once sshd hangs up on some before a word is said
+    (MaxStartups): those dial again.
+    """
+    for pause in (*_PAUSES, None):
+        connection = _dial(route, deadline)
+        try:
+            return connection, _transport(paramiko, connection, route, deadline)
+        except BaseException as exc:
+            connection.close()
+            if not _hung_up(exc) or time.monotonic() + (pause or 0) >= deadline:
+                raise
+        if pause is not None:
+            time.sleep(pause)
+    raise unreachable(route.target, "it hung up before a word was said", code="closed")
+
+
+def _hung_up(exc: BaseException) -> bool:
+    """Whether a handshake ended before the server had said what it is."""
+    return isinstance(exc, EOFError | ConnectionError) or "protocol banner" in str(exc)
 
 
 def _transport(paramiko: ModuleType, connection: socket.socket, route: Route, deadline: float) -> "paramiko.Transport":
