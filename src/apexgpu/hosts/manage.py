@@ -11,7 +11,7 @@ from apexgpu.hosts.hostlock import only_one
 from apexgpu.hosts.replies import Stopped
 from apexgpu.hosts.starting import port_trouble
 from apexgpu.models import Container, Host, Reply, Target
-from apexgpu.ssh.transport import UNANSWERED, Limits, OnLine, Transport, refused_key
+from apexgpu.ssh.transport import KILLED, UNANSWERED, Limits, OnLine, Transport, refused_key
 
 _BLANK = frozenset(" \t\r\n'\"\\*?[]$`;&|<>")
 
@@ -240,5 +240,9 @@ def execute(link: Transport, host: Host, command: str, *, total: float | None) -
     """Run a command of the user's in the container, never twice. Whatever it exits with is a value, not an error."""
     try:
         return link.run(Target(host, "container"), command, limits=Limits(total=total, silence=None))
+    except DroppedError as exc:
+        if exc.code != KILLED:
+            raise
+        return Reply(255, exc.seen, f"{exc.err}{exc.message}\n")  # as ssh exits then
     except UnreachableError as exc:
         raise _explained(link, host, exc) from None

@@ -17,7 +17,7 @@ from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Lines
 from apexgpu.ssh.identities import Identities, load_paramiko
 from apexgpu.ssh.route import Route
-from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError, changed_key, refused_key, unreachable
+from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError, changed_key, killed, refused_key, unreachable
 from apexgpu.text import last_line
 
 if TYPE_CHECKING:
@@ -204,11 +204,18 @@ def _read(channel: "paramiko.Channel", bell: _Bell, target: Target, limits: Limi
         if (end is not None and time.monotonic() >= end) or not rang:
             raise _too_slow(target, out)
     lines.end()
-    text = out.decode("utf-8", "replace")
-    if channel.exit_status < 0:
-        message = f"the connection to {target.alias} was lost"
-        raise DroppedError(message, hint=f"apexgpu status {target.host.name}", seen=text)
-    return Reply(channel.exit_status, text, err.decode("utf-8", "replace"))
+    reply = Reply(channel.exit_status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+    if reply.code < 0:
+        raise _ended(channel, target, reply)
+    return reply
+
+
+def _ended(channel: "paramiko.Channel", target: Target, reply: Reply) -> DroppedError:
+    """The error for a command without an exit status: a signal has none, and neither has a connection that is gone."""
+    if target.role == "container" and channel.get_transport().is_active():
+        return killed(target, reply.out, reply.err)
+    message = f"the connection to {target.alias} was lost"
+    return DroppedError(message, hint=f"apexgpu status {target.host.name}", seen=reply.out)
 
 
 def _too_slow(target: Target, out: bytes | bytearray) -> DroppedError:
