@@ -73,13 +73,18 @@ class UnreachableError(ApexError):
 
 
 class DroppedError(UnreachableError):
-    """The connection was there and ended before the work did; `seen` is the output until then."""
+    """The connection was there and ended before the work did; `seen` is the output until then, `err` what was on
+    stderr, where it is known.
+    """
 
     code = "dropped"
 
-    def __init__(self, message: str, *, hint: str | None = None, code: str | None = None, seen: str = "") -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, code: str | None = None, seen: str = "", err: str = ""
+    ) -> None:
         super().__init__(message, hint=hint, code=code)
         self.seen = seen
+        self.err = err
 
 
 class RefusedError(ApexError):

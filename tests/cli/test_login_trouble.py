@@ -119,7 +119,7 @@ class TestStuckPusher:
         assert "IAM's pusher looks stuck" in said.err
         assert "tell the administrators to restart IAM" in said.err
         assert "the key works on gpu2" in said.err
-        assert "not registered yet: gpu3" in said.err
+        assert "the key has not arrived, or not registered yet: gpu3" in said.err
         assert [row["key_accepted"] for row in said.json["hosts"]] == [True, False]
 
     def test_one_that_never_began_on_this_key(self, new: Newcomer) -> None:

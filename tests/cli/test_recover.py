@@ -197,6 +197,7 @@ class TestRebuild:
         scene.lab.fault("gpu2", "user-not-made", 1)
         assert scene("rebuild", "gpu2", "--no-snapshot", "--yes") == 1
         assert "useradd" in scene.err
+        assert "hint: apexgpu rebuild gpu2   finishes it" in scene.err
         assert scene("rebuild", "gpu2", "--yes") == 0, scene.err
         assert plain_ssh("gpu2").returncode == 0
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 0, scene.err

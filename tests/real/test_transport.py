@@ -25,7 +25,7 @@ from apexgpu.ssh.identities import Identities
 from apexgpu.ssh.mux import OpenMasters, master_argv
 from apexgpu.ssh.openssh_link import OpenSSHLink
 from apexgpu.ssh.paramiko_link import ParamikoLink
-from apexgpu.ssh.transport import UNANSWERED, Connections, Limits, Link, UnknownHostKeyError
+from apexgpu.ssh.transport import KILLED, UNANSWERED, Connections, Limits, Link, UnknownHostKeyError
 
 pytestmark = pytest.mark.openssh
 
@@ -153,6 +153,35 @@ def test_a_port_that_is_no_ssh_server_ends_in_time(make: Make, server: Place, sp
     assert caught.value.code in {"timeout", "closed"}
 
 
+def test_a_server_that_hangs_up_on_one_login_of_many_is_dialled_again(server: Place) -> None:
+    with socket.create_server((server.host.address, 0)) as listener:
+
+        def accept() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"Exceeded MaxStartups\r\n")
+            connection, _ = listener.accept()
+            there = socket.create_connection((server.host.address, server.host.manage_port))
+            with connection, there:
+                back = threading.Thread(target=pour, args=(there, connection))
+                back.start()
+                pour(connection, there)
+                back.join()
+
+        threading.Thread(target=accept, daemon=True).start()
+        host = replace(server.host, manage_port=listener.getsockname()[1])
+        with pytest.raises(UnknownHostKeyError):  # of the new port: it was met
+            run(paramiko_link, server, "help", role="manage", host=host)
+
+
+def pour(origin: socket.socket, target: socket.socket) -> None:
+    """All that comes from one to the other, and the end."""
+    with contextlib.suppress(OSError):
+        while data := origin.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
 def test_a_new_host_key_is_shown_never_taken(make: Make, server: Place, tmp_path: Path) -> None:
     with pytest.raises(UnknownHostKeyError) as caught:
         run(make, server, "help", role="manage", config=server.knowing(tmp_path, None))
@@ -209,6 +238,15 @@ def test_a_connection_lost_before_a_word_came_may_have_carried_the_command(make:
     assert caught.value.code == "dropped"
 
 
+KILL_ITSELF = "echo out; echo err >&2; kill -KILL $$"
+
+
+def test_a_command_that_a_signal_ended_is_no_lost_connection(server: Place) -> None:
+    with pytest.raises(DroppedError) as caught:
+        run(paramiko_link, server, KILL_ITSELF)
+    assert (caught.value.code, caught.value.seen, caught.value.err) == (KILLED, "out\n", "err\n")
+
+
 class TestOpenMasters:
     """The warm way: commands over a master, without an ssh process."""
 
@@ -228,6 +266,15 @@ class TestOpenMasters:
         assert done.code == 0, done.err
         yield warm
         RUNNER.run(["ssh", "-F", str(server.config), "-o", f"ControlPath={path}", "-O", "exit", "x"])
+
+    def test_a_command_that_a_signal_ended_is_told_from_a_master_that_is_gone(
+        self, masters: OpenMasters, server: Place
+    ) -> None:
+        target, limits = Target(server.host, "container"), Limits(connect=5, total=10)
+        with pytest.raises(DroppedError) as caught:
+            masters.run(target, KILL_ITSELF, limits=limits)
+        assert (caught.value.code, caught.value.seen, caught.value.err) == (KILLED, "out\n", "err\n")
+        assert masters.run(target, "echo on", limits=limits) == Reply(0, "on\n", "")
 
     def test_a_command_over_a_master(self, masters: OpenMasters, server: Place) -> None:
         limits = Limits(connect=5, total=10)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from apexgpu.models import Host, Target
 from apexgpu.ssh import openssh_link
 
 
@@ -30,3 +31,12 @@ def test_a_connection_that_was_lost_after_the_login(said: str) -> None:
 )
 def test_one_over_which_nothing_was_sent(said: str) -> None:
     assert not openssh_link.logged_in(said)
+
+
+def test_a_full_agent_is_not_a_key_that_is_not_known() -> None:
+    said = "Received disconnect from 10.0.0.7 port 22:2: Too many authentication failures\r\n"
+    code = openssh_link.failure(said)
+    assert code == "too_many_keys"
+    error = openssh_link.error_of(Target(Host("gpu7", "10.0.0.7", "alice", 22001), "manage"), code, said)
+    assert error.exit_code == 4
+    assert "ssh-add -d" in (error.hint or "")

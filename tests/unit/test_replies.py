@@ -348,6 +348,13 @@ def test_unknown_text_is_an_error_that_keeps_the_text(words: list[str], text: st
     assert (text.split("\n")[0].lstrip("= ") or "nothing") in caught.value.message
 
 
+@pytest.mark.parametrize("words", [[], ["help"], ["stop"], ["snapshot"]])
+def test_an_ordinary_shell_is_what_a_cut_register_leaves(words: list[str]) -> None:
+    with pytest.raises(ApexError) as caught:
+        reader(words)(Reply(0, "GNU bash, version 4.3.48(1)-release\nThese shell commands are defined\n"), "gpu7")
+    assert (caught.value.hint or "").startswith("apexgpu register gpu7")
+
+
 @pytest.mark.parametrize("name", [name for name, wanted in VERDICTS.items() if wanted == GOOD])
 def test_a_reply_that_lost_its_end_is_never_good(name: str) -> None:
     """A connection that ends early still may exit 0: half an answer must not pass for a whole one."""

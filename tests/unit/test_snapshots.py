@@ -357,6 +357,20 @@ class TestScripts:
         assert answers.standing(sh(scripts.stat(str(one))), "gpu2") is None
         assert answers.bits(sh(scripts.mode(str(one), 0o640)), "gpu2") is None
 
+    def test_a_full_disk_is_told_from_one_that_may_not_be_written(self, nas: Path, tmp_path: Path) -> None:
+        old = nas / "alice.tar.gz"
+        old.write_bytes(bytes(5000))
+        programs = tmp_path / "programs"
+        programs.mkdir()
+        for name, text in (("cp", "exit 1"), ("mv", "exit 1"), ("df", "echo; echo / 9 7 2 78% /")):
+            (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+            (programs / name).chmod(0o755)
+        script = f"PATH={programs}:$PATH\n{scripts.aside(str(old), f'{nas}/kept.tar.gz')}"
+        with pytest.raises(RefusedError, match=r"no room for a copy: 2\.0 KiB free") as caught:
+            answers.moved(sh(script), "gpu2")
+        assert caught.value.code == "no_room"
+        assert [path.name for path in nas.iterdir()] == ["alice.tar.gz"]
+
     @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such modes")
     def test_a_directory_that_may_not_be_written_is_said_and_nothing_is_moved(self, theirs: Path) -> None:
         old = theirs / "alice.tar.gz"

@@ -10,7 +10,7 @@ from apexgpu.backups.snapshots import Reading, Saved, Sight, archive
 from apexgpu.errors import ApexError, RefusedError
 from apexgpu.iam.publickeys import parse_key
 from apexgpu.models import Reply
-from apexgpu.text import last_line
+from apexgpu.text import last_line, size
 
 
 def words(reply: Reply, host: str) -> list[tuple[str, str]]:
@@ -87,6 +87,10 @@ def moved(reply: Reply, host: str) -> str | None:
             return word
         if word == "taken":
             raise RefusedError("an archive of this name is there already", code="busy", hint="apexgpu snapshots")
+        if word == "noroom":
+            room = f"it cannot be renamed, and there is no room for a copy: {size(int(rest or 0) << 10)} free"
+            raise RefusedError(f"the archive cannot be moved: {room}", code="no_room",
+                               hint="apexgpu snapshots remove NAME   (of what you need no more: apexgpu snapshots)")
         if word == "failed":
             raise RefusedError(f"the archive cannot be moved: {rest}", code="not_writable",
                                hint="ask the administrators for a directory there that you may write")  # fmt: skip

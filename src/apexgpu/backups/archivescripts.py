@@ -111,6 +111,9 @@ else
     echo copied
   else
     rm -f -- "$to.part" "$to{note}"
+    in=$(dirname -- "$to")
+    free=$(df -Pk -- "$in" | awk 'NR==2 {{ print $4 }}')
+    [ -w "$in" ] && [ "${{free:-0}}" -lt $(($(stat -L -c %s -- "$from") / 1024)) ] && echo "noroom $free"
     echo 'failed it can neither be renamed nor copied there'
   fi
 fi

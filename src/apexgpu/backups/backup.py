@@ -130,7 +130,7 @@ def _keep(means: Means, plan: Plan, entry: Entry, *, allow_loss: bool) -> Entry:
     try:
         plan.eye.set_aside(plan.previous, target)
     except RefusedError as exc:
-        if exc.code != "not_writable" or not allow_loss:
+        if exc.code not in {"not_writable", "no_room"} or not allow_loss:
             raise
         return means.journal.reach(entry, "stop", aside=None)
     return noted

@@ -59,7 +59,7 @@ def _out_of_the_way(means: Means, eye: Eye, entry: Entry) -> Entry:
     try:
         eye.set_aside(found, target)
     except RefusedError as exc:
-        if exc.code != "not_writable":
+        if exc.code not in {"not_writable", "no_room"}:
             raise
         return means.journal.reach(entry, entry.stage, home=None)
     return means.journal.reach(moving, moving.stage, mode=0o600)

@@ -12,7 +12,7 @@ from apexgpu.backups import archivescripts as scripts
 from apexgpu.backups.journal import Journal
 from apexgpu.backups.snapshots import SUFFIX, Manifest, Reading, Saved, Sight, name_of
 from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
-from apexgpu.hosts import manage, starting
+from apexgpu.hosts import manage, sent, starting
 from apexgpu.hosts.manage import HostStatus
 from apexgpu.hosts.starting import Pause
 from apexgpu.models import Host, Reply, Target
@@ -108,7 +108,7 @@ class Eye:
 
     def run(self, script: str, limits: Limits = _QUICK, what: str = "") -> Reply:
         """Run one of `archivescripts` there; what is cut by a lost connection is run again, once."""
-        target = Target(self.host, "container")
+        target, script = Target(self.host, "container"), sent.apart(script)
 
         def heard(line: str) -> None:
             if (done := answers.position(line)) is not None:

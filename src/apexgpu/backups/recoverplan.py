@@ -1,6 +1,6 @@
 """What a recover would do: which archive, what reading it to its end says, what is there now. It changes nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from posixpath import normpath
 
 from apexgpu.backups import nas
@@ -9,7 +9,7 @@ from apexgpu.backups.journal import Work
 from apexgpu.backups.nas import Eye, Means
 from apexgpu.backups.snapshots import SUFFIX, UNKNOWN, Reading, Saved, choose, default
 from apexgpu.errors import ApexError, RefusedError
-from apexgpu.hosts import forwards, manage
+from apexgpu.hosts import forwards, manage, sent
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.models import Host, Target
 from apexgpu.ssh.transport import refused_key
@@ -60,6 +60,7 @@ def plan(means: Means, host: Host, what: Work, wanted: str | None, *, unverified
             archive = _archive(eye, host, what, wanted, template)
             means.say(f"testing {archive.name}: gzip -t, tar -t, SHA-256")
             tested = eye.test(archive.path)
+            archive = _as_read(archive, tested)
             doubt = _doubt(archive, tested)
             if archive.verified and doubt:
                 eye.unnote(archive.path)
@@ -111,6 +112,11 @@ def _at(path: str) -> Saved:
     return Saved(path.rpartition("/")[2].removesuffix(SUFFIX), UNKNOWN, "", path, 0, 0, 0o644)
 
 
+def _as_read(archive: Saved, tested: Reading) -> Saved:
+    """With the size and time that the test found, for an archive that is none of the user's."""
+    return archive if archive.size else replace(archive, size=tested.size, created=tested.time)
+
+
 def _unseen(host: Host, what: Work, wanted: str | None, template: str, directory: str) -> Saved:
     if what == "rebuild":
         return _at(template)
@@ -132,7 +138,7 @@ def _doubt(archive: Saved, tested: Reading) -> str | None:
 def read_keys(means: Means, host: Host) -> tuple[str, ...]:
     """The lines of authorized_keys in a running container; none where they cannot be read."""
     try:
-        reply = means.link.run(Target(host, "container"), _AUTHORIZED)
+        reply = manage.look(means.link, host, sent.apart(_AUTHORIZED))
     except ApexError:
         return ()
     return tuple(key.line for key in parse_all(reply.out))

@@ -78,7 +78,8 @@ def undo(means: Means, host: Host, entry: Entry) -> None:
     """Put back what an interrupted recover left; RefusedError where files are gone and only finishing helps."""
     if entry.stage != "stop":
         message = f"the files of the container on {host.name} are replaced already: that cannot be undone"
-        hint = f"apexgpu recover {host.name}   finishes it; apexgpu recover {host.name} --from NAME   takes another"
+        finish, other = f"apexgpu {entry.what} {host.name}", f"apexgpu recover {host.name} --from NAME"
+        hint = f"{finish}   finishes it; {other}   takes another"
         raise RefusedError(message, hint=hint, code="no_undo")
     if entry.details["ran"] and not means.runs(host):
         means.start(host)
@@ -129,7 +130,7 @@ def _replace(means: Means, host: Host, entry: Entry, where: Place) -> Done:
         if now.stage == "stop":
             _undo_at_once(means, host, now)
             raise
-        raise _in_pieces(host, exc) from None
+        raise _in_pieces(host, entry, exc) from None
     return _prove(means, host, entry, where)
 
 
@@ -162,10 +163,14 @@ def _unpack(means: Means, host: Host, entry: Entry) -> Entry:
     raise AssertionError
 
 
-def _in_pieces(host: Host, exc: ApexError) -> ApexError:
+def _in_pieces(host: Host, entry: Entry, exc: ApexError) -> ApexError:
     """The same failure, with the state that the container is in."""
     state = f"the container on {host.name} is stopped, and its files are gone or incomplete"
-    hint = f"apexgpu recover {host.name}   finishes it (--from NAME takes another; or: apexgpu rebuild {host.name})"
+    other = {
+        "recover": f"--from NAME takes another; or: apexgpu rebuild {host.name}",
+        "rebuild": f"or: apexgpu recover {host.name} --from NAME",
+    }
+    hint = f"apexgpu {entry.what} {host.name}   finishes it ({other[entry.what]})"
     return _told(exc, state, hint)
 
 
@@ -191,7 +196,7 @@ def _prove(means: Means, host: Host, entry: Entry, where: Place) -> Done:
     except ApexError as exc:
         if exc.code == "start_failed":
             means.journal.reach(entry, "unpack")
-            raise _in_pieces(host, exc) from None
+            raise _in_pieces(host, entry, exc) from None
         state = f"the files on {host.name} are replaced, but no login has proved it yet"
         raise _told(exc, state, exc.hint or f"apexgpu {entry.what} {host.name}") from None
     put_back = _put_keys_back(means, host, entry) if entry.what == "rebuild" else 0

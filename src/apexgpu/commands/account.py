@@ -148,18 +148,21 @@ def _probe(kit: Kit, hosts: Sequence[Host], pushed: dict[str, bool | None]) -> l
         else outcome
         for outcome in outcomes
     ]
-    _show_reached(kit, reached)
+    _show_reached(kit, reached, unsent={name for name, took in pushed.items() if took is None})
     return reached
 
 
-def _show_reached(kit: Kit, reached: Sequence[Outcome[bool]]) -> None:
+def _show_reached(kit: Kit, reached: Sequence[Outcome[bool]], unsent: set[str]) -> None:
+    """What came of it. From a host of `unsent`, to which nobody saw IAM send the key, a refusal may only mean that."""
     took = [outcome.host.name for outcome in reached if outcome.value]
     fresh = [outcome.host.name for outcome in reached if outcome.value is False]
     silent = [outcome.host.name for outcome in reached if outcome.value is None]
     if took:
         kit.screen.good(f"the key works on {', '.join(took)}")
-    if fresh:
-        kit.screen.note(f"  not registered yet: {', '.join(fresh)}")
+    if new := [name for name in fresh if name not in unsent]:
+        kit.screen.note(f"  not registered yet: {', '.join(new)}")
+    if waiting := [name for name in fresh if name in unsent]:
+        kit.screen.note(f"  the key has not arrived, or not registered yet: {', '.join(waiting)}")
     if silent:
         kit.screen.note(f"  said nothing: {', '.join(silent)}")
 

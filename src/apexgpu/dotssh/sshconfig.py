@@ -163,7 +163,8 @@ def _rendered(hosts: Sequence[Host], identity_file: str | None) -> list[str]:
             raise ConfigError(f"{text!a} cannot stand in an ssh config", hint="apexgpu doctor")
     config = empty_ssh_config_file()
     config.indent = "    "
-    extra = {} if identity_file is None else {"IdentityFile": _argument(identity_file)}
+    # ssh offers all that an agent holds before a file, and a server hangs up after six offers.
+    extra = {} if identity_file is None else {"IdentityFile": _argument(identity_file), "IdentitiesOnly": "yes"}
     try:
         for host in hosts:
             for name, port in _names(host):

@@ -11,7 +11,7 @@ from pathlib import Path
 from apexgpu.dotssh import knownhosts
 from apexgpu.dotssh.knownhosts import KnownHosts
 from apexgpu.errors import ApexError
-from apexgpu.hosts import starting
+from apexgpu.hosts import sent, starting
 from apexgpu.hosts.starting import Pause
 from apexgpu.iam.publickeys import parse_key
 from apexgpu.models import Host, PublicKey, Target
@@ -90,7 +90,7 @@ def renew(link: Transport, host: Host, where: Place, *, wait: float, pause: Paus
     """
     target = Target(host, "container")
     say("making new host keys in the container")
-    reply = link.run(target, f"sudo -n sh -c '{_MAKE}'", limits=Limits(total=120), once=True)
+    reply = link.run(target, sent.apart(f"sudo -n sh -c '{_MAKE}'"), limits=Limits(total=120), once=True)
     keys = [key for line in reply.out.splitlines() if (key := parse_key(line)) is not None]
     if reply.code or not keys or "end" not in reply.out.split():
         said = last_line(reply.out + reply.err, "nothing")

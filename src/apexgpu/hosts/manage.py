@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
-from apexgpu.hosts import disks, replies
+from apexgpu.hosts import disks, replies, sent
 from apexgpu.hosts.disks import Disk
 from apexgpu.hosts.hostlock import only_one
 from apexgpu.hosts.replies import Stopped
 from apexgpu.hosts.starting import port_trouble
 from apexgpu.models import Container, Host, Reply, Target
-from apexgpu.ssh.transport import Limits, OnLine, Transport, refused_key
+from apexgpu.ssh.transport import KILLED, UNANSWERED, Limits, OnLine, Transport, refused_key
 
 _BLANK = frozenset(" \t\r\n'\"\\*?[]$`;&|<>")
 
@@ -95,11 +95,12 @@ def status(link: Transport, host: Host, *, inside: bool = False) -> HostStatus:
 
 def _said_inside(link: Transport, host: Host) -> str:
     """What the container tells of itself; what came until then where a disk hangs, nothing where it is out of reach."""
-    command = f"ps -o etimes= -p 1 2>/dev/null || cut -d' ' -f1 /proc/uptime; {disks.COMMAND}"
+    uptime = "ps -o etimes= -p 1 2>/dev/null || cut -d' ' -f1 /proc/uptime"
+    command = sent.started(f"{uptime}; {disks.COMMAND}")
     try:
-        return link.run(Target(host, "container"), command, limits=Limits(total=12)).out
+        return sent.after_start(look(link, host, command, limits=Limits(total=12)).out)
     except DroppedError as exc:
-        return exc.seen
+        return sent.after_start(exc.seen)
     except ApexError:
         return ""
 
@@ -168,12 +169,12 @@ def halt(link: Transport, host: Host, *, on_line: OnLine) -> Stopped:
 def use(link: Transport, host: Host) -> Use:
     """Who and what is at work in a running container, as far as the container can tell."""
     processes = "nvidia-smi --query-compute-apps=pid,process_name --format=csv,noheader"
-    command = f"who 2>/dev/null; echo ---; {processes} 2>/dev/null; true"
+    command = sent.started(f"who 2>/dev/null; echo ---; {processes} 2>/dev/null; true")
     try:
-        reply = link.run(Target(host, "container"), command)
+        reply = look(link, host, command)
     except ApexError:
         return Use()
-    people, _, running = reply.out.partition("---\n")
+    people, _, running = sent.after_start(reply.out).partition("---\n")
     busy = [line.strip() for line in running.splitlines() if line.strip()[:1].isdigit()]
     return Use(tuple(line.strip() for line in people.splitlines() if line.strip()), tuple(busy))
 
@@ -187,13 +188,38 @@ def inside(
     on_line: OnLine | None = None,
     once: bool = False,
 ) -> Reply:
-    """Run a command in a container that may be stopped: a port that refuses is explained by asking the host."""
+    """Run a command that changes nothing in a container that may be stopped: a port that refuses is explained by
+    asking the host.
+    """
     try:
-        return link.run(Target(host, "container"), command, limits=limits, on_line=on_line, once=once)
+        return look(link, host, command, limits=limits, on_line=on_line, once=once)
     except UnreachableError as exc:
-        if exc.code != "connection_refused":
+        raise _explained(link, host, exc) from None
+
+
+def look(
+    link: Transport,
+    host: Host,
+    command: str,
+    *,
+    limits: Limits | None = None,
+    on_line: OnLine | None = None,
+    once: bool = False,
+) -> Reply:
+    """Run a command that changes nothing in a running container: sent again where an open connection turns out to be
+    dead, as it is after a laptop has slept.
+    """
+    target = Target(host, "container")
+    try:
+        return link.run(target, command, limits=limits, on_line=on_line, once=once)
+    except DroppedError as exc:
+        if exc.code != UNANSWERED:
             raise
-        raise _refused(link, host, exc) from None
+    return link.run(target, command, limits=limits, on_line=on_line, once=once)
+
+
+def _explained(link: Transport, host: Host, exc: UnreachableError) -> ApexError:
+    return _refused(link, host, exc) if exc.code == "connection_refused" else exc
 
 
 def _refused(link: Transport, host: Host, exc: UnreachableError) -> ApexError:
@@ -211,5 +237,12 @@ def stopped(host: Host) -> RefusedError:
 
 
 def execute(link: Transport, host: Host, command: str, *, total: float | None) -> Reply:
-    """Run a command in the container. Whatever it exits with is a value, not an error."""
-    return inside(link, host, command, limits=Limits(total=total, silence=None))
+    """Run a command of the user's in the container, never twice. Whatever it exits with is a value, not an error."""
+    try:
+        return link.run(Target(host, "container"), command, limits=Limits(total=total, silence=None))
+    except DroppedError as exc:
+        if exc.code != KILLED:
+            raise
+        return Reply(255, exc.seen, f"{exc.err}{exc.message}\n")  # as ssh exits then
+    except UnreachableError as exc:
+        raise _explained(link, host, exc) from None

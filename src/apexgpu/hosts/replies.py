@@ -98,11 +98,11 @@ def _size(text: str | None) -> int | None:
     return round(float(match[1]) * _UNITS[match[2]]) if match else None
 
 
-def unexpected(reply: Reply, host: str) -> ApexError:
+def unexpected(reply: Reply, host: str, *, hint: str | None = None) -> ApexError:
     """The error for words that no rule knows; it keeps them."""
     said = " | ".join(lines(reply.out)[-3:] or lines(reply.err)[-3:]) or "nothing"
     message = f"{host} answered something apexgpu does not know: {said[:300]}"
-    return RefusedError(message, hint=f"ssh {host}-manage help", code="unexpected")
+    return RefusedError(message, hint=hint or f"ssh {host}-manage help", code="unexpected")
 
 
 def _shared_trouble(said: list[str], reply: Reply, host: str) -> None:
@@ -141,9 +141,15 @@ def opened(reply: Reply, host: str) -> tuple[list[str], Container]:
     said = lines(reply.out)
     _shared_trouble(said, reply, host)
     state = container(reply.out)
-    if state is None or not any(line.startswith("Hi, ") for line in said):
-        raise unexpected(reply, host)
+    greeted = any(line.startswith("Hi, ") for line in said)
+    if state is None or not greeted:
+        raise unexpected(reply, host, hint=_half_made(host) if said and not greeted else None)
     return said, state
+
+
+def _half_made(host: str) -> str:
+    """What to do where an ordinary shell answers: that is what a register that was cut leaves behind."""
+    return f"apexgpu register {host}   (tells whether your account there is half-made)"
 
 
 def ended(said: list[str], reply: Reply, host: str) -> None:

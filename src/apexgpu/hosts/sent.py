@@ -14,12 +14,28 @@ from apexgpu.text import last_line
 MARK = "apexgpu "
 """What an answer's line begins with; a Python's goes on with a JSON object."""
 
+_START = "apexgpu-starts"
 _OWN_IMPORT = re.compile(r"^from apexgpu\.[^\n(]*(?:\([^)]*\))?\n", re.MULTILINE)
 _FIND_PYTHON = (
     'for p in python3 "$HOME"/*conda3/bin/python3 "$HOME"/miniforge3/bin/python3 /opt/*conda*/bin/python3 '
     '"$HOME"/.pyenv/shims/python3; do command -v "$p" >/dev/null 2>&1 && exec "$p" -c "$1" "$2"; done; '
     "echo 'apexgpu {\"error\": \"no_python\"}'"
 )
+
+
+def apart(line: str) -> str:
+    """A command line whose output begins on a line of its own: what ~/.bashrc prints may lack its last line's end."""
+    return f"echo; {line}"
+
+
+def started(line: str) -> str:
+    """A command line that says where its output begins; `after_start` leaves out what ~/.bashrc prints before it."""
+    return apart(f"echo {_START}; {line}")
+
+
+def after_start(out: str) -> str:
+    """What a command line of `started` itself said."""
+    return out.partition(f"{_START}\n")[2]
 
 
 @cache
@@ -39,7 +55,7 @@ def command(code: str, asked: Mapping[str, object]) -> str:
 
     Where no Python is found, the answer is `{"error": "no_python"}`.
     """
-    return shlex.join(["env", "LC_ALL=C.UTF-8", "sh", "-c", _FIND_PYTHON, "apexgpu", code, json.dumps(asked)])
+    return apart(shlex.join(["env", "LC_ALL=C.UTF-8", "sh", "-c", _FIND_PYTHON, "apexgpu", code, json.dumps(asked)]))
 
 
 def answers(out: str) -> list[str]:

@@ -55,7 +55,7 @@ class Facts:
 
 def command(installers: str = INSTALLERS) -> str:
     """The command line that tells the facts."""
-    return shlex.join(["env", "LC_ALL=C", "sh", "-c", sent.text("facts.sh"), "apexgpu", installers])
+    return sent.apart(shlex.join(["env", "LC_ALL=C", "sh", "-c", sent.text("facts.sh"), "apexgpu", installers]))
 
 
 def survey(link: Transport, host: Host, *, connect: float = 10, once: bool = False) -> Facts:

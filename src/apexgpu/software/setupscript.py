@@ -45,7 +45,7 @@ def command(mode: Mode, run: str, plan: Plan | None = None, known: Sequence[str]
     what = f"{run} {' '.join(plan.words)}" if plan is not None else run
     program = sent.text("run.sh")
     words = ["env", "LC_ALL=C", "sh", "-c", program, "apexgpu", mode, what, texts]
-    return shlex.join([*words, program] if mode == "run" else words)
+    return sent.apart(shlex.join([*words, program] if mode == "run" else words))
 
 
 def login_command(plan: Plan, recipe: Recipe) -> str:

@@ -23,9 +23,9 @@ _GRACE = 30.0  # seconds that starting Python and ending may take beside the wai
 # The login shell of the account, as somebody sits before it who typed `ssh HOST`: it reads all of its files.
 _AFTER_LOGIN = """\
 case "${SHELL:-/bin/sh}" in
-*/fish) exec "$SHELL" -i -l -c 'exec $argv' "$@" ;;
-*/csh|*/tcsh) exec "$@" ;;
-*) exec "${SHELL:-/bin/sh}" -ilc 'exec "$@"' apexgpu "$@" ;;
+*/fish) exec "$SHELL" -i -l -c 'echo; exec $argv' "$@" ;;
+*/csh|*/tcsh) echo; exec "$@" ;;
+*) exec "${SHELL:-/bin/sh}" -ilc 'echo; exec "$@"' apexgpu "$@" ;;
 esac
 """
 
@@ -73,14 +73,14 @@ def _program() -> str:
 def look_command(wish: Wish, *, login: bool) -> str:
     """The command line that looks at CUDA and Pythons; with `login`, on the PATH that the account has after one."""
     words = ["sh", "-c", sent.text("look.sh"), "apexgpu", program(), wish.python or "", wish.home]
-    return _after_login(*words) if login else shlex.join(words)
+    return _after_login(*words) if login else sent.apart(shlex.join(words))
 
 
 def compute_command(python: str, gpu: int, wait: float, *, login: bool) -> str:
     """The command line that computes: as after a login, or as any command that ssh is given."""
     asked = json.dumps({"do": "compute", "gpu": gpu, "limit": max(1, round(wait))})
     words = ["sh", "-c", sent.text("compute.sh"), "apexgpu", python, program(), asked, f"{wait + 5:.0f}"]
-    return _after_login(*words) if login else shlex.join(words)
+    return _after_login(*words) if login else sent.apart(shlex.join(words))
 
 
 def _after_login(*words: str) -> str:
@@ -121,7 +121,7 @@ def _report(link: Transport, host: Host, connect: float) -> Report:
         if exc.code != "garbled":
             raise
         limits = Limits(connect=connect, total=connect + gpus.PATIENCE)
-        found = smi.brief(manage.inside(link, host, smi.BRIEF, limits=limits, once=True).out)
+        found = smi.brief(manage.inside(link, host, sent.apart(smi.BRIEF), limits=limits, once=True).out)
         if found is None:
             raise
         return found

@@ -21,7 +21,7 @@ from apexgpu.models import Reply, Target
 from apexgpu.process import Runner
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import config_arguments, target_arguments
-from apexgpu.ssh.transport import UNANSWERED, Limits
+from apexgpu.ssh.transport import UNANSWERED, Limits, killed
 
 _HELLO, _NEW_SESSION, _TERMINATE, _FORWARD = 0x00000001, 0x10000002, 0x10000005, 0x10000006
 _OK, _EXIT, _OPENED = 0x80000001, 0x80000004, 0x80000006
@@ -53,7 +53,7 @@ class OpenMasters:
             session = _Session(connection)
             try:
                 opened = session.open(command, time.monotonic() + min(limits.connect, 3))
-                return session.finish(target, limits) if opened else None
+                return session.finish(target, limits, lambda: _greets(path)) if opened else None
             except (OSError, struct.error, ValueError):
                 # A master whose network is gone: out of the way, so that the next command need not wait.
                 path.unlink(missing_ok=True)
@@ -177,6 +177,18 @@ def _stamp(config: Path) -> str:
     return f"{config}\0{found.st_mtime_ns}\0{found.st_size}"
 
 
+def _greets(path: Path) -> bool:
+    """Whether a master is at `path`: one whose network is gone has ended."""
+    connection = _connect(path, 1)
+    if connection is None:
+        return False
+    with connection:
+        try:
+            return _Session(connection).greet(time.monotonic() + 1)
+        except (OSError, struct.error, ValueError):
+            return False
+
+
 def _connect(path: Path, timeout: float) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout)
@@ -203,7 +215,7 @@ class _Session:
 
     def open(self, command: str, deadline: float) -> bool:
         """Ask for the session; whether the server opened it. Without an answer (OSError) nobody knows."""
-        if not self._greet(deadline):
+        if not self.greet(deadline):
             return False
         text = command.encode()
         flags = struct.pack(">IIIII", 0, 0, 0, 0, 0xFFFFFFFF)  # tty, X11, agent, subsystem, escape character
@@ -216,13 +228,14 @@ class _Session:
 
     def ask(self, request: bytes, deadline: float, ready: Callable[[], None]) -> bytes:
         """The answer to a request that opens no session; nothing from a stranger."""
-        if not self._greet(deadline):
+        if not self.greet(deadline):
             return b""
         ready()
         self._send(request)
         return self._receive(deadline)
 
-    def _greet(self, deadline: float) -> bool:
+    def greet(self, deadline: float) -> bool:
+        """Whether a master is at the other end."""
         self._send(struct.pack(">II", _HELLO, 4))
         return self._receive(deadline)[:8] == struct.pack(">II", _HELLO, 4)
 
@@ -235,8 +248,8 @@ class _Session:
             socket.send_fds(self._connection, [b"\0"], [descriptor])
             os.close(descriptor)
 
-    def finish(self, target: Target, limits: Limits) -> Reply:
-        """Read both streams and the exit status to their end."""
+    def finish(self, target: Target, limits: Limits, alive: Callable[[], bool]) -> Reply:
+        """Read both streams and the exit status to their end; `alive` is whether the master is there after that."""
         end = None if limits.total is None else time.monotonic() + limits.total
         kept = {number: bytearray() for number in self._pipes}
         code: int | None = None
@@ -259,6 +272,8 @@ class _Session:
                     poll.unregister(number)
                     waiting.discard(number)
         out, err = (bytes(part).decode("utf-8", "replace") for part in kept.values())
+        if code is None and target.role == "container" and alive():
+            raise killed(target, out, err)
         if code is None:
             raise _dropped(target, out.encode(), "was lost in the middle", "dropped")
         return Reply(code, out, err)

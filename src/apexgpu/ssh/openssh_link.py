@@ -4,7 +4,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from apexgpu.errors import ApexError, DroppedError, RefusedError
+from apexgpu.errors import ApexError, DroppedError, LoginError, RefusedError
 from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Completed, Runner
 from apexgpu.ssh import sshoptions
@@ -16,7 +16,8 @@ _FAILURES = (
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED", "changed"),
     (r"No \S+ host key is known for|authenticity of host", "unknown"),
     (r"Host key verification failed", "changed"),
-    (r"Permission denied \(|Too many authentication failures", "refused"),
+    (r"Too many authentication failures", "too_many_keys"),
+    (r"Permission denied \(", "refused"),
     (r"Connection refused", "connection_refused"),
     (r"No route to host", "no_route"),
     (r"timed out|Timeout, server", "timeout"),
@@ -68,6 +69,10 @@ def error_of(target: Target, code: str, err: str) -> ApexError:
     """Our error for one of ssh's own failures."""
     if code == "refused":
         return refused_key(target)
+    if code == "too_many_keys":
+        message = f"{target.alias} hung up on too many keys: the agent's came first, and yours was not among them"
+        hint = "ssh-add -d KEY   (take out what you do not use: ssh-add -l)"
+        return LoginError(message, hint=hint, code="too_many_keys")
     if code == "changed":
         shown = re.search(r"SHA256:\S+", err)
         return changed_key(

@@ -17,13 +17,14 @@ from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Lines
 from apexgpu.ssh.identities import Identities, load_paramiko
 from apexgpu.ssh.route import Route
-from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError, changed_key, refused_key, unreachable
+from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError, changed_key, killed, refused_key, unreachable
 from apexgpu.text import last_line
 
 if TYPE_CHECKING:
     import paramiko
 
 _KEEPALIVE = 15
+_PAUSES = (0.3, 0.7)  # before dialling again where sshd hung up at once
 
 
 class _Bell(threading.Event):
@@ -67,11 +68,10 @@ class ParamikoLink:
     def _connected(self, route: Route, seconds: float) -> Iterator[tuple["paramiko.Transport", float]]:
         paramiko = load_paramiko()
         deadline = time.monotonic() + seconds
-        connection = _dial(route, deadline)
-        client = None
+        with _translated(route.target):
+            connection, client = _met(paramiko, route, deadline)
         try:
             with _translated(route.target):
-                client = _transport(paramiko, connection, route, deadline)
                 self._check_host_key(client, route)
                 self._log_in(paramiko, client, route, deadline)
             yield client, deadline
@@ -79,8 +79,7 @@ class ParamikoLink:
             # Shut down first: paramiko's reader would otherwise sit in its poll for a tenth of a second.
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            if client is not None:
-                client.close()
+            client.close()
             connection.close()
 
     def _check_host_key(self, client: "paramiko.Transport", route: Route) -> None:
@@ -139,6 +138,30 @@ def _dial(route: Route, deadline: float) -> socket.socket:
     return connection
 
 
+def _met(
+    paramiko: ModuleType, route: Route, deadline: float
+) -> tuple[socket.socket, "paramiko.Transport"]:
+    """A connection whose keys are exchanged. With many logins at once sshd hangs up on some before a word is said
+    (MaxStartups): those dial again.
+    """
+    for pause in (*_PAUSES, None):
+        connection = _dial(route, deadline)
+        try:
+            return connection, _transport(paramiko, connection, route, deadline)
+        except BaseException as exc:
+            connection.close()
+            if not _hung_up(exc) or time.monotonic() + (pause or 0) >= deadline:
+                raise
+        if pause is not None:
+            time.sleep(pause)
+    raise unreachable(route.target, "it hung up before a word was said", code="closed")
+
+
+def _hung_up(exc: BaseException) -> bool:
+    """Whether a handshake ended before the server had said what it is."""
+    return isinstance(exc, EOFError | ConnectionError) or "protocol banner" in str(exc)
+
+
 def _transport(paramiko: ModuleType, connection: socket.socket, route: Route, deadline: float) -> "paramiko.Transport":
     from apexgpu.dotssh.knownhosts import KnownHosts
 
@@ -181,11 +204,18 @@ def _read(channel: "paramiko.Channel", bell: _Bell, target: Target, limits: Limi
         if (end is not None and time.monotonic() >= end) or not rang:
             raise _too_slow(target, out)
     lines.end()
-    text = out.decode("utf-8", "replace")
-    if channel.exit_status < 0:
-        message = f"the connection to {target.alias} was lost"
-        raise DroppedError(message, hint=f"apexgpu status {target.host.name}", seen=text)
-    return Reply(channel.exit_status, text, err.decode("utf-8", "replace"))
+    reply = Reply(channel.exit_status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+    if reply.code < 0:
+        raise _ended(channel, target, reply)
+    return reply
+
+
+def _ended(channel: "paramiko.Channel", target: Target, reply: Reply) -> DroppedError:
+    """The error for a command without an exit status: a signal has none, and neither has a connection that is gone."""
+    if target.role == "container" and channel.get_transport().is_active():
+        return killed(target, reply.out, reply.err)
+    message = f"the connection to {target.alias} was lost"
+    return DroppedError(message, hint=f"apexgpu status {target.host.name}", seen=reply.out)
 
 
 def _too_slow(target: Target, out: bytes | bytearray) -> DroppedError:

@@ -25,6 +25,7 @@ from apexgpu.ssh import route as routes
 from apexgpu.ssh.route import Route
 
 OnLine = Callable[[str], None]
+KILLED = "killed"  # the error code of a command in a container that a signal ended, over a connection that stayed
 UNANSWERED = "unanswered"  # the error code of a command that an open connection took and never confirmed
 
 
@@ -178,6 +179,12 @@ def refused_key(target: Target) -> ApexError:
         return RefusedError(message, hint=f"apexgpu register {name}", code="register_key")
     message = f"the container on {name} does not take your key"
     return LoginError(message, hint="apexgpu login   (it sends your key to every host again)", code="key_refused")
+
+
+def killed(target: Target, out: str, err: str) -> DroppedError:
+    """The error for a command in a container that a signal ended: a stop, or the kernel when memory ran out."""
+    message = f"the command on {target.alias} was ended by a signal (out of memory?)"
+    return DroppedError(message, hint=f"apexgpu status {target.host.name}", code=KILLED, seen=out, err=err)
 
 
 def changed_key(

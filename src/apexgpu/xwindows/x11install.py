@@ -27,7 +27,8 @@ class Installed:
 
 def command(packages: tuple[str, ...], *, lock: int = LOCK) -> str:
     """The command line for the container's shell."""
-    return shlex.join(["sh", "-c", sent.text("install.sh"), "apexgpu", " ".join(packages), str(lock), MARK.strip()])
+    words = ["sh", "-c", sent.text("install.sh"), "apexgpu", " ".join(packages), str(lock), MARK.strip()]
+    return sent.apart(shlex.join(words))
 
 
 def install(link: Transport, host: Host, *, full: bool, on_line: OnLine) -> Installed:

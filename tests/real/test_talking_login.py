@@ -1,0 +1,59 @@
+"""What apexgpu asks of a container whose ~/.bashrc prints at every login, the last line without an end."""
+
+from pathlib import Path
+
+import pytest
+from tests.real.conftest import Laptop
+from tests.real.rootfs import Root
+
+from apexgpu.backups import archiveanswers, archivescripts
+from apexgpu.backups.nas import Eye, Means
+from apexgpu.hosts import manage
+from apexgpu.kit import Kit
+from apexgpu.software import facts
+from apexgpu.ssh.transport import Transport
+
+pytestmark = [pytest.mark.openssh, pytest.mark.timeout(200)]
+
+
+@pytest.fixture
+def talking(own: Root) -> Root:
+    """A container that greets whoever logs in, and sets a terminal's title."""
+    greeting = "echo 7; echo Welcome; printf '\\033]0;title\\007'\n"
+    # The manage shell, which has no ~/.bashrc, is a port of the same server here.
+    quiet = f'case "$SSH_CONNECTION" in *" {own.host.manage_port}") return ;; esac\n'
+    (own.path / "home/alice/.bashrc").write_text(quiet + greeting)
+    return own
+
+
+@pytest.fixture
+def link(laptop: Laptop, talking: Root) -> Transport:
+    return Kit(environment=laptop.environment(talking)).transport
+
+
+def test_a_greeting_is_nobody_who_is_logged_in(link: Transport, talking: Root) -> None:
+    assert manage.use(link, talking.host).sessions == ()
+
+
+def test_the_uptime_is_the_containers_own(link: Transport, talking: Root) -> None:
+    up = manage.status(link, talking.host, inside=True).uptime
+    assert up is not None
+    assert up != 7
+
+
+def test_the_first_thing_that_is_told_is_not_lost(link: Transport, talking: Root) -> None:
+    assert facts.survey(link, talking.host).machine == "x86_64"
+
+
+def test_a_server_is_asked_for_and_its_answer_is_understood(laptop: Laptop, talking: Root) -> None:
+    said = laptop.run(talking, "tensorboard", "gpu7", "/nowhere", "--json")
+    assert "there is no directory /nowhere" in said.err
+
+
+def test_an_archive_that_was_set_aside_is_known_to_be(link: Transport, talking: Root, tmp_path: Path) -> None:
+    archive = talking.path / "home/alice/old.tar.gz"
+    archive.write_bytes(b"an archive")
+    means = Means(link, [talking.host], tmp_path, lambda _: None, lambda _: None, lambda _: None)
+    eye = Eye(means, talking.host, "/home/alice")
+    reply = eye.run(archivescripts.aside("/home/alice/old.tar.gz", "/home/alice/kept.tar.gz"))
+    assert archiveanswers.moved(reply, "gpu7") in {"renamed", "copied"}
