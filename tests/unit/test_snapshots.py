@@ -4,10 +4,12 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -226,6 +228,18 @@ class TestScripts:
         assert (sight.free or 0) > 0
         assert not list(nas.glob(".apexgpu-probe*"))
 
+    def test_look_lets_nobody_send_more_than_a_manifest(self, nas: Path) -> None:
+        (nas / "alice.tar.gz").write_text("x")
+        (nas / "alice.tar.gz.json").write_text("x" * 100_000)
+        assert len(sh(scripts.look(str(nas), "alice")).out) < 10_000
+
+    def test_look_sees_the_archive_behind_a_link(self, nas: Path) -> None:
+        (nas / "elsewhere").write_text("12345")
+        (nas / "alice.tar.gz").symlink_to("elsewhere")
+        sight = answers.saw(sh(scripts.look(str(nas), "alice")), "gpu2", directory=str(nas), user="alice",
+                            hosts=HOSTS)  # fmt: skip
+        assert [one.size for one in sight.archives] == [5]
+
     def test_look_where_there_is_nothing(self, nas: Path) -> None:
         with pytest.raises(RefusedError, match="does not see"):
             answers.saw(sh(scripts.look(f"{nas}/no", "alice")), "gpu2", directory="x", user="alice", hosts=HOSTS)
@@ -328,6 +342,28 @@ class TestScripts:
         assert answers.tested(Reply(0, "".join(said)), "gpu2", str(path)).trouble is None
         assert answers.position("free 12") is None
 
+    def test_a_reading_that_nobody_listens_to_any_more_ends(self, nas: Path) -> None:
+        """A laptop that is closed: nothing goes on reading many GB over the network."""
+        path = make(nas / "a.tar.gz", "rootfs/a", text=os.urandom(40_000).hex())
+        tools = nas / "bin"
+        tools.mkdir()
+        slow = 'while head -c 1 >/dev/null; do /bin/sleep 0.02; done\n'
+        (tools / "gzip").write_text(f'#!/bin/sh\n[ "$1" = -t ] || exec /bin/gzip "$@"\n{slow}')
+        (tools / "sleep").write_text('#!/bin/sh\nexec /bin/sleep 0.02\n')
+        for tool in tools.iterdir():
+            tool.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+        with subprocess.Popen(["sh", "-c", scripts.test(str(path))], stdout=subprocess.PIPE, text=True,
+                              env=environment, start_new_session=True) as reading:  # fmt: skip
+            assert reading.stdout is not None
+            try:
+                reading.stdout.readline()
+                reading.stdout.close()
+                reading.wait(10)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(reading.pid, signal.SIGKILL)
+
     def test_where_a_rename_is_refused_it_is_copied(self, nas: Path) -> None:
         tools = nas / "bin"
         tools.mkdir()
@@ -341,11 +377,27 @@ class TestScripts:
         assert old.read_text() == new.read_text() == "good"
         assert int(new.stat().st_mtime) == 1_700_000_000
 
+    def test_a_copy_that_is_not_the_same_is_none(self, nas: Path) -> None:
+        """A `cp` that loses bytes and says nothing: the previous archive stays the only one."""
+        tools = nas.parent / "bin"
+        tools.mkdir()
+        (tools / "mv").write_text('#!/bin/sh\ncase "$*" in *.part*) exec /bin/mv "$@";; esac\nexit 1\n')
+        (tools / "cp").write_text('#!/bin/sh\n/bin/cp "$@"\nfor last; do :; done\necho lost >"$last"\n')
+        for tool in tools.iterdir():
+            tool.chmod(0o755)
+        old, new = nas / "alice.tar.gz", nas / "copy.tar.gz"
+        old.write_text("good")
+        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+        with pytest.raises(RefusedError, match="neither be renamed nor copied"):
+            answers.moved(sh(scripts.aside(str(old), str(new)), PATH=path), "gpu2")
+        assert [(one.name, one.read_text()) for one in nas.iterdir()] == [("alice.tar.gz", "good")]
+
     def test_notes_modes_removal_and_standing(self, nas: Path) -> None:
         one = nas / "a b.tar.gz"
         one.write_text("12345")
         assert answers.did(sh(scripts.note(str(one), '{"it\'s": 1}')), "gpu2")
         assert (nas / "a b.tar.gz.json").read_text() == '{"it\'s": 1}\n'
+        assert (nas / "a b.tar.gz.json").stat().st_mode & 0o777 == 0o600
         assert answers.bits(sh(scripts.mode(str(one), 0o640)), "gpu2") == 0o640
         assert one.stat().st_mode & 0o777 == 0o640
         assert (answers.standing(sh(scripts.stat(str(one))), "gpu2") or (0, 0))[0] == 5
