@@ -98,7 +98,7 @@ class TestNames:
     @pytest.mark.parametrize(
         ("shown", "size", "blocks", "agree"),
         [("68M", 71_000_000, 0, True), ("4.0K", 2250, 4096, True), ("68M", 30_000_000, 30_001_152, False),
-         ("1.2G", 1_250_000_000, 0, True), ("x", 1, 512, False),
+         ("68M", 50_000_000, 50_001_920, False), ("1.2G", 1_250_000_000, 0, True), ("x", 1, 512, False),
          ("68M", 35_000_000, 70_000_000, True),  # a NAS that keeps two copies
          ("512", 52_000_000, 512, True)],  # one that has not laid it out yet
     )  # fmt: skip
@@ -121,9 +121,16 @@ class TestManifest:
         assert other is not None
         assert (other.name, other.verified, other.sha256) == ("alice", None, None)
 
+    @pytest.mark.parametrize(("mode", "open_to_all"), [(0o644, True), (0o600, False), (0o640, False), (0o604, True)])
+    def test_what_the_mode_lets_others_do(self, mode: int, open_to_all: bool) -> None:
+        one = archive("alice", HOSTS, "/NAS/alice.tar.gz", (1, 2, mode), None)
+        assert one is not None
+        assert one.others_can_read is open_to_all
+
     @pytest.mark.parametrize(
         "text",
         ["", "{", "[]", "null", '{"schema": 2}', NOTE.text("bob"), NOTE.text("alice").replace("gpu2", "../x"),
+         NOTE.text("alice").replace('"label": "x"', '"label": "/../x"'),
          NOTE.text("alice").replace("b" * 64, "short"), NOTE.text("alice").replace('"bytes": 100', '"bytes": "x"')],
     )  # fmt: skip
     def test_anything_else_is_none(self, text: str) -> None:
@@ -156,6 +163,7 @@ class TestChoice:
         one = replace(saved("alice-gpu2-20231114T221320Z-x", 1), label="x")
         for wanted in (one.name, "x", f"{one.name}.tar.gz", one.path):
             assert choose([one, saved("other", 2)], wanted, "gpu2") == one
+        assert choose([one, replace(saved("other", 2), label=one.name)], one.name, "gpu2") == one
         with pytest.raises(RefusedError, match="names 2 snapshots"):
             choose([one, replace(one, name="y", path="/NAS/y")], "x", "gpu2")
         with pytest.raises(RefusedError, match="no snapshot nothere"):
@@ -164,6 +172,7 @@ class TestChoice:
     def test_by_default_the_servers_own_when_it_is_the_hosts(self) -> None:
         own, older = saved("own", 3), saved("older", 2)
         assert default([older, own], "gpu2", own.path) == own
+        assert default([older, replace(own, host=UNKNOWN)], "gpu2", own.path).path == own.path
         foreign = replace(own, host="gpu12")
         assert default([older, foreign], "gpu2", own.path) == older
         with pytest.raises(RefusedError, match="gpu12's"):
@@ -252,6 +261,12 @@ class TestScripts:
         assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
         assert [key.line for key in found.keys] == [KEY]
         assert list(nas.iterdir()) == [path]
+
+    def test_one_that_changes_while_it_is_read_is_not_whole(self, nas: Path) -> None:
+        path = make(nas / "a.tar.gz", "rootfs/a")
+        reply = sh(scripts.test(str(path)))
+        changed = re.sub(r"(?m)^after (\d+) \d+$", r"after \1 1", reply.out)
+        assert answers.tested(Reply(0, changed), "gpu2", str(path)).trouble == "it was being written while it was read"
 
     @pytest.mark.parametrize("damage", ["cut", "flip", "garbage", "empty", "no-root"])
     def test_no_damage_passes(self, nas: Path, damage: str) -> None:
