@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import parse_qs
 
 import pytest
@@ -344,6 +344,19 @@ class TestReach:
         assert reach(site.url, lambda _: pytest.fail("asked")) == site.url
         site.get("/user/nobody/.ssh/config", b"Host gpu2-manage\n")
         assert reach(site.url.removeprefix("http://"), lambda _: pytest.fail("asked"), timeout=2) == site.url
+
+    def test_what_may_not_be_there_is_given_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A firewall that swallows https must not cost the whole of a long --timeout."""
+        limits: list[float] = []
+
+        def nobody(_method: str, _url: str, *, timeout: float, **_: object) -> NoReturn:
+            limits.append(timeout)
+            raise UnreachableError("nobody answers")
+
+        monkeypatch.setattr("apexgpu.iam.client.fetch", nobody)
+        with pytest.raises(UnreachableError):
+            reach("iam.lab", lambda _: True, timeout=60)
+        assert limits == [3, 3]
 
     def test_a_web_site_that_is_no_iam(self, site: Site) -> None:
         site.get("/user/nobody/.ssh/config", b"<html>hello")
