@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.dotssh import configfile, sshconfig, sshverify
+from apexgpu.dotssh import configbackups, configfile, sshconfig, sshverify
 from apexgpu.errors import ConfigError, MissingProgramError
 from apexgpu.models import Host
 from apexgpu.process import Completed, LocalRunner
@@ -272,6 +272,26 @@ def test_what_cannot_be_written_is_refused_and_include_offered(place: Place, wha
     assert not place.state.joinpath("backups").exists()
 
 
+@pytest.mark.parametrize("change", ["remove", "restore"])
+def test_a_file_that_is_read_only_on_purpose_is_not_changed_by_other_ways_either(place: Place, change: str) -> None:
+    """A rename would go through: only the directory's mode stands against that."""
+    place.config.write_bytes(b"Host a\n")
+    assert place.sync()
+    merged = place.config.read_bytes()
+    place.config.chmod(0o400)
+    with pytest.raises(ConfigError, match="read-only"):
+        place.remove() if change == "remove" else place.restore(1)
+    assert place.config.read_bytes() == merged
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+def test_under_sudo_the_file_stays_its_owners(place: Place) -> None:
+    place.config.write_bytes(b"Host a\n")
+    os.chown(place.config, 1234, 4321)
+    assert place.sync()
+    assert (place.config.stat().st_uid, place.config.stat().st_gid) == (1234, 4321)
+
+
 def test_include_mode_leaves_the_config_alone_and_its_line_works(place: Place) -> None:
     own = place.directory / "app [support] dir/ssh_hosts.conf"
     place.config.write_bytes(b"Port 2222\nHost a\n")
@@ -444,6 +464,45 @@ def test_a_file_that_never_stands_still_is_left_alone(place: Place) -> None:
     assert place.leftovers() == []
 
 
+def test_a_write_of_someone_else_while_the_backup_is_made_is_kept(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.config.write_bytes(b"Host a\n")
+    keep = configbackups.keep
+
+    def intrude(old: bytes | None, target: Path, state_dir: Path, *, undo: bool = False) -> None:
+        keep(old, target, state_dir, undo=undo)
+        if old == b"Host a\n":
+            place.config.write_bytes(b"Host b\n")
+
+    monkeypatch.setattr(configbackups, "keep", intrude)
+    assert place.sync()
+    assert place.config.read_bytes() == sshconfig.merge(b"Host b\n", HOSTS)
+
+
+def test_the_new_bytes_are_on_the_disk_before_the_rename_and_that_is_after(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.config.write_bytes(b"Host a\n")
+    done: list[int | str] = []
+    fsync, rename = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def renamed(old: Path, new: Path) -> None:
+        if Path(new) == place.config:
+            assert Path(old).stat().st_ino in done
+            done.append("renamed")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    assert place.sync()
+    assert place.directory.stat().st_ino in done[done.index("renamed") :]
+
+
 @pytest.mark.parametrize("old", [b"Host a\n", None])
 def test_what_ssh_rejects_after_the_rename_is_taken_back(place: Place, old: bytes | None) -> None:
     if old is not None:
@@ -463,6 +522,24 @@ def test_what_ssh_rejects_after_the_rename_is_taken_back(place: Place, old: byte
         place.sync()
     assert (place.config.read_bytes() if place.config.exists() else None) == old
     assert place.leftovers() == []
+
+
+def test_what_someone_else_wrote_over_what_ssh_rejects_is_not_taken_back(place: Place) -> None:
+    place.config.write_bytes(b"Host a\n")
+
+    class Lying(Counting):
+        def run(
+            self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30, env: Mapping[str, str] | None = None
+        ) -> Completed:
+            if argv[3] != str(place.config):
+                return super().run(argv, stdin=stdin, timeout=timeout, env=env)
+            place.config.write_bytes(b"Host theirs\n")
+            return Completed(tuple(argv), 255, b"", b"Bad owner or permissions\n")
+
+    place.runner = Lying()
+    with pytest.raises(ConfigError, match="Bad owner or permissions"):
+        place.sync()
+    assert place.config.read_bytes() == b"Host theirs\n"
 
 
 def test_another_name_that_would_change_stops_the_write(place: Place) -> None:

@@ -1,6 +1,7 @@
 """Atomic replacement, and what a killed run left behind."""
 
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -42,3 +43,30 @@ def test_a_refused_write_leaves_the_old_bytes_and_nothing_else(place: Path) -> N
     with pytest.raises(OSError, match="directory"):
         files.replace_atomically(place / "a", b"new")
     assert [path.name for path in place.iterdir()] == ["a"]
+
+
+def test_bytes_are_on_the_disk_before_they_get_their_name_and_the_name_is_after(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut leaves is the old bytes or the new ones, never an empty file."""
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append("directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "bytes")
+        fsync(descriptor)
+
+    def renamed(old: Path, new: Path) -> None:
+        done.append("name")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    files.replace_atomically(place / "a", b"new")
+    assert done == ["bytes", "name", "directory"]
+
+
+def test_a_lock_is_private(place: Path) -> None:
+    with files.locked(place / "locks" / "gpu2.lock", what="gpu2"):
+        assert (place / "locks" / "gpu2.lock").stat().st_mode & 0o777 == 0o600
+        assert (place / "locks").stat().st_mode & 0o777 == 0o700

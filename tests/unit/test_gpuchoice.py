@@ -75,3 +75,9 @@ class TestHosts:
         assert offer.variables == "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=2,3"
         assert [fit.gpu.index for fit in offer.fits] == [2, 3, 0]
         assert offer.load == 0
+
+    def test_are_told_by_numbers_in_order(self) -> None:
+        report = Report("390.48", (gpu(0, load=9), gpu(1, load=5), gpu(2)))
+        (offer,) = offers({"gpu7": [report]}, Need(count=2))
+        assert [fit.gpu.index for fit in offer.fits] == [2, 1, 0]
+        assert offer.chosen == (1, 2)

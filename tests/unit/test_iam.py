@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import parse_qs
 
 import pytest
@@ -274,6 +274,29 @@ class TestPublish:
         assert len(site.posts) == 5
 
 
+    def test_a_locked_database_is_waited_for(self, site: Site, iam: IamClient) -> None:
+        self.stored(site, b"")
+        taken = site.says["POST", PAGE]
+        site.post(500)
+        waits: list[float] = []
+
+        def wait(seconds: float) -> None:
+            waits.append(seconds)
+            site.says["POST", PAGE] = taken
+
+        assert publish(iam, "alice", self.mine, lambda: PASSWORD, wait=wait) is True
+        assert waits == [1.0]
+        assert len(site.posts) == 2
+
+    def test_another_refusal_is_not_tried_again(self, site: Site, iam: IamClient) -> None:
+        self.stored(site, b"")
+        site.post(400)
+        with pytest.raises(RefusedError) as caught:
+            publish(iam, "alice", self.mine, lambda: PASSWORD, wait=lambda _: pytest.fail("waited"))
+        assert caught.value.code == "bad_form"
+        assert len(site.posts) == 1
+
+
 class TestPushLog:
     """The log of a push, which anybody may start, and which may never end."""
 
@@ -283,6 +306,10 @@ class TestPushLog:
     def test_a_whole_one(self) -> None:
         assert parse_push_log(self.DONE) == PushLog(
             "alice", (HostLine("10.77.0.2", user=True, container=False), HostLine("10.77.0.3")), done=True)
+
+    def test_what_it_says_of_others_is_not_taken_for_ours(self) -> None:
+        text = self.DONE.replace("[lxc FAIL]\n", "[lxc FAIL]\nbob [user FAIL] [lxc OK]\n")
+        assert parse_push_log(text).hosts[0] == HostLine("10.77.0.2", user=True, container=False)
 
     @pytest.mark.parametrize("text", ["", "done", "[2026-01-02 03:04:05]not done\n", "<html>", "\0\n\n", "[]done"])
     def test_what_has_no_end_is_not_done(self, text: str) -> None:
@@ -320,6 +347,17 @@ class TestPushLog:
         assert [host.address for host in log.hosts] == ["10.77.0.2", "10.77.0.3"]
         assert looks < 10
 
+    def test_others_that_never_end_are_not_waited_for_for_ever(self, site: Site, iam: IamClient) -> None:
+        others = [f"[2026-01-02 03:04:05]task started by bob\n[2026-01-02 03:04:06]10.77.0.{n}\n" for n in range(300)]
+        log, looks = self.follow(site, iam, *others, self.DONE)
+        assert not log.done
+        assert looks == 101
+
+    def test_one_look_that_fails_is_not_the_end(self, site: Site, iam: IamClient) -> None:
+        answers = [Said(500), Said(200, b"<html>wait"), Said(502), Said(200, self.DONE.encode())]
+        site.says["GET", LOG] = lambda _: answers.pop(0)
+        assert follow_push(iam, "alice", limit=5, on_log=lambda _: None, wait=lambda _: None).done
+
     def test_another_ones_push_in_front_is_waited_for(self, site: Site, iam: IamClient) -> None:
         others = self.DONE.replace("alice", "bob")
         log, _ = self.follow(site, iam, others, self.DONE)
@@ -344,6 +382,19 @@ class TestReach:
         assert reach(site.url, lambda _: pytest.fail("asked")) == site.url
         site.get("/user/nobody/.ssh/config", b"Host gpu2-manage\n")
         assert reach(site.url.removeprefix("http://"), lambda _: pytest.fail("asked"), timeout=2) == site.url
+
+    def test_what_may_not_be_there_is_given_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A firewall that swallows https must not cost the whole of a long --timeout."""
+        limits: list[float] = []
+
+        def nobody(_method: str, _url: str, *, timeout: float, **_: object) -> NoReturn:
+            limits.append(timeout)
+            raise UnreachableError("nobody answers")
+
+        monkeypatch.setattr("apexgpu.iam.client.fetch", nobody)
+        with pytest.raises(UnreachableError):
+            reach("iam.lab", lambda _: True, timeout=60)
+        assert limits == [3, 3]
 
     def test_a_web_site_that_is_no_iam(self, site: Site) -> None:
         site.get("/user/nobody/.ssh/config", b"<html>hello")

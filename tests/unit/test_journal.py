@@ -31,6 +31,13 @@ def test_stages_and_details_add_up_and_end(tmp_path: Path) -> None:
     assert journal.find("gpu2") is None
 
 
+def test_no_archive_is_given_up_that_is_needed_to_go_on(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.begin("gpu2", "snapshot", path="/NAS/a", aside="/NAS/b")
+    journal.begin("gpu3", "recover", path="/NAS/c", home="/NAS/d")
+    assert journal.needed() == {"/NAS/a", "/NAS/b", "/NAS/c", "/NAS/d"}
+
+
 def test_it_is_private(tmp_path: Path) -> None:
     Journal(tmp_path).begin("gpu2", "recover")
     assert (tmp_path / "journal" / "gpu2.json").stat().st_mode & 0o777 == 0o600

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from apexgpu.errors import ApexError
+from apexgpu.errors import ApexError, DeclinedError
 from apexgpu.render import Screen, error_value
 from apexgpu.text import columns, duration, safe, size, width
 
@@ -28,6 +28,7 @@ def screen(*, terminal: bool = False, **environment: str) -> tuple[Screen, io.St
     ("\x9b31m", "\\x9b31m"),
     ("\u202eevil\u2066", "\\u202eevil\\u2066"),
     ("zero\u200bwidth", "zero\\u200bwidth"),
+    ("line\u2028end\u2029", "line\\u2028end\\u2029"),
     ("容器 é [bold]x[/bold]", "容器 é [bold]x[/bold]"),
 ])  # fmt: skip
 def test_what_a_server_says_is_shown_and_not_done(text: str, shown: str) -> None:
@@ -42,6 +43,46 @@ def test_what_a_server_says_is_shown_and_not_done(text: str, shown: str) -> None
         assert text not in said or text == shown
         assert shown in said
         assert "\x1b" not in said
+
+
+def test_reports_differences_and_what_lives_on_the_terminal_obey_no_server_either() -> None:
+    view, out, err = screen(terminal=True, NO_COLOR="1")
+    view.verdict("ok", "\x1b[1m", "\x1b[2J", hint="\x1b[3m")
+    view.block("+ \x1b[4m\n- \x9b5m")
+    view.transient("\x1b[6m\n\x1b[7m")
+    assert "\x1b" not in out.getvalue() + err.getvalue()
+    assert "\x9b" not in err.getvalue()
+    for shown in ("[1m", "[2J", "[3m"):
+        assert f"\\x1b{shown}" in out.getvalue()
+    for shown in ("\\x1b[4m", "\\x9b5m", "\\x1b[6m", "\\x1b[7m"):
+        assert shown in err.getvalue()
+
+
+@pytest.mark.parametrize(("typed", "yes"), [
+    ("y\n", True), ("YES\n", True), ("是\n", True), ("\n", False), ("n\n", False), ("yep\n", False), ("y", True),
+])  # fmt: skip
+def test_nothing_but_yes_is_yes(typed: str, yes: bool) -> None:
+    assert Screen(out=io.StringIO(), err=io.StringIO(), stdin=io.StringIO(typed)).confirm("Go ahead") is yes
+
+
+def test_the_end_of_input_is_no_answer() -> None:
+    view = Screen(out=io.StringIO(), err=io.StringIO(), stdin=io.StringIO())
+    with pytest.raises(DeclinedError):
+        view.ask("Name", default="alice")
+
+
+@pytest.mark.parametrize(("stdin", "err", "can"), [
+    (Terminal(), Terminal(), True), (Terminal(), io.StringIO(), False), (io.StringIO(), Terminal(), False),
+])  # fmt: skip
+def test_who_does_not_see_a_question_cannot_answer_it(stdin: io.StringIO, err: io.StringIO, can: bool) -> None:
+    assert Screen(out=io.StringIO(), err=err, stdin=stdin).can_ask is can
+
+
+def test_a_terminal_that_knows_no_chinese_ends_no_command() -> None:
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, encoding="ascii")
+    Screen(out=out, err=io.StringIO(), stdin=io.StringIO()).result("容器 ok")
+    assert written.getvalue() == b"\\u5bb9\\u5668 ok\n"
 
 
 def test_markup_is_letters() -> None:

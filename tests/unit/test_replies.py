@@ -324,6 +324,14 @@ def test_offers_carry_token_path_and_size() -> None:
         ("tar: something that no rule knows", False, True),
         ("\x1b[31mgzip: stdin: unexpected end of file\x1b[0m", True, True),
         ("lxc-start: alice: The container failed to start", False, True),
+        ("tar: Unexpected EOF in archive", True, True),
+        ("cat: write error: Disk quota exceeded", True, True),
+        ("cat: /NAS/Workspaces/lxc-snapshot: Stale file handle", True, True),
+        ("du: cannot read directory 'rootfs/home': Input/output error", True, True),
+        ("/bin/snapshot: line 8:  4242 Killed", True, True),
+        ("chown: cannot access 'rootfs/home/alice': No such file or directory", False, True),
+        ("chmod: cannot access 'rootfs/home/alice': No such file or directory", False, True),
+        ("mkdir: cannot create directory 'rootfs/home': Read-only file system", False, True),
     ],
 )  # fmt: skip
 def test_which_words_on_stderr_are_trouble(line: str, snapshot_bad: bool, recover_bad: bool) -> None:
@@ -337,6 +345,19 @@ def test_which_words_on_stderr_are_trouble(line: str, snapshot_bad: bool, recove
         with pytest.raises(ApexError) as caught:
             read(reply, "gpu7")
         assert caught.value.code in {"snapshot_bad", "recover_bad"}
+
+
+def test_an_offer_of_another_command_is_none() -> None:
+    said = recordings()["20-snapshot"]["stdout"]
+    with pytest.raises(ApexError, match="does not know"):
+        archives.recover_offer(Reply(0, said), "gpu7")
+
+
+def test_a_recover_that_does_not_say_that_it_is_done_is_not() -> None:
+    said = recordings()["26-recover-token"]["stdout"]
+    assert archives.recover(Reply(0, said), "gpu7")
+    with pytest.raises(ApexError, match="does not know"):
+        archives.recover(Reply(0, re.sub(r"(?m)^.*Done.*\n", "", said)), "gpu7")
 
 
 @pytest.mark.parametrize("text", ["", "hello\n", "<html>502</html>", "========== Hi, alice\n", "State:  RUNNING\n"])

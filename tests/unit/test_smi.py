@@ -125,6 +125,12 @@ class TestFormsOfTheReleases:
         said = text(*MEMORY).replace("@@ 0", "WARNING: infoROM is corrupted at gpu 0000:00:00.0\n@@ 14")
         assert smi.reports(said, "gpu7")[0].gpus[0].used == 5000 * MIB
 
+    def test_that_end_at_a_lost_card_are_no_whole_report(self) -> None:
+        lost = "Unable to determine the device handle for GPU 0000:02:00.0: GPU is lost."
+        with pytest.raises(RefusedError) as caught:
+            smi.reports(text(*MEMORY).replace("@@ 0", f"{lost}\n@@ 15"), "gpu7")
+        assert caught.value.code == "gpu_lost"
+
     def test_in_several_reports_of_one_answer_are_as_many(self) -> None:
         assert len(smi.reports("\n".join([text(*MEMORY)] * 3), "gpu7")) == 3
 

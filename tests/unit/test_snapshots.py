@@ -4,10 +4,12 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -96,7 +98,7 @@ class TestNames:
     @pytest.mark.parametrize(
         ("shown", "size", "blocks", "agree"),
         [("68M", 71_000_000, 0, True), ("4.0K", 2250, 4096, True), ("68M", 30_000_000, 30_001_152, False),
-         ("1.2G", 1_250_000_000, 0, True), ("x", 1, 512, False),
+         ("68M", 50_000_000, 50_001_920, False), ("1.2G", 1_250_000_000, 0, True), ("x", 1, 512, False),
          ("68M", 35_000_000, 70_000_000, True),  # a NAS that keeps two copies
          ("512", 52_000_000, 512, True)],  # one that has not laid it out yet
     )  # fmt: skip
@@ -119,9 +121,16 @@ class TestManifest:
         assert other is not None
         assert (other.name, other.verified, other.sha256) == ("alice", None, None)
 
+    @pytest.mark.parametrize(("mode", "open_to_all"), [(0o644, True), (0o600, False), (0o640, False), (0o604, True)])
+    def test_what_the_mode_lets_others_do(self, mode: int, open_to_all: bool) -> None:
+        one = archive("alice", HOSTS, "/NAS/alice.tar.gz", (1, 2, mode), None)
+        assert one is not None
+        assert one.others_can_read is open_to_all
+
     @pytest.mark.parametrize(
         "text",
         ["", "{", "[]", "null", '{"schema": 2}', NOTE.text("bob"), NOTE.text("alice").replace("gpu2", "../x"),
+         NOTE.text("alice").replace('"label": "x"', '"label": "/../x"'),
          NOTE.text("alice").replace("b" * 64, "short"), NOTE.text("alice").replace('"bytes": 100', '"bytes": "x"')],
     )  # fmt: skip
     def test_anything_else_is_none(self, text: str) -> None:
@@ -154,6 +163,7 @@ class TestChoice:
         one = replace(saved("alice-gpu2-20231114T221320Z-x", 1), label="x")
         for wanted in (one.name, "x", f"{one.name}.tar.gz", one.path):
             assert choose([one, saved("other", 2)], wanted, "gpu2") == one
+        assert choose([one, replace(saved("other", 2), label=one.name)], one.name, "gpu2") == one
         with pytest.raises(RefusedError, match="names 2 snapshots"):
             choose([one, replace(one, name="y", path="/NAS/y")], "x", "gpu2")
         with pytest.raises(RefusedError, match="no snapshot nothere"):
@@ -162,6 +172,7 @@ class TestChoice:
     def test_by_default_the_servers_own_when_it_is_the_hosts(self) -> None:
         own, older = saved("own", 3), saved("older", 2)
         assert default([older, own], "gpu2", own.path) == own
+        assert default([older, replace(own, host=UNKNOWN)], "gpu2", own.path).path == own.path
         foreign = replace(own, host="gpu12")
         assert default([older, foreign], "gpu2", own.path) == older
         with pytest.raises(RefusedError, match="gpu12's"):
@@ -226,6 +237,18 @@ class TestScripts:
         assert (sight.free or 0) > 0
         assert not list(nas.glob(".apexgpu-probe*"))
 
+    def test_look_lets_nobody_send_more_than_a_manifest(self, nas: Path) -> None:
+        (nas / "alice.tar.gz").write_text("x")
+        (nas / "alice.tar.gz.json").write_text("x" * 100_000)
+        assert len(sh(scripts.look(str(nas), "alice")).out) < 10_000
+
+    def test_look_sees_the_archive_behind_a_link(self, nas: Path) -> None:
+        (nas / "elsewhere").write_text("12345")
+        (nas / "alice.tar.gz").symlink_to("elsewhere")
+        sight = answers.saw(sh(scripts.look(str(nas), "alice")), "gpu2", directory=str(nas), user="alice",
+                            hosts=HOSTS)  # fmt: skip
+        assert [one.size for one in sight.archives] == [5]
+
     def test_look_where_there_is_nothing(self, nas: Path) -> None:
         with pytest.raises(RefusedError, match="does not see"):
             answers.saw(sh(scripts.look(f"{nas}/no", "alice")), "gpu2", directory="x", user="alice", hosts=HOSTS)
@@ -238,6 +261,12 @@ class TestScripts:
         assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
         assert [key.line for key in found.keys] == [KEY]
         assert list(nas.iterdir()) == [path]
+
+    def test_one_that_changes_while_it_is_read_is_not_whole(self, nas: Path) -> None:
+        path = make(nas / "a.tar.gz", "rootfs/a")
+        reply = sh(scripts.test(str(path)))
+        changed = re.sub(r"(?m)^after (\d+) \d+$", r"after \1 1", reply.out)
+        assert answers.tested(Reply(0, changed), "gpu2", str(path)).trouble == "it was being written while it was read"
 
     @pytest.mark.parametrize("damage", ["cut", "flip", "garbage", "empty", "no-root"])
     def test_no_damage_passes(self, nas: Path, damage: str) -> None:
@@ -328,6 +357,28 @@ class TestScripts:
         assert answers.tested(Reply(0, "".join(said)), "gpu2", str(path)).trouble is None
         assert answers.position("free 12") is None
 
+    def test_a_reading_that_nobody_listens_to_any_more_ends(self, nas: Path) -> None:
+        """A laptop that is closed: nothing goes on reading many GB over the network."""
+        path = make(nas / "a.tar.gz", "rootfs/a", text=os.urandom(40_000).hex())
+        tools = nas / "bin"
+        tools.mkdir()
+        slow = 'while head -c 1 >/dev/null; do /bin/sleep 0.02; done\n'
+        (tools / "gzip").write_text(f'#!/bin/sh\n[ "$1" = -t ] || exec /bin/gzip "$@"\n{slow}')
+        (tools / "sleep").write_text('#!/bin/sh\nexec /bin/sleep 0.02\n')
+        for tool in tools.iterdir():
+            tool.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+        with subprocess.Popen(["sh", "-c", scripts.test(str(path))], stdout=subprocess.PIPE, text=True,
+                              env=environment, start_new_session=True) as reading:  # fmt: skip
+            assert reading.stdout is not None
+            try:
+                reading.stdout.readline()
+                reading.stdout.close()
+                reading.wait(10)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(reading.pid, signal.SIGKILL)
+
     def test_where_a_rename_is_refused_it_is_copied(self, nas: Path) -> None:
         tools = nas / "bin"
         tools.mkdir()
@@ -341,11 +392,27 @@ class TestScripts:
         assert old.read_text() == new.read_text() == "good"
         assert int(new.stat().st_mtime) == 1_700_000_000
 
+    def test_a_copy_that_is_not_the_same_is_none(self, nas: Path) -> None:
+        """A `cp` that loses bytes and says nothing: the previous archive stays the only one."""
+        tools = nas.parent / "bin"
+        tools.mkdir()
+        (tools / "mv").write_text('#!/bin/sh\ncase "$*" in *.part*) exec /bin/mv "$@";; esac\nexit 1\n')
+        (tools / "cp").write_text('#!/bin/sh\n/bin/cp "$@"\nfor last; do :; done\necho lost >"$last"\n')
+        for tool in tools.iterdir():
+            tool.chmod(0o755)
+        old, new = nas / "alice.tar.gz", nas / "copy.tar.gz"
+        old.write_text("good")
+        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+        with pytest.raises(RefusedError, match="neither be renamed nor copied"):
+            answers.moved(sh(scripts.aside(str(old), str(new)), PATH=path), "gpu2")
+        assert [(one.name, one.read_text()) for one in nas.iterdir()] == [("alice.tar.gz", "good")]
+
     def test_notes_modes_removal_and_standing(self, nas: Path) -> None:
         one = nas / "a b.tar.gz"
         one.write_text("12345")
         assert answers.did(sh(scripts.note(str(one), '{"it\'s": 1}')), "gpu2")
         assert (nas / "a b.tar.gz.json").read_text() == '{"it\'s": 1}\n'
+        assert (nas / "a b.tar.gz.json").stat().st_mode & 0o777 == 0o600
         assert answers.bits(sh(scripts.mode(str(one), 0o640)), "gpu2") == 0o640
         assert one.stat().st_mode & 0o777 == 0o640
         assert (answers.standing(sh(scripts.stat(str(one))), "gpu2") or (0, 0))[0] == 5
