@@ -24,7 +24,7 @@ words = os.environ.get("SSH_ORIGINAL_COMMAND", "").split()
 answers = json.load(open(sys.argv[1]))
 answer = answers.get(" ".join(words))
 if answer is None:
-    os.execv("/bin/sh", ["sh", "-c", os.environ.get("SSH_ORIGINAL_COMMAND", "cat")])
+    os.execv(sys.argv[2], [sys.argv[2], "-c", os.environ.get("SSH_ORIGINAL_COMMAND", "cat")])
 sys.stdout.write(answer["stdout"]); sys.stdout.flush()
 sys.stderr.write(answer.get("stderr") or ""); sys.stderr.flush()
 sys.exit(answer["exit"])
@@ -84,9 +84,13 @@ class OpenSSH:
 
 
 def start(
-    directory: Path, *, extra: str = "", name: str = "gpu7", address: str = "127.0.0.1", home: Path | None = None
+    directory: Path, *, extra: str = "", name: str = "gpu7", address: str = "127.0.0.1", home: Path | None = None,
+    shell: str = "/bin/sh",
 ) -> OpenSSH:
-    """Start sshd on a free port; manage and container are the same server here. `home` replaces the account's."""
+    """Start sshd on a free port; manage and container are the same server here.
+
+    `home` and `shell` replace the account's.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for key in ("host_key", "id_ed25519"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / key], check=True)
@@ -96,7 +100,7 @@ def start(
     with socket.socket() as probe:
         probe.bind((address, 0))
         port = probe.getsockname()[1]
-    force = shlex.join([sys.executable, "-S", str(directory / "shell.py"), str(directory / "answers.json")])
+    force = shlex.join([sys.executable, "-S", str(directory / "shell.py"), str(directory / "answers.json"), shell])
     server = directory / "sshd_config"
     # SHLVL keeps bash from reading the account's .bashrc.
     server.write_text(

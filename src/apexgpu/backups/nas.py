@@ -108,7 +108,7 @@ class Eye:
 
     def run(self, script: str, limits: Limits = _QUICK, what: str = "") -> Reply:
         """Run one of `archivescripts` there; what is cut by a lost connection is run again, once."""
-        target, script = Target(self.host, "container"), sent.apart(script)
+        target, script = Target(self.host, "container"), sent.script(script)
 
         def heard(line: str) -> None:
             if (done := answers.position(line)) is not None:

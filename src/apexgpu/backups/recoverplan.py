@@ -138,7 +138,7 @@ def _doubt(archive: Saved, tested: Reading) -> str | None:
 def read_keys(means: Means, host: Host) -> tuple[str, ...]:
     """The lines of authorized_keys in a running container; none where they cannot be read."""
     try:
-        reply = manage.look(means.link, host, sent.apart(_AUTHORIZED))
+        reply = manage.look(means.link, host, sent.script(_AUTHORIZED))
     except ApexError:
         return ()
     return tuple(key.line for key in parse_all(reply.out))

@@ -18,7 +18,7 @@ from apexgpu.backups.nas import Means
 from apexgpu.backups.recoverplan import Plan, read_keys
 from apexgpu.backups.snapshots import in_bytes
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UnreachableError
-from apexgpu.hosts import containerkeys, forwards, manage
+from apexgpu.hosts import containerkeys, forwards, manage, sent
 from apexgpu.hosts.containerkeys import Change, Place
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.models import Host, PublicKey, Target
@@ -216,5 +216,5 @@ def _put_keys_back(means: Means, host: Host, entry: Entry) -> int:
         lines = " ".join(shlex.quote(line) for line in missing)
         # The empty line: the file's last one may lack its end.
         script = f'umask 077; mkdir -p "$HOME/.ssh" && printf "%s\\n" "" {lines} >>"$HOME/.ssh/authorized_keys"'
-        means.link.run(Target(host, "container"), script, limits=Limits(total=60), once=True)
+        means.link.run(Target(host, "container"), sent.script(script), limits=Limits(total=60), once=True)
     return len(missing)

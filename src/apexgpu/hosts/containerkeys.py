@@ -100,7 +100,7 @@ def renew(link: Transport, host: Host, where: Place, *, wait: float, pause: Paus
     for file in where.files:
         if KnownHosts([file]).keys(where.name):
             knownhosts.add(file, [(where.name, new)], hashed=where.hashed or knownhosts.is_hashed(file))
-    link.run(target, f"sudo -n sh -c '{_USE}' && {{ {_RESTART}; }}", limits=Limits(total=60), once=True)
+    link.run(target, sent.script(f"sudo -n sh -c '{_USE}' && {{ {_RESTART}; }}"), limits=Limits(total=60), once=True)
     starting.await_ssh(link, host, wait, pause)
     change = adopt(where, new)
     starting.await_ssh(link, host, wait, pause)

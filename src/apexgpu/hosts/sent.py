@@ -28,13 +28,18 @@ def apart(line: str) -> str:
     return f"echo; {line}"
 
 
-def started(line: str) -> str:
-    """A command line that says where its output begins; `after_start` leaves out what ~/.bashrc prints before it."""
-    return apart(f"echo {_START}; {line}")
+def script(text: str) -> str:
+    """A command line that has sh run `text`, whatever the account's login shell is (fish, zsh); see `apart`."""
+    return apart(shlex.join(["sh", "-c", text]))
+
+
+def started(text: str) -> str:
+    """As `script`, and it says where its output begins: `after_start` leaves out what ~/.bashrc prints before it."""
+    return script(f"echo {_START}; {text}")
 
 
 def after_start(out: str) -> str:
-    """What a command line of `started` itself said."""
+    """What the text of `started` itself said."""
     return out.partition(f"{_START}\n")[2]
 
 

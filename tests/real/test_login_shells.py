@@ -1,0 +1,70 @@
+"""What apexgpu asks of a container whose owner has chosen a login shell that is no sh."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests import openssh
+
+from apexgpu.backups import archiveanswers, archivescripts, recoverplan
+from apexgpu.backups.nas import Eye, Means
+from apexgpu.gpu import gpus
+from apexgpu.hosts import manage
+from apexgpu.kit import Kit
+from apexgpu.software import facts
+from apexgpu.ssh.transport import Transport
+
+pytestmark = pytest.mark.openssh
+
+
+@pytest.fixture(params=["fish", "zsh"])
+def server(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[openssh.OpenSSH]:
+    home = tmp_path / "there"
+    home.mkdir()
+    found = openssh.start(tmp_path / "server", home=home, shell=shutil.which(request.param) or request.param)
+    openssh.remember(found.host)
+    monkeypatch.setenv("APEXGPU_SSH_CONFIG", str(found.config))
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def link(server: openssh.OpenSSH) -> Transport:
+    return Kit(environment=os.environ).transport
+
+
+def test_its_disks_its_uptime_and_who_is_there(link: Transport, server: openssh.OpenSSH) -> None:
+    said = manage._said_inside(link, server.host)
+    assert said.split()[0].isdigit()
+    assert "Filesystem" in said  # what df says first
+    assert manage.use(link, server.host).gpu_processes == ()
+
+
+def test_its_archives(link: Transport, server: openssh.OpenSSH, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    (there / f"{server.host.user}.tar.gz").write_bytes(b"no archive")
+    means = Means(link, [server.host], tmp_path, lambda _: None, lambda _: None, lambda _: None)
+    eye = Eye(means, server.host, str(there))
+    (seen,) = eye.look().archives
+    assert seen.size == 10
+    assert eye.test(seen.path).trouble
+    reply = eye.run(archivescripts.aside(seen.path, str(there / "kept.tar.gz")))
+    assert archiveanswers.moved(reply, "gpu7") == "renamed"
+
+
+def test_the_keys_in_it(link: Transport, server: openssh.OpenSSH, tmp_path: Path) -> None:
+    line = (server.directory / "id_ed25519.pub").read_text().strip()
+    (tmp_path / "there/.ssh").mkdir()
+    (tmp_path / "there/.ssh/authorized_keys").write_text(line)
+    means = Means(link, [server.host], tmp_path, lambda _: None, lambda _: None, lambda _: None)
+    assert recoverplan.read_keys(means, server.host) == (line,)
+
+
+def test_its_gpus_and_its_software(link: Transport, server: openssh.OpenSSH) -> None:
+    assert facts.survey(link, server.host).machine
+    with pytest.raises(Exception, match="nvidia-smi"):
+        gpus.look(link, server.host, connect=10)
