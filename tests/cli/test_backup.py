@@ -205,6 +205,21 @@ class TestSnapshotFaults:
         assert scene("snapshot", "gpu2", "--yes", "--replace") == 0, scene.err
         assert digest(scene.own) != old
 
+    def test_a_bad_one_that_could_replace_the_old_one_says_so(self, scene: Scene) -> None:
+        def refused(reply: Reply) -> Reply:
+            (moved,) = scene.nas.glob("alice-*.tar.gz")
+            moved.rename(scene.own)
+            return replace(reply, out="failed it can neither be renamed nor copied there\nend\n")
+
+        def cut(reply: Reply) -> Reply:
+            os.truncate(scene.own, scene.own.stat().st_size - 100)
+            return reply
+
+        scene.hooks.append(Hook("gpu2", r".*neither be renamed.*", after=refused))
+        scene.hooks.append(Hook("gpu2", TAR, after=cut))
+        assert scene("snapshot", "gpu2", "--yes", "--replace") == 1
+        assert "the previous one was given up for it (--replace)" in scene.err
+
     def test_a_dead_host_costs_nothing(self, scene: Scene) -> None:
         scene.lab.fault("gpu3", "dead")
         assert scene("snapshot", "gpu3", "--yes", "--timeout", "2") == 5

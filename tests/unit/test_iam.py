@@ -218,6 +218,16 @@ class TestPosting:
             iam.open_page("alice")
         assert caught.value.code == "no_display_name"
 
+    @pytest.mark.parametrize("port", [(b"22001\n", 200), (b"Internal Server Error", 500)])
+    def test_a_page_that_fails_for_somebody_it_knows_or_with_everything_else(
+        self, site: Site, iam: IamClient, port: tuple[bytes, int]
+    ) -> None:
+        site.get(PAGE, code=500)
+        site.get("/user/alice/port", *port)
+        with pytest.raises(RefusedError, match="answered 500") as caught:
+            iam.open_page("alice")
+        assert caught.value.code != "no_display_name"
+
 
 class TestPublish:
     """Reading, changing, posting, and reading back, while others write too."""

@@ -97,10 +97,12 @@ def _is_old(entry: Entry, found: Reading) -> bool:
 
 def _bad(eye: Eye, host: Host, entry: Entry, trouble: str, found: Reading | None) -> ApexError:
     """The error for a bad snapshot. The previous archive replaces what is damaged, but never what can be read whole."""
-    aside = entry.details.get("aside")
+    aside, before = entry.details.get("aside"), entry.details["before"]
     whole = found is not None and (found.moved or found.trouble is None) and not _is_old(entry, found)
-    kept = "there was no previous one"
-    if aside:
+    kept = "there was no previous one" if before is None else "the previous one was given up for it (--replace)"
+    if aside is None and found is not None and _is_old(entry, found):
+        kept = f"the previous one is still in its place: {eye.path}"
+    elif aside:
         kept = f"the previous one is still there: {aside}"
         if not whole and eye.put_back(aside):
             kept = f"the previous one is back in its place: {eye.path}"

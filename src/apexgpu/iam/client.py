@@ -73,7 +73,7 @@ class IamClient:
         if answer.code == 404:
             self.config(user)  # says so if this is no IAM at all
             raise LoginError(f"{user} is unknown in the domain", hint="apexgpu login USER", code="unknown_user")
-        if answer.code == 500:
+        if answer.code == 500 and self.port(user) is None:  # of a user that it knows, or where all fails, it means less
             raise RefusedError(
                 f"IAM at {self._host} cannot register {user}: the account has no display name in the domain,"
                 " or it would be the very first user",

@@ -321,4 +321,5 @@ def _string(data: bytes) -> bytes:
 def _dropped(target: Target, out: bytes | bytearray, what: str, code: str) -> DroppedError:
     message = f"the command on {target.alias} {what}"
     seen = bytes(out).decode("utf-8", "replace")
-    return DroppedError(message, hint=f"apexgpu status {target.host.name}", code=code, seen=seen)
+    unknown = "   (nobody knows whether it began; then run it again)" if code == UNANSWERED else ""
+    return DroppedError(message, hint=f"apexgpu status {target.host.name}{unknown}", code=code, seen=seen)
