@@ -25,7 +25,7 @@ from apexgpu.ssh.identities import Identities
 from apexgpu.ssh.mux import OpenMasters, master_argv
 from apexgpu.ssh.openssh_link import OpenSSHLink
 from apexgpu.ssh.paramiko_link import ParamikoLink
-from apexgpu.ssh.transport import KILLED, UNANSWERED, Connections, Limits, Link, UnknownHostKeyError
+from apexgpu.ssh.transport import KILLED, UNANSWERED, Connections, Limits, Link, UnknownHostKeyError, too_slow
 
 pytestmark = pytest.mark.openssh
 
@@ -205,6 +205,13 @@ def test_a_command_past_its_limit_ends_with_what_was_seen(make: Make, server: Pl
         run(make, server, "echo begun; exec tail -f /dev/null", limits=Limits(connect=1, total=0.5))
     assert caught.value.code == "timeout"
     assert caught.value.seen == "begun\n"
+    assert "last seen: begun" in caught.value.message
+
+
+@pytest.mark.parametrize(("role", "hint"), [("manage", "apexgpu doctor gpu7   (does IAM answer?)"),
+                                            ("container", "apexgpu status gpu7")])  # fmt: skip
+def test_what_to_do_about_one_that_is_too_slow(role: Role, hint: str) -> None:
+    assert too_slow(Target(Host("gpu7", "10.0.0.7", "alice", 22001), role), "").hint == hint
 
 
 def test_silence_is_bounded_by_its_own_limit(make: Make, server: Place) -> None:

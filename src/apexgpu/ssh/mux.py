@@ -21,7 +21,7 @@ from apexgpu.models import Reply, Target
 from apexgpu.process import Runner
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import config_arguments, target_arguments
-from apexgpu.ssh.transport import UNANSWERED, Limits, killed
+from apexgpu.ssh.transport import UNANSWERED, Limits, killed, too_slow
 
 _HELLO, _NEW_SESSION, _TERMINATE, _FORWARD = 0x00000001, 0x10000002, 0x10000005, 0x10000006
 _OK, _EXIT, _OPENED = 0x80000001, 0x80000004, 0x80000006
@@ -261,7 +261,7 @@ class _Session:
             left = None if end is None else max(0.0, end - time.monotonic()) * 1000
             ready = poll.poll(left)
             if not ready:
-                raise _dropped(target, kept[self._pipes[0]], "did not finish in time", "timeout")
+                raise too_slow(target, kept[self._pipes[0]].decode("utf-8", "replace"))
             for number, _ in ready:
                 data = _read(number)
                 if number in kept:
@@ -318,8 +318,8 @@ def _string(data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + data
 
 
-def _dropped(target: Target, out: bytes | bytearray, what: str, code: str) -> DroppedError:
+def _dropped(target: Target, out: bytes, what: str, code: str) -> DroppedError:
     message = f"the command on {target.alias} {what}"
-    seen = bytes(out).decode("utf-8", "replace")
+    seen = out.decode("utf-8", "replace")
     unknown = "   (nobody knows whether it began; then run it again)" if code == UNANSWERED else ""
     return DroppedError(message, hint=f"apexgpu status {target.host.name}{unknown}", code=code, seen=seen)

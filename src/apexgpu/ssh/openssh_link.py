@@ -9,7 +9,7 @@ from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Completed, Runner
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import Route, config_arguments, target_arguments
-from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError, changed_key, refused_key, unreachable
+from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError, changed_key, refused_key, too_slow, unreachable
 
 # ssh's own words for a failure of its own (exit 255), in the order in which they decide.
 _FAILURES = (
@@ -111,10 +111,7 @@ class OpenSSHLink:
     def _check(self, route: Route, done: Completed, reply: Reply, said: str, limits: Limits) -> None:
         target = route.target
         if done.timed_out:
-            raise DroppedError(
-                f"{target.alias} did not finish in time; last seen: {reply.out.strip()[-80:] or 'nothing'}",
-                hint=f"apexgpu status {target.host.name}", code="timeout", seen=reply.out,
-            )  # fmt: skip
+            raise too_slow(target, reply.out)
         # This one sentence ssh writes to stderr, whatever -E says.
         if reply.code == 255 and re.search(r"^Connection to \S+ closed by remote host\.\r?$", reply.err, re.MULTILINE):
             said += "Connection closed by remote host\n"

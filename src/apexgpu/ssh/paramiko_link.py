@@ -17,8 +17,16 @@ from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Lines
 from apexgpu.ssh.identities import Identities, load_paramiko
 from apexgpu.ssh.route import Route
-from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError, changed_key, killed, refused_key, unreachable
-from apexgpu.text import last_line
+from apexgpu.ssh.transport import (
+    Limits,
+    OnLine,
+    UnknownHostKeyError,
+    changed_key,
+    killed,
+    refused_key,
+    too_slow,
+    unreachable,
+)
 
 if TYPE_CHECKING:
     import paramiko
@@ -202,7 +210,7 @@ def _read(channel: "paramiko.Channel", bell: _Bell, target: Target, limits: Limi
         waits = [limit for limit in (limits.silence, None if end is None else _left(end)) if limit is not None]
         rang = bell.wait(min(waits) if waits else None)
         if (end is not None and time.monotonic() >= end) or not rang:
-            raise _too_slow(target, out)
+            raise too_slow(target, out.decode("utf-8", "replace"))
     lines.end()
     reply = Reply(channel.exit_status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
     if reply.code < 0:
@@ -216,13 +224,6 @@ def _ended(channel: "paramiko.Channel", target: Target, reply: Reply) -> Dropped
         return killed(target, reply.out, reply.err)
     message = f"the connection to {target.alias} was lost"
     return DroppedError(message, hint=f"apexgpu status {target.host.name}", seen=reply.out)
-
-
-def _too_slow(target: Target, out: bytes | bytearray) -> DroppedError:
-    seen = bytes(out).decode("utf-8", "replace")
-    last = last_line(seen, "nothing")
-    message = f"{target.alias} took the login, but did not finish in time; last seen: {last[-80:]}"
-    return DroppedError(message, hint=f"apexgpu status {target.host.name}", code="timeout", seen=seen)
 
 
 @contextlib.contextmanager

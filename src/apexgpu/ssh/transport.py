@@ -23,6 +23,7 @@ from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Runner
 from apexgpu.ssh import route as routes
 from apexgpu.ssh.route import Route
+from apexgpu.text import last_line
 
 OnLine = Callable[[str], None]
 KILLED = "killed"  # the error code of a command in a container that a signal ended, over a connection that stayed
@@ -179,6 +180,16 @@ def refused_key(target: Target) -> ApexError:
         return RefusedError(message, hint=f"apexgpu register {name}", code="register_key")
     message = f"the container on {name} does not take your key"
     return LoginError(message, hint="apexgpu login   (it sends your key to every host again)", code="key_refused")
+
+
+def too_slow(target: Target, seen: str) -> DroppedError:
+    """The error for a command that was taken and did not end in time; `seen` is what it said until then."""
+    last = last_line(seen, "nothing")[-80:]
+    name = target.host.name
+    # A manage shell asks IAM before it says its first word.
+    hint = f"apexgpu status {name}" if target.role == "container" else f"apexgpu doctor {name}   (does IAM answer?)"
+    return DroppedError(f"{target.alias} took the login, but did not finish in time; last seen: {last}", hint=hint,
+                        code="timeout", seen=seen)  # fmt: skip
 
 
 def killed(target: Target, out: str, err: str) -> DroppedError:
