@@ -240,6 +240,18 @@ def test_all_of_it_through_the_openssh_client(scene: Scene, tmp_path: Path) -> N
     assert len(scene.good_ones()) == 2
 
 
+def test_the_servers_tar_alone_has_no_time_limit(scene: Scene) -> None:
+    """It says nothing for hours; our own readings tell how far they are, and whatever else there is has an end."""
+    no_rename(scene)
+    assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
+    assert scene("recover", "gpu2", "--from", "first", "--no-snapshot", "--yes") == 0, scene.err
+    endless = {command: one.silence for command, one in scene.limits.items() if one and one.total is None}
+    tars = {command for command, silence in endless.items() if silence is None}
+    assert {command.split(" ")[0] for command in tars} == {"snapshot", "recover"}
+    assert all("TOKEN" in command for command in tars)
+    assert {silence for silence in endless.values() if silence is not None} == {600}
+
+
 class TestTwice:
     @pytest.mark.parametrize(
         ("command", "lock"), [("recover", "gpu2"), ("rebuild", "+archive"), ("snapshot", "+archive")]
