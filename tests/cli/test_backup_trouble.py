@@ -157,6 +157,25 @@ class TestOthers:
         assert list(scene.nas.glob("alice*.tar.gz")) == [scene.own]
         assert scene.snapshots()[0]["verified"]
 
+    def test_one_that_can_neither_be_renamed_nor_copied_is_replaced_only_when_that_is_wished(
+        self, scene: Scene
+    ) -> None:
+        """A full directory, say: a name can still be made in it, so it looks as if it could be written."""
+        no_rename(scene)
+        shim = Path(scene.lab.layout.home) / "bin" / "cp"
+        shim.write_text("#!/bin/sh\nexit 1\n")
+        shim.chmod(0o755)
+        old = digest(scene.own)
+        scene.sent.clear()
+        assert scene("snapshot", "gpu2", "--yes") == 6
+        assert "can neither be renamed nor copied" in scene.err
+        assert digest(scene.own) == old
+        assert scene.state("gpu2") == "RUNNING"
+        assert all("stop" not in command for command in scene.sent)
+        assert scene("snapshot", "gpu2", "--replace", "--yes") == 0, scene.err
+        assert old not in scene.good_ones()
+        assert len(scene.good_ones()) == 1
+
     def test_a_drop_after_the_copy_was_made_is_got_over(self, scene: Scene) -> None:
         no_rename(scene)
         scene.hooks.append(Hook("gpu2", ASIDE, after=lost))

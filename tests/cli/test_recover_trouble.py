@@ -169,6 +169,19 @@ class TestArchive:
         assert_untouched(scene)
 
 
+    def test_another_whole_one_under_the_same_name_size_and_time_is_found_out(self, scene: Scene) -> None:
+        """gzip and tar are content with it; only the SHA-256 that was noted tells."""
+        stat = scene.own.stat()
+        data = bytearray(scene.own.read_bytes())
+        data[4] ^= 0xFF  # the time in gzip's header, which no checksum covers (RFC 1952)
+        scene.own.write_bytes(data)
+        os.utime(scene.own, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert scene("recover", "gpu2", "--yes") == 6
+        assert "SHA-256 is no longer the one that was noted" in scene.err
+        assert [one["verified"] for one in scene.snapshots()] == [None]
+        assert_untouched(scene)
+
+
 class TestWhatIsThere:
     def test_a_stopped_container_is_saved_before_it_is_destroyed(self, scene: Scene) -> None:
         assert scene("up", "gpu3") == 0
