@@ -281,6 +281,18 @@ class TestSnapshots:
         assert scene("snapshot", "gpu2", "--undo") == 0, scene.err
         assert scene.own.exists()
 
+    def test_an_undo_waits_for_the_tar_that_may_run_and_makes_the_maps_again(self, scene: Scene) -> None:
+        """A start under the server's tar would spoil what it writes."""
+        assert scene("up", "gpu3") == 0
+        assert scene("port", "gpu2", "8888") == 0, scene.err
+        scene.hooks.append(Hook("gpu2", TAR, before=raising(KeyboardInterrupt())))
+        assert scene("snapshot", "gpu2", "--yes") == 130
+        scene.limits.clear()
+        assert scene("snapshot", "gpu2", "--undo") == 0, scene.err
+        commands = list(scene.limits)
+        assert next(n for n, one in enumerate(commands) if re.fullmatch(STAT, one, re.DOTALL)) < commands.index("")
+        assert "port 8888 is mapped again" in scene.err
+
     def test_a_dead_host_delays_nobody(self, scene: Scene) -> None:
         scene.lab.fault("gpu3", "silent")
         began = time.monotonic()

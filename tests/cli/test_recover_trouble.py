@@ -309,6 +309,22 @@ class TestCut:
         assert scene("recover", "gpu2", "--from", "first", "--yes") == 0, scene.err
         assert thesis(scene) == "first"
 
+    def test_what_the_server_unpacks_on_is_waited_for(self, scene: Scene) -> None:
+        """Its tar does not end with our connection, and two of them in one place would mix."""
+        scene.at(UNPACK, "drop")
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5
+        scene.sent.clear()
+        assert scene("recover", "gpu2", "--yes") == 0, scene.err
+        unpacked = next(number for number, one in enumerate(scene.sent) if one.startswith("gpu2 recover TOKEN"))
+        assert scene.sent[:unpacked].count("gpu2 snapshot") > nas.STILL_LOOKS
+
+    def test_an_undo_makes_the_maps_again(self, scene: Scene) -> None:
+        assert scene("port", "gpu2", "8888") == 0, scene.err
+        scene.hooks.append(Hook("gpu2", "recover", before=raising(KeyboardInterrupt())))
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 130
+        assert scene("recover", "gpu2", "--undo") == 0, scene.err
+        assert "port 8888 is mapped again" in scene.err
+
     def test_a_cut_between_the_note_and_the_move_is_found_out(self, scene: Scene) -> None:
         """The archive was noted under the name that it was going to have."""
         scene.hooks.append(Hook("gpu2", r".*neither be renamed.*", before=raising(KeyboardInterrupt())))
