@@ -49,6 +49,7 @@ class Wire:
     link: Connections
     hooks: list[Hook]
     sent: list[str]
+    limits: dict[str, Limits | None]
 
     def run(
         self, target: Target, command: str, *, limits: Limits | None = None, on_line: OnLine | None = None,
@@ -57,6 +58,7 @@ class Wire:
         met = [hook for hook in self.hooks if hook.meets(target, command)]
         if target.role == "manage":
             self.sent.append(f"{target.host.name} {re.sub(TOKEN, 'TOKEN', command)}".strip())
+        self.limits[re.sub(TOKEN, "TOKEN", command)] = limits
         for hook in met:
             hook.times -= 1
             hook.before()
@@ -75,11 +77,12 @@ class Scene(Product):
 
     hooks: list[Hook] = field(default_factory=list)
     sent: list[str] = field(default_factory=list)
+    limits: dict[str, Limits | None] = field(default_factory=dict)
 
     def __call__(self, *words: str) -> int:
         self.capsys.readouterr()
         kit = Kit(environment=os.environ, pause=lambda _: None)
-        kit.__dict__["transport"] = Wire(kit.transport, self.hooks, self.sent)
+        kit.__dict__["transport"] = Wire(kit.transport, self.hooks, self.sent, self.limits)
         code = cli.main(words, kit)
         self.out, self.err = self.capsys.readouterr()
         return code

@@ -157,6 +157,25 @@ class TestOthers:
         assert list(scene.nas.glob("alice*.tar.gz")) == [scene.own]
         assert scene.snapshots()[0]["verified"]
 
+    def test_one_that_can_neither_be_renamed_nor_copied_is_replaced_only_when_that_is_wished(
+        self, scene: Scene
+    ) -> None:
+        """A full directory, say: a name can still be made in it, so it looks as if it could be written."""
+        no_rename(scene)
+        shim = Path(scene.lab.layout.home) / "bin" / "cp"
+        shim.write_text("#!/bin/sh\nexit 1\n")
+        shim.chmod(0o755)
+        old = digest(scene.own)
+        scene.sent.clear()
+        assert scene("snapshot", "gpu2", "--yes") == 6
+        assert "can neither be renamed nor copied" in scene.err
+        assert digest(scene.own) == old
+        assert scene.state("gpu2") == "RUNNING"
+        assert all("stop" not in command for command in scene.sent)
+        assert scene("snapshot", "gpu2", "--replace", "--yes") == 0, scene.err
+        assert old not in scene.good_ones()
+        assert len(scene.good_ones()) == 1
+
     def test_a_drop_after_the_copy_was_made_is_got_over(self, scene: Scene) -> None:
         no_rename(scene)
         scene.hooks.append(Hook("gpu2", ASIDE, after=lost))
@@ -261,6 +280,18 @@ class TestSnapshots:
         assert len(scene.good_ones()) == 1
         assert scene("snapshot", "gpu2", "--undo") == 0, scene.err
         assert scene.own.exists()
+
+    def test_an_undo_waits_for_the_tar_that_may_run_and_makes_the_maps_again(self, scene: Scene) -> None:
+        """A start under the server's tar would spoil what it writes."""
+        assert scene("up", "gpu3") == 0
+        assert scene("port", "gpu2", "8888") == 0, scene.err
+        scene.hooks.append(Hook("gpu2", TAR, before=raising(KeyboardInterrupt())))
+        assert scene("snapshot", "gpu2", "--yes") == 130
+        scene.limits.clear()
+        assert scene("snapshot", "gpu2", "--undo") == 0, scene.err
+        commands = list(scene.limits)
+        assert next(n for n, one in enumerate(commands) if re.fullmatch(STAT, one, re.DOTALL)) < commands.index("")
+        assert "port 8888 is mapped again" in scene.err
 
     def test_a_dead_host_delays_nobody(self, scene: Scene) -> None:
         scene.lab.fault("gpu3", "silent")

@@ -148,6 +148,7 @@ class TestInterruptedRecover:
         scene.at(UNPACK, "start-fails")
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 6
         assert "does not start" in scene.err
+        assert scene.hosts("status")["gpu2"]["interrupted"]["stage"] == "unpack", "its files are to be replaced again"
         assert scene("recover", "gpu2", "--yes") == 0, scene.err
         assert thesis(scene) == "first"
 

@@ -170,6 +170,19 @@ class TestArchive:
         assert_untouched(scene)
 
 
+    def test_another_whole_one_under_the_same_name_size_and_time_is_found_out(self, scene: Scene) -> None:
+        """gzip and tar are content with it; only the SHA-256 that was noted tells."""
+        stat = scene.own.stat()
+        data = bytearray(scene.own.read_bytes())
+        data[4] ^= 0xFF  # the time in gzip's header, which no checksum covers (RFC 1952)
+        scene.own.write_bytes(data)
+        os.utime(scene.own, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert scene("recover", "gpu2", "--yes") == 6
+        assert "SHA-256 is no longer the one that was noted" in scene.err
+        assert [one["verified"] for one in scene.snapshots()] == [None]
+        assert_untouched(scene)
+
+
 class TestWhatIsThere:
     def test_a_stopped_container_is_saved_before_it_is_destroyed(self, scene: Scene) -> None:
         assert scene("up", "gpu3") == 0
@@ -241,6 +254,18 @@ def test_all_of_it_through_the_openssh_client(scene: Scene, tmp_path: Path) -> N
     assert len(scene.good_ones()) == 2
 
 
+def test_the_servers_tar_alone_has_no_time_limit(scene: Scene) -> None:
+    """It says nothing for hours; our own readings tell how far they are, and whatever else there is has an end."""
+    no_rename(scene)
+    assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
+    assert scene("recover", "gpu2", "--from", "first", "--no-snapshot", "--yes") == 0, scene.err
+    endless = {command: one.silence for command, one in scene.limits.items() if one and one.total is None}
+    tars = {command for command, silence in endless.items() if silence is None}
+    assert {command.split(" ")[0] for command in tars} == {"snapshot", "recover"}
+    assert all("TOKEN" in command for command in tars)
+    assert {silence for silence in endless.values() if silence is not None} == {600}
+
+
 class TestTwice:
     @pytest.mark.parametrize(
         ("command", "lock"), [("recover", "gpu2"), ("rebuild", "+archive"), ("snapshot", "+archive")]
@@ -284,6 +309,22 @@ class TestCut:
         assert scene.hosts("status")["gpu2"]["interrupted"]["stage"] == "unpack"
         assert scene("recover", "gpu2", "--from", "first", "--yes") == 0, scene.err
         assert thesis(scene) == "first"
+
+    def test_what_the_server_unpacks_on_is_waited_for(self, scene: Scene) -> None:
+        """Its tar does not end with our connection, and two of them in one place would mix."""
+        scene.at(UNPACK, "drop")
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5
+        scene.sent.clear()
+        assert scene("recover", "gpu2", "--yes") == 0, scene.err
+        unpacked = next(number for number, one in enumerate(scene.sent) if one.startswith("gpu2 recover TOKEN"))
+        assert scene.sent[:unpacked].count("gpu2 snapshot") > nas.STILL_LOOKS
+
+    def test_an_undo_makes_the_maps_again(self, scene: Scene) -> None:
+        assert scene("port", "gpu2", "8888") == 0, scene.err
+        scene.hooks.append(Hook("gpu2", "recover", before=raising(KeyboardInterrupt())))
+        assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 130
+        assert scene("recover", "gpu2", "--undo") == 0, scene.err
+        assert "port 8888 is mapped again" in scene.err
 
     def test_a_cut_between_the_note_and_the_move_is_found_out(self, scene: Scene) -> None:
         """The archive was noted under the name that it was going to have."""

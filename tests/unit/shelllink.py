@@ -23,6 +23,7 @@ class ShellLink:
     drop: Callable[[str], bool] = lambda _: False
     interrupt: Callable[[str], bool] = lambda _: False
     commands: list[str] = field(default_factory=list)
+    limits: list[Limits | None] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
 
@@ -33,6 +34,7 @@ class ShellLink:
         """See transport.Transport."""
         assert target.role == "container"
         self.commands.append(command)
+        self.limits.append(limits)
         self.before(command)
         environment = {"HOME": str(self.home), "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
                        **self.variables}  # fmt: skip

@@ -150,7 +150,7 @@ class TestTensorFlow:
         assert f"TensorFlow {version} wants CUDA 10.0 or newer (driver 410.48)" in error.message
         assert "1.10.1, 1.11.0" in str(error.hint)
 
-    @pytest.mark.parametrize("version", ["1.4.0", "1.4", "1.10.9", "0.12.1"])
+    @pytest.mark.parametrize("version", ["1.4.0", "1.4", "1.1", "1.10.9", "0.12.1"])
     def test_one_that_is_in_no_row_is_refused(self, version: str) -> None:
         error = refused(HAVE, wish(tensorflow=version))
         assert (error.code, "goes with CUDA 9.0" in error.message) == ("no_version", True)

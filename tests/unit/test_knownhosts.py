@@ -203,3 +203,51 @@ def test_names_are_written_as_ssh_looks_them_up() -> None:
     assert lookup_name("10.77.0.2", 22) == "10.77.0.2"
     assert lookup_name("10.77.0.2", 22001) == NAME
     assert lookup_name("GPU2.Lab", 22) == "gpu2.lab"
+
+
+def test_a_name_in_capitals_is_the_same_name(file: Path, keys: dict[str, PublicKey]) -> None:
+    file.parent.mkdir()
+    file.write_text(f"GPU2.Lab {keys['a'].line}\n")
+    assert ours(file, "gpu2.lab") == {(keys["a"].kind, keys["a"].blob)}
+
+
+def test_what_ssh_writes_meanwhile_stays_and_so_does_the_mode(
+    file: Path, tmp_path: Path, keys: dict[str, PublicKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knownhosts.add(file, [(NAME, keys["a"])], hashed=False)
+    file.chmod(0o644)
+    back_up = knownhosts._back_up
+
+    def intrude(path: Path, data: bytes, directory: Path) -> None:
+        back_up(path, data, directory)
+        if OTHER not in file.read_text():
+            with file.open("a") as stream:
+                stream.write(f"{OTHER} {keys['ec'].line}\n")
+
+    monkeypatch.setattr(knownhosts, "_back_up", intrude)
+    knownhosts.replace(file, NAME, keys["b"], tmp_path / "backups")
+    assert ours(file, OTHER) == {(keys["ec"].kind, keys["ec"].blob)}
+    assert ours(file, NAME) == {(keys["b"].kind, keys["b"].blob)}
+    assert file.stat().st_mode & 0o777 == 0o644
+
+
+def test_ten_earlier_states_are_kept(file: Path, tmp_path: Path, keys: dict[str, PublicKey]) -> None:
+    knownhosts.add(file, [(NAME, keys["a"])], hashed=False)
+    for number in range(12):
+        knownhosts.replace(file, NAME, keys["b" if number % 2 == 0 else "a"], tmp_path / "backups")
+    assert len(list((tmp_path / "backups").iterdir())) == 10
+
+
+def test_what_is_taken_out_leaves_links_and_what_is_revoked(
+    file: Path, tmp_path: Path, keys: dict[str, PublicKey]
+) -> None:
+    file.parent.mkdir()
+    target = tmp_path / "dotfiles"
+    target.write_text(f"{NAME} {keys['a'].line}\n")
+    file.symlink_to(target)
+    knownhosts.take_out(file, [NAME])
+    assert (file.is_symlink(), target.read_bytes()) == (True, b"")
+    revoked = f"@revoked {NAME} {keys['b'].line}\n"
+    target.write_text(f"{NAME} {keys['a'].line}\n{revoked}")
+    knownhosts.take_out(file, [NAME])
+    assert target.read_text() == revoked

@@ -168,6 +168,10 @@ class TestRun:
         execute(link, planned(touch("one", "echo 'apexgpu@0123 did 2'"), touch("two")), told)
         assert told.did == ["one", "two"]
 
+    def test_it_may_take_all_day_but_not_say_nothing(self, link: ShellLink) -> None:
+        execute(link, planned(touch("one")))
+        assert [one.silence for one in link.limits if one and one.total is None] == [90.0]
+
     def test_daemons_that_a_step_starts_do_not_hold_the_lock(self, link: ShellLink) -> None:
         plan = planned(touch("one", "sleep 300 >/dev/null 2>&1 & echo $! >~/pid"), touch("two"))
         execute(link, plan)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from apexgpu.backups import archives
-from apexgpu.errors import ApexError, DroppedError
+from apexgpu.errors import ApexError, DroppedError, RefusedError
 from apexgpu.hosts import replies
-from apexgpu.models import Host, Reply, Target
+from apexgpu.models import Container, Host, Reply, Target
 from apexgpu.ssh import openssh_link
 
 TRANSCRIPTS = Path(__file__).parent.parent / "data" / "transcripts"
@@ -284,7 +284,35 @@ def test_stop_tells_what_it_unmapped() -> None:
     stopped = replies.stop(Reply(0, found["17-stop-running"]["stdout"]), "gpu7")
     assert stopped.was_running
     assert stopped.unmapped == ("10.77.0.1:22001 => container:22", "10.77.0.1:11001 => container:6006")
+    assert stopped.ports == (6006,)
     assert not replies.stop(Reply(0, found["18-stop-stopped"]["stdout"]), "gpu7").was_running
+
+
+@pytest.mark.parametrize("state", ["FROZEN", "STOPPING", "RUNNING"])
+def test_a_container_that_is_in_another_state_has_not_stopped(state: str) -> None:
+    """What comes after a stop deletes its files."""
+    said = recordings()["18-stop-stopped"]["stdout"]
+    with pytest.raises(RefusedError) as caught:
+        replies.stop(Reply(0, re.sub(r"(State: +)STOPPED", rf"\1{state}", said)), "gpu7")
+    assert caught.value.code == "not_stopped"
+
+
+def test_a_start_after_which_it_does_not_run_is_none() -> None:
+    said = recordings()["07-up-running"]["stdout"]
+    with pytest.raises(RefusedError) as caught:
+        replies.start(Reply(0, re.sub(r"(State: +)RUNNING", r"\1STOPPED", said)), "gpu7")
+    assert caught.value.code == "start_failed"
+
+
+def test_of_two_blocks_the_last_is_how_it_is_now() -> None:
+    block = "Name: alice\nState: {}\n{}"
+    text = block.format("RUNNING", "PID: 7\nIP: 10.0.3.9\n") + block.format("STOPPED", "")
+    assert replies.container(text) == Container("STOPPED", None, (), None)
+
+
+def test_a_register_that_goes_on_after_done_is_not() -> None:
+    with pytest.raises(ApexError, match="does not know"):
+        replies.register(Reply(0, "Done!\nlxc-create: alice: no space left\n"), "gpu7")
 
 
 def test_only_an_exact_entry_of_the_list_is_a_map() -> None:
