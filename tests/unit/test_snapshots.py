@@ -242,6 +242,14 @@ class TestScripts:
         (nas / "alice.tar.gz.json").write_text("x" * 100_000)
         assert len(sh(scripts.look(str(nas), "alice")).out) < 10_000
 
+    def test_look_passes_over_a_name_that_speaks_in_our_words(self, nas: Path) -> None:
+        (nas / "alice.tar.gz").write_text("x")
+        (nas / "alice-a\nfree 5\nfile 9 9 600 alice-gpu2-20231114T221320Z.tar.gz").write_text("x")
+        sight = answers.saw(sh(scripts.look(str(nas), "alice")), "gpu2", directory=str(nas), user="alice",
+                            hosts=HOSTS)  # fmt: skip
+        assert [one.path for one in sight.archives] == [str(nas / "alice.tar.gz")]
+        assert sight.free != 5 << 10
+
     def test_look_sees_the_archive_behind_a_link(self, nas: Path) -> None:
         (nas / "elsewhere").write_text("12345")
         (nas / "alice.tar.gz").symlink_to("elsewhere")

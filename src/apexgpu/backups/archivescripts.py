@@ -10,6 +10,7 @@ from apexgpu.backups.snapshots import SUFFIX
 NOTE = ".json"
 _NOTE_LIMIT = 4000
 
+# A name that holds a line's end could say anything in our words, and others may write there: it is passed over.
 _LOOK = """\
 LC_ALL=C; export LC_ALL
 cd {directory} 2>/dev/null || {{ echo nodir; echo end; exit 0; }}
@@ -17,6 +18,8 @@ df -Pk . | awk 'NR==2 {{ print "free " $4 }}'
 probe=.apexgpu-probe.$$
 (: >"$probe") 2>/dev/null && rm -f -- "$probe" && echo writable
 for f in {user}{suffix} {user}-*{suffix}; do
+  case $f in *"
+"*) continue ;; esac
   [ -f "$f" ] || continue
   stat -L -c 'file %s %Y %a %n' -- "$f"
   [ -f "$f{note}" ] && {{ printf 'note '; head -c {limit} -- "$f{note}" | tr -d '\\n'; echo; }}
