@@ -235,6 +235,9 @@ class TestSsh:
     def test_passes_the_remote_status_through(self, product: Product) -> None:
         product("up", "gpu2")
         assert product("ssh", "gpu2", "--", "exit 5") == 5
+        config = product.lab.layout.ssh_config
+        config.write_text(config.read_text() + "Host *\n    RemoteCommand exit 6\n")
+        assert product("ssh", "gpu2", "--", "exit 5") == 5
 
     def test_a_stopped_container_without_a_terminal_is_6(self, product: Product) -> None:
         assert product("ssh", "gpu2", "--", "true") == 6

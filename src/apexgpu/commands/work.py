@@ -34,8 +34,10 @@ def ssh(
     if "json" in kit.flags:
         raise typer.Exit(_told(kit, chosen, list(command or [])))
     reach.ready(kit, chosen)
-    words = ["ssh", *reach.ssh_arguments(kit, chosen)]
-    raise typer.Exit(kit.runner.attach([*words, *([remote_command(command)] if command else [])]))
+    where = reach.ssh_arguments(kit, chosen)
+    # A shell is what the user's config makes of it (RemoteCommand tmux ...); with a command, ssh refuses to have both.
+    words = ["-o", "RemoteCommand=none", *where, remote_command(command)] if command else where
+    raise typer.Exit(kit.runner.attach(["ssh", *words]))
 
 
 def _told(kit: Kit, host: Host, command: list[str]) -> int:
