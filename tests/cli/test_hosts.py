@@ -121,6 +121,17 @@ class TestUp:
         assert [said[host]["changed"] for host in ("gpu2", "gpu3")] == [True, True]
         assert "gpu2 is up" in product.err
 
+    @pytest.mark.parametrize("files", ["/dev/null", "none"])
+    def test_a_config_that_keeps_no_host_keys_is_told_where_to(self, product: Product, files: str) -> None:
+        config = product.lab.layout.ssh_config
+        kept = f"UserKnownHostsFile {product.lab.layout.known_hosts}"
+        config.write_text(config.read_text().replace(kept, f"UserKnownHostsFile {files}"))
+        assert product("up", "gpu2", "--accept-new") == 2
+        assert f"UserKnownHostsFile is {files}" in product.err
+        assert f"in {config}: UserKnownHostsFile ~/.ssh/known_hosts" in product.err
+        checks = product.json("doctor")["checks"]
+        assert next(row["verdict"] for row in checks if row["check"] == "known_hosts") == "problem"
+
     def test_an_unknown_host_is_a_usage_error_with_the_nearest_names(self, product: Product) -> None:
         assert product("up", "gpu22") == 2
         assert "did you mean gpu2" in product.err
