@@ -121,13 +121,16 @@ class TestUp:
         assert [said[host]["changed"] for host in ("gpu2", "gpu3")] == [True, True]
         assert "gpu2 is up" in product.err
 
-    @pytest.mark.parametrize("files", ["/dev/null", "none"])
+    @pytest.mark.parametrize("files", ["none", "a directory"])
     def test_a_config_that_keeps_no_host_keys_is_told_where_to(self, product: Product, files: str) -> None:
+        # A directory stands for /dev/null, and the system's file is a directory too: a mistake may not write to either.
+        here = str(product.lab.layout.home)
         config = product.lab.layout.ssh_config
         kept = f"UserKnownHostsFile {product.lab.layout.known_hosts}"
-        config.write_text(config.read_text().replace(kept, f"UserKnownHostsFile {files}"))
+        lines = f"UserKnownHostsFile {here if files == 'a directory' else files}\n    GlobalKnownHostsFile {here}"
+        config.write_text(config.read_text().replace(kept, lines))
         assert product("up", "gpu2", "--accept-new") == 2
-        assert f"UserKnownHostsFile is {files}" in product.err
+        assert "your ssh config keeps no host keys" in product.err
         assert f"in {config}: UserKnownHostsFile ~/.ssh/known_hosts" in product.err
         checks = product.json("doctor")["checks"]
         assert next(row["verdict"] for row in checks if row["check"] == "known_hosts") == "problem"
