@@ -244,7 +244,7 @@ def _ssh_config(patient: Patient) -> Iterator[Finding]:
     if sys.platform != "win32" and path.stat().st_mode & 0o022:
         yield Finding("ssh config", "problem", f"others may write {path}, so ssh refuses it", f"chmod go-w {path}")
         return
-    old = path.read_bytes()
+    old = configfile.read(path)
     sshconfig.damage(old)
     if not configfile.include_effective(path, hosts, runner=patient.runner):
         yield Finding("ssh config", "problem", f"{path} does not lead to all of the lab's hosts",
