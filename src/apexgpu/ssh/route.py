@@ -67,7 +67,7 @@ class Route:
 
 def keeping_cure(config: Path) -> str:
     """What to tell whose configuration keeps no host keys."""
-    return f"in {config}: UserKnownHostsFile ~/.ssh/known_hosts   (for the lab's names)"
+    return f"in {config}, above that line: UserKnownHostsFile ~/.ssh/known_hosts   (for the lab's names)"
 
 
 def _paths(names: str) -> list[Path]:
