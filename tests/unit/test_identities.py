@@ -1,13 +1,62 @@
 """The private keys to log in with."""
 
+import shutil
 import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import paramiko
 import pytest
 
 from apexgpu.models import Host, Target
 from apexgpu.ssh.identities import Identities
 from apexgpu.ssh.route import Route
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The directory of a real ssh-agent with one key."""
+    directory = Path(tempfile.mkdtemp(prefix="agent-"))  # a short path, for a socket
+    command = ["ssh-agent", "-D", "-a", str(directory / "socket")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+        try:
+            assert running.stdout is not None
+            running.stdout.readline()  # it listens
+            monkeypatch.setenv("SSH_AUTH_SOCK", str(directory / "socket"))
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / "id"], check=True)
+            subprocess.run(["ssh-add", "-q", directory / "id"], check=True)
+            yield directory
+        finally:
+            running.terminate()
+            shutil.rmtree(directory)
+
+
+def test_an_agent_signs_for_many_hosts_at_once(agent: Path) -> None:
+    identities = Identities(preferred=None, fingerprint="", passphrase=lambda _file: None)
+    target = Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container")
+    key: Any
+    (key,) = identities.offer(Route(target, {"identityfile": [str(agent / "nothing")]}))
+    public = paramiko.Ed25519Key(data=key.asbytes())
+    good: list[bool] = []
+    together = threading.Barrier(8)
+
+    def log_in(host: int) -> None:
+        together.wait()
+        for number in range(40):
+            data = f"{host} {number}".encode()
+            signature = paramiko.Message(bytes(key.sign_ssh_data(data, "ssh-ed25519")))
+            good.append(public.verify_ssh_sig(data, signature))
+
+    threads = [threading.Thread(target=log_in, args=(host,), daemon=True) for host in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    key.agent.close()
+    assert good == [True] * 320
 
 
 def offered(path: Path, passphrase: str | None) -> list[str]:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apexgpu.ssh.route import Route
 
@@ -132,7 +132,21 @@ def _ask_agent(where: str) -> Sequence["paramiko.PKey"]:
     if where not in {"SSH_AUTH_SOCK", ""}:
         path = os.environ.get(where[1:], "") if where.startswith("$") else where
         os.environ["SSH_AUTH_SOCK"] = str(Path(path).expanduser())
-    return paramiko.Agent().get_keys()  # type: ignore[no-any-return]
+    keys: Sequence[Any] = paramiko.Agent().get_keys()
+    turn = threading.Lock()
+    for key in keys:
+        key.sign_ssh_data = _in_turn(turn, key.sign_ssh_data)
+    return keys
+
+
+def _in_turn(turn: threading.Lock, sign: Callable[..., bytes]) -> Callable[..., bytes]:
+    """`sign` for many hosts at once: all keys of an agent use one connection, and would read each other's answers."""
+
+    def signed(*what: Any) -> bytes:
+        with turn:
+            return sign(*what)
+
+    return signed
 
 
 def _within(seconds: float, work: Callable[[], Sequence["paramiko.PKey"]]) -> Sequence["paramiko.PKey"] | None:
