@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -252,6 +254,21 @@ class TestSsh:
         config = product.lab.layout.ssh_config
         config.write_text(config.read_text() + "Host *\n    RemoteCommand exit 6\n")
         assert product("ssh", "gpu2", "--", "exit 5") == 5
+
+    @pytest.mark.parametrize("path", ["all", "%r-%p"])
+    def test_goes_to_the_host_although_the_users_own_connections_cannot_be_told_apart(
+        self, product: Product, path: str
+    ) -> None:
+        product("up", "gpu2", "gpu3")
+        config = product.lab.layout.ssh_config
+        with tempfile.TemporaryDirectory(prefix="c-") as sockets:
+            config.write_text(f"{config.read_text()}Host *\n    ControlMaster auto\n    ControlPath {sockets}/{path}\n")
+            other = ["ssh", "-F", str(config)]
+            subprocess.run([*other, "-f", "-N", "gpu3"], check=True, stderr=subprocess.DEVNULL)
+            try:
+                assert product("ssh", "gpu2", "--", 'test "$(hostname)" = gpu2-alice') == 0
+            finally:
+                subprocess.run([*other, "-O", "exit", "gpu3"], check=True, capture_output=True)
 
     def test_a_stopped_container_without_a_terminal_is_6(self, product: Product) -> None:
         assert product("ssh", "gpu2", "--", "true") == 6
