@@ -8,11 +8,18 @@ def main() -> int:
     """Run apexgpu with the process's arguments; the exit code."""
     if None in (sys.stdin, sys.stdout, sys.stderr):
         _open_closed()
-    arguments = sys.argv[1:]
+    code = _run(sys.argv[1:])
+    return code if _flushed() else code or 1
+
+
+def _run(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         from apexgpu import __version__
 
-        sys.stdout.write(f"apexgpu {__version__}\n")
+        try:
+            sys.stdout.write(f"apexgpu {__version__}\n")
+        except OSError:  # a full disk
+            return 1
         return 0
     if "_APEXGPU_COMPLETE" in os.environ:
         from apexgpu import completion
@@ -21,6 +28,19 @@ def main() -> int:
     from apexgpu import cli
 
     return cli.main(arguments)
+
+
+def _flushed() -> bool:
+    """Whether stdout took everything (a full disk does not); Python would say so with a trace, and end in 120."""
+    took = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as exc:
+            took = took and (stream is sys.stderr or isinstance(exc, BrokenPipeError))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return took
 
 
 def _open_closed() -> None:

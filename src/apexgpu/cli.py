@@ -4,6 +4,8 @@ Nothing heavy is imported before the words ask for it: `apexgpu.app` (which owns
 is all that was said, and a group of commands only when one of them is used.
 """
 
+import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -142,22 +144,41 @@ def _own_error(exc: Exception) -> ApexError:
 
         path = Path(exc.filename)
         return ApexError(f"cannot use {path}: {exc.strerror}", code="file", hint=f"ls -ld {path.parent}")
+    if isinstance(exc, FileNotFoundError) and not _is_somewhere():
+        return ApexError("the directory that you are in is gone", code="directory_gone", hint="cd")
+    if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return ApexError(f"what was to be written found no room: {exc.strerror}", code="no_space", hint="df -h ~ .")
     return ApexError(f"apexgpu itself failed: {type(exc).__name__}", code="bug",
                      hint="run it again with --debug and report what it shows")  # fmt: skip
 
 
+def _is_somewhere() -> bool:
+    from pathlib import Path
+
+    try:
+        return Path.cwd().is_dir()
+    except OSError:
+        return False
+
+
 def _report(kit: Kit, error: ApexError) -> int:
+    with contextlib.suppress(OSError):  # a full disk, or a closed pipe, where it should be said
+        _tell(kit, error)
+    return error.exit_code
+
+
+def _tell(kit: Kit, error: ApexError) -> None:
     from apexgpu.render import error_value
 
     kit.screen.transient("")
     told = error_value(error)
     # Who reads the rows finds it there too, where it can only be that host's.
     rows = [{"host": host.name, "ok": False, "error": told} for host in kit.chosen]
-    kit.screen.document({"ok": False, "error": told, **({"hosts": rows} if len(rows) == 1 else {})})
+    with contextlib.suppress(OSError):  # stderr may be another place
+        kit.screen.document({"ok": False, "error": told, **({"hosts": rows} if len(rows) == 1 else {})})
     kit.screen.error(error)
     if kit.debug:
         import traceback
 
         for line in traceback.format_tb(error.__traceback__):
             kit.screen.block(line)
-    return error.exit_code

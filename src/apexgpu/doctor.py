@@ -244,7 +244,7 @@ def _ssh_config(patient: Patient) -> Iterator[Finding]:
     if sys.platform != "win32" and path.stat().st_mode & 0o022:
         yield Finding("ssh config", "problem", f"others may write {path}, so ssh refuses it", f"chmod go-w {path}")
         return
-    old = path.read_bytes()
+    old = configfile.read(path)
     sshconfig.damage(old)
     if not configfile.include_effective(path, hosts, runner=patient.runner):
         yield Finding("ssh config", "problem", f"{path} does not lead to all of the lab's hosts",
@@ -269,19 +269,20 @@ def _ssh_settings(patient: Patient) -> Iterator[Finding]:
 
 def _known_hosts(patient: Patient) -> Iterator[Finding]:
     from apexgpu.dotssh.knownhosts import KnownHosts, lookup_name
+    from apexgpu.ssh.route import keeping_cure
 
     hosts = patient.known_hosts
     route = patient.transport.route(Target(hosts[0], "manage"))
     if route.one("stricthostkeychecking") in {"no", "off", "false"}:
         yield Finding("known_hosts", "note", "plain ssh takes any machine for the lab's: StrictHostKeyChecking is off",
                       f"in {patient.settings.ssh_config}: StrictHostKeyChecking ask")  # fmt: skip
-    if not route.known_hosts_files:
-        yield Finding("known_hosts", "problem", "ssh keeps no host keys: UserKnownHostsFile is none",
-                      f"in {patient.settings.ssh_config}: UserKnownHostsFile ~/.ssh/known_hosts")  # fmt: skip
+    if (file := route.new_keys_file) is None:
+        fact = f"ssh keeps no host keys: UserKnownHostsFile is {route.one('userknownhostsfile', 'none')}"
+        yield Finding("known_hosts", "problem", fact, keeping_cure(patient.settings.ssh_config))
         return
     known = KnownHosts(route.known_hosts_files)
     count = sum(bool(known.keys(lookup_name(one.address, one.manage_port))) for one in hosts)
-    fact = f"{route.known_hosts_files[0]}: {count} of {len(hosts)} hosts have their key confirmed"
+    fact = f"{file}: {count} of {len(hosts)} hosts have their key confirmed"
     if count == len(hosts):
         yield Finding("known_hosts", "ok", fact)
     else:

@@ -85,7 +85,7 @@ def left(settings: Settings) -> list[str]:
     facts = [f"{directory} holds things that are not apexgpu's" for directory in _directories(settings)
              if directory.is_dir()]  # fmt: skip
     line = configfile.include_line(settings.config_dir / "ssh_hosts.conf")
-    if path.exists() and line.encode() in path.read_bytes():
+    if path.is_file() and line.encode() in path.read_bytes():
         facts.append(f"{path} still has the line that you pasted: {line}")
     return facts
 

@@ -2,6 +2,8 @@
 
 import json
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,3 +120,27 @@ def test_ctrl_c_ends_with_a_document_too(
     monkeypatch.setattr("apexgpu.settings.load", interrupted)
     assert cli.main(words, Kit(environment={})) == 130
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "interrupted"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+@pytest.mark.parametrize("words", [("--version",), ("status", "--json"), ("status",), ("config", "print"), ("--help",)])
+def test_a_full_disk_under_the_output_is_an_error_without_a_trace(product: Product, words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "apexgpu", *words], stdout=full, stderr=subprocess.PIPE, text=True,
+                              check=False)  # fmt: skip
+        assert (done.returncode, done.stderr.count("hint: ")) == (1, 0 if words == ("--version",) else 1)
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        quiet = subprocess.run([sys.executable, "-m", "apexgpu", "nosuch"], stdout=full, stderr=full, check=False)
+    assert quiet.returncode == 2
+
+
+@pytest.mark.parametrize("words", [("cp", "a", "gpu2:a"), ("cp", "gpu2:.bashrc", "."), ("login", "--key", "a")])
+def test_a_directory_that_is_gone_is_named(
+    product: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert product(*words) == 1
+    assert "error: the directory that you are in is gone\n hint: cd\n" in product.err

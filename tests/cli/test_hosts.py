@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +123,20 @@ class TestUp:
         assert [said[host]["changed"] for host in ("gpu2", "gpu3")] == [True, True]
         assert "gpu2 is up" in product.err
 
+    @pytest.mark.parametrize("files", ["none", "a directory"])
+    def test_a_config_that_keeps_no_host_keys_is_told_where_to(self, product: Product, files: str) -> None:
+        # A directory stands for /dev/null, and the system's file is a directory too: a mistake may not write to either.
+        here = str(product.lab.layout.home)
+        config = product.lab.layout.ssh_config
+        kept = f"UserKnownHostsFile {product.lab.layout.known_hosts}"
+        lines = f"UserKnownHostsFile {here if files == 'a directory' else files}\n    GlobalKnownHostsFile {here}"
+        config.write_text(config.read_text().replace(kept, lines))
+        assert product("up", "gpu2", "--accept-new") == 2
+        assert "your ssh config keeps no host keys" in product.err
+        assert f"in {config}, above that line: UserKnownHostsFile ~/.ssh/known_hosts" in product.err
+        checks = product.json("doctor")["checks"]
+        assert next(row["verdict"] for row in checks if row["check"] == "known_hosts") == "problem"
+
     def test_an_unknown_host_is_a_usage_error_with_the_nearest_names(self, product: Product) -> None:
         assert product("up", "gpu22") == 2
         assert "did you mean gpu2" in product.err
@@ -235,6 +251,24 @@ class TestSsh:
     def test_passes_the_remote_status_through(self, product: Product) -> None:
         product("up", "gpu2")
         assert product("ssh", "gpu2", "--", "exit 5") == 5
+        config = product.lab.layout.ssh_config
+        config.write_text(config.read_text() + "Host *\n    RemoteCommand exit 6\n")
+        assert product("ssh", "gpu2", "--", "exit 5") == 5
+
+    @pytest.mark.parametrize("path", ["all", "%r-%p"])
+    def test_goes_to_the_host_although_the_users_own_connections_cannot_be_told_apart(
+        self, product: Product, path: str
+    ) -> None:
+        product("up", "gpu2", "gpu3")
+        config = product.lab.layout.ssh_config
+        with tempfile.TemporaryDirectory(prefix="c-") as sockets:
+            config.write_text(f"{config.read_text()}Host *\n    ControlMaster auto\n    ControlPath {sockets}/{path}\n")
+            other = ["ssh", "-F", str(config)]
+            subprocess.run([*other, "-f", "-N", "gpu3"], check=True, stderr=subprocess.DEVNULL)
+            try:
+                assert product("ssh", "gpu2", "--", 'test "$(hostname)" = gpu2-alice') == 0
+            finally:
+                subprocess.run([*other, "-O", "exit", "gpu3"], check=True, capture_output=True)
 
     def test_a_stopped_container_without_a_terminal_is_6(self, product: Product) -> None:
         assert product("ssh", "gpu2", "--", "true") == 6

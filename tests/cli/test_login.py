@@ -192,6 +192,25 @@ class TestWhichKey:
         line = key(new.ssh / "id_rsa", "rsa")
         assert self.chosen(new, "--key", str(new.ssh / "id_rsa.pub")) == blob(line)
 
+    def test_its_place_is_remembered_whatever_the_directory(
+        self, new: Newcomer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key(new.ssh / "work")
+        monkeypatch.chdir(new.ssh)
+        assert new.log_in("--key", "work.pub").code == 0
+        assert f"IdentityFile {new.ssh / 'work'}" in new.config.read_text()
+        monkeypatch.chdir("/")
+        assert new.run("register", "gpu2").code == 0
+
+    def test_one_whose_passphrase_nobody_gives_is_named(self, new: Newcomer) -> None:
+        made = generate(new.ssh / "id_ed25519", comment="mine", passphrase="a phrase")
+        assert new.log_in().code == 0
+        new.spy.posts.clear()
+        said = new.run("register", "gpu2")
+        assert said.code == 7
+        assert f"hint: ssh-add {made.path}" in said.err
+        assert new.spy.posts == []  # as if the register account had somebody else's key
+
     def test_a_named_one_without_private_half_is_refused_before_anything_is_sent(self, new: Newcomer) -> None:
         key(new.ssh / "id_ed25519")
         (new.ssh / "id_ed25519").unlink()

@@ -110,6 +110,20 @@ def test_all_of_it_goes_and_the_rest_is_as_it_was(
     assert "Nothing to do" in laptop.out
 
 
+def test_a_config_that_is_a_pipe_stops_nothing(laptop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_in(laptop, monkeypatch)
+    path = laptop.lab.layout.ssh_config
+    path.unlink()
+    os.mkfifo(path)
+    # Opened, it would hold whoever reads it for ever.
+    assert laptop("config", "status") == 2
+    assert f"{path} is no regular file" in laptop.err
+    assert f"hint: ls -ld {path}" in laptop.err
+    assert laptop("logout") == 0
+    assert laptop("uninstall", "--yes") == 0
+    assert path.is_fifo()
+
+
 def test_it_shows_everything_and_asks_first(laptop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     log_in(laptop, monkeypatch)
     before = files(laptop.lab.layout.home / "ssh")

@@ -587,7 +587,7 @@ def test_warnings_name_what_reaches_the_lab(place: Place) -> None:
         "ControlPath /tmp/cm-alice@10.77.0.2 is the same for gpu8-manage and gpu8: `ssh gpu8-manage` can land "
         "in the wrong machine; put %C into it",
         "ProxyJump bob@jump:2222 reaches gpu7-manage, gpu7 and 2 more: the lab is reached through another host",
-        "RemoteCommand tmux reaches gpu7-manage, gpu7 and 2 more: apexgpu's own commands there fail or hang",
+        "RemoteCommand tmux reaches gpu7-manage, gpu7 and 2 more: plain `ssh HOST CMD`, scp and rsync fail there",
         "IdentitiesOnly yes reaches gpu7-manage, gpu7 and 2 more: keys that only the agent holds are not offered",
     ]
 

@@ -230,6 +230,22 @@ def test_a_private_key_that_others_may_read_is_not_offered_for_ssh_ignores_it(ke
     assert told.value.hint == f"chmod 600 {path}"
 
 
+@pytest.mark.parametrize("spoil", [lambda data: data.replace(b"\n", b"\r\n"), lambda data: data.rstrip(b"\n")])
+def test_a_key_whose_line_ends_ssh_cannot_read_is_refused_with_the_cure(
+    keygen: Keygen, spoil: Callable[[bytes], bytes]
+) -> None:
+    path = keygen("id_ed25519", "ed25519")
+    path.write_bytes(spoil(path.read_bytes()))
+    path.chmod(0o600)
+    assert subprocess.run(["ssh-keygen", "-y", "-f", path], capture_output=True, check=False).returncode != 0
+    assert discover(path.parent, []) == []
+    with pytest.raises(ConfigError, match="line ends") as caught:
+        load(path)
+    subprocess.run(["sh", "-c", caught.value.hint or ""], check=True)
+    assert subprocess.run(["ssh-keygen", "-y", "-f", path], capture_output=True, check=False).returncode == 0
+    assert load(path).path == path
+
+
 def test_certificates_and_dsa_and_unknown_types_are_never_offered(keygen: Keygen) -> None:
     keygen("ca", "ed25519")
     keygen("id_ed25519", "ed25519")

@@ -199,6 +199,14 @@ def test_a_link_to_a_file_elsewhere_stays_one(file: Path, tmp_path: Path, keys: 
     assert said_by_ssh(tmp_path / "dotfiles", NAME)
 
 
+def test_what_is_no_file_is_refused_and_stays(file: Path, keys: dict[str, PublicKey]) -> None:
+    # A directory stands for /dev/null, which a test may not name: root can replace it.
+    file.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="no regular file"):
+        knownhosts.add(file, [(NAME, keys["a"])], hashed=False)
+    assert file.is_dir()
+
+
 def test_names_are_written_as_ssh_looks_them_up() -> None:
     assert lookup_name("10.77.0.2", 22) == "10.77.0.2"
     assert lookup_name("10.77.0.2", 22001) == NAME

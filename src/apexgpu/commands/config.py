@@ -185,17 +185,13 @@ def _host_value(host: Host) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
-
-
 @config.command("status")
 def status(ctx: typer.Context, ssh_config: SshConfig = None) -> None:
     """Show the settings, and what of the ssh config is ours. Each has its source; what may get in the way is named."""
     kit = _kit(ctx, ssh_config)
     path = kit.settings.ssh_config
-    old = _read(path)
-    managed = sshconfig.managed(old) or sshconfig.managed(_read(include_file(kit)))
+    old = configfile.read(path)
+    managed = sshconfig.managed(old) or sshconfig.managed(configfile.read(include_file(kit)))
     own = sshconfig.host_names(old)
     kit.screen.table(
         ("SETTING", "VALUE", "FROM"),
@@ -294,7 +290,7 @@ def restore(
     chosen = next((copy for copy in copies if copy.n == number), None)
     if chosen is None:
         raise UsageError(f"there is no copy {number} of {path}", hint="apexgpu config restore   (lists them)")
-    old, new = _read(path), chosen.path.read_bytes()
+    old, new = configfile.read(path), chosen.path.read_bytes()
     if new != old:
         if not kit.yes:
             kit.screen.block(sshconfig.diff(old, new, str(path)))

@@ -130,7 +130,8 @@ def choose_key(kit: Kit, wanted: Path | None, stored: str) -> KeyPair:
     from apexgpu.dotssh import keys
 
     if wanted is not None:
-        return keys.load(wanted, keys.agent_keys(kit.runner))
+        # Its place is remembered, and other commands run elsewhere.
+        return keys.load(wanted.expanduser().absolute(), keys.agent_keys(kit.runner))
     directory = ssh_directory(kit)
     found = keys.discover(directory, [])
     default = directory == Path.home() / ".ssh"

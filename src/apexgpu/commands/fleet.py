@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from apexgpu.errors import ApexError
+from apexgpu.errors import ApexError, ConfigError
 from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome, PublicKey, Reply, T, Target
 from apexgpu.render import error_value
 from apexgpu.ssh import fanout
+from apexgpu.ssh.route import keeping_cure
 from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError
 
 
@@ -62,23 +64,30 @@ def trust(kit: Kit, seen: Sequence[UnknownHostKeyError]) -> None:
 
     unique = {(error.route.target.alias, error.key.blob): error for error in seen}
     new = [NewKey(alias, known_name(error.route), error.key, error) for (alias, _), error in unique.items()]
+    by_file: dict[Path, list[NewKey]] = {}
+    for entry in new:
+        by_file.setdefault(_kept_in(kit, entry), []).append(entry)
     if not kit.accept_new:
         kit.screen.note("These hosts show keys that this laptop has not seen before:")
         for entry in new:
             kit.screen.note(f"  {entry.alias:<14} {entry.key.kind:<20} {fingerprint(entry.key)}")
         if not kit.screen.confirm("Are they the lab's (compare with an administrator if in doubt)? Trust all of them"):
             raise new[0].seen
-    by_file: dict[Any, list[NewKey]] = {}
-    for entry in new:
-        files = entry.seen.route.known_hosts_files
-        if not files:
-            raise entry.seen
-        by_file.setdefault(files[0], []).append(entry)
     for file, entries in by_file.items():
         hashed = entries[0].seen.route.one("hashknownhosts", "no") == "yes"
         knownhosts.note(kit.state_dir, file, [entry.name for entry in entries])
         knownhosts.add(file, [(entry.name, entry.key) for entry in entries], hashed=hashed)
         kit.screen.good(f"{len(entries)} host key{'s' if len(entries) > 1 else ''} added to {file}")
+
+
+def _kept_in(kit: Kit, entry: NewKey) -> Path:
+    """The file for a new key; ConfigError where the user's config keeps none, for then no key could ever be checked."""
+    file = entry.seen.route.new_keys_file
+    if file is None:
+        where = entry.seen.route.one("userknownhostsfile", "none")
+        message = f"your ssh config keeps no host keys: UserKnownHostsFile is {where}, also for {entry.alias}"
+        raise ConfigError(message, hint=keeping_cure(kit.settings.ssh_config), code="no_known_hosts")
+    return file
 
 
 class Trusting:

@@ -10,7 +10,7 @@ from apexgpu.commands.options import AllHosts, Group, OneHost, kit_of
 from apexgpu.errors import UsageError
 from apexgpu.hosts import manage
 from apexgpu.kit import Kit
-from apexgpu.models import Host, Outcome, Reply
+from apexgpu.models import Host, Outcome, Reply, Target
 
 app = Group()
 
@@ -34,8 +34,25 @@ def ssh(
     if "json" in kit.flags:
         raise typer.Exit(_told(kit, chosen, list(command or [])))
     reach.ready(kit, chosen)
-    words = ["ssh", *reach.ssh_arguments(kit, chosen)]
-    raise typer.Exit(kit.runner.attach([*words, *([remote_command(command)] if command else [])]))
+    where = [*_straight(kit, chosen), *reach.ssh_arguments(kit, chosen)]
+    # A shell is what the user's config makes of it (RemoteCommand tmux ...); with a command, ssh refuses to have both.
+    words = ["-o", "RemoteCommand=none", *where, remote_command(command)] if command else where
+    raise typer.Exit(kit.runner.attach(["ssh", *words]))
+
+
+def _straight(kit: Kit, host: Host) -> list[str]:
+    """No shared connection where the user's ControlPath is the same for another machine: ssh would land there."""
+    mine, *others = (
+        Target(host, "container"), Target(host, "manage"),
+        *(Target(one, "container") for one in kit.known_hosts if one != host and one.port),
+    )  # fmt: skip
+    path = _control_path(kit, mine)
+    shared = path != "none" and any(_control_path(kit, other) == path for other in others[:2])
+    return ["-o", "ControlPath=none"] if shared else []
+
+
+def _control_path(kit: Kit, target: Target) -> str:
+    return kit.transport.route(target).one("controlpath", "none")
 
 
 def _told(kit: Kit, host: Host, command: list[str]) -> int:

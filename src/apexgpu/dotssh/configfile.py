@@ -28,6 +28,7 @@ __all__ = [
     "include_effective",
     "include_line",
     "plan",
+    "read",
     "remove",
     "restore",
     "warnings",
@@ -56,6 +57,12 @@ class Plan:
     def changed(self) -> bool:
         """Whether there is anything to write."""
         return self.old != self.new
+
+
+def read(path: Path) -> bytes:
+    """The bytes of the config `path`, none without a file; ConfigError for what cannot be read or is no file."""
+    with _named(path):
+        return _read(path) or b""
 
 
 def plan(
@@ -118,6 +125,8 @@ def commit(plan: Plan, *, state_dir: Path, runner: Runner) -> bool:
 
 def remove(path: Path, *, state_dir: Path, runner: Runner) -> bool:
     """Cut our block out of `path`; a file that we made goes with it. True if there was anything to do."""
+    if path.exists() and not path.is_file():
+        return False  # a directory or a FIFO, where we cannot have written
 
     def judge(_candidate: Path, old: bytes) -> None:
         # Removing must work without ssh, and on a file that the user broke; it must not break a sound one.
@@ -273,7 +282,7 @@ def _read(path: Path) -> bytes | None:
     """The bytes, or None without a file; ConfigError for what is no regular file (a FIFO would hang)."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ConfigError("it is no regular file", hint="apexgpu config sync --include")
+            raise ConfigError(f"{path} is no regular file", hint=f"ls -ld {path}")
         return path.read_bytes()
     except FileNotFoundError:
         return None

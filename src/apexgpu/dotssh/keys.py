@@ -5,6 +5,7 @@ module, and none is decrypted but to hand it to the user's own agent.
 """
 
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from apexgpu.dotssh.privatekeys import PrivateKey, derive
+from apexgpu.dotssh.privatekeys import PrivateKey, derive, ssh_reads
 from apexgpu.errors import ApexError, ConfigError, MissingProgramError, UnreachableError
 from apexgpu.iam.publickeys import parse_all, parse_line, rsa_bits
 from apexgpu.models import PublicKey
@@ -221,7 +222,8 @@ def _private(path: Path) -> PrivateKey | None:
         return None
     with suppress(ConfigError):
         text = _text(path)
-        return derive(text.encode("utf-8", "surrogateescape")) if _looks_private(text) else None
+        data = text.encode("utf-8", "surrogateescape")
+        return derive(data) if _looks_private(text) and ssh_reads(data) else None
     return None
 
 
@@ -288,5 +290,10 @@ def _no_private_half(path: Path, private: Path) -> ConfigError:
                            hint=f"chmod 600 {private}")
     if private.exists() and not _own(private):
         return ConfigError(f"{private}: the file is another user's", hint=f"ls -l {private}")
+    if _own(private) and not ssh_reads(private.read_bytes()):
+        name = shlex.quote(str(private))
+        new = f"{name}.new && chmod 600 {name}.new && mv {name}.new {name}"
+        return ConfigError(f"{private}: ssh cannot read a key with such line ends (Windows', or none at its end)",
+                           hint=f"""printf '%s\\n' "$(tr -d '\\r' <{name})" >{new}""")
     return ConfigError(f"{path}: the private half is neither in {private} nor in the agent",
                        hint="ssh-add -l   # what the agent has")

@@ -202,7 +202,10 @@ def _rewrite(path: Path, changed: Callable[[bytes], bytes], *, backup_dir: Path 
 
 def _bytes_and_mode(path: Path) -> tuple[bytes, int]:
     try:
-        return path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # a FIFO would hang; and where root may write, /dev/null would be replaced
+            raise OSError(0, "it is no regular file")
+        return path.read_bytes(), stat.S_IMODE(mode)
     except FileNotFoundError:
         return b"", 0o600
 

@@ -40,6 +40,15 @@ def derive(data: bytes) -> PrivateKey | None:
     return _pem(data)
 
 
+def ssh_reads(data: bytes) -> bool:
+    """Whether ssh could load the file `data` as far as its line ends go; other programs are less strict.
+
+    OpenSSH compares the first and the last line of its own format with a newline at their end (sshkey.c): Windows'
+    line ends, or none after the last line, are an `error in libcrypto`.
+    """
+    return _BEGIN not in data or (data.startswith(_BEGIN + b"\n") and b"\n" + _END + b"\n" in data)
+
+
 def decrypted(data: bytes, passphrase: str) -> bytes | None:
     """The same key in OpenSSH's format without encryption; None when passphrase or type does not allow it."""
     from cryptography.exceptions import UnsupportedAlgorithm

@@ -228,7 +228,7 @@ def warnings(config: Path, hosts: Sequence[Host], *, own_identity: bool, runner:
     tell: list[tuple[str, str, Callable[[str], bool]]] = [
         ("proxyjump", "the lab is reached through another host", bool),
         ("proxycommand", "the lab is reached through another program", bool),
-        ("remotecommand", "apexgpu's own commands there fail or hang", bool),
+        ("remotecommand", "plain `ssh HOST CMD`, scp and rsync fail there", bool),
     ]
     if not own_identity:
         tell.append(("identitiesonly", "keys that only the agent holds are not offered", lambda value: value == "yes"))

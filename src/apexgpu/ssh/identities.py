@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apexgpu.ssh.route import Route
 
@@ -51,6 +51,7 @@ class Identities:
         self._passphrase = passphrase
         self._lock = threading.Lock()
         self._files: dict[Path, paramiko.PKey | None] = {}
+        self._locked: list[Path] = []
         self._agent: dict[str, Sequence[paramiko.PKey]] = {}
 
     def offer(self, route: Route) -> list["paramiko.PKey"]:
@@ -70,6 +71,14 @@ class Identities:
             key=lambda key: (key.fingerprint != self._fingerprint, key.asbytes() not in named),
         )
         return ordered[:_MOST_KEYS]
+
+    def locked(self, offered: Sequence["paramiko.PKey"]) -> Path | None:
+        """The file whose passphrase was not given, where a login with `offered` says nothing of the registered key."""
+        if any(key.fingerprint == self._fingerprint for key in offered):
+            return None
+        if self._preferred in self._locked:
+            return self._preferred
+        return next(iter(self._locked), None) if not offered else None
 
     def _agent_keys(self, route: Route) -> Sequence["paramiko.PKey"]:
         where = route.one("identityagent", "SSH_AUTH_SOCK")
@@ -98,13 +107,12 @@ class Identities:
         except (paramiko.SSHException, OSError, ValueError, paramiko.UnknownKeyType):
             return None
         passphrase = self._passphrase(path)
-        if passphrase is None:
-            return None
-        try:
+        if passphrase is not None:
             # By its place: paramiko 5 gave this parameter another name.
-            return paramiko.PKey.from_path(path, passphrase.encode())  # type: ignore[no-any-return]
-        except (paramiko.SSHException, OSError, ValueError, TypeError):
-            return None
+            with contextlib.suppress(paramiko.SSHException, OSError, ValueError, TypeError):
+                return paramiko.PKey.from_path(path, passphrase.encode())  # type: ignore[no-any-return]
+        self._locked.append(path)
+        return None
 
 
 def _public_blob(path: Path) -> bytes | None:
@@ -124,7 +132,21 @@ def _ask_agent(where: str) -> Sequence["paramiko.PKey"]:
     if where not in {"SSH_AUTH_SOCK", ""}:
         path = os.environ.get(where[1:], "") if where.startswith("$") else where
         os.environ["SSH_AUTH_SOCK"] = str(Path(path).expanduser())
-    return paramiko.Agent().get_keys()  # type: ignore[no-any-return]
+    keys: Sequence[Any] = paramiko.Agent().get_keys()
+    turn = threading.Lock()
+    for key in keys:
+        key.sign_ssh_data = _in_turn(turn, key.sign_ssh_data)
+    return keys
+
+
+def _in_turn(turn: threading.Lock, sign: Callable[..., bytes]) -> Callable[..., bytes]:
+    """`sign` for many hosts at once: all keys of an agent use one connection, and would read each other's answers."""
+
+    def signed(*what: Any) -> bytes:
+        with turn:
+            return sign(*what)
+
+    return signed
 
 
 def _within(seconds: float, work: Callable[[], Sequence["paramiko.PKey"]]) -> Sequence["paramiko.PKey"] | None:

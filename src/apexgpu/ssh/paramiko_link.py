@@ -23,6 +23,7 @@ from apexgpu.ssh.transport import (
     UnknownHostKeyError,
     changed_key,
     killed,
+    locked_key,
     refused_key,
     too_slow,
     unreachable,
@@ -109,7 +110,8 @@ class ParamikoLink:
             )  # fmt: skip
 
     def _log_in(self, paramiko: ModuleType, client: "paramiko.Transport", route: Route, deadline: float) -> None:
-        for key in self._identities.offer(route):
+        offered = self._identities.offer(route)
+        for key in offered:
             client.auth_timeout = _left(deadline)
             try:
                 client.auth_publickey(route.user, key)
@@ -121,7 +123,8 @@ class ParamikoLink:
             client.global_request("keepalive@openssh.com", wait=False)
             client.set_keepalive(_KEEPALIVE)
             return
-        raise refused_key(route.target)
+        locked = self._identities.locked(offered)
+        raise refused_key(route.target) if locked is None else locked_key(route.target, locked)
 
 
 def known_name(route: Route) -> str:

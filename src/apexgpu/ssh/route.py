@@ -1,7 +1,7 @@
 """How ssh would reach a target: `ssh -G` asked once per target, its answer as values."""
 
 import os
-import shlex
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 from apexgpu.errors import ConfigError
 from apexgpu.models import Target
 from apexgpu.process import Runner
+from apexgpu.text import last_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,17 @@ class Route:
 
     @property
     def known_hosts_files(self) -> list[Path]:
-        """The user's files first (new keys go into the first one), then the system's."""
-        names = shlex.split(self.one("userknownhostsfile")) + shlex.split(self.one("globalknownhostsfile"))
-        return [_path(name) for name in names if name != "none"]
+        """The user's files first, then the system's."""
+        return [*_paths(self.one("userknownhostsfile")), *_paths(self.one("globalknownhostsfile"))]
+
+    @property
+    def new_keys_file(self) -> Path | None:
+        """Where a new host key goes: the first of the user's files that can keep one, None for a config without any.
+
+        That is not /dev/null, which many a config names; and the system's files are not ours to write.
+        """
+        files = _paths(self.one("userknownhostsfile"))
+        return next((file for file in files if file.is_file() or not file.exists()), None)
 
     @property
     def identity_files(self) -> list[Path]:
@@ -54,6 +63,20 @@ class Route:
         jumps = self.one("proxyjump", "none") != "none" or self.one("proxycommand", "none") != "none"
         special = self.one("pkcs11provider", "none") != "none" or "certificatefile" in self.options
         return jumps or special
+
+
+def keeping_cure(config: Path) -> str:
+    """What to tell whose configuration keeps no host keys."""
+    return f"in {config}, above that line: UserKnownHostsFile ~/.ssh/known_hosts   (for the lab's names)"
+
+
+def _paths(names: str) -> list[Path]:
+    """The files of a list that `ssh -G` gave, which expands names and then quotes none of them.
+
+    So a piece that begins as no path does (they are absolute) belongs to a name with blanks.
+    """
+    pieces = re.split(r" (?=[~/\\]|[A-Za-z]:[/\\]|none$)", names)
+    return [_path(name) for name in pieces if name and name != "none"]
 
 
 def _path(name: str) -> Path:
@@ -100,6 +123,8 @@ def resolve(target: Target, *, config: Path, runner: Runner) -> Route:
     ]  # fmt: skip
     done = runner.run(argv, timeout=10)
     if done.code != 0:
-        message = f"ssh cannot read its configuration: {done.last_error_line}"
+        # Its last line only says how many are wrong.
+        lines = [line for line in done.err.decode("utf-8", "replace").splitlines() if ": terminating, " not in line]
+        message = f"ssh cannot read its configuration: {last_line(chr(10).join(lines), f'exit status {done.code}')}"
         raise ConfigError(message, hint=f"correct that line in {config}", code="ssh_config")
     return Route(target, parse(done.text))

@@ -4,6 +4,7 @@ Three ways lead there, tried in this order: an open connection (`mux`), paramiko
 (`paramiko_link`), and the OpenSSH client where paramiko cannot go (`openssh_link`).
 """
 
+import shlex
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -180,6 +181,12 @@ def refused_key(target: Target) -> ApexError:
         return RefusedError(message, hint=f"apexgpu register {name}", code="register_key")
     message = f"the container on {name} does not take your key"
     return LoginError(message, hint="apexgpu login   (it sends your key to every host again)", code="key_refused")
+
+
+def locked_key(target: Target, file: Path) -> DeclinedError:
+    """The error for a login without the key in `file`, whose passphrase nobody gave."""
+    message = f"no login to {target.alias} without the passphrase of {file}, and it was not given"
+    return DeclinedError(message, hint=f"ssh-add {shlex.quote(str(file))}", code="key_locked")
 
 
 def too_slow(target: Target, seen: str) -> DroppedError:
