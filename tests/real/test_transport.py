@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paramiko import Channel, SSHException
 from tests import openssh
 from tests.real.places import LabHosts, Place, Sshd
 
@@ -279,6 +280,38 @@ def test_a_server_that_hangs_up_on_many_keys_has_refused_them(tmp_path: Path) ->
         started.stop()
 
 
+@pytest.mark.parametrize("error", [SSHException("Channel closed."), EOFError(), OSError("Socket is closed")], ids=repr)
+def test_what_fails_while_a_command_is_sent_leaves_open_whether_it_was_taken(
+    server: Place, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Channel, "exec_command", fail)
+    with pytest.raises(DroppedError) as caught:
+        run(paramiko_link, server, "true")
+    assert (caught.value.code, caught.value.exit_code) == ("dropped", 5)
+
+
+def test_a_server_that_resets_every_connection_hangs_up_and_is_not_slow() -> None:
+    """Right after a start that is what a container does; who waits for its sshd goes on waiting."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    connection.close()
+
+        threading.Thread(target=refuse, daemon=True).start()
+        route = routes.Route(Target(Host("gpu7", "127.0.0.1", "alice", listener.getsockname()[1]), "container"), {})
+        with pytest.raises(UnreachableError) as caught:
+            paramiko_link(Path()).run(route, "true", limits=Limits(connect=1), on_line=None)
+        listener.shutdown(socket.SHUT_RDWR)
+    assert caught.value.code == "closed"
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -385,6 +418,7 @@ class TestOpenMasters:
         limits = Limits(connect=5, total=10)
         reply = masters.run(Target(server.host, "container"), "echo out; echo err >&2; exit 7", limits=limits)
         assert reply == Reply(7, "out\n", "err\n")
+        assert masters.run(Target(server.host, "container"), "", limits=limits) is None  # a shell is a new login's
         reply = masters.run(Target(server.host, "container"), "head -c 3000000 /dev/zero", limits=limits)
         assert reply is not None
         assert len(reply.out) == 3_000_000
