@@ -26,7 +26,7 @@ from apexgpu.models import Host, Reply, Role, Target
 from apexgpu.process import LocalRunner
 from apexgpu.ssh import route as routes
 from apexgpu.ssh.identities import Identities
-from apexgpu.ssh.mux import OpenMasters, master_argv, runtime_directory
+from apexgpu.ssh.mux import OpenMasters, master_argv, runtime_directory, terminate
 from apexgpu.ssh.openssh_link import OpenSSHLink
 from apexgpu.ssh.paramiko_link import ParamikoLink
 from apexgpu.ssh.transport import KILLED, UNANSWERED, Connections, Limits, Link, UnknownHostKeyError, too_slow
@@ -413,6 +413,24 @@ class TestOpenMasters:
             masters.run(target, KILL_ITSELF, limits=limits)
         assert (caught.value.code, caught.value.seen, caught.value.err) == (KILLED, "out\n", "err\n")
         assert masters.run(target, "echo on", limits=limits) == Reply(0, "on\n", "")
+
+    def test_a_master_that_ends_in_the_middle_is_a_lost_connection(self, masters: OpenMasters, server: Place) -> None:
+        target = Target(server.host, "container")
+        path, there = server.file("begun")
+
+        def cut() -> None:
+            end = time.monotonic() + 30
+            while not path.exists() and time.monotonic() < end:
+                os.sched_yield()
+            terminate(masters.path(target))
+
+        cutting = threading.Thread(target=cut, daemon=True)
+        cutting.start()
+        with pytest.raises(DroppedError) as caught:
+            masters.run(target, f"echo begun; touch {there}; exec tail -f /dev/null", limits=Limits(5, 30))
+        cutting.join(30)
+        path.unlink()
+        assert (caught.value.code, caught.value.seen) == ("dropped", "begun\n")
 
     def test_a_command_over_a_master(self, masters: OpenMasters, server: Place) -> None:
         limits = Limits(connect=5, total=10)
