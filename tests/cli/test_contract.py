@@ -178,10 +178,14 @@ def test_wrong_use_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None
     assert " hint: apexgpu down --help" in err
 
 
-def test_what_is_in_the_way_of_several_hosts_is_no_ones_row(product: Product) -> None:
-    document = product.json("down", "gpu2", "nothing-like-it")
-    assert document["error"]["code"] == "unknown_host"
-    assert document.get("hosts", []) == []
+def test_what_is_in_the_way_of_several_hosts_is_no_ones_row(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/etc/x")
+
+    monkeypatch.setattr("apexgpu.ssh.fanout.each", fail)
+    document = product.json("register", "gpu2", "gpu3")
+    assert document["error"]["code"] == "file"
+    assert "hosts" not in document
 
 
 class Answering(Screen):
@@ -227,3 +231,15 @@ def test_only_the_very_name_goes_on() -> None:
 
 def test_hosts_are_in_iams_order_and_each_once(product: Product) -> None:
     assert list(product.hosts("status", "gpu3", "gpu*", "gpu2")) == ["gpu2", "gpu3"]
+
+
+def test_ctrl_c_after_the_document_makes_no_second_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def status(kit: Kit, _: object) -> int:
+        kit.screen.document({"ok": True})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("apexgpu.commands.overview.status", status)
+    assert cli.main(["status", "--json"], Kit(environment={})) == 130
+    assert json.loads(capsys.readouterr().out)["ok"] is True
