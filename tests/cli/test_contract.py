@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import cli
+from apexgpu import account, cli
 from apexgpu.errors import DeclinedError
 from apexgpu.files import locked
 from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import running
+from apexgpu.models import Host
 from apexgpu.render import Screen
 from tests.cli.product import Product, product_of
 
@@ -243,3 +245,19 @@ def test_ctrl_c_after_the_document_makes_no_second_one(
     monkeypatch.setattr("apexgpu.commands.overview.status", status)
     assert cli.main(["status", "--json"], Kit(environment={})) == 130
     assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+def test_what_is_remembered_of_one_user_is_not_anothers(product: Product) -> None:
+    state = Path(product.lab.environment["APEXGPU_STATE_DIR"])
+    account.save(state, account.Account(user="alice", hosts=(Host("old", "127.0.0.1", "alice", 22001),)))
+    assert [host.name for host in Kit().known_hosts] == ["old"]
+    found = Kit(environment={**os.environ, "APEXGPU_USER": "bob"}).known_hosts
+    assert {(host.name, host.user) for host in found} == {("gpu2", "bob"), ("gpu3", "bob")}
+
+
+def test_an_address_outside_the_networks_of_the_settings_is_not_connected_to(product: Product) -> None:
+    config = Path(product.lab.environment["APEXGPU_CONFIG_DIR"]) / "config.toml"
+    for networks, code in (("127.0.0.0/8", 0), ("10.0.0.0/8", 2)):
+        config.write_text(f'keep_connections = false\nnetworks = ["{networks}"]\n')
+        assert product("status") == code, product.err
+    assert "is outside the lab's networks" in product.err
