@@ -1,19 +1,27 @@
 """What every command promises, where several of them share the code that keeps it."""
 
+import errno
+import io
 import json
+import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from apexgpu import cli
+from apexgpu import account, cli
+from apexgpu.errors import DeclinedError
 from apexgpu.files import locked
 from apexgpu.kit import Kit
 from apexgpu.lab.inprocess import running
+from apexgpu.models import Host
+from apexgpu.render import Screen
 from tests.cli.product import Product, product_of
+
+Failing = Callable[..., int]
 
 
 @pytest.fixture
@@ -144,3 +152,137 @@ def test_a_directory_that_is_gone_is_named(
     (tmp_path / "gone").rmdir()
     assert product(*words) == 1
     assert "error: the directory that you are in is gone\n hint: cd\n" in product.err
+
+
+@pytest.fixture(params=[("status", "--json"), ("whoami", "--json")], ids=["without typer", "with typer"])
+def failing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Failing:
+    """Runs a command whose settings cannot be read for the reason given."""
+
+    def run(why: BaseException, *more: str) -> int:
+        def fail(*_: object) -> None:
+            raise why
+
+        monkeypatch.setattr("apexgpu.settings.load", fail)
+        return cli.main([*request.param, *more], Kit(environment={}))
+
+    return run
+
+
+def test_a_fault_of_ours_is_one_error_without_a_traceback_or_a_value(
+    failing: Failing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing(KeyError("hunter2")) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["code"] == "bug"
+    assert "error: apexgpu itself failed: KeyError" in err
+    assert "Traceback" not in err
+    assert "hunter2" not in out + err
+    with pytest.raises(KeyError):
+        failing(KeyError("hunter2"), "--debug")
+
+
+def test_a_file_that_cannot_be_used_is_named(failing: Failing, capsys: pytest.CaptureFixture[str]) -> None:
+    assert failing(PermissionError(errno.EACCES, "Permission denied", "/etc/x")) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"] == {
+        "code": "file", "message": "cannot use /etc/x: Permission denied", "hint": "ls -ld /etc",
+    }  # fmt: skip
+    assert "error: cannot use /etc/x: Permission denied" in err
+
+
+def test_a_reader_that_has_gone_is_told_nothing(
+    failing: Failing, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # to have it back
+    assert failing(BrokenPipeError()) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_wrong_use_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["down", "--no-such", "--json"], Kit(environment={})) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["code"] == "usage"
+    assert " hint: apexgpu down --help" in err
+
+
+def test_what_is_in_the_way_of_several_hosts_is_no_ones_row(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/etc/x")
+
+    monkeypatch.setattr("apexgpu.ssh.fanout.each", fail)
+    document = product.json("register", "gpu2", "gpu3")
+    assert document["error"]["code"] == "file"
+    assert "hosts" not in document
+
+
+class Answering(Screen):
+    """A screen at which somebody sits, or nobody."""
+
+    def __init__(self, answer: str | None) -> None:
+        super().__init__(out=io.StringIO(), err=io.StringIO())
+        self.answer = answer
+
+    @property
+    def can_ask(self) -> bool:
+        return self.answer is not None
+
+    def confirm(self, question: str) -> bool:
+        return self.answer == "y"
+
+    def ask(self, question: str, *, default: str = "") -> str:
+        return self.answer or ""
+
+
+@pytest.mark.parametrize(("answer", "code"), [(None, "no_terminal"), ("n", "declined"), ("", "declined")])
+def test_nobody_but_yes_goes_on(answer: str | None, code: str) -> None:
+    kit = Kit(environment={}, screen=Answering(answer))
+    with pytest.raises(DeclinedError) as caught:
+        kit.confirm_name("gpu7", "It is lost")
+    assert (caught.value.code, caught.value.exit_code) == (code, 7)
+    with pytest.raises(DeclinedError) as caught:
+        kit.confirm("Stop it?", option="--really")
+    assert (caught.value.code, caught.value.exit_code) == (code, 7)
+    assert "--really" in (caught.value.hint or "")
+    kit.yes = True
+    kit.confirm("Stop it?")
+    kit.confirm_name("gpu7", "It is lost")
+
+
+def test_only_the_very_name_goes_on() -> None:
+    for typed in ("gpu", "GPU7", "gpu77", "y"):
+        with pytest.raises(DeclinedError, match="nothing was changed"):
+            Kit(environment={}, screen=Answering(typed)).confirm_name("gpu7", "It is lost")
+    Kit(environment={}, screen=Answering("gpu7")).confirm_name("gpu7", "It is lost")
+    Kit(environment={}, screen=Answering("y")).confirm("Stop it?")
+
+
+def test_hosts_are_in_iams_order_and_each_once(product: Product) -> None:
+    assert list(product.hosts("status", "gpu3", "gpu*", "gpu2")) == ["gpu2", "gpu3"]
+
+
+def test_ctrl_c_after_the_document_makes_no_second_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def status(kit: Kit, _: object) -> int:
+        kit.screen.document({"ok": True})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("apexgpu.commands.overview.status", status)
+    assert cli.main(["status", "--json"], Kit(environment={})) == 130
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+def test_what_is_remembered_of_one_user_is_not_anothers(product: Product) -> None:
+    state = Path(product.lab.environment["APEXGPU_STATE_DIR"])
+    account.save(state, account.Account(user="alice", hosts=(Host("old", "127.0.0.1", "alice", 22001),)))
+    assert [host.name for host in Kit().known_hosts] == ["old"]
+    found = Kit(environment={**os.environ, "APEXGPU_USER": "bob"}).known_hosts
+    assert {(host.name, host.user) for host in found} == {("gpu2", "bob"), ("gpu3", "bob")}
+
+
+def test_an_address_outside_the_networks_of_the_settings_is_not_connected_to(product: Product) -> None:
+    config = Path(product.lab.environment["APEXGPU_CONFIG_DIR"]) / "config.toml"
+    for networks, code in (("127.0.0.0/8", 0), ("10.0.0.0/8", 2)):
+        config.write_text(f'keep_connections = false\nnetworks = ["{networks}"]\n')
+        assert product("status") == code, product.err
+    assert "is outside the lab's networks" in product.err

@@ -1,28 +1,32 @@
 """One contract for every way to a server, against a real OpenSSH server on loopback and the embedded lab."""
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
+import stat
 import struct
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from paramiko import Channel, SSHException
 from tests import openssh
 from tests.real.places import LabHosts, Place, Sshd
 
-from apexgpu.errors import ApexError, DroppedError, HostKeyError, UnreachableError
+from apexgpu.errors import ApexError, DroppedError, HostKeyError, LoginError, UnreachableError
 from apexgpu.lab.inprocess import running
 from apexgpu.models import Host, Reply, Role, Target
 from apexgpu.process import LocalRunner
 from apexgpu.ssh import route as routes
 from apexgpu.ssh.identities import Identities
-from apexgpu.ssh.mux import OpenMasters, master_argv
+from apexgpu.ssh.mux import OpenMasters, master_argv, runtime_directory, terminate
 from apexgpu.ssh.openssh_link import OpenSSHLink
 from apexgpu.ssh.paramiko_link import ParamikoLink
 from apexgpu.ssh.transport import KILLED, UNANSWERED, Connections, Limits, Link, UnknownHostKeyError, too_slow
@@ -200,6 +204,133 @@ def test_a_changed_host_key_makes_no_connection(make: Make, server: Place, tmp_p
     assert "SHA256:" in caught.value.message
 
 
+def test_a_revoked_host_key_makes_no_connection_though_it_is_listed_too(
+    make: Make, server: Place, tmp_path: Path
+) -> None:
+    name = f"[{server.host.address}]:{server.host.manage_port}"
+    line = next(line for line in server.known_hosts.read_text().splitlines() if line.startswith(f"{name} "))
+    config = server.knowing(tmp_path, f"{line}\n@revoked {line}\n")
+    with pytest.raises(HostKeyError) as caught:
+        run(make, server, "help", role="manage", config=config)
+    assert caught.value.exit_code == 4
+
+
+def test_a_host_key_is_looked_up_under_the_users_own_alias(make: Make, server: Place, tmp_path: Path) -> None:
+    config = server.knowing(tmp_path, f"lab-machine ssh-ed25519 {server.host_key}\n")
+    config.write_text(f"HostKeyAlias lab-machine\n{config.read_text()}")
+    assert run(make, server, "help", role="manage", config=config).code == 0
+
+
+@pytest.mark.parametrize("kind", ["ecdsa", "rsa"])
+def test_of_a_servers_host_keys_the_known_one_is_asked_for(make: Make, tmp_path: Path, kind: str) -> None:
+    RUNNER.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(tmp_path / kind)])
+    started = openssh.start(tmp_path / "sshd", extra=f"HostKey {tmp_path / kind}")
+    try:
+        place = Sshd(started)
+        words = (tmp_path / f"{kind}.pub").read_text().split()
+        known = f"[{place.host.address}]:{place.host.port} {words[0]} {words[1]}\n"
+        assert run(make, place, "help", role="manage", config=place.knowing(tmp_path, known)).code == 0
+    finally:
+        started.stop()
+
+
+def test_a_command_that_reads_its_input_finds_the_end_of_it(make: Make, server: Place) -> None:
+    assert run(make, server, "cat; echo end") == Reply(0, "end\n", "")
+
+
+class Between(Identities):
+    """Does something to the server in the moment in which a login begins."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__(preferred=None, fingerprint="", passphrase=lambda _: None)
+        self._act = act
+
+    def offer(self, route: routes.Route) -> list[Any]:
+        found = super().offer(route)
+        self._act()
+        return found
+
+
+@pytest.mark.parametrize("act", ["freeze", "kill"])
+def test_a_server_that_dies_in_the_login_has_not_refused_the_key(tmp_path: Path, act: str) -> None:
+    started = openssh.start(tmp_path / "sshd")
+    try:
+        route = routes.resolve(Target(started.host, "manage"), config=started.config, runner=RUNNER)
+        link = ParamikoLink(Between(getattr(started, act)))
+        began = time.monotonic()
+        with pytest.raises(UnreachableError):
+            link.run(route, "help", limits=Limits(connect=0.7), on_line=None)
+        assert time.monotonic() - began < 10
+    finally:
+        started.stop()
+
+
+def test_a_server_that_hangs_up_on_many_keys_has_refused_them(tmp_path: Path) -> None:
+    started = openssh.start(tmp_path / "sshd", extra="MaxAuthTries 2")
+    try:
+        config = tmp_path / "config"
+        config.write_text(f"Host *\n  IdentitiesOnly yes\n  UserKnownHostsFile {tmp_path}/sshd/known_hosts\n")
+        for name in "abc":
+            RUNNER.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)])
+            config.write_text(f"{config.read_text()}  IdentityFile {tmp_path / name}\n")
+        with pytest.raises(ApexError) as caught:
+            run(paramiko_link, Sshd(started), "help", role="manage", config=config)
+        assert caught.value.code == "not_registered"
+    finally:
+        started.stop()
+
+
+@pytest.mark.parametrize("error", [SSHException("Channel closed."), EOFError(), OSError("Socket is closed")], ids=repr)
+def test_what_fails_while_a_command_is_sent_leaves_open_whether_it_was_taken(
+    server: Place, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Channel, "exec_command", fail)
+    with pytest.raises(DroppedError) as caught:
+        run(paramiko_link, server, "true")
+    assert (caught.value.code, caught.value.exit_code) == ("dropped", 5)
+
+
+def test_a_server_that_resets_every_connection_hangs_up_and_is_not_slow() -> None:
+    """Right after a start that is what a container does; who waits for its sshd goes on waiting."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    connection.close()
+
+        threading.Thread(target=refuse, daemon=True).start()
+        route = routes.Route(Target(Host("gpu7", "127.0.0.1", "alice", listener.getsockname()[1]), "container"), {})
+        with pytest.raises(UnreachableError) as caught:
+            paramiko_link(Path()).run(route, "true", limits=Limits(connect=1), on_line=None)
+        listener.shutdown(socket.SHUT_RDWR)
+    assert caught.value.code == "closed"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TimeoutError(), "timeout"), (socket.gaierror(-2, "Name or service not known"), "no_name"),
+        (OSError(errno.ECONNREFUSED, "x"), "connection_refused"), (OSError(errno.EHOSTUNREACH, "x"), "no_route"),
+        (OSError(errno.ENETUNREACH, "x"), "no_network"), (OSError(errno.EADDRNOTAVAIL, "x"), "closed"),
+    ],
+)  # fmt: skip
+def test_what_a_socket_says_is_told_apart(monkeypatch: pytest.MonkeyPatch, error: OSError, code: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket, "create_connection", fail)
+    route = routes.Route(Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container"), {})
+    with pytest.raises(UnreachableError) as caught:
+        paramiko_link(Path()).run(route, "true", limits=Limits(connect=1), on_line=None)
+    assert caught.value.code == code
+
+
 def test_a_command_past_its_limit_ends_with_what_was_seen(make: Make, server: Place) -> None:
     with pytest.raises(DroppedError) as caught:
         run(make, server, "echo begun; exec tail -f /dev/null", limits=Limits(connect=1, total=0.5))
@@ -283,10 +414,29 @@ class TestOpenMasters:
         assert (caught.value.code, caught.value.seen, caught.value.err) == (KILLED, "out\n", "err\n")
         assert masters.run(target, "echo on", limits=limits) == Reply(0, "on\n", "")
 
+    def test_a_master_that_ends_in_the_middle_is_a_lost_connection(self, masters: OpenMasters, server: Place) -> None:
+        target = Target(server.host, "container")
+        path, there = server.file("begun")
+
+        def cut() -> None:
+            end = time.monotonic() + 30
+            while not path.exists() and time.monotonic() < end:
+                os.sched_yield()
+            terminate(masters.path(target))
+
+        cutting = threading.Thread(target=cut, daemon=True)
+        cutting.start()
+        with pytest.raises(DroppedError) as caught:
+            masters.run(target, f"echo begun; touch {there}; exec tail -f /dev/null", limits=Limits(5, 30))
+        cutting.join(30)
+        path.unlink()
+        assert (caught.value.code, caught.value.seen) == ("dropped", "begun\n")
+
     def test_a_command_over_a_master(self, masters: OpenMasters, server: Place) -> None:
         limits = Limits(connect=5, total=10)
         reply = masters.run(Target(server.host, "container"), "echo out; echo err >&2; exit 7", limits=limits)
         assert reply == Reply(7, "out\n", "err\n")
+        assert masters.run(Target(server.host, "container"), "", limits=limits) is None  # a shell is a new login's
         reply = masters.run(Target(server.host, "container"), "head -c 3000000 /dev/zero", limits=limits)
         assert reply is not None
         assert len(reply.out) == 3_000_000
@@ -303,6 +453,59 @@ class TestOpenMasters:
             left.bind(str(warm.path(target)))
         assert warm.run(target, "true", limits=Limits()) is None
         assert not warm.path(target).exists()
+
+    def test_a_master_is_for_one_account_one_port_and_one_state_of_the_config(
+        self, server: Place, tmp_path: Path, sockets: Path
+    ) -> None:
+        def path(host: Host) -> Path:
+            return OpenMasters(config, RUNNER, directory=sockets).path(Target(host, "container"))
+
+        config = tmp_path / "config"
+        config.write_text("")
+        before = path(server.host)
+        others = [path(replace(server.host, user="bob")), path(replace(server.host, port=1)),
+                  path(replace(server.host, address="127.0.0.9"))]  # fmt: skip
+        config.write_text("Host *\n")
+        assert len({before, *others, path(server.host)}) == 5
+
+    def test_no_master_is_opened_twice_and_not_any_number_of_them(self, sockets: Path) -> None:
+        class Spawning(LocalRunner):
+            def spawn(self, argv: Sequence[str]) -> None:
+                spawned.append(argv)
+
+        spawned: list[Sequence[str]] = []
+        warm = OpenMasters(Path("/nothing"), Spawning(), directory=sockets)
+        targets = [Target(Host(f"gpu{number}", "10.0.0.7", "alice", 22001), "manage") for number in range(100)]
+        warm.path(targets[0]).touch()
+        warm.keep(targets[0])
+        assert spawned == []
+        for target in targets[1:]:
+            warm.keep(target)
+        assert len(spawned) == 32
+        assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ForwardAgent=no", "ClearAllForwardings=yes",
+                "PermitLocalCommand=no"} <= set(spawned[0])  # fmt: skip
+
+    def test_the_directory_of_sockets_is_the_users_alone_or_not_used(
+        self, sockets: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(sockets))
+        made = runtime_directory()
+        assert made == sockets / "apexgpu"
+        assert stat.S_IMODE(made.stat().st_mode) == 0o700
+        made.chmod(0o750)
+        assert runtime_directory() is None
+        made.chmod(0o700)
+        uid = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+        assert runtime_directory() is None
+
+    def test_a_directory_whose_path_is_too_long_for_a_socket_is_not_used(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (long := tmp_path / ("x" * 80)).mkdir()
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+        monkeypatch.delenv("TMPDIR", raising=False)
+        assert runtime_directory() == Path("/tmp") / f"apexgpu-{os.getuid()}"
 
     def test_a_silent_master_is_left_after_its_limit(self, server: Place, sockets: Path) -> None:
         warm = OpenMasters(server.config, RUNNER, directory=sockets)
@@ -372,3 +575,24 @@ def test_connections_prefer_a_master_and_never_send_once_commands_over_it(server
     assert asked == ["help"]
     link.forget(target)
     assert asked == ["help", "forget"]
+
+
+def test_how_long_a_connection_may_take_is_the_users_to_say_whatever_the_command_is(tmp_path: Path) -> None:
+    heard: list[Limits] = []
+
+    class Hearing:
+        def run(self, route: routes.Route, command: str, *, limits: Limits, on_line: object) -> Reply:
+            heard.append(limits)
+            return Reply(0, "")
+
+    link = Connections(tmp_path / "config", RUNNER, lambda _: Hearing(), limits=Limits(connect=3, total=8))
+    target = Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container")
+    link.run(target, "true", limits=Limits(connect=99, total=120, silence=5))
+    link.run(target, "true")
+    assert heard == [Limits(3, 120, 5), Limits(3, 8)]
+
+
+def test_without_a_port_there_is_no_container_to_connect_to(tmp_path: Path) -> None:
+    link = Connections(tmp_path / "config", RUNNER, lambda _: paramiko_link(tmp_path))
+    with pytest.raises(LoginError, match="IAM has no port for alice yet"):
+        link.run(Target(Host("gpu7", "10.0.0.7", "alice", None), "container"), "true")

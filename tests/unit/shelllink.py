@@ -23,6 +23,7 @@ class ShellLink:
     drop: Callable[[str], bool] = lambda _: False
     interrupt: Callable[[str], bool] = lambda _: False
     commands: list[str] = field(default_factory=list)
+    once: list[bool] = field(default_factory=list)
     limits: list[Limits | None] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class ShellLink:
         """See transport.Transport."""
         assert target.role == "container"
         self.commands.append(command)
+        self.once.append(once)
         self.limits.append(limits)
         self.before(command)
         environment = {"HOME": str(self.home), "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",

@@ -1,9 +1,15 @@
 """ssh's own words: which of them mean that a command may have been taken."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import pytest
 
 from apexgpu.models import Host, Target
+from apexgpu.process import Completed, LocalRunner
 from apexgpu.ssh import openssh_link
+from apexgpu.ssh.route import Route
+from apexgpu.ssh.transport import Limits
 
 
 @pytest.mark.parametrize(
@@ -40,3 +46,20 @@ def test_a_full_agent_is_not_a_key_that_is_not_known() -> None:
     error = openssh_link.error_of(Target(Host("gpu7", "10.0.0.7", "alice", 22001), "manage"), code, said)
     assert error.exit_code == 4
     assert "ssh-add -d" in (error.hint or "")
+
+
+@pytest.mark.parametrize(("limits", "total"), [(Limits(10, 30, None), 40), (Limits(10, None, 5), None)])
+def test_the_time_to_connect_is_not_taken_from_the_commands_own(limits: Limits, total: float | None) -> None:
+    asked: list[tuple[float | None, float | None]] = []
+
+    class Hearing(LocalRunner):
+        def stream(
+            self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None,
+            silence: float | None,
+        ) -> Completed:  # fmt: skip
+            asked.append((total, silence))
+            return Completed(tuple(argv), 0, b"", b"")
+
+    route = Route(Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container"), {})
+    openssh_link.OpenSSHLink(Hearing(), Path("/c")).run(route, "true", limits=limits, on_line=None)
+    assert asked == [(total, limits.silence)]

@@ -16,6 +16,7 @@ from apexgpu.software.facts import Facts
 from apexgpu.software.planner import Plan, Planned
 from apexgpu.software.provision import Run, StepFailedError, Teller
 from apexgpu.software.recipe import Recipe, Source, Step
+from apexgpu.ssh.transport import Limits
 
 HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
 ROOM = Path("/nonexistent")
@@ -303,12 +304,14 @@ class TestInterrupt:
         link.interrupt, link.before = (lambda line: "halfway" in line), gone
         with pytest.raises(KeyboardInterrupt):
             execute(link, planned(touch("one", "echo halfway")))
+        assert link.limits[-1] == Limits(connect=5, total=10)
 
 
 class TestLogin:
     def test_what_every_login_is_promised_is_proved_over_another_one(self, link: ShellLink) -> None:
         execute(link, planned(touch("one"), login="test -e ~/one\ntest \"$PIP\" = 20.3.4"))
         assert len(link.commands) == 3
+        assert link.once[1:] == [True, True]  # neither over a connection that was there before
 
     def test_a_promise_that_is_not_kept_is_a_failure(self, link: ShellLink) -> None:
         with pytest.raises(StepFailedError) as caught:
@@ -349,3 +352,11 @@ def test_a_whole_setup_fits_into_one_argument_of_a_shell() -> None:
 @pytest.mark.parametrize("line", ["", "apexgpu@ did 1", "xapexgpu@ab did 1", "apexgpu@AB did 1", "apexgpu did 1"])
 def test_what_is_no_mark_is_a_programs_word(line: str) -> None:
     assert setupscript.mark(line) is None
+
+
+@pytest.mark.parametrize("words", ["begin 0", "begin 3", "did 99", "failed -1", "begin x", "begin ²"])
+def test_a_mark_of_a_step_that_is_none_changes_nothing(words: str) -> None:
+    told = Told()
+    run = Run(planned(touch("one"), touch("two")), told.teller)
+    run.line(f"apexgpu@{run.id} {words}")
+    assert (run.now, run.states, told.said, told.did) == (0, {}, [], [])

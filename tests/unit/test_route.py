@@ -1,4 +1,4 @@
-"""What `ssh -G` says of a target, as values: OpenSSH itself is asked."""
+"""How ssh would go, as `ssh -G` tells it: OpenSSH itself is asked."""
 
 import os
 from pathlib import Path
@@ -9,9 +9,12 @@ from apexgpu.errors import ConfigError
 from apexgpu.models import Host, Target
 from apexgpu.process import LocalRunner
 from apexgpu.ssh import route as routes
+from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import Route
 
-TARGET = Target(Host("gpu7", "10.0.0.7", "alice", 22001, 22), "container")
+pytestmark = pytest.mark.openssh
+
+TARGET = Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container")
 
 
 @pytest.fixture
@@ -55,3 +58,39 @@ def test_a_config_that_ssh_cannot_read_is_refused_with_the_line(config: Path) ->
     with pytest.raises(ConfigError, match=r"line 2: Bad configuration option: nonsense$") as caught:
         asked(config, "Host *", "Nonsense yes")
     assert str(config) in (caught.value.hint or "")
+
+
+def test_iams_address_account_and_port_are_in_force_over_a_config(tmp_path: Path) -> None:
+    found = asked(tmp_path / "config", "Host gpu7", "  HostName 10.6.6.6", "  User mallory", "  Port 2222")
+    assert (found.address, found.user, found.port) == ("10.0.0.7", "alice", 22001)
+
+
+@pytest.mark.parametrize(
+    ("line", "openssh"),
+    [
+        ("ProxyJump bob@jump", True), ("ProxyCommand nc %h %p", True), ("ProxyJump none", False),
+        ("ProxyCommand none", False), ("CertificateFile /x/id-cert.pub", True), ("PKCS11Provider /x/lib.so", True),
+        ("PKCS11Provider none", False), ("IdentityFile /x/id", False),
+    ],
+)  # fmt: skip
+def test_what_only_openssh_can_do_is_left_to_it(tmp_path: Path, line: str, openssh: bool) -> None:
+    assert asked(tmp_path / "config", "Host *", f"  {line}").needs_openssh is openssh
+
+
+def test_files_that_are_none_are_no_files(tmp_path: Path) -> None:
+    found = asked(tmp_path / "config", "IdentityFile none", "UserKnownHostsFile /x/known ~/y",
+                  "GlobalKnownHostsFile none")  # fmt: skip
+    assert found.identity_files == []
+    assert found.known_hosts_files == [Path("/x/known"), Path(routes.home()) / "y"]
+
+
+def test_a_config_that_is_not_there_is_none(tmp_path: Path) -> None:
+    found = routes.resolve(TARGET, config=tmp_path / "config", runner=LocalRunner())
+    assert found.address == "10.0.0.7"
+
+
+def test_what_ssh_is_never_to_do_for_us() -> None:
+    never = {"RemoteCommand=none", "RequestTTY=no", "PermitLocalCommand=no", "Tunnel=no"}
+    assert never <= set(sshoptions.PLAIN)
+    assert {"ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes"} <= set(sshoptions.BARE)
+    assert sshoptions.connect_limit(0.2) == "ConnectTimeout=1"  # 0 would be no limit

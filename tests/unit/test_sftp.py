@@ -134,3 +134,89 @@ def test_a_connection_that_ends_fails_what_waits_and_what_comes() -> None:
             await client.real(b".")
 
     talk(lambda *_: (_ for _ in ()).throw(ConnectionResetError()), work)
+
+
+def refusing(what: int, code: int) -> Answer:
+    """A server that opens everything and answers one kind of request with a status."""
+
+    def answer(kind: int, _: bytes) -> tuple[int, bytes]:
+        if kind in {3, 11}:
+            return 102, string(b"h")
+        return 101, struct.pack(">I", code if kind == what else sftp.OK) + string(b"No!") + string(b"")
+
+    return answer
+
+
+@pytest.mark.parametrize("code", [sftp.DENIED, sftp.FAILURE])
+def test_a_directory_or_a_file_that_breaks_off_is_not_at_its_end(code: int) -> None:
+    with pytest.raises(SftpError, match="No!"):
+        talk(refusing(12, code), lambda client: client.listing(b"/x"))
+    with pytest.raises(SftpError, match="No!"):
+        talk(refusing(5, code), lambda client: client.read(b"h", 0, 10))
+    assert talk(refusing(5, sftp.END), lambda client: client.read(b"h", 0, 10)) == b""
+
+
+def test_what_a_close_or_a_write_says_is_heard() -> None:
+    for kind, work in ((4, lambda client: client.shut(b"h")), (6, lambda client: client.write(b"h", 0, b"x"))):
+        with pytest.raises(SftpError):
+            talk(refusing(kind, sftp.FAILURE), work)
+
+
+def heard_by(server: Answer, work: Callable[[Client], Coroutine[Any, Any, Any]]) -> list[tuple[int, bytes]]:
+    """The requests that reach a server."""
+    heard: list[tuple[int, bytes]] = []
+
+    def answer(kind: int, body: bytes) -> tuple[int, bytes]:
+        heard.append((kind, body))
+        return server(kind, body)
+
+    talk(answer, work)
+    return heard
+
+
+def test_a_listing_closes_its_directory_also_when_it_breaks_off() -> None:
+    async def work(client: Client) -> None:
+        with pytest.raises(SftpError):
+            await client.listing(b"/x")
+
+    assert [kind for kind, _ in heard_by(refusing(12, sftp.DENIED), work)] == [11, 12, 4]
+
+
+def test_what_is_made_is_the_owners_alone_until_it_is_dressed() -> None:
+    async def work(client: Client) -> None:
+        await client.open(b"/f", sftp.WRITE | sftp.CREATE)
+        await client.mkdir(b"/d")
+
+    (_, opened), (_, made) = heard_by(refusing(0, sftp.OK), work)
+    assert (opened[-4:], made[-4:]) == (struct.pack(">I", 0o600), struct.pack(">I", 0o700))
+
+
+@pytest.mark.parametrize(("mtime", "sent"), [(5, 5), (-1, 0), (1 << 40, 0xFFFFFFFF)])
+def test_a_time_that_the_protocol_cannot_say_is_the_nearest(mtime: int, sent: int) -> None:
+    ((_, body),) = heard_by(refusing(0, sftp.OK), lambda client: client.dress(b"/f", mode=0o640, mtime=mtime))
+    assert body == string(b"/f") + struct.pack(">IIII", 12, 0o640, sent, sent)
+
+
+def test_links_are_listed_with_where_they_lead() -> None:
+    names = listing(name(b"l", 0o120777), name(b"f"), name(b"m", 0o120777))
+
+    def answer(kind: int, body: bytes) -> tuple[int, bytes]:
+        if kind == 19:
+            return 104, struct.pack(">I", 1) + string(b"to " + body[-1:]) + string(b"") + struct.pack(">I", 0)
+        return names(kind, body)
+
+    found = talk(answer, lambda client: client.listing(b"/x"))
+    assert [(one.name, one.target) for one in found] == [(b"l", b"to l"), (b"f", b""), (b"m", b"to m")]
+
+
+@pytest.mark.parametrize(
+    ("read", "write", "chunk"), [(0, 0, 1 << 17), (1 << 16, 0, 1 << 16), (1 << 20, 1 << 15, 1 << 15),
+                                 (1 << 30, 1 << 30, 1 << 17)],
+)  # fmt: skip
+def test_a_servers_own_limits_are_kept(read: int, write: int, chunk: int) -> None:
+    hello = packet(2, struct.pack(">I", 3) + string(b"limits@openssh.com") + string(b"1"))
+
+    async def work(client: Client) -> int:
+        return client.chunk
+
+    assert talk(lambda *_: (201, struct.pack(">QQQQ", 1 << 18, read, write, 0)), work, hello=hello) == chunk

@@ -70,7 +70,7 @@ class Client:
         if b"limits@openssh.com" in self.extensions:
             _, body = await self._extended(b"limits@openssh.com", b"")
             _, read, write = struct.unpack(">QQQ", body[:24])
-            self.chunk = min(_MOST, *(limit for limit in (read, write) if limit))
+            self.chunk = min([_MOST, *(limit for limit in (read, write) if limit)])  # 0: it has none
 
     async def close(self) -> None:
         """Stop listening; the streams are their owner's."""

@@ -132,7 +132,7 @@ class OpenSSHLink:
         with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
             file = Path(directory) / "known_hosts"
             words = argv(route.target, "exit", config=self._config, connect=limits.connect)
-            for option in (f"UserKnownHostsFile={file}", "GlobalKnownHostsFile=none", "HashKnownHosts=no"):
+            for option in (f"UserKnownHostsFile={file}", "GlobalKnownHostsFile=none"):
                 words[1:1] = ["-o", option]
             words[words.index(sshoptions.KNOWN_KEY)] = "StrictHostKeyChecking=accept-new"
             self._runner.run(words, timeout=limits.connect + 5)

@@ -110,14 +110,19 @@ class ParamikoLink:
             )  # fmt: skip
 
     def _log_in(self, paramiko: ModuleType, client: "paramiko.Transport", route: Route, deadline: float) -> None:
-        offered = self._identities.offer(route)
+        offered, refused = self._identities.offer(route), False
         for key in offered:
             client.auth_timeout = _left(deadline)
             try:
                 client.auth_publickey(route.user, key)
-            except paramiko.AuthenticationException:
+            except paramiko.AuthenticationException:  # paramiko's word for silence and for an end, too
+                if time.monotonic() >= deadline:
+                    raise TimeoutError from None
+                if not client.is_active() and not refused:
+                    raise EOFError from None
                 if not client.is_active():
                     break
+                refused = True
                 continue
             # An early packet: without one, the first request waits 40 ms for a delayed acknowledgement.
             client.global_request("keepalive@openssh.com", wait=False)
