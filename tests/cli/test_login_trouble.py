@@ -1,7 +1,9 @@
 """login when something is wrong: IAM down, hanging, hostile or stuck; plain http; a no at a prompt; register."""
 
+import os
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pexpect
 import pytest
@@ -54,6 +56,15 @@ class TestIamInTrouble:
         assert_nothing_changed(new, before)
         new.lab.clear("iam", fault)
         assert new.log_in().code == 0
+
+    @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+    def test_a_config_that_is_no_file_costs_no_key(self, new: Newcomer, make: Callable[[Path], None]) -> None:
+        new.ssh.mkdir(exist_ok=True)
+        make(new.config)
+        said = new.log_in()
+        assert (said.code, said.err.count(f"{new.config} is no regular file")) == (2, 1)
+        assert new.spy.posts == []
+        assert [path.name for path in new.ssh.iterdir()] == [new.config.name]
 
     def test_a_locked_database_is_tried_again(self, new: Newcomer) -> None:
         new.lab.fault("iam", "db-locked", 1)

@@ -19,6 +19,7 @@ from apexgpu.commands.credentials import (
     send_key,
 )
 from apexgpu.commands.options import Group, kit_of
+from apexgpu.dotssh import configfile
 from apexgpu.errors import DeclinedError, LoginError, UsageError
 from apexgpu.iam.client import IamClient, valid_user
 from apexgpu.iam.publickeys import fingerprint
@@ -56,6 +57,7 @@ def login(
         hosts = fetch_hosts(kit, client)
         stored = client.keys_text(name) or ""
     wanted = hosts if register_all else kit.hosts(register) if register else []
+    configfile.read(kit.settings.ssh_config)
     pair = choose_key(kit, key, stored)
     sent = send_key(kit, client, pair, Passwords(kit, from_stdin=password_stdin, save=not no_save_password))
     written = merge_into_config(kit, hosts, identity=pair.path)
