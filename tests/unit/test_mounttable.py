@@ -139,3 +139,10 @@ def test_another_users_mount_is_not_ours_to_list_or_unmount(tmp_path: Path, monk
     theirs = Entry("/theirs", "alice@gpu7:/x", "fuse.sshfs", owner=os.getuid() + 1)
     monkeypatch.setattr(mounts, "table", lambda: [mine, theirs])
     assert [one.directory for one in mounts.found(tmp_path, [GPU7])] == ["/mine"]
+
+
+def test_a_source_that_would_be_an_option_of_ssh_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mountprocesses, "together", lambda jobs: pytest.fail(str(jobs)))
+    for source in ("alice@-oProxyCommand=x:/p", "-F:/p", "/dev/sda1"):
+        one = Sshfs(1, "/m", source=source)
+        assert mountprocesses.resolved(one) == one

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from apexgpu.errors import UsageError
+from apexgpu.ssh import mux
 from apexgpu.tunnel import ports, tunnels
 from apexgpu.tunnel.tunnels import Carried, Tunnel
 
@@ -57,14 +58,17 @@ def test_a_spoilt_file_hides_no_other_tunnel(tmp_path: Path, text: str) -> None:
 
 
 def test_what_a_killed_one_left_is_taken_away_and_nothing_of_who_has_its_number_now(
-    tmp_path: Path, sockets: Path
+    tmp_path: Path, sockets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ended: list[Path] = []
+    monkeypatch.setattr(mux, "terminate", ended.append)
     dead, reused = noted(tmp_path, "dead", 4711), noted(tmp_path, "reused", 4712)
     noted(tmp_path, "alive", 4712)
     for name in ("t-4711-x", "t-4712-x", "t-47110-x"):
         (sockets / name).mkdir()
     with tunnels.lock(tunnels.file(tmp_path, "alive"), timeout=0):
         tunnels.clean(tmp_path, tunnels.listed(tmp_path))
+        assert ended == [sockets / "t-4711-x" / tunnels.CONTROL]  # its ssh, when connections were open
         assert sorted(path.name for path in sockets.iterdir()) == ["t-47110-x", "t-4712-x"]
         assert [one.id for one in tunnels.listed(tmp_path)] == ["alive"]
     assert not tunnels.file(tmp_path, dead.id).exists()
