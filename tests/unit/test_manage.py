@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.openssh import TRANSCRIPTS
 
-from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
+from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError, UsageError
 from apexgpu.files import locked
 from apexgpu.hosts import forwards, hostlock, manage, starting
 from apexgpu.hosts.replies import Started
@@ -288,3 +288,22 @@ def test_a_start_that_was_cut_before_a_word_names_iam(tmp_path: Path, code: str)
     with pytest.raises(UnreachableError) as caught:
         started(Told({"": DroppedError("lost", code=code)}), tmp_path)
     assert caught.value.code == "silent"
+
+
+def test_maps_are_remembered_by_host_and_forgotten_by_host(tmp_path: Path) -> None:
+    other = replace(HOST, name="gpu8")
+    forwards.remember(tmp_path, other, (1234,))
+    assert forwards.make_and_remember(Told({"port 6006": "13-port-6006"}), HOST, 6006, state_dir=tmp_path)
+    forwards.remember(tmp_path, HOST, (8888, 6006))
+    assert forwards.remembered(tmp_path, HOST) == (6006, 8888)
+    forwards.forget(tmp_path, HOST)
+    assert forwards.remembered(tmp_path, HOST) == ()
+    assert forwards.remembered(tmp_path, other) == (1234,)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_what_is_no_port_is_not_sent(port: int) -> None:
+    link = Told({})
+    with pytest.raises(UsageError):
+        forwards.make(link, HOST, port)
+    assert link.sent == []
