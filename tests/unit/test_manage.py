@@ -3,17 +3,20 @@
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.openssh import TRANSCRIPTS
 
-from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
+from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError, UsageError
 from apexgpu.files import locked
 from apexgpu.hosts import forwards, hostlock, manage, starting
+from apexgpu.hosts.replies import Started
 from apexgpu.models import Host, Reply, Target
 from apexgpu.ssh.transport import UNANSWERED, Limits, OnLine, killed
 
@@ -121,6 +124,8 @@ def test_what_changes_a_host_is_sent_once_and_a_registration_is_never_cut(tmp_pa
     with contextlib.suppress(ApexError):
         change(link, tmp_path)
     assert link.sent[0] == sent
+    if what == "register":  # a connection from before knows nothing of the new account
+        assert link.sent[1] == ("manage", "help", 0, True)
 
 
 @pytest.mark.parametrize("what", CHANGES)
@@ -225,3 +230,80 @@ def test_what_waiting_does_not_cure_is_said_at_once(code: str, then: str) -> Non
     with pytest.raises(ApexError) as caught:
         starting.await_ssh(link, HOST, 30, lambda _: pytest.fail("it was waited for"))
     assert caught.value.code == then
+
+
+@pytest.mark.parametrize(
+    ("error", "uptime"), [(DroppedError("slow", code="timeout", seen="Welcome\napexgpu-starts\n77\n"), 77.0),
+                          (UnreachableError("connection refused", code="connection_refused"), None)],
+)  # fmt: skip
+def test_a_disk_that_hangs_takes_nothing_from_what_was_said_before(error: ApexError, uptime: float | None) -> None:
+    class Hanging(Told):
+        def run(self, target: Target, command: str, **more: Any) -> Reply:
+            if target.role == "container":
+                raise error
+            return super().run(target, command, **more)
+
+    found = manage.status(Hanging({"help": "07-up-running"}), HOST, inside=True)
+    assert found.container is not None
+    assert (found.container.running, found.uptime) == (True, uptime)
+
+
+def started(link: Told, where: Path, begun: dict[str, Started] | None = None, wait: float = 0) -> starting.Up:
+    return starting.up(link, HOST, state_dir=where, on_line=lambda _: None, wait=wait, pause=lambda _: None,
+                       begun=begun)  # fmt: skip
+
+
+def test_a_start_is_one_when_the_container_answers_and_goes_on_from_where_it_was(tmp_path: Path) -> None:
+    begun: dict[str, Started] = {}
+    link = Told({"": "06-up-stopped", "true": UnreachableError("refused", code="connection_refused")})
+    with pytest.raises(RefusedError) as caught:
+        started(link, tmp_path, begun)
+    assert caught.value.code == "no_forward"
+    link.answers["true"] = "07-up-running"
+    assert not started(link, tmp_path, begun).was_running
+    assert [(role, command) for role, command, _, _ in link.sent] == [
+        ("manage", ""), ("container", "true"), ("container", "true"),
+    ]  # fmt: skip
+
+
+class WithoutAddress(Told):
+    """A start whose container has no address yet."""
+
+    def run(self, target: Target, command: str, **more: Any) -> Reply:
+        reply = super().run(target, command, **more)
+        text = re.sub(r"^IP:.*\n", "", reply.out, flags=re.MULTILINE)
+        return replace(reply, out=text) if not command else reply
+
+
+def test_an_address_that_comes_late_is_waited_for_and_one_that_does_not_is_said(tmp_path: Path) -> None:
+    link = WithoutAddress({"": "06-up-stopped", "help": "07-up-running", "true": "07-up-running"})
+    assert started(link, tmp_path, wait=20).container.addresses
+    with pytest.raises(RefusedError) as caught:
+        started(link, tmp_path)
+    assert caught.value.code == "no_address"
+
+
+@pytest.mark.parametrize("code", ["timeout", "dropped"])
+def test_a_start_that_was_cut_before_a_word_names_iam(tmp_path: Path, code: str) -> None:
+    with pytest.raises(UnreachableError) as caught:
+        started(Told({"": DroppedError("lost", code=code)}), tmp_path)
+    assert caught.value.code == "silent"
+
+
+def test_maps_are_remembered_by_host_and_forgotten_by_host(tmp_path: Path) -> None:
+    other = replace(HOST, name="gpu8")
+    forwards.remember(tmp_path, other, (1234,))
+    assert forwards.make_and_remember(Told({"port 6006": "13-port-6006"}), HOST, 6006, state_dir=tmp_path)
+    forwards.remember(tmp_path, HOST, (8888, 6006))
+    assert forwards.remembered(tmp_path, HOST) == (6006, 8888)
+    forwards.forget(tmp_path, HOST)
+    assert forwards.remembered(tmp_path, HOST) == ()
+    assert forwards.remembered(tmp_path, other) == (1234,)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_what_is_no_port_is_not_sent(port: int) -> None:
+    link = Told({})
+    with pytest.raises(UsageError):
+        forwards.make(link, HOST, port)
+    assert link.sent == []

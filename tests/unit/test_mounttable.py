@@ -1,11 +1,13 @@
 """The tables of mounts of three systems, as their own tools print them."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from apexgpu.models import Host
-from apexgpu.mount import mountprocesses, mounttable
+from apexgpu.mount import mountprocesses, mounts, mounttable
 from apexgpu.mount.mounttable import Entry, Sshfs
 
 GPU7 = Host("gpu7", "10.1.2.7", "alice", 22001)
@@ -125,3 +127,22 @@ def test_the_processes_of_macos() -> None:
     (one,) = mountprocesses.darwin(text, 501)
     assert (one.pid, one.directory, one.source) == (501, "/Users/alice/gpu7", "alice@gpu7:/x")
     assert one.started is not None
+
+
+@pytest.mark.parametrize("source", ["gpu7:/export", "10.1.2.7:/export"])
+def test_a_real_nfs_export_of_a_host_is_none_of_ours(source: str) -> None:
+    assert mounttable.remote_of(Entry("/m", source, "nfs"), [GPU7]) is None
+
+
+def test_another_users_mount_is_not_ours_to_list_or_unmount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Entry("/mine", "alice@gpu7:/x", "fuse.sshfs", owner=os.getuid())
+    theirs = Entry("/theirs", "alice@gpu7:/x", "fuse.sshfs", owner=os.getuid() + 1)
+    monkeypatch.setattr(mounts, "table", lambda: [mine, theirs])
+    assert [one.directory for one in mounts.found(tmp_path, [GPU7])] == ["/mine"]
+
+
+def test_a_source_that_would_be_an_option_of_ssh_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mountprocesses, "together", lambda jobs: pytest.fail(str(jobs)))
+    for source in ("alice@-oProxyCommand=x:/p", "-F:/p", "/dev/sda1"):
+        one = Sshfs(1, "/m", source=source)
+        assert mountprocesses.resolved(one) == one

@@ -277,6 +277,7 @@ class TestTwo:
         said: list[str] = []
         provision.follow(link, HOST, (link.home / ".cache/apexgpu/setup/id").read_text().strip(), said.append)
         assert said == ["words"]
+        assert link.limits[-1] == Limits(10, None, 90)  # a silence is a lost connection
 
 
 class TestInterrupt:
@@ -330,6 +331,12 @@ class TestAction:
         provision.execute(link, HOST, run, known=(), pause=lambda _: None,
                           actions={"renew_host_keys": (link.home / "keys").touch})  # fmt: skip
         assert told.did == ["one", "keys"]
+
+    def test_one_that_is_done_already_is_not_done_again(self, link: ShellLink) -> None:
+        (link.home / "keys").touch()
+        plan, _ = provision.check(link, HOST, planned(touch("one"), self.STEP))
+        provision.execute(link, HOST, Run(plan, Told().teller), known=(), pause=lambda _: None,
+                          actions={"renew_host_keys": lambda: pytest.fail("it was")})  # fmt: skip
 
     def test_one_that_had_no_effect_is_found_out(self, link: ShellLink) -> None:
         plan, _ = provision.check(link, HOST, planned(self.STEP))

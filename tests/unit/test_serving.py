@@ -206,9 +206,11 @@ class Said:
 
     def __init__(self, out: str, err: str = "", code: int = 0) -> None:
         self.reply = Reply(code, out, err)
+        self.limits: Limits | None = None
 
     def run(self, target: Target, command: str, *, limits: Limits | None = None, on_line: OnLine | None = None,
             once: bool = False) -> Reply:  # fmt: skip
+        self.limits = limits
         for line in self.reply.out.splitlines() if on_line else ():
             on_line(line)  # type: ignore[misc]  # it is there
         return self.reply
@@ -225,6 +227,21 @@ class TestAnswer:
         found = serving.serve(said, HOST, Wish("jupyter", None), on_line=heard.append)
         assert (found.port, found.path, found.host, found.pid) == (8888, "/base/?token=abc", "localhost", 7)
         assert heard == ["looking"]
+
+    @pytest.mark.parametrize(
+        ("name", "reached"), [("0.0.0.0", "localhost"), ("::", "localhost"), ("*", "localhost"), ("", "localhost"),
+                              ("127.0.0.1", "localhost"), ("10.0.3.7", "10.0.3.7")],
+    )  # fmt: skip
+    def test_a_server_is_reached_by_the_name_on_which_it_listens(self, name: str, reached: str) -> None:
+        said = Said(answer(port=1, path="/", pid=7, started=False, host=name))
+        assert serving.serve(said, HOST, Wish("jupyter", None), on_line=lambda _: None).host == reached
+
+    def test_its_own_wait_is_not_cut_and_the_last_answer_counts(self) -> None:
+        said = Said("\n".join(answer(port=port, path="/", pid=7, started=True) for port in (1, 2)))
+        assert serving.serve(said, HOST, Wish("jupyter", None, wait=900), on_line=lambda _: None).port == 2
+        assert said.limits is not None
+        assert said.limits.total is not None
+        assert said.limits.total > 900
 
     @pytest.mark.parametrize(
         ("said", "code", "words"),

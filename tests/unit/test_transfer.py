@@ -43,7 +43,42 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "target"
 
 
-def filled(source: Path, target: Path, *, final: Path | None = None, before: Path | None = None) -> Filled:
+class Plain(Local):
+    """A disk on which an owner is held to the modes, whoever runs the tests; with room for `space` bytes."""
+
+    space = 1 << 40
+
+    async def free(self, directory: bytes) -> int | None:
+        return self.space
+
+    def accepts(self, name: bytes) -> bool:
+        return b":" not in name
+
+    async def mkdir(self, path: bytes) -> None:
+        usable(os.path.dirname(path))  # noqa: PTH120 - paths are bytes here
+        await super().mkdir(path)
+
+    async def remove(self, path: bytes) -> None:
+        usable(os.path.dirname(path))  # noqa: PTH120 - the same
+        await super().remove(path)
+
+    async def rmdir(self, path: bytes) -> None:
+        usable(os.path.dirname(path))  # noqa: PTH120 - the same
+        await super().rmdir(path)
+
+    async def rename(self, old: bytes, new: bytes) -> None:
+        for path in (os.path.dirname(old), os.path.dirname(new), *([old] if Path(os.fsdecode(old)).is_dir() else [])):  # noqa: PTH120 - the same
+            usable(path)
+        await super().rename(old, new)
+
+
+def usable(directory: bytes) -> None:
+    assert os.stat(directory).st_mode & 0o300 == 0o300, directory  # noqa: PTH116 - paths are bytes here
+
+
+def filled(
+    source: Path, target: Path, *, final: Path | None = None, before: Path | None = None, side: Local | None = None
+) -> Filled:
     """The stage in `target`, filled; `before` is done to the source after it was looked at."""
 
     async def run() -> Filled:
@@ -54,13 +89,15 @@ def filled(source: Path, target: Path, *, final: Path | None = None, before: Pat
         name = b"" if entry.kind == "directory" else os.fsencode(source.name)
         load = Load(os.fsencode(source), entry, os.fsencode(target / STAGE), name,
                     None if final is None else os.fsencode(final))  # fmt: skip
-        return await fill(Local(), Local(), load, Watch())
+        return await fill(Local(), side or Local(), load, Watch())
 
     return asyncio.run(run())
 
 
-def placed(target: Path, final: Path, *, file: str = "", merge: bool = False) -> tuple[int, list[str]]:
-    side = Noting()
+def placed(
+    target: Path, final: Path, *, file: str = "", merge: bool = False, side: Noting | None = None
+) -> tuple[int, list[str]]:
+    side = side or Noting()
     changed = asyncio.run(put(side, os.fsencode(target / STAGE), os.fsencode(final), file=file.encode(), merge=merge))
     return changed, side.done
 
@@ -177,3 +214,72 @@ def test_what_is_being_written_is_the_owners_alone(source: Path, target: Path) -
         os.umask(before)
     assert (target / STAGE).stat().st_mode & 0o777 == 0o700
     assert (target / STAGE / "secret").stat().st_mode & 0o777 == 0o600
+
+
+class NotingPlain(Plain, Noting):
+    """Both."""
+
+
+def test_directories_that_their_owner_cannot_write_are_opened_for_the_moment_only(source: Path, target: Path) -> None:
+    for name in ("new/deep", "there/new"):
+        (source / name).mkdir(parents=True)
+        (source / name / "file").write_text("x")
+        (source / name).chmod(0o555)
+    (source / "new").chmod(0o500)
+    (source / "there").chmod(0o555)
+    (target / "final/there").mkdir(parents=True)
+    filled(source, target, final=target / "final", side=Plain())
+    deep = target / STAGE / "new/deep"
+    deep.chmod(0o755)
+    (deep / "lost/more").mkdir(parents=True)
+    (deep / "lost/more/file").write_text("the source has it no more")
+    deep.chmod(0o555)
+    filled(source, target, final=target / "final", side=Plain())  # again, over what is dressed already
+    assert [path.name for path in deep.iterdir()] == ["file"]
+    (target / STAGE).chmod(0o555)  # as a run has left it for which there was no such directory yet
+    placed(target, target / "final", merge=True, side=NotingPlain())
+    assert sorted(path.name for path in target.iterdir()) == ["final"]
+    for name, mode in (("new", 0o500), ("new/deep", 0o555), ("there/new", 0o555)):
+        assert (target / "final" / name).stat().st_mode & 0o777 == mode
+    assert (target / "final/new/deep/file").read_text() == "x"
+
+
+def test_a_stage_with_such_directories_is_taken_away_too(source: Path, target: Path) -> None:
+    (source / "deep").mkdir()
+    (source / "deep/file").write_text("x")
+    (source / "deep").chmod(0o555)
+    filled(source, target)
+    asyncio.run(clear(Plain(), os.fsencode(target / STAGE)))
+    assert list(target.iterdir()) == []
+
+
+def test_what_cannot_be_is_refused_before_anything_is_made(source: Path, target: Path) -> None:
+    (source / "a").mkdir()
+    (source / "a/file").write_bytes(bytes(MIB))
+    final = target / "final"
+    final.mkdir()
+    (final / "a").write_text("theirs")
+    with pytest.raises(RefusedError) as caught:
+        filled(source, target, final=final)
+    assert caught.value.code == "in_the_way"
+    (final / "a").unlink()
+    small = Plain()
+    small.space = MIB - 1
+    with pytest.raises(ApexError, match=r"1\.0 MiB are needed") as short:
+        filled(source, target, final=final, side=small)
+    assert short.value.code == "no_room"
+    (source / "a/b:c").write_text("x")
+    with pytest.raises(RefusedError, match="nothing can be called b:c"):
+        filled(source, target, final=final, side=Plain())
+    assert [path.name for path in target.iterdir()] == ["final"]
+    assert list(final.iterdir()) == []
+
+
+def test_what_came_already_needs_no_room_again(source: Path, target: Path) -> None:
+    (source / "file").write_bytes(bytes(MIB))
+    (target / STAGE).mkdir()
+    (target / STAGE / "file").write_bytes(bytes(MIB - 100))
+    small = Plain()
+    small.space = 100
+    filled(source, target, side=small)
+    assert (target / STAGE / "file").stat().st_size == MIB

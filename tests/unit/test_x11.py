@@ -1,16 +1,21 @@
 """What ssh is told, what its words mean, and the links beyond this machine: tables of recorded words and facts."""
 
 import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from apexgpu.xwindows import x11, x11there
+from apexgpu.errors import ApexError
+from apexgpu.models import Host
+from apexgpu.process import Completed, LocalRunner
+from apexgpu.xwindows import x11, x11session, x11there
 from apexgpu.xwindows.x11 import Manner, SshSaid
 from apexgpu.xwindows.x11there import Session, There
 
+HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
 # As OpenSSH 9.2 writes them with -v; "Rejected X11 connection after …" is channels.c, "DISPLAY … invalid" clientloop.c.
 GOOD = """\
 debug1: Remote: /home/a/.ssh/authorized_keys:1: key options: agent-forwarding port-forwarding pty user-rc x11-forwarding
@@ -207,3 +212,46 @@ def test_what_ssh_complains_of_is_looked_into(said: SshSaid) -> None:
     assert x11.blames_x11(said)
 
 
+class Ssh(LocalRunner):
+    """An ssh that leaves a log and ends."""
+
+    def __init__(self, code: int, log: str) -> None:
+        self.code, self.log = code, log
+
+    def attach(self, argv: Sequence[str]) -> int:
+        Path(argv[argv.index("-E") + 1]).write_text(self.log)
+        return self.code
+
+    def stream(
+        self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None, silence: float | None
+    ) -> Completed:
+        assert (total, silence) == (None, None)  # it may run all day
+        return Completed(tuple(argv), self.attach(argv), b"out", b"err")
+
+
+SIGNALLED = GOOD.replace("exit-status", "exit-signal")
+
+
+@pytest.mark.parametrize("captured", [True, False])
+@pytest.mark.parametrize(
+    ("code", "log", "terminal", "ended"),
+    [(0, GOOD, False, 0), (7, GOOD, False, 7), (255, GOOD, False, 255), (255, "Killed by signal 2.\n", False, 130),
+     (255, GOOD + "Killed by signal 15.\n", False, 143), (255, SIGNALLED, True, 130), (255, SIGNALLED, False, 255)],
+)  # fmt: skip
+def test_how_a_program_with_windows_ended(code: int, log: str, terminal: bool, ended: int, captured: bool) -> None:
+    found = x11session.show(Ssh(code, log), HOST, ["gpu7"], "xeyes", Manner(True, terminal=terminal), captured=captured)
+    assert (found.code, found.out, found.err) == (ended, *(("out", "err") if captured else ("", "")))
+
+
+@pytest.mark.parametrize(
+    ("log", "exit_code", "code"),
+    [("", 5, "dropped"), ("Connection to 10.0.0.7 closed by remote host.\n", 5, "dropped"),
+     ("ssh: connect to host 10.0.0.7 port 22001: Connection refused\n", 5, "connection_refused"),
+     ("alice@10.0.0.7: Permission denied (publickey).\n", 4, "key_refused"),
+     ("@  WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!  @\n", 4, "host_key")],
+)  # fmt: skip
+def test_a_connection_that_ends_before_the_program_is_an_error(log: str, exit_code: int, code: str) -> None:
+    with pytest.raises(ApexError) as caught:
+        x11session.show(Ssh(255, log), HOST, ["gpu7"], "xeyes", Manner(True), captured=True)
+    assert caught.value.exit_code == exit_code
+    assert caught.value.code.startswith(code)

@@ -122,6 +122,28 @@ def test_the_cookie_is_asked_for_by_the_name_that_ssh_uses(monkeypatch: pytest.M
     assert (found.cookie, found.answer) == (True, "not_there")
 
 
+@pytest.mark.parametrize(("configured", "told"), [("/nowhere/xauth", True), ("xauth", False)])
+def test_ssh_is_told_of_an_xauth_that_it_would_not_find_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: str, told: bool
+) -> None:
+    (tmp_path / "xauth").write_text("#!/bin/sh\n")
+    (tmp_path / "xauth").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    runner = Recorded({"ssh -G gpu7": f"xauthlocation {tmp_path / configured}\n"})
+    found = collect(runner, {}, ["gpu7"], system="win32").facts
+    assert (found.xauth, found.xauth_option) == (str(tmp_path / "xauth"), told)
+
+
+def test_a_key_of_another_kind_is_no_cookie_and_a_login_over_ssh_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(x11facts, "find_xauth", lambda *_: "xauth")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        shown = f"127.0.0.1:{server.getsockname()[1] - 6000}"
+    runner = Recorded({f"xauth list {shown}": f"{shown}  XDM-AUTHORIZATION-1  00112233\nnot a line\n"})
+    found = collect(runner, {"DISPLAY": shown, "SSH_CONNECTION": "1 2 3 4"}, system="win32").facts
+    assert (found.cookie, found.over_ssh) == (False, True)
+    assert not collect(runner, {"DISPLAY": shown}, system="win32").facts.over_ssh
+
+
 def test_a_server_that_begins_anew_is_tried_again() -> None:
     refusal = struct.pack("<BBHHH", 0, 4, 11, 0, 1) + b"none"
     with socket.create_server(("127.0.0.1", 0)) as server:
