@@ -25,7 +25,6 @@ from tests.cli.backups import (
     thesis,
 )
 
-MODE = r"chmod [0-7]+ --.*mode %a.*"
 NAS = "/NAS/Workspaces/lxc-snapshot"
 
 pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine that may be busy

@@ -431,7 +431,8 @@ class TestOpenMasters:
             masters.run(target, f"echo begun; touch {there}; exec tail -f /dev/null", limits=Limits(5, 30))
         cutting.join(30)
         path.unlink()
-        assert (caught.value.code, caught.value.seen) == ("dropped", "begun\n")
+        assert caught.value.code == "dropped"
+        assert caught.value.seen in {"", "begun\n"}  # as much as had come over
 
     def test_a_command_over_a_master(self, masters: OpenMasters, server: Place) -> None:
         limits = Limits(connect=5, total=10)
