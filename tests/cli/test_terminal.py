@@ -40,7 +40,7 @@ def eighteen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def frame(child: "pexpect.spawn[str]", wanted: str) -> list[str]:
     """The first drawing of the table that has `wanted` in it (a pattern), as its lines."""
     while True:
-        child.expect(r"HOST +STATE[^\x1b]*?gpu19[^\r\n]*")
+        child.expect(r"HOST +STATE[^\x1b]*?gpu19 [^\r\n]*?(?:…|yes)")  # to its end: a row may come in pieces
         text = str(child.after)
         if re.search(wanted, text):
             return re.sub(_END, "", text).splitlines()
