@@ -30,15 +30,7 @@ class Dead:
     reply: Reply
     sent: list[str] = field(default_factory=list)
 
-    def run(
-        self,
-        target: Target,
-        command: str,
-        *,
-        limits: Limits | None = None,
-        on_line: OnLine | None = None,
-        once: bool = False,
-    ) -> Reply:
+    def run(self, target: Target, command: str, **_: object) -> Reply:
         self.sent.append(command)
         if len(self.sent) == 1:
             raise DroppedError("the command on gpu7 was not answered", code=UNANSWERED)

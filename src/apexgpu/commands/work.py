@@ -42,13 +42,12 @@ def ssh(
 
 def _straight(kit: Kit, host: Host) -> list[str]:
     """No shared connection where the user's ControlPath is the same for another machine: ssh would land there."""
-    mine, *others = (
-        Target(host, "container"), Target(host, "manage"),
-        *(Target(one, "container") for one in kit.known_hosts if one != host and one.port),
-    )  # fmt: skip
-    path = _control_path(kit, mine)
-    shared = path != "none" and any(_control_path(kit, other) == path for other in others[:2])
-    return ["-o", "ControlPath=none"] if shared else []
+    path = _control_path(kit, Target(host, "container"))
+    if path == "none":
+        return []
+    another = next((Target(one, "container") for one in kit.known_hosts if one != host and one.port), None)
+    others = [Target(host, "manage"), *([another] if another else [])]
+    return ["-o", "ControlPath=none"] if path in {_control_path(kit, other) for other in others} else []
 
 
 def _control_path(kit: Kit, target: Target) -> str:

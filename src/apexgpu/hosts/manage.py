@@ -192,30 +192,24 @@ def inside(
     asking the host.
     """
     try:
-        return look(link, host, command, limits=limits, on_line=on_line, once=once)
+        if once or on_line is not None:  # neither goes over an open connection, which alone can turn out to be dead
+            return link.run(Target(host, "container"), command, limits=limits, on_line=on_line, once=once)
+        return look(link, host, command, limits=limits)
     except UnreachableError as exc:
         raise _explained(link, host, exc) from None
 
 
-def look(
-    link: Transport,
-    host: Host,
-    command: str,
-    *,
-    limits: Limits | None = None,
-    on_line: OnLine | None = None,
-    once: bool = False,
-) -> Reply:
+def look(link: Transport, host: Host, command: str, *, limits: Limits | None = None) -> Reply:
     """Run a command that changes nothing in a running container: sent again where an open connection turns out to be
     dead, as it is after a laptop has slept.
     """
     target = Target(host, "container")
     try:
-        return link.run(target, command, limits=limits, on_line=on_line, once=once)
+        return link.run(target, command, limits=limits)
     except DroppedError as exc:
         if exc.code != UNANSWERED:
             raise
-    return link.run(target, command, limits=limits, on_line=on_line, once=once)
+    return link.run(target, command, limits=limits)
 
 
 def _explained(link: Transport, host: Host, exc: UnreachableError) -> ApexError:
