@@ -214,7 +214,7 @@ class TestRebuild:
 class TestAtATerminal:
     def test_the_typed_name_decides_and_a_snapshot_is_offered(self, scene: Scene) -> None:
         with at_terminal("recover", "gpu2", "--from", "first") as child:
-            child.expect("The running container on gpu2 is stopped, and all its files are deleted")
+            child.expect("This stops your container on gpu2, deletes and replaces all its files")
             child.expect("Type gpu2 to go ahead: ")
             child.sendline("gpu3")
             child.expect("gpu3. was typed, not gpu2: nothing was changed")

@@ -107,9 +107,9 @@ def _ask(kit: Kit, means: Means, made: Plan, snapshot: bool | None) -> Plan:
         kit.screen.warn(f"the archive is NOT to be trusted: {made.doubt}")
     if made.ran:
         show_use(kit, host, made.use)
-    lost = "is stopped, and all its files are deleted and replaced"
-    kit.confirm_name(host.name, f"The running container on {host.name} {lost}" if made.ran else
-                     f"All files of your container on {host.name} are deleted and replaced")  # fmt: skip
+    yours = f"your container on {host.name}"
+    kit.confirm_name(host.name, f"This stops {yours}, deletes and replaces all its files" if made.ran else
+                     f"This deletes and replaces all files of {yours}")  # fmt: skip
     if not made.whole:
         kit.screen.note("  no snapshot of what is there now is offered: it is not whole, or nobody could test it")
         return made
