@@ -30,7 +30,12 @@ def start_up() -> Iterator[Figure]:
     """Start-up against a bare Python, CPU seconds."""
     with farm(3) as hosts:
         env = hosts.environment(keep=False)
-        complete = {**env, "_APEXGPU_COMPLETE": "complete_bash", "COMP_WORDS": "apexgpu up gp", "COMP_CWORD": "2"}
+        complete = {
+            **env,
+            "_APEXGPU_COMPLETE": "complete_bash",
+            "COMP_WORDS": "apexgpu up gp",
+            "COMP_CWORD": "2",
+        }
         found = paired(
             {
                 "python": (PYTHON, {}, b""),
@@ -42,7 +47,12 @@ def start_up() -> Iterator[Figure]:
             runs=15,
         )
     base = found.pop("python")
-    goals = {"--version": 1.5, "completion of a host name": 2.0, "a command (config restore)": 7.0, "--help": 8.0}
+    goals = {
+        "--version": 1.5,
+        "completion of a host name": 2.0,
+        "a command (config restore)": 7.0,
+        "--help": 8.0,
+    }
     for name, timing in found.items():
         raw = f"{timing.wall * 1000:.0f} / {base.wall * 1000:.0f} ms"
         yield Figure(name, "python -c pass", timing.wall / base.wall, goals[name], raw)
@@ -81,7 +91,17 @@ def status_of_18() -> Iterator[Figure]:
         with masters(hosts, warm) as path:
             over = [*ssh, "-o", f"ControlPath={path}/%C", "-o", "ControlMaster=no"]
             xargs = ["xargs", "-P", "64", "-I{}", "ssh", *over, "{}", "help"]
-            clush_warm = [str(_clush()), "-S", "-f", "64", "-o", " ".join(over).replace("%", "%%"), "-w", names, "help"]
+            clush_warm = [
+                str(_clush()),
+                "-S",
+                "-f",
+                "64",
+                "-o",
+                " ".join(over).replace("%", "%%"),
+                "-w",
+                names,
+                "help",
+            ]
             found = paired(
                 {
                     "apexgpu": ([*APEXGPU, "status"], warm, b""),
@@ -111,9 +131,21 @@ class masters:  # noqa: N801 - reads as the statement it is
         self._path.mkdir()
         if self._ours:  # more than apexgpu opens by itself
             self._open_ours()
-        subprocess.run([*APEXGPU, "status"], env={**os.environ, **self._environment}, check=True, capture_output=True)
+        subprocess.run(
+            [*APEXGPU, "status"],
+            env={**os.environ, **self._environment},
+            check=True,
+            capture_output=True,
+        )
         for host in self._hosts.hosts:
-            options = ["-F", str(self._hosts.config), "-o", f"ControlPath={self._path}/%C", "-o", "ControlMaster=yes"]
+            options = [
+                "-F",
+                str(self._hosts.config),
+                "-o",
+                f"ControlPath={self._path}/%C",
+                "-o",
+                "ControlMaster=yes",
+            ]
             subprocess.run(
                 ["ssh", *options, "-fN", "-o", "ControlPersist=60", host.manage_name],
                 check=True,
@@ -150,7 +182,13 @@ def many_hosts() -> Iterator[Figure]:
             env = hosts.environment(keep=False)
             walls[count] = paired({"apexgpu": ([*APEXGPU, "status"], env, b"")}, runs=3)["apexgpu"]
     ratio = walls[256].wall / walls[18].wall / (256 / 18)
-    yield Figure("256 hosts, a host", "18 hosts, a host", ratio, 1.0, f"{walls[256].wall:.2f} / {walls[18].wall:.2f} s")
+    yield Figure(
+        "256 hosts, a host",
+        "18 hosts, a host",
+        ratio,
+        1.0,
+        f"{walls[256].wall:.2f} / {walls[18].wall:.2f} s",
+    )
 
 
 def warm_256() -> Iterator[Figure]:
@@ -159,17 +197,30 @@ def warm_256() -> Iterator[Figure]:
         env = hosts.environment(keep=True)
         lines = "".join(f"{host.manage_name}\n" for host in hosts.hosts).encode()
         with masters(hosts, env, ours=True) as path:
-            over = ["-F", str(hosts.config), "-o", f"ControlPath={path}/%C", "-o", "ControlMaster=no"]
+            over = [
+                "-F",
+                str(hosts.config),
+                "-o",
+                f"ControlPath={path}/%C",
+                "-o",
+                "ControlMaster=no",
+            ]
             found = paired(
                 {
                     "apexgpu": ([*APEXGPU, "status"], env, b""),
-                    "xargs": (["xargs", "-P", "64", "-I{}", "ssh", *over, "{}", "help"], env, lines),
+                    "xargs": (
+                        ["xargs", "-P", "64", "-I{}", "ssh", *over, "{}", "help"],
+                        env,
+                        lines,
+                    ),
                 },
                 runs=3,
             )
         ours, theirs = found["apexgpu"].cpu, found["xargs"].cpu
         raw = f"{ours:.2f} / {theirs:.2f} s"
-        yield Figure("256 hosts, repeated: client CPU", "xargs -P ssh, open masters", ours / theirs, 0.1, raw)
+        yield Figure(
+            "256 hosts, repeated: client CPU", "xargs -P ssh, open masters", ours / theirs, 0.1, raw
+        )
 
 
 _LIVING = """
@@ -194,22 +245,37 @@ def one_dead() -> Iterator[Figure]:
     """17 living hosts and one that accepts and never speaks: the rows of the living, and the whole (limit 4 s)."""
     limit = 4.0
     with farm(17) as hosts, socket.create_server(("127.88.9.9", 0)) as dead:
-        silent = Host("gpu99", "127.88.9.9", hosts.hosts[0].user, dead.getsockname()[1], dead.getsockname()[1])
+        silent = Host(
+            "gpu99", "127.88.9.9", hosts.hosts[0].user, dead.getsockname()[1], dead.getsockname()[1]
+        )
         times: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
         for _ in range(6):
             for name, some in (("without", hosts.hosts), ("with", (*hosts.hosts, silent))):
                 environment = hosts.of(some).environment(keep=False)
                 said = subprocess.run(
-                    [sys.executable, "-c", _LIVING], env={**os.environ, **environment}, check=True,
-                    capture_output=True, text=True,
-                ).stdout  # fmt: skip
+                    [sys.executable, "-c", _LIVING],
+                    env={**os.environ, **environment},
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout
                 living, whole = map(float, said.split())
                 times[name].append((living, whole))
-    without, with_ = (statistics.median(one for one, _ in times[name][1:]) for name in ("without", "with"))
+    without, with_ = (
+        statistics.median(one for one, _ in times[name][1:]) for name in ("without", "with")
+    )
     whole = statistics.median(whole for _, whole in times["with"][1:])
     raw = f"{with_ * 1000:.0f} / {without * 1000:.0f} ms"
-    yield Figure("a dead host among 18: rows of the living", "the same without it", with_ / without, 1.1, raw)
-    yield Figure("a dead host among 18: the whole", "its time limit", whole / limit, 1.1, f"{whole:.2f} / {limit:g} s")
+    yield Figure(
+        "a dead host among 18: rows of the living", "the same without it", with_ / without, 1.1, raw
+    )
+    yield Figure(
+        "a dead host among 18: the whole",
+        "its time limit",
+        whole / limit,
+        1.1,
+        f"{whole:.2f} / {limit:g} s",
+    )
 
 
 def merge() -> Iterator[Figure]:
@@ -217,14 +283,22 @@ def merge() -> Iterator[Figure]:
     hosts = [Host(f"gpu{number}", f"10.1.0.{number}", "alice", 22001) for number in range(2, 19)]
     seconds = {}
     for blocks in (34, 5000):
-        old = b"".join(b"Host h%d\n  HostName 10.0.0.1\n  User me\n" % number for number in range(blocks))
+        old = b"".join(
+            b"Host h%d\n  HostName 10.0.0.1\n  User me\n" % number for number in range(blocks)
+        )
         began = time.perf_counter()
         for _ in range(20):
             sshconfig.merge(old, hosts)
         seconds[blocks] = (time.perf_counter() - began) / 20
-    yield Figure("merge into 34 blocks, ms", "-", seconds[34] * 1000, 5.0, f"{seconds[34] * 1000:.2f} ms")
     yield Figure(
-        "merge into 5,000 blocks, ms", "-", seconds[5000] * 1000, 5.0 * 5000 / 34, f"{seconds[5000] * 1000:.2f} ms"
+        "merge into 34 blocks, ms", "-", seconds[34] * 1000, 5.0, f"{seconds[34] * 1000:.2f} ms"
+    )
+    yield Figure(
+        "merge into 5,000 blocks, ms",
+        "-",
+        seconds[5000] * 1000,
+        5.0 * 5000 / 34,
+        f"{seconds[5000] * 1000:.2f} ms",
     )
 
 

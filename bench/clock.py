@@ -23,17 +23,23 @@ def once(argv: Sequence[str], env: Mapping[str, str], stdin: bytes = b"") -> Tim
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     before = os.times()
     began = time.perf_counter()
-    done = subprocess.run(list(argv), env=environment, input=stdin, capture_output=True, check=False)
+    done = subprocess.run(
+        list(argv), env=environment, input=stdin, capture_output=True, check=False
+    )
     wall = time.perf_counter() - began
     after = os.times()
     if done.returncode != 0:
         message = f"{' '.join(argv)}: exit {done.returncode}: {done.stderr.decode()[-400:]}"
         raise RuntimeError(message)
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    cpu = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     return Timing(wall, cpu)
 
 
-def paired(commands: Mapping[str, tuple[Sequence[str], Mapping[str, str], bytes]], *, runs: int) -> dict[str, Timing]:
+def paired(
+    commands: Mapping[str, tuple[Sequence[str], Mapping[str, str], bytes]], *, runs: int
+) -> dict[str, Timing]:
     """Every command in turn, `runs` times after one warm-up, so that all share the machine's moods."""
     found: dict[str, list[Timing]] = {name: [] for name in commands}
     for number in range(runs + 1):
@@ -42,6 +48,8 @@ def paired(commands: Mapping[str, tuple[Sequence[str], Mapping[str, str], bytes]
             if number:
                 found[name].append(timing)
     return {
-        name: Timing(statistics.median(one.wall for one in many), statistics.median(one.cpu for one in many))
+        name: Timing(
+            statistics.median(one.wall for one in many), statistics.median(one.cpu for one in many)
+        )
         for name, many in found.items()
     }

@@ -23,8 +23,10 @@ def copies() -> Iterator[Figure]:
         here, there = hosts.directory / "here", hosts.directory / "there"
         there.mkdir()
         for what in ("large", "small"):
-            for words, source, target in (("to", str(here / what), f"{name}:{there}/x"),
-                                          ("from", f"{name}:{here / what}", f"{there}/x")):  # fmt: skip
+            for words, source, target in (
+                ("to", str(here / what), f"{name}:{there}/x"),
+                ("from", f"{name}:{here / what}", f"{there}/x"),
+            ):
                 ours = f"{sys.executable} -m apexgpu cp --method"
                 peers = {
                     "rsync -a": f"rsync -a -e {shlex.quote(ssh)} {source}{'/' if what == 'small' else ''} {target}",
@@ -32,13 +34,22 @@ def copies() -> Iterator[Figure]:
                     "ours, rsync": f"{ours} rsync {source} {target}",
                     "ours, sftp": f"{ours} sftp {source} {target}",
                 }
-                commands = {key: (["sh", "-c", f"rm -rf {there}/x; {line}"], env, b"") for key, line in peers.items()}
+                commands = {
+                    key: (["sh", "-c", f"rm -rf {there}/x; {line}"], env, b"")
+                    for key, line in peers.items()
+                }
                 found = paired(commands, runs=3)
                 for mine, peer in (("ours, rsync", "rsync -a"), ("ours, sftp", "scp -rp")):
                     label = "512 MiB" if what == "large" else "5,000 small files"
                     raw = f"{found[mine].wall:.2f} / {found[peer].wall:.2f} s"
                     ratio = found[mine].wall / found[peer].wall
-                    yield Figure(f"cp {words} a container, {label}, by {mine[6:]}", peer, ratio, _GOALS[peer], raw)
+                    yield Figure(
+                        f"cp {words} a container, {label}, by {mine[6:]}",
+                        peer,
+                        ratio,
+                        _GOALS[peer],
+                        raw,
+                    )
 
 
 def make(directory: Path) -> None:

@@ -44,12 +44,15 @@ class Farm:
         if not keep:  # the default keeps them
             (settings / "config.toml").write_text("keep_connections = false\n")
         return {
-            "APEXGPU_CONFIG_DIR": str(settings), "APEXGPU_STATE_DIR": str(self.directory / "state"),
-            "APEXGPU_SSH_CONFIG": str(self.config), "APEXGPU_USER": getpass.getuser(),
-            "APEXGPU_IAM_URL": "http://127.0.0.1:9", "XDG_RUNTIME_DIR": str(self.directory / "run"),
-            "CLUSTERSHELL_CFGDIR": str(self.directory), "SSH_AUTH_SOCK": "",
-        }  # fmt: skip
-
+            "APEXGPU_CONFIG_DIR": str(settings),
+            "APEXGPU_STATE_DIR": str(self.directory / "state"),
+            "APEXGPU_SSH_CONFIG": str(self.config),
+            "APEXGPU_USER": getpass.getuser(),
+            "APEXGPU_IAM_URL": "http://127.0.0.1:9",
+            "XDG_RUNTIME_DIR": str(self.directory / "run"),
+            "CLUSTERSHELL_CFGDIR": str(self.directory),
+            "SSH_AUTH_SOCK": "",
+        }
 
     def of(self, hosts: Sequence[Host]) -> "Farm":
         """The same servers, with other hosts in the ssh config and in apexgpu's memory."""
@@ -72,11 +75,19 @@ def farm(count: int, *, shells: bool = False, words: str = _WORDS) -> Iterator[F
     directory = Path(tempfile.mkdtemp(prefix="bench-"))
     port, network = 20022, f"127.{100 + os.getpid() % 100}"  # two runs at once are two farms
     hosts = tuple(
-        Host(f"gpu{number + 2}", f"{network}.{number // 200}.{number % 200 + 2}", getpass.getuser(), port, port)
+        Host(
+            f"gpu{number + 2}",
+            f"{network}.{number // 200}.{number % 200 + 2}",
+            getpass.getuser(),
+            port,
+            port,
+        )
         for number in range(count)
     )
     for key in ("host_key", "id_ed25519"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / key], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / key], check=True
+        )
     shutil.copy(directory / "id_ed25519.pub", directory / "authorized_keys")
     (directory / "words").write_text(words)
     (directory / "run").mkdir(mode=0o700)
@@ -87,7 +98,9 @@ def farm(count: int, *, shells: bool = False, words: str = _WORDS) -> Iterator[F
         + ("Subsystem sftp internal-sftp\n" if shells else f"ForceCommand cat {directory}/words\n")
     )
     key = " ".join((directory / "host_key.pub").read_text().split()[:2])
-    (directory / "known_hosts").write_text("".join(f"[{host.address}]:{port} {key}\n" for host in hosts))
+    (directory / "known_hosts").write_text(
+        "".join(f"[{host.address}]:{port} {key}\n" for host in hosts)
+    )
     _write_client(directory, hosts)
     Path("/run/sshd").mkdir(exist_ok=True)
     servers = []
@@ -95,7 +108,9 @@ def farm(count: int, *, shells: bool = False, words: str = _WORDS) -> Iterator[F
         some = hosts[first : first + 16]
         file = directory / f"sshd_config.{first}"
         file.write_text("".join(f"ListenAddress {host.address}:{port}\n" for host in some) + common)
-        servers.append(subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", file], stderr=subprocess.DEVNULL))
+        servers.append(
+            subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", file], stderr=subprocess.DEVNULL)
+        )
     try:
         for host in hosts[::16]:
             _await(directory, host)
@@ -111,7 +126,9 @@ def farm(count: int, *, shells: bool = False, words: str = _WORDS) -> Iterator[F
 def _await(directory: Path, host: Host) -> None:
     for _ in range(100):
         done = subprocess.run(
-            ["ssh", "-F", directory / "config", host.manage_name, "help"], capture_output=True, check=False
+            ["ssh", "-F", directory / "config", host.manage_name, "help"],
+            capture_output=True,
+            check=False,
         )
         if done.returncode == 0:
             return

@@ -43,7 +43,11 @@ def traffic() -> Iterator[Figure]:
             ("tunnel: 200 MiB", lambda port: _fetch(port, _BIG), 7),
             ("tunnel: 300 requests, one after another", lambda port: _in_turn(port, 300), 7),
             ("tunnel: 5,000 requests over 50 connections", lambda port: _at_once(port, 50, 100), 7),
-            ("tunnel: 1,000 requests, 50 at once, each a new connection", lambda port: _at_once(port, 1000), 7),
+            (
+                "tunnel: 1,000 requests, 50 at once, each a new connection",
+                lambda port: _at_once(port, 1000),
+                7,
+            ),
         )
         for what, work, runs in rows:
             mine, other = _paired(work, ours, theirs, runs)
@@ -67,20 +71,35 @@ def idle() -> Iterator[Figure]:
 @contextlib.contextmanager
 def _both() -> Iterator[tuple[int, int, int, Farm]]:
     """A server behind both: our local port, ssh's, our process."""
-    with farm(1, shells=True) as hosts, subprocess.Popen(
-        [sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, text=True
-    ) as server:
+    with (
+        farm(1, shells=True) as hosts,
+        subprocess.Popen(
+            [sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, text=True
+        ) as server,
+    ):
         assert server.stdout is not None
         target = int(server.stdout.readline())
         env = {**os.environ, **hosts.environment(keep=False)}
         env.pop("PYTHONDONTWRITEBYTECODE", None)
         name = hosts.hosts[0].name
-        said = subprocess.run([_APEXGPU, "tunnel", name, str(target), "--background", "--json"], env=env,
-                              check=True, capture_output=True).stdout  # fmt: skip
+        said = subprocess.run(
+            [_APEXGPU, "tunnel", name, str(target), "--background", "--json"],
+            env=env,
+            check=True,
+            capture_output=True,
+        ).stdout
         made = json.loads(said)["tunnels"][0]
         with socket.create_server(("127.0.0.1", 0)) as probe:
             plain = probe.getsockname()[1]
-        words = ["ssh", "-F", str(hosts.config), "-N", "-L", f"127.0.0.1:{plain}:localhost:{target}", name]
+        words = [
+            "ssh",
+            "-F",
+            str(hosts.config),
+            "-N",
+            "-L",
+            f"127.0.0.1:{plain}:localhost:{target}",
+            name,
+        ]
         # In a session of its own, as ours and one in another terminal: Linux shares processors by session.
         with subprocess.Popen(words, start_new_session=True) as ssh:
             try:
@@ -89,7 +108,12 @@ def _both() -> Iterator[tuple[int, int, int, Farm]]:
             finally:
                 ssh.terminate()
                 server.terminate()
-                subprocess.run([_APEXGPU, "tunnels", "close", "--all"], env=env, check=True, capture_output=True)
+                subprocess.run(
+                    [_APEXGPU, "tunnels", "close", "--all"],
+                    env=env,
+                    check=True,
+                    capture_output=True,
+                )
 
 
 def _fetch(port: int, count: int, times: int = 1) -> None:

@@ -18,8 +18,23 @@ def gpus_of_18() -> Iterator[Figure]:
         cold = hosts.environment(keep=False)
         names = [host.name for host in hosts.hosts]
         one = f"ssh -F {shlex.quote(str(hosts.config))}"
-        serial = ["sh", "-c", f"for h in {' '.join(names)}; do {one} $h nvidia-smi -q || exit 1; done"]
-        clush = ["clush", "-S", "-f", "64", "-o", f"-F {hosts.config}", "-w", ",".join(names), "nvidia-smi", "-q"]
+        serial = [
+            "sh",
+            "-c",
+            f"for h in {' '.join(names)}; do {one} $h nvidia-smi -q || exit 1; done",
+        ]
+        clush = [
+            "clush",
+            "-S",
+            "-f",
+            "64",
+            "-o",
+            f"-F {hosts.config}",
+            "-w",
+            ",".join(names),
+            "nvidia-smi",
+            "-q",
+        ]
         found = paired(
             {
                 "apexgpu": ([sys.executable, "-m", "apexgpu", "gpus"], cold, b""),
@@ -29,6 +44,9 @@ def gpus_of_18() -> Iterator[Figure]:
             runs=5,
         )
     ours = found["apexgpu"].wall
-    for name, peer, goal in (("serial", "`ssh HOST nvidia-smi -q`, one after the other", 0.5), ("clush", "clush", 1.0)):
+    for name, peer, goal in (
+        ("serial", "`ssh HOST nvidia-smi -q`, one after the other", 0.5),
+        ("clush", "clush", 1.0),
+    ):
         raw = f"{ours * 1000:.0f} / {found[name].wall * 1000:.0f} ms"
         yield Figure("gpus of 18 hosts, cold", peer, ours / found[name].wall, goal, raw)

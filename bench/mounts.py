@@ -33,28 +33,47 @@ def mounted() -> Iterator[Figure]:
     """Seconds of ours over the other's, by turns. What is read is not in the laptop's memory, but for re-reading."""
     with _scene() as scene:
         far = f"{scene.host}:{scene.there}"
-        read = {"apexgpu": lambda run: _read(scene.ours / "big"), "sshfs": lambda run: _read(scene.plain / "big"),
-                "ssh cat": lambda run: _run(["ssh", *scene.ssh, scene.host, f"cat {scene.there}/big"]),
-                "rsync": lambda run: _rsync(scene, f"{far}/big", scene.there / f"got{run}")}  # fmt: skip
-        yield from _figures("mount: reading 128 MiB", read, {"ssh cat": 1 / 0.9, "sshfs": 1.05, "rsync": 1.05})
-        again = {"apexgpu": lambda run: _read(scene.ours / "big", cold=False),
-                 "sshfs": lambda run: _read(scene.plain / "big", cold=False)}  # fmt: skip
+        read = {
+            "apexgpu": lambda run: _read(scene.ours / "big"),
+            "sshfs": lambda run: _read(scene.plain / "big"),
+            "ssh cat": lambda run: _run(["ssh", *scene.ssh, scene.host, f"cat {scene.there}/big"]),
+            "rsync": lambda run: _rsync(scene, f"{far}/big", scene.there / f"got{run}"),
+        }
+        yield from _figures(
+            "mount: reading 128 MiB", read, {"ssh cat": 1 / 0.9, "sshfs": 1.05, "rsync": 1.05}
+        )
+        again = {
+            "apexgpu": lambda run: _read(scene.ours / "big", cold=False),
+            "sshfs": lambda run: _read(scene.plain / "big", cold=False),
+        }
         yield from _figures("mount: reading it again", again, {"sshfs": 0.1})
-        write = {"apexgpu": lambda run: _write(scene.ours / f"a{run}"),
-                 "sshfs": lambda run: _write(scene.plain / f"b{run}"),
-                 "rsync": lambda run: _rsync(scene, str(scene.there / "big"), f"{far}/c{run}")}  # fmt: skip
+        write = {
+            "apexgpu": lambda run: _write(scene.ours / f"a{run}"),
+            "sshfs": lambda run: _write(scene.plain / f"b{run}"),
+            "rsync": lambda run: _rsync(scene, str(scene.there / "big"), f"{far}/c{run}"),
+        }
         yield from _figures("mount: writing 128 MiB", write, {"sshfs": 1.05, "rsync": 1.05})
-        stat = {"apexgpu": lambda run: _stat(scene.ours / f"small{run}"),
-                "sshfs": lambda run: _stat(scene.plain / f"small{run}"),
-                "rsync": lambda run: _run(["rsync", "-rn", "--list-only", "-e", _shell(scene),
-                                           f"{far}/small{run}/"])}  # fmt: skip
+        stat = {
+            "apexgpu": lambda run: _stat(scene.ours / f"small{run}"),
+            "sshfs": lambda run: _stat(scene.plain / f"small{run}"),
+            "rsync": lambda run: _run(
+                ["rsync", "-rn", "--list-only", "-e", _shell(scene), f"{far}/small{run}/"]
+            ),
+        }
         yield from _figures("mount: stat of 5,000 files, one by one", stat, {"sshfs": 1.05})
-        fresh = {"apexgpu": lambda run: _list(scene.ours / f"more{run}"),
-                 "sshfs": lambda run: _list(scene.plain / f"more{run}"), "rsync": stat["rsync"]}  # fmt: skip
-        yield from _figures("mount: list and stat of 5,000 files", fresh, {"sshfs": 1.05, "rsync": 5.0})
+        fresh = {
+            "apexgpu": lambda run: _list(scene.ours / f"more{run}"),
+            "sshfs": lambda run: _list(scene.plain / f"more{run}"),
+            "rsync": stat["rsync"],
+        }
+        yield from _figures(
+            "mount: list and stat of 5,000 files", fresh, {"sshfs": 1.05, "rsync": 5.0}
+        )
 
 
-def _figures(what: str, works: dict[str, Callable[[int], None]], goals: dict[str, float]) -> Iterator[Figure]:
+def _figures(
+    what: str, works: dict[str, Callable[[int], None]], goals: dict[str, float]
+) -> Iterator[Figure]:
     times: dict[str, list[float]] = {name: [] for name in works}
     for run in range(_RUNS + 1):
         for name, work in works.items():
@@ -95,7 +114,9 @@ def _scene() -> Iterator[_Scene]:
 def _apexgpu(hosts: Farm, name: str, there: Path) -> Iterator[Path]:
     ours = hosts.directory / "ours"
     env = {**os.environ, **hosts.environment(keep=False)}
-    subprocess.run([_APEXGPU, "mount", name, ours, "--remote", there], env=env, check=True, capture_output=True)
+    subprocess.run(
+        [_APEXGPU, "mount", name, ours, "--remote", there], env=env, check=True, capture_output=True
+    )
     try:
         yield ours
     finally:
@@ -139,4 +160,6 @@ def _rsync(scene: _Scene, source: str, target: Path | str) -> None:
 
 
 def _run(argv: list[str]) -> None:
-    subprocess.run([shutil.which(argv[0]) or argv[0], *argv[1:]], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [shutil.which(argv[0]) or argv[0], *argv[1:]], check=True, stdout=subprocess.DEVNULL
+    )

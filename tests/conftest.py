@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-_FOREIGN = ("SSH_AUTH_SOCK", "DISPLAY", "DBUS_SESSION_BUS_ADDRESS", "NO_COLOR", "XDG_RUNTIME_DIR", "LINES", "COLUMNS")
+_FOREIGN = (
+    "SSH_AUTH_SOCK",
+    "DISPLAY",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "NO_COLOR",
+    "XDG_RUNTIME_DIR",
+    "LINES",
+    "COLUMNS",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -14,11 +22,21 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     for name, directory in {
-        "XDG_CONFIG_HOME": "config", "XDG_STATE_HOME": "state", "XDG_DATA_HOME": "data", "XDG_CACHE_HOME": "cache",
-        "APEXGPU_CONFIG_DIR": "apexgpu-config", "APEXGPU_STATE_DIR": "apexgpu-state",
-    }.items():  # fmt: skip
+        "XDG_CONFIG_HOME": "config",
+        "XDG_STATE_HOME": "state",
+        "XDG_DATA_HOME": "data",
+        "XDG_CACHE_HOME": "cache",
+        "APEXGPU_CONFIG_DIR": "apexgpu-config",
+        "APEXGPU_STATE_DIR": "apexgpu-state",
+    }.items():
         monkeypatch.setenv(name, str(tmp_path / directory))
-    for name in (*_FOREIGN, "APEXGPU_IAM_URL", "APEXGPU_USER", "APEXGPU_SSH_CONFIG", "APEXGPU_TIMEOUT"):
+    for name in (
+        *_FOREIGN,
+        "APEXGPU_IAM_URL",
+        "APEXGPU_USER",
+        "APEXGPU_SSH_CONFIG",
+        "APEXGPU_TIMEOUT",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
     return home

@@ -84,7 +84,12 @@ class OpenSSH:
 
 
 def start(
-    directory: Path, *, extra: str = "", name: str = "gpu7", address: str = "127.0.0.1", home: Path | None = None,
+    directory: Path,
+    *,
+    extra: str = "",
+    name: str = "gpu7",
+    address: str = "127.0.0.1",
+    home: Path | None = None,
     shell: str = "/bin/sh",
 ) -> OpenSSH:
     """Start sshd on a free port; manage and container are the same server here.
@@ -93,14 +98,18 @@ def start(
     """
     directory.mkdir(parents=True, exist_ok=True)
     for key in ("host_key", "id_ed25519"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / key], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / key], check=True
+        )
     (directory / "authorized_keys").write_bytes((directory / "id_ed25519.pub").read_bytes())
     (directory / "answers.json").write_text("{}")
     (directory / "shell.py").write_text(_SHELL)
     with socket.socket() as probe:
         probe.bind((address, 0))
         port = probe.getsockname()[1]
-    force = shlex.join([sys.executable, "-S", str(directory / "shell.py"), str(directory / "answers.json"), shell])
+    force = shlex.join(
+        [sys.executable, "-S", str(directory / "shell.py"), str(directory / "answers.json"), shell]
+    )
     server = directory / "sshd_config"
     # SHLVL keeps bash from reading the account's .bashrc.
     server.write_text(
@@ -124,14 +133,18 @@ def start(
 
 def remember(host: Host) -> None:
     """Let this laptop know one host, as a login leaves it, and open each connection anew."""
-    account.save(Path(os.environ["APEXGPU_STATE_DIR"]), account.Account(user=host.user, hosts=(host,)))
+    account.save(
+        Path(os.environ["APEXGPU_STATE_DIR"]), account.Account(user=host.user, hosts=(host,))
+    )
     settings = Path(os.environ["APEXGPU_CONFIG_DIR"])
     settings.mkdir(exist_ok=True)
     (settings / "config.toml").write_text("keep_connections = false\n")
 
 
 def _sshd(config: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", config], stderr=subprocess.PIPE, cwd="/")
+    return subprocess.Popen(
+        ["/usr/sbin/sshd", "-D", "-e", "-f", config], stderr=subprocess.PIPE, cwd="/"
+    )
 
 
 def family(pid: int) -> list[int]:

@@ -25,12 +25,16 @@ def script(name: str) -> dict[str, Any]:
 
 
 def test_the_completion_table_is_what_the_command_line_has() -> None:
-    assert script("make-completion")["text"]() == Path(completion_table.__file__).read_text(), "run: make completion"
+    assert script("make-completion")["text"]() == Path(completion_table.__file__).read_text(), (
+        "run: make completion"
+    )
 
 
 @pytest.mark.parametrize("name", ["reference.md", "zh/reference.md"])
 def test_the_reference_is_what_the_command_line_has(name: str) -> None:
-    assert script("make-reference")["text"](name) == (ROOT / "docs" / name).read_text(), "run: make reference"
+    assert script("make-reference")["text"](name) == (ROOT / "docs" / name).read_text(), (
+        "run: make reference"
+    )
 
 
 @pytest.mark.parametrize("page", sorted([*PAGES, *PAGES.values()]))
@@ -52,8 +56,12 @@ def test_every_link_to_another_page_leads_there(page: str) -> None:
 def test_both_languages_show_the_same_commands(page: str) -> None:
     def blocks(text: str) -> list[str]:
         # Comments and prose inside a block may be translated; what is typed may not.
-        return [re.sub(r"\s*#.*", "", line).strip() for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
-                for line in block.splitlines() if line.startswith(("apexgpu", "$ ", "make", "eval"))]  # fmt: skip
+        return [
+            re.sub(r"\s*#.*", "", line).strip()
+            for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+            for line in block.splitlines()
+            if line.startswith(("apexgpu", "$ ", "make", "eval"))
+        ]
 
     assert blocks((ROOT / page).read_text()) == blocks((ROOT / PAGES[page]).read_text())
 
@@ -74,7 +82,10 @@ def test_every_exit_code_is_documented() -> None:
         codes.add(one.exit_code)
         waiting += one.__subclasses__()
     for page in ("docs/reference.md", "docs/zh/reference.md"):
-        assert codes <= {int(code) for code in re.findall(r"^\| (\d+) \|", (ROOT / page).read_text(), re.MULTILINE)}
+        assert codes <= {
+            int(code)
+            for code in re.findall(r"^\| (\d+) \|", (ROOT / page).read_text(), re.MULTILINE)
+        }
 
 
 @pytest.mark.parametrize("path", sorted(path for path in TABLE if path))
@@ -93,7 +104,11 @@ def test_the_bare_word_shows_each_command_in_one_line(
     monkeypatch.setenv("COLUMNS", "80")
     assert cli.main([], Kit()) == 0
     lines = [re.sub(r"  +", " ", line.strip()) for line in capsys.readouterr().out.splitlines()]
-    assert [line for name, entry in cli.COMMANDS.items() if (line := f"{name} {entry.line}") not in lines] == []
+    assert [
+        line
+        for name, entry in cli.COMMANDS.items()
+        if (line := f"{name} {entry.line}") not in lines
+    ] == []
     assert cli.main(["--json"], Kit()) == 2
     for group in {path.split()[0] for path in TABLE if " " in path}:
         capsys.readouterr()
@@ -129,5 +144,7 @@ def test_completion_answers_from_the_table_and_the_remembered_hosts(
     completion.answer(asked)
     assert capsys.readouterr().out.split() == found
     words = line.split(" ")
-    completion.answer({"APEXGPU_STATE_DIR": str(tmp_path), "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)})
+    completion.answer(
+        {"APEXGPU_STATE_DIR": str(tmp_path), "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    )
     assert capsys.readouterr().out.split() == found

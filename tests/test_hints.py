@@ -29,9 +29,18 @@ def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 silent.add(id(first.value))
         elif isinstance(node, ast.JoinedStr):
             silent |= {id(part) for part in node.values}
-            yield node.lineno, "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)  # type: ignore[misc]  # str
+            yield (
+                node.lineno,
+                "".join(
+                    part.value if isinstance(part, ast.Constant) else "X" for part in node.values
+                ),
+            )  # type: ignore[misc]  # str
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in silent:
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in silent
+        ):
             yield node.lineno, node.value
 
 
@@ -59,7 +68,9 @@ def wrong(words: list[str]) -> str | None:
         path = f"{first} {rest.pop(0)}"
         if path not in TABLE:
             return path
-    return next((word for word in rest if word.startswith("--") and word not in TABLE[path][2]), None)
+    return next(
+        (word for word in rest if word.startswith("--") and word not in TABLE[path][2]), None
+    )
 
 
 def test_what_is_to_be_typed_exists() -> None:
@@ -75,8 +86,14 @@ def test_what_was_coming_and_has_come_is_taken_off_the_list() -> None:
 
 @pytest.mark.parametrize(
     ("call", "found"),
-    [("nothing", "nothing"), ("config nothing", "config nothing"), ("login --nothing", "--nothing"),
-     ("config sync --nothing", "--nothing"), ("config sync --include", None), ("up gpu", None)],
-)  # fmt: skip
+    [
+        ("nothing", "nothing"),
+        ("config nothing", "config nothing"),
+        ("login --nothing", "--nothing"),
+        ("config sync --nothing", "--nothing"),
+        ("config sync --include", None),
+        ("up gpu", None),
+    ],
+)
 def test_a_call_that_is_wrong_is_found(call: str, found: str | None) -> None:
     assert wrong(call.split()) == found

@@ -31,8 +31,13 @@ Page = Callable[[Asked], bytes | None]
 
 def page(code: int, body: bytes = b"", *headers: str) -> bytes:
     """The bytes of an answer that ends with its connection."""
-    head = [f"HTTP/1.1 {code} Said", "Content-Type: text/plain", "Connection: close",
-            f"Content-Length: {len(body)}", *headers]
+    head = [
+        f"HTTP/1.1 {code} Said",
+        "Content-Type: text/plain",
+        "Connection: close",
+        f"Content-Length: {len(body)}",
+        *headers,
+    ]
     return "\r\n".join([*head, "", ""]).encode("latin-1") + body
 
 
@@ -73,7 +78,9 @@ def serving(certificate: Path | None = None) -> Iterator[Website]:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         site = Website(server.server_address[1], certificate=certificate)
         # Each server has a class of its own: handlers know their server only as a socketserver.
-        server.RequestHandlerClass = type("Handler", (_Handler,), {"site": site, "context": context})
+        server.RequestHandlerClass = type(
+            "Handler", (_Handler,), {"site": site, "context": context}
+        )
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -108,10 +115,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode("ascii")
-        form = {name: values[-1] for name, values in
-                parse_qs(body, keep_blank_values=True, errors="surrogateescape").items()}
-        said = self.site.answer(Asked(self.command, self.path, dict(self.headers), form,
-                                      isinstance(self.request, ssl.SSLSocket)))
+        form = {
+            name: values[-1]
+            for name, values in parse_qs(
+                body, keep_blank_values=True, errors="surrogateescape"
+            ).items()
+        }
+        said = self.site.answer(
+            Asked(
+                self.command,
+                self.path,
+                dict(self.headers),
+                form,
+                isinstance(self.request, ssl.SSLSocket),
+            )
+        )
         if said is None:
             self.site.over.wait(60)
         else:
@@ -129,9 +147,30 @@ def certificate(directory: Path) -> Path:
     """A new certificate for 127.0.0.1, with its private key, that nobody trusts."""
     file, key = directory / "site.pem", directory / "site.key"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
-         "-subj", "/CN=iam", "-addext", "subjectAltName=IP:127.0.0.1",
-         "-addext", "keyUsage=critical,digitalSignature,keyCertSign", "-keyout", key, "-out", file],
-        check=True, capture_output=True)
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=iam",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-addext",
+            "keyUsage=critical,digitalSignature,keyCertSign",
+            "-keyout",
+            key,
+            "-out",
+            file,
+        ],
+        check=True,
+        capture_output=True,
+    )
     file.write_bytes(file.read_bytes() + key.read_bytes())
     return file

@@ -37,7 +37,9 @@ def load(state_dir: Path) -> Account:
     try:
         document = json.loads((state_dir / _FILE).read_bytes())
         hosts = tuple(Host(**host) for host in document.pop("hosts"))
-        allow_http, left_out = (tuple(document.pop(name, ())) for name in ("allow_http", "left_out"))
+        allow_http, left_out = (
+            tuple(document.pop(name, ())) for name in ("allow_http", "left_out")
+        )
         return Account(hosts=hosts, allow_http=allow_http, left_out=left_out, **document)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return Account()

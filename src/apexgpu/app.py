@@ -34,12 +34,21 @@ def _common_options() -> list[TyperOption]:
 
     return [
         option(["--json"], "One JSON document on stdout.", is_flag=True, default=False),
-        option(["--yes", "-y"], "Answer yes to every y/N question (never host keys or passwords).",
-               is_flag=True, default=False),
-        option(["--accept-new"], "Trust host keys that are seen for the first time.", is_flag=True, default=False),
+        option(
+            ["--yes", "-y"],
+            "Answer yes to every y/N question (never host keys or passwords).",
+            is_flag=True,
+            default=False,
+        ),
+        option(
+            ["--accept-new"],
+            "Trust host keys that are seen for the first time.",
+            is_flag=True,
+            default=False,
+        ),
         option(["--timeout"], "Seconds a host may take to connect.", metavar="SECONDS"),
         option(["--debug"], "Show where an error came from.", is_flag=True, default=False),
-    ]  # fmt: skip
+    ]
 
 
 class Command(TyperCommand):
@@ -58,8 +67,12 @@ class Command(TyperCommand):
 
 def _hoisted(args: list[str], params: list[Any]) -> list[str]:
     """`args` with the options that follow HOST (or several, up to `--`) put in front of it."""
-    takes = {name: not param.is_flag for param in params for name in param.opts if name.startswith("-")}
-    several = next(param for param in params if param.opts[0] not in takes).nargs == -1 and "--" in args
+    takes = {
+        name: not param.is_flag for param in params for name in param.opts if name.startswith("-")
+    }
+    several = (
+        next(param for param in params if param.opts[0] not in takes).nargs == -1 and "--" in args
+    )
     front: list[str] = []
     hosts: list[str] = []
     rest = list(args)
@@ -113,8 +126,12 @@ def _no_such_command(name: str) -> UsageError:
     return UsageError(f"there is no command {name}", hint=hint)
 
 
-app = typer.Typer(cls=Root, add_completion=False, rich_markup_mode=None,
-                  context_settings={"help_option_names": ["--help", "-h"]})  # fmt: skip
+app = typer.Typer(
+    cls=Root,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
 
 
 @app.callback()

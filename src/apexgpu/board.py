@@ -34,7 +34,9 @@ class Board:
         self._rows: dict[str, Sequence[Row]] = {name: (row,) for name, row in waiting.items()}
         self._styles = styles
         self._least = least
-        self._draw: Callable[[str], None] | None = screen.transient if screen.draws and fits(len(waiting)) else None
+        self._draw: Callable[[str], None] | None = (
+            screen.transient if screen.draws and fits(len(waiting)) else None
+        )
         self._left = set(waiting)
         self._unprinted: set[str] = set(waiting)
         self._lock = threading.Lock()

@@ -24,11 +24,19 @@ class Entry(NamedTuple):
 
 
 COMMANDS: dict[str, Entry] = {
-    "login": Entry("account", "First day", "Log in to IAM, send a key, write the ssh config. Start here."),
-    "logout": Entry("account", "First day", "Forget the login, and take its hosts out of the ssh config."),
-    "whoami": Entry("account", "First day", "Show your account, port, and where each key is known."),
+    "login": Entry(
+        "account", "First day", "Log in to IAM, send a key, write the ssh config. Start here."
+    ),
+    "logout": Entry(
+        "account", "First day", "Forget the login, and take its hosts out of the ssh config."
+    ),
+    "whoami": Entry(
+        "account", "First day", "Show your account, port, and where each key is known."
+    ),
     "keys": Entry("keys", "First day", "List, add or remove the ssh keys that IAM holds for you."),
-    "config": Entry("config", "First day", "The hosts in ~/.ssh/config: sync, status, print, remove, restore."),
+    "config": Entry(
+        "config", "First day", "The hosts in ~/.ssh/config: sync, status, print, remove, restore."
+    ),
     "register": Entry("hosts", "Hosts", "Make your container on a host, once."),
     "up": Entry("hosts", "Hosts", "Start your container and wait until it answers."),
     "down": Entry("hosts", "Hosts", "Stop your container."),
@@ -37,25 +45,51 @@ COMMANDS: dict[str, Entry] = {
     "exec": Entry("work", "Work there", "Run a command in your containers on many hosts."),
     "cp": Entry("copy", "Work there", "Copy files and directories to or from your container."),
     "snapshot": Entry("backup", "Backups", "Save your container to the NAS, and test the archive."),
-    "snapshots": Entry("snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."),
-    "recover": Entry("recover", "Backups", "Bring a saved container back, after its archive was tested."),
-    "rebuild": Entry("recover", "Backups", "Make your container new from the administrators' template."),
+    "snapshots": Entry(
+        "snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."
+    ),
+    "recover": Entry(
+        "recover", "Backups", "Bring a saved container back, after its archive was tested."
+    ),
+    "rebuild": Entry(
+        "recover", "Backups", "Make your container new from the administrators' template."
+    ),
     "tunnel": Entry("tunnel", "Ports", "Keep ports of your container open on this laptop."),
     "tunnels": Entry("tunnel", "Ports", "The tunnels of this laptop: list, close."),
-    "tensorboard": Entry("serving", "Ports", "Show a directory of your container in TensorBoard, here."),
+    "tensorboard": Entry(
+        "serving", "Ports", "Show a directory of your container in TensorBoard, here."
+    ),
     "jupyter": Entry("serving", "Ports", "Show your container in Jupyter, here."),
     "port": Entry("port", "Ports", "Show or make the server's maps of your container's ports."),
-    "mount": Entry("mount", "Files", "Show the files of your container in a directory of this laptop."),
-    "mounts": Entry("mounts", "Files", "What is mounted here, and whether it answers: list, repair."),
+    "mount": Entry(
+        "mount", "Files", "Show the files of your container in a directory of this laptop."
+    ),
+    "mounts": Entry(
+        "mounts", "Files", "What is mounted here, and whether it answers: list, repair."
+    ),
     "unmount": Entry("mounts", "Files", "Take such a directory away again."),
     "x11": Entry("x11", "X11", "Windows of your container on this screen: check, run, install."),
-    "gpus": Entry("gpus", "GPUs", "What every GPU does; gpus free: which are free, and what to paste."),
-    "setup": Entry("setup", "Software", "CUDA, cuDNN, TensorFlow, Jupyter … in your container; setup list."),
-    "verify": Entry("verify", "Software", "Prove that your container computes, from driver to convolution."),
-    "doctor": Entry("doctor", "When stuck", "Find out what is wrong between this laptop and your containers."),
-    "uninstall": Entry("doctor", "When stuck", "Take away all that apexgpu wrote on this machine; your keys stay."),
-    "completion": Entry("shell", "This program", "Print what your shell needs to complete apexgpu's words."),
-    "demo": Entry("lab", "No lab at hand", "Play the whole story against a lab inside this program."),
+    "gpus": Entry(
+        "gpus", "GPUs", "What every GPU does; gpus free: which are free, and what to paste."
+    ),
+    "setup": Entry(
+        "setup", "Software", "CUDA, cuDNN, TensorFlow, Jupyter … in your container; setup list."
+    ),
+    "verify": Entry(
+        "verify", "Software", "Prove that your container computes, from driver to convolution."
+    ),
+    "doctor": Entry(
+        "doctor", "When stuck", "Find out what is wrong between this laptop and your containers."
+    ),
+    "uninstall": Entry(
+        "doctor", "When stuck", "Take away all that apexgpu wrote on this machine; your keys stay."
+    ),
+    "completion": Entry(
+        "shell", "This program", "Print what your shell needs to complete apexgpu's words."
+    ),
+    "demo": Entry(
+        "lab", "No lab at hand", "Play the whole story against a lab inside this program."
+    ),
     "lab": Entry("lab", "No lab at hand", "The embedded lab: up, env, status, fault, down."),
 }
 
@@ -74,7 +108,9 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
             from apexgpu.commands.shell import install
 
             return install(kit, before[1:])
-        words = [word for word in before if word not in {"--json", "--debug"} or before.index(word) > 0]
+        words = [
+            word for word in before if word not in {"--json", "--debug"} or before.index(word) > 0
+        ]
         bare = not words and not kit.screen.as_json
         code = _run(kit, ["--help"] if bare else [*words, *dashes, *after])
     except ApexError as exc:
@@ -143,13 +179,22 @@ def _own_error(exc: Exception) -> ApexError:
         from pathlib import Path
 
         path = Path(exc.filename)
-        return ApexError(f"cannot use {path}: {exc.strerror}", code="file", hint=f"ls -ld {path.parent}")
+        return ApexError(
+            f"cannot use {path}: {exc.strerror}", code="file", hint=f"ls -ld {path.parent}"
+        )
     if isinstance(exc, FileNotFoundError) and not _is_somewhere():
         return ApexError("the directory that you are in is gone", code="directory_gone", hint="cd")
     if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return ApexError(f"what was to be written found no room: {exc.strerror}", code="no_space", hint="df -h ~ .")
-    return ApexError(f"apexgpu itself failed: {type(exc).__name__}", code="bug",
-                     hint="run it again with --debug and report what it shows")  # fmt: skip
+        return ApexError(
+            f"what was to be written found no room: {exc.strerror}",
+            code="no_space",
+            hint="df -h ~ .",
+        )
+    return ApexError(
+        f"apexgpu itself failed: {type(exc).__name__}",
+        code="bug",
+        hint="run it again with --debug and report what it shows",
+    )
 
 
 def _is_somewhere() -> bool:
@@ -175,7 +220,9 @@ def _tell(kit: Kit, error: ApexError) -> None:
     # Who reads the rows finds it there too, where it can only be that host's.
     rows = [{"host": host.name, "ok": False, "error": told} for host in kit.chosen]
     with contextlib.suppress(OSError):  # stderr may be another place
-        kit.screen.document({"ok": False, "error": told, **({"hosts": rows} if len(rows) == 1 else {})})
+        kit.screen.document(
+            {"ok": False, "error": told, **({"hosts": rows} if len(rows) == 1 else {})}
+        )
     kit.screen.error(error)
     if kit.debug:
         import traceback

@@ -98,7 +98,9 @@ def complete(before: list[str], word: str, environment: Mapping[str, str]) -> li
         return [option for option in options if option.startswith(word)]
     if kind in {"host", "hosts"}:
         known = _hosts(environment)
-        given = kind == "host" and not set(known).isdisjoint(before)  # and this is what comes after it
+        given = kind == "host" and not set(known).isdisjoint(
+            before
+        )  # and this is what comes after it
         names = AFTER_HOST.get(path, ()) if given else (*names, *known)
         return [name for name in names if name.startswith(word) and name not in before]
     return [name for name in names if name.startswith(word)]

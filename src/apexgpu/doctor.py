@@ -77,8 +77,11 @@ def machine(patient: Patient, password: Callable[[], str]) -> Iterator[Finding]:
     if settings.code == "config":
         return  # without settings there is nothing else to look at
     for check, look in (
-        ("directories", _directories), ("programs", _programs), ("mounts", _mounts), ("agent", _agent),
-    ):  # fmt: skip
+        ("directories", _directories),
+        ("programs", _programs),
+        ("mounts", _mounts),
+        ("agent", _agent),
+    ):
         yield from guarded(check, look, patient)
     if settings.verdict == "problem":
         return
@@ -86,12 +89,19 @@ def machine(patient: Patient, password: Callable[[], str]) -> Iterator[Finding]:
     iam = list(guarded("IAM", _iam, patient))
     yield from iam
     if hosts_known(patient, iam):
-        looks = (("ssh config", _ssh_config), ("ssh settings", _ssh_settings), ("known_hosts", _known_hosts))
+        looks = (
+            ("ssh config", _ssh_config),
+            ("ssh settings", _ssh_settings),
+            ("known_hosts", _known_hosts),
+        )
         for check, look in looks:
             yield from guarded(check, look, patient)
     reason = password()
-    yield Finding("password", "note" if reason else "ok",
-                  f"{reason}; commands that need it will ask" if reason else "the keyring has it")
+    yield Finding(
+        "password",
+        "note" if reason else "ok",
+        f"{reason}; commands that need it will ask" if reason else "the keyring has it",
+    )
 
 
 def hosts_known(patient: Patient, found: Iterable[Finding]) -> bool:
@@ -111,7 +121,11 @@ def guarded(check: str, look: Look, patient: Patient) -> Iterator[Finding]:
 def _settings(patient: Patient) -> Iterator[Finding]:
     named = patient.settings.named
     url = named["iam_url"]
-    yield Finding("settings", "ok", f"user {patient.user} ({named['user'].source}), IAM {url.value} ({url.source})")
+    yield Finding(
+        "settings",
+        "ok",
+        f"user {patient.user} ({named['user'].source}), IAM {url.value} ({url.source})",
+    )
 
 
 def _directories(patient: Patient) -> Iterator[Finding]:
@@ -120,7 +134,12 @@ def _directories(patient: Patient) -> Iterator[Finding]:
         if not os.access(there, os.W_OK):
             yield Finding("directories", "problem", f"{path} cannot be written", f"ls -ld {there}")
         elif sys.platform != "win32" and path.exists() and path.stat().st_mode & 0o077:
-            yield Finding("directories", "note", f"others on this machine can look into {path}", f"chmod 700 {path}")
+            yield Finding(
+                "directories",
+                "note",
+                f"others on this machine can look into {path}",
+                f"chmod 700 {path}",
+            )
         else:
             yield Finding("directories", "ok", str(path))
 
@@ -132,7 +151,9 @@ def _programs(patient: Patient) -> Iterator[Finding]:
             error = missing(name)
             yield Finding("programs", "problem", error.message, error.hint, error.code)
         elif name == "ssh":
-            yield _ssh_version(patient.runner.run(["ssh", "-V"], timeout=5).err.decode("utf-8", "replace"), path)
+            yield _ssh_version(
+                patient.runner.run(["ssh", "-V"], timeout=5).err.decode("utf-8", "replace"), path
+            )
     yield _mount_program(patient)
 
 
@@ -142,7 +163,9 @@ def _mount_program(patient: Patient) -> Finding:
     try:
         program = mountprograms.find(patient.runner)
     except MissingProgramError as error:
-        return Finding("programs", "note", f"{error.message}: files can be copied, not mounted", error.hint)
+        return Finding(
+            "programs", "note", f"{error.message}: files can be copied, not mounted", error.hint
+        )
     bad = mountprograms.known_bad(program)
     return Finding("programs", "note" if bad else "ok", bad or f"{program} ({program.path})")
 
@@ -152,8 +175,13 @@ def _mounts(patient: Patient) -> Iterator[Finding]:
 
     for one in mounts.looked_at(mounts.found(patient.settings.state_dir, patient.account.hosts)):
         if one.state == mounts.STALE:
-            yield Finding("mounts", "problem", f"{one.directory} ({one.host}) is stale: {one.reason}",
-                          "apexgpu mounts repair", "stale")  # fmt: skip
+            yield Finding(
+                "mounts",
+                "problem",
+                f"{one.directory} ({one.host}) is stale: {one.reason}",
+                "apexgpu mounts repair",
+                "stale",
+            )
         else:
             yield Finding("mounts", "ok", f"{one.directory} shows {one.host}:{one.remote}")
 
@@ -162,8 +190,12 @@ def _ssh_version(said: str, path: str) -> Finding:
     text = said.split(",")[0].strip()
     found = re.search(r"OpenSSH_\D*(\d+)\.(\d+)", text)
     if found and (int(found[1]), int(found[2])) < _OLDEST_SSH:
-        return Finding("programs", "note", f"{text} ({path}) is old: it knows no StrictHostKeyChecking accept-new",
-                       missing("ssh").hint)  # fmt: skip
+        return Finding(
+            "programs",
+            "note",
+            f"{text} ({path}) is old: it knows no StrictHostKeyChecking accept-new",
+            missing("ssh").hint,
+        )
     return Finding("programs", "ok", f"{text} ({path})")
 
 
@@ -172,10 +204,16 @@ def _agent(patient: Patient) -> Iterator[Finding]:
 
     held = agent_keys(patient.runner)
     if len(held) > _MOST_KEYS:
-        yield Finding("agent", "note", f"the agent holds {len(held)} keys, and a server hangs up after six offers",
-                      "ssh-add -d KEY   (take out what you do not use: ssh-add -l)")  # fmt: skip
+        yield Finding(
+            "agent",
+            "note",
+            f"the agent holds {len(held)} keys, and a server hangs up after six offers",
+            "ssh-add -d KEY   (take out what you do not use: ssh-add -l)",
+        )
     else:
-        yield Finding("agent", "ok", f"it holds {_count(held)}" if held else "none, or it holds no key")
+        yield Finding(
+            "agent", "ok", f"it holds {_count(held)}" if held else "none, or it holds no key"
+        )
 
 
 def _key(patient: Patient) -> Iterator[Finding]:
@@ -185,21 +223,40 @@ def _key(patient: Patient) -> Iterator[Finding]:
     account = patient.account
     held = keys.agent_keys(patient.runner)
     if not account.fingerprint:
-        yield Finding("key", "note", "no login from this machine yet: ssh's own keys are used", "apexgpu login")
+        yield Finding(
+            "key",
+            "note",
+            "no login from this machine yet: ssh's own keys are used",
+            "apexgpu login",
+        )
     elif account.identity_file:
         pair = keys.load(Path(account.identity_file), held)
         mark = fingerprint(pair.public)
         if mark != account.fingerprint:
-            yield Finding("key", "problem", f"{pair.path} is {mark} now, and {account.fingerprint} was sent to IAM",
-                          "apexgpu login")  # fmt: skip
+            yield Finding(
+                "key",
+                "problem",
+                f"{pair.path} is {mark} now, and {account.fingerprint} was sent to IAM",
+                "apexgpu login",
+            )
         elif pair.encrypted and pair.source != "agent":
-            yield Finding("key", "note", f"{pair.path} asks for its passphrase each time", f"ssh-add {pair.path}")
+            yield Finding(
+                "key",
+                "note",
+                f"{pair.path} asks for its passphrase each time",
+                f"ssh-add {pair.path}",
+            )
         else:
             yield Finding("key", "ok", f"{pair.path} ({mark})")
     elif account.fingerprint in {fingerprint(key) for key in held}:
         yield Finding("key", "ok", f"the agent holds {account.fingerprint}")
     else:
-        yield Finding("key", "problem", f"the agent does not hold {account.fingerprint} any more", "apexgpu login")
+        yield Finding(
+            "key",
+            "problem",
+            f"the agent does not hold {account.fingerprint} any more",
+            "apexgpu login",
+        )
 
 
 def _iam(patient: Patient) -> Iterator[Finding]:
@@ -210,15 +267,23 @@ def _iam(patient: Patient) -> Iterator[Finding]:
     url, account, user = patient.iam_url, patient.account, patient.user
     client = IamClient(url, timeout=patient.settings.timeout)
     port = client.port(user)
-    tls = "" if url.startswith("https://") or is_loopback(url) else ", without TLS: its answers are only checked"
+    tls = (
+        ""
+        if url.startswith("https://") or is_loopback(url)
+        else ", without TLS: its answers are only checked"
+    )
     if port is None:
-        yield Finding("IAM", "problem", f"{url} answers, and does not know {user}", f"apexgpu login {user}")
+        yield Finding(
+            "IAM", "problem", f"{url} answers, and does not know {user}", f"apexgpu login {user}"
+        )
         return
     yield Finding("IAM", "ok", f"{url} answers{tls}; {user} has port {port}")
     yield from _key_in_iam(client.keys_text(user) or "", account.fingerprint)
     networks = patient.settings.networks or iamconfig.NETWORKS
     if iamconfig.parse(client.config(user), user=user, networks=networks) != patient.known_hosts:
-        yield Finding("IAM", "note", "it tells other hosts than this machine remembers", "apexgpu config sync")
+        yield Finding(
+            "IAM", "note", "it tells other hosts than this machine remembers", "apexgpu config sync"
+        )
 
 
 def _key_in_iam(text: str, mark: str) -> Iterator[Finding]:
@@ -226,10 +291,16 @@ def _key_in_iam(text: str, mark: str) -> Iterator[Finding]:
 
     stored = [fingerprint(key) for key in parse_all(text)]
     if mark and mark not in stored:
-        yield Finding("IAM", "problem", f"it does not hold your key {mark}: someone, or you, replaced it",
-                      "apexgpu login")  # fmt: skip
+        yield Finding(
+            "IAM",
+            "problem",
+            f"it does not hold your key {mark}: someone, or you, replaced it",
+            "apexgpu login",
+        )
     else:
-        yield Finding("IAM", "ok", f"it holds {_count(stored)} of yours{', this one too' if mark else ''}")
+        yield Finding(
+            "IAM", "ok", f"it holds {_count(stored)} of yours{', this one too' if mark else ''}"
+        )
 
 
 def _count(keys: Sequence[object]) -> str:
@@ -242,17 +313,33 @@ def _ssh_config(patient: Patient) -> Iterator[Finding]:
         yield Finding("ssh config", "problem", f"there is no {path}", "apexgpu config sync")
         return
     if sys.platform != "win32" and path.stat().st_mode & 0o022:
-        yield Finding("ssh config", "problem", f"others may write {path}, so ssh refuses it", f"chmod go-w {path}")
+        yield Finding(
+            "ssh config",
+            "problem",
+            f"others may write {path}, so ssh refuses it",
+            f"chmod go-w {path}",
+        )
         return
     old = configfile.read(path)
     sshconfig.damage(old)
     if not configfile.include_effective(path, hosts, runner=patient.runner):
-        yield Finding("ssh config", "problem", f"{path} does not lead to all of the lab's hosts",
-                      "apexgpu config sync")  # fmt: skip
+        yield Finding(
+            "ssh config",
+            "problem",
+            f"{path} does not lead to all of the lab's hosts",
+            "apexgpu config sync",
+        )
     elif sshconfig.edited(old):
-        yield Finding("ssh config", "note", f"the block in {path} was edited or moved by hand", "apexgpu config sync")
+        yield Finding(
+            "ssh config",
+            "note",
+            f"the block in {path} was edited or moved by hand",
+            "apexgpu config sync",
+        )
     else:
-        yield Finding("ssh config", "ok", f"{path}: every name leads to its host ({len(hosts)} hosts)")
+        yield Finding(
+            "ssh config", "ok", f"{path}: every name leads to its host ({len(hosts)} hosts)"
+        )
 
 
 def _ssh_settings(patient: Patient) -> Iterator[Finding]:
@@ -263,7 +350,11 @@ def _ssh_settings(patient: Patient) -> Iterator[Finding]:
     for keyword, texts in found.items():
         text = texts[0] + (f" (and {len(texts) - 1} more like it)" if len(texts) > 1 else "")
         harmful = keyword in {"ControlPath", "RemoteCommand"}
-        cure = _CURES[keyword] if keyword == "ControlPath" else f"{_CURES[keyword]}   (for the lab's names)"
+        cure = (
+            _CURES[keyword]
+            if keyword == "ControlPath"
+            else f"{_CURES[keyword]}   (for the lab's names)"
+        )
         yield Finding("ssh settings", "problem" if harmful else "note", text, f"in {path}: {cure}")
 
 
@@ -274,8 +365,12 @@ def _known_hosts(patient: Patient) -> Iterator[Finding]:
     hosts = patient.known_hosts
     route = patient.transport.route(Target(hosts[0], "manage"))
     if route.one("stricthostkeychecking") in {"no", "off", "false"}:
-        yield Finding("known_hosts", "note", "plain ssh takes any machine for the lab's: StrictHostKeyChecking is off",
-                      f"in {patient.settings.ssh_config}: StrictHostKeyChecking ask")  # fmt: skip
+        yield Finding(
+            "known_hosts",
+            "note",
+            "plain ssh takes any machine for the lab's: StrictHostKeyChecking is off",
+            f"in {patient.settings.ssh_config}: StrictHostKeyChecking ask",
+        )
     if (file := route.new_keys_file) is None:
         fact = f"ssh keeps no host keys: UserKnownHostsFile is {route.one('userknownhostsfile', 'none')}"
         yield Finding("known_hosts", "problem", fact, keeping_cure(patient.settings.ssh_config))
@@ -286,4 +381,6 @@ def _known_hosts(patient: Patient) -> Iterator[Finding]:
     if count == len(hosts):
         yield Finding("known_hosts", "ok", fact)
     else:
-        yield Finding("known_hosts", "note", fact, "apexgpu status   (in a terminal: it shows the new keys)")
+        yield Finding(
+            "known_hosts", "note", fact, "apexgpu status   (in a terminal: it shows the new keys)"
+        )

@@ -80,7 +80,13 @@ class DroppedError(UnreachableError):
     code = "dropped"
 
     def __init__(
-        self, message: str, *, hint: str | None = None, code: str | None = None, seen: str = "", err: str = ""
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        code: str | None = None,
+        seen: str = "",
+        err: str = "",
     ) -> None:
         super().__init__(message, hint=hint, code=code)
         self.seen = seen

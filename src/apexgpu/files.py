@@ -81,7 +81,9 @@ def locked(path: Path, *, what: str, timeout: float = 10) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         message = f"{what} is in use by another apexgpu"
-        raise ApexError(message, hint="when that one has ended, run the same line again", code="busy") from None
+        raise ApexError(
+            message, hint="when that one has ended, run the same line again", code="busy"
+        ) from None
     try:
         yield
     finally:

@@ -20,16 +20,29 @@ def host(patient: Patient, one: Host, *, named: bool) -> list[Finding]:
 
 def network(found: Sequence[Sequence[Finding]]) -> Iterator[Finding]:
     """What all hosts together tell: when none answers, it is not the hosts."""
-    silent = [any(one.code in {"timeout", "no_network", "no_route"} for one in findings) for findings in found]
+    silent = [
+        any(one.code in {"timeout", "no_network", "no_route"} for one in findings)
+        for findings in found
+    ]
     if len(silent) > 1 and all(silent):
-        yield Finding("network", "problem", "no host answers: this machine is not on the lab's network",
-                      "connect the VPN, then: apexgpu doctor")  # fmt: skip
+        yield Finding(
+            "network",
+            "problem",
+            "no host answers: this machine is not on the lab's network",
+            "connect the VPN, then: apexgpu doctor",
+        )
 
 
 def _route(patient: Patient, one: Host) -> Finding:
     route = patient.transport.route(Target(one, "manage"))
-    through = next((f" through {route.one(name)}" for name in ("proxyjump", "proxycommand")
-                    if route.one(name, "none") != "none"), "")  # fmt: skip
+    through = next(
+        (
+            f" through {route.one(name)}"
+            for name in ("proxyjump", "proxycommand")
+            if route.one(name, "none") != "none"
+        ),
+        "",
+    )
     return Finding("route", "ok", f"{route.address} port {route.port}{through}")
 
 
@@ -47,25 +60,44 @@ def _manage(patient: Patient, one: Host, *, named: bool) -> Iterator[Finding]:
     if not container.running:
         yield Finding("container", "ok", "the container is stopped")
     elif not container.addresses:
-        yield Finding("container", "problem", "the container runs without an address",
-                      f"apexgpu down {one.name} && apexgpu up {one.name}   (if it stays: tell the administrators)",
-                      "no_address")  # fmt: skip
+        yield Finding(
+            "container",
+            "problem",
+            "the container runs without an address",
+            f"apexgpu down {one.name} && apexgpu up {one.name}   (if it stays: tell the administrators)",
+            "no_address",
+        )
     else:
         yield Finding("container", "ok", "the container is running")
-        yield from guarded("container port", lambda patient: [_container_port(patient, one)], patient)
+        yield from guarded(
+            "container port", lambda patient: [_container_port(patient, one)], patient
+        )
 
 
 def _manage_trouble(one: Host, error: ApexError, *, named: bool) -> Finding:
     if error.code == "not_registered":
-        return Finding("key", "problem" if named else "note", "not registered, or the key has not reached it yet",
-                       error.hint, error.code)  # fmt: skip
+        return Finding(
+            "key",
+            "problem" if named else "note",
+            "not registered, or the key has not reached it yet",
+            error.hint,
+            error.code,
+        )
     if error.code == "host_key_unknown":
-        return Finding("host key", "note", "not confirmed yet, so nothing was asked", f"apexgpu status {one.name}",
-                       error.code)  # fmt: skip
+        return Finding(
+            "host key",
+            "note",
+            "not confirmed yet, so nothing was asked",
+            f"apexgpu status {one.name}",
+            error.code,
+        )
     if error.code == "host_key_changed":
         return Finding("host key", "problem", error.message, error.hint, error.code)
-    hint = error.hint if not (error.hint or "").startswith("apexgpu doctor") else \
-        f"ssh -v {one.manage_name} help   (other hosts answer? then tell the administrators)"
+    hint = (
+        error.hint
+        if not (error.hint or "").startswith("apexgpu doctor")
+        else f"ssh -v {one.manage_name} help   (other hosts answer? then tell the administrators)"
+    )
     return Finding("manage port", "problem", error.message, hint, error.code)
 
 
@@ -80,6 +112,11 @@ def _container_port(patient: Patient, one: Host) -> Finding:
     except ApexError as error:
         if error.code != "host_key_unknown":
             raise
-        return Finding("container port", "note", "its host key is not confirmed yet, so nothing was asked",
-                       f"apexgpu up {one.name}", error.code)  # fmt: skip
+        return Finding(
+            "container port",
+            "note",
+            "its host key is not confirmed yet, so nothing was asked",
+            f"apexgpu up {one.name}",
+            error.code,
+        )
     return Finding("container port", "ok", f"its port {one.port} takes the key")

@@ -49,15 +49,21 @@ class _Running:
 
         self._job = job
         into = tempfile.TemporaryFile
-        self._files: list[IO[bytes]] = [files.enter_context(into()) for _ in range(3)]  # stdin, stdout, stderr
+        self._files: list[IO[bytes]] = [
+            files.enter_context(into()) for _ in range(3)
+        ]  # stdin, stdout, stderr
         self._files[0].write(job.stdin)
         self._files[0].seek(0)
         self._deadline = time.monotonic() + job.limit
         try:
             self._child = subprocess.Popen(
-                job.argv, stdin=self._files[0], stdout=self._files[1], stderr=self._files[2],
-                env={**os.environ, **(job.env or {})}, start_new_session=sys.platform != "win32",
-            )  # fmt: skip
+                job.argv,
+                stdin=self._files[0],
+                stdout=self._files[1],
+                stderr=self._files[2],
+                env={**os.environ, **(job.env or {})},
+                start_new_session=sys.platform != "win32",
+            )
         except FileNotFoundError:
             raise missing(job.argv[0]) from None
 

@@ -118,7 +118,9 @@ class Kit:
     def some_hosts(self, patterns: Sequence[str], everything: bool) -> list[Host]:
         """As `hosts`, for commands that change something: none named is an error, not all."""
         if not patterns and not everything:
-            raise UsageError("no host was named", hint="name hosts, a glob such as 'gpu1?', or --all")
+            raise UsageError(
+                "no host was named", hint="name hosts, a glob such as 'gpu1?', or --all"
+            )
         return self.hosts(patterns, everything=everything)
 
     @cached_property
@@ -133,7 +135,9 @@ class Kit:
             from apexgpu.ssh.mux import OpenMasters
 
             warm = OpenMasters(config, self.runner)
-        return Connections(config, self.runner, self._link, warm, Limits(connect=timeout, total=max(timeout, 10)))
+        return Connections(
+            config, self.runner, self._link, warm, Limits(connect=timeout, total=max(timeout, 10))
+        )
 
     def _link(self, route: "Route") -> "Link":
         """paramiko, or OpenSSH where only that can go: imported when the first cold connection is made."""
@@ -164,7 +168,10 @@ class Kit:
             return self.passphrases[path].reveal()
         if not self.screen.can_ask:
             return None
-        return self.screen.secret(f"Passphrase for {path} (ssh-add {path} would spare you this)") or None
+        return (
+            self.screen.secret(f"Passphrase for {path} (ssh-add {path} would spare you this)")
+            or None
+        )
 
     def open_page(self, url: str, *, secret: bool = False) -> None:
         """Show `url` in the user's browser; where there is none, say so. A `secret` one stays out of its argv."""
@@ -180,20 +187,30 @@ class Kit:
         if self.yes:
             return
         if not self.screen.can_ask:
-            message = f"{question.rstrip('?')}: this needs an answer, and there is no terminal to ask at"
+            message = (
+                f"{question.rstrip('?')}: this needs an answer, and there is no terminal to ask at"
+            )
             raise DeclinedError(message, hint=f"add {option}", code="no_terminal")
         if not self.screen.confirm(question):
-            raise DeclinedError("nothing was changed", hint=f"to go ahead without being asked, add {option}")
+            raise DeclinedError(
+                "nothing was changed", hint=f"to go ahead without being asked, add {option}"
+            )
 
     def confirm_name(self, name: str, question: str) -> None:
         """Go on only when the user types `name`, or --yes stands for it; DeclinedError otherwise."""
         if self.yes:
             return
         if not self.screen.can_ask:
-            message = f"{question}: this needs {name} to be typed, and there is no terminal to type it at"
+            message = (
+                f"{question}: this needs {name} to be typed, and there is no terminal to type it at"
+            )
             raise DeclinedError(message, hint="add --yes", code="no_terminal")
         if (typed := self.screen.ask(f"{question}. Type {name} to go ahead")) != name:
-            message = f"{typed!r} was typed, not {name}: nothing was changed" if typed else "nothing was changed"
+            message = (
+                f"{typed!r} was typed, not {name}: nothing was changed"
+                if typed
+                else "nothing was changed"
+            )
             raise DeclinedError(message, hint=f"to go ahead, run it again and type {name}")
 
 
@@ -203,4 +220,6 @@ def _unknown(pattern: str, names: Sequence[str]) -> UnknownHostError:
     near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5) or list(names[:3])
     what = "no host matches" if set(pattern) & set("*?[") else "there is no host"
     hint = f"did you mean {', '.join(near)}?" if near else "apexgpu config sync"
-    return UnknownHostError(f"{what} {pattern}", hint=f"{hint}   (all of them: apexgpu status)" if near else hint)
+    return UnknownHostError(
+        f"{what} {pattern}", hint=f"{hint}   (all of them: apexgpu status)" if near else hint
+    )

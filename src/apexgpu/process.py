@@ -48,13 +48,23 @@ class Runner(Protocol):
     """What can run local programs; tests put a strict fake here."""
 
     def run(
-        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = 30,
+        env: Mapping[str, str] | None = None,
     ) -> Completed:
         """Run to the end and return what it said."""
         ...
 
     def stream(
-        self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None, silence: float | None
+        self,
+        argv: Sequence[str],
+        *,
+        on_line: Callable[[str], None] | None,
+        total: float | None,
+        silence: float | None,
     ) -> Completed:
         """Run and pass each line of stdout on as it comes; what was there at a time limit is returned too."""
         ...
@@ -72,7 +82,12 @@ class LocalRunner:
     """The real one."""
 
     def run(
-        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = 30,
+        env: Mapping[str, str] | None = None,
     ) -> Completed:
         """Run to the end; MissingProgramError when it is not installed, UnreachableError when too slow."""
         import subprocess
@@ -94,7 +109,12 @@ class LocalRunner:
         return Completed(tuple(argv), done.returncode, done.stdout, done.stderr)
 
     def stream(
-        self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None, silence: float | None
+        self,
+        argv: Sequence[str],
+        *,
+        on_line: Callable[[str], None] | None,
+        total: float | None,
+        silence: float | None,
     ) -> Completed:
         """Run with stdin closed. `total` and `silence` are seconds; the program is killed past either."""
         import subprocess
@@ -143,7 +163,9 @@ class LocalRunner:
         """Start detached; a program that is missing is no error here, for nothing depends on it."""
         import subprocess
 
-        flags = 0x00000008 | 0x00000200 if sys.platform == "win32" else 0  # DETACHED_PROCESS, new group
+        flags = (
+            0x00000008 | 0x00000200 if sys.platform == "win32" else 0
+        )  # DETACHED_PROCESS, new group
         try:
             started = subprocess.Popen(
                 list(argv),
@@ -155,22 +177,36 @@ class LocalRunner:
             )
         except OSError:
             return
-        started.returncode = 0  # it outlives us on purpose: nobody is to be warned that it still runs
+        started.returncode = (
+            0  # it outlives us on purpose: nobody is to be warned that it still runs
+        )
 
 
 async def child(
-    argv: Sequence[str], *, own_group: bool = True, cwd: bytes | None = None, env: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    *,
+    own_group: bool = True,
+    cwd: bytes | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> "asyncio.subprocess.Process":
     """Start a program with three pipes; in a group of its own a Ctrl-C is not its affair, nor can it ask anything."""
     import asyncio
 
     pipe = asyncio.subprocess.PIPE
-    group = {"creationflags": 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
+    group = (
+        {"creationflags": 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
+    )
     try:
         started = await asyncio.create_subprocess_exec(
-            *argv, stdin=pipe, stdout=pipe, stderr=pipe, limit=_STREAM, cwd=cwd,
-            env={**os.environ, **env} if env else None, **(group if own_group else {}),
-        )  # fmt: skip
+            *argv,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            limit=_STREAM,
+            cwd=cwd,
+            env={**os.environ, **env} if env else None,
+            **(group if own_group else {}),
+        )
     except FileNotFoundError:
         raise missing(argv[0]) from None
     _widen(started)
@@ -185,7 +221,9 @@ def _widen(started: "asyncio.subprocess.Process") -> None:
 
     for number in (0, 1):
         way = started._transport.get_pipe_transport(number)  # type: ignore[attr-defined]
-        with contextlib.suppress(OSError, ValueError):  # a limit on all pipes of a user, or a program that has ended
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # a limit on all pipes of a user, or a program that has ended
             fcntl.fcntl(way.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, _STREAM)
 
 
@@ -207,7 +245,11 @@ def _collect(
     end = None if total is None else time.monotonic() + total
     open_pipes = 2
     while open_pipes:
-        limits = [limit for limit in (silence, None if end is None else end - time.monotonic()) if limit is not None]
+        limits = [
+            limit
+            for limit in (silence, None if end is None else end - time.monotonic())
+            if limit is not None
+        ]
         try:
             number, data = parts.get(timeout=max(0.0, min(limits)) if limits else None)
         except queue.Empty:
@@ -256,7 +298,9 @@ def in_background() -> bool:
 
 def missing(program: str) -> MissingProgramError:
     """The error for a program that is not there, with this system's way to install it."""
-    return MissingProgramError(f"{program} is not installed", hint=install_hint(program, sys.platform))
+    return MissingProgramError(
+        f"{program} is not installed", hint=install_hint(program, sys.platform)
+    )
 
 
 def install_hint(program: str, platform: str) -> str:

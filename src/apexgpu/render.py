@@ -19,9 +19,15 @@ from apexgpu.text import Row, columns, duration, safe, width
 
 SCHEMA = 1
 _VERDICTS = {
-    "ok": "green", "note": "yellow", "busy": "yellow", "slow": "yellow", "unknown": "yellow",
-    "problem": "red", "broken": "red", "skipped": "dim",
-}  # fmt: skip
+    "ok": "green",
+    "note": "yellow",
+    "busy": "yellow",
+    "slow": "yellow",
+    "unknown": "yellow",
+    "problem": "red",
+    "broken": "red",
+    "skipped": "dim",
+}
 
 
 def error_value(error: ApexError | None) -> dict[str, Any] | None:
@@ -33,8 +39,13 @@ def error_value(error: ApexError | None) -> dict[str, Any] | None:
 
 def finding_value(finding: Finding) -> dict[str, Any]:
     """What was found at one thing, as JSON tells it."""
-    return {"check": finding.check, "verdict": finding.verdict, "fact": finding.fact, "hint": finding.hint,
-            "code": finding.code}  # fmt: skip
+    return {
+        "check": finding.check,
+        "verdict": finding.verdict,
+        "fact": finding.fact,
+        "hint": finding.hint,
+        "code": finding.code,
+    }
 
 
 def _cut(text: str, room: int) -> str:
@@ -70,7 +81,10 @@ class Screen:
             # A Windows console with another code page, or LANG=C, must not end a command.
             reconfigure = getattr(stream, "reconfigure", None)
             if reconfigure is not None:
-                reconfigure(errors="backslashreplace", **({"encoding": "utf-8"} if sys.platform == "win32" else {}))
+                reconfigure(
+                    errors="backslashreplace",
+                    **({"encoding": "utf-8"} if sys.platform == "win32" else {}),
+                )
 
     @property
     def can_ask(self) -> bool:
@@ -129,7 +143,9 @@ class Screen:
     def error(self, error: ApexError, *, host: str | None = None) -> None:
         """An error and its hint, on stderr."""
         where = f"{host}: " if host and host not in error.message else ""
-        self._write(self._err, self._paint("error: ", "red", self._colour) + safe(where + error.message))
+        self._write(
+            self._err, self._paint("error: ", "red", self._colour) + safe(where + error.message)
+        )
         if error.hint:
             self._write(self._err, self._paint(" hint: ", "red", self._colour) + safe(error.hint))
 

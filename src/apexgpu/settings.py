@@ -66,7 +66,11 @@ class Settings:
 
         text = self.named["networks"].value
         try:
-            return tuple(ipaddress.ip_network(one.strip()) for one in text.split(",")) if text else None
+            return (
+                tuple(ipaddress.ip_network(one.strip()) for one in text.split(","))
+                if text
+                else None
+            )
         except ValueError as exc:
             message = f"networks in config.toml: {exc}"
             raise ConfigError(message, hint='networks = ["10.0.0.0/8"]') from None
@@ -92,7 +96,9 @@ _VARIABLES = {
 }
 
 
-def load(flags: Mapping[str, str], environment: Mapping[str, str], remembered: Mapping[str, str]) -> Settings:
+def load(
+    flags: Mapping[str, str], environment: Mapping[str, str], remembered: Mapping[str, str]
+) -> Settings:
     """Settle every setting.
 
     `remembered` is what a login left behind. ConfigError when `config.toml` cannot be read, or a value
@@ -100,7 +106,9 @@ def load(flags: Mapping[str, str], environment: Mapping[str, str], remembered: M
     """
     named: dict[str, Setting] = {}
     for directory in ("config_dir", "state_dir"):
-        named[directory] = _first(directory, flags, environment, {}, {}) or _default_directory(directory)
+        named[directory] = _first(directory, flags, environment, {}, {}) or _default_directory(
+            directory
+        )
     file = _read_file(Path(named["config_dir"].value) / "config.toml")
     defaults = {
         "iam_url": DEFAULT_IAM_URL,
@@ -112,7 +120,9 @@ def load(flags: Mapping[str, str], environment: Mapping[str, str], remembered: M
         "monitor_url": "",
     }
     for name, default in defaults.items():
-        named[name] = _first(name, flags, environment, file, remembered) or Setting(default, "default")
+        named[name] = _first(name, flags, environment, file, remembered) or Setting(
+            default, "default"
+        )
     _check_timeout(named["timeout"])
     return Settings(named)
 
@@ -163,8 +173,14 @@ def _read_file(path: Path) -> dict[str, str]:
         table = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         message = f"{path} is not valid TOML: {exc}"
-        raise ConfigError(message, hint=f"correct the line, or start afresh: mv {path} {path}.bad") from None
-    return {key: _text(value) for key, value in table.items() if isinstance(value, str | int | float | bool | list)}
+        raise ConfigError(
+            message, hint=f"correct the line, or start afresh: mv {path} {path}.bad"
+        ) from None
+    return {
+        key: _text(value)
+        for key, value in table.items()
+        if isinstance(value, str | int | float | bool | list)
+    }
 
 
 def _text(value: Any) -> str:

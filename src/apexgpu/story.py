@@ -28,25 +28,35 @@ def play(screen: Screen) -> int:
         status = client.up(home / "lab", hosts=3, registered=False)
         environment = client.environment(home / "lab")
         # Connections that stay open would outlive the story by some minutes.
-        (Path(environment["APEXGPU_CONFIG_DIR"]) / "config.toml").write_text("keep_connections = false\n")
+        (Path(environment["APEXGPU_CONFIG_DIR"]) / "config.toml").write_text(
+            "keep_connections = false\n"
+        )
         story = _Story(screen, home / "lab", environment, status)
         story.tell()
         screen.document({"ok": True, "steps": story.steps})
     finally:
         client.down(home / "lab")
         shutil.rmtree(home, ignore_errors=True)
-    screen.result("The lab is gone again; nothing of it is left. In your own lab, start with: apexgpu login")
+    screen.result(
+        "The lab is gone again; nothing of it is left. In your own lab, start with: apexgpu login"
+    )
     return 0
 
 
 class _Story:
     """The steps, each a real command in a process of its own."""
 
-    def __init__(self, screen: Screen, lab: Path, environment: Mapping[str, str], status: Mapping[str, Any]) -> None:
+    def __init__(
+        self, screen: Screen, lab: Path, environment: Mapping[str, str], status: Mapping[str, Any]
+    ) -> None:
         self._screen = screen
         self._lab = lab
         # Sockets of connections lie in the runtime directory: the story's own, so that it goes with the rest.
-        self._environment = {**environment, "PYTHONWARNINGS": "ignore", "XDG_RUNTIME_DIR": str(lab.parent)}
+        self._environment = {
+            **environment,
+            "PYTHONWARNINGS": "ignore",
+            "XDG_RUNTIME_DIR": str(lab.parent),
+        }
         self._status = status
         self._config = environment["APEXGPU_SSH_CONFIG"]
         self._here = lab.parent / "here"  # the working directory of whoever types the commands
@@ -67,14 +77,18 @@ class _Story:
         self._apexgpu("status")
         self._chapter("Work there: any ssh program knows the host now, and so does apexgpu.")
         self._ssh(first, "hostname")
-        self._apexgpu("exec", first, "--", "nvidia-smi --query-gpu=name,memory.used --format=csv,noheader")
+        self._apexgpu(
+            "exec", first, "--", "nvidia-smi --query-gpu=name,memory.used --format=csv,noheader"
+        )
         self._chapter("What do the GPUs do?")
         self._apexgpu("gpus", first)
         self._chapter("Take a file there; a tunnel shows what serves it on your laptop's loopback.")
         (self._here / "hello.txt").write_text("hello from the container\n")
         self._apexgpu("cp", "hello.txt", f"{first}:")
         self._tunnel(first)
-        self._chapter("Save it to the NAS, where the archive is tested before anybody calls it good.")
+        self._chapter(
+            "Save it to the NAS, where the archive is tested before anybody calls it good."
+        )
         self._apexgpu("snapshot", first, "--name", "first-day", "--yes")
         self._apexgpu("snapshots")
         self._chapter("Stop it.")
@@ -93,9 +107,15 @@ class _Story:
     def _run(self, argv: Sequence[str], stdin: str = "") -> tuple[int, str]:
         """Exit status, and both streams in the order in which they came."""
         done = subprocess.run(
-            list(argv), input=stdin.encode() + b"\n", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=60, cwd=self._here, env={**os.environ, **self._environment}, check=False,
-        )  # fmt: skip
+            list(argv),
+            input=stdin.encode() + b"\n",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=60,
+            cwd=self._here,
+            env={**os.environ, **self._environment},
+            check=False,
+        )
         return done.returncode, clean(done.stdout.decode("utf-8", "replace"))
 
     def _show(self, words: Sequence[str], done: tuple[int, str]) -> None:
@@ -120,7 +140,9 @@ class _Story:
             self._beside([sys.executable, "-m", "apexgpu", *words]) as tunnel,
         ):
             self._screen.result(f"$ apexgpu {' '.join(words)}")
-            told = clean((tunnel.stdout or io.BytesIO()).readline().decode("utf-8", "replace")).strip()
+            told = clean(
+                (tunnel.stdout or io.BytesIO()).readline().decode("utf-8", "replace")
+            ).strip()
             self._screen.result(f"  {told}")
             if not told:
                 raise ApexError("the demo's tunnel did not come up", hint="apexgpu demo --debug")
@@ -133,9 +155,13 @@ class _Story:
     def _beside(self, argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         """A program that runs while we look at something else; its first words can be read."""
         running = subprocess.Popen(
-            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            cwd=self._here, env={**os.environ, **self._environment},
-        )  # fmt: skip
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=self._here,
+            env={**os.environ, **self._environment},
+        )
         with running:
             try:
                 yield running

@@ -7,7 +7,9 @@ Row = Sequence[str]
 
 def safe(text: str) -> str:
     """`text` with control characters (and what reorders lines) made visible; newlines too."""
-    return "".join(letter if _harmless(letter) else letter.encode("unicode_escape").decode() for letter in text)
+    return "".join(
+        letter if _harmless(letter) else letter.encode("unicode_escape").decode() for letter in text
+    )
 
 
 def _harmless(letter: str) -> bool:
@@ -39,10 +41,18 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     whole = int(seconds)
-    for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+    for unit, length, smaller, part in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
         if whole >= length:
             rest = whole % length // part
-            return f"{whole // length} {unit} {rest} {smaller}" if rest else f"{whole // length} {unit}"
+            return (
+                f"{whole // length} {unit} {rest} {smaller}"
+                if rest
+                else f"{whole // length} {unit}"
+            )
     return f"{whole} s"
 
 
@@ -52,7 +62,9 @@ def width(text: str) -> int:
         return len(text)
     from unicodedata import combining, east_asian_width
 
-    return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+    return sum(
+        0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text
+    )
 
 
 def columns(header: Row, rows: Sequence[Row], least: Sequence[int] = ()) -> list[str]:
@@ -61,6 +73,8 @@ def columns(header: Row, rows: Sequence[Row], least: Sequence[int] = ()) -> list
     widths = [max(width(row[index]) for row in table) for index in range(len(header))]
     widths = [max(pair) for pair in zip(widths, least, strict=True)] if least else widths
     return [
-        "  ".join(cell + " " * (widths[index] - width(cell)) for index, cell in enumerate(row)).rstrip()
+        "  ".join(
+            cell + " " * (widths[index] - width(cell)) for index, cell in enumerate(row)
+        ).rstrip()
         for row in table
     ]

@@ -18,9 +18,23 @@ from apexgpu.tunnel import tunnels
 
 # What may lie in the two directories. In one that is not plainly apexgpu's own, nothing else is touched.
 _OURS = (
-    "account.json", "backups", "completion.*", "config.toml", "hosts", "installers.json", "journal", "known_hosts",
-    "known_hosts.json", "lab", "locks", "mounts.json", "ports.json", "ssh_config.*", "ssh_hosts.conf", "tunnels",
-)  # fmt: skip
+    "account.json",
+    "backups",
+    "completion.*",
+    "config.toml",
+    "hosts",
+    "installers.json",
+    "journal",
+    "known_hosts",
+    "known_hosts.json",
+    "lab",
+    "locks",
+    "mounts.json",
+    "ports.json",
+    "ssh_config.*",
+    "ssh_hosts.conf",
+    "tunnels",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +53,14 @@ def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | 
     """
     state, found = settings.state_dir, []
     if mountnotes.load(state):  # before the lab: they may lead to it
-        open_mounts = ", ".join(one.directory for one in mounts.ours(state)) or "directories of earlier ones"
+        open_mounts = (
+            ", ".join(one.directory for one in mounts.ours(state)) or "directories of earlier ones"
+        )
         found.append(Part("mounts", f"mounts: {open_mounts}", partial(_unmount, state)))
     if (state / "lab").exists():
-        found.append(Part("lab", f"the embedded lab in {state / 'lab'}", partial(_end_lab, state / "lab")))
+        found.append(
+            Part("lab", f"the embedded lab in {state / 'lab'}", partial(_end_lab, state / "lab"))
+        )
     if open_ones := [one for one in tunnels.listed(state) if one.state != tunnels.DEAD]:
         what = f"open tunnels: {', '.join(one.id for one in open_ones)}"
         found.append(Part("tunnels", what, partial(_close_all, state, open_ones)))
@@ -52,12 +70,16 @@ def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | 
         keys = "a host key" if len(names) == 1 else f"{len(names)} host keys"
         found.append(Part("known_hosts", f"{keys} in {path} that apexgpu added", take))
     if password is not None:
-        found.append(Part("password", "the domain password in the keyring", partial(_ignore, password)))
+        found.append(
+            Part("password", "the domain password in the keyring", partial(_ignore, password))
+        )
     if traces := shellstart.installed(settings.config_dir):
         what = f"completion in {', '.join(map(str, traces))}"
         found.append(Part("completion", what, partial(shellstart.remove, settings.config_dir)))
     if sockets := mux.open_masters():
-        what = "a connection that is" if len(sockets) == 1 else f"{len(sockets)} connections that are"
+        what = (
+            "a connection that is" if len(sockets) == 1 else f"{len(sockets)} connections that are"
+        )
         found.append(Part("connections", f"{what} kept open", partial(mux.close_masters, runner)))
     for directory in _directories(settings):
         if own := _own(directory):
@@ -75,15 +97,22 @@ def interrupted(settings: Settings) -> list[str]:
         except ConfigError as exc:
             found.append(exc.message)
         else:
-            found += [f"{entry.words()}; apexgpu {entry.what} {host} finishes or undoes it"] if entry else []
+            found += (
+                [f"{entry.words()}; apexgpu {entry.what} {host} finishes or undoes it"]
+                if entry
+                else []
+            )
     return found
 
 
 def left(settings: Settings) -> list[str]:
     """What stays behind and the user may want to know of, a fact each."""
     path = settings.ssh_config
-    facts = [f"{directory} holds things that are not apexgpu's" for directory in _directories(settings)
-             if directory.is_dir()]  # fmt: skip
+    facts = [
+        f"{directory} holds things that are not apexgpu's"
+        for directory in _directories(settings)
+        if directory.is_dir()
+    ]
     line = configfile.include_line(settings.config_dir / "ssh_hosts.conf")
     if path.is_file() and line.encode() in path.read_bytes():
         facts.append(f"{path} still has the line that you pasted: {line}")
@@ -104,7 +133,9 @@ def _config(settings: Settings, runner: Runner) -> list[Part]:
         ours = True  # the removal says what is damaged, and where
     if not ours:
         return []
-    take = partial(_ignore, partial(configfile.remove, path, state_dir=settings.state_dir, runner=runner))
+    take = partial(
+        _ignore, partial(configfile.remove, path, state_dir=settings.state_dir, runner=runner)
+    )
     return [Part("ssh config", f"apexgpu's block in {path}", take)]
 
 
@@ -134,7 +165,8 @@ def _own(directory: Path) -> list[Path]:
     if "apexgpu" in directory.name:
         return [directory]
     return sorted({path for pattern in _OURS for path in directory.glob(pattern)}) or (
-        [] if any(directory.iterdir()) else [directory])
+        [] if any(directory.iterdir()) else [directory]
+    )
 
 
 def _delete(directory: Path, own: list[Path]) -> None:

@@ -39,7 +39,11 @@ class Hook:
     times: int = 1
 
     def meets(self, target: Target, command: str) -> bool:
-        return bool(self.times and target.host.name == self.host and re.fullmatch(self.pattern, command, re.DOTALL))
+        return bool(
+            self.times
+            and target.host.name == self.host
+            and re.fullmatch(self.pattern, command, re.DOTALL)
+        )
 
 
 @dataclass
@@ -52,9 +56,14 @@ class Wire:
     limits: dict[str, Limits | None]
 
     def run(
-        self, target: Target, command: str, *, limits: Limits | None = None, on_line: OnLine | None = None,
+        self,
+        target: Target,
+        command: str,
+        *,
+        limits: Limits | None = None,
+        on_line: OnLine | None = None,
         once: bool = False,
-    ) -> Reply:  # fmt: skip
+    ) -> Reply:
         met = [hook for hook in self.hooks if hook.meets(target, command)]
         if target.role == "manage":
             self.sent.append(f"{target.host.name} {re.sub(TOKEN, 'TOKEN', command)}".strip())
@@ -126,20 +135,26 @@ class Scene(Product):
 
     def at(self, pattern: str, fault: str, *, host: str = "gpu2", where: str | None = None) -> None:
         """Let a fault strike once, at the next command like `pattern`."""
-        self.hooks.append(Hook(host, pattern, before=lambda: self.lab.fault(where or host, fault, 1)))
+        self.hooks.append(
+            Hook(host, pattern, before=lambda: self.lab.fault(where or host, fault, 1))
+        )
 
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def scene_of(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Scene:
+def scene_of(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Scene:
     product_of(lab, monkeypatch, capsys)
     return Scene(lab, capsys)
 
 
 @contextmanager
-def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
+def saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Scene]:
     """Three hosts with alice's containers; gpu2's runs, and was saved with the file `thesis` in it as "first"."""
     with running(tmp_path / "lab", hosts=3, registered=True) as lab:
         scene = scene_of(lab, monkeypatch, capsys)

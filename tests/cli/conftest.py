@@ -29,7 +29,9 @@ def member(new: Newcomer) -> Newcomer:
 
 
 @pytest.fixture
-def lonely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
+def lonely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Scene]:
     """One host only: while its container is stopped, nobody sees the NAS. It runs, and was saved once."""
     with running(tmp_path / "lab", hosts=1, registered=True) as lab:
         scene = scene_of(lab, monkeypatch, capsys)

@@ -34,7 +34,9 @@ class Mortals:
 def mortal_runs(report: Path, places: Sequence[str], *, stdin: str = "") -> Iterator[Mortals]:
     """The server that forks them, while the block runs, in the environment of now."""
     argv = [sys.executable, "-m", "tests.cli.mortal", str(report)]
-    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
         yield Mortals(server, places, stdin)
         assert server.stdin is not None
         server.stdin.close()

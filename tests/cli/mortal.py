@@ -18,9 +18,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-_CHANGES = frozenset({
-    "os.rename", "os.remove", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "os.utime",
-})  # fmt: skip
+_CHANGES = frozenset(
+    {
+        "os.rename",
+        "os.remove",
+        "os.link",
+        "os.symlink",
+        "os.mkdir",
+        "os.rmdir",
+        "os.chmod",
+        "os.truncate",
+        "os.utime",
+    }
+)
 
 
 class Piped(io.StringIO):
@@ -53,7 +63,9 @@ class Fate:
         return event in _CHANGES and self._ours(args[0])
 
     def _ours(self, path: object) -> bool:
-        return isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(self._places)
+        return isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(
+            self._places
+        )
 
 
 def _preload() -> None:
@@ -74,8 +86,26 @@ def _preload() -> None:
     from apexgpu.ssh.identities import load_paramiko
 
     load_paramiko()
-    assert all((filelock, httpx, keyring, platformdirs, sshconf, ed25519, configfile, iam, iamconfig, knownhosts,
-                manage, paramiko_link, sshverify, account, config, hosts))  # fmt: skip
+    assert all(
+        (
+            filelock,
+            httpx,
+            keyring,
+            platformdirs,
+            sshconf,
+            ed25519,
+            configfile,
+            iam,
+            iamconfig,
+            knownhosts,
+            manage,
+            paramiko_link,
+            sshverify,
+            account,
+            config,
+            hosts,
+        )
+    )
 
 
 def _live(request: dict[str, Any], report: Path) -> None:
@@ -85,7 +115,10 @@ def _live(request: dict[str, Any], report: Path) -> None:
     from apexgpu.render import Screen
 
     err = io.StringIO()
-    kit = Kit(screen=Screen(out=io.StringIO(), err=err, stdin=Piped(request["stdin"])), pause=lambda _: None)
+    kit = Kit(
+        screen=Screen(out=io.StringIO(), err=err, stdin=Piped(request["stdin"])),
+        pause=lambda _: None,
+    )
     fate = Fate(request["last"], request["places"])
     sys.addaudithook(fate.hear)
     code = cli.main(request["words"], kit)
@@ -105,7 +138,11 @@ def serve() -> None:
             finally:
                 os._exit(0)
         _, status = os.waitpid(child, 0)
-        told = json.loads(report.read_text()) if report.exists() else {"code": None, "events": [], "err": ""}
+        told = (
+            json.loads(report.read_text())
+            if report.exists()
+            else {"code": None, "events": [], "err": ""}
+        )
         sys.stdout.write(json.dumps({"killed": os.WIFSIGNALED(status), **told}) + "\n")
         sys.stdout.flush()
 

@@ -57,7 +57,9 @@ class Spy:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                spy.posts.append({name: values[0] for name, values in parse_qs(body.decode()).items()})
+                spy.posts.append(
+                    {name: values[0] for name, values in parse_qs(body.decode()).items()}
+                )
                 spy.before_post()
                 spy.forward(self, body)
                 spy.after_post()
@@ -85,7 +87,11 @@ class Spy:
         """The same request to IAM, and its answer back; an absolute path is what a proxy gets."""
         upstream = http.client.HTTPConnection(urlsplit(self.iam).netloc, timeout=LIMIT)
         try:
-            headers = {name: value for name, value in handler.headers.items() if name.lower() != "connection"}
+            headers = {
+                name: value
+                for name, value in handler.headers.items()
+                if name.lower() != "connection"
+            }
             upstream.request(handler.command, urlsplit(handler.path).path, body, headers)
             answer = upstream.getresponse()
             data = answer.read()
@@ -142,7 +148,13 @@ class Newcomer:
     def log_in(self, *words: str, user: str = "alice") -> Said:
         """Log in with the right password on stdin; new host keys are trusted."""
         return self.run(
-            "login", user, "--password-stdin", "--yes", "--accept-new", *words, stdin=self.password(user) + "\n"
+            "login",
+            user,
+            "--password-stdin",
+            "--yes",
+            "--accept-new",
+            *words,
+            stdin=self.password(user) + "\n",
         )
 
     @contextmanager
@@ -150,9 +162,14 @@ class Newcomer:
         """The real program with a terminal of its own; its whole output is kept in `heard`."""
         heard = io.StringIO()
         child = pexpect.spawn(
-            sys.executable, ["-m", "apexgpu", *words], encoding="utf-8", timeout=LIMIT, dimensions=(50, 200),
-            echo=False, env=dict(os.environ),
-        )  # fmt: skip
+            sys.executable,
+            ["-m", "apexgpu", *words],
+            encoding="utf-8",
+            timeout=LIMIT,
+            dimensions=(50, 200),
+            echo=False,
+            env=dict(os.environ),
+        )
         child.logfile_read = heard
         try:
             yield child
@@ -195,7 +212,12 @@ class Newcomer:
     def files(self) -> dict[str, bytes]:
         """Every file under HOME and of apexgpu's own, by its path."""
         places = (self.home, self.state, Path(os.environ["APEXGPU_CONFIG_DIR"]))
-        return {str(path): path.read_bytes() for place in places for path in place.rglob("*") if path.is_file()}
+        return {
+            str(path): path.read_bytes()
+            for place in places
+            for path in place.rglob("*")
+            if path.is_file()
+        }
 
 
 def ended(child: "pexpect.spawn[str]") -> int:
@@ -228,6 +250,8 @@ def _believe_in_home(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An `ssh` before the real one in PATH: ssh takes its home from the password database, not from HOME."""
     directory.mkdir()
     script = directory / "ssh"
-    script.write_text('#!/bin/sh\nexec /usr/bin/ssh -o "UserKnownHostsFile=$HOME/.ssh/known_hosts" "$@"\n')
+    script.write_text(
+        '#!/bin/sh\nexec /usr/bin/ssh -o "UserKnownHostsFile=$HOME/.ssh/known_hosts" "$@"\n'
+    )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")

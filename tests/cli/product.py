@@ -43,10 +43,14 @@ class Product:
         return {row["host"]: row for row in self.json(*words)["hosts"]}
 
 
-def product_of(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Product:
+def product_of(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Product:
     for name, value in lab.environment.items():
         monkeypatch.setenv(name, value)
-    (Path(lab.environment["APEXGPU_CONFIG_DIR"]) / "config.toml").write_text("keep_connections = false\n")
+    (Path(lab.environment["APEXGPU_CONFIG_DIR"]) / "config.toml").write_text(
+        "keep_connections = false\n"
+    )
     return Product(lab, capsys)
 
 
@@ -66,8 +70,15 @@ class Line:
 @contextmanager
 def at_terminal(*words: str, lines: int = 50) -> "Iterator[pexpect.spawn[str]]":
     # Python's own environment: readline, once loaded, has put LINES and COLUMNS of another terminal into C's.
-    child = pexpect.spawn(sys.executable, ["-m", "apexgpu", *words], encoding="utf-8", timeout=LIMIT,
-                          dimensions=(lines, 200), echo=False, env=dict(os.environ))  # fmt: skip
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "apexgpu", *words],
+        encoding="utf-8",
+        timeout=LIMIT,
+        dimensions=(lines, 200),
+        echo=False,
+        env=dict(os.environ),
+    )
     try:
         yield child
     finally:

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine t
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
+def scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Scene]:
     """Three hosts with alice's containers; the one on gpu2 runs and holds a file, and was saved once."""
     with saved(tmp_path, monkeypatch, capsys) as scene:
         yield scene
@@ -35,7 +37,9 @@ class TestSnapshot:
         assert saved["sha256"] == digest(scene.own)
         assert saved["bytes"] == scene.own.stat().st_size
         assert saved["verified"]
-        assert json.loads((scene.nas / "alice.tar.gz.json").read_text())["sha256"] == saved["sha256"]
+        assert (
+            json.loads((scene.nas / "alice.tar.gz.json").read_text())["sha256"] == saved["sha256"]
+        )
         assert row["restarted"]
         assert scene.state("gpu2") == "RUNNING"
         assert before.keys() < scene.good_ones().keys()
@@ -75,15 +79,21 @@ class TestSnapshot:
         assert scene.state("gpu3") == "STOPPED"
         assert {one["host"] for one in scene.snapshots()} == {"gpu2", "gpu3"}
 
-    def test_all_stopped_is_looked_at_by_a_container_that_is_started_for_it(self, scene: Scene) -> None:
+    def test_all_stopped_is_looked_at_by_a_container_that_is_started_for_it(
+        self, scene: Scene
+    ) -> None:
         scene("down", "gpu2", "--yes")
         assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
         assert [scene.state(host) for host in ("gpu2", "gpu3", "gpu4")] == ["STOPPED"] * 3
         assert len(scene.good_ones()) == 2
 
     def test_port_maps_are_made_again(self, scene: Scene) -> None:
-        subprocess.run(["ssh", "-F", os.environ["APEXGPU_SSH_CONFIG"], "gpu2-manage", "port", "6006"], check=True,
-                       capture_output=True, timeout=30)  # fmt: skip
+        subprocess.run(
+            ["ssh", "-F", os.environ["APEXGPU_SSH_CONFIG"], "gpu2-manage", "port", "6006"],
+            check=True,
+            capture_output=True,
+            timeout=30,
+        )
         assert scene("snapshot", "gpu2", "--yes") == 0
         assert "port 6006 is mapped again" in scene.err
 
@@ -98,7 +108,11 @@ class TestSnapshot:
 class TestSnapshotFaults:
     @pytest.mark.parametrize(
         ("fault", "words"),
-        [("nas-full", "No space left"), ("nas-readonly", "Cannot open: Read-only"), ("damaged-archive", "gzip -t")],
+        [
+            ("nas-full", "No space left"),
+            ("nas-readonly", "Cannot open: Read-only"),
+            ("damaged-archive", "gzip -t"),
+        ],
     )
     def test_a_bad_snapshot_is_called_bad_and_the_previous_one_is_there(
         self, scene: Scene, fault: str, words: str
@@ -155,13 +169,17 @@ class TestSnapshotFaults:
         assert "in use by another apexgpu" in scene.err
         assert all("TOKEN" not in command for command in scene.sent)
 
-    def test_a_snapshot_on_another_host_that_overwrites_ours_is_noticed_and_kept(self, scene: Scene) -> None:
+    def test_a_snapshot_on_another_host_that_overwrites_ours_is_noticed_and_kept(
+        self, scene: Scene
+    ) -> None:
         old = digest(scene.own)
 
         def gpu3_too(reply: Reply) -> Reply:
             config = os.environ["APEXGPU_SSH_CONFIG"]
             ask = ["ssh", "-F", config, "gpu3-manage", "snapshot"]
-            said = subprocess.run(ask, check=True, capture_output=True, text=True, timeout=30).stdout
+            said = subprocess.run(
+                ask, check=True, capture_output=True, text=True, timeout=30
+            ).stdout
             token = said.rpartition("snapshot ")[2][:8]
             subprocess.run([*ask, token], check=True, capture_output=True, timeout=30)
             return reply
@@ -175,6 +193,7 @@ class TestSnapshotFaults:
     def test_an_archive_that_is_being_written_is_not_moved(self, scene: Scene) -> None:
         (scene.nas / "alice.tar.gz.json").unlink()
         scene.own.touch()
+
         def grow(reply: Reply) -> Reply:
             with scene.own.open("ab") as stream:
                 stream.write(b"more")
@@ -185,7 +204,9 @@ class TestSnapshotFaults:
         assert "somebody is writing" in scene.err
         assert scene.state("gpu2") == "RUNNING"
 
-    def test_a_directory_that_may_not_be_written_is_said_and_nothing_is_replaced(self, scene: Scene) -> None:
+    def test_a_directory_that_may_not_be_written_is_said_and_nothing_is_replaced(
+        self, scene: Scene
+    ) -> None:
         old = digest(scene.own)
 
         def not_writable(reply: Reply) -> Reply:
@@ -250,7 +271,9 @@ class TestDroppedTar:
         assert len(scene.good_ones()) == 2
         assert scene("exec", "gpu2", "--", "true") == 0
 
-    @pytest.mark.parametrize("script", [LOOK, r".*neither be renamed.*", r".*sha256sum.*", r".*printf '%s.*"])
+    @pytest.mark.parametrize(
+        "script", [LOOK, r".*neither be renamed.*", r".*sha256sum.*", r".*printf '%s.*"]
+    )
     def test_a_drop_of_what_the_container_does_is_got_over(self, scene: Scene, script: str) -> None:
         old = digest(scene.own)
         scene.at(script, "drop")
@@ -272,7 +295,9 @@ class TestDroppedTar:
         assert lonely.hosts("status")["gpu2"]["interrupted"]["stage"] == "tar"
         assert lonely("up", "gpu2") == 6
         assert "would spoil the archive" in lonely.err
-        assert lonely("tunnel", "gpu2", "8888", "--once", "--yes") == 6  # a yes to a start, not to a spoilt archive
+        assert (
+            lonely("tunnel", "gpu2", "8888", "--once", "--yes") == 6
+        )  # a yes to a start, not to a spoilt archive
         assert lonely.state("gpu2") == "STOPPED"
         assert lonely("snapshot", "gpu2") == 7
         assert "--undo" in lonely.err

@@ -18,7 +18,9 @@ HALVES = pytest.mark.parametrize("half", [0, 1])
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
+def scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Scene]:
     """Three hosts; gpu2's container runs and was saved with the file `thesis` as "first"."""
     with saved(tmp_path, monkeypatch, capsys) as scene:
         yield scene
@@ -26,14 +28,20 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 @pytest.fixture
 def mortals(scene: Scene, tmp_path: Path) -> Iterator[Mortals]:
-    with mortal_runs(tmp_path / "report", [str(Path(os.environ["APEXGPU_STATE_DIR"]) / "journal")]) as runs:
+    with mortal_runs(
+        tmp_path / "report", [str(Path(os.environ["APEXGPU_STATE_DIR"]) / "journal")]
+    ) as runs:
         yield runs
 
 
 def notes(events: list[str]) -> list[int]:
     """The writes at which the journal changes: before each, the last note stands; after it, the new one."""
-    return [number for number, event in enumerate(events, 1) if event.startswith(("os.rename", "os.remove"))
-            and not (event.startswith("os.remove") and ".tmp" in event)]  # fmt: skip
+    return [
+        number
+        for number, event in enumerate(events, 1)
+        if event.startswith(("os.rename", "os.remove"))
+        and not (event.startswith("os.remove") and ".tmp" in event)
+    ]
 
 
 def assert_well(scene: Scene, first: str) -> None:
@@ -84,6 +92,10 @@ def test_what_replaces_a_container_killed_at_every_note(
         assert scene(*words) == 0, f"after {events[last - 1]}: {scene.err}"
         assert_well(scene, first)
         assert plain_ssh("gpu2").returncode == 0
-        assert not (scene.home("gpu2") / "thesis").exists() if command == "rebuild" else thesis(scene) == "first"
+        assert (
+            not (scene.home("gpu2") / "thesis").exists()
+            if command == "rebuild"
+            else thesis(scene) == "first"
+        )
         assert digest(scene.own) == first
         assert scene.own.stat().st_mode & 0o777 == 0o644

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine t
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
+def scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Scene]:
     """Three hosts with alice's containers; the one on gpu2 runs and was saved once, as "first"."""
     with saved(tmp_path, monkeypatch, capsys) as scene:
         yield scene
@@ -55,7 +57,9 @@ class TestServer:
         assert len([one for one in scene.snapshots() if one["verified"]]) >= 2
         assert not interrupted(scene)
 
-    def test_words_that_nobody_knows_are_no_proof_that_nothing_was_written(self, scene: Scene) -> None:
+    def test_words_that_nobody_knows_are_no_proof_that_nothing_was_written(
+        self, scene: Scene
+    ) -> None:
         old = digest(scene.own)
         scene.at(TAR, "garble")
         assert scene("snapshot", "gpu2", "--yes") == 1
@@ -64,11 +68,15 @@ class TestServer:
         assert scene.state("gpu2") == "RUNNING"
 
     def test_an_answer_that_lost_its_end_is_judged_by_the_archive(self, scene: Scene) -> None:
-        scene.hooks.append(Hook("gpu2", TAR, after=lambda reply: replace(reply, out=reply.out.split("Saved")[0])))
+        scene.hooks.append(
+            Hook("gpu2", TAR, after=lambda reply: replace(reply, out=reply.out.split("Saved")[0]))
+        )
         assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
         assert len(scene.good_ones()) == 2
 
-    def test_a_whole_archive_of_which_the_server_complains_is_bad_but_not_thrown_away(self, scene: Scene) -> None:
+    def test_a_whole_archive_of_which_the_server_complains_is_bad_but_not_thrown_away(
+        self, scene: Scene
+    ) -> None:
         words = "tar: rootfs/home/alice/x: Cannot open: Permission denied\n"
         scene.hooks.append(Hook("gpu2", TAR, after=lambda reply: replace(reply, err=words)))
         assert scene("snapshot", "gpu2", "--yes") == 1
@@ -90,7 +98,9 @@ class TestServer:
         assert "the server shows 2.5G" in scene.err
         assert len(scene.good_ones()) == 2
 
-    def test_a_server_that_would_write_elsewhere_is_stopped_before_it_does(self, scene: Scene) -> None:
+    def test_a_server_that_would_write_elsewhere_is_stopped_before_it_does(
+        self, scene: Scene
+    ) -> None:
         def elsewhere(reply: Reply) -> Reply:
             return replace(reply, out=reply.out.replace("/alice.tar.gz", "/other.tar.gz"))
 
@@ -102,11 +112,15 @@ class TestServer:
         assert digest(scene.own) == old
         assert scene.state("gpu2") == "RUNNING"
 
-    def test_a_tar_that_never_began_does_not_make_the_old_archive_a_new_one(self, scene: Scene) -> None:
+    def test_a_tar_that_never_began_does_not_make_the_old_archive_a_new_one(
+        self, scene: Scene
+    ) -> None:
         """The previous one could only be copied, so it is still where the new one should be."""
         no_rename(scene)
         old = digest(scene.own)
-        scene.hooks.append(Hook("gpu2", TAR, before=raising(DroppedError("the connection was lost"))))
+        scene.hooks.append(
+            Hook("gpu2", TAR, before=raising(DroppedError("the connection was lost")))
+        )
         assert scene("snapshot", "gpu2", "--yes") == 1
         assert "the archive is the old one" in scene.err
         assert old in scene.good_ones()
@@ -151,7 +165,9 @@ class TestOthers:
     def test_a_copy_that_is_not_needed_in_the_end_is_taken_away(self, scene: Scene) -> None:
         no_rename(scene)
         old = digest(scene.own)
-        scene.hooks.append(Hook("gpu2", "snapshot", before=lambda: scene.lab.fault("gpu2", "iam-down", 1)))
+        scene.hooks.append(
+            Hook("gpu2", "snapshot", before=lambda: scene.lab.fault("gpu2", "iam-down", 1))
+        )
         assert scene("snapshot", "gpu2", "--yes") == 6
         assert digest(scene.own) == old
         assert list(scene.nas.glob("alice*.tar.gz")) == [scene.own]
@@ -192,11 +208,15 @@ class TestOthers:
         assert (scene.nas / "alice.tar.gz.json").exists()
 
     def test_a_nas_that_hangs_is_said(self, scene: Scene) -> None:
-        scene.hooks.append(Hook("gpu2", r".*sha256sum.*", before=raising(DroppedError("too slow", code="timeout"))))
+        scene.hooks.append(
+            Hook("gpu2", r".*sha256sum.*", before=raising(DroppedError("too slow", code="timeout")))
+        )
         assert scene("snapshots", "verify", "first") == 5
         assert "the NAS does not answer" in scene.err
 
-    def test_a_stopped_container_of_another_interrupted_snapshot_is_not_started_to_look(self, scene: Scene) -> None:
+    def test_a_stopped_container_of_another_interrupted_snapshot_is_not_started_to_look(
+        self, scene: Scene
+    ) -> None:
         scene.hooks.append(Hook("gpu3", TAR, before=raising(KeyboardInterrupt())))
         assert scene("snapshot", "gpu3", "--yes") == 130
         assert scene("down", "gpu2", "--yes") == 0
@@ -213,7 +233,9 @@ class TestAsking:
         for command in ("snapshot", "recover", "rebuild"):
             assert scene(command, "gpu2") == 7
             assert "--yes" in scene.err
-        assert set(scene.sent) <= {f"gpu{number} {word}" for number in (2, 3, 4) for word in ("help", "rebuild")}
+        assert set(scene.sent) <= {
+            f"gpu{number} {word}" for number in (2, 3, 4) for word in ("help", "rebuild")
+        }
         assert [scene.state(host) for host in ("gpu2", "gpu3", "gpu4")] == ["STOPPED"] * 3
 
     def test_one_that_asks_nothing_needs_nobody(self, scene: Scene) -> None:
@@ -225,13 +247,17 @@ class TestAsking:
 
 
 class TestLonely:
-    def test_a_container_that_runs_under_tar_makes_the_archive_worthless(self, lonely: Scene) -> None:
+    def test_a_container_that_runs_under_tar_makes_the_archive_worthless(
+        self, lonely: Scene
+    ) -> None:
         lonely.at(TAR, "drop")
         assert lonely("snapshot", "gpu2", "--yes") == 5
         assert lonely("up", "gpu2", "--yes") == 0
         data = lonely.own.read_bytes()
         lonely.own.write_bytes(data[: len(data) // 2])
-        lonely.hooks.append(Hook("gpu2", STAT, after=lambda reply: (lonely.own.write_bytes(data), reply)[1]))
+        lonely.hooks.append(
+            Hook("gpu2", STAT, after=lambda reply: (lonely.own.write_bytes(data), reply)[1])
+        )
         assert lonely("snapshot", "gpu2", "--yes") == 1
         assert "started while tar was still saving it" in lonely.err
         assert len(lonely.good_ones()) == 2
@@ -281,7 +307,9 @@ class TestSnapshots:
         assert scene("snapshot", "gpu2", "--undo") == 0, scene.err
         assert scene.own.exists()
 
-    def test_an_undo_waits_for_the_tar_that_may_run_and_makes_the_maps_again(self, scene: Scene) -> None:
+    def test_an_undo_waits_for_the_tar_that_may_run_and_makes_the_maps_again(
+        self, scene: Scene
+    ) -> None:
         """A start under the server's tar would spoil what it writes."""
         assert scene("up", "gpu3") == 0
         assert scene("port", "gpu2", "8888") == 0, scene.err
@@ -290,7 +318,9 @@ class TestSnapshots:
         scene.limits.clear()
         assert scene("snapshot", "gpu2", "--undo") == 0, scene.err
         commands = list(scene.limits)
-        assert next(n for n, one in enumerate(commands) if re.fullmatch(STAT, one, re.DOTALL)) < commands.index("")
+        assert next(
+            n for n, one in enumerate(commands) if re.fullmatch(STAT, one, re.DOTALL)
+        ) < commands.index("")
         assert "port 8888 is mapped again" in scene.err
 
     def test_a_dead_host_delays_nobody(self, scene: Scene) -> None:

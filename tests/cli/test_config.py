@@ -151,7 +151,9 @@ class TestSync:
         assert said.json["error"]["hint"]
         assert owner.files() == before
 
-    def test_an_iam_that_is_down_or_hangs_is_5(self, owner: Newcomer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_iam_that_is_down_or_hangs_is_5(
+        self, owner: Newcomer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("APEXGPU_IAM_URL", owner.lab.iam_url)
         for fault in ("hang", "down"):
             owner.lab.fault("iam", fault)

@@ -25,7 +25,9 @@ Failing = Callable[..., int]
 
 
 @pytest.fixture
-def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Two hosts; alice is registered, and gpu2 is up."""
     with running(tmp_path / "lab", hosts=2, registered=True, pace=0) as lab:
         found = product_of(lab, monkeypatch, capsys)
@@ -38,24 +40,41 @@ def test_a_shell_is_no_document(product: Product) -> None:
     assert "--json needs a command" in product.err
 
 
-@pytest.mark.parametrize("words", [
-    ("cp", "gpu3:a", "."), ("tunnel", "gpu3", "6006", "--background"), ("tensorboard", "gpu3", "runs"),
-    ("jupyter", "gpu3"), ("mount", "gpu3"), ("setup", "gpu3", "cuda"), ("verify", "gpu3"), ("port", "gpu3", "6006"),
-    ("exec", "gpu3", "true"), ("x11", "install", "gpu3"),
-])  # fmt: skip
-def test_what_stands_in_one_hosts_way_is_in_its_row_and_at_the_top(product: Product, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("cp", "gpu3:a", "."),
+        ("tunnel", "gpu3", "6006", "--background"),
+        ("tensorboard", "gpu3", "runs"),
+        ("jupyter", "gpu3"),
+        ("mount", "gpu3"),
+        ("setup", "gpu3", "cuda"),
+        ("verify", "gpu3"),
+        ("port", "gpu3", "6006"),
+        ("exec", "gpu3", "true"),
+        ("x11", "install", "gpu3"),
+    ],
+)
+def test_what_stands_in_one_hosts_way_is_in_its_row_and_at_the_top(
+    product: Product, words: tuple[str, ...]
+) -> None:
     document = product.json(*words)
     assert document["ok"] is False
     assert document["error"]["code"] == "stopped"
-    assert [(row["host"], row["ok"], row["error"]) for row in document["hosts"]] == [("gpu3", False, document["error"])]
+    assert [(row["host"], row["ok"], row["error"]) for row in document["hosts"]] == [
+        ("gpu3", False, document["error"])
+    ]
 
 
-@pytest.mark.parametrize("words", [
-    ("ssh", "gpu2", "--json", "--", "echo out; echo err >&2; exit 4"),
-    ("ssh", "gpu2", "--timeout=20", "--json", "echo out; echo err >&2; exit 4"),
-    ("--json", "ssh", "gpu2", "echo out; echo err >&2; exit 4"),
-    ("exec", "gpu2", "--json", "--timeout", "20", "--", "echo out; echo err >&2; exit 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ssh", "gpu2", "--json", "--", "echo out; echo err >&2; exit 4"),
+        ("ssh", "gpu2", "--timeout=20", "--json", "echo out; echo err >&2; exit 4"),
+        ("--json", "ssh", "gpu2", "echo out; echo err >&2; exit 4"),
+        ("exec", "gpu2", "--json", "--timeout", "20", "--", "echo out; echo err >&2; exit 4"),
+    ],
+)
 def test_what_a_command_said_is_one_document(product: Product, words: tuple[str, ...]) -> None:
     assert product(*words) == 4
     row = json.loads(product.out)["hosts"][0]
@@ -72,10 +91,14 @@ def test_a_tunnel_of_a_host_that_is_not_there_has_its_nearest_names(product: Pro
         assert product("tunnels", "close", name) == 2
         assert "there is no host gpu22" in product.err
         assert "did you mean gpu2" in product.err
-    assert product("tunnels", "close", "gpu2-6006") == 0  # closed by now, or never there: nothing to do
+    assert (
+        product("tunnels", "close", "gpu2-6006") == 0
+    )  # closed by now, or never there: nothing to do
 
 
-def test_tunnels_are_closed_without_a_login_or_a_network(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tunnels_are_closed_without_a_login_or_a_network(
+    product: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("APEXGPU_USER")
     product.lab.fault("iam", "down")
     assert product("tunnels", "close", "--all") == 0, product.err
@@ -91,10 +114,25 @@ def test_a_logout_closes_the_tunnels(product: Product) -> None:
 
 
 def test_the_help_of_a_list_shows_its_options_and_whole_sentences(product: Product) -> None:
-    for group, option in (("gpus", "--watch"), ("snapshots", "[HOST]"), ("tunnels", "--json"), ("mounts", "--json")):
+    for group, option in (
+        ("gpus", "--watch"),
+        ("snapshots", "[HOST]"),
+        ("tunnels", "--json"),
+        ("mounts", "--json"),
+    ):
         assert product(group, "--help") == 0
         assert option in product.out
-    for group in ("gpus", "snapshots", "tunnels", "mounts", "keys", "config", "x11", "lab", "completion"):
+    for group in (
+        "gpus",
+        "snapshots",
+        "tunnels",
+        "mounts",
+        "keys",
+        "config",
+        "x11",
+        "lab",
+        "completion",
+    ):
         assert product(group, "--help") == 0
         assert "..." not in product.out.replace("HOST...", "").replace("[ARGS]...", "")
 
@@ -116,7 +154,9 @@ def test_a_lock_file_is_the_users_alone(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "a.lock").stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("words", [("status", "--json"), ("status", "--timeout", "9", "--json"), ("whoami", "--json")])
+@pytest.mark.parametrize(
+    "words", [("status", "--json"), ("status", "--timeout", "9", "--json"), ("whoami", "--json")]
+)
 def test_ctrl_c_ends_with_a_document_too(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,19 +171,35 @@ def test_ctrl_c_ends_with_a_document_too(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
-@pytest.mark.parametrize("words", [("--version",), ("status", "--json"), ("status",), ("config", "print"), ("--help",)])
-def test_a_full_disk_under_the_output_is_an_error_without_a_trace(product: Product, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "words", [("--version",), ("status", "--json"), ("status",), ("config", "print"), ("--help",)]
+)
+def test_a_full_disk_under_the_output_is_an_error_without_a_trace(
+    product: Product, words: tuple[str, ...]
+) -> None:
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([sys.executable, "-m", "apexgpu", *words], stdout=full, stderr=subprocess.PIPE, text=True,
-                              check=False)  # fmt: skip
-        assert (done.returncode, done.stderr.count("hint: ")) == (1, 0 if words == ("--version",) else 1)
+        done = subprocess.run(
+            [sys.executable, "-m", "apexgpu", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr.count("hint: ")) == (
+            1,
+            0 if words == ("--version",) else 1,
+        )
         assert "Traceback" not in done.stderr
         assert "Exception ignored" not in done.stderr
-        quiet = subprocess.run([sys.executable, "-m", "apexgpu", "nosuch"], stdout=full, stderr=full, check=False)
+        quiet = subprocess.run(
+            [sys.executable, "-m", "apexgpu", "nosuch"], stdout=full, stderr=full, check=False
+        )
     assert quiet.returncode == 2
 
 
-@pytest.mark.parametrize("words", [("cp", "a", "gpu2:a"), ("cp", "gpu2:.bashrc", "."), ("login", "--key", "a")])
+@pytest.mark.parametrize(
+    "words", [("cp", "a", "gpu2:a"), ("cp", "gpu2:.bashrc", "."), ("login", "--key", "a")]
+)
 def test_a_directory_that_is_gone_is_named(
     product: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
@@ -154,7 +210,9 @@ def test_a_directory_that_is_gone_is_named(
     assert "error: the directory that you are in is gone\n hint: cd\n" in product.err
 
 
-@pytest.fixture(params=[("status", "--json"), ("whoami", "--json")], ids=["without typer", "with typer"])
+@pytest.fixture(
+    params=[("status", "--json"), ("whoami", "--json")], ids=["without typer", "with typer"]
+)
 def failing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Failing:
     """Runs a command whose settings cannot be read for the reason given."""
 
@@ -181,12 +239,16 @@ def test_a_fault_of_ours_is_one_error_without_a_traceback_or_a_value(
         failing(KeyError("hunter2"), "--debug")
 
 
-def test_a_file_that_cannot_be_used_is_named(failing: Failing, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_used_is_named(
+    failing: Failing, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert failing(PermissionError(errno.EACCES, "Permission denied", "/etc/x")) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["error"] == {
-        "code": "file", "message": "cannot use /etc/x: Permission denied", "hint": "ls -ld /etc",
-    }  # fmt: skip
+        "code": "file",
+        "message": "cannot use /etc/x: Permission denied",
+        "hint": "ls -ld /etc",
+    }
     assert "error: cannot use /etc/x: Permission denied" in err
 
 
@@ -205,7 +267,9 @@ def test_wrong_use_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None
     assert " hint: apexgpu down --help" in err
 
 
-def test_what_is_in_the_way_of_several_hosts_is_no_ones_row(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_in_the_way_of_several_hosts_is_no_ones_row(
+    product: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "/etc/x")
 
@@ -233,7 +297,9 @@ class Answering(Screen):
         return self.answer or ""
 
 
-@pytest.mark.parametrize(("answer", "code"), [(None, "no_terminal"), ("n", "declined"), ("", "declined")])
+@pytest.mark.parametrize(
+    ("answer", "code"), [(None, "no_terminal"), ("n", "declined"), ("", "declined")]
+)
 def test_nobody_but_yes_goes_on(answer: str | None, code: str) -> None:
     kit = Kit(environment={}, screen=Answering(answer))
     with pytest.raises(DeclinedError) as caught:
@@ -274,13 +340,17 @@ def test_ctrl_c_after_the_document_makes_no_second_one(
 
 def test_what_is_remembered_of_one_user_is_not_anothers(product: Product) -> None:
     state = Path(product.lab.environment["APEXGPU_STATE_DIR"])
-    account.save(state, account.Account(user="alice", hosts=(Host("old", "127.0.0.1", "alice", 22001),)))
+    account.save(
+        state, account.Account(user="alice", hosts=(Host("old", "127.0.0.1", "alice", 22001),))
+    )
     assert [host.name for host in Kit().known_hosts] == ["old"]
     found = Kit(environment={**os.environ, "APEXGPU_USER": "bob"}).known_hosts
     assert {(host.name, host.user) for host in found} == {("gpu2", "bob"), ("gpu3", "bob")}
 
 
-def test_an_address_outside_the_networks_of_the_settings_is_not_connected_to(product: Product) -> None:
+def test_an_address_outside_the_networks_of_the_settings_is_not_connected_to(
+    product: Product,
+) -> None:
     config = Path(product.lab.environment["APEXGPU_CONFIG_DIR"]) / "config.toml"
     for networks, code in (("127.0.0.0/8", 0), ("10.0.0.0/8", 2)):
         config.write_text(f'keep_connections = false\nnetworks = ["{networks}"]\n')

@@ -24,7 +24,9 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Two hosts; alice's container on gpu2 runs. The laptop stands in an empty directory."""
     with running(tmp_path / "lab", hosts=2, registered=True) as lab:
         found = product_of(lab, monkeypatch, capsys)
@@ -42,16 +44,26 @@ def home(product: Product, host: str = "gpu2") -> Path:
 
 class TestInTheLab:
     @pytest.mark.parametrize("method", ["rsync", "sftp"])
-    def test_json_tells_what_was_done_and_the_second_time_that_nothing_was(self, product: Product, method: str) -> None:
+    def test_json_tells_what_was_done_and_the_second_time_that_nothing_was(
+        self, product: Product, method: str
+    ) -> None:
         Path("data").mkdir()
         Path("data/数据 1").write_bytes(noise(100_000))
         Path("data/empty").touch()
         first = product.json("cp", "--method", method, "data", "gpu2:")
         assert first.pop("seconds") > 0
         assert first == {
-            "schema": 1, "ok": True, "host": "gpu2", "files": 2, "bytes": 100_000, "transferred": 100_000, "changed": 2,
-            "left_out": 0, "method": method, "targets": ["/home/alice/data"],
-        }  # fmt: skip
+            "schema": 1,
+            "ok": True,
+            "host": "gpu2",
+            "files": 2,
+            "bytes": 100_000,
+            "transferred": 100_000,
+            "changed": 2,
+            "left_out": 0,
+            "method": method,
+            "targets": ["/home/alice/data"],
+        }
         assert (home(product) / "data/数据 1").read_bytes() == noise(100_000)
         again = product.json("cp", "--method", method, "data", "gpu2:")
         assert (again["ok"], again["changed"], again["transferred"]) == (True, 0, 0)
@@ -62,15 +74,21 @@ class TestInTheLab:
         assert product.out == ""
 
     @pytest.mark.parametrize("method", ["rsync", "sftp"])
-    def test_a_file_that_names_the_labs_own_paths_comes_unchanged(self, product: Product, method: str) -> None:
+    def test_a_file_that_names_the_labs_own_paths_comes_unchanged(
+        self, product: Product, method: str
+    ) -> None:
         text = f"{home(product)}\n" * 5000
         (home(product) / "log").write_text(text)
         assert product("cp", "--method", method, "gpu2:log", ".") == 0
         assert Path("log").read_text() == text
 
-    def test_without_rsync_there_sftp_carries_and_rsync_by_name_says_how_to_get_it(self, product: Product) -> None:
+    def test_without_rsync_there_sftp_carries_and_rsync_by_name_says_how_to_get_it(
+        self, product: Product
+    ) -> None:
         bin_ = product.lab.call(lambda world: world.directory) / "bin"
-        (bin_ / "rsync").write_text("#!/bin/sh\necho 'bash: rsync: command not found' >&2\nexit 127\n")
+        (bin_ / "rsync").write_text(
+            "#!/bin/sh\necho 'bash: rsync: command not found' >&2\nexit 127\n"
+        )
         (bin_ / "rsync").chmod(0o755)
         Path("file").write_text("x")
         assert product.json("cp", "file", "gpu2:")["method"] == "sftp"
@@ -107,9 +125,12 @@ class TestInTheLab:
         product.lab.clear("gpu2", "silent")
 
     @pytest.mark.parametrize(
-        ("words", "code"), [(("cp", "nothing", "gpu2:"), 6), (("cp", "gpu2:nothing", "."), 6), (("cp", "a", "b"), 2)]
+        ("words", "code"),
+        [(("cp", "nothing", "gpu2:"), 6), (("cp", "gpu2:nothing", "."), 6), (("cp", "a", "b"), 2)],
     )
-    def test_a_failure_is_one_document_too(self, product: Product, words: tuple[str, ...], code: int) -> None:
+    def test_a_failure_is_one_document_too(
+        self, product: Product, words: tuple[str, ...], code: int
+    ) -> None:
         assert product(*words, "--json") == code
         document = json.loads(product.out)
         assert document["ok"] is False
@@ -133,7 +154,9 @@ class Laptop:
     def start(self, *words: str) -> "subprocess.Popen[str]":
         """Run it; it can be killed."""
         argv = [sys.executable, "-m", "apexgpu", *words]
-        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.here)
+        return subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.here
+        )
 
     def json(self, *words: str) -> Any:
         """Run it to its end."""
@@ -152,15 +175,20 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Laptop]:
     with wire(there.host.address, server.host.manage_port) as line:
         host = replace(there.host, port=line.port, manage_port=line.port)
         known = server.directory / "known_hosts"
-        known.write_text(known.read_text().replace(f":{server.host.manage_port} ", f":{line.port} "))
+        known.write_text(
+            known.read_text().replace(f":{server.host.manage_port} ", f":{line.port} ")
+        )
         state, settings = tmp_path / "state", tmp_path / "settings"
         settings.mkdir()
         (settings / "config.toml").write_text("keep_connections = false\n")
         account.save(state, account.Account(user=host.user, hosts=(host,)))
         for name, value in {
-            "APEXGPU_STATE_DIR": state, "APEXGPU_CONFIG_DIR": settings, "APEXGPU_USER": host.user,
-            "APEXGPU_SSH_CONFIG": there.config, "APEXGPU_IAM_URL": "http://127.0.0.1:9",
-        }.items():  # fmt: skip
+            "APEXGPU_STATE_DIR": state,
+            "APEXGPU_CONFIG_DIR": settings,
+            "APEXGPU_USER": host.user,
+            "APEXGPU_SSH_CONFIG": there.config,
+            "APEXGPU_IAM_URL": "http://127.0.0.1:9",
+        }.items():
             monkeypatch.setenv(name, str(value))
         yield Laptop(there, line, here)
     server.stop()
@@ -214,8 +242,12 @@ def test_a_lost_connection_is_exit_5_with_the_way_on(laptop: Laptop) -> None:
     ("done", "total", "rate", "shown"),
     [
         (0, None, 0.0, "x  0 B"),
-        (512 * MIB, 1024 * MIB, 64.0 * MIB,
-         "x  ▕██████████░░░░░░░░░░▏ 50 %  512.0 MiB of 1.0 GiB  64.0 MiB/s  8 s left"),
+        (
+            512 * MIB,
+            1024 * MIB,
+            64.0 * MIB,
+            "x  ▕██████████░░░░░░░░░░▏ 50 %  512.0 MiB of 1.0 GiB  64.0 MiB/s  8 s left",
+        ),
         (1024 * MIB, 1024 * MIB, 0.0, "x  ▕████████████████████▏100 %  1.0 GiB of 1.0 GiB"),
         (2048 * MIB, 1024 * MIB, 0.0, "x  ▕████████████████████▏100 %  2.0 GiB of 1.0 GiB"),
     ],

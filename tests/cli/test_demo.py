@@ -42,10 +42,16 @@ def test_the_story_is_told_and_nothing_is_left(scratch: Path, isolated: Path) ->
     done = subprocess.run(DEMO, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr
     for said in (
-        "$ apexgpu login alice", "$ apexgpu register gpu2 gpu3", "gpu2 is up. Next: ", "TITAN V", "gpu2 is down",
-        "$ apexgpu gpus gpu2", "/home/alice/hello.txt: 1 file", "hello from the container",
+        "$ apexgpu login alice",
+        "$ apexgpu register gpu2 gpu3",
+        "gpu2 is up. Next: ",
+        "TITAN V",
+        "gpu2 is down",
+        "$ apexgpu gpus gpu2",
+        "/home/alice/hello.txt: 1 file",
+        "hello from the container",
         "the snapshot is good: alice-gpu2-",
-    ):  # fmt: skip
+    ):
         assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "\x1b" not in done.stdout
@@ -55,7 +61,9 @@ def test_the_story_is_told_and_nothing_is_left(scratch: Path, isolated: Path) ->
 
 
 def test_as_json_each_step_has_its_exit_code(scratch: Path) -> None:
-    done = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, timeout=LIMIT, check=False)
+    done = subprocess.run(
+        [*DEMO, "--json"], capture_output=True, text=True, timeout=LIMIT, check=False
+    )
     document = json.loads(done.stdout)
     assert document["schema"] == 1
     assert document["ok"] is True
@@ -65,8 +73,9 @@ def test_as_json_each_step_has_its_exit_code(scratch: Path) -> None:
 
 @pytest.mark.parametrize("after", ["$ apexgpu login", "$ apexgpu tunnel"])
 def test_interrupted_it_leaves_nothing_either(scratch: Path, isolated: Path, after: str) -> None:
-    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          start_new_session=True) as demo:  # fmt: skip
+    with subprocess.Popen(
+        DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as demo:
         assert demo.stdout
         for line in demo.stdout:
             if line.startswith(after):

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.openssh
 
 
 @pytest.fixture
-def lab3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def lab3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Three hosts; alice is registered on all of them, gpu2 runs; she never logged in from here."""
     with running(tmp_path / "lab", hosts=3, registered=True) as lab:
         product = product_of(lab, monkeypatch, capsys)
@@ -27,7 +29,9 @@ def lab3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 @pytest.fixture
-def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def laptop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Two hosts; alice has logged in and is registered on gpu2."""
     with running(tmp_path / "lab", hosts=2) as lab:
         product = product_of(lab, monkeypatch, capsys)
@@ -49,8 +53,12 @@ class TestAllWell:
     def test_says_so_and_changes_nothing(self, lab3: Product) -> None:
         def everything() -> dict[Path, bytes]:
             home = lab3.lab.layout.home
-            return {path: path.read_bytes() for part in ("ssh", "state", "config")
-                    for path in (home / part).rglob("*") if path.is_file()}  # fmt: skip
+            return {
+                path: path.read_bytes()
+                for part in ("ssh", "state", "config")
+                for path in (home / part).rglob("*")
+                if path.is_file()
+            }
 
         before = everything()
         assert lab3("doctor") == 0, lab3.out
@@ -65,17 +73,33 @@ class TestAllWell:
         rows = [*document["checks"], *(row for host in document["hosts"] for row in host["checks"])]
         assert all(set(row) == {"check", "verdict", "fact", "hint", "code"} for row in rows)
         assert {row["verdict"] for row in rows} <= {"ok", "note"}
-        assert {"program", "settings", "directories", "programs", "agent", "key", "IAM", "ssh config", "known_hosts",
-                "password"} <= {row["check"] for row in document["checks"]}  # fmt: skip
+        assert {
+            "program",
+            "settings",
+            "directories",
+            "programs",
+            "agent",
+            "key",
+            "IAM",
+            "ssh config",
+            "known_hosts",
+            "password",
+        } <= {row["check"] for row in document["checks"]}
         assert [(host["host"], host["ok"], host["error"]) for host in document["hosts"]] == [
-            ("gpu2", True, None), ("gpu3", True, None), ("gpu4", True, None),
-        ]  # fmt: skip
+            ("gpu2", True, None),
+            ("gpu3", True, None),
+            ("gpu4", True, None),
+        ]
 
     def test_one_host_is_told_line_by_line(self, lab3: Product) -> None:
         assert lab3("doctor", "gpu2") == 0
         assert [line.split()[2] for line in lab3.out.splitlines() if line.split()[1] == "gpu2"] == [
-            "route:", "manage", "key:", "container:", "container",
-        ]  # fmt: skip
+            "route:",
+            "manage",
+            "key:",
+            "container:",
+            "container",
+        ]
         assert "gpu3" not in lab3.out.partition("gpu2 ")[2]
 
     def test_a_host_that_nobody_knows_is_a_usage_error(self, lab3: Product) -> None:
@@ -113,7 +137,9 @@ class TestHosts:
         assert hint
         assert "doctor" not in hint
 
-    def test_not_registered_is_a_problem_only_where_it_was_asked_about(self, laptop: Product) -> None:
+    def test_not_registered_is_a_problem_only_where_it_was_asked_about(
+        self, laptop: Product
+    ) -> None:
         assert laptop("doctor") == 0, laptop.out
         assert "note    gpu3" in laptop.out
         assert "hint:          apexgpu register gpu3" in laptop.out
@@ -126,7 +152,9 @@ class TestHosts:
         assert document["ok"]
         seen = {row["check"]: row["hint"] for row in document["hosts"][0]["checks"]}
         assert seen["host key"] == "apexgpu status gpu2"
-        assert "0 of 3" in next(row["fact"] for row in document["checks"] if row["check"] == "known_hosts")
+        assert "0 of 3" in next(
+            row["fact"] for row in document["checks"] if row["check"] == "known_hosts"
+        )
         assert known.read_text() == ""
 
     def test_when_nobody_answers_it_is_the_network(self, lab3: Product) -> None:
@@ -138,7 +166,9 @@ class TestHosts:
 
 class TestThisMachine:
     def test_a_settings_file_that_cannot_be_read_ends_the_look(self, lab3: Product) -> None:
-        (Path(lab3.lab.environment["APEXGPU_CONFIG_DIR"]) / "config.toml").write_text("timeout = \n")
+        (Path(lab3.lab.environment["APEXGPU_CONFIG_DIR"]) / "config.toml").write_text(
+            "timeout = \n"
+        )
         document = lab3.json("doctor")
         assert set(problems(document["checks"])) == {"settings"}
         assert document["hosts"] == []
@@ -182,9 +212,13 @@ class TestThisMachine:
 
     @pytest.mark.parametrize(
         ("said", "verdict"),
-        [("OpenSSH_9.2p1 Debian-2, OpenSSL 3", "ok"), ("OpenSSH_7.2p2 Ubuntu-4", "note"),
-         ("OpenSSH_for_Windows_8.1p1, LibreSSL 2", "ok"), ("something else", "ok")],
-    )  # fmt: skip
+        [
+            ("OpenSSH_9.2p1 Debian-2, OpenSSL 3", "ok"),
+            ("OpenSSH_7.2p2 Ubuntu-4", "note"),
+            ("OpenSSH_for_Windows_8.1p1, LibreSSL 2", "ok"),
+            ("something else", "ok"),
+        ],
+    )
     def test_an_old_ssh_is_noted(self, said: str, verdict: str) -> None:
         assert doctor._ssh_version(said, "/usr/bin/ssh").verdict == verdict
 
@@ -208,7 +242,10 @@ class TestSshConfig:
 
     def test_others_may_write_it(self, laptop: Product) -> None:
         config_of(laptop).chmod(0o666)
-        assert problems(laptop.json("doctor")["checks"])["ssh config"][1] == f"chmod go-w {config_of(laptop)}"
+        assert (
+            problems(laptop.json("doctor")["checks"])["ssh config"][1]
+            == f"chmod go-w {config_of(laptop)}"
+        )
 
     @pytest.mark.parametrize(
         ("line", "verdict", "cure"),
@@ -225,13 +262,19 @@ class TestSshConfig:
     ) -> None:
         path = config_of(laptop)
         path.write_text(path.read_text().replace("IdentitiesOnly yes", line))
-        found = [row for row in laptop.json("doctor", "--timeout", "1")["checks"] if row["check"] == "ssh settings"]
+        found = [
+            row
+            for row in laptop.json("doctor", "--timeout", "1")["checks"]
+            if row["check"] == "ssh settings"
+        ]
         assert [row["verdict"] for row in found] == ([verdict] if verdict else [])
         assert all(cure in row["hint"] and str(path) in row["hint"] for row in found)
 
     def test_host_keys_that_are_never_looked_at(self, laptop: Product) -> None:
         path = config_of(laptop)
-        path.write_text(path.read_text().replace("StrictHostKeyChecking yes", "StrictHostKeyChecking no"))
+        path.write_text(
+            path.read_text().replace("StrictHostKeyChecking yes", "StrictHostKeyChecking no")
+        )
         notes = [row["fact"] for row in laptop.json("doctor")["checks"] if row["verdict"] == "note"]
         assert any("StrictHostKeyChecking is off" in fact for fact in notes)
 

@@ -23,7 +23,9 @@ MIB = 1024**2
 
 
 @pytest.fixture
-def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """gpu2 and gpu3 run and have two GPUs each, gpu4 is stopped."""
     monkeypatch.setenv("TERM", "xterm")
     with running(tmp_path / "lab", hosts=3, registered=True) as lab:
@@ -43,12 +45,37 @@ class TestTheTable:
     def test_has_a_row_for_every_gpu_of_the_hosts_that_run(self, product: Product) -> None:
         assert product("gpus") == 0
         lines = product.out.splitlines()
-        assert lines[0].split() == ["HOST", "GPU", "MODEL", "TEMP", "LOAD", "USED", "FREE", "DRIVER", "USED", "BY"]
+        assert lines[0].split() == [
+            "HOST",
+            "GPU",
+            "MODEL",
+            "TEMP",
+            "LOAD",
+            "USED",
+            "FREE",
+            "DRIVER",
+            "USED",
+            "BY",
+        ]
         assert [re.split(r" {2,}", line) for line in lines[1:3]] == [
-            ["gpu2", "0", "TITAN V", "78°C", "97%", "8.8 GiB", "3.0 GiB", "390.48", "others 8.8 GiB"],
+            [
+                "gpu2",
+                "0",
+                "TITAN V",
+                "78°C",
+                "97%",
+                "8.8 GiB",
+                "3.0 GiB",
+                "390.48",
+                "others 8.8 GiB",
+            ],
             ["gpu2", "1", "TITAN V", "30°C", "0%", "11.0 MiB", "11.8 GiB", "390.48"],
         ]
-        assert [line.split()[:2] for line in lines[3:]] == [["gpu3", "0"], ["gpu3", "1"], ["gpu4", "-"]]
+        assert [line.split()[:2] for line in lines[3:]] == [
+            ["gpu3", "0"],
+            ["gpu3", "1"],
+            ["gpu4", "-"],
+        ]
         assert row(product, "gpu4") == ["gpu4", "-", "stopped", "apexgpu up gpu4"]
         assert product.err == (
             "others: memory that no program of your container accounts for; theirs cannot be seen from it\n"
@@ -60,8 +87,13 @@ class TestTheTable:
         assert product.err == ""
 
     def test_tells_the_own_programs_from_others(self, product: Product) -> None:
-        card = TITAN | {"used": 9011, "own": [[4242, "/usr/bin/python3", 3000], [4243, "python3", 1000]]}
-        product.lab.call(lambda world: world.set_gpus(world.host("gpu2"), [card, TITAN | CARDS["O"]]))
+        card = TITAN | {
+            "used": 9011,
+            "own": [[4242, "/usr/bin/python3", 3000], [4243, "python3", 1000]],
+        }
+        product.lab.call(
+            lambda world: world.set_gpus(world.host("gpu2"), [card, TITAN | CARDS["O"]])
+        )
         assert product("gpus", "gpu2") == 0
         assert row(product, "gpu2")[-1] == "you 3.9 GiB (python3), others 4.9 GiB"
         assert product.out.splitlines()[2].endswith("390.48  you 2.9 GiB (python)")
@@ -73,10 +105,19 @@ class TestTheTable:
         busy, _ = host["gpus"]
         assert busy.pop("uuid").startswith("GPU-")
         assert busy == {
-            "index": 0, "name": "TITAN V", "driver": "390.48", "temperature": 78, "utilization": 97,
-            "memory_total": 12066 * MIB, "memory_used": 9000 * MIB, "memory_free": 3066 * MIB,
-            "compute_mode": "Default", "processes": [], "others": 9000 * MIB, "page": [],
-        }  # fmt: skip
+            "index": 0,
+            "name": "TITAN V",
+            "driver": "390.48",
+            "temperature": 78,
+            "utilization": 97,
+            "memory_total": 12066 * MIB,
+            "memory_used": 9000 * MIB,
+            "memory_free": 3066 * MIB,
+            "compute_mode": "Default",
+            "processes": [],
+            "others": 9000 * MIB,
+            "page": [],
+        }
 
     def test_words_of_a_server_are_data(self, product: Product) -> None:
         card = TITAN | {"name": "\x1b[31mTITAN", "own": [[1, "[bold]\x07x", 5000]], "used": 5011}
@@ -139,7 +180,12 @@ class TestBadRows:
     def test_a_port_that_is_not_forwarded(self, product: Product) -> None:
         product.lab.fault("gpu3", "no-forward")
         assert product("gpus", "gpu3") == 6
-        assert row(product, "gpu3") == ["gpu3", "-", "no forward", "apexgpu down gpu3 && apexgpu up gpu3"]
+        assert row(product, "gpu3") == [
+            "gpu3",
+            "-",
+            "no forward",
+            "apexgpu down gpu3 && apexgpu up gpu3",
+        ]
 
     def test_a_gpu_that_hangs(self, product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
         # As if half a minute had gone by: a second for the whole, which begins when the login has succeeded.
@@ -205,8 +251,16 @@ class TestTheMonitorPage:
             assert row(product, "gpu3")[-1] == "others 8.8 GiB: carol 1.0 GiB [old: 2 h ago]"
             assert product.out.splitlines()[4].endswith("  the page: alice (CV) 5.0 GiB")
             told = product.hosts("gpus")["gpu3"]["gpus"][0]["page"]
-        assert told == [{"user": "carol", "group": None, "memory": 1024 * MIB, "gpu": 0, "refreshed": "2 h ago",
-                         "stale": True}]  # fmt: skip
+        assert told == [
+            {
+                "user": "carol",
+                "group": None,
+                "memory": 1024 * MIB,
+                "gpu": 0,
+                "refreshed": "2 h ago",
+                "stale": True,
+            }
+        ]
 
     @pytest.mark.parametrize(
         ("answer", "words"),
@@ -228,7 +282,9 @@ class TestTheMonitorPage:
         assert words in product.err
         assert "so owners are not shown" in product.err
 
-    @pytest.mark.parametrize("url", ["http://bob:secret@127.0.0.1/", "ftp://x/", "nonsense", "http://"])
+    @pytest.mark.parametrize(
+        "url", ["http://bob:secret@127.0.0.1/", "ftp://x/", "nonsense", "http://"]
+    )
     def test_with_a_senseless_address_neither(self, product: Product, url: str) -> None:
         point_at(product, url)
         assert product("gpus", "gpu2") == 0
@@ -259,7 +315,9 @@ def sockets(pid: int | None) -> int | None:
 
 @pytest.mark.openssh
 class TestWatch:
-    def test_shows_changes_over_one_connection_a_host_and_ends_with_ctrl_c(self, product: Product) -> None:
+    def test_shows_changes_over_one_connection_a_host_and_ends_with_ctrl_c(
+        self, product: Product
+    ) -> None:
         card = TITAN | {"used": [1000, 2000, 3000], "load": 50}
         product.lab.call(lambda world: world.set_gpus(world.host("gpu2"), [card]))
         with at_terminal("gpus", "--watch", "gpu2", "gpu3") as child:

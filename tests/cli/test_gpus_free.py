@@ -44,38 +44,97 @@ CARDS: dict[str, dict[str, Any]] = {
 # What the hosts have (all others are busy), and what is asked: GiB, how many -> the hosts and numbers, best first.
 Asked = tuple[float | None, int, list[str]]
 SITUATIONS: list[tuple[str, dict[str, str], list[Asked]]] = [
-    ("nothing is free", {}, [
-        (None, 1, []), (2, 1, []), (0.5, 4, []),
-    ]),
-    ("one GPU of one host", {"gpu7": "BBeB"}, [
-        (None, 1, ["gpu7:2"]), (11, 1, ["gpu7:2"]), (None, 2, []),
-    ]),
-    ("pauses everywhere, and one that is empty", dict.fromkeys(NAMES, "PPPP") | {"gpu19": "PPPw"}, [
-        (None, 1, ["gpu19:3"]), (2, 1, ["gpu19:3"]), (1, 2, []),
-    ]),
-    ("enough, but on two hosts", {"gpu3": "eBBB", "gpu4": "BeBB", "gpu12": "BBee"}, [
-        (None, 2, ["gpu12:2,3"]), (None, 1, ["gpu12:2", "gpu3:0", "gpu4:1"]), (None, 3, []),
-    ]),
-    ("held memory with enough beside it", {"gpu5": "HsHH", "gpu6": "BBBe", "gpu8": "ssBB"}, [
-        (None, 1, ["gpu6:3"]), (8, 1, ["gpu6:3", "gpu8:0", "gpu5:1"]), (3, 2, ["gpu8:0,1", "gpu5:0,1"]),
-    ]),
-    ("programs that come and go", {"gpu2": "GGGG", "gpu3": "ZZZZ", "gpu4": "CCCC", "gpu5": "eGZC"}, [
-        (None, 1, ["gpu5:0"]), (8, 1, ["gpu5:0"]), (None, 4, []),
-    ]),
-    ("own programs count as well", {"gpu9": "OOee", "gpu10": "OeBB"}, [
-        (None, 1, ["gpu9:2", "gpu10:1"]), (8, 3, ["gpu9:0,2,3"]), (10, 2, ["gpu9:2,3"]),
-    ]),
-    ("modes of the cards", {"gpu2": "QQQQ", "gpu3": "XXXX", "gpu4": "QXxB"}, [
-        (None, 1, ["gpu4:2"]), (1, 2, []), (4, 1, ["gpu4:2"]),
-    ]),
-    ("large cards", {"gpu15": "LKBB", "gpu16": "eeee", "gpu17": "KKKK"}, [
-        (15, 1, ["gpu15:0", "gpu17:0"]), (None, 1, ["gpu15:0", "gpu16:0"]), (15, 2, ["gpu15:0,1", "gpu17:0,1"]),
-    ]),
-    ("hosts of many kinds", {"gpu2": "eeeeeeee", "gpu3": "e", "gpu4": "dwdw", "gpu5": "", "gpu6": "PPww"}, [
-        (None, 8, ["gpu2:0,1,2,3,4,5,6,7"]), (None, 4, ["gpu2:0,1,2,3", "gpu4:0,1,2,3"]),
-        (None, 1, ["gpu2:0", "gpu4:0", "gpu3:0", "gpu6:2"]),
-    ]),
-]  # fmt: skip
+    (
+        "nothing is free",
+        {},
+        [
+            (None, 1, []),
+            (2, 1, []),
+            (0.5, 4, []),
+        ],
+    ),
+    (
+        "one GPU of one host",
+        {"gpu7": "BBeB"},
+        [
+            (None, 1, ["gpu7:2"]),
+            (11, 1, ["gpu7:2"]),
+            (None, 2, []),
+        ],
+    ),
+    (
+        "pauses everywhere, and one that is empty",
+        dict.fromkeys(NAMES, "PPPP") | {"gpu19": "PPPw"},
+        [
+            (None, 1, ["gpu19:3"]),
+            (2, 1, ["gpu19:3"]),
+            (1, 2, []),
+        ],
+    ),
+    (
+        "enough, but on two hosts",
+        {"gpu3": "eBBB", "gpu4": "BeBB", "gpu12": "BBee"},
+        [
+            (None, 2, ["gpu12:2,3"]),
+            (None, 1, ["gpu12:2", "gpu3:0", "gpu4:1"]),
+            (None, 3, []),
+        ],
+    ),
+    (
+        "held memory with enough beside it",
+        {"gpu5": "HsHH", "gpu6": "BBBe", "gpu8": "ssBB"},
+        [
+            (None, 1, ["gpu6:3"]),
+            (8, 1, ["gpu6:3", "gpu8:0", "gpu5:1"]),
+            (3, 2, ["gpu8:0,1", "gpu5:0,1"]),
+        ],
+    ),
+    (
+        "programs that come and go",
+        {"gpu2": "GGGG", "gpu3": "ZZZZ", "gpu4": "CCCC", "gpu5": "eGZC"},
+        [
+            (None, 1, ["gpu5:0"]),
+            (8, 1, ["gpu5:0"]),
+            (None, 4, []),
+        ],
+    ),
+    (
+        "own programs count as well",
+        {"gpu9": "OOee", "gpu10": "OeBB"},
+        [
+            (None, 1, ["gpu9:2", "gpu10:1"]),
+            (8, 3, ["gpu9:0,2,3"]),
+            (10, 2, ["gpu9:2,3"]),
+        ],
+    ),
+    (
+        "modes of the cards",
+        {"gpu2": "QQQQ", "gpu3": "XXXX", "gpu4": "QXxB"},
+        [
+            (None, 1, ["gpu4:2"]),
+            (1, 2, []),
+            (4, 1, ["gpu4:2"]),
+        ],
+    ),
+    (
+        "large cards",
+        {"gpu15": "LKBB", "gpu16": "eeee", "gpu17": "KKKK"},
+        [
+            (15, 1, ["gpu15:0", "gpu17:0"]),
+            (None, 1, ["gpu15:0", "gpu16:0"]),
+            (15, 2, ["gpu15:0,1", "gpu17:0,1"]),
+        ],
+    ),
+    (
+        "hosts of many kinds",
+        {"gpu2": "eeeeeeee", "gpu3": "e", "gpu4": "dwdw", "gpu5": "", "gpu6": "PPww"},
+        [
+            (None, 8, ["gpu2:0,1,2,3,4,5,6,7"]),
+            (None, 4, ["gpu2:0,1,2,3", "gpu4:0,1,2,3"]),
+            (None, 1, ["gpu2:0", "gpu4:0", "gpu3:0", "gpu6:2"]),
+        ],
+    ),
+]
 
 
 def cards(letters: str) -> list[dict[str, Any]]:
@@ -101,11 +160,17 @@ def tell(lab: Lab, scene: dict[str, str]) -> None:
         set_cards(lab, name, scene.get(name, "BPBB"))
 
 
-@pytest.mark.parametrize(("what", "scene", "asked"), SITUATIONS, ids=[what for what, _, _ in SITUATIONS])
+@pytest.mark.parametrize(
+    ("what", "scene", "asked"), SITUATIONS, ids=[what for what, _, _ in SITUATIONS]
+)
 def test_the_right_gpus_are_picked(
-    eighteen: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    what: str, scene: dict[str, str], asked: list[Asked],
-) -> None:  # fmt: skip
+    eighteen: Lab,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+    scene: dict[str, str],
+    asked: list[Asked],
+) -> None:
     product_of(eighteen, monkeypatch, capsys)
     tell(eighteen, scene)
     kit = Kit(environment=os.environ)
@@ -118,7 +183,9 @@ def test_the_right_gpus_are_picked(
     assert len(seen) == 18 - sum(not letters for letters in scene.values())
     for memory, count, expected in asked:
         need = Need(None if memory is None else int(memory * GIB), count)
-        found = [f"{one.host}:{','.join(map(str, one.chosen))}" for one in gpuchoice.offers(seen, need)]
+        found = [
+            f"{one.host}:{','.join(map(str, one.chosen))}" for one in gpuchoice.offers(seen, need)
+        ]
         assert found == expected, (what, memory, count)
 
 
@@ -128,33 +195,62 @@ def test_there_are_thirty_situations() -> None:
 
 class TestTheCommand:
     @pytest.fixture
-    def product(self, eighteen: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Product:
+    def product(
+        self, eighteen: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> Product:
         return product_of(eighteen, monkeypatch, capsys)
 
     def test_shows_the_best_first_with_the_line_to_paste(self, product: Product) -> None:
         tell(product.lab, {"gpu4": "PeeP", "gpu11": "Peee"})
         assert product("gpus", "free", "--count", "2", "--over", "0") == 0
         header, *rows, blank, paste = product.out.splitlines()
-        assert header.split() == ["HOST", "GPUS", "MODEL", "FREE", "ON", "EACH", "LOAD", "PUT", "BEFORE", "YOUR",
-                                  "COMMAND"]  # fmt: skip
+        assert header.split() == [
+            "HOST",
+            "GPUS",
+            "MODEL",
+            "FREE",
+            "ON",
+            "EACH",
+            "LOAD",
+            "PUT",
+            "BEFORE",
+            "YOUR",
+            "COMMAND",
+        ]
         assert [row.split()[:2] for row in rows] == [["gpu11", "1,2,3"], ["gpu4", "1,2"]]
         assert not blank
-        assert paste == 'apexgpu ssh gpu11 -- "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1,2 python train.py"'
+        assert (
+            paste
+            == 'apexgpu ssh gpu11 -- "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1,2 python train.py"'
+        )
 
-    def test_what_is_pasted_reaches_the_program(self, product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_is_pasted_reaches_the_program(
+        self, product: Product, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         tell(product.lab, {"gpu4": "PeeP"})
         (offer,) = product.json("gpus", "free", "--count", "2", "--over", "0")["free"]
         assert offer["host"] == "gpu4"
         assert offer["gpus"] == offer["fitting"] == [1, 2]
-        assert offer["environment"] == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "1,2"}
+        assert offer["environment"] == {
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": "1,2",
+        }
         assert offer["memory_free"] == (12066 - 11) * 1024**2
         said = offer["command"].replace("python train.py", "env | grep ^CUDA").split('"')
         assert product("exec", "gpu4", "--", said[1]) == 0
-        assert product.out.splitlines() == ["CUDA_DEVICE_ORDER=PCI_BUS_ID", "CUDA_VISIBLE_DEVICES=1,2"]
+        assert product.out.splitlines() == [
+            "CUDA_DEVICE_ORDER=PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES=1,2",
+        ]
 
     def test_nothing_free_is_exit_6(self, product: Product) -> None:
         tell(product.lab, {})
-        assert product("gpus", "free", "gpu2", "gpu3", "--over", "0", "--memory", "4.5", "--count", "2") == 6
+        assert (
+            product(
+                "gpus", "free", "gpu2", "gpu3", "--over", "0", "--memory", "4.5", "--count", "2"
+            )
+            == 6
+        )
         assert product.out == ""
         assert "no host that runs your container has 2 free GPUs with 4.5 GiB now" in product.err
         document = product.json("gpus", "free", "gpu2", "--over", "0")
@@ -163,7 +259,9 @@ class TestTheCommand:
         assert document["free"] == []
         assert [len(host["gpus"]) for host in document["hosts"]] == [4]
 
-    @pytest.mark.parametrize("words", [("--count", "0"), ("--memory", "0"), ("--memory", "many"), ("--over", "-1")])
+    @pytest.mark.parametrize(
+        "words", [("--count", "0"), ("--memory", "0"), ("--memory", "many"), ("--over", "-1")]
+    )
     def test_senseless_needs_are_refused(self, product: Product, words: tuple[str, ...]) -> None:
         assert product("gpus", "free", *words) == 2
 
@@ -181,13 +279,20 @@ class TestHostsThatAreNotUp:
 
     def test_are_named_with_what_it_takes(self, three: Product) -> None:
         assert three("gpus", "free", "--over", "0") == 0
-        assert "not looked at, for the container there is stopped: gpu3\n   hint: apexgpu up gpu3\n" in three.err
-        assert "not looked at, for you are not registered there: gpu4\n   hint: apexgpu register gpu4\n" in three.err
+        assert (
+            "not looked at, for the container there is stopped: gpu3\n   hint: apexgpu up gpu3\n"
+            in three.err
+        )
+        assert (
+            "not looked at, for you are not registered there: gpu4\n   hint: apexgpu register gpu4\n"
+            in three.err
+        )
         hosts = {row["host"]: row for row in three.json("gpus", "free", "--over", "0")["hosts"]}
         assert {name: (row["ok"], row["state"], row["hint"]) for name, row in hosts.items()} == {
-            "gpu2": (True, "running", None), "gpu3": (True, "stopped", "apexgpu up gpu3"),
+            "gpu2": (True, "running", None),
+            "gpu3": (True, "stopped", "apexgpu up gpu3"),
             "gpu4": (True, "not_registered", "apexgpu register gpu4"),
-        }  # fmt: skip
+        }
 
     def test_are_the_way_out_where_nothing_is_free(self, three: Product) -> None:
         set_cards(three.lab, "gpu2", "BB")

@@ -17,7 +17,9 @@ from tests.cli.product import Line, Product, product_of
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Two hosts; alice has logged in and is registered nowhere."""
     with running(tmp_path / "lab", hosts=2) as lab:
         product = product_of(lab, monkeypatch, capsys)
@@ -27,7 +29,9 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 @pytest.fixture
-def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Three hosts; alice is registered on all of them, with stopped containers."""
     with running(tmp_path / "lab", hosts=3, registered=True) as lab:
         yield product_of(lab, monkeypatch, capsys)
@@ -43,8 +47,12 @@ class TestRegister:
     def test_twice_is_fine_because_a_login_proves_it(self, fresh: Product) -> None:
         assert fresh("register", "gpu2") == 0
         assert fresh.hosts("register", "gpu2")["gpu2"] == {
-            "host": "gpu2", "ok": True, "error": None, "registered": True, "changed": False,
-        }  # fmt: skip
+            "host": "gpu2",
+            "ok": True,
+            "error": None,
+            "registered": True,
+            "changed": False,
+        }
 
     def test_a_half_made_account_is_not_fine(self, fresh: Product) -> None:
         fresh.lab.fault("gpu2", "half-made")
@@ -52,7 +60,9 @@ class TestRegister:
         assert "half-made" in fresh.err
         assert "delete the user alice on gpu2" in fresh.err
 
-    def test_an_overwritten_register_key_without_a_password_says_what_to_do(self, fresh: Product) -> None:
+    def test_an_overwritten_register_key_without_a_password_says_what_to_do(
+        self, fresh: Product
+    ) -> None:
         fresh.lab.fault("gpu2", "register-overwritten")
         assert fresh("register", "gpu2") == 6
         assert "someone else's push replaced it" in fresh.err
@@ -90,7 +100,9 @@ class TestUp:
             ("drop", 5, "was lost during the start"),
         ],
     )
-    def test_a_trouble_is_named_with_its_cure(self, product: Product, fault: str, exit_code: int, words: str) -> None:
+    def test_a_trouble_is_named_with_its_cure(
+        self, product: Product, fault: str, exit_code: int, words: str
+    ) -> None:
         product.lab.fault("gpu2", fault)
         assert product("up", "gpu2", "--wait", "1") == exit_code
         assert words in product.err
@@ -117,14 +129,18 @@ class TestUp:
         assert product("up", "gpu2") == 4
         assert product.err.count("SHA256:") == 2
 
-    def test_a_start_before_the_container_was_known_is_still_a_start(self, product: Product) -> None:
+    def test_a_start_before_the_container_was_known_is_still_a_start(
+        self, product: Product
+    ) -> None:
         product.lab.layout.known_hosts.write_text("")
         said = product.hosts("up", "gpu2", "gpu3", "--accept-new")
         assert [said[host]["changed"] for host in ("gpu2", "gpu3")] == [True, True]
         assert "gpu2 is up" in product.err
 
     @pytest.mark.parametrize("files", ["none", "a directory"])
-    def test_a_config_that_keeps_no_host_keys_is_told_where_to(self, product: Product, files: str) -> None:
+    def test_a_config_that_keeps_no_host_keys_is_told_where_to(
+        self, product: Product, files: str
+    ) -> None:
         # A directory stands for /dev/null, and the system's file is a directory too: a mistake may not write to either.
         here = str(product.lab.layout.home)
         config = product.lab.layout.ssh_config
@@ -137,7 +153,9 @@ class TestUp:
         checks = product.json("doctor")["checks"]
         assert next(row["verdict"] for row in checks if row["check"] == "known_hosts") == "problem"
 
-    def test_an_unknown_host_is_a_usage_error_with_the_nearest_names(self, product: Product) -> None:
+    def test_an_unknown_host_is_a_usage_error_with_the_nearest_names(
+        self, product: Product
+    ) -> None:
         assert product("up", "gpu22") == 2
         assert "did you mean gpu2" in product.err
         assert product("up") == 2
@@ -172,7 +190,9 @@ class TestStatus:
             lab.fault("gpu9", "silent")
             began = time.monotonic()
             document = product.json("status", "--timeout", "2")
-            assert time.monotonic() - began < 2 * 1.1 + 2.5  # and the start-up of 18 handshakes on a busy machine
+            assert (
+                time.monotonic() - began < 2 * 1.1 + 2.5
+            )  # and the start-up of 18 handshakes on a busy machine
         good = [row for row in document["hosts"] if row["ok"]]
         bad = {row["host"]: row["error"]["code"] for row in document["hosts"] if not row["ok"]}
         assert len(good) == 16
@@ -181,10 +201,20 @@ class TestStatus:
     def test_the_same_as_a_table_exits_3(self, product: Product) -> None:
         product.lab.fault("gpu3", "refuse")
         assert product("status") == 3
-        assert product.out.splitlines()[0].split() == ["HOST", "STATE", "ADDRESS", "PORT", "MEMORY", "UPTIME", "KEY"]
+        assert product.out.splitlines()[0].split() == [
+            "HOST",
+            "STATE",
+            "ADDRESS",
+            "PORT",
+            "MEMORY",
+            "UPTIME",
+            "KEY",
+        ]
         assert [line.split()[:2] for line in product.out.splitlines()[1:]] == [
-            ["gpu2", "stopped"], ["gpu3", "connection"], ["gpu4", "stopped"],
-        ]  # fmt: skip
+            ["gpu2", "stopped"],
+            ["gpu3", "connection"],
+            ["gpu4", "stopped"],
+        ]
 
     def test_all_hosts_failing_alike_give_their_own_code(self, product: Product) -> None:
         for host in ("gpu2", "gpu3", "gpu4"):
@@ -233,7 +263,9 @@ class TestExec:
     def test_json_holds_every_answer(self, product: Product) -> None:
         product("up", "gpu2")
         product.capsys.readouterr()
-        code = cli.main(["exec", "--json", "gpu2", "--", "echo out; exit 4"], Kit(environment=os.environ))
+        code = cli.main(
+            ["exec", "--json", "gpu2", "--", "echo out; exit 4"], Kit(environment=os.environ)
+        )
         document = json.loads(product.capsys.readouterr().out)
         assert code == 4
         assert document["hosts"] == [
@@ -262,7 +294,9 @@ class TestSsh:
         product("up", "gpu2", "gpu3")
         config = product.lab.layout.ssh_config
         with tempfile.TemporaryDirectory(prefix="c-") as sockets:
-            config.write_text(f"{config.read_text()}Host *\n    ControlMaster auto\n    ControlPath {sockets}/{path}\n")
+            config.write_text(
+                f"{config.read_text()}Host *\n    ControlMaster auto\n    ControlPath {sockets}/{path}\n"
+            )
             other = ["ssh", "-F", str(config)]
             subprocess.run([*other, "-f", "-N", "gpu3"], check=True, stderr=subprocess.DEVNULL)
             try:

@@ -53,7 +53,9 @@ class TestList:
         assert "\x1b" not in said.out
         assert "owned" in said.out
 
-    def test_an_iam_that_is_down_is_5(self, member: Newcomer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_iam_that_is_down_is_5(
+        self, member: Newcomer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("APEXGPU_IAM_URL", member.lab.iam_url)
         member.lab.fault("iam", "down")
         for words in (("keys", "list"), ("whoami",), ("keys", "remove", "SHA256:abc")):
@@ -83,9 +85,15 @@ class TestAdd:
 
     @pytest.mark.parametrize(
         ("content", "words"),
-        [(None, "no such file"), ("hello\n", "no ssh key"), (FOREIGN * 2, "2 keys, where one is wanted")],
+        [
+            (None, "no such file"),
+            ("hello\n", "no ssh key"),
+            (FOREIGN * 2, "2 keys, where one is wanted"),
+        ],
     )
-    def test_what_is_no_key_is_2_and_not_sent(self, member: Newcomer, content: str | None, words: str) -> None:
+    def test_what_is_no_key_is_2_and_not_sent(
+        self, member: Newcomer, content: str | None, words: str
+    ) -> None:
         path = member.home / "file.pub"
         if content is not None:
             path.write_text(content)
@@ -95,7 +103,9 @@ class TestAdd:
         assert " hint: " in err
         assert member.spy.posts == []
 
-    def test_without_a_terminal_the_option_for_the_password_is_named(self, member: Newcomer, other: Path) -> None:
+    def test_without_a_terminal_the_option_for_the_password_is_named(
+        self, member: Newcomer, other: Path
+    ) -> None:
         said = member.run("keys", "add", str(other))
         assert said.code == 7
         assert "--password-stdin" in said.err
@@ -112,7 +122,9 @@ class TestRemove:
     def _stored(self, member: Newcomer, other: Path) -> None:
         member.store(FOREIGN + other.read_text() + member.stored())
 
-    def test_drops_that_line_and_a_second_time_does_nothing(self, member: Newcomer, other: Path) -> None:
+    def test_drops_that_line_and_a_second_time_does_nothing(
+        self, member: Newcomer, other: Path
+    ) -> None:
         before = member.stored()
         code, out, _ = change(member, "remove", mark(other), "--yes")
         assert (code, out) == (0, f"IAM no longer has {mark(other)}.\n")
@@ -210,7 +222,9 @@ class TestLogout:
         assert member.run("logout").code == 0
         assert not [path for path in member.files() if path.endswith("ssh_hosts.conf")]
 
-    def test_a_damaged_block_is_named_and_the_login_is_gone_all_the_same(self, member: Newcomer) -> None:
+    def test_a_damaged_block_is_named_and_the_login_is_gone_all_the_same(
+        self, member: Newcomer
+    ) -> None:
         member.config.write_bytes(member.config.read_bytes().replace(b"# <<< apexgpu <<<\n", b""))
         said = member.run("logout")
         assert said.code == 2

@@ -20,7 +20,19 @@ def key(path: Path, kind: str = "ed25519", comment: str = "") -> str:
     """Make a key pair; the line of its public half."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     size = ["-b", "2048"] if kind == "rsa" else []
-    argv = ["ssh-keygen", "-q", "-t", kind, *size, "-N", "", "-C", comment or path.name, "-f", str(path)]
+    argv = [
+        "ssh-keygen",
+        "-q",
+        "-t",
+        kind,
+        *size,
+        "-N",
+        "",
+        "-C",
+        comment or path.name,
+        "-f",
+        str(path),
+    ]
     subprocess.run(argv, check=True, timeout=LIMIT)
     return path.with_name(path.name + ".pub").read_text().strip()
 
@@ -53,14 +65,19 @@ class TestTheFirstDay:
         private = session.ssh / "id_ed25519"
         assert private.stat().st_mode & 0o777 == 0o600
         argv = ["ssh-keygen", "-y", "-P", "a phrase", "-f", str(private)]
-        public = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=LIMIT).stdout
+        public = subprocess.run(
+            argv, check=True, capture_output=True, text=True, timeout=LIMIT
+        ).stdout
         assert session.stored().count("\n") == 1
         assert blob(session.stored()) == blob(public)
 
     def test_writes_the_hosts_into_the_ssh_config(self, session: Newcomer) -> None:
-        assert [(host.name, host.user, host.port) for host in managed(session.config.read_bytes())] == [
-            ("gpu2", "alice", 22001), ("gpu3", "alice", 22001),
-        ]  # fmt: skip
+        assert [
+            (host.name, host.user, host.port) for host in managed(session.config.read_bytes())
+        ] == [
+            ("gpu2", "alice", 22001),
+            ("gpu3", "alice", 22001),
+        ]
         assert session.config.stat().st_mode & 0o777 == 0o600
 
     def test_asks_for_the_keys_of_all_hosts_in_one_table(self, session: Newcomer) -> None:
@@ -77,7 +94,9 @@ class TestTheFirstDay:
     def test_no_spinner_is_drawn_over_a_question(self, session: Newcomer) -> None:
         for question in ("Domain password of alice: ", "[y/N]: "):
             after = session.heard[0].partition(question)[2]
-            assert after.lstrip("\r\n").startswith(("✓", "\x1b[32m✓", *Progress._FRAMES)), after[:80]
+            assert after.lstrip("\r\n").startswith(("✓", "\x1b[32m✓", *Progress._FRAMES)), after[
+                :80
+            ]
             assert session.heard[0].partition(question)[0].rpartition("\n")[2].count("…") <= 1
 
     def test_neither_password_nor_passphrase_is_anywhere(self, session: Newcomer) -> None:
@@ -116,12 +135,15 @@ def test_what_json_tells(new: Newcomer) -> None:
     assert document["key"]["path"] == str(new.ssh / "id_ed25519")
     assert document["key"]["fingerprint"].startswith("SHA256:")
     assert document["hosts"] == [
-        {"key_accepted": False, "host": name, "ok": True, "error": None} for name in ("gpu2", "gpu3")
+        {"key_accepted": False, "host": name, "ok": True, "error": None}
+        for name in ("gpu2", "gpu3")
     ]
 
 
 def test_without_a_terminal_the_host_keys_wait(new: Newcomer) -> None:
-    said = new.run("login", "alice", "--password-stdin", "--yes", "--json", stdin=f"{new.password()}\n")
+    said = new.run(
+        "login", "alice", "--password-stdin", "--yes", "--json", stdin=f"{new.password()}\n"
+    )
     assert said.code == 0
     assert "the host keys of 2 hosts are not confirmed yet" in said.err
     assert "apexgpu login --accept-new" in said.err
@@ -151,7 +173,9 @@ class TestWhichKey:
         line = key(new.ssh / "id_rsa", "rsa")
         assert self.chosen(new) == blob(line)
 
-    @pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can give a file away")
+    @pytest.mark.skipif(
+        os.name != "posix" or os.getuid() != 0, reason="only root can give a file away"
+    )
     def test_none_of_another_user(self, new: Newcomer) -> None:
         key(new.ssh / "id_ed25519")
         for name in ("id_ed25519", "id_ed25519.pub"):
@@ -159,7 +183,9 @@ class TestWhichKey:
         line = key(new.ssh / "id_rsa", "rsa")
         assert self.chosen(new) == blob(line)
 
-    def test_one_of_the_agent(self, new: Newcomer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_of_the_agent(
+        self, new: Newcomer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         line = key(tmp_path / "elsewhere" / "agent_key")
         key(new.ssh / "id_ed25519")
         socket = tmp_path / "agent"
@@ -175,7 +201,11 @@ class TestWhichKey:
                 child.sendline(new.password())
                 assert ended(child) == 0
             assert blob(new.stored()) == blob(line)
-            assert new.run("keys", "list", "--json").json["keys"][0]["known"] == ["iam", "agent", "login"]
+            assert new.run("keys", "list", "--json").json["keys"][0]["known"] == [
+                "iam",
+                "agent",
+                "login",
+            ]
             agent.kill()
         assert "IdentityFile" not in new.config.read_text()
 
@@ -211,7 +241,9 @@ class TestWhichKey:
         assert f"hint: ssh-add {made.path}" in said.err
         assert new.spy.posts == []  # as if the register account had somebody else's key
 
-    def test_a_named_one_without_private_half_is_refused_before_anything_is_sent(self, new: Newcomer) -> None:
+    def test_a_named_one_without_private_half_is_refused_before_anything_is_sent(
+        self, new: Newcomer
+    ) -> None:
         key(new.ssh / "id_ed25519")
         (new.ssh / "id_ed25519").unlink()
         said = new.log_in("--key", str(new.ssh / "id_ed25519.pub"))
@@ -263,8 +295,16 @@ class TestPassword:
         password = new.password()
         assert new.log_in("--debug").code == 0
         assert new.log_in("--debug", "--key", "/nowhere").code == 2
-        wrong = new.run("login", "alice", "--password-stdin", "--yes", "--debug", "--key", self.other(new),
-                        stdin="not-the-password\n")  # fmt: skip
+        wrong = new.run(
+            "login",
+            "alice",
+            "--password-stdin",
+            "--yes",
+            "--debug",
+            "--key",
+            self.other(new),
+            stdin="not-the-password\n",
+        )
         assert wrong.code == 4
         assert [post["password"] for post in new.spy.posts] == [password, "not-the-password"]
         for secret in (password, "not-the-password"):

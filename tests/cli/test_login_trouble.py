@@ -58,7 +58,9 @@ class TestIamInTrouble:
         assert new.log_in().code == 0
 
     @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-    def test_a_config_that_is_no_file_costs_no_key(self, new: Newcomer, make: Callable[[Path], None]) -> None:
+    def test_a_config_that_is_no_file_costs_no_key(
+        self, new: Newcomer, make: Callable[[Path], None]
+    ) -> None:
         new.ssh.mkdir(exist_ok=True)
         make(new.config)
         said = new.log_in()
@@ -140,7 +142,9 @@ class TestStuckPusher:
         assert said.code == 0
         assert "IAM did not start on your key; its pusher may be stuck on another one" in said.err
 
-    def test_a_silent_host_that_stops_the_pusher_costs_its_own_row_only(self, new: Newcomer) -> None:
+    def test_a_silent_host_that_stops_the_pusher_costs_its_own_row_only(
+        self, new: Newcomer
+    ) -> None:
         new.lab.fault("gpu2", "silent")
         said = new.log_in("--timeout", "3", "--json")
         assert said.code == 0
@@ -189,7 +193,9 @@ class TestPlainHttp:
 
     def test_a_person_is_asked_once_and_may_say_no(self, new: Newcomer) -> None:
         with new.at_terminal("login", "alice") as child:
-            child.expect(r"would travel readable.*Send it all the same, now and in future\? \[y/N\]: ")
+            child.expect(
+                r"would travel readable.*Send it all the same, now and in future\? \[y/N\]: "
+            )
             child.sendline("n")
             assert ended(child) == 7
         assert new.spy.gets == []
@@ -216,7 +222,11 @@ class TestPrompts:
                 child.sendline(password)
             assert ended(child) == 0
         assert new.heard[-1].count("IAM refused the password of alice") == 2
-        assert [post["password"] for post in new.spy.posts] == ["wrong", "wrong again", new.password()]
+        assert [post["password"] for post in new.spy.posts] == [
+            "wrong",
+            "wrong again",
+            new.password(),
+        ]
 
     def test_three_wrong_ones_end_in_4(self, new: Newcomer) -> None:
         with new.at_terminal("login", "alice", "--yes") as child:
@@ -259,7 +269,9 @@ class TestPrompts:
             assert ended(child) == 7
         assert not (new.ssh / "known_hosts").exists()
 
-    @pytest.mark.parametrize("question", ["Passphrase for the new key", "Domain password", "Write this into"])
+    @pytest.mark.parametrize(
+        "question", ["Passphrase for the new key", "Domain password", "Write this into"]
+    )
     def test_ctrl_c_is_130_and_leaves_nothing_half_done(self, new: Newcomer, question: str) -> None:
         answers: dict[str, Callable[[], str]] = {
             "Passphrase for the new key": lambda: "",

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.sshfs
 
 
 @pytest.fixture
-def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Two hosts; alice is registered, gpu2 is up."""
     with running(tmp_path / "lab", hosts=2, registered=True, pace=0) as lab:
         found = product_of(lab, monkeypatch, capsys)
@@ -35,12 +37,18 @@ def one(document: Any) -> dict[str, Any]:
     return dict(found)
 
 
-def test_the_home_is_mounted_in_the_default_place_and_goes_without_a_trace(product: Product, isolated: Path) -> None:
+def test_the_home_is_mounted_in_the_default_place_and_goes_without_a_trace(
+    product: Product, isolated: Path
+) -> None:
     made = one(product.json("mount", "gpu2"))
     there = isolated / "apexgpu" / "gpu2"
     assert {key: made[key] for key in ("host", "directory", "remote", "state", "read_only")} == {
-        "host": "gpu2", "directory": str(there), "remote": "/home/alice", "state": "alive", "read_only": False,
-    }  # fmt: skip
+        "host": "gpu2",
+        "directory": str(there),
+        "remote": "/home/alice",
+        "state": "alive",
+        "read_only": False,
+    }
     (there / "new").write_text("here")
     assert (rootfs_of(product.lab) / "home" / "alice" / "new").read_text() == "here"
     assert {**one(product.json("mounts")), "since": 0} == {**made, "since": 0}
@@ -62,7 +70,9 @@ def test_a_path_begins_at_the_home_there(product: Product, isolated: Path) -> No
         assert product("unmount", str(isolated / "d")) == 0
 
 
-def test_a_relative_directory_and_a_link(product: Product, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_directory_and_a_link(
+    product: Product, isolated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(isolated)
     (isolated / "real").mkdir()
     (isolated / "link").symlink_to("real")
@@ -73,7 +83,9 @@ def test_a_relative_directory_and_a_link(product: Product, isolated: Path, monke
     assert (isolated / "real").is_dir()
 
 
-def test_a_stopped_container_is_started_when_the_user_says_so(product: Product, isolated: Path) -> None:
+def test_a_stopped_container_is_started_when_the_user_says_so(
+    product: Product, isolated: Path
+) -> None:
     assert product("mount", "gpu3") == 6
     assert "the container on gpu3 is stopped" in product.err
     assert "apexgpu up gpu3" in product.err
@@ -99,7 +111,9 @@ def test_a_host_that_says_nothing_costs_its_time_limit_once(product: Product) ->
     assert 2.5 < time.monotonic() - began < 5.5
 
 
-def test_a_container_that_stops_is_stale_and_repaired_when_it_is_up_again(product: Product, isolated: Path) -> None:
+def test_a_container_that_stops_is_stale_and_repaired_when_it_is_up_again(
+    product: Product, isolated: Path
+) -> None:
     made = one(product.json("mount", "gpu2"))
     assert product("down", "gpu2", "--yes") == 0, product.err
     assert one(product.json("mounts"))["state"] == "stale"
@@ -128,7 +142,12 @@ def test_a_container_that_stops_is_stale_and_repaired_when_it_is_up_again(produc
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_made(
-    product: Product, isolated: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int, says: str
+    product: Product,
+    isolated: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    code: int,
+    says: str,
 ) -> None:
     monkeypatch.chdir(isolated)
     (isolated / "full" / "x").mkdir(parents=True)
@@ -167,8 +186,9 @@ def test_of_several_that_fail_the_others_are_unmounted(product: Product, isolate
         # Our own process is not named as the holder; another's would be.
         document = product.json("unmount", "gpu2")
     assert {row["directory"]: row["ok"] for row in document["mounts"]} == {
-        str(isolated / "a"): False, str(isolated / "b"): True,
-    }  # fmt: skip
+        str(isolated / "a"): False,
+        str(isolated / "b"): True,
+    }
     assert product("unmount", "gpu2") == 0
 
 
@@ -191,7 +211,11 @@ def test_notes_that_are_spoilt_or_missing_lose_no_mount(product: Product) -> Non
     for text in ('{"x": 1}', "[1]", "not JSON"):
         (state / mountnotes.FILE).write_text(text)
         found = one(product.json("mounts"))
-        assert (found["host"], found["remote"], found["directory"]) == ("gpu2", "/home/alice", made["directory"])
+        assert (found["host"], found["remote"], found["directory"]) == (
+            "gpu2",
+            "/home/alice",
+            made["directory"],
+        )
     (state / mountnotes.FILE).unlink()
     assert product("unmount", "gpu2") == 0
     assert product.json("mounts")["mounts"] == []

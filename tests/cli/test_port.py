@@ -25,7 +25,9 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Two hosts; alice's container on gpu2 runs, the one on gpu3 does not."""
     with running(tmp_path / "lab", hosts=2, registered=True) as lab:
         product = product_of(lab, monkeypatch, capsys)
@@ -43,7 +45,9 @@ def listening() -> Iterator[tuple[int, socket.socket]]:
 def typed(answer: str, *words: str) -> tuple[int, str]:
     """Run at a terminal with `answer` typed: the exit code and what stood there."""
     err = Terminal()
-    screen = Screen(out=io.StringIO(), err=err, stdin=Terminal(f"{answer}\n"), environment={"TERM": "dumb"})
+    screen = Screen(
+        out=io.StringIO(), err=err, stdin=Terminal(f"{answer}\n"), environment={"TERM": "dumb"}
+    )
     return cli.main(words, Kit(environment=os.environ, screen=screen)), err.getvalue()
 
 
@@ -56,7 +60,12 @@ class TestMapping:
         with listening() as (number, server):
             row = two.hosts("port", "gpu2", str(number))["gpu2"]
             one = row["ports"][0]
-            assert one == {"address": one["address"], "port": one["port"], "container_port": number, "answers": True}
+            assert one == {
+                "address": one["address"],
+                "port": one["port"],
+                "container_port": number,
+                "answers": True,
+            }
             assert "anyone on the lab's network" in two.err
             assert f"apexgpu tunnel gpu2 {number}" in two.err
             server.settimeout(20)
@@ -104,8 +113,11 @@ class TestMapping:
         # 11112 has a service name, and the host's script looks for digits.
         for _ in range(2):
             assert two("port", "gpu2", "7000") == 0
-        two.lab.call(lambda world: world.forward(
-            world.host("gpu2"), world.host("gpu2").accounts["alice"].container, 9, 11111))  # type: ignore[arg-type]  # there
+        two.lab.call(
+            lambda world: world.forward(
+                world.host("gpu2"), world.host("gpu2").accounts["alice"].container, 9, 11111
+            )
+        )  # type: ignore[arg-type]  # there
         assert two("port", "gpu2", "5000") == 6
         assert "11112 leads to port 5000, but does not list it" in two.err
 
@@ -133,7 +145,10 @@ class TestHosts:
         assert two("port", "gpu3") == 6
 
     def test_a_stopped_container_is_started_when_that_is_wished(self, two: Product) -> None:
-        assert [one["container_port"] for one in two.hosts("port", "gpu3", "6006", "--yes")["gpu3"]["ports"]] == [6006]
+        assert [
+            one["container_port"]
+            for one in two.hosts("port", "gpu3", "6006", "--yes")["gpu3"]["ports"]
+        ] == [6006]
 
     def test_one_host_at_a_time(self, two: Product) -> None:
         assert two("port", "gpu*") == 2
@@ -171,9 +186,14 @@ class TestAfterAStop:
         assert typed("", "down", "gpu2", "--yes")[0] == 0
         assert "Open these ports" not in typed("", "up", "gpu2")[1]
 
-    def test_a_map_made_without_us_is_remembered_when_we_stop_the_container(self, two: Product) -> None:
-        two.lab.call(lambda world: world.forward(
-            world.host("gpu2"), world.host("gpu2").accounts["alice"].container, 8888, 11007))  # type: ignore[arg-type]  # there
+    def test_a_map_made_without_us_is_remembered_when_we_stop_the_container(
+        self, two: Product
+    ) -> None:
+        two.lab.call(
+            lambda world: world.forward(
+                world.host("gpu2"), world.host("gpu2").accounts["alice"].container, 8888, 11007
+            )
+        )  # type: ignore[arg-type]  # there
         assert two("down", "gpu2", "--yes") == 0
         assert two("up", "gpu2") == 0
         assert "gpu2: 8888" in two.err

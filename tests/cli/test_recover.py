@@ -15,7 +15,9 @@ pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine t
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
+def scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Scene]:
     """Three hosts; gpu2's container runs, was saved with the file `thesis` as "first", and has changed since."""
     with saved(tmp_path, monkeypatch, capsys) as scene:
         (scene.home("gpu2") / "thesis").write_text("second")
@@ -30,7 +32,9 @@ class TestRecover:
         assert thesis(scene) == "first"
         assert scene.state("gpu2") == "RUNNING"
         assert len(scene.good_ones()) == 2
-        assert scene("recover", "gpu2", "--from", "before-recover", "--no-snapshot", "--yes") == 0, scene.err
+        assert (
+            scene("recover", "gpu2", "--from", "before-recover", "--no-snapshot", "--yes") == 0
+        ), scene.err
         assert thesis(scene) == "second"
         assert plain_ssh("gpu2").returncode == 0
 
@@ -38,7 +42,9 @@ class TestRecover:
         assert scene("snapshot", "gpu2", "--yes") == 0
         (copy,) = scene.nas.glob("alice-gpu2-*-first.tar.gz")
         modes: list[int] = []
-        scene.hooks.append(Hook("gpu2", UNPACK, before=lambda: modes.append(copy.stat().st_mode & 0o777)))
+        scene.hooks.append(
+            Hook("gpu2", UNPACK, before=lambda: modes.append(copy.stat().st_mode & 0o777))
+        )
         assert scene("recover", "gpu2", "--from", "first", "--no-snapshot", "--yes") == 0, scene.err
         assert modes == [0o644]
         assert copy.stat().st_mode & 0o777 == 0o600
@@ -51,13 +57,19 @@ class TestRecover:
         assert scene.state("gpu2") == "RUNNING"
 
     @pytest.mark.parametrize("damage", ["cut", "garbage", "no-root"])
-    def test_a_damaged_archive_is_refused_before_anything_is_touched(self, scene: Scene, damage: str) -> None:
+    def test_a_damaged_archive_is_refused_before_anything_is_touched(
+        self, scene: Scene, damage: str
+    ) -> None:
         if damage == "cut":
             os.truncate(scene.own, scene.own.stat().st_size // 2)
         elif damage == "garbage":
             scene.own.write_text("not an archive")
         else:
-            subprocess.run(["tar", "-czf", scene.own, "-C", scene.nas, "template.tar.gz"], check=True, timeout=30)
+            subprocess.run(
+                ["tar", "-czf", scene.own, "-C", scene.nas, "template.tar.gz"],
+                check=True,
+                timeout=30,
+            )
         assert scene("recover", "gpu2", "--yes") == 6
         assert "cannot be trusted" in scene.err
         assert thesis(scene) == "second"
@@ -86,7 +98,10 @@ class TestRecover:
         for path in scene.nas.glob("alice*"):
             path.unlink()
         assert scene("recover", "gpu2", "--yes") == 6
-        assert scene("recover", "gpu2", "--from", "/NAS/Workspaces/lxc-snapshot/no.tar.gz", "--yes") == 6
+        assert (
+            scene("recover", "gpu2", "--from", "/NAS/Workspaces/lxc-snapshot/no.tar.gz", "--yes")
+            == 6
+        )
         assert scene.state("gpu2") == "RUNNING"
 
     def test_tokens_and_iam_that_fail_leave_all_as_it_was(self, scene: Scene) -> None:
@@ -119,8 +134,10 @@ class TestInterruptedRecover:
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5
         assert "its files are gone or incomplete" in scene.err
         assert scene.hosts("status")["gpu2"]["interrupted"] == {
-            "what": "recover", "stage": "unpack", "began": scene.hosts("status")["gpu2"]["interrupted"]["began"],
-        }  # fmt: skip
+            "what": "recover",
+            "stage": "unpack",
+            "began": scene.hosts("status")["gpu2"]["interrupted"]["began"],
+        }
         assert scene("recover", "gpu2") == 7
         assert scene("recover", "gpu2", "--undo") == 6
         assert scene("recover", "gpu2", "--yes") == 0, scene.err
@@ -135,11 +152,19 @@ class TestInterruptedRecover:
         assert "the interrupted recover is finished" in scene.err
         assert len(scene.good_ones()) == 2
 
-    def test_an_archive_that_breaks_under_the_server_is_told_and_healed_from_another(self, scene: Scene) -> None:
+    def test_an_archive_that_breaks_under_the_server_is_told_and_healed_from_another(
+        self, scene: Scene
+    ) -> None:
         assert scene("snapshot", "gpu2", "--name", "second", "--yes") == 0
-        breaks = Hook("gpu2", UNPACK, before=lambda: os.truncate(max(scene.nas.glob("alice*-second.tar.gz")), 1000))
+        breaks = Hook(
+            "gpu2",
+            UNPACK,
+            before=lambda: os.truncate(max(scene.nas.glob("alice*-second.tar.gz")), 1000),
+        )
         scene.hooks.append(breaks)
-        assert scene("recover", "gpu2", "--from", "second", "--no-snapshot", "--yes") == 1, scene.err
+        assert scene("recover", "gpu2", "--from", "second", "--no-snapshot", "--yes") == 1, (
+            scene.err
+        )
         assert "is stopped, and its files are gone or incomplete" in scene.err
         assert scene("recover", "gpu2", "--from", "first", "--yes") == 0, scene.err
         assert thesis(scene) == "first"
@@ -148,7 +173,9 @@ class TestInterruptedRecover:
         scene.at(UNPACK, "start-fails")
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 6
         assert "does not start" in scene.err
-        assert scene.hosts("status")["gpu2"]["interrupted"]["stage"] == "unpack", "its files are to be replaced again"
+        assert scene.hosts("status")["gpu2"]["interrupted"]["stage"] == "unpack", (
+            "its files are to be replaced again"
+        )
         assert scene("recover", "gpu2", "--yes") == 0, scene.err
         assert thesis(scene) == "first"
 
@@ -169,7 +196,12 @@ class TestRebuild:
         config = os.environ["APEXGPU_SSH_CONFIG"]
         argv = ["ssh", "-F", config, "gpu2-manage", "port", "8888"]
         subprocess.run(argv, check=True, capture_output=True, timeout=30)
-        public = Path(os.environ["APEXGPU_SSH_CONFIG"]).with_name("id_ed25519.pub").read_text().split()[1]
+        public = (
+            Path(os.environ["APEXGPU_SSH_CONFIG"])
+            .with_name("id_ed25519.pub")
+            .read_text()
+            .split()[1]
+        )
         other = f"ssh-ed25519 {public[:-2]}{'AA' if public[-2:] != 'AA' else 'AB'} by-hand"
         with (scene.home("gpu2") / ".ssh" / "authorized_keys").open("a") as stream:
             stream.write(f"{other}\n")
@@ -185,9 +217,13 @@ class TestRebuild:
         assert "WARNING" not in said.stderr
         assert len(scene.good_ones()) == 2
 
-    def test_then_a_recover_brings_the_old_host_key_and_known_hosts_follows(self, scene: Scene) -> None:
+    def test_then_a_recover_brings_the_old_host_key_and_known_hosts_follows(
+        self, scene: Scene
+    ) -> None:
         assert scene("rebuild", "gpu2", "--no-snapshot", "--yes") == 0, scene.err
-        assert scene("recover", "gpu2", "--no-snapshot", "--keep-host-keys", "--yes") == 0, scene.err
+        assert scene("recover", "gpu2", "--no-snapshot", "--keep-host-keys", "--yes") == 0, (
+            scene.err
+        )
         assert scene.err.count("SHA256:") == 2
         said = plain_ssh("gpu2", "cat thesis")
         assert said.stdout == "first"

@@ -31,7 +31,9 @@ pytestmark = pytest.mark.timeout(300)  # whole commands in a row, on a machine t
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Scene]:
+def scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Scene]:
     """Three hosts; gpu2's container runs, was saved with the file `thesis` as "first", and has changed since."""
     with saved(tmp_path, monkeypatch, capsys) as scene:
         (scene.home("gpu2") / "thesis").write_text("second")
@@ -70,7 +72,9 @@ class TestArchive:
         other.write_bytes(scene.own.read_bytes())
         other.chmod(0o600)
         modes: list[int] = []
-        scene.hooks.append(Hook("gpu2", UNPACK, before=lambda: modes.append(other.stat().st_mode & 0o777)))
+        scene.hooks.append(
+            Hook("gpu2", UNPACK, before=lambda: modes.append(other.stat().st_mode & 0o777))
+        )
         path = "/NAS/Workspaces/mine.tar.gz"
         assert scene("recover", "gpu2", "--from", path, "--no-snapshot", "--yes") == 0, scene.err
         assert "none of your archives" in scene.err
@@ -79,7 +83,9 @@ class TestArchive:
         assert other.stat().st_mode & 0o777 == 0o600
         assert thesis(scene) == "first"
 
-    def test_one_that_an_interrupted_recover_opened_is_closed_by_the_next(self, scene: Scene) -> None:
+    def test_one_that_an_interrupted_recover_opened_is_closed_by_the_next(
+        self, scene: Scene
+    ) -> None:
         copy = aside(scene)
         scene.at(UNPACK, "drop")
         assert scene("recover", "gpu2", "--from", "first", "--no-snapshot", "--yes") == 5
@@ -91,13 +97,20 @@ class TestArchive:
     @pytest.mark.parametrize(
         "where", ["a b", "it's", "x*", "$HOME", "a;b", "a\nb", "a\tb", "a\\b", "\x1b[m", "<x>", ""]
     )
-    def test_words_that_a_shell_would_read_are_refused_before_anything_is_sent(self, scene: Scene, where: str) -> None:
-        assert scene("recover", "gpu2", "--from", f"{NAS}/{where}.tar.gz" if where else "", "--yes") == 2
+    def test_words_that_a_shell_would_read_are_refused_before_anything_is_sent(
+        self, scene: Scene, where: str
+    ) -> None:
+        assert (
+            scene("recover", "gpu2", "--from", f"{NAS}/{where}.tar.gz" if where else "", "--yes")
+            == 2
+        )
         assert scene.sent == []
 
     def test_one_whose_name_cannot_be_sent_is_refused_before_the_stop(self, scene: Scene) -> None:
         for path in scene.nas.glob("alice.*"):
-            path.rename(path.with_name(path.name.replace("alice", "alice-gpu2-20991231T000000Z-a b")))
+            path.rename(
+                path.with_name(path.name.replace("alice", "alice-gpu2-20991231T000000Z-a b"))
+            )
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 6
         assert "cannot be sent to a manage shell" in scene.err
         assert_untouched(scene)
@@ -110,7 +123,9 @@ class TestArchive:
         assert_untouched(scene)
 
     def test_one_that_changes_after_the_test_is_never_sent(self, scene: Scene) -> None:
-        scene.hooks.append(Hook("gpu2", STAT, before=lambda: os.utime(scene.own, (1_600_000_000, 1_600_000_000))))
+        scene.hooks.append(
+            Hook("gpu2", STAT, before=lambda: os.utime(scene.own, (1_600_000_000, 1_600_000_000)))
+        )
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 6
         assert "another archive by now than the one that was tested" in scene.err
         assert_untouched(scene)
@@ -123,17 +138,23 @@ class TestArchive:
 
     def test_the_servers_own_archive_is_known_by_any_of_its_names(self, scene: Scene) -> None:
         moved: list[bool] = []
-        scene.hooks.append(Hook("gpu2", UNPACK, before=lambda: moved.append(not scene.own.exists())))
+        scene.hooks.append(
+            Hook("gpu2", UNPACK, before=lambda: moved.append(not scene.own.exists()))
+        )
         path = "//NAS/Workspaces/./lxc-snapshot//alice.tar.gz"
         assert scene("recover", "gpu2", "--from", path, "--no-snapshot", "--yes") == 0, scene.err
         assert moved == [True]
 
-    def test_a_snapshot_on_another_host_meanwhile_does_not_overwrite_what_is_unpacked(self, scene: Scene) -> None:
+    def test_a_snapshot_on_another_host_meanwhile_does_not_overwrite_what_is_unpacked(
+        self, scene: Scene
+    ) -> None:
         old = digest(scene.own)
 
         def gpu3_saves() -> None:
             ask = ["ssh", "-F", os.environ["APEXGPU_SSH_CONFIG"], "gpu3-manage", "snapshot"]
-            said = subprocess.run(ask, check=True, capture_output=True, text=True, timeout=30).stdout
+            said = subprocess.run(
+                ask, check=True, capture_output=True, text=True, timeout=30
+            ).stdout
             token = said.rpartition("snapshot ")[2][:8]
             subprocess.run([*ask, token], check=True, capture_output=True, timeout=30)
 
@@ -168,8 +189,9 @@ class TestArchive:
         assert [one["verified"] for one in scene.snapshots()] == [None]
         assert_untouched(scene)
 
-
-    def test_another_whole_one_under_the_same_name_size_and_time_is_found_out(self, scene: Scene) -> None:
+    def test_another_whole_one_under_the_same_name_size_and_time_is_found_out(
+        self, scene: Scene
+    ) -> None:
         """gzip and tar are content with it; only the SHA-256 that was noted tells."""
         stat = scene.own.stat()
         data = bytearray(scene.own.read_bytes())
@@ -189,7 +211,9 @@ class TestWhatIsThere:
         assert scene("recover", "gpu2", "--yes") == 0, scene.err
         assert thesis(scene) == "first"
         assert len(scene.good_ones()) == 2
-        assert scene("recover", "gpu2", "--from", "before-recover", "--no-snapshot", "--yes") == 0, scene.err
+        assert (
+            scene("recover", "gpu2", "--from", "before-recover", "--no-snapshot", "--yes") == 0
+        ), scene.err
         assert thesis(scene) == "second"
 
     def test_a_container_without_files_has_nothing_to_save(self, scene: Scene) -> None:
@@ -212,7 +236,8 @@ class TestWhatIsThere:
 
 
 @pytest.mark.parametrize(
-    ("shown", "seconds"), [(None, 20), ("148K", 20), ("999M", 20), ("1.2G", 25), ("12G", 255), ("120G", 255)]
+    ("shown", "seconds"),
+    [(None, 20), ("148K", 20), ("999M", 20), ("1.2G", 25), ("12G", 255), ("120G", 255)],
 )
 def test_how_long_a_rounded_size_must_stay_the_same(shown: str | None, seconds: int) -> None:
     """`du -h` shows 12G until another whole GiB is there, and a slow tar takes minutes for that."""
@@ -258,7 +283,9 @@ def test_the_servers_tar_alone_has_no_time_limit(scene: Scene) -> None:
     no_rename(scene)
     assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
     assert scene("recover", "gpu2", "--from", "first", "--no-snapshot", "--yes") == 0, scene.err
-    endless = {command: one.silence for command, one in scene.limits.items() if one and one.total is None}
+    endless = {
+        command: one.silence for command, one in scene.limits.items() if one and one.total is None
+    }
     tars = {command for command, silence in endless.items() if silence is None}
     assert {command.split(" ")[0] for command in tars} == {"snapshot", "recover"}
     assert all("TOKEN" in command for command in tars)
@@ -267,7 +294,8 @@ def test_the_servers_tar_alone_has_no_time_limit(scene: Scene) -> None:
 
 class TestTwice:
     @pytest.mark.parametrize(
-        ("command", "lock"), [("recover", "gpu2"), ("rebuild", "+archive"), ("snapshot", "+archive")]
+        ("command", "lock"),
+        [("recover", "gpu2"), ("rebuild", "+archive"), ("snapshot", "+archive")],
     )
     def test_a_second_apexgpu_changes_nothing(self, scene: Scene, command: str, lock: str) -> None:
         """On the same host, or on another one: the archive is the same for all."""
@@ -315,7 +343,9 @@ class TestCut:
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5
         scene.sent.clear()
         assert scene("recover", "gpu2", "--yes") == 0, scene.err
-        unpacked = next(number for number, one in enumerate(scene.sent) if one.startswith("gpu2 recover TOKEN"))
+        unpacked = next(
+            number for number, one in enumerate(scene.sent) if one.startswith("gpu2 recover TOKEN")
+        )
         assert scene.sent[:unpacked].count("gpu2 snapshot") > nas.STILL_LOOKS
 
     def test_an_undo_makes_the_maps_again(self, scene: Scene) -> None:
@@ -327,7 +357,9 @@ class TestCut:
 
     def test_a_cut_between_the_note_and_the_move_is_found_out(self, scene: Scene) -> None:
         """The archive was noted under the name that it was going to have."""
-        scene.hooks.append(Hook("gpu2", r".*neither be renamed.*", before=raising(KeyboardInterrupt())))
+        scene.hooks.append(
+            Hook("gpu2", r".*neither be renamed.*", before=raising(KeyboardInterrupt()))
+        )
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 130
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 0, scene.err
         assert thesis(scene) == "first"
@@ -341,7 +373,9 @@ class TestCut:
         assert thesis(scene) == "first"
 
     def test_new_host_keys_that_are_cut_lock_nobody_out(self, scene: Scene) -> None:
-        scene.hooks.append(Hook("gpu2", r".*mv -f new-host-keys.*", before=raising(KeyboardInterrupt())))
+        scene.hooks.append(
+            Hook("gpu2", r".*mv -f new-host-keys.*", before=raising(KeyboardInterrupt()))
+        )
         assert scene("rebuild", "gpu2", "--no-snapshot", "--yes") == 130
         assert plain_ssh("gpu2").returncode == 0
         scene.hooks.append(Hook("gpu2", r".*mv -f new-host-keys.*", after=lost))
@@ -351,7 +385,9 @@ class TestCut:
     def test_known_hosts_keeps_hashed_names_line_ends_and_strangers(self, scene: Scene) -> None:
         """A real client with checking on; the file was hashed by ssh-keygen."""
         file = scene.lab.layout.known_hosts
-        subprocess.run(["ssh-keygen", "-q", "-H", "-f", file], check=True, capture_output=True, timeout=30)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-H", "-f", file], check=True, capture_output=True, timeout=30
+        )
         key = b"AAAAC3NzaC1lZDI1NTE5AAAAIKHEChdB5LANBdCmZAPaJr0vJNbyT2SqlpSdkkeoASXY"
         stranger = b"elsewhere.example ssh-ed25519 " + key + b"\r\n"
         file.write_bytes(file.read_bytes() + stranger)
@@ -365,7 +401,9 @@ class TestCut:
         assert stranger in max(kept.iterdir()).read_bytes()
         assert len(list(kept.iterdir())) >= 2
 
-    def test_an_archive_replaced_after_the_cut_is_not_taken_for_the_tested_one(self, scene: Scene) -> None:
+    def test_an_archive_replaced_after_the_cut_is_not_taken_for_the_tested_one(
+        self, scene: Scene
+    ) -> None:
         copy = aside(scene)
         scene.at(UNPACK, "drop")
         assert scene("recover", "gpu2", "--from", "first", "--no-snapshot", "--yes") == 5

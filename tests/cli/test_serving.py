@@ -18,7 +18,9 @@ pytestmark = pytest.mark.openssh
 
 
 @pytest.fixture
-def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Two hosts; alice's container on gpu2 runs and has a directory `runs`. What stays open is closed."""
     with running(tmp_path / "lab", hosts=2, registered=True) as lab:
         found = product_of(lab, monkeypatch, capsys)
@@ -70,8 +72,13 @@ class TestTensorBoard:
         assert "apexgpu tensorboard gpu2 /home/alice/runs --stop" in product.err
         again = shown(product, "tensorboard", "gpu2", "~/runs")
         assert (again["id"], again["server"]["pid"], again["server"]["started"]) == (
-            made["id"], made["server"]["pid"], False)  # fmt: skip
-        assert product.hosts("tensorboard", "gpu2", "runs", "--stop")["gpu2"]["stopped"] == [made["remote_port"]]
+            made["id"],
+            made["server"]["pid"],
+            False,
+        )
+        assert product.hosts("tensorboard", "gpu2", "runs", "--stop")["gpu2"]["stopped"] == [
+            made["remote_port"]
+        ]
         assert product.json("tunnels")["tunnels"] == []
         with pytest.raises(urllib.error.URLError):
             get(made["url"])
@@ -82,7 +89,9 @@ class TestTensorBoard:
         first, second = (shown(product, "tensorboard", "gpu2", name) for name in ("runs", "other"))
         assert first["remote_port"] != second["remote_port"]
 
-    def test_a_tilde_that_the_laptops_shell_has_replaced_is_understood(self, product: Product) -> None:
+    def test_a_tilde_that_the_laptops_shell_has_replaced_is_understood(
+        self, product: Product
+    ) -> None:
         made = shown(product, "tensorboard", "gpu2", f"{Path.home()}/runs")
         assert made["server"]["directory"] == "/home/alice/runs"
 
@@ -90,21 +99,29 @@ class TestTensorBoard:
         assert product("tensorboard", "gpu2", "rnus") == 6
         assert "there is no directory /home/alice/rnus in the container on gpu2" in product.err
 
-    def test_one_that_does_not_start_is_explained_with_its_last_words(self, product: Product) -> None:
+    def test_one_that_does_not_start_is_explained_with_its_last_words(
+        self, product: Product
+    ) -> None:
         program = home(product) / "tensorboard"
         said = ("Traceback (most recent call last):", "ImportError: numpy is too new")
-        program.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in said) + "exit 1\n")
+        program.write_text(
+            "#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in said) + "exit 1\n"
+        )
         program.chmod(0o755)
         assert product("tensorboard", "gpu2", "runs", "--program", "~/tensorboard") == 6
         assert "does not start: ImportError: numpy is too new" in product.err
         assert "  Traceback (most recent call last):" in product.err
         assert "tail -n 50 /home/alice/.cache/apexgpu/tensorboard-" in product.err
 
-    def test_one_that_never_answers_is_left_to_start_and_that_is_said(self, product: Product) -> None:
+    def test_one_that_never_answers_is_left_to_start_and_that_is_said(
+        self, product: Product
+    ) -> None:
         program = home(product) / "tensorboard"
         program.write_text("#!/bin/sh\necho loading\nexec sleep 600\n")
         program.chmod(0o755)
-        assert product("tensorboard", "gpu2", "runs", "--program", "~/tensorboard", "--wait", "1") == 5
+        assert (
+            product("tensorboard", "gpu2", "runs", "--program", "~/tensorboard", "--wait", "1") == 5
+        )
         assert "does not answer after 1 s" in product.err
         assert "goes on waiting" in product.err
 
@@ -129,13 +146,18 @@ class TestJupyter:
         with pytest.raises(urllib.error.HTTPError, match="403"):
             get(made["url"].partition("?")[0])
         assert token[1] not in product.err
-        assert token[1] not in (home(product) / ".cache/apexgpu" / Path(made["server"]["log"]).name).read_text()
+        assert (
+            token[1]
+            not in (home(product) / ".cache/apexgpu" / Path(made["server"]["log"]).name).read_text()
+        )
         for path in Path(os.environ["APEXGPU_STATE_DIR"]).rglob("*"):
             assert not path.is_file() or token[1].encode() not in path.read_bytes()
 
     def test_the_one_that_runs_is_found_and_its_directory_counts(self, product: Product) -> None:
         made = shown(product, "jupyter", "gpu2", "runs")
-        assert shown(product, "jupyter", "gpu2")["url"] == made["url"]  # no directory named: whatever runs
+        assert (
+            shown(product, "jupyter", "gpu2")["url"] == made["url"]
+        )  # no directory named: whatever runs
         other = shown(product, "jupyter", "gpu2", "~")
         assert other["server"]["started"]
         assert other["url"] != made["url"]

@@ -41,7 +41,9 @@ touch ~/tool
 
 
 @pytest.fixture
-def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Two hosts; alice's container on gpu2 runs, that on gpu3 is stopped."""
     with running(tmp_path / "lab", hosts=2, registered=True) as lab:
         found = product_of(lab, monkeypatch, capsys)
@@ -69,7 +71,10 @@ def states(row: dict[str, Any]) -> list[str]:
 class TestList:
     def test_every_recipe_has_a_name_and_a_line(self, product: Product) -> None:
         names = [one["name"] for one in product.json("setup", "list")["recipes"]]
-        assert " ".join(names) == "cuda cudnn growth hostkeys jupyter pytorch tensorboard tensorflow x11"
+        assert (
+            " ".join(names)
+            == "cuda cudnn growth hostkeys jupyter pytorch tensorboard tensorflow x11"
+        )
         assert product("setup", "list") == 0
         assert product.out.splitlines()[0].split() == ["RECIPE", "NEEDS", "WHAT"]
         assert len(product.out.splitlines()) == 10
@@ -89,7 +94,9 @@ class TestList:
 
 
 class TestRun:
-    def test_cuda_is_planned_set_up_proved_and_then_nothing_is_to_do(self, product: Product) -> None:
+    def test_cuda_is_planned_set_up_proved_and_then_nothing_is_to_do(
+        self, product: Product
+    ) -> None:
         row = product.hosts("setup", "gpu2", "cuda", "--yes")["gpu2"]
         assert (row["ok"], row["changed"], states(row)) == (True, True, ["did"] * 4)
         assert (row["facts"]["driver"], row["versions"]) == ("390.48", {"cuda": "9.0"})
@@ -103,9 +110,13 @@ class TestRun:
         assert "nothing to do, cuda is set up" in product.err
         assert (root / "etc/environment").stat().st_mtime_ns == before
 
-    def test_what_logins_are_given_reaches_a_command_without_a_terminal(self, product: Product) -> None:
+    def test_what_logins_are_given_reaches_a_command_without_a_terminal(
+        self, product: Product
+    ) -> None:
         assert product("setup", "gpu2", "cuda", "growth", "--yes") == 0
-        asked = "echo $PATH; echo $TF_FORCE_GPU_ALLOW_GROWTH; /usr/local/cuda-9.0/bin/nvcc --version"
+        asked = (
+            "echo $PATH; echo $TF_FORCE_GPU_ALLOW_GROWTH; /usr/local/cuda-9.0/bin/nvcc --version"
+        )
         assert product("exec", "gpu2", "--", asked) == 0
         path, grows, *version = product.out.splitlines()
         assert "/usr/local/cuda-9.0/bin" in path.split(":")
@@ -116,10 +127,14 @@ class TestRun:
         assert product("setup", "gpu2", "cudnn", "growth", "x11", "--yes") == 0
         library = container(product).rootfs / "usr/local/cuda-9.0/lib64/libcudnn.so"
         assert library.resolve().name == "libcudnn.so.7.0.5"
-        assert product.json("setup", "gpu2", "cudnn", "growth", "x11")["hosts"][0]["changed"] is False
+        assert (
+            product.json("setup", "gpu2", "cudnn", "growth", "x11")["hosts"][0]["changed"] is False
+        )
         assert product.json("setup", "gpu2", "cudnn")["hosts"][0]["facts"]["cudnn"] == "7.0.5"
 
-    def test_host_keys_are_the_containers_own_afterwards_and_known_here(self, product: Product) -> None:
+    def test_host_keys_are_the_containers_own_afterwards_and_known_here(
+        self, product: Product
+    ) -> None:
         key = container(product).rootfs / "etc/ssh/ssh_host_ed25519_key.pub"
         before = key.read_text()
         assert product("setup", "gpu2", "hostkeys", "--yes") == 0
@@ -138,7 +153,12 @@ class TestRun:
     def test_a_plan_alone_changes_nothing(self, product: Product) -> None:
         for option in ("--plan", "--dry-run"):
             row = product.hosts("setup", "gpu2", "cuda", option)["gpu2"]
-            assert (row["ok"], row["dry_run"], row["changed"], states(row)) == (True, True, False, ["to_do"] * 4)
+            assert (row["ok"], row["dry_run"], row["changed"], states(row)) == (
+                True,
+                True,
+                False,
+                ["to_do"] * 4,
+            )
         assert product("setup", "gpu2", "cuda", "--plan") == 0
         assert "to do  the CUDA 9.0 toolkit in /usr/local/cuda-9.0" in product.out
         assert not (container(product).rootfs / "usr/local/cuda-9.0").exists()
@@ -158,7 +178,9 @@ class TestRun:
         self, product: Product, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ended: list[str] = []
-        monkeypatch.setattr("apexgpu.ssh.transport.Connections.forget", lambda _, target: ended.append(target.alias))
+        monkeypatch.setattr(
+            "apexgpu.ssh.transport.Connections.forget", lambda _, target: ended.append(target.alias)
+        )
         tool(product)
         assert product("setup", "gpu2", "tool", "--yes") == 0
         assert ended == ["gpu2"]
@@ -169,7 +191,9 @@ class TestRefusals:
         (container(product).notes / "driver").write_text("381.09")
         row = product.hosts("setup", "gpu2", "cuda", "--yes")["gpu2"]
         assert row["error"]["code"] == "driver_too_old"
-        assert "gpu2 has driver 381.09, and CUDA 9.0 needs 384.81 or newer" in row["error"]["message"]
+        assert (
+            "gpu2 has driver 381.09, and CUDA 9.0 needs 384.81 or newer" in row["error"]["message"]
+        )
         assert product("setup", "gpu2", "tensorflow", "--yes") == 6
         assert not (container(product).rootfs / "var/lib/dpkg/status").exists()
         assert not (container(product).home / ".cache").exists()
@@ -189,7 +213,9 @@ class TestRefusals:
         assert product("setup", "gpu2", "tensorflow", "--yes") == 6
         assert sent == ["gpu2"]
 
-    @pytest.mark.parametrize(("fault", "said"), [("gpu-none", "No devices were found"), ("gpu-mismatch", "mismatch")])
+    @pytest.mark.parametrize(
+        ("fault", "said"), [("gpu-none", "No devices were found"), ("gpu-mismatch", "mismatch")]
+    )
     def test_a_host_without_a_gpu_that_works(self, product: Product, fault: str, said: str) -> None:
         product.lab.fault("gpu2", fault)
         assert product("setup", "gpu2", "cuda", "--yes") == 6
@@ -205,7 +231,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("words", "code", "said"),
         [
-            (("tensorflow==1.12.3",), 6, "1.12.3 computes with cuDNN 7.1 or a newer 7.x, and gpu2 has 7.0.5"),
+            (
+                ("tensorflow==1.12.3",),
+                6,
+                "1.12.3 computes with cuDNN 7.1 or a newer 7.x, and gpu2 has 7.0.5",
+            ),
             (("tensorflow==1.13.1",), 6, "wants CUDA 10.0 or newer"),
             (("cuda==10.0",), 6, "needs driver 410.48"),
             (("cudnn==7.6.5",), 6, "no cuDNN 7.6.5"),
@@ -226,7 +256,10 @@ class TestRefusals:
         assert product("setup", "gpu*", "cuda") == 2
 
     def test_an_installer_that_is_not_there(self, product: Product) -> None:
-        (product.lab.call(lambda world: world.nas) / "Share/GPU_Server/cuda_9.0.176_384.81_linux.run").unlink()
+        (
+            product.lab.call(lambda world: world.nas)
+            / "Share/GPU_Server/cuda_9.0.176_384.81_linux.run"
+        ).unlink()
         row = product.hosts("setup", "gpu2", "cuda", "--yes")["gpu2"]
         assert (row["error"]["code"], row["changed"]) == ("no_installer", False)
 
@@ -234,7 +267,10 @@ class TestRefusals:
         assert product("setup", "gpu2", "cuda", "--yes") == 0
         assert "is not the file that its maker published" in product.err
         assert product("up", "gpu3", "--accept-new") == 0
-        file = product.lab.call(lambda world: world.nas) / "Share/GPU_Server/cuda_9.0.176_384.81_linux.run"
+        file = (
+            product.lab.call(lambda world: world.nas)
+            / "Share/GPU_Server/cuda_9.0.176_384.81_linux.run"
+        )
         file.write_text(file.read_text() + "# changed\n")
         row = product.hosts("setup", "gpu3", "cuda", "--yes")["gpu3"]
         assert (row["error"]["code"], row["changed"]) == ("file_changed", False)
@@ -259,7 +295,9 @@ class TestTrouble:
         assert product("setup", "gpu2", "cuda", "--yes", "--timeout", "1") == 5
         assert time.monotonic() - began < 5
 
-    def test_a_step_that_fails_shows_its_last_words_and_what_to_type(self, product: Product) -> None:
+    def test_a_step_that_fails_shows_its_last_words_and_what_to_type(
+        self, product: Product
+    ) -> None:
         tool(product, r"printf 'E: no space \033[31mleft\033[0m on device\n'; test -e ~/cure")
         row = product.hosts("setup", "gpu2", "tool", "--yes")["gpu2"]
         assert (row["ok"], row["changed"], states(row)) == (False, True, ["did", "failed"])
@@ -274,10 +312,17 @@ class TestTrouble:
         again = product.hosts("setup", "gpu2", "tool", "--yes")["gpu2"]
         assert (again["ok"], states(again)) == (True, ["done", "did"])
 
-    def test_an_installer_that_says_0_and_leaves_nothing_is_found_out(self, product: Product) -> None:
-        file = product.lab.call(lambda world: world.nas) / "Share/GPU_Server/cuda_9.0.176_384.81_linux.run"
+    def test_an_installer_that_says_0_and_leaves_nothing_is_found_out(
+        self, product: Product
+    ) -> None:
+        file = (
+            product.lab.call(lambda world: world.nas)
+            / "Share/GPU_Server/cuda_9.0.176_384.81_linux.run"
+        )
         good = file.read_text()
-        file.write_text("#!/bin/sh\necho 'Toolkit:  Installation Failed. Using unsupported Compiler.'\nexit 0\n")
+        file.write_text(
+            "#!/bin/sh\necho 'Toolkit:  Installation Failed. Using unsupported Compiler.'\nexit 0\n"
+        )
         assert product("setup", "gpu2", "cuda", "--yes") == 1
         assert "there is no nvcc" in product.err
         file.write_text(good)
@@ -314,8 +359,14 @@ class TestTerminal:
     """The real program in a terminal of its own."""
 
     def spawn(self, product: Product, *words: str) -> "pexpect.spawn[str]":
-        return pexpect.spawn(str(ROOT / ".venv/bin/apexgpu"), list(words), env={**os.environ, "TERM": "xterm"},
-                             encoding="utf-8", timeout=LIMIT, dimensions=(40, 160))  # fmt: skip
+        return pexpect.spawn(
+            str(ROOT / ".venv/bin/apexgpu"),
+            list(words),
+            env={**os.environ, "TERM": "xterm"},
+            encoding="utf-8",
+            timeout=LIMIT,
+            dimensions=(40, 160),
+        )
 
     def test_the_plan_is_shown_and_asked_about(self, product: Product) -> None:
         tool(product)

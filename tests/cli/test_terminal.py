@@ -20,7 +20,9 @@ _END = r"\x1b\[[0-9;]*[A-Za-z]"
 
 
 @pytest.fixture
-def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Two hosts; alice is registered on both, with stopped containers."""
     monkeypatch.setenv("TERM", "xterm")
     with running(tmp_path / "lab", hosts=2, registered=True) as lab:
@@ -28,7 +30,9 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 @pytest.fixture
-def eighteen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def eighteen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """18 hosts, of which one refuses and one says nothing."""
     monkeypatch.setenv("TERM", "xterm")
     with running(tmp_path / "lab", hosts=18, registered=True) as lab:
@@ -40,36 +44,50 @@ def eighteen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def frame(child: "pexpect.spawn[str]", wanted: str) -> list[str]:
     """The first drawing of the table that has `wanted` in it (a pattern), as its lines."""
     while True:
-        child.expect(r"HOST +STATE[^\x1b]*?gpu19 [^\r\n]*?(?:…|yes)")  # to its end: a row may come in pieces
+        child.expect(
+            r"HOST +STATE[^\x1b]*?gpu19 [^\r\n]*?(?:…|yes)"
+        )  # to its end: a row may come in pieces
         text = str(child.after)
         if re.search(wanted, text):
             return re.sub(_END, "", text).splitlines()
 
 
 class TestStatusOf18:
-    def test_on_a_terminal_16_rows_are_there_while_one_host_is_waited_for(self, eighteen: Product) -> None:
+    def test_on_a_terminal_16_rows_are_there_while_one_host_is_waited_for(
+        self, eighteen: Product
+    ) -> None:
         with at_terminal("status", "--timeout", "300") as child:
             while True:
                 rows = frame(child, "connection refused")
                 if sum(" stopped " in row for row in rows) == 16:
                     break
-            assert [row.split()[0] for row in rows] == ["HOST", *(f"gpu{number}" for number in range(2, 20))]
+            assert [row.split()[0] for row in rows] == [
+                "HOST",
+                *(f"gpu{number}" for number in range(2, 20)),
+            ]
             assert [row.split()[0] for row in rows if "…" in row] == ["gpu9"]
             child.sendintr()
             assert ended(child) == 130
 
-    def test_on_a_terminal_the_table_is_printed_once_in_the_end_with_both_errors(self, eighteen: Product) -> None:
+    def test_on_a_terminal_the_table_is_printed_once_in_the_end_with_both_errors(
+        self, eighteen: Product
+    ) -> None:
         with at_terminal("status", "--timeout", "4") as child:
             assert ended(child) == 3
             after = str(child.before).rpartition("\x1b[J")[2]
         lines = [line for line in re.sub(_END, "", after).splitlines() if line]
-        assert [line.split()[0] for line in lines[:19]] == ["HOST", *(f"gpu{number}" for number in range(2, 20))]
+        assert [line.split()[0] for line in lines[:19]] == [
+            "HOST",
+            *(f"gpu{number}" for number in range(2, 20)),
+        ]
         assert [line for line in lines[19:] if line.startswith("error: ")] == [
             line for line in lines[19:] if line.startswith(("error: gpu5 ", "error: gpu9 "))
         ]
         assert len(lines) == 19 + 4  # each error has its hint
 
-    def test_a_terminal_too_low_for_the_table_gets_the_rows_as_they_come(self, eighteen: Product) -> None:
+    def test_a_terminal_too_low_for_the_table_gets_the_rows_as_they_come(
+        self, eighteen: Product
+    ) -> None:
         with at_terminal("status", "--timeout", "300", lines=10) as child:
             for _ in range(17):
                 child.expect(r"gpu\d+ +(stopped|connection refused) [^\r\n]*\r\n")
@@ -78,13 +96,21 @@ class TestStatusOf18:
 
     def test_down_a_pipe_the_rows_do_not_wait_for_the_silent_one(self, eighteen: Product) -> None:
         words = [sys.executable, "-m", "apexgpu", "status", "--timeout", "300"]
-        with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              text=True, encoding="utf-8") as child:  # fmt: skip
+        with subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        ) as child:
             assert child.stdout
             lines = [child.stdout.readline() for _ in range(18)]
             child.kill()
         assert lines[0].startswith("HOST  ")
-        assert sorted(line.split()[0] for line in lines[1:]) == sorted(f"gpu{n}" for n in range(2, 20) if n != 9)
+        assert sorted(line.split()[0] for line in lines[1:]) == sorted(
+            f"gpu{n}" for n in range(2, 20) if n != 9
+        )
         assert len({line.index("127.") for line in lines[1:]}) == 1  # in columns
 
     def test_down_a_pipe_late_rows_follow_in_the_same_columns(self, eighteen: Product) -> None:

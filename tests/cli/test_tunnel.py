@@ -23,7 +23,9 @@ from tests.real.webserver import serving
 
 
 @pytest.fixture
-def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Two hosts; alice is registered, gpu2 is up. What stays open is closed."""
     with running(tmp_path / "lab", hosts=2, registered=True, pace=0) as lab:
         found = product_of(lab, monkeypatch, capsys)
@@ -60,9 +62,14 @@ def test_a_page_of_the_container_is_seen_here_and_gone_after_the_close(product: 
         made = opened(product, "gpu2", str(port))
         assert get(made["url"]) == b"loss 0.1"
         assert (made["host"], made["remote_port"], made["state"]) == ("gpu2", port, "up")
-        assert made["local_port"] != port  # the lab's container is on this machine, and has that port
+        assert (
+            made["local_port"] != port
+        )  # the lab's container is on this machine, and has that port
         assert product("tunnels") == 0
-        assert re.search(rf"gpu2-{made['local_port']}\s+127.0.0.1:{made['local_port']}\s+gpu2 {port}\s+up", product.out)
+        assert re.search(
+            rf"gpu2-{made['local_port']}\s+127.0.0.1:{made['local_port']}\s+gpu2 {port}\s+up",
+            product.out,
+        )
         assert product("tunnels", "close", "gpu2") == 0
         with pytest.raises(OSError, match="refused"):
             get(made["url"])
@@ -76,7 +83,9 @@ def test_asked_twice_it_is_there_already(product: Product) -> None:
         assert "carries that already" in product.err
 
 
-def test_a_container_that_was_stopped_and_started_serves_again_on_the_same_port(product: Product) -> None:
+def test_a_container_that_was_stopped_and_started_serves_again_on_the_same_port(
+    product: Product,
+) -> None:
     with serving() as port:
         made = opened(product, "gpu2", str(port))
         assert get(made["url"]) == b"training"
@@ -178,7 +187,11 @@ def test_two_users_of_one_laptop(product: Product, tmp_path: Path) -> None:
         found = tunnels.listed(tmp_path / "other")
         try:
             assert found[0].forwards[0].local != mine["local_port"]
-            assert get(f"http://127.0.0.1:{found[0].forwards[0].local}") == b"training" == get(mine["url"])
+            assert (
+                get(f"http://127.0.0.1:{found[0].forwards[0].local}")
+                == b"training"
+                == get(mine["url"])
+            )
         finally:
             tunnels.close(tmp_path / "other", found[0])
         assert get(mine["url"]) == b"training"
@@ -204,7 +217,11 @@ def test_uninstall_closes_what_is_open(product: Product) -> None:
     with serving() as port:
         made = opened(product, "gpu2", str(port))
         kit = Kit(environment=os.environ)
-        part = next(part for part in uninstall.parts(kit.settings, kit.runner, password=None) if part.name == "tunnels")
+        part = next(
+            part
+            for part in uninstall.parts(kit.settings, kit.runner, password=None)
+            if part.name == "tunnels"
+        )
         part.take()
         with pytest.raises(OSError, match="refused"):
             get(made["url"])
@@ -220,7 +237,9 @@ def test_of_two_that_want_one_port_one_has_it() -> None:
     with first, second:
         number = first.getsockname()[1]
         assert number != second.getsockname()[1]
-        with tunnels.take(plan(number))[0] as third:  # it was another tunnel's, and need not be the same
+        with tunnels.take(plan(number))[
+            0
+        ] as third:  # it was another tunnel's, and need not be the same
             assert third.getsockname()[1] != number
         with pytest.raises(tunnels.PortsTakenError) as caught:
             tunnels.take(plan(number, strict=True))

@@ -54,7 +54,9 @@ def ring() -> Iterator[Remembering]:
 
 
 @pytest.fixture
-def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def laptop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """Two hosts, and a laptop that has seen neither; its directories are the default ones."""
     runtime = Path(tempfile.mkdtemp(prefix="r-"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
@@ -72,12 +74,18 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 def log_in(laptop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", Line(laptop.lab.password("alice")))
-    assert laptop("login", "--password-stdin", "--yes", "--accept-new", "--register", "gpu2") == 0, laptop.err
+    assert (
+        laptop("login", "--password-stdin", "--yes", "--accept-new", "--register", "gpu2") == 0
+    ), laptop.err
     assert laptop("up", "gpu2", "--accept-new") == 0, laptop.err
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_all_of_it_goes_and_the_rest_is_as_it_was(
@@ -95,7 +103,13 @@ def test_all_of_it_goes_and_the_rest_is_as_it_was(
     document = laptop.json("uninstall", "--yes")
     assert document["changed"]
     assert document["left"] == []
-    assert set(document["removed"]) == {"ssh config", "known_hosts", "password", "completion", "directory"}
+    assert set(document["removed"]) == {
+        "ssh config",
+        "known_hosts",
+        "password",
+        "completion",
+        "directory",
+    }
     assert files(laptop.lab.layout.home / "ssh") == before  # the keys are among it
     assert files(Path.home()) == home
     assert not ring.kept
@@ -104,13 +118,20 @@ def test_all_of_it_goes_and_the_rest_is_as_it_was(
 
     monkeypatch.delenv("APEXGPU_IAM_URL")  # nothing is asked of anybody
     assert laptop.json("uninstall") == {
-        "schema": 1, "ok": True, "changed": False, "removed": [], "left": [], "interrupted": [],
-    }  # fmt: skip
+        "schema": 1,
+        "ok": True,
+        "changed": False,
+        "removed": [],
+        "left": [],
+        "interrupted": [],
+    }
     assert laptop("uninstall") == 0
     assert "Nothing to do" in laptop.out
 
 
-def test_a_config_that_is_a_pipe_stops_nothing(laptop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_that_is_a_pipe_stops_nothing(
+    laptop: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log_in(laptop, monkeypatch)
     path = laptop.lab.layout.ssh_config
     path.unlink()
@@ -124,7 +145,9 @@ def test_a_config_that_is_a_pipe_stops_nothing(laptop: Product, monkeypatch: pyt
     assert path.is_fifo()
 
 
-def test_it_shows_everything_and_asks_first(laptop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_shows_everything_and_asks_first(
+    laptop: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log_in(laptop, monkeypatch)
     before = files(laptop.lab.layout.home / "ssh")
     assert laptop("uninstall") == 7
@@ -144,17 +167,23 @@ def test_a_known_hosts_file_that_apexgpu_made_goes_with_its_entries(
     assert not laptop.lab.layout.known_hosts.exists()
 
 
-def test_host_keys_that_the_user_confirmed_stay(laptop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_keys_that_the_user_confirmed_stay(
+    laptop: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log_in(laptop, monkeypatch)
     known = laptop.lab.layout.known_hosts
     entries = known.read_text().splitlines(keepends=True)
-    (state,) = (Path(path) for path in [laptop.json("config", "status")["settings"]["state_dir"]["value"]])
+    (state,) = (
+        Path(path) for path in [laptop.json("config", "status")["settings"]["state_dir"]["value"]]
+    )
     notes = state / "known_hosts.json"
     noted = json.loads(notes.read_text())
     kept = noted[str(known)].pop(0)
     notes.write_text(json.dumps(noted))
     assert laptop("uninstall", "--yes") == 0
-    assert known.read_text() == "".join(line for line in entries if line == FOREIGN or line.startswith(kept))
+    assert known.read_text() == "".join(
+        line for line in entries if line == FOREIGN or line.startswith(kept)
+    )
 
 
 def test_damaged_marks_are_said_before_anything_is_taken_away(
@@ -184,7 +213,9 @@ def test_in_a_directory_of_another_name_only_what_is_apexgpus_goes(
     assert not laptop.json("uninstall")["changed"]
 
 
-def test_an_include_line_that_was_pasted_is_named(laptop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_include_line_that_was_pasted_is_named(
+    laptop: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log_in(laptop, monkeypatch)
     assert laptop("config", "remove") == 0
     assert laptop("config", "sync", "--include", "--yes") == 0
@@ -216,13 +247,20 @@ def test_a_lab_in_the_state_directory_is_ended(laptop: Product, tmp_path: Path) 
     assert not home.exists()
 
 
-def test_connections_that_are_kept_open_are_closed(laptop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_that_are_kept_open_are_closed(
+    laptop: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log_in(laptop, monkeypatch)
     runner = LocalRunner()
     masters = mux.OpenMasters(laptop.lab.layout.ssh_config, runner)
     target = Target(_hosts(laptop)[0], "container")
     path = masters.path(target)
-    assert runner.run(mux.master_argv(target, config=laptop.lab.layout.ssh_config, path=path), timeout=20).code == 0
+    assert (
+        runner.run(
+            mux.master_argv(target, config=laptop.lab.layout.ssh_config, path=path), timeout=20
+        ).code
+        == 0
+    )
     assert mux.open_masters() == [path]
     assert "connections" in laptop.json("uninstall", "--yes")["removed"]
     assert mux.open_masters() == []
@@ -240,6 +278,8 @@ def _hosts(laptop: Product) -> Any:
 def test_taking_names_out_keeps_what_shares_their_lines(tmp_path: Path) -> None:
     key = FOREIGN.partition(" ")[2]
     path = tmp_path / "known_hosts"
-    path.write_text(f"# mine\n[10.0.0.7]:22001,other {key}[10.0.0.7]:22001 {key}@revoked [10.0.0.7]:22001 {key}")
+    path.write_text(
+        f"# mine\n[10.0.0.7]:22001,other {key}[10.0.0.7]:22001 {key}@revoked [10.0.0.7]:22001 {key}"
+    )
     knownhosts.take_out(path, ["[10.0.0.7]:22001"])
     assert path.read_text() == f"# mine\nother {key}@revoked [10.0.0.7]:22001 {key}"

@@ -16,7 +16,9 @@ PYTHON = '#!/bin/sh\nPYTHONPATH=$HOME/packages exec python3 "$@"\n'
 
 
 @pytest.fixture
-def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Product]:
+def product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
     """gpu2 and gpu3 run, with TensorFlow in gpu2; gpu4 is stopped."""
     with running(tmp_path / "lab", hosts=3, registered=True) as lab:
         for name in ("gpu2", "gpu3"):
@@ -33,7 +35,9 @@ def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def cards(lab: Lab, host: str, *used: int) -> None:
     """GPUs with so many MiB in use."""
-    lab.call(lambda world: world.set_gpus(world.host(host), [TITAN | {"used": one} for one in used]))
+    lab.call(
+        lambda world: world.set_gpus(world.host(host), [TITAN | {"used": one} for one in used])
+    )
 
 
 SHOWN = """\
@@ -70,8 +74,10 @@ def test_several_hosts_have_a_row_each_and_3_means_that_some_hold(product: Produ
     assert "error: the container on gpu4 is stopped\n hint: apexgpu up gpu4\n" in product.err
     rows = {one["host"]: one for one in product.json("verify", "gpu*")["hosts"]}
     assert {name: one["error"] and one["error"]["code"] for name, one in rows.items()} == {
-        "gpu2": None, "gpu3": "no_tensorflow", "gpu4": "stopped",
-    }  # fmt: skip
+        "gpu2": None,
+        "gpu3": "no_tensorflow",
+        "gpu4": "stopped",
+    }
     assert "checks" not in rows["gpu4"]
 
 
@@ -85,9 +91,12 @@ def test_gpus_that_others_use_are_busy_and_that_is_6(product: Product) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "code", "link", "error"),
-    [("gpu-mismatch", 1, "problem driver ", "driver_mismatch"), ("gpu-none", 1, "problem driver ", "no_gpus"),
-     ("gpu-no-driver", 1, "problem driver ", "no_nvidia_smi")],
-)  # fmt: skip
+    [
+        ("gpu-mismatch", 1, "problem driver ", "driver_mismatch"),
+        ("gpu-none", 1, "problem driver ", "no_gpus"),
+        ("gpu-no-driver", 1, "problem driver ", "no_nvidia_smi"),
+    ],
+)
 def test_what_nvidia_smi_tells_is_the_first_link(
     product: Product, fault: str, code: int, link: str, error: str
 ) -> None:

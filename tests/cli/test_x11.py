@@ -27,7 +27,10 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
 
 @pytest.fixture
 def product(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shown: Screen
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    shown: Screen,
 ) -> Iterator[Product]:
     """Two hosts; alice's container on gpu2 runs."""
     with running(tmp_path / "lab", hosts=2, registered=True) as lab:
@@ -43,7 +46,9 @@ def probes(product: Product, *words: str) -> dict[str, Any]:
 
 def pasted(line: str) -> int:
     """What a shell makes of a hint, with `apexgpu` on its PATH."""
-    return subprocess.run(["bash", "-c", line], env=dict(os.environ), check=False, timeout=60).returncode
+    return subprocess.run(
+        ["bash", "-c", line], env=dict(os.environ), check=False, timeout=60
+    ).returncode
 
 
 def test_a_window_of_the_labs_container_is_seen(product: Product) -> None:
@@ -76,7 +81,10 @@ def test_an_sshd_that_refuses_is_cured_by_the_line_that_is_told(
 def test_a_stopped_container_is_a_link_too_and_is_not_started(product: Product) -> None:
     found = probes(product, "gpu3")
     assert list(found) == ["container"]
-    assert (found["container"]["code"], found["container"]["hint"]) == ("stopped", "apexgpu up gpu3")
+    assert (found["container"]["code"], found["container"]["hint"]) == (
+        "stopped",
+        "apexgpu up gpu3",
+    )
     assert product("x11", "check", "gpu3") == 6
     assert product("x11", "run", "gpu3", "xeyes") == 6
     assert "the container on gpu3 is stopped" in product.err
@@ -95,7 +103,9 @@ def test_a_host_that_is_not_there_and_a_glob_are_matters_of_usage(product: Produ
     assert "means 2 hosts" in product.err
 
 
-def test_without_a_screen_the_host_is_not_asked(product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_screen_the_host_is_not_asked(
+    product: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DISPLAY")
     product.lab.fault("gpu2", "silent")  # it would take its time
     assert product("x11", "check", "gpu2") == 6

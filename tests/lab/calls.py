@@ -35,14 +35,33 @@ class Page:
 
 def ssh_argv(lab: Lab, *words: str, program: str = "ssh") -> list[str]:
     """A call of OpenSSH with the lab's config, which asks nothing."""
-    return [program, "-F", str(lab.layout.ssh_config), "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", *words]
+    return [
+        program,
+        "-F",
+        str(lab.layout.ssh_config),
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "LogLevel=ERROR",
+        *words,
+    ]
 
 
 def ssh(lab: Lab, *words: str, program: str = "ssh", stdin: str = "") -> Said:
     """Run it to its end."""
-    done = subprocess.run(ssh_argv(lab, *words, program=program), input=stdin.encode(), capture_output=True,
-                          timeout=LIMIT, check=False, env={**os.environ, "TERM": "dumb"})
-    return Said(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+    done = subprocess.run(
+        ssh_argv(lab, *words, program=program),
+        input=stdin.encode(),
+        capture_output=True,
+        timeout=LIMIT,
+        check=False,
+        env={**os.environ, "TERM": "dumb"},
+    )
+    return Said(
+        done.returncode,
+        done.stdout.decode("utf-8", "replace"),
+        done.stderr.decode("utf-8", "replace"),
+    )
 
 
 def fetch(url: str, path: str, form: dict[str, str] | None = None, timeout: float = LIMIT) -> Page:
@@ -65,7 +84,9 @@ def fetch(url: str, path: str, form: dict[str, str] | None = None, timeout: floa
 def post_keys(lab: Lab, user: str, keys: str) -> Page:
     """Visit the manage page, then store keys."""
     fetch(lab.iam_url, f"/manage/ssh-key/{user}")
-    return fetch(lab.iam_url, f"/manage/ssh-key/{user}", {"keys": keys, "password": lab.password(user)})
+    return fetch(
+        lab.iam_url, f"/manage/ssh-key/{user}", {"keys": keys, "password": lab.password(user)}
+    )
 
 
 def started(lab: Lab, host: str = "gpu2", user: str = "alice") -> None:

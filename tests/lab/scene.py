@@ -20,7 +20,9 @@ from apexgpu.lab.world import Place, World
 
 TRANSCRIPTS = Path(__file__).parent.parent / "data" / "transcripts"
 ENDLESS = 124  # the exit status of recordings that were cut off by a time limit
-_COMMAND = re.compile(r"ssh (?P<tty>-tt )?(?P<user>\w+)@(?P<host>gpu\d)-manage(?: (?P<command>.*))?", re.DOTALL)
+_COMMAND = re.compile(
+    r"ssh (?P<tty>-tt )?(?P<user>\w+)@(?P<host>gpu\d)-manage(?: (?P<command>.*))?", re.DOTALL
+)
 _TOKEN = re.compile(r"\b(snapshot|recover) (?!deadbeef)([0-9a-f]{8})\b")
 
 
@@ -100,7 +102,9 @@ class Scene:
             work = manage(self.world, self.host, account, command, console)
         task = asyncio.ensure_future(work)
         seen = -1
-        while not task.done():  # a command that says nothing more over many turns of the loop is waiting for ever
+        while (
+            not task.done()
+        ):  # a command that says nothing more over many turns of the loop is waiting for ever
             now = sum(map(len, console.streams.values()))
             if now == seen and await _idle(task):
                 task.cancel()
@@ -124,7 +128,9 @@ async def _idle(task: "asyncio.Task[int]") -> bool:
 
 def _running(scene: Scene, _: str) -> None:
     scene.world.boot(scene.host, scene.container)
-    scene.world.forward(scene.host, scene.container, 22, scene.world.port_of(scene.host, scene.user))
+    scene.world.forward(
+        scene.host, scene.container, 22, scene.world.port_of(scene.host, scene.user)
+    )
 
 
 def _unforwarded(scene: Scene, _: str) -> None:
@@ -182,7 +188,9 @@ STATES: dict[str, Callable[[Scene, str], None]] = {
     "no-fault": lambda scene, kind: scene.world.faults.clear(scene.host.name, kind),
     "iam": lambda scene, kind: scene.world.faults.set(IAM, kind),
     "visits-iam": lambda scene, name: scene.world.roster.visit(name) and None,  # type: ignore[dict-item]  # what it returns is not looked at
-    "half-made": lambda scene, name: scene.host.accounts.update({name: Account(name, half_made=True)}),
+    "half-made": lambda scene, name: scene.host.accounts.update(
+        {name: Account(name, half_made=True)}
+    ),
     "archive": _archive,
     "directory": lambda scene, name: (scene.world.nas / name).mkdir(parents=True),
     "no-directory": lambda scene, _: shutil.rmtree(scene.snapshots),
@@ -192,7 +200,9 @@ STATES: dict[str, Callable[[Scene, str], None]] = {
     "socket": _socket,
     "leave-at": _lose,
     "old-token": _old_token,
-    "last-login": lambda scene, _: setattr(scene.host.accounts[scene.user], "last_login", "Mon from 1.2.3.4"),
+    "last-login": lambda scene, _: setattr(
+        scene.host.accounts[scene.user], "last_login", "Mon from 1.2.3.4"
+    ),
 }
 
 

@@ -33,7 +33,11 @@ def pid_of(home: Path) -> int:
 def lives(pid: int) -> bool:
     """Whether a process runs; one that has ended and waits to be reaped does not."""
     listed = subprocess.run(
-        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False, timeout=LIMIT
+        ["ps", "-o", "stat=", "-p", str(pid)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
     ).stdout.strip()
     return bool(listed) and not listed.startswith("Z")
 
@@ -69,9 +73,14 @@ def test_the_environment_points_at_the_lab_and_nothing_else(home: Path) -> None:
     environment = client.environment(home)
     assert environment["APEXGPU_IAM_URL"] == status["iam_url"]
     assert environment["APEXGPU_USER"] == "alice"
-    paths = [Path(environment[f"APEXGPU_{name}"]) for name in ("SSH_CONFIG", "CONFIG_DIR", "STATE_DIR")]
+    paths = [
+        Path(environment[f"APEXGPU_{name}"]) for name in ("SSH_CONFIG", "CONFIG_DIR", "STATE_DIR")
+    ]
     assert all(path.is_relative_to(home) and path.exists() for path in paths)
-    for private in (home / "lab.json", *(home / "ssh" / name for name in ("config", "id_ed25519", "known_hosts"))):
+    for private in (
+        home / "lab.json",
+        *(home / "ssh" / name for name in ("config", "id_ed25519", "known_hosts")),
+    ):
         assert private.stat().st_mode & 0o777 == 0o600
 
 
@@ -104,7 +113,9 @@ def test_two_labs_live_side_by_side(home: Path, tmp_path: Path) -> None:
         first = client.up(home, hosts=2, registered=False, pace=0)
         second = client.up(other, hosts=2, registered=False, pace=0)
         assert first["iam_url"] != second["iam_url"]
-        assert not {one["address"] for one in first["hosts"]} & {one["address"] for one in second["hosts"]}
+        assert not {one["address"] for one in first["hosts"]} & {
+            one["address"] for one in second["hosts"]
+        }
     finally:
         client.down(other)
 
@@ -200,7 +211,9 @@ def test_faults_and_users_by_remote_control(home: Path) -> None:
     with pytest.raises(UsageError, match="a user has a name"):
         client.add_user(home, "")
     added = client.add_user(home, "erin", "Erin")
-    assert {"name": "erin", "display_name": "Erin", "password": added["password"]} in client.status(home)["users"]
+    assert {"name": "erin", "display_name": "Erin", "password": added["password"]} in client.status(
+        home
+    )["users"]
 
 
 def test_the_control_asks_for_the_token(home: Path) -> None:
@@ -236,7 +249,11 @@ def test_importing_the_client_is_cheap() -> None:
     )
     assert (
         subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=LIMIT
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=LIMIT,
         ).stdout
         == "[]\n"
     )

@@ -44,7 +44,9 @@ class TestCommands:
 
     def test_the_recorded_words(self, container: Lab) -> None:
         said = run(container, "id; hostname; exit 7")
-        assert said == Said(7, "uid=1000(alice) gid=1000(alice) groups=1000(alice),27(sudo)\ngpu2-alice\n", "")
+        assert said == Said(
+            7, "uid=1000(alice) gid=1000(alice) groups=1000(alice),27(sudo)\ngpu2-alice\n", ""
+        )
 
     def test_the_environment_is_the_containers(self, container: Lab) -> None:
         said = run(container, "echo $HOME $USER $LOGNAME; pwd; env")
@@ -66,21 +68,32 @@ class TestCommands:
 
     def test_paths_are_the_containers_own(self, container: Lab) -> None:
         (container.layout.home / "nas" / "mark").write_text("on the NAS\n", encoding="utf-8")
-        said = run(container, "cat /NAS/mark /newNAS/mark; cat /etc/hostname; touch /home/alice/x '/tmp/y z'; ls /tmp")
+        said = run(
+            container,
+            "cat /NAS/mark /newNAS/mark; cat /etc/hostname; touch /home/alice/x '/tmp/y z'; ls /tmp",
+        )
         assert said == Said(0, "on the NAS\non the NAS\ngpu2-alice\ny z\n", "")
         assert (rootfs_of(container) / "home" / "alice" / "x").exists()
         assert run(container, "cd /NAS/Workspaces && pwd").out == "/NAS/Workspaces\n"
-        assert run(container, "cat /NAS/nothing").err == "cat: /NAS/nothing: No such file or directory\n"
+        assert (
+            run(container, "cat /NAS/nothing").err
+            == "cat: /NAS/nothing: No such file or directory\n"
+        )
 
     def test_a_script_on_stdin_is_translated_too(self, container: Lab) -> None:
-        assert run(container, "sh -s", stdin="cat /etc/hostname\nhostname\n").out == "gpu2-alice\ngpu2-alice\n"
+        assert (
+            run(container, "sh -s", stdin="cat /etc/hostname\nhostname\n").out
+            == "gpu2-alice\ngpu2-alice\n"
+        )
 
     def test_sudo_runs_without_a_password_and_changes_nothing_of_ours(self, container: Lab) -> None:
         assert run(container, "sudo -n true").code == 0
         assert run(container, "sudo -H apt-get install -y anything").code == 0
         assert run(container, "sudo chown alice:alice /home/alice").code == 0
         assert run(container, "echo x | sudo tee /etc/profile.d/cuda.sh").out == "x\n"
-        assert (rootfs_of(container) / "etc" / "profile.d" / "cuda.sh").read_text(encoding="utf-8") == "x\n"
+        assert (rootfs_of(container) / "etc" / "profile.d" / "cuda.sh").read_text(
+            encoding="utf-8"
+        ) == "x\n"
 
     def test_only_its_user_has_an_account(self, container: Lab) -> None:
         assert "Permission denied" in ssh(container, "-l", "bob", "gpu2", "true").err
@@ -104,8 +117,11 @@ class TestTerminals:
 
 class TestLeaving:
     def test_a_program_ends_with_its_client(self, container: Lab) -> None:
-        with subprocess.Popen(ssh_argv(container, "gpu2", "echo on; sleep 1000"), stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE) as client:
+        with subprocess.Popen(
+            ssh_argv(container, "gpu2", "echo on; sleep 1000"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        ) as client:
             assert client.stdout
             assert client.stdout.readline() == b"on\n"
             assert marked(mark_of(container))
@@ -114,8 +130,9 @@ class TestLeaving:
 
     def test_one_that_does_not_listen_is_ended_all_the_same(self, container: Lab) -> None:
         command = "trap '' HUP TERM; echo on; while :; do sleep 1; done"
-        with subprocess.Popen(ssh_argv(container, "gpu2", command), stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE) as client:
+        with subprocess.Popen(
+            ssh_argv(container, "gpu2", command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        ) as client:
             assert client.stdout
             assert client.stdout.readline() == b"on\n"
             client.kill()
@@ -128,21 +145,34 @@ class TestLeaving:
         wait_until(lambda: not marked(mark_of(container)), container)
 
     def test_a_stop_cuts_sessions(self, container: Lab) -> None:
-        with subprocess.Popen(ssh_argv(container, "gpu2", "echo on; sleep 1000"), stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        with subprocess.Popen(
+            ssh_argv(container, "gpu2", "echo on; sleep 1000"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as client:
             assert client.stdout
             client.stdout.readline()
             ssh(container, "gpu2-manage", "stop")
             assert client.wait(LIMIT) != 0
         assert state_of(container) == "STOPPED"
 
-    @pytest.mark.parametrize("command", ["echo on; sleep 1000", "trap '' HUP TERM; echo on; while :; do sleep 1; done"])
+    @pytest.mark.parametrize(
+        "command", ["echo on; sleep 1000", "trap '' HUP TERM; echo on; while :; do sleep 1; done"]
+    )
     def test_a_lab_that_ends_waits_for_its_sessions(self, tmp_path: Path, command: str) -> None:
         with running(tmp_path / "lab", hosts=1, registered=True) as lab:
             started(lab)
             argv = ssh_argv(lab, "gpu2", command)
-            clients = [subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL) for _ in range(3)]
+            clients = [
+                subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                )
+                for _ in range(3)
+            ]
             first = clients[0]
             assert first.stdout
             assert first.stdout.readline() == b"on\n"
@@ -163,11 +193,16 @@ class TestLeaving:
         wait_until(lambda: not marked(mark_of(container)), container)
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="elsewhere ps tells the environment")
+@pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="elsewhere ps tells the environment"
+)
 def test_a_process_that_becomes_another_program_over_and_over_is_always_found() -> None:
     again = 'i=$1; [ $i -gt 0 ] && exec sh -c "$2" x $((i-1)) "$2"; exec cat'
-    with subprocess.Popen(["sh", "-c", again, "x", "300", again], stdin=subprocess.PIPE,
-                          env={"PATH": os.environ["PATH"], "LAB_TEST_MARK": str(os.getpid())}) as process:
+    with subprocess.Popen(
+        ["sh", "-c", again, "x", "300", again],
+        stdin=subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], "LAB_TEST_MARK": str(os.getpid())},
+    ) as process:
         name = Path(f"/proc/{process.pid}/comm")
         while name.read_text() != "cat\n":
             assert marked(f"LAB_TEST_MARK={os.getpid()}") == [process.pid]
@@ -178,17 +213,28 @@ class TestFiles:
     def batch(self, lab: Lab, *lines: str) -> Said:
         return ssh(lab, "-b", "-", "gpu2", program="sftp", stdin="\n".join(lines) + "\n")
 
-    def test_sftp_begins_at_home_and_sees_the_containers_root(self, container: Lab, tmp_path: Path) -> None:
+    def test_sftp_begins_at_home_and_sees_the_containers_root(
+        self, container: Lab, tmp_path: Path
+    ) -> None:
         (tmp_path / "file").write_text("text", encoding="utf-8")
-        said = self.batch(container, "pwd", f"put {tmp_path}/file", "ls -1 /", "rename file other", "ls -1")
+        said = self.batch(
+            container, "pwd", f"put {tmp_path}/file", "ls -1 /", "rename file other", "ls -1"
+        )
         assert said.code == 0
         assert "Remote working directory: /home/alice\n" in said.out
         assert "/NAS" in said.out
-        assert (rootfs_of(container) / "home" / "alice" / "other").read_text(encoding="utf-8") == "text"
+        assert (rootfs_of(container) / "home" / "alice" / "other").read_text(
+            encoding="utf-8"
+        ) == "text"
 
     def test_sftp_reaches_the_nas_and_nothing_outside(self, container: Lab, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("text", encoding="utf-8")
-        assert self.batch(container, f"put {tmp_path}/file /NAS/file", f"get /../../NAS/file {tmp_path}/back").code == 0
+        assert (
+            self.batch(
+                container, f"put {tmp_path}/file /NAS/file", f"get /../../NAS/file {tmp_path}/back"
+            ).code
+            == 0
+        )
         assert (container.layout.home / "nas" / "file").exists()
         assert (tmp_path / "back").read_text(encoding="utf-8") == "text"
         assert self.batch(container, f"get {tmp_path}/file {tmp_path}/stolen").code == 1
@@ -196,8 +242,12 @@ class TestFiles:
     @pytest.mark.parametrize("protocol", [(), ("-O",)])
     def test_scp_both_ways(self, container: Lab, tmp_path: Path, protocol: tuple[str, ...]) -> None:
         (tmp_path / "file").write_text("text", encoding="utf-8")
-        assert ssh(container, *protocol, str(tmp_path / "file"), "gpu2:copy", program="scp").code == 0
-        assert ssh(container, *protocol, "gpu2:copy", str(tmp_path / "back"), program="scp").code == 0
+        assert (
+            ssh(container, *protocol, str(tmp_path / "file"), "gpu2:copy", program="scp").code == 0
+        )
+        assert (
+            ssh(container, *protocol, "gpu2:copy", str(tmp_path / "back"), program="scp").code == 0
+        )
         assert (tmp_path / "back").read_text(encoding="utf-8") == "text"
 
 
@@ -227,7 +277,15 @@ class TestForwarding:
     def test_a_tunnel_carries_bytes(self, container: Lab, echo: int) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             local = probe.getsockname()[1]
-        argv = ssh_argv(container, "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{local}:localhost:{echo}", "gpu2")
+        argv = ssh_argv(
+            container,
+            "-N",
+            "-o",
+            "ExitOnForwardFailure=yes",
+            "-L",
+            f"{local}:localhost:{echo}",
+            "gpu2",
+        )
         with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as tunnel:
             wait_until(lambda: _answers("127.0.0.1", local), container)
             tunnel.terminate()
@@ -258,13 +316,22 @@ def _answers(address: str, port: int) -> bool:
 
 
 class TestHostKeys:
-    def test_every_container_shows_the_templates_key_until_it_makes_its_own(self, container: Lab) -> None:
+    def test_every_container_shows_the_templates_key_until_it_makes_its_own(
+        self, container: Lab
+    ) -> None:
         script = "sudo rm -f /etc/ssh/ssh_host_*; sudo ssh-keygen -A; sudo service ssh restart"
         assert run(container, script).code == 0
-        assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in ssh(container, "-o", "LogLevel=INFO", "gpu2", "true").err
+        assert (
+            "REMOTE HOST IDENTIFICATION HAS CHANGED"
+            in ssh(container, "-o", "LogLevel=INFO", "gpu2", "true").err
+        )
         ssh(container, "gpu2-manage", "stop")
         token = container.call(lambda world: world.token())
-        ssh(container, "gpu2-manage", f"recover {token} /NAS/Workspaces/lxc-snapshot/template.tar.gz")
+        ssh(
+            container,
+            "gpu2-manage",
+            f"recover {token} /NAS/Workspaces/lxc-snapshot/template.tar.gz",
+        )
         ssh(container, "gpu2-manage")
         assert run(container, "true").code == 0
 
@@ -273,13 +340,22 @@ class TestPrograms:
     def test_ps_and_uptime_tell_of_the_container_not_of_this_machine(self, container: Lab) -> None:
         age = run(container, "ps -o etimes= -p 1").out
         assert 0 <= int(age) < LIMIT
-        (rootfs_of(container).parent / "notes" / "started").write_text(str(time.time() - 3 * 86400 - 7200))
+        (rootfs_of(container).parent / "notes" / "started").write_text(
+            str(time.time() - 3 * 86400 - 7200)
+        )
         assert int(run(container, "ps -o etimes= -p 1").out) // 60 == (3 * 1440) + 120
-        assert run(container, "ps -p 1 -o pid,etime,comm").out.splitlines()[1].startswith("1   3-02:00:")
+        assert (
+            run(container, "ps -p 1 -o pid,etime,comm")
+            .out.splitlines()[1]
+            .startswith("1   3-02:00:")
+        )
         assert " up 3 days, 2:00,  0 users,  load average: " in run(container, "uptime").out
 
     def test_ps_lists_the_containers_processes_only(self, container: Lab) -> None:
-        said = run(container, "sleep 1000 & ps -eo pid,ppid,user,args; ps aux; ps -C sleep -o pid=; echo $!; kill $!")
+        said = run(
+            container,
+            "sleep 1000 & ps -eo pid,ppid,user,args; ps aux; ps -C sleep -o pid=; echo $!; kill $!",
+        )
         lines = said.out.splitlines()
         assert lines[0].split() == ["PID", "PPID", "USER", "COMMAND"]
         assert lines[1].split() == ["1", "0", "root", "/sbin/init"]
@@ -289,33 +365,54 @@ class TestPrograms:
         assert run(container, f"ps -p {os.getpid()}").code == 1
 
     def test_gpus_in_the_forms_that_scripts_ask_for(self, container: Lab) -> None:
-        said = run(container, "nvidia-smi --query-gpu=index,memory.used,memory.total,utilization.gpu --format=csv")
+        said = run(
+            container,
+            "nvidia-smi --query-gpu=index,memory.used,memory.total,utilization.gpu --format=csv",
+        )
         header, *rows = said.out.splitlines()
         assert header == "index, memory.used [MiB], memory.total [MiB], utilization.gpu [%]"
         assert re.fullmatch(r"0, \d+ MiB, 12066 MiB, \d+ %", rows[0])
-        said = run(container, "nvidia-smi --query-gpu=uuid,driver_version --format=csv,noheader,nounits")
+        said = run(
+            container, "nvidia-smi --query-gpu=uuid,driver_version --format=csv,noheader,nounits"
+        )
         assert len(said.out.splitlines()) == 4
         assert said.out.splitlines()[0].endswith(", 390.48")
 
     def test_what_computes_is_on_the_busy_gpus(self, container: Lab) -> None:
-        said = run(container, "nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory"
-                              " --format=csv,noheader,nounits")
-        assert all(re.fullmatch(r"GPU-\S+, \d+, python, \d+", line) for line in said.out.splitlines())
+        said = run(
+            container,
+            "nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory"
+            " --format=csv,noheader,nounits",
+        )
+        assert all(
+            re.fullmatch(r"GPU-\S+, \d+, python, \d+", line) for line in said.out.splitlines()
+        )
 
     def test_the_long_report_has_a_block_for_every_gpu(self, container: Lab) -> None:
         blocks = run(container, "nvidia-smi -q").out.split("\nGPU 0000")
         assert len(blocks) == 5
         for block in blocks[1:]:
             assert re.search(r"\n    Product Name {20,}: TITAN V\n", block)
-            memory = re.search(r"\n    FB Memory Usage\n        Total +: 12066 MiB\n        Used +: (\d+) MiB\n"
-                               r"        Free +: (\d+) MiB\n", block)
+            memory = re.search(
+                r"\n    FB Memory Usage\n        Total +: 12066 MiB\n        Used +: (\d+) MiB\n"
+                r"        Free +: (\d+) MiB\n",
+                block,
+            )
             assert memory
             assert int(memory[1]) + int(memory[2]) == 12066
             assert re.search(r"\n    Utilization\n        Gpu +: \d+ %\n", block)
 
     def test_gpus_do_what_the_lab_is_told(self, container: Lab) -> None:
-        card = {"name": "Tesla P4", "total": 7606, "mode": "Default", "own": [[7, "python3", 100]], "used": [500, 900]}
-        container.call(lambda world: world.set_gpus(world.host("gpu2"), [{**card, "load": [0, 90, 40]}]))
+        card = {
+            "name": "Tesla P4",
+            "total": 7606,
+            "mode": "Default",
+            "own": [[7, "python3", 100]],
+            "used": [500, 900],
+        }
+        container.call(
+            lambda world: world.set_gpus(world.host("gpu2"), [{**card, "load": [0, 90, 40]}])
+        )
         asked = "nvidia-smi --query-gpu=memory.used,utilization.gpu --format=csv,noheader,nounits"
         said = [run(container, asked).out for _ in range(4)]
         assert said == ["500, 0\n", "900, 90\n", "500, 40\n", "900, 0\n"]
@@ -341,10 +438,17 @@ class TestPrograms:
         run(container, command)
         wait_until(lambda: "token=" in run(container, "jupyter notebook list").out, container)
         note = json.loads(run(container, "jupyter notebook list --json").out)
-        said = ssh(container, "-W", f"localhost:{note['port']}", "gpu2",
-                   stdin=f"GET /?token={note['token']} HTTP/1.0\r\n\r\n")
+        said = ssh(
+            container,
+            "-W",
+            f"localhost:{note['port']}",
+            "gpu2",
+            stdin=f"GET /?token={note['token']} HTTP/1.0\r\n\r\n",
+        )
         assert "200 OK" in said.out
-        denied = ssh(container, "-W", f"localhost:{note['port']}", "gpu2", stdin="GET / HTTP/1.0\r\n\r\n")
+        denied = ssh(
+            container, "-W", f"localhost:{note['port']}", "gpu2", stdin="GET / HTTP/1.0\r\n\r\n"
+        )
         assert "403" in denied.out
         os.kill(note["pid"], signal.SIGTERM)
         wait_until(lambda: "token=" not in run(container, "jupyter notebook list").out, container)

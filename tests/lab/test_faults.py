@@ -5,7 +5,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.lab.calls import LIMIT, Said, fetch, rootfs_of, ssh, started, state_of, token_of, wait_until
+from tests.lab.calls import (
+    LIMIT,
+    Said,
+    fetch,
+    rootfs_of,
+    ssh,
+    started,
+    state_of,
+    token_of,
+    wait_until,
+)
 from tests.lab.scene import scene_of
 
 from apexgpu.errors import UnknownHostError, UsageError
@@ -44,7 +54,9 @@ class TestBoard:
         board.clear("iam", "slow")
         assert not board.active("iam", "slow")
 
-    @pytest.mark.parametrize(("where", "kind"), [("gpu2", "html"), ("iam", "dead"), ("gpu2", "nonsense")])
+    @pytest.mark.parametrize(
+        ("where", "kind"), [("gpu2", "html"), ("iam", "dead"), ("gpu2", "nonsense")]
+    )
     def test_a_kind_belongs_to_a_place(self, where: str, kind: str) -> None:
         with pytest.raises(UsageError, match="is no fault of"):
             FaultBoard(lambda *_: None).set(where, kind)
@@ -146,7 +158,9 @@ class TestReboot:
         wait_until(lambda: manage(lab, "help").code == 0, lab)
         assert state_of(lab) == "STOPPED"
         archive = Path(lab.status()["nas"]) / "Workspaces" / "lxc-snapshot" / "alice.tar.gz"
-        assert subprocess.run(["gzip", "-t", archive], check=False, capture_output=True, timeout=LIMIT).returncode
+        assert subprocess.run(
+            ["gzip", "-t", archive], check=False, capture_output=True, timeout=LIMIT
+        ).returncode
 
     def test_any_other_command_meets_it_too(self, lab: Lab) -> None:
         started(lab)
@@ -219,15 +233,21 @@ class TestManageShell:
         assert "The container is up" in manage(lab).out
         assert "Connection refused" in ssh(lab, "gpu2", "true").err
 
-    @pytest.mark.parametrize(("kind", "words"), [
-        ("driver-mismatch", "You might need to manually install the driver"),
-        ("driver-install", "Successfully installed NVIDIA driver."),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("kind", "words"),
+        [
+            ("driver-mismatch", "You might need to manually install the driver"),
+            ("driver-install", "Successfully installed NVIDIA driver."),
+        ],
+    )
     def test_drivers(self, lab: Lab, kind: str, words: str) -> None:
         lab.fault("gpu2", kind, 1)
         assert words in manage(lab).out
         assert (
-            ssh(lab, "gpu2", "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").out == "390.48\n" * 4
+            ssh(
+                lab, "gpu2", "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"
+            ).out
+            == "390.48\n" * 4
         )
 
     def test_two_addresses(self, lab: Lab) -> None:

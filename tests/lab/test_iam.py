@@ -10,7 +10,9 @@ from tests.lab.scene import TRANSCRIPTS
 from apexgpu.lab.inprocess import Lab
 from apexgpu.lab.web import Response, plain
 
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFI3ejlo01kPk+MsgdwAb2xJDPBYsBpWoEBu0NMWG8Xh alice@laptop"
+KEY = (
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFI3ejlo01kPk+MsgdwAb2xJDPBYsBpWoEBu0NMWG8Xh alice@laptop"
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ def _parsed(text: str) -> Recorded:
 def _body(text: str) -> str:
     """A body without what differs from lab to lab."""
     text = re.sub(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}\]", "[TIME]", text)
-    text = re.sub(r"10\.77\.0\.(\d)|127\.\d+\.\d+\.(\d)", lambda m: f"HOST{m[1] or int(m[2]) - 1}", text)
+    text = re.sub(
+        r"10\.77\.0\.(\d)|127\.\d+\.\d+\.(\d)", lambda m: f"HOST{m[1] or int(m[2]) - 1}", text
+    )
     text = re.sub(r"gpu(?:7|2)\b", "gpuA", re.sub(r"gpu(?:8|3)\b", "gpuB", text))
     # The lab's one deviation: its manage hosts do not listen on port 22, and its config says so.
     return re.sub(r"(Host \S+-manage\n.*\n.*\n)    Port 2222\n", r"\1", text).rstrip("\n")
@@ -80,10 +84,24 @@ def test_iam_answers_as_recorded(new_lab: Lab) -> None:
 
 
 def test_every_recorded_answer_is_compared() -> None:
-    logs = {f"log {number}" for number in (1, 2, 3, 4, 6)}  # the states on the way to log 5, and log 5 again
+    logs = {
+        f"log {number}" for number in (1, 2, 3, 4, 6)
+    }  # the states on the way to log 5, and log 5 again
     assert set(recordings()) == logs | {
-        "config before", "port before", "POST username", "unknown", "GET manage", "port after", "wrong pw", "empty pw",
-        "right pw", "log 5", "keys", "config after", "users"}  # fmt: skip
+        "config before",
+        "port before",
+        "POST username",
+        "unknown",
+        "GET manage",
+        "port after",
+        "wrong pw",
+        "empty pw",
+        "right pw",
+        "log 5",
+        "keys",
+        "config after",
+        "users",
+    }
 
 
 def test_a_dead_host_stops_the_pusher_for_good(lab: Lab) -> None:
@@ -104,19 +122,22 @@ def test_a_dead_host_stops_the_pusher_for_good(lab: Lab) -> None:
     wait_until(lambda: "]done\n" in fetch(lab.iam_url, "/log/push-keys").body, lab)
 
 
-@pytest.mark.parametrize(("path", "form", "status"), [
-    ("/", None, 200),
-    ("/user/alice/name", None, 404),
-    ("/user/alice/subuid", None, 404),
-    ("/user/alice/.ssh/authorized_keys", None, 404),
-    ("/user/anybody/.ssh/config", None, 200),
-    ("/nothing/here", None, 404),
-    ("/manage/ssh-key/dave", None, 500),
-    ("/manage/ssh-key", {}, 400),
-    ("/manage/ssh-key/alice", {"keys": KEY}, 400),
-    ("/manage/ssh-key/alice", {"password": "x"}, 400),
-    ("/manage/ssh-key/nobody", {"keys": KEY, "password": "x"}, 401),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "form", "status"),
+    [
+        ("/", None, 200),
+        ("/user/alice/name", None, 404),
+        ("/user/alice/subuid", None, 404),
+        ("/user/alice/.ssh/authorized_keys", None, 404),
+        ("/user/anybody/.ssh/config", None, 200),
+        ("/nothing/here", None, 404),
+        ("/manage/ssh-key/dave", None, 500),
+        ("/manage/ssh-key", {}, 400),
+        ("/manage/ssh-key/alice", {"keys": KEY}, 400),
+        ("/manage/ssh-key/alice", {"password": "x"}, 400),
+        ("/manage/ssh-key/nobody", {"keys": KEY, "password": "x"}, 401),
+    ],
+)
 def test_status_of(new_lab: Lab, path: str, form: dict[str, str] | None, status: int) -> None:
     assert fetch(new_lab.iam_url, path, form).status == status
 
@@ -132,7 +153,10 @@ def test_keys_posted_before_the_visit_belong_to_nobody_with_a_port(new_lab: Lab)
 def test_the_directory_ignores_case_and_iam_does_not(new_lab: Lab) -> None:
     for name in ("alice", "Alice"):
         assert fetch(new_lab.iam_url, f"/manage/ssh-key/{name}").status == 200
-    assert [row.split(",")[0] for row in fetch(new_lab.iam_url, "/users").body.splitlines()] == ["alice", "Alice"]
+    assert [row.split(",")[0] for row in fetch(new_lab.iam_url, "/users").body.splitlines()] == [
+        "alice",
+        "Alice",
+    ]
     assert fetch(new_lab.iam_url, "/user/Alice/port").body == "22002"
     assert fetch(new_lab.iam_url, "/user/Alice/subuid").body == str(10065536 + 65536)
 
@@ -184,7 +208,11 @@ class TestFaults:
 
     def test_html(self, lab: Lab) -> None:
         lab.fault("iam", "html")
-        assert fetch(lab.iam_url, "/user/alice/.ssh/config").headers["content-type"].startswith("text/html")
+        assert (
+            fetch(lab.iam_url, "/user/alice/.ssh/config")
+            .headers["content-type"]
+            .startswith("text/html")
+        )
 
     def test_garbled_config(self, lab: Lab) -> None:
         lab.fault("iam", "garbled-config", 1)

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-termi
 
 async def printed(directory: Path, command: str) -> Job:
     """A program that has come to its end on its terminal, of which nothing has been read yet."""
-    job = await with_terminal(["/bin/sh", "-c", command], {"PATH": "/usr/bin:/bin"}, directory, (80, 24, 0, 0))
+    job = await with_terminal(
+        ["/bin/sh", "-c", command], {"PATH": "/usr/bin:/bin"}, directory, (80, 24, 0, 0)
+    )
     assert job.out
     await asyncio.wait_for(job.process.wait(), 20)
     for _ in range(100):  # turns of the loop, in which it takes what there is, and the end
@@ -22,7 +24,9 @@ async def printed(directory: Path, command: str) -> Job:
 
 
 @pytest.mark.parametrize("count", [1, 500])
-def test_what_a_terminal_showed_is_kept_when_its_program_has_ended(tmp_path: Path, count: int) -> None:
+def test_what_a_terminal_showed_is_kept_when_its_program_has_ended(
+    tmp_path: Path, count: int
+) -> None:
     async def story() -> bytes:
         job = await printed(tmp_path, f"for n in $(seq {count}); do echo $n; done")
         assert job.out

@@ -37,7 +37,9 @@ def pushed(lab: Lab, user: str, keys: str) -> None:
 def reach_by_address(lab: Lab) -> None:
     """Give a lab without registered users the host names that IAM would."""
     config = fetch(lab.iam_url, "/user/alice/.ssh/config").body
-    lab.layout.ssh_config.write_text(config + lab.layout.ssh_config.read_text(encoding="utf-8"), encoding="utf-8")
+    lab.layout.ssh_config.write_text(
+        config + lab.layout.ssh_config.read_text(encoding="utf-8"), encoding="utf-8"
+    )
 
 
 def test_a_registered_user_gets_the_manage_shell(lab: Lab) -> None:
@@ -78,7 +80,11 @@ def test_the_first_day(new_lab: Lab) -> None:
 
 
 def test_a_push_of_another_user_locks_register_and_ones_own_push_cures_it(lab: Lab) -> None:
-    pushed(lab, "bob", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFI3ejlo01kPk+MsgdwAb2xJDPBYsBpWoEBu0NMWG8Xh bob\n")
+    pushed(
+        lab,
+        "bob",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFI3ejlo01kPk+MsgdwAb2xJDPBYsBpWoEBu0NMWG8Xh bob\n",
+    )
     assert "Permission denied (publickey" in ssh(lab, "register@gpu2-manage", "bob").err
     assert ssh(lab, "gpu2-manage", "help").code == 0
     pushed(lab, "alice", own_keys(lab))
@@ -87,7 +93,9 @@ def test_a_push_of_another_user_locks_register_and_ones_own_push_cures_it(lab: L
 
 def test_a_push_overwrites_the_containers_keys(lab: Lab) -> None:
     keys = rootfs_of(lab) / "home" / "alice" / ".ssh" / "authorized_keys"
-    keys.write_text(keys.read_text(encoding="utf-8") + "ssh-ed25519 AAAA added by hand\n", encoding="utf-8")
+    keys.write_text(
+        keys.read_text(encoding="utf-8") + "ssh-ed25519 AAAA added by hand\n", encoding="utf-8"
+    )
     pushed(lab, "alice", own_keys(lab))
     assert keys.read_text(encoding="utf-8") == own_keys(lab)
 
@@ -106,10 +114,14 @@ def test_snapshot_and_recover_over_the_wire(lab: Lab) -> None:
     precious.write_text("precious", encoding="utf-8")
     assert "Saved to:" in ssh(lab, "gpu2-manage", f"snapshot {token_of(lab)}").out
     archive = lab.layout.home / "nas" / "Workspaces" / "lxc-snapshot" / "alice.tar.gz"
-    listed = subprocess.run(["tar", "tzf", archive], capture_output=True, text=True, check=True, timeout=LIMIT).stdout
+    listed = subprocess.run(
+        ["tar", "tzf", archive], capture_output=True, text=True, check=True, timeout=LIMIT
+    ).stdout
     assert "rootfs/home/alice/precious.txt\n" in listed
     precious.write_text("spoiled", encoding="utf-8")
-    said = ssh(lab, "gpu2-manage", f"recover {token_of(lab)} /NAS/Workspaces/lxc-snapshot/alice.tar.gz")
+    said = ssh(
+        lab, "gpu2-manage", f"recover {token_of(lab)} /NAS/Workspaces/lxc-snapshot/alice.tar.gz"
+    )
     assert (said.code, said.err) == (0, "")
     assert precious.read_text(encoding="utf-8") == "precious"
     ssh(lab, "gpu2-manage", f"recover {token_of(lab)} {TEMPLATE}")
@@ -195,7 +207,12 @@ def test_clients_that_are_none_do_no_harm(lab: Lab) -> None:
     import socket
 
     address = lab.status()["hosts"][0]["address"]
-    for words in (b"", b"GET / HTTP/1.0\r\n\r\n", b"SSH-2.0-x\r\n", b"SSH-2.0-x\r\n\x00\x00\xff\xff\xff\xff"):
+    for words in (
+        b"",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"SSH-2.0-x\r\n",
+        b"SSH-2.0-x\r\n\x00\x00\xff\xff\xff\xff",
+    ):
         with socket.create_connection((address, 2222), timeout=LIMIT) as client:
             client.sendall(words)
     assert ssh(lab, "gpu2-manage", "help").code == 0
@@ -203,7 +220,10 @@ def test_clients_that_are_none_do_no_harm(lab: Lab) -> None:
 
 def test_many_at_once(lab: Lab) -> None:
     answers: list[int] = []
-    threads = [threading.Thread(target=lambda: answers.append(ssh(lab, "gpu2-manage", "help").code)) for _ in range(6)]
+    threads = [
+        threading.Thread(target=lambda: answers.append(ssh(lab, "gpu2-manage", "help").code))
+        for _ in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -212,7 +232,12 @@ def test_many_at_once(lab: Lab) -> None:
 
 
 def _is_archive(path: object) -> bool:
-    return subprocess.run(["gzip", "-t", str(path)], capture_output=True, check=False, timeout=LIMIT).returncode == 0
+    return (
+        subprocess.run(
+            ["gzip", "-t", str(path)], capture_output=True, check=False, timeout=LIMIT
+        ).returncode
+        == 0
+    )
 
 
 def _manage_tasks(lab: Lab) -> int:

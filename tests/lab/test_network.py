@@ -42,10 +42,19 @@ def test_all_hosts_on_one_address_where_there_is_only_one(tmp_path: Path) -> Non
 def test_a_home_with_blanks_does_not_trouble_commands(tmp_path: Path) -> None:
     with running(tmp_path / "Application Support" / "the lab", hosts=1, registered=True) as lab:
         started(lab)
-        said = ssh(lab, "gpu2", "echo text > /home/alice/file && cat /home/alice/file && pwd && ls /NAS")
+        said = ssh(
+            lab, "gpu2", "echo text > /home/alice/file && cat /home/alice/file && pwd && ls /NAS"
+        )
         assert (said.code, said.out, said.err) == (0, "text\n/home/alice\nShare\nWorkspaces\n", "")
-        assert (lab.layout.home / "hosts" / "gpu2" / "alice" / "rootfs" / "home" / "alice" / "file").exists()
-        assert ssh(lab, "-b", "-", "gpu2", program="sftp", stdin="pwd\nls -1\n").out.count("/home/alice") == 1
+        assert (
+            lab.layout.home / "hosts" / "gpu2" / "alice" / "rootfs" / "home" / "alice" / "file"
+        ).exists()
+        assert (
+            ssh(lab, "-b", "-", "gpu2", program="sftp", stdin="pwd\nls -1\n").out.count(
+                "/home/alice"
+            )
+            == 1
+        )
 
 
 def test_nothing_listens_when_it_is_over(tmp_path: Path) -> None:
@@ -62,8 +71,12 @@ def test_a_stop_ends_the_connections_that_lead_into_the_container(tmp_path: Path
     with running(tmp_path / "lab", hosts=1, registered=True) as lab:
         started(lab)
         host = lab.status()["hosts"][0]
-        with socket.create_connection((host["address"], host["containers"][0]["port"]), timeout=20) as idle:
-            assert idle.recv(64).startswith(b"SSH-2.0-")  # no program runs at its other end that could be killed
+        with socket.create_connection(
+            (host["address"], host["containers"][0]["port"]), timeout=20
+        ) as idle:
+            assert idle.recv(64).startswith(
+                b"SSH-2.0-"
+            )  # no program runs at its other end that could be killed
             assert ssh(lab, "gpu2-manage", "stop").code == 0
             with contextlib.suppress(ConnectionResetError):
                 while idle.recv(4096):

@@ -167,13 +167,23 @@ STATES = {
 
 # What no manage shell says: the answer is sshd's or the network's (test_login.py has these states) …
 NOT_THE_SHELL = {
-    "01-manage-before-register", "b00-no-account", "b00-no-account-stop", "b00-register-wrong-key",
+    "01-manage-before-register",
+    "b00-no-account",
+    "b00-no-account-stop",
+    "b00-register-wrong-key",
     "b26-alice-register-after-bobs-push",
     # … or a command's in a container (test_container.py), or routing between real hosts.
-    "b00-container-port-before", "b03-container-ssh-when-stopped", "b04-container-ssh", "b06-ssh-container-after",
-    "b11-after-recover", "b12-ssh-after-rebuild", "b12-ssh-after-rebuild-stop-start", "b20-container-ssh-after-drop",
-    "b25-from-inside-gpu1-container-ssh-gpu2", "b25-inside-gpu1-tcp-tests",
-}  # fmt: skip
+    "b00-container-port-before",
+    "b03-container-ssh-when-stopped",
+    "b04-container-ssh",
+    "b06-ssh-container-after",
+    "b11-after-recover",
+    "b12-ssh-after-rebuild",
+    "b12-ssh-after-rebuild-stop-start",
+    "b20-container-ssh-after-drop",
+    "b25-from-inside-gpu1-container-ssh-gpu2",
+    "b25-inside-gpu1-tcp-tests",
+}
 
 # Noise of programs that differs from host to host; of these stderrs only the lines of these programs count.
 ESSENCE = {
@@ -193,7 +203,7 @@ _VARIABLE = (
     (r"(?m)^[\d.]+[KMG]?\t", "SIZE\t"),
     (r"535\.54\.03|396\.26", "NEWER"),
     (r"Last login: [^\r\n]*", "LAST"),
-)  # fmt: skip
+)
 
 
 def _plain(text: str) -> str:

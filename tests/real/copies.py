@@ -35,16 +35,26 @@ class There:
     state: Path
     watch: Watch = field(default_factory=Watch)
 
-    def copier(self, *words: str | Path, method: Method | None = None, port: int | None = None) -> Copier:
+    def copier(
+        self, *words: str | Path, method: Method | None = None, port: int | None = None
+    ) -> Copier:
         """A run of `cp WORDS`."""
         host = replace(self.host, port=port) if port else self.host
         target = Target(host, "container")
         where = [*config_arguments(self.config), *target_arguments(target), host.name]
         route = copypaths.route([str(word) for word in words], "linux")
         self.watch = Watch()
-        return Copier(route, lambda: Connection(target, where, connect=10, ask=False), self.state, method, self.watch)
+        return Copier(
+            route,
+            lambda: Connection(target, where, connect=10, ask=False),
+            self.state,
+            method,
+            self.watch,
+        )
 
-    def cp(self, *words: str | Path, method: Method | None = None, port: int | None = None) -> Copied:
+    def cp(
+        self, *words: str | Path, method: Method | None = None, port: int | None = None
+    ) -> Copied:
         """Copy; whatever stands in the way is raised. Nothing made ready stays behind."""
         done = asyncio.run(self.copier(*words, method=method, port=port).run())
         assert stages(self.home) == []
@@ -104,10 +114,34 @@ def noise(size: int, seed: int = 1) -> bytes:
 
 
 NAMES = (
-    b"plain", b"a b", b"-rf", b"-e", b"a:b", b"#comment", b";", b"it's", b'"quoted"', b"new\nline", b"back\\slash",
-    b"star*", b"[1]", b"$HOME", b"`id`", b"~", b"tab\t", b" leading", b"trailing ", "名字".encode(), "é".encode(),
-    b"latin-1-\xe9", b".hidden", b"%s%C", b"!x", b"{a,b}", b"x" * 200,
-)  # fmt: skip
+    b"plain",
+    b"a b",
+    b"-rf",
+    b"-e",
+    b"a:b",
+    b"#comment",
+    b";",
+    b"it's",
+    b'"quoted"',
+    b"new\nline",
+    b"back\\slash",
+    b"star*",
+    b"[1]",
+    b"$HOME",
+    b"`id`",
+    b"~",
+    b"tab\t",
+    b" leading",
+    b"trailing ",
+    "名字".encode(),
+    "é".encode(),
+    b"latin-1-\xe9",
+    b".hidden",
+    b"%s%C",
+    b"!x",
+    b"{a,b}",
+    b"x" * 200,
+)
 
 
 def nasty(top: Path) -> None:
@@ -137,7 +171,9 @@ def small_disk(directory: Path, size: int) -> Iterator[Path]:
     directory.mkdir(parents=True)
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
     owner = f"size={size},mode=755,uid={os.geteuid()},gid={os.getegid()}"
-    subprocess.run([*sudo, "mount", "-t", "tmpfs", "-o", owner, getpass.getuser(), directory], check=True)
+    subprocess.run(
+        [*sudo, "mount", "-t", "tmpfs", "-o", owner, getpass.getuser(), directory], check=True
+    )
     try:
         yield directory
     finally:

@@ -37,14 +37,22 @@ class Said:
 
 def _become(uid: int) -> tuple[str, ...]:
     """Another user, who may mount nothing by himself. That he may read all files is for a Python below /root."""
-    return ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
-            "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")  # fmt: skip
+    return (
+        "setpriv",
+        f"--reuid={uid}",
+        f"--regid={uid}",
+        "--clear-groups",
+        "--inh-caps=+dac_read_search",
+        "--ambient-caps=+dac_read_search",
+    )
 
 
 class Member:
     """Commands of apexgpu, and any others, run as the user `uid` where the tests are root's, else as who runs them."""
 
-    def __init__(self, directory: Path, servers: Sequence[openssh.OpenSSH], uid: int = NOBODY) -> None:
+    def __init__(
+        self, directory: Path, servers: Sequence[openssh.OpenSSH], uid: int = NOBODY
+    ) -> None:
         self.directory, self.servers, self.uid = directory, list(servers), uid
         self.home = directory / "home"
         self.state = directory / "state"
@@ -54,11 +62,19 @@ class Member:
         self.files.mkdir()
         self._write_client()
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "APEXGPU_", "SSH_"))},
-            "HOME": str(self.home), "APEXGPU_STATE_DIR": str(self.state), "PYTHONDONTWRITEBYTECODE": "1",
-            "APEXGPU_CONFIG_DIR": str(directory / "config"), "APEXGPU_SSH_CONFIG": str(directory / "ssh_config"),
-            "APEXGPU_IAM_URL": "http://127.0.0.1:9", "LANG": "C.UTF-8",
-        }  # fmt: skip
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("XDG_", "APEXGPU_", "SSH_"))
+            },
+            "HOME": str(self.home),
+            "APEXGPU_STATE_DIR": str(self.state),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "APEXGPU_CONFIG_DIR": str(directory / "config"),
+            "APEXGPU_SSH_CONFIG": str(directory / "ssh_config"),
+            "APEXGPU_IAM_URL": "http://127.0.0.1:9",
+            "LANG": "C.UTF-8",
+        }
         if self.as_root:
             for path in (directory, *directory.rglob("*")):
                 if self.files not in (path, *path.parents):
@@ -96,7 +112,12 @@ class Member:
     def popen(self, argv: Sequence[str], **more: Any) -> "subprocess.Popen[str]":
         """Any program, as the member."""
         who = _become(self.uid) if self.as_root else ()
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, "text": True}
+        pipes = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "stdin": subprocess.DEVNULL,
+            "text": True,
+        }
         return subprocess.Popen([*who, *argv], env=self.environment, cwd="/", **{**pipes, **more})
 
     def apexgpu(self, *words: str) -> list[str]:

@@ -59,7 +59,9 @@ def archive(directory: Path, version: str = "7.0.5", name: str = ARCHIVE) -> Pat
     numbers = version.split(".")
     (room / "include/cudnn.h").write_text(_HEADER.format(*numbers))
     major, minor, patch = map(int, numbers)
-    _library(room / "lib64", "libcudnn.so.7", version[2:], _CUDNN % (major * 1000 + minor * 100 + patch))
+    _library(
+        room / "lib64", "libcudnn.so.7", version[2:], _CUDNN % (major * 1000 + minor * 100 + patch)
+    )
     made = directory / name
     with tarfile.open(made, mode="w:gz") as packed:
         packed.add(room, "cuda")
@@ -71,7 +73,18 @@ def _library(directory: Path, soname: str, rest: str, code: str) -> None:
     whole = directory / f"{soname}.{rest}"
     if whole.exists():
         return
-    argv = ["gcc", "-shared", "-nostdlib", "-fPIC", f"-Wl,-soname,{soname}", "-x", "c", "-o", str(whole), "-"]
+    argv = [
+        "gcc",
+        "-shared",
+        "-nostdlib",
+        "-fPIC",
+        f"-Wl,-soname,{soname}",
+        "-x",
+        "c",
+        "-o",
+        str(whole),
+        "-",
+    ]
     subprocess.run(argv, input=code, text=True, check=True)
     for link in (soname, f"{soname.split('.so')[0]}.so"):
         (directory / link).symlink_to(whole.name)
@@ -86,7 +99,9 @@ def tensorflow(directory: Path, version: str) -> None:
             place.write_text(file.read_text().replace("@VERSION@", version))
     info = directory / f"tensorflow_gpu-{version}.dist-info"
     info.mkdir(exist_ok=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tensorflow-gpu\nVersion: {version}\n")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: tensorflow-gpu\nVersion: {version}\n"
+    )
 
 
 def wheel(directory: Path, version: str, tag: str, requires: list[str]) -> Path:
@@ -94,15 +109,20 @@ def wheel(directory: Path, version: str, tag: str, requires: list[str]) -> Path:
     name = f"tensorflow_gpu-{version}"
     made = directory / f"{name}-{tag}-manylinux1_x86_64.whl"
     sources = [file for file in sorted((HERE / "tensorflow").rglob("*")) if file.is_file()]
-    texts = {file.relative_to(HERE).with_suffix(".py").as_posix(): file.read_text() for file in sources}
+    texts = {
+        file.relative_to(HERE).with_suffix(".py").as_posix(): file.read_text() for file in sources
+    }
     files = {path: text.replace("@VERSION@", version).encode() for path, text in texts.items()}
     lines = ["Metadata-Version: 2.1", "Name: tensorflow-gpu", f"Version: {version}"]
     lines += [f"Requires-Dist: {one}" for one in requires]
     files[f"{name}.dist-info/METADATA"] = "\n".join([*lines, ""]).encode()
     files[f"{name}.dist-info/WHEEL"] = (
-        f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: false\nTag: {tag}-manylinux1_x86_64\n").encode()
+        f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: false\nTag: {tag}-manylinux1_x86_64\n"
+    ).encode()
     record = [f"{path},sha256={_sum(data)},{len(data)}" for path, data in files.items()]
-    files[f"{name}.dist-info/RECORD"] = "\n".join([*record, f"{name}.dist-info/RECORD,,", ""]).encode()
+    files[f"{name}.dist-info/RECORD"] = "\n".join(
+        [*record, f"{name}.dist-info/RECORD,,", ""]
+    ).encode()
     with zipfile.ZipFile(made, "w") as packed:
         for path, data in files.items():
             packed.writestr(path, data)

@@ -72,8 +72,10 @@ class Sshd(Place):
 
     def waiting(self) -> str:
         """It kills its own sshd."""
-        return ('p=$$; while [ "$(ps -o comm= -p $p)" != sshd ]; do p=$(ps -o ppid= -p $p | tr -d " "); done; '
-                "kill -9 $p; exec tail -f /dev/null")  # fmt: skip
+        return (
+            'p=$$; while [ "$(ps -o comm= -p $p)" != sshd ]; do p=$(ps -o ppid= -p $p | tr -d " "); done; '
+            "kill -9 $p; exec tail -f /dev/null"
+        )
 
     def cut(self) -> None:
         """The command does it."""

@@ -30,7 +30,17 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games:
 PYTHON2 = "usr/local/lib/python2.7/dist-packages"
 
 # What a program leaves behind everywhere: not a change that anybody asked for.
-_PASSING = ("proc", "sys", "dev", "run", "tmp", "var/log", "var/lib/standin", "var/cache/ldconfig", "home/alice/.cache")
+_PASSING = (
+    "proc",
+    "sys",
+    "dev",
+    "run",
+    "tmp",
+    "var/log",
+    "var/lib/standin",
+    "var/cache/ldconfig",
+    "home/alice/.cache",
+)
 
 _START = """\
 set -eu
@@ -76,11 +86,15 @@ class Root:
     host: Host
     config: Path
 
-    def ssh(self, command: str, *, login: bool = False, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def ssh(
+        self, command: str, *, login: bool = False, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """A command in it, by plain ssh; as after a login, with all of the shell's files, if asked for."""
         told = shlex.join(["bash", "-ilc", command]) if login else command
         argv = ["ssh", "-F", str(self.config), "-p", str(self.host.port), f"{USER}@127.0.0.1", told]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=check, stdin=subprocess.DEVNULL)
+        return subprocess.run(
+            argv, capture_output=True, text=True, timeout=120, check=check, stdin=subprocess.DEVNULL
+        )
 
     def state(self, **changes: object) -> None:
         """What its nvidia-smi tells, and what goes wrong in its TensorFlow."""
@@ -108,7 +122,9 @@ class Root:
         space = Path(f"/proc/{self.pid}/ns/pid").readlink()
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                line = (
+                    (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
                 if words in line and (place / "ns/pid").readlink() == space:
                     found.append(int(place.name))
         return found
@@ -135,11 +151,31 @@ def start(directory: Path, share: Path, *, tmp: str = "size=4g", local: str = ""
     config = _furniture(directory, share, port, manage)
     space = directory / "space"
     space.mkdir()
-    words = ["sh", "-c", _START, "sh", str(space), f"{WHEELS.resolve()}:{BASE.resolve()}",
-             str(directory / "furniture"), tmp, local]  # fmt: skip
-    flags = ["--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private"]
+    words = [
+        "sh",
+        "-c",
+        _START,
+        "sh",
+        str(space),
+        f"{WHEELS.resolve()}:{BASE.resolve()}",
+        str(directory / "furniture"),
+        tmp,
+        local,
+    ]
+    flags = [
+        "--mount",
+        "--pid",
+        "--uts",
+        "--ipc",
+        "--fork",
+        "--kill-child",
+        "--propagation",
+        "private",
+    ]
     with (directory / "sshd.log").open("wb") as log:
-        process = subprocess.Popen(["unshare", *flags, "--", *words], stderr=log, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            ["unshare", *flags, "--", *words], stderr=log, stdin=subprocess.DEVNULL
+        )
     try:
         openssh.await_port("127.0.0.1", port, process)
     except RuntimeError as exc:
@@ -147,7 +183,9 @@ def start(directory: Path, share: Path, *, tmp: str = "size=4g", local: str = ""
         message = (directory / "sshd.log").read_text()
         raise RuntimeError(message) from exc
     first = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
-    return Root(process, Path(f"/proc/{first}/root"), Host("gpu7", "127.0.0.1", USER, port, manage), config)
+    return Root(
+        process, Path(f"/proc/{first}/root"), Host("gpu7", "127.0.0.1", USER, port, manage), config
+    )
 
 
 def _furniture(directory: Path, share: Path, port: int, manage: int) -> Path:
@@ -161,7 +199,9 @@ def _furniture(directory: Path, share: Path, port: int, manage: int) -> Path:
     said = json.loads((openssh.TRANSCRIPTS / "07-up-running.json").read_text())["stdout"]
     (room / "etc/ssh/manage-help").write_text(said)
     shutil.copy(directory / "id_ed25519.pub", room / f"home/{USER}/.ssh/authorized_keys")
-    (room / f"home/{USER}/.bashrc").write_text("case $- in *i*) ;; *) return ;; esac\n")  # as Ubuntu's begins
+    (room / f"home/{USER}/.bashrc").write_text(
+        "case $- in *i*) ;; *) return ;; esac\n"
+    )  # as Ubuntu's begins
     shutil.copy(nvidia.HERE / "nvidia-smi", room / "usr/bin/nvidia-smi")
     (room / "usr/bin/nvidia-smi").chmod(0o755)
     for file in share.iterdir():
@@ -173,10 +213,14 @@ def _furniture(directory: Path, share: Path, port: int, manage: int) -> Path:
     (room / "etc/hosts").write_text("127.0.0.1 localhost gpu7\n")
     (room / "etc/environment").write_text(f'PATH="{PATH}"\n')
     kind, blob = (room / "etc/ssh/host_key.pub").read_text().split()[:2]
-    (directory / "known_hosts").write_text("".join(f"[127.0.0.1]:{one} {kind} {blob}\n" for one in (port, manage)))
+    (directory / "known_hosts").write_text(
+        "".join(f"[127.0.0.1]:{one} {kind} {blob}\n" for one in (port, manage))
+    )
     config = directory / "config"
-    config.write_text(f"Host *\n  IdentityFile {directory}/id_ed25519\n  IdentitiesOnly yes\n"
-                      f"  UserKnownHostsFile {directory}/known_hosts\n")  # fmt: skip
+    config.write_text(
+        f"Host *\n  IdentityFile {directory}/id_ed25519\n  IdentitiesOnly yes\n"
+        f"  UserKnownHostsFile {directory}/known_hosts\n"
+    )
     return config
 
 

@@ -32,8 +32,14 @@ class Screen:
 
     def windows(self) -> str:
         """All windows with their names, as xwininfo tells."""
-        done = subprocess.run(["xwininfo", "-root", "-tree"], env={**os.environ, **self.environment},
-                              capture_output=True, text=True, timeout=LIMIT, check=False)  # fmt: skip
+        done = subprocess.run(
+            ["xwininfo", "-root", "-tree"],
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
         return done.stdout
 
     def await_window(self, name: str, *, there: bool = True) -> str:
@@ -55,10 +61,25 @@ def screen(directory: Path, *more: str) -> Iterator[Screen]:
 
     It is not told -noreset: like older ones, it begins anew when its last client leaves.
     """
-    cookie, keys, authority = secrets.token_hex(16), directory / "server-cookie", directory / "Xauthority"
+    cookie, keys, authority = (
+        secrets.token_hex(16),
+        directory / "server-cookie",
+        directory / "Xauthority",
+    )
     _add(keys, ":0", cookie)
     reading, writing = os.pipe()
-    words = ["Xvfb", "-displayfd", str(writing), "-auth", str(keys), "-screen", "0", "800x600x24", "-nolisten", "tcp"]
+    words = [
+        "Xvfb",
+        "-displayfd",
+        str(writing),
+        "-auth",
+        str(keys),
+        "-screen",
+        "0",
+        "800x600x24",
+        "-nolisten",
+        "tcp",
+    ]
     with (directory / "xvfb.log").open("wb") as log:
         process = subprocess.Popen([*words, *more], pass_fds=[writing], stdout=log, stderr=log)
     os.close(writing)
@@ -81,4 +102,6 @@ def screen(directory: Path, *more: str) -> Iterator[Screen]:
 
 def _add(file: Path, display: str, cookie: str) -> None:
     file.touch()
-    subprocess.run(["xauth", "-q", "-f", file, "add", display, ".", cookie], check=True, timeout=LIMIT)
+    subprocess.run(
+        ["xauth", "-q", "-f", file, "add", display, ".", cookie], check=True, timeout=LIMIT
+    )

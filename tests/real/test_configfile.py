@@ -22,7 +22,9 @@ pytestmark = pytest.mark.openssh
 
 DATA = Path(__file__).parent.parent / "data"
 REAL = sorted((DATA / "ssh_configs").iterdir())
-NASTY: list[tuple[str, str, bytes]] = ast.literal_eval((DATA / "nasty_configs/cases.txt").read_text(encoding="ascii"))
+NASTY: list[tuple[str, str, bytes]] = ast.literal_eval(
+    (DATA / "nasty_configs/cases.txt").read_text(encoding="ascii")
+)
 HOSTS = (Host("gpu7", "10.77.0.1", "alice", 22001), Host("gpu8", "10.77.0.2", "alice", 22001, 2022))
 RIGHT = {
     "gpu7-manage": ("10.77.0.1", "alice", "22"),
@@ -89,7 +91,12 @@ class Counting(LocalRunner):
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(
-        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = 30,
+        env: Mapping[str, str] | None = None,
     ) -> Completed:
         with self.lock:
             self.argvs.append(tuple(argv))
@@ -129,9 +136,16 @@ def assert_right(config: Path) -> None:
 
 def others(config: Path) -> dict[str, tuple[int, bytes]]:
     """What ssh makes of up to ten names of the file, and of two that are not in it."""
-    names = [name for name in sshconfig.host_names(config.read_bytes()) if name.isascii() and name.isalnum()]
+    names = [
+        name
+        for name in sshconfig.host_names(config.read_bytes())
+        if name.isascii() and name.isalnum()
+    ]
     names = [name for name in names if name not in RIGHT][:10]
-    return {name: (done.code, done.out) for name, done in asked(config, [*names, "zz", "192.0.2.77"]).items()}
+    return {
+        name: (done.code, done.out)
+        for name, done in asked(config, [*names, "zz", "192.0.2.77"]).items()
+    }
 
 
 def refused_by_ssh(config: Path) -> bool:
@@ -157,7 +171,10 @@ def whole_story(place: Place, old: bytes) -> None:
     calls = place.calls
     assert not place.sync()
     assert place.calls == calls
-    assert (place.config.stat().st_mtime_ns, place.config.stat().st_ino) == (stat.st_mtime_ns, stat.st_ino)
+    assert (place.config.stat().st_mtime_ns, place.config.stat().st_ino) == (
+        stat.st_mtime_ns,
+        stat.st_ino,
+    )
     assert len(configfile.backups(place.state, place.config)) == 1
 
     assert place.remove()
@@ -190,21 +207,31 @@ def test_a_real_config_is_merged_or_was_refused_by_ssh_before(place: Place, path
         whole_story(place, path.read_bytes())
 
 
-@pytest.mark.parametrize(("kind", "old"), [pytest.param(kind, old, id=why) for why, kind, old in NASTY])
+@pytest.mark.parametrize(
+    ("kind", "old"), [pytest.param(kind, old, id=why) for why, kind, old in NASTY]
+)
 def test_a_nasty_config_is_merged_or_refused_untouched(place: Place, kind: str, old: bytes) -> None:
     old = old.replace(b"@DIR@", os.fsencode(place.directory))
     if kind == "merge":
         whole_story(place, old)
     else:
-        assert_refused(place, old, "ssh cannot read" if kind == "broken" else "marks of apexgpu's block")
+        assert_refused(
+            place, old, "ssh cannot read" if kind == "broken" else "marks of apexgpu's block"
+        )
 
 
 @pytest.mark.parametrize(
     ("why", "old"),
     [
         ("a comment of 100,000 letters", b"# " + b"x" * 100_000 + b"\nHost a\n  Port 23\n"),
-        ("a Host line of 1,500 names", b"Host " + b" ".join(b"h%d" % n for n in range(1500)) + b"\n  Port 23\n"),
-        ("5,000 blocks", b"".join(b"Host h%d\n  HostName 192.0.2.%d\n\n" % (n, n % 250) for n in range(5000))),
+        (
+            "a Host line of 1,500 names",
+            b"Host " + b" ".join(b"h%d" % n for n in range(1500)) + b"\n  Port 23\n",
+        ),
+        (
+            "5,000 blocks",
+            b"".join(b"Host h%d\n  HostName 192.0.2.%d\n\n" % (n, n % 250) for n in range(5000)),
+        ),
         ("800 kB of comments", b"# nothing to see\n" * 50_000),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -250,8 +277,12 @@ def test_a_dangling_symlink_gets_its_file(place: Place) -> None:
     assert place.config.is_symlink()
 
 
-@pytest.mark.parametrize("what", ["file", "directory", "fifo", "directory for a file", "symlink loop"])
-def test_what_cannot_be_written_is_refused_and_include_offered_where_ssh_reads_it(place: Place, what: str) -> None:
+@pytest.mark.parametrize(
+    "what", ["file", "directory", "fifo", "directory for a file", "symlink loop"]
+)
+def test_what_cannot_be_written_is_refused_and_include_offered_where_ssh_reads_it(
+    place: Place, what: str
+) -> None:
     own = place.directory / "own"
     own.mkdir()
     config = own / "config"
@@ -268,13 +299,17 @@ def test_what_cannot_be_written_is_refused_and_include_offered_where_ssh_reads_i
         configfile.plan(config, HOSTS, runner=place.runner)
     own.chmod(0o700)
     unreadable = what in {"fifo", "directory for a file"}
-    assert caught.value.hint == (f"ls -ld {config}" if unreadable else "apexgpu config sync --include")
+    assert caught.value.hint == (
+        f"ls -ld {config}" if unreadable else "apexgpu config sync --include"
+    )
     assert [path.name for path in own.iterdir()] == ["config"]
     assert not place.state.joinpath("backups").exists()
 
 
 @pytest.mark.parametrize("change", ["remove", "restore"])
-def test_a_file_that_is_read_only_on_purpose_is_not_changed_by_other_ways_either(place: Place, change: str) -> None:
+def test_a_file_that_is_read_only_on_purpose_is_not_changed_by_other_ways_either(
+    place: Place, change: str
+) -> None:
     """A rename would go through: only the directory's mode stands against that."""
     place.config.write_bytes(b"Host a\n")
     assert place.sync()
@@ -285,7 +320,9 @@ def test_a_file_that_is_read_only_on_purpose_is_not_changed_by_other_ways_either
     assert place.config.read_bytes() == merged
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away"
+)
 def test_under_sudo_the_file_stays_its_owners(place: Place) -> None:
     place.config.write_bytes(b"Host a\n")
     os.chown(place.config, 1234, 4321)
@@ -304,7 +341,9 @@ def test_include_mode_leaves_the_config_alone_and_its_line_works(place: Place) -
     assert own.read_bytes() == sshconfig.block(HOSTS)
     assert not configfile.include_effective(place.config, HOSTS, runner=place.runner)
     place.config.chmod(0o600)
-    place.config.write_bytes(configfile.include_line(own).encode() + b"\n" + place.config.read_bytes())
+    place.config.write_bytes(
+        configfile.include_line(own).encode() + b"\n" + place.config.read_bytes()
+    )
     assert configfile.include_effective(place.config, HOSTS, runner=place.runner)
     assert_right(place.config)
     assert target(asked(place.config, ["a"])["a"])[2] == "2222"
@@ -367,7 +406,9 @@ def test_ten_backups_are_kept_and_any_can_be_restored(place: Place) -> None:
         place.config.write_bytes(b"# %d\n" % n)
     kept = configfile.backups(place.state, place.config)
     assert [backup.n for backup in kept] == list(range(1, 11))
-    assert [backup.path.read_bytes() for backup in kept] == [b"# %d\n" % n for n in range(12, 2, -1)]
+    assert [backup.path.read_bytes() for backup in kept] == [
+        b"# %d\n" % n for n in range(12, 2, -1)
+    ]
     assert all(backup.path.stat().st_mode & 0o777 == 0o600 for backup in kept)
     assert kept[0].bytes == 5
     assert kept[0].taken.tzinfo is not None
@@ -429,7 +470,9 @@ def test_removing_works_without_ssh(place: Place) -> None:
 
 
 def test_removing_what_the_users_own_lines_lean_on_is_refused(place: Place) -> None:
-    merged = sshconfig.merge(b"UseKeychain yes\n", HOSTS).replace(b"Host *\n", b"Host *\nIgnoreUnknown UseKeychain\n")
+    merged = sshconfig.merge(b"UseKeychain yes\n", HOSTS).replace(
+        b"Host *\n", b"Host *\nIgnoreUnknown UseKeychain\n"
+    )
     place.config.write_bytes(merged)
     with pytest.raises(ConfigError, match=r"(?i)usekeychain"):
         place.remove()
@@ -511,7 +554,12 @@ def test_what_ssh_rejects_after_the_rename_is_taken_back(place: Place, old: byte
 
     class Lying(Counting):
         def run(
-            self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30, env: Mapping[str, str] | None = None
+            self,
+            argv: Sequence[str],
+            *,
+            stdin: bytes = b"",
+            timeout: float = 30,
+            env: Mapping[str, str] | None = None,
         ) -> Completed:
             done = super().run(argv, stdin=stdin, timeout=timeout, env=env)
             if argv[3] != str(place.config):
@@ -530,7 +578,12 @@ def test_what_someone_else_wrote_over_what_ssh_rejects_is_not_taken_back(place: 
 
     class Lying(Counting):
         def run(
-            self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30, env: Mapping[str, str] | None = None
+            self,
+            argv: Sequence[str],
+            *,
+            stdin: bytes = b"",
+            timeout: float = 30,
+            env: Mapping[str, str] | None = None,
         ) -> Completed:
             if argv[3] != str(place.config):
                 return super().run(argv, stdin=stdin, timeout=timeout, env=env)
@@ -545,8 +598,13 @@ def test_what_someone_else_wrote_over_what_ssh_rejects_is_not_taken_back(place: 
 
 def test_another_name_that_would_change_stops_the_write(place: Place) -> None:
     place.config.write_bytes(b"Host a\n  Port 23\n")
-    with sshverify.as_file(b"Host a\n  Port 24\n") as candidate, pytest.raises(ConfigError, match="`ssh a`"):
-        sshverify.verify(candidate, place.config.read_bytes(), (), ["a"], shown=place.config, runner=place.runner)
+    with (
+        sshverify.as_file(b"Host a\n  Port 24\n") as candidate,
+        pytest.raises(ConfigError, match="`ssh a`"),
+    ):
+        sshverify.verify(
+            candidate, place.config.read_bytes(), (), ["a"], shown=place.config, runner=place.runner
+        )
 
 
 def test_an_answer_that_changes_by_itself_stops_nothing(place: Place) -> None:
@@ -560,7 +618,10 @@ def test_two_at_once_write_once(place: Place) -> None:
     plans = [configfile.plan(place.config, HOSTS, runner=place.runner) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         written = list(
-            pool.map(lambda plan: configfile.commit(plan, state_dir=place.state, runner=place.runner), plans)
+            pool.map(
+                lambda plan: configfile.commit(plan, state_dir=place.state, runner=place.runner),
+                plans,
+            )
         )
     assert sorted(written) == [False, False, False, True]
     assert len(configfile.backups(place.state, place.config)) == 1
@@ -596,7 +657,11 @@ def test_warnings_name_what_reaches_the_lab(place: Place) -> None:
 def test_no_warnings_where_nothing_surprises(place: Place) -> None:
     assert configfile.warnings(place.config, HOSTS, place.runner) == []
     place.config.write_bytes(
-        sshconfig.merge(b"Host *\n  ControlPath /tmp/cm-%C\n  IdentitiesOnly yes\n", HOSTS, identity_file="/a/key")
+        sshconfig.merge(
+            b"Host *\n  ControlPath /tmp/cm-%C\n  IdentitiesOnly yes\n",
+            HOSTS,
+            identity_file="/a/key",
+        )
     )
     assert configfile.warnings(place.config, HOSTS, place.runner) == []
 

@@ -70,11 +70,15 @@ class TestTrees:
         assert tree(here / "back") == tree(here / "a b")
         assert (here / "back").stat().st_mtime == (here / "a b").stat().st_mtime
         assert (back.files, back.size, back.sent) == (made.files, made.size, made.sent)
-        plain = [path for path in (here / "a b").rglob("*") if path.is_file() and not path.is_symlink()]
+        plain = [
+            path for path in (here / "a b").rglob("*") if path.is_file() and not path.is_symlink()
+        ]
         assert made.sent == sum(path.stat().st_size for path in plain)
         assert stages(here) == []
 
-    def test_the_second_time_there_is_nothing_to_do(self, there: There, here: Path, method: Method) -> None:
+    def test_the_second_time_there_is_nothing_to_do(
+        self, there: There, here: Path, method: Method
+    ) -> None:
         nasty(here / "tree")
         there.cp("tree", "gpu:new", method=method)
         before = {path: path.lstat().st_ino for path in (there.home / "new").rglob("*")}
@@ -101,7 +105,9 @@ class TestTrees:
         inode = (there.home / "tree/same").stat().st_ino
         made = there.cp("tree", "gpu:", method=method)
         assert made.changed == 3  # the file, the new directory, and what is in it
-        assert [(there.home / "tree" / path).stat().st_mode & 0o777 for path in ("new", "new/deep")] == [0o555] * 2
+        assert [
+            (there.home / "tree" / path).stat().st_mode & 0o777 for path in ("new", "new/deep")
+        ] == [0o555] * 2
         assert (there.home / "tree/sub/longer").read_text() == "much longer"
         assert (there.home / "tree/new/deep/file").read_text() == "new"
         assert (there.home / "tree/theirs").read_text() == "kept"
@@ -134,7 +140,9 @@ class TestTrees:
         assert (there.home / "tree/x").read_text() == "theirs"
         assert not (there.home / "tree/a").exists()
 
-    def test_what_is_no_file_is_left_out_and_counted(self, there: There, here: Path, method: Method) -> None:
+    def test_what_is_no_file_is_left_out_and_counted(
+        self, there: There, here: Path, method: Method
+    ) -> None:
         (here / "tree").mkdir()
         os.mkfifo(here / "tree/pipe")
         (here / "tree/file").write_text("x")
@@ -152,7 +160,9 @@ class TestFiles:
         before = (there.home / "old").open("rb")
         with before:
             assert there.cp("new", "gpu:old", method=method).changed == 1
-            assert before.read() == noise(200_000, 2)  # another file: whoever reads the old one, reads it to its end
+            assert before.read() == noise(
+                200_000, 2
+            )  # another file: whoever reads the old one, reads it to its end
         assert (there.home / "old").read_bytes() == noise(300_000)
         assert there.cp("new", "gpu:old", method=method).changed == 0
 
@@ -215,7 +225,12 @@ class TestWords:
         ],
     )
     def test_what_goes_where_is_as_with_cp_r(
-        self, real: tuple[openssh.OpenSSH, There], here: Path, words: tuple[str, ...], made: list[str], method: Method
+        self,
+        real: tuple[openssh.OpenSSH, There],
+        here: Path,
+        words: tuple[str, ...],
+        made: list[str],
+        method: Method,
     ) -> None:
         there = real[1]
         (here / "file").write_text("x")
@@ -223,7 +238,9 @@ class TestWords:
         (here / "tree/in").write_text("x")
         (there.home / "dir").mkdir()
         there.cp(*words, method=method)
-        found = [str(path.relative_to(there.home)) for path in there.home.rglob("*") if path.is_file()]
+        found = [
+            str(path.relative_to(there.home)) for path in there.home.rglob("*") if path.is_file()
+        ]
         assert sorted(found) == made
 
     def test_wildcards_are_the_containers_and_a_name_with_one_in_it_is_taken_as_it_is(
@@ -236,7 +253,11 @@ class TestWords:
         assert (here / "one").read_text() == "[ab].csv"
         (here / "all").mkdir()
         there.cp("gpu:ru*s/*.csv", "all", method=method)
-        assert sorted(path.name for path in (here / "all").iterdir()) == ["[ab].csv", "a.csv", "b.csv"]
+        assert sorted(path.name for path in (here / "all").iterdir()) == [
+            "[ab].csv",
+            "a.csv",
+            "b.csv",
+        ]
         with pytest.raises(RefusedError, match="nothing matches"):
             there.cp("gpu:runs/*.png", "all", method=method)
 
@@ -292,11 +313,16 @@ class TestBroken:
     ) -> None:
         server, there = real
         whole, old = noise(48 * MIB), b"the old one"
-        source, final = (here / "big", there.home / "big") if upload else (there.home / "big", here / "big")
+        source, final = (
+            (here / "big", there.home / "big") if upload else (there.home / "big", here / "big")
+        )
         words = ("big", "gpu:") if upload else ("gpu:big", ".")
         source.write_bytes(whole)
         final.write_bytes(old)
-        with wire(there.host.address, server.host.manage_port) as line, ThreadPoolExecutor(1) as pool:
+        with (
+            wire(there.host.address, server.host.manage_port) as line,
+            ThreadPoolExecutor(1) as pool,
+        ):
             _known(there, line.port)
             line.hold_after(30 * MIB)
             running = pool.submit(broken, there, line.port, *words, method=method)
@@ -324,10 +350,15 @@ class TestBroken:
         self, real: tuple[openssh.OpenSSH, There], here: Path, method: Method, upload: bool
     ) -> None:
         server, there = real
-        source, final = (here / "big", there.home / "big") if upload else (there.home / "big", here / "big")
+        source, final = (
+            (here / "big", there.home / "big") if upload else (there.home / "big", here / "big")
+        )
         words = ("big", "gpu:") if upload else ("gpu:big", ".")
         source.write_bytes(noise(24 * MIB))
-        with wire(there.host.address, server.host.manage_port) as line, ThreadPoolExecutor(1) as pool:
+        with (
+            wire(there.host.address, server.host.manage_port) as line,
+            ThreadPoolExecutor(1) as pool,
+        ):
             _known(there, line.port)
             line.hold_after(15 * MIB)
             running = pool.submit(broken, there, line.port, *words, method=method)
@@ -349,19 +380,31 @@ class TestBroken:
             (top / f"tree/sub/{number:02}").write_bytes(noise(2 * MIB, number))
         final.mkdir()
         (final / "theirs").write_text("kept")
-        with wire(there.host.address, server.host.manage_port) as line, ThreadPoolExecutor(1) as pool:
+        with (
+            wire(there.host.address, server.host.manage_port) as line,
+            ThreadPoolExecutor(1) as pool,
+        ):
             _known(there, line.port)
             line.hold_after(14 * MIB)
             running = pool.submit(broken, there, line.port, *words, method=method)
             line.await_hold()
-            assert [path.name for path in final.iterdir() if not path.name.startswith(".apexgpu-")] == ["theirs"]
+            assert [
+                path.name for path in final.iterdir() if not path.name.startswith(".apexgpu-")
+            ] == ["theirs"]
             line.cut()
             assert running.result(60).exit_code == 5
             for path in (top / "tree/sub").iterdir():
                 if int(path.name) % 2:
                     path.unlink()
             made = there.cp(*words, method=method, port=line.port)
-        assert sorted(path.name for path in (final / "sub").iterdir()) == ["00", "02", "04", "06", "08", "10"]
+        assert sorted(path.name for path in (final / "sub").iterdir()) == [
+            "00",
+            "02",
+            "04",
+            "06",
+            "08",
+            "10",
+        ]
         for number in range(0, 12, 2):
             assert (final / f"sub/{number:02}").read_bytes() == noise(2 * MIB, number)
         assert made.sent <= 10 * MIB
@@ -383,11 +426,16 @@ class TestBroken:
             line.hold_after(8 * MIB)
             running = pool.submit(broken, there, line.port, *words, method=method)
             line.await_hold()
-            with pytest.raises(OSError, match="No space left"), (disk / "theirs").open("wb") as theirs:
+            with (
+                pytest.raises(OSError, match="No space left"),
+                (disk / "theirs").open("wb") as theirs,
+            ):
                 theirs.write(bytes(20 * MIB))  # somebody else takes what is left
             line.release()
             error = running.result(60)
-            assert error.message.startswith(f"the disk is full on {'gpu7' if upload else 'this laptop'}")
+            assert error.message.startswith(
+                f"the disk is full on {'gpu7' if upload else 'this laptop'}"
+            )
             assert (error.exit_code, error.code) == (1, "no_space")
             assert error.hint
             assert (disk / "big").read_bytes() == b"old"
@@ -404,7 +452,10 @@ class TestBroken:
                 (top / name).write_bytes(noise(8 * MIB if name == "big" else 3 * MIB))
             for name, needed in (("big", "8.0"), ("tree", "6.0")):
                 words = (name, "gpu:disk") if upload else (f"gpu:{name}", "disk")
-                with pytest.raises(ApexError, match=f"{needed} MiB are needed at .*/disk on .*, and 4.0 MiB are free"):
+                with pytest.raises(
+                    ApexError,
+                    match=f"{needed} MiB are needed at .*/disk on .*, and 4.0 MiB are free",
+                ):
                     there.cp(*words, method=method)
             assert list(disk.iterdir()) == []
 
@@ -412,7 +463,9 @@ class TestBroken:
         self, real: tuple[openssh.OpenSSH, There], here: Path, method: Method, upload: bool
     ) -> None:
         there = real[1]
-        source, final = (here / "big", there.home / "big") if upload else (there.home / "big", here / "big")
+        source, final = (
+            (here / "big", there.home / "big") if upload else (there.home / "big", here / "big")
+        )
         words = ("big", "gpu:") if upload else ("gpu:big", ".")
         source.write_bytes(noise(32 * MIB))
         final.write_bytes(b"old")
@@ -447,7 +500,9 @@ def test_two_copies_to_one_place_wait_for_each_other(
     with wire(there.host.address, server.host.manage_port) as line, ThreadPoolExecutor(1) as pool:
         _known(there, line.port)
         line.hold_after(4 * MIB)
-        first = pool.submit(lambda: asyncio.run(there.copier("big", "gpu:", method=method, port=line.port).run()))
+        first = pool.submit(
+            lambda: asyncio.run(there.copier("big", "gpu:", method=method, port=line.port).run())
+        )
         line.await_hold()
         with pytest.raises(ApexError, match="is in use by another apexgpu"):
             asyncio.run(there.copier("big", "gpu:", method=method).run())
@@ -457,10 +512,14 @@ def test_two_copies_to_one_place_wait_for_each_other(
     assert (there.home / "big").read_bytes() == noise(8 * MIB)
 
 
-def test_a_shell_that_talks_is_named_with_its_cure(real: tuple[openssh.OpenSSH, There], here: Path) -> None:
+def test_a_shell_that_talks_is_named_with_its_cure(
+    real: tuple[openssh.OpenSSH, There], here: Path
+) -> None:
     program = real[0].directory.parent / "sftp-server"
     program.write_text(program.read_text().replace("cd ", "echo 'Welcome to gpu7'; cd "))
-    with pytest.raises(RefusedError, match="prints text where files should come: Welcome to gpu7") as caught:
+    with pytest.raises(
+        RefusedError, match="prints text where files should come: Welcome to gpu7"
+    ) as caught:
         real[1].cp("gpu:x", ".")
     assert caught.value.hint is not None
     assert "~/.bashrc" in caught.value.hint
@@ -469,13 +528,17 @@ def test_a_shell_that_talks_is_named_with_its_cure(real: tuple[openssh.OpenSSH, 
 def test_a_server_without_sftp_is_named_with_its_cure(tmp_path: Path, here: Path) -> None:
     server = openssh.start(tmp_path / "sshd")
     there = There(server.host, server.config, tmp_path, tmp_path / "state")
-    with pytest.raises(RefusedError, match="the ssh server in the container on gpu7 has no SFTP") as caught:
+    with pytest.raises(
+        RefusedError, match="the ssh server in the container on gpu7 has no SFTP"
+    ) as caught:
         there.cp("gpu:x", ".")
     server.stop()
     assert caught.value.hint == "apexgpu ssh gpu7 -- sudo apt install openssh-sftp-server"
 
 
-def test_a_refused_login_is_the_transports_own_error(real: tuple[openssh.OpenSSH, There], here: Path) -> None:
+def test_a_refused_login_is_the_transports_own_error(
+    real: tuple[openssh.OpenSSH, There], here: Path
+) -> None:
     server, there = real
     (server.directory / "authorized_keys").write_text("")
     with pytest.raises(ApexError, match="does not take your key") as caught:

@@ -25,7 +25,9 @@ def server(
 ) -> Iterator[openssh.OpenSSH]:
     home = tmp_path / "there"
     home.mkdir()
-    found = openssh.start(tmp_path / "server", home=home, shell=shutil.which(request.param) or request.param)
+    found = openssh.start(
+        tmp_path / "server", home=home, shell=shutil.which(request.param) or request.param
+    )
     openssh.remember(found.host)
     monkeypatch.setenv("APEXGPU_SSH_CONFIG", str(found.config))
     yield found

@@ -17,9 +17,23 @@ pytestmark = pytest.mark.sshfs
 
 READ = "import sys; print(open(sys.argv[1]).read(), end='')"
 _NAMES = (
-    "plain", "two  blanks ", " ", "Ünïcödé", "实验 结果.txt", "new\nline", "tab\t", "'quotes\"", "back\\slash", "-dash",
-    "*?[a]", "comma,semicolon;", "%d%%", "🙂", "e\u0301 not composed", "a" * 255,
-)  # fmt: skip
+    "plain",
+    "two  blanks ",
+    " ",
+    "Ünïcödé",
+    "实验 结果.txt",
+    "new\nline",
+    "tab\t",
+    "'quotes\"",
+    "back\\slash",
+    "-dash",
+    "*?[a]",
+    "comma,semicolon;",
+    "%d%%",
+    "🙂",
+    "e\u0301 not composed",
+    "a" * 255,
+)
 
 
 @pytest.fixture
@@ -78,16 +92,18 @@ for number, name in enumerate(sys.argv[2:]):
     (laptop.files / "made there\n").write_text("yes")
     assert laptop.result(READ, str(there / "made there\n")) == "yes"
     code = "import os,sys; os.rename(sys.argv[1], sys.argv[2]); os.unlink(sys.argv[3])"
-    laptop.result(code, str(there / "dplain" / "plain"), str(there / "moved\there"), str(there / "d " / " "))
+    laptop.result(
+        code, str(there / "dplain" / "plain"), str(there / "moved\there"), str(there / "d " / " ")
+    )
     assert (laptop.files / "moved\there").read_text() == "0"
     assert not (laptop.files / "d " / " ").exists()
 
 
 def test_a_directory_with_a_strange_name_can_be_mounted_and_mounted_on(laptop: Member) -> None:
-    (laptop.files / "my \"data\" ü\\").mkdir()
-    (laptop.files / "my \"data\" ü\\" / "here").write_text("1")
+    (laptop.files / 'my "data" ü\\').mkdir()
+    (laptop.files / 'my "data" ü\\' / "here").write_text("1")
     here = laptop.home / "blank ü\n,here"
-    remote = str(laptop.files / "my \"data\" ü\\")
+    remote = str(laptop.files / 'my "data" ü\\')
     said = laptop("mount", SEVEN, str(here), "--remote", remote)
     assert said.code == 0, said.err
     assert laptop.result(READ, str(here / "here")) == "1"
@@ -107,9 +123,13 @@ for number in range(5000):
 """
     laptop.result(code, str(there))
     assert len(list(laptop.files.iterdir())) == 5000
-    assert all((laptop.files / str(number)).read_text() == str(number) * 10 for number in range(5000))
+    assert all(
+        (laptop.files / str(number)).read_text() == str(number) * 10 for number in range(5000)
+    )
     code = "import os,sys; print(sum(one.stat().st_size for one in os.scandir(sys.argv[1])))"
-    assert int(laptop.result(code, str(there))) == sum(len(str(number)) * 10 for number in range(5000))
+    assert int(laptop.result(code, str(there))) == sum(
+        len(str(number)) * 10 for number in range(5000)
+    )
 
 
 @pytest.mark.timeout(400)
@@ -150,7 +170,9 @@ for number in range(10):
     while open(sys.argv[1]).read() != f"step {number}\\n" * (number + 1):
         assert time.monotonic() < end, number
 """
-    with laptop.popen([sys.executable, "-I", "-S", "-c", code, str(there / "log")], stdin=-1) as reader:
+    with laptop.popen(
+        [sys.executable, "-I", "-S", "-c", code, str(there / "log")], stdin=-1
+    ) as reader:
         assert reader.stdout is not None
         assert reader.stdin is not None
         for number in range(10):
@@ -162,7 +184,9 @@ for number in range(10):
         assert reader.returncode == 0, err
 
 
-def test_a_server_that_is_killed_hangs_nobody_and_when_it_is_back_the_mount_works(laptop: Member) -> None:
+def test_a_server_that_is_killed_hangs_nobody_and_when_it_is_back_the_mount_works(
+    laptop: Member,
+) -> None:
     there = laptop.mounted()
     (laptop.files / "data").write_bytes(b"x" * 5_000_000)
     code = """
@@ -189,7 +213,9 @@ with open(sys.argv[1], "r+b", buffering=0) as file:
     assert laptop.result(READ, str(there / "data"))[-1] == "x"
 
 
-def test_a_server_that_falls_silent_gives_programs_an_error_and_our_commands_do_not_wait(laptop: Member) -> None:
+def test_a_server_that_falls_silent_gives_programs_an_error_and_our_commands_do_not_wait(
+    laptop: Member,
+) -> None:
     there = laptop.mounted()
     (laptop.files / "data").write_text("1")
     stopped = laptop.servers[0].freeze()
@@ -210,7 +236,9 @@ def test_a_server_that_falls_silent_gives_programs_an_error_and_our_commands_do_
     assert laptop.result(READ, str(there / "data")) == "1"
 
 
-def test_a_connection_that_is_stuck_is_found_and_repaired_and_who_waits_gets_an_error(laptop: Member) -> None:
+def test_a_connection_that_is_stuck_is_found_and_repaired_and_who_waits_gets_an_error(
+    laptop: Member,
+) -> None:
     there = laptop.mounted("--read-only")
     (laptop.files / "data").write_text("1")
     (ssh,) = laptop.processes("ssh")
@@ -227,11 +255,17 @@ def test_a_connection_that_is_stuck_is_found_and_repaired_and_who_waits_gets_an_
     assert len(laptop.processes("ssh")) == len(laptop.processes("sshfs")) == 1
     assert laptop.result(READ, str(there / "data")) == "1"
     found = laptop.mounts()[0]
-    assert (found["read_only"], found["remote"], found["state"]) == (True, str(laptop.files), "alive")
+    assert (found["read_only"], found["remote"], found["state"]) == (
+        True,
+        str(laptop.files),
+        "alive",
+    )
     assert "nothing to repair" in in_time(laptop("mounts", "repair"), 0).err
 
 
-def test_an_sshfs_that_was_killed_leaves_a_mount_that_repair_or_unmount_cures(laptop: Member) -> None:
+def test_an_sshfs_that_was_killed_leaves_a_mount_that_repair_or_unmount_cures(
+    laptop: Member,
+) -> None:
     there = laptop.mounted()
     (laptop.files / "data").write_text("1")
     for cure in ("repair", "unmount"):
@@ -311,7 +345,9 @@ def test_twice_is_nothing_to_do_and_another_thing_there_is_refused(laptop: Membe
     assert (said.code, "nothing to unmount" in said.err) == (0, True)
 
 
-def test_what_is_in_use_is_not_unmounted_and_said_by_whom_and_force_lets_it_finish(laptop: Member) -> None:
+def test_what_is_in_use_is_not_unmounted_and_said_by_whom_and_force_lets_it_finish(
+    laptop: Member,
+) -> None:
     there = laptop.mounted()
     (laptop.files / "data").write_text("1")
     code = """
@@ -321,7 +357,9 @@ print("open", flush=True)
 sys.stdin.readline()
 print(file.read(), flush=True)
 """
-    holder = laptop.popen(["/usr/bin/env", "python3", "-I", "-S", "-c", code, str(there / "data")], stdin=-1)
+    holder = laptop.popen(
+        ["/usr/bin/env", "python3", "-I", "-S", "-c", code, str(there / "data")], stdin=-1
+    )
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
@@ -349,16 +387,31 @@ def test_a_mount_made_by_hand_is_listed_and_unmounted_too(laptop: Member) -> Non
     here = laptop.home / "by hand"
     laptop.result("import os,sys; os.mkdir(sys.argv[1])", str(here))
     server = laptop.servers[0].host
-    argv = ["sshfs", "-F", laptop.environment["APEXGPU_SSH_CONFIG"], "-p", str(server.port),
-            "-o", f"IdentityFile={laptop.directory}/key0",
-            f"{server.user}@{server.address}:{laptop.files}", str(here)]  # fmt: skip
+    argv = [
+        "sshfs",
+        "-F",
+        laptop.environment["APEXGPU_SSH_CONFIG"],
+        "-p",
+        str(server.port),
+        "-o",
+        f"IdentityFile={laptop.directory}/key0",
+        f"{server.user}@{server.address}:{laptop.files}",
+        str(here),
+    ]
     with laptop.popen(argv, stdout=-3, stderr=-3) as process:
         assert process.wait(30) == 0
     found = laptop.mounts()[0]
-    assert (found["host"], found["directory"], found["remote"]) == (SEVEN, str(here), str(laptop.files))
+    assert (found["host"], found["directory"], found["remote"]) == (
+        SEVEN,
+        str(here),
+        str(laptop.files),
+    )
     assert found["since"]
     said = laptop("mount", SEVEN, str(here))
-    assert (said.code, f"{SEVEN}:{laptop.files} is mounted on {here} already" in said.err) == (6, True)
+    assert (said.code, f"{SEVEN}:{laptop.files} is mounted on {here} already" in said.err) == (
+        6,
+        True,
+    )
     in_time(laptop("unmount", SEVEN), 0)
     assert here.is_dir()  # we did not make it
 
@@ -430,7 +483,9 @@ def test_ctrl_c_leaves_no_mount_and_no_directory(laptop: Member, step: str) -> N
         script.write_text(f"#!/bin/sh\ntouch {flag}\n{last}\n")
         script.chmod(0o755)
         more = ["-o", f"ssh_command={script}"]
-    with laptop.popen(laptop.apexgpu("mount", SEVEN, "--remote", str(laptop.files), *more)) as process:
+    with laptop.popen(
+        laptop.apexgpu("mount", SEVEN, "--remote", str(laptop.files), *more)
+    ) as process:
         end = time.monotonic() + 30
         while not _reached(laptop, step, process.pid, flag):
             assert time.monotonic() < end
@@ -442,7 +497,9 @@ def test_ctrl_c_leaves_no_mount_and_no_directory(laptop: Member, step: str) -> N
     if process.returncode == 130:
         assert str(laptop.home) not in Path("/proc/self/mountinfo").read_text()
         assert not (laptop.home / "apexgpu").exists()
-        assert laptop.processes("ssh") == laptop.processes("sshfs") == laptop.processes("tail") == []
+        assert (
+            laptop.processes("ssh") == laptop.processes("sshfs") == laptop.processes("tail") == []
+        )
 
 
 def _reached(laptop: Member, step: str, pid: int, flag: Path) -> bool:

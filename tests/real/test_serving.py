@@ -36,7 +36,9 @@ class Laptop:
 
 
 @pytest.fixture
-def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Laptop]:
+def laptop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Laptop]:
     """A laptop before a host gpu7, where the environment of both programs is ~/.virtualenvs/web."""
     assert (WEB / "installed").exists(), "run: make setup-tests"
     home = tmp_path / "account"
@@ -60,29 +62,46 @@ def seen(url: str, directory: Path) -> str:
     """What a browser makes of a page, its scripts run: the document as it stands in the end."""
     browser = shutil.which("chromium")
     assert browser is not None, "run: make setup-tests"
-    words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=20000"]
-    done = subprocess.run([browser, *words, f"--user-data-dir={directory}", "--dump-dom", url],
-                          capture_output=True, text=True, timeout=120, check=True)  # fmt: skip
+    words = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--virtual-time-budget=20000",
+    ]
+    done = subprocess.run(
+        [browser, *words, f"--user-data-dir={directory}", "--dump-dom", url],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     return done.stdout
 
 
 def words_of_all() -> str:
     """What `ps` shows of every process."""
-    return subprocess.run(["ps", "axww", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["ps", "axww", "-o", "args="], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_tensorboard_is_found_started_and_seen(laptop: Laptop, tmp_path: Path) -> None:
     made = laptop.json("tensorboard", "gpu7", "runs", "--background", "--wait", "180")["tunnels"][0]
     assert made["server"]["program"] == str(laptop.home / ".virtualenvs/web/bin/tensorboard")
     assert "No dashboards are active" in seen(made["url"], tmp_path / "browser")
-    again = laptop.json("tensorboard", "gpu7", str(laptop.home / "runs"), "--background")["tunnels"][0]
+    again = laptop.json("tensorboard", "gpu7", str(laptop.home / "runs"), "--background")[
+        "tunnels"
+    ][0]
     assert (again["id"], again["server"]["pid"]) == (made["id"], made["server"]["pid"])
     stopped = laptop.json("tensorboard", "gpu7", "runs", "--stop")["hosts"][0]
     assert stopped["stopped"] == [made["remote_port"]]
     assert not Path(f"/proc/{made['server']['pid']}/root").exists()
 
 
-def test_jupyterlab_is_found_started_and_seen_and_its_token_is_in_the_url_alone(laptop: Laptop, tmp_path: Path) -> None:
+def test_jupyterlab_is_found_started_and_seen_and_its_token_is_in_the_url_alone(
+    laptop: Laptop, tmp_path: Path
+) -> None:
     made = laptop.json("jupyter", "gpu7", "runs", "--background", "--wait", "180")["tunnels"][0]
     before, _, token = made["url"].partition("/?token=")
     assert before == f"http://127.0.0.1:{made['local_port']}"
@@ -93,4 +112,6 @@ def test_jupyterlab_is_found_started_and_seen_and_its_token_is_in_the_url_alone(
     assert "jp-LabShell" not in seen(before, tmp_path / "stranger")
     again = laptop.json("jupyter", "gpu7", "--background")["tunnels"][0]
     assert (again["url"], again["server"]["started"]) == (made["url"], False)
-    assert laptop.json("jupyter", "gpu7", "runs", "--stop")["hosts"][0]["stopped"] == [made["remote_port"]]
+    assert laptop.json("jupyter", "gpu7", "runs", "--stop")["hosts"][0]["stopped"] == [
+        made["remote_port"]
+    ]

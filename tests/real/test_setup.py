@@ -58,7 +58,9 @@ def program(root: Root, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
-def changes(before: dict[str, tuple[object, ...]], after: dict[str, tuple[object, ...]]) -> set[str]:
+def changes(
+    before: dict[str, tuple[object, ...]], after: dict[str, tuple[object, ...]]
+) -> set[str]:
     return {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
 
 
@@ -68,19 +70,31 @@ def shape(tree: dict[str, tuple[object, ...]]) -> dict[str, tuple[object, ...]]:
     return {path: (*at[:3], at[4]) for path, at in tree.items() if not path.startswith(passing)}
 
 
-def test_tensorflow_and_all_that_it_needs_is_set_up_once_and_computes(own: Root, laptop: Laptop) -> None:
+def test_tensorflow_and_all_that_it_needs_is_set_up_once_and_computes(
+    own: Root, laptop: Laptop
+) -> None:
     program(own, "usr/bin/gcc", _GCC)
     wheels = json.loads(RECORD.read_text())["wheels"]
     nvidia.wheel(own.path / "opt/wheels", "1.10.1", "cp27-cp27mu", wheels[WHEEL]["requires_dist"])
     said = set_up(laptop, own, "tensorflow", "--python", "2")
     assert said.code == 0, said.err
-    assert said.host["versions"] == {"cuda": "9.0", "cudnn": "7.0.5", "tensorflow": "1.10.1", "python": "2.7"} | {
-        name: version for name, version in said.host["versions"].items() if name == "growth"}  # fmt: skip
+    assert said.host["versions"] == {
+        "cuda": "9.0",
+        "cudnn": "7.0.5",
+        "tensorflow": "1.10.1",
+        "python": "2.7",
+    } | {name: version for name, version in said.host["versions"].items() if name == "growth"}
     assert "did" in states(said)
 
     # What came by pip is what the file of constraints says, and pip itself finds it whole.
-    frozen = own.ssh("~/.virtualenvs/tensorflow-py2/bin/pip freeze --all 2>/dev/null").stdout.lower().split()
-    assert {"pip==20.3.4", "setuptools==39.1.0", "numpy==1.14.5", "tensorflow-gpu==1.10.1"} <= set(frozen)
+    frozen = (
+        own.ssh("~/.virtualenvs/tensorflow-py2/bin/pip freeze --all 2>/dev/null")
+        .stdout.lower()
+        .split()
+    )
+    assert {"pip==20.3.4", "setuptools==39.1.0", "numpy==1.14.5", "tensorflow-gpu==1.10.1"} <= set(
+        frozen
+    )
     own.ssh("~/.virtualenvs/tensorflow-py2/bin/pip check")
 
     # Nothing is changed the second time.
@@ -101,16 +115,23 @@ def test_tensorflow_and_all_that_it_needs_is_set_up_once_and_computes(own: Root,
     assert grows(own, "tf.Session()")
     assert grows(own, "tf.InteractiveSession(config=tf.ConfigProto())")
     assert grows(own, "tf.Session(config=tf.ConfigProto(allow_soft_placement=True))")
-    assert not grows(own, "tf.Session(config=tf.ConfigProto(gpu_options=tf.GPUOptions(allow_growth=False)))")
-    assert not grows(own, "tf.Session('', None, tf.ConfigProto(gpu_options="
-                          "tf.GPUOptions(per_process_gpu_memory_fraction=0.5)))")  # fmt: skip
+    assert not grows(
+        own, "tf.Session(config=tf.ConfigProto(gpu_options=tf.GPUOptions(allow_growth=False)))"
+    )
+    assert not grows(
+        own,
+        "tf.Session('', None, tf.ConfigProto(gpu_options="
+        "tf.GPUOptions(per_process_gpu_memory_fraction=0.5)))",
+    )
     assert not grows(own, "tf.Session()", "TF_FORCE_GPU_ALLOW_GROWTH=false ")
 
 
 def grows(root: Root, session: str, before: str = "") -> bool:
     """Whether a session takes memory as needed."""
-    code = ("import tensorflow as tf; from tensorflow.python.client.session import CONTEXT; "
-            f"one = {session}; print(CONTEXT['growth'])")  # fmt: skip
+    code = (
+        "import tensorflow as tf; from tensorflow.python.client.session import CONTEXT; "
+        f"one = {session}; print(CONTEXT['growth'])"
+    )
     said = root.ssh(f'{before}~/.virtualenvs/tensorflow-py2/bin/python -c "{code}"').stdout
     return {"True\n": True, "False\n": False}[said]
 
@@ -152,8 +173,11 @@ def begun(own: Root, laptop: Laptop) -> "subprocess.Popen[bytes]":
     os.mkfifo(own.path / "var/lib/standin/gate")
     child = subprocess.Popen(
         [sys.executable, "-m", "apexgpu", "setup", "gpu7", "cuda", "--yes"],
-        env=laptop.environment(own), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        env=laptop.environment(own),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+    )
     until(lambda: own.processes("/var/lib/standin/gate") != [])
     assert (own.path / CUDA / "bin/nvcc").exists()
     assert not (own.path / CUDA / "lib64").exists()
@@ -177,7 +201,11 @@ def test_a_laptop_that_goes_away_leaves_the_work_going_on_and_the_next_one_follo
 def test_an_installer_that_was_killed_half_way_is_run_again(own: Root, laptop: Laptop) -> None:
     child = begun(own, laptop)
     (own.path / "var/lib/standin/gate").unlink()
-    for pid in (pid for words in ("apexgpu", "install-linux", "cuda_9.0", "gate") for pid in own.processes(words)):
+    for pid in (
+        pid
+        for words in ("apexgpu", "install-linux", "cuda_9.0", "gate")
+        for pid in own.processes(words)
+    ):
         if pid != own.pid and Path(f"/proc/{pid}").exists():
             os.kill(pid, signal.SIGKILL)
     assert child.wait(60) == 0  # it connects again, and goes on by itself
@@ -193,7 +221,9 @@ def old_driver(root: Root) -> None:
 
 
 def no_driver(root: Root) -> None:
-    root.state(smi={"says": "Failed to initialize NVML: Driver/library version mismatch", "code": 18})
+    root.state(
+        smi={"says": "Failed to initialize NVML: Driver/library version mismatch", "code": 18}
+    )
 
 
 def no_sudo(root: Root) -> None:
@@ -255,7 +285,9 @@ def test_too_little_room_is_refused_before_anything_is_changed(
         root.stop()
 
 
-def test_an_installer_that_is_damaged_says_so_itself_and_changes_nothing_of_cuda(own: Root, laptop: Laptop) -> None:
+def test_an_installer_that_is_damaged_says_so_itself_and_changes_nothing_of_cuda(
+    own: Root, laptop: Laptop
+) -> None:
     installer = own.path / rootfs.SHARE / nvidia.INSTALLER
     good = installer.read_bytes()
     installer.write_bytes(good[:-100] + bytes(100))
@@ -267,11 +299,17 @@ def test_an_installer_that_is_damaged_says_so_itself_and_changes_nothing_of_cuda
     assert set_up(laptop, own, "cuda").code == 0
 
 
-def test_a_tmp_that_runs_no_programs_is_told_and_nothing_is_left(tmp_path: Path, share: Path, laptop: Laptop) -> None:
+def test_a_tmp_that_runs_no_programs_is_told_and_nothing_is_left(
+    tmp_path: Path, share: Path, laptop: Laptop
+) -> None:
     root = rootfs.start(tmp_path, share, tmp="size=4g,noexec")
     try:
         said = set_up(laptop, root, "cuda")
-        assert said.code == 0 or "noexec" in said.out + said.err or "Permission denied" in said.out + said.err
+        assert (
+            said.code == 0
+            or "noexec" in said.out + said.err
+            or "Permission denied" in said.out + said.err
+        )
         assert (said.code == 0) is (root.path / CUDA / "lib64/libcudart.so.9.0").exists()
     finally:
         root.stop()

@@ -34,7 +34,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (there / "my-key.pub").write_text("")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     for shell in ("bash", "zsh", "fish"):
-        script = subprocess.run(["apexgpu", "completion", "show", shell], capture_output=True, text=True, check=True)
+        script = subprocess.run(
+            ["apexgpu", "completion", "show", shell], capture_output=True, text=True, check=True
+        )
         (there / f"script.{shell}").write_text(script.stdout)
     return there
 
@@ -43,11 +45,20 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def interactive(shell: str, desk: Path) -> "Iterator[pexpect.spawn[str]]":
     """A shell at a terminal that has read the script."""
     argv = {"bash": ["--norc", "--noprofile", "-i"], "zsh": ["-f", "-i"]}[shell]
-    child = pexpect.spawn(shell, argv, cwd=str(desk), timeout=LIMIT, encoding="utf-8", dimensions=(24, 200),
-                          env={**os.environ, "TERM": "dumb", "PS1": "> ", "INPUTRC": "/dev/null"})  # fmt: skip
+    child = pexpect.spawn(
+        shell,
+        argv,
+        cwd=str(desk),
+        timeout=LIMIT,
+        encoding="utf-8",
+        dimensions=(24, 200),
+        env={**os.environ, "TERM": "dumb", "PS1": "> ", "INPUTRC": "/dev/null"},
+    )
     try:
         if shell == "zsh":
-            child.sendline("unsetopt zle_bracketed_paste prompt_cr prompt_sp; autoload -U compinit; compinit -u -D")
+            child.sendline(
+                "unsetopt zle_bracketed_paste prompt_cr prompt_sp; autoload -U compinit; compinit -u -D"
+            )
         child.sendline(f". ./script.{shell}; echo rea''dy")
         child.expect("ready\r\n")
         yield child
@@ -75,6 +86,10 @@ def test_fish(desk: Path) -> None:
     for line, whole in LINES:
         asked = f"source script.fish; complete --do-complete {shlex.quote(line)}"
         argv = ["fish", "--no-config", "-c", asked]
-        done = subprocess.run(argv, cwd=desk, capture_output=True, text=True, check=True, timeout=LIMIT)
-        assert [found.split("\t")[0].rstrip("/") for found in done.stdout.splitlines()] == [whole.split()[-1]]
+        done = subprocess.run(
+            argv, cwd=desk, capture_output=True, text=True, check=True, timeout=LIMIT
+        )
+        assert [found.split("\t")[0].rstrip("/") for found in done.stdout.splitlines()] == [
+            whole.split()[-1]
+        ]
         assert done.stderr == ""

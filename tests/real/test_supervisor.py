@@ -29,10 +29,16 @@ QUICK = Limits(connect=5, login=20, beat=1, patience=2, hold=30, longest_wait=30
 class Tunnel:
     """A supervisor in a thread of its own, and what a browser would do with it."""
 
-    def __init__(self, where: list[str], port: int, *, limits: Limits, once: bool, give: bool) -> None:
+    def __init__(
+        self, where: list[str], port: int, *, limits: Limits, once: bool, give: bool
+    ) -> None:
         # Far from the other test processes: what they look for is the next free port, too.
         first = 20_000 + os.getpid() % 200 * 50
-        holder = next(taken for number in range(first, first + 50) if (taken := ports.take(number)) is not None)
+        holder = next(
+            taken
+            for number in range(first, first + 50)
+            if (taken := ports.take(number)) is not None
+        )
         self.port: int = holder.getsockname()[1]
         self._where, self._holder, self._remote = where, holder, ports.Remote(port)
         self._limits, self._once, self._give = limits, once, give
@@ -46,8 +52,15 @@ class Tunnel:
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._up = threading.Event()
-        self.supervisor = Supervisor(self._where, [self._holder], [self._remote], limits=self._limits,
-                                     once=self._once, give=self._give, changed=self._look)  # fmt: skip
+        self.supervisor = Supervisor(
+            self._where,
+            [self._holder],
+            [self._remote],
+            limits=self._limits,
+            once=self._once,
+            give=self._give,
+            changed=self._look,
+        )
         self._made.set()
         await self.supervisor.run()
         self.ended.set()
@@ -68,7 +81,9 @@ class Tunnel:
             os.sched_yield()
 
     def get(self, timeout: float = 30) -> bytes:
-        assert self._up.wait(30)  # who calls in the very moment in which ssh is given the port is refused
+        assert self._up.wait(
+            30
+        )  # who calls in the very moment in which ssh is given the port is refused
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=timeout) as answer:
             data: bytes = answer.read()
             return data
@@ -107,12 +122,20 @@ def where(server: openssh.OpenSSH, port: int | None = None) -> list[str]:
     if port is not None:
         host = Host(host.name, host.address, host.user, port, port)
         known = server.directory / "known_hosts"
-        known.write_text(known.read_text() + known.read_text().replace(f"]:{server.host.port}", f"]:{port}"))
-    return [*config_arguments(server.config), *target_arguments(Target(host, "container")), host.name]
+        known.write_text(
+            known.read_text() + known.read_text().replace(f"]:{server.host.port}", f"]:{port}")
+        )
+    return [
+        *config_arguments(server.config),
+        *target_arguments(Target(host, "container")),
+        host.name,
+    ]
 
 
 @contextlib.contextmanager
-def tunnel(words: list[str], port: int, *, give: bool, limits: Limits = QUICK, once: bool = False) -> Iterator[Tunnel]:
+def tunnel(
+    words: list[str], port: int, *, give: bool, limits: Limits = QUICK, once: bool = False
+) -> Iterator[Tunnel]:
     made = Tunnel(words, port, limits=limits, once=once, give=give)
     try:
         yield made
@@ -122,8 +145,10 @@ def tunnel(words: list[str], port: int, *, give: bool, limits: Limits = QUICK, o
 
 def test_a_hundred_connections_at_once(server: openssh.OpenSSH, give: bool) -> None:
     with (
-        serving(b"x" * 20_000) as port, tunnel(where(server), port, give=give) as made, ThreadPoolExecutor(100) as pool,
-    ):  # fmt: skip
+        serving(b"x" * 20_000) as port,
+        tunnel(where(server), port, give=give) as made,
+        ThreadPoolExecutor(100) as pool,
+    ):
         assert [len(body) for body in pool.map(lambda _: made.get(), range(100))] == [20_000] * 100
         assert made.supervisor.moved >= 100 * 20_000
 
@@ -173,9 +198,11 @@ def test_a_laptop_that_slept(server: openssh.OpenSSH, give: bool) -> None:
 
 def test_two_tunnels_with_one_wanted_port(server: openssh.OpenSSH, give: bool) -> None:
     with (
-        serving(b"one") as one, serving(b"two") as two,
-        tunnel(where(server), one, give=give) as first, tunnel(where(server), two, give=give) as second,
-    ):  # fmt: skip
+        serving(b"one") as one,
+        serving(b"two") as two,
+        tunnel(where(server), one, give=give) as first,
+        tunnel(where(server), two, give=give) as second,
+    ):
         assert (first.get(), second.get()) == (b"one", b"two")
         assert first.port != second.port
 
@@ -186,7 +213,9 @@ def test_a_port_that_is_lost_in_the_hand_over_is_waited_for(
     """Another program takes it in the moment in which neither we nor ssh have it."""
     real, thieves = mux.forward, list[socket.socket]()
 
-    def robbed(path: Path, port: int, name: str, there: int, *, timeout: float, ready: Callable[[], None]) -> bool:
+    def robbed(
+        path: Path, port: int, name: str, there: int, *, timeout: float, ready: Callable[[], None]
+    ) -> bool:
         def rob() -> None:
             ready()
             if not thieves:
@@ -202,7 +231,9 @@ def test_a_port_that_is_lost_in_the_hand_over_is_waited_for(
         assert made.get_soon() == b"training"
 
 
-def test_what_ssh_cannot_listen_on_we_carry_ourselves(server: openssh.OpenSSH, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ssh_cannot_listen_on_we_carry_ourselves(
+    server: openssh.OpenSSH, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mux, "forward", lambda *words, **more: False)
     with serving() as port, tunnel(where(server), port, give=True) as made:
         assert made.get() == b"training"
@@ -215,7 +246,9 @@ def test_nobody_listens_there_yet(server: openssh.OpenSSH, give: bool) -> None:
     with tunnel(where(server), port, give=give) as made:
         with pytest.raises(OSError, match=r"closed|reset"):
             made.get()
-        made.until(lambda: "refused" in made.supervisor.refused.lower())  # its words and its close are two ways
+        made.until(
+            lambda: "refused" in made.supervisor.refused.lower()
+        )  # its words and its close are two ways
         assert made.supervisor.state.state == UP
 
 

@@ -50,7 +50,9 @@ def test_a_server_is_asked_for_and_its_answer_is_understood(laptop: Laptop, talk
     assert "there is no directory /nowhere" in said.err
 
 
-def test_an_archive_that_was_set_aside_is_known_to_be(link: Transport, talking: Root, tmp_path: Path) -> None:
+def test_an_archive_that_was_set_aside_is_known_to_be(
+    link: Transport, talking: Root, tmp_path: Path
+) -> None:
     archive = talking.path / "home/alice/old.tar.gz"
     archive.write_bytes(b"an archive")
     means = Means(link, [talking.host], tmp_path, lambda _: None, lambda _: None, lambda _: None)

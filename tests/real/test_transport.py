@@ -29,7 +29,15 @@ from apexgpu.ssh.identities import Identities
 from apexgpu.ssh.mux import OpenMasters, master_argv, runtime_directory, terminate
 from apexgpu.ssh.openssh_link import OpenSSHLink
 from apexgpu.ssh.paramiko_link import ParamikoLink
-from apexgpu.ssh.transport import KILLED, UNANSWERED, Connections, Limits, Link, UnknownHostKeyError, too_slow
+from apexgpu.ssh.transport import (
+    KILLED,
+    UNANSWERED,
+    Connections,
+    Limits,
+    Link,
+    UnknownHostKeyError,
+    too_slow,
+)
 
 pytestmark = pytest.mark.openssh
 
@@ -46,7 +54,9 @@ def openssh_client(config: Path) -> Link:
 
 
 @pytest.fixture(scope="module", params=["sshd", "lab"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
     directory = tmp_path_factory.mktemp("server")
     if request.param == "lab":
         with running(directory / "lab", hosts=2, registered=True) as lab:
@@ -96,7 +106,11 @@ def test_a_container_command_keeps_its_status_and_both_streams(make: Make, serve
 
 
 def test_megabytes_on_both_streams_do_not_block(make: Make, server: Place) -> None:
-    reply = run(make, server, "head -c 5000000 /dev/zero | tr '\\0' x; head -c 3000000 /dev/zero | tr '\\0' y >&2")
+    reply = run(
+        make,
+        server,
+        "head -c 5000000 /dev/zero | tr '\\0' x; head -c 3000000 /dev/zero | tr '\\0' y >&2",
+    )
     assert (len(reply.out), len(reply.err)) == (5_000_000, 3_000_000)
 
 
@@ -108,7 +122,9 @@ def test_lines_are_passed_on_as_they_come(make: Make, server: Place, tmp_path: P
         seen.append(text)
         gate.touch()
 
-    reply = run(make, server, f"echo one; while [ ! -e {name} ]; do :; done; printf two", on_line=line)
+    reply = run(
+        make, server, f"echo one; while [ ! -e {name} ]; do :; done; printf two", on_line=line
+    )
     assert seen == ["one", "two"]
     assert reply.out == "one\ntwo"
 
@@ -137,7 +153,9 @@ def test_a_closed_port_is_connection_refused(make: Make, server: Place) -> None:
     assert f"apexgpu up {server.host.name}" in caught.value.hint
 
 
-@pytest.mark.parametrize("speak", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silent", "not-ssh"])
+@pytest.mark.parametrize(
+    "speak", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silent", "not-ssh"]
+)
 def test_a_port_that_is_no_ssh_server_ends_in_time(make: Make, server: Place, speak: bytes) -> None:
     with socket.create_server((server.host.address, 0)) as listener:
 
@@ -208,28 +226,36 @@ def test_a_revoked_host_key_makes_no_connection_though_it_is_listed_too(
     make: Make, server: Place, tmp_path: Path
 ) -> None:
     name = f"[{server.host.address}]:{server.host.manage_port}"
-    line = next(line for line in server.known_hosts.read_text().splitlines() if line.startswith(f"{name} "))
+    line = next(
+        line for line in server.known_hosts.read_text().splitlines() if line.startswith(f"{name} ")
+    )
     config = server.knowing(tmp_path, f"{line}\n@revoked {line}\n")
     with pytest.raises(HostKeyError) as caught:
         run(make, server, "help", role="manage", config=config)
     assert caught.value.exit_code == 4
 
 
-def test_a_host_key_is_looked_up_under_the_users_own_alias(make: Make, server: Place, tmp_path: Path) -> None:
+def test_a_host_key_is_looked_up_under_the_users_own_alias(
+    make: Make, server: Place, tmp_path: Path
+) -> None:
     config = server.knowing(tmp_path, f"lab-machine ssh-ed25519 {server.host_key}\n")
     config.write_text(f"HostKeyAlias lab-machine\n{config.read_text()}")
     assert run(make, server, "help", role="manage", config=config).code == 0
 
 
 @pytest.mark.parametrize("kind", ["ecdsa", "rsa"])
-def test_of_a_servers_host_keys_the_known_one_is_asked_for(make: Make, tmp_path: Path, kind: str) -> None:
+def test_of_a_servers_host_keys_the_known_one_is_asked_for(
+    make: Make, tmp_path: Path, kind: str
+) -> None:
     RUNNER.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(tmp_path / kind)])
     started = openssh.start(tmp_path / "sshd", extra=f"HostKey {tmp_path / kind}")
     try:
         place = Sshd(started)
         words = (tmp_path / f"{kind}.pub").read_text().split()
         known = f"[{place.host.address}]:{place.host.port} {words[0]} {words[1]}\n"
-        assert run(make, place, "help", role="manage", config=place.knowing(tmp_path, known)).code == 0
+        assert (
+            run(make, place, "help", role="manage", config=place.knowing(tmp_path, known)).code == 0
+        )
     finally:
         started.stop()
 
@@ -269,7 +295,9 @@ def test_a_server_that_hangs_up_on_many_keys_has_refused_them(tmp_path: Path) ->
     started = openssh.start(tmp_path / "sshd", extra="MaxAuthTries 2")
     try:
         config = tmp_path / "config"
-        config.write_text(f"Host *\n  IdentitiesOnly yes\n  UserKnownHostsFile {tmp_path}/sshd/known_hosts\n")
+        config.write_text(
+            f"Host *\n  IdentitiesOnly yes\n  UserKnownHostsFile {tmp_path}/sshd/known_hosts\n"
+        )
         for name in "abc":
             RUNNER.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)])
             config.write_text(f"{config.read_text()}  IdentityFile {tmp_path / name}\n")
@@ -280,7 +308,9 @@ def test_a_server_that_hangs_up_on_many_keys_has_refused_them(tmp_path: Path) ->
         started.stop()
 
 
-@pytest.mark.parametrize("error", [SSHException("Channel closed."), EOFError(), OSError("Socket is closed")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [SSHException("Channel closed."), EOFError(), OSError("Socket is closed")], ids=repr
+)
 def test_what_fails_while_a_command_is_sent_leaves_open_whether_it_was_taken(
     server: Place, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -302,11 +332,15 @@ def test_a_server_that_resets_every_connection_hangs_up_and_is_not_slow() -> Non
                 while True:
                     connection, _ = listener.accept()
                     connection.recv(256)  # the client's first words
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    connection.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                    )
                     connection.close()
 
         threading.Thread(target=refuse, daemon=True).start()
-        route = routes.Route(Target(Host("gpu7", "127.0.0.1", "alice", listener.getsockname()[1]), "container"), {})
+        route = routes.Route(
+            Target(Host("gpu7", "127.0.0.1", "alice", listener.getsockname()[1]), "container"), {}
+        )
         with pytest.raises(UnreachableError) as caught:
             paramiko_link(Path()).run(route, "true", limits=Limits(connect=1), on_line=None)
         listener.shutdown(socket.SHUT_RDWR)
@@ -316,12 +350,17 @@ def test_a_server_that_resets_every_connection_hangs_up_and_is_not_slow() -> Non
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (TimeoutError(), "timeout"), (socket.gaierror(-2, "Name or service not known"), "no_name"),
-        (OSError(errno.ECONNREFUSED, "x"), "connection_refused"), (OSError(errno.EHOSTUNREACH, "x"), "no_route"),
-        (OSError(errno.ENETUNREACH, "x"), "no_network"), (OSError(errno.EADDRNOTAVAIL, "x"), "closed"),
+        (TimeoutError(), "timeout"),
+        (socket.gaierror(-2, "Name or service not known"), "no_name"),
+        (OSError(errno.ECONNREFUSED, "x"), "connection_refused"),
+        (OSError(errno.EHOSTUNREACH, "x"), "no_route"),
+        (OSError(errno.ENETUNREACH, "x"), "no_network"),
+        (OSError(errno.EADDRNOTAVAIL, "x"), "closed"),
     ],
-)  # fmt: skip
-def test_what_a_socket_says_is_told_apart(monkeypatch: pytest.MonkeyPatch, error: OSError, code: str) -> None:
+)
+def test_what_a_socket_says_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, code: str
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
@@ -340,8 +379,10 @@ def test_a_command_past_its_limit_ends_with_what_was_seen(make: Make, server: Pl
     assert "last seen: begun" in caught.value.message
 
 
-@pytest.mark.parametrize(("role", "hint"), [("manage", "apexgpu doctor gpu7   (does IAM answer?)"),
-                                            ("container", "apexgpu status gpu7")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("role", "hint"),
+    [("manage", "apexgpu doctor gpu7   (does IAM answer?)"), ("container", "apexgpu status gpu7")],
+)
 def test_what_to_do_about_one_that_is_too_slow(role: Role, hint: str) -> None:
     assert too_slow(Target(Host("gpu7", "10.0.0.7", "alice", 22001), role), "").hint == hint
 
@@ -358,7 +399,9 @@ def test_a_connection_lost_in_the_middle_is_told_from_an_end(make: Make, server:
     assert caught.value.seen == "begun\n"
 
 
-def test_a_connection_lost_before_a_word_came_may_have_carried_the_command(make: Make, server: Place) -> None:
+def test_a_connection_lost_before_a_word_came_may_have_carried_the_command(
+    make: Make, server: Place
+) -> None:
     """It must not pass for one that was never sent: what cannot be sent twice would be."""
     path, there = server.file("taken")
 
@@ -404,7 +447,9 @@ class TestOpenMasters:
         done = RUNNER.run(master_argv(target, config=server.config, path=path), timeout=20)
         assert done.code == 0, done.err
         yield warm
-        RUNNER.run(["ssh", "-F", str(server.config), "-o", f"ControlPath={path}", "-O", "exit", "x"])
+        RUNNER.run(
+            ["ssh", "-F", str(server.config), "-o", f"ControlPath={path}", "-O", "exit", "x"]
+        )
 
     def test_a_command_that_a_signal_ended_is_told_from_a_master_that_is_gone(
         self, masters: OpenMasters, server: Place
@@ -412,10 +457,16 @@ class TestOpenMasters:
         target, limits = Target(server.host, "container"), Limits(connect=5, total=10)
         with pytest.raises(DroppedError) as caught:
             masters.run(target, KILL_ITSELF, limits=limits)
-        assert (caught.value.code, caught.value.seen, caught.value.err) == (KILLED, "out\n", "err\n")
+        assert (caught.value.code, caught.value.seen, caught.value.err) == (
+            KILLED,
+            "out\n",
+            "err\n",
+        )
         assert masters.run(target, "echo on", limits=limits) == Reply(0, "on\n", "")
 
-    def test_a_master_that_ends_in_the_middle_is_a_lost_connection(self, masters: OpenMasters, server: Place) -> None:
+    def test_a_master_that_ends_in_the_middle_is_a_lost_connection(
+        self, masters: OpenMasters, server: Place
+    ) -> None:
         target = Target(server.host, "container")
         path, there = server.file("begun")
 
@@ -428,7 +479,9 @@ class TestOpenMasters:
         cutting = threading.Thread(target=cut, daemon=True)
         cutting.start()
         with pytest.raises(DroppedError) as caught:
-            masters.run(target, f"echo begun; touch {there}; exec tail -f /dev/null", limits=Limits(5, 30))
+            masters.run(
+                target, f"echo begun; touch {there}; exec tail -f /dev/null", limits=Limits(5, 30)
+            )
         cutting.join(30)
         path.unlink()
         assert caught.value.code == "dropped"
@@ -436,16 +489,28 @@ class TestOpenMasters:
 
     def test_a_command_over_a_master(self, masters: OpenMasters, server: Place) -> None:
         limits = Limits(connect=5, total=10)
-        reply = masters.run(Target(server.host, "container"), "echo out; echo err >&2; exit 7", limits=limits)
+        reply = masters.run(
+            Target(server.host, "container"), "echo out; echo err >&2; exit 7", limits=limits
+        )
         assert reply == Reply(7, "out\n", "err\n")
-        assert masters.run(Target(server.host, "container"), "", limits=limits) is None  # a shell is a new login's
-        reply = masters.run(Target(server.host, "container"), "head -c 3000000 /dev/zero", limits=limits)
+        assert (
+            masters.run(Target(server.host, "container"), "", limits=limits) is None
+        )  # a shell is a new login's
+        reply = masters.run(
+            Target(server.host, "container"), "head -c 3000000 /dev/zero", limits=limits
+        )
         assert reply is not None
         assert len(reply.out) == 3_000_000
 
-    def test_a_slow_command_over_a_master_is_bounded(self, masters: OpenMasters, server: Place) -> None:
+    def test_a_slow_command_over_a_master_is_bounded(
+        self, masters: OpenMasters, server: Place
+    ) -> None:
         with pytest.raises(DroppedError):
-            masters.run(Target(server.host, "container"), "exec tail -f /dev/null", limits=Limits(connect=5, total=0.3))
+            masters.run(
+                Target(server.host, "container"),
+                "exec tail -f /dev/null",
+                limits=Limits(connect=5, total=0.3),
+            )
 
     def test_no_master_and_a_dead_socket_are_no_way(self, server: Place, sockets: Path) -> None:
         warm = OpenMasters(server.config, RUNNER, directory=sockets)
@@ -465,8 +530,11 @@ class TestOpenMasters:
         config = tmp_path / "config"
         config.write_text("")
         before = path(server.host)
-        others = [path(replace(server.host, user="bob")), path(replace(server.host, port=1)),
-                  path(replace(server.host, address="127.0.0.9"))]  # fmt: skip
+        others = [
+            path(replace(server.host, user="bob")),
+            path(replace(server.host, port=1)),
+            path(replace(server.host, address="127.0.0.9")),
+        ]
         config.write_text("Host *\n")
         assert len({before, *others, path(server.host)}) == 5
 
@@ -477,15 +545,23 @@ class TestOpenMasters:
 
         spawned: list[Sequence[str]] = []
         warm = OpenMasters(Path("/nothing"), Spawning(), directory=sockets)
-        targets = [Target(Host(f"gpu{number}", "10.0.0.7", "alice", 22001), "manage") for number in range(100)]
+        targets = [
+            Target(Host(f"gpu{number}", "10.0.0.7", "alice", 22001), "manage")
+            for number in range(100)
+        ]
         warm.path(targets[0]).touch()
         warm.keep(targets[0])
         assert spawned == []
         for target in targets[1:]:
             warm.keep(target)
         assert len(spawned) == 32
-        assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ForwardAgent=no", "ClearAllForwardings=yes",
-                "PermitLocalCommand=no"} <= set(spawned[0])  # fmt: skip
+        assert {
+            "BatchMode=yes",
+            "StrictHostKeyChecking=yes",
+            "ForwardAgent=no",
+            "ClearAllForwardings=yes",
+            "PermitLocalCommand=no",
+        } <= set(spawned[0])
 
     def test_the_directory_of_sockets_is_the_users_alone_or_not_used(
         self, sockets: Path, monkeypatch: pytest.MonkeyPatch
@@ -579,15 +655,21 @@ def test_connections_prefer_a_master_and_never_send_once_commands_over_it(server
     assert asked == ["help", "forget"]
 
 
-def test_how_long_a_connection_may_take_is_the_users_to_say_whatever_the_command_is(tmp_path: Path) -> None:
+def test_how_long_a_connection_may_take_is_the_users_to_say_whatever_the_command_is(
+    tmp_path: Path,
+) -> None:
     heard: list[Limits] = []
 
     class Hearing:
-        def run(self, route: routes.Route, command: str, *, limits: Limits, on_line: object) -> Reply:
+        def run(
+            self, route: routes.Route, command: str, *, limits: Limits, on_line: object
+        ) -> Reply:
             heard.append(limits)
             return Reply(0, "")
 
-    link = Connections(tmp_path / "config", RUNNER, lambda _: Hearing(), limits=Limits(connect=3, total=8))
+    link = Connections(
+        tmp_path / "config", RUNNER, lambda _: Hearing(), limits=Limits(connect=3, total=8)
+    )
     target = Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container")
     link.run(target, "true", limits=Limits(connect=99, total=120, silence=5))
     link.run(target, "true")

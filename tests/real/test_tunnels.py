@@ -38,7 +38,9 @@ class Laptop:
     def start(self, *words: str, **more: Any) -> "subprocess.Popen[str]":
         argv = [sys.executable, "-m", "apexgpu", *words]
         pipe = subprocess.PIPE
-        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, **more)
+        return subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, **more
+        )
 
     def run(self, *words: str, **more: Any) -> "subprocess.CompletedProcess[str]":
         process = self.start(*words, **more)
@@ -55,7 +57,9 @@ class Laptop:
 
     def opened(self, *words: str, **more: Any) -> dict[str, Any]:
         """Open one in the background: what its JSON says."""
-        found: dict[str, Any] = self.json("tunnel", "gpu7", *words, "--background", **more)["tunnels"][0]
+        found: dict[str, Any] = self.json("tunnel", "gpu7", *words, "--background", **more)[
+            "tunnels"
+        ][0]
         return found
 
     def listed(self) -> list[dict[str, Any]]:
@@ -66,7 +70,9 @@ class Laptop:
         """Let gpu7 be reached on another port of this machine."""
         openssh.remember(replace(self.server.host, port=port))
         known = self.server.directory / "known_hosts"
-        known.write_text(known.read_text() + known.read_text().replace(f"]:{self.server.host.port}", f"]:{port}"))
+        known.write_text(
+            known.read_text() + known.read_text().replace(f"]:{self.server.host.port}", f"]:{port}")
+        )
 
 
 @contextlib.contextmanager
@@ -155,7 +161,11 @@ class TestComesBack:
             laptop.server.again()
             get_soon(made["url"], 10)
         now = laptop.listed()[0]
-        assert (now["id"], now["local_port"], now["reconnects"]) == (made["id"], made["local_port"], 1)
+        assert (now["id"], now["local_port"], now["reconnects"]) == (
+            made["id"],
+            made["local_port"],
+            1,
+        )
 
     def test_a_network_that_swallowed_everything(self, laptop: Laptop) -> None:
         wire = Wire(laptop.server.host.port or 0)
@@ -218,8 +228,13 @@ class TestRefused:
             assert error["hint"].startswith("apexgpu ssh gpu7 -- grep ")
             assert laptop.listed() == []
 
-    def test_an_sshd_that_allows_this_port_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        with serving() as port, before(tmp_path, monkeypatch, f"PermitOpen localhost:{port}") as laptop:
+    def test_an_sshd_that_allows_this_port_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with (
+            serving() as port,
+            before(tmp_path, monkeypatch, f"PermitOpen localhost:{port}") as laptop,
+        ):
             assert get(laptop.opened(str(port))["url"]) == b"training"
 
     def test_a_server_that_serves_once_does_not_lose_that_to_us(self, laptop: Laptop) -> None:
@@ -255,7 +270,10 @@ class TestRefused:
         new_key(laptop.server)
         laptop.server.kill()
         laptop.server.again()
-        assert laptop.json("tunnel", "gpu7", "6006", *more, code=4)["error"]["code"] == "host_key_changed"
+        assert (
+            laptop.json("tunnel", "gpu7", "6006", *more, code=4)["error"]["code"]
+            == "host_key_changed"
+        )
         assert laptop.listed() == []
 
     def test_a_host_key_that_changes_meanwhile_ends_it(self, laptop: Laptop) -> None:
@@ -306,12 +324,20 @@ class TestRefused:
 
 
 class TestForeground:
-    def test_the_living_line_and_what_is_said_of_a_loss(self, laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_living_line_and_what_is_said_of_a_loss(
+        self, laptop: Laptop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("TERM", "xterm")
         with serving(b"x" * 50_000) as port:
             words = ["-m", "apexgpu", "tunnel", "gpu7", str(port)]
-            child = pexpect.spawn(sys.executable, words, encoding="utf-8", timeout=LIMIT, dimensions=(24, 200),
-                                  env=dict(os.environ))  # fmt: skip
+            child = pexpect.spawn(
+                sys.executable,
+                words,
+                encoding="utf-8",
+                timeout=LIMIT,
+                dimensions=(24, 200),
+                env=dict(os.environ),
+            )
             child.expect(r"(http://127\.0\.0\.1:\d+)  →  gpu7")
             url = str(child.match.group(1)) if isinstance(child.match, re.Match) else ""
             assert get(url) == b"x" * 50_000
@@ -338,11 +364,17 @@ class TestKilled:
             until(lambda: gone(ssh))
             socket.create_server(("127.0.0.1", made["local_port"])).close()
             dead = laptop.listed()[0]
-            assert (dead["id"], dead["state"], dead["reason"]) == (made["id"], "dead", "its process is gone")
+            assert (dead["id"], dead["state"], dead["reason"]) == (
+                made["id"],
+                "dead",
+                "its process is gone",
+            )
             assert laptop.listed() == []
             assert list((laptop.state / "tunnels").iterdir()) == []
 
-    def test_files_from_before_a_reboot_harm_nobody_who_has_their_number_now(self, laptop: Laptop) -> None:
+    def test_files_from_before_a_reboot_harm_nobody_who_has_their_number_now(
+        self, laptop: Laptop
+    ) -> None:
         with serving() as port:
             made = laptop.opened(str(port))
             file = laptop.state / "tunnels" / f"{made['id']}.json"
@@ -350,11 +382,16 @@ class TestKilled:
             assert laptop.run("tunnels", "close", made["id"]).returncode == 0
             alive = laptop.opened(str(port), "--local", str(nobody()))
             file.write_text(old.replace(f'"pid": {made["pid"]}', f'"pid": {alive["pid"]}'))
-            assert {one["id"]: one["state"] for one in laptop.listed()} == {made["id"]: "dead", alive["id"]: "up"}
+            assert {one["id"]: one["state"] for one in laptop.listed()} == {
+                made["id"]: "dead",
+                alive["id"]: "up",
+            }
             assert get(alive["url"]) == b"training"
             assert [one["reconnects"] for one in laptop.listed()] == [0]
 
-    def test_one_whose_state_directory_is_deleted_ends_and_does_not_make_it_again(self, laptop: Laptop) -> None:
+    def test_one_whose_state_directory_is_deleted_ends_and_does_not_make_it_again(
+        self, laptop: Laptop
+    ) -> None:
         with serving() as port:
             made = laptop.opened(str(port))
             shutil.rmtree(laptop.state / "tunnels")
@@ -367,7 +404,9 @@ class TestKilled:
             assert laptop.json("tunnels", "close", made["id"])["tunnels"][0]["state"] == "closed"
             for names in ([made["id"]], ["gpu7"], ["--all"]):
                 assert laptop.json("tunnels", "close", *names)["tunnels"] == []
-        assert laptop.json("tunnels", "close", "nonsense", code=2)["error"]["code"] == "unknown_host"
+        assert (
+            laptop.json("tunnels", "close", "nonsense", code=2)["error"]["code"] == "unknown_host"
+        )
 
     def test_ctrl_c_before_it_is_up(self, laptop: Laptop) -> None:
         """The line is dead: whatever is waited for, Ctrl-C ends it at once, and nothing stays."""
@@ -392,7 +431,11 @@ class TestKilled:
         wire = Wire(laptop.server.host.port or 0)
         laptop.is_at(wire.port)
         host = replace(laptop.server.host, port=wire.port)
-        where = (*config_arguments(laptop.server.config), *target_arguments(Target(host, "container")), "gpu7")
+        where = (
+            *config_arguments(laptop.server.config),
+            *target_arguments(Target(host, "container")),
+            "gpu7",
+        )
         plan = tunnels.Plan("gpu7", where, (ports.Remote(6006),), (nobody(),), background=True)
         wire.cut()
         for limit in (0, 3):  # before it has begun, and while it connects
@@ -405,7 +448,9 @@ class TestKilled:
 
 
 class TestPlaces:
-    def test_long_paths_of_sockets(self, laptop: Laptop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_long_paths_of_sockets(
+        self, laptop: Laptop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         long = tmp_path / ("x" * 60) / ("y" * 60)
         long.mkdir(parents=True)
         monkeypatch.setenv("TMPDIR", str(long))
@@ -413,7 +458,9 @@ class TestPlaces:
         with serving() as port:
             assert get(laptop.opened(str(port))["url"]) == b"training"
 
-    def test_a_runtime_directory_that_is_not_there(self, laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_runtime_directory_that_is_not_there(
+        self, laptop: Laptop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/nobody")
         with serving() as port:
             assert get(laptop.opened(str(port))["url"]) == b"training"
@@ -422,7 +469,9 @@ class TestPlaces:
         with socket.create_server(("::1", 0), family=socket.AF_INET6) as six:
             six.settimeout(LIMIT)
             number = six.getsockname()[1]
-            said = laptop.run("tunnel", "gpu7", str(number), "--local", str(nobody()), "--background").stderr
+            said = laptop.run(
+                "tunnel", "gpu7", str(number), "--local", str(nobody()), "--background"
+            ).stderr
             assert f"apexgpu tunnel gpu7 '[::1]:{number}'" in said
             made = laptop.opened(f"[::1]:{number}", "--local", str(nobody()))
             with socket.create_connection(("127.0.0.1", made["local_port"])) as caller:
@@ -435,24 +484,41 @@ class TestPlaces:
         self, laptop: Laptop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "json.py").write_text("raise SystemExit('a file of the user was imported')\n")
-        for name, value in {"LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}.items():
+        for name, value in {
+            "LANG": "C",
+            "LC_ALL": "C",
+            "PYTHONIOENCODING": "ascii",
+            "PYTHONUTF8": "0",
+        }.items():
             monkeypatch.setenv(name, value)
         with serving() as port:
             script = Path(sys.executable).parent / "apexgpu"
-            done = subprocess.run([script, "tunnel", "gpu7", str(port), "-b"], capture_output=True, cwd=tmp_path,
-                                  timeout=LIMIT, check=True)  # fmt: skip
+            done = subprocess.run(
+                [script, "tunnel", "gpu7", str(port), "-b"],
+                capture_output=True,
+                cwd=tmp_path,
+                timeout=LIMIT,
+                check=True,
+            )
             assert get(done.stdout.decode().split()[0]) == b"training"
 
     @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
     def test_closed_standard_streams(self, laptop: Laptop, closed: str) -> None:
         with serving() as port:
             words = [sys.executable, "-m", "apexgpu", "tunnel", "gpu7", str(port), "--background"]
-            done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *words], capture_output=True, text=True,
-                                  timeout=LIMIT, check=True)  # fmt: skip
+            done = subprocess.run(
+                ["sh", "-c", f'exec "$@" {closed}', "sh", *words],
+                capture_output=True,
+                text=True,
+                timeout=LIMIT,
+                check=True,
+            )
             assert get(done.stdout.split()[0]) == b"training"
 
     @pytest.mark.parametrize("more", [(), ("--background",)], ids=["foreground", "background"])
-    def test_a_state_directory_that_cannot_be_used(self, laptop: Laptop, more: tuple[str, ...]) -> None:
+    def test_a_state_directory_that_cannot_be_used(
+        self, laptop: Laptop, more: tuple[str, ...]
+    ) -> None:
         (laptop.state / "tunnels").write_text("in the way")
         error = laptop.json("tunnel", "gpu7", "6006", *more, code=1)["error"]
         assert error["code"] == "file"
@@ -460,13 +526,32 @@ class TestPlaces:
         (laptop.state / "tunnels").unlink()
 
     def test_more_connections_than_a_shell_allows_open_files(self, laptop: Laptop) -> None:
-        with socket.create_server(("127.0.0.1", 0), backlog=200) as server, contextlib.ExitStack() as stack:
+        with (
+            socket.create_server(("127.0.0.1", 0), backlog=200) as server,
+            contextlib.ExitStack() as stack,
+        ):
             server.settimeout(LIMIT)
-            words = [sys.executable, "-m", "apexgpu", "tunnel", "gpu7", str(server.getsockname()[1]), "--background"]
-            done = subprocess.run(["sh", "-c", 'ulimit -Sn 100; exec "$@"', "sh", *words], capture_output=True,
-                                  text=True, timeout=LIMIT, check=True)  # fmt: skip
+            words = [
+                sys.executable,
+                "-m",
+                "apexgpu",
+                "tunnel",
+                "gpu7",
+                str(server.getsockname()[1]),
+                "--background",
+            ]
+            done = subprocess.run(
+                ["sh", "-c", 'ulimit -Sn 100; exec "$@"', "sh", *words],
+                capture_output=True,
+                text=True,
+                timeout=LIMIT,
+                check=True,
+            )
             here = int(done.stdout.split()[0].rpartition(":")[2])
-            callers = [stack.enter_context(socket.create_connection(("127.0.0.1", here))) for _ in range(150)]
+            callers = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", here)))
+                for _ in range(150)
+            ]
             for number, caller in enumerate(callers):
                 caller.sendall(b"%3d" % number)
             heard = {stack.enter_context(server.accept()[0]).recv(3) for _ in callers}
@@ -476,24 +561,50 @@ class TestPlaces:
         with serving() as port, socket.create_server(("127.0.0.1", 0)) as other:
             taken = other.getsockname()[1]
             config = laptop.server.config
-            mine = ["ClearAllForwardings yes", f"LocalForward {taken} localhost:{port}", "RemoteCommand sleep 1",
-                    "LogLevel QUIET", "ControlMaster auto", f"ControlPath {config.parent}/%C", "GatewayPorts yes",
-                    "ServerAliveInterval 0", "RequestTTY force"]  # fmt: skip
+            mine = [
+                "ClearAllForwardings yes",
+                f"LocalForward {taken} localhost:{port}",
+                "RemoteCommand sleep 1",
+                "LogLevel QUIET",
+                "ControlMaster auto",
+                f"ControlPath {config.parent}/%C",
+                "GatewayPorts yes",
+                "ServerAliveInterval 0",
+                "RequestTTY force",
+            ]
             config.write_text(config.read_text() + "".join(f"  {line}\n" for line in mine))
             made = laptop.opened(str(port))
             assert get(made["url"]) == b"training"
-            assert f"0100007F:{made['local_port']:04X} 00000000:0000 0A" in Path("/proc/net/tcp").read_text()
-            assert f"00000000:{made['local_port']:04X} 00000000:0000 0A" not in Path("/proc/net/tcp").read_text()
+            assert (
+                f"0100007F:{made['local_port']:04X} 00000000:0000 0A"
+                in Path("/proc/net/tcp").read_text()
+            )
+            assert (
+                f"00000000:{made['local_port']:04X} 00000000:0000 0A"
+                not in Path("/proc/net/tcp").read_text()
+            )
 
     def test_what_json_tells(self, laptop: Laptop) -> None:
         with serving() as port:
             made = laptop.opened(str(port))
         assert made == laptop.listed()[0] | {"bytes": made["bytes"]}
         assert {name: type(value) for name, value in made.items()} == {
-            "id": str, "host": str, "pid": int, "started": str, "background": bool, "state": str, "since": str,
-            "reconnects": int, "reason": str, "local_port": int, "remote": str, "remote_port": int, "url": str,
-            "forwards": list, "bytes": int,
-        }  # fmt: skip
+            "id": str,
+            "host": str,
+            "pid": int,
+            "started": str,
+            "background": bool,
+            "state": str,
+            "since": str,
+            "reconnects": int,
+            "reason": str,
+            "local_port": int,
+            "remote": str,
+            "remote_port": int,
+            "url": str,
+            "forwards": list,
+            "bytes": int,
+        }
         assert made["started"].endswith("+00:00")
 
     def test_it_is_small(self, laptop: Laptop) -> None:
@@ -508,11 +619,15 @@ def new_key(server: openssh.OpenSSH) -> None:
     """Another host key, which nobody knows."""
     key = server.directory / "host_key"
     key.unlink()
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, input=b"y\n")
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, input=b"y\n"
+    )
 
 
 def words_of_all() -> list[str]:
-    return subprocess.run(["ps", "axww", "-o", "args="], capture_output=True, text=True, check=True).stdout.splitlines()
+    return subprocess.run(
+        ["ps", "axww", "-o", "args="], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
 
 
 class TestTwoUsers:
@@ -530,11 +645,16 @@ class TestTwoUsers:
 
     def test_each_has_a_port_and_its_own_list(self, two: tuple[Member, Member]) -> None:
         with serving() as port:
-            here, there = [well(one("tunnel", SEVEN, str(port), "--background", "--json")) for one in two]
+            here, there = [
+                well(one("tunnel", SEVEN, str(port), "--background", "--json")) for one in two
+            ]
             assert here["local_port"] != there["local_port"]
             assert get(here["url"]) == get(there["url"]) == b"training"
             listed = [json.loads(one("tunnels", "--json").out)["tunnels"] for one in two]
-            assert [[made["pid"] for made in rows] for rows in listed] == [[here["pid"]], [there["pid"]]]
+            assert [[made["pid"] for made in rows] for rows in listed] == [
+                [here["pid"]],
+                [there["pid"]],
+            ]
             assert two[1]("tunnels", "close", "--all").code == 0
             assert get(here["url"]) == b"training"
             with pytest.raises(OSError, match="refused"):

@@ -45,7 +45,10 @@ class Laptop:
         document = json.loads(self.out)
         assert document["schema"] == 1
         assert document["ok"] is (code == 0)
-        probes = [*document["checks"], *(probe for row in document["hosts"] for probe in row["checks"])]
+        probes = [
+            *document["checks"],
+            *(probe for row in document["hosts"] for probe in row["checks"]),
+        ]
         return code, {probe["check"]: probe for probe in probes}
 
     def serve(self, directory: Path, extra: str = "X11Forwarding yes") -> openssh.OpenSSH:
@@ -58,7 +61,9 @@ class Laptop:
 
 
 @pytest.fixture
-def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Laptop]:
+def laptop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Laptop]:
     """A laptop with a screen."""
     home = tmp_path / "account"
     home.mkdir()
@@ -105,7 +110,9 @@ class TestCheck:
         assert laptop.out.endswith("All well.\n")
 
     def test_no_cookie_is_in_any_output(self, laptop: Laptop) -> None:
-        listed = subprocess.run(["xauth", "list"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["xauth", "list"], capture_output=True, text=True, check=True
+        ).stdout
         secret = listed.split()[-1]
         laptop("x11", "check", "gpu7", "--json", "--debug")
         assert len(secret) == 32
@@ -115,7 +122,9 @@ class TestCheck:
         monkeypatch.delenv("DISPLAY")
         code, probes = laptop.checked("gpu7")
         assert (code, broken(probes)) == (6, ("DISPLAY", "no_display"))
-        assert probes["DISPLAY"]["hint"].startswith("export DISPLAY=:")  # of this screen, or of another test's
+        assert probes["DISPLAY"]["hint"].startswith(
+            "export DISPLAY=:"
+        )  # of this screen, or of another test's
 
     def test_a_dead_socket(self, laptop: Laptop) -> None:
         laptop.screen.kill()
@@ -124,7 +133,9 @@ class TestCheck:
         assert (code, broken(probes)) == (6, ("X server", "no_server"))
         assert "connection refused" in probes["X server"]["fact"]
 
-    def test_no_xauth(self, laptop: Laptop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_xauth(
+        self, laptop: Laptop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         config = laptop.servers[0].config
         config.write_text(config.read_text() + "  XAuthLocation /nowhere/xauth\n")
         (tmp_path / "bin").mkdir()
@@ -139,7 +150,9 @@ class TestCheck:
     ) -> None:
         other = tmp_path / "other"
         other.touch()
-        subprocess.run(["xauth", "-q", "-f", other, "add", laptop.screen.display, ".", "0" * 32], check=True)
+        subprocess.run(
+            ["xauth", "-q", "-f", other, "add", laptop.screen.display, ".", "0" * 32], check=True
+        )
         monkeypatch.setenv("XAUTHORITY", str(other))
         code, probes = laptop.checked("gpu7")
         assert (code, broken(probes)) == (6, ("cookie", "bad_cookie"))
@@ -182,7 +195,9 @@ class TestCheck:
             (laptop.home / f".Xauthority-{letter}").touch()
         code, probes = laptop.checked("gpu7")  # sshd waits 20 s for its xauth
         assert (code, broken(probes)) == (6, ("cookie there", "cookie_locked"))
-        subprocess.run(["sh", "-c", probes["cookie there"]["hint"].partition(" -- ")[2]], check=True)
+        subprocess.run(
+            ["sh", "-c", probes["cookie there"]["hint"].partition(" -- ")[2]], check=True
+        )
         assert laptop.checked("gpu7")[0] == 0
 
     def test_a_client_that_dies(self, laptop: Laptop, tmp_path: Path) -> None:
@@ -191,7 +206,7 @@ class TestCheck:
         config = tmp_path / "killing" / "sshd_config"
         path = f"PATH={laptop.home}/miniconda3/bin:/usr/bin:/bin"
         config.write_text(config.read_text().replace("SetEnv ", f"SetEnv {path} "))
-        facts = r'{\"display\": \"$DISPLAY\", \"xauth\": \"/usr/bin/xauth\", \"cookie\": true, \"authority\": \"x\"}'
+        facts = r"{\"display\": \"$DISPLAY\", \"xauth\": \"/usr/bin/xauth\", \"cookie\": true, \"authority\": \"x\"}"
         dying = laptop.home / "miniconda3" / "bin" / "python3"
         dying.write_text(f'#!/bin/sh\necho "apexgpu {facts}"\necho Killed >&2\nkill -9 $$\n')
         dying.chmod(0o755)
@@ -201,7 +216,9 @@ class TestCheck:
         assert (code, broken(probes)) == (6, ("window", "client_died"))
         assert "Killed" in probes["window"]["fact"]
 
-    def test_a_container_without_python_leaves_the_window_unknown(self, laptop: Laptop, tmp_path: Path) -> None:
+    def test_a_container_without_python_leaves_the_window_unknown(
+        self, laptop: Laptop, tmp_path: Path
+    ) -> None:
         (tmp_path / "bare").mkdir()
         for name in ("env", "sh"):
             (tmp_path / "bare" / name).symlink_to(f"/usr/bin/{name}")
@@ -238,7 +255,9 @@ class TestPermission:
             assert laptop("x11", "run", "gpu7", "xeyes") == 6
             assert " hint: apexgpu x11 run --trusted gpu7 xeyes" in laptop.err
             assert laptop.checked("gpu7", "--trusted")[0] == 0
-            assert laptop("x11", "run", "gpu7", "--trusted", "xwininfo -root > /dev/null; exit 4") == 4
+            assert (
+                laptop("x11", "run", "gpu7", "--trusted", "xwininfo -root > /dev/null; exit 4") == 4
+            )
 
     def test_what_is_untrusted_cannot_read_the_screen(self, laptop: Laptop) -> None:
         assert laptop("x11", "run", "gpu7", "xwd -root -silent > /dev/null") == 1
@@ -258,9 +277,14 @@ def program(laptop: Laptop) -> Iterator[list[subprocess.Popen[str]]]:
 
 class TestRun:
     def start(self, program: list[subprocess.Popen[str]], *words: str) -> "subprocess.Popen[str]":
-        child = subprocess.Popen([sys.executable, "-m", "apexgpu", "x11", "run", *words], stdin=subprocess.DEVNULL,
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                 start_new_session=True)  # fmt: skip
+        child = subprocess.Popen(
+            [sys.executable, "-m", "apexgpu", "x11", "run", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         program.append(child)
         return child
 
@@ -277,8 +301,14 @@ class TestRun:
         laptop.screen.await_window("xeyes", there=False)
 
     def test_at_a_terminal_ctrl_c_is_the_programs(self, laptop: Laptop) -> None:
-        child = pexpect.spawn(sys.executable, ["-m", "apexgpu", "x11", "run", "gpu7", "xeyes"], timeout=LIMIT,
-                              encoding="utf-8", dimensions=(50, 200), env=dict(os.environ))  # fmt: skip
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "apexgpu", "x11", "run", "gpu7", "xeyes"],
+            timeout=LIMIT,
+            encoding="utf-8",
+            dimensions=(50, 200),
+            env=dict(os.environ),
+        )
         laptop.screen.await_window("xeyes")
         child.sendintr()
         child.expect(pexpect.EOF)
@@ -289,8 +319,14 @@ class TestRun:
         laptop.screen.await_window("xeyes", there=False)
 
     def test_in_the_background_of_a_shell_it_is_not_stopped(self, laptop: Laptop) -> None:
-        shell = pexpect.spawn("bash", ["--norc", "-i"], timeout=LIMIT, encoding="utf-8", dimensions=(50, 200),
-                              env={**os.environ, "PS1": "$ "})  # fmt: skip
+        shell = pexpect.spawn(
+            "bash",
+            ["--norc", "-i"],
+            timeout=LIMIT,
+            encoding="utf-8",
+            dimensions=(50, 200),
+            env={**os.environ, "PS1": "$ "},
+        )
         shell.sendline(f"{sys.executable} -m apexgpu x11 run gpu7 xeyes &")
         laptop.screen.await_window("xeyes")
         shell.sendline("jobs; kill -TERM %1; wait %1; echo ended $?")
@@ -299,7 +335,9 @@ class TestRun:
         assert "Stopped" not in (shell.before or "")
         shell.close(force=True)
 
-    def test_a_connection_that_is_lost_is_said(self, laptop: Laptop, program: list[subprocess.Popen[str]]) -> None:
+    def test_a_connection_that_is_lost_is_said(
+        self, laptop: Laptop, program: list[subprocess.Popen[str]]
+    ) -> None:
         child = self.start(program, "gpu7", "xeyes")
         laptop.screen.await_window("xeyes")
         laptop.servers[0].kill()
@@ -308,7 +346,9 @@ class TestRun:
         assert "error: the connection to gpu7 was lost, and the windows with it" in err
         laptop.servers[0].again()
 
-    def test_a_server_that_ends_is_said(self, laptop: Laptop, program: list[subprocess.Popen[str]]) -> None:
+    def test_a_server_that_ends_is_said(
+        self, laptop: Laptop, program: list[subprocess.Popen[str]]
+    ) -> None:
         child = self.start(program, "gpu7", "xeyes")
         laptop.screen.await_window("xeyes")
         laptop.screen.kill()
@@ -316,8 +356,12 @@ class TestRun:
         assert child.returncode == 1  # xeyes' own
         assert "the program on gpu7 ended with 1" in err
 
-    def test_the_status_and_both_streams_are_the_programs(self, program: list[subprocess.Popen[str]]) -> None:
-        child = self.start(program, "gpu7", "echo out; echo err >&2; xwininfo -root | grep -c Width; exit 7")
+    def test_the_status_and_both_streams_are_the_programs(
+        self, program: list[subprocess.Popen[str]]
+    ) -> None:
+        child = self.start(
+            program, "gpu7", "echo out; echo err >&2; xwininfo -root | grep -c Width; exit 7"
+        )
         out, err = child.communicate(timeout=LIMIT)
         assert (child.returncode, out) == (7, "out\n1\n")
         assert "\nerr\n" in f"\n{err}"
@@ -336,7 +380,9 @@ class TestRun:
         assert "the container on gpu7 has no such program" in laptop.err
         assert " hint: apexgpu x11 install gpu7" in laptop.err
 
-    def test_a_broken_link_there_is_named_by_the_chain(self, laptop: Laptop, tmp_path: Path) -> None:
+    def test_a_broken_link_there_is_named_by_the_chain(
+        self, laptop: Laptop, tmp_path: Path
+    ) -> None:
         laptop.serve(tmp_path / "bare", extra="X11Forwarding yes\nXAuthLocation /nowhere/xauth")
         assert laptop("x11", "run", "gpu7", "xeyes") == 1  # its own status
         assert "has no xauth, so sshd sets no DISPLAY" in laptop.err

@@ -84,8 +84,16 @@ class Container:
         lines = file.read_text().splitlines() if file.exists() else []
         for line in lines:
             assert line.startswith("noninteractive: ")
-        return [" ".join(word for word in line.split()[1:] if word[0] != "-" and "=" not in word
-                         and not word.startswith(("Dpkg::", "Acquire::"))) for line in lines]  # fmt: skip
+        return [
+            " ".join(
+                word
+                for word in line.split()[1:]
+                if word[0] != "-"
+                and "=" not in word
+                and not word.startswith(("Dpkg::", "Acquire::"))
+            )
+            for line in lines
+        ]
 
     @property
     def installed(self) -> set[str]:
@@ -141,12 +149,18 @@ def test_the_lists_are_fetched_only_when_something_is_missed(container: Containe
 
 
 def test_another_apt_is_waited_for(container: Container) -> None:
-    container.says(1, 100, "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 17 (apt-get)")
+    container.says(
+        1,
+        100,
+        "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 17 (apt-get)",
+    )
     assert container() == 0, container.err
     assert container.calls == ["install xauth x11-apps"] * 2
 
 
-def test_an_apt_that_never_ends_is_waited_for_so_long(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_apt_that_never_ends_is_waited_for_so_long(
+    container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 17 (apt-get)"
     for call in range(1, 9):
         container.says(call, 100, held)
@@ -160,14 +174,26 @@ def test_an_apt_that_never_ends_is_waited_for_so_long(container: Container, monk
 @pytest.mark.parametrize(
     ("said", "code", "words", "hint"),
     [
-        ("Reading package lists...\nE: Temporary failure resolving 'archive.ubuntu.com'", "apt_failed",
-         "apt failed in the container on gpu7: E: Temporary failure resolving 'archive.ubuntu.com'",
-         "sudo apt-get update && sudo apt-get install -y xauth x11-apps"),
-        ("E: dpkg was interrupted, you must manually run 'sudo dpkg --configure -a' to correct the problem.",
-         "dpkg_interrupted", "was interrupted", "sudo dpkg --configure -a"),
-        ("E: You don't have enough free space in /var/cache/apt/archives/.", "full", "no room", "df -h /"),
+        (
+            "Reading package lists...\nE: Temporary failure resolving 'archive.ubuntu.com'",
+            "apt_failed",
+            "apt failed in the container on gpu7: E: Temporary failure resolving 'archive.ubuntu.com'",
+            "sudo apt-get update && sudo apt-get install -y xauth x11-apps",
+        ),
+        (
+            "E: dpkg was interrupted, you must manually run 'sudo dpkg --configure -a' to correct the problem.",
+            "dpkg_interrupted",
+            "was interrupted",
+            "sudo dpkg --configure -a",
+        ),
+        (
+            "E: You don't have enough free space in /var/cache/apt/archives/.",
+            "full",
+            "no room",
+            "df -h /",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_failure_is_told_with_the_last_words_of_apt(
     container: Container, said: str, code: str, words: str, hint: str
 ) -> None:
@@ -181,7 +207,9 @@ def test_a_failure_is_told_with_the_last_words_of_apt(
 
 def test_an_apt_that_only_says_so_is_not_believed(container: Container) -> None:
     container.says(1, 0, "0 upgraded, 0 newly installed")
-    (container.room / "bin" / "apt-get").write_text('#!/bin/sh\necho "noninteractive: $*" >>"$ROOM/calls"\nexit 0\n')
+    (container.room / "bin" / "apt-get").write_text(
+        '#!/bin/sh\necho "noninteractive: $*" >>"$ROOM/calls"\nexit 0\n'
+    )
     assert container() == 6
     assert "says that it is done, and xauth, x11-apps is not installed" in container.err
 
@@ -195,8 +223,13 @@ def test_a_sudo_that_asks_for_a_password_is_said(container: Container) -> None:
 def test_ctrl_c_leaves_apt_to_end_in_peace(container: Container) -> None:
     gate = container.room / "gate"
     os.mkfifo(gate)
-    child = subprocess.Popen([sys.executable, "-m", "apexgpu", "x11", "install", "gpu7"], stdin=subprocess.DEVNULL,
-                             stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-m", "apexgpu", "x11", "install", "gpu7"],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     opened = os.open(gate, os.O_WRONLY)  # until apt is at work
     os.killpg(child.pid, signal.SIGINT)
     _, err = child.communicate(timeout=LIMIT)

@@ -29,20 +29,35 @@ class ShellLink:
     variables: dict[str, str] = field(default_factory=dict)
 
     def run(
-        self, target: Target, command: str, *, limits: Limits | None = None, on_line: OnLine | None = None,
+        self,
+        target: Target,
+        command: str,
+        *,
+        limits: Limits | None = None,
+        on_line: OnLine | None = None,
         once: bool = False,
-    ) -> Reply:  # fmt: skip
+    ) -> Reply:
         """See transport.Transport."""
         assert target.role == "container"
         self.commands.append(command)
         self.once.append(once)
         self.limits.append(limits)
         self.before(command)
-        environment = {"HOME": str(self.home), "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
-                       **self.variables}  # fmt: skip
+        environment = {
+            "HOME": str(self.home),
+            "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
+            **self.variables,
+        }
         # The directory of its own is what a login has; the session of its own is what a lost connection cannot end.
-        child = subprocess.Popen(["sh", "-c", command], env=environment, cwd=self.home, stdin=subprocess.DEVNULL,
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+        child = subprocess.Popen(
+            ["sh", "-c", command],
+            env=environment,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         timer = threading.Timer(LIMIT, child.kill)
         timer.start()
         assert child.stdout is not None

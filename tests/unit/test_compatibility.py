@@ -8,7 +8,17 @@ import pytest
 
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.software import compatibility
-from apexgpu.software.compatibility import CUDA, DRIVERS, PYTHONS, TENSORFLOW, Choice, Have, Python, Wish, choose
+from apexgpu.software.compatibility import (
+    CUDA,
+    DRIVERS,
+    PYTHONS,
+    TENSORFLOW,
+    Choice,
+    Have,
+    Python,
+    Wish,
+    choose,
+)
 
 XENIAL = (Python("3.5.2"), Python("2.7.12"))
 HAVE = Have("gpu7", driver="390.48", pythons=XENIAL, cudnn="7.0.5", archives=("7.0.5",))
@@ -30,12 +40,20 @@ def refused(have: Have, wanted: Wish) -> ApexError:
 class TestDrivers:
     @pytest.mark.parametrize(
         ("cuda", "least"),
-        [("8.0", "375.26"), ("9.0", "384.81"), ("9.1", "390.46"), ("9.2", "396.26"), ("10.0", "410.48")],
+        [
+            ("8.0", "375.26"),
+            ("9.0", "384.81"),
+            ("9.1", "390.46"),
+            ("9.2", "396.26"),
+            ("10.0", "410.48"),
+        ],
     )
     def test_the_table_is_nvidias(self, cuda: str, least: str) -> None:
         assert DRIVERS[cuda] == least
 
-    @pytest.mark.parametrize("driver", ["384.81", "384.111", "387.26", "390.48", "396.26", "410.48", "535.104.05"])
+    @pytest.mark.parametrize(
+        "driver", ["384.81", "384.111", "387.26", "390.48", "396.26", "410.48", "535.104.05"]
+    )
     def test_a_driver_that_is_new_enough_is_taken(self, driver: str) -> None:
         assert choose(replace(HAVE, driver=driver), wish("cuda")).cuda == "9.0"
 
@@ -62,7 +80,9 @@ class TestDrivers:
         assert refused(replace(HAVE, machine="aarch64"), wish("pytorch")).code == "machine"
 
     def test_what_needs_no_gpu_is_not_refused_for_it(self) -> None:
-        assert choose(replace(HAVE, driver=None, machine="aarch64"), wish("python3")) == Choice(python3="3.5")
+        assert choose(replace(HAVE, driver=None, machine="aarch64"), wish("python3")) == Choice(
+            python3="3.5"
+        )
         assert choose(replace(HAVE, driver=None), Wish(frozenset(), {})) == Choice()
 
 
@@ -100,21 +120,28 @@ class TestTensorFlow:
         assert {one.cuda for one in TENSORFLOW} == {"9.0"}
 
     @pytest.mark.parametrize(
-        ("version", "cudnn", "growth"), [(row[0], cudnn, row[4]) for row in ROWS for cudnn in row[2]]
+        ("version", "cudnn", "growth"),
+        [(row[0], cudnn, row[4]) for row in ROWS for cudnn in row[2]],
     )
     def test_a_release_is_taken_with_each_cudnn_that_it_computes_with(
         self, version: str, cudnn: str, growth: bool
     ) -> None:
         made = choose(replace(HAVE, cudnn=cudnn), wish(tensorflow=version))
-        assert made == Choice("9.0", cudnn, version, "", "3.5", "", "variable" if growth else "hook")
+        assert made == Choice(
+            "9.0", cudnn, version, "", "3.5", "", "variable" if growth else "hook"
+        )
 
-    @pytest.mark.parametrize(("version", "cudnn"), [(row[0], cudnn) for row in ROWS for cudnn in row[3]])
+    @pytest.mark.parametrize(
+        ("version", "cudnn"), [(row[0], cudnn) for row in ROWS for cudnn in row[3]]
+    )
     def test_a_release_is_refused_with_every_other(self, version: str, cudnn: str) -> None:
         error = refused(replace(HAVE, cudnn=cudnn, archives=()), wish(tensorflow=version))
         assert error.code == "cudnn"
         assert f"TensorFlow {version} computes with cuDNN 7." in error.message
         assert f"gpu7 has {cudnn}" in error.message
-        fitting = [row[0] for row in ROWS if compatibility.numbers(cudnn)[0] == 7 and cudnn in row[2]]
+        fitting = [
+            row[0] for row in ROWS if compatibility.numbers(cudnn)[0] == 7 and cudnn in row[2]
+        ]
         if fitting:
             assert f"apexgpu setup gpu7 tensorflow=={fitting[-1]} " in str(error.hint)
         else:
@@ -122,9 +149,14 @@ class TestTensorFlow:
 
     @pytest.mark.parametrize(
         ("cudnn", "newest", "growth"),
-        [("7.0.3", "1.10.1", "hook"), ("7.0.5", "1.10.1", "hook"), ("7.1.4", "1.12.3", "variable"),
-         ("7.2.1", "1.12.3", "variable"), ("7.6.5", "1.12.3", "variable")],
-    )  # fmt: skip
+        [
+            ("7.0.3", "1.10.1", "hook"),
+            ("7.0.5", "1.10.1", "hook"),
+            ("7.1.4", "1.12.3", "variable"),
+            ("7.2.1", "1.12.3", "variable"),
+            ("7.6.5", "1.12.3", "variable"),
+        ],
+    )
     def test_without_a_wish_the_newest_for_the_cudnn_that_is_there_is_chosen(
         self, cudnn: str, newest: str, growth: str
     ) -> None:
@@ -144,7 +176,9 @@ class TestTensorFlow:
         assert choose(HAVE, wish(tensorflow="1.7")).tensorflow == "1.7.1"
 
     @pytest.mark.parametrize("version", ["1.13.1", "1.13.2", "1.14.0", "1.15.5", "2.4.0"])
-    def test_one_for_a_newer_cuda_is_refused_with_the_driver_that_it_wants(self, version: str) -> None:
+    def test_one_for_a_newer_cuda_is_refused_with_the_driver_that_it_wants(
+        self, version: str
+    ) -> None:
         error = refused(HAVE, wish(tensorflow=version))
         assert error.code == "no_version"
         assert f"TensorFlow {version} wants CUDA 10.0 or newer (driver 410.48)" in error.message
@@ -175,12 +209,15 @@ class TestCudnn:
         error = refused(replace(HAVE, archives=("7.0.5", "7.6.5")), wish(tensorflow="1.12.3"))
         assert str(error.hint) == (
             "apexgpu setup gpu7 cudnn==7.6.5 tensorflow==1.12.3; or: "
-            "apexgpu setup gpu7 tensorflow==1.10.1   (the newest for cuDNN 7.0.5)")  # fmt: skip
+            "apexgpu setup gpu7 tensorflow==1.10.1   (the newest for cuDNN 7.0.5)"
+        )
 
     def test_that_word_is_taken(self) -> None:
         made = choose(replace(HAVE, archives=("7.6.5",)), wish(cudnn="7.6.5", tensorflow="1.12.3"))
         assert (made.cudnn, made.tensorflow) == ("7.6.5", "1.12.3")
-        assert choose(replace(HAVE, archives=("7.6.5",)), wish("cudnn", cudnn="7.6")).cudnn == "7.6.5"
+        assert (
+            choose(replace(HAVE, archives=("7.6.5",)), wish("cudnn", cudnn="7.6")).cudnn == "7.6.5"
+        )
 
     def test_one_that_neither_the_container_nor_the_nas_has_is_refused(self) -> None:
         error = refused(HAVE, wish("cudnn", cudnn="7.4.2"))
@@ -193,17 +230,25 @@ class TestCudnn:
         assert "/newNAS/Share/GPU_Server" in str(error.hint)
 
     def test_versions_that_contradict_each_other_are_refused(self) -> None:
-        assert refused(replace(HAVE, archives=("7.6.5",)), wish(cudnn="7.6.5", tensorflow="1.5.0")).code == "cudnn"
+        assert (
+            refused(
+                replace(HAVE, archives=("7.6.5",)), wish(cudnn="7.6.5", tensorflow="1.5.0")
+            ).code
+            == "cudnn"
+        )
 
 
 class TestPython:
     @pytest.mark.parametrize(
         ("there", "major", "chosen"),
         [
-            (("3.5.2", "2.7.12"), 3, "3.5"), (("3.5.2", "2.7.12"), 2, "2.7"), (("3.6.9", "2.7.17"), 3, "3.6"),
-            (("3.5.2", "3.6.15"), 3, "3.6"), (("3.8.10", "3.6.15"), 3, "3.6"),
+            (("3.5.2", "2.7.12"), 3, "3.5"),
+            (("3.5.2", "2.7.12"), 2, "2.7"),
+            (("3.6.9", "2.7.17"), 3, "3.6"),
+            (("3.5.2", "3.6.15"), 3, "3.6"),
+            (("3.8.10", "3.6.15"), 3, "3.6"),
         ],
-    )  # fmt: skip
+    )
     @pytest.mark.parametrize("part", ["tensorflow", "pytorch"])
     def test_the_newest_that_has_wheels_is_chosen(
         self, there: tuple[str, ...], major: int, chosen: str, part: str
@@ -213,17 +258,30 @@ class TestPython:
 
     @pytest.mark.parametrize(
         ("release", "major", "chosen"),
-        [("16.04", 3, "3.5"), ("16.04", 2, "2.7"), ("18.04", 3, "3.6"), ("18.04", 2, "2.7"), ("20.04", 2, "2.7")],
+        [
+            ("16.04", 3, "3.5"),
+            ("16.04", 2, "2.7"),
+            ("18.04", 3, "3.6"),
+            ("18.04", 2, "2.7"),
+            ("20.04", 2, "2.7"),
+        ],
     )
-    def test_where_there_is_none_what_apt_has_is_chosen(self, release: str, major: int, chosen: str) -> None:
+    def test_where_there_is_none_what_apt_has_is_chosen(
+        self, release: str, major: int, chosen: str
+    ) -> None:
         have = replace(HAVE, pythons=(), distribution=("ubuntu", release))
         assert choose(have, wish(python=major)).python == chosen
 
     @pytest.mark.parametrize(
         ("distribution", "there"),
-        [(("ubuntu", "20.04"), "3.8.10"), (("ubuntu", "22.04"), "3.10.6"), (("debian", "12"), "3.11.2"),
-         (("ubuntu", "14.04"), "3.4.3"), (("fedora", "28"), "3.7.0")],
-    )  # fmt: skip
+        [
+            (("ubuntu", "20.04"), "3.8.10"),
+            (("ubuntu", "22.04"), "3.10.6"),
+            (("debian", "12"), "3.11.2"),
+            (("ubuntu", "14.04"), "3.4.3"),
+            (("fedora", "28"), "3.7.0"),
+        ],
+    )
     def test_one_without_wheels_is_refused_with_a_container_that_would_do(
         self, distribution: tuple[str, str], there: str
     ) -> None:
@@ -233,7 +291,9 @@ class TestPython:
         assert "Ubuntu 16.04 or 18.04: apexgpu rebuild gpu7" in str(error.hint)
 
     def test_the_other_python_is_offered_where_that_would_do(self) -> None:
-        have = replace(HAVE, distribution=("debian", "10"), pythons=(Python("3.7.3"), Python("2.7.16")))
+        have = replace(
+            HAVE, distribution=("debian", "10"), pythons=(Python("3.7.3"), Python("2.7.16"))
+        )
         assert str(refused(have, wish()).hint).startswith("the same with --python 2")
 
     def test_a_narrow_python_2_has_no_wheels(self) -> None:
@@ -241,11 +301,16 @@ class TestPython:
         assert "cp27mu" in refused(have, wish(python=2)).message
 
     def test_tools_take_the_systems_own(self) -> None:
-        have = replace(HAVE, distribution=("ubuntu", "18.04"), pythons=(Python("3.8.0"), Python("3.6.9")))
+        have = replace(
+            HAVE, distribution=("ubuntu", "18.04"), pythons=(Python("3.8.0"), Python("3.6.9"))
+        )
         assert choose(have, wish("python3")).python3 == "3.6"
         assert choose(replace(have, pythons=(Python("3.9.2"),)), wish("python3")).python3 == "3.9"
         assert choose(replace(have, pythons=()), wish("python3")).python3 == "3.6"
-        error = refused(replace(have, distribution=("fedora", "28"), pythons=(Python("3.4.1"),)), wish("python3"))
+        error = refused(
+            replace(have, distribution=("fedora", "28"), pythons=(Python("3.4.1"),)),
+            wish("python3"),
+        )
         assert error.code == "no_python"
 
     def test_the_tables_name_the_wheels_that_there_are(self) -> None:
@@ -272,7 +337,8 @@ def test_a_version_of_what_has_none_is_a_wrong_use() -> None:
 
 
 @pytest.mark.parametrize(
-    ("older", "newer"), [("384.81", "384.111"), ("7.0.5", "7.1"), ("1.9.0", "1.10.1"), ("381.09", "384.81")]
+    ("older", "newer"),
+    [("384.81", "384.111"), ("7.0.5", "7.1"), ("1.9.0", "1.10.1"), ("381.09", "384.81")],
 )
 def test_versions_are_compared_by_their_numbers(older: str, newer: str) -> None:
     assert compatibility.numbers(older) < compatibility.numbers(newer)
@@ -281,8 +347,16 @@ def test_versions_are_compared_by_their_numbers(older: str, newer: str) -> None:
 @pytest.mark.parametrize("page", ["docs/software.md", "docs/zh/software.md"])
 def test_the_documents_have_the_same_tables(page: str) -> None:
     lines = (Path(__file__).parent.parent.parent / page).read_text().splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
     assert {cuda: driver for cuda, driver, *more in rows if cuda in DRIVERS and not more} == DRIVERS
-    told = {version: row[1] for row in rows if len(row) == 4 and row[0][:2] == "1." and row[1]
-            for version in re.split(", |、", row[0])}  # fmt: skip
+    told = {
+        version: row[1]
+        for row in rows
+        if len(row) == 4 and row[0][:2] == "1." and row[1]
+        for version in re.split(", |、", row[0])
+    }
     assert told == {one.version: one.built for one in TENSORFLOW}

@@ -66,32 +66,48 @@ def told(packages: Path, **wish: Any) -> list[dict[str, Any]]:
     """What the program says, step by step."""
     done = subprocess.run(
         [sys.executable, "-c", trial.program(), json.dumps(wish), "/as/it/was/called"],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
         env={"PYTHONPATH": str(packages), "PATH": os.environ["PATH"]},
-    )  # fmt: skip
+    )
     return [json.loads(line.removeprefix("apexgpu ")) for line in done.stdout.splitlines()]
 
 
 def test_it_computes_with_a_tensorflow_2(packages: Path) -> None:
     steps = {one["step"]: one for one in told(packages, do="compute", gpu=0, limit=30)}
     assert [*steps] == ["python", "import", "device", "convolution", "memory"]
-    assert (steps["import"]["tensorflow"], steps["convolution"]["right"], steps["convolution"]["numbers"]) == (
-        "2.10.0", True, 72)  # fmt: skip
+    assert (
+        steps["import"]["tensorflow"],
+        steps["convolution"]["right"],
+        steps["convolution"]["numbers"],
+    ) == ("2.10.0", True, 72)
     assert steps["device"]["devices"][0]["about"].startswith("device: 0, name: TITAN V")
-    assert (steps["memory"]["before"], steps["memory"]["after"]) == (None, None)  # there is no nvidia-smi here
+    assert (steps["memory"]["before"], steps["memory"]["after"]) == (
+        None,
+        None,
+    )  # there is no nvidia-smi here
 
 
 def test_it_looks_without_importing(packages: Path) -> None:
     (packages / "tensorflow/__init__.py").write_text("raise SystemExit(9)")
     (found,) = told(packages, do="look")
-    assert (found["name"], found["tensorflow"], found["python"]) == ("tensorflow-gpu", "2.10.0", "/as/it/was/called")
+    assert (found["name"], found["tensorflow"], found["python"]) == (
+        "tensorflow-gpu",
+        "2.10.0",
+        "/as/it/was/called",
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "error"),
-    [("raise ImportError('libcudart.so.9.0: cannot open')", "ImportError"),
-     ("raise ValueError('\\u4e2d')", "ValueError"), ("1 /", "SyntaxError")],
-)  # fmt: skip
+    [
+        ("raise ImportError('libcudart.so.9.0: cannot open')", "ImportError"),
+        ("raise ValueError('\\u4e2d')", "ValueError"),
+        ("1 /", "SyntaxError"),
+    ],
+)
 def test_an_import_that_fails_is_told_with_its_words(packages: Path, text: str, error: str) -> None:
     (packages / "tensorflow/__init__.py").write_text(text)
     steps = told(packages, do="compute", gpu=0, limit=30)
@@ -101,17 +117,28 @@ def test_an_import_that_fails_is_told_with_its_words(packages: Path, text: str, 
 
 
 @pytest.mark.parametrize(
-    "wrong", ["[[[[float('nan')] * 2] * 6] * 6]", "[[[[0.0] * 2] * 6] * 6]", "[[[[0.0] * 2] * 5] * 6]"]
+    "wrong",
+    ["[[[[float('nan')] * 2] * 6] * 6]", "[[[[0.0] * 2] * 6] * 6]", "[[[[0.0] * 2] * 5] * 6]"],
 )
 def test_numbers_that_are_wrong_none_or_too_few_are_not_right(packages: Path, wrong: str) -> None:
-    code = (packages / "tensorflow/__init__.py").read_text().replace(
-        "return Tensor([[[[sum(image", f"return Tensor({wrong})\n        return Tensor([[[[sum(image")
+    code = (
+        (packages / "tensorflow/__init__.py")
+        .read_text()
+        .replace(
+            "return Tensor([[[[sum(image",
+            f"return Tensor({wrong})\n        return Tensor([[[[sum(image",
+        )
+    )
     (packages / "tensorflow/__init__.py").write_text(code)
-    (found,) = [one for one in told(packages, do="compute", gpu=0, limit=30) if one["step"] == "convolution"]
+    (found,) = [
+        one for one in told(packages, do="compute", gpu=0, limit=30) if one["step"] == "convolution"
+    ]
     assert found["right"] is False
 
 
 def test_no_gpu_ends_the_chain_before_the_convolution(packages: Path) -> None:
-    (packages / "tensorflow/python/client/device_lib.py").write_text("def list_local_devices(): return []")
+    (packages / "tensorflow/python/client/device_lib.py").write_text(
+        "def list_local_devices(): return []"
+    )
     steps = told(packages, do="compute", gpu=0, limit=30)
     assert (steps[-1]["step"], steps[-1]["devices"]) == ("device", [])

@@ -27,7 +27,11 @@ PLATFORMS = ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"
 
 def pins(stem: str) -> dict[str, Version]:
     """Name -> version of a constraint file; every line must be a pin."""
-    lines = [line for line in (FILES / f"{stem}.txt").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line
+        for line in (FILES / f"{stem}.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     found: dict[str, Version] = {}
     for line in lines:
         name, separator, version = line.partition("==")
@@ -40,25 +44,37 @@ def pins(stem: str) -> dict[str, Version]:
 def environment(full: str) -> dict[str, str]:
     short = ".".join(full.split(".")[:2])
     return {
-        **{name: str(value) for name, value in default_environment().items()}, "python_version": short,
-        "python_full_version": full, "implementation_version": full, "sys_platform": "linux" + "2" * (short == "2.7"),
-        "platform_machine": "x86_64", "platform_system": "Linux", "os_name": "posix", "extra": "",
-        "platform_python_implementation": "CPython", "implementation_name": "cpython",
-    }  # fmt: skip
+        **{name: str(value) for name, value in default_environment().items()},
+        "python_version": short,
+        "python_full_version": full,
+        "implementation_version": full,
+        "sys_platform": "linux" + "2" * (short == "2.7"),
+        "platform_machine": "x86_64",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "extra": "",
+        "platform_python_implementation": "CPython",
+        "implementation_name": "cpython",
+    }
 
 
 def tags(full: str) -> set[Tag]:
     short = ".".join(full.split(".")[:2])
     major, minor = map(int, short.split("."))
     own = f"cp{major}{minor}"
-    found = {*cpython_tags((major, minor), [ABIS[short]], PLATFORMS), *compatible_tags((major, minor), own, PLATFORMS)}
+    found = {
+        *cpython_tags((major, minor), [ABIS[short]], PLATFORMS),
+        *compatible_tags((major, minor), own, PLATFORMS),
+    }
     return found | {Tag(own, abi, name) for abi in (ABIS[short], "none") for name in PLATFORMS}
 
 
 def chosen(stem: str) -> dict[str, dict[str, Any]]:
     """Name -> the metadata of the file that was chosen, with its file name."""
-    return {canonicalize_name(RECORD["wheels"][file]["name"]): {**RECORD["wheels"][file], "file": file}
-            for file in RECORD["files"][stem]["chosen"]}  # fmt: skip
+    return {
+        canonicalize_name(RECORD["wheels"][file]["name"]): {**RECORD["wheels"][file], "file": file}
+        for file in RECORD["files"][stem]["chosen"]
+    }
 
 
 def test_every_file_is_recorded() -> None:
@@ -79,14 +95,18 @@ def test_whatever_a_pinned_package_needs_is_pinned_and_fits(stem: str) -> None:
     needed = {canonicalize_name(one.name) for one in wanted}
     for name, one in chosen(stem).items():
         for line in one["requires_dist"]:
-            requirement = Requirement(line.replace("===", "=="))  # of names, where both mean the same
+            requirement = Requirement(
+                line.replace("===", "==")
+            )  # of names, where both mean the same
             if requirement.marker is None or requirement.marker.evaluate(there):
                 wanted.append(requirement)
                 needed.add(canonicalize_name(requirement.name))
                 assert canonicalize_name(requirement.name) in pinned, f"{name} needs {line}"
     for requirement in wanted:
         version = pinned[canonicalize_name(requirement.name)]
-        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} against {version}"
+        assert requirement.specifier.contains(version, prereleases=True), (
+            f"{requirement} against {version}"
+        )
     assert pinned.keys() - needed <= {"setuptools", "wheel"}, "pins that nothing needs"
 
 
@@ -107,8 +127,16 @@ def test_every_pin_is_for_this_python_by_its_metadata_and_its_file(stem: str) ->
 
 # What has to be built there, without a compiler: pure Python, or with parts in C that it can do without.
 WITHOUT_A_COMPILER = {
-    "absl-py", "gast", "html5lib", "pandocfilters", "pyrsistent", "scandir", "simplegeneric", "termcolor", "tornado",
-}  # fmt: skip
+    "absl-py",
+    "gast",
+    "html5lib",
+    "pandocfilters",
+    "pyrsistent",
+    "scandir",
+    "simplegeneric",
+    "termcolor",
+    "tornado",
+}
 
 
 @pytest.mark.parametrize("stem", STEMS)

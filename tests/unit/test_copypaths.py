@@ -70,7 +70,13 @@ def test_words_that_are_no_route_are_refused(words: list[str], said: str) -> Non
 
 
 def test_paths_there_begin_at_the_home() -> None:
-    assert [copypaths.remote(path) for path in ("", "~", "~/a", "a~b", "/x")] == [b"", b"", b"a", b"a~b", b"/x"]
+    assert [copypaths.remote(path) for path in ("", "~", "~/a", "a~b", "/x")] == [
+        b"",
+        b"",
+        b"a",
+        b"a~b",
+        b"/x",
+    ]
     assert copypaths.remote("\udce9") == b"\xe9"
     with pytest.raises(UsageError, match="~bob/x cannot be looked up"):
         copypaths.remote("~bob/x")
@@ -78,8 +84,15 @@ def test_paths_there_begin_at_the_home() -> None:
 
 @pytest.mark.parametrize(
     ("path", "contents"),
-    [(b"/a/.", True), (b"/a/./", True), (b"/", True), (b"/a/..", True), (b"/a", False), (b"/a/", False),
-     (b"/.a", False)],
+    [
+        (b"/a/.", True),
+        (b"/a/./", True),
+        (b"/", True),
+        (b"/a/..", True),
+        (b"/a", False),
+        (b"/a/", False),
+        (b"/.a", False),
+    ],
 )
 def test_a_dot_at_the_end_means_the_contents(path: bytes, contents: bool) -> None:
     assert copypaths.takes_contents(path) is contents
@@ -88,14 +101,36 @@ def test_a_dot_at_the_end_means_the_contents(path: bytes, contents: bool) -> Non
 @pytest.mark.parametrize(
     ("name", "fits"),
     # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
-    [(b"a b.txt", True), ("名字".encode(), True), (b".hidden", True), (b"console", True), (b"a:b", False),
-     (b"what?", False), (b"a\\b", False), (b"new\nline", False), (b"dot.", False), (b"blank ", False), (b"nul", False),
-     (b"AUX.txt", False), (b"com1", False), (b"a\"b", False)],
-)  # fmt: skip
+    [
+        (b"a b.txt", True),
+        ("名字".encode(), True),
+        (b".hidden", True),
+        (b"console", True),
+        (b"a:b", False),
+        (b"what?", False),
+        (b"a\\b", False),
+        (b"new\nline", False),
+        (b"dot.", False),
+        (b"blank ", False),
+        (b"nul", False),
+        (b"AUX.txt", False),
+        (b"com1", False),
+        (b'a"b', False),
+    ],
+)
 def test_names_that_windows_cannot_have(name: bytes, fits: bool) -> None:
     assert copypaths.fits_windows(name) is fits
 
 
 def test_parts_of_paths() -> None:
-    assert (copypaths.name(b"/a/b//"), copypaths.parent(b"/a/b/"), copypaths.parent(b"/a")) == (b"b", b"/a", b"/")
-    assert [copypaths.tidy(path) for path in (b"/a/./b/.", b"/./a/", b"/.", b"/")] == [b"/a/b", b"/a/", b"/", b"/"]
+    assert (copypaths.name(b"/a/b//"), copypaths.parent(b"/a/b/"), copypaths.parent(b"/a")) == (
+        b"b",
+        b"/a",
+        b"/",
+    )
+    assert [copypaths.tidy(path) for path in (b"/a/./b/.", b"/./a/", b"/.", b"/")] == [
+        b"/a/b",
+        b"/a/",
+        b"/",
+        b"/",
+    ]

@@ -38,14 +38,20 @@ def test_a_recorded_host_shows_its_ssd_and_every_share_and_nothing_of_the_system
 
 
 def test_a_root_without_a_mount_stands_for_the_disk_it_lies_on() -> None:
-    text = f"{HEADER}/dev/sda1 1000 900 100 90% /\n@disk /SSD\n{HEADER}/dev/sda1 1000 900 100 90% /\n"
+    text = (
+        f"{HEADER}/dev/sda1 1000 900 100 90% /\n@disk /SSD\n{HEADER}/dev/sda1 1000 900 100 90% /\n"
+    )
     assert disks(text) == (Disk("/SSD", "/dev/sda1", 1024_000, 102_400),)
-    assert rows(disks(text)) == [{"path": "/SSD", "device": "/dev/sda1", "bytes": 1024_000, "free": 102_400}]
+    assert rows(disks(text)) == [
+        {"path": "/SSD", "device": "/dev/sda1", "bytes": 1024_000, "free": 102_400}
+    ]
 
 
 def test_odd_lines_are_read_and_foreign_ones_left_alone() -> None:
-    text = ("nas:/export of us  2000 1990 -5 101% /newNAS/my data\ntmpfs 5 0 5 0% /SSDs\n/dev/x - - - - /NAS\n"
-            "df: /SSD: Stale file handle\n\x1b[1m\n")  # fmt: skip
+    text = (
+        "nas:/export of us  2000 1990 -5 101% /newNAS/my data\ntmpfs 5 0 5 0% /SSDs\n/dev/x - - - - /NAS\n"
+        "df: /SSD: Stale file handle\n\x1b[1m\n"
+    )
     assert disks(text) == (Disk("/newNAS/my data", "nas:/export of us", 2_048_000, 0),)
     assert disks("") == ()
 

@@ -26,7 +26,12 @@ OTHER = Entry(b"p", "other")
         ({b"f": file()}, {b"f": LINK}, {}, Plan(files=[b"f"])),
         ({b"f": file()}, {}, {b"f": file()}, Plan(whole=[b"f"])),
         ({b"f": file(9)}, {}, {b"f": file(4)}, Plan(files=[b"f"])),  # a part, to be looked at
-        ({b"f": file()}, {b"f": file()}, {b"f": file(0)}, Plan(junk=[b"f"])),  # must not replace the good one
+        (
+            {b"f": file()},
+            {b"f": file()},
+            {b"f": file(0)},
+            Plan(junk=[b"f"]),
+        ),  # must not replace the good one
         ({}, {}, {b"d": DIRECTORY, b"d/f": file()}, Plan(junk=[b"d", b"d/f"])),
         ({}, {b"theirs": file()}, {}, Plan()),
         ({b"l": LINK}, {b"l": LINK}, {}, Plan()),
@@ -38,8 +43,18 @@ OTHER = Entry(b"p", "other")
         ({b"d": file()}, {b"d": DIRECTORY}, {}, Plan(conflicts=[b"d"])),
         ({b"d": DIRECTORY}, {}, {}, Plan(directories=[b"d"], dressed=[b"d"])),
         ({b"d": DIRECTORY}, {}, {b"d": DIRECTORY}, Plan(dressed=[b"d"])),
-        ({b"d": DIRECTORY}, {}, {b"d": file()}, Plan(directories=[b"d"], dressed=[b"d"], junk=[b"d"])),
-        ({b"d": DIRECTORY, b"d/f": file()}, {b"d": DIRECTORY}, {}, Plan(directories=[b"d"], files=[b"d/f"])),
+        (
+            {b"d": DIRECTORY},
+            {},
+            {b"d": file()},
+            Plan(directories=[b"d"], dressed=[b"d"], junk=[b"d"]),
+        ),
+        (
+            {b"d": DIRECTORY, b"d/f": file()},
+            {b"d": DIRECTORY},
+            {},
+            Plan(directories=[b"d"], files=[b"d/f"]),
+        ),
         ({b"d": DIRECTORY, b"d/f": file()}, {b"d": DIRECTORY, b"d/f": file()}, {}, Plan()),
     ],
 )
@@ -56,7 +71,10 @@ def test_modes_do_not_count_where_one_system_has_none() -> None:
 def test_new_directories_are_dressed_from_the_deepest_up() -> None:
     source = {b"a": DIRECTORY, b"a/b": DIRECTORY, b"a/b/c": DIRECTORY}
     found = plan(source, {}, {})
-    assert (found.directories, found.dressed) == ([b"a", b"a/b", b"a/b/c"], [b"a/b/c", b"a/b", b"a"])
+    assert (found.directories, found.dressed) == (
+        [b"a", b"a/b", b"a/b/c"],
+        [b"a/b/c", b"a/b", b"a"],
+    )
 
 
 def test_parts() -> None:

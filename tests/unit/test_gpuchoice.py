@@ -8,11 +8,27 @@ from apexgpu.gpu.smi import MIB, Gpu, Report
 TOTAL = 12066 * MIB
 
 
-def gpu(index: int = 0, *, used: int | None = 11, load: int | None = 0, mode: str = "Default", uuid: str = "") -> Gpu:
+def gpu(
+    index: int = 0,
+    *,
+    used: int | None = 11,
+    load: int | None = 0,
+    mode: str = "Default",
+    uuid: str = "",
+) -> Gpu:
     """A card with `used` MiB held."""
     held = None if used is None else used * MIB
-    return Gpu(index, "TITAN V", uuid or f"GPU-{index}", 40, load, TOTAL, held,
-               None if held is None else TOTAL - held, mode)  # fmt: skip
+    return Gpu(
+        index,
+        "TITAN V",
+        uuid or f"GPU-{index}",
+        40,
+        load,
+        TOTAL,
+        held,
+        None if held is None else TOTAL - held,
+        mode,
+    )
 
 
 def looks(*cards: Gpu) -> list[Report]:
@@ -25,12 +41,19 @@ class TestAGpu:
         ("cards", "memory", "fits"),
         [
             pytest.param([gpu()] * 3, None, True, id="empty"),
-            pytest.param([gpu(load=5), gpu(load=0)], None, True, id="a driver that wakes up is no load"),
+            pytest.param(
+                [gpu(load=5), gpu(load=0)], None, True, id="a driver that wakes up is no load"
+            ),
             pytest.param([gpu(used=200)], None, True, id="a display is no program"),
             pytest.param([gpu(used=300)], None, False, id="a program that begins"),
             pytest.param([gpu(), gpu(used=3000)], None, False, id="came while we looked"),
             pytest.param([gpu(used=3000), gpu()], None, False, id="may come back"),
-            pytest.param([gpu(used=9000, load=95), gpu(used=9000, load=0)], 2, False, id="a pause between batches"),
+            pytest.param(
+                [gpu(used=9000, load=95), gpu(used=9000, load=0)],
+                2,
+                False,
+                id="a pause between batches",
+            ),
             pytest.param([gpu(load=95), gpu(load=0)], 2, False, id="load without memory"),
             pytest.param([gpu(used=9000)] * 3, None, False, id="held and idle"),
             pytest.param([gpu(used=9000)] * 3, 2, True, id="held and idle, with enough beside it"),
@@ -43,8 +66,12 @@ class TestAGpu:
             pytest.param([gpu(), gpu(used=None)], None, False, id="memory told once"),
             pytest.param([gpu(mode="Prohibited")], None, False, id="nobody may"),
             pytest.param([gpu(mode="Exclusive_Process")], 2, True, id="exclusive and empty"),
-            pytest.param([gpu(mode="Exclusive_Process", used=2000)], 2, False, id="exclusive and taken"),
-            pytest.param([gpu(uuid="GPU-a"), gpu(uuid="GPU-b")], None, False, id="not the same card"),
+            pytest.param(
+                [gpu(mode="Exclusive_Process", used=2000)], 2, False, id="exclusive and taken"
+            ),
+            pytest.param(
+                [gpu(uuid="GPU-a"), gpu(uuid="GPU-b")], None, False, id="not the same card"
+            ),
         ],
     )
     def test_fits_or_does_not(self, cards: list[Gpu], memory: float | None, fits: bool) -> None:
@@ -67,7 +94,10 @@ class TestHosts:
     def test_with_a_shared_card_come_after_those_with_empty_ones(self) -> None:
         wide = Gpu(0, "V100", "GPU-w", 40, 0, 32 * GIB, 12 * GIB, 20 * GIB)
         seen = {"gpu2": looks(wide), "gpu3": looks(gpu())}
-        assert [(one.host, one.free // GIB) for one in offers(seen, Need(4 * GIB))] == [("gpu3", 11), ("gpu2", 20)]
+        assert [(one.host, one.free // GIB) for one in offers(seen, Need(4 * GIB))] == [
+            ("gpu3", 11),
+            ("gpu2", 20),
+        ]
 
     def test_are_told_with_what_cuda_needs_to_number_the_cards_alike(self) -> None:
         report = Report("390.48", (gpu(0, used=500), gpu(1, used=9000, load=90), gpu(2), gpu(3)))

@@ -25,9 +25,14 @@ class Link:
         self.limits: Limits | None = None
 
     def run(
-        self, target: Target, command: str, *, limits: Limits | None = None, on_line: OnLine | None = None,
+        self,
+        target: Target,
+        command: str,
+        *,
+        limits: Limits | None = None,
+        on_line: OnLine | None = None,
         once: bool = False,
-    ) -> Reply:  # fmt: skip
+    ) -> Reply:
         assert target.role == "container"
         self.calls += 1
         self.limits = limits
@@ -74,8 +79,13 @@ class TestTheScript:
         script.write_text(f"#!/bin/sh\n{program}\n")
         script.chmod(0o755)
         words = shlex.split(gpus.command(looks, 0))
-        done = subprocess.run(words, capture_output=True, timeout=30, check=True,
-                              env={"PATH": f"{directory}:/usr/bin:/bin"})  # fmt: skip
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            timeout=30,
+            check=True,
+            env={"PATH": f"{directory}:/usr/bin:/bin"},
+        )
         return done.stdout.decode()
 
     def test_makes_the_recording_less_than_half_and_changes_nothing(self, tmp_path: Path) -> None:
@@ -92,15 +102,22 @@ class TestTheScript:
 
     def test_says_127_where_there_is_none(self, tmp_path: Path) -> None:
         words = shlex.split(gpus.command(1, 0))
-        done = subprocess.run(words, capture_output=True, timeout=30, check=True, env={"PATH": str(_tools(tmp_path))})
+        done = subprocess.run(
+            words, capture_output=True, timeout=30, check=True, env={"PATH": str(_tools(tmp_path))}
+        )
         assert done.stdout.decode().splitlines()[-1] == "@@ 127"
 
     def test_ends_when_nobody_listens_any_more(self, tmp_path: Path) -> None:
         script = tmp_path / "nvidia-smi"
         script.write_text("#!/bin/sh\necho hello\n")
         script.chmod(0o755)
-        words, path = shlex.split(gpus.command(100_000_000, 0)), {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=path) as child:
+        words, path = (
+            shlex.split(gpus.command(100_000_000, 0)),
+            {"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        )
+        with subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=path
+        ) as child:
             assert child.stdout
             assert child.stdout.readline() == b"hello\n"
             child.stdout.close()

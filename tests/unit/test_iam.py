@@ -10,7 +10,14 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UnreachableError, UsageError
+from apexgpu.errors import (
+    ApexError,
+    DeclinedError,
+    LoginError,
+    RefusedError,
+    UnreachableError,
+    UsageError,
+)
 from apexgpu.iam.client import CONFIG_LIMIT, IamClient, reach, valid_user
 from apexgpu.iam.iamhttp import candidate_urls, is_loopback
 from apexgpu.iam.push import follow_push, parse_push_log, publish
@@ -58,7 +65,10 @@ class Site:
                     answer.wait.wait(20)
                 try:
                     self.send_response(answer.code)
-                    for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+                    for name, value in {
+                        "Content-Length": str(len(answer.body)),
+                        **answer.headers,
+                    }.items():
                         self.send_header(name, value)
                     self.end_headers()
                     self.wfile.write(answer.body)
@@ -83,7 +93,11 @@ class Site:
 
     @property
     def posts(self) -> list[dict[str, list[str]]]:
-        return [parse_qs(body, keep_blank_values=True) for method, _, body in self.asked if method == "POST"]
+        return [
+            parse_qs(body, keep_blank_values=True)
+            for method, _, body in self.asked
+            if method == "POST"
+        ]
 
     def close(self) -> None:
         self._server.shutdown()
@@ -111,28 +125,37 @@ class TestAnswers:
         site.get(KEYS, b"ssh-ed25519 AAAA caf\xe9\n")
         assert iam.port("alice") == 22001
         assert iam.name("alice") == "爱丽丝"
-        assert (iam.keys_text("alice") or "").encode("utf-8", "surrogateescape") == b"ssh-ed25519 AAAA caf\xe9\n"
+        assert (iam.keys_text("alice") or "").encode(
+            "utf-8", "surrogateescape"
+        ) == b"ssh-ed25519 AAAA caf\xe9\n"
 
     def test_what_iam_says_of_nobody(self, iam: IamClient) -> None:
         assert (iam.port("alice"), iam.name("alice"), iam.keys_text("alice")) == (None, None, None)
 
-    @pytest.mark.parametrize("text", [b"", b"0", b"65536", b"22001 22002", b"-1", b"22O01", b"\xd9\xa2", b"1" * 9])
+    @pytest.mark.parametrize(
+        "text", [b"", b"0", b"65536", b"22001 22002", b"-1", b"22O01", b"\xd9\xa2", b"1" * 9]
+    )
     def test_a_port_that_is_none(self, text: bytes, site: Site, iam: IamClient) -> None:
         site.get("/user/alice/port", text)
         with pytest.raises(RefusedError, match="not the lab's IAM") as caught:
             iam.port("alice")
         assert caught.value.code == "not_iam"
 
-    @pytest.mark.parametrize(("said", "code"), [
-        (Said(200, b"<html>Welcome to the airport</html>"), "not_iam"),
-        (Said(200, b"hello", {"Content-Type": "text/html"}), "not_iam"),
-        (Said(200, b"\xef\xbb\xbf  <!doctype html>"), "not_iam"),
-        (Said(200, b"k" * (CONFIG_LIMIT + 10)), "not_iam"),
-        (Said(302, b"", {"Location": "http://portal.example/"}), "redirect"),
-        (Said(403), "refused"),
-        (Said(500), "refused"),
-    ])  # fmt: skip
-    def test_something_else_in_the_place_of_keys(self, said: Said, code: str, site: Site, iam: IamClient) -> None:
+    @pytest.mark.parametrize(
+        ("said", "code"),
+        [
+            (Said(200, b"<html>Welcome to the airport</html>"), "not_iam"),
+            (Said(200, b"hello", {"Content-Type": "text/html"}), "not_iam"),
+            (Said(200, b"\xef\xbb\xbf  <!doctype html>"), "not_iam"),
+            (Said(200, b"k" * (CONFIG_LIMIT + 10)), "not_iam"),
+            (Said(302, b"", {"Location": "http://portal.example/"}), "redirect"),
+            (Said(403), "refused"),
+            (Said(500), "refused"),
+        ],
+    )
+    def test_something_else_in_the_place_of_keys(
+        self, said: Said, code: str, site: Site, iam: IamClient
+    ) -> None:
         site.says["GET", KEYS] = said
         with pytest.raises(RefusedError) as caught:
             iam.keys_text("alice")
@@ -140,13 +163,21 @@ class TestAnswers:
         assert caught.value.hint
 
     @pytest.mark.parametrize("code", [502, 503, 504])
-    def test_a_proxy_before_an_iam_that_is_down(self, code: int, site: Site, iam: IamClient) -> None:
+    def test_a_proxy_before_an_iam_that_is_down(
+        self, code: int, site: Site, iam: IamClient
+    ) -> None:
         site.get(KEYS, code=code)
         with pytest.raises(UnreachableError):
             iam.keys_text("alice")
 
-    def test_a_redirect_is_not_followed_and_https_is_named(self, site: Site, iam: IamClient) -> None:
-        site.get("/user/alice/.ssh/config", code=301, headers={"Location": "https://127.0.0.1/user/alice/.ssh/config"})
+    def test_a_redirect_is_not_followed_and_https_is_named(
+        self, site: Site, iam: IamClient
+    ) -> None:
+        site.get(
+            "/user/alice/.ssh/config",
+            code=301,
+            headers={"Location": "https://127.0.0.1/user/alice/.ssh/config"},
+        )
         with pytest.raises(RefusedError) as caught:
             iam.config("alice")
         assert "--iam-url https://127.0.0.1" in str(caught.value.hint)
@@ -176,7 +207,9 @@ class TestAnswers:
             client.port("alice")
         assert caught.value.exit_code == 5
 
-    @pytest.mark.parametrize("name", ["Alice", "a b", "../x", "a/b", "", "a" * 33, "1a", "a\n", "ä"])
+    @pytest.mark.parametrize(
+        "name", ["Alice", "a b", "../x", "a/b", "", "a" * 33, "1a", "a\n", "ä"]
+    )
     def test_a_name_that_is_none_goes_nowhere(self, name: str, site: Site, iam: IamClient) -> None:
         assert not valid_user(name)
         with pytest.raises(UsageError):
@@ -190,13 +223,21 @@ class TestPosting:
     def test_what_is_sent(self, site: Site, iam: IamClient) -> None:
         site.post(302, LOG)
         iam.post_keys("alice", "ssh-ed25519 AAAA x\r\nssh-rsa BBBB 键\r\n\r\n", PASSWORD)
-        assert site.posts == [{"keys": ["ssh-ed25519 AAAA x\nssh-rsa BBBB 键\n"], "password": [PASSWORD]}]
+        assert site.posts == [
+            {"keys": ["ssh-ed25519 AAAA x\nssh-rsa BBBB 键\n"], "password": [PASSWORD]}
+        ]
 
-    @pytest.mark.parametrize(("code", "location", "kind", "word"), [
-        (401, "", LoginError, "password"), (500, "", RefusedError, "locked"), (400, "", RefusedError, "bad_form"),
-        (302, "/login", RefusedError, "not_iam"), (302, "http://evil.example/", RefusedError, "not_iam"),
-        (200, "", RefusedError, "refused"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("code", "location", "kind", "word"),
+        [
+            (401, "", LoginError, "password"),
+            (500, "", RefusedError, "locked"),
+            (400, "", RefusedError, "bad_form"),
+            (302, "/login", RefusedError, "not_iam"),
+            (302, "http://evil.example/", RefusedError, "not_iam"),
+            (200, "", RefusedError, "refused"),
+        ],
+    )
     def test_what_comes_back(
         self, code: int, location: str, kind: type[ApexError], word: str, site: Site, iam: IamClient
     ) -> None:
@@ -204,10 +245,15 @@ class TestPosting:
         with pytest.raises(kind) as caught:
             iam.post_keys("alice", "ssh-ed25519 AAAA", PASSWORD)
         assert caught.value.code == word
-        assert PASSWORD not in f"{caught.value}{caught.value.hint}{caught.value.__cause__}{caught.value.__context__}"
+        assert (
+            PASSWORD
+            not in f"{caught.value}{caught.value.hint}{caught.value.__cause__}{caught.value.__context__}"
+        )
 
     @pytest.mark.parametrize("password", ["", "a\0b"])
-    def test_an_empty_password_is_never_sent(self, password: str, site: Site, iam: IamClient) -> None:
+    def test_an_empty_password_is_never_sent(
+        self, password: str, site: Site, iam: IamClient
+    ) -> None:
         with pytest.raises(LoginError):
             iam.post_keys("alice", "ssh-ed25519 AAAA", password)
         assert site.asked == []
@@ -250,7 +296,9 @@ class TestPublish:
     def mine(text: str) -> str:
         return text if MINE in text else text + MINE
 
-    def test_the_page_comes_first_and_the_password_only_when_needed(self, site: Site, iam: IamClient) -> None:
+    def test_the_page_comes_first_and_the_password_only_when_needed(
+        self, site: Site, iam: IamClient
+    ) -> None:
         self.stored(site, MINE.encode())
         assert publish(iam, "alice", self.mine, lambda: pytest.fail("asked for nothing")) is False
         assert [path for _, path, _ in site.asked] == [PAGE, KEYS]
@@ -260,11 +308,15 @@ class TestPublish:
         assert publish(iam, "alice", self.mine, lambda: PASSWORD) is True
         assert site.posts[0]["keys"] == [f"ssh-rsa OTHER\n{MINE}"]
 
-    def test_what_was_written_while_the_password_was_typed_stays(self, site: Site, iam: IamClient) -> None:
+    def test_what_was_written_while_the_password_was_typed_stays(
+        self, site: Site, iam: IamClient
+    ) -> None:
         self.stored(site, b"")
 
         def password() -> str:
-            site.says["GET", KEYS] = lambda _: Said(200, b"ssh-rsa NEW\n" + MINE.encode() * bool(site.posts))
+            site.says["GET", KEYS] = lambda _: Said(
+                200, b"ssh-rsa NEW\n" + MINE.encode() * bool(site.posts)
+            )
             return PASSWORD
 
         publish(iam, "alice", self.mine, password)
@@ -273,8 +325,7 @@ class TestPublish:
     def test_what_somebody_wrote_over_ours_is_merged(self, site: Site, iam: IamClient) -> None:
         self.stored(site, b"", THEIRS.encode())
         publish(iam, "alice", self.mine, lambda: PASSWORD)
-        assert [post["keys"] for post in site.posts] == [
-            [MINE], [THEIRS + MINE]]  # fmt: skip
+        assert [post["keys"] for post in site.posts] == [[MINE], [THEIRS + MINE]]
 
     def test_somebody_who_always_wins_ends_it(self, site: Site, iam: IamClient) -> None:
         self.stored(site, b"", *[THEIRS.encode()] * 20)
@@ -282,7 +333,6 @@ class TestPublish:
             publish(iam, "alice", self.mine, lambda: PASSWORD)
         assert caught.value.code == "busy"
         assert len(site.posts) == 5
-
 
     def test_a_locked_database_is_waited_for(self, site: Site, iam: IamClient) -> None:
         self.stored(site, b"")
@@ -310,22 +360,31 @@ class TestPublish:
 class TestPushLog:
     """The log of a push, which anybody may start, and which may never end."""
 
-    DONE = ("[2026-01-02 03:04:05.678]task started by alice\n[2026-01-02 03:04:05]10.77.0.2\n"
-            "alice [user OK] [lxc FAIL]\n[2026-01-02 03:04:06]10.77.0.3\n[2026-01-02 03:04:09]done\n")  # fmt: skip
+    DONE = (
+        "[2026-01-02 03:04:05.678]task started by alice\n[2026-01-02 03:04:05]10.77.0.2\n"
+        "alice [user OK] [lxc FAIL]\n[2026-01-02 03:04:06]10.77.0.3\n[2026-01-02 03:04:09]done\n"
+    )
 
     def test_a_whole_one(self) -> None:
         assert parse_push_log(self.DONE) == PushLog(
-            "alice", (HostLine("10.77.0.2", user=True, container=False), HostLine("10.77.0.3")), done=True)
+            "alice",
+            (HostLine("10.77.0.2", user=True, container=False), HostLine("10.77.0.3")),
+            done=True,
+        )
 
     def test_what_it_says_of_others_is_not_taken_for_ours(self) -> None:
         text = self.DONE.replace("[lxc FAIL]\n", "[lxc FAIL]\nbob [user FAIL] [lxc OK]\n")
         assert parse_push_log(text).hosts[0] == HostLine("10.77.0.2", user=True, container=False)
 
-    @pytest.mark.parametrize("text", ["", "done", "[2026-01-02 03:04:05]not done\n", "<html>", "\0\n\n", "[]done"])
+    @pytest.mark.parametrize(
+        "text", ["", "done", "[2026-01-02 03:04:05]not done\n", "<html>", "\0\n\n", "[]done"]
+    )
     def test_what_has_no_end_is_not_done(self, text: str) -> None:
         assert not parse_push_log(text).done
 
-    def follow(self, site: Site, iam: IamClient, *texts: str, before: str = "") -> tuple[PushLog, int]:
+    def follow(
+        self, site: Site, iam: IamClient, *texts: str, before: str = ""
+    ) -> tuple[PushLog, int]:
         """Follow with a clock that moves a second a look; the log and the number of looks."""
         iam.log_before_post = before
         pending, now = list(texts), [0.0]
@@ -337,7 +396,9 @@ class TestPushLog:
             now[0] += 1
 
         site.says["GET", LOG] = log
-        found = follow_push(iam, "alice", limit=5, on_log=lambda _: None, wait=wait, clock=lambda: now[0])
+        found = follow_push(
+            iam, "alice", limit=5, on_log=lambda _: None, wait=wait, clock=lambda: now[0]
+        )
         return found, len(site.asked)
 
     def test_to_its_end(self, site: Site, iam: IamClient) -> None:
@@ -357,8 +418,13 @@ class TestPushLog:
         assert [host.address for host in log.hosts] == ["10.77.0.2", "10.77.0.3"]
         assert looks < 10
 
-    def test_others_that_never_end_are_not_waited_for_for_ever(self, site: Site, iam: IamClient) -> None:
-        others = [f"[2026-01-02 03:04:05]task started by bob\n[2026-01-02 03:04:06]10.77.0.{n}\n" for n in range(300)]
+    def test_others_that_never_end_are_not_waited_for_for_ever(
+        self, site: Site, iam: IamClient
+    ) -> None:
+        others = [
+            f"[2026-01-02 03:04:05]task started by bob\n[2026-01-02 03:04:06]10.77.0.{n}\n"
+            for n in range(300)
+        ]
         log, looks = self.follow(site, iam, *others, self.DONE)
         assert not log.done
         assert looks == 101
@@ -391,7 +457,10 @@ class TestReach:
     def test_loopback_needs_no_question(self, site: Site) -> None:
         assert reach(site.url, lambda _: pytest.fail("asked")) == site.url
         site.get("/user/nobody/.ssh/config", b"Host gpu2-manage\n")
-        assert reach(site.url.removeprefix("http://"), lambda _: pytest.fail("asked"), timeout=2) == site.url
+        assert (
+            reach(site.url.removeprefix("http://"), lambda _: pytest.fail("asked"), timeout=2)
+            == site.url
+        )
 
     def test_what_may_not_be_there_is_given_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A firewall that swallows https must not cost the whole of a long --timeout."""
@@ -412,18 +481,35 @@ class TestReach:
             reach(site.url.removeprefix("http://"), lambda _: True, timeout=2)
         assert caught.value.code == "no_iam"
 
-    @pytest.mark.parametrize("url", [
-        "ftp://iam.lab", "http://", "http://u:secret@iam.lab", "http://iam.lab/?x=1", "http://iam.lab:0", "http://[::1",
-        "http://a b", "http://iam.lab:99999",
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "ftp://iam.lab",
+            "http://",
+            "http://u:secret@iam.lab",
+            "http://iam.lab/?x=1",
+            "http://iam.lab:0",
+            "http://[::1",
+            "http://a b",
+            "http://iam.lab:99999",
+        ],
+    )
     def test_what_is_no_address_of_an_iam(self, url: str) -> None:
         with pytest.raises(UsageError) as caught:
             IamClient(url)
         assert "secret" not in f"{caught.value}{caught.value.hint}"
 
-    @pytest.mark.parametrize(("url", "here"), [
-        ("http://127.0.0.1:1", True), ("http://[::1]", True), ("http://localhost", True), ("http://127.1.2.3", True),
-        ("http://localhost.evil.example", False), ("http://127.0.0.1.nip.io", False), ("http://10.0.0.1", False),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("url", "here"),
+        [
+            ("http://127.0.0.1:1", True),
+            ("http://[::1]", True),
+            ("http://localhost", True),
+            ("http://127.1.2.3", True),
+            ("http://localhost.evil.example", False),
+            ("http://127.0.0.1.nip.io", False),
+            ("http://10.0.0.1", False),
+        ],
+    )
     def test_which_hosts_are_this_machine(self, url: str, here: bool) -> None:
         assert is_loopback(url) is here

@@ -7,7 +7,14 @@ import pytest
 from tests import website
 from tests.website import Website, page
 
-from apexgpu.errors import ApexError, DroppedError, LoginError, RefusedError, UnreachableError, UsageError
+from apexgpu.errors import (
+    ApexError,
+    DroppedError,
+    LoginError,
+    RefusedError,
+    UnreachableError,
+    UsageError,
+)
 from apexgpu.iam.client import CONFIG_LIMIT, IamClient, valid_user
 
 CONFIG = "GET /user/alice/.ssh/config"
@@ -35,7 +42,9 @@ def client(site: Website) -> IamClient:
 class TestConfig:
     """The one answer that is always 200: handed on as it came, but never without end."""
 
-    @pytest.mark.parametrize("body", [b"", b"<html>log in to the network</html>", b"\xff\x00Host *\n", b"Host a"])
+    @pytest.mark.parametrize(
+        "body", [b"", b"<html>log in to the network</html>", b"\xff\x00Host *\n", b"Host a"]
+    )
     def test_it_is_handed_on_unread(self, site: Website, client: IamClient, body: bytes) -> None:
         site.pages[CONFIG] = page(200, body)
         assert client.config("alice") == body
@@ -72,10 +81,16 @@ class TestConfig:
             client.config("alice")
         assert site.asked[0].headers["Accept-Encoding"] == "identity"
 
-    @pytest.mark.parametrize(("code", "error", "words"), [
-        (404, RefusedError, "not the lab's IAM"), (500, RefusedError, "answered 500"),
-        (502, UnreachableError, "not running"), (503, UnreachableError, "not running"), (204, RefusedError, "204"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("code", "error", "words"),
+        [
+            (404, RefusedError, "not the lab's IAM"),
+            (500, RefusedError, "answered 500"),
+            (502, UnreachableError, "not running"),
+            (503, UnreachableError, "not running"),
+            (204, RefusedError, "204"),
+        ],
+    )
     def test_another_status_is_no_config(
         self, site: Website, client: IamClient, code: int, error: type[ApexError], words: str
     ) -> None:
@@ -88,16 +103,28 @@ class TestRedirects:
     """None is followed; the way out is named only where it is the same host."""
 
     def test_to_https_of_the_same_host_is_said_how(self, site: Website, client: IamClient) -> None:
-        site.pages[CONFIG] = page(301, b"", "Location: https://127.0.0.1:8443/user/alice/.ssh/config")
+        site.pages[CONFIG] = page(
+            301, b"", "Location: https://127.0.0.1:8443/user/alice/.ssh/config"
+        )
         with pytest.raises(RefusedError, match="not followed") as caught:
             client.config("alice")
         assert caught.value.hint == "apexgpu login --iam-url https://127.0.0.1:8443"
 
-    @pytest.mark.parametrize("location", [
-        "http://portal.example.org/?back=1", "https://portal.example.org/", "/elsewhere", "",
-        "https://$(id)@127.0.0.1/", "https://127.0.0.1:99999/", "https://127.0.0.1:x$(id)/", "http://[", "//[::1",
-        "https://127.0.0.1;id/",
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "location",
+        [
+            "http://portal.example.org/?back=1",
+            "https://portal.example.org/",
+            "/elsewhere",
+            "",
+            "https://$(id)@127.0.0.1/",
+            "https://127.0.0.1:99999/",
+            "https://127.0.0.1:x$(id)/",
+            "http://[",
+            "//[::1",
+            "https://127.0.0.1;id/",
+        ],
+    )
     def test_to_anything_else_gives_no_command_made_of_it(
         self, site: Website, client: IamClient, location: str
     ) -> None:
@@ -108,15 +135,24 @@ class TestRedirects:
         assert caught.value.hint == f"curl -i {site.url}/"
         assert site.paths == [CONFIG]
 
-    @pytest.mark.parametrize("location", ["http://[", "/login", "", "https://portal.example.org/log", "//[::1"])
-    def test_after_a_post_only_the_push_log_will_do(self, site: Website, client: IamClient, location: str) -> None:
+    @pytest.mark.parametrize(
+        "location", ["http://[", "/login", "", "https://portal.example.org/log", "//[::1"]
+    )
+    def test_after_a_post_only_the_push_log_will_do(
+        self, site: Website, client: IamClient, location: str
+    ) -> None:
         site.pages[POST] = page(302, b"", f"Location: {location}")
         with pytest.raises(RefusedError) as caught:
             client.post_keys("alice", LINE, SECRET)
         assert caught.value.code in {"not_iam", "redirect"}
 
-    @pytest.mark.parametrize("location", ["/log/push-keys", "../../log/push-keys", "http://iam.example.org/log/push-keys"])
-    def test_which_may_be_named_in_any_way(self, site: Website, client: IamClient, location: str) -> None:
+    @pytest.mark.parametrize(
+        "location",
+        ["/log/push-keys", "../../log/push-keys", "http://iam.example.org/log/push-keys"],
+    )
+    def test_which_may_be_named_in_any_way(
+        self, site: Website, client: IamClient, location: str
+    ) -> None:
         site.pages[POST] = page(302, b"", f"Location: {location}")
         client.post_keys("alice", LINE, SECRET)
         assert site.paths == [LOG, POST]
@@ -126,34 +162,57 @@ class TestText:
     """The plain answers: 404 is a user who is not there, and a page is not text."""
 
     def test_what_is_asked_comes_back(self, site: Website, client: IamClient) -> None:
-        site.pages |= {PORT: page(200, b"22001"), "GET /user/alice/name": page(200, "愛麗絲, A\n".encode()),
-                       KEYS: page(200, b"\xff# mine\r\n")}
+        site.pages |= {
+            PORT: page(200, b"22001"),
+            "GET /user/alice/name": page(200, "愛麗絲, A\n".encode()),
+            KEYS: page(200, b"\xff# mine\r\n"),
+        }
         assert client.port("alice") == 22001
         assert client.name("alice") == "愛麗絲, A"
         assert client.keys_text("alice") == "\udcff# mine\r\n"
         assert client.push_log_text() == ""  # no push yet: 404
 
     def test_nobody_has_nothing(self, client: IamClient) -> None:
-        assert (client.port("alice"), client.name("alice"), client.keys_text("alice")) == (None, None, None)
+        assert (client.port("alice"), client.name("alice"), client.keys_text("alice")) == (
+            None,
+            None,
+            None,
+        )
 
-    @pytest.mark.parametrize("body", [b"", b"0", b"65536", b"22001 22002", b"-1", b"twenty", "２２".encode(),
-    b"1" * 70000])
-    def test_what_is_no_port_is_not_iam(self, site: Website, client: IamClient, body: bytes) -> None:
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"0", b"65536", b"22001 22002", b"-1", b"twenty", "２２".encode(), b"1" * 70000],
+    )
+    def test_what_is_no_port_is_not_iam(
+        self, site: Website, client: IamClient, body: bytes
+    ) -> None:
         site.pages[PORT] = page(200, body)
         with pytest.raises(RefusedError) as caught:
             client.port("alice")
         assert caught.value.code == "not_iam"
         assert len(caught.value.message) < 200
 
-    @pytest.mark.parametrize("said", [page(200, b" \n<!doctype html>"), page(200, b"\xef\xbb\xbf<html>"),
-                                      page(200, b"welcome", "Content-Type: text/HTML")])
-    def test_a_web_page_is_never_taken_for_keys(self, site: Website, client: IamClient, said: bytes) -> None:
+    @pytest.mark.parametrize(
+        "said",
+        [
+            page(200, b" \n<!doctype html>"),
+            page(200, b"\xef\xbb\xbf<html>"),
+            page(200, b"welcome", "Content-Type: text/HTML"),
+        ],
+    )
+    def test_a_web_page_is_never_taken_for_keys(
+        self, site: Website, client: IamClient, said: bytes
+    ) -> None:
         site.pages[KEYS] = said.replace(b"Content-Type: text/plain\r\n", b"", 1)
         with pytest.raises(RefusedError, match="a web page in place of plain text"):
             client.keys_text("alice")
 
-    @pytest.mark.parametrize("user", ["Alice", "a b", "", "../users", "a" * 33, "a\n", "-a", "ä", "a;id"])
-    def test_what_is_no_account_is_not_asked_for(self, site: Website, client: IamClient, user: str) -> None:
+    @pytest.mark.parametrize(
+        "user", ["Alice", "a b", "", "../users", "a" * 33, "a\n", "-a", "ä", "a;id"]
+    )
+    def test_what_is_no_account_is_not_asked_for(
+        self, site: Website, client: IamClient, user: str
+    ) -> None:
         assert not valid_user(user)
         for ask in (client.port, client.keys_text, client.config, client.open_page):
             with pytest.raises(UsageError):
@@ -166,14 +225,22 @@ class TestText:
 class TestForm:
     """The page that registers, and the post that replaces."""
 
-    @pytest.mark.parametrize(("said", "error", "code"), [
-        (page(404), LoginError, "unknown_user"), (page(500), RefusedError, "no_display_name"),
-        (page(200, b"<html>keys, and nothing else"), RefusedError, "not_iam"), (page(303), RefusedError, "redirect"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("said", "error", "code"),
+        [
+            (page(404), LoginError, "unknown_user"),
+            (page(500), RefusedError, "no_display_name"),
+            (page(200, b"<html>keys, and nothing else"), RefusedError, "not_iam"),
+            (page(303), RefusedError, "redirect"),
+        ],
+    )
     def test_a_page_that_is_not_the_form(
         self, site: Website, client: IamClient, said: bytes, error: type[ApexError], code: str
     ) -> None:
-        site.pages |= {FORM: said.replace(b"\r\n\r\n", b"\r\nLocation: /\r\n\r\n", 1), CONFIG: page(200)}
+        site.pages |= {
+            FORM: said.replace(b"\r\n\r\n", b"\r\nLocation: /\r\n\r\n", 1),
+            CONFIG: page(200),
+        }
         with pytest.raises(error) as caught:
             client.open_page("alice")
         assert caught.value.code == code
@@ -182,10 +249,16 @@ class TestForm:
         with pytest.raises(RefusedError, match="not the lab's IAM"):
             client.open_page("alice")
 
-    @pytest.mark.parametrize(("code", "error", "said"), [
-        (401, LoginError, "password"), (400, RefusedError, "bad_form"), (500, RefusedError, "locked"),
-        (200, RefusedError, "refused"), (503, UnreachableError, "unreachable"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("code", "error", "said"),
+        [
+            (401, LoginError, "password"),
+            (400, RefusedError, "bad_form"),
+            (500, RefusedError, "locked"),
+            (200, RefusedError, "refused"),
+            (503, UnreachableError, "unreachable"),
+        ],
+    )
     def test_a_refused_post_says_why_and_never_the_password(
         self, site: Website, client: IamClient, code: int, error: type[ApexError], said: str
     ) -> None:
@@ -195,10 +268,17 @@ class TestForm:
         assert caught.value.code == said
         assert_silent(caught.value)
 
-    @pytest.mark.parametrize(("text", "sent"), [
-        ("", ""), ("\n", ""), (LINE, f"{LINE}\n"), (f"{LINE}\r\n# b\r\n\r\n", f"{LINE}\n# b\n"),
-        ("a\n\nb", "a\n\nb\n"), ("\udcff ä", "\udcff ä\n"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("text", "sent"),
+        [
+            ("", ""),
+            ("\n", ""),
+            (LINE, f"{LINE}\n"),
+            (f"{LINE}\r\n# b\r\n\r\n", f"{LINE}\n# b\n"),
+            ("a\n\nb", "a\n\nb\n"),
+            ("\udcff ä", "\udcff ä\n"),
+        ],
+    )
     def test_keys_are_sent_a_line_each_with_every_byte(
         self, site: Website, client: IamClient, text: str, sent: str
     ) -> None:
@@ -209,7 +289,9 @@ class TestForm:
         assert client.log_before_post == "old"
 
     @pytest.mark.parametrize("password", ["", "\0", "a\0b"])
-    def test_an_empty_password_is_not_sent(self, site: Website, client: IamClient, password: str) -> None:
+    def test_an_empty_password_is_not_sent(
+        self, site: Website, client: IamClient, password: str
+    ) -> None:
         with pytest.raises(LoginError, match="never sent"):
             client.post_keys("alice", LINE, password)
         assert site.asked == []

@@ -56,7 +56,9 @@ def test_hosts_of_other_names_and_networks_are_hosts(name: str, address: str) ->
 def test_a_manage_block_may_have_a_port_and_options_may_stand_in_any_order() -> None:
     body = "Host h-manage\nPort 10022\nUser alice\nHostName 127.0.0.1\n\n"
     body += container("h", "127.0.0.1", port="65535")
-    assert iamconfig.parse(body.encode(), user="alice") == (Host("h", "127.0.0.1", "alice", 65535, 10022),)
+    assert iamconfig.parse(body.encode(), user="alice") == (
+        Host("h", "127.0.0.1", "alice", 65535, 10022),
+    )
 
 
 def test_the_networks_are_the_callers() -> None:
@@ -166,8 +168,14 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "a container without its host": (GOOD + container("gpu9"), "no 'gpu9-manage' beside"),
     "a host without its container": (GOOD + manage("gpu9"), "no 'gpu9' beside"),
     "only containers": (container(), "no 'gpu7-manage' beside"),
-    "different addresses in a pair": (manage() + container(address="10.77.0.2"), "different addresses"),
-    "a host of the internet": (manage(address="8.8.8.8") + container(address="8.8.8.8"), "outside the lab"),
+    "different addresses in a pair": (
+        manage() + container(address="10.77.0.2"),
+        "different addresses",
+    ),
+    "a host of the internet": (
+        manage(address="8.8.8.8") + container(address="8.8.8.8"),
+        "outside the lab",
+    ),
     "an IPv6 host of the internet": (manage(address="2001:db8::1"), "outside the lab"),
     "an IPv4 host in IPv6 clothes": (manage(address="::ffff:8.8.8.8"), "outside the lab"),
     "every address": (manage(address="0.0.0.0"), "outside the lab"),

@@ -26,7 +26,9 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             assert running.stdout is not None
             running.stdout.readline()  # it listens
             monkeypatch.setenv("SSH_AUTH_SOCK", str(directory / "socket"))
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / "id"], check=True)
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / "id"], check=True
+            )
             subprocess.run(["ssh-add", "-q", directory / "id"], check=True)
             yield directory
         finally:
@@ -80,7 +82,9 @@ def offered(path: Path, passphrase: str | None) -> list[str]:
 def test_an_encrypted_key_is_offered_when_its_passphrase_is_told(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"id_{kind}"
     subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "secret", "-f", path], check=True)
-    said = subprocess.run(["ssh-keygen", "-lf", f"{path}.pub"], check=True, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        ["ssh-keygen", "-lf", f"{path}.pub"], check=True, capture_output=True, text=True
+    ).stdout
     assert offered(path, "secret") == [said.split()[1]]
     assert offered(path, "wrong") == []
     assert offered(path, None) == []
@@ -88,19 +92,30 @@ def test_an_encrypted_key_is_offered_when_its_passphrase_is_told(tmp_path: Path,
 
 @pytest.mark.parametrize(
     ("clear", "preferred", "named"),
-    [(True, "id_locked", True), (True, "id_clear", False), (True, None, False), (False, None, True)],
+    [
+        (True, "id_locked", True),
+        (True, "id_clear", False),
+        (True, None, False),
+        (False, None, True),
+    ],
 )
 def test_only_a_locked_key_that_should_have_opened_the_door_is_named(
     tmp_path: Path, clear: bool, preferred: str | None, named: bool
 ) -> None:
     for name, passphrase in {"id_clear": "", "id_locked": "secret"}.items():
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", tmp_path / name], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", tmp_path / name],
+            check=True,
+        )
     files = [str(tmp_path / name) for name in ("id_clear", "id_locked")][0 if clear else 1 :]
-    said = subprocess.run(["ssh-keygen", "-lf", tmp_path / (preferred or "id_clear")], check=True, capture_output=True)
+    said = subprocess.run(
+        ["ssh-keygen", "-lf", tmp_path / (preferred or "id_clear")], check=True, capture_output=True
+    )
     identities = Identities(
-        preferred=tmp_path / preferred if preferred else None, fingerprint=said.stdout.decode().split()[1],
+        preferred=tmp_path / preferred if preferred else None,
+        fingerprint=said.stdout.decode().split()[1],
         passphrase=lambda _file: None,
-    )  # fmt: skip
+    )
     target = Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container")
     offered = identities.offer(Route(target, {"identityfile": files, "identityagent": ["none"]}))
     assert len(offered) == clear

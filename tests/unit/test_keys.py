@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.dotssh.keys import KeyPair, add_to_agent, agent_keys, discover, generate, load, read_public
+from apexgpu.dotssh.keys import (
+    KeyPair,
+    add_to_agent,
+    agent_keys,
+    discover,
+    generate,
+    load,
+    read_public,
+)
 from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError, UsageError
 from apexgpu.iam.publickeys import drop, fingerprint, merge, parse_all, parse_line
 from apexgpu.models import PublicKey
@@ -18,7 +26,9 @@ from apexgpu.process import Completed, LocalRunner
 
 def blob(*parts: bytes) -> str:
     """A base64 blob of length-prefixed strings."""
-    return base64.b64encode(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).decode()
+    return base64.b64encode(
+        b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    ).decode()
 
 
 ED = blob(b"ssh-ed25519", bytes(32))
@@ -29,11 +39,16 @@ KEY = PublicKey("ssh-ed25519", ED, "alice@laptop")
 LINES: dict[str, tuple[str, PublicKey | None]] = {
     "plain": (f"ssh-ed25519 {ED} alice@laptop", KEY),
     "no comment": (f"ssh-ed25519 {ED}", PublicKey("ssh-ed25519", ED)),
-    "tabs and blanks": (f"  \tssh-ed25519\t {ED}  two words \r\n", PublicKey("ssh-ed25519", ED, "two words")),
+    "tabs and blanks": (
+        f"  \tssh-ed25519\t {ED}  two words \r\n",
+        PublicKey("ssh-ed25519", ED, "two words"),
+    ),
     "option": (f"no-pty ssh-ed25519 {ED}", PublicKey("ssh-ed25519", ED, "", "no-pty")),
     "options with quotes": (
         f'from="10.0.0.*,!10.0.0.1",command="echo \\"a b\\" # c",no-pty ssh-ed25519 {ED} x',
-        PublicKey("ssh-ed25519", ED, "x", 'from="10.0.0.*,!10.0.0.1",command="echo \\"a b\\" # c",no-pty'),
+        PublicKey(
+            "ssh-ed25519", ED, "x", 'from="10.0.0.*,!10.0.0.1",command="echo \\"a b\\" # c",no-pty'
+        ),
     ),
     "option that holds a key": (
         f'environment="K=ssh-rsa AAAA" ssh-ed25519 {ED}',
@@ -44,7 +59,10 @@ LINES: dict[str, tuple[str, PublicKey | None]] = {
         PublicKey("ssh-mldsa@example.org", FUTURE, "new"),
     ),
     "comment not UTF-8": (f"ssh-ed25519 {ED} caf\udce9", PublicKey("ssh-ed25519", ED, "caf\ufffd")),
-    "comment with an escape": (f"ssh-ed25519 {ED} a\x1b[31mb", PublicKey("ssh-ed25519", ED, "a [31mb")),
+    "comment with an escape": (
+        f"ssh-ed25519 {ED} a\x1b[31mb",
+        PublicKey("ssh-ed25519", ED, "a [31mb"),
+    ),
     "blank": ("   ", None),
     "comment": (f"# ssh-ed25519 {ED}", None),
     "garbage": ("hello world", None),
@@ -68,7 +86,9 @@ def test_a_line_is_read_as_sshd_reads_it(line: str, key: PublicKey | None) -> No
 
 def test_fingerprint_is_that_of_ssh_keygen(keygen: "Keygen") -> None:
     key = read_public(keygen("id_ed25519", "ed25519").with_suffix(".pub"))
-    told = subprocess.run(["ssh-keygen", "-lf", keygen.directory / "id_ed25519.pub"], capture_output=True, check=True)
+    told = subprocess.run(
+        ["ssh-keygen", "-lf", keygen.directory / "id_ed25519.pub"], capture_output=True, check=True
+    )
     assert fingerprint(key) == told.stdout.split()[1].decode()
 
 
@@ -77,9 +97,15 @@ MERGES: dict[str, tuple[str, str]] = {
     "no newline at the end": (f"ssh-ed25519 {ED2} b", f"ssh-ed25519 {ED2} b\n{{new}}"),
     "CRLF": (f"ssh-ed25519 {ED2} b\r\n# c\r\n", f"ssh-ed25519 {ED2} b\n# c\n{{new}}"),
     "comments, garbage, blank lines": ("# mine\n\n???\n", "# mine\n\n???\n{new}"),
-    "options of another key": (f'from="a b" ssh-ed25519 {ED2}\n', f'from="a b" ssh-ed25519 {ED2}\n{{new}}'),
+    "options of another key": (
+        f'from="a b" ssh-ed25519 {ED2}\n',
+        f'from="a b" ssh-ed25519 {ED2}\n{{new}}',
+    ),
     "only commented out": (f"#ssh-ed25519 {ED}\n", f"#ssh-ed25519 {ED}\n{{new}}"),
-    "only as an authority": (f"cert-authority ssh-ed25519 {ED}\n", f"cert-authority ssh-ed25519 {ED}\n{{new}}"),
+    "only as an authority": (
+        f"cert-authority ssh-ed25519 {ED}\n",
+        f"cert-authority ssh-ed25519 {ED}\n{{new}}",
+    ),
     "form feed in a comment": (f"ssh-ed25519 {ED2} a\x0cb\n", f"ssh-ed25519 {ED2} a\x0cb\n{{new}}"),
     "not UTF-8": ("# caf\udce9\n", "# caf\udce9\n{new}"),
 }
@@ -94,7 +120,11 @@ def test_merge_keeps_every_line_and_is_idempotent(stored: str, expected: str) ->
 
 @pytest.mark.parametrize(
     "stored",
-    [f"ssh-ed25519 {ED} another comment", f'from="x" ssh-ed25519 {ED}\r\n', f"a\n  ssh-ed25519\t{ED}\nb"],
+    [
+        f"ssh-ed25519 {ED} another comment",
+        f'from="x" ssh-ed25519 {ED}\r\n',
+        f"a\n  ssh-ed25519\t{ED}\nb",
+    ],
 )
 def test_merge_leaves_text_alone_that_has_the_key(stored: str) -> None:
     assert merge(stored, KEY) is stored
@@ -139,8 +169,22 @@ class Keygen:
 
     def __call__(self, name: str, kind: str, *more: str, passphrase: str = "") -> Path:
         path = self.directory / name
-        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", f"c-{name}", "-f", path, *more],
-                       check=True)  # fmt: skip
+        subprocess.run(
+            [
+                "ssh-keygen",
+                "-q",
+                "-t",
+                kind,
+                "-N",
+                passphrase,
+                "-C",
+                f"c-{name}",
+                "-f",
+                path,
+                *more,
+            ],
+            check=True,
+        )
         return path
 
 
@@ -162,23 +206,33 @@ def test_best_key_comes_first(keygen: Keygen) -> None:
     keygen("id_ed25519", "ed25519", passphrase="secret")
     keygen("small", "rsa", "-b", "1024")
     assert names(discover(keygen.directory, [])) == [
-        ("work", "file", False), ("id_ed25519", "file", True), ("id_ecdsa", "file", False), ("id_rsa", "file", False),
-    ]  # fmt: skip
+        ("work", "file", False),
+        ("id_ed25519", "file", True),
+        ("id_ecdsa", "file", False),
+        ("id_rsa", "file", False),
+    ]
 
 
 def test_a_key_in_the_agent_comes_before_one_that_is_not(keygen: Keygen) -> None:
     keygen("a", "ed25519")
     keygen("loaded", "ed25519", passphrase="secret")
     agent = [read_public(keygen.directory / "loaded.pub")]
-    assert names(discover(keygen.directory, agent)) == [("loaded", "agent", True), ("a", "file", False)]
+    assert names(discover(keygen.directory, agent)) == [
+        ("loaded", "agent", True),
+        ("a", "file", False),
+    ]
 
 
-def test_a_pub_whose_private_half_is_missing_is_not_offered_unless_the_agent_has_it(keygen: Keygen) -> None:
+def test_a_pub_whose_private_half_is_missing_is_not_offered_unless_the_agent_has_it(
+    keygen: Keygen,
+) -> None:
     keygen("id_ed25519", "ed25519").unlink()
     public = read_public(keygen.directory / "id_ed25519.pub")
     assert discover(keygen.directory, []) == []
     from_agent = PublicKey(public.kind, public.blob, "(stdin)")
-    assert discover(keygen.directory, [from_agent]) == [KeyPair(None, public, "agent", encrypted=False)]
+    assert discover(keygen.directory, [from_agent]) == [
+        KeyPair(None, public, "agent", encrypted=False)
+    ]
 
 
 @pytest.mark.parametrize("passphrase", ["", "secret"])
@@ -211,7 +265,9 @@ def test_a_pub_of_another_key_spoils_the_pair(keygen: Keygen) -> None:
         load(path)
 
 
-@pytest.mark.skipif(not hasattr(os, "chown") or os.getuid() != 0, reason="only root can give a file away")
+@pytest.mark.skipif(
+    not hasattr(os, "chown") or os.getuid() != 0, reason="only root can give a file away"
+)
 def test_files_of_another_user_are_not_offered(keygen: Keygen) -> None:
     path = keygen("id_ed25519", "ed25519")
     os.chown(path.with_suffix(".pub"), 12345, -1)
@@ -221,7 +277,9 @@ def test_files_of_another_user_are_not_offered(keygen: Keygen) -> None:
     assert discover(keygen.directory, []) == []
 
 
-def test_a_private_key_that_others_may_read_is_not_offered_for_ssh_ignores_it(keygen: Keygen) -> None:
+def test_a_private_key_that_others_may_read_is_not_offered_for_ssh_ignores_it(
+    keygen: Keygen,
+) -> None:
     path = keygen("id_ed25519", "ed25519")
     path.chmod(0o644)
     assert discover(keygen.directory, []) == []
@@ -230,33 +288,58 @@ def test_a_private_key_that_others_may_read_is_not_offered_for_ssh_ignores_it(ke
     assert told.value.hint == f"chmod 600 {path}"
 
 
-@pytest.mark.parametrize("spoil", [lambda data: data.replace(b"\n", b"\r\n"), lambda data: data.rstrip(b"\n")])
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data.replace(b"\n", b"\r\n"), lambda data: data.rstrip(b"\n")]
+)
 def test_a_key_whose_line_ends_ssh_cannot_read_is_refused_with_the_cure(
     keygen: Keygen, spoil: Callable[[bytes], bytes]
 ) -> None:
     path = keygen("id_ed25519", "ed25519")
     path.write_bytes(spoil(path.read_bytes()))
     path.chmod(0o600)
-    assert subprocess.run(["ssh-keygen", "-y", "-f", path], capture_output=True, check=False).returncode != 0
+    assert (
+        subprocess.run(
+            ["ssh-keygen", "-y", "-f", path], capture_output=True, check=False
+        ).returncode
+        != 0
+    )
     assert discover(path.parent, []) == []
     with pytest.raises(ConfigError, match="line ends") as caught:
         load(path)
     subprocess.run(["sh", "-c", caught.value.hint or ""], check=True)
-    assert subprocess.run(["ssh-keygen", "-y", "-f", path], capture_output=True, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            ["ssh-keygen", "-y", "-f", path], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
     assert load(path).path == path
 
 
 def test_certificates_and_dsa_and_unknown_types_are_never_offered(keygen: Keygen) -> None:
     keygen("ca", "ed25519")
     keygen("id_ed25519", "ed25519")
-    subprocess.run(["ssh-keygen", "-q", "-s", keygen.directory / "ca", "-I", "alice",
-                    keygen.directory / "id_ed25519.pub"], check=True)  # fmt: skip
+    subprocess.run(
+        [
+            "ssh-keygen",
+            "-q",
+            "-s",
+            keygen.directory / "ca",
+            "-I",
+            "alice",
+            keygen.directory / "id_ed25519.pub",
+        ],
+        check=True,
+    )
     agent = [
         read_line(keygen.directory / "id_ed25519-cert.pub"),
         PublicKey("ssh-dss", blob(b"ssh-dss", b"p", b"q", b"g", b"y")),
         PublicKey("ssh-mldsa@example.org", FUTURE),
     ]
-    assert names(discover(keygen.directory, agent)) == [("ca", "file", False), ("id_ed25519", "file", False)]
+    assert names(discover(keygen.directory, agent)) == [
+        ("ca", "file", False),
+        ("id_ed25519", "file", False),
+    ]
 
 
 def read_line(path: Path) -> PublicKey:
@@ -266,12 +349,16 @@ def read_line(path: Path) -> PublicKey:
 
 
 def test_hardware_keys_come_last() -> None:
-    hardware = PublicKey("sk-ssh-ed25519@openssh.com", blob(b"sk-ssh-ed25519@openssh.com", bytes(32), b"ssh:"))
+    hardware = PublicKey(
+        "sk-ssh-ed25519@openssh.com", blob(b"sk-ssh-ed25519@openssh.com", bytes(32), b"ssh:")
+    )
     found = discover(Path("/nonexistent"), [hardware, KEY])
     assert [pair.public.kind for pair in found] == ["ssh-ed25519", "sk-ssh-ed25519@openssh.com"]
 
 
-def test_sockets_pipes_directories_and_huge_files_do_no_harm(keygen: Keygen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sockets_pipes_directories_and_huge_files_do_no_harm(
+    keygen: Keygen, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keygen("id_ed25519", "ed25519")
     monkeypatch.chdir(keygen.directory)
     os.mkfifo("pipe")
@@ -279,7 +366,9 @@ def test_sockets_pipes_directories_and_huge_files_do_no_harm(keygen: Keygen, mon
     Path("directory.pub").mkdir()
     Path("dangling").symlink_to("nowhere")
     Path("huge").write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + b"A" * 100_000)
-    Path("broken").write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n")
+    Path("broken").write_bytes(
+        b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
+    )
     Path("binary.pub").write_bytes(bytes(range(256)))
     for name in ("broken", "huge"):
         Path(name).chmod(0o600)
@@ -299,18 +388,25 @@ def test_a_cut_private_key_is_never_offered(keygen: Keygen) -> None:
 
 @pytest.mark.parametrize("passphrase", [None, "correct horse"])
 def test_a_new_key_is_one_that_openssh_reads(isolated: Path, passphrase: str | None) -> None:
-    pair = generate(isolated / ".ssh" / "id_ed25519", comment="alice@my\nlaptop", passphrase=passphrase)
+    pair = generate(
+        isolated / ".ssh" / "id_ed25519", comment="alice@my\nlaptop", passphrase=passphrase
+    )
     assert pair.path == isolated / ".ssh" / "id_ed25519"
     assert pair.public.comment == "alice@my laptop"
     assert pair.path.stat().st_mode & 0o777 == 0o600
     assert pair.path.parent.stat().st_mode & 0o777 == 0o700
-    told = subprocess.run(["ssh-keygen", "-y", "-P", passphrase or "", "-f", pair.path],
-                          capture_output=True, check=True)  # fmt: skip
+    told = subprocess.run(
+        ["ssh-keygen", "-y", "-P", passphrase or "", "-f", pair.path],
+        capture_output=True,
+        check=True,
+    )
     assert told.stdout.split()[1].decode() == pair.public.blob
     assert (pair.path.parent / "id_ed25519.pub").read_text() == f"{pair.public.line}\n"
     assert discover(pair.path.parent, []) == [pair]
     if passphrase:
-        wrong = subprocess.run(["ssh-keygen", "-y", "-P", "", "-f", pair.path], capture_output=True, check=False)
+        wrong = subprocess.run(
+            ["ssh-keygen", "-y", "-P", "", "-f", pair.path], capture_output=True, check=False
+        )
         assert wrong.returncode != 0
 
 
@@ -321,7 +417,10 @@ def test_a_new_key_never_overwrites(isolated: Path, there: str) -> None:
     (directory / there).write_text("precious")
     made = [generate(directory / "id_ed25519", comment="a", passphrase=None).path for _ in range(3)]
     assert [path.name if path else None for path in made] == [
-        "id_ed25519_apexgpu", "id_ed25519_apexgpu_2", "id_ed25519_apexgpu_3"]  # fmt: skip
+        "id_ed25519_apexgpu",
+        "id_ed25519_apexgpu_2",
+        "id_ed25519_apexgpu_3",
+    ]
     assert (directory / there).read_text() == "precious"
 
 
@@ -357,7 +456,9 @@ def test_load_takes_a_lonely_pub_when_the_agent_has_it(keygen: Keygen) -> None:
     path = keygen("mine", "ed25519")
     path.unlink()
     public = read_public(path.with_suffix(".pub"))
-    assert load(path.with_suffix(".pub"), [public]) == KeyPair(None, public, "agent", encrypted=False)
+    assert load(path.with_suffix(".pub"), [public]) == KeyPair(
+        None, public, "agent", encrypted=False
+    )
     with pytest.raises(ConfigError, match="private half is neither"):
         load(path.with_suffix(".pub"))
 
@@ -367,16 +468,30 @@ REFUSED: dict[str, tuple[Callable[[Keygen], Path], str]] = {
     "directory": (lambda keygen: keygen.directory, "no such file"),
     "text": (lambda keygen: written(keygen, "hello"), "no ssh key"),
     "two keys": (lambda keygen: written(keygen, f"ssh-ed25519 {ED}\nssh-ed25519 {ED2}"), "2 keys"),
-    "PuTTY": (lambda keygen: written(keygen, "PuTTY-User-Key-File-3: ssh-ed25519\n"), "a PuTTY key"),
-    "SSH2": (lambda keygen: written(keygen, "---- BEGIN SSH2 PUBLIC KEY ----\n"), "an SSH2 public key"),
+    "PuTTY": (
+        lambda keygen: written(keygen, "PuTTY-User-Key-File-3: ssh-ed25519\n"),
+        "a PuTTY key",
+    ),
+    "SSH2": (
+        lambda keygen: written(keygen, "---- BEGIN SSH2 PUBLIC KEY ----\n"),
+        "an SSH2 public key",
+    ),
     "huge": (lambda keygen: written(keygen, "x" * 70_000), "too large"),
-    "DSA": (lambda keygen: written(keygen, f"ssh-dss {blob(b'ssh-dss', b'p', b'q', b'g', b'y')}"), "DSA"),
+    "DSA": (
+        lambda keygen: written(keygen, f"ssh-dss {blob(b'ssh-dss', b'p', b'q', b'g', b'y')}"),
+        "DSA",
+    ),
     "small RSA": (lambda keygen: keygen("k", "rsa", "-b", "1024"), "only 1024 bits"),
     "certificate": (
-        lambda keygen: written(keygen, f"x-cert-v01@openssh.com {blob(b'x-cert-v01@openssh.com')}"), "certificate"),
-    "a type of the future": (lambda keygen: written(keygen, f"ssh-mldsa@example.org {FUTURE}"), "does not know"),
+        lambda keygen: written(keygen, f"x-cert-v01@openssh.com {blob(b'x-cert-v01@openssh.com')}"),
+        "certificate",
+    ),
+    "a type of the future": (
+        lambda keygen: written(keygen, f"ssh-mldsa@example.org {FUTURE}"),
+        "does not know",
+    ),
     "encrypted PEM without pub": (lambda keygen: lonely_pem(keygen), "cannot be told"),
-}  # fmt: skip
+}
 
 
 def written(keygen: Keygen, text: str) -> Path:
@@ -402,7 +517,9 @@ def test_a_given_key_that_is_no_good_is_refused_with_the_reason(
         assert told.value.hint
 
 
-def test_read_public_gives_the_public_part_of_a_private_file_and_drops_options(keygen: Keygen) -> None:
+def test_read_public_gives_the_public_part_of_a_private_file_and_drops_options(
+    keygen: Keygen,
+) -> None:
     path = keygen("mine", "ed25519")
     public = read_public(path)
     assert public == read_public(path.with_suffix(".pub"))
@@ -416,8 +533,14 @@ class FakeRunner(LocalRunner):
         self.expected = list(expected)
         self.stdin = b""
 
-    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30,
-            env: Mapping[str, str] | None = None) -> Completed:  # fmt: skip
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = 30,
+        env: Mapping[str, str] | None = None,
+    ) -> Completed:
         wanted, answer = self.expected.pop(0)
         assert list(argv) == wanted
         assert timeout <= 3
@@ -439,7 +562,10 @@ def said(code: int, out: bytes = b"") -> Completed:
 
 
 AGENTS: dict[str, tuple[Completed | Exception, list[PublicKey]]] = {
-    "two keys": (said(0, f"{KEY.line}\nssh-ed25519 {ED2} b\n".encode()), [KEY, PublicKey("ssh-ed25519", ED2, "b")]),
+    "two keys": (
+        said(0, f"{KEY.line}\nssh-ed25519 {ED2} b\n".encode()),
+        [KEY, PublicKey("ssh-ed25519", ED2, "b")],
+    ),
     "none": (said(1, b"The agent has no identities.\n"), []),
     "no agent": (said(2, b""), []),
     "not installed": (MissingProgramError("ssh-add is not installed"), []),
@@ -449,7 +575,9 @@ AGENTS: dict[str, tuple[Completed | Exception, list[PublicKey]]] = {
 
 
 @pytest.mark.parametrize(("answer", "expected"), AGENTS.values(), ids=AGENTS)
-def test_an_agent_is_asked_and_never_waited_for(answer: Completed | Exception, expected: list[PublicKey]) -> None:
+def test_an_agent_is_asked_and_never_waited_for(
+    answer: Completed | Exception, expected: list[PublicKey]
+) -> None:
     assert agent_keys(FakeRunner((["ssh-add", "-L"], answer))) == expected
 
 
@@ -469,8 +597,13 @@ def test_without_an_agent_nothing_is_added_and_nothing_fails(isolated: Path) -> 
     assert pair.path
     command = ["ssh-add", str(pair.path)]
     assert not add_to_agent(pair.path, FakeRunner((command, said(2))))
-    assert not add_to_agent(pair.path, FakeRunner((command, MissingProgramError("ssh-add is not installed"))))
+    assert not add_to_agent(
+        pair.path, FakeRunner((command, MissingProgramError("ssh-add is not installed")))
+    )
 
 
 def test_every_line_of_a_text_is_read() -> None:
-    assert parse_all(f"# x\n{KEY.line}\r\n???\nssh-ed25519 {ED2}\n") == [KEY, PublicKey("ssh-ed25519", ED2)]
+    assert parse_all(f"# x\n{KEY.line}\r\n???\nssh-ed25519 {ED2}\n") == [
+        KEY,
+        PublicKey("ssh-ed25519", ED2),
+    ]

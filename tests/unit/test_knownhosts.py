@@ -24,7 +24,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PublicKey]:
     directory = tmp_path_factory.mktemp("keys")
     found = {}
     for name, kind in {"a": "ed25519", "b": "ed25519", "ec": "ecdsa", "rsa": "rsa"}.items():
-        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", directory / name], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", directory / name], check=True
+        )
         kind, blob = (directory / f"{name}.pub").read_text().split()[:2]
         found[name] = PublicKey(kind, blob)
     return found
@@ -38,8 +40,14 @@ def file(isolated: Path) -> Path:
 
 def said_by_ssh(file: Path, name: str) -> set[tuple[str, str]]:
     """(kind, blob) of every key that ssh-keygen finds for `name`, revoked ones and authorities left out."""
-    done = subprocess.run(["ssh-keygen", "-F", name, "-f", file], capture_output=True, text=True, check=False)
-    lines = [line.split() for line in done.stdout.splitlines() if line and not line.startswith(("#", "@"))]
+    done = subprocess.run(
+        ["ssh-keygen", "-F", name, "-f", file], capture_output=True, text=True, check=False
+    )
+    lines = [
+        line.split()
+        for line in done.stdout.splitlines()
+        if line and not line.startswith(("#", "@"))
+    ]
     return {(words[1], words[2]) for words in lines}
 
 
@@ -68,7 +76,9 @@ LINES: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("what", LINES)
-def test_a_line_means_what_it_means_to_ssh(what: str, file: Path, keys: dict[str, PublicKey]) -> None:
+def test_a_line_means_what_it_means_to_ssh(
+    what: str, file: Path, keys: dict[str, PublicKey]
+) -> None:
     file.parent.mkdir()
     file.write_bytes(LINES[what](keys["a"].line).encode("utf-8", "surrogateescape"))
     assert ours(file, NAME) == said_by_ssh(file, NAME)
@@ -120,7 +130,9 @@ def test_verdicts(file: Path, keys: dict[str, PublicKey]) -> None:
 def test_what_is_added_is_known_to_ssh_too_and_only_once(
     hashed: bool, file: Path, keys: dict[str, PublicKey]
 ) -> None:
-    assert knownhosts.add(file, [(NAME, keys["a"]), (NAME, keys["a"]), (OTHER, keys["b"])], hashed=hashed)
+    assert knownhosts.add(
+        file, [(NAME, keys["a"]), (NAME, keys["a"]), (OTHER, keys["b"])], hashed=hashed
+    )
     before = file.read_bytes()
     assert said_by_ssh(file, NAME) == {(keys["a"].kind, keys["a"].blob)}
     assert said_by_ssh(file, OTHER) == {(keys["b"].kind, keys["b"].blob)}
@@ -132,8 +144,12 @@ def test_what_is_added_is_known_to_ssh_too_and_only_once(
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("old", [b"# mine", b"# mine\r\nh ssh-rsa AAAA\r\n", b"\xff\xfe damaged\n", b""])
-def test_what_was_there_stays_byte_for_byte(old: bytes, file: Path, keys: dict[str, PublicKey]) -> None:
+@pytest.mark.parametrize(
+    "old", [b"# mine", b"# mine\r\nh ssh-rsa AAAA\r\n", b"\xff\xfe damaged\n", b""]
+)
+def test_what_was_there_stays_byte_for_byte(
+    old: bytes, file: Path, keys: dict[str, PublicKey]
+) -> None:
     file.parent.mkdir()
     file.write_bytes(old)
     knownhosts.add(file, [(NAME, keys["a"])], hashed=False)
@@ -182,7 +198,9 @@ def test_a_replaced_key_is_the_only_one_and_the_other_names_keep_theirs(
     assert file.read_bytes() == after
 
 
-def test_a_hashed_entry_is_replaced_by_a_hashed_one(file: Path, tmp_path: Path, keys: dict[str, PublicKey]) -> None:
+def test_a_hashed_entry_is_replaced_by_a_hashed_one(
+    file: Path, tmp_path: Path, keys: dict[str, PublicKey]
+) -> None:
     knownhosts.add(file, [(NAME, keys["a"]), (OTHER, keys["a"])], hashed=True)
     assert knownhosts.replace(file, NAME, keys["b"], tmp_path / "backups") == [keys["a"]]
     assert b"10.77" not in file.read_bytes()
@@ -190,7 +208,9 @@ def test_a_hashed_entry_is_replaced_by_a_hashed_one(file: Path, tmp_path: Path, 
     assert said_by_ssh(file, OTHER) == {(keys["a"].kind, keys["a"].blob)}
 
 
-def test_a_link_to_a_file_elsewhere_stays_one(file: Path, tmp_path: Path, keys: dict[str, PublicKey]) -> None:
+def test_a_link_to_a_file_elsewhere_stays_one(
+    file: Path, tmp_path: Path, keys: dict[str, PublicKey]
+) -> None:
     file.parent.mkdir()
     (tmp_path / "dotfiles").write_bytes(b"")
     file.symlink_to(tmp_path / "dotfiles")
@@ -239,7 +259,9 @@ def test_what_ssh_writes_meanwhile_stays_and_so_does_the_mode(
     assert file.stat().st_mode & 0o777 == 0o644
 
 
-def test_ten_earlier_states_are_kept(file: Path, tmp_path: Path, keys: dict[str, PublicKey]) -> None:
+def test_ten_earlier_states_are_kept(
+    file: Path, tmp_path: Path, keys: dict[str, PublicKey]
+) -> None:
     knownhosts.add(file, [(NAME, keys["a"])], hashed=False)
     for number in range(12):
         knownhosts.replace(file, NAME, keys["b" if number % 2 == 0 else "a"], tmp_path / "backups")

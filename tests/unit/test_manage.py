@@ -94,25 +94,45 @@ Change = Callable[[Told, Path], object]
 
 
 def register(link: Told, state_dir: Path, host: Host = HOST) -> bool:
-    return manage.register(link, host, state_dir=state_dir, on_line=lambda _: None, repost=lambda: False)
+    return manage.register(
+        link, host, state_dir=state_dir, on_line=lambda _: None, repost=lambda: False
+    )
 
 
 CHANGES: dict[str, tuple[Change, tuple[str, str, float | None, bool]]] = {
     "register": (register, ("register", "alice", None, True)),
-    "down": (lambda link, where: manage.down(link, HOST, state_dir=where, on_line=lambda _: None),
-             ("manage", "stop", 180, True)),
-    "up": (lambda link, where: starting.up(link, HOST, state_dir=where, on_line=lambda _: None, wait=0,
-                                           pause=lambda _: None), ("manage", "", 900, True)),
-    "port": (lambda link, where: forwards.make_and_remember(link, HOST, 6006, state_dir=where),
-             ("manage", "port 6006", 0, True)),
-}  # fmt: skip
+    "down": (
+        lambda link, where: manage.down(link, HOST, state_dir=where, on_line=lambda _: None),
+        ("manage", "stop", 180, True),
+    ),
+    "up": (
+        lambda link, where: starting.up(
+            link, HOST, state_dir=where, on_line=lambda _: None, wait=0, pause=lambda _: None
+        ),
+        ("manage", "", 900, True),
+    ),
+    "port": (
+        lambda link, where: forwards.make_and_remember(link, HOST, 6006, state_dir=where),
+        ("manage", "port 6006", 0, True),
+    ),
+}
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_what_changes_a_host_is_sent_once_and_a_registration_is_never_cut(tmp_path: Path, what: str) -> None:
+def test_what_changes_a_host_is_sent_once_and_a_registration_is_never_cut(
+    tmp_path: Path, what: str
+) -> None:
     change, sent = CHANGES[what]
-    link = Told({"": "06-up-stopped", "stop": "17-stop-running", "port 6006": "13-port-6006", "alice": "03-register",
-                 "help": "07-up-running", "true": DroppedError("lost")})  # fmt: skip
+    link = Told(
+        {
+            "": "06-up-stopped",
+            "stop": "17-stop-running",
+            "port 6006": "13-port-6006",
+            "alice": "03-register",
+            "help": "07-up-running",
+            "true": DroppedError("lost"),
+        }
+    )
     with contextlib.suppress(ApexError):
         change(link, tmp_path)
     assert link.sent[0] == sent
@@ -149,9 +169,30 @@ def test_no_registration_for_a_name_that_a_shell_would_read(tmp_path: Path, user
 
 
 @pytest.mark.parametrize(
-    "word", ["", "a b", "a\tb", "a\nb", "a'b", 'a"b', "a\\b", "a*", "a?", "[a]", "$a", "`a`", "a;b", "a&b", "a|b",
-             "a<b", "a>b", "a\x1bb", "a\x00b", "a\x7f"],
-)  # fmt: skip
+    "word",
+    [
+        "",
+        "a b",
+        "a\tb",
+        "a\nb",
+        "a'b",
+        'a"b',
+        "a\\b",
+        "a*",
+        "a?",
+        "[a]",
+        "$a",
+        "`a`",
+        "a;b",
+        "a&b",
+        "a|b",
+        "a<b",
+        "a>b",
+        "a\x1bb",
+        "a\x00b",
+        "a\x7f",
+    ],
+)
 def test_only_plain_words_go_to_a_manage_shell(word: str) -> None:
     link = Told({})
     with pytest.raises(RefusedError, match="cannot be sent"):
@@ -161,7 +202,9 @@ def test_only_plain_words_go_to_a_manage_shell(word: str) -> None:
 
 
 @pytest.mark.parametrize(("code", "times"), [("dropped", 2), ("timeout", 1)])
-def test_a_question_that_ran_out_of_time_is_not_asked_for_twice_as_long(code: str, times: int) -> None:
+def test_a_question_that_ran_out_of_time_is_not_asked_for_twice_as_long(
+    code: str, times: int
+) -> None:
     link = Told({"port": DroppedError("lost", code=code)})
     with pytest.raises(DroppedError):
         manage.question(link, HOST, "port")
@@ -170,9 +213,13 @@ def test_a_question_that_ran_out_of_time_is_not_asked_for_twice_as_long(code: st
 
 @pytest.mark.parametrize(
     ("said", "busy"),
-    [("---\n", False), ("alice pts/0\n---\n", True), ("---\n4711, python3\n", True),
-     ("---\nNVIDIA-SMI has failed\n", False)],
-)  # fmt: skip
+    [
+        ("---\n", False),
+        ("alice pts/0\n---\n", True),
+        ("---\n4711, python3\n", True),
+        ("---\nNVIDIA-SMI has failed\n", False),
+    ],
+)
 def test_a_container_is_busy_when_somebody_is_there_or_computes(said: str, busy: bool) -> None:
     link = Dead(Reply(0, f"Welcome!\napexgpu-starts\n{said}"))
     assert manage.use(link, HOST).busy is busy
@@ -188,11 +235,17 @@ def test_a_container_that_cannot_be_asked_is_not_known_to_be_busy() -> None:
 
 @pytest.mark.parametrize(
     ("state", "code"),
-    [("05-help-stopped", "stopped"), ("07-up-running", "no_forward"),
-     (RefusedError("no", code="not_registered"), "not_registered"), (RefusedError("no", code="iam"), "iam")],
-)  # fmt: skip
+    [
+        ("05-help-stopped", "stopped"),
+        ("07-up-running", "no_forward"),
+        (RefusedError("no", code="not_registered"), "not_registered"),
+        (RefusedError("no", code="iam"), "iam"),
+    ],
+)
 def test_a_port_that_refuses_is_explained_by_the_host(state: str | ApexError, code: str) -> None:
-    refused = UnreachableError("the container on gpu7: connection refused", code="connection_refused")
+    refused = UnreachableError(
+        "the container on gpu7: connection refused", code="connection_refused"
+    )
     for run in (manage.inside, functools.partial(manage.execute, total=None)):
         with pytest.raises(ApexError) as caught:
             run(Told({"true": refused, "help": state}), HOST, "true")
@@ -202,7 +255,9 @@ def test_a_port_that_refuses_is_explained_by_the_host(state: str | ApexError, co
 def test_a_status_that_is_refused_for_another_reason_is_not_an_absent_registration() -> None:
     with pytest.raises(RefusedError, match="IAM"):
         manage.status(Told({"help": RefusedError("IAM is down", code="iam")}), HOST)
-    assert not manage.status(Told({"help": RefusedError("no", code="not_registered")}), HOST).registered
+    assert not manage.status(
+        Told({"help": RefusedError("no", code="not_registered")}), HOST
+    ).registered
 
 
 @pytest.mark.parametrize("code", ["connection_refused", "closed", "dropped"])
@@ -225,10 +280,15 @@ def test_what_waiting_does_not_cure_is_said_at_once(code: str, then: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("error", "uptime"), [(DroppedError("slow", code="timeout", seen="Welcome\napexgpu-starts\n77\n"), 77.0),
-                          (UnreachableError("connection refused", code="connection_refused"), None)],
-)  # fmt: skip
-def test_a_disk_that_hangs_takes_nothing_from_what_was_said_before(error: ApexError, uptime: float | None) -> None:
+    ("error", "uptime"),
+    [
+        (DroppedError("slow", code="timeout", seen="Welcome\napexgpu-starts\n77\n"), 77.0),
+        (UnreachableError("connection refused", code="connection_refused"), None),
+    ],
+)
+def test_a_disk_that_hangs_takes_nothing_from_what_was_said_before(
+    error: ApexError, uptime: float | None
+) -> None:
     class Hanging(Told):
         def run(self, target: Target, command: str, **more: Any) -> Reply:
             if target.role == "container":
@@ -240,22 +300,37 @@ def test_a_disk_that_hangs_takes_nothing_from_what_was_said_before(error: ApexEr
     assert (found.container.running, found.uptime) == (True, uptime)
 
 
-def started(link: Told, where: Path, begun: dict[str, Started] | None = None, wait: float = 0) -> starting.Up:
-    return starting.up(link, HOST, state_dir=where, on_line=lambda _: None, wait=wait, pause=lambda _: None,
-                       begun=begun)  # fmt: skip
+def started(
+    link: Told, where: Path, begun: dict[str, Started] | None = None, wait: float = 0
+) -> starting.Up:
+    return starting.up(
+        link,
+        HOST,
+        state_dir=where,
+        on_line=lambda _: None,
+        wait=wait,
+        pause=lambda _: None,
+        begun=begun,
+    )
 
 
-def test_a_start_is_one_when_the_container_answers_and_goes_on_from_where_it_was(tmp_path: Path) -> None:
+def test_a_start_is_one_when_the_container_answers_and_goes_on_from_where_it_was(
+    tmp_path: Path,
+) -> None:
     begun: dict[str, Started] = {}
-    link = Told({"": "06-up-stopped", "true": UnreachableError("refused", code="connection_refused")})
+    link = Told(
+        {"": "06-up-stopped", "true": UnreachableError("refused", code="connection_refused")}
+    )
     with pytest.raises(RefusedError) as caught:
         started(link, tmp_path, begun)
     assert caught.value.code == "no_forward"
     link.answers["true"] = "07-up-running"
     assert not started(link, tmp_path, begun).was_running
     assert [(role, command) for role, command, _, _ in link.sent] == [
-        ("manage", ""), ("container", "true"), ("container", "true"),
-    ]  # fmt: skip
+        ("manage", ""),
+        ("container", "true"),
+        ("container", "true"),
+    ]
 
 
 class WithoutAddress(Told):
@@ -267,7 +342,9 @@ class WithoutAddress(Told):
         return replace(reply, out=text) if not command else reply
 
 
-def test_an_address_that_comes_late_is_waited_for_and_one_that_does_not_is_said(tmp_path: Path) -> None:
+def test_an_address_that_comes_late_is_waited_for_and_one_that_does_not_is_said(
+    tmp_path: Path,
+) -> None:
     link = WithoutAddress({"": "06-up-stopped", "help": "07-up-running", "true": "07-up-running"})
     assert started(link, tmp_path, wait=20).container.addresses
     with pytest.raises(RefusedError) as caught:
@@ -285,7 +362,9 @@ def test_a_start_that_was_cut_before_a_word_names_iam(tmp_path: Path, code: str)
 def test_maps_are_remembered_by_host_and_forgotten_by_host(tmp_path: Path) -> None:
     other = replace(HOST, name="gpu8")
     forwards.remember(tmp_path, other, (1234,))
-    assert forwards.make_and_remember(Told({"port 6006": "13-port-6006"}), HOST, 6006, state_dir=tmp_path)
+    assert forwards.make_and_remember(
+        Told({"port 6006": "13-port-6006"}), HOST, 6006, state_dir=tmp_path
+    )
     forwards.remember(tmp_path, HOST, (8888, 6006))
     assert forwards.remembered(tmp_path, HOST) == (6006, 8888)
     forwards.forget(tmp_path, HOST)

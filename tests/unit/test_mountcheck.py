@@ -19,9 +19,17 @@ def done(code: int, out: bytes = HOME, err: bytes = b"", *, late: bool = False) 
 
 @pytest.mark.parametrize(
     ("word", "path"),
-    [("", ""), ("~", ""), (".", ""), ("data", "data"), ("~/data/", "data"), ("/SSD//alice/", "/SSD/alice"),
-     ("a b", "a b"), ("./x/../y", "y")],
-)  # fmt: skip
+    [
+        ("", ""),
+        ("~", ""),
+        (".", ""),
+        ("data", "data"),
+        ("~/data/", "data"),
+        ("/SSD//alice/", "/SSD/alice"),
+        ("a b", "a b"),
+        ("./x/../y", "y"),
+    ],
+)
 def test_where_a_remote_path_begins(word: str, path: str) -> None:
     assert mountcheck.remote_path(word) == path
 
@@ -31,7 +39,12 @@ def test_what_sftp_is_asked() -> None:
     assert job.stdin == b'pwd\ncd "a \\"b\\\\"\n'
     assert job.argv[:5] == ("sftp", "-b", "-", "-F", "/c")
     assert job.argv[-1] == "gpu7"
-    assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "HostName=10.1.2.7", "ControlPath=none"} < set(job.argv)
+    assert {
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        "HostName=10.1.2.7",
+        "ControlPath=none",
+    } < set(job.argv)
     with pytest.raises(UsageError, match="newline"):
         mountcheck.job(TARGET, "a\nb", config=Path("/c"), limit=4)
 
@@ -54,22 +67,63 @@ def test_the_full_path(remote: str, out: bytes, full: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "code", "number", "part"),
     [
-        (done(1, err=b"stat remote: No such file or directory\n"), "no_path", 6, "data is not there on gpu7"),
-        (done(1, err=b"Can't change directory: \"/x\" is not a directory\n"), "no_path", 6, "is no directory"),
+        (
+            done(1, err=b"stat remote: No such file or directory\n"),
+            "no_path",
+            6,
+            "data is not there on gpu7",
+        ),
+        (
+            done(1, err=b'Can\'t change directory: "/x" is not a directory\n'),
+            "no_path",
+            6,
+            "is no directory",
+        ),
         (done(1, err=b"stat remote: Permission denied\n"), "no_path", 6, "may not be entered"),
-        (done(255, b"", b"subsystem request failed on channel 0\nConnection closed\n"), "no_sftp", 6, "no SFTP"),
-        (done(255, b"", b"Received message too long 1214606444\n"), "shell_talks", 6, "prints something"),
-        (done(255, b"", b"ssh: connect to host 10.1.2.7 port 22001: Connection refused\nConnection closed\n"),
-         "connection_refused", 5, "connection refused"),
-        (done(255, b"", b"alice@10.1.2.7: Permission denied (publickey).\nConnection closed.\n"), "key_prompt", 4,
-         "without a prompt"),
-        (done(255, b"", b"No ED25519 host key is known for [10.1.2.7]:22001 and you have requested strict checking.\r\n"
-              b"Host key verification failed.\r\nConnection closed\r\n"), "host_key_unknown", 7, "not known yet"),
+        (
+            done(255, b"", b"subsystem request failed on channel 0\nConnection closed\n"),
+            "no_sftp",
+            6,
+            "no SFTP",
+        ),
+        (
+            done(255, b"", b"Received message too long 1214606444\n"),
+            "shell_talks",
+            6,
+            "prints something",
+        ),
+        (
+            done(
+                255,
+                b"",
+                b"ssh: connect to host 10.1.2.7 port 22001: Connection refused\nConnection closed\n",
+            ),
+            "connection_refused",
+            5,
+            "connection refused",
+        ),
+        (
+            done(255, b"", b"alice@10.1.2.7: Permission denied (publickey).\nConnection closed.\n"),
+            "key_prompt",
+            4,
+            "without a prompt",
+        ),
+        (
+            done(
+                255,
+                b"",
+                b"No ED25519 host key is known for [10.1.2.7]:22001 and you have requested strict checking.\r\n"
+                b"Host key verification failed.\r\nConnection closed\r\n",
+            ),
+            "host_key_unknown",
+            7,
+            "not known yet",
+        ),
         (done(-9, b"", late=True), "timeout", 5, "no answer in time"),
         (done(1, b"", b"what is this?\n"), "sftp", 1, "what is this?"),
         (done(1, b"", b""), "sftp", 1, "did not say why"),
     ],
-)  # fmt: skip
+)
 def test_what_stood_in_the_way(answer: Completed, code: str, number: int, part: str) -> None:
     with pytest.raises(ApexError) as caught:
         mountcheck.absolute(answer, TARGET, "data")
@@ -80,5 +134,9 @@ def test_what_stood_in_the_way(answer: Completed, code: str, number: int, part: 
 
 def test_a_tilde_that_the_shell_here_has_expanded_is_seen_through() -> None:
     with pytest.raises(ApexError) as caught:
-        mountcheck.absolute(done(1, err=b"stat remote: No such file or directory\n"), TARGET, f"{Path.home()}/data/x")
+        mountcheck.absolute(
+            done(1, err=b"stat remote: No such file or directory\n"),
+            TARGET,
+            f"{Path.home()}/data/x",
+        )
     assert (caught.value.hint or "").startswith("--remote data/x ")

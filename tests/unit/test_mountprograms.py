@@ -14,12 +14,41 @@ from apexgpu.process import Completed, LocalRunner
 TARGET = Target(Host("gpu7", "10.1.2.7", "alice", 22001), "container")
 CONFIG = Path("/home/alice/my config")
 # sshfs(1): -o SSHOPT=VAL. The ssh of a mount asks nothing, shares no connection, and notices within 16 s that it died.
-SSH = ["-o", "StrictHostKeyChecking=yes", "-o", "HostName=10.1.2.7", "-o", "Port=22001", "-o", "BatchMode=yes",
-       "-o", "PermitLocalCommand=no", "-o", "ControlPath=none", "-o", "ConnectTimeout=5", "-o", "ConnectionAttempts=1",
-       "-o", "ServerAliveInterval=4", "-o", "ServerAliveCountMax=3"]  # fmt: skip
+SSH = [
+    "-o",
+    "StrictHostKeyChecking=yes",
+    "-o",
+    "HostName=10.1.2.7",
+    "-o",
+    "Port=22001",
+    "-o",
+    "BatchMode=yes",
+    "-o",
+    "PermitLocalCommand=no",
+    "-o",
+    "ControlPath=none",
+    "-o",
+    "ConnectTimeout=5",
+    "-o",
+    "ConnectionAttempts=1",
+    "-o",
+    "ServerAliveInterval=4",
+    "-o",
+    "ServerAliveCountMax=3",
+]
 # sshfs(1): idmap, reconnect, ssh_command; mount.fuse3(8) and mount.fuse(8): auto_cache, ac_attr_timeout, attr_timeout.
-FUSE = ["-o", "idmap=user", "-o", "reconnect", "-o", "auto_cache", "-o", "ac_attr_timeout=0",
-        "-o", "attr_timeout=0.1"]  # fmt: skip
+FUSE = [
+    "-o",
+    "idmap=user",
+    "-o",
+    "reconnect",
+    "-o",
+    "auto_cache",
+    "-o",
+    "ac_attr_timeout=0",
+    "-o",
+    "attr_timeout=0.1",
+]
 COMMAND = ["-o", "ssh_command=ssh -T -o RemoteCommand=none -o RequestTTY=no -o Tunnel=no"]
 
 
@@ -27,50 +56,131 @@ COMMAND = ["-o", "ssh_command=ssh -T -o RemoteCommand=none -o RequestTTY=no -o T
     ("platform", "program", "words"),
     [
         # sshfs(1) of 3.7 and of 2.5: sshfs [user@]host:[dir] mountpoint [options]; -F: another ssh config
-        ("linux", Program("sshfs", "/usr/bin/sshfs", (3, 7, 3)),
-         ["/usr/bin/sshfs", "alice@gpu7:/data", "/m", "-F", str(CONFIG), *SSH, *FUSE, *COMMAND]),
-        ("linux", Program("sshfs", "/usr/bin/sshfs", (2, 5)),
-         ["/usr/bin/sshfs", "alice@gpu7:/data", "/m", "-F", str(CONFIG), *SSH, *FUSE, *COMMAND]),
+        (
+            "linux",
+            Program("sshfs", "/usr/bin/sshfs", (3, 7, 3)),
+            ["/usr/bin/sshfs", "alice@gpu7:/data", "/m", "-F", str(CONFIG), *SSH, *FUSE, *COMMAND],
+        ),
+        (
+            "linux",
+            Program("sshfs", "/usr/bin/sshfs", (2, 5)),
+            ["/usr/bin/sshfs", "alice@gpu7:/data", "/m", "-F", str(CONFIG), *SSH, *FUSE, *COMMAND],
+        ),
         # macFUSE's wiki, "Mount Options": volname; FUSE-T's README: "drop-in replacement", its sshfs takes the same
-        ("darwin", Program("sshfs", "/usr/local/bin/sshfs", (3, 7, 3), "macFUSE"),
-         ["/usr/local/bin/sshfs", "alice@gpu7:/data", "/m", "-F", str(CONFIG), *SSH, *FUSE, "-o", "volname=gpu7",
-          *COMMAND]),
-        ("darwin", Program("sshfs", "/usr/local/bin/sshfs", (3, 7, 3), "FUSE-T"),
-         ["/usr/local/bin/sshfs", "alice@gpu7:/data", "/m", "-F", str(CONFIG), *SSH, *FUSE, "-o", "volname=gpu7",
-          *COMMAND]),
+        (
+            "darwin",
+            Program("sshfs", "/usr/local/bin/sshfs", (3, 7, 3), "macFUSE"),
+            [
+                "/usr/local/bin/sshfs",
+                "alice@gpu7:/data",
+                "/m",
+                "-F",
+                str(CONFIG),
+                *SSH,
+                *FUSE,
+                "-o",
+                "volname=gpu7",
+                *COMMAND,
+            ],
+        ),
+        (
+            "darwin",
+            Program("sshfs", "/usr/local/bin/sshfs", (3, 7, 3), "FUSE-T"),
+            [
+                "/usr/local/bin/sshfs",
+                "alice@gpu7:/data",
+                "/m",
+                "-F",
+                str(CONFIG),
+                *SSH,
+                *FUSE,
+                "-o",
+                "volname=gpu7",
+                *COMMAND,
+            ],
+        ),
         # https://rclone.org/commands/rclone_nfsmount/ (nfsmount, --daemon, --volname, --dir-cache-time,
         # --vfs-cache-mode); https://rclone.org/sftp/ (--sftp-ssh: a list split at blanks, quotes as in CSV)
-        ("darwin", Program("rclone", "/opt/homebrew/bin/rclone", (1, 68)),
-         ["/opt/homebrew/bin/rclone", "nfsmount", ":sftp:/data", "/m", "--sftp-ssh",
-          f'ssh -F "{CONFIG}" -T -a -x {" ".join(SSH)} -o User=alice -o RemoteCommand=none '
-          "-o ClearAllForwardings=yes gpu7", "--daemon", "--volname", "gpu7", "--dir-cache-time", "20s",
-          "--vfs-cache-mode", "writes"]),
+        (
+            "darwin",
+            Program("rclone", "/opt/homebrew/bin/rclone", (1, 68)),
+            [
+                "/opt/homebrew/bin/rclone",
+                "nfsmount",
+                ":sftp:/data",
+                "/m",
+                "--sftp-ssh",
+                f'ssh -F "{CONFIG}" -T -a -x {" ".join(SSH)} -o User=alice -o RemoteCommand=none '
+                "-o ClearAllForwardings=yes gpu7",
+                "--daemon",
+                "--volname",
+                "gpu7",
+                "--dir-cache-time",
+                "20s",
+                "--vfs-cache-mode",
+                "writes",
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_command_line_that_mounts(platform: str, program: Program, words: list[str]) -> None:
-    assert mountprograms.argv(program, Wish(TARGET, "/data", "/m", CONFIG), platform=platform) == words
+    assert (
+        mountprograms.argv(program, Wish(TARGET, "/data", "/m", CONFIG), platform=platform) == words
+    )
 
 
 def test_the_command_line_of_windows() -> None:
     # README of SSHFS-Win, "Advanced Usage": sshfs.exe may be run directly. sshfs-win.c: -f, PATH=/bin, uid=-1,gid=-1,
     # rellinks, fstypename=SSHFS; paths as Cygwin's.
     program = Program("sshfs-win", r"C:\Program Files\SSHFS-Win\bin\sshfs.exe", (3, 5, 2))
-    wish = Wish(TARGET, "/data", r"C:\Users\Alice\apexgpu\gpu7", Path(r"C:\Users\Alice\.ssh\config"))
-    windows = ["-o", "uid=-1", "-o", "gid=-1", "-o", "rellinks", "-o", "fstypename=SSHFS", "-o", "volname=gpu7"]
+    wish = Wish(
+        TARGET, "/data", r"C:\Users\Alice\apexgpu\gpu7", Path(r"C:\Users\Alice\.ssh\config")
+    )
+    windows = [
+        "-o",
+        "uid=-1",
+        "-o",
+        "gid=-1",
+        "-o",
+        "rellinks",
+        "-o",
+        "fstypename=SSHFS",
+        "-o",
+        "volname=gpu7",
+    ]
     assert mountprograms.argv(program, wish, platform="win32") == [
-        program.path, "alice@gpu7:/data", wish.directory, "-F", "/cygdrive/c/Users/Alice/.ssh/config", *SSH, *FUSE,
-        *windows, "-o", COMMAND[1].replace("=ssh", "=/bin/ssh"), "-f",
-    ]  # fmt: skip
+        program.path,
+        "alice@gpu7:/data",
+        wish.directory,
+        "-F",
+        "/cygdrive/c/Users/Alice/.ssh/config",
+        *SSH,
+        *FUSE,
+        *windows,
+        "-o",
+        COMMAND[1].replace("=ssh", "=/bin/ssh"),
+        "-f",
+    ]
 
 
 @pytest.mark.parametrize("program", [Program("sshfs", "sshfs"), Program("rclone", "rclone")])
 def test_the_users_own_options_count(program: Program) -> None:
     # ssh_config(5): the first value counts; mount.fuse3(8): the last. Nothing gets before the check of host keys.
-    own = ("noauto_cache,max_conns=2", "Ciphers=b", "StrictHostKeyChecking=no", "ServerAliveInterval=60")
+    own = (
+        "noauto_cache,max_conns=2",
+        "Ciphers=b",
+        "StrictHostKeyChecking=no",
+        "ServerAliveInterval=60",
+    )
     wish = Wish(TARGET, "", "/m", CONFIG, read_only=True, options=own, ciphers="^a")
     words = mountprograms.argv(program, wish, platform="linux")
     text = " ".join(words)
-    order = ["StrictHostKeyChecking=yes", "StrictHostKeyChecking=no", "ServerAliveInterval=60", "ServerAliveInterval=4"]
+    order = [
+        "StrictHostKeyChecking=yes",
+        "StrictHostKeyChecking=no",
+        "ServerAliveInterval=60",
+        "ServerAliveInterval=4",
+    ]
     assert [text.index(word) for word in order] == sorted(text.index(word) for word in order)
     if program.kind == "sshfs":
         assert words[-6:] == ["-o", "ro", "-o", "noauto_cache", "-o", "max_conns=2"]
@@ -88,7 +198,9 @@ def test_no_word_of_the_ssh_command_needs_a_quote() -> None:
 def test_no_mount_turns_host_key_checking_off() -> None:
     for program in (Program("sshfs", "x"), Program("rclone", "x"), Program("sshfs-win", "x")):
         for platform in ("linux", "darwin", "win32"):
-            words = " ".join(mountprograms.argv(program, Wish(TARGET, "", "/m", CONFIG), platform=platform))
+            words = " ".join(
+                mountprograms.argv(program, Wish(TARGET, "", "/m", CONFIG), platform=platform)
+            )
             assert "StrictHostKeyChecking=yes" in words
             assert "UserKnownHostsFile" not in words
 
@@ -104,12 +216,18 @@ def test_no_mount_turns_host_key_checking_off() -> None:
         ("linux", "/m", True, set(), [["umount", "-l", "/m"]]),
         # umount(8), diskutil(8) of macOS
         ("darwin", "/m", False, set(), [["umount", "/m"]]),
-        ("darwin", "/m", True, set(), [["umount", "-f", "/m"], ["diskutil", "unmount", "force", "/m"]]),
+        (
+            "darwin",
+            "/m",
+            True,
+            set(),
+            [["umount", "-f", "/m"], ["diskutil", "unmount", "force", "/m"]],
+        ),
         # README of SSHFS-Win: net use X: /delete; a directory goes with its process
         ("win32", "X:", False, set(), [["net", "use", "X:", "/delete", "/y"]]),
         ("win32", r"C:\m", False, set(), []),
     ],
-)  # fmt: skip
+)
 def test_the_command_lines_that_unmount(
     platform: str, directory: str, force: bool, has: set[str], words: list[list[str]]
 ) -> None:
@@ -137,22 +255,33 @@ def test_versions(said: str, version: tuple[int, ...], fuse: str) -> None:
     ("platform", "release", "line"),
     [
         ("linux", 'PRETTY_NAME="Debian GNU/Linux 12"\nID=debian\n', "sudo apt install sshfs"),
-        ("linux", 'ID=ubuntu\nID_LIKE=debian\n', "sudo apt install sshfs"),
+        ("linux", "ID=ubuntu\nID_LIKE=debian\n", "sudo apt install sshfs"),
         ("linux", 'ID=linuxmint\nID_LIKE="ubuntu debian"\n', "sudo apt install sshfs"),
         ("linux", "ID=fedora\n", "sudo dnf install fuse-sshfs"),
-        ("linux", 'ID="rocky"\nID_LIKE="rhel centos fedora"\n',
-         "sudo dnf install epel-release && sudo dnf install fuse-sshfs"),
+        (
+            "linux",
+            'ID="rocky"\nID_LIKE="rhel centos fedora"\n',
+            "sudo dnf install epel-release && sudo dnf install fuse-sshfs",
+        ),
         ("linux", "ID=arch\n", "sudo pacman -S sshfs"),
         ("linux", 'ID="opensuse-leap"\nID_LIKE="suse opensuse"\n', "sudo zypper install sshfs"),
         ("linux", "ID=alpine\n", "sudo apk add sshfs"),
         ("linux", "", "sudo apt install sshfs"),
         # README of FUSE-T; macFUSE's wiki and Homebrew's cask
-        ("darwin", "", "brew install macos-fuse-t/homebrew-cask/fuse-t macos-fuse-t/homebrew-cask/fuse-t-sshfs"),
+        (
+            "darwin",
+            "",
+            "brew install macos-fuse-t/homebrew-cask/fuse-t macos-fuse-t/homebrew-cask/fuse-t-sshfs",
+        ),
         ("darwin", "", "brew install --cask macfuse && brew install gromgit/fuse/sshfs-mac"),
         # README of SSHFS-Win, "Installation"
-        ("win32", "", "winget install -h -e --id WinFsp.WinFsp && winget install -h -e --id SSHFS-Win.SSHFS-Win"),
+        (
+            "win32",
+            "",
+            "winget install -h -e --id WinFsp.WinFsp && winget install -h -e --id SSHFS-Win.SSHFS-Win",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_installs_it(platform: str, release: str, line: str) -> None:
     error = mountprograms.not_installed(platform, release)
     assert isinstance(error, MissingProgramError)
@@ -169,7 +298,11 @@ def test_what_installs_it(platform: str, release: str, line: str) -> None:
         (Program("sshfs", "x", (3, 2, 0)), "linux", "writeback"),  # ChangeLog of sshfs, 3.3.0
         (Program("sshfs", "x", (2, 4)), "linux", "before 2.5"),
         (Program("sshfs", "x", (2, 5), "OSXFUSE"), "darwin", "OSXFUSE"),
-        (Program("rclone", "x", (1, 64)), "darwin", "1.65"),  # ChangeLog of rclone: nfsmount is new in 1.65
+        (
+            Program("rclone", "x", (1, 64)),
+            "darwin",
+            "1.65",
+        ),  # ChangeLog of rclone: nfsmount is new in 1.65
         (Program("rclone", "x", (1, 68)), "darwin", "cache"),
     ],
 )
@@ -183,7 +316,11 @@ def test_what_is_known_to_be_bad(program: Program, platform: str, part: str) -> 
     [
         ("fuse: failed to open /dev/fuse: Permission denied", 6, "may not use /dev/fuse"),
         ("fuse: device not found, try 'modprobe fuse' first", 6, "no FUSE"),
-        ("fusermount3: option allow_other only allowed if 'user_allow_other' is set in x", 6, "allow_other"),
+        (
+            "fusermount3: option allow_other only allowed if 'user_allow_other' is set in x",
+            6,
+            "allow_other",
+        ),
         ("fusermount3: user has no write access to mountpoint /m", 6, "not yours"),
         ("mount_macfuse: the file system is not available (255)", 6, "system extension"),
         ("remote host has disconnected", 6, "hung up"),
@@ -202,7 +339,10 @@ def test_what_sshfs_says_in_our_words(said: str, code: int, part: str) -> None:
 
 
 def test_paths_for_cygwin() -> None:
-    assert mountprograms.cygwin(r"C:\Users\Alice B\.ssh\config") == "/cygdrive/c/Users/Alice B/.ssh/config"
+    assert (
+        mountprograms.cygwin(r"C:\Users\Alice B\.ssh\config")
+        == "/cygdrive/c/Users/Alice B/.ssh/config"
+    )
     assert mountprograms.cygwin("/home/alice/config") == "/home/alice/config"
 
 
@@ -213,7 +353,12 @@ class Ssh(LocalRunner):
         self._version, self._default = version, default
 
     def run(
-        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = 30,
+        env: Mapping[str, str] | None = None,
     ) -> Completed:
         assert argv[0] == "ssh"
         if argv[1] == "-V":
@@ -229,7 +374,12 @@ class Ssh(LocalRunner):
         ("OpenSSH_9.2p1", "b", "flags\t\t: fpu aes avx\n", ""),  # the user has chosen
         ("OpenSSH_9.2p1", "a,b", "flags\t\t: fpu avx\n", ""),
         ("OpenSSH_9.2p1", "a,b", "Features\t: fp asimd aes pmull\n", "^aes128-gcm@openssh.com"),
-        ("OpenSSH_7.9p1", "a,b", "flags\t\t: aes\n", ""),  # ssh_config(5) of 8.1 is the first with `^`
+        (
+            "OpenSSH_7.9p1",
+            "a,b",
+            "flags\t\t: aes\n",
+            "",
+        ),  # ssh_config(5) of 8.1 is the first with `^`
         ("what?", "a,b", "flags\t\t: aes\n", ""),
     ],
 )

@@ -43,14 +43,18 @@ Status       Local     Remote                    Network
 OK           Z:        \\server\share            Microsoft Windows Network
 The command completed successfully.
 """
-SSHFS_WIN = r'"C:\Program Files\SSHFS-Win\bin\sshfs.exe" alice@gpu7:/home/alice "C:\Users\Alice B\apexgpu\gpu7" -F /cygdrive/c/c -o HostName=10.1.2.7 -o Port=22001 -f'  # noqa: E501
+SSHFS_WIN = r'"C:\Program Files\SSHFS-Win\bin\sshfs.exe" alice@gpu7:/home/alice "C:\Users\Alice B\apexgpu\gpu7" -F /cygdrive/c/c -o HostName=10.1.2.7 -o Port=22001 -f'
 
 
 def test_linux() -> None:
     root, seven, eight, nfs = mounttable.linux(MOUNTINFO)
     assert root == Entry("/", "/dev/vda1", "ext4", number="1")
-    assert seven == Entry("/home/alice/apexgpu/gpu7", "alice@gpu7:/home/alice", "fuse.sshfs", False, 1000, "39")
-    assert eight == Entry("/home/alice/two words\nline", "alice@gpu8:/a b\\c", "fuse.sshfs", True, 1001, "40")
+    assert seven == Entry(
+        "/home/alice/apexgpu/gpu7", "alice@gpu7:/home/alice", "fuse.sshfs", False, 1000, "39"
+    )
+    assert eight == Entry(
+        "/home/alice/two words\nline", "alice@gpu8:/a b\\c", "fuse.sshfs", True, 1001, "40"
+    )
     assert mounttable.remote_of(nfs, [GPU7]) is None
 
 
@@ -64,15 +68,24 @@ def test_darwin() -> None:
 
 
 def test_windows() -> None:
-    processes = json.dumps([{"ProcessId": 4711, "CommandLine": SSHFS_WIN}, {"ProcessId": 1, "CommandLine": None}])
+    processes = json.dumps(
+        [{"ProcessId": 4711, "CommandLine": SSHFS_WIN}, {"ProcessId": 1, "CommandLine": None}]
+    )
     seven, x, y = mounttable.windows(processes, NET_USE)
     assert seven == Entry(r"C:\Users\Alice B\apexgpu\gpu7", "alice@gpu7:/home/alice", "sshfs")
     assert (x.directory, x.source) == ("X:", "billziss@mac2018.local:")
     assert mounttable.remote_of(x, [GPU7, GPU8]) is None
     assert mounttable.remote_of(y, [GPU7, GPU8]) == (GPU8, "SSD/alice")
     (one,) = mounttable.windows_sshfs(json.dumps({"ProcessId": 4711, "CommandLine": SSHFS_WIN}))
-    assert one == Sshfs(4711, r"C:\Users\Alice B\apexgpu\gpu7", None, "10.1.2.7", 22001, "alice@gpu7:/home/alice",
-                        "/cygdrive/c/c")  # fmt: skip
+    assert one == Sshfs(
+        4711,
+        r"C:\Users\Alice B\apexgpu\gpu7",
+        None,
+        "10.1.2.7",
+        22001,
+        "alice@gpu7:/home/alice",
+        "/cygdrive/c/c",
+    )
     assert mounttable.windows_sshfs("") == mounttable.windows_sshfs("not JSON") == []
 
 
@@ -94,7 +107,9 @@ def test_windows() -> None:
     ],
 )
 def test_whose_a_mount_is(source: str, sshfs: Sshfs | None, found: tuple[Host, str] | None) -> None:
-    assert mounttable.remote_of(Entry("/m", source, "fuse.sshfs"), [GPU7, GPU8, IPV6], sshfs) == found
+    assert (
+        mounttable.remote_of(Entry("/m", source, "fuse.sshfs"), [GPU7, GPU8, IPV6], sshfs) == found
+    )
 
 
 def test_of_mounts_on_top_of_each_other_the_last_is_seen() -> None:
@@ -107,8 +122,14 @@ def test_of_mounts_on_top_of_each_other_the_last_is_seen() -> None:
     ("words", "found"),
     [
         (["sshfs", "gpu7:", "/m"], Sshfs(1, "/m", source="gpu7:")),
-        (["/usr/bin/sshfs", "-o", "ro", "gpu7:/x", "-p", "22001", "/m"], Sshfs(1, "/m", None, "", 22001, "gpu7:/x")),
-        (["sshfs", "-oport=5,HostName=h", "-f", "gpu7:", "/m", "-F", "c"], Sshfs(1, "/m", None, "h", 5, "gpu7:", "c")),
+        (
+            ["/usr/bin/sshfs", "-o", "ro", "gpu7:/x", "-p", "22001", "/m"],
+            Sshfs(1, "/m", None, "", 22001, "gpu7:/x"),
+        ),
+        (
+            ["sshfs", "-oport=5,HostName=h", "-f", "gpu7:", "/m", "-F", "c"],
+            Sshfs(1, "/m", None, "h", 5, "gpu7:", "c"),
+        ),
         (["sshfs", "gpu7:"], None),
         (["grep", "sshfs", "x"], None),
         ([], None),
@@ -134,14 +155,18 @@ def test_a_real_nfs_export_of_a_host_is_none_of_ours(source: str) -> None:
     assert mounttable.remote_of(Entry("/m", source, "nfs"), [GPU7]) is None
 
 
-def test_another_users_mount_is_not_ours_to_list_or_unmount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_users_mount_is_not_ours_to_list_or_unmount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = Entry("/mine", "alice@gpu7:/x", "fuse.sshfs", owner=os.getuid())
     theirs = Entry("/theirs", "alice@gpu7:/x", "fuse.sshfs", owner=os.getuid() + 1)
     monkeypatch.setattr(mounts, "table", lambda: [mine, theirs])
     assert [one.directory for one in mounts.found(tmp_path, [GPU7])] == ["/mine"]
 
 
-def test_a_source_that_would_be_an_option_of_ssh_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_would_be_an_option_of_ssh_is_not_asked_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(mountprocesses, "together", lambda jobs: pytest.fail(str(jobs)))
     for source in ("alice@-oProxyCommand=x:/p", "-F:/p", "/dev/sda1"):
         one = Sshfs(1, "/m", source=source)

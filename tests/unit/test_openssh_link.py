@@ -43,20 +43,30 @@ def test_a_full_agent_is_not_a_key_that_is_not_known() -> None:
     said = "Received disconnect from 10.0.0.7 port 22:2: Too many authentication failures\r\n"
     code = openssh_link.failure(said)
     assert code == "too_many_keys"
-    error = openssh_link.error_of(Target(Host("gpu7", "10.0.0.7", "alice", 22001), "manage"), code, said)
+    error = openssh_link.error_of(
+        Target(Host("gpu7", "10.0.0.7", "alice", 22001), "manage"), code, said
+    )
     assert error.exit_code == 4
     assert "ssh-add -d" in (error.hint or "")
 
 
-@pytest.mark.parametrize(("limits", "total"), [(Limits(10, 30, None), 40), (Limits(10, None, 5), None)])
-def test_the_time_to_connect_is_not_taken_from_the_commands_own(limits: Limits, total: float | None) -> None:
+@pytest.mark.parametrize(
+    ("limits", "total"), [(Limits(10, 30, None), 40), (Limits(10, None, 5), None)]
+)
+def test_the_time_to_connect_is_not_taken_from_the_commands_own(
+    limits: Limits, total: float | None
+) -> None:
     asked: list[tuple[float | None, float | None]] = []
 
     class Hearing(LocalRunner):
         def stream(
-            self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None,
+            self,
+            argv: Sequence[str],
+            *,
+            on_line: Callable[[str], None] | None,
+            total: float | None,
             silence: float | None,
-        ) -> Completed:  # fmt: skip
+        ) -> Completed:
             asked.append((total, silence))
             return Completed(tuple(argv), 0, b"", b"")
 

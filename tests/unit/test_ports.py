@@ -40,16 +40,26 @@ def test_what_the_container_tells_of_a_port(said: str, word: str, why: str) -> N
     assert ports.nobody(said, ports.remote(word)) == why
 
 
-@pytest.mark.parametrize("word", ["", "x", "0", "65536", "-1", "a b:1", "-x:1", "a;b:1", "1:2:x", "６"])
+@pytest.mark.parametrize(
+    "word", ["", "x", "0", "65536", "-1", "a b:1", "-x:1", "a;b:1", "1:2:x", "６"]
+)
 def test_what_is_no_port(word: str) -> None:
     with pytest.raises(UsageError):
         ports.remote(word)
 
 
 @pytest.mark.parametrize(
-    ("port", "first"), [(6006, [6006, 6007, 6008]), (80, [8080, 8081]), (443, [8443]), (6000, [6001]),
-                        (6665, [6670]), (65535, [65535, 1024]), (10080, [10081])],
-)  # fmt: skip
+    ("port", "first"),
+    [
+        (6006, [6006, 6007, 6008]),
+        (80, [8080, 8081]),
+        (443, [8443]),
+        (6000, [6001]),
+        (6665, [6670]),
+        (65535, [65535, 1024]),
+        (10080, [10081]),
+    ],
+)
 def test_the_order_of_local_ports(port: int, first: list[int]) -> None:
     found = list(ports.candidates(port))
     assert found[: len(first)] == first
@@ -57,24 +67,48 @@ def test_the_order_of_local_ports(port: int, first: list[int]) -> None:
 
 
 def test_back_off_is_capped() -> None:
-    assert [supervisor.wait_before(attempt, 30) for attempt in (0, 1, 2, 6, 1000)] == [0.5, 1, 2, 30, 30]
+    assert [supervisor.wait_before(attempt, 30) for attempt in (0, 1, 2, 6, 1000)] == [
+        0.5,
+        1,
+        2,
+        30,
+        30,
+    ]
 
 
 def test_only_a_changed_host_key_is_final() -> None:
     assert openssh_link.failure("Host key verification failed.") in openssh_link.FINAL
-    assert openssh_link.failure("ssh: connect to host gpu7 port 22: Connection refused") not in openssh_link.FINAL
+    assert (
+        openssh_link.failure("ssh: connect to host gpu7 port 22: Connection refused")
+        not in openssh_link.FINAL
+    )
 
 
 def test_ssh_never_asks_and_always_checks_host_keys() -> None:
-    words = argv(["-F", "cfg", "gpu7"], [("/run/s/0", "localhost:6006")], connect=5, keepalive=5, platform="linux")
+    words = argv(
+        ["-F", "cfg", "gpu7"],
+        [("/run/s/0", "localhost:6006")],
+        connect=5,
+        keepalive=5,
+        platform="linux",
+    )
     assert words[:3] == ["ssh", "-F", "cfg"]
     assert words[-4:] == ["-L", "/run/s/0:localhost:6006", "gpu7", "exec cat"]
-    options = {"BatchMode=yes", "StrictHostKeyChecking=yes", "ControlPath=none", "ClearAllForwardings=no"}
+    options = {
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        "ControlPath=none",
+        "ClearAllForwardings=no",
+    }
     assert options <= set(words)
 
 
-@pytest.mark.parametrize(("platform", "fatal"), [("linux", "no"), ("darwin", "no"), ("win32", "yes")])
-def test_a_forward_that_fails_is_fatal_where_it_is_a_port_that_others_could_have(platform: str, fatal: str) -> None:
+@pytest.mark.parametrize(
+    ("platform", "fatal"), [("linux", "no"), ("darwin", "no"), ("win32", "yes")]
+)
+def test_a_forward_that_fails_is_fatal_where_it_is_a_port_that_others_could_have(
+    platform: str, fatal: str
+) -> None:
     """ssh_config(5), ExitOnForwardFailure; Windows' ssh has no sockets of its own to listen on."""
     here = "127.0.0.1:50000" if platform == "win32" else "/run/s/0"
     words = argv(["gpu7"], [(here, "[::1]:6006")], connect=0.2, keepalive=4, platform=platform)
@@ -117,7 +151,7 @@ Aktive Verbindungen
 def test_windows_netstat_in_any_language() -> None:
     assert holders.windows_listener(NETSTAT, 6006) == 9120
     assert holders.windows_listener(NETSTAT, 50123) is None
-    assert holders.windows_program('"python.exe","9120","Console","1","50,000 K"', 9120) == holders.Holder(
-        9120, "python.exe"
-    )
+    assert holders.windows_program(
+        '"python.exe","9120","Console","1","50,000 K"', 9120
+    ) == holders.Holder(9120, "python.exe")
     assert holders.windows_program("INFO: No tasks", None) == holders.UNKNOWN

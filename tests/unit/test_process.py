@@ -20,12 +20,19 @@ PYTHON = sys.executable
 def test_both_streams_and_the_exit_status() -> None:
     script = "import sys; sys.stdout.write(sys.stdin.read()); sys.stderr.write('a\\n\\nlast \\n'); sys.exit(3)"
     done = RUNNER.run([PYTHON, "-c", script], stdin="é\0".encode())
-    assert (done.code, done.out, done.text, done.last_error_line) == (3, b"\xc3\xa9\0", "é\0", "last")
+    assert (done.code, done.out, done.text, done.last_error_line) == (
+        3,
+        b"\xc3\xa9\0",
+        "é\0",
+        "last",
+    )
     assert RUNNER.run([PYTHON, "-c", "import sys; sys.exit(4)"]).last_error_line == "exit status 4"
 
 
 def test_arguments_are_never_a_shells() -> None:
-    done = RUNNER.run([PYTHON, "-c", "import sys; print(sys.argv[1:])", "$HOME", "a b", "*", "; exit 1"])
+    done = RUNNER.run(
+        [PYTHON, "-c", "import sys; print(sys.argv[1:])", "$HOME", "a b", "*", "; exit 1"]
+    )
     assert done.text.strip() == "['$HOME', 'a b', '*', '; exit 1']"
 
 
@@ -43,11 +50,15 @@ def test_what_is_not_installed_says_how_to_install_it() -> None:
     RUNNER.spawn(["no-such-program-here"])  # nothing depends on this one
 
 
-@pytest.mark.parametrize(("program", "platform", "line"), [
-    ("ssh", "linux", "sudo apt install openssh-client"), ("sshfs", "linux", "sudo apt install sshfs"),
-    ("ssh", "darwin", "macOS ships it in /usr/bin; look at PATH: command -v ssh"),
-    ("ssh", "win32", "Add-WindowsCapability -Online -Name OpenSSH.Client~~~~0.0.1.0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("program", "platform", "line"),
+    [
+        ("ssh", "linux", "sudo apt install openssh-client"),
+        ("sshfs", "linux", "sudo apt install sshfs"),
+        ("ssh", "darwin", "macOS ships it in /usr/bin; look at PATH: command -v ssh"),
+        ("ssh", "win32", "Add-WindowsCapability -Online -Name OpenSSH.Client~~~~0.0.1.0"),
+    ],
+)
 def test_each_system_has_its_line(program: str, platform: str, line: str) -> None:
     assert install_hint(program, platform) == line
 
@@ -59,10 +70,14 @@ def test_one_that_does_not_end_is_ended() -> None:
     assert time.monotonic() - began < 60
 
 
-@pytest.mark.parametrize("limits", [{"total": 3.0, "silence": None}, {"total": None, "silence": 3.0}])
+@pytest.mark.parametrize(
+    "limits", [{"total": 3.0, "silence": None}, {"total": None, "silence": 3.0}]
+)
 def test_what_was_said_before_a_limit_is_kept(limits: dict[str, float | None]) -> None:
     heard: list[str] = []
-    script = "import time; print('one', flush=True); print('tw', end='', flush=True); time.sleep(600)"
+    script = (
+        "import time; print('one', flush=True); print('tw', end='', flush=True); time.sleep(600)"
+    )
     done = RUNNER.stream([PYTHON, "-c", script], on_line=heard.append, **limits)
     assert done.timed_out
     assert done.out == b"one\ntw"
@@ -73,7 +88,9 @@ def test_what_was_said_before_a_limit_is_kept(limits: dict[str, float | None]) -
 def test_lines_come_while_the_program_runs_and_its_stdin_is_closed() -> None:
     heard: list[str] = []
     script = "import sys; print('a\\nb\\xe9'); assert sys.stdin.read() == ''; sys.stdout.write('no newline')"
-    done = RUNNER.stream([PYTHON, "-X", "utf8", "-c", script], on_line=heard.append, total=60, silence=60)
+    done = RUNNER.stream(
+        [PYTHON, "-X", "utf8", "-c", script], on_line=heard.append, total=60, silence=60
+    )
     assert heard == ["a", "bé", "no newline"]
     assert (done.code, done.timed_out) == (0, False)
 
@@ -94,10 +111,15 @@ def test_an_error_in_who_listens_ends_the_program() -> None:
 
 def test_a_program_with_the_terminal_gives_its_status() -> None:
     assert RUNNER.attach([PYTHON, "-c", "import sys; sys.exit(7)"]) == 7
-    assert RUNNER.attach([PYTHON, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"]) == 128 + 15
+    assert (
+        RUNNER.attach([PYTHON, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"])
+        == 128 + 15
+    )
 
 
-@pytest.mark.parametrize(("status", "ours"), [(9, 9), (255, 130)])  # 255: ssh without a terminal there
+@pytest.mark.parametrize(
+    ("status", "ours"), [(9, 9), (255, 130)]
+)  # 255: ssh without a terminal there
 def test_ctrl_c_belongs_to_the_program_that_has_the_terminal(status: int, ours: int) -> None:
     script = (
         "import os, signal, sys\n"
@@ -106,8 +128,14 @@ def test_ctrl_c_belongs_to_the_program_that_has_the_terminal(status: int, ours: 
         f"try:\\n os.killpg(0, signal.SIGINT); signal.pause()\\nexcept KeyboardInterrupt:\\n sys.exit({status})'\n"
         "print(LocalRunner().attach([sys.executable, '-c', child]))\n"
     )
-    done = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, start_new_session=True, timeout=60,
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        [PYTHON, "-c", script],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=60,
+        check=False,
+    )
     assert (done.returncode, done.stdout.strip()) == (0, str(ours)), done.stderr
 
 
@@ -118,11 +146,20 @@ def test_programs_run_together_each_to_its_own_limit(tmp_path: Path) -> None:
         f"open({str(child)!r}, 'w').write(str(p.pid)); p.wait()"
     )
     began = time.monotonic()
-    quick, slow, fed = together([
-        Job((sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"), 30),
-        Job((sys.executable, "-c", late), 3),
-        Job(("cat",), 30, b"in", {"X": "1"}),
-    ])  # fmt: skip
+    quick, slow, fed = together(
+        [
+            Job(
+                (
+                    sys.executable,
+                    "-c",
+                    "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)",
+                ),
+                30,
+            ),
+            Job((sys.executable, "-c", late), 3),
+            Job(("cat",), 30, b"in", {"X": "1"}),
+        ]
+    )
     assert time.monotonic() - began < 6
     assert (quick.code, quick.out, quick.err, quick.timed_out) == (3, b"out\n", b"err\n", False)
     assert (slow.out, slow.timed_out) == (b"began\n", True)

@@ -25,13 +25,20 @@ FACTS = Facts(home="/home/alice", distribution=("ubuntu", "16.04"), free={"/": (
 
 def touch(name: str, *more: str, title: str = "") -> Step:
     """A step that makes a file in the home."""
-    return Step(name, title or f"the {name}", f"test -e ~/{name}", "\n".join((*more, f"touch ~/{name}")),
-                f"test -e ~/{name}")  # fmt: skip
+    return Step(
+        name,
+        title or f"the {name}",
+        f"test -e ~/{name}",
+        "\n".join((*more, f"touch ~/{name}")),
+        f"test -e ~/{name}",
+    )
 
 
 def planned(*steps: Step, login: str = "", sources: Sequence[Source] = ()) -> Plan:
     recipe = Recipe("tools", "tools", steps, ROOM, login=login, sources=tuple(sources))
-    return planner.plan("gpu7", FACTS, {"tools": recipe}, planner.order(["tools"], {"tools": recipe}))
+    return planner.plan(
+        "gpu7", FACTS, {"tools": recipe}, planner.order(["tools"], {"tools": recipe})
+    )
 
 
 class Told:
@@ -81,29 +88,42 @@ class TestCheck:
         made, _ = provision.check(link, HOST, planned(Step("x", "x", "false\ntrue", "true")))
         assert made.steps[0].state == "to do"
 
-    def test_a_check_that_hangs_on_input_or_ends_the_shell_spoils_nothing(self, link: ShellLink) -> None:
-        steps = [Step("a", "a", "read x", "true"), Step("b", "b", "exit 0", "true"), Step("c", "c", "if then", "true")]
+    def test_a_check_that_hangs_on_input_or_ends_the_shell_spoils_nothing(
+        self, link: ShellLink
+    ) -> None:
+        steps = [
+            Step("a", "a", "read x", "true"),
+            Step("b", "b", "exit 0", "true"),
+            Step("c", "c", "if then", "true"),
+        ]
         made, _ = provision.check(link, HOST, planned(*steps))
         assert [one.state for one in made.steps] == ["to do", "done", "to do"]
 
-    def test_files_are_summed_for_steps_that_are_to_do_only(self, link: ShellLink, tmp_path: Path) -> None:
+    def test_files_are_summed_for_steps_that_are_to_do_only(
+        self, link: ShellLink, tmp_path: Path
+    ) -> None:
         file = tmp_path / "my installer"
         file.write_bytes(b"abc")
         sources = [Source("INSTALLER", str(file)), Source("OTHER", "/nonexistent/file")]
         step = touch("one", 'test -r "$INSTALLER"', 'test ! -r "$OTHER"')
         _, files = provision.check(link, HOST, planned(step, sources=sources))
         assert [(one.name, one.path, one.size, one.sha256[:8]) for one in files] == [
-            ("INSTALLER", str(file), 3, "ba7816bf"), ("OTHER", "/nonexistent/file", 0, ""),
-        ]  # fmt: skip
+            ("INSTALLER", str(file), 3, "ba7816bf"),
+            ("OTHER", "/nonexistent/file", 0, ""),
+        ]
         (link.home / "one").touch()
         assert provision.check(link, HOST, planned(step, sources=sources))[1] == ()
 
     def test_no_room_is_refused(self, link: ShellLink) -> None:
         with pytest.raises(RefusedError, match="1000 MiB free"):
-            provision.check(link, HOST, planned(Step("x", "x", "false", "true", disk={"/usr": 2000})))
+            provision.check(
+                link, HOST, planned(Step("x", "x", "false", "true", disk={"/usr": 2000}))
+            )
 
     def test_an_answer_that_was_cut_is_an_error(self, link: ShellLink) -> None:
-        (link.home / "bin" / "mktemp").write_text("#!/bin/sh\necho 'mktemp: no space left' >&2\nexit 1\n")
+        (link.home / "bin" / "mktemp").write_text(
+            "#!/bin/sh\necho 'mktemp: no space left' >&2\nexit 1\n"
+        )
         (link.home / "bin" / "mktemp").chmod(0o755)
         with pytest.raises(ApexError, match="mktemp: no space left"):
             provision.check(link, HOST, planned(touch("one")))
@@ -119,25 +139,39 @@ class TestRun:
         assert (link.home / "log").read_text() == "once\n"
 
     def test_variables_and_files_reach_the_scripts_whole(self, link: ShellLink) -> None:
-        odd = "it's $HOME \"and\" `x` \\n 中文"
-        step = Step("one", "one", "test -e ~/one", f"cat >~/one <<'END'\n{odd}\nEND\nsay \"$PIP\" >~/pip")
+        odd = 'it\'s $HOME "and" `x` \\n 中文'
+        step = Step(
+            "one", "one", "test -e ~/one", f"cat >~/one <<'END'\n{odd}\nEND\nsay \"$PIP\" >~/pip"
+        )
         execute(link, planned(step))
         assert (link.home / "one").read_text() == f"{odd}\n"
         assert (link.home / "pip").read_text() == "20.3.4\n"
 
     def test_a_step_that_fails_ends_the_run_with_its_last_words(self, link: ShellLink) -> None:
-        plan, told = planned(touch("one"), Step("bad", "the bad", "false", "echo no disk\nfalse\ntouch ~/bad"),
-                             touch("three")), Told()  # fmt: skip
+        plan, told = (
+            planned(
+                touch("one"),
+                Step("bad", "the bad", "false", "echo no disk\nfalse\ntouch ~/bad"),
+                touch("three"),
+            ),
+            Told(),
+        )
         with pytest.raises(StepFailedError) as caught:
             execute(link, plan, told)
         assert caught.value.message == "gpu7: the bad: did not work; it said: no disk"
         assert (caught.value.exit_code, caught.value.said) == (1, ("no disk",))
         assert caught.value.hint == "apexgpu setup gpu7 tools   (goes on with this step)"
-        assert (told.did, (link.home / "bad").exists(), (link.home / "three").exists()) == (["one"], False, False)
+        assert (told.did, (link.home / "bad").exists(), (link.home / "three").exists()) == (
+            ["one"],
+            False,
+            False,
+        )
 
     def test_one_that_says_that_it_worked_and_did_not_is_found_out(self, link: ShellLink) -> None:
         with pytest.raises(StepFailedError, match="the liar: did not work"):
-            execute(link, planned(Step("liar", "the liar", "false", "echo all done", "test -e ~/liar")))
+            execute(
+                link, planned(Step("liar", "the liar", "false", "echo all done", "test -e ~/liar"))
+            )
 
     def test_it_goes_on_where_it_failed(self, link: ShellLink) -> None:
         plan = planned(touch("one", "echo once >>~/log"), touch("two", "test -e ~/cure"))
@@ -151,12 +185,16 @@ class TestRun:
 
     def test_a_step_that_hangs_is_ended_at_its_time_limit(self, link: ShellLink) -> None:
         link.variables["APEXGPU_STEP_LIMIT"] = "1"
-        with pytest.raises(StepFailedError, match="the one: did not work; it said: it took longer than it may"):
+        with pytest.raises(
+            StepFailedError, match="the one: did not work; it said: it took longer than it may"
+        ):
             execute(link, planned(touch("one", "sleep 300")))
 
     def test_a_home_that_takes_no_file_is_told_in_the_shells_words(self, link: ShellLink) -> None:
         (link.home / ".cache").touch()
-        with pytest.raises(StepFailedError, match=r"the setup could not begin; it said: .+setup/lock"):
+        with pytest.raises(
+            StepFailedError, match=r"the setup could not begin; it said: .+setup/lock"
+        ):
             execute(link, planned(touch("one")))
 
     def test_terminal_escapes_of_programs_are_not_passed_on(self, link: ShellLink) -> None:
@@ -188,10 +226,16 @@ class TestDrop:
     def test_a_lost_connection_is_made_again_while_the_work_goes_on(self, link: ShellLink) -> None:
         told = Told()
         link.drop = lambda line: "halfway" in line
-        execute(link, planned(touch("one"), touch("two", "echo once >>~/log", "echo halfway", "sleep 0.5")), told)
+        execute(
+            link,
+            planned(touch("one"), touch("two", "echo once >>~/log", "echo halfway", "sleep 0.5")),
+            told,
+        )
         assert told.did == ["one", "two"]
         assert (link.home / "log").read_text() == "once\n"
-        assert told.notes == ["the connection to gpu7 was lost; the work goes on there, connecting again"]
+        assert told.notes == [
+            "the connection to gpu7 was lost; the work goes on there, connecting again"
+        ]
 
     def test_what_has_ended_meanwhile_is_told_as_it_ended(self, link: ShellLink) -> None:
         def ended(_: str) -> None:
@@ -212,7 +256,9 @@ class TestDrop:
         with pytest.raises(UnreachableError) as caught:
             execute(link, planned(touch("one", "echo halfway", "sleep 0.3")))
         assert "goes on there" in caught.value.message
-        assert caught.value.hint == "apexgpu setup gpu7 tools   (follows it, and goes on from there)"
+        assert (
+            caught.value.hint == "apexgpu setup gpu7 tools   (follows it, and goes on from there)"
+        )
         assert len(link.commands) == 7
 
     def test_one_that_was_never_made_is_not_tried_again_and_again(self, link: ShellLink) -> None:
@@ -226,9 +272,15 @@ class TestDrop:
             execute(link, planned(touch("one")))
         assert len(link.commands) == 2
 
-    def test_a_run_that_was_killed_is_no_success_and_the_same_goes_on(self, link: ShellLink) -> None:
-        kill = Step("two", "the two", "test -e ~/two", "test -e ~/cure || kill -9 $(cat ~/.cache/apexgpu/setup/pid)\n"
-                    "sleep 0.1\ntouch ~/two")  # fmt: skip
+    def test_a_run_that_was_killed_is_no_success_and_the_same_goes_on(
+        self, link: ShellLink
+    ) -> None:
+        kill = Step(
+            "two",
+            "the two",
+            "test -e ~/two",
+            "test -e ~/cure || kill -9 $(cat ~/.cache/apexgpu/setup/pid)\nsleep 0.1\ntouch ~/two",
+        )
         plan = planned(touch("one"), kill)
         with pytest.raises(StepFailedError, match="was cut: the container was stopped"):
             execute(link, plan)
@@ -252,7 +304,9 @@ class TestTwo:
         first = self.start(link, planned(touch("one", *self.WAITS)))
         try:
             run = Run(provision.check(link, HOST, planned(touch("two")))[0], Told().teller)
-            with pytest.raises(ApexError, match="another setup is under way on gpu7: tools") as caught:
+            with pytest.raises(
+                ApexError, match="another setup is under way on gpu7: tools"
+            ) as caught:
                 provision.execute(link, HOST, run, known=(), actions={}, pause=lambda _: None)
             assert (caught.value.code, caught.value.exit_code) == ("busy", 1)
         finally:
@@ -275,7 +329,9 @@ class TestTwo:
     def test_following_what_has_ended_ends_at_once(self, link: ShellLink) -> None:
         execute(link, planned(touch("one", "echo words")))
         said: list[str] = []
-        provision.follow(link, HOST, (link.home / ".cache/apexgpu/setup/id").read_text().strip(), said.append)
+        provision.follow(
+            link, HOST, (link.home / ".cache/apexgpu/setup/id").read_text().strip(), said.append
+        )
         assert said == ["words"]
         assert link.limits[-1] == Limits(10, None, 90)  # a silence is a lost connection
 
@@ -285,7 +341,10 @@ class TestInterrupt:
         told = Told()
         link.interrupt = lambda line: "halfway" in line
         stopped = "~/.cache/apexgpu/setup/stop-*"
-        plan = planned(touch("one", "echo halfway", f"while ! test -e {stopped}; do sleep 0.02; done"), touch("two"))
+        plan = planned(
+            touch("one", "echo halfway", f"while ! test -e {stopped}; do sleep 0.02; done"),
+            touch("two"),
+        )
         with pytest.raises(KeyboardInterrupt):
             execute(link, plan, told)
         await_end(link)
@@ -296,7 +355,9 @@ class TestInterrupt:
         execute(link, plan, after)
         assert after.did == ["two"]
 
-    def test_a_host_that_does_not_answer_any_more_does_not_hold_the_interrupt_up(self, link: ShellLink) -> None:
+    def test_a_host_that_does_not_answer_any_more_does_not_hold_the_interrupt_up(
+        self, link: ShellLink
+    ) -> None:
         def gone(command: str) -> None:
             if command.startswith("touch "):
                 message = "gone"
@@ -310,7 +371,7 @@ class TestInterrupt:
 
 class TestLogin:
     def test_what_every_login_is_promised_is_proved_over_another_one(self, link: ShellLink) -> None:
-        execute(link, planned(touch("one"), login="test -e ~/one\ntest \"$PIP\" = 20.3.4"))
+        execute(link, planned(touch("one"), login='test -e ~/one\ntest "$PIP" = 20.3.4'))
         assert len(link.commands) == 3
         assert link.once[1:] == [True, True]  # neither over a connection that was there before
 
@@ -328,21 +389,39 @@ class TestAction:
         told = Told()
         plan, _ = provision.check(link, HOST, planned(touch("one"), self.STEP))
         run = Run(plan, told.teller)
-        provision.execute(link, HOST, run, known=(), pause=lambda _: None,
-                          actions={"renew_host_keys": (link.home / "keys").touch})  # fmt: skip
+        provision.execute(
+            link,
+            HOST,
+            run,
+            known=(),
+            pause=lambda _: None,
+            actions={"renew_host_keys": (link.home / "keys").touch},
+        )
         assert told.did == ["one", "keys"]
 
     def test_one_that_is_done_already_is_not_done_again(self, link: ShellLink) -> None:
         (link.home / "keys").touch()
         plan, _ = provision.check(link, HOST, planned(touch("one"), self.STEP))
-        provision.execute(link, HOST, Run(plan, Told().teller), known=(), pause=lambda _: None,
-                          actions={"renew_host_keys": lambda: pytest.fail("it was")})  # fmt: skip
+        provision.execute(
+            link,
+            HOST,
+            Run(plan, Told().teller),
+            known=(),
+            pause=lambda _: None,
+            actions={"renew_host_keys": lambda: pytest.fail("it was")},
+        )
 
     def test_one_that_had_no_effect_is_found_out(self, link: ShellLink) -> None:
         plan, _ = provision.check(link, HOST, planned(self.STEP))
         with pytest.raises(StepFailedError, match="the check after it does not find it so"):
-            provision.execute(link, HOST, Run(plan, Told().teller), known=(), pause=lambda _: None,
-                              actions={"renew_host_keys": lambda: None})  # fmt: skip
+            provision.execute(
+                link,
+                HOST,
+                Run(plan, Told().teller),
+                known=(),
+                pause=lambda _: None,
+                actions={"renew_host_keys": lambda: None},
+            )
 
 
 def test_a_whole_setup_fits_into_one_argument_of_a_shell() -> None:
@@ -350,18 +429,28 @@ def test_a_whole_setup_fits_into_one_argument_of_a_shell() -> None:
     from apexgpu.software.compatibility import Python
 
     recipes = recipe.load_all(ROOM)
-    facts = Facts(distribution=("ubuntu", "16.04"), driver="390.48", archives={"7.0.5": "/newNAS/x.tgz"},
-                  pythons=(Python("3.5.2"), Python("2.7.12")))  # fmt: skip
+    facts = Facts(
+        distribution=("ubuntu", "16.04"),
+        driver="390.48",
+        archives={"7.0.5": "/newNAS/x.tgz"},
+        pythons=(Python("3.5.2"), Python("2.7.12")),
+    )
     made = planner.plan("gpu7", facts, recipes, planner.order(list(recipes), recipes))
-    assert len(setupscript.command("run", "0123456789abcdef", made)) < 100_000  # Linux takes 131,072
+    assert (
+        len(setupscript.command("run", "0123456789abcdef", made)) < 100_000
+    )  # Linux takes 131,072
 
 
-@pytest.mark.parametrize("line", ["", "apexgpu@ did 1", "xapexgpu@ab did 1", "apexgpu@AB did 1", "apexgpu did 1"])
+@pytest.mark.parametrize(
+    "line", ["", "apexgpu@ did 1", "xapexgpu@ab did 1", "apexgpu@AB did 1", "apexgpu did 1"]
+)
 def test_what_is_no_mark_is_a_programs_word(line: str) -> None:
     assert setupscript.mark(line) is None
 
 
-@pytest.mark.parametrize("words", ["begin 0", "begin 3", "did 99", "failed -1", "begin x", "begin ²"])
+@pytest.mark.parametrize(
+    "words", ["begin 0", "begin 3", "did 99", "failed -1", "begin x", "begin ²"]
+)
 def test_a_mark_of_a_step_that_is_none_changes_nothing(words: str) -> None:
     told = Told()
     run = Run(planned(touch("one"), touch("two")), told.teller)

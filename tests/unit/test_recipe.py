@@ -37,7 +37,9 @@ def test_a_small_recipe_is_read_with_its_defaults(tmp_path: Path) -> None:
 
 def test_a_full_recipe_is_read_whole(tmp_path: Path) -> None:
     sha = "0" * 64
-    path = written(tmp_path, f"""
+    path = written(
+        tmp_path,
+        f"""
 summary = "a tool"
 needs = ["cuda"]
 choose = ["tensorflow"]
@@ -57,7 +59,8 @@ verify = "tool --version"
 do = "tar xf $ARCHIVE"
 disk = {{ "/usr/local" = 20, "~" = 3 }}
 when = {{ GROWTH = "hook", TAG = ["py35", "py36"] }}
-""")  # fmt: skip
+""",
+    )
     (path.parent / "files").mkdir()
     (path.parent / "files" / "patch.txt").write_text("x")
     found = recipe.load(path)
@@ -88,23 +91,67 @@ when = {{ GROWTH = "hook", TAG = ["py35", "py36"] }}
         ('title = "the tool"', 'title = "{HOME.x}"', "steps[1].title may name CUDA"),
         ('done = "test -e ~/tool"', "", "steps[1].done is missing"),
         ('do = "touch ~/tool"', "", "steps[1].do must be there, or else action"),
-        ('do = "touch ~/tool"', 'do = "x"\naction = "renew_host_keys"', "steps[1].do must be there, or else action"),
-        ('do = "touch ~/tool"', 'action = "reboot"', "steps[1].action must be one of renew_host_keys"),
+        (
+            'do = "touch ~/tool"',
+            'do = "x"\naction = "renew_host_keys"',
+            "steps[1].do must be there, or else action",
+        ),
+        (
+            'do = "touch ~/tool"',
+            'action = "reboot"',
+            "steps[1].action must be one of renew_host_keys",
+        ),
         ('do = "touch ~/tool"', 'do = "x"\nif = "y"', "steps[1].if is not known"),
-        ('do = "touch ~/tool"', 'do = "x"\nwhen = { DISTRO = "x" }', "steps[1].when.DISTRO must be one of CUDA"),
-        ('do = "touch ~/tool"', 'do = "x"\nwhen = { TAG = 3 }', "steps[1].when.TAG must be one of CUDA"),
+        (
+            'do = "touch ~/tool"',
+            'do = "x"\nwhen = { DISTRO = "x" }',
+            "steps[1].when.DISTRO must be one of CUDA",
+        ),
+        (
+            'do = "touch ~/tool"',
+            'do = "x"\nwhen = { TAG = 3 }',
+            "steps[1].when.TAG must be one of CUDA",
+        ),
         ('do = "touch ~/tool"', 'do = "x"\nwhen = "TAG"', "steps[1].when must be a table"),
-        ('do = "touch ~/tool"', 'do = "x"\ndisk = { usr = 3 }', "steps[1].disk.'usr' must be a path"),
-        ('do = "touch ~/tool"', "do = \"x\"\ndisk = { '/' = true }", "steps[1].disk.'/' must be a path"),
-        ('do = "touch ~/tool"', 'do = "x\\nEND_OF_APEXGPU_TEXT\\ny"', "steps[1].do holds what no script may hold"),
+        (
+            'do = "touch ~/tool"',
+            'do = "x"\ndisk = { usr = 3 }',
+            "steps[1].disk.'usr' must be a path",
+        ),
+        (
+            'do = "touch ~/tool"',
+            "do = \"x\"\ndisk = { '/' = true }",
+            "steps[1].disk.'/' must be a path",
+        ),
+        (
+            'do = "touch ~/tool"',
+            'do = "x\\nEND_OF_APEXGPU_TEXT\\ny"',
+            "steps[1].do holds what no script may hold",
+        ),
         ("[[steps]]", "[steps]", "steps must be a list of tables"),
         (GOOD, "summary = 'x'", "steps is missing"),
-        (GOOD, f"{GOOD}\n{GOOD[GOOD.index('[[steps]]'):]}", "steps has two of one name"),
-        ("[[steps]]", "[[sources]]\nname='x'\npath='/x'\n[[steps]]", "sources[1].name must be upper-case"),
-        ("[[steps]]", "[[sources]]\nname='CUDA'\npath='/x'\n[[steps]]", "sources[1].name must be upper-case"),
+        (GOOD, f"{GOOD}\n{GOOD[GOOD.index('[[steps]]') :]}", "steps has two of one name"),
+        (
+            "[[steps]]",
+            "[[sources]]\nname='x'\npath='/x'\n[[steps]]",
+            "sources[1].name must be upper-case",
+        ),
+        (
+            "[[steps]]",
+            "[[sources]]\nname='CUDA'\npath='/x'\n[[steps]]",
+            "sources[1].name must be upper-case",
+        ),
         ("[[steps]]", "[[sources]]\nname='X'\n[[steps]]", "sources[1].path is missing"),
-        ("[[steps]]", "[[sources]]\nname='X'\npath='/x'\nsha256=['abc']\n[[steps]]", "sources[1].sha256 must hold 64"),
-        ("[[steps]]", "[[sources]]\nname='X'\npath='/x'\nmd5='y'\n[[steps]]", "sources[1].md5 is not known"),
+        (
+            "[[steps]]",
+            "[[sources]]\nname='X'\npath='/x'\nsha256=['abc']\n[[steps]]",
+            "sources[1].sha256 must hold 64",
+        ),
+        (
+            "[[steps]]",
+            "[[sources]]\nname='X'\npath='/x'\nmd5='y'\n[[steps]]",
+            "sources[1].md5 is not known",
+        ),
         ("summary", "summary = =", "is not valid TOML"),
     ],
 )
@@ -122,7 +169,10 @@ def test_a_mistake_is_named_by_file_and_key(tmp_path: Path, old: str, new: str, 
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [(b"\xff", "is not there, or no text"), (b"x\nEND_OF_APEXGPU_TEXT\n", "holds what no script may hold")],
+    [
+        (b"\xff", "is not there, or no text"),
+        (b"x\nEND_OF_APEXGPU_TEXT\n", "holds what no script may hold"),
+    ],
 )
 def test_a_file_that_cannot_be_sent_is_named(tmp_path: Path, data: bytes, said: str) -> None:
     path = written(tmp_path, f"files = ['x.txt']\n{GOOD}")
@@ -159,8 +209,16 @@ SHIPPED = recipe.load_all(Path("/nonexistent"))
 
 def test_the_shipped_recipes_are_these() -> None:
     assert sorted(SHIPPED) == [
-        "cuda", "cudnn", "growth", "hostkeys", "jupyter", "pytorch", "tensorboard", "tensorflow", "x11",
-    ]  # fmt: skip
+        "cuda",
+        "cudnn",
+        "growth",
+        "hostkeys",
+        "jupyter",
+        "pytorch",
+        "tensorboard",
+        "tensorflow",
+        "x11",
+    ]
     assert SHIPPED["tensorflow"].needs == ("cuda", "cudnn", "growth")
 
 
@@ -174,10 +232,15 @@ def test_every_text_of_a_shipped_recipe_is_plain_sh(name: str, tmp_path: Path) -
             assert done.stderr == ""
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in Path(there.__file__).parent.glob("*.sh")))
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in Path(there.__file__).parent.glob("*.sh"))
+)
 def test_what_is_sent_is_plain_sh(name: str) -> None:
     script = Path(there.__file__).parent / name
-    assert subprocess.run(["sh", "-n", script], capture_output=True, text=True, check=False).stderr == ""
+    assert (
+        subprocess.run(["sh", "-n", script], capture_output=True, text=True, check=False).stderr
+        == ""
+    )
 
 
 def test_setup_installs_for_windows_what_x11_install_does() -> None:
@@ -190,7 +253,14 @@ def test_no_shipped_recipe_touches_the_driver_or_a_host_key_check() -> None:
     files = [path for path in recipe.PACKAGED.rglob("*") if path.suffix in {".toml", ".txt", ".py"}]
     texts = "".join(path.read_text() for path in files)
     texts += "".join(path.read_text() for path in Path(there.__file__).parent.glob("*.sh"))
-    for word in ("--driver", "StrictHostKeyChecking", "nvidia-3", "nvidia-driver", "trusted-host", "--force-yes"):
+    for word in (
+        "--driver",
+        "StrictHostKeyChecking",
+        "nvidia-3",
+        "nvidia-driver",
+        "trusted-host",
+        "--force-yes",
+    ):
         assert word not in texts
     assert "--silent --toolkit --override" in texts
 
@@ -200,7 +270,9 @@ def test_every_choice_has_its_constraints() -> None:
     tags = [f"py{python.replace('.', '')}" for python in PYTHONS]
     assert {f"tensorflow-{one.version}-{tag}.txt" for one in TENSORFLOW for tag in tags} <= files
     assert {f"pytorch-{PYTORCH}-{tag}.txt" for tag in tags} <= files
-    assert {f"{tool}-{tag}.txt" for tool in ("jupyter", "tensorboard-1.15.0") for tag in tags[1:]} <= files
+    assert {
+        f"{tool}-{tag}.txt" for tool in ("jupyter", "tensorboard-1.15.0") for tag in tags[1:]
+    } <= files
 
 
 @pytest.mark.parametrize("page", ["docs/software.md", "docs/zh/software.md"])

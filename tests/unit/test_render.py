@@ -17,20 +17,25 @@ class Terminal(io.StringIO):
         return True
 
 
-def screen(*, terminal: bool = False, **environment: str) -> tuple[Screen, io.StringIO, io.StringIO]:
+def screen(
+    *, terminal: bool = False, **environment: str
+) -> tuple[Screen, io.StringIO, io.StringIO]:
     out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
     return Screen(out=out, err=err, stdin=io.StringIO(), environment=environment), out, err
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("\x1b[2J\x1b]0;owned\x07", "\\x1b[2J\\x1b]0;owned\\x07"),
-    ("a\rb\nc\td", "a\\rb\\nc\\td"),
-    ("\x9b31m", "\\x9b31m"),
-    ("\u202eevil\u2066", "\\u202eevil\\u2066"),
-    ("zero\u200bwidth", "zero\\u200bwidth"),
-    ("line\u2028end\u2029", "line\\u2028end\\u2029"),
-    ("容器 é [bold]x[/bold]", "容器 é [bold]x[/bold]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J\x1b]0;owned\x07", "\\x1b[2J\\x1b]0;owned\\x07"),
+        ("a\rb\nc\td", "a\\rb\\nc\\td"),
+        ("\x9b31m", "\\x9b31m"),
+        ("\u202eevil\u2066", "\\u202eevil\\u2066"),
+        ("zero\u200bwidth", "zero\\u200bwidth"),
+        ("line\u2028end\u2029", "line\\u2028end\\u2029"),
+        ("容器 é [bold]x[/bold]", "容器 é [bold]x[/bold]"),
+    ],
+)
 def test_what_a_server_says_is_shown_and_not_done(text: str, shown: str) -> None:
     assert safe(text) == shown
     view, out, err = screen(terminal=True, NO_COLOR="1")
@@ -58,11 +63,23 @@ def test_reports_differences_and_what_lives_on_the_terminal_obey_no_server_eithe
         assert shown in err.getvalue()
 
 
-@pytest.mark.parametrize(("typed", "yes"), [
-    ("y\n", True), ("YES\n", True), ("是\n", True), ("\n", False), ("n\n", False), ("yep\n", False), ("y", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("typed", "yes"),
+    [
+        ("y\n", True),
+        ("YES\n", True),
+        ("是\n", True),
+        ("\n", False),
+        ("n\n", False),
+        ("yep\n", False),
+        ("y", True),
+    ],
+)
 def test_nothing_but_yes_is_yes(typed: str, yes: bool) -> None:
-    assert Screen(out=io.StringIO(), err=io.StringIO(), stdin=io.StringIO(typed)).confirm("Go ahead") is yes
+    assert (
+        Screen(out=io.StringIO(), err=io.StringIO(), stdin=io.StringIO(typed)).confirm("Go ahead")
+        is yes
+    )
 
 
 def test_the_end_of_input_is_no_answer() -> None:
@@ -71,10 +88,17 @@ def test_the_end_of_input_is_no_answer() -> None:
         view.ask("Name", default="alice")
 
 
-@pytest.mark.parametrize(("stdin", "err", "can"), [
-    (Terminal(), Terminal(), True), (Terminal(), io.StringIO(), False), (io.StringIO(), Terminal(), False),
-])  # fmt: skip
-def test_who_does_not_see_a_question_cannot_answer_it(stdin: io.StringIO, err: io.StringIO, can: bool) -> None:
+@pytest.mark.parametrize(
+    ("stdin", "err", "can"),
+    [
+        (Terminal(), Terminal(), True),
+        (Terminal(), io.StringIO(), False),
+        (io.StringIO(), Terminal(), False),
+    ],
+)
+def test_who_does_not_see_a_question_cannot_answer_it(
+    stdin: io.StringIO, err: io.StringIO, can: bool
+) -> None:
     assert Screen(out=io.StringIO(), err=err, stdin=stdin).can_ask is can
 
 
@@ -91,10 +115,18 @@ def test_markup_is_letters() -> None:
     assert "[red]no[/red] :smile:" in err.getvalue()
 
 
-@pytest.mark.parametrize(("terminal", "environment", "coloured"), [
-    (True, {}, True), (True, {"NO_COLOR": ""}, False), (True, {"TERM": "dumb"}, False), (False, {}, False),
-])  # fmt: skip
-def test_colour_is_for_terminals_that_want_it(terminal: bool, environment: dict[str, str], coloured: bool) -> None:
+@pytest.mark.parametrize(
+    ("terminal", "environment", "coloured"),
+    [
+        (True, {}, True),
+        (True, {"NO_COLOR": ""}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {}, False),
+    ],
+)
+def test_colour_is_for_terminals_that_want_it(
+    terminal: bool, environment: dict[str, str], coloured: bool
+) -> None:
     view, out, err = screen(terminal=terminal, **environment)
     view.good("done")
     view.table(("A",), [("b",)], styles=lambda _: "red")
@@ -123,7 +155,10 @@ def test_without_json_there_is_no_document() -> None:
 def test_an_error_as_a_value() -> None:
     assert error_value(None) is None
     assert error_value(ApexError("it broke", hint="mend it", code="broken")) == {
-        "code": "broken", "message": "it broke", "hint": "mend it"}  # fmt: skip
+        "code": "broken",
+        "message": "it broke",
+        "hint": "mend it",
+    }
 
 
 def test_columns_line_up_also_in_chinese_and_are_never_cut() -> None:
@@ -134,15 +169,32 @@ def test_columns_line_up_also_in_chinese_and_are_never_cut() -> None:
     assert columns(("A", "B"), [("x", "")]) == ["A  B", "x"]
 
 
-@pytest.mark.parametrize(("count", "text"), [
-    (None, "-"), (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3_040_870, "2.9 MiB"), (1 << 60, "1048576.0 TiB"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (3_040_870, "2.9 MiB"),
+        (1 << 60, "1048576.0 TiB"),
+    ],
+)
 def test_sizes(count: int | None, text: str) -> None:
     assert size(count) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (None, "-"), (0, "0 s"), (59.9, "59 s"), (60, "1 min"), (90, "1 min 30 s"), (7200, "2 h"), (273_600, "3 d 4 h"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (0, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (90, "1 min 30 s"),
+        (7200, "2 h"),
+        (273_600, "3 d 4 h"),
+    ],
+)
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text

@@ -188,11 +188,29 @@ VERDICTS: dict[str, str] = {
     "b31-snapshot-with-socket": GOOD,
 }
 EXIT_CODES = {
-    "not_registered": 6, "register_key": 6, "running": 6, "unknown_command": 6, "not_mapped": 6, "port": 2,
-    "stopped": 6, "token": 6, "no_snapshot": 6, "recover_bad": 1, "start_failed": 6, "iam_down": 6,
-    "snapshot_bad": 1, "connection_refused": 5, "iam_unknown": 6, "no_user": 2, "several_addresses": 6,
-    "no_route": 5, "no_rootfs": 6, "no_address": 6, "timeout": 5, "unexpected": 6,
-}  # fmt: skip
+    "not_registered": 6,
+    "register_key": 6,
+    "running": 6,
+    "unknown_command": 6,
+    "not_mapped": 6,
+    "port": 2,
+    "stopped": 6,
+    "token": 6,
+    "no_snapshot": 6,
+    "recover_bad": 1,
+    "start_failed": 6,
+    "iam_down": 6,
+    "snapshot_bad": 1,
+    "connection_refused": 5,
+    "iam_unknown": 6,
+    "no_user": 2,
+    "several_addresses": 6,
+    "no_route": 5,
+    "no_rootfs": 6,
+    "no_address": 6,
+    "timeout": 5,
+    "unexpected": 6,
+}
 HOST = Host("gpu7", "10.77.0.1", "alice", 22001)
 
 
@@ -230,7 +248,9 @@ def judge(recording: dict[str, Any]) -> str:
     where, command = words[0], words[1:]
     reply = Reply(recording["exit"], recording["stdout"], recording.get("stderr") or "")
     user, _, alias = where.rpartition("@")
-    role = "register" if user == "register" else "manage" if alias.endswith("-manage") else "container"
+    role = (
+        "register" if user == "register" else "manage" if alias.endswith("-manage") else "container"
+    )
     if reply.code == 255:
         code = openssh_link.failure(reply.err)
         assert code is not None
@@ -273,7 +293,11 @@ def test_start_tells_the_driver_notice_and_whether_the_install_went_well() -> No
 def test_status_reads_state_addresses_and_memory() -> None:
     found = recordings()
     container = replies.status(Reply(0, found["07-up-running"]["stdout"]), "gpu7")
-    assert (container.state, container.pid, container.addresses) == ("RUNNING", 19442, ("10.0.3.9",))
+    assert (container.state, container.pid, container.addresses) == (
+        "RUNNING",
+        19442,
+        ("10.0.3.9",),
+    )
     assert container.memory == round(2.89 * 1024 * 1024)
     two = replies.status(Reply(0, found["b06-status-two-ips"]["stdout"]), "gpu7")
     assert two.addresses == ("10.0.3.159", "172.17.0.1")
@@ -283,7 +307,10 @@ def test_stop_tells_what_it_unmapped() -> None:
     found = recordings()
     stopped = replies.stop(Reply(0, found["17-stop-running"]["stdout"]), "gpu7")
     assert stopped.was_running
-    assert stopped.unmapped == ("10.77.0.1:22001 => container:22", "10.77.0.1:11001 => container:6006")
+    assert stopped.unmapped == (
+        "10.77.0.1:22001 => container:22",
+        "10.77.0.1:11001 => container:6006",
+    )
     assert stopped.ports == (6006,)
     assert not replies.stop(Reply(0, found["18-stop-stopped"]["stdout"]), "gpu7").was_running
 
@@ -328,9 +355,9 @@ def test_only_an_exact_entry_of_the_list_is_a_map() -> None:
 
 def test_offers_carry_token_path_and_size() -> None:
     found = recordings()
-    assert archives.snapshot_offer(Reply(0, found["20-snapshot"]["stdout"]), "gpu7") == archives.Offer(
-        "cbf35a63", None, "186M"
-    )
+    assert archives.snapshot_offer(
+        Reply(0, found["20-snapshot"]["stdout"]), "gpu7"
+    ) == archives.Offer("cbf35a63", None, "186M")
     offer = archives.recover_offer(Reply(0, found["29-rebuild"]["stdout"]), "gpu7")
     assert offer == archives.Offer("89019c8a", "/NAS/Workspaces/lxc-snapshot/template.tar.gz")
 
@@ -344,7 +371,11 @@ def test_offers_carry_token_path_and_size() -> None:
         ("tar: Ignoring unknown extended header keyword 'SCHILY.fflags'", False, False),
         ("tar: rootfs/home/x: Cannot stat: Permission denied", True, True),
         ("tar: rootfs/home/x: File shrank by 4096 bytes; padding with zeros", True, True),
-        ("tar: rootfs/home/x: Read error at byte 0, while reading 512 bytes: Input/output error", True, True),
+        (
+            "tar: rootfs/home/x: Read error at byte 0, while reading 512 bytes: Input/output error",
+            True,
+            True,
+        ),
         ("tar: Exiting with failure status due to previous errors", True, True),
         ("tar (child): /NAS/a.tar.gz: Cannot open: Permission denied", True, True),
         ("gzip: stdout: Disk quota exceeded", True, True),
@@ -361,11 +392,15 @@ def test_offers_carry_token_path_and_size() -> None:
         ("chmod: cannot access 'rootfs/home/alice': No such file or directory", False, True),
         ("mkdir: cannot create directory 'rootfs/home': Read-only file system", False, True),
     ],
-)  # fmt: skip
-def test_which_words_on_stderr_are_trouble(line: str, snapshot_bad: bool, recover_bad: bool) -> None:
+)
+def test_which_words_on_stderr_are_trouble(
+    line: str, snapshot_bad: bool, recover_bad: bool
+) -> None:
     found = recordings()
-    for name, read, bad in (("22-snapshot-token", archives.snapshot, snapshot_bad),
-                            ("26-recover-token", archives.recover, recover_bad)):  # fmt: skip
+    for name, read, bad in (
+        ("22-snapshot-token", archives.snapshot, snapshot_bad),
+        ("26-recover-token", archives.recover, recover_bad),
+    ):
         reply = Reply(0, found[name]["stdout"], f"{line}\n")
         if not bad:
             assert read(reply, "gpu7").path
@@ -388,8 +423,12 @@ def test_a_recover_that_does_not_say_that_it_is_done_is_not() -> None:
         archives.recover(Reply(0, re.sub(r"(?m)^.*Done.*\n", "", said)), "gpu7")
 
 
-@pytest.mark.parametrize("text", ["", "hello\n", "<html>502</html>", "========== Hi, alice\n", "State:  RUNNING\n"])
-@pytest.mark.parametrize("words", [[], ["help"], ["stop"], ["port"], ["snapshot"], ["snapshot", "x"], ["recover"]])
+@pytest.mark.parametrize(
+    "text", ["", "hello\n", "<html>502</html>", "========== Hi, alice\n", "State:  RUNNING\n"]
+)
+@pytest.mark.parametrize(
+    "words", [[], ["help"], ["stop"], ["port"], ["snapshot"], ["snapshot", "x"], ["recover"]]
+)
 def test_unknown_text_is_an_error_that_keeps_the_text(words: list[str], text: str) -> None:
     with pytest.raises(ApexError) as caught:
         reader(words)(Reply(0, text), "gpu7")
@@ -400,7 +439,10 @@ def test_unknown_text_is_an_error_that_keeps_the_text(words: list[str], text: st
 @pytest.mark.parametrize("words", [[], ["help"], ["stop"], ["snapshot"]])
 def test_an_ordinary_shell_is_what_a_cut_register_leaves(words: list[str]) -> None:
     with pytest.raises(ApexError) as caught:
-        reader(words)(Reply(0, "GNU bash, version 4.3.48(1)-release\nThese shell commands are defined\n"), "gpu7")
+        reader(words)(
+            Reply(0, "GNU bash, version 4.3.48(1)-release\nThese shell commands are defined\n"),
+            "gpu7",
+        )
     assert (caught.value.hint or "").startswith("apexgpu register gpu7")
 
 

@@ -34,9 +34,20 @@ def test_only_an_rsync_that_can_do_it_is_used(line: str, good: bool) -> None:
 
 
 COMMON = [
-    "rsync", "--links", "--perms", "--times", "--inplace", "--no-inc-recursive", "--stats", "--no-human-readable",
-    "--info=progress2", "--no-motd", "--exclude=.apexgpu-*.part", "-e", "ssh -F '/home/a b/it''s' -x",
-]  # fmt: skip
+    "rsync",
+    "--links",
+    "--perms",
+    "--times",
+    "--inplace",
+    "--no-inc-recursive",
+    "--stats",
+    "--no-human-readable",
+    "--info=progress2",
+    "--no-motd",
+    "--exclude=.apexgpu-*.part",
+    "-e",
+    "ssh -F '/home/a b/it''s' -x",
+]
 
 
 @pytest.mark.parametrize(
@@ -44,16 +55,34 @@ COMMON = [
     [
         (
             Errand(True, b"/here/t", b"/there/.s", compare=True),
-            ["--rsync-path=cd /there/.s && exec rsync", "--recursive", "--delete", "--compare-dest=..",
-             "./", "gpu7:./"],
+            [
+                "--rsync-path=cd /there/.s && exec rsync",
+                "--recursive",
+                "--delete",
+                "--compare-dest=..",
+                "./",
+                "gpu7:./",
+            ],
         ),
         (
             Errand(False, b"/here/.s", b"/a b/$(x)\n'"),
-            ["--rsync-path=cd '/a b/$(x)\n'\"'\"'' && exec rsync", "--recursive", "--delete", "gpu7:./", "./"],
+            [
+                "--rsync-path=cd '/a b/$(x)\n'\"'\"'' && exec rsync",
+                "--recursive",
+                "--delete",
+                "gpu7:./",
+                "./",
+            ],
         ),
         (
             Errand(True, b"/here", b"/there/.s", b"-name:[x]"),
-            ["--rsync-path=cd /there/.s && exec rsync", "--from0", "--files-from=/tmp/n", "./", "gpu7:./"],
+            [
+                "--rsync-path=cd /there/.s && exec rsync",
+                "--from0",
+                "--files-from=/tmp/n",
+                "./",
+                "gpu7:./",
+            ],
         ),
     ],
     ids=["tree up", "tree down, a wild directory", "a file"],
@@ -87,9 +116,16 @@ def test_progress_is_bytes(piece: bytes, found: int | None) -> None:
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("Total file size: 1,234,567 bytes\nLiteral data: 2,496 bytes\nMatched data: 5 bytes\n", 2496),
-     ("Literal data: 30000013 bytes\n", 30_000_013), ("Number of files: 1\n", 0), ("", 0)],
-)  # fmt: skip
+    [
+        (
+            "Total file size: 1,234,567 bytes\nLiteral data: 2,496 bytes\nMatched data: 5 bytes\n",
+            2496,
+        ),
+        ("Literal data: 30000013 bytes\n", 30_000_013),
+        ("Number of files: 1\n", 0),
+        ("", 0),
+    ],
+)
 def test_what_had_to_travel_is_read_with_and_without_commas(text: str, found: int) -> None:
     assert sent(text) == found
 
@@ -97,17 +133,37 @@ def test_what_had_to_travel_is_read_with_and_without_commas(text: str, found: in
 @pytest.mark.parametrize(
     ("code", "err", "exit_code", "said"),
     [
-        (11, 'rsync: [receiver] write failed on "/d/x": No space left on device (28)\nrsync error: error in file IO '
-             "(code 11) at receiver.c(381)", 1, "the disk is full on gpu7"),
-        (11, 'rsync: write failed on "x": Disk quota exceeded (122)', 1, "your quota is full on gpu7"),
-        (23, 'rsync: [sender] send_files failed to open "/x": Permission denied (13)', 6, "permission denied"),
-        (12, "rsync: connection unexpectedly closed (73 bytes received so far) [sender]\nrsync error: error in rsync "
-             "protocol data stream (code 12) at io.c(231)", 5, "the connection to gpu7 was lost"),
+        (
+            11,
+            'rsync: [receiver] write failed on "/d/x": No space left on device (28)\nrsync error: error in file IO '
+            "(code 11) at receiver.c(381)",
+            1,
+            "the disk is full on gpu7",
+        ),
+        (
+            11,
+            'rsync: write failed on "x": Disk quota exceeded (122)',
+            1,
+            "your quota is full on gpu7",
+        ),
+        (
+            23,
+            'rsync: [sender] send_files failed to open "/x": Permission denied (13)',
+            6,
+            "permission denied",
+        ),
+        (
+            12,
+            "rsync: connection unexpectedly closed (73 bytes received so far) [sender]\nrsync error: error in rsync "
+            "protocol data stream (code 12) at io.c(231)",
+            5,
+            "the connection to gpu7 was lost",
+        ),
         (255, "client_loop: send disconnect: Broken pipe", 5, "the connection to gpu7 was lost"),
         (30, "", 5, "the connection to gpu7 was lost"),
         (3, "", 1, "rsync: exit 3"),
     ],
-)  # fmt: skip
+)
 def test_exit_codes_become_our_errors(code: int, err: str, exit_code: int, said: str) -> None:
     # EXIT VALUES in rsync(1).
     error: ApexError = failed(code, err, host="gpu7", writer="gpu7")
@@ -128,7 +184,8 @@ def test_ssh_is_careful_everywhere_and_shares_its_connection_where_it_can(
     assert options["BatchMode"] == "yes"
     assert options["ConnectTimeout"] == "10"
     assert (options["ControlMaster"], options["ControlPath"]) == (
-        ("no", "none") if platform == "win32" else ("yes", "/run/c/s"))  # fmt: skip
+        ("no", "none") if platform == "win32" else ("yes", "/run/c/s")
+    )
     assert options["RemoteCommand"] == "none"  # else the user's own would run instead of SFTP
     follower = sshpipe.options(connect=10, ask=True, control=control, master=False)
     assert "ControlMaster=no" in follower
@@ -146,7 +203,11 @@ def test_a_connection_names_config_address_and_alias() -> None:
 @pytest.mark.parametrize(
     ("platform", "hint"),
     # macOS ships 2.6.9 or openrsync; https://formulae.brew.sh/formula/rsync is the real one.
-    [("linux", "sudo apt install rsync"), ("darwin", "brew install rsync"), ("win32", "leave --method out")],
+    [
+        ("linux", "sudo apt install rsync"),
+        ("darwin", "brew install rsync"),
+        ("win32", "leave --method out"),
+    ],
 )
 def test_a_laptop_without_it_is_told_how_to_get_it(platform: str, hint: str) -> None:
     error = rsync.absent(platform)

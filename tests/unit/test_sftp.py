@@ -26,18 +26,30 @@ def name(value: bytes, mode: int = 0o100644, *, more: bool = False) -> bytes:
     """One entry of a listing: size 7, owner, mode, times; `more` adds an extended attribute."""
     flags = 0xF | (0x80000000 if more else 0)
     attributes = struct.pack(">IQIIIII", flags, 7, 1000, 1000, mode, 5, 6)
-    return string(value) + string(b"-rw-r--r-- ...") + attributes + \
-        (struct.pack(">I", 1) + string(b"x@y") + string(b"z") if more else b"")  # fmt: skip
+    return (
+        string(value)
+        + string(b"-rw-r--r-- ...")
+        + attributes
+        + (struct.pack(">I", 1) + string(b"x@y") + string(b"z") if more else b"")
+    )
 
 
-def talk(answer: Answer, work: Callable[[Client], Coroutine[Any, Any, Any]], *, hello: bytes | None = None) -> Any:
+def talk(
+    answer: Answer,
+    work: Callable[[Client], Coroutine[Any, Any, Any]],
+    *,
+    hello: bytes | None = None,
+) -> Any:
     """Run `work` with a client whose server gives `answer(kind, body)` to every request; kind 0 is none."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await reader.readexactly(9)
-            writer.write(packet(2, struct.pack(">I", 3) + string(b"posix-rename@openssh.com") + string(b"1"))
-                         if hello is None else hello)  # fmt: skip
+            writer.write(
+                packet(2, struct.pack(">I", 3) + string(b"posix-rename@openssh.com") + string(b"1"))
+                if hello is None
+                else hello
+            )
             while True:
                 length, _ = struct.unpack(">IB", head := await reader.readexactly(5))
                 body = await reader.readexactly(length - 1)
@@ -72,16 +84,27 @@ def listing(*names: bytes) -> Answer:
             return 102, string(b"h")
         if kind == 12 and pages:
             return 104, pages.pop()
-        return 101, struct.pack(">I", sftp.END if kind == 12 else sftp.OK) + string(b"") + string(b"")
+        return 101, struct.pack(">I", sftp.END if kind == 12 else sftp.OK) + string(b"") + string(
+            b""
+        )
 
     return answer
 
 
 def test_a_listing_leaves_out_the_directory_itself_and_reads_every_attribute() -> None:
-    names = name(b"."), name(b".."), name(b"\xe9\n", more=True), name(b"d", 0o040755), name(b"p", 0o010600)
+    names = (
+        name(b"."),
+        name(b".."),
+        name(b"\xe9\n", more=True),
+        name(b"d", 0o040755),
+        name(b"p", 0o010600),
+    )
     found = talk(listing(*names), lambda client: client.listing(b"/x"))
-    assert found == [Entry(b"\xe9\n", "file", 7, 6, 0o644), Entry(b"d", "directory", 7, 6, 0o755),
-                     Entry(b"p", "other", 7, 6, 0o600)]  # fmt: skip
+    assert found == [
+        Entry(b"\xe9\n", "file", 7, 6, 0o644),
+        Entry(b"d", "directory", 7, 6, 0o755),
+        Entry(b"p", "other", 7, 6, 0o600),
+    ]
 
 
 @pytest.mark.parametrize("bad", [b"../../.bashrc", b"/etc/passwd", b"a/b", b"", b"a\0b"])
@@ -98,7 +121,9 @@ def test_what_is_no_sftp_is_shown_as_it_begins() -> None:
 
 def test_a_refusal_has_its_code_and_words_and_what_is_missing_is_none() -> None:
     def answer(kind: int, _: bytes) -> tuple[int, bytes]:
-        return 101, struct.pack(">I", sftp.NO_SUCH_FILE if kind == 7 else sftp.DENIED) + string(b"No!") + string(b"")
+        return 101, struct.pack(">I", sftp.NO_SUCH_FILE if kind == 7 else sftp.DENIED) + string(
+            b"No!"
+        ) + string(b"")
 
     assert talk(answer, lambda client: client.find(b"/x")) is None
     with pytest.raises(SftpError, match="No!") as caught:
@@ -142,7 +167,9 @@ def refusing(what: int, code: int) -> Answer:
     def answer(kind: int, _: bytes) -> tuple[int, bytes]:
         if kind in {3, 11}:
             return 102, string(b"h")
-        return 101, struct.pack(">I", code if kind == what else sftp.OK) + string(b"No!") + string(b"")
+        return 101, struct.pack(">I", code if kind == what else sftp.OK) + string(b"No!") + string(
+            b""
+        )
 
     return answer
 
@@ -157,12 +184,17 @@ def test_a_directory_or_a_file_that_breaks_off_is_not_at_its_end(code: int) -> N
 
 
 def test_what_a_close_or_a_write_says_is_heard() -> None:
-    for kind, work in ((4, lambda client: client.shut(b"h")), (6, lambda client: client.write(b"h", 0, b"x"))):
+    for kind, work in (
+        (4, lambda client: client.shut(b"h")),
+        (6, lambda client: client.write(b"h", 0, b"x")),
+    ):
         with pytest.raises(SftpError):
             talk(refusing(kind, sftp.FAILURE), work)
 
 
-def heard_by(server: Answer, work: Callable[[Client], Coroutine[Any, Any, Any]]) -> list[tuple[int, bytes]]:
+def heard_by(
+    server: Answer, work: Callable[[Client], Coroutine[Any, Any, Any]]
+) -> list[tuple[int, bytes]]:
     """The requests that reach a server."""
     heard: list[tuple[int, bytes]] = []
 
@@ -193,7 +225,9 @@ def test_what_is_made_is_the_owners_alone_until_it_is_dressed() -> None:
 
 @pytest.mark.parametrize(("mtime", "sent"), [(5, 5), (-1, 0), (1 << 40, 0xFFFFFFFF)])
 def test_a_time_that_the_protocol_cannot_say_is_the_nearest(mtime: int, sent: int) -> None:
-    ((_, body),) = heard_by(refusing(0, sftp.OK), lambda client: client.dress(b"/f", mode=0o640, mtime=mtime))
+    ((_, body),) = heard_by(
+        refusing(0, sftp.OK), lambda client: client.dress(b"/f", mode=0o640, mtime=mtime)
+    )
     assert body == string(b"/f") + struct.pack(">IIII", 12, 0o640, sent, sent)
 
 
@@ -202,21 +236,35 @@ def test_links_are_listed_with_where_they_lead() -> None:
 
     def answer(kind: int, body: bytes) -> tuple[int, bytes]:
         if kind == 19:
-            return 104, struct.pack(">I", 1) + string(b"to " + body[-1:]) + string(b"") + struct.pack(">I", 0)
+            return 104, struct.pack(">I", 1) + string(b"to " + body[-1:]) + string(
+                b""
+            ) + struct.pack(">I", 0)
         return names(kind, body)
 
     found = talk(answer, lambda client: client.listing(b"/x"))
-    assert [(one.name, one.target) for one in found] == [(b"l", b"to l"), (b"f", b""), (b"m", b"to m")]
+    assert [(one.name, one.target) for one in found] == [
+        (b"l", b"to l"),
+        (b"f", b""),
+        (b"m", b"to m"),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("read", "write", "chunk"), [(0, 0, 1 << 17), (1 << 16, 0, 1 << 16), (1 << 20, 1 << 15, 1 << 15),
-                                 (1 << 30, 1 << 30, 1 << 17)],
-)  # fmt: skip
+    ("read", "write", "chunk"),
+    [
+        (0, 0, 1 << 17),
+        (1 << 16, 0, 1 << 16),
+        (1 << 20, 1 << 15, 1 << 15),
+        (1 << 30, 1 << 30, 1 << 17),
+    ],
+)
 def test_a_servers_own_limits_are_kept(read: int, write: int, chunk: int) -> None:
     hello = packet(2, struct.pack(">I", 3) + string(b"limits@openssh.com") + string(b"1"))
 
     async def work(client: Client) -> int:
         return client.chunk
 
-    assert talk(lambda *_: (201, struct.pack(">QQQQ", 1 << 18, read, write, 0)), work, hello=hello) == chunk
+    assert (
+        talk(lambda *_: (201, struct.pack(">QQQQ", 1 << 18, read, write, 0)), work, hello=hello)
+        == chunk
+    )

@@ -45,8 +45,14 @@ GOOD = Reading(100, 5, False, 0, 0, 12, True, "a" * 64)
 
 
 def sh(script: str, **environment: str) -> Reply:
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False,
-                          env={**os.environ, **environment})  # fmt: skip
+    done = subprocess.run(
+        ["sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
     return Reply(done.returncode, done.stdout, done.stderr)
 
 
@@ -78,14 +84,22 @@ class TestNames:
         [
             ("alice.tar.gz", ("alice", UNKNOWN, "")),
             ("alice-gpu2-20231114T221320Z.tar.gz", ("alice-gpu2-20231114T221320Z", "gpu2", "")),
-            ("alice-my-gpu-20231114T221320Z-a-b.tar.gz", ("alice-my-gpu-20231114T221320Z-a-b", "my-gpu", "a-b")),
-            ("alice-unknown-20231114T221320Z.tar.gz", ("alice-unknown-20231114T221320Z", UNKNOWN, "")),
+            (
+                "alice-my-gpu-20231114T221320Z-a-b.tar.gz",
+                ("alice-my-gpu-20231114T221320Z-a-b", "my-gpu", "a-b"),
+            ),
+            (
+                "alice-unknown-20231114T221320Z.tar.gz",
+                ("alice-unknown-20231114T221320Z", UNKNOWN, ""),
+            ),
             ("alice-b.tar.gz", None),
             ("alice-b-gpu2-20231114T221320Z.tar.gz", None),
             ("alice-gpu2.tar.gz", None),
         ],
     )
-    def test_only_files_of_this_user_are_archives(self, file: str, found: tuple[str, str, str] | None) -> None:
+    def test_only_files_of_this_user_are_archives(
+        self, file: str, found: tuple[str, str, str] | None
+    ) -> None:
         one = archive("alice", HOSTS, f"/NAS/{file}", (1, 2, 0o600), None)
         assert (one and (one.name, one.host, one.label)) == found
 
@@ -97,12 +111,20 @@ class TestNames:
 
     @pytest.mark.parametrize(
         ("shown", "size", "blocks", "agree"),
-        [("68M", 71_000_000, 0, True), ("4.0K", 2250, 4096, True), ("68M", 30_000_000, 30_001_152, False),
-         ("68M", 50_000_000, 50_001_920, False), ("1.2G", 1_250_000_000, 0, True), ("x", 1, 512, False),
-         ("68M", 35_000_000, 70_000_000, True),  # a NAS that keeps two copies
-         ("512", 52_000_000, 512, True)],  # one that has not laid it out yet
-    )  # fmt: skip
-    def test_sizes_are_compared_as_far_as_du_tells_them(self, shown: str, size: int, blocks: int, agree: bool) -> None:
+        [
+            ("68M", 71_000_000, 0, True),
+            ("4.0K", 2250, 4096, True),
+            ("68M", 30_000_000, 30_001_152, False),
+            ("68M", 50_000_000, 50_001_920, False),
+            ("1.2G", 1_250_000_000, 0, True),
+            ("x", 1, 512, False),
+            ("68M", 35_000_000, 70_000_000, True),  # a NAS that keeps two copies
+            ("512", 52_000_000, 512, True),
+        ],  # one that has not laid it out yet
+    )
+    def test_sizes_are_compared_as_far_as_du_tells_them(
+        self, shown: str, size: int, blocks: int, agree: bool
+    ) -> None:
         assert sizes_agree(shown, replace(GOOD, size=size, blocks=blocks)) is agree
 
 
@@ -116,12 +138,18 @@ class TestManifest:
         text = self.NOTE.text("alice")
         one = archive("alice", HOSTS, "/NAS/alice.tar.gz", (100, 1_700_000_000, 0o644), text)
         assert one is not None
-        assert (one.name, one.verified, one.others_can_read) == ("alice-gpu2-20231114T221320Z-x", 1_700_000_100, True)
+        assert (one.name, one.verified, one.others_can_read) == (
+            "alice-gpu2-20231114T221320Z-x",
+            1_700_000_100,
+            True,
+        )
         other = archive("alice", HOSTS, "/NAS/alice.tar.gz", (101, 1_700_000_000, 0o644), text)
         assert other is not None
         assert (other.name, other.verified, other.sha256) == ("alice", None, None)
 
-    @pytest.mark.parametrize(("mode", "open_to_all"), [(0o644, True), (0o600, False), (0o640, False), (0o604, True)])
+    @pytest.mark.parametrize(
+        ("mode", "open_to_all"), [(0o644, True), (0o600, False), (0o640, False), (0o604, True)]
+    )
     def test_what_the_mode_lets_others_do(self, mode: int, open_to_all: bool) -> None:
         one = archive("alice", HOSTS, "/NAS/alice.tar.gz", (1, 2, mode), None)
         assert one is not None
@@ -129,10 +157,19 @@ class TestManifest:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "{", "[]", "null", '{"schema": 2}', NOTE.text("bob"), NOTE.text("alice").replace("gpu2", "../x"),
-         NOTE.text("alice").replace('"label": "x"', '"label": "/../x"'),
-         NOTE.text("alice").replace("b" * 64, "short"), NOTE.text("alice").replace('"bytes": 100', '"bytes": "x"')],
-    )  # fmt: skip
+        [
+            "",
+            "{",
+            "[]",
+            "null",
+            '{"schema": 2}',
+            NOTE.text("bob"),
+            NOTE.text("alice").replace("gpu2", "../x"),
+            NOTE.text("alice").replace('"label": "x"', '"label": "/../x"'),
+            NOTE.text("alice").replace("b" * 64, "short"),
+            NOTE.text("alice").replace('"bytes": 100', '"bytes": "x"'),
+        ],
+    )
     def test_anything_else_is_none(self, text: str) -> None:
         assert read_manifest(text, "alice") is None
 
@@ -181,8 +218,13 @@ class TestChoice:
             default([], "gpu2", own.path)
 
     def test_a_rotation_keeps_the_newest_and_the_last_verified(self) -> None:
-        found = [saved("a", 1, verified=9), saved("b", 2, verified=9), saved("c", 3), saved("d", 4),
-                 saved("e", 1, host="gpu12")]  # fmt: skip
+        found = [
+            saved("a", 1, verified=9),
+            saved("b", 2, verified=9),
+            saved("c", 3),
+            saved("d", 4),
+            saved("e", 1, host="gpu12"),
+        ]
         assert [one.name for one in to_rotate(found, 2)] == ["a"]
         assert [one.name for one in to_rotate(found, 1)] == ["c", "a"]
         assert to_rotate(found, 5) == []
@@ -214,8 +256,15 @@ def theirs() -> Iterator[Path]:
 def as_nobody(script: str) -> Reply:
     """A script run by one who may not do everything: this user, or nobody where this is root."""
     who = {"user": 65534, "group": 65534, "extra_groups": []} if ROOT else {}
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False, cwd="/",
-                          **who)  # type: ignore[call-overload]  # as the keywords of Popen
+    done = subprocess.run(
+        ["sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd="/",
+        **who,
+    )  # type: ignore[call-overload]  # as the keywords of Popen
     return Reply(done.returncode, done.stdout, done.stderr)
 
 
@@ -227,10 +276,17 @@ class TestScripts:
         stat = one.stat()
         note = Manifest("gpu2", "", int(stat.st_mtime), stat.st_size, "c" * 64, 7)
         (nas / "alice.tar.gz.json").write_text(note.text("alice") + "\n")
-        sight = answers.saw(sh(scripts.look(str(nas), "alice")), "gpu2", directory=str(nas), user="alice",
-                            hosts=HOSTS)  # fmt: skip
+        sight = answers.saw(
+            sh(scripts.look(str(nas), "alice")),
+            "gpu2",
+            directory=str(nas),
+            user="alice",
+            hosts=HOSTS,
+        )
         assert {found.path.rpartition("/")[2] for found in sight.archives} == {
-            "alice.tar.gz", "alice-gpu2-20231114T221320Z-o'x y.tar.gz"}  # fmt: skip
+            "alice.tar.gz",
+            "alice-gpu2-20231114T221320Z-o'x y.tar.gz",
+        }
         (own,) = [found for found in sight.archives if found.path == str(one)]
         assert own.verified == 7
         assert sight.writable
@@ -245,21 +301,37 @@ class TestScripts:
     def test_look_passes_over_a_name_that_speaks_in_our_words(self, nas: Path) -> None:
         (nas / "alice.tar.gz").write_text("x")
         (nas / "alice-a\nfree 5\nfile 9 9 600 alice-gpu2-20231114T221320Z.tar.gz").write_text("x")
-        sight = answers.saw(sh(scripts.look(str(nas), "alice")), "gpu2", directory=str(nas), user="alice",
-                            hosts=HOSTS)  # fmt: skip
+        sight = answers.saw(
+            sh(scripts.look(str(nas), "alice")),
+            "gpu2",
+            directory=str(nas),
+            user="alice",
+            hosts=HOSTS,
+        )
         assert [one.path for one in sight.archives] == [str(nas / "alice.tar.gz")]
         assert sight.free != 5 << 10
 
     def test_look_sees_the_archive_behind_a_link(self, nas: Path) -> None:
         (nas / "elsewhere").write_text("12345")
         (nas / "alice.tar.gz").symlink_to("elsewhere")
-        sight = answers.saw(sh(scripts.look(str(nas), "alice")), "gpu2", directory=str(nas), user="alice",
-                            hosts=HOSTS)  # fmt: skip
+        sight = answers.saw(
+            sh(scripts.look(str(nas), "alice")),
+            "gpu2",
+            directory=str(nas),
+            user="alice",
+            hosts=HOSTS,
+        )
         assert [one.size for one in sight.archives] == [5]
 
     def test_look_where_there_is_nothing(self, nas: Path) -> None:
         with pytest.raises(RefusedError, match="does not see"):
-            answers.saw(sh(scripts.look(f"{nas}/no", "alice")), "gpu2", directory="x", user="alice", hosts=HOSTS)
+            answers.saw(
+                sh(scripts.look(f"{nas}/no", "alice")),
+                "gpu2",
+                directory="x",
+                user="alice",
+                hosts=HOSTS,
+            )
 
     def test_a_good_archive_is_read_to_its_end(self, nas: Path) -> None:
         path = make(nas / "it's.tar.gz", "rootfs/etc/hostname", PUBLIC, "rootfs/b")
@@ -274,7 +346,10 @@ class TestScripts:
         path = make(nas / "a.tar.gz", "rootfs/a")
         reply = sh(scripts.test(str(path)))
         changed = re.sub(r"(?m)^after (\d+) \d+$", r"after \1 1", reply.out)
-        assert answers.tested(Reply(0, changed), "gpu2", str(path)).trouble == "it was being written while it was read"
+        assert (
+            answers.tested(Reply(0, changed), "gpu2", str(path)).trouble
+            == "it was being written while it was read"
+        )
 
     @pytest.mark.parametrize("damage", ["cut", "flip", "garbage", "empty", "no-root"])
     def test_no_damage_passes(self, nas: Path, damage: str) -> None:
@@ -284,16 +359,24 @@ class TestScripts:
             make(path, "home/x", root=False)
         else:
             middle = len(data) // 2
-            path.write_bytes({
-                "cut": data[:middle], "flip": data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :],
-                "garbage": b"not gzip", "empty": b"",
-            }[damage])  # fmt: skip
+            path.write_bytes(
+                {
+                    "cut": data[:middle],
+                    "flip": data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :],
+                    "garbage": b"not gzip",
+                    "empty": b"",
+                }[damage]
+            )
         assert answers.tested(sh(scripts.test(str(path))), "gpu2", str(path)).trouble
 
     def test_what_is_missing_or_cut_is_no_result(self, nas: Path) -> None:
         with pytest.raises(RefusedError, match="no archive"):
             answers.tested(sh(scripts.test(f"{nas}/no")), "gpu2", "x")
-        for reply in (Reply(0, ""), Reply(0, "before 1 2\ngzip 0\n"), Reply(255, "", "Permission denied")):
+        for reply in (
+            Reply(0, ""),
+            Reply(0, "before 1 2\ngzip 0\n"),
+            Reply(255, "", "Permission denied"),
+        ):
             with pytest.raises(ApexError, match="could not look"):
                 answers.tested(reply, "gpu2", "x")
         with pytest.raises(ApexError, match="no result"):
@@ -338,7 +421,11 @@ class TestScripts:
         subprocess.run(["tar", "-czf", path, "-C", nas, "./rootfs"], check=True, timeout=30)
         found = answers.tested(sh(scripts.test(str(path))), "gpu2", str(path))
         assert found.trouble is None
-        assert (found.hostname, [key.line for key in found.keys], found.mode) == ("gpu2-alice", [KEY], 0o644)
+        assert (found.hostname, [key.line for key in found.keys], found.mode) == (
+            "gpu2-alice",
+            [KEY],
+            0o644,
+        )
         assert found.blocks >= found.size
 
     def test_a_long_reading_tells_how_far_it_is_until_it_stands_still(self, nas: Path) -> None:
@@ -349,19 +436,25 @@ class TestScripts:
         os.mkfifo(gate)
         waits = f'/bin/gzip -t\nread go <"{gate}"\n'
         (tools / "gzip").write_text(f'#!/bin/sh\n[ "$1" = -t ] || exec /bin/gzip "$@"\n{waits}')
-        (tools / "sleep").write_text('#!/bin/sh\nexec /bin/sleep 0.02\n')
+        (tools / "sleep").write_text("#!/bin/sh\nexec /bin/sleep 0.02\n")
         for tool in tools.iterdir():
             tool.chmod(0o755)
         environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
-        with subprocess.Popen(["sh", "-c", scripts.test(str(path))], stdout=subprocess.PIPE, text=True,
-                              env=environment) as reading:  # fmt: skip
+        with subprocess.Popen(
+            ["sh", "-c", scripts.test(str(path))],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as reading:
             assert reading.stdout is not None
             said = [reading.stdout.readline(), reading.stdout.readline()]
             gate.write_text("go\n")
             said += reading.stdout.read().splitlines(keepends=True)
         found = [answers.position(line) for line in said if answers.position(line) is not None]
         assert found
-        assert len(found) == len(dict.fromkeys(found)), "a position that does not change is said once"
+        assert len(found) == len(dict.fromkeys(found)), (
+            "a position that does not change is said once"
+        )
         assert answers.tested(Reply(0, "".join(said)), "gpu2", str(path)).trouble is None
         assert answers.position("free 12") is None
 
@@ -370,14 +463,19 @@ class TestScripts:
         path = make(nas / "a.tar.gz", "rootfs/a", text=os.urandom(40_000).hex())
         tools = nas / "bin"
         tools.mkdir()
-        slow = 'while head -c 1 >/dev/null; do /bin/sleep 0.02; done\n'
+        slow = "while head -c 1 >/dev/null; do /bin/sleep 0.02; done\n"
         (tools / "gzip").write_text(f'#!/bin/sh\n[ "$1" = -t ] || exec /bin/gzip "$@"\n{slow}')
-        (tools / "sleep").write_text('#!/bin/sh\nexec /bin/sleep 0.02\n')
+        (tools / "sleep").write_text("#!/bin/sh\nexec /bin/sleep 0.02\n")
         for tool in tools.iterdir():
             tool.chmod(0o755)
         environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
-        with subprocess.Popen(["sh", "-c", scripts.test(str(path))], stdout=subprocess.PIPE, text=True,
-                              env=environment, start_new_session=True) as reading:  # fmt: skip
+        with subprocess.Popen(
+            ["sh", "-c", scripts.test(str(path))],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        ) as reading:
             assert reading.stdout is not None
             try:
                 reading.stdout.readline()
@@ -390,7 +488,9 @@ class TestScripts:
     def test_where_a_rename_is_refused_it_is_copied(self, nas: Path) -> None:
         tools = nas / "bin"
         tools.mkdir()
-        (tools / "mv").write_text('#!/bin/sh\ncase "$*" in *.part*) exec /bin/mv "$@";; esac\nexit 1\n')
+        (tools / "mv").write_text(
+            '#!/bin/sh\ncase "$*" in *.part*) exec /bin/mv "$@";; esac\nexit 1\n'
+        )
         (tools / "mv").chmod(0o755)
         old, new = nas / "alice.tar.gz", nas / "copy.tar.gz"
         old.write_text("good")
@@ -404,8 +504,12 @@ class TestScripts:
         """A `cp` that loses bytes and says nothing: the previous archive stays the only one."""
         tools = nas.parent / "bin"
         tools.mkdir()
-        (tools / "mv").write_text('#!/bin/sh\ncase "$*" in *.part*) exec /bin/mv "$@";; esac\nexit 1\n')
-        (tools / "cp").write_text('#!/bin/sh\n/bin/cp "$@"\nfor last; do :; done\necho lost >"$last"\n')
+        (tools / "mv").write_text(
+            '#!/bin/sh\ncase "$*" in *.part*) exec /bin/mv "$@";; esac\nexit 1\n'
+        )
+        (tools / "cp").write_text(
+            '#!/bin/sh\n/bin/cp "$@"\nfor last; do :; done\necho lost >"$last"\n'
+        )
         for tool in tools.iterdir():
             tool.chmod(0o755)
         old, new = nas / "alice.tar.gz", nas / "copy.tar.gz"
@@ -426,13 +530,17 @@ class TestScripts:
         assert (answers.standing(sh(scripts.stat(str(one))), "gpu2") or (0, 0))[0] == 5
         stamp = answers.standing(sh(scripts.stat(str(one))), "gpu2") or (0, 0)
         with pytest.raises(RefusedError, match="another archive by now"):
-            answers.removed(sh(scripts.remove(str(one), (stamp[0] + 1, stamp[1]))), "gpu2", str(one))
+            answers.removed(
+                sh(scripts.remove(str(one), (stamp[0] + 1, stamp[1]))), "gpu2", str(one)
+            )
         assert answers.removed(sh(scripts.remove(str(one), stamp)), "gpu2", str(one))
         assert list(nas.iterdir()) == []
         assert answers.standing(sh(scripts.stat(str(one))), "gpu2") is None
         assert answers.bits(sh(scripts.mode(str(one), 0o640)), "gpu2") is None
 
-    def test_a_full_disk_is_told_from_one_that_may_not_be_written(self, nas: Path, tmp_path: Path) -> None:
+    def test_a_full_disk_is_told_from_one_that_may_not_be_written(
+        self, nas: Path, tmp_path: Path
+    ) -> None:
         old = nas / "alice.tar.gz"
         old.write_bytes(bytes(5000))
         programs = tmp_path / "programs"
@@ -447,11 +555,18 @@ class TestScripts:
         assert [path.name for path in nas.iterdir()] == ["alice.tar.gz"]
 
     @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no such modes")
-    def test_a_directory_that_may_not_be_written_is_said_and_nothing_is_moved(self, theirs: Path) -> None:
+    def test_a_directory_that_may_not_be_written_is_said_and_nothing_is_moved(
+        self, theirs: Path
+    ) -> None:
         old = theirs / "alice.tar.gz"
         theirs.chmod(0o555)
-        sight = answers.saw(as_nobody(scripts.look(str(theirs), "alice")), "gpu2", directory=str(theirs), user="alice",
-                            hosts=HOSTS)  # fmt: skip
+        sight = answers.saw(
+            as_nobody(scripts.look(str(theirs), "alice")),
+            "gpu2",
+            directory=str(theirs),
+            user="alice",
+            hosts=HOSTS,
+        )
         assert (sight.writable, len(sight.archives)) == (False, 1)
         with pytest.raises(RefusedError, match="neither be renamed nor copied"):
             answers.moved(as_nobody(scripts.aside(str(old), f"{theirs}/copy.tar.gz")), "gpu2")
@@ -461,7 +576,9 @@ class TestScripts:
         assert [path.read_text() for path in theirs.iterdir()] == ["good"]
 
     @pytest.mark.skipif(not ROOT, reason="only root can make files of two users")
-    def test_where_only_the_owner_may_rename_a_copy_is_made_and_made_private(self, theirs: Path) -> None:
+    def test_where_only_the_owner_may_rename_a_copy_is_made_and_made_private(
+        self, theirs: Path
+    ) -> None:
         theirs.chmod(0o1777)
         old, new = theirs / "alice.tar.gz", theirs / "copy.tar.gz"
         assert answers.moved(as_nobody(scripts.aside(str(old), str(new))), "gpu2") == "copied"

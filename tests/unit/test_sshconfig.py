@@ -12,7 +12,9 @@ from apexgpu.models import Host
 
 DATA = Path(__file__).parent.parent / "data"
 REAL = sorted((DATA / "ssh_configs").iterdir())
-NASTY: list[tuple[str, str, bytes]] = ast.literal_eval((DATA / "nasty_configs/cases.txt").read_text(encoding="ascii"))
+NASTY: list[tuple[str, str, bytes]] = ast.literal_eval(
+    (DATA / "nasty_configs/cases.txt").read_text(encoding="ascii")
+)
 HOSTS = (Host("gpu7", "10.77.0.1", "alice", 22001), Host("gpu8", "10.77.0.2", "alice", 22001, 2022))
 
 BLOCK = b"""\
@@ -40,7 +42,9 @@ Host *
 
 
 def blocks(count: int) -> bytes:
-    return b"".join(b"Host h%d\n  HostName 192.0.2.%d\n  User bob\n\n" % (n, n % 250) for n in range(count))
+    return b"".join(
+        b"Host h%d\n  HostName 192.0.2.%d\n  User bob\n\n" % (n, n % 250) for n in range(count)
+    )
 
 
 def test_the_block_names_every_host_twice_and_ends_in_a_bare_host_star() -> None:
@@ -74,13 +78,17 @@ def test_the_block_has_the_newline_asked_for() -> None:
 def test_an_identity_file_is_quoted_as_ssh_reads_it_and_read_back(path: str, line: bytes) -> None:
     written = sshconfig.block(HOSTS, identity_file=path)
     assert written.count(line) == 4
-    assert written.count(b"    IdentitiesOnly yes\n") == 4  # or an agent's keys come first, and six are too many
+    assert (
+        written.count(b"    IdentitiesOnly yes\n") == 4
+    )  # or an agent's keys come first, and six are too many
     assert sshconfig.identity(written) == path
     assert sshconfig.managed(written) == HOSTS
     assert not sshconfig.edited(written)
 
 
-@pytest.mark.parametrize("path", ["", "/a\nProxyCommand x", "/a/${HOME}", "/a\0b", "/a\x1b[1m", "/a\udcff"])
+@pytest.mark.parametrize(
+    "path", ["", "/a\nProxyCommand x", "/a/${HOME}", "/a\0b", "/a\x1b[1m", "/a\udcff"]
+)
 def test_an_identity_file_that_cannot_be_written_is_refused(path: str) -> None:
     with pytest.raises(ConfigError, match="cannot be named"):
         sshconfig.block(HOSTS, identity_file=path)
@@ -109,12 +117,16 @@ def test_two_hosts_of_one_name_are_refused() -> None:
         sshconfig.block([HOSTS[0], HOSTS[0]])
 
 
-@pytest.mark.parametrize("old", [path.read_bytes() for path in REAL], ids=[path.name for path in REAL])
+@pytest.mark.parametrize(
+    "old", [path.read_bytes() for path in REAL], ids=[path.name for path in REAL]
+)
 def test_real_configs_merge_once_and_come_back_whole(old: bytes) -> None:
     exact(old)
 
 
-@pytest.mark.parametrize("old", [pytest.param(old, id=why) for why, kind, old in NASTY if kind != "damaged"])
+@pytest.mark.parametrize(
+    "old", [pytest.param(old, id=why) for why, kind, old in NASTY if kind != "damaged"]
+)
 def test_nasty_configs_merge_once_and_come_back_whole(old: bytes) -> None:
     exact(old)
 
@@ -134,7 +146,9 @@ def exact(old: bytes) -> None:
     assert sshconfig.merge(other, ()) == mine
 
 
-@pytest.mark.parametrize("old", [pytest.param(old, id=why) for why, kind, old in NASTY if kind == "damaged"])
+@pytest.mark.parametrize(
+    "old", [pytest.param(old, id=why) for why, kind, old in NASTY if kind == "damaged"]
+)
 def test_damaged_marks_are_refused_with_their_lines(old: bytes) -> None:
     lines = [n for n, line in enumerate(old.splitlines(), 1) if b"apexgpu" in line]
     for use in (

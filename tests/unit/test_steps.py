@@ -30,11 +30,23 @@ class Shell:
         path.chmod(0o755)
 
     def run(self, text: str, **variables: str) -> tuple[int, str]:
-        environment = {"HOME": str(self.home), "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
-                       "RUN": str(self.home / "run"), "ROOT": str(self.root), "PIP": "20.3.4", **variables}  # fmt: skip
+        environment = {
+            "HOME": str(self.home),
+            "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
+            "RUN": str(self.home / "run"),
+            "ROOT": str(self.root),
+            "PIP": "20.3.4",
+            **variables,
+        }
         words = ["sh", "-c", f'set -e; . "$HOME/steps.sh"; FILES=$RUN/files; {text}']
-        done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              check=False)  # fmt: skip
+        done = subprocess.run(
+            words,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
         return done.returncode, done.stdout
 
     def good(self, text: str) -> str:
@@ -72,7 +84,9 @@ class TestLoginPath:
             ("", f'PATH="{BARE}:{DIR}"\n'),
         ],
     )
-    def test_the_directory_is_added_to_what_is_there_and_once(self, shell: Shell, before: str, after: str) -> None:
+    def test_the_directory_is_added_to_what_is_there_and_once(
+        self, shell: Shell, before: str, after: str
+    ) -> None:
         file = shell.root / "etc/environment"
         file.write_text(before)
         assert shell.run(f"login_path_has {DIR}")[0] == 1
@@ -100,14 +114,20 @@ class TestLoginPath:
 class TestLoginVariable:
     @pytest.mark.parametrize(
         ("before", "after"),
-        [("LANG=C\n", "LANG=C\nGROW=true\n"), ("GROW=false\nLANG=C\n", "LANG=C\nGROW=true\n"), ("", "GROW=true\n"),
-         ("export GROW=1\nGROW=2\nGROWN=3\n", "GROWN=3\nGROW=true\n")],
-    )  # fmt: skip
+        [
+            ("LANG=C\n", "LANG=C\nGROW=true\n"),
+            ("GROW=false\nLANG=C\n", "LANG=C\nGROW=true\n"),
+            ("", "GROW=true\n"),
+            ("export GROW=1\nGROW=2\nGROWN=3\n", "GROWN=3\nGROW=true\n"),
+        ],
+    )
     def test_it_is_set_once(self, shell: Shell, before: str, after: str) -> None:
         file = shell.root / "etc/environment"
         file.write_text(before)
         assert shell.run("login_variable_is GROW true")[0] == 1
-        shell.good("set_login_variable GROW true; set_login_variable GROW true; login_variable_is GROW true")
+        shell.good(
+            "set_login_variable GROW true; set_login_variable GROW true; login_variable_is GROW true"
+        )
         assert file.read_text() == after
 
     def test_one_in_quotes_is_the_same(self, shell: Shell) -> None:
@@ -141,7 +161,8 @@ class TestPackages:
         shell.good("install_packages a b")
 
     @pytest.mark.parametrize(
-        "state", ["deinstall ok config-files", "install ok half-configured", "unknown ok not-installed"]
+        "state",
+        ["deinstall ok config-files", "install ok half-configured", "unknown ok not-installed"],
     )
     def test_what_is_half_there_is_installed(self, shell: Shell, state: str) -> None:
         shell.program("dpkg-query", f"echo '{state}'")
@@ -153,10 +174,14 @@ class TestPackages:
         assert log[1] == "apt-get -q update"
         assert log[2].endswith("install --no-install-recommends a b")
 
-    def test_lists_that_cannot_be_renewed_are_no_failure_but_an_install_is(self, shell: Shell) -> None:
+    def test_lists_that_cannot_be_renewed_are_no_failure_but_an_install_is(
+        self, shell: Shell
+    ) -> None:
         shell.program("dpkg-query", "exit 1")
         shell.program("dpkg", "exit 0")
-        shell.program("apt-get", 'case "$*" in *update*) exit 100 ;; *) exit "$(cat ~/code)" ;; esac')
+        shell.program(
+            "apt-get", 'case "$*" in *update*) exit 100 ;; *) exit "$(cat ~/code)" ;; esac'
+        )
         (shell.home / "code").write_text("0\n")
         assert "going on with the old ones" in shell.good("install_packages a")
         (shell.home / "code").write_text("100\n")
@@ -164,10 +189,12 @@ class TestPackages:
 
     @pytest.mark.parametrize(
         "said",
-        ["E: Could not get lock /var/lib/dpkg/lock - open (11: Resource temporarily unavailable)",
-         "E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?",
-         "dpkg: error: dpkg frontend is locked by another process"],
-    )  # fmt: skip
+        [
+            "E: Could not get lock /var/lib/dpkg/lock - open (11: Resource temporarily unavailable)",
+            "E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?",
+            "dpkg: error: dpkg frontend is locked by another process",
+        ],
+    )
     def test_another_apt_is_waited_for_but_not_for_ever(self, shell: Shell, said: str) -> None:
         shell.program("dpkg-query", "exit 1")
         shell.program("dpkg", "exit 0")
@@ -187,16 +214,21 @@ class TestEnvironments:
     @pytest.fixture
     def shell(self, tmp_path: Path) -> Shell:
         made = Shell(tmp_path)
-        made.program("python3.5", """case "$*" in
+        made.program(
+            "python3.5",
+            """case "$*" in
   "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo "venv $3" >>~/log ;;
   "-m pip "*) shift 2; echo "pip $*" >>~/log; test ! -e ~/broken ;;
   *) exit 0 ;;
-esac""")  # fmt: skip
+esac""",
+        )
         (made.home / "pins.txt").write_text("a==1\n")
         return made
 
-    MAKE = ('CONSTRAINTS=$HOME/pins.txt; begin_environment "$HOME/env" python3.5; into_environment "$HOME/env" tool; '
-            'finish_environment "$HOME/env" "tool 1" tool')  # fmt: skip
+    MAKE = (
+        'CONSTRAINTS=$HOME/pins.txt; begin_environment "$HOME/env" python3.5; into_environment "$HOME/env" tool; '
+        'finish_environment "$HOME/env" "tool 1" tool'
+    )
 
     def test_it_is_made_with_the_pinned_pip_and_marked_in_the_end(self, shell: Shell) -> None:
         (shell.home / ".virtualenvs").mkdir()
@@ -204,14 +236,19 @@ esac""")  # fmt: skip
         room = shell.home / ".virtualenvs/tool-1"
         pins = f"-c {shell.home}/pins.txt"
         assert (shell.home / "log").read_text().splitlines() == [
-            f"venv {room}", "pip install pip==20.3.4", f"pip install {pins} setuptools wheel",
+            f"venv {room}",
+            "pip install pip==20.3.4",
+            f"pip install {pins} setuptools wheel",
             f"pip install --prefer-binary {pins} tool",
-        ]  # fmt: skip
+        ]
         assert (room / ".apexgpu-ready").read_text() == "tool 1\n"
         assert not (room / ".apexgpu-making").exists()
         assert (shell.home / ".virtualenvs/tool").readlink() == Path("tool-1")
         shell.good('environment_ready "$HOME/.virtualenvs/tool-1" "tool 1" "import tool"')
-        assert shell.run('environment_ready "$HOME/.virtualenvs/tool-1" "tool 2" "import tool"')[0] == 1
+        assert (
+            shell.run('environment_ready "$HOME/.virtualenvs/tool-1" "tool 2" "import tool"')[0]
+            == 1
+        )
 
     def test_one_that_was_begun_and_not_finished_is_made_anew(self, shell: Shell) -> None:
         (shell.home / "broken").touch()
@@ -243,41 +280,65 @@ esac""")  # fmt: skip
 
     def test_a_link_is_moved_in_one_move(self, shell: Shell) -> None:
         (shell.home / ".virtualenvs").mkdir()
-        shell.good('for n in 1 2; do point_to "$HOME/.virtualenvs/tool-$n" "$HOME/.virtualenvs/tool"; done')
+        shell.good(
+            'for n in 1 2; do point_to "$HOME/.virtualenvs/tool-$n" "$HOME/.virtualenvs/tool"; done'
+        )
         shell.good('points_to "$HOME/.virtualenvs/tool-2" "$HOME/.virtualenvs/tool"')
         assert shell.run('points_to "$HOME/.virtualenvs/tool-1" "$HOME/.virtualenvs/tool"')[0] == 1
 
     def test_without_pins_pip_is_left_as_it_is(self, shell: Shell) -> None:
         make = 'begin_environment "$HOME/env" python3.5; into_environment "$HOME/env" t'
         shell.good(f"CONSTRAINTS=$RUN/files/none; {make}")
-        assert (shell.home / "log").read_text().splitlines() == [f"venv {shell.home}/env", "pip install t"]
+        assert (shell.home / "log").read_text().splitlines() == [
+            f"venv {shell.home}/env",
+            "pip install t",
+        ]
 
 
 class TestGrowth:
-    def test_the_hook_goes_where_an_older_tensorflow_is_and_nowhere_else(self, shell: Shell) -> None:
-        for name, info in (("a", "tensorflow_gpu-1.8.0.dist-info"), ("b", "tensorflow_gpu-1.12.3.dist-info"),
-                           ("c", "tensorflow-1.11.0-py3.6.egg-info"), ("d", "numpy-1.1.0.dist-info")):  # fmt: skip
-            (shell.home / f".virtualenvs/{name}/lib/python3.6/site-packages/{info}").mkdir(parents=True)
-        (shell.home / "project/venv/lib/python2.7/site-packages/tensorflow_gpu-1.5.0.dist-info").mkdir(parents=True)
-        found = [line.removeprefix(f"{shell.home}/") for line in shell.good("growth_places").splitlines()
-                 if line.startswith(str(shell.home))]  # fmt: skip
+    def test_the_hook_goes_where_an_older_tensorflow_is_and_nowhere_else(
+        self, shell: Shell
+    ) -> None:
+        for name, info in (
+            ("a", "tensorflow_gpu-1.8.0.dist-info"),
+            ("b", "tensorflow_gpu-1.12.3.dist-info"),
+            ("c", "tensorflow-1.11.0-py3.6.egg-info"),
+            ("d", "numpy-1.1.0.dist-info"),
+        ):
+            (shell.home / f".virtualenvs/{name}/lib/python3.6/site-packages/{info}").mkdir(
+                parents=True
+            )
+        (
+            shell.home / "project/venv/lib/python2.7/site-packages/tensorflow_gpu-1.5.0.dist-info"
+        ).mkdir(parents=True)
+        found = [
+            line.removeprefix(f"{shell.home}/")
+            for line in shell.good("growth_places").splitlines()
+            if line.startswith(str(shell.home))
+        ]
         assert sorted(found) == [
-            ".virtualenvs/a/lib/python3.6/site-packages", ".virtualenvs/c/lib/python3.6/site-packages",
+            ".virtualenvs/a/lib/python3.6/site-packages",
+            ".virtualenvs/c/lib/python3.6/site-packages",
             "project/venv/lib/python2.7/site-packages",
-        ]  # fmt: skip
+        ]
 
     def test_it_is_put_there_whole_and_known_again(self, shell: Shell) -> None:
         (shell.home / "run/files/apexgpu_growth.py").write_text("x = 1\n")
         place = shell.home / "site packages"
         assert shell.run('grows "$HOME/site packages"')[0] != 0
         shell.good('make_grow "$HOME/site packages"; grows "$HOME/site packages"')
-        assert sorted(one.name for one in place.iterdir()) == ["apexgpu_growth.pth", "apexgpu_growth.py"]
+        assert sorted(one.name for one in place.iterdir()) == [
+            "apexgpu_growth.pth",
+            "apexgpu_growth.py",
+        ]
         (place / "apexgpu_growth.py").write_text("x =")
         assert shell.run('grows "$HOME/site packages"')[0] == 1
 
 
 class TestKernels:
-    def test_without_jupyter_or_the_environment_there_is_nothing_to_offer(self, shell: Shell) -> None:
+    def test_without_jupyter_or_the_environment_there_is_nothing_to_offer(
+        self, shell: Shell
+    ) -> None:
         shell.good("offers_kernel tensorflow")
         (shell.home / ".virtualenvs/jupyter").mkdir(parents=True)
         (shell.home / ".virtualenvs/jupyter/.apexgpu-ready").touch()
@@ -289,7 +350,9 @@ class TestKernels:
             (shell.home / f".virtualenvs/{name}/.apexgpu-ready").touch()
         python = shell.home / ".virtualenvs/tensorflow/bin/python"
         kernel = "~/.virtualenvs/jupyter/share/jupyter/kernels/tensorflow"
-        python.write_text(f'#!/bin/sh\necho "$*" >>~/log\nmkdir -p {kernel}\necho "{{}}" >{kernel}/kernel.json\n')
+        python.write_text(
+            f'#!/bin/sh\necho "$*" >>~/log\nmkdir -p {kernel}\necho "{{}}" >{kernel}/kernel.json\n'
+        )
         python.chmod(0o755)
         assert shell.run("offers_kernel tensorflow")[0] == 1
         shell.good("offer_kernel tensorflow; offer_kernel tensorflow; offers_kernel tensorflow")

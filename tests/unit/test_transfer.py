@@ -23,7 +23,9 @@ class Noting(Local):
         self.done: list[str] = []
 
     async def settle(self, directory: bytes, files: Sequence[bytes]) -> None:
-        self.done.append(f"settle {' '.join(sorted(os.fsdecode(path).rpartition('/')[2] for path in files))}")
+        self.done.append(
+            f"settle {' '.join(sorted(os.fsdecode(path).rpartition('/')[2] for path in files))}"
+        )
         await super().settle(directory, files)
 
     async def rename(self, old: bytes, new: bytes) -> None:
@@ -67,7 +69,11 @@ class Plain(Local):
         await super().rmdir(path)
 
     async def rename(self, old: bytes, new: bytes) -> None:
-        for path in (os.path.dirname(old), os.path.dirname(new), *([old] if Path(os.fsdecode(old)).is_dir() else [])):  # noqa: PTH120 - the same
+        for path in (
+            os.path.dirname(old),  # noqa: PTH120
+            os.path.dirname(new),  # noqa: PTH120
+            *([old] if Path(os.fsdecode(old)).is_dir() else []),
+        ):
             usable(path)
         await super().rename(old, new)
 
@@ -77,7 +83,12 @@ def usable(directory: bytes) -> None:
 
 
 def filled(
-    source: Path, target: Path, *, final: Path | None = None, before: Path | None = None, side: Local | None = None
+    source: Path,
+    target: Path,
+    *,
+    final: Path | None = None,
+    before: Path | None = None,
+    side: Local | None = None,
 ) -> Filled:
     """The stage in `target`, filled; `before` is done to the source after it was looked at."""
 
@@ -87,8 +98,13 @@ def filled(
         if before is not None:
             before.write_bytes(b"short")
         name = b"" if entry.kind == "directory" else os.fsencode(source.name)
-        load = Load(os.fsencode(source), entry, os.fsencode(target / STAGE), name,
-                    None if final is None else os.fsencode(final))  # fmt: skip
+        load = Load(
+            os.fsencode(source),
+            entry,
+            os.fsencode(target / STAGE),
+            name,
+            None if final is None else os.fsencode(final),
+        )
         return await fill(Local(), side or Local(), load, Watch())
 
     return asyncio.run(run())
@@ -98,7 +114,9 @@ def placed(
     target: Path, final: Path, *, file: str = "", merge: bool = False, side: Noting | None = None
 ) -> tuple[int, list[str]]:
     side = side or Noting()
-    changed = asyncio.run(put(side, os.fsencode(target / STAGE), os.fsencode(final), file=file.encode(), merge=merge))
+    changed = asyncio.run(
+        put(side, os.fsencode(target / STAGE), os.fsencode(final), file=file.encode(), merge=merge)
+    )
     return changed, side.done
 
 
@@ -118,7 +136,9 @@ def test_bytes_are_on_the_disk_before_a_name_leads_to_them(source: Path, target:
     assert not (target / STAGE).exists()
 
 
-def test_a_source_that_becomes_shorter_meanwhile_is_an_error_and_no_file(source: Path, target: Path) -> None:
+def test_a_source_that_becomes_shorter_meanwhile_is_an_error_and_no_file(
+    source: Path, target: Path
+) -> None:
     (source / "log").write_bytes(bytes(100))
     with pytest.raises(ApexError, match="became shorter") as caught:
         filled(source / "log", target, before=source / "log")
@@ -130,15 +150,23 @@ def test_what_an_earlier_run_left_is_cut_where_it_is_longer_and_not_believed_whe
 ) -> None:
     whole = os.urandom(9 * MIB)
     (target / STAGE).mkdir()
-    for name, left in (("longer", whole + b"tail" * MIB), ("other", b"x" * MIB + whole[MIB : 8 * MIB])):
+    for name, left in (
+        ("longer", whole + b"tail" * MIB),
+        ("other", b"x" * MIB + whole[MIB : 8 * MIB]),
+    ):
         (source / name).write_bytes(whole)
         (target / STAGE / name).write_bytes(left)
     done = filled(source, target)
-    assert [(target / STAGE / name).read_bytes() == whole for name in ("longer", "other")] == [True, True]
+    assert [(target / STAGE / name).read_bytes() == whole for name in ("longer", "other")] == [
+        True,
+        True,
+    ]
     assert done.sent < 14 * MIB  # of the longer one its end alone
 
 
-def test_a_link_in_the_stage_is_not_written_through(source: Path, target: Path, tmp_path: Path) -> None:
+def test_a_link_in_the_stage_is_not_written_through(
+    source: Path, target: Path, tmp_path: Path
+) -> None:
     theirs = tmp_path / "theirs"
     theirs.write_text("theirs")
     (source / "file").write_text("mine")
@@ -148,10 +176,15 @@ def test_a_link_in_the_stage_is_not_written_through(source: Path, target: Path, 
     (target / STAGE / "link").symlink_to("old")
     filled(source, target)
     assert theirs.read_text() == "theirs"
-    assert ((target / STAGE / "file").read_text(), (target / STAGE / "link").readlink()) == ("mine", Path("new"))
+    assert ((target / STAGE / "file").read_text(), (target / STAGE / "link").readlink()) == (
+        "mine",
+        Path("new"),
+    )
 
 
-def test_modes_and_times_are_the_sources_and_a_mode_alone_is_no_copy(source: Path, target: Path) -> None:
+def test_modes_and_times_are_the_sources_and_a_mode_alone_is_no_copy(
+    source: Path, target: Path
+) -> None:
     (source / "run").write_text("x")
     (source / "run").chmod(0o750)
     source.chmod(0o751)
@@ -175,7 +208,9 @@ def test_a_stage_of_another_copy_is_not_copied(source: Path, target: Path) -> No
     assert [path.name for path in (target / STAGE).iterdir()] == [".apexgpu-notes"]
 
 
-def test_what_came_in_the_way_since_is_not_replaced_and_nothing_is_moved(source: Path, target: Path) -> None:
+def test_what_came_in_the_way_since_is_not_replaced_and_nothing_is_moved(
+    source: Path, target: Path
+) -> None:
     (source / "a").write_text("a")
     (source / "b").mkdir()
     (source / "b/c").write_text("c")
@@ -220,7 +255,9 @@ class NotingPlain(Plain, Noting):
     """Both."""
 
 
-def test_directories_that_their_owner_cannot_write_are_opened_for_the_moment_only(source: Path, target: Path) -> None:
+def test_directories_that_their_owner_cannot_write_are_opened_for_the_moment_only(
+    source: Path, target: Path
+) -> None:
     for name in ("new/deep", "there/new"):
         (source / name).mkdir(parents=True)
         (source / name / "file").write_text("x")
@@ -234,7 +271,9 @@ def test_directories_that_their_owner_cannot_write_are_opened_for_the_moment_onl
     (deep / "lost/more").mkdir(parents=True)
     (deep / "lost/more/file").write_text("the source has it no more")
     deep.chmod(0o555)
-    filled(source, target, final=target / "final", side=Plain())  # again, over what is dressed already
+    filled(
+        source, target, final=target / "final", side=Plain()
+    )  # again, over what is dressed already
     assert [path.name for path in deep.iterdir()] == ["file"]
     (target / STAGE).chmod(0o555)  # as a run has left it for which there was no such directory yet
     placed(target, target / "final", merge=True, side=NotingPlain())

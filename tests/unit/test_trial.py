@@ -19,10 +19,29 @@ from apexgpu.ssh.transport import Limits, OnLine
 
 HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
 # What Python 2.7 has not: syntax, and what of 3's is called as if it were there.
-NEWER = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Match, ast.AsyncFunctionDef, ast.Nonlocal, ast.YieldFrom,
-         ast.Starred)  # fmt: skip
-SINCE_3 = {"FileNotFoundError", "ProcessLookupError", "PermissionError", "BrokenPipeError", "ConnectionError",
-           "ChildProcessError", "TimeoutError", "ModuleNotFoundError", "ascii", "exec", "print"}  # fmt: skip
+NEWER = (
+    ast.JoinedStr,
+    ast.AnnAssign,
+    ast.NamedExpr,
+    ast.Match,
+    ast.AsyncFunctionDef,
+    ast.Nonlocal,
+    ast.YieldFrom,
+    ast.Starred,
+)
+SINCE_3 = {
+    "FileNotFoundError",
+    "ProcessLookupError",
+    "PermissionError",
+    "BrokenPipeError",
+    "ConnectionError",
+    "ChildProcessError",
+    "TimeoutError",
+    "ModuleNotFoundError",
+    "ascii",
+    "exec",
+    "print",
+}
 
 
 def test_what_is_sent_can_be_read_by_python_2_7_and_3_5() -> None:
@@ -41,7 +60,12 @@ def test_what_is_sent_can_be_read_by_python_2_7_and_3_5() -> None:
         if isinstance(node, ast.Name):
             assert node.id not in SINCE_3
             assert not (isinstance(node.ctx, ast.Load) and node.id == "super")
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert names - set(sys.stdlib_module_names) == {"tensorflow", "tensorflow.python.client"}
     assert "pathlib" not in names
@@ -57,16 +81,21 @@ def test_many_hosts_at_once_read_it_once() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [trial.look_command(Wish("/p"), login=True), trial.compute_command("/p", 0, 600, login=True),
-     trial.compute_command("/p", 0, 600, login=False)],
-)  # fmt: skip
+    [
+        trial.look_command(Wish("/p"), login=True),
+        trial.compute_command("/p", 0, 600, login=True),
+        trial.compute_command("/p", 0, 600, login=False),
+    ],
+)
 def test_a_command_fits_into_one_argument_of_a_shell(command: str) -> None:
-    assert len(command) < 60_000  # Linux takes 131,072, and quotes within quotes make it longer there
+    assert (
+        len(command) < 60_000
+    )  # Linux takes 131,072, and quotes within quotes make it longer there
 
 
 @pytest.mark.parametrize("shell", ["/bin/bash", "/bin/sh", "/usr/bin/fish", "/bin/tcsh", ""])
 def test_the_look_comes_through_every_login_shell(tmp_path: Path, shell: str) -> None:
-    name = "it's $HOME \"and\" 中文\\n; ls"
+    name = 'it\'s $HOME "and" 中文\\n; ls'
     room = tmp_path / name / "bin"
     room.mkdir(parents=True)
     (room / "python").symlink_to(sys.executable)
@@ -74,9 +103,15 @@ def test_the_look_comes_through_every_login_shell(tmp_path: Path, shell: str) ->
     fish = tmp_path / "fish"
     fish.write_text('#!/bin/sh\nshift 4\nexec "$@"\n')
     fish.chmod(0o755)
-    environment = {**os.environ, "HOME": str(tmp_path), "SHELL": str(fish) if "fish" in shell else shell}
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "SHELL": str(fish) if "fish" in shell else shell,
+    }
     command = trial.look_command(Wish(f"~/{name}", home="/Users/alice"), login=True)
-    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["sh", "-c", command], env=environment, capture_output=True, text=True, check=True
+    )
     (found,) = evidence.there(done.stdout).pythons
     assert (found.path, found.tensorflow) == (str(room / "python"), "")
 
@@ -88,9 +123,14 @@ class Scripted:
         self.answers = [*answers]
 
     def run(
-        self, target: Target, command: str, *, limits: Limits | None = None, on_line: OnLine | None = None,
+        self,
+        target: Target,
+        command: str,
+        *,
+        limits: Limits | None = None,
+        on_line: OnLine | None = None,
         once: bool = False,
-    ) -> Reply:  # fmt: skip
+    ) -> Reply:
         assert target == Target(HOST, "container")
         assert once
         assert limits is not None
@@ -116,11 +156,17 @@ GPU 00000000:02:00.0
 LOOK = 'apexgpu {"name": "tensorflow-gpu", "python": "/p", "step": "look", "tensorflow": "1.10.1"}\napexgpu-looked\n'
 
 
-def test_a_connection_that_is_cut_by_our_limit_is_a_verdict_and_no_answer_is_shown_as_progress() -> None:
+def test_a_connection_that_is_cut_by_our_limit_is_a_verdict_and_no_answer_is_shown_as_progress() -> (
+    None
+):
     link = Scripted(SMI, LOOK, DroppedError("too long", code="timeout"))
     told: list[str] = []
     proof = trial.prove(link, HOST, Wish(wait=5), connect=1, on_line=told.append)
-    assert (proof.verdict, proof.error.code if proof.error else None, link.answers) == ("slow", "slow", [])
+    assert (proof.verdict, proof.error.code if proof.error else None, link.answers) == (
+        "slow",
+        "slow",
+        [],
+    )
     assert not any(line.startswith(evidence.MARK) for line in told)
 
 
@@ -132,7 +178,13 @@ def test_a_connection_that_is_lost_is_no_verdict() -> None:
 
 def test_a_container_that_is_stopped_is_no_verdict() -> None:
     with pytest.raises(RefusedError) as caught:
-        trial.prove(Scripted(RefusedError("stopped", code="stopped")), HOST, Wish(), connect=1, on_line=lambda _: None)
+        trial.prove(
+            Scripted(RefusedError("stopped", code="stopped")),
+            HOST,
+            Wish(),
+            connect=1,
+            on_line=lambda _: None,
+        )
     assert caught.value.code == "stopped"
 
 
@@ -140,7 +192,9 @@ def test_an_nvidia_smi_that_tells_less_is_asked_for_less() -> None:
     link = Scripted("390.48\n@@ 0\n", "390.48\n", LOOK, "apexgpu-end 142\n")
     proof = trial.prove(link, HOST, Wish(), connect=1, on_line=lambda _: None)
     assert (proof.driver, proof.gpu.index if proof.gpu else None, link.answers) == ("390.48", 0, [])
-    proof = trial.prove(Scripted("what?\n@@ 0\n", "what?\n"), HOST, Wish(), connect=1, on_line=lambda _: None)
+    proof = trial.prove(
+        Scripted("what?\n@@ 0\n", "what?\n"), HOST, Wish(), connect=1, on_line=lambda _: None
+    )
     assert (proof.verdict, proof.links[0].code) == ("broken", "garbled")
 
 
@@ -149,4 +203,8 @@ def test_signs_of_life_are_shown_and_answers_are_not() -> None:
     link = Scripted(SMI, LOOK, f"{steps}\ncomputing on the GPU (4 s)\napexgpu-end 142\n")
     told: list[str] = []
     trial.prove(link, HOST, Wish(), connect=1, on_line=told.append)
-    assert told == ["driver 390.48; looking for CUDA and TensorFlow", "computing", "computing on the GPU (4 s)"]
+    assert told == [
+        "driver 390.48; looking for CUDA and TensorFlow",
+        "computing",
+        "computing on the GPU (4 s)",
+    ]

@@ -68,7 +68,9 @@ def test_what_a_killed_one_left_is_taken_away_and_nothing_of_who_has_its_number_
         (sockets / name).mkdir()
     with tunnels.lock(tunnels.file(tmp_path, "alive"), timeout=0):
         tunnels.clean(tmp_path, tunnels.listed(tmp_path))
-        assert ended == [sockets / "t-4711-x" / tunnels.CONTROL]  # its ssh, when connections were open
+        assert ended == [
+            sockets / "t-4711-x" / tunnels.CONTROL
+        ]  # its ssh, when connections were open
         assert sorted(path.name for path in sockets.iterdir()) == ["t-47110-x", "t-4712-x"]
         assert [one.id for one in tunnels.listed(tmp_path)] == ["alive"]
     assert not tunnels.file(tmp_path, dead.id).exists()
@@ -108,7 +110,9 @@ def test_ports_are_taken_on_this_machine_alone_and_all_or_none() -> None:
             assert address == "127.0.0.1"
             assert ports.take(number) is None
         taken = second.getsockname()[1]
-        plan = tunnels.Plan("gpu7", (), (ports.Remote(1), ports.Remote(2)), (number, taken), strict=True)
+        plan = tunnels.Plan(
+            "gpu7", (), (ports.Remote(1), ports.Remote(2)), (number, taken), strict=True
+        )
         with pytest.raises(tunnels.PortsTakenError) as caught:
             tunnels.take(plan)
         assert caught.value.taken == [taken]
@@ -116,7 +120,9 @@ def test_ports_are_taken_on_this_machine_alone_and_all_or_none() -> None:
             pass  # it was given back
 
 
-@pytest.mark.parametrize(("port", "hint"), [(0, "65535"), (65536, "65535"), (-1, "65535"), (6000, "--local 6001")])
+@pytest.mark.parametrize(
+    ("port", "hint"), [(0, "65535"), (65536, "65535"), (-1, "65535"), (6000, "--local 6001")]
+)
 def test_a_local_port_of_no_use_is_refused(port: int, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
         ports.local_wanted(port)

@@ -29,8 +29,13 @@ debug1: client_input_channel_req: channel 0 rtype exit-status reply 0
 debug1: Exit status 0
 """
 BARE = "debug1: Remote: No xauth program; cannot forward X11.\r\nX11 forwarding request failed on channel 0\r\n"
-THERE = There(display="localhost:10.0", xauth="/usr/bin/xauth", sshd={"x11forwarding": "yes"}, cookie=True,
-              authority="/home/alice/.Xauthority")  # fmt: skip
+THERE = There(
+    display="localhost:10.0",
+    xauth="/usr/bin/xauth",
+    sshd={"x11forwarding": "yes"},
+    cookie=True,
+    authority="/home/alice/.Xauthority",
+)
 SAID = SshSaid(requested=True, opened=1, ended=True)
 WELL = Session(SAID, THERE, drawn=True, seen=True, painted=True)
 
@@ -41,25 +46,39 @@ WELL = Session(SAID, THERE, drawn=True, seen=True, painted=True)
         (GOOD, SAID),
         (GOOD + "\r\nX11 forwarding request failed on channel 0\r\n", replace(SAID, refused=True)),
         (BARE, SshSaid(refused=True, no_xauth_there=True)),
-        ("Warning: untrusted X11 forwarding setup failed: xauth key data not generated\n",
-         SshSaid(untrusted_failed=True)),
+        (
+            "Warning: untrusted X11 forwarding setup failed: xauth key data not generated\n",
+            SshSaid(untrusted_failed=True),
+        ),
         ("debug1: X11 forwarding requested but DISPLAY not set\n", SshSaid(no_display=True)),
         ('DISPLAY "; rm -rf" invalid; disabling X11 forwarding\n', SshSaid(no_display=True)),
-        ("Warning: No xauth data; using fake authentication data for X11 forwarding.\n" + GOOD,
-         replace(SAID, made_up=True)),
-        (GOOD + "X11 connection rejected because of wrong authentication.\n", replace(SAID, rejected=True)),
-        (GOOD + "Rejected X11 connection after ForwardX11Timeout expired\n", replace(SAID, expired=True)),
-        (GOOD + "connect /tmp/.X11-unix/X0: No such file or directory\n",
-         replace(SAID, unreached="/tmp/.X11-unix/X0: No such file or directory")),
-        (GOOD + "connect localhost port 6000: Connection refused\n",
-         replace(SAID, unreached="localhost port 6000: Connection refused")),
+        (
+            "Warning: No xauth data; using fake authentication data for X11 forwarding.\n" + GOOD,
+            replace(SAID, made_up=True),
+        ),
+        (
+            GOOD + "X11 connection rejected because of wrong authentication.\n",
+            replace(SAID, rejected=True),
+        ),
+        (
+            GOOD + "Rejected X11 connection after ForwardX11Timeout expired\n",
+            replace(SAID, expired=True),
+        ),
+        (
+            GOOD + "connect /tmp/.X11-unix/X0: No such file or directory\n",
+            replace(SAID, unreached="/tmp/.X11-unix/X0: No such file or directory"),
+        ),
+        (
+            GOOD + "connect localhost port 6000: Connection refused\n",
+            replace(SAID, unreached="localhost port 6000: Connection refused"),
+        ),
         (GOOD.replace(" x11-forwarding\n", "\n"), replace(SAID, denied_by_key=True)),
         (GOOD.replace("exit-status", "exit-signal"), replace(SAID, signalled=True)),
         (GOOD + "Killed by signal 2.\n", replace(SAID, killed=2)),
         ("", SshSaid()),
         ("debug1: Remote: Requesting X11 forwarding of a kind\nnoise\n", SshSaid()),
     ],
-)  # fmt: skip
+)
 def test_the_words_of_ssh(log: str, said: SshSaid) -> None:
     assert x11.read(log) == said
 
@@ -68,9 +87,13 @@ def test_the_words_of_ssh(log: str, said: SshSaid) -> None:
 def test_every_link_is_well(trusted: bool) -> None:
     found = x11there.chain(WELL, "gpu7", trusted=trusted)
     assert [(one.check, one.verdict) for one in found] == [
-        ("ssh", "ok"), ("xauth there", "ok"), ("sshd", "ok"), ("DISPLAY there", "ok"), ("cookie there", "ok"),
+        ("ssh", "ok"),
+        ("xauth there", "ok"),
+        ("sshd", "ok"),
+        ("DISPLAY there", "ok"),
+        ("cookie there", "ok"),
         ("window", "ok"),
-    ]  # fmt: skip
+    ]
 
 
 NOT_SEEN = replace(WELL, seen=False, painted=False)
@@ -82,39 +105,115 @@ BARE_COOKIE = replace(THERE, cookie=False)
 @pytest.mark.parametrize(
     ("session", "check", "code", "words"),
     [
-        (Session(SshSaid(untrusted_failed=True)), "ssh", "untrusted_refused", "check --trusted gpu7"),
+        (
+            Session(SshSaid(untrusted_failed=True)),
+            "ssh",
+            "untrusted_refused",
+            "check --trusted gpu7",
+        ),
         (Session(SshSaid(no_display=True)), "ssh", "not_requested", "ssh -v -X gpu7"),
         (Session(SshSaid()), "ssh", "not_requested", "ssh -v -X gpu7"),
-        (Session(replace(REFUSED, no_xauth_there=True), THERE), "xauth there", "no_xauth_there", "x11 install gpu7"),
-        (Session(REFUSED, replace(THERE, xauth="")), "xauth there", "no_xauth_there", "x11 install gpu7"),
-        (Session(replace(REFUSED, denied_by_key=True), THERE), "sshd", "key_option", "authorized_keys"),
-        (Session(REFUSED, replace(THERE, sshd={"x11forwarding": "no"})), "sshd", "sshd_refuses",
-         "1i X11Forwarding yes"),
+        (
+            Session(replace(REFUSED, no_xauth_there=True), THERE),
+            "xauth there",
+            "no_xauth_there",
+            "x11 install gpu7",
+        ),
+        (
+            Session(REFUSED, replace(THERE, xauth="")),
+            "xauth there",
+            "no_xauth_there",
+            "x11 install gpu7",
+        ),
+        (
+            Session(replace(REFUSED, denied_by_key=True), THERE),
+            "sshd",
+            "key_option",
+            "authorized_keys",
+        ),
+        (
+            Session(REFUSED, replace(THERE, sshd={"x11forwarding": "no"})),
+            "sshd",
+            "sshd_refuses",
+            "1i X11Forwarding yes",
+        ),
         (Session(REFUSED, replace(THERE, sshd={})), "sshd", "sshd_refuses", "1i X11Forwarding yes"),
         (Session(REFUSED, THERE), "sshd", "sshd_refuses", "service ssh restart"),
-        (Session(REFUSED, replace(THERE, ipv6=False)), "sshd", "sshd_no_address", "1i AddressFamily inet"),
-        (replace(WELL, there=replace(THERE, display="")), "DISPLAY there", "no_display_there", "grep -n DISPLAY"),
-        (replace(WELL, there=replace(THERE, display=":0")), "DISPLAY there", "other_display_there", "grep -n DISPLAY"),
+        (
+            Session(REFUSED, replace(THERE, ipv6=False)),
+            "sshd",
+            "sshd_no_address",
+            "1i AddressFamily inet",
+        ),
+        (
+            replace(WELL, there=replace(THERE, display="")),
+            "DISPLAY there",
+            "no_display_there",
+            "grep -n DISPLAY",
+        ),
+        (
+            replace(WELL, there=replace(THERE, display=":0")),
+            "DISPLAY there",
+            "other_display_there",
+            "grep -n DISPLAY",
+        ),
         (replace(WELL, there=BARE_COOKIE), "cookie there", "no_cookie_there", "df -h"),
-        (replace(WELL, there=replace(BARE_COOKIE, writable=False)), "cookie there", "cookie_unwritable", "ls -l"),
-        (replace(WELL, there=replace(BARE_COOKIE, locks=("/h/.Xauthority-c",))), "cookie there", "cookie_locked",
-         "rm -f /h/.Xauthority-c /h/.Xauthority-l"),
-        (replace(WELL, there=replace(BARE_COOKIE, rc=("/etc/ssh/sshrc",))), "cookie there", "cookie_rc",
-         "mv /etc/ssh/sshrc"),
-        (replace(DEAD, said=replace(SAID, rejected=True)), "window", "rejected", "x11 check --trusted gpu7"),
-        (replace(DEAD, said=replace(SAID, unreached="localhost port 6000: Connection refused")), "window", "unreached",
-         "apexgpu x11 check"),
-        (replace(DEAD, trouble="not_let_in", words="Invalid MIT-MAGIC-COOKIE-1 key"), "window", "rejected",
-         "apexgpu x11 check"),
-        (replace(DEAD, trouble="not_there", words="connection refused"), "window", "window_refused",
-         "apexgpu x11 check"),
+        (
+            replace(WELL, there=replace(BARE_COOKIE, writable=False)),
+            "cookie there",
+            "cookie_unwritable",
+            "ls -l",
+        ),
+        (
+            replace(WELL, there=replace(BARE_COOKIE, locks=("/h/.Xauthority-c",))),
+            "cookie there",
+            "cookie_locked",
+            "rm -f /h/.Xauthority-c /h/.Xauthority-l",
+        ),
+        (
+            replace(WELL, there=replace(BARE_COOKIE, rc=("/etc/ssh/sshrc",))),
+            "cookie there",
+            "cookie_rc",
+            "mv /etc/ssh/sshrc",
+        ),
+        (
+            replace(DEAD, said=replace(SAID, rejected=True)),
+            "window",
+            "rejected",
+            "x11 check --trusted gpu7",
+        ),
+        (
+            replace(DEAD, said=replace(SAID, unreached="localhost port 6000: Connection refused")),
+            "window",
+            "unreached",
+            "apexgpu x11 check",
+        ),
+        (
+            replace(DEAD, trouble="not_let_in", words="Invalid MIT-MAGIC-COOKIE-1 key"),
+            "window",
+            "rejected",
+            "apexgpu x11 check",
+        ),
+        (
+            replace(DEAD, trouble="not_there", words="connection refused"),
+            "window",
+            "window_refused",
+            "apexgpu x11 check",
+        ),
         (replace(DEAD, trouble="not_shown"), "window", "window_refused", "apexgpu x11 check"),
-        (replace(DEAD, err="Segmentation fault\n\n", code=139), "window", "client_died", "apexgpu x11 check"),
+        (
+            replace(DEAD, err="Segmentation fault\n\n", code=139),
+            "window",
+            "client_died",
+            "apexgpu x11 check",
+        ),
         (replace(DEAD, said=replace(SAID, expired=True)), "window", "expired", "apexgpu x11 check"),
         (NOT_SEEN, "window", "not_seen", "xwininfo -root -tree"),
     ],
-)  # fmt: skip
-def test_each_broken_link_has_its_code_and_its_line(session: Session, check: str, code: str, words: str) -> None:
+)
+def test_each_broken_link_has_its_code_and_its_line(
+    session: Session, check: str, code: str, words: str
+) -> None:
     found = x11there.chain(session, "gpu7", trusted=False)
     verdicts = [one.verdict for one in found]
     at = verdicts.index("broken")
@@ -124,8 +223,12 @@ def test_each_broken_link_has_its_code_and_its_line(session: Session, check: str
     assert "broken" not in verdicts[:at]
 
 
-@pytest.mark.parametrize("change", [{"locks": ("/h/$(reboot)",)}, {"rc": ("/h/$(reboot)",)}, {"writable": False}])
-def test_what_the_container_calls_its_files_is_not_pasted_unless_it_is_a_plain_path(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"locks": ("/h/$(reboot)",)}, {"rc": ("/h/$(reboot)",)}, {"writable": False}]
+)
+def test_what_the_container_calls_its_files_is_not_pasted_unless_it_is_a_plain_path(
+    change: dict[str, Any],
+) -> None:
     there = replace(BARE_COOKIE, authority="/h/$(reboot)", **change)
     found = x11there.chain(replace(WELL, there=there), "gpu7", trusted=False)[4]
     assert found.verdict == "broken"
@@ -134,15 +237,35 @@ def test_what_the_container_calls_its_files_is_not_pasted_unless_it_is_a_plain_p
 
 @pytest.mark.parametrize(
     "value",
-    [{}, {"display": 7, "sshd": "yes", "locks": "abc", "rc": {"a": 1}, "cookie": "no", "writable": None, "xauth": []}],
+    [
+        {},
+        {
+            "display": 7,
+            "sshd": "yes",
+            "locks": "abc",
+            "rc": {"a": 1},
+            "cookie": "no",
+            "writable": None,
+            "xauth": [],
+        },
+    ],
 )
 def test_a_container_that_says_strange_things_is_not_believed(value: dict[str, Any]) -> None:
     assert x11there.told(value) == There()
 
 
 def test_what_a_container_tells() -> None:
-    value = {"display": "localhost:10.0", "xauth": "/usr/bin/xauth", "sshd": {"x11forwarding": "yes"}, "cookie": True,
-             "authority": "/home/alice/.Xauthority", "locks": [], "writable": True, "rc": [], "ipv6": True}  # fmt: skip
+    value = {
+        "display": "localhost:10.0",
+        "xauth": "/usr/bin/xauth",
+        "sshd": {"x11forwarding": "yes"},
+        "cookie": True,
+        "authority": "/home/alice/.Xauthority",
+        "locks": [],
+        "writable": True,
+        "rc": [],
+        "ipv6": True,
+    }
     assert x11there.told(value) == THERE
 
 
@@ -155,32 +278,51 @@ def test_the_line_for_sshd_puts_the_option_first_whatever_stood_there(tmp_path: 
     line = x11there.sshd_line("gpu7", "X11Forwarding", "yes")
     assert line.startswith('apexgpu ssh gpu7 -- "sudo sed -i ')
     edit = line.split('"')[1].split(" && ")[0].removeprefix("sudo ")
-    for text in ("X11Forwarding no\n", "# X11Forwarding no\nPort 22\n", "Port 22\n  x11forwarding  NO\n"):
+    for text in (
+        "X11Forwarding no\n",
+        "# X11Forwarding no\nPort 22\n",
+        "Port 22\n  x11forwarding  NO\n",
+    ):
         file = tmp_path / "sshd_config"
         file.write_text(text)
         subprocess.run(["sh", "-c", edit.replace("/etc/ssh/sshd_config", str(file))], check=True)
-        first = next(one for one in file.read_text().splitlines() if "x11forwarding" in one.lower() and "#" not in one)
+        first = next(
+            one
+            for one in file.read_text().splitlines()
+            if "x11forwarding" in one.lower() and "#" not in one
+        )
         assert first == "X11Forwarding yes"
 
 
-ALWAYS = ("-o ControlMaster=no -o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 "
-          "-o ServerAliveCountMax=4 -o ConnectTimeout=10")  # fmt: skip
+ALWAYS = (
+    "-o ControlMaster=no -o ControlPath=none -o RemoteCommand=none -o ServerAliveInterval=15 "
+    "-o ServerAliveCountMax=4 -o ConnectTimeout=10"
+)
 
 
 @pytest.mark.parametrize(
     ("manner", "expected"),
     [
-        (Manner(trusted=False),
-         f"-T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w {ALWAYS}"),
-        (Manner(trusted=True, compress=True, terminal=True, background=True),
-         f"-t -C -n -o ForwardX11=yes -o ForwardX11Trusted=yes -o ForwardX11Timeout=1w {ALWAYS}"),
-        (Manner(trusted=False, xauth="/opt/X11/bin/xauth", batch=True),
-         f"-T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w {ALWAYS} -o BatchMode=yes "
-         "-o ClearAllForwardings=yes -o PermitLocalCommand=no -o XAuthLocation=/opt/X11/bin/xauth"),
+        (
+            Manner(trusted=False),
+            f"-T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w {ALWAYS}",
+        ),
+        (
+            Manner(trusted=True, compress=True, terminal=True, background=True),
+            f"-t -C -n -o ForwardX11=yes -o ForwardX11Trusted=yes -o ForwardX11Timeout=1w {ALWAYS}",
+        ),
+        (
+            Manner(trusted=False, xauth="/opt/X11/bin/xauth", batch=True),
+            f"-T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w {ALWAYS} -o BatchMode=yes "
+            "-o ClearAllForwardings=yes -o PermitLocalCommand=no -o XAuthLocation=/opt/X11/bin/xauth",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_command_line_of_ssh(manner: Manner, expected: str) -> None:
-    assert x11.argv(["gpu7"], "xeyes", manner, log="LOG") == f"ssh -v -E LOG {expected} gpu7 xeyes".split()
+    assert (
+        x11.argv(["gpu7"], "xeyes", manner, log="LOG")
+        == f"ssh -v -E LOG {expected} gpu7 xeyes".split()
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,15 +341,23 @@ def test_the_command_line_of_ssh(manner: Manner, expected: str) -> None:
 def test_what_is_said_when_a_program_has_ended(
     said: SshSaid, code: int, trusted: bool, found: tuple[str, str] | None
 ) -> None:
-    probe = x11there.aftermath(said, "gpu7", code, trusted=trusted, again="apexgpu x11 run gpu7 xeyes")
+    probe = x11there.aftermath(
+        said, "gpu7", code, trusted=trusted, again="apexgpu x11 run gpu7 xeyes"
+    )
     assert (probe and (probe.code, (probe.hint or "").partition("   ")[0])) == found
     assert not x11.blames_x11(said)
 
 
 @pytest.mark.parametrize(
-    "said", [SshSaid(), REFUSED, replace(SAID, rejected=True), replace(SAID, unreached="x: y"),
-             SshSaid(untrusted_failed=True)],
-)  # fmt: skip
+    "said",
+    [
+        SshSaid(),
+        REFUSED,
+        replace(SAID, rejected=True),
+        replace(SAID, unreached="x: y"),
+        SshSaid(untrusted_failed=True),
+    ],
+)
 def test_what_ssh_complains_of_is_looked_into(said: SshSaid) -> None:
     assert x11.blames_x11(said)
 
@@ -223,7 +373,12 @@ class Ssh(LocalRunner):
         return self.code
 
     def stream(
-        self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None, silence: float | None
+        self,
+        argv: Sequence[str],
+        *,
+        on_line: Callable[[str], None] | None,
+        total: float | None,
+        silence: float | None,
     ) -> Completed:
         assert (total, silence) == (None, None)  # it may run all day
         return Completed(tuple(argv), self.attach(argv), b"out", b"err")
@@ -235,22 +390,41 @@ SIGNALLED = GOOD.replace("exit-status", "exit-signal")
 @pytest.mark.parametrize("captured", [True, False])
 @pytest.mark.parametrize(
     ("code", "log", "terminal", "ended"),
-    [(0, GOOD, False, 0), (7, GOOD, False, 7), (255, GOOD, False, 255), (255, "Killed by signal 2.\n", False, 130),
-     (255, GOOD + "Killed by signal 15.\n", False, 143), (255, SIGNALLED, True, 130), (255, SIGNALLED, False, 255)],
-)  # fmt: skip
-def test_how_a_program_with_windows_ended(code: int, log: str, terminal: bool, ended: int, captured: bool) -> None:
-    found = x11session.show(Ssh(code, log), HOST, ["gpu7"], "xeyes", Manner(True, terminal=terminal), captured=captured)
-    assert (found.code, found.out, found.err) == (ended, *(("out", "err") if captured else ("", "")))
+    [
+        (0, GOOD, False, 0),
+        (7, GOOD, False, 7),
+        (255, GOOD, False, 255),
+        (255, "Killed by signal 2.\n", False, 130),
+        (255, GOOD + "Killed by signal 15.\n", False, 143),
+        (255, SIGNALLED, True, 130),
+        (255, SIGNALLED, False, 255),
+    ],
+)
+def test_how_a_program_with_windows_ended(
+    code: int, log: str, terminal: bool, ended: int, captured: bool
+) -> None:
+    found = x11session.show(
+        Ssh(code, log), HOST, ["gpu7"], "xeyes", Manner(True, terminal=terminal), captured=captured
+    )
+    assert (found.code, found.out, found.err) == (
+        ended,
+        *(("out", "err") if captured else ("", "")),
+    )
 
 
 @pytest.mark.parametrize(
     ("log", "exit_code", "code"),
-    [("", 5, "dropped"), ("Connection to 10.0.0.7 closed by remote host.\n", 5, "dropped"),
-     ("ssh: connect to host 10.0.0.7 port 22001: Connection refused\n", 5, "connection_refused"),
-     ("alice@10.0.0.7: Permission denied (publickey).\n", 4, "key_refused"),
-     ("@  WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!  @\n", 4, "host_key")],
-)  # fmt: skip
-def test_a_connection_that_ends_before_the_program_is_an_error(log: str, exit_code: int, code: str) -> None:
+    [
+        ("", 5, "dropped"),
+        ("Connection to 10.0.0.7 closed by remote host.\n", 5, "dropped"),
+        ("ssh: connect to host 10.0.0.7 port 22001: Connection refused\n", 5, "connection_refused"),
+        ("alice@10.0.0.7: Permission denied (publickey).\n", 4, "key_refused"),
+        ("@  WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!  @\n", 4, "host_key"),
+    ],
+)
+def test_a_connection_that_ends_before_the_program_is_an_error(
+    log: str, exit_code: int, code: str
+) -> None:
     with pytest.raises(ApexError) as caught:
         x11session.show(Ssh(255, log), HOST, ["gpu7"], "xeyes", Manner(True), captured=True)
     assert caught.value.exit_code == exit_code

@@ -32,7 +32,12 @@ class Recorded:
         self.asked: list[str] = []
 
     def run(
-        self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 30, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = 30,
+        env: Mapping[str, str] | None = None,
     ) -> Completed:
         line = " ".join(argv)
         self.asked.append(line)
@@ -45,7 +50,12 @@ class Recorded:
         return Completed(tuple(argv), 0 if answer else 1, answer.encode(), b"")
 
     def stream(
-        self, argv: Sequence[str], *, on_line: Callable[[str], None] | None, total: float | None, silence: float | None
+        self,
+        argv: Sequence[str],
+        *,
+        on_line: Callable[[str], None] | None,
+        total: float | None,
+        silence: float | None,
     ) -> Completed:
         raise AssertionError(argv)
 
@@ -58,20 +68,34 @@ class Recorded:
 
 def test_macos_with_xquartz_that_does_not_run(tmp_path: Path) -> None:
     shown = str(tmp_path / "org.xquartz:0")
-    runner = Recorded({
-        "ssh -G gpu7": "xauthlocation /usr/X11R6/bin/xauth\n", "launchctl getenv DISPLAY": f"{shown}\n",
-        f"defaults read {INFO} CFBundleShortVersionString": "2.8.5\n",
-        "defaults read org.xquartz.X11 enable_iglx": "1\n",
-    })  # fmt: skip
+    runner = Recorded(
+        {
+            "ssh -G gpu7": "xauthlocation /usr/X11R6/bin/xauth\n",
+            "launchctl getenv DISPLAY": f"{shown}\n",
+            f"defaults read {INFO} CFBundleShortVersionString": "2.8.5\n",
+            "defaults read org.xquartz.X11 enable_iglx": "1\n",
+        }
+    )
     found = collect(runner, {"DISPLAY": shown}, ["gpu7"], system="darwin").facts
-    assert (found.display, found.launchd, found.xquartz, found.iglx) == (shown, shown, "2.8.5", True)
+    assert (found.display, found.launchd, found.xquartz, found.iglx) == (
+        shown,
+        shown,
+        "2.8.5",
+        True,
+    )
     assert (found.answer, found.said) == ("not_there", "no such file or directory")
 
 
 def test_macos_without_xquartz() -> None:
     runner = Recorded({"ssh -G localhost": "", "launchctl getenv DISPLAY": "\n"})
     found = collect(runner, {}, system="darwin").facts
-    assert (found.display, found.launchd, found.xquartz, found.iglx, found.answer) == ("", "", "", None, "not_asked")
+    assert (found.display, found.launchd, found.xquartz, found.iglx, found.answer) == (
+        "",
+        "",
+        "",
+        None,
+        "not_asked",
+    )
 
 
 def test_macos_programs_that_hang_are_left() -> None:
@@ -90,14 +114,23 @@ def test_windows_with_servers_that_run_and_one_that_is_installed(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("table", "found"),
-    [("", ()), (TASKS, ("vcxsrv.exe", "Xming.exe")), ('"X410.exe","1","","",""\r\n', ("X410.exe",)),
-     ('"XWin_MobaX.exe","1","","",""\n', ("XWin_MobaX.exe",)), ("INFO: No tasks are running\n", ())],
-)  # fmt: skip
-def test_the_x_servers_of_windows_are_known_by_their_names(table: str, found: tuple[str, ...]) -> None:
+    [
+        ("", ()),
+        (TASKS, ("vcxsrv.exe", "Xming.exe")),
+        ('"X410.exe","1","","",""\r\n', ("X410.exe",)),
+        ('"XWin_MobaX.exe","1","","",""\n', ("XWin_MobaX.exe",)),
+        ("INFO: No tasks are running\n", ()),
+    ],
+)
+def test_the_x_servers_of_windows_are_known_by_their_names(
+    table: str, found: tuple[str, ...]
+) -> None:
     assert x_servers(table) == found
 
 
-def test_the_xauth_that_ssh_is_configured_for_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_xauth_that_ssh_is_configured_for_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own, other = tmp_path / "own", tmp_path / "bin" / "xauth"
     other.parent.mkdir()
     for path in (own, other):
@@ -118,7 +151,9 @@ def test_the_cookie_is_asked_for_by_the_name_that_ssh_uses(monkeypatch: pytest.M
     monkeypatch.setattr(x11facts, "find_xauth", lambda *_: "xauth")
     listed = f"laptop/unix:{number}  MIT-MAGIC-COOKIE-1  00112233\n"
     runner = Recorded({f"xauth list unix:{number}.0": listed, "ssh -G localhost": ""})
-    found = collect(runner, {**os.environ, "DISPLAY": f"localhost:{number}.0"}, system="linux").facts
+    found = collect(
+        runner, {**os.environ, "DISPLAY": f"localhost:{number}.0"}, system="linux"
+    ).facts
     assert (found.cookie, found.answer) == (True, "not_there")
 
 
@@ -134,11 +169,15 @@ def test_ssh_is_told_of_an_xauth_that_it_would_not_find_itself(
     assert (found.xauth, found.xauth_option) == (str(tmp_path / "xauth"), told)
 
 
-def test_a_key_of_another_kind_is_no_cookie_and_a_login_over_ssh_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_of_another_kind_is_no_cookie_and_a_login_over_ssh_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(x11facts, "find_xauth", lambda *_: "xauth")
     with socket.create_server(("127.0.0.1", 0)) as server:
         shown = f"127.0.0.1:{server.getsockname()[1] - 6000}"
-    runner = Recorded({f"xauth list {shown}": f"{shown}  XDM-AUTHORIZATION-1  00112233\nnot a line\n"})
+    runner = Recorded(
+        {f"xauth list {shown}": f"{shown}  XDM-AUTHORIZATION-1  00112233\nnot a line\n"}
+    )
     found = collect(runner, {"DISPLAY": shown, "SSH_CONNECTION": "1 2 3 4"}, system="win32").facts
     assert (found.cookie, found.over_ssh) == (False, True)
     assert not collect(runner, {"DISPLAY": shown}, system="win32").facts.over_ssh
@@ -157,6 +196,8 @@ def test_a_server_that_begins_anew_is_tried_again() -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         shown = f"127.0.0.1:{server.getsockname()[1] - 6000}"
-        found = collect(Recorded({"ssh -G localhost": ""}), {"DISPLAY": shown}, system="win32").facts
+        found = collect(
+            Recorded({"ssh -G localhost": ""}), {"DISPLAY": shown}, system="win32"
+        ).facts
         thread.join(30)
     assert (found.answer, found.said) == ("not_let_in", "none")

@@ -21,11 +21,19 @@ THERE = ("xwire.py", "xdisplay.py", "xcheck.py")
 @pytest.mark.parametrize(
     ("name", "number", "host", "path"),
     [
-        (":0", 0, "", "/tmp/.X11-unix/X0"), ("unix:12.0", 12, "", "/tmp/.X11-unix/X12"),
-        ("localhost:10.0", 10, "localhost", ""), ("127.0.0.1:0.0", 0, "127.0.0.1", ""), ("[::1]:3", 3, "::1", ""),
-        ("/private/tmp/com.apple.launchd.x/org.xquartz:0", 0, "", "/private/tmp/com.apple.launchd.x/org.xquartz:0"),
+        (":0", 0, "", "/tmp/.X11-unix/X0"),
+        ("unix:12.0", 12, "", "/tmp/.X11-unix/X12"),
+        ("localhost:10.0", 10, "localhost", ""),
+        ("127.0.0.1:0.0", 0, "127.0.0.1", ""),
+        ("[::1]:3", 3, "::1", ""),
+        (
+            "/private/tmp/com.apple.launchd.x/org.xquartz:0",
+            0,
+            "",
+            "/private/tmp/com.apple.launchd.x/org.xquartz:0",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_name_of_a_display(name: str, number: int, host: str, path: str) -> None:
     found = xwire.parse_display(name)
     assert found is not None
@@ -38,7 +46,9 @@ def test_what_names_no_display(name: str) -> None:
 
 
 def entry(number: bytes, kind: bytes, data: bytes, family: int = 256) -> bytes:
-    fields = b"".join(struct.pack(">H", len(one)) + one for one in (b"gpu7-alice", number, kind, data))
+    fields = b"".join(
+        struct.pack(">H", len(one)) + one for one in (b"gpu7-alice", number, kind, data)
+    )
     return struct.pack(">H", family) + fields
 
 
@@ -47,8 +57,16 @@ def entry(number: bytes, kind: bytes, data: bytes, family: int = 256) -> bytes:
     [
         (b"", None),
         (entry(b"10", b"MIT-MAGIC-COOKIE-1", b"right"), b"right"),
-        (entry(b"11", b"MIT-MAGIC-COOKIE-1", b"other") + entry(b"10", b"MIT-MAGIC-COOKIE-1", b"right"), b"right"),
-        (entry(b"10", b"XDM-AUTHORIZATION-1", b"other") + entry(b"", b"MIT-MAGIC-COOKIE-1", b"any"), b"any"),
+        (
+            entry(b"11", b"MIT-MAGIC-COOKIE-1", b"other")
+            + entry(b"10", b"MIT-MAGIC-COOKIE-1", b"right"),
+            b"right",
+        ),
+        (
+            entry(b"10", b"XDM-AUTHORIZATION-1", b"other")
+            + entry(b"", b"MIT-MAGIC-COOKIE-1", b"any"),
+            b"any",
+        ),
         (entry(b"1", b"MIT-MAGIC-COOKIE-1", b"other"), None),
         (entry(b"10", b"MIT-MAGIC-COOKIE-1", b"right")[:20], None),
     ],
@@ -117,13 +135,20 @@ def test_what_is_sent_is_one_program_of_the_standard_library_that_python_3_5_can
     tree = ast.parse(text, feature_version=(3, 5))
     newer = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Match)
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, newer)] == []
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             hints = [node.returns, *(one.annotation for one in node.args.args)]
-            assert not [hint for hint in hints if isinstance(hint, ast.Subscript | ast.BinOp)], node.name
+            assert not [hint for hint in hints if isinstance(hint, ast.Subscript | ast.BinOp)], (
+                node.name
+            )
     defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     assert len(defined) == len(set(defined))  # the files are one, and none hides a name of another
     assert len(sent.command(text, {})) < 100_000  # Linux takes 131,072

@@ -28,8 +28,11 @@ def saw(reply: Reply, host: str, *, directory: str, user: str, hosts: Collection
     """The answer to `look`; RefusedError where the container does not see the directory."""
     said = words(reply, host)
     if ("nodir", "") in said:
-        raise RefusedError(f"the container on {host} does not see {directory}", hint=f"apexgpu status {host}",
-                           code="no_nas")  # fmt: skip
+        raise RefusedError(
+            f"the container on {host} does not see {directory}",
+            hint=f"apexgpu status {host}",
+            code="no_nas",
+        )
     first = dict(reversed(said))
     found: list[Saved | None] = []
     for index, (word, rest) in enumerate(said):
@@ -42,8 +45,9 @@ def saw(reply: Reply, host: str, *, directory: str, user: str, hosts: Collection
     free = first.get("free", "")
     return Sight(
         tuple(sorted((one for one in found if one), key=lambda one: one.created)),
-        int(free) << 10 if free.isdigit() else None, "writable" in first,
-    )  # fmt: skip
+        int(free) << 10 if free.isdigit() else None,
+        "writable" in first,
+    )
 
 
 def tested(reply: Reply, host: str, path: str) -> Reading:
@@ -57,17 +61,34 @@ def tested(reply: Reply, host: str, path: str) -> Reading:
         status, members, rooted = (int(number) for number in first["list"].split())
         before, (size, time) = first["before"], (int(number) for number in first["after"].split())
         code = int(first["gzip"])
-        mode, (count, unit) = int(first["mode"], 8), (int(number) for number in first["blocks"].split())
+        mode, (count, unit) = (
+            int(first["mode"], 8),
+            (int(number) for number in first["blocks"].split()),
+        )
     except (KeyError, ValueError):
-        raise ApexError(f"the test of {path} on {host} gave no result", code="eye",
-                        hint=f"apexgpu snapshots verify {path}") from None  # fmt: skip
+        raise ApexError(
+            f"the test of {path} on {host} gave no result",
+            code="eye",
+            hint=f"apexgpu snapshots verify {path}",
+        ) from None
     own = [rest for word, rest in said if word == "own" and rest.strip()]
     keys = tuple(key for line in own if (key := parse_key(line)) is not None)
     names = [line.strip() for line in own if parse_key(line) is None]
     return Reading(
-        size, time, before != first["after"], code, status, members, bool(rooted), first.get("sum", "")[:64],
-        names[0] if names else "", keys, first.get("said", ""), mode, count * unit,
-    )  # fmt: skip
+        size,
+        time,
+        before != first["after"],
+        code,
+        status,
+        members,
+        bool(rooted),
+        first.get("sum", "")[:64],
+        names[0] if names else "",
+        keys,
+        first.get("said", ""),
+        mode,
+        count * unit,
+    )
 
 
 def standing(reply: Reply, host: str) -> tuple[int, int] | None:
@@ -86,14 +107,22 @@ def moved(reply: Reply, host: str) -> str | None:
         if word in {"renamed", "copied"}:
             return word
         if word == "taken":
-            raise RefusedError("an archive of this name is there already", code="busy", hint="apexgpu snapshots")
+            raise RefusedError(
+                "an archive of this name is there already", code="busy", hint="apexgpu snapshots"
+            )
         if word == "noroom":
             room = f"it cannot be renamed, and there is no room for a copy: {size(int(rest or 0) << 10)} free"
-            raise RefusedError(f"the archive cannot be moved: {room}", code="no_room",
-                               hint="apexgpu snapshots remove NAME   (of what you need no more: apexgpu snapshots)")
+            raise RefusedError(
+                f"the archive cannot be moved: {room}",
+                code="no_room",
+                hint="apexgpu snapshots remove NAME   (of what you need no more: apexgpu snapshots)",
+            )
         if word == "failed":
-            raise RefusedError(f"the archive cannot be moved: {rest}", code="not_writable",
-                               hint="ask the administrators for a directory there that you may write")  # fmt: skip
+            raise RefusedError(
+                f"the archive cannot be moved: {rest}",
+                code="not_writable",
+                hint="ask the administrators for a directory there that you may write",
+            )
     return None
 
 

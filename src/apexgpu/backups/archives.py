@@ -52,7 +52,9 @@ def snapshot_offer(reply: Reply, host: str) -> Offer:
     said, _ = opened(reply, host)
     if any("du: cannot access" in line for line in lines(reply.err)):
         message = f"the container on {host} has no root file system to take a snapshot of"
-        raise RefusedError(message, hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})", code="no_rootfs")
+        raise RefusedError(
+            message, hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})", code="no_rootfs"
+        )
     size = next((match[1] for match in map(_DU.match, clean(reply.out).split("\n")) if match), None)
     return _offer(said, reply, host, "snapshot", size)
 
@@ -76,7 +78,9 @@ def snapshot(reply: Reply, host: str) -> Archive:
     """The answer of `snapshot TOKEN`: `Saved to:` counts only when stderr has no word of trouble."""
     said, _ = opened(reply, host)
     trouble = _trouble(reply, _NOT_WRITTEN)
-    saved = next((line[len("Saved to: ") :] for line in said if line.startswith("Saved to: ")), None)
+    saved = next(
+        (line[len("Saved to: ") :] for line in said if line.startswith("Saved to: ")), None
+    )
     size = next((match[1] for match in map(_DU.match, clean(reply.out).split("\n")) if match), None)
     if trouble or (saved is not None and size is None):
         message = f"the snapshot on {host} is bad, although the server says it is saved: {trouble or 'it has no size'}"
@@ -96,7 +100,11 @@ def recover(reply: Reply, host: str) -> Archive:
     trouble = _trouble(reply, _NOT_UNPACKED)
     if trouble:
         message = f"the recover on {host} failed, although the server says it is done: {trouble}"
-        raise ApexError(message, hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})", code="recover_bad")
+        raise ApexError(
+            message,
+            hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})",
+            code="recover_bad",
+        )
     ended(said, reply, host)
     sizes = [match for match in map(_DU.match, clean(reply.out).split("\n")) if match]
     if "Done" not in said or not sizes:
@@ -105,4 +113,7 @@ def recover(reply: Reply, host: str) -> Archive:
 
 
 def _trouble(reply: Reply, kind: re.Pattern[str]) -> str | None:
-    return next((line for line in lines(reply.err) if kind.search(line) and not _HARMLESS.search(line)), None)
+    return next(
+        (line for line in lines(reply.err) if kind.search(line) and not _HARMLESS.search(line)),
+        None,
+    )

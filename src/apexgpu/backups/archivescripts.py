@@ -184,7 +184,9 @@ echo end
 
 def look(directory: str, user: str) -> str:
     """What lies in the archives' directory; whether it may be written is tried, not asked."""
-    return _LOOK.format(directory=shlex.quote(directory), user=user, suffix=SUFFIX, note=NOTE, limit=_NOTE_LIMIT)
+    return _LOOK.format(
+        directory=shlex.quote(directory), user=user, suffix=SUFFIX, note=NOTE, limit=_NOTE_LIMIT
+    )
 
 
 def test(path: str) -> str:
@@ -199,7 +201,9 @@ def stat(path: str) -> str:
 
 def aside(source: str, target: str) -> str:
     """Rename, or else copy, an archive and its manifest to another name, readable by its owner only."""
-    return (_GROWTH + _ASIDE).format(source=shlex.quote(source), target=shlex.quote(target), note=NOTE)
+    return (_GROWTH + _ASIDE).format(
+        source=shlex.quote(source), target=shlex.quote(target), note=NOTE
+    )
 
 
 def back(source: str, target: str) -> str:
@@ -219,7 +223,9 @@ def unnote(path: str) -> str:
 
 def remove(path: str, seen: tuple[int, int]) -> str:
     """Delete an archive and its manifest, where its size and time are still those that were `seen`."""
-    return _REMOVE.format(path=shlex.quote(path), note=NOTE, seen=shlex.quote(f"{seen[0]} {seen[1]}"))
+    return _REMOVE.format(
+        path=shlex.quote(path), note=NOTE, seen=shlex.quote(f"{seen[0]} {seen[1]}")
+    )
 
 
 def mode(path: str, bits: int) -> str:

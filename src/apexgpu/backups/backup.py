@@ -24,10 +24,22 @@ from apexgpu.text import size
 
 TOKENS = 3
 # The failures of a command that certainly changed nothing: it was not sent, or refused before it began.
-NOT_BEGUN = frozenset({
-    "connection_refused", "no_route", "no_name", "no_network", "token", "running", "iam_down", "not_registered",
-    "no_rootfs", "no_snapshot", "unknown_command", "word",
-})  # fmt: skip
+NOT_BEGUN = frozenset(
+    {
+        "connection_refused",
+        "no_route",
+        "no_name",
+        "no_network",
+        "token",
+        "running",
+        "iam_down",
+        "not_registered",
+        "no_rootfs",
+        "no_snapshot",
+        "unknown_command",
+        "word",
+    }
+)
 # A tar that nobody can see is waited for as long as a slow one takes, and ten minutes at least.
 _SLOW_TAR = 4 << 20  # bytes a second
 _PATIENCE = 600
@@ -83,22 +95,38 @@ def planned(means: Means, host: Host) -> Iterator[Plan]:
         previous = next((one for one in sight.archives if one.path == eye.path), None)
         if previous and eye.is_written_to(previous):
             hint = f"wait until that snapshot has ended; then: apexgpu snapshot {host.name}"
-            raise RefusedError(f"somebody is writing {eye.path} at this moment", hint=hint, code="busy")
+            raise RefusedError(
+                f"somebody is writing {eye.path} at this moment", hint=hint, code="busy"
+            )
         use = manage.use(means.link, host) if ran else manage.Use()
         maps = forwards.there(means.link, host) if ran else ()
         yield Plan(host, ran, use, eye, previous, sight.free, sight.writable, maps)
 
 
-def take(means: Means, plan: Plan, *, label: str = "", restart: bool = True, replace_previous: bool = False) -> Taken:
+def take(
+    means: Means,
+    plan: Plan,
+    *,
+    label: str = "",
+    restart: bool = True,
+    replace_previous: bool = False,
+) -> Taken:
     """Take the snapshot of a plan; ApexError `snapshot_bad` when it is none, with the previous one still there.
 
     `replace_previous` lets the server overwrite an archive that cannot be set aside.
     """
     host = plan.host
     entry = means.journal.begin(
-        host.name, "snapshot", directory=plan.eye.directory, path=plan.eye.path, ran=plan.ran, restart=restart,
-        label=label, maps=list(plan.maps), before=_mark(plan.previous),
-    )  # fmt: skip
+        host.name,
+        "snapshot",
+        directory=plan.eye.directory,
+        path=plan.eye.path,
+        ran=plan.ran,
+        restart=restart,
+        label=label,
+        maps=list(plan.maps),
+        before=_mark(plan.previous),
+    )
     try:
         entry = _keep(means, plan, entry, allow_loss=replace_previous)
         if _running(means, host):
@@ -143,7 +171,9 @@ def _tar(means: Means, host: Host, entry: Entry) -> tuple[Entry, Written | Lost]
     for attempt in range(TOKENS):
         token = _token(means, host, entry)
         entry = means.journal.reach(entry, "tar", sent=nas.now())
-        means.say(f"tar is writing; the files take {entry.details['rootfs'] or '?'}{_last_time(entry)}")
+        means.say(
+            f"tar is writing; the files take {entry.details['rootfs'] or '?'}{_last_time(entry)}"
+        )
         try:
             reply = manage.ask(means.link, host, "snapshot", token, limits=nas.LONG, once=True)
             found = archives.snapshot(reply, host.name)
@@ -166,8 +196,11 @@ def never_began(exc: ApexError) -> bool:
 def _came_of_it(means: Means, exc: ApexError) -> Written | Lost:
     if exc.code == "snapshot_bad":
         return Written(bad=exc)
-    means.note(f"{exc.message}; the server's tar goes on without us" if isinstance(exc, UnreachableError)
-               else exc.message)  # fmt: skip
+    means.note(
+        f"{exc.message}; the server's tar goes on without us"
+        if isinstance(exc, UnreachableError)
+        else exc.message
+    )
     return Lost()
 
 
@@ -233,13 +266,18 @@ def _await_tar(means: Means, host: Host, entry: Entry) -> Lost:
             if eye.await_still(details["path"]) is None:
                 return Lost()
             if runs:
-                means.note(f"the container on {host.name} was started before anybody knew that its tar had ended")
+                means.note(
+                    f"the container on {host.name} was started before anybody knew that its tar had ended"
+                )
             found = eye.test(details["path"], looks=nas.PATIENT_LOOKS)
             return Lost(found, torn=runs and before != found.stamp)
     except RefusedError as exc:
         if exc.code not in {"no_eye", "no_snapshot"}:
             raise
-        if exc.code == "no_eye" and (left := _patience(entry) - (nas.now() - details.get("sent", entry.began))) > 0:
+        if (
+            exc.code == "no_eye"
+            and (left := _patience(entry) - (nas.now() - details.get("sent", entry.began))) > 0
+        ):
             minutes = max(1, round(left / 60))
             message = f"tar may still be writing the snapshot of {host.name}, and no other container can see it"
             hint = f"wait {minutes} minutes (do not start the container); then: apexgpu snapshot {host.name}"
@@ -257,7 +295,9 @@ def complete(means: Means, host: Host, entry: Entry, written: Written | Lost) ->
         written = _await_tar(means, host, entry)
     entry = means.journal.reach(entry, "test")
     details = entry.details
-    start_error = _start_again(means, host, entry) if details["ran"] and details["restart"] else None
+    start_error = (
+        _start_again(means, host, entry) if details["ran"] and details["restart"] else None
+    )
     with ExitStack() as ending:
         eye = _tester(means, host, entry, ending, start_error)
         means.say("testing the archive: gzip -t, tar -t, SHA-256")
@@ -265,11 +305,18 @@ def complete(means: Means, host: Host, entry: Entry, written: Written | Lost) ->
         aside = details.get("aside")
         previous = eye.find(aside) if aside else None
     means.journal.end(entry)
-    return Taken(saved, previous, bool(details["ran"] and details["restart"]) and start_error is None, noted,
-                 start_error)  # fmt: skip
+    return Taken(
+        saved,
+        previous,
+        bool(details["ran"] and details["restart"]) and start_error is None,
+        noted,
+        start_error,
+    )
 
 
-def _tester(means: Means, host: Host, entry: Entry, ending: ExitStack, start_error: ApexError | None) -> Eye:
+def _tester(
+    means: Means, host: Host, entry: Entry, ending: ExitStack, start_error: ApexError | None
+) -> Eye:
     try:
         return ending.enter_context(an_eye(means, host, entry.details["directory"], own=True))
     except RefusedError as exc:

@@ -29,7 +29,9 @@ def an_eye(means: Means, host: Host, directory: str, *, own: bool) -> Iterator[E
     # A start under another host's tar would spoil its archive.
     free = [one for one in stopped if one == host or means.journal.find(one.name) is None]
     order = list(means.hosts)
-    with _started(means, host, directory, sorted(free, key=lambda one: (one != host, order.index(one)))) as eye:
+    with _started(
+        means, host, directory, sorted(free, key=lambda one: (one != host, order.index(one)))
+    ) as eye:
         yield eye
 
 
@@ -42,7 +44,9 @@ def _started(means: Means, host: Host, directory: str, stopped: list[Host]) -> I
     for place in stopped:
         with ExitStack() as ending:
             try:
-                start_for_a_moment(means, place, ending, why="to see the archives", locked=place == host)
+                start_for_a_moment(
+                    means, place, ending, why="to see the archives", locked=place == host
+                )
             except ApexError:
                 continue  # a broken container, or a host that is in use: the next one may do
             eye = Eye(means, place, directory)
@@ -57,7 +61,9 @@ def running_eye(means: Means, directory: str | None = None) -> Eye:
     stopped: list[Host] = []
     for found in _arriving(means, means.hosts):
         if _runs(found):
-            eye = Eye(means, found.host, directory or directory_of(template_path(means.link, found.host)))
+            eye = Eye(
+                means, found.host, directory or directory_of(template_path(means.link, found.host))
+            )
             if sees(eye):
                 return eye
         elif _stopped(found):
@@ -93,7 +99,9 @@ def _stopped(found: Outcome[HostStatus]) -> bool:
     return bool(found.value and found.value.container and not found.value.container.running)
 
 
-def start_for_a_moment(means: Means, host: Host, ending: ExitStack, *, why: str, locked: bool) -> None:
+def start_for_a_moment(
+    means: Means, host: Host, ending: ExitStack, *, why: str, locked: bool
+) -> None:
     """Start a stopped container, which `ending` stops again; `locked` is whether the caller holds the host's lock."""
     if not locked:
         ending.enter_context(hostlock.only_one(means.state_dir, host))

@@ -69,20 +69,34 @@ class Journal:
     def needed(self) -> set[str]:
         """The paths of archives that finishing or undoing what was interrupted needs."""
         found = [entry.details for host in self.hosts() if (entry := self.find(host))]
-        return {str(path) for details in found for key in ("path", "aside", "home") if (path := details.get(key))}
+        return {
+            str(path)
+            for details in found
+            for key in ("path", "aside", "home")
+            if (path := details.get(key))
+        }
 
     def find(self, host: str) -> Entry | None:
         """What was under way on a host; ConfigError when it was written but cannot be read."""
         path = self._path(host)
         try:
             found = json.loads(path.read_bytes())
-            return Entry(found["host"], found["what"], found["stage"], float(found["began"]), dict(found["details"]))
+            return Entry(
+                found["host"],
+                found["what"],
+                found["stage"],
+                float(found["began"]),
+                dict(found["details"]),
+            )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError):
             message = f"{path} cannot be read; it says what was under way on {host}"
-            raise ConfigError(message, hint=f"apexgpu status {host}; when all is well there, delete the file",
-                              code="journal") from None  # fmt: skip
+            raise ConfigError(
+                message,
+                hint=f"apexgpu status {host}; when all is well there, delete the file",
+                code="journal",
+            ) from None
 
     def _path(self, host: str) -> Path:
         return self._directory / f"{host}.json"

@@ -69,11 +69,16 @@ def _opened(means: Means, eye: Eye, entry: Entry) -> Entry:
     path, mode = entry.details["path"], entry.details["mode"]
     if mode & _FOR_ALL:
         return entry
-    lent = [*entry.details["lent"], *([] if any(one[0] == path for one in entry.details["lent"]) else [[path, mode]])]
+    lent = [
+        *entry.details["lent"],
+        *([] if any(one[0] == path for one in entry.details["lent"]) else [[path, mode]]),
+    ]
     entry = means.journal.reach(entry, entry.stage, lent=lent)
     if not (eye.change_mode(path, mode | 0o444) or 0) & _FOR_ALL:
         message = f"{path} is private and could not be opened: the server would delete first and fail to read it then"
-        hint = f"apexgpu ssh {eye.host.name} -- cp {path} {path.removesuffix('.tar.gz')}-copy.tar.gz"
+        hint = (
+            f"apexgpu ssh {eye.host.name} -- cp {path} {path.removesuffix('.tar.gz')}-copy.tar.gz"
+        )
         raise RefusedError(message, hint=hint, code="private")
     return entry
 

@@ -127,13 +127,17 @@ class Eye:
 
     def _hangs(self) -> UnreachableError:
         message = f"the NAS does not answer in the container on {self.host.name}"
-        return UnreachableError(message, hint=f"apexgpu ssh {self.host.name} -- df -h /NAS", code="nas_hangs")
+        return UnreachableError(
+            message, hint=f"apexgpu ssh {self.host.name} -- df -h /NAS", code="nas_hangs"
+        )
 
     def look(self) -> Sight:
         """Every archive of the user's; RefusedError where the directory is not seen."""
         names = [host.name for host in self.means.hosts]
         reply = self.run(scripts.look(self.directory, self.host.user))
-        return answers.saw(reply, self.host.name, directory=self.directory, user=self.host.user, hosts=names)
+        return answers.saw(
+            reply, self.host.name, directory=self.directory, user=self.host.user, hosts=names
+        )
 
     def find(self, path: str) -> Saved | None:
         """The archive at a path, where it is the user's."""
@@ -195,10 +199,16 @@ class Eye:
 
     def place_for(self, one: Saved) -> str:
         """A path of an archive's own, where no snapshot overwrites it."""
-        name = one.name if one.path != self.path or one.verified else name_of(
-            self.host.user, one.host, one.created, one.label)
+        name = (
+            one.name
+            if one.path != self.path or one.verified
+            else name_of(self.host.user, one.host, one.created, one.label)
+        )
         taken = {other.path for other in self.look().archives}
-        free = (f"{self.directory}/{name}{more}{SUFFIX}" for more in ("", *(f"-{number}" for number in range(2, 100))))
+        free = (
+            f"{self.directory}/{name}{more}{SUFFIX}"
+            for more in ("", *(f"-{number}" for number in range(2, 100)))
+        )
         return next(path for path in free if path not in taken)
 
     def set_aside(self, one: Saved, target: str) -> None:
@@ -208,15 +218,20 @@ class Eye:
         """
         # "Nothing there" may be the answer to a second asking, after a drop that hid that the first one worked.
         # So may "there already" be, where it was copied.
-        reply = self.run(scripts.aside(one.path, target), _READING, "copying the archive that is there")
+        reply = self.run(
+            scripts.aside(one.path, target), _READING, "copying the archive that is there"
+        )
         try:
             answers.moved(reply, self.host.name)
         except RefusedError as exc:
             if exc.code != "busy":
                 raise
         if self.standing(target) != one.stamp:
-            raise RefusedError(f"{one.path} was written to while it was set aside", code="busy",
-                               hint="wait until the other snapshot has ended; then: apexgpu snapshots")  # fmt: skip
+            raise RefusedError(
+                f"{one.path} was written to while it was set aside",
+                code="busy",
+                hint="wait until the other snapshot has ended; then: apexgpu snapshots",
+            )
 
     def put_back(self, path: str) -> bool:
         """Rename an archive that was set aside over what the server wrote in its place; False when it cannot be."""
@@ -237,7 +252,9 @@ class Eye:
 
     def write_note(self, path: str, manifest: Manifest) -> bool:
         """Put a manifest beside an archive; False where that may not be written."""
-        return answers.did(self.run(scripts.note(path, manifest.text(self.host.user))), self.host.name)
+        return answers.did(
+            self.run(scripts.note(path, manifest.text(self.host.user))), self.host.name
+        )
 
     def unnote(self, path: str) -> bool:
         """Take the manifest beside an archive away: what it says is not true any more."""
@@ -245,9 +262,14 @@ class Eye:
 
     def remove(self, one: Saved) -> None:
         """Delete an archive and its manifest; RefusedError where it may not be, or is another one by now."""
-        if not answers.removed(self.run(scripts.remove(one.path, one.stamp)), self.host.name, one.path):
-            raise RefusedError(f"{one.path} cannot be removed from the container on {self.host.name}",
-                               code="not_writable", hint="ask the administrators to delete it")  # fmt: skip
+        if not answers.removed(
+            self.run(scripts.remove(one.path, one.stamp)), self.host.name, one.path
+        ):
+            raise RefusedError(
+                f"{one.path} cannot be removed from the container on {self.host.name}",
+                code="not_writable",
+                hint="ask the administrators to delete it",
+            )
 
     def change_mode(self, path: str, bits: int) -> int | None:
         """Change who may read an archive, where that is allowed; its mode now, None when it is not there."""
@@ -260,7 +282,9 @@ def measured(link: Transport, host: Host) -> str | None:
     It walks over all of them: with millions on a slow disk that takes longer than any other question. RefusedError
     `no_rootfs` where there are none.
     """
-    return archives.snapshot_offer(manage.question(link, host, "snapshot", limits=_MEASURING), host.name).size
+    return archives.snapshot_offer(
+        manage.question(link, host, "snapshot", limits=_MEASURING), host.name
+    ).size
 
 
 def template_path(link: Transport, host: Host) -> str:

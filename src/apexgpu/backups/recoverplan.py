@@ -41,7 +41,9 @@ class Plan:
     authorized: tuple[str, ...] = ()
 
 
-def plan(means: Means, host: Host, what: Work, wanted: str | None, *, unverified: bool = False) -> Plan:
+def plan(
+    means: Means, host: Host, what: Work, wanted: str | None, *, unverified: bool = False
+) -> Plan:
     """Choose the archive and test it where a running container sees it; RefusedError when it cannot be trusted.
 
     With `unverified` the doubt is kept in the plan instead.
@@ -71,23 +73,37 @@ def plan(means: Means, host: Host, what: Work, wanted: str | None, *, unverified
         archive = _unseen(host, what, wanted, template, directory)
         doubt = "no container of yours is running that could read it"
     if doubt and not unverified:
-        raise RefusedError(f"{archive.name} cannot be trusted: {doubt}; nothing was changed", code="archive_damaged",
-                           hint=f"apexgpu snapshots   (then: apexgpu recover {host.name} --from NAME)")  # fmt: skip
+        raise RefusedError(
+            f"{archive.name} cannot be trusted: {doubt}; nothing was changed",
+            code="archive_damaged",
+            hint=f"apexgpu snapshots   (then: apexgpu recover {host.name} --from NAME)",
+        )
     _sendable(archive)
     details = broken.details if broken else {}
     return Plan(
-        host, what, ran, broken is None and tested is not None,
-        manage.use(means.link, host) if ran else manage.Use(), archive, tested, doubt, directory,
+        host,
+        what,
+        ran,
+        broken is None and tested is not None,
+        manage.use(means.link, host) if ran else manage.Use(),
+        archive,
+        tested,
+        doubt,
+        directory,
         f"{directory}/{host.user}{SUFFIX}",
         forwards.there(means.link, host) if ran else tuple(details.get("maps", ())),
         authorized or tuple(details.get("authorized", ())),
-    )  # fmt: skip
+    )
 
 
 def _sendable(archive: Saved) -> None:
     if not manage.sendable(archive.path):
         message = f"{archive.path!r} cannot be sent to a manage shell: it has a blank or a letter that a shell reads"
-        raise RefusedError(message, hint="give the file another name in a container, such as mine.tar.gz", code="word")
+        raise RefusedError(
+            message,
+            hint="give the file another name in a container, such as mine.tar.gz",
+            code="word",
+        )
 
 
 def _archive(eye: Eye, host: Host, what: Work, wanted: str | None, template: str) -> Saved:
@@ -122,7 +138,11 @@ def _unseen(host: Host, what: Work, wanted: str | None, template: str, directory
         return _at(template)
     if wanted is None:
         return _at(f"{directory}/{host.user}{SUFFIX}")
-    return _at(_absolute(wanted) if wanted.startswith("/") else f"{directory}/{wanted.removesuffix(SUFFIX)}{SUFFIX}")
+    return _at(
+        _absolute(wanted)
+        if wanted.startswith("/")
+        else f"{directory}/{wanted.removesuffix(SUFFIX)}{SUFFIX}"
+    )
 
 
 def _doubt(archive: Saved, tested: Reading) -> str | None:

@@ -47,12 +47,21 @@ def execute(means: Means, made: Plan, where: Place) -> Done:
     # What was interrupted has replaced files already; how far, nobody knows.
     stage = "stop" if old is None or old.stage == "stop" else "unpack"
     entry = means.journal.begin(
-        host.name, made.what, stage=stage, path=made.archive.path, name=made.archive.name, directory=made.directory,
-        ran=made.ran, maps=list(made.maps), authorized=list(authorized), server_path=made.server_path,
-        seen=list(tested.stamp) if tested else None, mode=tested.mode if tested else None,
+        host.name,
+        made.what,
+        stage=stage,
+        path=made.archive.path,
+        name=made.archive.name,
+        directory=made.directory,
+        ran=made.ran,
+        maps=list(made.maps),
+        authorized=list(authorized),
+        server_path=made.server_path,
+        seen=list(tested.stamp) if tested else None,
+        mode=tested.mode if tested else None,
         keys=[asdict(key) for key in tested.keys] if tested else [],
         lent=old.details.get("lent", []) if old else [],
-    )  # fmt: skip
+    )
     return _replace(means, host, entry, where)
 
 
@@ -77,8 +86,13 @@ def finish(means: Means, host: Host, entry: Entry, where: Place) -> Done:
 def undo(means: Means, host: Host, entry: Entry) -> None:
     """Put back what an interrupted recover left; RefusedError where files are gone and only finishing helps."""
     if entry.stage != "stop":
-        message = f"the files of the container on {host.name} are replaced already: that cannot be undone"
-        finish, other = f"apexgpu {entry.what} {host.name}", f"apexgpu recover {host.name} --from NAME"
+        message = (
+            f"the files of the container on {host.name} are replaced already: that cannot be undone"
+        )
+        finish, other = (
+            f"apexgpu {entry.what} {host.name}",
+            f"apexgpu recover {host.name} --from NAME",
+        )
         hint = f"{finish}   finishes it; {other}   takes another"
         raise RefusedError(message, hint=hint, code="no_undo")
     if entry.details["ran"] and not means.runs(host):
@@ -106,7 +120,7 @@ def _looks(shown: str | None) -> int:
     if shown is None:
         return nas.STILL_LOOKS
     number = shown.rstrip("KMGTP")
-    step = (in_bytes(f"1{shown[len(number):]}") or 0) / (10 if "." in number else 1)
+    step = (in_bytes(f"1{shown[len(number) :]}") or 0) / (10 if "." in number else 1)
     return max(nas.STILL_LOOKS, round(step / _SLOW_UNPACKING / nas.LOOK_EVERY))
 
 
@@ -138,7 +152,9 @@ def _undo_at_once(means: Means, host: Host, entry: Entry) -> None:
     try:
         undo(means, host, entry)
     except ApexError as exc:
-        means.note(f"{host.name} could not be put back as it was (its files are untouched): {exc.message}")
+        means.note(
+            f"{host.name} could not be put back as it was (its files are untouched): {exc.message}"
+        )
 
 
 def _unpack(means: Means, host: Host, entry: Entry) -> Entry:
@@ -149,8 +165,15 @@ def _unpack(means: Means, host: Host, entry: Entry) -> Entry:
         entry = means.journal.reach(entry, "unpack")
         means.say(f"the server unpacks {entry.details['name']}")
         try:
-            reply = manage.ask(means.link, host, "recover", offer.token, entry.details["path"], limits=nas.LONG,
-                               once=True)  # fmt: skip
+            reply = manage.ask(
+                means.link,
+                host,
+                "recover",
+                offer.token,
+                entry.details["path"],
+                limits=nas.LONG,
+                once=True,
+            )
             archives.recover(reply, host.name)
         except ApexError as exc:
             if never_began(exc) and not destroyed:
@@ -175,7 +198,12 @@ def _in_pieces(host: Host, entry: Entry, exc: ApexError) -> ApexError:
 
 
 def _told(exc: ApexError, state: str, hint: str) -> ApexError:
-    kinds: dict[int, type[ApexError]] = {4: LoginError, 5: UnreachableError, 6: RefusedError, 7: DeclinedError}
+    kinds: dict[int, type[ApexError]] = {
+        4: LoginError,
+        5: UnreachableError,
+        6: RefusedError,
+        7: DeclinedError,
+    }
     kind = kinds.get(exc.exit_code, ApexError)
     return kind(f"{exc.message}; {state}", hint=hint, code=exc.code)
 
@@ -210,11 +238,15 @@ def _put_keys_back(means: Means, host: Host, entry: Entry) -> int:
     """Add the keys that were in the container before and that IAM did not send; how many."""
     now = {key.blob for line in read_keys(means, host) for key in parse_all(line)}
     missing: list[Any] = [
-        line for line in entry.details["authorized"] if all(key.blob not in now for key in parse_all(line))
+        line
+        for line in entry.details["authorized"]
+        if all(key.blob not in now for key in parse_all(line))
     ]
     if missing:
         lines = " ".join(shlex.quote(line) for line in missing)
         # The empty line: the file's last one may lack its end.
         script = f'umask 077; mkdir -p "$HOME/.ssh" && printf "%s\\n" "" {lines} >>"$HOME/.ssh/authorized_keys"'
-        means.link.run(Target(host, "container"), sent.script(script), limits=Limits(total=60), once=True)
+        means.link.run(
+            Target(host, "container"), sent.script(script), limits=Limits(total=60), once=True
+        )
     return len(missing)

@@ -38,9 +38,15 @@ class Manifest:
     def text(self, user: str) -> str:
         """The manifest as one line of JSON."""
         values = {
-            "schema": 1, "user": user, "host": self.host, "label": self.label, "created": iso(self.created),
-            "bytes": self.size, "sha256": self.sha256, "verified": iso(self.verified),
-        }  # fmt: skip
+            "schema": 1,
+            "user": user,
+            "host": self.host,
+            "label": self.label,
+            "created": iso(self.created),
+            "bytes": self.size,
+            "sha256": self.sha256,
+            "verified": iso(self.verified),
+        }
         return json.dumps(values)
 
 
@@ -71,10 +77,14 @@ class Saved:
     def value(self) -> dict[str, Any]:
         """The archive as JSON tells it."""
         return {
-            "name": self.name, "host": None if self.host == UNKNOWN else self.host, "path": self.path,
-            "bytes": self.size, "created": iso(self.created),
-            "verified": None if self.verified is None else iso(self.verified), "sha256": self.sha256,
-        }  # fmt: skip
+            "name": self.name,
+            "host": None if self.host == UNKNOWN else self.host,
+            "path": self.path,
+            "bytes": self.size,
+            "created": iso(self.created),
+            "verified": None if self.verified is None else iso(self.verified),
+            "sha256": self.sha256,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +162,9 @@ def checked_label(label: str) -> str:
     return label
 
 
-def archive(user: str, hosts: Collection[str], path: str, seen: tuple[int, int, int], note: str | None) -> Saved | None:
+def archive(
+    user: str, hosts: Collection[str], path: str, seen: tuple[int, int, int], note: str | None
+) -> Saved | None:
     """The archive behind a file name, or None when it is not this user's.
 
     `seen` is size, time and mode; `note` the manifest's text, which counts only when it speaks of these.
@@ -170,33 +182,57 @@ def archive(user: str, hosts: Collection[str], path: str, seen: tuple[int, int, 
     if manifest is None or (manifest.size, manifest.created) != (size, time):
         return found
     name = stem if match else name_of(user, manifest.host, time, manifest.label)
-    return replace(found, name=name, host=manifest.host, label=manifest.label, sha256=manifest.sha256,
-                   verified=manifest.verified)  # fmt: skip
+    return replace(
+        found,
+        name=name,
+        host=manifest.host,
+        label=manifest.label,
+        sha256=manifest.sha256,
+        verified=manifest.verified,
+    )
 
 
 def read_manifest(text: str, user: str) -> Manifest | None:
     """A manifest of this user's, None for anything else: the file lies where others may write."""
     try:
         found = json.loads(text)
-        if found["schema"] != 1 or found["user"] != user or not re.fullmatch(r"[0-9a-f]{64}", found["sha256"]):
+        if (
+            found["schema"] != 1
+            or found["user"] != user
+            or not re.fullmatch(r"[0-9a-f]{64}", found["sha256"])
+        ):
             return None
-        if not (_LABEL.fullmatch(found["label"]) or found["label"] == "") or not _LABEL.fullmatch(found["host"]):
+        if not (_LABEL.fullmatch(found["label"]) or found["label"] == "") or not _LABEL.fullmatch(
+            found["host"]
+        ):
             return None
-        return Manifest(found["host"], found["label"], seconds(found["created"]), int(found["bytes"]),
-                        found["sha256"], seconds(found["verified"]))  # fmt: skip
+        return Manifest(
+            found["host"],
+            found["label"],
+            seconds(found["created"]),
+            int(found["bytes"]),
+            found["sha256"],
+            seconds(found["verified"]),
+        )
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
 
 
 def choose(archives: Sequence[Saved], wanted: str, host: str) -> Saved:
     """The archive that a name, label, file name or path means; RefusedError when it is none, or several."""
-    exact = [one for one in archives if wanted in {one.name, one.path, one.path.rpartition("/")[2], _stem(one)}]
+    exact = [
+        one
+        for one in archives
+        if wanted in {one.name, one.path, one.path.rpartition("/")[2], _stem(one)}
+    ]
     found = exact or [one for one in archives if one.label == wanted]
     if len(found) == 1:
         return found[0]
     if found:
         message = f"{wanted} names {len(found)} snapshots: {', '.join(one.name for one in found)}"
-        raise RefusedError(message, hint=f"apexgpu recover {host} --from {found[0].name}", code="several_snapshots")
+        raise RefusedError(
+            message, hint=f"apexgpu recover {host} --from {found[0].name}", code="several_snapshots"
+        )
     message = f"there is no snapshot {wanted}"
     raise RefusedError(message, hint="apexgpu snapshots", code="no_snapshot")
 
@@ -214,9 +250,15 @@ def default(archives: Sequence[Saved], host: str, server_path: str) -> Saved:
     if of_host:
         return of_host[-1]
     if own is not None:
-        message = f"no snapshot of {host} can be seen; the newest archive is {own.host}'s ({own.name})"
-        raise RefusedError(message, hint=f"apexgpu recover {host} --from {own.name}", code="no_snapshot")
-    raise RefusedError("no snapshot can be seen", hint=f"apexgpu snapshot {host}", code="no_snapshot")
+        message = (
+            f"no snapshot of {host} can be seen; the newest archive is {own.host}'s ({own.name})"
+        )
+        raise RefusedError(
+            message, hint=f"apexgpu recover {host} --from {own.name}", code="no_snapshot"
+        )
+    raise RefusedError(
+        "no snapshot can be seen", hint=f"apexgpu snapshot {host}", code="no_snapshot"
+    )
 
 
 def to_rotate(archives: Sequence[Saved], keep: int) -> list[Saved]:
@@ -225,7 +267,9 @@ def to_rotate(archives: Sequence[Saved], keep: int) -> list[Saved]:
         raise UsageError("at least one snapshot has to be kept", hint="apexgpu snapshots keep 3")
     gone: list[Saved] = []
     for host in dict.fromkeys(one.host for one in archives):
-        newest_first = sorted((one for one in archives if one.host == host), key=lambda one: -one.created)
+        newest_first = sorted(
+            (one for one in archives if one.host == host), key=lambda one: -one.created
+        )
         kept, rest = newest_first[:keep], newest_first[keep:]
         if not any(one.verified for one in kept):
             spared = next((one for one in rest if one.verified), None)

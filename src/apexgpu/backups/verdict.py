@@ -46,12 +46,22 @@ def judge(eye: Eye, host: Host, entry: Entry, written: Written | Lost) -> tuple[
         trouble = "the container was started while tar was still saving it"
     if trouble or found is None:
         raise _bad(eye, host, entry, trouble or "the server wrote no archive", found)
-    manifest = Manifest(host.name, entry.details["label"], found.time, found.size, found.sha256, nas.now())
+    manifest = Manifest(
+        host.name, entry.details["label"], found.time, found.size, found.sha256, nas.now()
+    )
     noted = eye.write_note(eye.path, manifest)
-    seen = eye.find(eye.path) or Saved(host.user, UNKNOWN, "", eye.path, found.size, found.time, found.mode)
+    seen = eye.find(eye.path) or Saved(
+        host.user, UNKNOWN, "", eye.path, found.size, found.time, found.mode
+    )
     name = name_of(host.user, host.name, found.time, manifest.label)
-    return replace(seen, name=name, host=host.name, label=manifest.label, sha256=found.sha256,
-                   verified=manifest.verified), noted  # fmt: skip
+    return replace(
+        seen,
+        name=name,
+        host=host.name,
+        label=manifest.label,
+        sha256=found.sha256,
+        verified=manifest.verified,
+    ), noted
 
 
 def _grows(eye: Eye) -> bool:
@@ -68,7 +78,9 @@ def _reading(eye: Eye, written: Written | Lost) -> Reading:
     return eye.test(eye.path, expected=written.bad is None)
 
 
-def _trouble(eye: Eye, host: Host, entry: Entry, written: Written | Lost, found: Reading | None) -> str | None:
+def _trouble(
+    eye: Eye, host: Host, entry: Entry, written: Written | Lost, found: Reading | None
+) -> str | None:
     """Why the archive cannot be trusted, None when it can."""
     if found is None:
         return "the server wrote no archive"
@@ -98,8 +110,14 @@ def _is_old(entry: Entry, found: Reading) -> bool:
 def _bad(eye: Eye, host: Host, entry: Entry, trouble: str, found: Reading | None) -> ApexError:
     """The error for a bad snapshot. The previous archive replaces what is damaged, but never what can be read whole."""
     aside, before = entry.details.get("aside"), entry.details["before"]
-    whole = found is not None and (found.moved or found.trouble is None) and not _is_old(entry, found)
-    kept = "there was no previous one" if before is None else "the previous one was given up for it (--replace)"
+    whole = (
+        found is not None and (found.moved or found.trouble is None) and not _is_old(entry, found)
+    )
+    kept = (
+        "there was no previous one"
+        if before is None
+        else "the previous one was given up for it (--replace)"
+    )
     if aside is None and found is not None and _is_old(entry, found):
         kept = f"the previous one is still in its place: {eye.path}"
     elif aside:
@@ -107,5 +125,9 @@ def _bad(eye: Eye, host: Host, entry: Entry, trouble: str, found: Reading | None
         if not whole and eye.put_back(aside):
             kept = f"the previous one is back in its place: {eye.path}"
     eye.means.journal.end(entry)
-    words = trouble if trouble.startswith("the snapshot on ") else f"the snapshot on {host.name} is bad: {trouble}"
+    words = (
+        trouble
+        if trouble.startswith("the snapshot on ")
+        else f"the snapshot on {host.name} is bad: {trouble}"
+    )
     return ApexError(f"{words}; {kept}", hint="apexgpu snapshots", code="snapshot_bad")

@@ -35,14 +35,22 @@ app = Group()
 @app.command("login")
 def login(
     ctx: typer.Context,
-    user: Annotated[str | None, typer.Argument(metavar="[USER]", help="Your domain account.")] = None,
+    user: Annotated[
+        str | None, typer.Argument(metavar="[USER]", help="Your domain account.")
+    ] = None,
     iam_url: Annotated[str | None, typer.Option(help="Where IAM is.")] = None,
-    key: Annotated[Path | None, typer.Option(help="The ssh key to use, instead of the best one found.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The ssh key to use, instead of the best one found.")
+    ] = None,
     password_stdin: PasswordStdin = False,
     no_save_password: NoSave = False,
     allow_http: AllowHttp = False,
-    register: Annotated[list[str] | None, typer.Option(metavar="HOST", help="Register there too; repeatable.")] = None,
-    register_all: Annotated[bool, typer.Option("--register-all", help="Register on every host.")] = False,
+    register: Annotated[
+        list[str] | None, typer.Option(metavar="HOST", help="Register there too; repeatable.")
+    ] = None,
+    register_all: Annotated[
+        bool, typer.Option("--register-all", help="Register on every host.")
+    ] = False,
 ) -> None:
     """Log in to IAM, send it a key, and write the lab's hosts into your ssh config.
 
@@ -59,7 +67,9 @@ def login(
     wanted = hosts if register_all else kit.hosts(register) if register else []
     configfile.read(kit.settings.ssh_config)
     pair = choose_key(kit, key, stored)
-    sent = send_key(kit, client, pair, Passwords(kit, from_stdin=password_stdin, save=not no_save_password))
+    sent = send_key(
+        kit, client, pair, Passwords(kit, from_stdin=password_stdin, save=not no_save_password)
+    )
     written = merge_into_config(kit, hosts, identity=pair.path)
     pushed = _follow(kit, client, hosts) if sent else {}
     reached = _probe(kit, hosts, pushed)
@@ -72,7 +82,10 @@ def login(
             "user": name,
             "iam_url": client.url,
             "changed": sent or written,
-            "key": {"fingerprint": fingerprint(pair.public), "path": str(pair.path) if pair.path else None},
+            "key": {
+                "fingerprint": fingerprint(pair.public),
+                "path": str(pair.path) if pair.path else None,
+            },
             "hosts": _rows(reached, made),
         }
     )
@@ -185,14 +198,20 @@ def _rows(reached: Sequence[Outcome[bool]], made: Sequence[Outcome[bool]]) -> li
     ]
 
 
-def _say_next(kit: Kit, changed: bool, reached: Sequence[Outcome[bool]], made: Sequence[Outcome[bool]]) -> None:
+def _say_next(
+    kit: Kit, changed: bool, reached: Sequence[Outcome[bool]], made: Sequence[Outcome[bool]]
+) -> None:
     changed = changed or any(outcome.value for outcome in made)
     kit.screen.result(
         "You are logged in."
         if changed
         else "Nothing to change: you are logged in, and your ssh config is up to date."
     )
-    ready = [outcome.host.name for outcome in (*made, *reached) if outcome.ok and (outcome in made or outcome.value)]
+    ready = [
+        outcome.host.name
+        for outcome in (*made, *reached)
+        if outcome.ok and (outcome in made or outcome.value)
+    ]
     names = [outcome.host.name for outcome in reached]
     step = f"apexgpu up {ready[0]}" if ready else f"apexgpu register {names[0]}"
     kit.screen.result(f"Next: {step}   (all hosts: apexgpu status)")
@@ -201,7 +220,9 @@ def _say_next(kit: Kit, changed: bool, reached: Sequence[Outcome[bool]], made: S
 @app.command("logout")
 def logout(
     ctx: typer.Context,
-    keep_config: Annotated[bool, typer.Option("--keep-config", help="Leave the ssh config as it is.")] = False,
+    keep_config: Annotated[
+        bool, typer.Option("--keep-config", help="Leave the ssh config as it is.")
+    ] = False,
 ) -> None:
     """Forget the login on this laptop: the saved password, the account, and our part of the ssh config.
 
@@ -215,7 +236,9 @@ def logout(
     from apexgpu.ssh import mux
     from apexgpu.tunnel import tunnels
 
-    unmounted = mounts.unmount_ours(kit.state_dir)  # first: a mount that is in use stops it before anything is gone
+    unmounted = mounts.unmount_ours(
+        kit.state_dir
+    )  # first: a mount that is in use stops it before anything is gone
     for mount in unmounted:
         kit.screen.good(f"unmounted {mount.directory}")
     carried = [one for one in tunnels.listed(kit.state_dir) if one.state != tunnels.DEAD]
@@ -253,5 +276,12 @@ def whoami(ctx: typer.Context) -> None:
     kit.screen.result(f"IAM   {kit.iam_url}")
     show_keys(kit, rows)
     kit.screen.document(
-        {"ok": True, "user": kit.user, "name": name, "port": port, "iam_url": kit.iam_url, "keys": rows}
+        {
+            "ok": True,
+            "user": kit.user,
+            "name": name,
+            "port": port,
+            "iam_url": kit.iam_url,
+            "keys": rows,
+        }
     )

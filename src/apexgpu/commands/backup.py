@@ -29,11 +29,18 @@ def snapshot(
     ctx: typer.Context,
     host: OneHost,
     name: Annotated[str, typer.Option(help="A word to find it by, such as before-upgrade.")] = "",
-    no_restart: Annotated[bool, typer.Option("--no-restart", help="Leave the container stopped.")] = False,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Go on where the previous archive cannot be kept: it is lost.")
+    no_restart: Annotated[
+        bool, typer.Option("--no-restart", help="Leave the container stopped.")
     ] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Put back what an interrupted snapshot left behind.")] = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="Go on where the previous archive cannot be kept: it is lost."
+        ),
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Put back what an interrupted snapshot left behind.")
+    ] = False,
 ) -> None:
     """Save your container on HOST to the NAS, keep the previous archive, and test the new one.
 
@@ -41,7 +48,9 @@ def snapshot(
     """
     kit = kit_of(ctx)
     label = checked_label(name)
-    one = reach.one_host(kit, host, several="apexgpu snapshot HOST   takes one at a time: all write to the same file")
+    one = reach.one_host(
+        kit, host, several="apexgpu snapshot HOST   takes one at a time: all write to the same file"
+    )
     if undo:
         raise typer.Exit(undo_interrupted(kit, one))
 
@@ -53,7 +62,9 @@ def snapshot(
             return taken
         with backup.planned(means, one) as plan:
             ask_snapshot(kit, plan, lose=replace)
-            return backup.take(means, plan, label=label, restart=not no_restart, replace_previous=replace)
+            return backup.take(
+                means, plan, label=label, restart=not no_restart, replace_previous=replace
+            )
 
     raise typer.Exit(finish(kit, one, attempt(kit, one, f"snapshot of {one.name}", work)))
 
@@ -77,11 +88,14 @@ def working(kit: Kit, host: Host, what: str, *, answered: bool) -> Iterator[Mean
     """The means for a piece of work, shown as it goes on; Ctrl-C says what is left to do."""
     with kit.screen.working(what) as progress:
         means = Means(
-            fleet.Trusting(kit, host), kit.known_hosts, kit.state_dir, kit.pause,
+            fleet.Trusting(kit, host),
+            kit.known_hosts,
+            kit.state_dir,
+            kit.pause,
             say=lambda line: progress.say(clean(line).strip().lstrip("= ")),
             note=lambda line: progress.print(lambda: kit.screen.note(f"  {line}")),
             answered=answered or kit.yes or kit.screen.can_ask,
-        )  # fmt: skip
+        )
         try:
             yield means
         except KeyboardInterrupt:
@@ -128,7 +142,10 @@ def attempt(
     `answered` says that the command line itself is the user's yes.
     """
     try:
-        with working(kit, host, what, answered=answered) as means, backup.alone(kit.state_dir, host):
+        with (
+            working(kit, host, what, answered=answered) as means,
+            backup.alone(kit.state_dir, host),
+        ):
             return work(means)
     except DeclinedError:
         raise
@@ -154,7 +171,9 @@ def show_taken(kit: Kit, host: Host, taken: Taken) -> None:
         if taken.previous.others_can_read:
             kit.screen.warn(f"others can read {taken.previous.path}: it could not be made private")
     if not taken.noted:
-        kit.screen.warn(f"its manifest cannot be written beside {taken.saved.path}, so it counts as untested later")
+        kit.screen.warn(
+            f"its manifest cannot be written beside {taken.saved.path}, so it counts as untested later"
+        )
     if taken.start_error is not None:
         fleet.show_error(kit, host, taken.start_error)
     kit.screen.note(f"  to bring it back: apexgpu recover {host.name} --from {taken.saved.name}")

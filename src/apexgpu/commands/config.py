@@ -18,7 +18,9 @@ from apexgpu.ssh import route as routes
 
 app = Group()
 config = Group()
-app.add_typer(config, name="config", help="The hosts in ~/.ssh/config: sync, status, print, remove, restore.")
+app.add_typer(
+    config, name="config", help="The hosts in ~/.ssh/config: sync, status, print, remove, restore."
+)
 
 
 def fetch_hosts(kit: Kit, client: Any = None) -> tuple[Host, ...]:
@@ -50,7 +52,9 @@ def merge_into_config(
 
     `left_out` are the hosts to leave out from now on; None: those that were left out before.
     """
-    found = replace(kit.account, hosts=hosts, left_out=kit.account.left_out if left_out is None else left_out)
+    found = replace(
+        kit.account, hosts=hosts, left_out=kit.account.left_out if left_out is None else left_out
+    )
     plan = configfile.plan(
         kit.settings.ssh_config,
         hosts,
@@ -93,12 +97,16 @@ def _show_written(kit: Kit, plan: configfile.Plan) -> None:
         )
     if plan.path != kit.settings.ssh_config and not _included(kit, plan.hosts):
         kit.screen.good(f"{plan.path}: {count}")
-        kit.screen.note(f"ssh does not read it yet. Put this line at the very top of {kit.settings.ssh_config}:")
+        kit.screen.note(
+            f"ssh does not read it yet. Put this line at the very top of {kit.settings.ssh_config}:"
+        )
         kit.screen.result(configfile.include_line(plan.path))
     elif not plan.changed:
         kit.screen.good(f"{plan.path} is up to date ({count})")
     elif plan.hosts:
-        words = shlex.join(["ssh", *routes.config_arguments(kit.settings.ssh_config), plan.hosts[0].name])
+        words = shlex.join(
+            ["ssh", *routes.config_arguments(kit.settings.ssh_config), plan.hosts[0].name]
+        )
         kit.screen.good(f"{plan.path}: {count}; `{words}` works from any program")
 
 
@@ -113,23 +121,35 @@ def identity_line(kit: Kit, identity: Path | None) -> str | None:
     probe = Host("apexgpu-probe", "192.0.2.1", "nobody", 22)
     from apexgpu.models import Target
 
-    found = routes.resolve(Target(probe, "container"), config=kit.settings.ssh_config, runner=kit.runner)
+    found = routes.resolve(
+        Target(probe, "container"), config=kit.settings.ssh_config, runner=kit.runner
+    )
     return None if identity in found.identity_files else str(identity)
 
 
-SshConfig = Annotated[Path | None, typer.Option("--ssh-config", help="Another file than ~/.ssh/config.")]
+SshConfig = Annotated[
+    Path | None, typer.Option("--ssh-config", help="Another file than ~/.ssh/config.")
+]
 
 
 @config.command("sync")
 def sync(
     ctx: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the difference, write nothing.")] = False,
-    include: Annotated[bool, typer.Option("--include", help="Write an own file; you paste one Include line.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the difference, write nothing.")
+    ] = False,
+    include: Annotated[
+        bool, typer.Option("--include", help="Write an own file; you paste one Include line.")
+    ] = False,
     except_: Annotated[
         list[str] | None,
-        typer.Option("--except", metavar="HOST", help="Leave HOST out, now and in later syncs; repeatable."),
+        typer.Option(
+            "--except", metavar="HOST", help="Leave HOST out, now and in later syncs; repeatable."
+        ),
     ] = None,
-    no_except: Annotated[bool, typer.Option("--no-except", help="Leave no host out any more.")] = False,
+    no_except: Annotated[
+        bool, typer.Option("--no-except", help="Leave no host out any more.")
+    ] = False,
     ssh_config: SshConfig = None,
 ) -> None:
     """Fetch the hosts from IAM and merge them into your ssh config. Example: apexgpu config sync."""
@@ -195,19 +215,30 @@ def status(ctx: typer.Context, ssh_config: SshConfig = None) -> None:
     own = sshconfig.host_names(old)
     kit.screen.table(
         ("SETTING", "VALUE", "FROM"),
-        [(name, setting.value or "-", setting.source) for name, setting in sorted(kit.settings.named.items())],
+        [
+            (name, setting.value or "-", setting.source)
+            for name, setting in sorted(kit.settings.named.items())
+        ],
     )
     kit.screen.result("")
     if managed:
         names = ", ".join(host.name for host in managed)
-        kit.screen.result(f"{path}: {len(managed)} hosts of the lab ({names}), {len(own)} names of your own")
+        kit.screen.result(
+            f"{path}: {len(managed)} hosts of the lab ({names}), {len(own)} names of your own"
+        )
     else:
-        kit.screen.result(f"{path}: no hosts of the lab yet, {len(own)} names of your own. Next: apexgpu login")
+        kit.screen.result(
+            f"{path}: no hosts of the lab yet, {len(own)} names of your own. Next: apexgpu login"
+        )
     warnings = configfile.warnings(path, managed, kit.runner) if managed else []
     if kit.account.left_out:
-        kit.screen.result(f"left out: {', '.join(kit.account.left_out)} (all again: apexgpu config sync --no-except)")
+        kit.screen.result(
+            f"left out: {', '.join(kit.account.left_out)} (all again: apexgpu config sync --no-except)"
+        )
     if sshconfig.edited(old):
-        warnings.append("the block was edited or moved by hand; the next `apexgpu config sync` puts it right")
+        warnings.append(
+            "the block was edited or moved by hand; the next `apexgpu config sync` puts it right"
+        )
     for text in warnings:
         kit.screen.warn(text)
     kit.screen.document(
@@ -229,7 +260,8 @@ def status(ctx: typer.Context, ssh_config: SshConfig = None) -> None:
 
 def _backup_values(copies: Sequence[configfile.Backup]) -> list[dict[str, Any]]:
     return [
-        {"n": copy.n, "path": str(copy.path), "taken": copy.taken.isoformat(), "bytes": copy.bytes} for copy in copies
+        {"n": copy.n, "path": str(copy.path), "taken": copy.taken.isoformat(), "bytes": copy.bytes}
+        for copy in copies
     ]
 
 
@@ -250,7 +282,9 @@ def remove(ctx: typer.Context, ssh_config: SshConfig = None) -> None:
     path = kit.settings.ssh_config
     changed = remove_ours(kit)
     kit.screen.document({"ok": True, "changed": changed, "path": str(path)})
-    kit.screen.result(f"{path}: our part is gone." if changed else f"Nothing to do: nothing in {path} is ours.")
+    kit.screen.result(
+        f"{path}: our part is gone." if changed else f"Nothing to do: nothing in {path} is ours."
+    )
 
 
 def remove_ours(kit: Kit) -> bool:
@@ -260,7 +294,9 @@ def remove_ours(kit: Kit) -> bool:
     if not include.exists():
         return changed
     configfile.remove(include, state_dir=kit.state_dir, runner=kit.runner)
-    kit.screen.note(f"The line `{configfile.include_line(include)}` in {path} is of no use any more.")
+    kit.screen.note(
+        f"The line `{configfile.include_line(include)}` in {path} is of no use any more."
+    )
     return True
 
 
@@ -270,7 +306,9 @@ def restore(
     number: Annotated[
         int | None,
         typer.Argument(
-            metavar="[N]", help="Which copy; 1 is the newest, 0 what the last restore took away.", show_default=False
+            metavar="[N]",
+            help="Which copy; 1 is the newest, 0 what the last restore took away.",
+            show_default=False,
         ),
     ] = None,
     ssh_config: SshConfig = None,
@@ -289,7 +327,9 @@ def restore(
         return
     chosen = next((copy for copy in copies if copy.n == number), None)
     if chosen is None:
-        raise UsageError(f"there is no copy {number} of {path}", hint="apexgpu config restore   (lists them)")
+        raise UsageError(
+            f"there is no copy {number} of {path}", hint="apexgpu config restore   (lists them)"
+        )
     old, new = configfile.read(path), chosen.path.read_bytes()
     if new != old:
         if not kit.yes:

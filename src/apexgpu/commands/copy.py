@@ -24,15 +24,27 @@ from apexgpu.text import duration, size
 
 app = Group()
 
-Words = Annotated[list[str], typer.Argument(metavar="SRC... DST", help="One side is HOST:PATH.", show_default=False)]
+Words = Annotated[
+    list[str],
+    typer.Argument(metavar="SRC... DST", help="One side is HOST:PATH.", show_default=False),
+]
 How = Annotated[
     Literal["auto", "rsync", "sftp"],
-    typer.Option("--method", help="rsync where both sides have it, SFTP otherwise; or one of them."),
+    typer.Option(
+        "--method", help="rsync where both sides have it, SFTP otherwise; or one of them."
+    ),
 ]
 Habit = Annotated[
     bool,
-    typer.Option("-r", "-R", "-a", "-p", "--recursive", help="As always: directories too, times and modes kept.",
-                 show_default=False),
+    typer.Option(
+        "-r",
+        "-R",
+        "-a",
+        "-p",
+        "--recursive",
+        help="As always: directories too, times and modes kept.",
+        show_default=False,
+    ),
 ]
 
 
@@ -83,8 +95,14 @@ def _kept_up_to_date(progress: Progress, watch: Watch) -> Iterator[None]:
         while not over.wait(0.1):
             if watch.doing != part:
                 began, part = time.monotonic(), watch.doing
-            progress.say(bar(watch.doing, watch.done, watch.total,
-                             rate=(watch.done - watch.spared) / max(0.1, time.monotonic() - began)))  # fmt: skip
+            progress.say(
+                bar(
+                    watch.doing,
+                    watch.done,
+                    watch.total,
+                    rate=(watch.done - watch.spared) / max(0.1, time.monotonic() - began),
+                )
+            )
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()
@@ -104,14 +122,18 @@ def bar(what: str, done: int, total: int | None, *, rate: float) -> str:
         parts += [f"▕{'█' * full}{'░' * (20 - full)}▏{share * 100:3.0f} %"]
     parts += [size(done) + (f" of {size(total)}" if total else "")]
     parts += [f"{size(int(rate))}/s"] if rate > 0 else []
-    parts += [f"{duration((total - done) / rate)} left"] if total and rate > 0 and done < total else []
+    parts += (
+        [f"{duration((total - done) / rate)} left"] if total and rate > 0 and done < total else []
+    )
     return "  ".join(parts)
 
 
 def _say_kept(kit: Kit, watch: Watch) -> None:
     if watch.stage is not None:
         where, path = watch.stage
-        kit.screen.note(f"what has come is kept in {path} on {where}; the same line again goes on from there")
+        kit.screen.note(
+            f"what has come is kept in {path} on {where}; the same line again goes on from there"
+        )
 
 
 def _interrupted(kit: Kit, watch: Watch) -> None:
@@ -124,15 +146,34 @@ def _interrupted(kit: Kit, watch: Watch) -> None:
 def _show(kit: Kit, host: str, done: Copied) -> None:
     if done.left_out:
         kit.screen.warn(f"left out: {done.left_out} that are no files (sockets, pipes, devices)")
-    where = ", ".join(dict.fromkeys(done.targets)) if len(done.targets) <= 3 else f"{len(done.targets)} places"
+    where = (
+        ", ".join(dict.fromkeys(done.targets))
+        if len(done.targets) <= 3
+        else f"{len(done.targets)} places"
+    )
     what = f"{done.files} file{'' if done.files == 1 else 's'}, {size(done.size)}"
     if not done.changed:
         kit.screen.good(f"{where}: nothing to do, it is all there ({what})")
     else:
-        rate = f" at {size(int(done.sent / done.seconds))}/s" if done.seconds >= 1 and done.sent else ""
-        kit.screen.good(f"{where}: {what}; {size(done.sent)} sent in {done.seconds:.1f} s{rate} ({done.method})")
-    kit.screen.document({
-        "ok": True, "host": host, "files": done.files, "bytes": done.size, "transferred": done.sent,
-        "changed": done.changed, "left_out": done.left_out, "seconds": round(done.seconds, 3), "method": done.method,
-        "targets": list(done.targets),
-    })  # fmt: skip
+        rate = (
+            f" at {size(int(done.sent / done.seconds))}/s"
+            if done.seconds >= 1 and done.sent
+            else ""
+        )
+        kit.screen.good(
+            f"{where}: {what}; {size(done.sent)} sent in {done.seconds:.1f} s{rate} ({done.method})"
+        )
+    kit.screen.document(
+        {
+            "ok": True,
+            "host": host,
+            "files": done.files,
+            "bytes": done.size,
+            "transferred": done.sent,
+            "changed": done.changed,
+            "left_out": done.left_out,
+            "seconds": round(done.seconds, 3),
+            "method": done.method,
+            "targets": list(done.targets),
+        }
+    )

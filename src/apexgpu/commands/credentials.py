@@ -18,8 +18,12 @@ from apexgpu.kit import Kit
 
 _SERVICE = "apexgpu"
 AllowHttp = Annotated[bool, typer.Option("--allow-http", help="Send the password over plain http.")]
-PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the domain password from stdin.")]
-NoSave = Annotated[bool, typer.Option("--no-save-password", help="Do not keep the password in the keyring.")]
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the domain password from stdin.")
+]
+NoSave = Annotated[
+    bool, typer.Option("--no-save-password", help="Do not keep the password in the keyring.")
+]
 
 
 def entry(kit: Kit) -> str:
@@ -50,7 +54,9 @@ def iam_client(kit: Kit, *, allow_http: bool) -> IamClient:
         if not allow_http:
             if not kit.screen.can_ask:
                 return False
-            kit.screen.warn(f"{url} has no TLS: your domain password would travel readable for anyone on the way.")
+            kit.screen.warn(
+                f"{url} has no TLS: your domain password would travel readable for anyone on the way."
+            )
             if not kit.screen.confirm("Send it all the same, now and in future"):
                 return False
         kit.remember(replace(kit.account, allow_http=(*kit.account.allow_http, url)))
@@ -82,7 +88,8 @@ class Passwords:
             text = kit.screen.piped_line()
             if not text:
                 raise LoginError(
-                    "the password on stdin is empty", hint="printf '%s' \"$PASSWORD\" | apexgpu login --password-stdin"
+                    "the password on stdin is empty",
+                    hint="printf '%s' \"$PASSWORD\" | apexgpu login --password-stdin",
                 )
             self._used = Secret(text)
             return text
@@ -99,7 +106,9 @@ class Passwords:
             )
         text = kit.screen.secret(f"Domain password of {kit.user}")
         if not text:
-            raise LoginError("an empty password is never sent", hint="apexgpu login", code="password")
+            raise LoginError(
+                "an empty password is never sent", hint="apexgpu login", code="password"
+            )
         self._used = Secret(text)
         return text
 
@@ -160,7 +169,11 @@ def _new_key(kit: Kit, directory: Path) -> KeyPair:
         passphrase = kit.screen.secret("Passphrase for the new key (empty for none)") or None
         if passphrase and kit.screen.secret("The same passphrase again") != passphrase:
             raise UsageError("the two passphrases differ; no key was made", hint="apexgpu login")
-    pair = keys.generate(directory / "id_ed25519", comment=f"{kit.user}@{socket.gethostname()}", passphrase=passphrase)
+    pair = keys.generate(
+        directory / "id_ed25519",
+        comment=f"{kit.user}@{socket.gethostname()}",
+        passphrase=passphrase,
+    )
     kit.screen.good(f"made a new key: {pair.path}")
     if pair.path is not None:
         if passphrase:
@@ -173,12 +186,21 @@ def send_key(kit: Kit, client: IamClient, pair: KeyPair, passwords: Passwords) -
     """Merge the key into what IAM holds; whether anything had to be sent."""
     with kit.screen.working("talking to IAM"):
         changed = with_password(
-            passwords, lambda: publish(client, kit.user, lambda stored: merge(stored, pair.public), passwords.get)
+            passwords,
+            lambda: publish(
+                client, kit.user, lambda stored: merge(stored, pair.public), passwords.get
+            ),
         )
     mark = fingerprint(pair.public)
     identity = str(pair.path) if pair.path else ""
     kit.remember(
-        replace(kit.account, user=kit.user, iam_url=kit.settings.iam_url, fingerprint=mark, identity_file=identity)
+        replace(
+            kit.account,
+            user=kit.user,
+            iam_url=kit.settings.iam_url,
+            fingerprint=mark,
+            identity_file=identity,
+        )
     )
     where = pair.path or "ssh agent"
     kit.screen.good(f"IAM {'now has' if changed else 'had'} your key {mark} ({where})")
@@ -232,7 +254,9 @@ def _post_again(kit: Kit) -> bool:
     except DeclinedError as exc:
         kit.screen.warn(exc.message, hint="apexgpu register HOST   (in a terminal)")
         return False
-    follow_push(client, kit.user, limit=max(20.0, 2 * kit.settings.timeout), on_log=lambda log: None)
+    follow_push(
+        client, kit.user, limit=max(20.0, 2 * kit.settings.timeout), on_log=lambda log: None
+    )
     return True
 
 

@@ -23,7 +23,10 @@ app = Group()
 def doctor(
     ctx: typer.Context,
     host: Annotated[
-        str | None, typer.Argument(metavar="[HOST]", help="A host name or glob; all by default.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[HOST]", help="A host name or glob; all by default.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Look at everything between this machine and your containers, say what is wrong and what to paste.
@@ -59,24 +62,36 @@ def _show_host(kit: Kit, host: Host, findings: Sequence[Finding], *, everything:
             kit.screen.verdict(finding.verdict, host.name, fact, hint=finding.hint)
         return
     last = findings[-1]
-    kit.screen.verdict(last.verdict, host.name, ", ".join(one.fact for one in findings), hint=last.hint)
+    kit.screen.verdict(
+        last.verdict, host.name, ", ".join(one.fact for one in findings), hint=last.hint
+    )
 
 
-def _finish(kit: Kit, here: Sequence[Finding], hosts: Sequence[Host], found: Sequence[Sequence[Finding]]) -> int:
+def _finish(
+    kit: Kit, here: Sequence[Finding], hosts: Sequence[Host], found: Sequence[Sequence[Finding]]
+) -> int:
     problems = [one for findings in (here, *found) for one in findings if one.verdict == "problem"]
     rows = []
     for one, findings in zip(hosts, found, strict=True):
         first = next((finding for finding in findings if finding.verdict == "problem"), None)
-        error = {"code": first.code or "problem", "message": first.fact, "hint": first.hint} if first else None
+        error = (
+            {"code": first.code or "problem", "message": first.fact, "hint": first.hint}
+            if first
+            else None
+        )
         values = [finding_value(finding) for finding in findings]
         rows.append({"host": one.name, "ok": first is None, "error": error, "checks": values})
-    kit.screen.document({"ok": not problems, "checks": [finding_value(one) for one in here], "hosts": rows})
+    kit.screen.document(
+        {"ok": not problems, "checks": [finding_value(one) for one in here], "hosts": rows}
+    )
     many = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; the lines after `hint:` are to be pasted"
     kit.screen.result(many if problems else f"All well. {_FURTHER}")
     return 1 if problems else 0
 
 
-_FURTHER = "What only a try can tell: apexgpu verify HOST (the GPU), apexgpu x11 check HOST (windows)"
+_FURTHER = (
+    "What only a try can tell: apexgpu verify HOST (the GPU), apexgpu x11 check HOST (windows)"
+)
 
 
 @app.command("uninstall")
@@ -88,7 +103,9 @@ def uninstall(ctx: typer.Context) -> None:
     kit = kit_of(ctx)
     knows_user = bool(kit.settings.user)
     has_password = knows_user and not password_missing(kit)
-    parts = removal.parts(kit.settings, kit.runner, password=partial(forget_password, kit) if has_password else None)
+    parts = removal.parts(
+        kit.settings, kit.runner, password=partial(forget_password, kit) if has_password else None
+    )
     cut = removal.interrupted(kit.settings)
     for fact in cut:
         kit.screen.warn(f"{fact}; after this, nothing here will know of it")
@@ -102,10 +119,18 @@ def uninstall(ctx: typer.Context) -> None:
     facts = removal.left(kit.settings)
     for fact in facts:
         kit.screen.note(f"  left: {fact}")
-    kit.screen.document({
-        "ok": True, "changed": bool(parts), "removed": [part.name for part in parts], "left": facts, "interrupted": cut,
-    })  # fmt: skip
-    kit.screen.result(_PROGRAM if parts else f"Nothing to do: apexgpu has left nothing here. {_PROGRAM}")
+    kit.screen.document(
+        {
+            "ok": True,
+            "changed": bool(parts),
+            "removed": [part.name for part in parts],
+            "left": facts,
+            "interrupted": cut,
+        }
+    )
+    kit.screen.result(
+        _PROGRAM if parts else f"Nothing to do: apexgpu has left nothing here. {_PROGRAM}"
+    )
 
 
 _PROGRAM = "The program itself goes with: pipx uninstall apexgpu   (or pip uninstall apexgpu)"

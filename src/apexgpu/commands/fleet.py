@@ -45,7 +45,9 @@ def run(
     for _ in range(2):  # the host itself, then the container behind it
         if not waiting:
             break
-        new = [outcome.error for outcome in waiting if isinstance(outcome.error, UnknownHostKeyError)]
+        new = [
+            outcome.error for outcome in waiting if isinstance(outcome.error, UnknownHostKeyError)
+        ]
         again = [outcome.host for outcome in waiting]
         waiting.clear()
         trust(kit, new)
@@ -63,7 +65,10 @@ def trust(kit: Kit, seen: Sequence[UnknownHostKeyError]) -> None:
     from apexgpu.ssh.paramiko_link import known_name
 
     unique = {(error.route.target.alias, error.key.blob): error for error in seen}
-    new = [NewKey(alias, known_name(error.route), error.key, error) for (alias, _), error in unique.items()]
+    new = [
+        NewKey(alias, known_name(error.route), error.key, error)
+        for (alias, _), error in unique.items()
+    ]
     by_file: dict[Path, list[NewKey]] = {}
     for entry in new:
         by_file.setdefault(_kept_in(kit, entry), []).append(entry)
@@ -71,7 +76,9 @@ def trust(kit: Kit, seen: Sequence[UnknownHostKeyError]) -> None:
         kit.screen.note("These hosts show keys that this laptop has not seen before:")
         for entry in new:
             kit.screen.note(f"  {entry.alias:<14} {entry.key.kind:<20} {fingerprint(entry.key)}")
-        if not kit.screen.confirm("Are they the lab's (compare with an administrator if in doubt)? Trust all of them"):
+        if not kit.screen.confirm(
+            "Are they the lab's (compare with an administrator if in doubt)? Trust all of them"
+        ):
             raise new[0].seen
     for file, entries in by_file.items():
         hashed = entries[0].seen.route.one("hashknownhosts", "no") == "yes"
@@ -86,7 +93,9 @@ def _kept_in(kit: Kit, entry: NewKey) -> Path:
     if file is None:
         where = entry.seen.route.one("userknownhostsfile", "none")
         message = f"your ssh config keeps no host keys: UserKnownHostsFile is {where}, also for {entry.alias}"
-        raise ConfigError(message, hint=keeping_cure(kit.settings.ssh_config), code="no_known_hosts")
+        raise ConfigError(
+            message, hint=keeping_cure(kit.settings.ssh_config), code="no_known_hosts"
+        )
     return file
 
 
@@ -103,9 +112,14 @@ class Trusting:
         self._host = host
 
     def run(
-        self, target: Target, command: str, *, limits: Limits | None = None, on_line: OnLine | None = None,
+        self,
+        target: Target,
+        command: str,
+        *,
+        limits: Limits | None = None,
+        on_line: OnLine | None = None,
         once: bool = False,
-    ) -> Reply:  # fmt: skip
+    ) -> Reply:
         """See transport.Transport."""
         link = self._kit.transport
         try:
@@ -117,7 +131,9 @@ class Trusting:
         return link.run(target, command, limits=limits, on_line=on_line, once=once)
 
 
-def rows(outcomes: Sequence[Outcome[T]], value: Callable[[T], dict[str, Any]]) -> list[dict[str, Any]]:
+def rows(
+    outcomes: Sequence[Outcome[T]], value: Callable[[T], dict[str, Any]]
+) -> list[dict[str, Any]]:
     """The `hosts` list of a JSON document."""
     return [
         {

@@ -69,10 +69,17 @@ def _row(host: str, gpu: Gpu, driver: str, claims: Sequence[Claim], kit: Kit) ->
     draws = kit.screen.draws
     used = None if gpu.used is None or not gpu.total else 100 * gpu.used // gpu.total
     return (
-        host, str(gpu.index), gpu.name, "-" if gpu.temperature is None else f"{gpu.temperature}°C",
-        _bar(gpu.utilization, draws) + ("-" if gpu.utilization is None else f"{gpu.utilization:>3}%"),
-        _bar(used, draws) + size(gpu.used), size(gpu.free), driver, used_by(gpu, claims, kit.settings.user or ""),
-    )  # fmt: skip
+        host,
+        str(gpu.index),
+        gpu.name,
+        "-" if gpu.temperature is None else f"{gpu.temperature}°C",
+        _bar(gpu.utilization, draws)
+        + ("-" if gpu.utilization is None else f"{gpu.utilization:>3}%"),
+        _bar(used, draws) + size(gpu.used),
+        size(gpu.free),
+        driver,
+        used_by(gpu, claims, kit.settings.user or ""),
+    )
 
 
 def _bar(percent: int | None, draws: bool) -> str:
@@ -89,7 +96,11 @@ def used_by(gpu: Gpu, claims: Sequence[Claim], user: str) -> str:
     if gpu.processes:
         names = sorted({PurePosixPath(one.name).name or one.name for one in gpu.processes})
         parts.append(f"you {size(gpu.own)} ({', '.join(names)})")
-    told = [claim for claim in claims if claim.gpu in {gpu.index, None} and (claim.user != user or not gpu.processes)]
+    told = [
+        claim
+        for claim in claims
+        if claim.gpu in {gpu.index, None} and (claim.user != user or not gpu.processes)
+    ]
     owners = ", ".join(_claim(claim) for claim in told)
     if gpu.others or (gpu.others is None and gpu.used):
         parts.append(f"others {size(gpu.others)}{f': {owners}' if owners else ''}")
@@ -113,9 +124,18 @@ def short(outcome: Outcome[Seen]) -> list[Row]:
         word, cure = _words(trouble)
         return [(outcome.host.name, "-", word, cure)]
     models = sorted({gpu.name for gpu in report.gpus})
-    cells = [f"{gpu.index}: {'-' if gpu.utilization is None else f'{gpu.utilization}%':>4} {size(gpu.free):>9}"
-             for gpu in report.gpus]  # fmt: skip
-    return [(outcome.host.name, f"{len(report.gpus)} × {', '.join(models)}", report.driver, "   ".join(cells))]
+    cells = [
+        f"{gpu.index}: {'-' if gpu.utilization is None else f'{gpu.utilization}%':>4} {size(gpu.free):>9}"
+        for gpu in report.gpus
+    ]
+    return [
+        (
+            outcome.host.name,
+            f"{len(report.gpus)} × {', '.join(models)}",
+            report.driver,
+            "   ".join(cells),
+        )
+    ]
 
 
 def offer(one: Offer) -> Row:
@@ -130,20 +150,47 @@ def value(outcome: Outcome[Seen], page: Page) -> dict[str, Any]:
     if report is None:
         absent = outcome.error is None
         state = trouble.code if trouble and absent else None
-        return {"state": state, "hint": trouble.hint if trouble and absent else None, "driver": None, "gpus": []}
+        return {
+            "state": state,
+            "hint": trouble.hint if trouble and absent else None,
+            "driver": None,
+            "gpus": [],
+        }
     claims = [claim for claim in page.claims if claim.host == outcome.host.name]
-    return {"state": "running", "hint": None, "driver": report.driver,
-            "gpus": [_gpu(gpu, report.driver, claims) for gpu in report.gpus]}  # fmt: skip
+    return {
+        "state": "running",
+        "hint": None,
+        "driver": report.driver,
+        "gpus": [_gpu(gpu, report.driver, claims) for gpu in report.gpus],
+    }
 
 
 def _gpu(gpu: Gpu, driver: str, claims: Sequence[Claim]) -> dict[str, Any]:
     return {
-        "index": gpu.index, "name": gpu.name, "uuid": gpu.uuid or None, "driver": driver,
-        "temperature": gpu.temperature, "utilization": gpu.utilization, "memory_total": gpu.total,
-        "memory_used": gpu.used, "memory_free": gpu.free, "compute_mode": gpu.compute_mode,
-        "processes": [{"pid": one.pid, "name": one.name, "memory": one.memory} for one in gpu.processes],
+        "index": gpu.index,
+        "name": gpu.name,
+        "uuid": gpu.uuid or None,
+        "driver": driver,
+        "temperature": gpu.temperature,
+        "utilization": gpu.utilization,
+        "memory_total": gpu.total,
+        "memory_used": gpu.used,
+        "memory_free": gpu.free,
+        "compute_mode": gpu.compute_mode,
+        "processes": [
+            {"pid": one.pid, "name": one.name, "memory": one.memory} for one in gpu.processes
+        ],
         "others": gpu.others,
-        "page": [{"user": one.user, "group": one.group or None, "memory": one.memory, "gpu": one.gpu,
-                  "refreshed": one.refreshed or None, "stale": one.stale}
-                 for one in claims if one.gpu in {gpu.index, None}],
-    }  # fmt: skip
+        "page": [
+            {
+                "user": one.user,
+                "group": one.group or None,
+                "memory": one.memory,
+                "gpu": one.gpu,
+                "refreshed": one.refreshed or None,
+                "stale": one.stale,
+            }
+            for one in claims
+            if one.gpu in {gpu.index, None}
+        ],
+    }

@@ -33,7 +33,9 @@ _ABSENT = {"stopped", "not_registered"}
 def show(
     ctx: typer.Context,
     hosts: HostsArgument = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Show every GPU: load, memory, who uses it.
 
@@ -46,25 +48,39 @@ def show(
     chosen = kit.hosts(hosts or [])
     page = _page(kit)
     live = watch and kit.screen.draws
-    board = Board(kit.screen, gpurows.HEADER, {host.name: gpurows.waiting(host.name) for host in chosen},
-                  styles=gpurows.colour, least=gpurows.LEAST)  # fmt: skip
+    board = Board(
+        kit.screen,
+        gpurows.HEADER,
+        {host.name: gpurows.waiting(host.name) for host in chosen},
+        styles=gpurows.colour,
+        least=gpurows.LEAST,
+    )
 
     def done(outcome: Outcome[Seen]) -> None:
         board.put(outcome.host.name, *gpurows.rows(outcome, _told(page), kit))
 
-    outcomes = fleet.run(kit, chosen, lambda host: _look(kit, host, named=bool(hosts), once=live), on_done=done)
+    outcomes = fleet.run(
+        kit, chosen, lambda host: _look(kit, host, named=bool(hosts), once=live), on_done=done
+    )
     if live:
         _watch(kit, outcomes, page, board)
     board.end()
     raise typer.Exit(_finish(kit, outcomes, page))
 
 
-def _look(kit: Kit, host: Host, *, named: bool, once: bool = False, looks: int = 1, seconds: float = 0) -> Seen:
+def _look(
+    kit: Kit, host: Host, *, named: bool, once: bool = False, looks: int = 1, seconds: float = 0
+) -> Seen:
     """Reports of a host; one that is not up is no failure where nobody named it."""
     try:
         found = looking.look(
-            kit.transport, host, looks=looks, seconds=seconds, connect=kit.settings.timeout, once=once
-        )  # fmt: skip
+            kit.transport,
+            host,
+            looks=looks,
+            seconds=seconds,
+            connect=kit.settings.timeout,
+            once=once,
+        )
     except RefusedError as exc:
         if named or exc.code not in _ABSENT:
             raise
@@ -91,8 +107,13 @@ def _watch(kit: Kit, first: list[Outcome[Seen]], page: Reading | None, board: Bo
     """Follow every host over a connection of its own, each row as it comes, until Ctrl-C."""
     rows = gpurows.rows
     if not fits(sum(len(rows(outcome, Page(), kit)) for outcome in first)):
-        board = Board(kit.screen, gpurows.SHORT_HEADER, {one.host.name: gpurows.short(one)[0] for one in first},
-                      styles=gpurows.colour, least=())  # fmt: skip
+        board = Board(
+            kit.screen,
+            gpurows.SHORT_HEADER,
+            {one.host.name: gpurows.short(one)[0] for one in first},
+            styles=gpurows.colour,
+            least=(),
+        )
 
         def rows(outcome: Outcome[Seen], page: Page, kit: Kit) -> list[gpurows.Row]:
             return gpurows.short(outcome)
@@ -103,8 +124,13 @@ def _watch(kit: Kit, first: list[Outcome[Seen]], page: Reading | None, board: Bo
     def follow(host: Host) -> None:
         while True:
             try:
-                looking.follow(kit.transport, host, lambda report: put(Outcome(host, Seen((report,)))),
-                               seconds=_EVERY, connect=kit.settings.timeout)  # fmt: skip
+                looking.follow(
+                    kit.transport,
+                    host,
+                    lambda report: put(Outcome(host, Seen((report,)))),
+                    seconds=_EVERY,
+                    connect=kit.settings.timeout,
+                )
             except ApexError as exc:
                 put(Outcome(host, None, exc))
                 kit.pause(_EVERY)
@@ -117,18 +143,29 @@ def _finish(kit: Kit, outcomes: list[Outcome[Seen]], page: Reading | None) -> in
     """What stands under the table, the JSON document, and the exit code."""
     seen = [outcome.value for outcome in outcomes if outcome.value is not None]
     told = _told(page)
-    if any(gpu.others for one in seen for report in one.reports for gpu in report.gpus) and not kit.screen.as_json:
-        kit.screen.note("others: memory that no program of your container accounts for; theirs cannot be seen from it")
+    if (
+        any(gpu.others for one in seen for report in one.reports for gpu in report.gpus)
+        and not kit.screen.as_json
+    ):
+        kit.screen.note(
+            "others: memory that no program of your container accounts for; theirs cannot be seen from it"
+        )
     _say_trouble(kit, outcomes, page)
     error, code = None, fanout.exit_code(outcomes)
     if seen and all(one.absent for one in seen) and code in {0, 3}:
         absent = outcomes[0].host.name if len(outcomes) == 1 else "HOST"
-        error = RefusedError("no container of yours is running", hint=f"apexgpu up {absent}", code="stopped")
+        error = RefusedError(
+            "no container of yours is running", hint=f"apexgpu up {absent}", code="stopped"
+        )
         kit.screen.error(error)
         code = error.exit_code
-    hosts = [{**row, **gpurows.value(outcome, told)}
-             for row, outcome in zip(fleet.rows(outcomes, lambda _: {}), outcomes, strict=True)]  # fmt: skip
-    kit.screen.document({"ok": code == 0, **({"error": error_value(error)} if error else {}), "hosts": hosts})
+    hosts = [
+        {**row, **gpurows.value(outcome, told)}
+        for row, outcome in zip(fleet.rows(outcomes, lambda _: {}), outcomes, strict=True)
+    ]
+    kit.screen.document(
+        {"ok": code == 0, **({"error": error_value(error)} if error else {}), "hosts": hosts}
+    )
     return code
 
 
@@ -150,10 +187,13 @@ def free(
     ctx: typer.Context,
     hosts: HostsArgument = None,
     memory: Annotated[
-        float | None, typer.Option(metavar="GIB", min=0.001, help="GiB free on each; without it, empty ones.")
+        float | None,
+        typer.Option(metavar="GIB", min=0.001, help="GiB free on each; without it, empty ones."),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many GPUs, all on one host.")] = 1,
-    over: Annotated[float, typer.Option(metavar="SECONDS", min=0, max=3600, help="How long to look.")] = 5,
+    over: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, max=3600, help="How long to look.")
+    ] = 5,
 ) -> None:
     """Show the free GPUs, best first, with the line to paste.
 
@@ -164,9 +204,13 @@ def free(
     kit = kit_of(ctx)
     chosen = kit.hosts(hosts or [])
     need = Need(None if memory is None else int(memory * GIB), count)
-    with kit.screen.working(f"looking at {len(chosen)} host{'s' if len(chosen) > 1 else ''} for {over:g} s"):
+    with kit.screen.working(
+        f"looking at {len(chosen)} host{'s' if len(chosen) > 1 else ''} for {over:g} s"
+    ):
         outcomes = fleet.run(
-            kit, chosen, lambda host: _look(kit, host, named=False, looks=_LOOKS, seconds=over / (_LOOKS - 1))
+            kit,
+            chosen,
+            lambda host: _look(kit, host, named=False, looks=_LOOKS, seconds=over / (_LOOKS - 1)),
         )
     seen: dict[str, tuple[Report, ...]] = {
         one.host.name: one.value.reports for one in outcomes if one.value is not None
@@ -192,11 +236,14 @@ def _answer(kit: Kit, outcomes: list[Outcome[Seen]], found: tuple[Offer, ...], n
         kit.screen.error(error)
         code = fanout.exit_code(outcomes) if all(one.error for one in outcomes) else error.exit_code
     rows = zip(fleet.rows(outcomes, lambda _: {}), outcomes, strict=True)
-    kit.screen.document({
-        "ok": code == 0, **({"error": error_value(error)} if error else {}),
-        "free": [_value(one) for one in found],
-        "hosts": [{**row, **gpurows.value(outcome, Page())} for row, outcome in rows],
-    })  # fmt: skip
+    kit.screen.document(
+        {
+            "ok": code == 0,
+            **({"error": error_value(error)} if error else {}),
+            "free": [_value(one) for one in found],
+            "hosts": [{**row, **gpurows.value(outcome, Page())} for row, outcome in rows],
+        }
+    )
     return code
 
 
@@ -207,11 +254,17 @@ def _say_absent(kit: Kit, outcomes: list[Outcome[Seen]]) -> list[str]:
         ("stopped", "the container there is stopped", "up"),
         ("not_registered", "you are not registered there", "register"),
     ):
-        names = [one.host.name for one in outcomes if one.value and one.value.absent and one.value.absent.code == word]
+        names = [
+            one.host.name
+            for one in outcomes
+            if one.value and one.value.absent and one.value.absent.code == word
+        ]
         stopped = stopped or (names if word == "stopped" else [])
         if names:
             listed = " ".join(names)
-            kit.screen.warn(f"not looked at, for {why}: {listed}", hint=f"apexgpu {command} {listed}")
+            kit.screen.warn(
+                f"not looked at, for {why}: {listed}", hint=f"apexgpu {command} {listed}"
+            )
     return stopped
 
 
@@ -221,14 +274,25 @@ def _paste(offer: Offer) -> str:
 
 def _value(offer: Offer) -> dict[str, Any]:
     return {
-        "host": offer.host, "gpus": list(offer.chosen), "fitting": sorted(fit.gpu.index for fit in offer.fits),
-        "name": offer.fits[0].gpu.name, "memory_free": offer.free, "utilization": offer.load, "command": _paste(offer),
+        "host": offer.host,
+        "gpus": list(offer.chosen),
+        "fitting": sorted(fit.gpu.index for fit in offer.fits),
+        "name": offer.fits[0].gpu.name,
+        "memory_free": offer.free,
+        "utilization": offer.load,
+        "command": _paste(offer),
         "environment": dict(part.split("=", 1) for part in offer.variables.split()),
-    }  # fmt: skip
+    }
 
 
 def _none(need: Need, stopped: list[str]) -> ApexError:
     what = "a free GPU" if need.count == 1 else f"{need.count} free GPUs"
     room = f" with {size(need.memory)}" if need.memory is not None else ""
-    hint = f"apexgpu up {stopped[0]}   (its GPUs have not been looked at)" if stopped else "apexgpu gpus --watch"
-    return RefusedError(f"no host that runs your container has {what}{room} now", hint=hint, code="none_free")
+    hint = (
+        f"apexgpu up {stopped[0]}   (its GPUs have not been looked at)"
+        if stopped
+        else "apexgpu gpus --watch"
+    )
+    return RefusedError(
+        f"no host that runs your container has {what}{room} now", hint=hint, code="none_free"
+    )

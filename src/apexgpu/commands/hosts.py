@@ -43,15 +43,20 @@ def register_hosts(kit: Kit, hosts: list[Host]) -> list[Outcome[bool]]:
                 error = outcome.error
                 progress.print(lambda: fleet.show_error(kit, outcome.host, error))
             elif outcome.value:
-                progress.print(lambda: kit.screen.good(f"{name}: registered. Next: apexgpu up {name}"))
+                progress.print(
+                    lambda: kit.screen.good(f"{name}: registered. Next: apexgpu up {name}")
+                )
             else:
                 progress.print(lambda: kit.screen.good(f"{name}: was registered already"))
 
         def work(host: Host) -> bool:
             return manage.register(
-                kit.transport, host, state_dir=kit.state_dir, repost=repost,
+                kit.transport,
+                host,
+                state_dir=kit.state_dir,
+                repost=repost,
                 on_line=lambda line: progress.say(f"{host.name}: {clean(line)}"),
-            )  # fmt: skip
+            )
 
         return fleet.run(kit, hosts, work, on_done=done)
 
@@ -66,7 +71,9 @@ def up(
     ctx: typer.Context,
     hosts: HostsArgument = None,
     everything: AllHosts = False,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for the start and for its port.")] = 120,
+    wait: Annotated[
+        float, typer.Option(help="Seconds to wait for the start and for its port.")
+    ] = 120,
 ) -> None:
     """Start your container on HOST and wait until it answers SSH.
 
@@ -87,7 +94,9 @@ def _not_under_tar(kit: Kit, host: Host) -> None:
         raise RefusedError(message, hint=hint, code="under_way")
 
 
-def start_all(kit: Kit, hosts: list[Host], *, wait: float = 120, spoil: bool = False) -> list[Outcome[Up]]:
+def start_all(
+    kit: Kit, hosts: list[Host], *, wait: float = 120, spoil: bool = False
+) -> list[Outcome[Up]]:
     """Start on all of `hosts`, and show each as it answers.
 
     `spoil` allows a start under a tar that may be running: only `up --yes` says that, not a yes to anything else.
@@ -108,18 +117,35 @@ def start_all(kit: Kit, hosts: list[Host], *, wait: float = 120, spoil: bool = F
             if not spoil:
                 _not_under_tar(kit, host)
             return starting.up(
-                kit.transport, host, state_dir=kit.state_dir, wait=wait, pause=time.sleep,
-                on_line=lambda line: heard(host, line), begun=begun,
-            )  # fmt: skip
+                kit.transport,
+                host,
+                state_dir=kit.state_dir,
+                wait=wait,
+                pause=time.sleep,
+                on_line=lambda line: heard(host, line),
+                begun=begun,
+            )
 
         outcomes = fleet.run(kit, hosts, work, on_done=done)
-    port.offer_again(kit, [one.host for one in outcomes if one.value is not None and not one.value.was_running])
+    port.offer_again(
+        kit, [one.host for one in outcomes if one.value is not None and not one.value.was_running]
+    )
     return outcomes
 
 
 def _worth_keeping(text: str) -> bool:
-    return text.startswith(("Starting your", "The container is up", "NVIDIA", "Installing", "Failed", "Successfully",
-                            "Done! Trying", "You might"))  # fmt: skip
+    return text.startswith(
+        (
+            "Starting your",
+            "The container is up",
+            "NVIDIA",
+            "Installing",
+            "Failed",
+            "Successfully",
+            "Done! Trying",
+            "You might",
+        )
+    )
 
 
 def _show_up(kit: Kit, outcome: Outcome[Up]) -> None:
@@ -145,9 +171,10 @@ def _up_value(value: Up) -> dict[str, Any]:
     return {
         **overview.container_value(value.container),
         "changed": not value.was_running,
-        "driver": None if driver is None else
-        {"host": driver.host, "container": driver.container, "installed": driver.installed},
-    }  # fmt: skip
+        "driver": None
+        if driver is None
+        else {"host": driver.host, "container": driver.container, "installed": driver.installed},
+    }
 
 
 @app.command("down")
@@ -168,9 +195,11 @@ def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts =
 
         def work(host: Host) -> Stopped:
             stopped = manage.down(
-                kit.transport, host, state_dir=kit.state_dir,
+                kit.transport,
+                host,
+                state_dir=kit.state_dir,
                 on_line=lambda line: progress.say(f"{host.name}: {clean(line)}"),
-            )  # fmt: skip
+            )
             forwards.remember(kit.state_dir, host, stopped.ports)
             return stopped
 
@@ -187,7 +216,11 @@ def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts =
     code = fleet.finish(
         kit,
         outcomes,
-        lambda value: {"state": "STOPPED", "changed": value.was_running, "unmapped": list(value.unmapped)},
+        lambda value: {
+            "state": "STOPPED",
+            "changed": value.was_running,
+            "unmapped": list(value.unmapped),
+        },
     )
     raise typer.Exit(code)
 
@@ -214,7 +247,9 @@ def confirm_stop(kit: Kit, states: list[Outcome[manage.Use | None]]) -> None:
         show_use(kit, state.host, state.value)
     busy = [state.host.name for state in running if state.value and state.value.busy]
     in_use = f" ({', '.join(busy)} in use)" if busy else ""
-    kit.confirm(f"Stop the running container on {_names([state.host for state in running])}{in_use}?")
+    kit.confirm(
+        f"Stop the running container on {_names([state.host for state in running])}{in_use}?"
+    )
 
 
 def show_use(kit: Kit, host: Host, use: manage.Use | None) -> None:
@@ -242,7 +277,9 @@ def _show_down(kit: Kit, outcome: Outcome[Stopped]) -> None:
 def status(
     ctx: typer.Context,
     hosts: HostsArgument = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it, refreshed every 5 s.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Keep showing it, refreshed every 5 s.")
+    ] = False,
 ) -> None:
     """Show every host: registered, running, address, memory, and what is wrong.
 

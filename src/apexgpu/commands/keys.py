@@ -34,7 +34,14 @@ def key_rows(kit: Kit, client: IamClient) -> list[dict[str, Any]]:
     def known(key: Any, place: str, path: Path | None = None) -> None:
         mark = fingerprint(key)
         row = rows.setdefault(
-            mark, {"fingerprint": mark, "type": key.kind, "comment": key.comment, "known": [], "path": None}
+            mark,
+            {
+                "fingerprint": mark,
+                "type": key.kind,
+                "comment": key.comment,
+                "known": [],
+                "path": None,
+            },
         )
         if place not in row["known"]:
             row["known"].append(place)
@@ -61,7 +68,10 @@ def show_keys(kit: Kit, rows: list[dict[str, Any]]) -> None:
         return
     kit.screen.table(
         ("FINGERPRINT", "TYPE", "KNOWN TO", "COMMENT"),
-        [(row["fingerprint"], row["type"], ", ".join(row["known"]), row["comment"] or "-") for row in rows],
+        [
+            (row["fingerprint"], row["type"], ", ".join(row["known"]), row["comment"] or "-")
+            for row in rows
+        ],
     )
 
 
@@ -78,7 +88,10 @@ def list_keys(ctx: typer.Context) -> None:
 @keys.command("add")
 def add(
     ctx: typer.Context,
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A public or private key file.", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="A public or private key file.", show_default=False),
+    ],
     password_stdin: PasswordStdin = False,
     no_save_password: NoSave = False,
     allow_http: AllowHttp = False,
@@ -86,16 +99,23 @@ def add(
     """Add a key to those that IAM holds. Example: apexgpu keys add ~/.ssh/id_ed25519.pub."""
     kit = kit_of(ctx)
     public = read_public(path)
-    changed = _change(kit, lambda stored: merge(stored, public), password_stdin, no_save_password, allow_http)
+    changed = _change(
+        kit, lambda stored: merge(stored, public), password_stdin, no_save_password, allow_http
+    )
     mark = fingerprint(public)
     kit.screen.document({"ok": True, "changed": changed, "fingerprint": mark})
-    kit.screen.result(f"IAM now has {mark}." if changed else f"Nothing to do: IAM had {mark} already.")
+    kit.screen.result(
+        f"IAM now has {mark}." if changed else f"Nothing to do: IAM had {mark} already."
+    )
 
 
 @keys.command("remove")
 def remove(
     ctx: typer.Context,
-    mark: Annotated[str, typer.Argument(metavar="FINGERPRINT", help="As in: apexgpu keys list.", show_default=False)],
+    mark: Annotated[
+        str,
+        typer.Argument(metavar="FINGERPRINT", help="As in: apexgpu keys list.", show_default=False),
+    ],
     password_stdin: PasswordStdin = False,
     no_save_password: NoSave = False,
     allow_http: AllowHttp = False,
@@ -114,16 +134,22 @@ def remove(
         kit.screen.result(f"Nothing to do: IAM has no key {mark}.")
         return
     if len(matches) > 1 or not mark.removeprefix("SHA256:"):
-        raise UsageError(f"{mark} is the start of {len(matches)} fingerprints", hint="apexgpu keys list")
+        raise UsageError(
+            f"{mark} is the start of {len(matches)} fingerprints", hint="apexgpu keys list"
+        )
     whole, key = next(iter(matches.items()))
     this = " It is the one this laptop logs in with!" if whole == kit.account.fingerprint else ""
     kit.confirm(f"Remove {whole} ({key.comment or key.kind}) from IAM?{this}")
-    changed = _change(kit, lambda text: drop(text, whole), password_stdin, no_save_password, allow_http)
+    changed = _change(
+        kit, lambda text: drop(text, whole), password_stdin, no_save_password, allow_http
+    )
     kit.screen.document({"ok": True, "changed": changed, "fingerprint": whole})
     kit.screen.result(f"IAM no longer has {whole}.")
 
 
-def _change(kit: Kit, change: Any, password_stdin: bool, no_save_password: bool, allow_http: bool) -> bool:
+def _change(
+    kit: Kit, change: Any, password_stdin: bool, no_save_password: bool, allow_http: bool
+) -> bool:
     client = iam_client(kit, allow_http=allow_http)
     passwords = Passwords(kit, from_stdin=password_stdin, save=not no_save_password)
     changed = with_password(passwords, lambda: publish(client, kit.user, change, passwords.get))

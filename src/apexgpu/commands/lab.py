@@ -14,7 +14,9 @@ app = Group()
 lab = Group()
 app.add_typer(lab, name="lab", help="The embedded lab: up, env, status, fault, down.")
 
-LabHost = Annotated[str | None, typer.Argument(metavar="[HOST]", help="A lab host, or iam.", show_default=False)]
+LabHost = Annotated[
+    str | None, typer.Argument(metavar="[HOST]", help="A lab host, or iam.", show_default=False)
+]
 
 
 def lab_home(kit: Kit) -> Path:
@@ -39,7 +41,9 @@ def up(
     with kit.screen.working(f"starting a lab of {hosts} hosts"):
         status = client.up(lab_home(kit), hosts=hosts, registered=registered)
     kit.screen.document({"ok": True, **_without_schema(status)})
-    kit.screen.result(f"The lab serves {len(status['hosts'])} hosts and IAM at {status['iam_url']}.")
+    kit.screen.result(
+        f"The lab serves {len(status['hosts'])} hosts and IAM at {status['iam_url']}."
+    )
     if not kit.screen.as_json:
         kit.screen.note(
             'Next: eval "$(apexgpu lab env)", then apexgpu login   (password: apexgpu lab status)'
@@ -84,7 +88,8 @@ def status(ctx: typer.Context) -> None:
                 host["address"],
                 str(host["port"]),
                 ", ".join(
-                    str(one.get("user", one)) if isinstance(one, dict) else str(one) for one in host["containers"]
+                    str(one.get("user", one)) if isinstance(one, dict) else str(one)
+                    for one in host["containers"]
                 )
                 or "-",
             )
@@ -107,7 +112,9 @@ def fault(
     if list_ or host is None or kind is None:
         from apexgpu.lab.faults import KINDS
 
-        kit.screen.document({"ok": True, "faults": [{"name": name, "what": what} for name, what in KINDS.items()]})
+        kit.screen.document(
+            {"ok": True, "faults": [{"name": name, "what": what} for name, what in KINDS.items()]}
+        )
         kit.screen.table(("KIND", "WHAT HAPPENS"), list(KINDS.items()))
         return
     from apexgpu.lab import client

@@ -20,13 +20,23 @@ from apexgpu.mount.mounts import STALE, Mount
 
 app = Group()
 
-Remote = Annotated[str, typer.Option("--remote", metavar="PATH", help="A directory there; by default your home.")]
+Remote = Annotated[
+    str, typer.Option("--remote", metavar="PATH", help="A directory there; by default your home.")
+]
 ReadOnly = Annotated[bool, typer.Option("--read-only", help="Nothing can be changed there.")]
 Option = Annotated[
-    list[str] | None, typer.Option("--option", "-o", metavar="OPT[=VALUE]", help="Handed to sshfs; repeatable.")
+    list[str] | None,
+    typer.Option("--option", "-o", metavar="OPT[=VALUE]", help="Handed to sshfs; repeatable."),
 ]
 # What may be cured before a mount, or be told better: a new host key, a stopped container, a key that was not sent.
-_CURABLE = {"host_key_unknown", "connection_refused", "closed", "no_route", "key_prompt", "host_key_changed"}
+_CURABLE = {
+    "host_key_unknown",
+    "connection_refused",
+    "closed",
+    "no_route",
+    "key_prompt",
+    "host_key_changed",
+}
 
 
 @app.command("mount")
@@ -34,7 +44,10 @@ def mount(
     ctx: typer.Context,
     host: OneHost,
     directory: Annotated[
-        str | None, typer.Argument(metavar="[DIR]", help="Where; by default ~/apexgpu/HOST.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[DIR]", help="Where; by default ~/apexgpu/HOST.", show_default=False
+        ),
     ] = None,
     remote: Remote = "",
     read_only: ReadOnly = False,
@@ -51,8 +64,14 @@ def mount(
     mountcheck.quoted(asked)
     target = Target(chosen, "container")
     # The table is asked before the directory: who touches a stale one would wait.
-    wish = Wish(target, asked, absolute(directory or f"~/apexgpu/{chosen.name}"), kit.settings.ssh_config, read_only,
-                tuple(option or ()))  # fmt: skip
+    wish = Wish(
+        target,
+        asked,
+        absolute(directory or f"~/apexgpu/{chosen.name}"),
+        kit.settings.ssh_config,
+        read_only,
+        tuple(option or ()),
+    )
     if _there_already(kit, wish):
         return
     real, _ = mounts.place(wish.directory)
@@ -70,7 +89,9 @@ def _mount(kit: Kit, program: mountprograms.Program, wish: Wish) -> None:
         full = _checked(kit, wish)
     wish = replace(wish, remote=full, ciphers=ciphers(kit, wish.target))
     with kit.screen.working(f"mounting {name}"):
-        made = mounts.make(kit.state_dir, program, wish, asked=asked, limit=kit.settings.timeout + 10)
+        made = mounts.make(
+            kit.state_dir, program, wish, asked=asked, limit=kit.settings.timeout + 10
+        )
     _show(kit, made, changed=True)
     kit.screen.note(f"to take it away again: apexgpu unmount {made.host}")
 
@@ -83,11 +104,21 @@ def _there_already(kit: Kit, wish: Wish) -> bool:
         return _refuse_others(known, wish)
     here = mounts.looked_at([here])[0]
     if here.state == STALE:
-        message = f"{here.directory} is mounted from {here.host} already, and it is stale: {here.reason}"
+        message = (
+            f"{here.directory} is mounted from {here.host} already, and it is stale: {here.reason}"
+        )
         raise RefusedError(message, hint="apexgpu mounts repair", code="stale")
     note = mountnotes.load(kit.state_dir).get(here.directory)
-    asked = {here.remote, note.asked if note else here.remote, "" if here.remote == "~" else here.remote}
-    if here.host != wish.target.host.name or wish.remote not in asked or here.read_only != wish.read_only:
+    asked = {
+        here.remote,
+        note.asked if note else here.remote,
+        "" if here.remote == "~" else here.remote,
+    }
+    if (
+        here.host != wish.target.host.name
+        or wish.remote not in asked
+        or here.read_only != wish.read_only
+    ):
         what = f"{here.host}:{here.remote}{' (read-only)' if here.read_only else ''}"
         message = f"{what} is mounted on {here.directory} already"
         raise RefusedError(message, hint=f"apexgpu unmount {here.directory}", code="mounted")
@@ -96,13 +127,17 @@ def _there_already(kit: Kit, wish: Wish) -> bool:
 
 
 def _refuse_others(known: Sequence[Mount], wish: Wish) -> bool:
-    outer = next((one for one in known if wish.directory.startswith(f"{one.directory}{os.sep}")), None)
+    outer = next(
+        (one for one in known if wish.directory.startswith(f"{one.directory}{os.sep}")), None
+    )
     if outer is not None:
         message = f"{wish.directory} lies in {outer.directory}, which is mounted from {outer.host}"
         raise RefusedError(message, hint=f"apexgpu mount {wish.target.host.name}", code="nested")
     if mounttable.at(mounts.table(), wish.directory) is not None:
         message = f"something else is mounted on {wish.directory}"
-        raise RefusedError(message, hint=f"apexgpu mount {wish.target.host.name} DIR", code="mounted")
+        raise RefusedError(
+            message, hint=f"apexgpu mount {wish.target.host.name} DIR", code="mounted"
+        )
     return False
 
 
@@ -123,7 +158,9 @@ def _checked(kit: Kit, wish: Wish) -> str:
 
 
 def _show(kit: Kit, one: Mount, *, changed: bool) -> None:
-    kit.screen.result(f"{one.directory}  →  {one.host}:{one.remote}{' (read-only)' if one.read_only else ''}")
+    kit.screen.result(
+        f"{one.directory}  →  {one.host}:{one.remote}{' (read-only)' if one.read_only else ''}"
+    )
     if not changed:
         kit.screen.note("nothing to do: it is mounted already")
     kit.screen.document({"ok": True, "changed": changed, "mounts": [value(one)]})

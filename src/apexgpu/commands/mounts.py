@@ -41,7 +41,11 @@ def show(ctx: typer.Context) -> None:
     kit = kit_of(ctx)
     found = mounts.looked_at(mounts.found(kit.state_dir, _hosts(kit)))
     if found:
-        kit.screen.table(_HEADER, [_row(one) for one in found], styles=lambda row: "red" if row[3] == STALE else "")
+        kit.screen.table(
+            _HEADER,
+            [_row(one) for one in found],
+            styles=lambda row: "red" if row[3] == STALE else "",
+        )
     else:
         kit.screen.note("nothing is mounted; mount a container with: apexgpu mount HOST")
     for one in found:
@@ -63,11 +67,18 @@ def repair(ctx: typer.Context) -> None:
     found = mounts.found(kit.state_dir, _hosts(kit))
     wishes = [_again(kit, one) for one in found]
     with kit.screen.working("looking at the mounts"):
-        jobs = [mountcheck.job(wish.target, wish.remote, config=wish.config, limit=_CHECK) for wish in wishes if wish]
+        jobs = [
+            mountcheck.job(wish.target, wish.remote, config=wish.config, limit=_CHECK)
+            for wish in wishes
+            if wish
+        ]
         done = together([*(mounts.probe(one.directory) for one in found), *jobs])
     states = [mounts.judged(one, result) for one, result in zip(found, done, strict=False)]
     checks = iter(done[len(found) :])
-    rows = [(one, wish, next(checks) if wish else None) for one, wish in zip(states, wishes, strict=True)]
+    rows = [
+        (one, wish, next(checks) if wish else None)
+        for one, wish in zip(states, wishes, strict=True)
+    ]
     results = [_repaired(kit, one, wish, check) for one, wish, check in rows if one.state == STALE]
     if not results:
         kit.screen.good("nothing to repair" if found else "nothing is mounted")
@@ -82,13 +93,19 @@ def _again(kit: Kit, one: Mount) -> Wish | None:
     if host is None or not host.port:
         return None
     remote = "" if one.remote == "~" else one.remote
-    return Wish(Target(host, "container"), remote, one.directory, kit.settings.ssh_config,
-                note.read_only if note else one.read_only, note.options if note else ())  # fmt: skip
+    return Wish(
+        Target(host, "container"),
+        remote,
+        one.directory,
+        kit.settings.ssh_config,
+        note.read_only if note else one.read_only,
+        note.options if note else (),
+    )
 
 
 def _repaired(
     kit: Kit, one: Mount, wish: Wish | None, check: Completed | None
-) -> tuple[Mount, ApexError | None]:  # fmt: skip
+) -> tuple[Mount, ApexError | None]:
     """The mount as it is then, and what stood in the way."""
     try:
         if wish is None or check is None:
@@ -98,7 +115,9 @@ def _repaired(
         program = mountprograms.find(kit.runner)
         note = mountnotes.load(kit.state_dir).get(one.directory)
         mounts.unmount(kit.state_dir, one, force=True, keep=True)
-        wish = replace(wish, remote=full, ciphers=note.ciphers if note else ciphers(kit, wish.target))
+        wish = replace(
+            wish, remote=full, ciphers=note.ciphers if note else ciphers(kit, wish.target)
+        )
         asked = note.asked if note else wish.remote
         made = mounts.make(kit.state_dir, program, wish, asked=asked, limit=kit.settings.timeout)
     except ApexError as exc:
@@ -111,11 +130,18 @@ def _repaired(
 @app.command("unmount")
 def unmount(
     ctx: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[HOST|DIR...]", help="Host names, globs, directories.",
-                                                      show_default=False)] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[HOST|DIR...]", help="Host names, globs, directories.", show_default=False
+        ),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every mount of a container.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Also when a program uses it, or it does not answer (a lazy unmount).")
+        bool,
+        typer.Option(
+            "--force", help="Also when a program uses it, or it does not answer (a lazy unmount)."
+        ),
     ] = False,
 ) -> None:
     """Unmount what is mounted from HOST, or on DIR.
@@ -134,7 +160,9 @@ def unmount(
     _finish(kit, results, done_state="unmounted")
 
 
-def _unmount_all(kit: Kit, chosen: Sequence[Mount], *, force: bool) -> list[tuple[Mount, ApexError | None]]:
+def _unmount_all(
+    kit: Kit, chosen: Sequence[Mount], *, force: bool
+) -> list[tuple[Mount, ApexError | None]]:
     """Unmount each and say so; what cannot be is shown and goes on the list with its error."""
     results: list[tuple[Mount, ApexError | None]] = []
     for one in mounts.looked_at(chosen) if force else chosen:
@@ -179,14 +207,31 @@ def _meant(kit: Kit, found: Sequence[Mount], name: str) -> set[str]:
     return {real}
 
 
-def _finish(kit: Kit, results: Sequence[tuple[Mount, ApexError | None]], *, done_state: str) -> None:
+def _finish(
+    kit: Kit, results: Sequence[tuple[Mount, ApexError | None]], *, done_state: str
+) -> None:
     codes = [error.exit_code for _, error in results if error is not None]
-    code = 0 if not codes else 3 if len(codes) < len(results) else codes[0] if len(set(codes)) == 1 else 1
+    code = (
+        0
+        if not codes
+        else 3
+        if len(codes) < len(results)
+        else codes[0]
+        if len(set(codes)) == 1
+        else 1
+    )
     rows = [
-        {**value(one), "state": one.state if error else done_state, "ok": not error, "error": error_value(error)}
+        {
+            **value(one),
+            "state": one.state if error else done_state,
+            "ok": not error,
+            "error": error_value(error),
+        }
         for one, error in results
     ]
-    kit.screen.document({"ok": not codes, "changed": any(error is None for _, error in results), "mounts": rows})
+    kit.screen.document(
+        {"ok": not codes, "changed": any(error is None for _, error in results), "mounts": rows}
+    )
     raise typer.Exit(code)
 
 
@@ -225,10 +270,21 @@ def absolute(word: str) -> str:
 def value(one: Mount) -> dict[str, Any]:
     """A mount as JSON; `since` is a time with zone."""
     rest = {key: val for key, val in asdict(one).items() if key != "number"}
-    since = datetime.fromtimestamp(one.since).astimezone().isoformat(timespec="seconds") if one.since else None
+    since = (
+        datetime.fromtimestamp(one.since).astimezone().isoformat(timespec="seconds")
+        if one.since
+        else None
+    )
     return {**rest, "since": since}
 
 
 def _row(one: Mount) -> tuple[str, ...]:
     since = duration(datetime.now().timestamp() - one.since) if one.since else "-"
-    return (one.host, one.directory, one.remote, one.state, since, "read-only" if one.read_only else "read-write")
+    return (
+        one.host,
+        one.directory,
+        one.remote,
+        one.state,
+        since,
+        "read-only" if one.read_only else "read-write",
+    )

@@ -13,7 +13,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 HostsArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[HOST...]", help="Host names, or globs such as 'gpu1?'.", show_default=False),
+    typer.Argument(
+        metavar="[HOST...]", help="Host names, or globs such as 'gpu1?'.", show_default=False
+    ),
 ]
 OneHost = Annotated[str, typer.Argument(metavar="HOST", help="A host name.", show_default=False)]
 AllHosts = Annotated[bool, typer.Option("--all", help="Every host.")]
@@ -25,7 +27,9 @@ class Sentences(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """As usual, but nothing is cut with three dots."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, one.get_short_help_str(limit=1000)) for name, one in self.commands.items()])
+            formatter.write_dl(
+                [(name, one.get_short_help_str(limit=1000)) for name, one in self.commands.items()]
+            )
 
 
 class ListByDefault(Sentences):
@@ -43,14 +47,19 @@ class ListByDefault(Sentences):
         listing = self.commands["list"]
         with formatter.section(f"Without a command, as {ctx.command_path} list"):
             formatter.write_text(listing.help or "")
-        listing.format_options(listing.make_context("list", [], parent=ctx, resilient_parsing=True), formatter)
+        listing.format_options(
+            listing.make_context("list", [], parent=ctx, resilient_parsing=True), formatter
+        )
+
 
 class Group(typer.Typer):
     """A Typer whose commands have the common options, and whose help is plain text."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("cls", Sentences)
-        super().__init__(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **kwargs)
+        super().__init__(
+            add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **kwargs
+        )
 
         # A callback keeps a group with one command a group.
         @self.callback()

@@ -21,7 +21,10 @@ def status(kit: Kit, patterns: Sequence[str], *, watch: bool = False) -> int:
     """Show the hosts that `patterns` name, all where there are none; the exit code."""
     chosen = kit.hosts(patterns)
     inside = bool(patterns)
-    waiting = {one.name: (one.name, "…", one.address, str(one.port or "-"), "-", "-", "-") for one in chosen}
+    waiting = {
+        one.name: (one.name, "…", one.address, str(one.port or "-"), "-", "-", "-")
+        for one in chosen
+    }
     board = Board(kit.screen, _HEADER, waiting, styles=_colour, least=_LEAST)
     outcomes = _ask_all(kit, chosen, inside, board)
     if watch and kit.screen.draws:
@@ -37,7 +40,10 @@ def status(kit: Kit, patterns: Sequence[str], *, watch: bool = False) -> int:
     _show_disks(kit, outcomes)
     code = fanout.exit_code(outcomes)
     rows = fleet.rows(outcomes, _status_value)
-    told = [{**row, "interrupted": cut[row["host"]].value() if row["host"] in cut else None} for row in rows]
+    told = [
+        {**row, "interrupted": cut[row["host"]].value() if row["host"] in cut else None}
+        for row in rows
+    ]
     kit.screen.document({"ok": code == 0, "hosts": told})
     return code
 
@@ -45,14 +51,24 @@ def status(kit: Kit, patterns: Sequence[str], *, watch: bool = False) -> int:
 def _show_disks(kit: Kit, outcomes: Sequence[Outcome[HostStatus]]) -> None:
     """The free space of the disks, for hosts that were named."""
     rows = [
-        (outcome.host.name, one.path, size(one.size), size(one.free), f"{one.free * 100 // max(1, one.size)} %")
-        for outcome in outcomes if outcome.value is not None for one in outcome.value.disks
-    ]  # fmt: skip
+        (
+            outcome.host.name,
+            one.path,
+            size(one.size),
+            size(one.free),
+            f"{one.free * 100 // max(1, one.size)} %",
+        )
+        for outcome in outcomes
+        if outcome.value is not None
+        for one in outcome.value.disks
+    ]
     if not rows:
         return
     kit.screen.result("")
     kit.screen.table(("HOST", "DISK", "SIZE", "FREE", "FREE %"), rows, styles=_scarce)
-    kit.screen.note("Disks are shared with everyone on the host (/NAS and /newNAS with everyone in the lab).")
+    kit.screen.note(
+        "Disks are shared with everyone on the host (/NAS and /newNAS with everyone in the lab)."
+    )
 
 
 def _scarce(row: Any) -> str:
@@ -66,7 +82,11 @@ def _interrupted(kit: Kit, hosts: Sequence[Host]) -> "dict[str, Entry]":
     from apexgpu.backups.journal import Journal
 
     found = ((host, Journal(kit.state_dir).find(host.name)) for host in hosts)
-    return {host.name: entry for host, entry in found if entry and not hostlock.in_use(kit.state_dir, host)}
+    return {
+        host.name: entry
+        for host, entry in found
+        if entry and not hostlock.in_use(kit.state_dir, host)
+    }
 
 
 _HEADER = ("HOST", "STATE", "ADDRESS", "PORT", "MEMORY", "UPTIME", "KEY")
@@ -78,7 +98,9 @@ def _ask_all(kit: Kit, hosts: list[Host], inside: bool, board: Board) -> list[Ou
     def done(outcome: Outcome[HostStatus]) -> None:
         board.put(outcome.host.name, _row(outcome))
 
-    return fleet.run(kit, hosts, lambda host: manage.status(kit.transport, host, inside=inside), on_done=done)
+    return fleet.run(
+        kit, hosts, lambda host: manage.status(kit.transport, host, inside=inside), on_done=done
+    )
 
 
 def _watch(kit: Kit, hosts: list[Host], inside: bool, board: Board) -> NoReturn:
@@ -98,8 +120,15 @@ def _row(outcome: Outcome[HostStatus]) -> tuple[str, ...]:
     if not found.registered or container is None:
         return (host.name, "not registered", host.address, "-", "-", "-", "no")
     memory = size(container.memory)
-    return (host.name, container.state.lower(), host.address, str(host.port or "-"), memory,
-            duration(found.uptime), "yes")  # fmt: skip
+    return (
+        host.name,
+        container.state.lower(),
+        host.address,
+        str(host.port or "-"),
+        memory,
+        duration(found.uptime),
+        "yes",
+    )
 
 
 def _colour(row: Any) -> str:

@@ -22,7 +22,8 @@ def port(
     ctx: typer.Context,
     host: OneHost,
     number: Annotated[
-        int | None, typer.Argument(metavar="[PORT]", help="A port of the container to map.", min=1, max=65535)
+        int | None,
+        typer.Argument(metavar="[PORT]", help="A port of the container to map.", min=1, max=65535),
     ] = None,
 ) -> None:
     """Show the ports of your container that the server maps to its own address, or map PORT as well.
@@ -69,14 +70,20 @@ def _show(kit: Kit, host: Host, found: Sequence[Seen], wanted: int | None) -> No
     mine = [one for one in found if one.map.container_port != 22]
     if mine:
         first = mine[0].map.container_port
-        kit.screen.warn("anyone on the lab's network can use these addresses, and a stop takes them away",
-                        hint=f"apexgpu tunnel {host.name} {wanted or first}   (for this laptop alone; comes back)")
+        kit.screen.warn(
+            "anyone on the lab's network can use these addresses, and a stop takes them away",
+            hint=f"apexgpu tunnel {host.name} {wanted or first}   (for this laptop alone; comes back)",
+        )
     for one in mine:
         if not one.answers:
-            kit.screen.note(f"{_address(one.map)} does not answer: what listens on port {one.map.container_port} "
-                            "in the container must listen on 0.0.0.0, not on 127.0.0.1 alone")
+            kit.screen.note(
+                f"{_address(one.map)} does not answer: what listens on port {one.map.container_port} "
+                "in the container must listen on 0.0.0.0, not on 127.0.0.1 alone"
+            )
     if wanted is None and (gone := _gone(kit, host, found)):
-        kit.screen.note(f"no longer mapped: {', '.join(map(str, gone))}   (again: apexgpu port {host.name} {gone[0]})")
+        kit.screen.note(
+            f"no longer mapped: {', '.join(map(str, gone))}   (again: apexgpu port {host.name} {gone[0]})"
+        )
 
 
 def _gone(kit: Kit, host: Host, found: Sequence[Seen]) -> list[int]:
@@ -90,12 +97,23 @@ def _address(one: PortMap) -> str:
 
 def _row(one: Seen) -> tuple[str, str, str]:
     number = one.map.container_port
-    return (_address(one.map), f"{number} (ssh)" if number == 22 else str(number), "yes" if one.answers else "no")
+    return (
+        _address(one.map),
+        f"{number} (ssh)" if number == 22 else str(number),
+        "yes" if one.answers else "no",
+    )
 
 
 def _value(kit: Kit, host: Host, found: Sequence[Seen]) -> dict[str, Any]:
-    maps = [{"address": one.map.address, "port": one.map.port, "container_port": one.map.container_port,
-             "answers": one.answers} for one in found]  # fmt: skip
+    maps = [
+        {
+            "address": one.map.address,
+            "port": one.map.port,
+            "container_port": one.map.container_port,
+            "answers": one.answers,
+        }
+        for one in found
+    ]
     return {"ports": maps, "remembered": list(forwards.remembered(kit.state_dir, host))}
 
 
@@ -107,7 +125,9 @@ def offer_again(kit: Kit, hosts: Sequence[Host]) -> None:
     what = "; ".join(f"{host.name}: {', '.join(map(str, found))}" for host, found in lost.items())
     if not kit.yes and not kit.screen.can_ask:
         first, ports = next(iter(lost.items()))
-        kit.screen.note(f"port maps that the stop took away: {what}   (again: apexgpu port {first.name} {ports[0]})")
+        kit.screen.note(
+            f"port maps that the stop took away: {what}   (again: apexgpu port {first.name} {ports[0]})"
+        )
     elif kit.yes or kit.screen.confirm(f"Open these ports to the lab's network again ({what})?"):
         fleet.run(kit, list(lost), lambda host: _put_back(kit, host, lost[host]))
     else:
@@ -116,4 +136,6 @@ def offer_again(kit: Kit, hosts: Sequence[Host]) -> None:
 
 
 def _put_back(kit: Kit, host: Host, ports: Sequence[int]) -> None:
-    forwards.put_back(kit.transport, host, ports, note=lambda text: kit.screen.note(f"{host.name}: {text}"))
+    forwards.put_back(
+        kit.transport, host, ports, note=lambda text: kit.screen.note(f"{host.name}: {text}")
+    )

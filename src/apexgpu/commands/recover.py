@@ -25,15 +25,23 @@ app = Group()
 
 SafetySnapshot = Annotated[
     bool | None,
-    typer.Option("--snapshot/--no-snapshot", help="Save what is there now first, or not; asked otherwise.",
-                 show_default=False),
-]  # fmt: skip
+    typer.Option(
+        "--snapshot/--no-snapshot",
+        help="Save what is there now first, or not; asked otherwise.",
+        show_default=False,
+    ),
+]
 NewKeys = Annotated[
     bool | None,
-    typer.Option("--new-host-keys/--keep-host-keys", help="Give the container host keys of its own; asked otherwise.",
-                 show_default=False),
-]  # fmt: skip
-Unverified = Annotated[bool, typer.Option("--unverified", help="Take an archive that cannot be tested, or is damaged.")]
+    typer.Option(
+        "--new-host-keys/--keep-host-keys",
+        help="Give the container host keys of its own; asked otherwise.",
+        show_default=False,
+    ),
+]
+Unverified = Annotated[
+    bool, typer.Option("--unverified", help="Take an archive that cannot be tested, or is damaged.")
+]
 Undo = Annotated[bool, typer.Option("--undo", help="Put back what an interrupted one left behind.")]
 
 
@@ -41,13 +49,19 @@ Undo = Annotated[bool, typer.Option("--undo", help="Put back what an interrupted
 def recover(
     ctx: typer.Context,
     host: OneHost,
-    source: Annotated[str | None, typer.Option("--from", metavar="NAME|PATH", help="Which archive; see: apexgpu "
-                                               "snapshots. The newest of HOST otherwise.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NAME|PATH",
+            help="Which archive; see: apexgpu snapshots. The newest of HOST otherwise.",
+        ),
+    ] = None,
     unverified: Unverified = False,
     snapshot: SafetySnapshot = None,
     new_host_keys: NewKeys = None,
     undo: Undo = False,
-) -> None:  # fmt: skip
+) -> None:
     """Replace your container on HOST by a saved one, after its archive was tested.
 
     Example: apexgpu recover gpu7 --from before-upgrade
@@ -72,9 +86,15 @@ def rebuild(
 
 
 def _run(
-    kit: Kit, name: str, what: Work, source: str | None, unverified: bool, snapshot: bool | None,
-    new_host_keys: bool | None, undo: bool,
-) -> None:  # fmt: skip
+    kit: Kit,
+    name: str,
+    what: Work,
+    source: str | None,
+    unverified: bool,
+    snapshot: bool | None,
+    new_host_keys: bool | None,
+    undo: bool,
+) -> None:
     host = reach.one_host(kit, name)
     if source is not None and not manage.sendable(source):
         message = f"{source!r} cannot be the name of an archive: a manage shell takes no blanks, quotes or wildcards"
@@ -86,7 +106,12 @@ def _run(
         anew = source is not None or what == "rebuild"
         done = interrupted.settle(kit, means, host, wanted=what, anew=anew)
         if not isinstance(done, Done):
-            made = _ask(kit, means, recoverplan.plan(means, host, what, source, unverified=unverified), snapshot)
+            made = _ask(
+                kit,
+                means,
+                recoverplan.plan(means, host, what, source, unverified=unverified),
+                snapshot,
+            )
             done = recovery.execute(means, made, interrupted.place_of(kit, host))
         _show_done(kit, host, done)
         return done, _new_keys(kit, means, host, done, new_host_keys)
@@ -98,20 +123,30 @@ def _ask(kit: Kit, means: Means, made: Plan, snapshot: bool | None) -> Plan:
     """The typed name, which says yes to the stop too, and the snapshot of what is about to be destroyed."""
     host = made.host
     if made.what == "rebuild":
-        kit.screen.note(f"  the template: {made.archive.path}; {host.user}'s files in the container will be gone")
+        kit.screen.note(
+            f"  the template: {made.archive.path}; {host.user}'s files in the container will be gone"
+        )
     else:
         kit.screen.note(f"  the archive: {words(made.archive)}")
         if made.tested and made.tested.hostname and not made.archive.name.startswith(host.user):
-            kit.screen.warn(f"it is none of your archives: its container called itself {made.tested.hostname}")
+            kit.screen.warn(
+                f"it is none of your archives: its container called itself {made.tested.hostname}"
+            )
     if made.doubt:
         kit.screen.warn(f"the archive is NOT to be trusted: {made.doubt}")
     if made.ran:
         show_use(kit, host, made.use)
     yours = f"your container on {host.name}"
-    kit.confirm_name(host.name, f"This stops {yours}, deletes and replaces all its files" if made.ran else
-                     f"This deletes and replaces all files of {yours}")  # fmt: skip
+    kit.confirm_name(
+        host.name,
+        f"This stops {yours}, deletes and replaces all its files"
+        if made.ran
+        else f"This deletes and replaces all files of {yours}",
+    )
     if not made.whole:
-        kit.screen.note("  no snapshot of what is there now is offered: it is not whole, or nobody could test it")
+        kit.screen.note(
+            "  no snapshot of what is there now is offered: it is not whole, or nobody could test it"
+        )
         return made
     return _snapshot_first(kit, means, made) if _wants_snapshot(kit, host, snapshot) else made
 
@@ -119,8 +154,14 @@ def _ask(kit: Kit, means: Means, made: Plan, snapshot: bool | None) -> Plan:
 def _wants_snapshot(kit: Kit, host: Host, chosen: bool | None) -> bool:
     if chosen is not None or kit.yes:
         return chosen is not False
-    answer = kit.screen.ask(f"Take a snapshot of what is on {host.name} now, before it is destroyed? [Y/n]")
-    return answer.lower() not in {"n", "no", "否"}  # what loses nothing is what happens when one merely presses Enter
+    answer = kit.screen.ask(
+        f"Take a snapshot of what is on {host.name} now, before it is destroyed? [Y/n]"
+    )
+    return answer.lower() not in {
+        "n",
+        "no",
+        "否",
+    }  # what loses nothing is what happens when one merely presses Enter
 
 
 def _snapshot_first(kit: Kit, means: Means, made: Plan) -> Plan:
@@ -128,7 +169,9 @@ def _snapshot_first(kit: Kit, means: Means, made: Plan) -> Plan:
     host = made.host
     try:
         with backup.planned(means, host) as plan:
-            ask_snapshot(kit, replace(plan, ran=False), agreed=True)  # the stop was asked for already
+            ask_snapshot(
+                kit, replace(plan, ran=False), agreed=True
+            )  # the stop was asked for already
             taken = backup.take(means, plan, label=f"before-{made.what}")
     except DeclinedError:
         raise
@@ -145,7 +188,9 @@ def _snapshot_first(kit: Kit, means: Means, made: Plan) -> Plan:
     if taken.previous is None or made.tested is None or taken.previous.stamp != made.tested.stamp:
         message = f"the archive that was tested is no longer at {made.archive.path}; the {made.what} was not begun"
         raise RefusedError(message, hint="apexgpu snapshots", code="archive_changed")
-    return replace(made, archive=taken.previous, tested=replace(made.tested, mode=taken.previous.mode))
+    return replace(
+        made, archive=taken.previous, tested=replace(made.tested, mode=taken.previous.mode)
+    )
 
 
 def _new_keys(kit: Kit, means: Means, host: Host, done: Done, chosen: bool | None) -> Change | None:
@@ -156,11 +201,19 @@ def _new_keys(kit: Kit, means: Means, host: Host, done: Done, chosen: bool | Non
         return None
     try:
         if chosen is None:
-            kit.confirm("Give the container new host keys of its own? Those in the archive others may have read")
+            kit.confirm(
+                "Give the container new host keys of its own? Those in the archive others may have read"
+            )
         change = None
         if chosen is not False:
-            change = containerkeys.renew(means.link, host, interrupted.place_of(kit, host),
-                                         wait=means.wait, pause=means.pause, say=means.say)  # fmt: skip
+            change = containerkeys.renew(
+                means.link,
+                host,
+                interrupted.place_of(kit, host),
+                wait=means.wait,
+                pause=means.pause,
+                say=means.say,
+            )
     except DeclinedError:
         return None
     except ApexError as exc:
@@ -174,12 +227,16 @@ def _new_keys(kit: Kit, means: Means, host: Host, done: Done, chosen: bool | Non
 def _show_done(kit: Kit, host: Host, done: Done) -> None:
     kept = f", {done.keys_put_back} of your keys put back" if done.keys_put_back else ""
     source = done.archive if done.what == "recover" else "the template"
-    kit.screen.good(f"{host.name} is up again from {source}{kept}: a login has proved it. Next: ssh {host.name}")
+    kit.screen.good(
+        f"{host.name} is up again from {source}{kept}: a login has proved it. Next: ssh {host.name}"
+    )
 
 
 def _show_change(kit: Kit, host: Host, change: Change) -> None:
     old = ", ".join(fingerprint(key) for key in change.old)
-    kit.screen.note(f"  the host key of {host.name} in known_hosts: was {old}, is {fingerprint(change.new)}")
+    kit.screen.note(
+        f"  the host key of {host.name} in known_hosts: was {old}, is {fingerprint(change.new)}"
+    )
 
 
 def _finish(kit: Kit, host: Host, came: tuple[Done, Change | None] | ApexError) -> int:
@@ -193,6 +250,9 @@ def _finish(kit: Kit, host: Host, came: tuple[Done, Change | None] | ApexError) 
 def _value(done: Done, renewed: Change | None) -> dict[str, Any]:
     change = renewed or done.change
     return {
-        "from": done.archive, "changed": True, "keys_put_back": done.keys_put_back,
-        "host_key": fingerprint(change.new) if change else None, "new_host_keys": renewed is not None,
-    }  # fmt: skip
+        "from": done.archive,
+        "changed": True,
+        "keys_put_back": done.keys_put_back,
+        "host_key": fingerprint(change.new) if change else None,
+        "new_host_keys": renewed is not None,
+    }

@@ -15,17 +15,29 @@ from apexgpu.tunnel.serving import Server, ServerFailedError, Wish
 
 app = Group()
 
-Stop = Annotated[bool, typer.Option("--stop", help="End it in the container, and the tunnels that lead to it.")]
-Program = Annotated[str | None, typer.Option("--program", metavar="PATH", help="Start this program or environment.")]
-Wait = Annotated[float, typer.Option("--wait", metavar="SECONDS", help="How long it may take to start.", min=1)]
+Stop = Annotated[
+    bool, typer.Option("--stop", help="End it in the container, and the tunnels that lead to it.")
+]
+Program = Annotated[
+    str | None, typer.Option("--program", metavar="PATH", help="Start this program or environment.")
+]
+Wait = Annotated[
+    float, typer.Option("--wait", metavar="SECONDS", help="How long it may take to start.", min=1)
+]
 
 
 @app.command("tensorboard")
 def tensorboard(
     ctx: typer.Context,
     host: OneHost,
-    logdir: Annotated[str, typer.Argument(metavar="LOGDIR", help="A directory there; your home is where it begins.",
-                                          show_default=False)],
+    logdir: Annotated[
+        str,
+        typer.Argument(
+            metavar="LOGDIR",
+            help="A directory there; your home is where it begins.",
+            show_default=False,
+        ),
+    ],
     stop: Stop = False,
     local: Local = None,
     background: Background = False,
@@ -33,7 +45,7 @@ def tensorboard(
     once: Once = False,
     program: Program = None,
     wait: Wait = 60,
-) -> None:  # fmt: skip
+) -> None:
     """Show LOGDIR of your container on HOST in TensorBoard: the one that shows it already, else a new one.
 
     It goes on in the container when the tunnel is closed; --stop ends it. Example: apexgpu tensorboard gpu7 runs
@@ -43,15 +55,23 @@ def tensorboard(
     wish = Wish("tensorboard", logdir, program, wait, str(Path.home()))
     if stop:
         return _stop(kit, chosen, wish)
-    return _show(kit, chosen, wish, local=local, background=background, open_browser=open_browser, once=once)
+    return _show(
+        kit, chosen, wish, local=local, background=background, open_browser=open_browser, once=once
+    )
 
 
 @app.command("jupyter")
 def jupyter(
     ctx: typer.Context,
     host: OneHost,
-    directory: Annotated[str | None, typer.Argument(metavar="[DIR]", help="A directory there; by default your home, or "
-                                                    "whatever one shows already.", show_default=False)] = None,
+    directory: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DIR]",
+            help="A directory there; by default your home, or whatever one shows already.",
+            show_default=False,
+        ),
+    ] = None,
     stop: Stop = False,
     local: Local = None,
     background: Background = False,
@@ -59,7 +79,7 @@ def jupyter(
     once: Once = False,
     program: Program = None,
     wait: Wait = 60,
-) -> None:  # fmt: skip
+) -> None:
     """Show DIR of your container on HOST in Jupyter: the one that runs already, else a new JupyterLab or notebook.
 
     It goes on in the container when the tunnel is closed; --stop ends it. Example: apexgpu jupyter gpu7 --open
@@ -69,11 +89,20 @@ def jupyter(
     wish = Wish("jupyter", directory, program, wait, str(Path.home()))
     if stop:
         return _stop(kit, chosen, wish)
-    return _show(kit, chosen, wish, local=local, background=background, open_browser=open_browser, once=once)
+    return _show(
+        kit, chosen, wish, local=local, background=background, open_browser=open_browser, once=once
+    )
 
 
 def _show(
-    kit: Kit, host: Host, wish: Wish, *, local: int | None, background: bool, open_browser: bool, once: bool
+    kit: Kit,
+    host: Host,
+    wish: Wish,
+    *,
+    local: int | None,
+    background: bool,
+    open_browser: bool,
+    once: bool,
 ) -> None:
     wanted = ports.local_wanted(local) if local is not None else None
     reach.ready(kit, host)
@@ -86,12 +115,30 @@ def _show(
         raise
     _tell(kit, host, wish, found)
     page = tunnel.Page(
-        found.path, "https" if found.secure else "http", found.secret,
-        {"server": {"kind": wish.what, "directory": found.directory, "started": found.started, "pid": found.pid,
-                    "program": found.program or None, "log": found.log or None}},
-    )  # fmt: skip
-    tunnel.carry(kit, host, [ports.Remote(found.port, found.host)], local=wanted, background=background,
-                 open_browser=open_browser, once=once, page=page)  # fmt: skip
+        found.path,
+        "https" if found.secure else "http",
+        found.secret,
+        {
+            "server": {
+                "kind": wish.what,
+                "directory": found.directory,
+                "started": found.started,
+                "pid": found.pid,
+                "program": found.program or None,
+                "log": found.log or None,
+            }
+        },
+    )
+    tunnel.carry(
+        kit,
+        host,
+        [ports.Remote(found.port, found.host)],
+        local=wanted,
+        background=background,
+        open_browser=open_browser,
+        once=once,
+        page=page,
+    )
 
 
 def _tell(kit: Kit, host: Host, wish: Wish, found: Server) -> None:
@@ -99,14 +146,20 @@ def _tell(kit: Kit, host: Host, wish: Wish, found: Server) -> None:
     kit.screen.good(f"{wish.name} shows {found.directory} on {host.name}: {did}")
     if found.password:
         kit.screen.note("it asks for the password that you gave it")
-    kit.screen.note(f"it goes on there until: apexgpu {wish.what} {host.name} {found.directory} --stop")
+    kit.screen.note(
+        f"it goes on there until: apexgpu {wish.what} {host.name} {found.directory} --stop"
+    )
 
 
 def _stop(kit: Kit, host: Host, wish: Wish) -> None:
     with kit.screen.working(f"stopping {wish.name} on {host.name}") as progress:
 
         def work(one: Host) -> list[int]:
-            return serving.stop(kit.transport, one, wish, on_line=progress.say) if reach.answers(kit, one) else []
+            return (
+                serving.stop(kit.transport, one, wish, on_line=progress.say)
+                if reach.answers(kit, one)
+                else []
+            )
 
         outcome = fleet.run(kit, [host], work)[0]
     if outcome.error is not None:
@@ -117,12 +170,16 @@ def _stop(kit: Kit, host: Host, wish: Wish) -> None:
         _close_tunnels(kit, host, number)
     if not stopped:
         kit.screen.good(f"no {wish.name} runs there on {host.name}")
-    fleet.finish(kit, [Outcome(host, stopped)], lambda found: {"stopped": found, "changed": bool(found)})
+    fleet.finish(
+        kit, [Outcome(host, stopped)], lambda found: {"stopped": found, "changed": bool(found)}
+    )
 
 
 def _close_tunnels(kit: Kit, host: Host, number: int) -> None:
     """A tunnel to a server that is gone is of no use, and would keep its port here."""
     for one in tunnels.listed(kit.state_dir):
-        if one.host == host.name and [ports.remote(each.remote).port for each in one.forwards] == [number]:
+        if one.host == host.name and [ports.remote(each.remote).port for each in one.forwards] == [
+            number
+        ]:
             tunnels.close(kit.state_dir, one)
             kit.screen.good(f"closed {one.id}")

@@ -29,16 +29,39 @@ _HEADER = ("#", "RECIPE", "STATE", "WHAT")
 @app.command("setup")
 def setup(
     ctx: typer.Context,
-    host: Annotated[str, typer.Argument(metavar="HOST", help="A host name; or the word list, for all recipes.",
-                                        show_default=False)],
-    recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE...", help="Recipes, with a version where you "
-                                                        "want one: tensorflow==1.8.0.", show_default=False)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "--plan", help="Show the plan and change nothing.")] = False,
-    python: Annotated[int, typer.Option("--python", metavar="2|3", min=2, max=3, help="The Python of TensorFlow and "
-                                        "PyTorch.")] = 3,
-    accept_files: Annotated[bool, typer.Option("--accept-files", help="Take installers on the NAS that have been "
-                                               "replaced since the last time.")] = False,
-) -> None:  # fmt: skip
+    host: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST",
+            help="A host name; or the word list, for all recipes.",
+            show_default=False,
+        ),
+    ],
+    recipes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RECIPE...",
+            help="Recipes, with a version where you want one: tensorflow==1.8.0.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "--plan", help="Show the plan and change nothing.")
+    ] = False,
+    python: Annotated[
+        int,
+        typer.Option(
+            "--python", metavar="2|3", min=2, max=3, help="The Python of TensorFlow and PyTorch."
+        ),
+    ] = 3,
+    accept_files: Annotated[
+        bool,
+        typer.Option(
+            "--accept-files",
+            help="Take installers on the NAS that have been replaced since the last time.",
+        ),
+    ] = False,
+) -> None:
     """Set up software in your container on HOST: versions that go together, or a reason why none do.
 
     The plan is shown before anything is changed. The work goes on when the connection drops; the same command follows
@@ -52,17 +75,33 @@ def setup(
         return _list(kit, known)
     if not recipes:
         message = "no recipe was named"
-        raise UsageError(message, hint=f"apexgpu setup {host} RECIPE   (one of: {', '.join(known)})")
+        raise UsageError(
+            message, hint=f"apexgpu setup {host} RECIPE   (one of: {', '.join(known)})"
+        )
     order = planner.order(recipes, known, python)
-    chosen = reach.one_host(kit, host, several=f"apexgpu setup HOST {' '.join(recipes)}, with one of them")
-    raise typer.Exit(_Setup(kit, chosen, known, order).run(dry_run=dry_run, accept_files=accept_files))
+    chosen = reach.one_host(
+        kit, host, several=f"apexgpu setup HOST {' '.join(recipes)}, with one of them"
+    )
+    raise typer.Exit(
+        _Setup(kit, chosen, known, order).run(dry_run=dry_run, accept_files=accept_files)
+    )
 
 
 def _list(kit: Kit, known: dict[str, Recipe]) -> None:
-    kit.screen.table(("RECIPE", "NEEDS", "WHAT"),
-                     [(one.name, ", ".join(one.needs) or "-", one.summary) for one in known.values()])  # fmt: skip
-    values = [{"name": one.name, "summary": one.summary, "needs": list(one.needs), "own": one.own,
-               "steps": [step.name for step in one.steps]} for one in known.values()]  # fmt: skip
+    kit.screen.table(
+        ("RECIPE", "NEEDS", "WHAT"),
+        [(one.name, ", ".join(one.needs) or "-", one.summary) for one in known.values()],
+    )
+    values = [
+        {
+            "name": one.name,
+            "summary": one.summary,
+            "needs": list(one.needs),
+            "own": one.own,
+            "steps": [step.name for step in one.steps],
+        }
+        for one in known.values()
+    ]
     kit.screen.document({"ok": True, "recipes": values})
 
 
@@ -91,7 +130,12 @@ class _Setup:
                 log = f"apexgpu ssh {self._host.name} -- cat .cache/apexgpu/setup/log"
                 self._kit.screen.note(f"  (all of it: {log})")
             fleet.show_error(self._kit, self._host, exc)
-        row = {"host": self._host.name, "ok": error is None, "error": error_value(error), **self._told}
+        row = {
+            "host": self._host.name,
+            "ok": error is None,
+            "error": error_value(error),
+            **self._told,
+        }
         self._kit.screen.document({"ok": error is None, "hosts": [row]})
         return error.exit_code if error is not None else 0
 
@@ -120,7 +164,9 @@ class _Setup:
         """What is there; a stopped container is offered to be started, and what is under way there awaited."""
         kit, host = self._kit, self._host
         with kit.screen.working(f"looking at {host.name}"):
-            outcome = fleet.run(kit, [host], lambda one: survey(kit.transport, one, connect=self._connect))[0]
+            outcome = fleet.run(
+                kit, [host], lambda one: survey(kit.transport, one, connect=self._connect)
+            )[0]
         if isinstance(outcome.error, RefusedError) and outcome.error.code == "stopped":
             reach.offer_start(kit, host)
             return survey(kit.transport, host, connect=self._connect)
@@ -131,7 +177,9 @@ class _Setup:
 
     def _followed(self, busy: str) -> Facts:
         kit, host = self._kit, self._host
-        kit.screen.note(f"a setup is under way on {host.name} already ({busy.partition(' ')[2] or busy}): following it")
+        kit.screen.note(
+            f"a setup is under way on {host.name} already ({busy.partition(' ')[2] or busy}): following it"
+        )
         with kit.screen.working(f"following it on {host.name}") as progress:
             provision.follow(kit.transport, host, busy, progress.say, connect=self._connect)
         found = survey(kit.transport, host, connect=self._connect)
@@ -145,22 +193,32 @@ class _Setup:
         screen = self._kit.screen
         screen.note(f"{plan.where}: {_facts_words(plan.facts)}")
         if versions := _versions(plan):
-            told = [f"{title} {versions[name]}" for name, title in _TITLES.items() if name in versions]
+            told = [
+                f"{title} {versions[name]}" for name, title in _TITLES.items() if name in versions
+            ]
             screen.note(f"chosen: {' · '.join(told)}")
-        rows = [(str(number), one.recipe.name, one.state, one.title) for number, one in enumerate(plan.steps, 1)]
+        rows = [
+            (str(number), one.recipe.name, one.state, one.title)
+            for number, one in enumerate(plan.steps, 1)
+        ]
         if screen.as_json:
             screen.block("\n".join(columns(_HEADER, rows)))
         screen.table(_HEADER, rows, styles=lambda row: "dim" if row[2] == DONE else "")
         for one in judged:
             what = f"{one.file.path} (SHA-256 {one.file.sha256[:16]}…)"
             if one.trust == "new":
-                screen.warn(f"{what} is not the file that its maker published; it is remembered once it has worked")
+                screen.warn(
+                    f"{what} is not the file that its maker published; it is remembered once it has worked"
+                )
             elif one.trust == "known":
                 screen.note(f"{what} is the file that its maker published")
 
     def _execute(self, plan: Plan, judged: Sequence[Judged]) -> None:
         kit, host = self._kit, self._host
-        with hostlock.only_one(kit.state_dir, host), kit.screen.working(f"setting up on {host.name}") as progress:
+        with (
+            hostlock.only_one(kit.state_dir, host),
+            kit.screen.working(f"setting up on {host.name}") as progress,
+        ):
             teller = Teller(
                 say=progress.say,
                 step=lambda one: progress.print(lambda: kit.screen.good(one.title)),
@@ -169,10 +227,13 @@ class _Setup:
             run = Run(plan, teller, self._connect)
             try:
                 provision.execute(
-                    kit.transport, host, run, pause=kit.pause,
+                    kit.transport,
+                    host,
+                    run,
+                    pause=kit.pause,
                     known=[one.file.name for one in judged if one.trust == "known"],
                     actions={"renew_host_keys": lambda: _renew_host_keys(kit, host, teller)},
-                )  # fmt: skip
+                )
             finally:
                 kit.transport.forget(Target(host, "container"))  # it has the variables of before
                 self._told |= {"changed": run.changed, "steps": _ran(plan, run)}
@@ -180,7 +241,9 @@ class _Setup:
         kit.screen.good(f"{host.name}: {_named(plan)} {_are(plan)} set up")
         for one in plan.recipes:
             if one.use:
-                kit.screen.note(f"  {one.name}, in the container: {one.use.format_map(plan.variables)}")
+                kit.screen.note(
+                    f"  {one.name}, in the container: {one.use.format_map(plan.variables)}"
+                )
         if plan.choice.tensorflow:
             kit.screen.note(f"whether it computes: apexgpu verify {host.name}")
 
@@ -191,13 +254,23 @@ def _renew_host_keys(kit: Kit, host: Host, teller: Teller) -> None:
     from apexgpu.iam.publickeys import fingerprint
 
     where = place_of(kit, host)
-    change = containerkeys.renew(kit.transport, host, where, wait=120, pause=kit.pause, say=teller.say)
+    change = containerkeys.renew(
+        kit.transport, host, where, wait=120, pause=kit.pause, say=teller.say
+    )
     old = ", ".join(fingerprint(key) for key in change.old)
-    teller.note(f"  the host key of {host.name} in known_hosts: was {old}, is {fingerprint(change.new)}")
+    teller.note(
+        f"  the host key of {host.name} in known_hosts: was {old}, is {fingerprint(change.new)}"
+    )
 
 
-_TITLES = {"cuda": "CUDA", "cudnn": "cuDNN", "tensorflow": "TensorFlow", "pytorch": "PyTorch", "python": "Python",
-           "python3": "Python for tools"}  # fmt: skip
+_TITLES = {
+    "cuda": "CUDA",
+    "cudnn": "cuDNN",
+    "tensorflow": "TensorFlow",
+    "pytorch": "PyTorch",
+    "python": "Python",
+    "python3": "Python for tools",
+}
 
 
 def _versions(plan: Plan) -> dict[str, str]:
@@ -213,27 +286,44 @@ def _are(plan: Plan) -> str:
 
 
 def _facts_words(facts: Facts) -> str:
-    cards = {card.name: sum(card.name == other.name for other in facts.cards) for card in facts.cards}
+    cards = {
+        card.name: sum(card.name == other.name for other in facts.cards) for card in facts.cards
+    }
     gpus = ", ".join(f"{count} × {name}" for name, count in cards.items()) or "no GPU"
     pythons = ", ".join(python.version for python in facts.pythons) or "-"
-    return (f"{facts.system or facts.machine}, driver {facts.driver or '-'}, {gpus}, CUDA {facts.cuda or '-'}, "
-            f"cuDNN {facts.cudnn or '-'}, Python {pythons}")  # fmt: skip
+    return (
+        f"{facts.system or facts.machine}, driver {facts.driver or '-'}, {gpus}, CUDA {facts.cuda or '-'}, "
+        f"cuDNN {facts.cudnn or '-'}, Python {pythons}"
+    )
 
 
 def _facts_value(facts: Facts) -> dict[str, Any]:
     return {
-        "system": facts.system, "machine": facts.machine, "driver": facts.driver, "cuda": facts.cuda,
-        "cudnn": facts.cudnn, "cudnn_archives": sorted(facts.archives),
+        "system": facts.system,
+        "machine": facts.machine,
+        "driver": facts.driver,
+        "cuda": facts.cuda,
+        "cudnn": facts.cudnn,
+        "cudnn_archives": sorted(facts.archives),
         "pythons": [python.version for python in facts.pythons],
         "gpus": [{"name": card.name, "memory_total": card.memory * _MIB} for card in facts.cards],
-    }  # fmt: skip
+    }
 
 
 def _step_value(one: Planned, state: str) -> dict[str, Any]:
-    return {"recipe": one.recipe.name, "step": one.step.name, "title": one.title, "state": state.replace(" ", "_")}
+    return {
+        "recipe": one.recipe.name,
+        "step": one.step.name,
+        "title": one.title,
+        "state": state.replace(" ", "_"),
+    }
 
 
 def _ran(plan: Plan, run: Run) -> list[dict[str, Any]]:
     """Each step as it is now: `done` before, `did` now, `failed`, `to_do`."""
-    states = {number: "done" if state == "skipped" else state for number, state in run.states.items()}
-    return [_step_value(one, states.get(number, one.state)) for number, one in enumerate(plan.steps, 1)]
+    states = {
+        number: "done" if state == "skipped" else state for number, state in run.states.items()
+    }
+    return [
+        _step_value(one, states.get(number, one.state)) for number, one in enumerate(plan.steps, 1)
+    ]

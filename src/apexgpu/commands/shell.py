@@ -13,11 +13,15 @@ from apexgpu.kit import Kit
 
 app = Group()
 completion = Group()
-app.add_typer(completion, name="completion", help="Print what your shell needs to complete apexgpu's words.")
+app.add_typer(
+    completion, name="completion", help="Print what your shell needs to complete apexgpu's words."
+)
 
 
 @completion.command("show")
-def show(ctx: typer.Context, shell: Annotated[str, typer.Argument(metavar="SHELL", show_default=False)]) -> None:
+def show(
+    ctx: typer.Context, shell: Annotated[str, typer.Argument(metavar="SHELL", show_default=False)]
+) -> None:
     """Print the completion script of a shell: bash, zsh, fish, powershell. Example: apexgpu completion show bash."""
     kit = kit_of(ctx)
     text = script(_known(shell))
@@ -40,7 +44,9 @@ def install(kit: Kit, words: Sequence[str]) -> int:
     if shell == "powershell":
         kit.screen.result(f"Put this line into $PROFILE: . '{file}'")
     else:
-        kit.screen.result(f"Completion for {shell} is set up; it works in the next terminal you open.")
+        kit.screen.result(
+            f"Completion for {shell} is set up; it works in the next terminal you open."
+        )
     return 0
 
 
@@ -50,5 +56,7 @@ def _detect() -> str:
     try:
         name, _ = shellingham.detect_shell()
     except shellingham.ShellDetectionFailure:
-        raise UsageError("cannot tell which shell this is", hint="apexgpu --install-completion bash") from None
+        raise UsageError(
+            "cannot tell which shell this is", hint="apexgpu --install-completion bash"
+        ) from None
     return _known(str(name))

@@ -19,17 +19,25 @@ from apexgpu.text import size
 
 app = Group()
 snapshots = Group(cls=ListByDefault)
-app.add_typer(snapshots, name="snapshots", help="Every archive that can be seen: list, verify, remove, keep.")
+app.add_typer(
+    snapshots, name="snapshots", help="Every archive that can be seen: list, verify, remove, keep."
+)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A snapshot's name, its --name, or its file.",
-                                     show_default=False)]  # fmt: skip
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="A snapshot's name, its --name, or its file.", show_default=False
+    ),
+]
 _HEADER = ("NAME", "HOST", "TIME", "SIZE", "VERIFIED", "OTHERS", "PATH")
 
 
 @snapshots.command("list")
 def show(
     ctx: typer.Context,
-    host: Annotated[str | None, typer.Argument(metavar="[HOST]", help="Only this host's.", show_default=False)] = None,
+    host: Annotated[
+        str | None, typer.Argument(metavar="[HOST]", help="Only this host's.", show_default=False)
+    ] = None,
 ) -> None:
     """Show every archive, and the room on the NAS.
 
@@ -49,11 +57,19 @@ def show(
         kit.screen.note("no snapshot can be seen; make one with: apexgpu snapshot HOST")
     kit.screen.note(f"{size(sight.free)} free in {eye.directory} (seen from {eye.host.name})")
     if not sight.writable:
-        kit.screen.warn(f"{eye.directory} may not be written: a new snapshot would replace {eye.path}")
-    kit.screen.document({
-        "ok": True, "snapshots": [one.value() for one in found], "free": sight.free, "writable": sight.writable,
-        "directory": eye.directory, "seen_from": eye.host.name,
-    })  # fmt: skip
+        kit.screen.warn(
+            f"{eye.directory} may not be written: a new snapshot would replace {eye.path}"
+        )
+    kit.screen.document(
+        {
+            "ok": True,
+            "snapshots": [one.value() for one in found],
+            "free": sight.free,
+            "writable": sight.writable,
+            "directory": eye.directory,
+            "seen_from": eye.host.name,
+        }
+    )
 
 
 @snapshots.command("verify")
@@ -76,9 +92,17 @@ def verify(ctx: typer.Context, name: Name) -> None:
             # What was noted of it is not true any more, and `keep` must not take it for a good one.
             eye.unnote(found.path)
             message = f"{found.name} is damaged: {trouble}"
-            raise ApexError(message, hint="apexgpu snapshots   (is there another one?)", code="archive_damaged")
-        host = found.host if found.host != UNKNOWN else owner(result, kit.user, [one.name for one in kit.known_hosts])
-        manifest = Manifest(host or UNKNOWN, found.label, result.time, result.size, result.sha256, now())
+            raise ApexError(
+                message, hint="apexgpu snapshots   (is there another one?)", code="archive_damaged"
+            )
+        host = (
+            found.host
+            if found.host != UNKNOWN
+            else owner(result, kit.user, [one.name for one in kit.known_hosts])
+        )
+        manifest = Manifest(
+            host or UNKNOWN, found.label, result.time, result.size, result.sha256, now()
+        )
         if not eye.write_note(found.path, manifest):
             kit.screen.warn(f"{found.path}{NOTE} cannot be written, so the result is not kept")
     after = eye.find(found.path) or found
@@ -99,7 +123,11 @@ def remove(ctx: typer.Context, name: Name) -> None:
         found = choose(seen, name, eye.host.name)
         if found.path in Journal(kit.state_dir).needed():
             message = f"{found.name} is needed by what was interrupted"
-            raise RefusedError(message, hint="apexgpu status   (names it, and how to finish or undo it)", code="needed")
+            raise RefusedError(
+                message,
+                hint="apexgpu status   (names it, and how to finish or undo it)",
+                code="needed",
+            )
         _confirm(kit, [found], seen)
         eye.remove(found)
     kit.screen.good(f"{found.name} is removed")
@@ -109,7 +137,9 @@ def remove(ctx: typer.Context, name: Name) -> None:
 @snapshots.command("keep")
 def keep(
     ctx: typer.Context,
-    count: Annotated[int, typer.Argument(metavar="N", min=1, help="How many of each host.", show_default=False)],
+    count: Annotated[
+        int, typer.Argument(metavar="N", min=1, help="How many of each host.", show_default=False)
+    ],
 ) -> None:
     """Keep the newest N archives of each host; delete the rest.
 
@@ -127,16 +157,25 @@ def keep(
             _confirm(kit, gone, seen)
         for one in gone:
             eye.remove(one)
-    kit.screen.good(f"{len(gone)} removed, {len(seen) - len(gone)} kept" if gone else "nothing to remove")
-    kit.screen.document({
-        "ok": True, "removed": [one.value() for one in gone],
-        "snapshots": [one.value() for one in seen if one not in gone],
-    })  # fmt: skip
+    kit.screen.good(
+        f"{len(gone)} removed, {len(seen) - len(gone)} kept" if gone else "nothing to remove"
+    )
+    kit.screen.document(
+        {
+            "ok": True,
+            "removed": [one.value() for one in gone],
+            "snapshots": [one.value() for one in seen if one not in gone],
+        }
+    )
 
 
 def find_eye(kit: Kit, say: OnLine = lambda _: None) -> Eye:
     """A running container that sees the archives; nothing is started for it."""
-    return running_eye(Means(kit.transport, kit.known_hosts, kit.state_dir, kit.pause, say=say, note=kit.screen.note))
+    return running_eye(
+        Means(
+            kit.transport, kit.known_hosts, kit.state_dir, kit.pause, say=say, note=kit.screen.note
+        )
+    )
 
 
 def _confirm(kit: Kit, gone: list[Saved], seen: tuple[Saved, ...]) -> None:
@@ -152,4 +191,12 @@ def _row(one: Saved) -> tuple[str, ...]:
     verified: Any = iso(one.verified)[:16].replace("T", " ") if one.verified else "never"
     readers = "can read it" if one.others_can_read else "no"
     host = "?" if one.host == UNKNOWN else one.host
-    return (one.name, host, iso(one.created)[:16].replace("T", " "), size(one.size), verified, readers, one.path)
+    return (
+        one.name,
+        host,
+        iso(one.created)[:16].replace("T", " "),
+        size(one.size),
+        verified,
+        readers,
+        one.path,
+    )

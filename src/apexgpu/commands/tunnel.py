@@ -21,10 +21,16 @@ app = Group()
 listing = Group(cls=ListByDefault)
 app.add_typer(listing, name="tunnels", help="The tunnels of this laptop: list, close.")
 
-Local = Annotated[int | None, typer.Option("--local", metavar="PORT", help="The port on this laptop.")]
-Background = Annotated[bool, typer.Option("--background", "-b", help="Carry on after this command has ended.")]
+Local = Annotated[
+    int | None, typer.Option("--local", metavar="PORT", help="The port on this laptop.")
+]
+Background = Annotated[
+    bool, typer.Option("--background", "-b", help="Carry on after this command has ended.")
+]
 Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
-Once = Annotated[bool, typer.Option("--once", help="End with the connection instead of making a new one.")]
+Once = Annotated[
+    bool, typer.Option("--once", help="End with the connection instead of making a new one.")
+]
 _HEADER = ("ID", "LOCAL", "REMOTE", "STATE", "SINCE", "CARRIED", "RECONNECTS", "PID")
 
 
@@ -48,13 +54,19 @@ PLAIN = Page()
 def tunnel(
     ctx: typer.Context,
     host: OneHost,
-    port: Annotated[list[str], typer.Argument(metavar="PORT...", help="A port there, or NAME:PORT as seen from there.",
-                                              show_default=False)],
+    port: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PORT...",
+            help="A port there, or NAME:PORT as seen from there.",
+            show_default=False,
+        ),
+    ],
     local: Local = None,
     background: Background = False,
     open_browser: Open = False,
     once: Once = False,
-) -> None:  # fmt: skip
+) -> None:
     """Bring ports of your container on HOST to this laptop, and keep them there until Ctrl-C.
 
     Examples: apexgpu tunnel gpu7 6006 · apexgpu tunnel gpu7 8888 --local 9999 --background
@@ -62,10 +74,20 @@ def tunnel(
     kit = kit_of(ctx)
     remotes = [ports.remote(word) for word in port]
     if local is not None and len(remotes) > 1:
-        raise UsageError("--local is for one port", hint=f"apexgpu tunnel {host} {remotes[0]} --local {local}")
+        raise UsageError(
+            "--local is for one port", hint=f"apexgpu tunnel {host} {remotes[0]} --local {local}"
+        )
     wanted = ports.local_wanted(local) if local is not None else None
     chosen = reach.one_host(kit, host)
-    carry(kit, chosen, remotes, local=wanted, background=background, open_browser=open_browser, once=once)
+    carry(
+        kit,
+        chosen,
+        remotes,
+        local=wanted,
+        background=background,
+        open_browser=open_browser,
+        once=once,
+    )
 
 
 def carry(
@@ -84,21 +106,34 @@ def carry(
     tunnels.clean(kit.state_dir, before)
     same = _same(before, host, remotes, local)
     if same is not None and same.state != tunnels.DEAD:
-        kit.screen.note(f"tunnel {same.id} carries that already; close it with: apexgpu tunnels close {same.id}")
+        kit.screen.note(
+            f"tunnel {same.id} carries that already; close it with: apexgpu tunnels close {same.id}"
+        )
         if same.state != UP:
-            reach.ready(kit, host)  # its container may be stopped: it comes back by itself when that is started
+            reach.ready(
+                kit, host
+            )  # its container may be stopped: it comes back by itself when that is started
         return _show(kit, same, page, open_browser)
     _warn(kit, host, remotes, reach.ready(kit, host, ports.LISTENERS))
     # One that died gives its ports on: whoever has its page open finds it again.
     wanted = [local] * len(remotes) if same is None else [one.local for one in same.forwards]
-    plan = tunnels.Plan(host.name, tuple(reach.ssh_arguments(kit, host)), tuple(remotes), tuple(wanted),
-                        strict=local is not None, background=background, once=once)  # fmt: skip
+    plan = tunnels.Plan(
+        host.name,
+        tuple(reach.ssh_arguments(kit, host)),
+        tuple(remotes),
+        tuple(wanted),
+        strict=local is not None,
+        background=background,
+        once=once,
+    )
     try:
         if background:
             return _show(kit, _started(kit, host, plan, before), page, open_browser)
         return _foreground(kit, host, plan, page, open_browser)
     except tunnels.PortsTakenError as exc:
-        again = f"apexgpu tunnel {host.name} {remotes[0]}" if page is PLAIN else "the same again with"
+        again = (
+            f"apexgpu tunnel {host.name} {remotes[0]}" if page is PLAIN else "the same again with"
+        )
         raise _taken(kit, exc.taken[0], again) from None
 
 
@@ -106,11 +141,17 @@ def _warn(kit: Kit, host: Host, remotes: Sequence[ports.Remote], listeners: str)
     """The tunnel is opened all the same: what it leads to may be started later."""
     for one in remotes:
         if why := ports.nobody(listeners, one):
-            six = f"   (it is reached by: apexgpu tunnel {host.name} '[::1]:{one.port}')" if "::1" in why else ""
+            six = (
+                f"   (it is reached by: apexgpu tunnel {host.name} '[::1]:{one.port}')"
+                if "::1" in why
+                else ""
+            )
             kit.screen.note(f"{host.name}: {why}{six}")
 
 
-def _started(kit: Kit, host: Host, plan: tunnels.Plan, others: Sequence[tunnels.Tunnel]) -> tunnels.Tunnel:
+def _started(
+    kit: Kit, host: Host, plan: tunnels.Plan, others: Sequence[tunnels.Tunnel]
+) -> tunnels.Tunnel:
     from apexgpu.tunnel import background
 
     try:
@@ -137,21 +178,29 @@ def _foreground(kit: Kit, host: Host, plan: tunnels.Plan, page: Page, open_brows
             _say_moved(kit, plan, one, tunnels.listed(kit.state_dir))
             _show(kit, one, page, open_browser=False)
             kit.screen.note("Ctrl-C closes it")
-            if open_browser:  # beside the tunnel: some browsers run in the terminal, and the tunnel has to go on
+            if (
+                open_browser
+            ):  # beside the tunnel: some browsers run in the terminal, and the tunnel has to go on
                 threading.Thread(target=_open, args=(kit, one, page), daemon=True).start()
         elif shown and one.state == UP:
             kit.screen.good(f"connected again after {duration(time.time() - min(lost.values()))}")
             lost.clear()
         elif shown and one.state == WAITING and one.reason not in lost:
             lost[one.reason] = one.since  # each reason once, however long it lasts
-            kit.screen.note(f"{host.name}: {one.reason.rstrip('.')}" + ("" if plan.once else "; connecting again …"))
+            kit.screen.note(
+                f"{host.name}: {one.reason.rstrip('.')}"
+                + ("" if plan.once else "; connecting again …")
+            )
 
     lost: dict[str, float] = {}
     kit.screen.transient(f"opening the tunnel to {host.name} …")
     was_up, last, interrupted = tunnelprocess.carry(
-        kit.state_dir, plan, sockets, changed=changed,
+        kit.state_dir,
+        plan,
+        sockets,
+        changed=changed,
         each_second=lambda one: kit.screen.transient(living(one)) if shown else None,
-    )  # fmt: skip
+    )
     kit.screen.transient("")
     if interrupted is not False:
         raise typer.Exit(130 if interrupted else 0)
@@ -159,14 +208,20 @@ def _foreground(kit: Kit, host: Host, plan: tunnels.Plan, page: Page, open_brows
         raise _failure(host, last.reason)
     if last.reason:
         message = f"the connection to {host.name} ended: {last.reason}"
-        raise UnreachableError(message, hint=f"apexgpu tunnel {host.name} {plan.remotes[0]}", code="dropped")
+        raise UnreachableError(
+            message, hint=f"apexgpu tunnel {host.name} {plan.remotes[0]}", code="dropped"
+        )
 
 
 def living(one: tunnels.Tunnel) -> str:
     """The line that stands on a terminal while a tunnel is carried."""
     urls = " ".join(f"http://127.0.0.1:{each.local}" for each in one.forwards)
     now = time.time()
-    mood = f"up {duration(now - one.since)}" if one.state == UP else f"{one.state} {duration(now - one.since)}"
+    mood = (
+        f"up {duration(now - one.since)}"
+        if one.state == UP
+        else f"{one.state} {duration(now - one.since)}"
+    )
     parts = [f"{urls} → {one.host}", mood, size(one.carried)]
     if one.reconnects:
         parts.append(f"{one.reconnects} reconnect{'s' if one.reconnects > 1 else ''}")
@@ -190,7 +245,9 @@ def show(ctx: typer.Context) -> None:
         kit.screen.table(_HEADER, rows, styles=lambda row: "red" if row[3] == tunnels.DEAD else "")
         for one in found:
             if one.reason:
-                kit.screen.note(f"{one.id}: {'the port there said: ' if one.state == UP else ''}{one.reason}")
+                kit.screen.note(
+                    f"{one.id}: {'the port there said: ' if one.state == UP else ''}{one.reason}"
+                )
     else:
         kit.screen.note("no tunnel is open; open one with: apexgpu tunnel HOST PORT")
     kit.screen.document({"ok": True, "tunnels": [value(one) for one in found]})
@@ -200,8 +257,12 @@ def show(ctx: typer.Context) -> None:
 @listing.command("close")
 def close(
     ctx: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[ID|HOST...]", help="IDs of tunnels, or host names.",
-                                                      show_default=False)] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ID|HOST...]", help="IDs of tunnels, or host names.", show_default=False
+        ),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every tunnel.")] = False,
 ) -> None:
     """Close tunnels by ID, by host, or all of them.
@@ -216,39 +277,67 @@ def close(
     for name in names or ():
         if name not in open_ones:  # only then are the hosts needed, which may take IAM
             host, _, number = name.rpartition("-")
-            kit.hosts([host if number.isdigit() and host else name])  # one that is closed: nothing to do
-    chosen = [one for one in found if everything or one.id in (names or ()) or one.host in (names or ())]
+            kit.hosts(
+                [host if number.isdigit() and host else name]
+            )  # one that is closed: nothing to do
+    chosen = [
+        one for one in found if everything or one.id in (names or ()) or one.host in (names or ())
+    ]
     for one in chosen:
         tunnels.close(kit.state_dir, one)
         kit.screen.good(f"closed {one.id}")
     if not chosen:
         kit.screen.note("nothing to close")
-    kit.screen.document({"ok": True, "tunnels": [{**value(one), "state": "closed"} for one in chosen]})
+    kit.screen.document(
+        {"ok": True, "tunnels": [{**value(one), "state": "closed"} for one in chosen]}
+    )
 
 
 def value(one: tunnels.Tunnel) -> dict[str, Any]:
     """A tunnel as JSON; `local_port` and `remote_port` are those of its first forward, times are ISO 8601."""
     from apexgpu.backups.snapshots import iso
 
-    forwards = [{"local_port": each.local, "remote": each.remote, "remote_port": ports.remote(each.remote).port,
-                 "url": f"http://127.0.0.1:{each.local}/"} for each in one.forwards]  # fmt: skip
+    forwards = [
+        {
+            "local_port": each.local,
+            "remote": each.remote,
+            "remote_port": ports.remote(each.remote).port,
+            "url": f"http://127.0.0.1:{each.local}/",
+        }
+        for each in one.forwards
+    ]
     rest = {key: val for key, val in asdict(one).items() if key not in {"forwards", "carried"}}
     times = {"started": iso(int(one.started)), "since": iso(int(one.since))}
     return {**rest, **times, **forwards[0], "forwards": forwards, "bytes": one.carried}
 
 
 def _row(one: tunnels.Tunnel, each: tunnels.Carried) -> tuple[str, ...]:
-    return (one.id, f"127.0.0.1:{each.local}", f"{one.host} {each.remote}", one.state,
-            duration(time.time() - one.since), size(one.carried), str(one.reconnects),
-            str(one.pid))  # fmt: skip
+    return (
+        one.id,
+        f"127.0.0.1:{each.local}",
+        f"{one.host} {each.remote}",
+        one.state,
+        duration(time.time() - one.since),
+        size(one.carried),
+        str(one.reconnects),
+        str(one.pid),
+    )
 
 
 def _same(
     found: Sequence[tunnels.Tunnel], host: Host, remotes: Sequence[ports.Remote], local: int | None
 ) -> tunnels.Tunnel | None:
     ends = [str(one) for one in remotes]
-    return next((one for one in found if one.host == host.name and [each.remote for each in one.forwards] == ends
-                 and local in (None, one.forwards[0].local)), None)  # fmt: skip
+    return next(
+        (
+            one
+            for one in found
+            if one.host == host.name
+            and [each.remote for each in one.forwards] == ends
+            and local in (None, one.forwards[0].local)
+        ),
+        None,
+    )
 
 
 def _show(kit: Kit, one: tunnels.Tunnel, page: Page, open_browser: bool) -> None:
@@ -272,11 +361,15 @@ def _url(one: tunnels.Tunnel, page: Page) -> str:
     return f"{page.scheme}://127.0.0.1:{one.forwards[0].local}{ending}"
 
 
-def _say_moved(kit: Kit, plan: tunnels.Plan, one: tunnels.Tunnel, others: Sequence[tunnels.Tunnel]) -> None:
+def _say_moved(
+    kit: Kit, plan: tunnels.Plan, one: tunnels.Tunnel, others: Sequence[tunnels.Tunnel]
+) -> None:
     for each in () if plan.strict else one.forwards:
         first = next(ports.candidates(ports.remote(each.remote).port))
         if each.local > first and ports.remote(each.remote).port == first and not ports.free(first):
-            kit.screen.note(f"port {first} here is taken by {_who(kit, first, others)}; this is {each.local}")
+            kit.screen.note(
+                f"port {first} here is taken by {_who(kit, first, others)}; this is {each.local}"
+            )
 
 
 def _who(kit: Kit, port: int, others: Sequence[tunnels.Tunnel]) -> str:
@@ -300,4 +393,6 @@ def _failure(host: Host, reason: str) -> ApexError:
     code = openssh_link.failure(reason)
     if code is not None:
         return openssh_link.error_of(Target(host, "container"), code, reason)
-    return UnreachableError(f"no tunnel to {host.name}: {reason or 'ssh ended'}", hint=f"apexgpu doctor {host.name}")
+    return UnreachableError(
+        f"no tunnel to {host.name}: {reason or 'ssh ended'}", hint=f"apexgpu doctor {host.name}"
+    )

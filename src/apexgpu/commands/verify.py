@@ -18,15 +18,27 @@ from apexgpu.software.verification import Proof
 
 app = Group()
 
-_NAMES = {"cuda": "CUDA", "cudnn": "cuDNN", "tensorflow": "TensorFlow", "gpu": "GPU", "command": "as a command"}
+_NAMES = {
+    "cuda": "CUDA",
+    "cudnn": "cuDNN",
+    "tensorflow": "TensorFlow",
+    "gpu": "GPU",
+    "command": "as a command",
+}
 
 
 @app.command("verify")
 def verify(
     ctx: typer.Context,
-    host: Annotated[str, typer.Argument(metavar="HOST", help="A host name or glob.", show_default=False)],
-    python: Annotated[str | None, typer.Option("--python", metavar="PATH", help="A Python or environment.")] = None,
-    wait: Annotated[float, typer.Option("--wait", metavar="SECONDS", min=1, help="How long one run may take.")] = 600,
+    host: Annotated[
+        str, typer.Argument(metavar="HOST", help="A host name or glob.", show_default=False)
+    ],
+    python: Annotated[
+        str | None, typer.Option("--python", metavar="PATH", help="A Python or environment.")
+    ] = None,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", min=1, help="How long one run may take.")
+    ] = 600,
 ) -> None:
     """Prove that your container computes: driver, CUDA, cuDNN, TensorFlow, a convolution on a GPU, memory.
 
@@ -46,7 +58,9 @@ def verify(
 
             return trial.prove(kit.transport, one, wish, connect=kit.settings.timeout, on_line=line)
 
-        outcomes = fleet.run(kit, hosts, work, on_done=lambda outcome: _show(kit, outcome, alone=len(hosts) == 1))
+        outcomes = fleet.run(
+            kit, hosts, work, on_done=lambda outcome: _show(kit, outcome, alone=len(hosts) == 1)
+        )
     raise typer.Exit(_finish(kit, outcomes))
 
 
@@ -60,7 +74,9 @@ def _show(kit: Kit, outcome: Outcome[Proof], *, alone: bool) -> None:
     if not alone:
         kit.screen.result(outcome.host.name)
     for link in proof.links:
-        kit.screen.verdict(link.verdict, _NAMES.get(link.check, link.check), link.fact, hint=link.hint)
+        kit.screen.verdict(
+            link.verdict, _NAMES.get(link.check, link.check), link.fact, hint=link.hint
+        )
     if proof.error is None:
         kit.screen.result(f"{outcome.host.name} computes.")
     else:
@@ -80,8 +96,14 @@ def _value(proof: Proof) -> dict[str, Any]:
         "python": {"path": python.path, "version": python.version} if python else None,
         "tensorflow": python.tensorflow if python else None,
         "gpu": {
-            "index": card.index, "name": card.name, "compute_capability": card.capability or None,
-            "pci_bus_id": card.bus or None, "memory_total": card.total, "memory_free": card.free,
-        } if card else None,
+            "index": card.index,
+            "name": card.name,
+            "compute_capability": card.capability or None,
+            "pci_bus_id": card.bus or None,
+            "memory_total": card.total,
+            "memory_free": card.free,
+        }
+        if card
+        else None,
         "checks": [finding_value(one) for one in proof.links],
-    }  # fmt: skip
+    }

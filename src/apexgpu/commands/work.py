@@ -22,7 +22,8 @@ def ssh(
     ctx: typer.Context,
     host: OneHost,
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- CMD...]", help="A command instead of a shell.")
+        list[str] | None,
+        typer.Argument(metavar="[-- CMD...]", help="A command instead of a shell."),
     ] = None,
 ) -> None:
     """Open a shell in your container on HOST, or run CMD there; its exit status is ours.
@@ -30,7 +31,9 @@ def ssh(
     Examples: apexgpu ssh gpu7 · apexgpu ssh gpu7 -- nvidia-smi
     """
     kit = kit_of(ctx)
-    chosen = reach.one_host(kit, host, several=f"apexgpu exec '{host}' -- CMD   runs on all of them")
+    chosen = reach.one_host(
+        kit, host, several=f"apexgpu exec '{host}' -- CMD   runs on all of them"
+    )
     if "json" in kit.flags:
         raise typer.Exit(_told(kit, chosen, list(command or [])))
     reach.ready(kit, chosen)
@@ -45,9 +48,15 @@ def _straight(kit: Kit, host: Host) -> list[str]:
     path = _control_path(kit, Target(host, "container"))
     if path == "none":
         return []
-    another = next((Target(one, "container") for one in kit.known_hosts if one != host and one.port), None)
+    another = next(
+        (Target(one, "container") for one in kit.known_hosts if one != host and one.port), None
+    )
     others = [Target(host, "manage"), *([another] if another else [])]
-    return ["-o", "ControlPath=none"] if path in {_control_path(kit, other) for other in others} else []
+    return (
+        ["-o", "ControlPath=none"]
+        if path in {_control_path(kit, other) for other in others}
+        else []
+    )
 
 
 def _control_path(kit: Kit, target: Target) -> str:
@@ -73,9 +82,13 @@ def remote_command(words: list[str]) -> str:
 @app.command("exec", context_settings=_PASS_ON)
 def execute(
     ctx: typer.Context,
-    words: Annotated[list[str] | None, typer.Argument(metavar="HOST... -- CMD...", show_default=False)] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="HOST... -- CMD...", show_default=False)
+    ] = None,
     everything: AllHosts = False,
-    limit: Annotated[float | None, typer.Option(help="Seconds the command may take; no limit by default.")] = None,
+    limit: Annotated[
+        float | None, typer.Option(help="Seconds the command may take; no limit by default.")
+    ] = None,
 ) -> None:
     """Run CMD in your containers on HOST..., and show what each said.
 
@@ -90,7 +103,9 @@ def execute(
 def _run(kit: Kit, hosts: list[Host], command: str, *, limit: float | None) -> int:
     """Run it on all of them, show what each said; the exit code."""
     with kit.screen.working(f"running on {len(hosts)} host{'s' if len(hosts) > 1 else ''}"):
-        outcomes = fleet.run(kit, hosts, lambda host: manage.execute(kit.transport, host, command, total=limit))
+        outcomes = fleet.run(
+            kit, hosts, lambda host: manage.execute(kit.transport, host, command, total=limit)
+        )
     if not kit.screen.as_json:
         _show(kit, outcomes)
     code = _exit_code(outcomes)
@@ -102,10 +117,18 @@ def _split(kit: Kit, words: list[str], everything: bool) -> tuple[list[str], str
     cut = words.index("--") if "--" in words else None
     if cut is None:
         known = {host.name for host in kit.known_hosts}
-        cut = 0 if everything else next(
-            (index for index, word in enumerate(words) if index and word not in known and not set("*?[") & set(word)),
-            len(words),
-        )  # fmt: skip
+        cut = (
+            0
+            if everything
+            else next(
+                (
+                    index
+                    for index, word in enumerate(words)
+                    if index and word not in known and not set("*?[") & set(word)
+                ),
+                len(words),
+            )
+        )
         names, command = words[:cut], words[cut:]
     else:
         names, command = words[:cut], words[cut + 1 :]

@@ -21,20 +21,28 @@ from apexgpu.xwindows.x11facts import Here
 
 app = Group()
 windows = Group()
-app.add_typer(windows, name="x11", help="Windows of your container on this screen: check, run, install.")
+app.add_typer(
+    windows, name="x11", help="Windows of your container on this screen: check, run, install."
+)
 
-Trusted = Annotated[bool, typer.Option("--trusted", "-Y", help="Trust what runs there with this whole screen.")]
+Trusted = Annotated[
+    bool, typer.Option("--trusted", "-Y", help="Trust what runs there with this whole screen.")
+]
 
 
 @windows.command("check")
 def check(
     ctx: typer.Context,
     host: Annotated[
-        str | None, typer.Argument(metavar="[HOST]", help="A host name; without one, this machine only.",
-                                   show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[HOST]",
+            help="A host name; without one, this machine only.",
+            show_default=False,
+        ),
     ] = None,
     trusted: Trusted = False,
-) -> None:  # fmt: skip
+) -> None:
     """Find the broken link from a window there to this screen.
 
     Every link to your container on HOST is looked at; without HOST, those of this machine. A small window is shown
@@ -68,6 +76,7 @@ def _there(
     """The links beyond this machine; the error that kept us from looking, where one did."""
     if _broken(local) or here.link is None:
         return [Finding("container", "skipped", "it needs what is broken above")], None
+
     def work(one: Host) -> list[Finding]:
         if not reach.answers(kit, one):
             raise manage.stopped(one)
@@ -78,14 +87,19 @@ def _there(
     error = outcome.error
     if error is not None:
         return [Finding("container", "broken", error.message, error.hint, error.code)], error
-    return [Finding("container", "ok", "it answers, and takes the key"), *(outcome.value or [])], None
+    return [
+        Finding("container", "ok", "it answers, and takes the key"),
+        *(outcome.value or []),
+    ], None
 
 
 def _session(kit: Kit, host: Host, here: Here, *, trusted: bool) -> list[Finding]:
     if here.link is None:
         return []
     where = reach.ssh_arguments(kit, host)
-    manner = x11.Manner(trusted=trusted, xauth=_told(here), batch=True, connect=kit.settings.timeout)
+    manner = x11.Manner(
+        trusted=trusted, xauth=_told(here), batch=True, connect=kit.settings.timeout
+    )
     held = x11session.hold(kit.runner, host, where, here.link, manner)
     return x11there.chain(held, host.name, trusted=trusted)
 
@@ -100,24 +114,53 @@ def _broken(probes: Sequence[Finding]) -> Finding | None:
 
 
 def _show(kit: Kit, probe: Finding, where: str) -> None:
-    kit.screen.verdict(probe.verdict, probe.check, f"{where}: {probe.fact}" if where else probe.fact, hint=probe.hint)
+    kit.screen.verdict(
+        probe.verdict,
+        probe.check,
+        f"{where}: {probe.fact}" if where else probe.fact,
+        hint=probe.hint,
+    )
 
 
 def _finish(
-    kit: Kit, host: Host | None, local: Sequence[Finding], there: Sequence[Finding], trouble: ApexError | None
+    kit: Kit,
+    host: Host | None,
+    local: Sequence[Finding],
+    there: Sequence[Finding],
+    trouble: ApexError | None,
 ) -> int:
     first = _broken([*local, *there])
     error = trouble or _error(first)
     rows = []
     if host is not None:
-        rows = [{"host": host.name, "ok": first is None, "error": error_value(error),
-                 "checks": [finding_value(one) for one in there]}]  # fmt: skip
-    kit.screen.document({"ok": first is None, **({"error": error_value(error)} if error else {}),
-                         "checks": [finding_value(one) for one in local], "hosts": rows})  # fmt: skip
+        rows = [
+            {
+                "host": host.name,
+                "ok": first is None,
+                "error": error_value(error),
+                "checks": [finding_value(one) for one in there],
+            }
+        ]
+    kit.screen.document(
+        {
+            "ok": first is None,
+            **({"error": error_value(error)} if error else {}),
+            "checks": [finding_value(one) for one in local],
+            "hosts": rows,
+        }
+    )
     if first is None or error is None:
-        unknown = [one.check for one in [*local, *there] if one.verdict == "unknown" and one.check != "OpenGL"]
+        unknown = [
+            one.check
+            for one in [*local, *there]
+            if one.verdict == "unknown" and one.check != "OpenGL"
+        ]
         well = "All well." if host else "All well here. The whole chain: apexgpu x11 check HOST"
-        kit.screen.result(f"Nothing is broken that could be looked at; not: {', '.join(unknown)}" if unknown else well)
+        kit.screen.result(
+            f"Nothing is broken that could be looked at; not: {', '.join(unknown)}"
+            if unknown
+            else well
+        )
         return 0
     kit.screen.error(ApexError(f"broken: {first.check}: {first.fact}", hint=first.hint))
     return error.exit_code
@@ -135,11 +178,14 @@ def _error(probe: Finding | None) -> ApexError | None:
 def run(
     ctx: typer.Context,
     host: OneHost,
-    command: Annotated[list[str] | None, typer.Argument(metavar="CMD...", help="The program.",
-                                                        show_default=False)] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="CMD...", help="The program.", show_default=False)
+    ] = None,
     trusted: Trusted = False,
-    compress: Annotated[bool, typer.Option("--compress", "-C", help="Compress: for slow lines.")] = False,
-) -> None:  # fmt: skip
+    compress: Annotated[
+        bool, typer.Option("--compress", "-C", help="Compress: for slow lines.")
+    ] = False,
+) -> None:
     """Run CMD in your container, its windows on this screen.
 
     Its exit status is ours. By default it is untrusted: it cannot read what other windows show, nor their keys.
@@ -158,7 +204,15 @@ def run(
         if broken := _error(_broken(local)):
             raise broken
         reach.ready(kit, chosen)
-        code = _run(kit, chosen, here, remote_command(words), trusted=trusted, compress=compress, again=again)
+        code = _run(
+            kit,
+            chosen,
+            here,
+            remote_command(words),
+            trusted=trusted,
+            compress=compress,
+            again=again,
+        )
     finally:
         here.close()
     raise typer.Exit(code)
@@ -172,7 +226,10 @@ def _own_options(words: list[str], trusted: bool, compress: bool) -> tuple[list[
             break
         if word not in {"--trusted", "-Y", "--compress", "-C"}:
             raise UsageError(f"there is no option {word}", hint="apexgpu x11 run --help")
-        trusted, compress = trusted or word in {"--trusted", "-Y"}, compress or word in {"--compress", "-C"}
+        trusted, compress = (
+            trusted or word in {"--trusted", "-Y"},
+            compress or word in {"--compress", "-C"},
+        )
     return words, trusted, compress
 
 
@@ -180,15 +237,34 @@ def _run(
     kit: Kit, host: Host, here: Here, command: str, *, trusted: bool, compress: bool, again: str
 ) -> int:
     background = in_background()
-    terminal = kit.screen.can_ask and sys.stdout.isatty() and not kit.screen.as_json and not background
-    manner = x11.Manner(trusted=trusted, xauth=_told(here), compress=compress, background=background,
-                        terminal=terminal, connect=kit.settings.timeout)  # fmt: skip
+    terminal = (
+        kit.screen.can_ask and sys.stdout.isatty() and not kit.screen.as_json and not background
+    )
+    manner = x11.Manner(
+        trusted=trusted,
+        xauth=_told(here),
+        compress=compress,
+        background=background,
+        terminal=terminal,
+        connect=kit.settings.timeout,
+    )
     where = reach.ssh_arguments(kit, host)
     ended = x11session.show(kit.runner, host, where, command, manner, captured=kit.screen.as_json)
-    found = None if ended.said.killed else _explain(kit, host, here, ended, trusted=trusted, again=again)
+    found = (
+        None
+        if ended.said.killed
+        else _explain(kit, host, here, ended, trusted=trusted, again=again)
+    )
     code = ended.code
-    row = {"host": host.name, "ok": code == 0, "error": error_value(_error(found)) if code else None, "exit": code,
-           "stdout": ended.out, "stderr": ended.err, "windows": ended.said.opened}  # fmt: skip
+    row = {
+        "host": host.name,
+        "ok": code == 0,
+        "error": error_value(_error(found)) if code else None,
+        "exit": code,
+        "stdout": ended.out,
+        "stderr": ended.err,
+        "windows": ended.said.opened,
+    }
     kit.screen.document({"ok": code == 0, "hosts": [row]})
     return code
 
@@ -200,7 +276,9 @@ def _explain(
     found = x11there.aftermath(ended.said, host.name, ended.code, trusted=trusted, again=again)
     if x11.blames_x11(ended.said):
         with kit.screen.working("looking where the chain is broken"):
-            outcome = fleet.run(kit, [host], lambda one: _session(kit, one, here, trusted=trusted))[0]
+            outcome = fleet.run(kit, [host], lambda one: _session(kit, one, here, trusted=trusted))[
+                0
+            ]
         found = _broken(outcome.value or []) or found
     if found is None:
         return None
@@ -226,8 +304,11 @@ def install(
     chosen = reach.one_host(kit, host)
     reach.ready(kit, chosen)
     with kit.screen.working(f"installing on {chosen.name}") as progress:
-        outcome = fleet.run(kit, [chosen], lambda one: x11install.install(kit.transport, one, full=full,
-                                                                         on_line=progress.say))[0]  # fmt: skip
+        outcome = fleet.run(
+            kit,
+            [chosen],
+            lambda one: x11install.install(kit.transport, one, full=full, on_line=progress.say),
+        )[0]
     if outcome.error is not None:
         fleet.show_error(kit, chosen, outcome.error)
     elif outcome.value is not None:
@@ -235,5 +316,9 @@ def install(
         what = "on {} already: nothing to do" if not outcome.value.changed else "installed on {}"
         kit.screen.good(f"{names}: {what.format(chosen.name)}")
     raise typer.Exit(
-        fleet.finish(kit, [outcome], lambda value: {"packages": list(value.packages), "changed": value.changed})
+        fleet.finish(
+            kit,
+            [outcome],
+            lambda value: {"packages": list(value.packages), "changed": value.changed},
+        )
     )

@@ -94,10 +94,15 @@ class Copier:
             method = await self._choose(connection)
             done = [await self._copy(job, ends, connection, method) for job in jobs]
         return Copied(
-            method, sum(one.files for one in done), sum(one.size for one in done), sum(one.sent for one in done),
-            sum(one.changed for one in done), sum(one.left_out for one in done), time.monotonic() - began,
+            method,
+            sum(one.files for one in done),
+            sum(one.size for one in done),
+            sum(one.sent for one in done),
+            sum(one.changed for one in done),
+            sum(one.left_out for one in done),
+            time.monotonic() - began,
             tuple(shown(job.final) for job in jobs),
-        )  # fmt: skip
+        )
 
     async def _choose(self, connection: Connection) -> Method:
         if self.method == "sftp":
@@ -114,12 +119,19 @@ class Copier:
 
     async def _jobs(self, remote: Remote, source: Side, target: Side) -> list[Job]:
         """Every source with its target, all looked at before anything is written."""
-        origins = [path for word in self.route.sources for path in await self._origins(remote, source, word)]
+        origins = [
+            path
+            for word in self.route.sources
+            for path in await self._origins(remote, source, word)
+        ]
         goal = copypaths.tidy(self._absolute(remote, self.route.target, here=not self.route.upload))
         several = len(origins) > 1
         jobs = [await resolve(source, target, origin, goal, several=several) for origin in origins]
         finals = [job.final for job in jobs]
-        twice = next((path for path in finals if finals.count(path) > 1 and not several_into(jobs, path)), None)
+        twice = next(
+            (path for path in finals if finals.count(path) > 1 and not several_into(jobs, path)),
+            None,
+        )
         if twice is not None:
             message = f"two of the sources would both become {shown(twice)}"
             raise UsageError(message, hint="copy them one by one, to different names")
@@ -139,26 +151,38 @@ class Copier:
 
     def _absolute(self, remote: Remote, word: str, *, here: bool) -> bytes:
         if here:
-            path = os.fsencode(Path(word).expanduser()) if word.startswith("~") else os.fsencode(word)
+            path = (
+                os.fsencode(Path(word).expanduser()) if word.startswith("~") else os.fsencode(word)
+            )
             kept = path if os.sep == "/" else path.replace(b"\\", b"/")
             return os.path.join(os.fsencode(Path.cwd()), kept)  # noqa: PTH118 - paths are bytes here
         path = copypaths.remote(word)
         return path if path.startswith(b"/") else join(remote.home, path) if path else remote.home
 
-    async def _copy(self, job: Job, ends: tuple[Side, Side], connection: Connection, method: Method) -> Filled:
+    async def _copy(
+        self, job: Job, ends: tuple[Side, Side], connection: Connection, method: Method
+    ) -> Filled:
         source, target = ends
         if job.entry.kind == "file" and job.entry.same(job.there):
             return await _same_file(job, target, modes=source.modes and target.modes)
         self.watch.begin(None, shown(copypaths.name(job.source)))
-        with locked(self.state_dir / "locks" / f"cp-{job.key}.lock", what=f"the copy to {shown(job.final)}", timeout=2):
+        with locked(
+            self.state_dir / "locks" / f"cp-{job.key}.lock",
+            what=f"the copy to {shown(job.final)}",
+            timeout=2,
+        ):
             try:
                 carrier = partial(self._by_rsync, job, connection) if method == "rsync" else None
                 filled = await fill(source, target, job.load, self.watch, carrier)
                 if not filled.staged:
                     return filled
-                changed = await put(target, job.stage, job.final, file=job.load.name, merge=job.merges)
+                changed = await put(
+                    target, job.stage, job.final, file=job.load.name, merge=job.merges
+                )
             except ApexError as exc:
-                if exc.code == NO_SPACE:  # others want to write there too: what came gives its room back
+                if (
+                    exc.code == NO_SPACE
+                ):  # others want to write there too: what came gives its room back
                     await clear(target, job.stage)
                     self.watch.stage = None
                 raise
@@ -169,9 +193,13 @@ class Copier:
         single = job.entry.kind == "file"
         origin = copypaths.parent(job.source) if single else job.source
         name = copypaths.name(job.source) if single else None
-        compare = job.merges or (single and name == copypaths.name(job.final) and job.there is not None)
+        compare = job.merges or (
+            single and name == copypaths.name(job.final) and job.there is not None
+        )
         here, there = (origin, job.stage) if self.route.upload else (job.stage, origin)
-        return await rsync.run(rsync.Errand(self.route.upload, here, there, name, compare), connection, self.watch)
+        return await rsync.run(
+            rsync.Errand(self.route.upload, here, there, name, compare), connection, self.watch
+        )
 
 
 async def _same_file(job: Job, target: Side, *, modes: bool) -> Filled:
@@ -184,8 +212,11 @@ async def _same_file(job: Job, target: Side, *, modes: bool) -> Filled:
 
 def several_into(jobs: Sequence[Job], path: bytes) -> bool:
     """Whether all that goes to `path` are the contents of directories: those may be merged."""
-    return all(job.entry.kind == "directory" and copypaths.name(job.source) != copypaths.name(path)
-               for job in jobs if job.final == path)  # fmt: skip
+    return all(
+        job.entry.kind == "directory" and copypaths.name(job.source) != copypaths.name(path)
+        for job in jobs
+        if job.final == path
+    )
 
 
 async def expand(side: Side, pattern: bytes) -> list[bytes]:
@@ -197,10 +228,12 @@ async def expand(side: Side, pattern: bytes) -> list[bytes]:
             continue
         found = [
             join(path, one.name)
-            for path in found if await _is_directory(side, path)
+            for path in found
+            if await _is_directory(side, path)
             for one in sorted(await side.listing(path), key=lambda one: one.name)
-            if fnmatch.fnmatchcase(one.name, part) and (part.startswith(b".") or not one.name.startswith(b"."))
-        ]  # fmt: skip
+            if fnmatch.fnmatchcase(one.name, part)
+            and (part.startswith(b".") or not one.name.startswith(b"."))
+        ]
     return [path for path in found if await side.find(path) is not None]
 
 
@@ -226,15 +259,22 @@ async def resolve(source: Side, target: Side, origin: bytes, goal: bytes, *, sev
             at = await target.find(final, follow=True)
     elif several or (at is not None and goal.endswith(b"/")):
         raise RefusedError(f"{shown(goal)} on {target.where} is no directory", code="no_directory")
-    elif at is None and (problem := await _no_parent(target, goal, file=entry.kind == "file")) is not None:
+    elif (
+        at is None
+        and (problem := await _no_parent(target, goal, file=entry.kind == "file")) is not None
+    ):
         raise problem
     if not target.accepts(copypaths.name(final)) and at is None:
         message = f"nothing can be called {shown(copypaths.name(final))} on {target.where}"
-        raise RefusedError(message, hint="name the target: apexgpu cp HOST:PATH NEW-NAME", code="name")
+        raise RefusedError(
+            message, hint="name the target: apexgpu cp HOST:PATH NEW-NAME", code="name"
+        )
     _refuse(entry, at, final, target.where)
     if at is not None and at.kind == "file":
         final = await target.real(final)  # a link to a file stays one, and its file is replaced
-    key = hashlib.sha256(b"\0".join([source.where.encode(), real, target.where.encode(), final])).hexdigest()[:10]
+    key = hashlib.sha256(
+        b"\0".join([source.where.encode(), real, target.where.encode(), final])
+    ).hexdigest()[:10]
     return Job(real, entry, final, at, key)
 
 
@@ -244,14 +284,20 @@ def _refuse(entry: Entry, at: Entry | None, final: bytes, where: str) -> None:
     kinds = {"directory": "a directory", "file": "a file"}
     there = kinds.get(at.kind, "no file that can be replaced")
     message = f"{shown(final)} on {where} is {there}, and what is copied is {kinds[entry.kind]}"
-    raise RefusedError(message, hint="name another target, or move it out of the way", code="in_the_way")
+    raise RefusedError(
+        message, hint="name another target, or move it out of the way", code="in_the_way"
+    )
 
 
 async def _no_source(side: Side, path: bytes, entry: Entry | None) -> RefusedError:
     if entry is not None:
-        return RefusedError(f"{shown(path)} on {side.where} is neither a file nor a directory", code="no_source")
+        return RefusedError(
+            f"{shown(path)} on {side.where} is neither a file nor a directory", code="no_source"
+        )
     link = await side.find(path)
-    words = "is not there" if link is None else f"is a link that leads nowhere ({shown(link.target)})"
+    words = (
+        "is not there" if link is None else f"is a link that leads nowhere ({shown(link.target)})"
+    )
     local = isinstance(side, Local)
     near = shown(copypaths.parent(path))
     hint = f"ls -a {near}" if local else f"apexgpu ssh {side.where} -- ls -a {near}"
@@ -265,5 +311,6 @@ async def _no_parent(side: Side, goal: bytes, *, file: bool) -> RefusedError | N
         return None
     make = f"mkdir -p {shown(needed)}"
     hint = make if isinstance(side, Local) else f"apexgpu ssh {side.where} -- {make}"
-    return RefusedError(f"there is no directory {shown(needed)} on {side.where}", hint=hint, code="no_directory")
-
+    return RefusedError(
+        f"there is no directory {shown(needed)} on {side.where}", hint=hint, code="no_directory"
+    )

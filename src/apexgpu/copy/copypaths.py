@@ -53,9 +53,14 @@ def route(words: Sequence[str], platform: str) -> Route:
         raise UsageError(message, hint=f"apexgpu cp {words[0]} gpu7:")
     if target.host is not None and hosts != {None}:
         message = "both sides are on a host, and one of them must be on this laptop"
-        raise UsageError(message, hint=f"copy to this laptop first; a local name with a colon: ./{words[-1]}")
+        raise UsageError(
+            message, hint=f"copy to this laptop first; a local name with a colon: ./{words[-1]}"
+        )
     if len(hosts) > 1:
-        raise UsageError("what is copied must be all on one host, or all on this laptop", hint="one line for each host")
+        raise UsageError(
+            "what is copied must be all on one host, or all on this laptop",
+            hint="one line for each host",
+        )
     host = target.host or next(iter(hosts)) or ""
     return Route(host, target.host is not None, tuple(one.path for one in sources), target.path)
 

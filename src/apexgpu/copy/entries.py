@@ -83,10 +83,15 @@ def plan(source: Tree, final: Tree, staged: Tree, *, modes: bool = True) -> Plan
             (found.links if entry.kind == "link" else found.files).append(path)
     found.dressed = sorted(new, reverse=True)
     needed = new | {parent for path in (*found.files, *found.links) for parent in parents(path)}
-    found.directories = [path for path in source if path in needed and not is_directory(staged, path)]
+    found.directories = [
+        path for path in source if path in needed and not is_directory(staged, path)
+    ]
     kept = {*found.files, *found.links, *found.whole}
-    found.junk = [path for path, entry in staged.items()
-                  if not (is_directory(source, path) if entry.kind == "directory" else path in kept)]  # fmt: skip
+    found.junk = [
+        path
+        for path, entry in staged.items()
+        if not (is_directory(source, path) if entry.kind == "directory" else path in kept)
+    ]
     return found
 
 

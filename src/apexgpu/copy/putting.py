@@ -46,7 +46,11 @@ async def _merge(side: Side, stage: bytes, final: bytes, staged: Tree, files: li
             whole.add(path)
         moves.append(path)
     await side.settle(stage, files)
-    apart = [path for path in staged if is_directory(staged, path) and not whole.intersection(parents(path))]
+    apart = [
+        path
+        for path in staged
+        if is_directory(staged, path) and not whole.intersection(parents(path))
+    ]
     await side.dress(stage, 0o700, 0)
     await open_up(side, stage, apart, staged)
 
@@ -57,7 +61,11 @@ async def _merge(side: Side, stage: bytes, final: bytes, staged: Tree, files: li
 
     await each(_AT_ONCE, moves, move)
     await clear(side, stage)
-    along = [path for path in staged if not is_directory(staged, path) and whole.intersection(parents(path))]
+    along = [
+        path
+        for path in staged
+        if not is_directory(staged, path) and whole.intersection(parents(path))
+    ]
     return len(moves) + len(along)
 
 
@@ -71,7 +79,11 @@ async def clear(side: Side, stage: bytes) -> None:
     async def remove(path: bytes) -> None:
         await side.remove(join(stage, path))
 
-    await each(_AT_ONCE, [path for path, entry in left.items() if entry.kind != "directory"], remove)
-    for path in sorted((path for path, entry in left.items() if entry.kind == "directory"), reverse=True):
+    await each(
+        _AT_ONCE, [path for path, entry in left.items() if entry.kind != "directory"], remove
+    )
+    for path in sorted(
+        (path for path, entry in left.items() if entry.kind == "directory"), reverse=True
+    ):
         await side.rmdir(join(stage, path))
     await side.rmdir(stage)

@@ -172,5 +172,3 @@ class _RemoteHandle:
     async def dress(self, mode: int | None, mtime: int) -> None:
         with self._side._translated(self._path):
             await self._client.dress_open(self._handle, mode=mode, mtime=mtime)
-
-

@@ -22,7 +22,9 @@ from apexgpu.errors import ApexError, DroppedError, MissingProgramError, Refused
 from apexgpu.process import child, which
 
 _LEAST = (3, 1)
-_VANISHED = 24  # a file of the source went away meanwhile: a training run turns its checkpoints over
+_VANISHED = (
+    24  # a file of the source went away meanwhile: a training run turns its checkpoints over
+)
 _PROGRESS = re.compile(rb"^\s*(\d[\d,.]*)\s+(\d+)%\s")
 _SENT = re.compile(r"^Literal data: ([\d,.]+)", re.MULTILINE)
 VERSION = "rsync --version"
@@ -58,11 +60,24 @@ def argv(errand: Errand, *, shell: Sequence[str], alias: str, names: Path | None
     """The command line, to be run in `errand.here`. `shell` is ssh and its options; `names` a NUL-divided list."""
     stage = os.fsdecode(STAGE_PREFIX + b"*" + STAGE_SUFFIX)
     words = [
-        "rsync", "--links", "--perms", "--times", "--inplace", "--no-inc-recursive", "--stats", "--no-human-readable",
-        "--info=progress2", "--no-motd", f"--exclude={stage}", "-e", " ".join(map(_quoted, shell)),
+        "rsync",
+        "--links",
+        "--perms",
+        "--times",
+        "--inplace",
+        "--no-inc-recursive",
+        "--stats",
+        "--no-human-readable",
+        "--info=progress2",
+        "--no-motd",
+        f"--exclude={stage}",
+        "-e",
+        " ".join(map(_quoted, shell)),
         f"--rsync-path=cd {shlex.quote(os.fsdecode(errand.there))} && exec rsync",
-    ]  # fmt: skip
-    words += ["--from0", f"--files-from={names}"] if names is not None else ["--recursive", "--delete"]
+    ]
+    words += (
+        ["--from0", f"--files-from={names}"] if names is not None else ["--recursive", "--delete"]
+    )
     words += ["--compare-dest=.."] if errand.compare else []
     ends = ["./", f"{alias}:./"]
     return [*words, *(ends if errand.upload else reversed(ends))]
@@ -92,13 +107,25 @@ def _number(text: str) -> int:
 def failed(code: int, err: str, *, host: str, writer: str) -> ApexError:
     """Our error for an exit status of rsync's (EXIT VALUES in rsync(1)) and what it printed; `writer` receives."""
     lines = [line.strip() for line in err.splitlines() if line.strip()]
-    meant = next((line for line in lines if not line.startswith("rsync error")), lines[-1] if lines else f"exit {code}")
-    for words, what in (("No space left on device", "the disk"), ("Disk quota exceeded", "your quota")):
+    meant = next(
+        (line for line in lines if not line.startswith("rsync error")),
+        lines[-1] if lines else f"exit {code}",
+    )
+    for words, what in (
+        ("No space left on device", "the disk"),
+        ("Disk quota exceeded", "your quota"),
+    ):
         if words in err:
             hint = "make room there, then run the same line again"
-            return ApexError(f"{what} is full on {writer}: the copy could not be written", hint=hint, code=NO_SPACE)
+            return ApexError(
+                f"{what} is full on {writer}: the copy could not be written",
+                hint=hint,
+                code=NO_SPACE,
+            )
     if code in {10, 12, 20, 30, 35, 255}:
-        return DroppedError(f"the connection to {host} was lost ({meant})", hint="run the same line again")
+        return DroppedError(
+            f"the connection to {host} was lost ({meant})", hint="run the same line again"
+        )
     if "Permission denied" in err:
         return RefusedError(f"permission denied: {meant}", code="permission")
     return ApexError(f"rsync: {meant}")
@@ -107,7 +134,9 @@ def failed(code: int, err: str, *, host: str, writer: str) -> ApexError:
 def absent(platform: str) -> MissingProgramError:
     """The error for a laptop without one that can be used, with the way to get it (a `sys.platform` value)."""
     if platform == "win32":
-        return MissingProgramError("rsync is not used on Windows", hint="leave --method out: SFTP does all of it")
+        return MissingProgramError(
+            "rsync is not used on Windows", hint="leave --method out: SFTP does all of it"
+        )
     hint = "brew install rsync" if platform == "darwin" else "sudo apt install rsync"
     return MissingProgramError("there is no rsync 3.1 or newer on this laptop", hint=hint)
 
@@ -140,9 +169,13 @@ async def run(errand: Errand, connection: Connection, watch: Watch) -> int:
             names = Path(directory) / "names"
             names.write_bytes(b"./" + errand.name + b"\0")
         words = argv(errand, shell=connection.words(), alias=connection.alias, names=names)
-        running = await child(words, own_group=not connection.ask, cwd=errand.here, env={"LC_ALL": "C"})
+        running = await child(
+            words, own_group=not connection.ask, cwd=errand.here, env={"LC_ALL": "C"}
+        )
         try:
-            out, err = await asyncio.gather(_read(running.stdout, watch), _read(running.stderr, None))
+            out, err = await asyncio.gather(
+                _read(running.stdout, watch), _read(running.stderr, None)
+            )
             code = await running.wait()
         finally:
             await end(running)

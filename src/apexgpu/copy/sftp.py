@@ -13,7 +13,17 @@ from apexgpu.copy.entries import Entry, Kind
 
 _INIT, _VERSION = 1, 2
 _OPEN, _CLOSE, _READ, _WRITE, _LSTAT, _FSTAT, _SETSTAT, _FSETSTAT = 3, 4, 5, 6, 7, 8, 9, 10
-_OPENDIR, _READDIR, _REMOVE, _MKDIR, _RMDIR, _REALPATH, _STAT, _READLINK, _SYMLINK = 11, 12, 13, 14, 15, 16, 17, 19, 20
+_OPENDIR, _READDIR, _REMOVE, _MKDIR, _RMDIR, _REALPATH, _STAT, _READLINK, _SYMLINK = (
+    11,
+    12,
+    13,
+    14,
+    15,
+    16,
+    17,
+    19,
+    20,
+)
 _EXTENDED = 200
 _STATUS, _HANDLE, _DATA, _NAME, _ATTRS, _EXTENDED_REPLY = 101, 102, 103, 104, 105, 201
 OK, END, NO_SUCH_FILE, DENIED, FAILURE, UNSUPPORTED = 0, 1, 2, 3, 4, 8
@@ -70,7 +80,9 @@ class Client:
         if b"limits@openssh.com" in self.extensions:
             _, body = await self._extended(b"limits@openssh.com", b"")
             _, read, write = struct.unpack(">QQQ", body[:24])
-            self.chunk = min([_MOST, *(limit for limit in (read, write) if limit)])  # 0: it has none
+            self.chunk = min(
+                [_MOST, *(limit for limit in (read, write) if limit)]
+            )  # 0: it has none
 
     async def close(self) -> None:
         """Stop listening; the streams are their owner's."""
@@ -114,7 +126,9 @@ class Client:
                 waiting.set_exception(ConnectionResetError(why))
         self._waiting.clear()
 
-    async def _ask(self, kind: int, body: bytes, data: bytes | memoryview = b"") -> tuple[int, bytes]:
+    async def _ask(
+        self, kind: int, body: bytes, data: bytes | memoryview = b""
+    ) -> tuple[int, bytes]:
         """Send one request, wait for its answer; SftpError where that is a refusal. OK is an answer of its own."""
         if self._ended:
             raise ConnectionResetError
@@ -136,7 +150,9 @@ class Client:
             fields = _Fields(said)
             code = fields.number()
             if code != OK:
-                raise SftpError(code, fields.string().decode("utf-8", "replace") if fields.more else "")
+                raise SftpError(
+                    code, fields.string().decode("utf-8", "replace") if fields.more else ""
+                )
         return what, said
 
     async def find(self, path: bytes, *, follow: bool = False) -> Entry | None:
@@ -163,10 +179,14 @@ class Client:
         finally:
             await self.shut(handle)
         whole = [one for one in found if one.name not in {b".", b".."}]
-        targets = await asyncio.gather(*(self.target(path + b"/" + one.name) for one in whole if one.kind == "link"))
+        targets = await asyncio.gather(
+            *(self.target(path + b"/" + one.name) for one in whole if one.kind == "link")
+        )
         rest = iter(targets)
         return [
-            Entry(one.name, "link", one.size, one.mtime, one.mode, next(rest)) if one.kind == "link" else one
+            Entry(one.name, "link", one.size, one.mtime, one.mode, next(rest))
+            if one.kind == "link"
+            else one
             for one in whole
         ]
 
@@ -294,7 +314,9 @@ def _entries(body: bytes) -> list[Entry]:
     found = []
     for _ in range(fields.number()):
         name = fields.string()
-        if not name or b"/" in name or b"\0" in name:  # would lead out of the directory where it is put
+        if (
+            not name or b"/" in name or b"\0" in name
+        ):  # would lead out of the directory where it is put
             raise SftpError(FAILURE, f"a name that is none: {name[:80]!r}")
         fields.string()  # a line as `ls -l` writes it
         found.append(fields.entry(name))

@@ -88,7 +88,9 @@ class Side(Protocol):
         """Set permission bits and time."""
         ...
 
-    def opened(self, path: bytes, *, write: bool = False) -> contextlib.AbstractAsyncContextManager[Handle]:
+    def opened(
+        self, path: bytes, *, write: bool = False
+    ) -> contextlib.AbstractAsyncContextManager[Handle]:
         """A file, open to be read, or to be written without losing what it holds."""
         ...
 
@@ -205,7 +207,6 @@ class Local:
                 finally:
                     os.close(number)
 
-
     async def free(self, directory: bytes) -> int | None:
         """See Side."""
         with _translated(directory):
@@ -271,7 +272,11 @@ def trouble(path: bytes, where: str, number: int, words: str) -> ApexError:
     if number in {errno.ENOSPC, getattr(errno, "EDQUOT", -1)}:
         quota = "the disk" if number == errno.ENOSPC else "your quota"
         message = f"{quota} is full on {where}: {shown(path)} could not be written"
-        hint = "make room there, then run the same line again" if where == "this laptop" else f"apexgpu status {where}"
+        hint = (
+            "make room there, then run the same line again"
+            if where == "this laptop"
+            else f"apexgpu status {where}"
+        )
         return ApexError(message, hint=hint, code=NO_SPACE)
     if number in {errno.EACCES, errno.EPERM}:
         return RefusedError(f"permission denied on {where}: {shown(path)}", code="permission")

@@ -27,12 +27,21 @@ def options(*, connect: float, ask: bool, control: Path | None, master: bool) ->
     Nothing of the user's that would turn this connection into something else; nobody is asked for a host key or a
     password, and for a passphrase only where somebody can answer. A network that is gone is found out within 45 s.
     """
-    return sshoptions.words([
-        "BatchMode=no" if ask else sshoptions.NO_PROMPT, sshoptions.KNOWN_KEY, "PasswordAuthentication=no",
-        "KbdInteractiveAuthentication=no", *sshoptions.PLAIN, *sshoptions.BARE,
-        *sshoptions.controlled(control, master=master), *sshoptions.alive(15, 3), sshoptions.connect_limit(connect),
-        "ConnectionAttempts=1", "LogLevel=INFO",
-    ])  # fmt: skip
+    return sshoptions.words(
+        [
+            "BatchMode=no" if ask else sshoptions.NO_PROMPT,
+            sshoptions.KNOWN_KEY,
+            "PasswordAuthentication=no",
+            "KbdInteractiveAuthentication=no",
+            *sshoptions.PLAIN,
+            *sshoptions.BARE,
+            *sshoptions.controlled(control, master=master),
+            *sshoptions.alive(15, 3),
+            sshoptions.connect_limit(connect),
+            "ConnectionAttempts=1",
+            "LogLevel=INFO",
+        ]
+    )
 
 
 class Connection:
@@ -54,9 +63,13 @@ class Connection:
         """Log in, and greet the SFTP server; the errors of transport, or RefusedError where there is none."""
         directory = runtime_directory() if sys.platform != "win32" else None
         # Without a place that is short enough for a socket, every ssh logs in by itself.
-        self._sockets = Path(tempfile.mkdtemp(prefix="c-", dir=directory)) if directory is not None else None
+        self._sockets = (
+            Path(tempfile.mkdtemp(prefix="c-", dir=directory)) if directory is not None else None
+        )
         try:
-            self._child = await child([*self.words(master=True), "-s", self.alias, "sftp"], own_group=not self.ask)
+            self._child = await child(
+                [*self.words(master=True), "-s", self.alias, "sftp"], own_group=not self.ask
+            )
             self._listening = asyncio.create_task(self._listen())
             assert self._child.stdout is not None  # noqa: S101 - child() made it a pipe
             assert self._child.stdin is not None  # noqa: S101 - the same
@@ -73,8 +86,14 @@ class Connection:
     def words(self, *, master: bool = False) -> list[str]:
         """The ssh command line without its alias; others than the master go over its connection where they can."""
         control = self._sockets / "s" if self._sockets else None
-        return ["ssh", *self._where, "-T", "-a", "-x",
-                *options(connect=self._connect, ask=self.ask, control=control, master=master)]  # fmt: skip
+        return [
+            "ssh",
+            *self._where,
+            "-T",
+            "-a",
+            "-x",
+            *options(connect=self._connect, ask=self.ask, control=control, master=master),
+        ]
 
     async def _greet(self) -> None:
         # With a passphrase to be typed, as long as that takes; else login and all within this.
@@ -83,11 +102,15 @@ class Connection:
             await asyncio.wait_for(self.client.start(), limit)
         except TimeoutError:
             message = f"{self.alias} takes the connection but does not answer"
-            raise DroppedError(message, hint=f"apexgpu status {self.host}", code="timeout") from None
+            raise DroppedError(
+                message, hint=f"apexgpu status {self.host}", code="timeout"
+            ) from None
         except NotSftpError as exc:
             said = exc.seen.decode("utf-8", "replace").strip().splitlines()[:1]
             message = f"the container on {self.host} prints text where files should come: {said[0] if said else ''}"
-            hint = "let ~/.bashrc there print only for a terminal: case $- in *i*) ;; *) return;; esac"
+            hint = (
+                "let ~/.bashrc there print only for a terminal: case $- in *i*) ;; *) return;; esac"
+            )
             raise RefusedError(message, hint=hint, code="talking_shell") from None
         except OSError:
             raise await self._why() from None
@@ -112,7 +135,9 @@ class Connection:
         """The error for a connection that ended before its time."""
         last = last_line(self._said, "")
         why = f" ({last})" if last else ""
-        return DroppedError(f"the connection to {self.alias} was lost{why}", hint="run the same line again")
+        return DroppedError(
+            f"the connection to {self.alias} was lost{why}", hint="run the same line again"
+        )
 
     async def _listen(self) -> None:
         assert self._child is not None  # noqa: S101 - started before
@@ -128,7 +153,9 @@ class Connection:
             out, err = await asyncio.wait_for(running.communicate(), limit)
         except TimeoutError:
             message = f"{self.alias} did not finish in time"
-            raise DroppedError(message, hint=f"apexgpu status {self.host}", code="timeout") from None
+            raise DroppedError(
+                message, hint=f"apexgpu status {self.host}", code="timeout"
+            ) from None
         finally:
             await end(running)
         if running.returncode == 255:

@@ -13,8 +13,13 @@ from apexgpu.errors import ApexError, RefusedError
 
 T = TypeVar("T")
 Carrier = Callable[[], Awaitable[int]]
-_WINDOW = 1 << 22  # bytes on the way for one file; also what an end that was cut off may have holes in
-_SMALL, _LARGE = 48, 2  # files at a time; of large ones few, so that those that came are whole when it stops
+_WINDOW = (
+    1 << 22
+)  # bytes on the way for one file; also what an end that was cut off may have holes in
+_SMALL, _LARGE = (
+    48,
+    2,
+)  # files at a time; of large ones few, so that those that came are whole when it stops
 _SIZE = 1 << 18  # bytes from which a file is large
 _LISTINGS = 32
 
@@ -63,7 +68,9 @@ async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def each(count: int, items: Sequence[bytes], work: Callable[[bytes], Coroutine[Any, Any, None]]) -> None:
+async def each(
+    count: int, items: Sequence[bytes], work: Callable[[bytes], Coroutine[Any, Any, None]]
+) -> None:
     """`work` on every item, `count` at a time, in their order."""
     rest = iter(items)
 
@@ -87,10 +94,16 @@ async def walk(side: Side, top: bytes, *, only: Tree | None = None) -> dict[byte
         await each(_LISTINGS, level, look)
         entries = {
             (path + b"/" + one.name if path else one.name): one
-            for path in level for one in listed[path] if not is_stage(one.name)
-        }  # fmt: skip
+            for path in level
+            for one in listed[path]
+            if not is_stage(one.name)
+        }
         found |= entries
-        level = [path for path in entries if is_directory(entries, path) and (only is None or is_directory(only, path))]
+        level = [
+            path
+            for path in entries
+            if is_directory(entries, path) and (only is None or is_directory(only, path))
+        ]
     return found
 
 
@@ -108,7 +121,9 @@ class Load:
     final: bytes | None = None
 
 
-async def fill(source: Side, target: Side, load: Load, watch: Watch, carrier: Carrier | None = None) -> Filled:
+async def fill(
+    source: Side, target: Side, load: Load, watch: Watch, carrier: Carrier | None = None
+) -> Filled:
     """Make the stage hold what is not in its place yet; an error before anything is written where that cannot be.
 
     `carrier` does the work in its own way and returns the bytes that it sent; by default the two sides are used.
@@ -119,8 +134,11 @@ async def fill(source: Side, target: Side, load: Load, watch: Watch, carrier: Ca
         wanted = await walk(source, load.source)
     unfit = next((entry.name for entry in wanted.values() if not target.accepts(entry.name)), None)
     if unfit is not None:
-        raise RefusedError(f"nothing can be called {shown(unfit)} on {target.where}", hint="rename it there first",
-                           code="name")  # fmt: skip
+        raise RefusedError(
+            f"nothing can be called {shown(unfit)} on {target.where}",
+            hint="rename it there first",
+            code="name",
+        )
     final = await walk(target, load.final, only=wanted) if load.final is not None else {}
     begun = await target.find(load.stage) is not None
     staged = await walk(target, load.stage) if begun else {}
@@ -139,7 +157,9 @@ async def fill(source: Side, target: Side, load: Load, watch: Watch, carrier: Ca
         await target.mkdir(load.stage)
     watch.stage = (target.where, shown(load.stage))
     watch.begin(sum(wanted[path].size for path in todo.files), watch.doing)
-    sent = await (carrier or partial(_Filling(source, target, load, wanted, staged, watch).do, todo))()
+    sent = await (
+        carrier or partial(_Filling(source, target, load, wanted, staged, watch).do, todo)
+    )()
     return Filled(files, size, sent, len(todo.left_out), len(todo.modes))
 
 
@@ -171,7 +191,9 @@ def conflict(directory: bytes, path: bytes, where: str) -> RefusedError:
     """The error for a file where a directory should go, or the other way round."""
     name = shown(join(directory, path))
     message = f"{name} on {where} is a directory and the copy is none, or the other way round: it is not replaced"
-    return RefusedError(message, hint=f"move {name} out of the way, then run the same line again", code="in_the_way")
+    return RefusedError(
+        message, hint=f"move {name} out of the way, then run the same line again", code="in_the_way"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +227,9 @@ class _Filling:
         return join(self.load.stage, path) if path else self.load.stage
 
     async def _dress(self, path: bytes, entry: Entry) -> None:
-        await self.target.dress(self._at(path), entry.mode if self.target.modes else None, entry.mtime)
+        await self.target.dress(
+            self._at(path), entry.mode if self.target.modes else None, entry.mtime
+        )
 
     async def _link(self, path: bytes, todo: Plan) -> None:
         if path in self.staged:
@@ -220,25 +244,35 @@ class _Filling:
     async def _send(self, path: bytes) -> None:
         entry = self.wanted[path]
         before = self.staged.get(path)
-        origin = self.load.source if self.load.entry.kind == "file" else join(self.load.source, path)
+        origin = (
+            self.load.source if self.load.entry.kind == "file" else join(self.load.source, path)
+        )
         if before is not None and before.kind != "file":
             await self.target.remove(self._at(path))
             before = None
-        begin = await self._verified(origin, self._at(path), entry, before.size) if before is not None else 0
+        begin = (
+            await self._verified(origin, self._at(path), entry, before.size)
+            if before is not None
+            else 0
+        )
         self.watch.done += begin
         self.watch.spared += begin
         opened = self.source.opened(origin), self.target.opened(self._at(path), write=True)
         async with opened[0] as reader, opened[1] as writer:
             if before is not None:
                 await writer.cut(begin)
-            await self._pump(reader, writer, range(begin, entry.size, self._chunk), entry.size, origin)
+            await self._pump(
+                reader, writer, range(begin, entry.size, self._chunk), entry.size, origin
+            )
             await writer.dress(entry.mode if self.target.modes else None, entry.mtime)
 
     @property
     def _chunk(self) -> int:
         return min(self.source.chunk, self.target.chunk)
 
-    async def _pump(self, reader: Handle, writer: Handle, places: range, end: int, origin: bytes) -> None:
+    async def _pump(
+        self, reader: Handle, writer: Handle, places: range, end: int, origin: bytes
+    ) -> None:
         """Chunk by chunk, a window of them at a time, in order."""
         offsets = iter(places)
 
@@ -259,5 +293,7 @@ class _Filling:
         begin = (min(size, entry.size) - _WINDOW) // self._chunk * self._chunk
         if begin <= 0:
             return 0
-        ours, theirs = await together([self.source.digest(origin, begin), self.target.digest(stage, begin)])
+        ours, theirs = await together(
+            [self.source.digest(origin, begin), self.target.digest(stage, begin)]
+        )
         return begin if ours is not None and ours == theirs else 0

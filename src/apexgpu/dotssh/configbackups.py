@@ -85,7 +85,9 @@ def keep(old: bytes | None, target: Path, state_dir: Path, *, undo: bool = False
 def created(state_dir: Path) -> set[str]:
     """The config files that were not there before apexgpu: removing the block removes them."""
     with suppress(FileNotFoundError):
-        return set(_created_file(state_dir).read_bytes().decode("utf-8", "surrogateescape").splitlines())
+        return set(
+            _created_file(state_dir).read_bytes().decode("utf-8", "surrogateescape").splitlines()
+        )
     return set()
 
 

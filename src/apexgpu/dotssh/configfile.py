@@ -99,7 +99,16 @@ def plan(
     )
     merged = sshconfig.merge(mine, kept, identity_file=identity_file)
     taken = sshverify.taken(mine, merged, fresh, networks, shown=path, runner=runner)
-    return Plan(target, kept, identity_file, old, new, sshconfig.diff(old, new, str(target)), moved, tuple(taken))
+    return Plan(
+        target,
+        kept,
+        identity_file,
+        old,
+        new,
+        sshconfig.diff(old, new, str(target)),
+        moved,
+        tuple(taken),
+    )
 
 
 def commit(plan: Plan, *, state_dir: Path, runner: Runner) -> bool:
@@ -115,7 +124,9 @@ def commit(plan: Plan, *, state_dir: Path, runner: Runner) -> bool:
 
     def judge(candidate: Path, old: bytes) -> None:
         mine = sshconfig.unmerge(old)
-        sshverify.verify(candidate, mine, plan.hosts, sshconfig.host_names(mine), shown=plan.path, runner=runner)
+        sshverify.verify(
+            candidate, mine, plan.hosts, sshconfig.host_names(mine), shown=plan.path, runner=runner
+        )
 
     def recheck() -> None:
         sshverify.check_managed(plan.path, plan.hosts, shown=plan.path, runner=runner)
@@ -148,7 +159,9 @@ def restore(path: Path, n: int, *, state_dir: Path, runner: Runner) -> bool:
     kept = backups(state_dir, path)
     chosen = next((backup for backup in kept if backup.n == n), None)
     if chosen is None:
-        raise ConfigError(f"there is no backup {n} of {path}, there are {len(kept)}", hint="apexgpu config status")
+        raise ConfigError(
+            f"there is no backup {n} of {path}, there are {len(kept)}", hint="apexgpu config status"
+        )
     data = chosen.path.read_bytes()
 
     def judge(_candidate: Path, _old: bytes) -> None:
@@ -214,7 +227,8 @@ def _rewrite(
                 _rechecked(target, old, new, recheck)
                 return True
     raise ConfigError(
-        f"{path} keeps changing while apexgpu wants to write it", hint="close what writes it, then: apexgpu config sync"
+        f"{path} keeps changing while apexgpu wants to write it",
+        hint="close what writes it, then: apexgpu config sync",
     )
 
 
@@ -295,7 +309,11 @@ def _check_writable(path: Path) -> None:
     while not here.exists():
         here = here.parent
     for place in (here, here if here.is_dir() else here.parent):
-        if not place.stat().st_mode & 0o222 or not os.access(place, os.W_OK) or "/nix/store/" in str(place):
+        if (
+            not place.stat().st_mode & 0o222
+            or not os.access(place, os.W_OK)
+            or "/nix/store/" in str(place)
+        ):
             raise ConfigError(
                 f"{path} is read-only: {place} cannot be written (a dotfiles tool may own it)",
                 hint="apexgpu config sync --include",
@@ -322,5 +340,6 @@ def _named(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be used: {error.strerror or error}", hint="apexgpu config sync --include"
+            f"{path} cannot be used: {error.strerror or error}",
+            hint="apexgpu config sync --include",
         ) from None

@@ -24,8 +24,15 @@ AGENT_LIMIT = 3.0
 _LARGEST = 64 * 1024
 _SMALLEST_RSA = 2048
 # Hardware keys come last: they want a touch for every connection, and only OpenSSH can use them.
-_RANKS = {"ssh-ed25519": 0, "ecdsa-sha2-nistp256": 1, "ecdsa-sha2-nistp384": 1, "ecdsa-sha2-nistp521": 1,
-          "ssh-rsa": 2, "sk-ssh-ed25519@openssh.com": 3, "sk-ecdsa-sha2-nistp256@openssh.com": 4}
+_RANKS = {
+    "ssh-ed25519": 0,
+    "ecdsa-sha2-nistp256": 1,
+    "ecdsa-sha2-nistp384": 1,
+    "ecdsa-sha2-nistp521": 1,
+    "ssh-rsa": 2,
+    "sk-ssh-ed25519@openssh.com": 3,
+    "sk-ecdsa-sha2-nistp256@openssh.com": 4,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +75,11 @@ def discover(ssh_dir: Path, agent: Sequence[PublicKey]) -> list[KeyPair]:
             continue
         known = found.get(_identity(key))
         named = replace(key, comment=comments.get(_identity(key), key.comment))
-        found[_identity(key)] = (replace(known, source="agent") if known
-                                 else KeyPair(None, named, "agent", encrypted=False))
+        found[_identity(key)] = (
+            replace(known, source="agent")
+            if known
+            else KeyPair(None, named, "agent", encrypted=False)
+        )
     return sorted(found.values(), key=_preference)
 
 
@@ -141,7 +151,10 @@ def add_to_agent(path: Path, runner: Runner, passphrase: str | None = None) -> b
         from apexgpu.dotssh.privatekeys import decrypted
 
         clear = decrypted(path.read_bytes(), passphrase)
-        return clear is not None and runner.run(["ssh-add", "-"], stdin=clear, timeout=AGENT_LIMIT).code == 0
+        return (
+            clear is not None
+            and runner.run(["ssh-add", "-"], stdin=clear, timeout=AGENT_LIMIT).code == 0
+        )
     except (MissingProgramError, UnreachableError):
         return False
 
@@ -179,7 +192,11 @@ def _own_files(ssh_dir: Path) -> list[Path]:
     Not those with a dot name: they are temporary files, of ours or an editor's.
     """
     try:
-        names = [path for path in sorted(ssh_dir.iterdir()) if path.suffix != ".pub" and path.name[0] != "."]
+        names = [
+            path
+            for path in sorted(ssh_dir.iterdir())
+            if path.suffix != ".pub" and path.name[0] != "."
+        ]
         return [path for path in names if _own(path)]
     except OSError:
         return []
@@ -263,11 +280,15 @@ def _public_of(path: Path, text: str) -> PublicKey:
     if public is None and key is not None and beside is not None:
         return beside
     if public is None:
-        raise ConfigError(f"{path}: the public half cannot be told from this private key",
-                          hint=f"ssh-keygen -y -f {path} > {path}.pub")
+        raise ConfigError(
+            f"{path}: the public half cannot be told from this private key",
+            hint=f"ssh-keygen -y -f {path} > {path}.pub",
+        )
     if beside is not None and _identity(beside) != _identity(public):
-        raise ConfigError(f"{path}.pub belongs to another key than {path}",
-                          hint=f"ssh-keygen -y -f {path} > {path}.pub")
+        raise ConfigError(
+            f"{path}.pub belongs to another key than {path}",
+            hint=f"ssh-keygen -y -f {path} > {path}.pub",
+        )
     return beside or public
 
 
@@ -276,24 +297,32 @@ def _only_key(path: Path, text: str) -> PublicKey:
     if len(found) == 1:
         return replace(found[0], options="")
     if text.startswith("PuTTY-User-Key-File"):
-        raise ConfigError(f"{path}: a PuTTY key",
-                          hint=f"puttygen {path} -O private-openssh -o ~/.ssh/id_putty")
+        raise ConfigError(
+            f"{path}: a PuTTY key", hint=f"puttygen {path} -O private-openssh -o ~/.ssh/id_putty"
+        )
     if text.startswith("---- BEGIN SSH2 PUBLIC KEY"):
-        raise ConfigError(f"{path}: an SSH2 public key", hint=f"ssh-keygen -i -f {path} > {path.stem}.pub")
+        raise ConfigError(
+            f"{path}: an SSH2 public key", hint=f"ssh-keygen -i -f {path} > {path.stem}.pub"
+        )
     reason = f"{len(found)} keys, where one is wanted" if found else "no ssh key"
     raise ConfigError(f"{path}: {reason}", hint="ls ~/.ssh/*.pub")
 
 
 def _no_private_half(path: Path, private: Path) -> ConfigError:
     if _own(private) and not _private_enough(private):
-        return ConfigError(f"{private}: others may read it, so ssh will not use it",
-                           hint=f"chmod 600 {private}")
+        return ConfigError(
+            f"{private}: others may read it, so ssh will not use it", hint=f"chmod 600 {private}"
+        )
     if private.exists() and not _own(private):
         return ConfigError(f"{private}: the file is another user's", hint=f"ls -l {private}")
     if _own(private) and not ssh_reads(private.read_bytes()):
         name = shlex.quote(str(private))
         new = f"{name}.new && chmod 600 {name}.new && mv {name}.new {name}"
-        return ConfigError(f"{private}: ssh cannot read a key with such line ends (Windows', or none at its end)",
-                           hint=f"""printf '%s\\n' "$(tr -d '\\r' <{name})" >{new}""")
-    return ConfigError(f"{path}: the private half is neither in {private} nor in the agent",
-                       hint="ssh-add -l   # what the agent has")
+        return ConfigError(
+            f"{private}: ssh cannot read a key with such line ends (Windows', or none at its end)",
+            hint=f"""printf '%s\\n' "$(tr -d '\\r' <{name})" >{new}""",
+        )
+    return ConfigError(
+        f"{path}: the private half is neither in {private} nor in the agent",
+        hint="ssh-add -l   # what the agent has",
+    )

@@ -106,8 +106,11 @@ def add(path: Path, entries: Sequence[tuple[str, PublicKey]], *, hashed: bool) -
 
     def changed(old: bytes) -> bytes:
         known = _entries_of(old)
-        new = [_line(name, key, hashed=hashed) for name, key in dict.fromkeys(entries)
-               if not _knows(known, name, key)]
+        new = [
+            _line(name, key, hashed=hashed)
+            for name, key in dict.fromkeys(entries)
+            if not _knows(known, name, key)
+        ]
         return _appended(old, new)
 
     return _rewrite(path, changed, backup_dir=None)
@@ -126,15 +129,23 @@ def replace(path: Path, name: str, new: PublicKey, backup_dir: Path) -> list[Pub
         kept, hashed = [], False
         for line in re.findall(rb"[^\n]*\n|[^\n]+", old):
             entry = _entry(line)
-            if entry is None or entry.marker or entry.key.blob == new.blob or not entry.covers(name.lower()):
+            if (
+                entry is None
+                or entry.marker
+                or entry.key.blob == new.blob
+                or not entry.covers(name.lower())
+            ):
                 kept.append(line)
                 continue
             old_keys.append(entry.key)
             hashed = hashed or entry.names.startswith("|")
             kept.append(_without(line, entry, name.lower()))
         data = b"".join(kept)
-        return data if _knows(_entries_of(data), name, new) else _appended(
-            data, [_line(name, new, hashed=hashed)])
+        return (
+            data
+            if _knows(_entries_of(data), name, new)
+            else _appended(data, [_line(name, new, hashed=hashed)])
+        )
 
     _rewrite(path, changed, backup_dir=backup_dir)
     return list(dict.fromkeys(old_keys))
@@ -165,11 +176,19 @@ def take_out(path: Path, names: Sequence[str]) -> None:
     def changed(old: bytes) -> bytes:
         lines = re.findall(rb"[^\n]*\n|[^\n]+", old)
         for name in names:
-            lines = [_without(line, entry, name) if (entry := _entry(line)) and not entry.marker and entry.covers(name)
-                     else line for line in lines]
+            lines = [
+                _without(line, entry, name)
+                if (entry := _entry(line)) and not entry.marker and entry.covers(name)
+                else line
+                for line in lines
+            ]
         return b"".join(lines)
 
-    if _rewrite(path, changed, backup_dir=None) and not path.is_symlink() and not path.stat().st_size:
+    if (
+        _rewrite(path, changed, backup_dir=None)
+        and not path.is_symlink()
+        and not path.stat().st_size
+    ):
         path.unlink()
 
 
@@ -203,7 +222,9 @@ def _rewrite(path: Path, changed: Callable[[bytes], bytes], *, backup_dir: Path 
 def _bytes_and_mode(path: Path) -> tuple[bytes, int]:
     try:
         mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # a FIFO would hang; and where root may write, /dev/null would be replaced
+        if not stat.S_ISREG(
+            mode
+        ):  # a FIFO would hang; and where root may write, /dev/null would be replaced
             raise OSError(0, "it is no regular file")
         return path.read_bytes(), stat.S_IMODE(mode)
     except FileNotFoundError:
@@ -235,8 +256,11 @@ def _line(name: str, key: PublicKey, *, hashed: bool) -> str:
 
 def _without(line: bytes, entry: Entry, name: str) -> bytes:
     """The line for the other names of `entry`, or nothing when it had no other."""
-    kept = [] if entry.names.startswith("|") else [
-        pattern for pattern in entry.names.split(",") if pattern.lower() != name]
+    kept = (
+        []
+        if entry.names.startswith("|")
+        else [pattern for pattern in entry.names.split(",") if pattern.lower() != name]
+    )
     if not any(pattern and not pattern.startswith("!") for pattern in kept):
         return b""
     names = ",".join(kept)
@@ -247,8 +271,10 @@ def _without(line: bytes, entry: Entry, name: str) -> bytes:
 
 
 def _knows(entries: Sequence[Entry], name: str, key: PublicKey) -> bool:
-    return any(not entry.marker and entry.key.blob == key.blob and entry.covers(name.lower())
-               for entry in entries)
+    return any(
+        not entry.marker and entry.key.blob == key.blob and entry.covers(name.lower())
+        for entry in entries
+    )
 
 
 def _read_entries(path: Path) -> list[Entry]:
@@ -299,7 +325,9 @@ def _hash_matches(field: str, name: str) -> bool:
         salt, digest = (base64.b64decode(part, validate=True) for part in parts[2:])
     except (binascii.Error, ValueError):
         return False
-    return hmac.compare_digest(hmac.digest(salt, name.encode("utf-8", "surrogateescape"), "sha1"), digest)
+    return hmac.compare_digest(
+        hmac.digest(salt, name.encode("utf-8", "surrogateescape"), "sha1"), digest
+    )
 
 
 def is_hashed(path: Path) -> bool:

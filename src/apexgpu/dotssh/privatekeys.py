@@ -57,7 +57,9 @@ def decrypted(data: bytes, passphrase: str) -> bytes | None:
     load = forms.load_ssh_private_key if _BEGIN in data[:200] else forms.load_pem_private_key
     try:
         key = load(data, passphrase.encode())
-        return key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.OpenSSH, forms.NoEncryption())
+        return key.private_bytes(
+            forms.Encoding.PEM, forms.PrivateFormat.OpenSSH, forms.NoEncryption()
+        )
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return None
 
@@ -68,7 +70,9 @@ def new_ed25519(comment: str, passphrase: str | None) -> tuple[bytes, str]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = Ed25519PrivateKey.generate()
-    cipher = forms.BestAvailableEncryption(passphrase.encode()) if passphrase else forms.NoEncryption()
+    cipher = (
+        forms.BestAvailableEncryption(passphrase.encode()) if passphrase else forms.NoEncryption()
+    )
     private = key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.OpenSSH, cipher)
     public = key.public_key().public_bytes(forms.Encoding.OpenSSH, forms.PublicFormat.OpenSSH)
     return private, f"{public.decode('ascii')} {comment}".strip()
@@ -85,7 +89,9 @@ def save_new(path: Path, private: bytes, public: bytes) -> Path:
             path = _moved_to_free_name(temporary, path)
         replace_atomically(_pub(path), public, mode=0o644)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}", hint=f"ls -ld {path.parent}") from error
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}", hint=f"ls -ld {path.parent}"
+        ) from error
     return path
 
 
@@ -119,7 +125,7 @@ def _openssh(data: bytes) -> PrivateKey | None:
         return None
     if not blob.startswith(_MAGIC):
         return None
-    cipher, rest = _string(blob[len(_MAGIC):])
+    cipher, rest = _string(blob[len(_MAGIC) :])
     _kdf, rest = _string(rest)
     _options, rest = _string(rest)
     public, _rest = _string(rest[4:])

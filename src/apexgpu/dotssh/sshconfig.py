@@ -13,7 +13,9 @@ from apexgpu.models import Host
 
 BEGIN = "# >>> apexgpu >>>"
 END = "# <<< apexgpu <<<"
-_NOTE = "# apexgpu owns the lines between these two marks and undoes edits here; yours go below them."
+_NOTE = (
+    "# apexgpu owns the lines between these two marks and undoes edits here; yours go below them."
+)
 
 _BOM = b"\xef\xbb\xbf"
 _MANAGE = "-manage"
@@ -23,12 +25,16 @@ _MARKER = re.compile(
     rb"[ \t]*\r?(?:\n|\Z)",
     re.MULTILINE,
 )
-_HOST_LINE = re.compile(rb'^[ \t]*"?host"?(?:[ \t]*=[ \t]*|[ \t]+)([^\n\0]*)', re.MULTILINE | re.IGNORECASE)
+_HOST_LINE = re.compile(
+    rb'^[ \t]*"?host"?(?:[ \t]*=[ \t]*|[ \t]+)([^\n\0]*)', re.MULTILINE | re.IGNORECASE
+)
 _PLAIN = re.compile(r"[A-Za-z0-9_.:][A-Za-z0-9_.:-]*")
 _WORD = re.compile(r"""#.*|"([^"]*)"?|'([^']*)'?|([^\s"'#][^\s"']*)""")
 
 
-def block(hosts: Sequence[Host], *, identity_file: str | None = None, newline: bytes = b"\n") -> bytes:
+def block(
+    hosts: Sequence[Host], *, identity_file: str | None = None, newline: bytes = b"\n"
+) -> bytes:
     """The marked block for `hosts`, a pure function of its arguments: no date, no version.
 
     A host without a container port gets its `-manage` name only. ConfigError when a value would not be read
@@ -36,7 +42,9 @@ def block(hosts: Sequence[Host], *, identity_file: str | None = None, newline: b
     """
     lines = _rendered(hosts, identity_file)
     if _read(lines) != (tuple(hosts), identity_file):
-        raise ConfigError("these hosts cannot be written to an ssh config as they are", hint="apexgpu doctor")
+        raise ConfigError(
+            "these hosts cannot be written to an ssh config as they are", hint="apexgpu doctor"
+        )
     return b"".join(line.encode() + newline for line in (BEGIN, _NOTE, *lines, END))
 
 
@@ -164,7 +172,11 @@ def _rendered(hosts: Sequence[Host], identity_file: str | None) -> list[str]:
     config = empty_ssh_config_file()
     config.indent = "    "
     # ssh offers all that an agent holds before a file, and a server hangs up after six offers.
-    extra = {} if identity_file is None else {"IdentityFile": _argument(identity_file), "IdentitiesOnly": "yes"}
+    extra = (
+        {}
+        if identity_file is None
+        else {"IdentityFile": _argument(identity_file), "IdentitiesOnly": "yes"}
+    )
     try:
         for host in hosts:
             for name, port in _names(host):
@@ -209,7 +221,9 @@ def _host(name: str, found: dict[str, dict[str, str]]) -> Host | None:
 def _argument(path: str) -> str:
     """`path` as ssh reads it back: `%` doubled, quoted where a blank or `#` would end it."""
     if not path or not path.isprintable() or "${" in path:
-        raise ConfigError(f"{path!a} cannot be named in an ssh config", hint="apexgpu login --key PATH")
+        raise ConfigError(
+            f"{path!a} cannot be named in an ssh config", hint="apexgpu login --key PATH"
+        )
     text = path.replace("%", "%%")
     if re.search(r"""[\s"'#=\\]""", text):
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

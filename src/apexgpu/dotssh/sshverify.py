@@ -60,7 +60,9 @@ def ask(config: Path, names: Iterable[str], runner: Runner) -> dict[str, Answer]
 
     asked = list(dict.fromkeys(names))
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        return dict(zip(asked, pool.map(lambda name: _ask(config, name, runner), asked), strict=True))
+        return dict(
+            zip(asked, pool.map(lambda name: _ask(config, name, runner), asked), strict=True)
+        )
 
 
 def _ask(config: Path, name: str, runner: Runner) -> Answer:
@@ -83,7 +85,13 @@ def as_file(data: bytes) -> Iterator[Path]:
 
 
 def verify(
-    candidate: Path, mine: bytes, hosts: Sequence[Host], others: Sequence[str], *, shown: Path, runner: Runner
+    candidate: Path,
+    mine: bytes,
+    hosts: Sequence[Host],
+    others: Sequence[str],
+    *,
+    shown: Path,
+    runner: Runner,
 ) -> None:
     """ConfigError unless `candidate` is right for `hosts` and changes no other name that `mine` gives.
 
@@ -150,8 +158,12 @@ def _refuse_broken(answer: Answer, file: Path, shown: Path, name: str) -> None:
 def words(answer: Answer, file: Path, shown: Path) -> str:
     """Ssh's complaint about `file` on one line, `shown` where it needs its name; control characters escaped."""
     text = answer.err.decode("utf-8", "replace")
-    text = text.replace(f"{file}: ", "").replace(f"{file} line", "line").replace(str(file), str(shown))
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(_NOISE)]
+    text = (
+        text.replace(f"{file}: ", "").replace(f"{file} line", "line").replace(str(file), str(shown))
+    )
+    lines = [
+        line.strip() for line in text.splitlines() if line.strip() and not line.startswith(_NOISE)
+    ]
     said = "; ".join(lines[:2]) or f"exit status {answer.code}"
     return sshconfig.escaped(said)[:300]
 
@@ -183,7 +195,13 @@ def _same(one: Answer, other: Answer) -> bool:
 
 
 def taken(
-    mine: bytes, merged: bytes, hosts: Sequence[Host], networks: Sequence[Network], *, shown: Path, runner: Runner
+    mine: bytes,
+    merged: bytes,
+    hosts: Sequence[Host],
+    networks: Sequence[Network],
+    *,
+    shown: Path,
+    runner: Runner,
 ) -> list[tuple[str, str]]:
     """The names of `hosts` that already go elsewhere in the user's own bytes, and where they go.
 
@@ -197,7 +215,11 @@ def taken(
             if not readable(answer) and not readable(_ask(after, name, runner)):
                 _refuse_broken(answer, file, shown, name)
             hostname = answer.target()[0].lower()
-            if answer.code != 0 or hostname in (name.lower(), right[name][0]) or _in(hostname, networks):
+            if (
+                answer.code != 0
+                or hostname in (name.lower(), right[name][0])
+                or _in(hostname, networks)
+            ):
                 continue
             found.append((name, _told(answer)))
     return found
@@ -216,7 +238,9 @@ def _told(answer: Answer) -> str:
     return ascii(f"{user}@{hostname} port {port}")[1:-1]
 
 
-def warnings(config: Path, hosts: Sequence[Host], *, own_identity: bool, runner: Runner) -> list[str]:
+def warnings(
+    config: Path, hosts: Sequence[Host], *, own_identity: bool, runner: Runner
+) -> list[str]:
     """What of the user's own settings reaches the lab's names and will surprise, one sentence each."""
     values = {name: answer.values() for name, answer in ask(config, wanted(hosts), runner).items()}
     found = [
@@ -231,7 +255,13 @@ def warnings(config: Path, hosts: Sequence[Host], *, own_identity: bool, runner:
         ("remotecommand", "plain `ssh HOST CMD`, scp and rsync fail there", bool),
     ]
     if not own_identity:
-        tell.append(("identitiesonly", "keys that only the agent holds are not offered", lambda value: value == "yes"))
+        tell.append(
+            (
+                "identitiesonly",
+                "keys that only the agent holds are not offered",
+                lambda value: value == "yes",
+            )
+        )
     for keyword, effect, applies in tell:
         found += [
             f"{_SPELLED[keyword]} {value} reaches {_listed(names)}: {effect}"

@@ -121,5 +121,7 @@ def _fit_rank(fit: Fit) -> tuple[bool, int, int, int]:
 
 def _rank(offer: Offer) -> tuple[int, int, int, int, list[int | str]]:
     held = sum(fit.held > EMPTY for fit in offer.fits[: offer.count])
-    names: list[int | str] = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", offer.host)]
+    names: list[int | str] = [
+        int(part) if part.isdigit() else part for part in re.split(r"(\d+)", offer.host)
+    ]
     return (held, -(offer.free // GIB), offer.load, -len(offer.fits), names)

@@ -37,7 +37,13 @@ def command(looks: int, seconds: float) -> str:
 
 
 def look(
-    link: Transport, host: Host, *, looks: int = 1, seconds: float = 0, connect: float, once: bool = False
+    link: Transport,
+    host: Host,
+    *,
+    looks: int = 1,
+    seconds: float = 0,
+    connect: float,
+    once: bool = False,
 ) -> tuple[Report, ...]:
     """`looks` reports of a host, `seconds` apart.
 
@@ -53,7 +59,12 @@ def look(
 
 
 def follow(
-    link: Transport, host: Host, on_report: Callable[[Report], None], *, seconds: float, connect: float
+    link: Transport,
+    host: Host,
+    on_report: Callable[[Report], None],
+    *,
+    seconds: float,
+    connect: float,
 ) -> None:
     """Hand over a report every `seconds` s, ROUNDS times over one connection; raises what `look` raises."""
     lines: list[str] = []
@@ -77,5 +88,7 @@ def _hangs(host: Host, exc: DroppedError) -> UnreachableError:
     if exc.code != "timeout":
         return exc
     message = f"nvidia-smi on {host.name} does not answer: one of its GPUs may hang"
-    hint = f"ask the administrators to look at the GPUs of {host.name}; meanwhile: apexgpu gpus free"
+    hint = (
+        f"ask the administrators to look at the GPUs of {host.name}; meanwhile: apexgpu gpus free"
+    )
     return UnreachableError(message, hint=hint, code="gpu_hangs")

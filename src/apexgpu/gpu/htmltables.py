@@ -68,7 +68,10 @@ class _Reader(HTMLParser):
             here = self.open[-1]
             here.row = [] if here.row is None else here.row
             spans = dict(attrs)
-            here.cell, here.span = [], (_count(spans.get("colspan"), _WIDTH), _count(spans.get("rowspan"), _LENGTH))
+            here.cell, here.span = (
+                [],
+                (_count(spans.get("colspan"), _WIDTH), _count(spans.get("rowspan"), _LENGTH)),
+            )
 
     def handle_endtag(self, tag: str) -> None:
         """A table, row or cell ends."""
@@ -134,7 +137,11 @@ class _Reader(HTMLParser):
 
 
 def _count(text: str | None, most: int) -> int:
-    return min(int(text), most) if text and text.isascii() and text.isdigit() and 0 < len(text) < 6 and int(text) else 1
+    return (
+        min(int(text), most)
+        if text and text.isascii() and text.isdigit() and 0 < len(text) < 6 and int(text)
+        else 1
+    )
 
 
 def _tidy(text: str) -> str:

@@ -40,7 +40,9 @@ def read(url: str, hosts: Sequence[str], *, timeout: float) -> Page:
             raise _unusable(url, f"answers with status {answer.code}")
         if not answer.whole:
             raise _unusable(url, f"is larger than {LIMIT // 1024**2} MiB")
-        found = monitorpage.claims(answer.body.decode("utf-8", "replace"), hosts, datetime.now(UTC).astimezone())
+        found = monitorpage.claims(
+            answer.body.decode("utf-8", "replace"), hosts, datetime.now(UTC).astimezone()
+        )
         return Page(found) if found else Page((), _unusable(url, "holds nothing about these hosts"))
     except ApexError as exc:
         return Page((), exc)
@@ -49,8 +51,15 @@ def read(url: str, hosts: Sequence[str], *, timeout: float) -> Page:
 def _check(url: str) -> None:
     """A URL that can be asked; one with a password in it would show that in errors."""
     parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
-        hint = 'monitor_url = "http://monitor.example.org/gpus"   (in config.toml; no user name in it)'
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or parts.username
+        or parts.password
+    ):
+        hint = (
+            'monitor_url = "http://monitor.example.org/gpus"   (in config.toml; no user name in it)'
+        )
         raise ConfigError("monitor_url is no plain http or https URL", hint=hint)
 
 

@@ -42,12 +42,21 @@ class _Row:
 
 # What a column is about, by the words over it; the first that fits.
 _COLUMNS = (
-    ("refreshed", re.compile(r"\b((last )?(updated?|refresh(ed)?|seen)|time)\b|更新|刷新|时间", re.I)),
+    (
+        "refreshed",
+        re.compile(r"\b((last )?(updated?|refresh(ed)?|seen)|time)\b|更新|刷新|时间", re.I),
+    ),
     ("memory", re.compile(r"\bmem(ory)?\b|显存|内存", re.I)),
     ("user", re.compile(r"\b(user|owner|account)(s|name)?\b|\bwho\b|用户|使用者|所有者", re.I)),
     ("group", re.compile(r"\b(group|team)s?\b|组", re.I)),
     ("host", re.compile(r"\b(host|server|node|machine)(s|name)?\b|主机|服务器|机器", re.I)),
-    ("gpu", re.compile(r"(gpu|card|index|device|id|no\.?|#|显卡|卡号|编号)s?( ?(id|index|no\.?|number|#|号))?", re.I)),
+    (
+        "gpu",
+        re.compile(
+            r"(gpu|card|index|device|id|no\.?|#|显卡|卡号|编号)s?( ?(id|index|no\.?|number|#|号))?",
+            re.I,
+        ),
+    ),
 )
 
 
@@ -57,8 +66,10 @@ def claims(page: str, hosts: Sequence[str], now: datetime) -> tuple[Claim, ...]:
     times = {row.refreshed: _time(row.refreshed, now) for row in rows}
     newest = max((time for time, _ in times.values() if time is not None), default=now)
     return tuple(
-        claim for row in rows for claim in _claims(row, stale=_is_stale(*times[row.refreshed], newest, now))
-    )  # fmt: skip
+        claim
+        for row in rows
+        for claim in _claims(row, stale=_is_stale(*times[row.refreshed], newest, now))
+    )
 
 
 def _rows(table: Table, hosts: Sequence[str]) -> Iterable[_Row]:
@@ -70,13 +81,19 @@ def _rows(table: Table, hosts: Sequence[str]) -> Iterable[_Row]:
         if found:
             columns = found
             continue
-        if len(set(cells)) == 1 and re.search(r"[A-Za-z_-]+\d", cells[0]):  # one cell over the whole width
+        if len(set(cells)) == 1 and re.search(
+            r"[A-Za-z_-]+\d", cells[0]
+        ):  # one cell over the whole width
             above, refreshed = _host_in(cells[0], hosts), _stamp_in(cells[0]) or refreshed
             continue
         named = {name: cells[place] for place, name in columns.items() if place < len(cells)}
         host = _host_in(named.get("host", ""), hosts) or above
         if host and "user" in named:
-            yield _Row(host, named | {"unit": _unit(table, columns)}, named.get("refreshed", "") or refreshed)
+            yield _Row(
+                host,
+                named | {"unit": _unit(table, columns)},
+                named.get("refreshed", "") or refreshed,
+            )
 
 
 def _heading_row(cells: Sequence[str]) -> dict[int, str]:
@@ -99,7 +116,9 @@ def _names(name: str, words: re.Pattern[str], text: str) -> bool:
 def _unit(table: Table, columns: dict[int, str]) -> str:
     """The unit that stands over the memory column, MiB where none does."""
     place = next((place for place, name in columns.items() if name == "memory"), None)
-    head = next((cells[place] for cells in table.rows if place is not None and _heading_row(cells)), "")
+    head = next(
+        (cells[place] for cells in table.rows if place is not None and _heading_row(cells)), ""
+    )
     match = re.search(r"\b([KMGT]i?B)\b", head)
     return match[1] if match else "MiB"
 
@@ -122,8 +141,16 @@ def _claims(row: _Row, *, stale: bool) -> Iterable[Claim]:
         if memory is None and len(shares) == len(people):
             memory = _bytes(shares[place], row.cells["unit"])
         if not group and groups:
-            group = groups[place] if len(groups) == len(people) else groups[0] if len(groups) == 1 else ""
-        yield Claim(row.host, int(number[0]) if number else None, name, group, memory, row.refreshed, stale)
+            group = (
+                groups[place]
+                if len(groups) == len(people)
+                else groups[0]
+                if len(groups) == 1
+                else ""
+            )
+        yield Claim(
+            row.host, int(number[0]) if number else None, name, group, memory, row.refreshed, stale
+        )
 
 
 def _parts(text: str) -> list[str]:
@@ -182,7 +209,9 @@ def _time(text: str, now: datetime) -> tuple[datetime | None, bool]:
         if re.fullmatch(r"\d{10}", stamp):
             return datetime.fromtimestamp(int(stamp), now.tzinfo), True
         if stamp[:3].isalpha():
-            return datetime.strptime(stamp, "%a %b %d %H:%M:%S %Y").replace(tzinfo=now.tzinfo), False
+            return datetime.strptime(stamp, "%a %b %d %H:%M:%S %Y").replace(
+                tzinfo=now.tzinfo
+            ), False
         found = datetime.fromisoformat(_iso(stamp))
     except (ValueError, OverflowError, OSError):
         return None, False

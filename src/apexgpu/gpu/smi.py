@@ -88,7 +88,10 @@ def report(lines: Sequence[str], code: int, host: str) -> Report:
     if not blocks:
         raise trouble or (_missing(host) if code == 127 else _unknown(lines, host))
     # A status alone proves nothing: 14, say, is a warning about the infoROM under a whole report.
-    return Report(head.get("driver version", "?"), tuple(_gpu(index, block) for index, block in enumerate(blocks)))
+    return Report(
+        head.get("driver version", "?"),
+        tuple(_gpu(index, block) for index, block in enumerate(blocks)),
+    )
 
 
 BRIEF = "nvidia-smi --query-gpu=driver_version,index,name,memory.total,memory.used --format=csv,noheader,nounits"
@@ -101,9 +104,13 @@ def brief(text: str) -> Report | None:
     rows = [row for row in rows if re.fullmatch(r"\d+(\.\d+)+", row[0])]
     if not rows:
         return None
-    told = [(row, _bytes(f"{row[3]} MiB"), _bytes(f"{row[4]} MiB")) for row in rows if len(row) == 5]
-    cards = (Gpu(_number(row[1]) or 0, row[2], total=total, used=used, free=_rest(total, used))
-             for row, total, used in told)  # fmt: skip
+    told = [
+        (row, _bytes(f"{row[3]} MiB"), _bytes(f"{row[4]} MiB")) for row in rows if len(row) == 5
+    ]
+    cards = (
+        Gpu(_number(row[1]) or 0, row[2], total=total, used=used, free=_rest(total, used))
+        for row, total, used in told
+    )
     return Report(rows[0][0], tuple(cards) or (Gpu(0, "?"),))
 
 
@@ -152,7 +159,8 @@ def _gpu(index: int, fields: list[tuple[Path, str]]) -> Gpu:
         return next((found[path] for path in paths if found.get(path)), "")
 
     memory = {
-        name: _bytes(first(("fb memory usage", name), ("memory usage", name))) for name in ("total", "used", "free")
+        name: _bytes(first(("fb memory usage", name), ("memory usage", name)))
+        for name in ("total", "used", "free")
     }
     return Gpu(
         index,
@@ -192,35 +200,79 @@ def _number(text: str) -> int | None:
     return int(match[0]) if match else None
 
 
-_UNITS = {"b": 1, "kib": 1024, "kb": 1024, "mib": MIB, "mb": MIB, "gib": 1024 * MIB, "gb": 1024 * MIB}
+_UNITS = {
+    "b": 1,
+    "kib": 1024,
+    "kb": 1024,
+    "mib": MIB,
+    "mb": MIB,
+    "gib": 1024 * MIB,
+    "gb": 1024 * MIB,
+}
 
 
 def _bytes(text: str) -> int | None:
     match = re.fullmatch(r"(\d+)\s*([A-Za-z]+)", text.strip())
-    return int(match[1]) * _UNITS[match[2].lower()] if match and match[2].lower() in _UNITS else None
+    return (
+        int(match[1]) * _UNITS[match[2].lower()] if match and match[2].lower() in _UNITS else None
+    )
 
 
-_RESTART = "apexgpu down {host} && apexgpu up {host}   (a start puts the host's driver into the container)"
+_RESTART = (
+    "apexgpu down {host} && apexgpu up {host}   (a start puts the host's driver into the container)"
+)
 _ASK = "ask the administrators to look at the GPUs of {host}; meanwhile: apexgpu gpus free"
 
 # (what nvidia-smi says, our code, the fact, what to do)
 _TROUBLES = (
-    ("version mismatch", "driver_mismatch",
-     "the driver in the container on {host} is not of the host's version", _RESTART),
-    ("couldn't find libnvidia-ml", "driver_missing",
-     "the driver in the container on {host} is not whole: its library is missing", _RESTART),
-    ("nvml: unknown error", "gpu_access_lost", "the container on {host} has lost its access to the GPUs", _RESTART),
-    ("nvml: insufficient permissions", "gpu_access_lost",
-     "the container on {host} may not use the GPUs", _RESTART),
-    ("nvml: gpu access blocked", "gpu_access_lost", "the container on {host} may not use the GPUs", _RESTART),
-    ("couldn't communicate with the nvidia driver", "driver_down", "the NVIDIA driver of {host} does not answer", _ASK),
+    (
+        "version mismatch",
+        "driver_mismatch",
+        "the driver in the container on {host} is not of the host's version",
+        _RESTART,
+    ),
+    (
+        "couldn't find libnvidia-ml",
+        "driver_missing",
+        "the driver in the container on {host} is not whole: its library is missing",
+        _RESTART,
+    ),
+    (
+        "nvml: unknown error",
+        "gpu_access_lost",
+        "the container on {host} has lost its access to the GPUs",
+        _RESTART,
+    ),
+    (
+        "nvml: insufficient permissions",
+        "gpu_access_lost",
+        "the container on {host} may not use the GPUs",
+        _RESTART,
+    ),
+    (
+        "nvml: gpu access blocked",
+        "gpu_access_lost",
+        "the container on {host} may not use the GPUs",
+        _RESTART,
+    ),
+    (
+        "couldn't communicate with the nvidia driver",
+        "driver_down",
+        "the NVIDIA driver of {host} does not answer",
+        _ASK,
+    ),
     ("nvml: driver not loaded", "driver_down", "the NVIDIA driver of {host} is not loaded", _ASK),
-    ("gpu is lost", "gpu_lost", "a GPU of {host} is lost, and with it what nvidia-smi would tell of the others", _ASK),
+    (
+        "gpu is lost",
+        "gpu_lost",
+        "a GPU of {host} is lost, and with it what nvidia-smi would tell of the others",
+        _ASK,
+    ),
     ("fallen off the bus", "gpu_lost", "a GPU of {host} has fallen off the bus", _ASK),
     ("unable to determine the device handle", "gpu_lost", "a GPU of {host} does not answer", _ASK),
     ("no devices were found", "no_gpus", "the container on {host} sees no GPU", _ASK),
     ("attached gpus : 0", "no_gpus", "the container on {host} sees no GPU", _ASK),
-)  # fmt: skip
+)
 
 CODES = frozenset(code for _, code, _, _ in _TROUBLES) | {"no_nvidia_smi", "garbled"}
 """The codes of the errors that nvidia-smi itself is the reason for."""

@@ -22,7 +22,7 @@ from apexgpu.text import last_line
 # The old keys stay in use until the new ones are known here: a cut in between locks nobody out.
 _MAKE = (
     "d=/etc/ssh/new-host-keys; rm -rf $d && mkdir -m 700 $d && for kind in ed25519 ecdsa rsa; do "
-    "ssh-keygen -q -N \"\" -t $kind -f $d/ssh_host_${kind}_key || exit 1; done; cat $d/*.pub && echo end"
+    'ssh-keygen -q -N "" -t $kind -f $d/ssh_host_${kind}_key || exit 1; done; cat $d/*.pub && echo end'
 )
 _USE = (
     "cd /etc/ssh && rm -f ssh_host_dsa_key ssh_host_dsa_key.pub && mv -f new-host-keys/* . && rmdir new-host-keys && "
@@ -59,7 +59,9 @@ def place(route: Route, state_dir: Path) -> Place:
     from apexgpu.ssh.paramiko_link import known_name
 
     hashed = route.one("hashknownhosts", "no") == "yes"
-    return Place(known_name(route), tuple(route.known_hosts_files), state_dir / "known_hosts", hashed)
+    return Place(
+        known_name(route), tuple(route.known_hosts_files), state_dir / "known_hosts", hashed
+    )
 
 
 def expect(where: Place, keys: Sequence[PublicKey]) -> Change | None:
@@ -83,24 +85,39 @@ def adopt(where: Place, key: PublicKey) -> Change:
     return Change(tuple(dict.fromkeys(old)), key)
 
 
-def renew(link: Transport, host: Host, where: Place, *, wait: float, pause: Pause, say: OnLine) -> Change:
+def renew(
+    link: Transport, host: Host, where: Place, *, wait: float, pause: Pause, say: OnLine
+) -> Change:
     """Give the container host keys of its own, and prove them by a login.
 
     While sshd restarts, both the old and the new key are known, so that no moment locks the user out.
     """
     target = Target(host, "container")
     say("making new host keys in the container")
-    reply = link.run(target, sent.apart(f"sudo -n sh -c '{_MAKE}'"), limits=Limits(total=120), once=True)
+    reply = link.run(
+        target, sent.apart(f"sudo -n sh -c '{_MAKE}'"), limits=Limits(total=120), once=True
+    )
     keys = [key for line in reply.out.splitlines() if (key := parse_key(line)) is not None]
     if reply.code or not keys or "end" not in reply.out.split():
         said = last_line(reply.out + reply.err, "nothing")
-        message = f"the container on {host.name} could not make new host keys; it said: {said[:200]}"
-        raise ApexError(message, hint=f"apexgpu ssh {host.name} -- sudo ssh-keygen -A", code="host_keys")
+        message = (
+            f"the container on {host.name} could not make new host keys; it said: {said[:200]}"
+        )
+        raise ApexError(
+            message, hint=f"apexgpu ssh {host.name} -- sudo ssh-keygen -A", code="host_keys"
+        )
     new = _preferred(keys, where.known)
     for file in where.files:
         if KnownHosts([file]).keys(where.name):
-            knownhosts.add(file, [(where.name, new)], hashed=where.hashed or knownhosts.is_hashed(file))
-    link.run(target, sent.script(f"sudo -n sh -c '{_USE}' && {{ {_RESTART}; }}"), limits=Limits(total=60), once=True)
+            knownhosts.add(
+                file, [(where.name, new)], hashed=where.hashed or knownhosts.is_hashed(file)
+            )
+    link.run(
+        target,
+        sent.script(f"sudo -n sh -c '{_USE}' && {{ {_RESTART}; }}"),
+        limits=Limits(total=60),
+        once=True,
+    )
     starting.await_ssh(link, host, wait, pause)
     change = adopt(where, new)
     starting.await_ssh(link, host, wait, pause)

@@ -49,7 +49,9 @@ def disks(text: str) -> tuple[Disk, ...]:
     for name, disk in under.items():
         if not any(_root_of(path) == name for path in mounted):
             mounted[name] = disk
-    return tuple(sorted(mounted.values(), key=lambda disk: (ROOTS.index(_root_of(disk.path)), disk.path)))
+    return tuple(
+        sorted(mounted.values(), key=lambda disk: (ROOTS.index(_root_of(disk.path)), disk.path))
+    )
 
 
 def _root_of(path: str) -> str:
@@ -58,4 +60,7 @@ def _root_of(path: str) -> str:
 
 def rows(found: Sequence[Disk]) -> list[dict[str, str | int]]:
     """As JSON documents show them."""
-    return [{"path": one.path, "device": one.device, "bytes": one.size, "free": one.free} for one in found]
+    return [
+        {"path": one.path, "device": one.device, "bytes": one.size, "free": one.free}
+        for one in found
+    ]

@@ -55,7 +55,9 @@ def make(link: Transport, host: Host, port: int) -> PortMap:
         message = f"{port} is not a port number"
         raise UsageError(message, hint=f"apexgpu port {host.name} 6006", code="port")
     try:
-        return replies.port_map(manage.ask(link, host, "port", str(port), once=True), host.name, str(port))
+        return replies.port_map(
+            manage.ask(link, host, "port", str(port), once=True), host.name, str(port)
+        )
     except RefusedError as exc:
         raise _in_port_words(host, exc, str(port)) from None
 
@@ -78,7 +80,9 @@ def make_and_remember(link: Transport, host: Host, port: int, *, state_dir: Path
 def seen(maps: Sequence[PortMap]) -> list[Seen]:
     """Every map with whether it leads somewhere: the server's list alone is not proof. At most seconds."""
     with ThreadPoolExecutor(max_workers=16) as pool:
-        return [Seen(one, answer) for one, answer in zip(maps, pool.map(_answers, maps), strict=True)]
+        return [
+            Seen(one, answer) for one, answer in zip(maps, pool.map(_answers, maps), strict=True)
+        ]
 
 
 def _answers(one: PortMap) -> bool:

@@ -58,7 +58,9 @@ def ask(
         if not sendable(word):
             message = f"{word!r} cannot be sent to a manage shell"
             raise RefusedError(message, code="word")
-    return link.run(Target(host, "manage"), " ".join(words), limits=limits, on_line=on_line, once=once)
+    return link.run(
+        Target(host, "manage"), " ".join(words), limits=limits, on_line=on_line, once=once
+    )
 
 
 def question(link: Transport, host: Host, *words: str, limits: Limits = _ASKING) -> Reply:
@@ -105,7 +107,9 @@ def _said_inside(link: Transport, host: Host) -> str:
         return ""
 
 
-def register(link: Transport, host: Host, *, state_dir: Path, on_line: OnLine, repost: Callable[[], bool]) -> bool:
+def register(
+    link: Transport, host: Host, *, state_dir: Path, on_line: OnLine, repost: Callable[[], bool]
+) -> bool:
     """Make the account and container of `host.user`; False when they were there.
 
     `repost` posts the own keys to IAM again and says whether it could: the cure for a register account that
@@ -192,8 +196,12 @@ def inside(
     asking the host.
     """
     try:
-        if once or on_line is not None:  # neither goes over an open connection, which alone can turn out to be dead
-            return link.run(Target(host, "container"), command, limits=limits, on_line=on_line, once=once)
+        if (
+            once or on_line is not None
+        ):  # neither goes over an open connection, which alone can turn out to be dead
+            return link.run(
+                Target(host, "container"), command, limits=limits, on_line=on_line, once=once
+            )
         return look(link, host, command, limits=limits)
     except UnreachableError as exc:
         raise _explained(link, host, exc) from None
@@ -227,13 +235,17 @@ def _refused(link: Transport, host: Host, exc: UnreachableError) -> ApexError:
 
 def stopped(host: Host) -> RefusedError:
     """The error for what needs a running container."""
-    return RefusedError(f"the container on {host.name} is stopped", hint=f"apexgpu up {host.name}", code="stopped")
+    return RefusedError(
+        f"the container on {host.name} is stopped", hint=f"apexgpu up {host.name}", code="stopped"
+    )
 
 
 def execute(link: Transport, host: Host, command: str, *, total: float | None) -> Reply:
     """Run a command of the user's in the container, never twice. Whatever it exits with is a value, not an error."""
     try:
-        return link.run(Target(host, "container"), command, limits=Limits(total=total, silence=None))
+        return link.run(
+            Target(host, "container"), command, limits=Limits(total=total, silence=None)
+        )
     except DroppedError as exc:
         if exc.code != KILLED:
             raise

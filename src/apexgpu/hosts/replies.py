@@ -68,7 +68,9 @@ def clean(text: str) -> str:
 
 def lines(text: str) -> list[str]:
     """The lines that say something, without colours and the `==========` in front."""
-    return [re.sub(r"^=+ ", "", line).rstrip(" ") for line in clean(text).split("\n") if line.strip()]
+    return [
+        re.sub(r"^=+ ", "", line).rstrip(" ") for line in clean(text).split("\n") if line.strip()
+    ]
 
 
 def container(text: str) -> Container | None:
@@ -89,7 +91,10 @@ def container(text: str) -> Container | None:
         return None
     pid = found.get("PID", "")
     return Container(
-        found["State"], int(pid) if pid.isdigit() else None, tuple(addresses), _size(found.get("Memory use"))
+        found["State"],
+        int(pid) if pid.isdigit() else None,
+        tuple(addresses),
+        _size(found.get("Memory use")),
     )
 
 
@@ -118,11 +123,15 @@ def _shared_trouble(said: list[str], reply: Reply, host: str) -> None:
         message = f"{host} does not know this command"
         raise RefusedError(message, hint=f"apexgpu status {host}", code="unknown_command")
     if "You need to first stop your container" in said:
-        message = f"the container on {host} is running; the server does this only when it is stopped"
+        message = (
+            f"the container on {host} is running; the server does this only when it is stopped"
+        )
         raise RefusedError(message, hint=f"apexgpu down {host}", code="running")
     if "Invalid token" in said:
         message = f"{host} no longer takes this token"
-        raise RefusedError(message, hint="run the same line again: it asks for a fresh one", code="token")
+        raise RefusedError(
+            message, hint="run the same line again: it asks for a fresh one", code="token"
+        )
     if "You need to start your container first" in said:
         _down(reply, host)
 
@@ -131,7 +140,9 @@ def _down(reply: Reply, host: str) -> None:
     state = container(reply.out)
     if state is not None and state.running:
         message = f"the container on {host} runs but has no address"
-        raise RefusedError(message, hint=f"apexgpu down {host} && apexgpu up {host}", code="no_address")
+        raise RefusedError(
+            message, hint=f"apexgpu down {host} && apexgpu up {host}", code="no_address"
+        )
     message = f"the container on {host} is stopped"
     raise RefusedError(message, hint=f"apexgpu up {host}", code="stopped")
 
@@ -170,7 +181,11 @@ def start(reply: Reply, host: str) -> Started:
     said, state = opened(reply, host)
     if any(line.startswith("Fail.") for line in said):
         message = f"the container on {host} does not start: its root file system is damaged or gone"
-        raise RefusedError(message, hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})", code="start_failed")
+        raise RefusedError(
+            message,
+            hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})",
+            code="start_failed",
+        )
     ended(said, reply, host)
     if not state.running:
         message = f"{host} says it started the container, but its state is {state.state}"
@@ -183,7 +198,9 @@ def driver(said: Sequence[str]) -> Driver | None:
     for line in said:
         match = _DRIVER.match(line)
         if match:
-            installed = any(other.startswith("Successfully installed NVIDIA driver") for other in said)
+            installed = any(
+                other.startswith("Successfully installed NVIDIA driver") for other in said
+            )
             return Driver(match[1], match[2], installed)
     return None
 
@@ -196,7 +213,11 @@ def stop(reply: Reply, host: str) -> Stopped:
         message = f"the container on {host} did not stop; its state is {state.state}"
         raise RefusedError(message, hint=f"apexgpu down {host}", code="not_stopped")
     first = next((line for line in said if line.startswith("State:")), "")
-    maps = tuple(line[len("Unmapping port ") :].rstrip(".") for line in said if line.startswith("Unmapping port "))
+    maps = tuple(
+        line[len("Unmapping port ") :].rstrip(".")
+        for line in said
+        if line.startswith("Unmapping port ")
+    )
     return Stopped("RUNNING" in first, maps)
 
 
@@ -223,7 +244,9 @@ def port_map(reply: Reply, host: str, port: str) -> PortMap:
     for found in maps:
         if str(found.container_port) == port:
             return found
-    raise RefusedError(_not_mapped(said, maps, host, port), hint=f"apexgpu tunnel {host} {port}", code="not_mapped")
+    raise RefusedError(
+        _not_mapped(said, maps, host, port), hint=f"apexgpu tunnel {host} {port}", code="not_mapped"
+    )
 
 
 def _not_mapped(said: list[str], maps: Sequence[PortMap], host: str, port: str) -> str:
@@ -231,7 +254,9 @@ def _not_mapped(said: list[str], maps: Sequence[PortMap], host: str, port: str) 
     made = next((m[1] for m in (_MAPPING.match(line) for line in said) if m), None)
     if made is not None:
         return f"{host} says that {made} leads to port {port}, but does not list it: not to be counted on"
-    taken = next((one.container_port for one in maps if str(one.container_port).startswith(port)), None)
+    taken = next(
+        (one.container_port for one in maps if str(one.container_port).startswith(port)), None
+    )
     if taken is not None:
         return f"{host} does not map port {port} while {taken} is mapped: it takes the one for the other"
     return f"{host} did not map port {port}, whatever it says: the port is not in its list"
@@ -256,4 +281,6 @@ def register(reply: Reply, host: str) -> bool:
 def is_manage_shell(reply: Reply) -> bool:
     """Whether the answer is the manage shell's at all: the proof that an account is whole."""
     said = lines(reply.out)
-    return any(line.startswith("Hi, ") for line in said) and any("Welcome to APEX GPU Server" in line for line in said)
+    return any(line.startswith("Hi, ") for line in said) and any(
+        "Welcome to APEX GPU Server" in line for line in said
+    )

@@ -19,7 +19,7 @@ _OWN_IMPORT = re.compile(r"^from apexgpu\.[^\n(]*(?:\([^)]*\))?\n", re.MULTILINE
 _FIND_PYTHON = (
     'for p in python3 "$HOME"/*conda3/bin/python3 "$HOME"/miniforge3/bin/python3 /opt/*conda*/bin/python3 '
     '"$HOME"/.pyenv/shims/python3; do command -v "$p" >/dev/null 2>&1 && exec "$p" -c "$1" "$2"; done; '
-    "echo 'apexgpu {\"error\": \"no_python\"}'"
+    'echo \'apexgpu {"error": "no_python"}\''
 )
 
 
@@ -60,7 +60,11 @@ def command(code: str, asked: Mapping[str, object]) -> str:
 
     Where no Python is found, the answer is `{"error": "no_python"}`.
     """
-    return apart(shlex.join(["env", "LC_ALL=C.UTF-8", "sh", "-c", _FIND_PYTHON, "apexgpu", code, json.dumps(asked)]))
+    return apart(
+        shlex.join(
+            ["env", "LC_ALL=C.UTF-8", "sh", "-c", _FIND_PYTHON, "apexgpu", code, json.dumps(asked)]
+        )
+    )
 
 
 def answers(out: str) -> list[str]:

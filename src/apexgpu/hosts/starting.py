@@ -48,9 +48,14 @@ def up(
 
 
 def bring_up(
-    link: Transport, host: Host, *, on_line: OnLine, wait: float, pause: Pause,
+    link: Transport,
+    host: Host,
+    *,
+    on_line: OnLine,
+    wait: float,
+    pause: Pause,
     begun: dict[str, Started] | None = None,
-) -> Up:  # fmt: skip
+) -> Up:
     """As `up`, for who holds the host's lock already."""
     begun = {} if begun is None else begun
     started = begun.get(host.name) or _start(link, host, on_line, wait)
@@ -79,21 +84,32 @@ def _start(link: Transport, host: Host, on_line: OnLine, wait: float) -> Started
 
 def _start_cut(host: Host, exc: DroppedError, said: list[str]) -> ApexError:
     last = said[-1] if said else "nothing"
-    if exc.code == "timeout" and "The container is up" not in said and "Starting your container..." in said:
-        message = f"{host.name} keeps waiting for the container to get an address; last seen: {last}"
+    if (
+        exc.code == "timeout"
+        and "The container is up" not in said
+        and "Starting your container..." in said
+    ):
+        message = (
+            f"{host.name} keeps waiting for the container to get an address; last seen: {last}"
+        )
         hint = (
-            f"apexgpu down {host.name} && apexgpu up {host.name}   (again and again: tell the administrators, no DHCP)"
+            f"apexgpu down {host.name} && apexgpu up {host.name}"
+            "   (again and again: tell the administrators, no DHCP)"
         )
         return UnreachableError(message, hint=hint, code="no_address")
     if not said:
         message = f"{host.name} took the login, but said nothing: it may be waiting for IAM"
-        return UnreachableError(message, hint=f"apexgpu up {host.name}   (in a minute)", code="silent")
+        return UnreachableError(
+            message, hint=f"apexgpu up {host.name}   (in a minute)", code="silent"
+        )
     message = f"the connection to {host.name} was lost during the start; last seen: {last}"
     hint = f"apexgpu down {host.name} && apexgpu up {host.name}   (the port may not be forwarded otherwise)"
     return UnreachableError(message, hint=hint, code="dropped")
 
 
-def _await_address(link: Transport, host: Host, started: Started, wait: float, pause: Pause) -> Started:
+def _await_address(
+    link: Transport, host: Host, started: Started, wait: float, pause: Pause
+) -> Started:
     deadline = time.monotonic() + min(wait, 20)
     while time.monotonic() < deadline:
         found = replies.status(link.run(Target(host, "manage"), "help", once=True), host.name)
@@ -112,7 +128,10 @@ def await_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None:
         try:
             link.run(Target(host, "container"), "true", once=True)
         except UnreachableError as exc:
-            if exc.code not in {"connection_refused", "closed", "dropped"} or time.monotonic() >= deadline:
+            if (
+                exc.code not in {"connection_refused", "closed", "dropped"}
+                or time.monotonic() >= deadline
+            ):
                 raise port_trouble(host, exc) from None
         else:
             return
@@ -123,7 +142,9 @@ def port_trouble(host: Host, exc: UnreachableError) -> ApexError:
     """What it means that the port of a running container does not answer, and the cure."""
     if exc.code == "connection_refused":
         message = f"the container on {host.name} runs, but its port {host.port} is not forwarded"
-        return RefusedError(message, hint=f"apexgpu down {host.name} && apexgpu up {host.name}", code="no_forward")
+        return RefusedError(
+            message, hint=f"apexgpu down {host.name} && apexgpu up {host.name}", code="no_forward"
+        )
     if exc.code == "no_route":
         message = f"port {host.port} on {host.name} leads to an old address of the container (a stale forward)"
         hint = f"ask the administrators to clear the forward of port {host.port} on {host.name}; nothing else helps"

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from apexgpu.errors import ApexError, LoginError, RefusedError, UnreachableError, UsageError
-from apexgpu.iam.iamhttp import Answer, candidate_urls, checked_url, fetch, is_loopback, looks_like_html
+from apexgpu.iam.iamhttp import (
+    Answer,
+    candidate_urls,
+    checked_url,
+    fetch,
+    is_loopback,
+    looks_like_html,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -72,8 +79,12 @@ class IamClient:
         answer = self._get(_page(user), limit=LOG_LIMIT)
         if answer.code == 404:
             self.config(user)  # says so if this is no IAM at all
-            raise LoginError(f"{user} is unknown in the domain", hint="apexgpu login USER", code="unknown_user")
-        if answer.code == 500 and self.port(user) is None:  # of a user that it knows, or where all fails, it means less
+            raise LoginError(
+                f"{user} is unknown in the domain", hint="apexgpu login USER", code="unknown_user"
+            )
+        if (
+            answer.code == 500 and self.port(user) is None
+        ):  # of a user that it knows, or where all fails, it means less
             raise RefusedError(
                 f"IAM at {self._host} cannot register {user}: the account has no display name in the domain,"
                 " or it would be the very first user",
@@ -93,9 +104,14 @@ class IamClient:
         path = _page(user)
         if not password or "\0" in password:
             # The directory server may take an empty password as a login without one, and let it pass.
-            raise LoginError("an empty password is never sent", hint="apexgpu login", code="password")
+            raise LoginError(
+                "an empty password is never sent", hint="apexgpu login", code="password"
+            )
         lines = [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
-        form = {"keys": "".join(f"{line}\n" for line in lines) if text.strip() else "", "password": password}
+        form = {
+            "keys": "".join(f"{line}\n" for line in lines) if text.strip() else "",
+            "password": password,
+        }
         self.log_before_post = self._log_now()
         self._judge_post(user, self._fetch("POST", path, form=form))
 
@@ -114,7 +130,9 @@ class IamClient:
                 code="password",
             )
         if answer.code == 500:
-            raise RefusedError(f"IAM at {self._host}: its database is locked", hint="apexgpu login", code="locked")
+            raise RefusedError(
+                f"IAM at {self._host}: its database is locked", hint="apexgpu login", code="locked"
+            )
         if answer.code == 400:
             raise RefusedError(f"IAM at {self._host} misses a field of the form", code="bad_form")
         self._expect(answer, 302, 303)
@@ -148,10 +166,14 @@ class IamClient:
         if answer.code in codes:
             return
         if answer.code in (502, 503, 504):
-            raise UnreachableError(f"IAM at {self._host} is not running ({answer.code})", hint=f"curl -I {self.url}/")
+            raise UnreachableError(
+                f"IAM at {self._host} is not running ({answer.code})", hint=f"curl -I {self.url}/"
+            )
         if 300 <= answer.code < 400:
             raise self._redirected(answer.location)
-        raise RefusedError(f"IAM at {self._host} answered {answer.code}", hint=f"curl -i {self.url}/")
+        raise RefusedError(
+            f"IAM at {self._host} answered {answer.code}", hint=f"curl -i {self.url}/"
+        )
 
     def _redirected(self, location: str) -> RefusedError:
         safer = self._same_with_tls(location)
@@ -168,7 +190,10 @@ class IamClient:
             found = checked_url(f"https://{wanted.netloc}{ours.path}")
         except (ValueError, ApexError):
             return None
-        same = wanted.hostname == ours.hostname and (wanted.scheme, ours.scheme) == ("https", "http")
+        same = wanted.hostname == ours.hostname and (wanted.scheme, ours.scheme) == (
+            "https",
+            "http",
+        )
         return found if same else None
 
     def _not_iam(self, what: str) -> RefusedError:
@@ -181,10 +206,19 @@ class IamClient:
     def _get(self, path: str, *, limit: int) -> Answer:
         return self._fetch("GET", path, limit=limit)
 
-    def _fetch(self, method: str, path: str, *, limit: int = LOG_LIMIT, form: dict[str, str] | None = None) -> Answer:
-        content = urlencode(form, encoding="utf-8", errors="surrogateescape").encode() if form else None
+    def _fetch(
+        self, method: str, path: str, *, limit: int = LOG_LIMIT, form: dict[str, str] | None = None
+    ) -> Answer:
+        content = (
+            urlencode(form, encoding="utf-8", errors="surrogateescape").encode() if form else None
+        )
         return fetch(
-            method, self.url + path, timeout=self.timeout, limit=limit, content=content, factory=self._factory
+            method,
+            self.url + path,
+            timeout=self.timeout,
+            limit=limit,
+            content=content,
+            factory=self._factory,
         )
 
 
@@ -237,7 +271,9 @@ def _first_answering(
             return url
         tried.append(_Tried(url, RefusedError(f"{url} is a web site, but not IAM", code="not_iam")))
     why = "; ".join(f"{one.url.partition(':')[0]}: {one.error.message}" for one in tried)
-    raise UnreachableError(f"no IAM answers ({why})", hint=f"curl -I {candidates[-1]}/", code="no_iam")
+    raise UnreachableError(
+        f"no IAM answers ({why})", hint=f"curl -I {candidates[-1]}/", code="no_iam"
+    )
 
 
 def _path(user: str, what: str) -> str:
@@ -251,6 +287,7 @@ def _page(user: str) -> str:
 def _checked(user: str) -> str:
     if not valid_user(user):
         raise UsageError(
-            f"{user[:40]!r} is no account name: lower-case letters, digits, '_', '.', '-'", hint="apexgpu login USER"
+            f"{user[:40]!r} is no account name: lower-case letters, digits, '_', '.', '-'",
+            hint="apexgpu login USER",
         )
     return user

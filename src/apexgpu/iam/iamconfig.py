@@ -142,7 +142,9 @@ def _address(block: _Block, networks: Sequence[Network]) -> str:
     try:
         address = ip_address(value)
     except ValueError:
-        _refuse(f"HostName {quoted(value)} of Host {quoted(block.name)} is no IP address", block.line)
+        _refuse(
+            f"HostName {quoted(value)} of Host {quoted(block.name)} is no IP address", block.line
+        )
     if "%" in value:  # an IPv6 zone, where ssh would see a token to expand
         _refuse(f"HostName {quoted(value)} of Host {quoted(block.name)} has a zone", block.line)
     if not any(address in network for network in networks):
@@ -159,7 +161,10 @@ def _paired(blocks: dict[str, _Block]) -> tuple[Host, ...]:
     containers = [block for name, block in blocks.items() if not name.endswith(_MANAGE)]
     for block in containers:
         if block.name not in names:
-            _refuse(f"Host {quoted(block.name)} has no {quoted(block.name + _MANAGE)} beside it", block.line)
+            _refuse(
+                f"Host {quoted(block.name)} has no {quoted(block.name + _MANAGE)} beside it",
+                block.line,
+            )
     if len(names) > MAX_HOSTS:
         _refuse(f"{len(names)} hosts, more than {MAX_HOSTS}")
     return tuple(_host(name, blocks, registered=bool(containers)) for name in names)
@@ -168,10 +173,16 @@ def _paired(blocks: dict[str, _Block]) -> tuple[Host, ...]:
 def _host(name: str, blocks: dict[str, _Block], *, registered: bool) -> Host:
     manage, container = blocks[name + _MANAGE], blocks.get(name)
     if container is None and registered:
-        _refuse(f"Host {quoted(manage.name)} has no {quoted(name)} beside it, as others have", manage.line)
+        _refuse(
+            f"Host {quoted(manage.name)} has no {quoted(name)} beside it, as others have",
+            manage.line,
+        )
     address = manage.options["HostName"]
     if container is not None and container.options["HostName"] != address:
-        _refuse(f"Host {quoted(name)} and {quoted(manage.name)} have different addresses", container.line)
+        _refuse(
+            f"Host {quoted(name)} and {quoted(manage.name)} have different addresses",
+            container.line,
+        )
     return Host(
         name,
         address,

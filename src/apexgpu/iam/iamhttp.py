@@ -51,7 +51,13 @@ def checked_url(text: str) -> str:
     if parts.username is not None or parts.password is not None:
         # Not quoted: that part may well be a password.
         raise ConfigError("the address of IAM must not hold a user name or password", hint=hint)
-    if parts.scheme not in ("http", "https") or not host or port == 0 or parts.query or parts.fragment:
+    if (
+        parts.scheme not in ("http", "https")
+        or not host
+        or port == 0
+        or parts.query
+        or parts.fragment
+    ):
         raise ConfigError(f"the address of IAM is no http or https URL: {text[:80]!r}", hint=hint)
     if not all(char.isprintable() and char not in ' \\"<>' for char in parts.netloc + parts.path):
         raise ConfigError(f"the address of IAM is no URL: {text[:80]!r}", hint=hint)
@@ -69,7 +75,9 @@ def is_loopback(url: str) -> bool:
 
 def looks_like_html(answer: Answer) -> bool:
     """Whether the answer is a web page, by its header or its first character."""
-    return "html" in answer.content_type.lower() or answer.body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+    return "html" in answer.content_type.lower() or answer.body.lstrip(
+        b"\xef\xbb\xbf \t\r\n"
+    ).startswith(b"<")
 
 
 def fetch(
@@ -89,9 +97,17 @@ def fetch(
         headers["Content-Type"] = "application/x-www-form-urlencoded"
 
     def work() -> Answer:
-        with factory() if factory else _client(url, timeout) as client, client.stream(
-            method, url, content=content, headers=headers, follow_redirects=False, timeout=timeout
-        ) as response:
+        with (
+            factory() if factory else _client(url, timeout) as client,
+            client.stream(
+                method,
+                url,
+                content=content,
+                headers=headers,
+                follow_redirects=False,
+                timeout=timeout,
+            ) as response,
+        ):
             return _answer(response, limit, who)
 
     with translated(url, timeout, who):
@@ -105,7 +121,14 @@ def translated(url: str, timeout: float, who: str = "IAM") -> Iterator[None]:
 
     try:
         yield
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict, OSError, UnicodeError) as error:
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        httpx.StreamError,
+        httpx.CookieConflict,
+        OSError,
+        UnicodeError,
+    ) as error:
         raise _error(error, url, timeout, who) from error
 
 
@@ -116,18 +139,33 @@ def _error(error: Exception, url: str, timeout: float, who: str) -> ApexError:
     host = parts.netloc
     look = f"curl -I {parts.scheme}://{host}/"
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
-        return UnreachableError(f"{who} at {host} did not answer within {timeout:g} s", hint=look, code="timeout")
+        return UnreachableError(
+            f"{who} at {host} did not answer within {timeout:g} s", hint=look, code="timeout"
+        )
     if isinstance(error, httpx.ProxyError):
         hint = f"export no_proxy={parts.hostname}"
-        return UnreachableError(f"the proxy on the way to {who} at {host} failed", hint=hint, code="proxy")
-    if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError)):
-        return ConfigError(f"{who} at {host} cannot be asked: the address is not usable", hint="apexgpu config status")
+        return UnreachableError(
+            f"the proxy on the way to {who} at {host} failed", hint=hint, code="proxy"
+        )
+    if isinstance(
+        error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError)
+    ):
+        return ConfigError(
+            f"{who} at {host} cannot be asked: the address is not usable",
+            hint="apexgpu config status",
+        )
     if isinstance(error, httpx.RemoteProtocolError) and "location header" in str(error):
         # httpx reads where a redirect leads even when it is not to follow it.
         hint = f"curl -i {parts.scheme}://{host}/"
-        return RefusedError(f"{who} at {host} redirects to what is no URL", hint=hint, code="redirect")
-    if isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)):
-        return DroppedError(f"{who} at {host} ended the connection before its answer was whole", hint=look)
+        return RefusedError(
+            f"{who} at {host} redirects to what is no URL", hint=hint, code="redirect"
+        )
+    if isinstance(
+        error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
+    ):
+        return DroppedError(
+            f"{who} at {host} ended the connection before its answer was whole", hint=look
+        )
     if isinstance(error, (httpx.ConnectError, OSError)):
         return _unreachable(error, host, look, who)
     if isinstance(error, httpx.HTTPError):
@@ -140,7 +178,9 @@ def _unreachable(error: Exception, host: str, look: str, who: str) -> Unreachabl
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         reason = words.removeprefix("certificate verify failed: ").partition(" (_ssl")[0]
         message = f"the certificate of {who} at {host} is not trusted: {reason}"
-        return UnreachableError(message, hint="SSL_CERT_FILE=YOUR_CA.pem apexgpu login", code="certificate")
+        return UnreachableError(
+            message, hint="SSL_CERT_FILE=YOUR_CA.pem apexgpu login", code="certificate"
+        )
     reason = words.partition(" (_ssl")[0].lower() or type(error).__name__
     return UnreachableError(f"{who} at {host} cannot be reached: {reason}", hint=look)
 
@@ -148,7 +188,9 @@ def _unreachable(error: Exception, host: str, look: str, who: str) -> Unreachabl
 def _answer(response: "httpx.Response", limit: int, who: str) -> Answer:
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         # A few bytes could become gigabytes, and nothing was said about accepting this.
-        raise RefusedError(f"{who} at {response.url.netloc.decode('ascii', 'replace')} sent a compressed answer")
+        raise RefusedError(
+            f"{who} at {response.url.netloc.decode('ascii', 'replace')} sent a compressed answer"
+        )
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk
@@ -184,7 +226,9 @@ def _trust(url: str) -> "ssl.SSLContext":
     import httpx
 
     if url.startswith("http://"):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody; never used, and quick to make
+        return ssl.SSLContext(
+            ssl.PROTOCOL_TLS_CLIENT
+        )  # trusts nobody; never used, and quick to make
     context = httpx.create_ssl_context()
     context.load_default_certs()  # a university's own authority is in the system's store, not in certifi's
     return context

@@ -42,7 +42,9 @@ class Secret:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and hmac.compare_digest(
-            self._value.encode("utf-8", "surrogatepass"), other._value.encode("utf-8", "surrogatepass"))
+            self._value.encode("utf-8", "surrogatepass"),
+            other._value.encode("utf-8", "surrogatepass"),
+        )
 
     __hash__ = None  # type: ignore[assignment]  # a hash of a password is a thing to guess from
 
@@ -81,8 +83,9 @@ def status() -> str:
     return _last.reason
 
 
-def load(service: str, user: str, *, timeout: float = LIMIT,
-         backend: Callable[[], object] | None = None) -> Secret | None:
+def load(
+    service: str, user: str, *, timeout: float = LIMIT, backend: Callable[[], object] | None = None
+) -> Secret | None:
     """The password that the keyring keeps for `user` at `service`, or None (see `status`)."""
     found = _bounded(lambda ring: ring.get_password(service, user), timeout, backend)
     if found.reason:
@@ -93,8 +96,14 @@ def load(service: str, user: str, *, timeout: float = LIMIT,
     return Secret(found.value)
 
 
-def save(service: str, user: str, password: Secret, *, timeout: float = LIMIT,
-         backend: Callable[[], object] | None = None) -> bool:
+def save(
+    service: str,
+    user: str,
+    password: Secret,
+    *,
+    timeout: float = LIMIT,
+    backend: Callable[[], object] | None = None,
+) -> bool:
     """Keep the password; False (see `status`) when no safe keyring took it. An empty one is never kept."""
     if not password:
         _last.reason = "an empty password is not kept"
@@ -111,9 +120,11 @@ def save(service: str, user: str, password: Secret, *, timeout: float = LIMIT,
     return bool(found.value)
 
 
-def delete(service: str, user: str, *, timeout: float = LIMIT,
-           backend: Callable[[], object] | None = None) -> bool:
+def delete(
+    service: str, user: str, *, timeout: float = LIMIT, backend: Callable[[], object] | None = None
+) -> bool:
     """Forget the password; False when there was none, or the keyring could not be reached (see `status`)."""
+
     def work(ring: Backend) -> bool:
         if ring.get_password(service, user) is None:
             return False
@@ -126,8 +137,9 @@ def delete(service: str, user: str, *, timeout: float = LIMIT,
     return bool(found.value)
 
 
-def _bounded(work: Callable[[Backend], T], timeout: float,
-             backend: Callable[[], object] | None) -> _Answer[T]:
+def _bounded(
+    work: Callable[[Backend], T], timeout: float, backend: Callable[[], object] | None
+) -> _Answer[T]:
     """Do `work` in a thread that may be left behind: a D-Bus call to a stuck service never comes back."""
     answer: _Answer[T] = _Answer()
     done = Event()
@@ -149,7 +161,9 @@ def _bounded(work: Callable[[Backend], T], timeout: float,
     Thread(target=call, name="keyring", daemon=True).start()
     if not done.wait(timeout):
         # A fresh answer, for the thread may still write into its own.
-        answer = _Answer(reason=f"the keyring did not answer within {timeout:g} s (locked, or hanging)")
+        answer = _Answer(
+            reason=f"the keyring did not answer within {timeout:g} s (locked, or hanging)"
+        )
     _last.reason = answer.reason
     return answer
 
@@ -165,7 +179,11 @@ def _safe_backend(ring: object) -> tuple[Backend | None, str]:
 
     The chainer tries one backend after the other, plaintext ones too: it is taken apart.
     """
-    chained = getattr(ring, "backends", None) if _name(ring).startswith("keyring.backends.chainer.") else None
+    chained = (
+        getattr(ring, "backends", None)
+        if _name(ring).startswith("keyring.backends.chainer.")
+        else None
+    )
     rings: list[Backend] = [ring] if chained is None else list(chained)  # type: ignore[list-item]  # checked below
     safe = [one for one in rings if _is_safe(one)]
     if safe:

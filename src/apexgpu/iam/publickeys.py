@@ -99,10 +99,10 @@ def fields(blob: bytes) -> list[bytes] | None:
     """The length-prefixed strings that `blob` consists of, or None when it does not divide into them."""
     found, at = [], 0
     while at < len(blob):
-        length = int.from_bytes(blob[at:at + 4], "big")
+        length = int.from_bytes(blob[at : at + 4], "big")
         if at + 4 + length > len(blob) or at + 4 > len(blob):
             return None
-        found.append(blob[at + 4:at + 4 + length])
+        found.append(blob[at + 4 : at + 4 + length])
         at += 4 + length
     return found
 
@@ -155,4 +155,6 @@ def _joined(lines: list[str]) -> str:
 
 def _printable(text: str) -> str:
     """Server text for display: one line, no control characters, no halves of a character."""
-    return _CONTROL.sub(" ", text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")).strip()
+    return _CONTROL.sub(
+        " ", text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    ).strip()

@@ -122,7 +122,9 @@ class _Followed:
 
     def __init__(self, user: str, before: str, on_log: Callable[[PushLog], None]) -> None:
         self._user = user
-        self._before = before  # the log of an earlier push, perhaps this user's own, and perhaps done
+        self._before = (
+            before  # the log of an earlier push, perhaps this user's own, and perhaps done
+        )
         self._on_log = on_log
         self._text: str | None = None
         self._mine: PushLog | None = None

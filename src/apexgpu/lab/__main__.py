@@ -19,7 +19,9 @@ def main() -> int:
     try:
         from apexgpu.lab import service
 
-        return service.serve(chosen.directory, hosts=chosen.hosts, registered=chosen.registered, pace=chosen.pace)
+        return service.serve(
+            chosen.directory, hosts=chosen.hosts, registered=chosen.registered, pace=chosen.pace
+        )
     except (ApexError, ImportError) as error:
         sys.stderr.write(f"error: {error}\n")
         return getattr(error, "exit_code", 1)

@@ -7,7 +7,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UnknownHostError, UnreachableError, UsageError
+from apexgpu.errors import (
+    ApexError,
+    MissingProgramError,
+    RefusedError,
+    UnknownHostError,
+    UnreachableError,
+    UsageError,
+)
 from apexgpu.files import locked, private_directory
 from apexgpu.lab.layout import Layout
 
@@ -21,14 +28,18 @@ MOST_HOSTS = 256
 _started: dict[int, "subprocess.Popen[bytes]"] = {}
 
 
-def up(home: Path, *, hosts: int, registered: bool, timeout: float = 60, pace: float = 1) -> dict[str, Any]:
+def up(
+    home: Path, *, hosts: int, registered: bool, timeout: float = 60, pace: float = 1
+) -> dict[str, Any]:
     """Start a lab of `hosts` hosts in the directory `home`, or find it running there; its status.
 
     A running lab of another size is an error (RefusedError), as is one that does not come up (ApexError with its
     own last words, UnreachableError after `timeout` seconds).
     """
     if not 1 <= hosts <= MOST_HOSTS:
-        raise UsageError(f"a lab has 1 to {MOST_HOSTS} hosts, not {hosts}", hint="apexgpu lab up --hosts 3")
+        raise UsageError(
+            f"a lab has 1 to {MOST_HOSTS} hosts, not {hosts}", hint="apexgpu lab up --hosts 3"
+        )
     need_extra()
     layout = Layout(private_directory(home).absolute())
     with locked(layout.home / "up.lock", what=f"the lab in {home}", timeout=timeout):
@@ -44,8 +55,16 @@ def status(home: Path) -> dict[str, Any]:
     """The lab as `lab status --json` shows it; `running` is false, and the lists empty, when there is none."""
     layout = Layout(home)
     if not _alive(layout):
-        return {"schema": 1, "running": False, "iam_url": None, "hosts": [], "users": [], "faults": [],
-                "nas": None, "state": None}
+        return {
+            "schema": 1,
+            "running": False,
+            "iam_url": None,
+            "hosts": [],
+            "users": [],
+            "faults": [],
+            "nas": None,
+            "state": None,
+        }
     return _ask(layout, "GET", "/status")
 
 
@@ -94,34 +113,61 @@ def need_extra() -> None:
     missing = [name for name in ("asyncssh", "h11") if find_spec(name) is None]
     if missing:
         message = f"the embedded lab needs {' and '.join(missing)}"
-        raise MissingProgramError(message, hint="pipx install --force '.[lab]'   (in apexgpu's source directory)")
+        raise MissingProgramError(
+            message, hint="pipx install --force '.[lab]'   (in apexgpu's source directory)"
+        )
 
 
 def _start(layout: Layout, *, hosts: int, registered: bool, pace: float, timeout: float) -> None:
     import subprocess
 
-    argv = [sys.executable, "-m", "apexgpu.lab", "serve", "--directory", str(layout.home), "--hosts", str(hosts),
-            "--pace", str(pace), *(["--registered"] if registered else [])]
+    argv = [
+        sys.executable,
+        "-m",
+        "apexgpu.lab",
+        "serve",
+        "--directory",
+        str(layout.home),
+        "--hosts",
+        str(hosts),
+        "--pace",
+        str(pace),
+        *(["--registered"] if registered else []),
+    ]
     flags = 0x00000008 | 0x00000200 if sys.platform == "win32" else 0  # DETACHED_PROCESS, new group
     layout.marker.touch()
     with layout.log.open("ab") as log:
         child = subprocess.Popen(  # noqa: S603 - our own program, with words that we made
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, creationflags=flags, cwd=layout.home.anchor or None,
-            start_new_session=sys.platform != "win32")
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            creationflags=flags,
+            cwd=layout.home.anchor or None,
+            start_new_session=sys.platform != "win32",
+        )
     _started[child.pid] = child
     limit = time.monotonic() + timeout
     while layout.read() is None:
         if child.poll() is not None:
-            raise ApexError(f"the lab did not start: {_last_words(layout)}", hint=f"look at {layout.log}")
+            raise ApexError(
+                f"the lab did not start: {_last_words(layout)}", hint=f"look at {layout.log}"
+            )
         if time.monotonic() > limit:
             child.kill()
             child.wait()
-            raise UnreachableError(f"the lab did not come up within {timeout:g} s", hint=f"look at {layout.log}")
+            raise UnreachableError(
+                f"the lab did not come up within {timeout:g} s", hint=f"look at {layout.log}"
+            )
         time.sleep(_POLL)
 
 
 def _last_words(layout: Layout) -> str:
-    lines = [line for line in layout.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    lines = [
+        line
+        for line in layout.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
     return lines[-1].removeprefix("error: ") if lines else "it ended without a word"
 
 
@@ -129,8 +175,10 @@ def _same(layout: Layout, *, hosts: int, registered: bool) -> None:
     described = _described(layout)
     if described["hosts"] != hosts or (registered and not described["registered"]):
         kind = "registered" if described["registered"] else "not registered"
-        raise RefusedError(f"another lab is running, with {described['hosts']} hosts ({kind})",
-                           hint="apexgpu lab down")
+        raise RefusedError(
+            f"another lab is running, with {described['hosts']} hosts ({kind})",
+            hint="apexgpu lab down",
+        )
 
 
 def _alive(layout: Layout) -> bool:
@@ -156,15 +204,25 @@ def _described(layout: Layout) -> dict[str, Any]:
     return described
 
 
-def _ask(layout: Layout, method: str, path: str, asked: dict[str, Any] | None = None, *,
-         limit: float = _ASK) -> dict[str, Any]:
+def _ask(
+    layout: Layout,
+    method: str,
+    path: str,
+    asked: dict[str, Any] | None = None,
+    *,
+    limit: float = _ASK,
+) -> dict[str, Any]:
     from urllib.error import HTTPError, URLError
     from urllib.request import ProxyHandler, Request, build_opener
 
     described = _described(layout)
     body = None if asked is None else json.dumps(asked).encode()
-    request = Request(f"{described['control']}{path}", body, method=method,  # noqa: S310 - our own, on loopback
-                      headers={"Authorization": f"Bearer {described['token']}"})
+    request = Request(  # noqa: S310  # our own http URL
+        f"{described['control']}{path}",
+        body,
+        method=method,
+        headers={"Authorization": f"Bearer {described['token']}"},
+    )
     try:
         with build_opener(ProxyHandler({})).open(request, timeout=limit) as answer:
             return dict(json.load(answer))
@@ -174,7 +232,9 @@ def _ask(layout: Layout, method: str, path: str, asked: dict[str, Any] | None = 
         kind = UnknownHostError if told["code"] == UnknownHostError.code else UsageError
         raise kind(told["error"], hint=told["hint"], code=told["code"]) from None
     except (URLError, OSError) as error:
-        raise UnreachableError(f"the lab does not answer: {error}", hint="apexgpu lab down") from None
+        raise UnreachableError(
+            f"the lab does not answer: {error}", hint="apexgpu lab down"
+        ) from None
 
 
 def _gone(layout: Layout, timeout: float) -> bool:
@@ -193,7 +253,10 @@ def _kill(layout: Layout, described: dict[str, Any] | None) -> None:
     if described and _held(layout):
         kill(int(described["pid"]))
         if not _gone(layout, 5):
-            raise ApexError(f"the lab's process {described['pid']} cannot be ended", hint=f"kill -9 {described['pid']}")
+            raise ApexError(
+                f"the lab's process {described['pid']} cannot be ended",
+                hint=f"kill -9 {described['pid']}",
+            )
 
 
 def _sweep(described: dict[str, Any] | None) -> None:

@@ -28,7 +28,9 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class ContainerDoor(Door):
     """The user's own door: the keys are the container's file, as it is now."""
 
-    def __init__(self, world: World, host: Host, container: Container, tasks: set[asyncio.Task[None]]) -> None:
+    def __init__(
+        self, world: World, host: Host, container: Container, tasks: set[asyncio.Task[None]]
+    ) -> None:
         super().__init__(world, host, tasks)
         self.container = container
 
@@ -45,12 +47,17 @@ class ContainerDoor(Door):
         """A shell, a command or a file transfer."""
         return ContainerSession(self)
 
-    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str,
-                             orig_port: int) -> Awaitable[asyncssh.SSHTCPSession[bytes]]:
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> Awaitable[asyncssh.SSHTCPSession[bytes]]:
         """Forwarding: the container's own ports are this machine's, and nothing else can be reached."""
         if self.world.faults.take(self.host.name, "drop"):
             asyncio.get_running_loop().call_soon(self.cut)
-        if dest_host not in {*_LOCAL, f"{self.host.name}-{self.container.user}", self.container.address}:
+        if dest_host not in {
+            *_LOCAL,
+            f"{self.host.name}-{self.container.user}",
+            self.container.address,
+        }:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "No route to host")
         return self._connect(dest_port)
 
@@ -74,7 +81,9 @@ class ContainerSession(SSHServerStreamSession[bytes]):
         self._job: Job | None = None
         self._gone = asyncio.Event()
 
-    def pty_requested(self, term_type: str, term_size: TerminalSize, term_modes: Mapping[int, int]) -> bool:
+    def pty_requested(
+        self, term_type: str, term_size: TerminalSize, term_modes: Mapping[int, int]
+    ) -> bool:
         """Terminals are there wherever this machine has them."""
         return sys.platform != "win32"
 
@@ -98,23 +107,38 @@ class ContainerSession(SSHServerStreamSession[bytes]):
         super().connection_lost(exc)
         self._gone.set()
 
-    def _begin(self, stdin: asyncssh.SSHReader[bytes], stdout: asyncssh.SSHWriter[bytes],
-               stderr: asyncssh.SSHWriter[bytes]) -> None:
+    def _begin(
+        self,
+        stdin: asyncssh.SSHReader[bytes],
+        stdout: asyncssh.SSHWriter[bytes],
+        stderr: asyncssh.SSHWriter[bytes],
+    ) -> None:
         """Not by asyncssh's own task: nobody would wait for that one when the lab ends."""
         self._door.spawn(self._serve(stdin, stdout, stderr))
 
-    async def _serve(self, stdin: asyncssh.SSHReader[bytes], stdout: asyncssh.SSHWriter[bytes],
-                     stderr: asyncssh.SSHWriter[bytes]) -> None:
+    async def _serve(
+        self,
+        stdin: asyncssh.SSHReader[bytes],
+        stdout: asyncssh.SSHWriter[bytes],
+        stderr: asyncssh.SSHWriter[bytes],
+    ) -> None:
         channel: asyncssh.SSHServerChannel[bytes] = stdout.channel  # type: ignore[assignment]  # of a server
         if channel.get_extra_info("peername") is None:
             return  # the client went between its request and this task's first turn
         command = channel.get_command()
         job = self._job = await self._start(channel, command)
         drop = self._door.world.faults.take(self._door.host.name, "drop")
-        translate = command is not None and READS_COMMANDS.fullmatch(command) is not None and not job.terminal
+        translate = (
+            command is not None
+            and READS_COMMANDS.fullmatch(command) is not None
+            and not job.terminal
+        )
         feeding = asyncio.ensure_future(self._feed(stdin, job, translate=translate))
-        pumps = [asyncio.ensure_future(_deliver(reader, writer, self.paths.outward(command), self._gone))
-                 for reader, writer in ((job.out, stdout), (job.err, stderr)) if reader]
+        pumps = [
+            asyncio.ensure_future(_deliver(reader, writer, self.paths.outward(command), self._gone))
+            for reader, writer in ((job.out, stdout), (job.err, stderr))
+            if reader
+        ]
         try:
             with _logged_in(self._door, channel.get_terminal_type()):
                 code = await self._until_end(job, pumps, drop=drop)
@@ -130,8 +154,11 @@ class ContainerSession(SSHServerStreamSession[bytes]):
         shell = shutil.which("bash") or shutil.which("sh") or os.environ.get("COMSPEC", "cmd.exe")
         flag = "/c" if shell.lower().endswith("cmd.exe") else "-c"
         terminal = channel.get_terminal_type()
-        argv = [shell, flag, self.paths.inward(command)] if command is not None else \
-            [shell, *(["-i"] if terminal else [])]
+        argv = (
+            [shell, flag, self.paths.inward(command)]
+            if command is not None
+            else [shell, *(["-i"] if terminal else [])]
+        )
         env = environment(self._door, channel, shell)
         home = self._door.container.home
         if terminal:
@@ -146,12 +173,15 @@ class ContainerSession(SSHServerStreamSession[bytes]):
             while data := await (stdin.readline() if translate else stdin.read(65536)):
                 if translate:
                     data = self.paths.inward(data.decode("utf-8", "surrogateescape")).encode(
-                        "utf-8", "surrogateescape")
+                        "utf-8", "surrogateescape"
+                    )
                 job.feed.write(data)
                 await job.feed.drain()
         job.end_input()
 
-    async def _until_end(self, job: Job, pumps: list[asyncio.Task[None]], *, drop: bool) -> int | None:
+    async def _until_end(
+        self, job: Job, pumps: list[asyncio.Task[None]], *, drop: bool
+    ) -> int | None:
         """The exit status, or None when the client went first."""
         ending = asyncio.ensure_future(drained(job, pumps))
         leaving = asyncio.ensure_future(self._gone.wait())
@@ -177,22 +207,36 @@ def container_paths(world: World, host: Host, container: Container) -> Paths:
     return Paths(container, {"NAS": world.nas, "newNAS": world.new_nas, "SSD": ssd})
 
 
-def environment(door: ContainerDoor, channel: "asyncssh.SSHServerChannel[bytes]", shell: str) -> dict[str, str]:
+def environment(
+    door: ContainerDoor, channel: "asyncssh.SSHServerChannel[bytes]", shell: str
+) -> dict[str, str]:
     """A login's environment: nothing of this process's own, and the stand-in programs first."""
     container, tools = door.container, door.world.directory / "bin"
-    sent = {os.fsdecode(name): os.fsdecode(value) for name, value in channel.get_environment_bytes().items()}
+    sent = {
+        os.fsdecode(name): os.fsdecode(value)
+        for name, value in channel.get_environment_bytes().items()
+    }
     system = _SYSTEM_PATH if sys.platform != "win32" else os.environ.get("PATH", "")
     peer, port = channel.get_extra_info("peername")[:2]
     own, own_port = channel.get_extra_info("sockname")[:2]
     env = {
-        "HOME": str(container.home), "USER": container.user, "LOGNAME": container.user, "SHELL": shell,
-        "PATH": f"{tools}{os.pathsep}{system}", "LANG": "C.UTF-8", "TMPDIR": str(container.rootfs / "tmp"),
-        "SSH_CLIENT": f"{peer} {port} {own_port}", "SSH_CONNECTION": f"{peer} {port} {own} {own_port}",
-        "APEXGPU_LAB_BIN": str(tools), "APEXGPU_LAB_HOST": door.host.name,
+        "HOME": str(container.home),
+        "USER": container.user,
+        "LOGNAME": container.user,
+        "SHELL": shell,
+        "PATH": f"{tools}{os.pathsep}{system}",
+        "LANG": "C.UTF-8",
+        "TMPDIR": str(container.rootfs / "tmp"),
+        "SSH_CLIENT": f"{peer} {port} {own_port}",
+        "SSH_CONNECTION": f"{peer} {port} {own} {own_port}",
+        "APEXGPU_LAB_BIN": str(tools),
+        "APEXGPU_LAB_HOST": door.host.name,
         "APEXGPU_LAB_CONTAINER": f"{container.directory}/",
         **{name: value for name, value in sent.items() if name == "LANG" or name.startswith("LC_")},
     }
-    for name, value in login_variables(container).items():  # PATH is added to: the stand-ins come first
+    for name, value in login_variables(
+        container
+    ).items():  # PATH is added to: the stand-ins come first
         env[name] = f"{env[name]}{os.pathsep}{value}" if name == "PATH" else env.get(name, value)
     if sys.platform == "win32":
         env["SYSTEMROOT"] = os.environ.get("SYSTEMROOT", "")
@@ -206,15 +250,23 @@ def environment(door: ContainerDoor, channel: "asyncssh.SSHServerChannel[bytes]"
 def login_variables(container: Container) -> dict[str, str]:
     """What the container's /etc/environment gives every login, as pam_env reads it."""
     try:
-        lines = (container.rootfs / "etc" / "environment").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (
+            (container.rootfs / "etc" / "environment")
+            .read_text(encoding="utf-8", errors="replace")
+            .splitlines()
+        )
     except OSError:
         return {}
     pairs = [line.strip().removeprefix("export ").partition("=") for line in lines if "=" in line]
     return {name: value.strip("\"'") for name, _, value in pairs if name.isidentifier()}
 
 
-async def _deliver(reader: asyncio.StreamReader, writer: asyncssh.SSHWriter[bytes], outward: Outward,
-                   gone: asyncio.Event) -> None:
+async def _deliver(
+    reader: asyncio.StreamReader,
+    writer: asyncssh.SSHWriter[bytes],
+    outward: Outward,
+    gone: asyncio.Event,
+) -> None:
     """Program to client, in the container's names; what may be half a name waits a moment for its rest."""
     reading: asyncio.Task[bytes] | None = None
     try:
@@ -240,7 +292,17 @@ def _say_exit(channel: "asyncssh.SSHServerChannel[bytes]", code: int) -> None:
     if code >= 0:
         channel.exit(code)
         return
-    names = {1: "HUP", 2: "INT", 3: "QUIT", 6: "ABRT", 9: "KILL", 11: "SEGV", 13: "PIPE", 14: "ALRM", 15: "TERM"}
+    names = {
+        1: "HUP",
+        2: "INT",
+        3: "QUIT",
+        6: "ABRT",
+        9: "KILL",
+        11: "SEGV",
+        13: "PIPE",
+        14: "ALRM",
+        15: "TERM",
+    }
     channel.exit_with_signal(names.get(-code, "TERM"))
 
 
@@ -252,7 +314,9 @@ def _logged_in(door: ContainerDoor, terminal: str | None) -> Iterator[None]:
         return
     notes = door.container.notes
     path = notes / f"session-{id(door):x}-{time.monotonic_ns()}.json"
-    path.write_text(json.dumps({"user": door.user, "from": door.peer, "since": time.time()}), encoding="utf-8")
+    path.write_text(
+        json.dumps({"user": door.user, "from": door.peer, "since": time.time()}), encoding="utf-8"
+    )
     try:
         yield
     finally:

@@ -110,7 +110,11 @@ class Host:
     def container_of(self, address: str) -> Container | None:
         """The running container that has `address` now."""
         for account in self.accounts.values():
-            if account.container and account.container.running and account.container.address == address:
+            if (
+                account.container
+                and account.container.running
+                and account.container.address == address
+            ):
                 return account.container
         return None
 
@@ -134,4 +138,6 @@ def size_du(count: int) -> str:
             break
         scale *= 1024
     tenths = -(-kibibytes * 10 // scale)
-    return f"{tenths // 10}.{tenths % 10}{unit}" if tenths < 100 else f"{-(-kibibytes // scale)}{unit}"
+    return (
+        f"{tenths // 10}.{tenths % 10}{unit}" if tenths < 100 else f"{-(-kibibytes // scale)}{unit}"
+    )

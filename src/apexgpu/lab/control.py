@@ -38,7 +38,9 @@ class Control:
         """One request; errors come back as `{"error", "hint", "code"}` with status 400."""
         sent = request.headers.get("authorization", "")
         if not secrets.compare_digest(sent.encode(), f"Bearer {self.token}".encode()):
-            return _json(403, {"error": "the token is not this lab's", "hint": None, "code": "refused"})
+            return _json(
+                403, {"error": "the token is not this lab's", "hint": None, "code": "refused"}
+            )
         try:
             return _json(200, self._obey(request))
         except ApexError as error:

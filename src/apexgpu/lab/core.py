@@ -32,7 +32,9 @@ _PLAIN_PATH = re.compile(r"[\w@%+=:,./\\-]+")
 class Core:
     """The lab: `start` it, use `world`, `stop` it. All in the loop that started it."""
 
-    def __init__(self, home: Path, *, hosts: int, registered: bool, pace: float = 1, shared: bool = False) -> None:
+    def __init__(
+        self, home: Path, *, hosts: int, registered: bool, pace: float = 1, shared: bool = False
+    ) -> None:
         self.layout = Layout(Path(os.path.realpath(private_directory(home))))
         self.registered = registered
         self.iam_url = ""
@@ -42,7 +44,9 @@ class Core:
         iam_address, found = find_places(hosts, shared=shared)
         self._sockets = [sock for _, sock in found]
         self._iam_address = iam_address
-        self.world = World(self._alias or self.layout.home, [place for place, _ in found], pace=pace)
+        self.world = World(
+            self._alias or self.layout.home, [place for place, _ in found], pace=pace
+        )
         self.network = LoopbackNetwork(self.world)
         self.pusher = Pusher(self.world)
         self.control = Control(self, secrets.token_urlsafe(24))
@@ -52,7 +56,9 @@ class Core:
         """Serve; lab.json is written when everything listens."""
         logging.getLogger("asyncssh").setLevel(logging.CRITICAL)
         asyncio.get_running_loop().set_exception_handler(self._trouble)
-        self.layout.marker.write_text("a lab of apexgpu; `apexgpu lab down` deletes it\n", encoding="utf-8")
+        self.layout.marker.write_text(
+            "a lab of apexgpu; `apexgpu lab down` deletes it\n", encoding="utf-8"
+        )
         standins.install(self.world.directory / "bin")
         self.network.listen(self._sockets)
         site = Site(self.world, self.pusher)
@@ -80,14 +86,33 @@ class Core:
         """The lab as `lab status --json` shows it."""
         world = self.world
         return {
-            "schema": 1, "running": True, "iam_url": self.iam_url, "registered": self.registered,
-            "hosts": [{"host": host.name, "address": host.address, "port": host.manage_port,
-                       "containers": [self._container(host.name, user) for user, account in host.accounts.items()
-                                      if account.container]} for host in world.hosts.values()],
-            "users": [{"name": one.name, "display_name": one.display_name, "password": one.password}
-                      for one in world.roster.people.values() if one.name not in ("carol", "dave")],
-            "faults": world.faults.listed(), "nas": str(self.layout.home / "nas"), "state": str(self.layout.state),
-            "directory": str(self.layout.home), "pid": os.getpid(),
+            "schema": 1,
+            "running": True,
+            "iam_url": self.iam_url,
+            "registered": self.registered,
+            "hosts": [
+                {
+                    "host": host.name,
+                    "address": host.address,
+                    "port": host.manage_port,
+                    "containers": [
+                        self._container(host.name, user)
+                        for user, account in host.accounts.items()
+                        if account.container
+                    ],
+                }
+                for host in world.hosts.values()
+            ],
+            "users": [
+                {"name": one.name, "display_name": one.display_name, "password": one.password}
+                for one in world.roster.people.values()
+                if one.name not in ("carol", "dave")
+            ],
+            "faults": world.faults.listed(),
+            "nas": str(self.layout.home / "nas"),
+            "state": str(self.layout.state),
+            "directory": str(self.layout.home),
+            "pid": os.getpid(),
         }
 
     def _container(self, host_name: str, user: str) -> dict[str, Any]:
@@ -95,11 +120,18 @@ class Core:
         container = host.accounts[user].container
         if container is None:
             return {"user": user}
-        return {"user": user, "state": container.state, "pid": container.pid or None,
-                "address": container.address or None, "port": self.world.port_of(host, user),
-                "rootfs": str(container.rootfs),
-                "maps": [{"host_port": one.host_port, "container_port": one.container_port}
-                         for one in self.world.maps(host, container)]}
+        return {
+            "user": user,
+            "state": container.state,
+            "pid": container.pid or None,
+            "address": container.address or None,
+            "port": self.world.port_of(host, user),
+            "rootfs": str(container.rootfs),
+            "maps": [
+                {"host_port": one.host_port, "container_port": one.container_port}
+                for one in self.world.maps(host, container)
+            ],
+        }
 
     def _write_client_files(self) -> None:
         """An identity, known_hosts and ssh config of the lab's own; with `registered`, a user who is everywhere."""
@@ -126,14 +158,23 @@ class Core:
         rows = []
         for host in self.world.hosts.values():
             rows.append(f"[{host.address}]:{host.manage_port} {public_line(host.key)}")
-            rows += [f"[{host.address}]:{port + host.shift} {template}" for port in (FIRST_PORT, FIRST_PORT + 1)]
+            rows += [
+                f"[{host.address}]:{port + host.shift} {template}"
+                for port in (FIRST_PORT, FIRST_PORT + 1)
+            ]
         return "".join(rows)
 
     def _describe(self, control_port: int) -> None:
         description = {
-            "schema": 1, "pid": os.getpid(), "iam_url": self.iam_url, "control": f"http://127.0.0.1:{control_port}",
-            "token": self.control.token, "hosts": len(self.world.hosts), "registered": self.registered,
-            "root": str(self.world.directory), "alias": str(self._alias) if self._alias else None,
+            "schema": 1,
+            "pid": os.getpid(),
+            "iam_url": self.iam_url,
+            "control": f"http://127.0.0.1:{control_port}",
+            "token": self.control.token,
+            "hosts": len(self.world.hosts),
+            "registered": self.registered,
+            "root": str(self.world.directory),
+            "alias": str(self._alias) if self._alias else None,
         }
         replace_atomically(self.layout.description, json.dumps(description, indent=1).encode())
 
@@ -145,9 +186,16 @@ class Core:
 
 
 def _global_block(layout: Layout) -> str:
-    rows = {"IdentityFile": layout.identity, "IdentitiesOnly": "yes", "UserKnownHostsFile": layout.known_hosts,
-            "StrictHostKeyChecking": "yes"}
-    lines = (f'    {name} "{value}"' if " " in str(value) else f"    {name} {value}" for name, value in rows.items())
+    rows = {
+        "IdentityFile": layout.identity,
+        "IdentitiesOnly": "yes",
+        "UserKnownHostsFile": layout.known_hosts,
+        "StrictHostKeyChecking": "yes",
+    }
+    lines = (
+        f'    {name} "{value}"' if " " in str(value) else f"    {name} {value}"
+        for name, value in rows.items()
+    )
     return "Host *\n" + "\n".join(lines) + "\n"
 
 
@@ -160,5 +208,3 @@ def _plain_alias(home: Path) -> Path | None:
         alias.symlink_to(home)
         return alias
     return None
-
-

@@ -8,55 +8,68 @@ from apexgpu.errors import UsageError
 
 IAM = "iam"
 
-HOST_KINDS = MappingProxyType({
-    "refuse": "the manage port refuses connections (with --times: resets that many)",
-    "dead": "every port of the host is closed and its open connections are cut",
-    "silent": "connections are accepted, and nothing is ever said",
-    "slow": "connections are answered seconds late",
-    "denied": "every public key is refused",
-    "drop": "the connection is cut in the middle of the next command",
-    "reboot": "the host restarts in the middle of the next command: what ran is dead, containers are stopped",
-    "garble": "the manage shell says something nobody knows",
-    "hang": "logins succeed, and the manage shell waits for IAM for ever",
-    "iam-down": "the manage shell cannot reach IAM",
-    "no-address": "containers get no address: a start polls for ever",
-    "no-forward": "ports of running containers are no longer forwarded, nor does a start forward them",
-    "start-fails": "containers do not start",
-    "driver-mismatch": "a start finds another NVIDIA driver and no installer for it",
-    "driver-install": "a start finds another NVIDIA driver and installs the host's",
-    "expired-token": "every token is dead when it is printed",
-    "nas-full": "the NAS has no room: a snapshot is cut short, with words on stderr only",
-    "nas-readonly": "the NAS is mounted read-only",
-    "damaged-archive": "snapshots come out cut short without a word",
-    "user-not-made": "a recover cannot make the user in the container, and says Done",
-    "two-addresses": "running containers have a second address, which breaks the port commands",
-    "no-port-command": "an older manage shell without the port command",
-    "register-overwritten": "another user's push has replaced the keys of register (once; a push cures it)",
-    "half-made": "accounts are half-made: an ordinary login shell and no container (clear: they are deleted)",
-    "host-key-changed": "the host shows another host key",
-    "gpu-mismatch": "nvidia-smi finds a driver of another version than its library's",
-    "gpu-lost": "nvidia-smi finds a GPU that is lost",
-    "gpu-none": "nvidia-smi finds no GPU",
-    "gpu-no-driver": "there is no nvidia-smi in the containers",
-    "gpu-hang": "nvidia-smi never answers",
-})
+HOST_KINDS = MappingProxyType(
+    {
+        "refuse": "the manage port refuses connections (with --times: resets that many)",
+        "dead": "every port of the host is closed and its open connections are cut",
+        "silent": "connections are accepted, and nothing is ever said",
+        "slow": "connections are answered seconds late",
+        "denied": "every public key is refused",
+        "drop": "the connection is cut in the middle of the next command",
+        "reboot": "the host restarts in the middle of the next command: what ran is dead, containers are stopped",
+        "garble": "the manage shell says something nobody knows",
+        "hang": "logins succeed, and the manage shell waits for IAM for ever",
+        "iam-down": "the manage shell cannot reach IAM",
+        "no-address": "containers get no address: a start polls for ever",
+        "no-forward": "ports of running containers are no longer forwarded, nor does a start forward them",
+        "start-fails": "containers do not start",
+        "driver-mismatch": "a start finds another NVIDIA driver and no installer for it",
+        "driver-install": "a start finds another NVIDIA driver and installs the host's",
+        "expired-token": "every token is dead when it is printed",
+        "nas-full": "the NAS has no room: a snapshot is cut short, with words on stderr only",
+        "nas-readonly": "the NAS is mounted read-only",
+        "damaged-archive": "snapshots come out cut short without a word",
+        "user-not-made": "a recover cannot make the user in the container, and says Done",
+        "two-addresses": "running containers have a second address, which breaks the port commands",
+        "no-port-command": "an older manage shell without the port command",
+        "register-overwritten": "another user's push has replaced the keys of register (once; a push cures it)",
+        "half-made": "accounts are half-made: an ordinary login shell and no container (clear: they are deleted)",
+        "host-key-changed": "the host shows another host key",
+        "gpu-mismatch": "nvidia-smi finds a driver of another version than its library's",
+        "gpu-lost": "nvidia-smi finds a GPU that is lost",
+        "gpu-none": "nvidia-smi finds no GPU",
+        "gpu-no-driver": "there is no nvidia-smi in the containers",
+        "gpu-hang": "nvidia-smi never answers",
+    }
+)
 
-IAM_KINDS = MappingProxyType({
-    "down": "connections are refused",
-    "hang": "connections are accepted and requests never answered",
-    "slow": "requests are answered seconds late",
-    "stuck-pusher": "pushes of keys never end (also set by a dead host; clear: an administrator restarts it)",
-    "html": "an HTML page instead of the ssh config",
-    "garbled-config": "an ssh config with lines that nobody should believe",
-    "db-locked": "storing keys fails with status 500",
-})
+IAM_KINDS = MappingProxyType(
+    {
+        "down": "connections are refused",
+        "hang": "connections are accepted and requests never answered",
+        "slow": "requests are answered seconds late",
+        "stuck-pusher": "pushes of keys never end (also set by a dead host; clear: an administrator restarts it)",
+        "html": "an HTML page instead of the ssh config",
+        "garbled-config": "an ssh config with lines that nobody should believe",
+        "db-locked": "storing keys fails with status 500",
+    }
+)
 
 
 # Every kind by its name; what it does to IAM, where it does something there, comes last.
-KINDS = MappingProxyType({
-    kind: "; ".join(part for part in (HOST_KINDS.get(kind), f"{IAM}: {IAM_KINDS[kind]}" if kind in IAM_KINDS else None)
-                    if part)
-    for kind in (*HOST_KINDS, *(kind for kind in IAM_KINDS if kind not in HOST_KINDS))})
+KINDS = MappingProxyType(
+    {
+        kind: "; ".join(
+            part
+            for part in (
+                HOST_KINDS.get(kind),
+                f"{IAM}: {IAM_KINDS[kind]}" if kind in IAM_KINDS else None,
+            )
+            if part
+        )
+        for kind in (*HOST_KINDS, *(kind for kind in IAM_KINDS if kind not in HOST_KINDS))
+    }
+)
 
 ONCE = frozenset({"register-overwritten"})  # events: for these "until cleared" would leave no cure
 
@@ -72,7 +85,9 @@ class FaultBoard:
         """Put a fault in force at a host or "iam", for `times` occasions or until cleared."""
         check(where, kind)
         if times is not None and times < 1:
-            raise UsageError(f"a fault cannot happen {times} times", hint="leave --times out: until cleared")
+            raise UsageError(
+                f"a fault cannot happen {times} times", hint="leave --times out: until cleared"
+            )
         self._left[where, kind] = 1 if times is None and kind in ONCE else times
         self._changed(where, kind)
 
@@ -105,7 +120,10 @@ class FaultBoard:
 
     def listed(self) -> list[dict[str, Any]]:
         """The faults in force as `{"host", "kind", "times"}`; times is None when until cleared."""
-        return [{"host": where, "kind": kind, "times": left} for (where, kind), left in self._left.items()]
+        return [
+            {"host": where, "kind": kind, "times": left}
+            for (where, kind), left in self._left.items()
+        ]
 
 
 def check(where: str, kind: str) -> None:

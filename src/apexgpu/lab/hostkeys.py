@@ -28,6 +28,6 @@ def blobs(authorized_keys: str) -> set[bytes]:
                 blob = base64.b64decode(text, validate=True)
             except (binascii.Error, ValueError):
                 continue
-            if blob[4:4 + len(kind)] == kind.encode():
+            if blob[4 : 4 + len(kind)] == kind.encode():
                 found.add(blob)
     return found

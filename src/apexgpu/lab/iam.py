@@ -9,9 +9,13 @@ from apexgpu.lab.pusher import LOG_PATH, Pusher
 from apexgpu.lab.web import Request, Response, plain
 from apexgpu.lab.world import World
 
-_GARBLED = ("Host *\n    ProxyCommand touch /tmp/owned\nHost gpu2-manage gpu3\n"
-            "    HostName = evil.example\n    User \x1b[2J\n")
-_PAGE = '<!doctype html>\n<html lang="en">\n<title>{title}</title>\n<h1>{title}</h1>\n{body}\n</html>\n'
+_GARBLED = (
+    "Host *\n    ProxyCommand touch /tmp/owned\nHost gpu2-manage gpu3\n"
+    "    HostName = evil.example\n    User \x1b[2J\n"
+)
+_PAGE = (
+    '<!doctype html>\n<html lang="en">\n<title>{title}</title>\n<h1>{title}</h1>\n{body}\n</html>\n'
+)
 _USER_TEXTS: dict[str, Callable[[World, str], str]] = {
     "name": lambda world, name: world.roster.registered[name].display_name,
     "port": lambda world, name: str(world.roster.registered[name].port),
@@ -48,7 +52,10 @@ class Site:
             case ["users"]:
                 return plain(self._users())
             case ["log", "push-keys"]:
-                return plain(self.pusher.log, **({"Refresh": f"1; url={LOG_PATH}"} if self.pusher.running else {}))
+                return plain(
+                    self.pusher.log,
+                    **({"Refresh": f"1; url={LOG_PATH}"} if self.pusher.running else {}),
+                )
             case ["manage", "ssh-key", name]:
                 return self._manage(name)
         return self._of_user(parts)
@@ -57,7 +64,9 @@ class Site:
         match parts:
             case ["user", name, ".ssh/config"]:
                 return self._config(name)
-            case ["user", name, what] if what in _USER_TEXTS and name in self.world.roster.registered:
+            case ["user", name, what] if (
+                what in _USER_TEXTS and name in self.world.roster.registered
+            ):
                 return plain(_USER_TEXTS[what](self.world, name))
         return page(404, "Not Found")
 
@@ -65,7 +74,11 @@ class Site:
         match parts:
             case ["manage", "ssh-key"]:
                 name = request.form.get("username")
-                return page(400, "Bad Request") if name is None else _redirect(request, f"/manage/ssh-key/{name}")
+                return (
+                    page(400, "Bad Request")
+                    if name is None
+                    else _redirect(request, f"/manage/ssh-key/{name}")
+                )
             case ["manage", "ssh-key", name]:
                 return self._store(request, name)
         return page(404, "Not Found")
@@ -92,8 +105,10 @@ class Site:
             return page(500, "Internal Server Error")
         self.world.roster.visit(name)
         keys = html.escape(self.world.roster.keys.get(name, ""))
-        form = (f'<form method="post"><textarea name="keys" rows="10" cols="80">{keys}</textarea>'
-                '<input type="password" name="password"><input type="submit" value="Apply"></form>')
+        form = (
+            f'<form method="post"><textarea name="keys" rows="10" cols="80">{keys}</textarea>'
+            '<input type="password" name="password"><input type="submit" value="Apply"></form>'
+        )
         return page(200, f"SSH keys of {html.escape(person.display_name)}", form)
 
     def _users(self) -> str:
@@ -102,11 +117,14 @@ class Site:
 
     def _front(self) -> Response:
         rows = "".join(
-            f'<tr><td>{html.escape(one.name)}<td>{html.escape(one.display_name)}<td>{one.port}'
+            f"<tr><td>{html.escape(one.name)}<td>{html.escape(one.display_name)}<td>{one.port}"
             f'<td><a href="/user/{one.name}/.ssh/config">(.ssh/config)</a>'
-            for one in self.world.roster.registered.values())
-        form = ('<form method="post" action="/manage/ssh-key"><input name="username">'
-                '<input type="submit" value="Manage"></form>')
+            for one in self.world.roster.registered.values()
+        )
+        form = (
+            '<form method="post" action="/manage/ssh-key"><input name="username">'
+            '<input type="submit" value="Manage"></form>'
+        )
         return page(200, "IAM", f"{form}<table>{rows}</table>")
 
     def _config(self, name: str) -> Response:
@@ -122,12 +140,18 @@ def ssh_config(world: World, name: str) -> str:
 
     The one thing that the real site does not say is the `Port` of the -manage blocks: there it is 22.
     """
-    manage = "".join(f"Host {host.name}-manage\n    HostName {host.address}\n    User {name}\n"
-                     f"    Port {host.manage_port}\n" for host in world.hosts.values())
+    manage = "".join(
+        f"Host {host.name}-manage\n    HostName {host.address}\n    User {name}\n"
+        f"    Port {host.manage_port}\n"
+        for host in world.hosts.values()
+    )
     if name not in world.roster.registered:
         return manage
-    return manage + "".join(f"Host {host.name}\n    HostName {host.address}\n    User {name}\n"
-                            f"    Port {world.port_of(host, name)}\n" for host in world.hosts.values())
+    return manage + "".join(
+        f"Host {host.name}\n    HostName {host.address}\n    User {name}\n"
+        f"    Port {world.port_of(host, name)}\n"
+        for host in world.hosts.values()
+    )
 
 
 def page(status: int, title: str, body: str = "") -> Response:

@@ -65,8 +65,14 @@ class Lab:
 
 
 @contextmanager
-def running(directory: Path, *, hosts: int = 2, registered: bool = False, pace: float = 0,
-            shared: bool = False) -> Iterator[Lab]:
+def running(
+    directory: Path,
+    *,
+    hosts: int = 2,
+    registered: bool = False,
+    pace: float = 0,
+    shared: bool = False,
+) -> Iterator[Lab]:
     """A lab in `directory` that serves while the block runs; `shared` puts all hosts on one address."""
     ready: Future[Lab] = Future()
 

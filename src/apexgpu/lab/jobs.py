@@ -11,15 +11,23 @@ from pathlib import Path
 from apexgpu.lab.processes import kill_group
 
 GRACE = 1.0  # seconds between the hang-up and the end for a program whose client has gone
-_LAST_WORDS = 3.0  # seconds to read on from a terminal whose shell has ended, where something still holds it
+_LAST_WORDS = (
+    3.0  # seconds to read on from a terminal whose shell has ended, where something still holds it
+)
 TerminalSize = tuple[int, int, int, int]
 
 
 class Job:
     """One program: its output streams, its input, and its end."""
 
-    def __init__(self, process: asyncio.subprocess.Process, out: asyncio.StreamReader | None,
-                 err: asyncio.StreamReader | None, feed: asyncio.StreamWriter | None, master: int | None) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        out: asyncio.StreamReader | None,
+        err: asyncio.StreamReader | None,
+        feed: asyncio.StreamWriter | None,
+        master: int | None,
+    ) -> None:
         self.process = process
         self.out = out
         self.err = err
@@ -72,7 +80,9 @@ class Job:
         await self._end()
         if self.feed is not None:
             self.feed.close()
-        transport = getattr(self.process, "_transport", None)  # asyncio has no public way to close the pipes
+        transport = getattr(
+            self.process, "_transport", None
+        )  # asyncio has no public way to close the pipes
         if transport is not None:
             transport.close()
         for stream in (self.out, self.err):
@@ -85,7 +95,14 @@ async def with_pipes(argv: list[str], env: dict[str, str], cwd: Path) -> Job:
     """Start a program with stdin, stdout and stderr on pipes."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd=cwd, start_new_session=sys.platform != "win32")
+        *argv,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        env=env,
+        cwd=cwd,
+        start_new_session=sys.platform != "win32",
+    )
     return Job(process, process.stdout, process.stderr, process.stdin, None)
 
 
@@ -95,7 +112,14 @@ async def with_terminal(argv: list[str], env: dict[str, str], cwd: Path, size: T
     _set_size(master, size)
     try:
         process = await asyncio.create_subprocess_exec(
-            *argv, stdin=slave, stdout=slave, stderr=slave, env=env, cwd=cwd, preexec_fn=_own_terminal)
+            *argv,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=env,
+            cwd=cwd,
+            preexec_fn=_own_terminal,
+        )
     except BaseException:
         os.close(master)
         raise
@@ -105,7 +129,8 @@ async def with_terminal(argv: list[str], env: dict[str, str], cwd: Path, size: T
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: _TerminalEnd(reader), os.fdopen(master, "rb", 0))
     transport, protocol = await loop.connect_write_pipe(
-        asyncio.streams.FlowControlMixin, os.fdopen(os.dup(master), "wb", 0))
+        asyncio.streams.FlowControlMixin, os.fdopen(os.dup(master), "wb", 0)
+    )
     writer = asyncio.StreamWriter(transport, protocol, None, loop)
     return Job(process, reader, None, writer, master)
 
@@ -143,4 +168,8 @@ def _set_size(master: int, size: TerminalSize) -> None:
 
     columns, rows, width, height = size
     with contextlib.suppress(OSError):
-        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows or 24, columns or 80, width, height))
+        fcntl.ioctl(
+            master,
+            termios.TIOCSWINSZ,
+            struct.pack("HHHH", rows or 24, columns or 80, width, height),
+        )

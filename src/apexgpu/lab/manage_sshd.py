@@ -13,8 +13,14 @@ from apexgpu.lab.shell import manage
 from apexgpu.lab.sshd import Door
 
 # Where "the middle" of a command is: the line after which a cut leaves the work half done.
-_MIDDLES = ("Starting your container...", "Stopping your container...", "Taking a snapshot...", "\t/NAS/",
-            "\t/newNAS/", "Creating user...")
+_MIDDLES = (
+    "Starting your container...",
+    "Stopping your container...",
+    "Taking a snapshot...",
+    "\t/NAS/",
+    "\t/newNAS/",
+    "Creating user...",
+)
 
 
 class ManageDoor(Door):
@@ -46,8 +52,9 @@ class ManageSession(asyncssh.SSHServerSession[bytes]):
         """The channel to answer on."""
         self._channel = chan
 
-    def pty_requested(self, term_type: str, term_size: tuple[int, int, int, int],
-                      term_modes: Mapping[int, int]) -> bool:
+    def pty_requested(
+        self, term_type: str, term_size: tuple[int, int, int, int], term_modes: Mapping[int, int]
+    ) -> bool:
         """A terminal changes what a lost connection does."""
         self._terminal = True
         return True
@@ -73,7 +80,9 @@ class ManageSession(asyncssh.SSHServerSession[bytes]):
         door = self._door
         reboot = door.world.faults.take(door.host.name, "reboot")
         cut = reboot or door.world.faults.take(door.host.name, "drop")
-        self._console = ChannelConsole(door, self._channel, tty=self._terminal, cut=cut, reboot=reboot)
+        self._console = ChannelConsole(
+            door, self._channel, tty=self._terminal, cut=cut, reboot=reboot
+        )
         door.spawn(self._answer(self._console, self._channel))
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
@@ -90,7 +99,9 @@ class ManageSession(asyncssh.SSHServerSession[bytes]):
         if self._console:
             self._console.lose()
 
-    async def _answer(self, console: "ChannelConsole", channel: asyncssh.SSHServerChannel[bytes]) -> None:
+    async def _answer(
+        self, console: "ChannelConsole", channel: asyncssh.SSHServerChannel[bytes]
+    ) -> None:
         try:
             code = await self._work(console)
         except ClientGone:
@@ -118,8 +129,15 @@ class ChannelConsole(Console):
     With `reboot` the whole host goes down then, and what the command was doing with it.
     """
 
-    def __init__(self, door: Door, channel: asyncssh.SSHServerChannel[bytes], *, tty: bool, cut: bool,
-                 reboot: bool) -> None:
+    def __init__(
+        self,
+        door: Door,
+        channel: asyncssh.SSHServerChannel[bytes],
+        *,
+        tty: bool,
+        cut: bool,
+        reboot: bool,
+    ) -> None:
         super().__init__(pace=door.world.pace, tty=tty, peer=door.peer)
         self.cutting = cut
         self._reboot = reboot

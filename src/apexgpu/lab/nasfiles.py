@@ -61,7 +61,10 @@ def _cudnn(archive: Path) -> None:
         _add(tar, "cuda/include/cudnn.h", header)
         _add(tar, "cuda/NVIDIA_SLA_cuDNN_Support.txt", "The words of a licence.\n")
         _add(tar, f"cuda/lib64/libcudnn.so.{CUDNN}", "a stand-in of libcudnn\n")
-        for name, target in (("libcudnn.so.7", f"libcudnn.so.{CUDNN}"), ("libcudnn.so", "libcudnn.so.7")):
+        for name, target in (
+            ("libcudnn.so.7", f"libcudnn.so.{CUDNN}"),
+            ("libcudnn.so", "libcudnn.so.7"),
+        ):
             link = tarfile.TarInfo(f"cuda/lib64/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, target
             tar.addfile(link)

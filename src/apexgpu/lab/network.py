@@ -30,7 +30,9 @@ class LoopbackNetwork:
         self.iam: Port | None = None
         self._manage: dict[str, Port] = {}
         self._mapped: dict[tuple[str, int], Port] = {}
-        self._inside: dict[Path, set[asyncio.Task[None]]] = {}  # the connections that lead into each container
+        self._inside: dict[
+            Path, set[asyncio.Task[None]]
+        ] = {}  # the connections that lead into each container
         self._options: dict[tuple[str, object], asyncssh.SSHServerConnectionOptions] = {}
         world.network = self
 
@@ -126,7 +128,9 @@ class LoopbackNetwork:
             prepared = self._prepared(host.name, changed, [host.other_key if changed else host.key])
             await talk(client, prepared, partial(ManageDoor, self.world, host, self.tasks))
 
-    async def _mapped_login(self, host: Host, host_port: int, client: socket.socket, _peer: str) -> None:
+    async def _mapped_login(
+        self, host: Host, host_port: int, client: socket.socket, _peer: str
+    ) -> None:
         """Lead a connection where the first map of the port says; a stale map leads nowhere."""
         mapping = next((one for one in host.maps if one.host_port == host_port), None)
         container = host.container_of(mapping.address) if mapping else None
@@ -148,16 +152,24 @@ class LoopbackNetwork:
         finally:
             inside.discard(task)
 
-    async def _enter(self, host: Host, container: Container, port: int, client: socket.socket) -> None:
+    async def _enter(
+        self, host: Host, container: Container, port: int, client: socket.socket
+    ) -> None:
         if port != 22:
             await pump(client, "127.0.0.1", port)
         elif await admitted(self.world, host, client):
             if prepared := self._container_options(host, container):
-                await talk(client, prepared, partial(ContainerDoor, self.world, host, container, self.tasks))
+                await talk(
+                    client,
+                    prepared,
+                    partial(ContainerDoor, self.world, host, container, self.tasks),
+                )
             else:
                 reset(client)
 
-    def _container_options(self, host: Host, container: Container) -> asyncssh.SSHServerConnectionOptions | None:
+    def _container_options(
+        self, host: Host, container: Container
+    ) -> asyncssh.SSHServerConnectionOptions | None:
         """The container's sshd has the keys, and the say on X11, that were there when it was started last."""
         place = f"{host.name}/{container.user}"
         restart = container.notes / "sshd-restart"
@@ -169,18 +181,29 @@ class LoopbackNetwork:
             for old in [known for known in self._options if known[0] == place]:
                 del self._options[old]
             self._options[place, generation] = options(
-                keys, x11_forwarding=forwards_x11(container.rootfs), x11_auth_path=str(container.home / ".Xauthority"))
+                keys,
+                x11_forwarding=forwards_x11(container.rootfs),
+                x11_auth_path=str(container.home / ".Xauthority"),
+            )
         return self._options[place, generation]
 
-    def _prepared(self, place: str, generation: object, keys: list[bytes]) -> asyncssh.SSHServerConnectionOptions:
+    def _prepared(
+        self, place: str, generation: object, keys: list[bytes]
+    ) -> asyncssh.SSHServerConnectionOptions:
         if (place, generation) not in self._options:
             self._options[place, generation] = options(keys)
         return self._options[place, generation]
 
     def _owner(self, host: Host, host_port: int) -> Container | None:
         address = next((one.address for one in host.maps if one.host_port == host_port), "")
-        return next((account.container for account in host.accounts.values()
-                     if account.container and account.container.address == address), None)
+        return next(
+            (
+                account.container
+                for account in host.accounts.values()
+                if account.container and account.container.address == address
+            ),
+            None,
+        )
 
 
 def host_keys(rootfs: Path) -> list[bytes]:
@@ -196,7 +219,11 @@ def host_keys(rootfs: Path) -> list[bytes]:
 def forwards_x11(rootfs: Path) -> bool:
     """What the sshd_config in a tree says of X11: its first word on it counts, and no word is no."""
     try:
-        lines = (rootfs / "etc" / "ssh" / "sshd_config").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (
+            (rootfs / "etc" / "ssh" / "sshd_config")
+            .read_text(encoding="utf-8", errors="replace")
+            .splitlines()
+        )
     except OSError:
         return False
     told = [line.split() for line in lines if line.lower().lstrip().startswith("x11forwarding")]

@@ -12,7 +12,9 @@ _MOUNTED = "NAS|newNAS|SSD"
 _NAMED = re.compile(rf"(?<![\w.\-/~}}])/(?:({_MOUNTED})|({_OWN}))(?![\w.-])")
 _BINARY = re.compile(r"\brsync --server\b")  # what it says is no text
 # Shells that take their commands from stdin: those are translated too.
-READS_COMMANDS = re.compile(r"\s*(?:exec\s+|sudo\s+(?:-\w+\s+)*)?(?:/bin/)?(?:ba)?sh(?:\s+-[elsux]+)*(?:\s+--?)?\s*")
+READS_COMMANDS = re.compile(
+    r"\s*(?:exec\s+|sudo\s+(?:-\w+\s+)*)?(?:/bin/)?(?:ba)?sh(?:\s+-[elsux]+)*(?:\s+--?)?\s*"
+)
 
 
 class Paths:
@@ -61,7 +63,9 @@ class Outward:
     def __init__(self, names: dict[bytes, bytes]) -> None:
         self._names = names
         longest_first = sorted(names, key=len, reverse=True)
-        self._pattern = re.compile(b"(" + b"|".join(re.escape(name) for name in longest_first) + b")(/?)")
+        self._pattern = re.compile(
+            b"(" + b"|".join(re.escape(name) for name in longest_first) + b")(/?)"
+        )
         self._longest = max(map(len, names), default=0)
         self._held = b""
 
@@ -76,10 +80,12 @@ class Outward:
             return data
         data = self._held + data
         kept = self._tail(data)
-        while name := next((one for one in self._names if data.endswith(one, 0, len(data) - kept)), None):
+        while name := next(
+            (one for one in self._names if data.endswith(one, 0, len(data) - kept)), None
+        ):
             kept += len(name)  # a whole name: what follows it decides how it is shown
-        self._held = data[len(data) - kept:]
-        return self._pattern.sub(self._shown, data[:len(data) - kept])
+        self._held = data[len(data) - kept :]
+        return self._pattern.sub(self._shown, data[: len(data) - kept])
 
     def flush(self) -> bytes:
         """What was kept."""

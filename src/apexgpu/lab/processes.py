@@ -15,12 +15,26 @@ def marked(mark: str) -> list[int]:
     if sys.platform == "win32":
         return []
     if Path("/proc/self/environ").exists():
-        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()
-                and _has(entry, mark.encode()) and int(entry.name) != os.getpid()]
-    listing = subprocess.run(["ps", "-axEww", "-o", "pid=,command="], capture_output=True,  # noqa: S607
-                             timeout=10, check=False, text=True, errors="replace").stdout
-    return [int(line.split()[0]) for line in listing.splitlines()
-            if f" {mark}" in line and int(line.split()[0]) != os.getpid()]
+        return [
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit()
+            and _has(entry, mark.encode())
+            and int(entry.name) != os.getpid()
+        ]
+    listing = subprocess.run(
+        ["ps", "-axEww", "-o", "pid=,command="],  # noqa: S607
+        capture_output=True,
+        timeout=10,
+        check=False,
+        text=True,
+        errors="replace",
+    ).stdout
+    return [
+        int(line.split()[0])
+        for line in listing.splitlines()
+        if f" {mark}" in line and int(line.split()[0]) != os.getpid()
+    ]
 
 
 def kill_marked(mark: str) -> None:

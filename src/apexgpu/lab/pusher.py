@@ -57,8 +57,10 @@ class Pusher:
                 await self._stick()
                 return
             account, container = self.world.push(host, user)
-            self.log += (f"{user:<20}\t[user {_word(account)}]\t[lxc {_word(container)}]\t\n"
-                         f"{'register':<20}\t[merged  OK ]\t\n{'-' * 30}\n")
+            self.log += (
+                f"{user:<20}\t[user {_word(account)}]\t[lxc {_word(container)}]\t\n"
+                f"{'register':<20}\t[merged  OK ]\t\n{'-' * 30}\n"
+            )
         self.log += self._stamped("done")
 
     async def _stick(self) -> None:

@@ -7,8 +7,27 @@ from apexgpu.lab.shell_call import GARBLE, iam_answers
 from apexgpu.lab.texts import link, mark
 from apexgpu.lab.world import World
 
-_SYSTEM_ACCOUNTS = frozenset({"backup", "bin", "daemon", "games", "lp", "mail", "man", "nobody", "ntp", "proxy",
-                              "register", "root", "sshd", "sync", "sys", "syslog", "www-data"})
+_SYSTEM_ACCOUNTS = frozenset(
+    {
+        "backup",
+        "bin",
+        "daemon",
+        "games",
+        "lp",
+        "mail",
+        "man",
+        "nobody",
+        "ntp",
+        "proxy",
+        "register",
+        "root",
+        "sshd",
+        "sync",
+        "sys",
+        "syslog",
+        "www-data",
+    }
+)
 
 
 async def register(world: World, host: Host, command: str | None, console: Console) -> int:

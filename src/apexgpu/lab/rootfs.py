@@ -15,9 +15,9 @@ DRIVER = "390.48"
 _HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {}\n"
 _FILES = {
     "etc/os-release": 'NAME="Ubuntu"\nVERSION="16.04.7 LTS (Xenial Xerus)"\nID=ubuntu\nID_LIKE=debian\n'
-                      'PRETTY_NAME="Ubuntu 16.04.7 LTS"\nVERSION_ID="16.04"\nVERSION_CODENAME=xenial\n',
-    "etc/lsb-release": 'DISTRIB_ID=Ubuntu\nDISTRIB_RELEASE=16.04\nDISTRIB_CODENAME=xenial\n'
-                       'DISTRIB_DESCRIPTION="Ubuntu 16.04.7 LTS"\n',
+    'PRETTY_NAME="Ubuntu 16.04.7 LTS"\nVERSION_ID="16.04"\nVERSION_CODENAME=xenial\n',
+    "etc/lsb-release": "DISTRIB_ID=Ubuntu\nDISTRIB_RELEASE=16.04\nDISTRIB_CODENAME=xenial\n"
+    'DISTRIB_DESCRIPTION="Ubuntu 16.04.7 LTS"\n',
     "etc/hostname": "template\n",
     "etc/hosts": _HOSTS.format("template"),
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\n",
@@ -26,11 +26,25 @@ _FILES = {
     "etc/ssh/sshd_config": "Port 22\nX11Forwarding yes\nSubsystem sftp /usr/lib/openssh/sftp-server\n",
     "etc/skel/.bash_logout": "",
     "etc/skel/.bashrc": "# Nothing below is for shells that nobody types at.\ncase $- in *i*) ;; *) return;; esac\n"
-                        "PS1=\"$USER@$(hostname):\\w\\$ \"\n",
+    'PS1="$USER@$(hostname):\\w\\$ "\n',
     "etc/skel/.profile": '[ -z "$APEXGPU_LAB_BIN" ] || PATH="$APEXGPU_LAB_BIN:$PATH"\n',
 }
-_DIRECTORIES = ("NAS", "SSD", "bin", "etc/ld.so.conf.d", "etc/profile.d", "home", "newNAS", "root", "sbin", "tmp",
-                "usr/local", "var/lib", "var/log", "var/tmp")
+_DIRECTORIES = (
+    "NAS",
+    "SSD",
+    "bin",
+    "etc/ld.so.conf.d",
+    "etc/profile.d",
+    "home",
+    "newNAS",
+    "root",
+    "sbin",
+    "tmp",
+    "usr/local",
+    "var/lib",
+    "var/log",
+    "var/tmp",
+)
 
 
 def make_template(directory: Path, host_key: bytes) -> None:
@@ -45,7 +59,9 @@ def make_template(directory: Path, host_key: bytes) -> None:
     key = template / "etc" / "ssh" / "ssh_host_ed25519_key"
     key.write_bytes(host_key)
     key.chmod(0o600)
-    key.with_suffix(".pub").write_text(public_line(host_key, "root@template"), encoding="ascii", newline="\n")
+    key.with_suffix(".pub").write_text(
+        public_line(host_key, "root@template"), encoding="ascii", newline="\n"
+    )
     (template / "tmp").chmod(0o1777)
     archive = directory / "nas" / SNAPSHOTS / "template.tar.gz"
     archive.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +93,10 @@ def add_user(rootfs: Path, user: str) -> None:
     if skeleton.is_dir():
         shutil.copytree(skeleton, home, dirs_exist_ok=True)
     with contextlib.suppress(OSError):
-        for name, line in (("passwd", f"{user}:x:1000:1000::/home/{user}:/bin/bash\n"), ("group", f"{user}:x:1000:\n")):
+        for name, line in (
+            ("passwd", f"{user}:x:1000:1000::/home/{user}:/bin/bash\n"),
+            ("group", f"{user}:x:1000:\n"),
+        ):
             with (rootfs / "etc" / name).open("a", encoding="utf-8", newline="\n") as stream:
                 stream.write(line)
 

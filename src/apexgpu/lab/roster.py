@@ -35,7 +35,12 @@ class Roster:
         self.registered: dict[str, Registration] = {}
         self.keys: dict[str, str] = {}
         self.empty_password_accepted = True
-        for name, display_name in (("alice", "王芳"), ("bob", "Li, Bob"), ("carol", "Carol Wu"), ("dave", None)):
+        for name, display_name in (
+            ("alice", "王芳"),
+            ("bob", "Li, Bob"),
+            ("carol", "Carol Wu"),
+            ("dave", None),
+        ):
             self.add(name, display_name)
 
     def add(self, name: str, display_name: str | None) -> Person:
@@ -53,8 +58,9 @@ class Roster:
         if name not in self.registered:
             person, count = self.find(name), len(self.registered)
             display_name = (person.display_name if person else None) or name
-            self.registered[name] = Registration(name, display_name, FIRST_PORT + count,
-                                                 FIRST_SUBUID + count * SUBUIDS)
+            self.registered[name] = Registration(
+                name, display_name, FIRST_PORT + count, FIRST_SUBUID + count * SUBUIDS
+            )
         return self.registered[name]
 
     def password_right(self, name: str, password: str) -> bool:

@@ -19,7 +19,9 @@ OTHER_DRIVER = "396.26"
 _INSTALLERS = "/newNAS/Share/GPU_Server/NVIDIA-Linux-x86_64"
 
 
-async def manage(world: World, host: Host, account: Account, command: str | None, console: Console) -> int:
+async def manage(
+    world: World, host: Host, account: Account, command: str | None, console: Console
+) -> int:
     """Answer one login as the manage shell does; `command` is None for a shell request. The exit status."""
     if world.faults.take(host.name, "garble"):
         console.out(GARBLE)
@@ -28,8 +30,12 @@ async def manage(world: World, host: Host, account: Account, command: str | None
         return _login_shell(command, console)
     words = split_words(command or "")
     call = Call(world, host, account.user, account.container, words, console)
-    answered = await iam_answers(world, host)  # asked before the first word: a hanging IAM means silence
-    console.out(heads(f"Hi, {mark(account.user)}", f"Welcome to APEX GPU Server (IP: {host.address})"))
+    answered = await iam_answers(
+        world, host
+    )  # asked before the first word: a hanging IAM means silence
+    console.out(
+        heads(f"Hi, {mark(account.user)}", f"Welcome to APEX GPU Server (IP: {host.address})")
+    )
     if not answered:
         console.out(texts.IAM_DOWN)
         return 1
@@ -49,7 +55,9 @@ def split_words(command: str) -> list[str]:
 async def start(call: Call) -> int:
     """The shell request: start the container if it is stopped, then the tips."""
     if not call.container.running:
-        call.console.out(heads("It seems that your container is not running", "Starting your container..."))
+        call.console.out(
+            heads("It seems that your container is not running", "Starting your container...")
+        )
         await call.console.wait(0.15)
         if call.fault("start-fails") or not call.container.bootable:
             call.console.err(texts.start_failed(call.user))
@@ -98,8 +106,15 @@ async def unknown(call: Call) -> int:
 
 
 def _command(call: Call) -> Command:
-    table: dict[str, Command] = {"": start, "help": show_help, "stop": stop, "port": port, "snapshot": snapshot,
-                                 "recover": recover, "rebuild": rebuild}
+    table: dict[str, Command] = {
+        "": start,
+        "help": show_help,
+        "stop": stop,
+        "port": port,
+        "snapshot": snapshot,
+        "recover": recover,
+        "rebuild": rebuild,
+    }
     verb = call.words[0] if call.words else ""
     if verb == "port" and call.world.faults.active(call.host.name, "no-port-command"):
         return unknown
@@ -108,7 +123,9 @@ def _command(call: Call) -> Command:
 
 def _tips(call: Call) -> str:
     with_port = not call.world.faults.active(call.host.name, "no-port-command")
-    return texts.tips(call.user, call.host.address, call.world.port_of(call.host, call.user), with_port=with_port)
+    return texts.tips(
+        call.user, call.host.address, call.world.port_of(call.host, call.user), with_port=with_port
+    )
 
 
 async def _address(call: Call) -> None:
@@ -130,14 +147,19 @@ def _driver(call: Call) -> None:
         call.console.out(
             f"NVIDIA driver version mismatch! Host={mark(OTHER_DRIVER)} Yours={mark(rootfs.DRIVER)}\n"
             f"Failed to find the installer at {mark(f'{_INSTALLERS}-{OTHER_DRIVER}.run')}"
-            "You might need to manually install the driver\n")
+            "You might need to manually install the driver\n"
+        )
     elif call.fault("driver-install"):
         version = mark(rootfs.DRIVER)
-        call.console.out(f"NVIDIA driver version mismatch! Host={version} Yours={mark('')}\n"
-                         f"Installing the driver from {mark(f'{_INSTALLERS}-{rootfs.DRIVER}.run')}\n")
+        call.console.out(
+            f"NVIDIA driver version mismatch! Host={version} Yours={mark('')}\n"
+            f"Installing the driver from {mark(f'{_INSTALLERS}-{rootfs.DRIVER}.run')}\n"
+        )
         rootfs.set_driver(call.container, rootfs.DRIVER)
-        call.console.out(f"Done! Trying nvidia-smi:\nNVIDIA-SMI {rootfs.DRIVER}\n"
-                         f"Successfully installed NVIDIA driver. Host={version}=Yours={version}\n")
+        call.console.out(
+            f"Done! Trying nvidia-smi:\nNVIDIA-SMI {rootfs.DRIVER}\n"
+            f"Successfully installed NVIDIA driver. Host={version}=Yours={version}\n"
+        )
 
 
 def _login_shell(command: str | None, console: Console) -> int:

@@ -11,8 +11,16 @@ from apexgpu.lab.shell_call import Call
 from apexgpu.lab.texts import SNAPSHOTS, TEMPLATE, head, heads, mark
 
 _STEPS = 8
-_UNREADABLE = ("etc/ssl/private", "root", "var/log/private", "var/cache/private", "var/cache/ldconfig",
-               "var/lib/private", "home/{}/.ssh", "run/sudo")
+_UNREADABLE = (
+    "etc/ssl/private",
+    "root",
+    "var/log/private",
+    "var/cache/private",
+    "var/cache/ldconfig",
+    "var/lib/private",
+    "home/{}/.ssh",
+    "run/sudo",
+)
 
 
 async def snapshot(call: Call) -> int:
@@ -57,14 +65,18 @@ async def rebuild(call: Call) -> int:
 
 
 def _stop_first(call: Call) -> int:
-    call.console.out(heads("It seems that your container is running", "You need to first stop your container")
-                     + call.hint("Manually stop your container", "stop"))
+    call.console.out(
+        heads("It seems that your container is running", "You need to first stop your container")
+        + call.hint("Manually stop your container", "stop")
+    )
     return 0
 
 
 def _invalid(call: Call, command: str) -> int:
-    call.console.out(heads("Invalid token", f"Maybe you want to run the {command} command again?")
-                     + call.hint("Take a snapshot", command))
+    call.console.out(
+        heads("Invalid token", f"Maybe you want to run the {command} command again?")
+        + call.hint("Take a snapshot", command)
+    )
     return 0
 
 
@@ -76,19 +88,25 @@ def _offer_snapshot(call: Call) -> int:
     else:
         call.console.err(texts.du_missing(shown))
     call.console.out(
-        heads("If you are sure to take a snapshot and save it to NAS,",
-              "please run the following command in 5 minutes")
-        + call.hint("Confirm snapshot", f"snapshot {call.world.token_to_print(call.host)}"))
+        heads(
+            "If you are sure to take a snapshot and save it to NAS,",
+            "please run the following command in 5 minutes",
+        )
+        + call.hint("Confirm snapshot", f"snapshot {call.world.token_to_print(call.host)}")
+    )
     return 0
 
 
 def _offer_recover(call: Call, path: str) -> int:
     token = call.world.token_to_print(call.host)
     call.console.out(
-        heads("The whole rootfs will be replaced after recovery.",
-              "If you are sure to recover a snapshot from NAS,",
-              "please run the following command in 5 minutes")
-        + call.hint("Confirm recover", f"recover {token} {path}"))
+        heads(
+            "The whole rootfs will be replaced after recovery.",
+            "If you are sure to recover a snapshot from NAS,",
+            "please run the following command in 5 minutes",
+        )
+        + call.hint("Confirm recover", f"recover {token} {path}")
+    )
     return 0
 
 
@@ -103,7 +121,11 @@ async def _take(call: Call, path: str) -> None:
     elif not target.parent.is_dir():
         call.console.err(texts.tar_cannot_open(path, "No such file or directory"))
     elif call.container.rootfs.is_dir():
-        call.console.err(texts.lines(f"tar: {name}: socket ignored" for name in trees.sockets(call.container.rootfs)))
+        call.console.err(
+            texts.lines(
+                f"tar: {name}: socket ignored" for name in trees.sockets(call.container.rootfs)
+            )
+        )
         await _write(call, target, path)
 
 
@@ -161,13 +183,17 @@ async def _replace(call: Call, path: str) -> None:
 
 async def _unpack(call: Call, archive: Path) -> str | None:
     await call.console.wait(0.3)
-    return await asyncio.to_thread(trees.unpack, archive, call.container.rootfs, call.console.interrupted.is_set)
+    return await asyncio.to_thread(
+        trees.unpack, archive, call.container.rootfs, call.console.interrupted.is_set
+    )
 
 
 def _make_user(call: Call) -> None:
     call.console.out(head("Adding user in the container..."))
     if call.fault("user-not-made"):
-        call.console.err(texts.user_not_made(call.user) + texts.keys_not_written(_shown_rootfs(call), call.user))
+        call.console.err(
+            texts.user_not_made(call.user) + texts.keys_not_written(_shown_rootfs(call), call.user)
+        )
     else:
         rootfs.add_user(call.container.rootfs, call.user)
 
@@ -177,8 +203,12 @@ def _complain(call: Call, *, gone: bool) -> None:
     before, after = texts.tree_not_there(_shown_rootfs(call), gone=gone)
     call.console.err(before + texts.start_failed(call.user))
     call.console.out(head("Adding user in the container..."))
-    call.console.err(texts.attach_failed(call.user, 8) + texts.not_running(call.user) + after
-                     + texts.keys_not_written(_shown_rootfs(call), call.user))
+    call.console.err(
+        texts.attach_failed(call.user, 8)
+        + texts.not_running(call.user)
+        + after
+        + texts.keys_not_written(_shown_rootfs(call), call.user)
+    )
 
 
 def _tar_words(trouble: str, path: str) -> str:
@@ -206,7 +236,9 @@ def _measure_home(call: Call) -> None:
     size = trees.tree_size(call.container.rootfs) if call.container.rootfs.is_dir() else 4096
     call.console.out(f"{size_du(size)}\t.\n")
     inside = f"./.local/share/lxc/{call.user}/rootfs"
-    call.console.err(texts.du_unreadable([f"{inside}/{name.format(call.user)}" for name in _UNREADABLE]))
+    call.console.err(
+        texts.du_unreadable([f"{inside}/{name.format(call.user)}" for name in _UNREADABLE])
+    )
 
 
 def _shown_rootfs(call: Call) -> str:

@@ -48,11 +48,16 @@ def information(call: Call) -> str:
     rows = [("Name:", container.user), ("State:", container.state)]
     if container.running:
         sent, received = container.traffic()
-        rows += [("PID:", str(container.pid)),
-                 *(("IP:", address) for address in call.world.addresses(call.host, container)),
-                 ("Memory use:", size_iec(3030000 + 4096 * container.calls)), ("KMem use:", size_iec(589824)),
-                 ("Link:", container.link), (" TX bytes:", size_iec(sent)), (" RX bytes:", size_iec(received)),
-                 (" Total bytes:", size_iec(sent + received))]
+        rows += [
+            ("PID:", str(container.pid)),
+            *(("IP:", address) for address in call.world.addresses(call.host, container)),
+            ("Memory use:", size_iec(3030000 + 4096 * container.calls)),
+            ("KMem use:", size_iec(589824)),
+            ("Link:", container.link),
+            (" TX bytes:", size_iec(sent)),
+            (" RX bytes:", size_iec(received)),
+            (" Total bytes:", size_iec(sent + received)),
+        ]
     return texts.lines(f"{label:<15} {value}" for label, value in rows)
 
 

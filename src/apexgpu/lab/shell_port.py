@@ -4,21 +4,29 @@ from apexgpu.lab import texts
 from apexgpu.lab.shell_call import Call
 from apexgpu.lab.texts import head, heads, mark
 
-_TOO_GREAT = '/public/login.bash: line 226: [[: {0}: value too great for base (error token is "{0}")\n'
+_TOO_GREAT = (
+    '/public/login.bash: line 226: [[: {0}: value too great for base (error token is "{0}")\n'
+)
 
 
 async def port(call: Call) -> int:
     """`port` lists the maps, `port P` makes one."""
     addresses = call.world.addresses(call.host, call.container) if call.container.running else []
     if not addresses:
-        call.console.out(heads("It seems that your container is down", "You need to start your container first")
-                         + call.hint("Start your container"))
+        call.console.out(
+            heads("It seems that your container is down", "You need to start your container first")
+            + call.hint("Start your container")
+        )
         return 0
     two = len(addresses) > 1
     if not call.argument:
         call.console.out(
-            heads("If you'd like to forward a port from your container,", "please run the following command")
-            + f"Port forward: {mark(f'ssh {call.user}@{call.host.address} port PORT_NUMBER')}\n")
+            heads(
+                "If you'd like to forward a port from your container,",
+                "please run the following command",
+            )
+            + f"Port forward: {mark(f'ssh {call.user}@{call.host.address} port PORT_NUMBER')}\n"
+        )
     elif not _valid(call):
         call.console.out(f"{call.argument} is not a valid port number\n")
     else:
@@ -46,11 +54,16 @@ def _map(call: Call, *, two: bool) -> None:
     """Map a port, unless a map to a port that begins with the same digits is found first."""
     world, host = call.world, call.host
     wanted = call.argument
-    found = [str(one.host_port) for one in world.maps(host, call.container)
-             if two or str(one.container_port).startswith(wanted)]
+    found = [
+        str(one.host_port)
+        for one in world.maps(host, call.container)
+        if two or str(one.container_port).startswith(wanted)
+    ]
     if found:
         places = "\n".join(found)
-        call.console.out(f"The port has already been mapped. {host.address}:{places} => container:{wanted}\n")
+        call.console.out(
+            f"The port has already been mapped. {host.address}:{places} => container:{wanted}\n"
+        )
         return
     host_port = world.next_port(host)
     call.console.out(f"Mapping {host.address}:{host_port} => container:{wanted}...\n")
@@ -61,5 +74,7 @@ def _map(call: Call, *, two: bool) -> None:
 
 
 def _listed(call: Call) -> str:
-    return texts.lines(f"{call.host.address}:{one.host_port} => container:{one.container_port}"
-                       for one in call.world.maps(call.host, call.container))
+    return texts.lines(
+        f"{call.host.address}:{one.host_port} => container:{one.container_port}"
+        for one in call.world.maps(call.host, call.container)
+    )

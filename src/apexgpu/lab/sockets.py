@@ -33,7 +33,9 @@ def listening(address: str, port: int) -> socket.socket:
     return sock
 
 
-def find_places(hosts: int, *, shared: bool = False) -> tuple[str, list[tuple[Place, socket.socket]]]:
+def find_places(
+    hosts: int, *, shared: bool = False
+) -> tuple[str, list[tuple[Place, socket.socket]]]:
     """IAM's address, and a place with its manage socket for each host.
 
     On most systems all of 127/8 is loopback: a lab takes addresses of its own there, in a random network that
@@ -77,7 +79,9 @@ def _shared_places(hosts: int) -> list[tuple[Place, socket.socket]]:
 class Port:
     """A listening port: every connection goes to `serve(socket, peer)` in a task of its own."""
 
-    def __init__(self, address: str, port: int, serve: Serve, sock: socket.socket | None = None) -> None:
+    def __init__(
+        self, address: str, port: int, serve: Serve, sock: socket.socket | None = None
+    ) -> None:
         self.address = address
         self._serve = serve
         self._sock: socket.socket | None = sock or listening(address, port)

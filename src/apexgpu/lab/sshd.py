@@ -66,7 +66,9 @@ class Door(asyncssh.SSHServer):
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            task.get_loop().call_exception_handler({"message": "a session failed", "exception": error})
+            task.get_loop().call_exception_handler(
+                {"message": "a session failed", "exception": error}
+            )
             self.cut()
 
     def cut(self) -> None:
@@ -79,11 +81,15 @@ def options(host_keys: list[bytes], **more: object) -> asyncssh.SSHServerConnect
     """Server options that are the same for every connection to a place; made once, they cost milliseconds."""
     keys = [asyncssh.import_private_key(key) for key in host_keys]
     return asyncssh.SSHServerConnectionOptions(
-        server_host_keys=keys, encoding=None, line_editor=False, agent_forwarding=False, **more)
+        server_host_keys=keys, encoding=None, line_editor=False, agent_forwarding=False, **more
+    )
 
 
-async def talk(client: socket.socket, prepared: asyncssh.SSHServerConnectionOptions,
-               door: Callable[[], asyncssh.SSHServer]) -> None:
+async def talk(
+    client: socket.socket,
+    prepared: asyncssh.SSHServerConnectionOptions,
+    door: Callable[[], asyncssh.SSHServer],
+) -> None:
     """Speak ssh on an accepted socket until one side ends it."""
     loop = asyncio.get_running_loop()
     prepared.protocol_factory = door

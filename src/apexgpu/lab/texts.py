@@ -37,20 +37,31 @@ def hint(label: str, user: str, address: str, words: str = "", *, width: int = 0
 
 def tips(user: str, address: str, port: int, *, with_port: bool = True) -> str:
     """The block of tips; older shells have no port command."""
-    rows = [("Start your container", ""), ("Login your container", f"-p{port}"), ("Stop your container", "stop"),
-            ("Take a snapshot", "snapshot"), ("Recover from snapshot", "recover"),
-            ("Rebuild from template", "rebuild"), ("Port forward", "port")]
-    commands = (hint(label, user, address, words, width=22) for label, words in rows
-                if with_port or words != "port")
-    return "".join((
-        head("Tips:"),
-        *commands,
-        f"Use {mark('scp')} or {mark('SFTP')} to transfer data to your container\n",
-        f"SSD mounted at {mark('/SSD')}\n",
-        f"NAS mounted at {mark('/newNAS')}\n",
-        f"See GPU load: {mark('nvidia-smi')}\n",
-        f"More detailed guide: {link(GUIDE)}\n",
-    ))
+    rows = [
+        ("Start your container", ""),
+        ("Login your container", f"-p{port}"),
+        ("Stop your container", "stop"),
+        ("Take a snapshot", "snapshot"),
+        ("Recover from snapshot", "recover"),
+        ("Rebuild from template", "rebuild"),
+        ("Port forward", "port"),
+    ]
+    commands = (
+        hint(label, user, address, words, width=22)
+        for label, words in rows
+        if with_port or words != "port"
+    )
+    return "".join(
+        (
+            head("Tips:"),
+            *commands,
+            f"Use {mark('scp')} or {mark('SFTP')} to transfer data to your container\n",
+            f"SSD mounted at {mark('/SSD')}\n",
+            f"NAS mounted at {mark('/newNAS')}\n",
+            f"See GPU load: {mark('nvidia-smi')}\n",
+            f"More detailed guide: {link(GUIDE)}\n",
+        )
+    )
 
 
 IAM_DOWN = (
@@ -58,8 +69,10 @@ IAM_DOWN = (
     "If this problem cannot be solved by retrying, please contact administrators.\n"
 )
 BYE = head("Have a good day :-)")
-BAD_SCRIPT = ("sed: -e expression #2, char 15: unterminated `s' command\n"
-              "grep: the -P option only supports a single pattern\n")
+BAD_SCRIPT = (
+    "sed: -e expression #2, char 15: unterminated `s' command\n"
+    "grep: the -P option only supports a single pattern\n"
+)
 BAD_IPTABLES = (
     "iptables v1.8.9 (nf_tables): Port `{0}' not valid\n"
     "Try `iptables -h' or 'iptables --help' for more information.\n"
@@ -81,23 +94,30 @@ def not_running(user: str) -> str:
 def start_failed(user: str) -> str:
     """What lxc-start says when the container does not come up."""
     tool = f"lxc-start: {user}: {_LXC}"
-    return lines((
-        f'{tool}/lxccontainer.c: wait_on_daemonized_start: 878 Received container state "ABORTING" '
-        'instead of "RUNNING"',
-        f"{tool}/tools/lxc_start.c: main: 306 The container failed to start",
-        f"{tool}/tools/lxc_start.c: main: 309 To get more details, run the container in foreground mode",
-        f"{tool}/tools/lxc_start.c: main: 311 Additional information can be obtained by setting the --logfile "
-        "and --logpriority options",
-    ))
+    return lines(
+        (
+            f'{tool}/lxccontainer.c: wait_on_daemonized_start: 878 Received container state "ABORTING" '
+            'instead of "RUNNING"',
+            f"{tool}/tools/lxc_start.c: main: 306 The container failed to start",
+            f"{tool}/tools/lxc_start.c: main: 309 To get more details, run the container in foreground mode",
+            f"{tool}/tools/lxc_start.c: main: 311 Additional information can be obtained by setting the --logfile "
+            "and --logpriority options",
+        )
+    )
 
 
 def attach_failed(user: str, times: int) -> str:
     """What lxc-attach says, once a command, when there is no container to attach to."""
     tool = f"lxc-attach: {user}: {_LXC}/attach.c:"
-    return lines((
-        f"{tool} get_attach_context: 406 Connection refused - Failed to get init pid",
-        f"{tool} lxc_attach: 1470 Connection refused - Failed to get attach context",
-    )) * times
+    return (
+        lines(
+            (
+                f"{tool} get_attach_context: 406 Connection refused - Failed to get init pid",
+                f"{tool} lxc_attach: 1470 Connection refused - Failed to get attach context",
+            )
+        )
+        * times
+    )
 
 
 def tree_not_there(rootfs: str, *, gone: bool) -> tuple[str, str]:
@@ -105,51 +125,73 @@ def tree_not_there(rootfs: str, *, gone: bool) -> tuple[str, str]:
     before = [f"chown: cannot access '{rootfs}': No such file or directory"] if gone else []
     before += [f"chmod: cannot access '{rootfs}/tmp': No such file or directory"]
     for bits in ("u+s", "g+s"):
-        before += [f"chmod: missing operand after ‘{bits}’", "Try 'chmod --help' for more information."]
-    after = [f"tee: {rootfs}/etc/hostname: No such file or directory",
-             f"sed: can't read {rootfs}/etc/hosts: No such file or directory",
-             f"tee: {rootfs}/etc/hosts: No such file or directory"] if gone else []
+        before += [
+            f"chmod: missing operand after ‘{bits}’",
+            "Try 'chmod --help' for more information.",
+        ]
+    after = (
+        [
+            f"tee: {rootfs}/etc/hostname: No such file or directory",
+            f"sed: can't read {rootfs}/etc/hosts: No such file or directory",
+            f"tee: {rootfs}/etc/hosts: No such file or directory",
+        ]
+        if gone
+        else []
+    )
     return lines(before), lines(after)
 
 
 def keys_not_written(rootfs: str, user: str) -> str:
     """The complaints when the user's home is not in the container."""
     home = f"{rootfs}/home/{user}/.ssh"
-    return lines(f"tee: {home}/{name}: No such file or directory" for name in ("authorized_keys", "config"))
+    return lines(
+        f"tee: {home}/{name}: No such file or directory" for name in ("authorized_keys", "config")
+    )
 
 
 def user_not_made(user: str) -> str:
     """The complaints of a container without useradd."""
     home = f"/home/{user}/.ssh"
     missing = "No such file or directory"
-    return lines((
-        f"lxc-attach: {user}: {_LXC}/attach.c: lxc_attach_run_command: 1841 {missing} - "
-        'Failed to exec "useradd"',
-        f"mkdir: cannot create directory '{home}': {missing}",
-        f"touch: cannot touch '{home}/authorized_keys': {missing}",
-        f"touch: cannot touch '{home}/config': {missing}",
-        f"chown: invalid user: '{user}:{user}'",
-        f"chmod: cannot access '{home}': {missing}",
-        f"chmod: cannot access '{home}/authorized_keys': {missing}",
-        f"chown: invalid user: '{user}:{user}'",
-    ))
+    return lines(
+        (
+            f"lxc-attach: {user}: {_LXC}/attach.c: lxc_attach_run_command: 1841 {missing} - "
+            'Failed to exec "useradd"',
+            f"mkdir: cannot create directory '{home}': {missing}",
+            f"touch: cannot touch '{home}/authorized_keys': {missing}",
+            f"touch: cannot touch '{home}/config': {missing}",
+            f"chown: invalid user: '{user}:{user}'",
+            f"chmod: cannot access '{home}': {missing}",
+            f"chmod: cannot access '{home}/authorized_keys': {missing}",
+            f"chown: invalid user: '{user}:{user}'",
+        )
+    )
 
 
 def tar_cannot_open(path: str, reason: str, *, last: str = "Cannot write: Broken pipe") -> str:
     """tar's words when the archive cannot be opened for writing."""
-    return lines((
-        f"tar (child): {path}: Cannot open: {reason}",
-        "tar (child): Error is not recoverable: exiting now",
-        f"tar: {path}: {last}",
-        "tar: Child returned status 2",
-        "tar: Error is not recoverable: exiting now",
-    ))
+    return lines(
+        (
+            f"tar (child): {path}: Cannot open: {reason}",
+            "tar (child): Error is not recoverable: exiting now",
+            f"tar: {path}: {last}",
+            "tar: Child returned status 2",
+            "tar: Error is not recoverable: exiting now",
+        )
+    )
 
 
 def tar_no_space(path: str) -> str:
     """gzip's and tar's words on a full disk."""
-    return lines(("", "gzip: stdout: No space left on device", f"tar: {path}: Cannot write: Broken pipe",
-                  "tar: Child returned status 1", "tar: Error is not recoverable: exiting now"))
+    return lines(
+        (
+            "",
+            "gzip: stdout: No space left on device",
+            f"tar: {path}: Cannot write: Broken pipe",
+            "tar: Child returned status 1",
+            "tar: Error is not recoverable: exiting now",
+        )
+    )
 
 
 def du_missing(path: str) -> str:

@@ -4,7 +4,14 @@ import os
 import sys
 from pathlib import Path
 
-STATUS = Path(os.environ.get("APEXGPU_LAB_CONTAINER", ".")) / "rootfs" / "var" / "lib" / "dpkg" / "status"
+STATUS = (
+    Path(os.environ.get("APEXGPU_LAB_CONTAINER", "."))
+    / "rootfs"
+    / "var"
+    / "lib"
+    / "dpkg"
+    / "status"
+)
 _WITH_VALUE = ("-o", "-c", "-t", "-f", "--showformat")
 
 

@@ -40,21 +40,53 @@ class Process(NamedTuple):
 
 Show = Callable[[Process], object]
 _FIELDS: dict[str, tuple[str, Show]] = {
-    "pid": ("PID", lambda one: one.pid), "ppid": ("PPID", lambda one: one.ppid),
-    "user": ("USER", lambda one: one.user), "tty": ("TT", lambda one: one.tty),
-    "stat": ("STAT", lambda one: one.stat), "etimes": ("ELAPSED", lambda one: int(one.age)),
-    "etime": ("ELAPSED", lambda one: _elapsed(one.age)), "time": ("TIME", lambda one: one.time),
-    "lstart": ("STARTED", lambda one: time.strftime("%a %b %e %H:%M:%S %Y", time.localtime(time.time() - one.age))),
-    "start": ("STARTED", lambda one: time.strftime("%H:%M:%S", time.localtime(time.time() - one.age))),
-    "pcpu": ("%CPU", lambda one: one.cpu), "pmem": ("%MEM", lambda one: one.memory),
-    "vsz": ("VSZ", lambda one: one.size), "rss": ("RSS", lambda one: one.resident),
-    "comm": ("COMMAND", lambda one: one.name), "args": ("COMMAND", lambda one: one.command),
-}  # fmt: skip
-_OTHER_NAMES = {"%cpu": "pcpu", "%mem": "pmem", "cmd": "args", "command": "args", "ucmd": "comm", "tt": "tty",
-                "tname": "tty", "s": "stat", "state": "stat", "euser": "user", "ruser": "user", "uname": "user",
-                "cputime": "time", "stime": "start", "start_time": "start", "rssize": "rss", "vsize": "vsz"}
-_LAYOUTS = {"": "pid,tty,time,comm", "f": "user,pid,ppid,start,tty,time,args",
-            "u": "user,pid,pcpu,pmem,vsz,rss,tty,stat,start,time,args"}
+    "pid": ("PID", lambda one: one.pid),
+    "ppid": ("PPID", lambda one: one.ppid),
+    "user": ("USER", lambda one: one.user),
+    "tty": ("TT", lambda one: one.tty),
+    "stat": ("STAT", lambda one: one.stat),
+    "etimes": ("ELAPSED", lambda one: int(one.age)),
+    "etime": ("ELAPSED", lambda one: _elapsed(one.age)),
+    "time": ("TIME", lambda one: one.time),
+    "lstart": (
+        "STARTED",
+        lambda one: time.strftime("%a %b %e %H:%M:%S %Y", time.localtime(time.time() - one.age)),
+    ),
+    "start": (
+        "STARTED",
+        lambda one: time.strftime("%H:%M:%S", time.localtime(time.time() - one.age)),
+    ),
+    "pcpu": ("%CPU", lambda one: one.cpu),
+    "pmem": ("%MEM", lambda one: one.memory),
+    "vsz": ("VSZ", lambda one: one.size),
+    "rss": ("RSS", lambda one: one.resident),
+    "comm": ("COMMAND", lambda one: one.name),
+    "args": ("COMMAND", lambda one: one.command),
+}
+_OTHER_NAMES = {
+    "%cpu": "pcpu",
+    "%mem": "pmem",
+    "cmd": "args",
+    "command": "args",
+    "ucmd": "comm",
+    "tt": "tty",
+    "tname": "tty",
+    "s": "stat",
+    "state": "stat",
+    "euser": "user",
+    "ruser": "user",
+    "uname": "user",
+    "cputime": "time",
+    "stime": "start",
+    "start_time": "start",
+    "rssize": "rss",
+    "vsize": "vsz",
+}
+_LAYOUTS = {
+    "": "pid,tty,time,comm",
+    "f": "user,pid,ppid,start,tty,time,args",
+    "u": "user,pid,pcpu,pmem,vsz,rss,tty,stat,start,time,args",
+}
 
 
 def started() -> float:
@@ -67,18 +99,38 @@ def started() -> float:
 
 def processes() -> Iterator[Process]:
     """The container's first process, and those that this machine runs for it."""
-    yield Process(1, 0, "root", "?", "Ss", time.time() - started(), "00:00:01", "0.0", "0.0", "33024", "5400",
-                  "/sbin/init")
+    yield Process(
+        1,
+        0,
+        "root",
+        "?",
+        "Ss",
+        time.time() - started(),
+        "00:00:01",
+        "0.0",
+        "0.0",
+        "33024",
+        "5400",
+        "/sbin/init",
+    )
     marked = runpy.run_path(str(Path(__file__).with_name("processes.py")))["marked"]
     pids = ",".join(str(pid) for pid in marked(f"APEXGPU_LAB_CONTAINER={CONTAINER}/"))
     bin_directory = os.environ.get("APEXGPU_LAB_BIN")
-    path = os.pathsep.join(part for part in os.environ.get("PATH", "").split(os.pathsep) if part != bin_directory)
+    path = os.pathsep.join(
+        part for part in os.environ.get("PATH", "").split(os.pathsep) if part != bin_directory
+    )
     program = shutil.which("ps", path=path)
     if not pids or program is None:
         return
     columns = "pid=,ppid=,tty=,stat=,etime=,time=,pcpu=,pmem=,vsz=,rss=,args="
-    listed = subprocess.run([program, "-ww", "-o", columns, "-p", pids], check=False, timeout=10,  # noqa: S603 - our words
-                            capture_output=True, text=True, errors="replace").stdout
+    listed = subprocess.run(  # noqa: S603
+        [program, "-ww", "-o", columns, "-p", pids],
+        check=False,
+        timeout=10,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    ).stdout
     known = {1, *map(int, pids.split(","))}
     for line in listed.splitlines():
         pid, ppid, tty, stat, age, *rest = line.split(None, 10)
@@ -103,7 +155,9 @@ class Asked:
                 self._value("p", word)
             else:
                 self._letters(word, waiting)
-        self.columns = self.columns or [(name, _FIELDS[name][0]) for name in _LAYOUTS[self._layout].split(",")]
+        self.columns = self.columns or [
+            (name, _FIELDS[name][0]) for name in _LAYOUTS[self._layout].split(",")
+        ]
 
     def wants(self, one: Process) -> bool:
         """Whether a process is to be shown; who asks for none in particular gets all."""
@@ -123,7 +177,7 @@ class Asked:
         letters = word.lstrip("-")
         for index, letter in enumerate(letters):
             if letter in _TAKES_A_VALUE or (letter == "u" and word.startswith("-")):
-                self._value(letter, letters[index + 1:] or next(waiting, ""))
+                self._value(letter, letters[index + 1 :] or next(waiting, ""))
                 return
             if letter in "fuF":
                 self._layout = letter.lower()
@@ -139,19 +193,27 @@ class Asked:
             for item in items:
                 name, equals, header = item.partition("=")
                 name = _OTHER_NAMES.get(name, name)
-                self.columns.append((name, header if equals else _FIELDS.get(name, (name.upper(),))[0]))
+                self.columns.append(
+                    (name, header if equals else _FIELDS.get(name, (name.upper(),))[0])
+                )
 
 
 def ps(words: list[str]) -> int:
     """The processes of the container, in the columns that were asked for; 1 when there is none to show."""
     asked = Asked(words)
-    rows = [[str(_FIELDS[name][1](one)) if name in _FIELDS else "-" for name, _ in asked.columns]
-            for one in processes() if asked.wants(one)]
+    rows = [
+        [str(_FIELDS[name][1](one)) if name in _FIELDS else "-" for name, _ in asked.columns]
+        for one in processes()
+        if asked.wants(one)
+    ]
     headers = [header for _, header in asked.columns]
     table = [headers, *rows] if asked.headers and any(headers) else rows
     widths = [max((len(row[index]) for row in table), default=0) for index in range(len(headers))]
     for row in table:
-        sys.stdout.write(" ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+        sys.stdout.write(
+            " ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+            + "\n"
+        )
     return 0 if rows else 1
 
 
@@ -165,10 +227,18 @@ def uptime(words: list[str]) -> int:
         sys.stdout.write(f"up {seconds // 3600} hours, {seconds // 60 % 60} minutes\n")
         return 0
     days = f"{seconds // 86400} days, " if seconds >= 86400 else ""
-    clock = f"{seconds // 3600 % 24}:{seconds // 60 % 60:02}" if seconds >= 3600 else f"{seconds // 60} min"
+    clock = (
+        f"{seconds // 3600 % 24}:{seconds // 60 % 60:02}"
+        if seconds >= 3600
+        else f"{seconds // 60} min"
+    )
     users = len(list((CONTAINER / "notes").glob("session-*.json")))
-    load = ", ".join(f"{one:.2f}" for one in (os.getloadavg() if hasattr(os, "getloadavg") else (0.0, 0.0, 0.0)))
-    sys.stdout.write(f" {time.strftime('%H:%M:%S')} up {days}{clock},  {users} users,  load average: {load}\n")
+    load = ", ".join(
+        f"{one:.2f}" for one in (os.getloadavg() if hasattr(os, "getloadavg") else (0.0, 0.0, 0.0))
+    )
+    sys.stdout.write(
+        f" {time.strftime('%H:%M:%S')} up {days}{clock},  {users} users,  load average: {load}\n"
+    )
     return 0
 
 

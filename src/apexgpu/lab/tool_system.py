@@ -10,8 +10,17 @@ from pathlib import Path
 
 CONTAINER = Path(os.environ.get("APEXGPU_LAB_CONTAINER", "."))
 USER = os.environ.get("USER", "nobody")
-_IDS = {"-u": "1000", "-g": "1000", "-G": "1000 27", "-un": USER, "-nu": USER, "-gn": USER, "-ng": USER,
-        "-Gn": f"{USER} sudo", "-nG": f"{USER} sudo"}
+_IDS = {
+    "-u": "1000",
+    "-g": "1000",
+    "-G": "1000 27",
+    "-un": USER,
+    "-nu": USER,
+    "-gn": USER,
+    "-ng": USER,
+    "-Gn": f"{USER} sudo",
+    "-nG": f"{USER} sudo",
+}
 
 
 def hostname(_: list[str]) -> int:
@@ -25,14 +34,18 @@ def who(_: list[str]) -> int:
     for number, path in enumerate(sorted((CONTAINER / "notes").glob("session-*.json"))):
         session = json.loads(path.read_text(encoding="utf-8"))
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(session["since"]))
-        sys.stdout.write(f"{session['user']:<8} {f'pts/{number}':<12} {since} ({session['from']})\n")
+        sys.stdout.write(
+            f"{session['user']:<8} {f'pts/{number}':<12} {since} ({session['from']})\n"
+        )
     return 0
 
 
 def identity(arguments: list[str]) -> int:
     """The user, always number 1000."""
     text = _IDS.get("".join(arguments[:1]))
-    sys.stdout.write(f"{text or f'uid=1000({USER}) gid=1000({USER}) groups=1000({USER}),27(sudo)'}\n")
+    sys.stdout.write(
+        f"{text or f'uid=1000({USER}) gid=1000({USER}) groups=1000({USER}),27(sudo)'}\n"
+    )
     return 0
 
 
@@ -53,8 +66,11 @@ def service(arguments: list[str]) -> int:
 
 def ssh_keygen(arguments: list[str]) -> int:
     """The real program; `-A` makes host keys in the container's own tree."""
-    path = os.pathsep.join(part for part in os.environ.get("PATH", "").split(os.pathsep)
-                           if part != os.environ.get("APEXGPU_LAB_BIN"))
+    path = os.pathsep.join(
+        part
+        for part in os.environ.get("PATH", "").split(os.pathsep)
+        if part != os.environ.get("APEXGPU_LAB_BIN")
+    )
     program = shutil.which("ssh-keygen", path=path)
     if program is None:
         sys.stderr.write("ssh-keygen: command not found\n")
@@ -70,8 +86,15 @@ def ssh_keygen(arguments: list[str]) -> int:
     return subprocess.run(argv, check=False).returncode  # noqa: S603 - our own words
 
 
-PROGRAMS = {"hostname": hostname, "who": who, "id": identity, "whoami": whoami, "service": service,
-            "systemctl": service, "ssh-keygen": ssh_keygen}
+PROGRAMS = {
+    "hostname": hostname,
+    "who": who,
+    "id": identity,
+    "whoami": whoami,
+    "service": service,
+    "systemctl": service,
+    "ssh-keygen": ssh_keygen,
+}
 
 if __name__ == "__main__":
     sys.exit(PROGRAMS[sys.argv[1]](sys.argv[2:]))

@@ -23,7 +23,9 @@ class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer."""
         asked = urlsplit(self.path)
-        given = parse_qs(asked.query).get("token", [self.headers.get("Authorization", "").partition(" ")[2]])
+        given = parse_qs(asked.query).get(
+            "token", [self.headers.get("Authorization", "").partition(" ")[2]]
+        )
         if self.token and asked.path != "/api" and given != [self.token]:
             self._say(403, "application/json", json.dumps({"message": "Forbidden"}))
         elif asked.path.startswith(("/api", "/data")):
@@ -49,7 +51,7 @@ def option(arguments: list[str], *names: str) -> str | None:
     for place, word in enumerate(arguments):
         name, equals, value = word.partition("=")
         if name in names:
-            return value if equals else "".join(arguments[place + 1:place + 2])
+            return value if equals else "".join(arguments[place + 1 : place + 2])
     return None
 
 
@@ -82,7 +84,11 @@ def show_servers(arguments: list[str]) -> int:
     if not as_json:
         sys.stdout.write("Currently running servers:\n")
     for one in servers():
-        line = json.dumps(one) if as_json else f"{one['url']}?token={one['token']} :: {one['notebook_dir']}"
+        line = (
+            json.dumps(one)
+            if as_json
+            else f"{one['url']}?token={one['token']} :: {one['notebook_dir']}"
+        )
         sys.stdout.write(f"{line}\n")
     return 0
 
@@ -96,7 +102,9 @@ def jupyter(arguments: list[str]) -> int:
         return 0
     server = listen(int(option(arguments, "--port", "-p") or 8888), 50)
     port = server.server_address[1]
-    token = option(arguments, "--NotebookApp.token", "--ServerApp.token", "--IdentityProvider.token")
+    token = option(
+        arguments, "--NotebookApp.token", "--ServerApp.token", "--IdentityProvider.token"
+    )
     given = os.environ.get("JUPYTER_TOKEN") if token is None else token
     Page.title, Page.token = "Jupyter", secrets.token_hex(24) if given is None else given
     shown = "..." if given else Page.token  # what was given is known, and kept out of the log
@@ -104,12 +112,26 @@ def jupyter(arguments: list[str]) -> int:
     RUNTIME.mkdir(parents=True, exist_ok=True)
     note = RUNTIME / f"nbserver-{os.getpid()}.json"
     url = f"http://localhost:{port}/"
-    note.write_text(json.dumps({"pid": os.getpid(), "port": port, "url": url, "token": Page.token, "base_url": "/",
-                                "hostname": "localhost", "notebook_dir": directory, "root_dir": directory}))
+    note.write_text(
+        json.dumps(
+            {
+                "pid": os.getpid(),
+                "port": port,
+                "url": url,
+                "token": Page.token,
+                "base_url": "/",
+                "hostname": "localhost",
+                "notebook_dir": directory,
+                "root_dir": directory,
+            }
+        )
+    )
     stamp = time.strftime("[I %H:%M:%S NotebookApp] ")
-    sys.stderr.write(f"{stamp}Serving notebooks from local directory: {directory}\n"
-                     f"{stamp}Jupyter Notebook 6.4.0 is running at:\n{stamp}{url}?token={shown}\n"
-                     f"{stamp} or http://127.0.0.1:{port}/?token={shown}\n")
+    sys.stderr.write(
+        f"{stamp}Serving notebooks from local directory: {directory}\n"
+        f"{stamp}Jupyter Notebook 6.4.0 is running at:\n{stamp}{url}?token={shown}\n"
+        f"{stamp} or http://127.0.0.1:{port}/?token={shown}\n"
+    )
     sys.stderr.flush()
     try:
         server.serve_forever()
@@ -124,9 +146,13 @@ def tensorboard(arguments: list[str]) -> int:
     if not logdir:
         sys.stderr.write("tensorboard: error: --logdir is missing\n")
         return 2
-    server = listen(int(option(arguments, "--port") or 6006), 1 if option(arguments, "--port") else 10)
+    server = listen(
+        int(option(arguments, "--port") or 6006), 1 if option(arguments, "--port") else 10
+    )
     Page.title = "TensorBoard"
-    sys.stderr.write(f"TensorBoard 1.12.2 at http://localhost:{server.server_address[1]} (Press CTRL+C to quit)\n")
+    sys.stderr.write(
+        f"TensorBoard 1.12.2 at http://localhost:{server.server_address[1]} (Press CTRL+C to quit)\n"
+    )
     sys.stderr.flush()
     server.serve_forever()
     return 0

@@ -17,7 +17,10 @@ def tree_size(path: Path) -> int:
     if not path.is_dir():
         return _blocks(path.lstat().st_size)
     total = 4096
-    with contextlib.suppress(OSError), os.scandir(path) as entries:  # what cannot be read is not counted
+    with (
+        contextlib.suppress(OSError),
+        os.scandir(path) as entries,
+    ):  # what cannot be read is not counted
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 total += tree_size(Path(entry.path))
@@ -28,8 +31,11 @@ def tree_size(path: Path) -> int:
 
 def sockets(rootfs: Path) -> list[str]:
     """Unix sockets in a tree, as tar names them."""
-    return [f"rootfs/{path.relative_to(rootfs).as_posix()}" for path in _walk(rootfs)
-            if stat.S_ISSOCK(path.lstat().st_mode)]
+    return [
+        f"rootfs/{path.relative_to(rootfs).as_posix()}"
+        for path in _walk(rootfs)
+        if stat.S_ISSOCK(path.lstat().st_mode)
+    ]
 
 
 def pack(rootfs: Path, archive: Path) -> None:
@@ -62,7 +68,11 @@ def unpack(archive: Path, rootfs: Path, stop: Callable[[], bool] = lambda: False
             for member in tar:
                 if stop():
                     return "cut"
-                if not Path(rootfs.parent, member.name).resolve().is_relative_to(rootfs.parent.resolve()):
+                if (
+                    not Path(rootfs.parent, member.name)
+                    .resolve()
+                    .is_relative_to(rootfs.parent.resolve())
+                ):
                     return "cut"
                 tar.extract(member, rootfs.parent, **_SAFELY)
     except (tarfile.TarError, EOFError, zlib.error, OSError):

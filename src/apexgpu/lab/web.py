@@ -81,18 +81,29 @@ async def _request(connection: h11.Connection, reader: asyncio.StreamReader) -> 
             if len(body) > _LIMIT:
                 return None
         elif isinstance(event, h11.EndOfMessage) and head is not None:
-            return Request(head.method.decode(), unquote(urlsplit(head.target.decode("latin-1")).path),
-                           {name.decode(): value.decode("latin-1") for name, value in head.headers}, body)
+            return Request(
+                head.method.decode(),
+                unquote(urlsplit(head.target.decode("latin-1")).path),
+                {name.decode(): value.decode("latin-1") for name, value in head.headers},
+                body,
+            )
         else:
             return None
 
 
 def _send(connection: h11.Connection, writer: asyncio.StreamWriter, response: Response) -> None:
     body = response.body.encode()
-    headers = [("Content-Type", response.kind), ("Content-Length", str(len(body))),
-               *response.headers.items(), ("Date", formatdate(usegmt=True))]
+    headers = [
+        ("Content-Type", response.kind),
+        ("Content-Length", str(len(body))),
+        *response.headers.items(),
+        ("Date", formatdate(usegmt=True)),
+    ]
     reason = HTTPStatus(response.status).phrase.upper().encode()
-    head = h11.Response(status_code=response.status, reason=reason,
-                        headers=[(name.encode(), value.encode("latin-1")) for name, value in headers])
+    head = h11.Response(
+        status_code=response.status,
+        reason=reason,
+        headers=[(name.encode(), value.encode("latin-1")) for name, value in headers],
+    )
     for event in (head, h11.Data(data=body), h11.EndOfMessage()):
         writer.write(connection.send(event) or b"")

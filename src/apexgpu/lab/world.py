@@ -79,8 +79,12 @@ class World:
         self.roster = Roster()
         self.faults = FaultBoard(self._fault_changed)
         self.template_key = new_key()
-        self.hosts = {f"gpu{number}": Host(f"gpu{number}", place.address, place.manage_port, place.shift, key=new_key())
-                      for number, place in enumerate(places, start=2)}
+        self.hosts = {
+            f"gpu{number}": Host(
+                f"gpu{number}", place.address, place.manage_port, place.shift, key=new_key()
+            )
+            for number, place in enumerate(places, start=2)
+        }
         self._secret = secrets.token_hex(8)
         self._pids = itertools.count(random.randint(2000, 9000), 37)  # noqa: S311 - a number to show
         rootfs.make_template(directory, self.template_key)
@@ -147,7 +151,9 @@ class World:
 
     def boot(self, host: Host, container: Container) -> None:
         """Bring a container up, without its ports."""
-        taken = {account.container.address for account in host.accounts.values() if account.container}
+        taken = {
+            account.container.address for account in host.accounts.values() if account.container
+        }
         free = [number for number in range(2, 255) if f"10.0.3.{number}" not in taken]
         container.boot(next(self._pids), f"10.0.3.{random.choice(free)}")  # noqa: S311 - an address to show
         rootfs.set_started(container)
@@ -166,7 +172,9 @@ class World:
         """The maps that the host's scripts can see of a container, in the order they were made."""
         return [one for one in host.maps if one.address == container.address and not one.hidden]
 
-    def forward(self, host: Host, container: Container, container_port: int, host_port: int) -> None:
+    def forward(
+        self, host: Host, container: Container, container_port: int, host_port: int
+    ) -> None:
         """Make a map and open its port."""
         mapping = PortMap(container.address, host_port, container_port)
         host.maps.append(mapping)
@@ -174,7 +182,9 @@ class World:
 
     def next_port(self, host: Host) -> int:
         """The host port that the scripts would take next: one above the highest that they see."""
-        used = [one.host_port for one in host.maps if not one.hidden and one.host_port in MAPPED_PORTS]
+        used = [
+            one.host_port for one in host.maps if not one.hidden and one.host_port in MAPPED_PORTS
+        ]
         above = max(used, default=MAPPED_PORTS.start - 1) + 1
         return above if above in MAPPED_PORTS else min(set(MAPPED_PORTS) - set(used))
 
@@ -200,7 +210,9 @@ class World:
             if account.container and account.container.running:
                 self.halt(host, account.container)
         self.faults.set(host.name, "dead")
-        asyncio.get_running_loop().call_later(_BOOT * self.pace, self.faults.clear, host.name, "dead")
+        asyncio.get_running_loop().call_later(
+            _BOOT * self.pace, self.faults.clear, host.name, "dead"
+        )
 
     # -- faults -----------------------------------------------------------------------------------------------
 

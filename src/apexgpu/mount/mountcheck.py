@@ -17,10 +17,17 @@ from apexgpu.text import last_line
 def job(target: Target, remote: str, *, config: Path, limit: float) -> Job:
     """OpenSSH's sftp asked for the home and for `remote`, with the options that the mount's ssh will have."""
     words = ["sftp", "-b", "-", *config_arguments(config), *target_arguments(target)]
-    words += sshoptions.words([
-        *sshoptions.UNATTENDED, *sshoptions.ALONE, *sshoptions.PLAIN, "ClearAllForwardings=yes",
-        sshoptions.connect_limit(limit), "ConnectionAttempts=1", "LogLevel=INFO",
-    ])  # fmt: skip
+    words += sshoptions.words(
+        [
+            *sshoptions.UNATTENDED,
+            *sshoptions.ALONE,
+            *sshoptions.PLAIN,
+            "ClearAllForwardings=yes",
+            sshoptions.connect_limit(limit),
+            "ConnectionAttempts=1",
+            "LogLevel=INFO",
+        ]
+    )
     batch = f"pwd\ncd {quoted(remote)}\n" if remote else "pwd\n"
     return Job((*words, target.alias), limit, batch.encode("utf-8", "surrogateescape"))
 
@@ -48,15 +55,25 @@ def absolute(done: Completed, target: Target, remote: str) -> str:
     home = re.search(r"^Remote working directory: (/.*)$", done.text, re.MULTILINE)
     if done.code == 0 and home:
         plain = "\\" not in home[1]  # sftp shows what is no ASCII in octal, in some locales
-        return posixpath.normpath(posixpath.join(home[1], remote)) if plain or remote.startswith("/") else remote
+        return (
+            posixpath.normpath(posixpath.join(home[1], remote))
+            if plain or remote.startswith("/")
+            else remote
+        )
     code = failure(said)
     if home is None and code == "refused":
         message = f"ssh cannot log in to {name} without a prompt, and a mount has nobody to ask"
-        raise LoginError(message, hint="ssh-add   (then the agent has the key; no key at all: apexgpu login)",
-                         code="key_prompt")  # fmt: skip
+        raise LoginError(
+            message,
+            hint="ssh-add   (then the agent has the key; no key at all: apexgpu login)",
+            code="key_prompt",
+        )
     if home is None and code == "unknown":
-        raise DeclinedError(f"the host key of {target.alias} is not known yet", code="host_key_unknown",
-                            hint=f"apexgpu up {name}   (in a terminal: it shows the key)")  # fmt: skip
+        raise DeclinedError(
+            f"the host key of {target.alias} is not known yet",
+            code="host_key_unknown",
+            hint=f"apexgpu up {name}   (in a terminal: it shows the key)",
+        )
     if home is None and code is not None and "subsystem request failed" not in said:
         raise error_of(target, code, said)
     raise _there(name, remote, said)
@@ -69,19 +86,33 @@ def _there(name: str, remote: str, said: str) -> ApexError:
         return RefusedError(f"the sshd on {name} has no SFTP", hint=hint, code="no_sftp")
     if "Received message too long" in said or "packet too long" in said.lower():
         message = f"the shell on {name} prints something at its start, which SFTP cannot have (a line in ~/.bashrc?)"
-        return RefusedError(message, hint=f"ssh {name} true   (it has to print nothing)", code="shell_talks")
+        return RefusedError(
+            message, hint=f"ssh {name} true   (it has to print nothing)", code="shell_talks"
+        )
     why = last_line(said, "sftp did not say why")
-    for part, words in (("is not a directory", "is no directory"), ("Permission denied", "may not be entered"),
-                        ("No such file", "is not there"), ("not found", "is not there")):  # fmt: skip
+    for part, words in (
+        ("is not a directory", "is no directory"),
+        ("Permission denied", "may not be entered"),
+        ("No such file", "is not there"),
+        ("not found", "is not there"),
+    ):
         if part in why:
             return _no_path(name, remote, words)
-    return ApexError(f"{name} cannot be reached by sftp: {why}", hint=f"apexgpu doctor {name}", code="sftp")
+    return ApexError(
+        f"{name} cannot be reached by sftp: {why}", hint=f"apexgpu doctor {name}", code="sftp"
+    )
 
 
 def _no_path(name: str, remote: str, words: str) -> RefusedError:
     home = str(Path.home())
     if remote.startswith(f"{home}/"):
         # The shell here has made the home here out of a `~`.
-        hint = f"--remote {remote.removeprefix(home + '/')}   (your shell here made {home} of the ~)"
+        hint = (
+            f"--remote {remote.removeprefix(home + '/')}   (your shell here made {home} of the ~)"
+        )
         return RefusedError(f"{remote} {words} on {name}", hint=hint, code="no_path")
-    return RefusedError(f"{remote or 'your home'} {words} on {name}", hint=f"apexgpu ssh {name} -- ls", code="no_path")
+    return RefusedError(
+        f"{remote or 'your home'} {words} on {name}",
+        hint=f"apexgpu ssh {name} -- ls",
+        code="no_path",
+    )

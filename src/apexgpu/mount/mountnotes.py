@@ -41,7 +41,11 @@ def load(state_dir: Path) -> dict[str, Note]:
 
 
 def _note(row: dict[str, Any]) -> Note:
-    row |= {"host": Host(**row["host"]), "options": tuple(row["options"]), "made": tuple(row["made"])}
+    row |= {
+        "host": Host(**row["host"]),
+        "options": tuple(row["options"]),
+        "made": tuple(row["made"]),
+    }
     return Note(**row)
 
 
@@ -56,7 +60,9 @@ def drop(state_dir: Path, directory: str, left: Sequence[str] = ()) -> None:
     def without(notes: dict[str, Note]) -> dict[str, Note]:
         kept = {key: note for key, note in notes.items() if key != directory}
         for made in left:
-            heir = next((note for key, note in kept.items() if Path(made) in Path(key).parents), None)
+            heir = next(
+                (note for key, note in kept.items() if Path(made) in Path(key).parents), None
+            )
             if heir is not None and made not in heir.made:
                 kept[heir.directory] = replace(heir, made=(made, *heir.made))
         return kept
@@ -70,4 +76,6 @@ def _change(state_dir: Path, change: Callable[[dict[str, Note]], dict[str, Note]
         after = change(before)
         if after != before:
             rows = [asdict(note) for note in after.values()]
-            replace_atomically(state_dir / FILE, json.dumps(rows, indent=1, ensure_ascii=False).encode())
+            replace_atomically(
+                state_dir / FILE, json.dumps(rows, indent=1, ensure_ascii=False).encode()
+            )

@@ -16,9 +16,13 @@ from apexgpu.mount.mountprograms import MARK
 from apexgpu.mount.mounttable import Sshfs, name_in, sshfs_of, windows_sshfs
 from apexgpu.ssh.route import parse
 
-PROCESSES = ("powershell", "-NoProfile", "-Command",
-             "Get-CimInstance Win32_Process -Filter \"Name='sshfs.exe'\" | "
-             "Select-Object ProcessId,CommandLine | ConvertTo-Json")  # fmt: skip
+PROCESSES = (
+    "powershell",
+    "-NoProfile",
+    "-Command",
+    "Get-CimInstance Win32_Process -Filter \"Name='sshfs.exe'\" | "
+    "Select-Object ProcessId,CommandLine | ConvertTo-Json",
+)
 _PS = ("ps", "-axww", "-o", "pid=,uid=,lstart=,command=")
 
 
@@ -48,12 +52,16 @@ def resolved(sshfs: Sshfs) -> Sshfs:
         return sshfs
     port = ("-p", str(sshfs.port)) if sshfs.port else ()
     try:
-        done = together([Job(("ssh", "-G", *(("-F", sshfs.config) if sshfs.config else ()), *port, name), 2)])[0]
+        done = together(
+            [Job(("ssh", "-G", *(("-F", sshfs.config) if sshfs.config else ()), *port, name), 2)]
+        )[0]
     except ApexError:
         return sshfs
     found = parse(done.text)
     address, number = found.get("hostname", [""])[0], found.get("port", [""])[0]
-    return replace(sshfs, address=address, port=int(number)) if address and number.isdigit() else sshfs
+    return (
+        replace(sshfs, address=address, port=int(number)) if address and number.isdigit() else sshfs
+    )
 
 
 def darwin(text: str, uid: int) -> list[Sshfs]:
@@ -78,7 +86,9 @@ def behind(directory: str) -> list[Process]:
         with contextlib.suppress(OSError, ValueError):
             words = os.fsdecode((path / "cmdline").read_bytes()).split("\0")
             serves = sshfs_of(words, 0)
-            if mark in (path / "environ").read_bytes().split(b"\0") or (serves and serves.directory == directory):
+            if mark in (path / "environ").read_bytes().split(b"\0") or (
+                serves and serves.directory == directory
+            ):
                 found.append(Process(int(path.name), _stat(path)[19]))
     return found
 

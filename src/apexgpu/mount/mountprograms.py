@@ -26,12 +26,17 @@ _AS_OF = "as of November 2026"
 _BREW = "brew install --cask macfuse && brew install gromgit/fuse/sshfs-mac"
 _FUSE_T = "brew install macos-fuse-t/homebrew-cask/fuse-t macos-fuse-t/homebrew-cask/fuse-t-sshfs"
 _LINUX = (
-    ("debian", "sudo apt install sshfs"), ("ubuntu", "sudo apt install sshfs"),
+    ("debian", "sudo apt install sshfs"),
+    ("ubuntu", "sudo apt install sshfs"),
     ("fedora", "sudo dnf install fuse-sshfs"),
-    ("rhel", "sudo dnf install epel-release && sudo dnf install fuse-sshfs"), ("arch", "sudo pacman -S sshfs"),
-    ("suse", "sudo zypper install sshfs"), ("alpine", "sudo apk add sshfs"), ("gentoo", "sudo emerge net-fs/sshfs"),
-    ("void", "sudo xbps-install fuse-sshfs"), ("nixos", "nix-env -iA nixos.sshfs"),
-)  # fmt: skip
+    ("rhel", "sudo dnf install epel-release && sudo dnf install fuse-sshfs"),
+    ("arch", "sudo pacman -S sshfs"),
+    ("suse", "sudo zypper install sshfs"),
+    ("alpine", "sudo apk add sshfs"),
+    ("gentoo", "sudo emerge net-fs/sshfs"),
+    ("void", "sudo xbps-install fuse-sshfs"),
+    ("nixos", "nix-env -iA nixos.sshfs"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,9 @@ class Program:
 
     def __str__(self) -> str:
         """For people: `sshfs 3.7.3`."""
-        return f"{self.kind} {'.'.join(map(str, self.version))}".strip() + (f" ({self.fuse})" if self.fuse else "")
+        return f"{self.kind} {'.'.join(map(str, self.version))}".strip() + (
+            f" ({self.fuse})" if self.fuse else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +90,21 @@ def quick_ciphers(runner: Runner, configured: str, *, cpu: Path = Path("/proc/cp
 
     Empty where it is not: a processor without AES, or an OpenSSH before 8.1, which cannot put one in front.
     """
-    if cpu.exists() and not re.search(r"^(?:flags|Features)\s*:.*\baes\b", cpu.read_text(), re.MULTILINE):
+    if cpu.exists() and not re.search(
+        r"^(?:flags|Features)\s*:.*\baes\b", cpu.read_text(), re.MULTILINE
+    ):
         return ""
-    version = re.search(r"OpenSSH_\D*(\d+)\.(\d+)", runner.run(["ssh", "-V"], timeout=5).err.decode("utf-8", "replace"))
+    version = re.search(
+        r"OpenSSH_\D*(\d+)\.(\d+)",
+        runner.run(["ssh", "-V"], timeout=5).err.decode("utf-8", "replace"),
+    )
     if version is None or (int(version[1]), int(version[2])) < (8, 1):
         return ""
-    default = re.search(r"^ciphers (.*)$", runner.run(["ssh", "-F", "none", "-G", "x"], timeout=5).text, re.MULTILINE)
+    default = re.search(
+        r"^ciphers (.*)$",
+        runner.run(["ssh", "-F", "none", "-G", "x"], timeout=5).text,
+        re.MULTILINE,
+    )
     return "^aes128-gcm@openssh.com" if default and default[1] == configured else ""
 
 
@@ -111,14 +127,18 @@ def not_installed(platform: str, os_release: str) -> MissingProgramError:
     """The error that says how to install what mounts, on `platform` (a `sys.platform` value)."""
     if platform == "darwin":
         message = f"no sshfs is installed ({_AS_OF}, `brew install sshfs` is for Linux only and fails on a Mac)"
-        return MissingProgramError(message, hint=f"{_FUSE_T}   (without a kernel extension; with one: {_BREW})")
+        return MissingProgramError(
+            message, hint=f"{_FUSE_T}   (without a kernel extension; with one: {_BREW})"
+        )
     if platform == "win32":
         hint = f"winget install -h -e --id WinFsp.WinFsp && winget install -h -e --id SSHFS-Win.SSHFS-Win   ({_AS_OF})"
         return MissingProgramError("SSHFS-Win is not installed", hint=hint)
     fields = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', os_release, re.MULTILINE))
     names = f"{fields.get('ID', '')} {fields.get('ID_LIKE', '')}".split()
     lines = [line for name in names for key, line in _LINUX if key in name]
-    return MissingProgramError("sshfs is not installed", hint=lines[0] if lines else "sudo apt install sshfs")
+    return MissingProgramError(
+        "sshfs is not installed", hint=lines[0] if lines else "sudo apt install sshfs"
+    )
 
 
 def known_bad(program: Program, *, platform: str = sys.platform) -> str:
@@ -152,10 +172,15 @@ def argv(program: Program, wish: Wish, *, platform: str = sys.platform) -> list[
     # The user's own are to count: of ssh's options the first one does, of all others the last one.
     own = [part for option in wish.options for part in re.split(r"(?<!\\),", option)]
     for option in (
-        sshoptions.KNOWN_KEY, *filter(_is_sshs, own), *_ssh_options(target),
-        *([f"Ciphers={wish.ciphers}"] if wish.ciphers else []), *_options(program, target.alias, platform), command,
-        *(["ro"] if wish.read_only else []), *(one for one in own if not _is_sshs(one)),
-    ):  # fmt: skip
+        sshoptions.KNOWN_KEY,
+        *filter(_is_sshs, own),
+        *_ssh_options(target),
+        *([f"Ciphers={wish.ciphers}"] if wish.ciphers else []),
+        *_options(program, target.alias, platform),
+        command,
+        *(["ro"] if wish.read_only else []),
+        *(one for one in own if not _is_sshs(one)),
+    ):
         words += ["-o", option]
     return [*words, "-f"] if program.kind == "sshfs-win" else words
 
@@ -168,10 +193,15 @@ def _is_sshs(option: str) -> bool:
 def _ssh_options(target: Target) -> list[str]:
     """sshfs(1): SSHOPT=VAL. A connection of its own, that asks nothing and notices within seconds that it is dead."""
     return [
-        f"HostName={target.host.address}", f"Port={target.port}", sshoptions.NO_PROMPT,
-        "PermitLocalCommand=no", "ControlPath=none", sshoptions.connect_limit(CONNECT), "ConnectionAttempts=1",
+        f"HostName={target.host.address}",
+        f"Port={target.port}",
+        sshoptions.NO_PROMPT,
+        "PermitLocalCommand=no",
+        "ControlPath=none",
+        sshoptions.connect_limit(CONNECT),
+        "ConnectionAttempts=1",
         *sshoptions.alive(ALIVE, COUNT),
-    ]  # fmt: skip
+    ]
 
 
 def _options(program: Program, name: str, platform: str) -> list[str]:
@@ -190,16 +220,34 @@ def _rclone(program: Program, wish: Wish) -> list[str]:
     target = wish.target
     words = ["ssh", *config_arguments(wish.config), "-T", "-a", "-x"]
     own = filter(_is_sshs, wish.options)
-    words += sshoptions.words([
-        sshoptions.KNOWN_KEY, *own, *_ssh_options(target), f"User={target.user}", "RemoteCommand=none",
-        "ClearAllForwardings=yes",
-    ])  # fmt: skip
+    words += sshoptions.words(
+        [
+            sshoptions.KNOWN_KEY,
+            *own,
+            *_ssh_options(target),
+            f"User={target.user}",
+            "RemoteCommand=none",
+            "ClearAllForwardings=yes",
+        ]
+    )
     ssh = " ".join(_rclone_word(word) for word in [*words, target.alias])
     more = ["--read-only"] if wish.read_only else ["--vfs-cache-mode", "writes"]
     for option in wish.options:
         more += [] if _is_sshs(option) else ["-o", option]
-    return [program.path, "nfsmount", f":sftp:{wish.remote}", wish.directory, "--sftp-ssh", ssh, "--daemon",
-            "--volname", target.alias, "--dir-cache-time", "20s", *more]  # fmt: skip
+    return [
+        program.path,
+        "nfsmount",
+        f":sftp:{wish.remote}",
+        wish.directory,
+        "--sftp-ssh",
+        ssh,
+        "--daemon",
+        "--volname",
+        target.alias,
+        "--dir-cache-time",
+        "20s",
+        *more,
+    ]
 
 
 def _rclone_word(word: str) -> str:
@@ -215,14 +263,25 @@ def cygwin(path: str) -> str:
 
 
 def unmount_argv(
-    directory: str, *, force: bool, platform: str = sys.platform, has: Callable[[str], str | None] = which
+    directory: str,
+    *,
+    force: bool,
+    platform: str = sys.platform,
+    has: Callable[[str], str | None] = which,
 ) -> list[list[str]]:
     """The command lines that unmount, the next one for when the one before could not. Windows: the process is ended."""
     if platform == "win32":
-        return [["net", "use", directory, "/delete", "/y"]] if re.fullmatch("[A-Za-z]:", directory) else []
+        return (
+            [["net", "use", directory, "/delete", "/y"]]
+            if re.fullmatch("[A-Za-z]:", directory)
+            else []
+        )
     if platform == "darwin":
-        return [["umount", "-f", directory], ["diskutil", "unmount", "force", directory]] if force else [
-            ["umount", directory]]  # fmt: skip
+        return (
+            [["umount", "-f", directory], ["diskutil", "unmount", "force", directory]]
+            if force
+            else [["umount", directory]]
+        )
     program = next((name for name in ("fusermount3", "fusermount") if has(name)), None)
     if program is None:
         return [["umount", *(["-l"] if force else []), directory]]
@@ -231,19 +290,36 @@ def unmount_argv(
 
 # What sshfs and FUSE say, and what it means: (part of their words, our words, hint). Compared without regard to case.
 _SAID = (
-    ("/dev/fuse: permission denied", "this account may not use /dev/fuse", "sudo chmod 666 /dev/fuse"),
+    (
+        "/dev/fuse: permission denied",
+        "this account may not use /dev/fuse",
+        "sudo chmod 666 /dev/fuse",
+    ),
     ("device not found", "the kernel has no FUSE: its module is not loaded", "sudo modprobe fuse"),
-    ("user_allow_other", "allow_other is only for whoever the administrator lets",
-     "echo user_allow_other | sudo tee -a /etc/fuse.conf"),
-    ("no write access to mountpoint", "the directory is not yours, so nothing can be mounted on it",
-     "apexgpu mount HOST DIR   (another directory)"),
-    ("file system is not available", "macOS has not loaded macFUSE's system extension",
-     "open 'x-apple.systempreferences:com.apple.preference.security'   (allow it, and restart)"),
+    (
+        "user_allow_other",
+        "allow_other is only for whoever the administrator lets",
+        "echo user_allow_other | sudo tee -a /etc/fuse.conf",
+    ),
+    (
+        "no write access to mountpoint",
+        "the directory is not yours, so nothing can be mounted on it",
+        "apexgpu mount HOST DIR   (another directory)",
+    ),
+    (
+        "file system is not available",
+        "macOS has not loaded macFUSE's system extension",
+        "open 'x-apple.systempreferences:com.apple.preference.security'   (allow it, and restart)",
+    ),
     ("remote host has disconnected", "the container's sshd hung up", "apexgpu doctor HOST"),
-    ("connection reset by peer", "the connection ended before sshfs could begin", "apexgpu doctor HOST"),
+    (
+        "connection reset by peer",
+        "the connection ended before sshfs could begin",
+        "apexgpu doctor HOST",
+    ),
     ("unknown option", "sshfs does not know one of the options", "sshfs --help"),
     ("mount_max", "there are too many FUSE mounts", "apexgpu mounts"),
-)  # fmt: skip
+)
 
 
 def failed(host: str, said: str) -> ApexError:
@@ -254,8 +330,12 @@ def failed(host: str, said: str) -> ApexError:
             cure = hint.replace("HOST", host)
             if part == "unknown option":
                 return UsageError(f"sshfs does not know one of the options: {last}", hint=hint)
-            return RefusedError(f"{host} could not be mounted: {words} ({last})", hint=cure, code="mount_failed")
-    return ApexError(f"{host} could not be mounted: {last}", hint=f"apexgpu doctor {host}", code="mount_failed")
+            return RefusedError(
+                f"{host} could not be mounted: {words} ({last})", hint=cure, code="mount_failed"
+            )
+    return ApexError(
+        f"{host} could not be mounted: {last}", hint=f"apexgpu doctor {host}", code="mount_failed"
+    )
 
 
 def launch(program: Program, wish: Wish, *, limit: float) -> None:

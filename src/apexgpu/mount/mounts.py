@@ -32,7 +32,9 @@ ALIVE, STALE = "alive", "stale"
 PROBE = 2.0  # seconds for a mount to answer
 _UNMOUNT = 2.0
 # A name that is nowhere: no cache has it, so the server has to be asked.
-_PROBE = "import os,sys\ntry: os.lstat(sys.argv[1])\nexcept OSError as e: print(e.errno, e.strerror)"
+_PROBE = (
+    "import os,sys\ntry: os.lstat(sys.argv[1])\nexcept OSError as e: print(e.errno, e.strerror)"
+)
 _ANSWERS = {2, 13}  # ENOENT, EACCES: somebody looked
 _LOOK = """import json,os,sys
 path=os.path.realpath(sys.argv[1])
@@ -79,10 +81,14 @@ def found(state_dir: Path, hosts: Sequence[Host]) -> list[Mount]:
     notes = mountnotes.load(state_dir)
     mine = None if sys.platform == "win32" else os.getuid()
     rows = []
-    for entry in {entry.directory: entry for entry in entries if entry.owner in {None, mine}}.values():
+    for entry in {
+        entry.directory: entry for entry in entries if entry.owner in {None, mine}
+    }.values():
         sshfs, note = serving.get(entry.directory), notes.get(entry.directory)
         whose = mounttable.remote_of(entry, hosts, sshfs)
-        if whose is not None and note is None and sshfs is not None:  # made by hand: where does its name lead?
+        if (
+            whose is not None and note is None and sshfs is not None
+        ):  # made by hand: where does its name lead?
             whose = mounttable.remote_of(entry, hosts, mountprocesses.resolved(sshfs))
         if note is not None and mounttable.may_be_ours(entry):
             name, remote = note.host.name, note.remote
@@ -91,16 +97,27 @@ def found(state_dir: Path, hosts: Sequence[Host]) -> list[Mount]:
         else:
             continue
         since = sshfs.started if sshfs and sshfs.started else note.since if note else None
-        rows.append(Mount(name, entry.directory, remote, entry.read_only, since, sshfs.pid if sshfs else None,
-                          number=entry.number))  # fmt: skip
+        rows.append(
+            Mount(
+                name,
+                entry.directory,
+                remote,
+                entry.read_only,
+                since,
+                sshfs.pid if sshfs else None,
+                number=entry.number,
+            )
+        )
     return sorted(rows, key=lambda one: (one.host, one.directory))
 
 
 def unclaimed(state_dir: Path) -> bool:
     """Whether there is an sshfs mount that we know nothing of."""
     notes = mountnotes.load(state_dir)
-    return any(entry.kind != "nfs" and mounttable.may_be_ours(entry) and entry.directory not in notes
-               for entry in table())  # fmt: skip
+    return any(
+        entry.kind != "nfs" and mounttable.may_be_ours(entry) and entry.directory not in notes
+        for entry in table()
+    )
 
 
 def probe(directory: str) -> Job:
@@ -112,7 +129,9 @@ def probe(directory: str) -> Job:
 def judged(mount: Mount, done: Completed) -> Mount:
     """The mount with its state, from what the child of `probe` came to."""
     if done.timed_out:
-        return dataclasses.replace(mount, state=STALE, reason=f"it does not answer within {PROBE:g} s")
+        return dataclasses.replace(
+            mount, state=STALE, reason=f"it does not answer within {PROBE:g} s"
+        )
     number, _, words = done.text.strip().partition(" ")
     if done.code == 0 and (not number or (number.isdigit() and int(number) in _ANSWERS)):
         return dataclasses.replace(mount, state=ALIVE)
@@ -155,8 +174,17 @@ def make(state_dir: Path, program: Program, wish: Wish, *, asked: str, limit: fl
         try:
             _directories(wish.directory, kind, made)
             _launch(program, wish, limit)
-            note = Note(wish.directory, wish.target.host, wish.remote, asked, wish.read_only, wish.options,
-                        time.time(), tuple(made), wish.ciphers)  # fmt: skip
+            note = Note(
+                wish.directory,
+                wish.target.host,
+                wish.remote,
+                asked,
+                wish.read_only,
+                wish.options,
+                time.time(),
+                tuple(made),
+                wish.ciphers,
+            )
             mountnotes.add(state_dir, note)
         except BaseException:
             with _undisturbed():
@@ -172,10 +200,14 @@ def _refuse(directory: str, kind: str) -> None:
         message = f"{directory} is a file, and a mount needs a directory"
         raise UsageError(message, hint="apexgpu mount HOST DIR")
     if kind == "closed":
-        raise RefusedError(f"{directory} may not be read by you", hint=f"ls -ld {directory}", code="directory")
+        raise RefusedError(
+            f"{directory} may not be read by you", hint=f"ls -ld {directory}", code="directory"
+        )
     if kind == "full":
         message = f"{directory} is not empty: what is in it would be hidden by the mount"
-        raise RefusedError(message, hint="apexgpu mount HOST DIR   (an empty or a new directory)", code="not_empty")
+        raise RefusedError(
+            message, hint="apexgpu mount HOST DIR   (an empty or a new directory)", code="not_empty"
+        )
 
 
 def _directories(directory: str, kind: str, made: list[str]) -> None:
@@ -204,8 +236,12 @@ def _launch(program: Program, wish: Wish, limit: float) -> None:
     deadline = time.monotonic() + limit
     while mounttable.at(table(), wish.directory) is None:
         if time.monotonic() > deadline:
-            message = f"{wish.target.host.name} is not in the system's table of mounts after {limit:g} s"
-            raise ApexError(message, hint=f"apexgpu doctor {wish.target.host.name}", code="mount_failed")
+            message = (
+                f"{wish.target.host.name} is not in the system's table of mounts after {limit:g} s"
+            )
+            raise ApexError(
+                message, hint=f"apexgpu doctor {wish.target.host.name}", code="mount_failed"
+            )
         time.sleep(0.05)
 
 
@@ -213,7 +249,12 @@ def _undo(state_dir: Path, directory: str, made: Sequence[str]) -> None:
     entry = mounttable.at(table(), directory)
     processes = mountprocesses.behind(directory)
     if entry is not None and mounttable.may_be_ours(entry):
-        together([Job(tuple(argv), _UNMOUNT) for argv in mountprograms.unmount_argv(directory, force=True)])
+        together(
+            [
+                Job(tuple(argv), _UNMOUNT)
+                for argv in mountprograms.unmount_argv(directory, force=True)
+            ]
+        )
     mountprocesses.end(processes, grace=0)
     mountnotes.drop(state_dir, directory, _remove(made))
 
@@ -287,7 +328,9 @@ def forget(state_dir: Path, names: Sequence[str] | None = None) -> None:
     """
     there = {entry.directory for entry in table()}
     for note in mountnotes.load(state_dir).values():
-        if note.directory not in there and (names is None or {note.directory, note.host.name} & set(names)):
+        if note.directory not in there and (
+            names is None or {note.directory, note.host.name} & set(names)
+        ):
             mountnotes.drop(state_dir, note.directory, _remove(note.made))
 
 
@@ -316,8 +359,16 @@ def _detach(mount: Mount, force: bool) -> None:
     holding = holders.holders_of(mount.directory)
     said = "it does not end" if done is None or done.timed_out else done.last_error_line
     if not holding and "busy" not in said.lower():
-        raise ApexError(f"{mount.directory} cannot be unmounted: {said}", code="unmount_failed",
-                        hint=f"apexgpu unmount {mount.host} --force")  # fmt: skip
-    who = ", ".join(map(str, holding or holders.waiting_for_fuse())) or "a program that cannot be seen"
+        raise ApexError(
+            f"{mount.directory} cannot be unmounted: {said}",
+            code="unmount_failed",
+            hint=f"apexgpu unmount {mount.host} --force",
+        )
+    who = (
+        ", ".join(map(str, holding or holders.waiting_for_fuse()))
+        or "a program that cannot be seen"
+    )
     message = f"{mount.directory} is in use by {who}"
-    raise RefusedError(message, hint=f"close it, or: apexgpu unmount {mount.host} --force", code="busy")
+    raise RefusedError(
+        message, hint=f"close it, or: apexgpu unmount {mount.host} --force", code="busy"
+    )

@@ -49,7 +49,9 @@ def linux(text: str) -> list[Entry]:
         options = {*fields[5].split(","), *rest[2].split(",")}
         owner = next((int(one[8:]) for one in options if re.fullmatch(r"user_id=\d+", one)), None)
         number = fields[2].rpartition(":")[2]
-        found.append(Entry(_plain(fields[4]), _plain(rest[1]), rest[0], "ro" in options, owner, number))
+        found.append(
+            Entry(_plain(fields[4]), _plain(rest[1]), rest[0], "ro" in options, owner, number)
+        )
     return found
 
 
@@ -76,7 +78,9 @@ def windows(processes: str, net_use: str) -> list[Entry]:
     for drive, user_host in re.findall(r"\s([A-Z]:)\s+\\\\sshfs[.\w]*\\(\S+)", net_use):
         if drive.lower() not in known:
             where, _, path = user_host.partition("\\")
-            found.append(Entry(drive, f"{where.partition('!')[0]}:{path.replace(chr(92), '/')}", "sshfs"))
+            found.append(
+                Entry(drive, f"{where.partition('!')[0]}:{path.replace(chr(92), '/')}", "sshfs")
+            )
     return found
 
 
@@ -88,7 +92,10 @@ def windows_sshfs(processes: str) -> list[Sshfs]:
         return []
     found = []
     for row in rows if isinstance(rows, list) else [rows]:
-        words = [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', row.get("CommandLine") or "")]
+        words = [
+            quoted or plain
+            for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', row.get("CommandLine") or "")
+        ]
         one = sshfs_of(words, int(row.get("ProcessId") or 0))
         if one:
             found.append(one)
@@ -107,17 +114,24 @@ def sshfs_of(words: Sequence[str], pid: int, started: float | None = None) -> Ss
             options["port" if word == "-p" else "-F"] = next(waiting, "")
         elif word.startswith("-o"):
             text = word[2:] or next(waiting, "")
-            options |= {key.lower(): value for key, _, value in (part.partition("=") for part in text.split(","))}
+            options |= {
+                key.lower(): value
+                for key, _, value in (part.partition("=") for part in text.split(","))
+            }
         elif not word.startswith("-"):
             plain.append(word)
     if len(plain) < 2:
         return None
     port = options.get("port", "")
     number = int(port) if port.isdigit() else None
-    return Sshfs(pid, plain[1], started, options.get("hostname", ""), number, plain[0], options.get("-F", ""))
+    return Sshfs(
+        pid, plain[1], started, options.get("hostname", ""), number, plain[0], options.get("-F", "")
+    )
 
 
-def remote_of(entry: Entry, hosts: Iterable[Host], sshfs: Sshfs | None = None) -> tuple[Host, str] | None:
+def remote_of(
+    entry: Entry, hosts: Iterable[Host], sshfs: Sshfs | None = None
+) -> tuple[Host, str] | None:
     """The host whose container is mounted there, and the path; None when it is no mount of these hosts.
 
     A name alone could be another lab's: where the sshfs is known and says where it goes, that must be the host's.
@@ -126,11 +140,18 @@ def remote_of(entry: Entry, hosts: Iterable[Host], sshfs: Sshfs | None = None) -
         return None
     where, path = _split(entry.source)
     for host in hosts:
-        if entry.source in {f"fuse-t:/{host.name}", host.name}:  # FUSE-T shows the volume's name, as we give it
+        if entry.source in {
+            f"fuse-t:/{host.name}",
+            host.name,
+        }:  # FUSE-T shows the volume's name, as we give it
             return host, ""
         if entry.kind == "nfs" or where not in {host.name, host.address}:
             continue  # a real NFS export has the same form of source
-        if sshfs and sshfs.address and (sshfs.address, sshfs.port or host.port) != (host.address, host.port):
+        if (
+            sshfs
+            and sshfs.address
+            and (sshfs.address, sshfs.port or host.port) != (host.address, host.port)
+        ):
             continue
         return host, path
     return None

@@ -13,8 +13,12 @@ CUDA = "9.0"
 """The toolkit whose installer the lab has."""
 
 DRIVERS: Mapping[str, str] = {
-    "8.0": "375.26", "9.0": "384.81", "9.1": "390.46", "9.2": "396.26", "10.0": "410.48",
-}  # fmt: skip
+    "8.0": "375.26",
+    "9.0": "384.81",
+    "9.1": "390.46",
+    "9.2": "396.26",
+    "10.0": "410.48",
+}
 """CUDA -> the Linux driver that it needs at least (D)."""
 
 
@@ -40,7 +44,11 @@ class Wheel:
     @property
     def wants(self) -> str:
         """The cuDNN it takes, in words."""
-        return f"{self.least}.x only" if self.only else f"{self.least} or a newer {self.least.split('.')[0]}.x"
+        return (
+            f"{self.least}.x only"
+            if self.only
+            else f"{self.least} or a newer {self.least.split('.')[0]}.x"
+        )
 
 
 TENSORFLOW = (
@@ -69,11 +77,16 @@ PIP = "20.3.4"
 """The last pip for Python 2.7 and 3.5 (M)."""
 
 SYSTEM_PYTHONS: Mapping[tuple[str, str], Sequence[str]] = {
-    ("ubuntu", "16.04"): ("3.5", "2.7"), ("ubuntu", "18.04"): ("3.6", "2.7"), ("ubuntu", "20.04"): ("3.8", "2.7"),
-    ("ubuntu", "22.04"): ("3.10",), ("ubuntu", "24.04"): ("3.12",),
-    ("debian", "10"): ("3.7", "2.7"), ("debian", "11"): ("3.9", "2.7"), ("debian", "12"): ("3.11",),
+    ("ubuntu", "16.04"): ("3.5", "2.7"),
+    ("ubuntu", "18.04"): ("3.6", "2.7"),
+    ("ubuntu", "20.04"): ("3.8", "2.7"),
+    ("ubuntu", "22.04"): ("3.10",),
+    ("ubuntu", "24.04"): ("3.12",),
+    ("debian", "10"): ("3.7", "2.7"),
+    ("debian", "11"): ("3.9", "2.7"),
+    ("debian", "12"): ("3.11",),
     ("debian", "13"): ("3.13",),
-}  # fmt: skip
+}
 """What apt installs where there is no Python: newest first."""
 
 
@@ -164,11 +177,19 @@ def _known(wish: Wish) -> None:
     for part, version in wish.versions.items():
         if part == "cuda" and version != CUDA:
             needs = f", and needs driver {DRIVERS[version]} or newer" if version in DRIVERS else ""
-            message = f"CUDA {version} is not what the lab has an installer of{needs}: that is {CUDA}"
-            raise RefusedError(message, hint=f"leave the version out, or write cuda=={CUDA}", code="no_version")
+            message = (
+                f"CUDA {version} is not what the lab has an installer of{needs}: that is {CUDA}"
+            )
+            raise RefusedError(
+                message, hint=f"leave the version out, or write cuda=={CUDA}", code="no_version"
+            )
         if part == "pytorch" and not _matches(PYTORCH, version):
             message = f"PyTorch {version} cannot be had for CUDA {CUDA}: {PYTORCH} is the last build for it"
-            raise RefusedError(message, hint=f"leave the version out, or write pytorch=={PYTORCH}", code="no_version")
+            raise RefusedError(
+                message,
+                hint=f"leave the version out, or write pytorch=={PYTORCH}",
+                code="no_version",
+            )
         if part not in {"cuda", "cudnn", "tensorflow", "pytorch"}:
             message = f"there are no versions of {part} to choose from"
             raise UsageError(message, hint=f"write {part} alone")
@@ -180,7 +201,9 @@ def _matches(version: str, wanted: str) -> bool:
 
 def _check_machine(have: Have) -> None:
     if have.machine != "x86_64":
-        message = f"{have.where} is a {have.machine} machine, and CUDA {CUDA} is there for x86_64 only"
+        message = (
+            f"{have.where} is a {have.machine} machine, and CUDA {CUDA} is there for x86_64 only"
+        )
         raise RefusedError(message, hint="take another host: apexgpu gpus", code="machine")
 
 
@@ -189,13 +212,19 @@ def _check_driver(have: Have, cuda: str) -> None:
     if have.driver is None:
         why = f": {have.trouble}" if have.trouble else ""
         message = f"{have.where} shows no GPU with a driver to its container{why}"
-        hint = (f"apexgpu down {have.where} && apexgpu up {have.where}   (a start may mend the driver; else take "
-                "another host: apexgpu gpus, or ask the administrators)")
+        hint = (
+            f"apexgpu down {have.where} && apexgpu up {have.where}   (a start may mend the driver; else take "
+            "another host: apexgpu gpus, or ask the administrators)"
+        )
         raise RefusedError(message, hint=hint, code="no_driver")
     if numbers(have.driver) < numbers(least):
-        fitting = [one for one, driver in DRIVERS.items() if numbers(have.driver) >= numbers(driver)]
+        fitting = [
+            one for one, driver in DRIVERS.items() if numbers(have.driver) >= numbers(driver)
+        ]
         upto = f"; this one is good for CUDA {fitting[-1]}" if fitting else ""
-        message = f"{have.where} has driver {have.driver}, and CUDA {cuda} needs {least} or newer{upto}"
+        message = (
+            f"{have.where} has driver {have.driver}, and CUDA {cuda} needs {least} or newer{upto}"
+        )
         hint = f"take a host with driver {least} or newer: apexgpu gpus; or ask the administrators to update this one"
         raise RefusedError(message, hint=hint, code="driver_too_old")
 
@@ -208,21 +237,28 @@ def _tensorflow(have: Have, wish: Wish) -> Wheel | None:
     found = [one for one in TENSORFLOW if _matches(one.version, wanted)]
     if found:
         return found[-1]
-    other = next((cuda for version, cuda in OTHER_CUDA.items() if numbers(wanted) >= numbers(version)), None)
+    other = next(
+        (cuda for version, cuda in OTHER_CUDA.items() if numbers(wanted) >= numbers(version)), None
+    )
     names = ", ".join(one.version for one in TENSORFLOW)
     if other:
         needs = f"CUDA {other} or newer (driver {DRIVERS[other]})"
         message = f"TensorFlow {wanted} wants {needs}, and the lab has CUDA {CUDA}"
     else:
         message = f"TensorFlow {wanted} is none that goes with CUDA {CUDA}"
-    raise RefusedError(message, hint=f"apexgpu setup {have.where} tensorflow   (or tensorflow==VERSION of: {names})",
-                       code="no_version")  # fmt: skip
+    raise RefusedError(
+        message,
+        hint=f"apexgpu setup {have.where} tensorflow   (or tensorflow==VERSION of: {names})",
+        code="no_version",
+    )
 
 
 def _cudnn(have: Have, wish: Wish, wheel: Wheel | None) -> str:
     """The cuDNN that is to be there in the end: the wanted one, the one that is there, the newest that fits."""
     wanted = wish.versions.get("cudnn")
-    offered = sorted({*have.archives, *([have.cudnn] if have.cudnn else [])}, key=numbers, reverse=True)
+    offered = sorted(
+        {*have.archives, *([have.cudnn] if have.cudnn else [])}, key=numbers, reverse=True
+    )
     listed = ", ".join(offered) or "none"
     if wanted is not None:
         offered = [one for one in offered if _matches(one, wanted)]
@@ -244,15 +280,24 @@ def _cudnn(have: Have, wish: Wish, wheel: Wheel | None) -> str:
 
 def _cudnn_unfit(have: Have, wheel: Wheel, cudnn: str) -> RefusedError:
     message = f"TensorFlow {wheel.version} computes with cuDNN {wheel.wants}, and {have.where} has {cudnn}"
-    ways = [f"apexgpu setup {have.where} cudnn=={one} tensorflow=={wheel.version}" for one in have.archives
-            if one != cudnn and wheel.takes(one)][:1]  # fmt: skip
+    ways = [
+        f"apexgpu setup {have.where} cudnn=={one} tensorflow=={wheel.version}"
+        for one in have.archives
+        if one != cudnn and wheel.takes(one)
+    ][:1]
     fitting = [one.version for one in TENSORFLOW if one.takes(cudnn)]
     if fitting:
-        ways.append(f"apexgpu setup {have.where} tensorflow=={fitting[-1]}   (the newest for cuDNN {cudnn})")
+        ways.append(
+            f"apexgpu setup {have.where} tensorflow=={fitting[-1]}   (the newest for cuDNN {cudnn})"
+        )
     elif not ways:
-        pairs = [(archive, one) for one in TENSORFLOW for archive in have.archives if one.takes(archive)]
-        ways += [f"apexgpu setup {have.where} cudnn=={archive} tensorflow=={one.version}"
-                 for archive, one in pairs[-1:]]  # fmt: skip
+        pairs = [
+            (archive, one) for one in TENSORFLOW for archive in have.archives if one.takes(archive)
+        ]
+        ways += [
+            f"apexgpu setup {have.where} cudnn=={archive} tensorflow=={one.version}"
+            for archive, one in pairs[-1:]
+        ]
     ways = ways or [f"ask the administrators for the archive of a cuDNN {wheel.wants}"]
     return RefusedError(message, hint="; or: ".join(ways), code="cudnn")
 
@@ -272,24 +317,37 @@ def _python(have: Have, major: int) -> str:
         fitting = sorted((one for one in offered if one.startswith(f"{major}.")), key=numbers)
         if fitting:
             return fitting[-1]
-    found = ", ".join(one.version for one in have.pythons if one.version.startswith(f"{major}.")) or "none"
+    found = (
+        ", ".join(one.version for one in have.pythons if one.version.startswith(f"{major}."))
+        or "none"
+    )
     narrow = " with wide unicode (cp27mu)" if major == 2 else ""
     listed = " or ".join(one for one in PYTHONS if one.startswith(f"{major}."))
-    message = f"{have.where} has no Python {listed}{narrow}, which the wheels are for; there is: {found}"
+    message = (
+        f"{have.where} has no Python {listed}{narrow}, which the wheels are for; there is: {found}"
+    )
     other = 2 if major == 3 else 3
     ways = []
     if any(one.short in PYTHONS and one.short.startswith(f"{other}.") for one in have.pythons):
         ways.append(f"the same with --python {other}")
-    ways.append(f"a container of Ubuntu 16.04 or 18.04: apexgpu rebuild {have.where}   (it deletes your files there)")
+    ways.append(
+        f"a container of Ubuntu 16.04 or 18.04: apexgpu rebuild {have.where}   (it deletes your files there)"
+    )
     raise RefusedError(message, hint="; or: ".join(ways), code="no_python")
 
 
 def _any_python(have: Have) -> str:
     """The Python 3 for tools that have no wheels of their own: the system's, which apt has packages for."""
     system = [one for one in SYSTEM_PYTHONS.get(have.distribution, ()) if one.startswith("3.")]
-    there = sorted((one.short for one in have.pythons if numbers(one.version) >= (3, 5)), key=numbers)
+    there = sorted(
+        (one.short for one in have.pythons if numbers(one.version) >= (3, 5)), key=numbers
+    )
     for one in [*system, *reversed(there)]:
         if one in there or not there:
             return one
     message = f"{have.where} has no Python 3.5 or newer"
-    raise RefusedError(message, hint=f"apexgpu ssh {have.where} -- sudo apt-get install -y python3", code="no_python")
+    raise RefusedError(
+        message,
+        hint=f"apexgpu ssh {have.where} -- sudo apt-get install -y python3",
+        code="no_python",
+    )

@@ -74,7 +74,14 @@ def there(text: str) -> There:
             pythons.append(Python(rest))
         elif what == MARK:
             told = _read(rest)
-            pythons.append(Python(*(str(told.get(name, "")) for name in ("python", "version", "name", "tensorflow"))))
+            pythons.append(
+                Python(
+                    *(
+                        str(told.get(name, ""))
+                        for name in ("python", "version", "name", "tensorflow")
+                    )
+                )
+            )
     looked = f"{MARK}-looked" in text.splitlines()
     return There(tuple(dict.fromkeys(cudas)), tuple(dict.fromkeys(cudnns)), tuple(pythons), looked)
 
@@ -97,7 +104,9 @@ def run(out: str, err: str) -> Run:
         if what == f"{MARK}-end" and rest.isdigit():
             code = int(rest)
         elif what == f"{MARK}-left":
-            left |= {int(index): int(used) * MIB for index, used in re.findall(r"^(\d+), (\d+)$", rest)}
+            left |= {
+                int(index): int(used) * MIB for index, used in re.findall(r"^(\d+), (\d+)$", rest)
+            }
         elif what == MARK:
             told = _read(rest)
             steps[str(told.get("step"))] = told

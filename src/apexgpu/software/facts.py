@@ -48,19 +48,35 @@ class Facts:
 
     def have(self, where: str) -> Have:
         """What choices depend on. A cuDNN whose header and library disagree is none."""
-        whole = self.cudnn and self.cudnn_library and f"{self.cudnn}.".startswith(f"{self.cudnn_library}.")
-        return Have(where, self.machine, self.distribution, self.driver, self.trouble, self.pythons,
-                    self.cudnn if whole else None, tuple(self.archives))  # fmt: skip
+        whole = (
+            self.cudnn
+            and self.cudnn_library
+            and f"{self.cudnn}.".startswith(f"{self.cudnn_library}.")
+        )
+        return Have(
+            where,
+            self.machine,
+            self.distribution,
+            self.driver,
+            self.trouble,
+            self.pythons,
+            self.cudnn if whole else None,
+            tuple(self.archives),
+        )
 
 
 def command(installers: str = INSTALLERS) -> str:
     """The command line that tells the facts."""
-    return sent.apart(shlex.join(["env", "LC_ALL=C", "sh", "-c", sent.text("facts.sh"), "apexgpu", installers]))
+    return sent.apart(
+        shlex.join(["env", "LC_ALL=C", "sh", "-c", sent.text("facts.sh"), "apexgpu", installers])
+    )
 
 
 def survey(link: Transport, host: Host, *, connect: float = 10, once: bool = False) -> Facts:
     """Ask the container on `host`; `connect` in seconds. RefusedError (stopped …), UnreachableError …"""
-    reply = manage.inside(link, host, command(), limits=Limits(connect=connect, total=180), once=once)
+    reply = manage.inside(
+        link, host, command(), limits=Limits(connect=connect, total=180), once=once
+    )
     return read(reply, host.name)
 
 
@@ -80,17 +96,29 @@ def read(reply: Reply, where: str) -> Facts:
 
     cards, driver = _cards(told.get("gpu", []))
     return Facts(
-        machine=one("machine"), home=one("home"), system=one("os_PRETTY_NAME"),
-        distribution=(one("os_ID"), one("os_VERSION_ID")), driver=driver, cards=cards, trouble=one("gpu_trouble"),
-        cuda=one("cuda") or None, cudnn=one("cudnn") or None, cudnn_library=one("cudnn_library") or None,
-        archives=_archives(told.get("cudnn_archive", [])), pythons=_pythons(told.get("python", [])),
-        free=_free(told.get("free", [])), sudo=one("sudo") == "yes", busy=one("busy") if "busy" in told else None,
-    )  # fmt: skip
+        machine=one("machine"),
+        home=one("home"),
+        system=one("os_PRETTY_NAME"),
+        distribution=(one("os_ID"), one("os_VERSION_ID")),
+        driver=driver,
+        cards=cards,
+        trouble=one("gpu_trouble"),
+        cuda=one("cuda") or None,
+        cudnn=one("cudnn") or None,
+        cudnn_library=one("cudnn_library") or None,
+        archives=_archives(told.get("cudnn_archive", [])),
+        pythons=_pythons(told.get("python", [])),
+        free=_free(told.get("free", [])),
+        sudo=one("sudo") == "yes",
+        busy=one("busy") if "busy" in told else None,
+    )
 
 
 def _cards(lines: Sequence[str]) -> tuple[tuple[Card, ...], str | None]:
     """`390.48, TITAN V, 12066` a line, or the driver alone."""
-    rows = [[part.strip() for part in f"{line},,".split(",")] for line in lines if line[:1].isdigit()]
+    rows = [
+        [part.strip() for part in f"{line},,".split(",")] for line in lines if line[:1].isdigit()
+    ]
     cards = tuple(Card(row[1] or "GPU", int(row[2]) if row[2].isdigit() else 0) for row in rows)
     return cards, rows[0][0] if rows else None
 

@@ -24,8 +24,14 @@ def wanted_cuda(version: str) -> str:
     found = wheel(version)
     if found:
         return found.cuda
-    return next((cuda for first, cuda in compatibility.OTHER_CUDA.items()
-                 if numbers(first)[:2] <= numbers(version)[:2] < (2, 1)), "")  # fmt: skip
+    return next(
+        (
+            cuda
+            for first, cuda in compatibility.OTHER_CUDA.items()
+            if numbers(first)[:2] <= numbers(version)[:2] < (2, 1)
+        ),
+        "",
+    )
 
 
 def _newest(found: Sequence[tuple[str, str]]) -> str:
@@ -44,8 +50,13 @@ def driver(driver: str, found: There, version: str, host: str) -> Finding:
         return Finding("driver", "ok", driver)
     if numbers(driver) < numbers(least):
         hint = f"take a host with driver {least} or newer: apexgpu gpus   (or ask the administrators to update {host})"
-        return Finding("driver", "problem", f"driver {driver} is too old for CUDA {cuda}, which needs {least} or newer",
-                       hint, "driver_too_old")  # fmt: skip
+        return Finding(
+            "driver",
+            "problem",
+            f"driver {driver} is too old for CUDA {cuda}, which needs {least} or newer",
+            hint,
+            "driver_too_old",
+        )
     return Finding("driver", "ok", f"{driver} (CUDA {cuda} needs {least} or newer)")
 
 
@@ -68,10 +79,17 @@ def cudnn(found: There, version: str, host: str) -> Finding:
     if fitting:
         return Finding("cudnn", "ok", f"{fitting[0][0]} ({fitting[0][1]})")
     if not found.cudnns:
-        return Finding("cudnn", "note", "its header is nowhere", f"apexgpu setup {host} cudnn", "no_cudnn")
+        return Finding(
+            "cudnn", "note", "its header is nowhere", f"apexgpu setup {host} cudnn", "no_cudnn"
+        )
     wants = f"TensorFlow {version} takes {known.wants}" if known else ""
-    return Finding("cudnn", "note", f"{found.cudnns[0][0]} is there, and {wants}",
-                   f"apexgpu setup {host} cudnn tensorflow", "cudnn_mismatch")  # fmt: skip
+    return Finding(
+        "cudnn",
+        "note",
+        f"{found.cudnns[0][0]} is there, and {wants}",
+        f"apexgpu setup {host} cudnn tensorflow",
+        "cudnn_mismatch",
+    )
 
 
 def no_tensorflow(found: There, host: str, named: str | None) -> Finding:
@@ -89,12 +107,20 @@ def no_tensorflow(found: There, host: str, named: str | None) -> Finding:
 def choose(gpus: Sequence[Gpu], host: str) -> tuple[Card | None, Finding | None]:
     """The GPU with most free memory, of those that let programs in; or the link that says why none will do."""
     able = [one for one in gpus if not one.compute_mode.lower().startswith("prohibited")]
-    best = max(able, key=lambda one: (-1 if one.free is None else one.free, -one.index), default=None)
+    best = max(
+        able, key=lambda one: (-1 if one.free is None else one.free, -one.index), default=None
+    )
     if best is None:
         hint = f"take another host: apexgpu gpus   (or ask the administrators to look at {host})"
         return None, Finding("gpu", "problem", f"no GPU of {host} lets programs in", hint, "no_gpu")
     card = Card(best.index, best.name, total=best.total, free=best.free)
     if best.free is not None and best.free < LEAST:
         fact = f"the GPU with most free memory (number {best.index}) has {size(best.free)}: others use them all"
-        return card, Finding("gpu", "busy", fact, "apexgpu gpus free   (then again, or on a host that is free)", "busy")
+        return card, Finding(
+            "gpu",
+            "busy",
+            fact,
+            "apexgpu gpus free   (then again, or on a host that is free)",
+            "busy",
+        )
     return card, None

@@ -34,7 +34,9 @@ class Memory:
             found = json.loads(self._path.read_bytes())
         except (OSError, ValueError):
             return {}
-        return {str(path): str(one) for path, one in found.items()} if isinstance(found, dict) else {}
+        return (
+            {str(path): str(one) for path, one in found.items()} if isinstance(found, dict) else {}
+        )
 
     def keep(self, files: Sequence[SourceFile]) -> None:
         """Remember what has worked."""

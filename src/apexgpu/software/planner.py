@@ -63,7 +63,10 @@ class Order:
     @property
     def words(self) -> tuple[str, ...]:
         """The same as words of the command line."""
-        named = [f"{name}=={self.versions[name]}" if name in self.versions else name for name in self.names]
+        named = [
+            f"{name}=={self.versions[name]}" if name in self.versions else name
+            for name in self.names
+        ]
         return (*named, *(["--python", "2"] if self.python == 2 else []))
 
 
@@ -81,7 +84,9 @@ def order(words: Sequence[str], recipes: Mapping[str, Recipe], python: int = 3) 
             raise UsageError(message, hint=hint, code="unknown_recipe")
         if given and not compatibility.numbers(version):
             message = f"{word}: {version or 'nothing'} is no version"
-            raise UsageError(message, hint=f"{name}, or {name}==VERSION with a version such as 1.10.1")
+            raise UsageError(
+                message, hint=f"{name}, or {name}==VERSION with a version such as 1.10.1"
+            )
         names[name] = None
         if given:
             versions[name] = version
@@ -112,10 +117,14 @@ def plan(where: str, facts: Facts, recipes: Mapping[str, Recipe], wanted: Order)
     choice = compatibility.choose(facts.have(where), Wish(parts, wanted.versions, wanted.python))
     if not facts.sudo:
         message = f"sudo asks for a password in the container on {where}, and a setup runs without anybody to type it"
-        raise RefusedError(message, hint=f"apexgpu ssh {where} -- sudo -v   (shows what it wants)", code="no_sudo")
+        raise RefusedError(
+            message, hint=f"apexgpu ssh {where} -- sudo -v   (shows what it wants)", code="no_sudo"
+        )
     variables = _variables(facts, choice)
     steps = tuple(
-        Planned(recipe, step, step.title.format_map(variables), recipe.constraints.format_map(variables))
+        Planned(
+            recipe, step, step.title.format_map(variables), recipe.constraints.format_map(variables)
+        )
         for recipe in chosen
         for step in recipe.steps
         if all(variables[name] in values for name, values in step.when.items())
@@ -133,11 +142,19 @@ def _variables(facts: Facts, choice: Choice) -> dict[str, str]:
         return f"py{python.replace('.', '')}" if python else ""
 
     return {
-        "CUDA": choice.cuda, "CUDNN": choice.cudnn, "CUDNN_ARCHIVE": facts.archives.get(choice.cudnn, ""),
-        "TENSORFLOW": choice.tensorflow, "PYTORCH": choice.pytorch, "PYTHON": choice.python, "TAG": tag(choice.python),
-        "PYTHON3": choice.python3, "TAG3": tag(choice.python3), "GROWTH": choice.growth, "PIP": compatibility.PIP,
+        "CUDA": choice.cuda,
+        "CUDNN": choice.cudnn,
+        "CUDNN_ARCHIVE": facts.archives.get(choice.cudnn, ""),
+        "TENSORFLOW": choice.tensorflow,
+        "PYTORCH": choice.pytorch,
+        "PYTHON": choice.python,
+        "TAG": tag(choice.python),
+        "PYTHON3": choice.python3,
+        "TAG3": tag(choice.python3),
+        "GROWTH": choice.growth,
+        "PIP": compatibility.PIP,
         "SUFFIX": "-py2" if choice.python.startswith("2") else "",
-    }  # fmt: skip
+    }
 
 
 def looked_at(made: Plan, done: frozenset[int]) -> Plan:
@@ -145,7 +162,10 @@ def looked_at(made: Plan, done: frozenset[int]) -> Plan:
 
     RefusedError where the disk has no room for the others.
     """
-    steps = tuple(replace(one, state=DONE if number in done else TODO) for number, one in enumerate(made.steps, 1))
+    steps = tuple(
+        replace(one, state=DONE if number in done else TODO)
+        for number, one in enumerate(made.steps, 1)
+    )
     made = replace(made, steps=steps)
     _check_disk(made)
     return made
@@ -173,5 +193,7 @@ def _place(path: str, facts: Facts) -> str | None:
     """The measured path that `path` lies under."""
     if path == "~" or path.startswith("~/"):
         path = facts.home + path[1:]
-    under = [place for place in facts.free if path == place or path.startswith(place.rstrip("/") + "/")]
+    under = [
+        place for place in facts.free if path == place or path.startswith(place.rstrip("/") + "/")
+    ]
     return max(under, key=len, default=None)

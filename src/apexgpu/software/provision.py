@@ -99,15 +99,22 @@ class StepFailedError(ApexError):
         self.said = tuple(said)
 
 
-def check(link: Transport, host: Host, plan: Plan, *, connect: float = 10) -> tuple[Plan, tuple[SourceFile, ...]]:
+def check(
+    link: Transport, host: Host, plan: Plan, *, connect: float = 10
+) -> tuple[Plan, tuple[SourceFile, ...]]:
     """The plan with the state of each step, and the files that would be installed from: the second round trip.
 
     RefusedError where the disk has no room.
     """
     run = secrets.token_hex(4)
-    reply = manage.inside(link, host, setupscript.command("check", run, plan),
-                          limits=Limits(connect, _CHECKING))  # fmt: skip
-    marks = [found for line in reply.out.splitlines() if (found := setupscript.mark(line)) and found.run == run]
+    reply = manage.inside(
+        link, host, setupscript.command("check", run, plan), limits=Limits(connect, _CHECKING)
+    )
+    marks = [
+        found
+        for line in reply.out.splitlines()
+        if (found := setupscript.mark(line)) and found.run == run
+    ]
     if not any(found.kind == "end" for found in marks):
         raise _unexpected(host, reply)
     done = frozenset(int(found.words[0]) for found in marks if found.kind == "done")
@@ -130,7 +137,9 @@ def _unexpected(host: Host, reply: Reply) -> ApexError:
     return ApexError(message, hint=f"apexgpu ssh {host.name} -- df -h", code="unexpected")
 
 
-def follow(link: Transport, host: Host, busy: str, say: Callable[[str], None], *, connect: float = 10) -> None:
+def follow(
+    link: Transport, host: Host, busy: str, say: Callable[[str], None], *, connect: float = 10
+) -> None:
     """Watch a run that is under way there until it has ended, whoever began it."""
     run = busy.split(" ")[0]
 
@@ -139,11 +148,23 @@ def follow(link: Transport, host: Host, busy: str, say: Callable[[str], None], *
             say(_ESCAPES.sub("", text).strip())
 
     limits = Limits(connect, None, _SILENT)
-    link.run(Target(host, "container"), setupscript.command("follow", run), limits=limits, on_line=line, once=True)
+    link.run(
+        Target(host, "container"),
+        setupscript.command("follow", run),
+        limits=limits,
+        on_line=line,
+        once=True,
+    )
 
 
 def execute(
-    link: Transport, host: Host, run: Run, *, known: Sequence[str], actions: Mapping[str, Action], pause: Pause
+    link: Transport,
+    host: Host,
+    run: Run,
+    *,
+    known: Sequence[str],
+    actions: Mapping[str, Action],
+    pause: Pause,
 ) -> None:
     """Do the steps of a run's plan that are not done yet, prove them, and prove what every login is promised.
 
@@ -161,9 +182,13 @@ def _carry(link: Transport, host: Host, run: Run, command: str, pause: Pause) ->
     limits = Limits(run.connect, None, _SILENT)
     for attempt in range(_TRIES):
         try:
-            reply = link.run(Target(host, "container"), command, limits=limits, on_line=run.line, once=True)
+            reply = link.run(
+                Target(host, "container"), command, limits=limits, on_line=run.line, once=True
+            )
         except UnreachableError as exc:
-            if attempt == _TRIES - 1 or not (isinstance(exc, DroppedError) or run.states or attempt):
+            if attempt == _TRIES - 1 or not (
+                isinstance(exc, DroppedError) or run.states or attempt
+            ):
                 raise _lost(run, exc) from None
             run.teller.note(f"{exc.message}; the work goes on there, connecting again")
             pause(2**attempt)
@@ -180,7 +205,9 @@ def _lost(run: Run, exc: UnreachableError) -> UnreachableError:
     if not run.now:
         return exc
     message = f"{exc.message}; the setup goes on there at its own pace, if the container still runs"
-    return UnreachableError(message, hint=f"{run.plan.again}   (follows it, and goes on from there)", code=exc.code)
+    return UnreachableError(
+        message, hint=f"{run.plan.again}   (follows it, and goes on from there)", code=exc.code
+    )
 
 
 def _stop(link: Transport, host: Host, run: Run) -> None:
@@ -199,16 +226,21 @@ def _judge(host: Host, run: Run) -> None:
         return
     if run.busy:
         message = f"another setup is under way on {host.name}: {run.busy.partition(' ')[2] or 'of another apexgpu'}"
-        raise ApexError(message, hint=f"{run.plan.again}   (follows it to its end first)", code="busy")
+        raise ApexError(
+            message, hint=f"{run.plan.again}   (follows it to its end first)", code="busy"
+        )
     last = run.said[-1] if run.said else "nothing"
     if not run.now:
         message = f"{host.name}: the setup could not begin; it said: {last[:300]}"
         raise StepFailedError(message, hint=f"apexgpu ssh {host.name} -- df -h", said=())
     title = run.plan.steps[run.now - 1].title
     words = {"failed": "did not work", "stopped": "was the last before a Ctrl-C elsewhere"}.get(
-        run.ended, "was cut: the container was stopped, or the work killed")  # fmt: skip
+        run.ended, "was cut: the container was stopped, or the work killed"
+    )
     message = f"{host.name}: {title}: {words}; it said: {last[:300]}"
-    raise StepFailedError(message, hint=f"{run.plan.again}   (goes on with this step)", said=tuple(run.said))
+    raise StepFailedError(
+        message, hint=f"{run.plan.again}   (goes on with this step)", said=tuple(run.said)
+    )
 
 
 def _act(link: Transport, host: Host, run: Run, actions: Mapping[str, Action]) -> None:
@@ -230,9 +262,13 @@ def prove_logins(link: Transport, host: Host, plan: Plan, *, connect: float = 10
     for recipe in plan.recipes:
         if recipe.login:
             command = setupscript.login_command(plan, recipe)
-            reply = link.run(Target(host, "container"), command, limits=Limits(connect, _LOGIN), once=True)
+            reply = link.run(
+                Target(host, "container"), command, limits=Limits(connect, _LOGIN), once=True
+            )
             if reply.code:
                 said = [line for line in (reply.out + reply.err).splitlines() if line.strip()]
-                message = f"{recipe.name} is set up on {host.name}, but a new login does not find it"
+                message = (
+                    f"{recipe.name} is set up on {host.name}, but a new login does not find it"
+                )
                 hint = f"apexgpu ssh {host.name} -- sh -c {shlex.quote(recipe.login.strip())}"
                 raise StepFailedError(message, hint=hint, said=said[-5:])

@@ -11,9 +11,19 @@ from apexgpu.errors import ConfigError
 
 CHOOSABLE = ("cuda", "cudnn", "tensorflow", "pytorch", "python3")
 VARIABLES = (
-    "CUDA", "CUDNN", "CUDNN_ARCHIVE", "TENSORFLOW", "PYTORCH", "PYTHON", "TAG", "PYTHON3", "TAG3", "SUFFIX", "GROWTH",
+    "CUDA",
+    "CUDNN",
+    "CUDNN_ARCHIVE",
+    "TENSORFLOW",
+    "PYTORCH",
+    "PYTHON",
+    "TAG",
+    "PYTHON3",
+    "TAG3",
+    "SUFFIX",
+    "GROWTH",
     "PIP",
-)  # fmt: skip
+)
 """What the planner tells the scripts, beside `FILES`, `CONSTRAINTS` and the sources' own names."""
 
 ACTIONS = ("renew_host_keys",)
@@ -87,7 +97,9 @@ def load_all(config_dir: Path) -> dict[str, Recipe]:
     for recipe in found.values():
         for name in recipe.needs:
             if name not in found:
-                raise _wrong(recipe.room / f"{recipe.name}.toml", "needs", f"there is no recipe {name}")
+                raise _wrong(
+                    recipe.room / f"{recipe.name}.toml", "needs", f"there is no recipe {name}"
+                )
     return found
 
 
@@ -102,7 +114,9 @@ def load(path: Path) -> Recipe:
         raise ConfigError(message, hint=f"ls -l {path}", code="recipe") from None
     except tomllib.TOMLDecodeError as exc:
         message = f"{path} is not valid TOML: {exc}"
-        raise ConfigError(message, hint="correct the line, or move the file away", code="recipe") from None
+        raise ConfigError(
+            message, hint="correct the line, or move the file away", code="recipe"
+        ) from None
     return _recipe(_Table(path, "", table))
 
 
@@ -133,13 +147,17 @@ class _Table:
         try:
             value.format_map(dict.fromkeys(VARIABLES, ""))
         except (KeyError, ValueError, IndexError, AttributeError):
-            raise self.wrong(key, f"may name {', '.join(VARIABLES)} in braces, and nothing else") from None
+            raise self.wrong(
+                key, f"may name {', '.join(VARIABLES)} in braces, and nothing else"
+            ) from None
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of strings."""
         value = self._left.pop(key, [])
-        if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
+        if not isinstance(value, list) or not all(
+            isinstance(one, str) and one.strip() for one in value
+        ):
             raise self.wrong(key, "must be a list of texts")
         return tuple(value)
 
@@ -148,7 +166,10 @@ class _Table:
         value = self._left.pop(key, [])
         if not isinstance(value, list):
             raise self.wrong(key, "must be a list of tables")
-        return [_Table(self.path, f"{self._where}{key}[{number}].", one) for number, one in enumerate(value, 1)]
+        return [
+            _Table(self.path, f"{self._where}{key}[{number}].", one)
+            for number, one in enumerate(value, 1)
+        ]
 
     def mapping(self, key: str) -> dict[str, Any]:
         """A table as it stands."""
@@ -177,12 +198,18 @@ def _recipe(table: _Table) -> Recipe:
     if not _NAME.fullmatch(path.stem):
         raise _wrong(path, "the file's name", "must be lower-case letters, digits and dashes")
     recipe = Recipe(
-        name=path.stem, room=path.parent, summary=table.text("summary"), needs=table.texts("needs"),
-        choose=table.texts("choose"), sources=tuple(map(_source, table.tables("sources"))),
-        files=table.texts("files"), constraints=table.template("constraints", ""), login=table.text("login", ""),
+        name=path.stem,
+        room=path.parent,
+        summary=table.text("summary"),
+        needs=table.texts("needs"),
+        choose=table.texts("choose"),
+        sources=tuple(map(_source, table.tables("sources"))),
+        files=table.texts("files"),
+        constraints=table.template("constraints", ""),
+        login=table.text("login", ""),
         use=table.template("use", ""),
         steps=tuple(map(_step, table.tables("steps"))),
-    )  # fmt: skip
+    )
     table.end()
     if not recipe.steps:
         raise table.wrong("steps", "is missing")
@@ -191,7 +218,9 @@ def _recipe(table: _Table) -> Recipe:
             raise table.wrong("choose", f"names {one}, and knows {', '.join(CHOOSABLE)}")
     for name in (*recipe.files, recipe.constraints):
         if "/" in name or "\\" in name or name.startswith("."):
-            raise table.wrong("files", f"names {name}, and may name files in files/ beside the recipe")
+            raise table.wrong(
+                "files", f"names {name}, and may name files in files/ beside the recipe"
+            )
     for name in recipe.files:
         _check_file(table, path.parent / "files" / name)
     names = [step.name for step in recipe.steps]
@@ -203,8 +232,15 @@ def _recipe(table: _Table) -> Recipe:
 def _disk(table: _Table) -> dict[str, int]:
     found = table.mapping("disk")
     for place, size in found.items():
-        if not place.startswith(("/", "~")) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise table.wrong(f"disk.{place!r}", "must be a path, and its value MiB as a whole number")
+        if (
+            not place.startswith(("/", "~"))
+            or not isinstance(size, int)
+            or isinstance(size, bool)
+            or size < 0
+        ):
+            raise table.wrong(
+                f"disk.{place!r}", "must be a path, and its value MiB as a whole number"
+            )
     return found
 
 
@@ -212,7 +248,9 @@ def _check_file(table: _Table, file: Path) -> None:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        raise table.wrong("files", f"names {file.name}, and {file} is not there, or no text") from None
+        raise table.wrong(
+            "files", f"names {file.name}, and {file} is not there, or no text"
+        ) from None
     if END_OF_TEXT in text or "\0" in text:
         raise table.wrong("files", f"names {file.name}, which holds what no script may hold")
 
@@ -245,5 +283,8 @@ def _step(table: _Table) -> Step:
 def _values(table: _Table, key: str, value: Any) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     if key not in VARIABLES or not all(isinstance(one, str) for one in values):
-        raise table.wrong(f"when.{key}", f"must be one of {', '.join(VARIABLES)}, its value a text or a list of texts")
+        raise table.wrong(
+            f"when.{key}",
+            f"must be one of {', '.join(VARIABLES)}, its value a text or a list of texts",
+        )
     return tuple(values)

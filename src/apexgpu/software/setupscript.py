@@ -51,7 +51,9 @@ def command(mode: Mode, run: str, plan: Plan | None = None, known: Sequence[str]
 def login_command(plan: Plan, recipe: Recipe) -> str:
     """The command line that proves, in a new login, what a recipe promises every login."""
     names = {name: value for name, value in plan.variables.items() if value}
-    assigned = [f"{name}={value}" for name, value in {**names, "SUFFIX": plan.variables["SUFFIX"]}.items()]
+    assigned = [
+        f"{name}={value}" for name, value in {**names, "SUFFIX": plan.variables["SUFFIX"]}.items()
+    ]
     return shlex.join(["env", *assigned, "sh", "-c", f"set -e\n{recipe.login}"])
 
 
@@ -59,18 +61,31 @@ def layout(plan: Plan, known: Sequence[str] = ()) -> str:
     """The script that lays out the run's files under $RUN."""
     variables = dict(plan.variables)
     for _, source in plan.sources:
-        variables |= {source.name: source.path, f"{source.name}_KNOWN": "yes" if source.name in known else ""}
-    files = {"steps.sh": sent.text("steps.sh"), "variables.sh": _assignments(variables),
-             "count": f"{len(plan.steps)}\n"}  # fmt: skip
+        variables |= {
+            source.name: source.path,
+            f"{source.name}_KNOWN": "yes" if source.name in known else "",
+        }
+    files = {
+        "steps.sh": sent.text("steps.sh"),
+        "variables.sh": _assignments(variables),
+        "count": f"{len(plan.steps)}\n",
+    }
     sources = []
     for number, one in enumerate(plan.steps, 1):
         step = one.step
-        files |= {f"{number}.done": step.done, f"{number}.do": step.do, f"{number}.verify": step.verify}
+        files |= {
+            f"{number}.done": step.done,
+            f"{number}.do": step.do,
+            f"{number}.verify": step.verify,
+        }
         files[f"{number}.constraints"] = one.constraints or "none"
         if step.action:
             files[f"{number}.here"] = ""
-        sources += [f"{source.name} {number} {source.path}\n" for recipe, source in plan.sources
-                    if recipe is one.recipe and source.path and source.name in step.do]  # fmt: skip
+        sources += [
+            f"{source.name} {number} {source.path}\n"
+            for recipe, source in plan.sources
+            if recipe is one.recipe and source.path and source.name in step.do
+        ]
     files["sources"] = "".join(sources)
     for recipe in plan.recipes:
         files |= {f"files/{name}": text for name, text in _own_files(plan, recipe).items()}

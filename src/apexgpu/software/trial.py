@@ -60,7 +60,9 @@ _ONE_AT_A_TIME = threading.Lock()
 
 def program() -> str:
     """The text that runs in the container's Python: `apexgpu.there.compute` without its annotations."""
-    with _ONE_AT_A_TIME:  # Python 3.11 to 3.13 cannot parse in two threads at once: SystemError, now and then
+    with (
+        _ONE_AT_A_TIME
+    ):  # Python 3.11 to 3.13 cannot parse in two threads at once: SystemError, now and then
         return _program()
 
 
@@ -79,7 +81,16 @@ def look_command(wish: Wish, *, login: bool) -> str:
 def compute_command(python: str, gpu: int, wait: float, *, login: bool) -> str:
     """The command line that computes: as after a login, or as any command that ssh is given."""
     asked = json.dumps({"do": "compute", "gpu": gpu, "limit": max(1, round(wait))})
-    words = ["sh", "-c", sent.text("compute.sh"), "apexgpu", python, program(), asked, f"{wait + 5:.0f}"]
+    words = [
+        "sh",
+        "-c",
+        sent.text("compute.sh"),
+        "apexgpu",
+        python,
+        program(),
+        asked,
+        f"{wait + 5:.0f}",
+    ]
     return _after_login(*words) if login else sent.apart(shlex.join(words))
 
 
@@ -106,10 +117,14 @@ def prove(link: Transport, host: Host, wish: Wish, *, connect: float, on_line: O
     proof = verification.begin(host.name, report, there, named=wish.python, login=login)
     if not proof.decided:
         on_line("computing")
-        proof = verification.add(proof, _compute(link, host, proof, wish, connect, on_line, login=login))
+        proof = verification.add(
+            proof, _compute(link, host, proof, wish, connect, on_line, login=login)
+        )
     if not proof.decided and login:
         on_line("computing again, as a command")
-        proof = verification.again(proof, _compute(link, host, proof, wish, connect, on_line, login=False))
+        proof = verification.again(
+            proof, _compute(link, host, proof, wish, connect, on_line, login=False)
+        )
     return verification.finish(proof)
 
 
@@ -121,7 +136,9 @@ def _report(link: Transport, host: Host, connect: float) -> Report:
         if exc.code != "garbled":
             raise
         limits = Limits(connect=connect, total=connect + gpus.PATIENCE)
-        found = smi.brief(manage.inside(link, host, sent.apart(smi.BRIEF), limits=limits, once=True).out)
+        found = smi.brief(
+            manage.inside(link, host, sent.apart(smi.BRIEF), limits=limits, once=True).out
+        )
         if found is None:
             raise
         return found
@@ -130,11 +147,20 @@ def _report(link: Transport, host: Host, connect: float) -> Report:
 
 def _look(link: Transport, host: Host, wish: Wish, connect: float, *, login: bool) -> There:
     limits = Limits(connect=connect, total=connect + _LOOKING)
-    return evidence.there(manage.inside(link, host, look_command(wish, login=login), limits=limits, once=True).out)
+    return evidence.there(
+        manage.inside(link, host, look_command(wish, login=login), limits=limits, once=True).out
+    )
 
 
 def _compute(
-    link: Transport, host: Host, proof: Proof, wish: Wish, connect: float, on_line: OnLine, *, login: bool
+    link: Transport,
+    host: Host,
+    proof: Proof,
+    wish: Wish,
+    connect: float,
+    on_line: OnLine,
+    *,
+    login: bool,
 ) -> Run:
     """One run of the program that computes. One that is cut by our own limit is told like one that was by its own."""
     assert proof.python is not None  # noqa: S101 - the proof would be decided

@@ -45,13 +45,23 @@ class Proof:
     @property
     def decided(self) -> bool:
         """Whether a link has ended the chain. Too much memory does not: what comes after it is worth knowing too."""
-        return any(one.verdict in {"problem", "busy", "slow"} and one.code != GREEDY for one in self.links)
+        return any(
+            one.verdict in {"problem", "busy", "slow"} and one.code != GREEDY for one in self.links
+        )
 
     @property
     def verdict(self) -> str:
         """`works`, `busy` (others use the GPUs), `slow` (not done in time) or `broken`."""
         found = {one.verdict for one in self.links}
-        return "broken" if "problem" in found else "busy" if "busy" in found else "slow" if "slow" in found else "works"
+        return (
+            "broken"
+            if "problem" in found
+            else "busy"
+            if "busy" in found
+            else "slow"
+            if "slow" in found
+            else "works"
+        )
 
     @property
     def error(self) -> ApexError | None:
@@ -74,10 +84,14 @@ _WORDS = {"problem": "does not compute", "busy": "is busy", "slow": "is too slow
 
 def without_driver(host: str, trouble: ApexError) -> Proof:
     """The chain where nvidia-smi itself says that there is nothing to compute on."""
-    return finish(Proof(host, (Finding("driver", "problem", trouble.message, trouble.hint, trouble.code),)))
+    return finish(
+        Proof(host, (Finding("driver", "problem", trouble.message, trouble.hint, trouble.code),))
+    )
 
 
-def begin(host: str, report: Report, found: There, *, named: str | None = None, login: bool = True) -> Proof:
+def begin(
+    host: str, report: Report, found: There, *, named: str | None = None, login: bool = True
+) -> Proof:
     """The chain as far as the files tell, and the Python and the GPU to try; `login` is whether one can be tried."""
     able = [one for one in found.pythons if one.name]
     python = able[0] if able else None
@@ -99,8 +113,13 @@ def add(proof: Proof, found: Run) -> Proof:
     names = {one.check for one in links}
     kept = tuple(one for one in proof.links if one.check not in names)
     python = replace(proof.python, tensorflow=version) if proof.python else None
-    return replace(proof, links=tuple(sorted((*kept, *links), key=_place)), gpu=_card(proof, found), python=python,
-                   nvcc=_nvcc(found))  # fmt: skip
+    return replace(
+        proof,
+        links=tuple(sorted((*kept, *links), key=_place)),
+        gpu=_card(proof, found),
+        python=python,
+        nvcc=_nvcc(found),
+    )
 
 
 def again(proof: Proof, found: Run) -> Proof:
@@ -109,7 +128,10 @@ def again(proof: Proof, found: Run) -> Proof:
 
 
 def _version(proof: Proof, found: Run) -> str:
-    return str(found.steps.get("import", {}).get("tensorflow") or (proof.python.tensorflow if proof.python else ""))
+    return str(
+        found.steps.get("import", {}).get("tensorflow")
+        or (proof.python.tensorflow if proof.python else "")
+    )
 
 
 def _nvcc(found: Run) -> bool:
@@ -142,16 +164,32 @@ def _hold(told: Mapping[str, Any], step: str, proof: Proof) -> Finding | None:
     if step == "import":
         if not told.get("with_cuda", True):
             fact = f"{_where(told)} is built without CUDA: it never uses a GPU"
-            return Finding("tensorflow", "problem", fact, f"apexgpu setup {proof.host} tensorflow", "no_cuda_build")
+            return Finding(
+                "tensorflow",
+                "problem",
+                fact,
+                f"apexgpu setup {proof.host} tensorflow",
+                "no_cuda_build",
+            )
         return Finding("tensorflow", "ok", _where(told))
     if step == "device":
         if not told.get("devices"):
             return None
         card = _described(told["devices"][0])
-        return Finding("gpu", "ok", ", ".join(part for part in (
-            card.get("name", "?"), f"compute capability {card.get('compute capability', '?')}",
-            f"pci bus id {card.get('pci bus id', '?')}", _memory_of(proof.gpu),
-        ) if part))  # fmt: skip
+        return Finding(
+            "gpu",
+            "ok",
+            ", ".join(
+                part
+                for part in (
+                    card.get("name", "?"),
+                    f"compute capability {card.get('compute capability', '?')}",
+                    f"pci bus id {card.get('pci bus id', '?')}",
+                    _memory_of(proof.gpu),
+                )
+                if part
+            ),
+        )
     return _right(told, proof)
 
 
@@ -161,7 +199,9 @@ def _where(told: Mapping[str, Any]) -> str:
 
 def _right(told: Mapping[str, Any], proof: Proof) -> Finding:
     if told.get("right"):
-        took = f" in {told['seconds']:.1f} s" if isinstance(told.get("seconds"), int | float) else ""
+        took = (
+            f" in {told['seconds']:.1f} s" if isinstance(told.get("seconds"), int | float) else ""
+        )
         return Finding("convolution", "ok", f"all {told.get('numbers')} numbers are right{took}")
     first = told.get("first") or []
     example = f", such as {first[0]} for {first[1]}" if len(first) == 2 else ""
@@ -173,8 +213,13 @@ def _right(told: Mapping[str, Any], proof: Proof) -> Finding:
 def _described(device: Mapping[str, Any]) -> dict[str, str]:
     """`device: 0, name: TITAN V, pci bus id: 0000:02:00.0, compute capability: 7.0` as TensorFlow describes a GPU."""
     about = str(device.get("about", ""))
-    return dict(re.findall(r"(?:^|, )(device|name|pci bus id|compute capability): (.*?)(?=, (?:name|pci bus id|compute "
-                           r"capability): |$)", about))  # fmt: skip
+    return dict(
+        re.findall(
+            r"(?:^|, )(device|name|pci bus id|compute capability): (.*?)(?=, (?:name|pci bus id|compute "
+            r"capability): |$)",
+            about,
+        )
+    )
 
 
 def _memory_of(card: Card | None) -> str:
@@ -189,11 +234,17 @@ def _card(proof: Proof, found: Run) -> Card | None:
     if not devices or proof.gpu is None:
         return proof.gpu
     told = _described(devices[0])
-    return replace(proof.gpu, name=told.get("name", proof.gpu.name), capability=told.get("compute capability", ""),
-                   bus=told.get("pci bus id", ""))  # fmt: skip
+    return replace(
+        proof.gpu,
+        name=told.get("name", proof.gpu.name),
+        capability=told.get("compute capability", ""),
+        bus=told.get("pci bus id", ""),
+    )
 
 
-def _fall(found: Run, told: Mapping[str, Any] | None, check: str, version: str, proof: Proof) -> list[Finding]:
+def _fall(
+    found: Run, told: Mapping[str, Any] | None, check: str, version: str, proof: Proof
+) -> list[Finding]:
     """The link at which the chain ended, and the one that is to blame where that is another."""
     if found.code in _SLOW and told is None:
         fact = f"{check} was not done in time; CUDA may have been compiling for this GPU, which it does once"
@@ -201,11 +252,21 @@ def _fall(found: Run, told: Mapping[str, Any] | None, check: str, version: str, 
     text = f"{found.words}\n{told.get('said', '') if told else ''}"
     why = cause(text, check=check, code=found.code, version=version, host=proof.host)
     if check == "gpu" and told is not None and "error" not in told and why.code == "broken":
-        why = Finding("gpu", "problem", f"TensorFlow {version} lists no GPU, and does not say why", why.hint, "no_gpu")
+        why = Finding(
+            "gpu",
+            "problem",
+            f"TensorFlow {version} lists no GPU, and does not say why",
+            why.hint,
+            "no_gpu",
+        )
     known = proof.link("cudnn")
     if check == "convolution" and why.code == "broken" and known and known.code == "cudnn_mismatch":
         why = replace(known, verdict="problem")
-    return [why] if why.check == check else [why, Finding(check, "skipped", f"see {why.check}", code="skipped")]
+    return (
+        [why]
+        if why.check == check
+        else [why, Finding(check, "skipped", f"see {why.check}", code="skipped")]
+    )
 
 
 def _loaded(found: Run, proof: Proof) -> list[Finding]:
@@ -265,6 +326,12 @@ def finish(proof: Proof) -> Proof:
     known = {one.check for one in proof.links}
     if not proof.login and "convolution" in known and "command" not in known and not proof.decided:
         fact = f"tried as `ssh {proof.host} COMMAND` alone: a login's files (~/.bashrc …) hand over to another program"
-        return finish(replace(proof, links=(*proof.links, Finding("command", "note", fact, code="no_login"))))
-    rest = tuple(Finding(check, "skipped", "not tried", code="skipped") for check in CHECKS if check not in known)
+        return finish(
+            replace(proof, links=(*proof.links, Finding("command", "note", fact, code="no_login")))
+        )
+    rest = tuple(
+        Finding(check, "skipped", "not tried", code="skipped")
+        for check in CHECKS
+        if check not in known
+    )
     return replace(proof, links=tuple(sorted((*proof.links, *rest), key=_place)))

@@ -34,7 +34,9 @@ def each(
     return [found[host.name] for host in hosts]
 
 
-def arriving(hosts: Sequence[Host], work: Callable[[Host], T], *, width: int = WIDTH) -> Iterator[Outcome[T]]:
+def arriving(
+    hosts: Sequence[Host], work: Callable[[Host], T], *, width: int = WIDTH
+) -> Iterator[Outcome[T]]:
     """As `each`, but the outcomes as they come, in the caller's thread: who has heard enough may stop listening."""
     waiting: queue.SimpleQueue[Host] = queue.SimpleQueue()
     done: queue.SimpleQueue[Outcome[T] | tuple[Host, BaseException]] = queue.SimpleQueue()

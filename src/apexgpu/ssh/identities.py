@@ -45,7 +45,9 @@ class Identities:
     returns None where nobody can answer.
     """
 
-    def __init__(self, *, preferred: Path | None, fingerprint: str, passphrase: Callable[[Path], str | None]) -> None:
+    def __init__(
+        self, *, preferred: Path | None, fingerprint: str, passphrase: Callable[[Path], str | None]
+    ) -> None:
         self._preferred = preferred
         self._fingerprint = fingerprint
         self._passphrase = passphrase
@@ -63,7 +65,9 @@ class Identities:
             held = {key.asbytes() for key in agent}
             loaded = [key for path in files if (key := self._load(path, held)) is not None]
         only = route.one("identitiesonly", "no") == "yes"
-        named = {key.asbytes() for key in loaded} | {blob for path in files if (blob := _public_blob(path))}
+        named = {key.asbytes() for key in loaded} | {
+            blob for path in files if (blob := _public_blob(path))
+        }
         agent = [key for key in agent if not only or key.asbytes() in named]
         keys = {key.asbytes(): key for key in reversed([*agent, *loaded])}
         ordered = sorted(
@@ -149,7 +153,9 @@ def _in_turn(turn: threading.Lock, sign: Callable[..., bytes]) -> Callable[..., 
     return signed
 
 
-def _within(seconds: float, work: Callable[[], Sequence["paramiko.PKey"]]) -> Sequence["paramiko.PKey"] | None:
+def _within(
+    seconds: float, work: Callable[[], Sequence["paramiko.PKey"]]
+) -> Sequence["paramiko.PKey"] | None:
     """What `work` gives, None when it fails or does not end in time (an agent may hang)."""
     found: list[Sequence[paramiko.PKey]] = []
 

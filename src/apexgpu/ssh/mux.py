@@ -27,8 +27,12 @@ _HELLO, _NEW_SESSION, _TERMINATE, _FORWARD = 0x00000001, 0x10000002, 0x10000005,
 _OK, _EXIT, _OPENED = 0x80000001, 0x80000004, 0x80000006
 _LOCAL = 1
 _IDLE = 180
-_LONGEST = 70  # a socket's path has room for 104 bytes on macOS, and ssh adds 17 of its own while it binds
-_MOST = 32  # masters; each costs about 1.4 MiB and, with a post-quantum exchange, 0.1 s of CPU to open
+_LONGEST = (
+    70  # a socket's path has room for 104 bytes on macOS, and ssh adds 17 of its own while it binds
+)
+_MOST = (
+    32  # masters; each costs about 1.4 MiB and, with a post-quantum exchange, 0.1 s of CPU to open
+)
 
 
 class OpenMasters:
@@ -58,7 +62,9 @@ class OpenMasters:
                 # A master whose network is gone: out of the way, so that the next command need not wait.
                 path.unlink(missing_ok=True)
                 if session.asked:
-                    raise _dropped(target, b"", "was not answered by the open connection", UNANSWERED) from None
+                    raise _dropped(
+                        target, b"", "was not answered by the open connection", UNANSWERED
+                    ) from None
                 return None
             finally:
                 session.close()
@@ -85,22 +91,42 @@ class OpenMasters:
 def master_argv(target: Target, *, config: Path, path: Path) -> list[str]:
     """The command line of a master: no session, no forwards, no prompt, the known host keys only."""
     words = ["ssh", *config_arguments(config), "-f", "-N", "-T", *target_arguments(target)]
-    words += sshoptions.words([
-        "ControlMaster=yes", f"ControlPath={path}", f"ControlPersist={_IDLE}", *sshoptions.UNATTENDED,
-        *sshoptions.PLAIN, *sshoptions.BARE, *sshoptions.alive(15, 2), sshoptions.connect_limit(10), "LogLevel=QUIET",
-    ])  # fmt: skip
+    words += sshoptions.words(
+        [
+            "ControlMaster=yes",
+            f"ControlPath={path}",
+            f"ControlPersist={_IDLE}",
+            *sshoptions.UNATTENDED,
+            *sshoptions.PLAIN,
+            *sshoptions.BARE,
+            *sshoptions.alive(15, 2),
+            sshoptions.connect_limit(10),
+            "LogLevel=QUIET",
+        ]
+    )
     return [*words, target.alias]
 
 
 def forward(
-    path: Path, port: int, name: str, there: int, *, timeout: float = 3, ready: Callable[[], None] = lambda: None
+    path: Path,
+    port: int,
+    name: str,
+    there: int,
+    *,
+    timeout: float = 3,
+    ready: Callable[[], None] = lambda: None,
 ) -> bool:
     """Let the master at `path` listen on 127.0.0.1:`port` for `name`:`there`; whether it does now.
 
     `ready` is called when the master listens to us, right before it is asked: the time to let go of the port.
     """
     head = struct.pack(">III", _FORWARD, 0, _LOCAL)
-    ends = _string(b"127.0.0.1") + struct.pack(">I", port) + _string(name.encode()) + struct.pack(">I", there)
+    ends = (
+        _string(b"127.0.0.1")
+        + struct.pack(">I", port)
+        + _string(name.encode())
+        + struct.pack(">I", there)
+    )
     return _asked(path, head + ends, timeout, ready)[:4] == struct.pack(">I", _OK)
 
 
@@ -136,7 +162,10 @@ def close_masters(runner: Runner) -> None:
     """End every master, and take its socket and their directory away."""
     for path in open_masters():
         with contextlib.suppress(ApexError):  # one that hangs ends itself when it has been idle
-            runner.run(["ssh", "-F", os.devnull, "-o", f"ControlPath={path}", "-O", "exit", "apexgpu"], timeout=5)
+            runner.run(
+                ["ssh", "-F", os.devnull, "-o", f"ControlPath={path}", "-O", "exit", "apexgpu"],
+                timeout=5,
+            )
         path.unlink(missing_ok=True)
     directory = _runtime_path()
     if directory is not None:
@@ -218,7 +247,9 @@ class _Session:
         if not self.greet(deadline):
             return False
         text = command.encode()
-        flags = struct.pack(">IIIII", 0, 0, 0, 0, 0xFFFFFFFF)  # tty, X11, agent, subsystem, escape character
+        flags = struct.pack(
+            ">IIIII", 0, 0, 0, 0, 0xFFFFFFFF
+        )  # tty, X11, agent, subsystem, escape character
         head = struct.pack(">II", _NEW_SESSION, 0) + _string(b"") + flags
         self.asked = True
         self._send(head + _string(b"") + _string(text))
@@ -322,4 +353,6 @@ def _dropped(target: Target, out: bytes, what: str, code: str) -> DroppedError:
     message = f"the command on {target.alias} {what}"
     seen = out.decode("utf-8", "replace")
     unknown = "   (nobody knows whether it began; then run it again)" if code == UNANSWERED else ""
-    return DroppedError(message, hint=f"apexgpu status {target.host.name}{unknown}", code=code, seen=seen)
+    return DroppedError(
+        message, hint=f"apexgpu status {target.host.name}{unknown}", code=code, seen=seen
+    )

@@ -9,7 +9,15 @@ from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Completed, Runner
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import Route, config_arguments, target_arguments
-from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError, changed_key, refused_key, too_slow, unreachable
+from apexgpu.ssh.transport import (
+    Limits,
+    OnLine,
+    UnknownHostKeyError,
+    changed_key,
+    refused_key,
+    too_slow,
+    unreachable,
+)
 
 # ssh's own words for a failure of its own (exit 255), in the order in which they decide.
 _FAILURES = (
@@ -23,10 +31,13 @@ _FAILURES = (
     (r"timed out|Timeout, server", "timeout"),
     (r"Could not resolve|Name or service not known", "no_name"),
     (r"Network is unreachable", "no_network"),
-    (r"Connection closed|Connection reset|kex_exchange_identification|Broken pipe|banner exchange|"
-     r"client_loop|lost connection|disconnect", "closed"),
+    (
+        r"Connection closed|Connection reset|kex_exchange_identification|Broken pipe|banner exchange|"
+        r"client_loop|lost connection|disconnect",
+        "closed",
+    ),
     (r"administratively prohibited", "forbidden"),
-)  # fmt: skip
+)
 FINAL = {"changed", "unknown", "forbidden"}  # failures that trying again does not cure
 _WORDS = {
     "connection_refused": "connection refused",
@@ -42,10 +53,17 @@ _WORDS = {
 def argv(target: Target, command: str, *, config: Path, connect: float) -> list[str]:
     """The whole command line. No terminal; a shell request where `command` is empty."""
     words = ["ssh", *config_arguments(config), "-T", *target_arguments(target)]
-    words += sshoptions.words([
-        *sshoptions.UNATTENDED, *sshoptions.PLAIN, *sshoptions.BARE, *sshoptions.ALONE, *sshoptions.alive(15, 4),
-        sshoptions.connect_limit(connect), "LogLevel=INFO",
-    ])  # fmt: skip
+    words += sshoptions.words(
+        [
+            *sshoptions.UNATTENDED,
+            *sshoptions.PLAIN,
+            *sshoptions.BARE,
+            *sshoptions.ALONE,
+            *sshoptions.alive(15, 4),
+            sshoptions.connect_limit(connect),
+            "LogLevel=INFO",
+        ]
+    )
     words.append(target.alias)
     return [*words, command] if command else words
 
@@ -61,8 +79,14 @@ def failure(err: str) -> str | None:
 
 def logged_in(err: str) -> bool:
     """Whether ssh lost a connection over which it had logged in already: nobody can tell if the command was taken."""
-    return re.search(r"^(?:Connection to \S+ closed|client_loop|Read from remote host|Timeout, server|Write failed)",
-                     err, re.MULTILINE) is not None  # fmt: skip
+    return (
+        re.search(
+            r"^(?:Connection to \S+ closed|client_loop|Read from remote host|Timeout, server|Write failed)",
+            err,
+            re.MULTILINE,
+        )
+        is not None
+    )
 
 
 def error_of(target: Target, code: str, err: str) -> ApexError:
@@ -76,7 +100,10 @@ def error_of(target: Target, code: str, err: str) -> ApexError:
     if code == "changed":
         shown = re.search(r"SHA256:\S+", err)
         return changed_key(
-            target, shown=shown[0].rstrip(".") if shown else "another key", known=["another one"], files=[]
+            target,
+            shown=shown[0].rstrip(".") if shown else "another key",
+            known=["another one"],
+            files=[],
         )
     if code == "forbidden":
         name = target.host.name
@@ -108,12 +135,16 @@ class OpenSSHLink:
         self._check(route, done, reply, said, limits)
         return reply
 
-    def _check(self, route: Route, done: Completed, reply: Reply, said: str, limits: Limits) -> None:
+    def _check(
+        self, route: Route, done: Completed, reply: Reply, said: str, limits: Limits
+    ) -> None:
         target = route.target
         if done.timed_out:
             raise too_slow(target, reply.out)
         # This one sentence ssh writes to stderr, whatever -E says.
-        if reply.code == 255 and re.search(r"^Connection to \S+ closed by remote host\.\r?$", reply.err, re.MULTILINE):
+        if reply.code == 255 and re.search(
+            r"^Connection to \S+ closed by remote host\.\r?$", reply.err, re.MULTILINE
+        ):
             said += "Connection closed by remote host\n"
         code = failure(said) if reply.code == 255 else None
         if code is None:
@@ -121,8 +152,11 @@ class OpenSSHLink:
         if code == "unknown":
             raise UnknownHostKeyError(route, self.first_key(route, limits))
         if code in {"closed", "timeout"} and (reply.out or logged_in(said + reply.err)):
-            raise DroppedError(f"the connection to {target.alias} was lost", seen=reply.out,
-                               hint=f"apexgpu status {target.host.name}")  # fmt: skip
+            raise DroppedError(
+                f"the connection to {target.alias} was lost",
+                seen=reply.out,
+                hint=f"apexgpu status {target.host.name}",
+            )
         raise error_of(target, code, said)
 
     def first_key(self, route: Route, limits: Limits) -> PublicKey:

@@ -74,7 +74,9 @@ class ParamikoLink:
             return _read(channel, bell, route.target, limits, on_line)
 
     @contextlib.contextmanager
-    def _connected(self, route: Route, seconds: float) -> Iterator[tuple["paramiko.Transport", float]]:
+    def _connected(
+        self, route: Route, seconds: float
+    ) -> Iterator[tuple["paramiko.Transport", float]]:
         paramiko = load_paramiko()
         deadline = time.monotonic() + seconds
         with _translated(route.target):
@@ -104,18 +106,24 @@ class ParamikoLink:
             raise UnknownHostKeyError(route, key)
         if verdict != "known":
             raise changed_key(
-                route.target, shown=fingerprint(key), files=route.known_hosts_files,
+                route.target,
+                shown=fingerprint(key),
+                files=route.known_hosts_files,
                 known=[fingerprint(other) for other in known.keys(name)] or ["revoked"],
                 key=None if verdict == "revoked" else key,
-            )  # fmt: skip
+            )
 
-    def _log_in(self, paramiko: ModuleType, client: "paramiko.Transport", route: Route, deadline: float) -> None:
+    def _log_in(
+        self, paramiko: ModuleType, client: "paramiko.Transport", route: Route, deadline: float
+    ) -> None:
         offered, refused = self._identities.offer(route), False
         for key in offered:
             client.auth_timeout = _left(deadline)
             try:
                 client.auth_publickey(route.user, key)
-            except paramiko.AuthenticationException:  # paramiko's word for silence and for an end, too
+            except (
+                paramiko.AuthenticationException
+            ):  # paramiko's word for silence and for an end, too
                 if time.monotonic() >= deadline:
                     raise TimeoutError from None
                 if not client.is_active() and not refused:
@@ -178,7 +186,9 @@ def _hung_up(exc: BaseException) -> bool:
     return isinstance(exc, EOFError | ConnectionError) or "protocol banner" in str(exc)
 
 
-def _transport(paramiko: ModuleType, connection: socket.socket, route: Route, deadline: float) -> "paramiko.Transport":
+def _transport(
+    paramiko: ModuleType, connection: socket.socket, route: Route, deadline: float
+) -> "paramiko.Transport":
     from apexgpu.dotssh.knownhosts import KnownHosts
 
     client: Any = paramiko.Transport(connection)
@@ -187,7 +197,9 @@ def _transport(paramiko: ModuleType, connection: socket.socket, route: Route, de
     # curve25519 first: the post-quantum exchange costs more than all else together, for commands of a second.
     options.kex = sorted(options.kex, key=lambda name: not name.startswith("curve25519"))
     known = KnownHosts(route.known_hosts_files).types(known_name(route))
-    options.key_types = sorted(options.key_types, key=lambda name: _family(name) not in {_family(k) for k in known})
+    options.key_types = sorted(
+        options.key_types, key=lambda name: _family(name) not in {_family(k) for k in known}
+    )
     client.start_client(timeout=_left(deadline))
     return client  # type: ignore[no-any-return]
 
@@ -200,7 +212,9 @@ def _left(deadline: float) -> float:
     return max(0.001, deadline - time.monotonic())
 
 
-def _read(channel: "paramiko.Channel", bell: _Bell, target: Target, limits: Limits, on_line: OnLine | None) -> Reply:
+def _read(
+    channel: "paramiko.Channel", bell: _Bell, target: Target, limits: Limits, on_line: OnLine | None
+) -> Reply:
     out, err = bytearray(), bytearray()
     lines = Lines(on_line)
     end = None if limits.total is None else time.monotonic() + limits.total
@@ -215,12 +229,18 @@ def _read(channel: "paramiko.Channel", bell: _Bell, target: Target, limits: Limi
             err += channel.recv_stderr(65536)
         if ended:
             break
-        waits = [limit for limit in (limits.silence, None if end is None else _left(end)) if limit is not None]
+        waits = [
+            limit
+            for limit in (limits.silence, None if end is None else _left(end))
+            if limit is not None
+        ]
         rang = bell.wait(min(waits) if waits else None)
         if (end is not None and time.monotonic() >= end) or not rang:
             raise too_slow(target, out.decode("utf-8", "replace"))
     lines.end()
-    reply = Reply(channel.exit_status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+    reply = Reply(
+        channel.exit_status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+    )
     if reply.code < 0:
         raise _ended(channel, target, reply)
     return reply
@@ -263,9 +283,13 @@ def _translated(target: Target) -> Iterator[None]:
 
 def _ssh_error(target: Target, exc: Exception) -> UnreachableError:
     text = str(exc).lower()
-    if "reset" not in text and ("timeout" in text or "no existing session" in text or "banner" in text):
+    if "reset" not in text and (
+        "timeout" in text or "no existing session" in text or "banner" in text
+    ):
         return unreachable(target, "it takes the connection but does not answer", code="timeout")
-    return unreachable(target, f"the SSH connection failed ({str(exc)[:120] or 'closed'})", code="closed")
+    return unreachable(
+        target, f"the SSH connection failed ({str(exc)[:120] or 'closed'})", code="closed"
+    )
 
 
 def _socket_error(target: Target, exc: OSError) -> UnreachableError:

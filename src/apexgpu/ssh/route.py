@@ -60,7 +60,9 @@ class Route:
     @property
     def needs_openssh(self) -> bool:
         """Whether only OpenSSH itself can go this way (jump hosts, hardware keys, certificates …)."""
-        jumps = self.one("proxyjump", "none") != "none" or self.one("proxycommand", "none") != "none"
+        jumps = (
+            self.one("proxyjump", "none") != "none" or self.one("proxycommand", "none") != "none"
+        )
         special = self.one("pkcs11provider", "none") != "none" or "certificatefile" in self.options
         return jumps or special
 
@@ -103,7 +105,14 @@ def config_arguments(config: Path) -> list[str]:
 
 def target_arguments(target: Target) -> list[str]:
     """The options that put IAM's address, account and port in force over whatever a config file says."""
-    return ["-o", f"HostName={target.host.address}", "-o", f"User={target.user}", "-o", f"Port={target.port}"]
+    return [
+        "-o",
+        f"HostName={target.host.address}",
+        "-o",
+        f"User={target.user}",
+        "-o",
+        f"Port={target.port}",
+    ]
 
 
 def parse(text: str) -> dict[str, list[str]]:
@@ -118,13 +127,20 @@ def parse(text: str) -> dict[str, list[str]]:
 def resolve(target: Target, *, config: Path, runner: Runner) -> Route:
     """Ask `ssh -G`. ConfigError with ssh's own words when it rejects the user's configuration."""
     argv: Sequence[str] = [
-        "ssh", "-G", *(config_arguments(config) if config.exists() else ["-F", os.devnull]),
-        *target_arguments(target), target.alias,
-    ]  # fmt: skip
+        "ssh",
+        "-G",
+        *(config_arguments(config) if config.exists() else ["-F", os.devnull]),
+        *target_arguments(target),
+        target.alias,
+    ]
     done = runner.run(argv, timeout=10)
     if done.code != 0:
         # Its last line only says how many are wrong.
-        lines = [line for line in done.err.decode("utf-8", "replace").splitlines() if ": terminating, " not in line]
+        lines = [
+            line
+            for line in done.err.decode("utf-8", "replace").splitlines()
+            if ": terminating, " not in line
+        ]
         message = f"ssh cannot read its configuration: {last_line(chr(10).join(lines), f'exit status {done.code}')}"
         raise ConfigError(message, hint=f"correct that line in {config}", code="ssh_config")
     return Route(target, parse(done.text))

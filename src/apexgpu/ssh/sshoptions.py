@@ -30,8 +30,11 @@ def alive(seconds: float, times: int) -> tuple[str, str]:
 
 def controlled(socket: Path | None, *, master: bool = True) -> tuple[str, str, str]:
     """Listen to others at `socket`, or without `master` go over the connection of who does; None: ALONE."""
-    return (f"ControlMaster={'yes' if master and socket else 'no'}", f"ControlPath={socket or 'none'}",
-            "ControlPersist=no")  # fmt: skip
+    return (
+        f"ControlMaster={'yes' if master and socket else 'no'}",
+        f"ControlPath={socket or 'none'}",
+        "ControlPersist=no",
+    )
 
 
 def words(options: Iterable[str]) -> list[str]:

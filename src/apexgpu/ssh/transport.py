@@ -28,7 +28,9 @@ from apexgpu.text import last_line
 
 OnLine = Callable[[str], None]
 KILLED = "killed"  # the error code of a command in a container that a signal ended, over a connection that stayed
-UNANSWERED = "unanswered"  # the error code of a command that an open connection took and never confirmed
+UNANSWERED = (
+    "unanswered"  # the error code of a command that an open connection took and never confirmed
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,9 @@ def refused_key(target: Target) -> ApexError:
         message = f"the register account on {name} does not take your key: someone else's push replaced it"
         return RefusedError(message, hint=f"apexgpu register {name}", code="register_key")
     message = f"the container on {name} does not take your key"
-    return LoginError(message, hint="apexgpu login   (it sends your key to every host again)", code="key_refused")
+    return LoginError(
+        message, hint="apexgpu login   (it sends your key to every host again)", code="key_refused"
+    )
 
 
 def locked_key(target: Target, file: Path) -> DeclinedError:
@@ -194,15 +198,25 @@ def too_slow(target: Target, seen: str) -> DroppedError:
     last = last_line(seen, "nothing")[-80:]
     name = target.host.name
     # A manage shell asks IAM before it says its first word.
-    hint = f"apexgpu status {name}" if target.role == "container" else f"apexgpu doctor {name}   (does IAM answer?)"
-    return DroppedError(f"{target.alias} took the login, but did not finish in time; last seen: {last}", hint=hint,
-                        code="timeout", seen=seen)  # fmt: skip
+    hint = (
+        f"apexgpu status {name}"
+        if target.role == "container"
+        else f"apexgpu doctor {name}   (does IAM answer?)"
+    )
+    return DroppedError(
+        f"{target.alias} took the login, but did not finish in time; last seen: {last}",
+        hint=hint,
+        code="timeout",
+        seen=seen,
+    )
 
 
 def killed(target: Target, out: str, err: str) -> DroppedError:
     """The error for a command in a container that a signal ended: a stop, or the kernel when memory ran out."""
     message = f"the command on {target.alias} was ended by a signal (out of memory?)"
-    return DroppedError(message, hint=f"apexgpu status {target.host.name}", code=KILLED, seen=out, err=err)
+    return DroppedError(
+        message, hint=f"apexgpu status {target.host.name}", code=KILLED, seen=out, err=err
+    )
 
 
 def changed_key(
@@ -222,12 +236,15 @@ def unreachable(target: Target, why: str, *, code: str = "unreachable") -> Unrea
     """The error for a target that does not answer, with the cure its kind of silence has."""
     name = target.host.name
     if target.role != "container":
-        return UnreachableError(f"{name} ({target.host.address}): {why}", hint=f"apexgpu doctor {name}", code=code)
+        return UnreachableError(
+            f"{name} ({target.host.address}): {why}", hint=f"apexgpu doctor {name}", code=code
+        )
     hints = {
         "connection_refused": f"apexgpu up {name}   (stopped, or its port is not forwarded)",
         "no_route": "ask the administrators to clear the stale forward of your port; nothing else helps",
     }
     return UnreachableError(
         f"the container on {name} ({target.host.address} port {target.port}): {why}",
-        hint=hints.get(code, f"apexgpu status {name}"), code=code,
-    )  # fmt: skip
+        hint=hints.get(code, f"apexgpu status {name}"),
+        code=code,
+    )

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 EVERY = 2.0  # seconds between two signs of life
 DISTRIBUTION = re.compile(
-    r"(?i)(tensorflow(?:[-_]gpu|[-_]cpu)?|tf[-_]nightly(?:[-_]gpu)?)-(\d[^-]*)(?:-py[\d.]+)?\.(?:dist|egg)-info$")
+    r"(?i)(tensorflow(?:[-_]gpu|[-_]cpu)?|tf[-_]nightly(?:[-_]gpu)?)-(\d[^-]*)(?:-py[\d.]+)?\.(?:dist|egg)-info$"
+)
 NOW = {"step": "starting Python"}  # type: dict[str, Any]
 
 
@@ -65,7 +66,10 @@ def look() -> None:
         for path in sorted(glob.glob(os.path.join(room or ".", "*-info"))):
             match = DISTRIBUTION.match(os.path.basename(path))
             if match and not found:
-                found = {"name": match.group(1).lower().replace("_", "-"), "tensorflow": match.group(2)}
+                found = {
+                    "name": match.group(1).lower().replace("_", "-"),
+                    "tensorflow": match.group(2),
+                }
         if not found and os.path.exists(os.path.join(room, "tensorflow", "__init__.py")):
             found = {"name": "tensorflow", "tensorflow": ""}
     say("look", python=sys.argv[2], version=version(), **found)
@@ -92,8 +96,11 @@ def compute(gpu: int) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     before = held(gpu)
     say("python", python=sys.executable, version=version(), nvcc=on_path("nvcc"))
-    for step, name, work in (("import", "importing TensorFlow", load), ("device", "asking for the GPU", device),
-                             ("convolution", "computing on the GPU", convolution)):
+    for step, name, work in (
+        ("import", "importing TensorFlow", load),
+        ("device", "asking for the GPU", device),
+        ("convolution", "computing on the GPU", convolution),
+    ):
         NOW["step"] = name
         began = time.time()
         try:
@@ -124,8 +131,12 @@ def load() -> "dict[str, Any]":
         gpus = bool(tf.test.is_built_with_cuda())
     except Exception:
         gpus = True  # nobody knows: the devices will tell
-    return {"tensorflow": str(tf.__version__), "with_cuda": gpus, "path": os.path.dirname(tf.__file__),
-            "libraries": libraries()}
+    return {
+        "tensorflow": str(tf.__version__),
+        "with_cuda": gpus,
+        "path": os.path.dirname(tf.__file__),
+        "libraries": libraries(),
+    }
 
 
 def device() -> "dict[str, Any]":
@@ -137,27 +148,64 @@ def device() -> "dict[str, Any]":
         NOW["graph"] = tf.Graph()
         NOW["session"] = tf.Session(graph=NOW["graph"])
     else:
-        tf.config.list_logical_devices("GPU")  # takes the memory that a program of TensorFlow 2 would
-    found = [{"name": str(one.name), "about": str(one.physical_device_desc), "memory": int(one.memory_limit)}
-             for one in device_lib.list_local_devices() if one.device_type == "GPU"]
+        tf.config.list_logical_devices(
+            "GPU"
+        )  # takes the memory that a program of TensorFlow 2 would
+    found = [
+        {
+            "name": str(one.name),
+            "about": str(one.physical_device_desc),
+            "memory": int(one.memory_limit),
+        }
+        for one in device_lib.list_local_devices()
+        if one.device_type == "GPU"
+    ]
     return {"devices": found, "libraries": libraries()}
 
 
 def convolution() -> "dict[str, Any]":
     """Whether a 3x3 convolution on the GPU gives what plain Python computes."""
     size = 8
-    image = [[[[float((7 * row + 3 * column + channel) % 11) for channel in range(2)] for column in range(size)]
-              for row in range(size)]]
-    kernel = [[[[float((row + 2 * column + channel + 3 * out) % 5 - 2) for out in range(2)] for channel in range(2)]
-               for column in range(3)] for row in range(3)]
-    wanted = [sum(image[0][row + down][column + along][channel] * kernel[down][along][channel][out]
-                  for down in range(3) for along in range(3) for channel in range(2))
-              for row in range(size - 2) for column in range(size - 2) for out in range(2)]
+    image = [
+        [
+            [
+                [float((7 * row + 3 * column + channel) % 11) for channel in range(2)]
+                for column in range(size)
+            ]
+            for row in range(size)
+        ]
+    ]
+    kernel = [
+        [
+            [
+                [float((row + 2 * column + channel + 3 * out) % 5 - 2) for out in range(2)]
+                for channel in range(2)
+            ]
+            for column in range(3)
+        ]
+        for row in range(3)
+    ]
+    wanted = [
+        sum(
+            image[0][row + down][column + along][channel] * kernel[down][along][channel][out]
+            for down in range(3)
+            for along in range(3)
+            for channel in range(2)
+        )
+        for row in range(size - 2)
+        for column in range(size - 2)
+        for out in range(2)
+    ]
     rows = on_gpu(image, kernel, size)
     got = [float(number) for row in rows[0] for cell in row for number in cell]
     wrong = [(one, other) for one, other in zip(got, wanted) if not abs(one - other) < 0.01]  # noqa: B905
-    return {"right": len(got) == len(wanted) and not wrong, "numbers": len(wanted),
-            "wrong": len(wrong), "first": [str(one) for pair in wrong[:1] for one in pair], "libraries": libraries()}
+    return {
+        "right": len(got) == len(wanted) and not wrong,
+        "numbers": len(wanted),
+        "wrong": len(wrong),
+        "first": [str(one) for pair in wrong[:1] for one in pair],
+        "libraries": libraries(),
+    }
 
 
 def on_gpu(image: object, kernel: object, size: int) -> "Any":
@@ -166,7 +214,11 @@ def on_gpu(image: object, kernel: object, size: int) -> "Any":
 
     if "session" not in NOW:
         with tf.device("/device:GPU:0"):
-            return tf.nn.conv2d(tf.constant(image), tf.constant(kernel), strides=1, padding="VALID").numpy().tolist()
+            return (
+                tf.nn.conv2d(tf.constant(image), tf.constant(kernel), strides=1, padding="VALID")
+                .numpy()
+                .tolist()
+            )
     with NOW["graph"].as_default(), tf.device("/device:GPU:0"):
         given = tf.placeholder(tf.float32, [1, size, size, 2])
         wanted = tf.nn.conv2d(given, tf.constant(kernel), [1, 1, 1, 1], "VALID")
@@ -195,7 +247,9 @@ def asked(path: str, name: str) -> "int | None":
             library.cudnnGetVersion.restype = ctypes.c_size_t
             return int(library.cudnnGetVersion())
         number = ctypes.c_int(0)
-        return int(number.value) if library.cudaRuntimeGetVersion(ctypes.byref(number)) == 0 else None
+        return (
+            int(number.value) if library.cudaRuntimeGetVersion(ctypes.byref(number)) == 0 else None
+        )
     except (OSError, AttributeError):
         return None
 

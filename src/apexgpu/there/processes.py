@@ -23,8 +23,9 @@ def say(text: str) -> None:
 def output(argv: "list[str]", limit: float) -> str:
     """What a program says on stdout; nothing when it fails or takes too long."""
     try:
-        return subprocess.check_output(argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=limit).decode(
-            "utf-8", "replace")
+        return subprocess.check_output(
+            argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=limit
+        ).decode("utf-8", "replace")
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -83,7 +84,11 @@ def ports(pid: int) -> "list[int]":
                 rows = [line.split() for line in lines][1:]
         except OSError:
             continue
-        listening += [int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes]
+        listening += [
+            int(row[1].rpartition(":")[2], 16)
+            for row in rows
+            if row[3] == "0A" and row[9] in inodes
+        ]
     return sorted(set(listening))
 
 
@@ -125,17 +130,28 @@ def free(wanted: int) -> int:
     raise OSError("no port is free")
 
 
-def start(what: str, argv: "list[str]", more: "list[str]", port: int, cwd: str, token: str) -> "tuple[int, str]":
+def start(
+    what: str, argv: "list[str]", more: "list[str]", port: int, cwd: str, token: str
+) -> "tuple[int, str]":
     """Start a server that outlives this login: its number and the file that it writes to."""
     os.makedirs(NOTES, mode=0o700, exist_ok=True)
     log = os.path.join(NOTES, "%s-%d.log" % (what, port))
-    env = dict(os.environ, PATH=os.path.dirname(argv[0]) + os.pathsep + os.environ.get("PATH", os.defpath))
+    env = dict(
+        os.environ, PATH=os.path.dirname(argv[0]) + os.pathsep + os.environ.get("PATH", os.defpath)
+    )
     if token:
         env["JUPYTER_TOKEN"] = token
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        child = subprocess.Popen(argv + more, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out,
-                                 stderr=subprocess.STDOUT, start_new_session=True)
+        child = subprocess.Popen(
+            argv + more,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     finally:
         os.close(out)
     return child.pid, log
@@ -150,7 +166,9 @@ def ended(pid: int) -> bool:
     try:
         os.kill(pid, 0)
         with open("/proc/%d/stat" % pid) as state:
-            return state.read().rpartition(")")[2].split()[0] == "Z"  # gone, and nobody has asked yet
+            return (
+                state.read().rpartition(")")[2].split()[0] == "Z"
+            )  # gone, and nobody has asked yet
     except OSError:
         return True
 
@@ -162,7 +180,9 @@ def tail(log: str) -> "list[str]":
             said = lines.read()[-20000:].decode("utf-8", "replace").splitlines()
     except OSError:
         return []
-    return [re.sub(r"(token=)[^\s&]+", r"\1...", line)[:500] for line in said if line.strip()][-SAID:]
+    return [re.sub(r"(token=)[^\s&]+", r"\1...", line)[:500] for line in said if line.strip()][
+        -SAID:
+    ]
 
 
 def stop(pids: "list[int]", limit: float) -> None:

@@ -7,10 +7,26 @@ import shutil
 from apexgpu.there.processes import HOME, output
 
 ENVIRONMENTS = (
-    "~/.virtualenvs/*", "~/venv*", "~/.venv*", "~/env", "~/*/.venv", "~/*/venv", "~/.local", "~/*conda3",
-    "~/*conda3/envs/*", "~/miniforge*", "~/miniforge*/envs/*", "~/mambaforge*", "~/mambaforge*/envs/*",
-    "~/.conda/envs/*", "/opt/*conda*", "/opt/*conda*/envs/*", "~/.pyenv/versions/*", "/usr/local", "/usr",
-)  # fmt: skip
+    "~/.virtualenvs/*",
+    "~/venv*",
+    "~/.venv*",
+    "~/env",
+    "~/*/.venv",
+    "~/*/venv",
+    "~/.local",
+    "~/*conda3",
+    "~/*conda3/envs/*",
+    "~/miniforge*",
+    "~/miniforge*/envs/*",
+    "~/mambaforge*",
+    "~/mambaforge*/envs/*",
+    "~/.conda/envs/*",
+    "/opt/*conda*",
+    "/opt/*conda*/envs/*",
+    "~/.pyenv/versions/*",
+    "/usr/local",
+    "/usr",
+)
 
 
 def places(directory: str) -> "list[str]":
@@ -19,7 +35,9 @@ def places(directory: str) -> "list[str]":
     while directory.startswith(HOME + os.sep) or directory == HOME:
         found += [os.path.join(directory, name, "bin") for name in (".venv", "venv", "env")]
         directory = os.path.dirname(directory)
-    roots = [root for pattern in ENVIRONMENTS for root in sorted(glob.glob(os.path.expanduser(pattern)))]
+    roots = [
+        root for pattern in ENVIRONMENTS for root in sorted(glob.glob(os.path.expanduser(pattern)))
+    ]
     try:
         with open(os.path.join(HOME, ".conda", "environments.txt")) as listed:
             roots += [line.strip() for line in listed if line.strip()]
@@ -32,14 +50,24 @@ def places(directory: str) -> "list[str]":
 def programs(names: "dict[str, tuple[str, str]]", directory: str) -> "list[list[str]]":
     """The command lines that start one of `names`: as a script anywhere, else as a module of a Python."""
     rooms = places(directory)
-    scripts = [[path] for room in rooms for path in (shutil.which(name, path=room) for name in names) if path]
+    scripts = [
+        [path]
+        for room in rooms
+        for path in (shutil.which(name, path=room) for name in names)
+        if path
+    ]
     if scripts:
         return scripts
     found = []
-    for python in unique([path for path in (shutil.which("python3", path=room) for room in rooms) if path]):
+    for python in unique(
+        [path for path in (shutil.which("python3", path=room) for room in rooms) if path]
+    ):
         rooms = packages(python)
-        found += [[python, "-m", module] for module, file in names.values()
-                  if any(os.path.exists(os.path.join(room, file)) for room in rooms)]
+        found += [
+            [python, "-m", module]
+            for module, file in names.values()
+            if any(os.path.exists(os.path.join(room, file)) for room in rooms)
+        ]
     return found
 
 

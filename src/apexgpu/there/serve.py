@@ -45,14 +45,20 @@ def wanted_directory(wish: "dict[str, object]") -> str:
     """The directory here that was meant: the laptop's shell may have put the laptop's home for a `~`."""
     named, laptop = str(wish["directory"] or "~"), str(wish["home"])
     here = resolved(named, HOME)
-    if laptop not in ("", "/") and (named + "/").startswith(laptop + "/") and not os.path.isdir(here):
+    if (
+        laptop not in ("", "/")
+        and (named + "/").startswith(laptop + "/")
+        and not os.path.isdir(here)
+    ):
         return resolved("~" + named[len(laptop) :], HOME)
     return here
 
 
 def is_tensorboard(words: "list[str]") -> bool:
     """Whether these are the words of a TensorBoard, whoever started it and how."""
-    before = words[: next((place for place, word in enumerate(words) if word.startswith("--logdir")), 0)]
+    before = words[
+        : next((place for place, word in enumerate(words) if word.startswith("--logdir")), 0)
+    ]
     return any(os.path.basename(word) in ("tensorboard", "tensorboard.main") for word in before)
 
 
@@ -105,18 +111,29 @@ def read_list(text: str) -> "list[dict[str, object]]":
             said = json.loads(line)
         except ValueError:
             said = read_line(line)
-        found += [one for one in (said if isinstance(said, list) else [said]) if isinstance(one, dict)]
+        found += [
+            one for one in (said if isinstance(said, list) else [said]) if isinstance(one, dict)
+        ]
     return found
 
 
 def read_line(line: str) -> "dict[str, object] | None":
     """A server in the words of an older `list`."""
-    found = re.match(r"(https?)://([^/]*?):(\d+)(/[^?\s]*)(?:\?token=(\S*))? :: (.*)$", line.strip())
+    found = re.match(
+        r"(https?)://([^/]*?):(\d+)(/[^?\s]*)(?:\?token=(\S*))? :: (.*)$", line.strip()
+    )
     if not found:
         return None
     scheme, host, port, base, token, directory = found.groups()
-    return {"secure": scheme == "https", "hostname": host, "port": int(port), "base_url": base, "token": token or "",
-            "root_dir": directory, "pid": 0}
+    return {
+        "secure": scheme == "https",
+        "hostname": host,
+        "port": int(port),
+        "base_url": base,
+        "token": token or "",
+        "root_dir": directory,
+        "pid": 0,
+    }
 
 
 def notebooks(argv: "list[str]") -> "list[dict[str, object]]":
@@ -136,9 +153,17 @@ def notebooks(argv: "list[str]") -> "list[dict[str, object]]":
 def notebook(one: "dict[str, object]", **more: object) -> "dict[str, object]":
     """A notebook server as the answer tells it."""
     base = str(one.get("base_url") or "/")
-    return dict(pid=one.get("pid") or 0, port=one["port"], path=base, token=one.get("token") or "",
-                password=bool(one.get("password")), secure=bool(one.get("secure")),
-                host=one.get("hostname") or "localhost", directory=root(one), **more)
+    return dict(
+        pid=one.get("pid") or 0,
+        port=one["port"],
+        path=base,
+        token=one.get("token") or "",
+        password=bool(one.get("password")),
+        secure=bool(one.get("secure")),
+        host=one.get("hostname") or "localhost",
+        directory=root(one),
+        **more,
+    )
 
 
 def owner(port: int) -> int:
@@ -151,7 +176,9 @@ def root(one: "dict[str, object]") -> str:
     return os.path.realpath(str(one.get("root_dir") or one.get("notebook_dir") or HOME))
 
 
-def chosen(found: "list[dict[str, object]]", wish: "dict[str, object]", directory: str) -> "list[dict[str, object]]":
+def chosen(
+    found: "list[dict[str, object]]", wish: "dict[str, object]", directory: str
+) -> "list[dict[str, object]]":
     """Those that show the directory; when none was named, any will do."""
     exact = [one for one in found if root(one) == directory]
     return exact or ([] if wish["directory"] else found)
@@ -174,27 +201,42 @@ def jupyter(wish: "dict[str, object]", directory: str, end: float) -> "dict[str,
         # It may have taken another port, where that one was lost in the meantime.
         if not serves(pid, port) and not ports(pid):
             return None
-        found = [one for argv in known for one in notebooks(argv) if one.get("pid") == pid or one.get("port") == port]
+        found = [
+            one
+            for argv in known
+            for one in notebooks(argv)
+            if one.get("pid") == pid or one.get("port") == port
+        ]
         return notebook(found[0], started=True) if found else None
 
     return first_that_serves(wish, JUPYTER, directory, end, begin, ready)
 
 
-def commands(wish: "dict[str, object]", names: "dict[str, tuple[str, str]]", directory: str) -> "list[list[str]]":
+def commands(
+    wish: "dict[str, object]", names: "dict[str, tuple[str, str]]", directory: str
+) -> "list[list[str]]":
     """What can be started: the program that the user named, else what is found."""
     named = str(wish["program"] or "")
     if not named:
         return programs(names, directory)
     path = os.path.expanduser(named)
     if os.path.isdir(path):
-        return [[found] for found in (shutil.which(name, path=os.path.join(path, "bin")) for name in names) if found]
+        return [
+            [found]
+            for found in (shutil.which(name, path=os.path.join(path, "bin")) for name in names)
+            if found
+        ]
     found = shutil.which(path)
     return [[found]] if found else []
 
 
 def first_that_serves(
-    wish: "dict[str, object]", names: "dict[str, tuple[str, str]]", directory: str, end: float,
-    begin: "Callable[[list[str]], tuple[int, str, int]]", ready: "Callable[[int, int], dict[str, object] | None]"
+    wish: "dict[str, object]",
+    names: "dict[str, tuple[str, str]]",
+    directory: str,
+    end: float,
+    begin: "Callable[[list[str]], tuple[int, str, int]]",
+    ready: "Callable[[int, int], dict[str, object] | None]",
 ) -> "dict[str, object]":
     """Start what is found, one after the other, until one serves."""
     said = []  # type: list[str]
@@ -235,7 +277,10 @@ def stopped(wish: "dict[str, object]", directory: str) -> "dict[str, object]":
     else:
         known = commands(wish, JUPYTER, directory)
         servers = chosen(notebooks(known[0]), wish, directory) if known else []
-        gone = [(int(str(one.get("pid") or owner(int(str(one["port"]))))), int(str(one["port"]))) for one in servers]
+        gone = [
+            (int(str(one.get("pid") or owner(int(str(one["port"]))))), int(str(one["port"])))
+            for one in servers
+        ]
     stop([pid for pid, _ in gone if pid], 10)
     gone = [(pid, port) for pid, port in gone if pid and ended(pid)]
     return {"stopped": [{"pid": pid, "port": port} for pid, port in gone]}

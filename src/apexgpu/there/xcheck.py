@@ -30,7 +30,14 @@ def sshd_says() -> "dict[str, str]":
     """What the sshd here is told of X11: by itself where sudo lets us ask, else by its file."""
     wanted = ("x11forwarding", "x11uselocalhost", "xauthlocation", "addressfamily")
     try:
-        words = [shutil.which("sudo") or "sudo", "-n", "/usr/sbin/sshd", "-T", "-f", "/etc/ssh/sshd_config"]
+        words = [
+            shutil.which("sudo") or "sudo",
+            "-n",
+            "/usr/sbin/sshd",
+            "-T",
+            "-f",
+            "/etc/ssh/sshd_config",
+        ]
         text = subprocess.check_output(
             words, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=5
         ).decode("utf-8", "replace")
@@ -71,13 +78,16 @@ def facts() -> "dict[str, object]":
     path = authority()
     return {
         "display": name,
-        "xauth": shutil.which("xauth", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/local/bin") or "",
+        "xauth": shutil.which("xauth", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/local/bin")
+        or "",
         "sshd": sshd_says(),
         "cookie": bool(place and own_cookie(place.number)),
         "authority": path,
         "locks": [lock for lock in (path + "-c", path + "-l") if os.path.exists(lock)],
         "writable": os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK),
-        "rc": [rc for rc in (os.path.expanduser("~/.ssh/rc"), "/etc/ssh/sshrc") if os.path.exists(rc)],
+        "rc": [
+            rc for rc in (os.path.expanduser("~/.ssh/rc"), "/etc/ssh/sshrc") if os.path.exists(rc)
+        ],
         "ipv6": os.path.exists("/proc/net/if_inet6"),
     }
 

@@ -19,8 +19,17 @@ _EXPOSURE_AND_STRUCTURE = 0x8000 | 0x20000
 class Setup:
     """What a server says of itself when it lets somebody in."""
 
-    def __init__(self, base: int, vendor: str, root: int, white: int, black: int, size: "tuple[int, int]") -> None:
-        self.base, self.vendor, self.root, self.white, self.black, self.size = base, vendor, root, white, black, size
+    def __init__(
+        self, base: int, vendor: str, root: int, white: int, black: int, size: "tuple[int, int]"
+    ) -> None:
+        self.base, self.vendor, self.root, self.white, self.black, self.size = (
+            base,
+            vendor,
+            root,
+            white,
+            black,
+            size,
+        )
 
 
 class Display:
@@ -84,10 +93,17 @@ def create_window(window: int, server: Setup, title: str, size: "tuple[int, int]
     """A black window that no window manager touches, with its title, and to be shown at once."""
     values = struct.pack("<III", server.black, 1, _EXPOSURE_AND_STRUCTURE)
     mask = 0x2 | _OVERRIDE | 0x800
-    made = struct.pack("<BBHIIhhHHHHII", 1, 0, 11, window, server.root, 40, 40, size[0], size[1], 0, 1, 0, mask)
+    made = struct.pack(
+        "<BBHIIhhHHHHII", 1, 0, 11, window, server.root, 40, 40, size[0], size[1], 0, 1, 0, mask
+    )
     named = title.encode("latin-1")
     text = _padded(named)
-    name = struct.pack("<BBHIIIB3xI", 18, 0, 6 + len(text) // 4, window, WM_NAME, STRING, 8, len(named)) + text
+    name = (
+        struct.pack(
+            "<BBHIIIB3xI", 18, 0, 6 + len(text) // 4, window, WM_NAME, STRING, 8, len(named)
+        )
+        + text
+    )
     return made + values + name + struct.pack("<BxHI", 8, 2, window)
 
 

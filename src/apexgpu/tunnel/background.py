@@ -65,7 +65,9 @@ def _background(order: Path) -> None:
         return
     raw, answer = value["plan"], Path(value["answer"])
     remotes = tuple(ports.Remote(**one) for one in raw["remotes"])
-    plan = Plan(**{**raw, "where": tuple(raw["where"]), "wanted": tuple(raw["wanted"]), "remotes": remotes})
+    plan = Plan(
+        **{**raw, "where": tuple(raw["where"]), "wanted": tuple(raw["wanted"]), "remotes": remotes}
+    )
     said: list[bool] = []
 
     def say(what: dict[str, object]) -> None:
@@ -82,7 +84,9 @@ def _background(order: Path) -> None:
 
     with contextlib.suppress(_Unwanted):
         try:
-            _, state, _ = tunnelprocess.carry(order.parent.parent, plan, tunnels.take(plan), changed=changed)
+            _, state, _ = tunnelprocess.carry(
+                order.parent.parent, plan, tunnels.take(plan), changed=changed
+            )
             say({"error": state.reason})
         except PortsTakenError as exc:
             say({"taken": exc.taken})

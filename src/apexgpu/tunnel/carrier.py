@@ -21,13 +21,20 @@ _READY = b"apexgpu-pulse"
 _REFUSED = re.compile(r"open failed: (?:connect failed: )?(.+)$")
 _FORBIDDEN = "administratively prohibited"
 _PULSES = 4096  # bytes that pulses and keep-alives alone may move while nothing gets through
-_RECENT = 60.0  # seconds for which a refusal is news: whoever wants the port, tries again in that time
+_RECENT = (
+    60.0  # seconds for which a refusal is news: whoever wants the port, tries again in that time
+)
 
 
 def argv(
-    where: Sequence[str], forwards: Sequence[tuple[str, str]], *, connect: float, keepalive: float,
-    control: Path | None = None, platform: str = sys.platform,
-) -> list[str]:  # fmt: skip
+    where: Sequence[str],
+    forwards: Sequence[tuple[str, str]],
+    *,
+    connect: float,
+    keepalive: float,
+    control: Path | None = None,
+    platform: str = sys.platform,
+) -> list[str]:
     """The ssh command line. `where` is its config, address and alias; `forwards` are (here, there) pairs.
 
     `connect` and `keepalive` are seconds; `control` is a socket over which ssh can be told more. Nothing is asked,
@@ -36,11 +43,21 @@ def argv(
     """
     *way, alias = where
     words = ["ssh", *way, "-T", "-a", "-x"]
-    words += sshoptions.words([
-        *sshoptions.UNATTENDED, *sshoptions.PLAIN, *sshoptions.controlled(control), *sshoptions.alive(keepalive, 3),
-        sshoptions.connect_limit(connect), "ConnectionAttempts=1", "TCPKeepAlive=yes", "ClearAllForwardings=no",
-        "StreamLocalBindUnlink=yes", f"ExitOnForwardFailure={'yes' if platform == 'win32' else 'no'}", "LogLevel=INFO",
-    ])  # fmt: skip
+    words += sshoptions.words(
+        [
+            *sshoptions.UNATTENDED,
+            *sshoptions.PLAIN,
+            *sshoptions.controlled(control),
+            *sshoptions.alive(keepalive, 3),
+            sshoptions.connect_limit(connect),
+            "ConnectionAttempts=1",
+            "TCPKeepAlive=yes",
+            "ClearAllForwardings=no",
+            "StreamLocalBindUnlink=yes",
+            f"ExitOnForwardFailure={'yes' if platform == 'win32' else 'no'}",
+            "LogLevel=INFO",
+        ]
+    )
     for here, there in forwards:
         words += ["-L", f"{here}:{there}"]
     return [*words, alias, "exec cat"]
@@ -85,7 +102,10 @@ class Carrier:
     async def start(self, limit: float) -> bool:
         """Whether the way is open, within `limit` seconds; `last_error` says why not."""
         self._child = await child(self._words)
-        self._readers = [asyncio.create_task(self._read_pulse()), asyncio.create_task(self._read_errors())]
+        self._readers = [
+            asyncio.create_task(self._read_pulse()),
+            asyncio.create_task(self._read_errors()),
+        ]
         if await self._answers(limit):
             return True
         if self._child.returncode is None:
@@ -103,7 +123,9 @@ class Carrier:
             while not ended.done():
                 nudge.clear()
                 waiter = asyncio.create_task(nudge.wait())
-                await asyncio.wait({ended, waiter}, timeout=beat, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {ended, waiter}, timeout=beat, return_when=asyncio.FIRST_COMPLETED
+                )
                 waiter.cancel()
                 if not ended.done() and not await self._alive(patience):
                     self.last_error = f"nothing came through for {patience:g} s"
@@ -121,7 +143,9 @@ class Carrier:
         self._listening.append(future)
         await asyncio.wait({future}, timeout=limit)
 
-    async def forbids(self, probe: "relay.Place", places: Sequence["relay.Place"], limit: float) -> bool:
+    async def forbids(
+        self, probe: "relay.Place", places: Sequence["relay.Place"], limit: float
+    ) -> bool:
         """Whether sshd there forwards to none of `places`, on which ssh listens.
 
         `probe` leads to a port that nobody has, and is tried first: a program that serves a single connection
@@ -152,7 +176,11 @@ class Carrier:
     @property
     def carried(self) -> int:
         """Bytes carried since `count`, our own pulses left out; once ssh has ended, the last number seen."""
-        if self._counted_from is not None and self._child is not None and self._child.returncode is None:
+        if (
+            self._counted_from is not None
+            and self._child is not None
+            and self._child.returncode is None
+        ):
             with contextlib.suppress(OSError):
                 now = moved(self._child.pid) - self._counted_from - self._pulses * self._cost
                 self._carried = max(self._carried, now)
@@ -188,7 +216,10 @@ class Carrier:
     async def _answers(self, limit: float) -> bool:
         """Whether a pulse comes back within `limit` seconds, from an ssh that runs on."""
         assert self._child is not None  # noqa: S101 - start() was called
-        tasks = pulse, ended = asyncio.create_task(self._pulse()), asyncio.create_task(self._child.wait())
+        tasks = pulse, ended = (
+            asyncio.create_task(self._pulse()),
+            asyncio.create_task(self._child.wait()),
+        )
         await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         came = pulse.done() and not ended.done()
         for task in tasks:

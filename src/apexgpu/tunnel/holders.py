@@ -32,12 +32,22 @@ def holder(port: int, runner: Runner) -> Holder:
     """Who listens on local TCP `port`, as far as this system tells; UNKNOWN when it does not."""
     try:
         if sys.platform == "win32":
-            pid = windows_listener(runner.run(["netstat", "-ano", "-p", "TCP"], timeout=5).text, port)
-            named = runner.run(["tasklist", "/FI", f"PID eq {pid}", "/FO", "CSV", "/NH"], timeout=5).text if pid else ""
+            pid = windows_listener(
+                runner.run(["netstat", "-ano", "-p", "TCP"], timeout=5).text, port
+            )
+            named = (
+                runner.run(
+                    ["tasklist", "/FI", f"PID eq {pid}", "/FO", "CSV", "/NH"], timeout=5
+                ).text
+                if pid
+                else ""
+            )
             return windows_program(named, pid)
         if Path("/proc/net/tcp").exists():
             return _linux(port)
-        return lsof_listener(runner.run(["lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"], timeout=5).text)
+        return lsof_listener(
+            runner.run(["lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"], timeout=5).text
+        )
     except (ApexError, OSError):
         return UNKNOWN
 
@@ -45,7 +55,11 @@ def holder(port: int, runner: Runner) -> Holder:
 def linux_inodes(table: str, port: int) -> set[str]:
     """The inodes of the sockets that listen on `port` in the text of /proc/net/tcp or tcp6 (proc(5))."""
     rows = (line.split() for line in table.splitlines()[1:])
-    return {row[9] for row in rows if len(row) > 9 and row[3] == "0A" and row[1].endswith(f":{port:04X}")}
+    return {
+        row[9]
+        for row in rows
+        if len(row) > 9 and row[3] == "0A" and row[1].endswith(f":{port:04X}")
+    }
 
 
 def lsof_listener(text: str) -> Holder:
@@ -92,14 +106,20 @@ def waiting_for_fuse() -> list[Holder]:
 
 def lsof_holders(text: str) -> list[Holder]:
     """Every process in the answer of `lsof -Fpc`: a line p with its number, then a line c with its name."""
-    return [Holder(int(pid), name) for pid, name in re.findall(r"^p(\d+)\n(?:.*\n)*?c(.+)$", text, re.MULTILINE)]
+    return [
+        Holder(int(pid), name)
+        for pid, name in re.findall(r"^p(\d+)\n(?:.*\n)*?c(.+)$", text, re.MULTILINE)
+    ]
 
 
 def _linux_inside(directory: str) -> Iterable[Holder]:
     for process in (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()):
         if process.name == str(os.getpid()):
             continue
-        links = [*_open_files(process / "fd"), *_links(process / "cwd", process / "root", process / "exe")]
+        links = [
+            *_open_files(process / "fd"),
+            *_links(process / "cwd", process / "root", process / "exe"),
+        ]
         if any(link == directory or link.startswith(f"{directory}/") for link in links):
             with contextlib.suppress(OSError):
                 yield Holder(int(process.name), (process / "comm").read_text().strip())
@@ -117,7 +137,9 @@ def _linux(port: int) -> Holder:
         if Path(table).exists():
             inodes |= linux_inodes(Path(table).read_text(), port)
     links = {f"socket:[{inode}]" for inode in inodes}
-    for process in (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()) if links else ():
+    for process in (
+        (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()) if links else ()
+    ):
         if links & set(_open_files(process / "fd")):
             return Holder(int(process.name), (process / "comm").read_text().strip())
     return UNKNOWN

@@ -9,12 +9,93 @@ from dataclasses import dataclass
 from apexgpu.errors import UsageError
 
 # Ports that browsers refuse to open ("unsafe port"): the list of the Fetch standard, "bad port".
-BLOCKED = frozenset((
-    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109,
-    110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531,
-    532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060,
-    5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
-))  # fmt: skip
+BLOCKED = frozenset(
+    (
+        0,
+        1,
+        7,
+        9,
+        11,
+        13,
+        15,
+        17,
+        19,
+        20,
+        21,
+        22,
+        23,
+        25,
+        37,
+        42,
+        43,
+        53,
+        69,
+        77,
+        79,
+        87,
+        95,
+        101,
+        102,
+        103,
+        104,
+        109,
+        110,
+        111,
+        113,
+        115,
+        117,
+        119,
+        123,
+        135,
+        137,
+        139,
+        143,
+        161,
+        179,
+        389,
+        427,
+        465,
+        512,
+        513,
+        514,
+        515,
+        526,
+        530,
+        531,
+        532,
+        540,
+        548,
+        554,
+        556,
+        563,
+        587,
+        601,
+        636,
+        989,
+        990,
+        993,
+        995,
+        1719,
+        1720,
+        1723,
+        2049,
+        3659,
+        4045,
+        4190,
+        5060,
+        5061,
+        6000,
+        6566,
+        6665,
+        6666,
+        6667,
+        6668,
+        6669,
+        6679,
+        6697,
+        10080,
+    )
+)
 _LAST = 65535
 _TRIES = 100
 
@@ -40,7 +121,9 @@ def remote(word: str) -> Remote:
     """What `PORT` or `NAME:PORT` (`[IPv6]:PORT`) stands for; UsageError when it is neither."""
     name, _, number = word.rpartition(":")
     name = name.removeprefix("[").removesuffix("]") or "localhost"
-    letters_fit = all(letter.isalnum() or letter in ".:-_%" for letter in name) and not name.startswith("-")
+    letters_fit = all(
+        letter.isalnum() or letter in ".:-_%" for letter in name
+    ) and not name.startswith("-")
     if not (number.isascii() and number.isdigit() and letters_fit and 1 <= int(number) <= _LAST):
         message = f"{word!r} is neither a port (1 to {_LAST}) nor NAME:PORT"
         raise UsageError(message, hint="apexgpu tunnel gpu7 6006")
@@ -81,7 +164,11 @@ def candidates(port: int) -> Iterator[int]:
     Ports below 1024 are the administrator's on most systems: 80 becomes 8080, 443 becomes 8443.
     """
     first = port if port >= 1024 else 8000 + port
-    found = (number for number in (*range(first, _LAST + 1), *range(1024, first)) if number not in BLOCKED)
+    found = (
+        number
+        for number in (*range(first, _LAST + 1), *range(1024, first))
+        if number not in BLOCKED
+    )
     for _, number in zip(range(_TRIES), found, strict=False):
         yield number
 

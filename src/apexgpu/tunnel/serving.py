@@ -76,8 +76,14 @@ def program() -> str:
 
 def command(do: Literal["serve", "stop"], wish: Wish) -> str:
     """The command line for the container's shell, whichever that is."""
-    asked = {"what": wish.what, "do": do, "directory": wish.directory, "program": wish.program, "wait": wish.wait,
-             "home": wish.home}  # fmt: skip
+    asked = {
+        "what": wish.what,
+        "do": do,
+        "directory": wish.directory,
+        "program": wish.program,
+        "wait": wish.wait,
+        "home": wish.home,
+    }
     return sent.command(program(), asked)
 
 
@@ -87,11 +93,17 @@ def serve(link: Transport, host: Host, wish: Wish, *, on_line: OnLine) -> Server
     token = str(answer.get("token") or "")
     path = str(answer["path"])
     return Server(
-        port=int(answer["port"]), path=f"{path}?token={token}" if token else path,
-        directory=str(answer["directory"]), started=bool(answer["started"]), pid=int(answer["pid"]),
-        program=str(answer.get("program", "")), log=str(answer.get("log", "")), host=_reached(answer),
-        secure=bool(answer.get("secure")), password=bool(answer.get("password")),
-    )  # fmt: skip
+        port=int(answer["port"]),
+        path=f"{path}?token={token}" if token else path,
+        directory=str(answer["directory"]),
+        started=bool(answer["started"]),
+        pid=int(answer["pid"]),
+        program=str(answer.get("program", "")),
+        log=str(answer.get("log", "")),
+        host=_reached(answer),
+        secure=bool(answer.get("secure")),
+        password=bool(answer.get("password")),
+    )
 
 
 def _reached(answer: Mapping[str, Any]) -> str:
@@ -106,7 +118,9 @@ def stop(link: Transport, host: Host, wish: Wish, *, on_line: OnLine) -> list[in
     return [int(one["port"]) for one in _ask(link, host, "stop", wish, on_line)["stopped"]]
 
 
-def _ask(link: Transport, host: Host, do: Literal["serve", "stop"], wish: Wish, on_line: OnLine) -> dict[str, Any]:
+def _ask(
+    link: Transport, host: Host, do: Literal["serve", "stop"], wish: Wish, on_line: OnLine
+) -> dict[str, Any]:
     def line(text: str) -> None:
         if not text.startswith(MARK):  # the answer, which may hold a token
             on_line(text)
@@ -144,7 +158,8 @@ def _refusal(answer: Mapping[str, Any], host: Host, wish: Wish) -> ApexError:
         return RefusedError(message, hint=f"{hint}   (or name it: --program PATH)", code=why)
     if why == "slow":
         message = f"{name} in {where} is there, but does not answer after {wish.wait:g} s" + (
-            f"; its log ends: {said[-1]}" if said else "")  # fmt: skip
+            f"; its log ends: {said[-1]}" if said else ""
+        )
         hint = look if log else f"apexgpu {wish.what} {host.name} --help"
         again = f"run the same line again, it goes on waiting; or look: {hint}"
         return UnreachableError(message, hint=again, code="slow")

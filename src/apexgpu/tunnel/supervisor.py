@@ -130,7 +130,12 @@ class Supervisor:
                     await asyncio.wait({work, closing}, return_when=asyncio.FIRST_COMPLETED)
                     came_up = await _ended(work)
                 attempt = 0 if came_up else attempt + 1
-                if self._closing.is_set() or not self._was_up or self._once or failure(self.state.reason) in FINAL:
+                if (
+                    self._closing.is_set()
+                    or not self._was_up
+                    or self._once
+                    or failure(self.state.reason) in FINAL
+                ):
                     break
                 await self._pause(wait_before(attempt, self._limits.longest_wait))
         finally:
@@ -158,21 +163,32 @@ class Supervisor:
     async def _one_connection(self) -> bool:
         """One ssh, from its start to its end; whether it came up."""
         self._become(CONNECTING, self.state.reason)
-        sockets = Path(tempfile.mkdtemp(prefix=sockets_prefix(os.getpid()), dir=runtime_directory()))
+        sockets = Path(
+            tempfile.mkdtemp(prefix=sockets_prefix(os.getpid()), dir=runtime_directory())
+        )
         self._places = [_place(sockets, str(number)) for number in range(len(self._remotes))]
         probe, nobody = _place(sockets, _PROBE), ports.Remote(_NOBODY)
         ends = zip([*self._places, probe], [*self._remotes, nobody], strict=True)
-        pairs = [(f"127.0.0.1:{place}" if isinstance(place, int) else str(place), remote.target)
-                 for place, remote in ends]  # fmt: skip
+        pairs = [
+            (f"127.0.0.1:{place}" if isinstance(place, int) else str(place), remote.target)
+            for place, remote in ends
+        ]
         control = sockets / CONTROL if self._give else None
-        words = carrier.argv(self._where, pairs, connect=self._limits.connect, keepalive=self._limits.patience,
-                             control=control)  # fmt: skip
+        words = carrier.argv(
+            self._where,
+            pairs,
+            connect=self._limits.connect,
+            keepalive=self._limits.patience,
+            control=control,
+        )
         self._carrier = current = carrier.Carrier(words, progress=lambda: self.moved)
         up = False
         try:
-            up = (await current.start(self._limits.login)
-                  and not await current.forbids(probe, self._places, self._limits.patience)
-                  and await self._came_up(control))  # fmt: skip
+            up = (
+                await current.start(self._limits.login)
+                and not await current.forbids(probe, self._places, self._limits.patience)
+                and await self._came_up(control)
+            )
             if up:
                 await current.wait(self._limits.beat, self._limits.patience, self._wanted)
         finally:
@@ -181,7 +197,11 @@ class Supervisor:
             # At once: the ports are free now, and could be anybody's.
             lost = "" if self._closing.is_set() else await self._listen()
             await current.last_words()
-            self._moved_before, self._passed_before, self._carrier = self.moved, self.traffic.total, None
+            self._moved_before, self._passed_before, self._carrier = (
+                self.moved,
+                self.traffic.total,
+                None,
+            )
             shutil.rmtree(sockets, ignore_errors=True)
             if not self._closing.is_set():
                 self._become(WAITING, lost or current.last_error or "the connection ended")
@@ -192,8 +212,11 @@ class Supervisor:
         assert self._carrier is not None  # noqa: S101 - it has come up
         self.state.reconnects += self._was_up
         self._was_up = True
-        if (control is not None and await self._carrier.count(self._limits.patience)
-                and not await self._give_ports(control)):  # fmt: skip
+        if (
+            control is not None
+            and await self._carrier.count(self._limits.patience)
+            and not await self._give_ports(control)
+        ):
             return False
         self._up.set()
         self._become(UP, "")
@@ -205,8 +228,14 @@ class Supervisor:
         False when another program took a port in that time.
         """
         for number, remote in enumerate(self._remotes):
-            given = mux.forward(control, self._ports[number], remote.name, remote.port, timeout=1,
-                                ready=partial(self._let_go, number))  # fmt: skip
+            given = mux.forward(
+                control,
+                self._ports[number],
+                remote.name,
+                remote.port,
+                timeout=1,
+                ready=partial(self._let_go, number),
+            )
             if not given and not await self._have(number) and self._carrier is not None:
                 self._carrier.last_error = taken_words(self._ports[number])
                 return False

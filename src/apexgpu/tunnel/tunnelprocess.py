@@ -36,7 +36,9 @@ def carry(
     `changed` hears of every new state; `each_second` is for a living line.
     """
     _allow_descriptors(_DESCRIPTORS)
-    return asyncio.run(_Process(state_dir, plan, holders, changed, each_second, limits or Limits()).run())
+    return asyncio.run(
+        _Process(state_dir, plan, holders, changed, each_second, limits or Limits()).run()
+    )
 
 
 class _Process:
@@ -53,8 +55,10 @@ class _Process:
     ) -> None:
         self._state_dir, self._plan, self._holders = state_dir, plan, holders
         self._changed, self._each_second, self._limits = changed, each_second, limits
-        self._forwards = tuple(Carried(holder.getsockname()[1], str(remote))
-                               for holder, remote in zip(holders, plan.remotes, strict=True))  # fmt: skip
+        self._forwards = tuple(
+            Carried(holder.getsockname()[1], str(remote))
+            for holder, remote in zip(holders, plan.remotes, strict=True)
+        )
         self._id = f"{plan.host}-{self._forwards[0].local}"
         self._started = time.time()
         self._written: Tunnel | None = None
@@ -62,8 +66,14 @@ class _Process:
     async def run(self) -> tuple[bool, State, bool | None]:
         path = tunnels.file(self._state_dir, self._id)
         with tunnels.lock(path, timeout=10):
-            self._supervisor = Supervisor(self._plan.where, self._holders, self._plan.remotes, limits=self._limits,
-                                          once=self._plan.once, changed=self._on_change)  # fmt: skip
+            self._supervisor = Supervisor(
+                self._plan.where,
+                self._holders,
+                self._plan.remotes,
+                limits=self._limits,
+                once=self._plan.once,
+                changed=self._on_change,
+            )
             ended_by = _on_end(self._supervisor.stop)
             watching = asyncio.create_task(self._watch())
             self._write()
@@ -105,9 +115,19 @@ class _Process:
 
     def _now(self) -> Tunnel:
         state = self._supervisor.state
-        return Tunnel(self._id, self._plan.host, self._forwards, os.getpid(), self._started, self._plan.background,
-                      state.state, state.since, state.reconnects, self._supervisor.moved,
-                      state.reason or self._supervisor.refused)  # fmt: skip
+        return Tunnel(
+            self._id,
+            self._plan.host,
+            self._forwards,
+            os.getpid(),
+            self._started,
+            self._plan.background,
+            state.state,
+            state.since,
+            state.reconnects,
+            self._supervisor.moved,
+            state.reason or self._supervisor.refused,
+        )
 
 
 def _allow_descriptors(wanted: int) -> None:

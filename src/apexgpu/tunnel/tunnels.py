@@ -78,7 +78,11 @@ def listed(state_dir: Path) -> list[Tunnel]:
     for path in sorted(directory(state_dir).glob("*.json")):
         one = _read(path)
         if one is not None:
-            found.append(one if _held(path) else dataclasses.replace(one, state=DEAD, reason="its process is gone"))
+            found.append(
+                one
+                if _held(path)
+                else dataclasses.replace(one, state=DEAD, reason="its process is gone")
+            )
     return sorted(found, key=lambda one: (one.host, one.forwards[0].local if one.forwards else 0))
 
 
@@ -88,7 +92,10 @@ def clean(state_dir: Path, tunnels: Sequence[Tunnel]) -> None:
     for one in tunnels:
         path = file(state_dir, one.id)
         if one.state == DEAD:
-            with contextlib.suppress(ApexError), lock(path, timeout=0):  # busy: there is a new one by now
+            with (
+                contextlib.suppress(ApexError),
+                lock(path, timeout=0),
+            ):  # busy: there is a new one by now
                 if one.pid not in living:  # the number of a dead one may be another's by now
                     _clear(one.pid)
                 forget(path)
@@ -100,7 +107,9 @@ def close(state_dir: Path, tunnel: Tunnel, *, limit: float = 10) -> None:
     end = time.monotonic() + limit
     asked = signal.SIGTERM
     while _held(path):
-        with contextlib.suppress(OSError):  # it may end meanwhile, which each system words in its own way
+        with contextlib.suppress(
+            OSError
+        ):  # it may end meanwhile, which each system words in its own way
             os.kill(tunnel.pid, asked)
         if time.monotonic() > end:
             if asked == signal.SIGTERM and sys.platform != "win32":
@@ -122,7 +131,10 @@ class PortsTakenError(RefusedError):
 
 def take(plan: Plan) -> list[socket.socket]:
     """A listening socket for each end of `plan`. PortsTakenError."""
-    found = [_one_of(plan, number, remote) for number, remote in zip(plan.wanted, plan.remotes, strict=True)]
+    found = [
+        _one_of(plan, number, remote)
+        for number, remote in zip(plan.wanted, plan.remotes, strict=True)
+    ]
     holders = [one for one in found if isinstance(one, socket.socket)]
     if len(holders) < len(found):
         for holder in holders:

@@ -62,9 +62,14 @@ def options(manner: Manner) -> list[str]:
     A connection that is shared with others has their X11 settings, so it is never used.
     """
     found = [
-        "ForwardX11=yes", f"ForwardX11Trusted={'yes' if manner.trusted else 'no'}", f"ForwardX11Timeout={TIMEOUT}",
-        *sshoptions.ALONE, "RemoteCommand=none", *sshoptions.alive(15, 4), sshoptions.connect_limit(manner.connect),
-    ]  # fmt: skip
+        "ForwardX11=yes",
+        f"ForwardX11Trusted={'yes' if manner.trusted else 'no'}",
+        f"ForwardX11Timeout={TIMEOUT}",
+        *sshoptions.ALONE,
+        "RemoteCommand=none",
+        *sshoptions.alive(15, 4),
+        sshoptions.connect_limit(manner.connect),
+    ]
     if manner.batch:
         found += [sshoptions.NO_PROMPT, "ClearAllForwardings=yes", "PermitLocalCommand=no"]
     return [*found, f"XAuthLocation={manner.xauth}"] if manner.xauth else found
@@ -84,8 +89,18 @@ def read(log: str) -> SshSaid:
     def has(pattern: str) -> bool:
         return any(re.search(pattern, line) for line in lines)
 
-    unreached = next((found[1] for line in lines if (found := re.match(r"connect (\S+(?: port \d+)?: .+)", line))), "")
-    killed = next((int(found[1]) for line in lines if (found := re.match(r"Killed by signal (\d+)\.", line))), 0)
+    unreached = next(
+        (
+            found[1]
+            for line in lines
+            if (found := re.match(r"connect (\S+(?: port \d+)?: .+)", line))
+        ),
+        "",
+    )
+    killed = next(
+        (int(found[1]) for line in lines if (found := re.match(r"Killed by signal (\d+)\.", line))),
+        0,
+    )
     keys = [line for line in lines if ": key options:" in line]
     return SshSaid(
         requested=has(r"^debug1: Requesting X11 forwarding"),
@@ -98,7 +113,8 @@ def read(log: str) -> SshSaid:
         unreached=unreached,
         opened=sum("client_request_x11: request from" in line for line in lines),
         no_xauth_there=has(r"Remote: No xauth program"),
-        denied_by_key=has(r"Remote: .*X11 forwarding disabled") or (bool(keys) and "x11-forwarding" not in keys[-1]),
+        denied_by_key=has(r"Remote: .*X11 forwarding disabled")
+        or (bool(keys) and "x11-forwarding" not in keys[-1]),
         killed=killed,
         ended=has(r"channel 0 rtype exit-(status|signal)"),
         signalled=has(r"channel 0 rtype exit-signal"),
@@ -107,5 +123,11 @@ def read(log: str) -> SshSaid:
 
 def blames_x11(said: SshSaid) -> bool:
     """Whether ssh's words say that a link of the chain is broken: the chain tells which."""
-    troubles = (said.refused, said.untrusted_failed, said.rejected, bool(said.unreached), not said.requested)
+    troubles = (
+        said.refused,
+        said.untrusted_failed,
+        said.rejected,
+        bool(said.unreached),
+        not said.requested,
+    )
     return any(troubles)

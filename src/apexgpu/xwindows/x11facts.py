@@ -41,7 +41,11 @@ class Here:
 
 
 def collect(
-    runner: Runner, environment: Mapping[str, str], where: Sequence[str] = (), *, system: str = sys.platform
+    runner: Runner,
+    environment: Mapping[str, str],
+    where: Sequence[str] = (),
+    *,
+    system: str = sys.platform,
 ) -> Here:
     """Ask everything. `where` leads to a container: the user's ssh config may name another xauth for it."""
     shown = environment.get("DISPLAY", "")
@@ -51,11 +55,18 @@ def collect(
     cookie = _cookie(runner, xauth, shown) if place and xauth else None
     state, said, link = _log_in(place, cookie, _START if shown.startswith("/") else _ASK)
     found = Facts(
-        display=shown, answer=state, said=said, security=_security(link), xauth=xauth,
-        xauth_option=bool(xauth) and xauth != configured, cookie=bool(cookie),
+        display=shown,
+        answer=state,
+        said=said,
+        security=_security(link),
+        xauth=xauth,
+        xauth_option=bool(xauth) and xauth != configured,
+        cookie=bool(cookie),
         over_ssh="SSH_CONNECTION" in environment,
-        **{"darwin": _macos, "win32": _windows}.get(system, _linux)(runner, environment, place, state),  # type: ignore[arg-type]  # each names its own
-    )  # fmt: skip
+        **{"darwin": _macos, "win32": _windows}.get(system, _linux)(
+            runner, environment, place, state
+        ),  # type: ignore[arg-type]  # each names its own
+    )
     return Here(found, link)
 
 
@@ -89,7 +100,9 @@ def _cookie(runner: Runner, xauth: str, shown: str, authority: str = "") -> byte
     return None
 
 
-def _log_in(place: Display | None, cookie: bytes | None, limit: float) -> tuple[State, str, Connection | None]:
+def _log_in(
+    place: Display | None, cookie: bytes | None, limit: float
+) -> tuple[State, str, Connection | None]:
     if place is None:
         return "not_asked", "", None
     said = ""
@@ -169,12 +182,17 @@ def _macos(
 ) -> dict[str, object]:
     app = "/Applications/Utilities/XQuartz.app"
     # defaults(1), launchctl(1); 2.8 and newer call their domain org.xquartz, older ones org.macosforge.xquartz.
-    version = _said(runner, "defaults", "read", f"{app}/Contents/Info", "CFBundleShortVersionString")
+    version = _said(
+        runner, "defaults", "read", f"{app}/Contents/Info", "CFBundleShortVersionString"
+    )
     if not version and Path("/opt/X11/bin/Xquartz").exists():
         version = "of unknown version"
     iglx = _said(runner, "defaults", "read", "org.xquartz.X11", "enable_iglx")
-    return {"launchd": _said(runner, "launchctl", "getenv", "DISPLAY"), "xquartz": version,
-            "iglx": iglx == "1" if version else None}  # fmt: skip
+    return {
+        "launchd": _said(runner, "launchctl", "getenv", "DISPLAY"),
+        "xquartz": version,
+        "iglx": iglx == "1" if version else None,
+    }
 
 
 def _windows(
@@ -186,9 +204,14 @@ def _windows(
     except NotThereError:
         listening = False
     roots = [environment.get(name, "") for name in ("ProgramFiles", "ProgramFiles(x86)")]
-    found = [rf"{root}\{folder}\{name}" for root in roots if root for folder, name in _WINDOWS_PROGRAMS]
-    return {"servers": x_servers(_said(runner, "tasklist", "/FO", "CSV", "/NH")), "port": listening,
-            "installed": tuple(path for path in found if Path(path).is_file())}  # fmt: skip
+    found = [
+        rf"{root}\{folder}\{name}" for root in roots if root for folder, name in _WINDOWS_PROGRAMS
+    ]
+    return {
+        "servers": x_servers(_said(runner, "tasklist", "/FO", "CSV", "/NH")),
+        "port": listening,
+        "installed": tuple(path for path in found if Path(path).is_file()),
+    }
 
 
 def x_servers(table: str) -> tuple[str, ...]:

@@ -27,7 +27,15 @@ class Installed:
 
 def command(packages: tuple[str, ...], *, lock: int = LOCK) -> str:
     """The command line for the container's shell."""
-    words = ["sh", "-c", sent.text("install.sh"), "apexgpu", " ".join(packages), str(lock), MARK.strip()]
+    words = [
+        "sh",
+        "-c",
+        sent.text("install.sh"),
+        "apexgpu",
+        " ".join(packages),
+        str(lock),
+        MARK.strip(),
+    ]
     return sent.apart(shlex.join(words))
 
 
@@ -42,7 +50,9 @@ def install(link: Transport, host: Host, *, full: bool, on_line: OnLine) -> Inst
             on_line(text.strip())
 
     limits = Limits(total=_WHOLE, silence=_SILENT)
-    reply = link.run(Target(host, "container"), command(packages), limits=limits, on_line=line, once=True)
+    reply = link.run(
+        Target(host, "container"), command(packages), limits=limits, on_line=line, once=True
+    )
     verdict = _verdict(reply, host)
     if verdict == ["present"]:
         return Installed(packages, changed=False)
@@ -58,28 +68,48 @@ def _verdict(reply: Reply, host: Host) -> list[str]:
     return told[-1].split()
 
 
-def _failure(host: Host, verdict: list[str], said: list[str], packages: tuple[str, ...]) -> ApexError:
+def _failure(
+    host: Host, verdict: list[str], said: list[str], packages: tuple[str, ...]
+) -> ApexError:
     where, name = f"the container on {host.name}", host.name
     by_hand = f'apexgpu ssh {name} -- "sudo apt-get update && sudo apt-get install -y {" ".join(packages)}"'
     if verdict[0] == "no_sudo":
-        return RefusedError(f"sudo in {where} asks for a password", hint=f"apexgpu ssh {name}   (then: sudo apt-get "
-                            f"install {' '.join(packages)})", code="no_sudo")  # fmt: skip
+        return RefusedError(
+            f"sudo in {where} asks for a password",
+            hint=f"apexgpu ssh {name}   (then: sudo apt-get install {' '.join(packages)})",
+            code="no_sudo",
+        )
     if verdict[0] != "done":
-        why = {"no_apt": "has no apt-get", "no_room": "has no room in /tmp"}.get(verdict[0], "is of an unknown kind")
-        return RefusedError(f"{where} {why}", hint=f"apexgpu ssh {name} -- df -h /tmp", code=verdict[0])
+        why = {"no_apt": "has no apt-get", "no_room": "has no room in /tmp"}.get(
+            verdict[0], "is of an unknown kind"
+        )
+        return RefusedError(
+            f"{where} {why}", hint=f"apexgpu ssh {name} -- df -h /tmp", code=verdict[0]
+        )
     if verdict[1] == "99":
-        return UnreachableError(f"another apt has been at work in {where} for {LOCK} s: {_last(said)}",
-                                hint=f'apexgpu ssh {name} -- "ps aux | grep -e apt -e dpkg"',
-                                code="apt_locked")  # fmt: skip
+        return UnreachableError(
+            f"another apt has been at work in {where} for {LOCK} s: {_last(said)}",
+            hint=f'apexgpu ssh {name} -- "ps aux | grep -e apt -e dpkg"',
+            code="apt_locked",
+        )
     if verdict[1] == "0":
-        return RefusedError(f"apt in {where} says that it is done, and {', '.join(verdict[2:])} is not installed",
-                            hint=by_hand, code="apt_failed")  # fmt: skip
+        return RefusedError(
+            f"apt in {where} says that it is done, and {', '.join(verdict[2:])} is not installed",
+            hint=by_hand,
+            code="apt_failed",
+        )
     if any("dpkg was interrupted" in line or "dpkg --configure -a" in line for line in said):
-        return RefusedError(f"an earlier installation in {where} was interrupted",
-                            hint=f'apexgpu ssh {name} -- "sudo dpkg --configure -a" && apexgpu x11 install {name}',
-                            code="dpkg_interrupted")  # fmt: skip
+        return RefusedError(
+            f"an earlier installation in {where} was interrupted",
+            hint=f'apexgpu ssh {name} -- "sudo dpkg --configure -a" && apexgpu x11 install {name}',
+            code="dpkg_interrupted",
+        )
     if any("No space left" in line or "enough free space" in line for line in said):
-        return RefusedError(f"there is no room for them in {where}", hint=f"apexgpu ssh {name} -- df -h /", code="full")
+        return RefusedError(
+            f"there is no room for them in {where}",
+            hint=f"apexgpu ssh {name} -- df -h /",
+            code="full",
+        )
     return RefusedError(f"apt failed in {where}: {_last(said)}", hint=by_hand, code="apt_failed")
 
 

@@ -38,7 +38,13 @@ class Ended:
 
 
 def show(
-    runner: Runner, host: Host, where: Sequence[str], command: str, manner: Manner, *, captured: bool
+    runner: Runner,
+    host: Host,
+    where: Sequence[str],
+    command: str,
+    manner: Manner,
+    *,
+    captured: bool,
 ) -> Ended:
     """Run a program there with its windows here, to its end.
 
@@ -81,7 +87,9 @@ def _read(log: Path) -> str:
     return log.read_text(errors="replace") if log.exists() else ""
 
 
-def hold(runner: Runner, host: Host, where: Sequence[str], link: Connection, manner: Manner) -> x11there.Session:
+def hold(
+    runner: Runner, host: Host, where: Sequence[str], link: Connection, manner: Manner
+) -> x11there.Session:
     """Go there with X11, let a client draw, look for its window through `link`, take it away.
 
     UnreachableError, LoginError … where ssh does not get in at all.
@@ -98,7 +106,9 @@ def hold(runner: Runner, host: Host, where: Sequence[str], link: Connection, man
             looks.extend(_look(link, title))
 
     with _log() as log:
-        done = runner.stream(x11.argv(where, command, manner, log=str(log)), on_line=line, total=_WHOLE, silence=None)
+        done = runner.stream(
+            x11.argv(where, command, manner, log=str(log)), on_line=line, total=_WHOLE, silence=None
+        )
         text = _read(log)
     code = failure(text) if done.code == 255 and not heard else None
     if code is not None:
@@ -107,15 +117,25 @@ def hold(runner: Runner, host: Host, where: Sequence[str], link: Connection, man
 
 
 def _session(
-    said: x11.SshSaid, heard: Sequence[Mapping[str, Any]], looks: Sequence[bool], code: int, err: str
+    said: x11.SshSaid,
+    heard: Sequence[Mapping[str, Any]],
+    looks: Sequence[bool],
+    code: int,
+    err: str,
 ) -> x11there.Session:
     there = next((x11there.told(one) for one in heard if "display" in one), None)
     errors = [one for one in heard if "error" in one]
     return x11there.Session(
-        said, there, trouble=str(errors[-1]["error"]) if errors else "",
-        words=str(errors[-1].get("said", "")) if errors else "", drawn=any("drawn" in one for one in heard),
-        seen=bool(looks), painted=any(looks), code=code, err=err,
-    )  # fmt: skip
+        said,
+        there,
+        trouble=str(errors[-1]["error"]) if errors else "",
+        words=str(errors[-1].get("said", "")) if errors else "",
+        drawn=any("drawn" in one for one in heard),
+        seen=bool(looks),
+        painted=any(looks),
+        code=code,
+        err=err,
+    )
 
 
 def _value(text: str) -> Mapping[str, Any]:

@@ -53,7 +53,9 @@ def _patch(kind):
 
 def _loaded(module):
     kind = getattr(module, "BaseSession" if module.__name__ == _SESSIONS else "Session", None)
-    if isinstance(kind, type) and not (module.__name__ == "tensorflow" and _SESSIONS in sys.modules):
+    if isinstance(kind, type) and not (
+        module.__name__ == "tensorflow" and _SESSIONS in sys.modules
+    ):
         _patch(kind)
 
 
