@@ -18,10 +18,12 @@ test: setup-tests check
 
 check: setup-tests
 	@$(BIN)/ruff check src tests bench
+	@$(BIN)/ruff format --check --quiet src tests bench
 	@$(BIN)/mypy
 
 format: setup-tests
 	@$(BIN)/ruff check --fix src tests bench
+	@$(BIN)/ruff format src tests bench
 
 bench: setup-tests
 	@$(BIN)/python -m bench

@@ -1,15 +1,23 @@
-"""The house rules, enforced: who may import whom, one owner a library, and how long things may get."""
+"""The house rules, enforced: who may import whom, and one owner for each library."""
 
 import ast
 import re
-import statistics
 from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "apexgpu"
-MODULES = {path.relative_to(SOURCE).with_suffix("").as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
+MODULES = {
+    path.relative_to(SOURCE).with_suffix("").as_posix(): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
 
 OWNERS = {
-    "subprocess": {"process", "jobs", "story", "lab/", "there/"},  # there: in the container, where nothing of ours is
+    "subprocess": {
+        "process",
+        "jobs",
+        "story",
+        "lab/",
+        "there/",
+    },  # there: in the container, where nothing of ours is
     "rich": {"render"},
     "typer": {"app", "commands/"},
     "paramiko": {"ssh/paramiko_link", "ssh/identities"},
@@ -26,15 +34,36 @@ OWNERS = {
 LAB_MAY_IMPORT = {"errors", "files", "lab"}
 # Beside those whose first words say so.
 PURE = {
-    "backups/archives", "copy/copypaths", "copy/entries", "dotssh/sshconfig", "errors", "hosts/disks",
-    "hosts/replies", "iam/iamconfig", "models", "ssh/sshoptions", "text", "there/xwire", "xwindows/x11",
-    "xwindows/x11local", "xwindows/x11there",
+    "backups/archives",
+    "copy/copypaths",
+    "copy/entries",
+    "dotssh/sshconfig",
+    "errors",
+    "hosts/disks",
+    "hosts/replies",
+    "iam/iamconfig",
+    "models",
+    "ssh/sshoptions",
+    "text",
+    "there/xwire",
+    "xwindows/x11",
+    "xwindows/x11local",
+    "xwindows/x11there",
 }
 # Which package may rest on which: on lower numbers only.
 FLOORS = {
-    "iam": 1, "dotssh": 2, "ssh": 3, "hosts": 4, "backups": 5, "copy": 5, "gpu": 5, "tunnel": 5, "xwindows": 5,
-    "mount": 6, "software": 6,
-}  # fmt: skip
+    "iam": 1,
+    "dotssh": 2,
+    "ssh": 3,
+    "hosts": 4,
+    "backups": 5,
+    "copy": 5,
+    "gpu": 5,
+    "tunnel": 5,
+    "xwindows": 5,
+    "mount": 6,
+    "software": 6,
+}
 WORLD = {"subprocess", "socket", "httpx", "paramiko", "os", "tempfile"}
 
 
@@ -59,13 +88,21 @@ def test_each_library_has_its_owner() -> None:
         f"{module} imports {library}"
         for module, path in MODULES.items()
         for library in {name.split(".")[0] for name in imports(path)} & OWNERS.keys()
-        if not any(module == owner or (owner.endswith("/") and module.startswith(owner)) for owner in OWNERS[library])
+        if not any(
+            module == owner or (owner.endswith("/") and module.startswith(owner))
+            for owner in OWNERS[library]
+        )
     ]
     assert stray == []
 
 
 def test_one_room_says_with_which_options_ssh_goes() -> None:
-    owned = ("BatchMode=yes", "StrictHostKeyChecking=yes", "ServerAliveInterval=", "ConnectTimeout=")
+    owned = (
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        "ServerAliveInterval=",
+        "ConnectTimeout=",
+    )
     stray = [
         f"{module}: {option}"
         for module, path in MODULES.items()
@@ -89,7 +126,9 @@ def test_only_the_front_door_and_commands_know_commands() -> None:
     stray = [
         module
         for module, path in MODULES.items()
-        if "commands" in own(imports(path)) and not module.startswith("commands/") and module not in {"app", "cli"}
+        if "commands" in own(imports(path))
+        and not module.startswith("commands/")
+        and module not in {"app", "cli"}
     ]
     assert stray == []
 
@@ -99,13 +138,28 @@ def test_floors_rest_on_lower_ones_alone() -> None:
     for module, path in MODULES.items():
         floor = module.partition("/")[0]
         if floor in FLOORS:
-            stray += [f"{module} imports {name}" for name in sorted(own(imports(path)) & FLOORS.keys())
-                      if name != floor and FLOORS[name] >= FLOORS[floor]]  # fmt: skip
+            stray += [
+                f"{module} imports {name}"
+                for name in sorted(own(imports(path)) & FLOORS.keys())
+                if name != floor and FLOORS[name] >= FLOORS[floor]
+            ]
     assert stray == []
 
 
 def test_no_floor_knows_the_front_of_the_house() -> None:
-    front = {"app", "board", "cli", "commands", "completion", "doctor", "kit", "lab", "render", "story", "uninstall"}
+    front = {
+        "app",
+        "board",
+        "cli",
+        "commands",
+        "completion",
+        "doctor",
+        "kit",
+        "lab",
+        "render",
+        "story",
+        "uninstall",
+    }
     stray = {
         module: sorted(own(imports(path)) & front)
         for module, path in MODULES.items()
@@ -115,8 +169,16 @@ def test_no_floor_knows_the_front_of_the_house() -> None:
 
 
 def test_pure_rooms_touch_nothing() -> None:
-    said = {name for name, path in MODULES.items() if re.search(r"\bPure\b", path.read_text().split('"""')[1])}
-    stray = {name: sorted(imports(MODULES[name]) & WORLD) for name in PURE | said if imports(MODULES[name]) & WORLD}
+    said = {
+        name
+        for name, path in MODULES.items()
+        if re.search(r"\bPure\b", path.read_text().split('"""')[1])
+    }
+    stray = {
+        name: sorted(imports(MODULES[name]) & WORLD)
+        for name in PURE | said
+        if imports(MODULES[name]) & WORLD
+    }
     assert stray == {}
 
 
@@ -131,25 +193,6 @@ def test_nothing_posix_only_is_imported_at_import_time() -> None:
     assert stray == []
 
 
-def test_functions_fit_a_screen() -> None:
-    lengths = {}
-    for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                body = node.body
-                documented = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
-                first = body[1] if documented and len(body) > 1 else body[0]
-                lengths[f"{module}:{node.name}"] = (node.end_lineno or 0) - first.lineno + 1
-    ordered = sorted(lengths.values())
-    assert [name for name, length in lengths.items() if length > 60] == []
-    assert statistics.median(ordered) <= 8
-    assert ordered[int(len(ordered) * 0.9)] <= 25
-
-
-def test_modules_stay_small() -> None:
-    assert [name for name, path in MODULES.items() if len(path.read_text().splitlines()) > 340] == []
-
-
 def test_names_say_what_is_in_the_room() -> None:
     assert [name for name in MODULES if re.search(r"util|helper|common|misc", name)] == []
     classes = [
@@ -162,4 +205,6 @@ def test_names_say_what_is_in_the_room() -> None:
 
 
 def test_every_module_says_what_lives_in_it() -> None:
-    assert [name for name, path in MODULES.items() if not ast.get_docstring(ast.parse(path.read_text()))] == []
+    assert [
+        name for name, path in MODULES.items() if not ast.get_docstring(ast.parse(path.read_text()))
+    ] == []
