@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from apexgpu import process
-from apexgpu.dotssh import sshconfig
 from apexgpu.models import Host, Target
 from apexgpu.ssh import mux
+from apexgpu.sshfiles import configblock
 from bench.clock import paired
 from bench.copies import copies
 from bench.farm import Farm, farm
@@ -225,18 +225,18 @@ def warm_256() -> Iterator[Figure]:
 
 _LIVING = """
 import sys, time
-from apexgpu.hosts import manage
-from apexgpu.kit import Kit
+from apexgpu.manageshell import manage
+from apexgpu.session import Session
 from apexgpu.ssh import fanout
-kit = Kit()
-kit.flags["timeout"] = "4"
+session = Session()
+session.flags["timeout"] = "4"
 began = time.perf_counter()
 last = began
 def done(outcome):
     global last
     if outcome.ok:
         last = time.perf_counter()
-fanout.each(kit.hosts([]), lambda host: manage.status(kit.transport, host), on_done=done)
+fanout.each(session.hosts([]), lambda host: manage.status(session.transport, host), on_done=done)
 print(last - began, time.perf_counter() - began)
 """
 
@@ -288,7 +288,7 @@ def merge() -> Iterator[Figure]:
         )
         began = time.perf_counter()
         for _ in range(20):
-            sshconfig.merge(old, hosts)
+            configblock.merge(old, hosts)
         seconds[blocks] = (time.perf_counter() - began) / 20
     yield Figure(
         "merge into 34 blocks, ms", "-", seconds[34] * 1000, 5.0, f"{seconds[34] * 1000:.2f} ms"

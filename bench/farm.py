@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu import account
-from apexgpu.dotssh import sshconfig
 from apexgpu.models import Host
+from apexgpu.sshfiles import configblock
 
 _WORDS = """\
 ========== Hi, U
@@ -62,7 +62,7 @@ class Farm:
 
 def _write_client(directory: Path, hosts: Sequence[Host]) -> None:
     (directory / "config").write_bytes(
-        sshconfig.merge(b"", hosts)
+        configblock.merge(b"", hosts)
         + f"Host *\n  IdentityFile {directory}/id_ed25519\n  IdentitiesOnly yes\n  BatchMode yes\n"
         f"  UserKnownHostsFile {directory}/known_hosts\n  KexAlgorithms curve25519-sha256\n".encode()
     )

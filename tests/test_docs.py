@@ -10,7 +10,7 @@ import pytest
 from apexgpu import cli, completion, completion_table, settings
 from apexgpu.completion_table import TABLE
 from apexgpu.errors import ApexError
-from apexgpu.kit import Kit
+from apexgpu.session import Session
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -92,7 +92,7 @@ def test_every_exit_code_is_documented() -> None:
 def test_every_command_has_help_with_an_example_or_words_below_it(
     path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*path.split(), "--help"], Kit()) == 0
+    assert cli.main([*path.split(), "--help"], Session()) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"Usage: apexgpu {path}")
     assert "\x1b" not in text
@@ -102,17 +102,17 @@ def test_the_bare_word_shows_each_command_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert cli.main([], Kit()) == 0
+    assert cli.main([], Session()) == 0
     lines = [re.sub(r"  +", " ", line.strip()) for line in capsys.readouterr().out.splitlines()]
     assert [
         line
         for name, entry in cli.COMMANDS.items()
         if (line := f"{name} {entry.line}") not in lines
     ] == []
-    assert cli.main(["--json"], Kit()) == 2
+    assert cli.main(["--json"], Session()) == 2
     for group in {path.split()[0] for path in TABLE if " " in path}:
         capsys.readouterr()
-        assert cli.main([group, "--help"], Kit()) == 0
+        assert cli.main([group, "--help"], Session()) == 0
         listed = capsys.readouterr().out.partition("Commands:")[2].partition("\n\n")[0]
         assert "..." not in listed, group
 

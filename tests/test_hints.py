@@ -32,9 +32,10 @@ def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield (
                 node.lineno,
                 "".join(
-                    part.value if isinstance(part, ast.Constant) else "X" for part in node.values
+                    str(part.value) if isinstance(part, ast.Constant) else "X"
+                    for part in node.values
                 ),
-            )  # type: ignore[misc]  # str
+            )
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Constant)

@@ -1,6 +1,6 @@
 """The front door: the table of commands, and `main`, the one place where an error becomes text and a number.
 
-Nothing heavy is imported before the words ask for it: `apexgpu.app` (which owns typer) unless a plain `status`
+Nothing heavy is imported before the words ask for it: `apexgpu.commands.app` (which owns typer) unless a plain `status`
 is all that was said, and a group of commands only when one of them is used.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from apexgpu.errors import ApexError, UsageError
-from apexgpu.kit import Kit
+from apexgpu.session import Session
 
 
 class Entry(NamedTuple):
@@ -94,29 +94,29 @@ COMMANDS: dict[str, Entry] = {
 }
 
 
-def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
+def main(arguments: Sequence[str], session: Session | None = None) -> int:
     """Run the command line; the exit code. Every error becomes text here and nowhere else."""
-    kit = kit or Kit()
+    session = session or Session()
     before, dashes, after = _split(arguments)
     # For the errors that come before the options are read, and for `apexgpu --json COMMAND`.
-    kit.screen.as_json = "--json" in before
-    kit.debug = "--debug" in before
+    session.screen.as_json = "--json" in before
+    session.debug = "--debug" in before
     if before[:1] == ["--json"]:
-        kit.flags["json"] = "yes"
+        session.flags["json"] = "yes"
     try:
         if "--install-completion" in before[:1]:
             from apexgpu.commands.shell import install
 
-            return install(kit, before[1:])
+            return install(session, before[1:])
         words = [
             word for word in before if word not in {"--json", "--debug"} or before.index(word) > 0
         ]
-        bare = not words and not kit.screen.as_json
-        code = _run(kit, ["--help"] if bare else [*words, *dashes, *after])
+        bare = not words and not session.screen.as_json
+        code = _run(session, ["--help"] if bare else [*words, *dashes, *after])
     except ApexError as exc:
-        return _report(kit, exc)
+        return _report(session, exc)
     except KeyboardInterrupt:
-        return _interrupted(kit)
+        return _interrupted(session)
     except BrokenPipeError:
         # The reader of our output is gone (`| head`); nothing is left to say to it.
         sys.stdout = None
@@ -124,31 +124,31 @@ def main(arguments: Sequence[str], kit: Kit | None = None) -> int:
     except Exception as exc:
         usage = _usage_error(exc)
         if usage is not None:
-            return _report(kit, usage)
-        if kit.debug:
+            return _report(session, usage)
+        if session.debug:
             raise
-        return _report(kit, _own_error(exc))
-    return _interrupted(kit) if code == 130 else int(code or 0)  # typer makes a Ctrl-C a status
+        return _report(session, _own_error(exc))
+    return _interrupted(session) if code == 130 else int(code or 0)  # typer makes a Ctrl-C a status
 
 
-def _interrupted(kit: Kit) -> int:
-    kit.screen.transient("")
-    if not kit.screen.told:
+def _interrupted(session: Session) -> int:
+    session.screen.transient("")
+    if not session.screen.told:
         error = {"code": "interrupted", "message": "interrupted", "hint": "run the same line again"}
-        kit.screen.document({"ok": False, "error": error})
+        session.screen.document({"ok": False, "error": error})
     return 130
 
 
-def _run(kit: Kit, arguments: list[str]) -> int | None:
+def _run(session: Session, arguments: list[str]) -> int | None:
     if arguments[:1] == ["status"] and all(_is_plain(word) for word in arguments[1:]):
         # What must feel instant does not wait for typer: half of the start-up of a command.
         from apexgpu.commands import overview
 
-        kit.screen.as_json = kit.screen.as_json or "--json" in arguments
-        return overview.status(kit, [word for word in arguments[1:] if word != "--json"])
-    from apexgpu.app import app
+        session.screen.as_json = session.screen.as_json or "--json" in arguments
+        return overview.status(session, [word for word in arguments[1:] if word != "--json"])
+    from apexgpu.commands.app import app
 
-    code: int | None = app(arguments, prog_name="apexgpu", standalone_mode=False, obj=kit)
+    code: int | None = app(arguments, prog_name="apexgpu", standalone_mode=False, obj=session)
     return code
 
 
@@ -206,26 +206,26 @@ def _is_somewhere() -> bool:
         return False
 
 
-def _report(kit: Kit, error: ApexError) -> int:
+def _report(session: Session, error: ApexError) -> int:
     with contextlib.suppress(OSError):  # a full disk, or a closed pipe, where it should be said
-        _tell(kit, error)
+        _tell(session, error)
     return error.exit_code
 
 
-def _tell(kit: Kit, error: ApexError) -> None:
+def _tell(session: Session, error: ApexError) -> None:
     from apexgpu.render import error_value
 
-    kit.screen.transient("")
+    session.screen.transient("")
     told = error_value(error)
     # Who reads the rows finds it there too, where it can only be that host's.
-    rows = [{"host": host.name, "ok": False, "error": told} for host in kit.chosen]
+    rows = [{"host": host.name, "ok": False, "error": told} for host in session.chosen]
     with contextlib.suppress(OSError):  # stderr may be another place
-        kit.screen.document(
+        session.screen.document(
             {"ok": False, "error": told, **({"hosts": rows} if len(rows) == 1 else {})}
         )
-    kit.screen.error(error)
-    if kit.debug:
+    session.screen.error(error)
+    if session.debug:
         import traceback
 
         for line in traceback.format_tb(error.__traceback__):
-            kit.screen.block(line)
+            session.screen.block(line)

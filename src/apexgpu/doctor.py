@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from apexgpu import __version__
 from apexgpu.account import Account
-from apexgpu.dotssh import configfile, sshconfig
 from apexgpu.errors import ApexError, MissingProgramError
 from apexgpu.models import Finding, Host, Target
 from apexgpu.process import Runner, missing, which
 from apexgpu.settings import Settings
+from apexgpu.sshfiles import configblock, configfile
 
 if TYPE_CHECKING:
     from apexgpu.ssh.transport import Connections
@@ -34,7 +34,7 @@ _CURES = {
 
 
 class Patient(Protocol):
-    """What is looked at; the parts may raise when they are asked for. `apexgpu.kit.Kit` is one."""
+    """What is looked at; the parts may raise when they are asked for. `apexgpu.session.Session` is one."""
 
     @property
     def settings(self) -> Settings:
@@ -158,7 +158,7 @@ def _programs(patient: Patient) -> Iterator[Finding]:
 
 
 def _mount_program(patient: Patient) -> Finding:
-    from apexgpu.mount import mountprograms
+    from apexgpu.sshfs import mountprograms
 
     try:
         program = mountprograms.find(patient.runner)
@@ -171,7 +171,7 @@ def _mount_program(patient: Patient) -> Finding:
 
 
 def _mounts(patient: Patient) -> Iterator[Finding]:
-    from apexgpu.mount import mounts
+    from apexgpu.sshfs import mounts
 
     for one in mounts.looked_at(mounts.found(patient.settings.state_dir, patient.account.hosts)):
         if one.state == mounts.STALE:
@@ -200,7 +200,7 @@ def _ssh_version(said: str, path: str) -> Finding:
 
 
 def _agent(patient: Patient) -> Iterator[Finding]:
-    from apexgpu.dotssh.keys import agent_keys
+    from apexgpu.sshfiles.keys import agent_keys
 
     held = agent_keys(patient.runner)
     if len(held) > _MOST_KEYS:
@@ -217,8 +217,8 @@ def _agent(patient: Patient) -> Iterator[Finding]:
 
 
 def _key(patient: Patient) -> Iterator[Finding]:
-    from apexgpu.dotssh import keys
     from apexgpu.iam.publickeys import fingerprint
+    from apexgpu.sshfiles import keys
 
     account = patient.account
     held = keys.agent_keys(patient.runner)
@@ -321,7 +321,7 @@ def _ssh_config(patient: Patient) -> Iterator[Finding]:
         )
         return
     old = configfile.read(path)
-    sshconfig.damage(old)
+    configblock.damage(old)
     if not configfile.include_effective(path, hosts, runner=patient.runner):
         yield Finding(
             "ssh config",
@@ -329,7 +329,7 @@ def _ssh_config(patient: Patient) -> Iterator[Finding]:
             f"{path} does not lead to all of the lab's hosts",
             "apexgpu config sync",
         )
-    elif sshconfig.edited(old):
+    elif configblock.edited(old):
         yield Finding(
             "ssh config",
             "note",
@@ -359,8 +359,8 @@ def _ssh_settings(patient: Patient) -> Iterator[Finding]:
 
 
 def _known_hosts(patient: Patient) -> Iterator[Finding]:
-    from apexgpu.dotssh.knownhosts import KnownHosts, lookup_name
     from apexgpu.ssh.route import keeping_cure
+    from apexgpu.sshfiles.knownhosts import KnownHosts, lookup_name
 
     hosts = patient.known_hosts
     route = patient.transport.route(Target(hosts[0], "manage"))

@@ -47,7 +47,7 @@ def _route(patient: Patient, one: Host) -> Finding:
 
 
 def _manage(patient: Patient, one: Host, *, named: bool) -> Iterator[Finding]:
-    from apexgpu.hosts import manage, replies
+    from apexgpu.manageshell import manage, replies
 
     link = patient.transport
     try:
@@ -103,7 +103,7 @@ def _manage_trouble(one: Host, error: ApexError, *, named: bool) -> Finding:
 
 def _container_port(patient: Patient, one: Host) -> Finding:
     from apexgpu.errors import UnreachableError
-    from apexgpu.hosts.starting import port_trouble
+    from apexgpu.manageshell.starting import port_trouble
 
     try:
         patient.transport.run(Target(one, "container"), "true", once=True)

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from apexgpu import shellstart
-from apexgpu.backups.journal import Journal
-from apexgpu.dotssh import configfile, knownhosts, sshconfig
+from apexgpu.archives.journal import Journal
 from apexgpu.errors import ConfigError
-from apexgpu.mount import mountnotes, mounts
+from apexgpu.forwarding import records
 from apexgpu.process import Runner
 from apexgpu.settings import Settings
 from apexgpu.ssh import mux
-from apexgpu.tunnel import tunnels
+from apexgpu.sshfiles import configblock, configfile, knownhosts
+from apexgpu.sshfs import mountnotes, mounts
 
 # What may lie in the two directories. In one that is not plainly apexgpu's own, nothing else is touched.
 _OURS = (
@@ -61,7 +61,7 @@ def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | 
         found.append(
             Part("lab", f"the embedded lab in {state / 'lab'}", partial(_end_lab, state / "lab"))
         )
-    if open_ones := [one for one in tunnels.listed(state) if one.state != tunnels.DEAD]:
+    if open_ones := [one for one in records.listed(state) if one.state != records.DEAD]:
         what = f"open tunnels: {', '.join(one.id for one in open_ones)}"
         found.append(Part("tunnels", what, partial(_close_all, state, open_ones)))
     found += _config(settings, runner)
@@ -128,7 +128,7 @@ def _config(settings: Settings, runner: Runner) -> list[Part]:
     path = settings.ssh_config
     try:
         old = path.read_bytes() if path.is_file() else b""
-        ours = sshconfig.unmerge(old) != old
+        ours = configblock.unmerge(old) != old
     except ConfigError:
         ours = True  # the removal says what is damaged, and where
     if not ours:
@@ -143,9 +143,9 @@ def _ignore(work: Callable[[], bool]) -> None:
     work()
 
 
-def _close_all(state: Path, open_ones: list[tunnels.Tunnel]) -> None:
+def _close_all(state: Path, open_ones: list[records.Tunnel]) -> None:
     for one in open_ones:
-        tunnels.close(state, one)
+        records.close(state, one)
 
 
 def _unmount(state: Path) -> None:
@@ -153,7 +153,7 @@ def _unmount(state: Path) -> None:
 
 
 def _end_lab(home: Path) -> None:
-    from apexgpu.lab import client
+    from apexgpu_lab import client
 
     client.down(home)
 

@@ -14,11 +14,11 @@ import pytest
 
 from apexgpu import cli
 from apexgpu.errors import DroppedError
-from apexgpu.kit import Kit
-from apexgpu.lab.containers import Container
-from apexgpu.lab.inprocess import Lab, running
 from apexgpu.models import Reply, Target
+from apexgpu.session import Session
 from apexgpu.ssh.transport import Connections, Limits, OnLine
+from apexgpu_lab.containers import Container
+from apexgpu_lab.inprocess import Lab, running
 from tests.cli.product import Product, product_of
 
 TOKEN = r"[0-9a-f]{8}"
@@ -90,9 +90,9 @@ class Scene(Product):
 
     def __call__(self, *words: str) -> int:
         self.capsys.readouterr()
-        kit = Kit(environment=os.environ, pause=lambda _: None)
-        kit.__dict__["transport"] = Wire(kit.transport, self.hooks, self.sent, self.limits)
-        code = cli.main(words, kit)
+        session = Session(environment=os.environ, pause=lambda _: None)
+        session.__dict__["transport"] = Wire(session.transport, self.hooks, self.sent, self.limits)
+        code = cli.main(words, session)
         self.out, self.err = self.capsys.readouterr()
         return code
 

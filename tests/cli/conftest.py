@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.lab.inprocess import running
+from apexgpu_lab.inprocess import running
 from tests.cli.backups import Scene, scene_of
 from tests.cli.newcomer import Newcomer, newcomer
 

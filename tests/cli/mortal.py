@@ -78,12 +78,12 @@ def _preload() -> None:
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
     from apexgpu.commands import account, config, hosts
-    from apexgpu.dotssh import configfile, knownhosts, sshverify
-    from apexgpu.hosts import manage
     from apexgpu.iam import client as iam
     from apexgpu.iam import iamconfig
+    from apexgpu.manageshell import manage
     from apexgpu.ssh import paramiko_link
     from apexgpu.ssh.identities import load_paramiko
+    from apexgpu.sshfiles import configcheck, configfile, knownhosts
 
     load_paramiko()
     assert all(
@@ -100,7 +100,7 @@ def _preload() -> None:
             knownhosts,
             manage,
             paramiko_link,
-            sshverify,
+            configcheck,
             account,
             config,
             hosts,
@@ -111,17 +111,17 @@ def _preload() -> None:
 def _live(request: dict[str, Any], report: Path) -> None:
     """The child: run the command line, and tell how it went."""
     from apexgpu import cli
-    from apexgpu.kit import Kit
     from apexgpu.render import Screen
+    from apexgpu.session import Session
 
     err = io.StringIO()
-    kit = Kit(
+    session = Session(
         screen=Screen(out=io.StringIO(), err=err, stdin=Piped(request["stdin"])),
         pause=lambda _: None,
     )
     fate = Fate(request["last"], request["places"])
     sys.addaudithook(fate.hear)
-    code = cli.main(request["words"], kit)
+    code = cli.main(request["words"], session)
     report.write_text(json.dumps({"code": code, "events": fate.events, "err": err.getvalue()}))
 
 

@@ -20,9 +20,9 @@ import pexpect
 import pytest
 
 from apexgpu import cli
-from apexgpu.kit import Kit
-from apexgpu.lab.inprocess import Lab, running
 from apexgpu.render import Screen
+from apexgpu.session import Session
+from apexgpu_lab.inprocess import Lab, running
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT = 60
@@ -140,8 +140,10 @@ class Newcomer:
     def run(self, *words: str, stdin: str = "") -> Said:
         """Run the command line in this process; everything that it says is kept in `heard` too."""
         out, err = io.StringIO(), io.StringIO()
-        kit = Kit(environment=os.environ, screen=Screen(out=out, err=err, stdin=Piped(stdin)))
-        code = cli.main(words, kit)
+        session = Session(
+            environment=os.environ, screen=Screen(out=out, err=err, stdin=Piped(stdin))
+        )
+        code = cli.main(words, session)
         self.heard += [out.getvalue(), err.getvalue()]
         return Said(code, out.getvalue(), err.getvalue())
 

@@ -13,8 +13,8 @@ import pexpect
 import pytest
 
 from apexgpu import cli
-from apexgpu.kit import Kit
-from apexgpu.lab.inprocess import Lab
+from apexgpu.session import Session
+from apexgpu_lab.inprocess import Lab
 from tests.cli.newcomer import LIMIT
 
 
@@ -29,7 +29,7 @@ class Product:
 
     def __call__(self, *words: str) -> int:
         self.capsys.readouterr()
-        code = cli.main(words, Kit(environment=os.environ))
+        code = cli.main(words, Session(environment=os.environ))
         self.out, self.err = self.capsys.readouterr()
         return code
 

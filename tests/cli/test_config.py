@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apexgpu.dotssh.sshconfig import BEGIN, END, managed
+from apexgpu.sshfiles.configblock import BEGIN, END, managed
 from tests.cli.newcomer import LIMIT, Newcomer, ended
 
 pytestmark = pytest.mark.openssh

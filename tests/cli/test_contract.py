@@ -15,10 +15,10 @@ import pytest
 from apexgpu import account, cli
 from apexgpu.errors import DeclinedError
 from apexgpu.files import locked
-from apexgpu.kit import Kit
-from apexgpu.lab.inprocess import running
 from apexgpu.models import Host
 from apexgpu.render import Screen
+from apexgpu.session import Session
+from apexgpu_lab.inprocess import running
 from tests.cli.product import Product, product_of
 
 Failing = Callable[..., int]
@@ -166,7 +166,7 @@ def test_ctrl_c_ends_with_a_document_too(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("apexgpu.settings.load", interrupted)
-    assert cli.main(words, Kit(environment={})) == 130
+    assert cli.main(words, Session(environment={})) == 130
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "interrupted"
 
 
@@ -221,7 +221,7 @@ def failing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             raise why
 
         monkeypatch.setattr("apexgpu.settings.load", fail)
-        return cli.main([*request.param, *more], Kit(environment={}))
+        return cli.main([*request.param, *more], Session(environment={}))
 
     return run
 
@@ -261,7 +261,7 @@ def test_a_reader_that_has_gone_is_told_nothing(
 
 
 def test_wrong_use_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["down", "--no-such", "--json"], Kit(environment={})) == 2
+    assert cli.main(["down", "--no-such", "--json"], Session(environment={})) == 2
     out, err = capsys.readouterr()
     assert json.loads(out)["error"]["code"] == "usage"
     assert " hint: apexgpu down --help" in err
@@ -301,25 +301,25 @@ class Answering(Screen):
     ("answer", "code"), [(None, "no_terminal"), ("n", "declined"), ("", "declined")]
 )
 def test_nobody_but_yes_goes_on(answer: str | None, code: str) -> None:
-    kit = Kit(environment={}, screen=Answering(answer))
+    session = Session(environment={}, screen=Answering(answer))
     with pytest.raises(DeclinedError) as caught:
-        kit.confirm_name("gpu7", "It is lost")
+        session.confirm_name("gpu7", "It is lost")
     assert (caught.value.code, caught.value.exit_code) == (code, 7)
     with pytest.raises(DeclinedError) as caught:
-        kit.confirm("Stop it?", option="--really")
+        session.confirm("Stop it?", option="--really")
     assert (caught.value.code, caught.value.exit_code) == (code, 7)
     assert "--really" in (caught.value.hint or "")
-    kit.yes = True
-    kit.confirm("Stop it?")
-    kit.confirm_name("gpu7", "It is lost")
+    session.yes = True
+    session.confirm("Stop it?")
+    session.confirm_name("gpu7", "It is lost")
 
 
 def test_only_the_very_name_goes_on() -> None:
     for typed in ("gpu", "GPU7", "gpu77", "y"):
         with pytest.raises(DeclinedError, match="nothing was changed"):
-            Kit(environment={}, screen=Answering(typed)).confirm_name("gpu7", "It is lost")
-    Kit(environment={}, screen=Answering("gpu7")).confirm_name("gpu7", "It is lost")
-    Kit(environment={}, screen=Answering("y")).confirm("Stop it?")
+            Session(environment={}, screen=Answering(typed)).confirm_name("gpu7", "It is lost")
+    Session(environment={}, screen=Answering("gpu7")).confirm_name("gpu7", "It is lost")
+    Session(environment={}, screen=Answering("y")).confirm("Stop it?")
 
 
 def test_hosts_are_in_iams_order_and_each_once(product: Product) -> None:
@@ -329,12 +329,12 @@ def test_hosts_are_in_iams_order_and_each_once(product: Product) -> None:
 def test_ctrl_c_after_the_document_makes_no_second_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def status(kit: Kit, _: object) -> int:
-        kit.screen.document({"ok": True})
+    def status(session: Session, _: object) -> int:
+        session.screen.document({"ok": True})
         raise KeyboardInterrupt
 
     monkeypatch.setattr("apexgpu.commands.overview.status", status)
-    assert cli.main(["status", "--json"], Kit(environment={})) == 130
+    assert cli.main(["status", "--json"], Session(environment={})) == 130
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
 
@@ -343,8 +343,8 @@ def test_what_is_remembered_of_one_user_is_not_anothers(product: Product) -> Non
     account.save(
         state, account.Account(user="alice", hosts=(Host("old", "127.0.0.1", "alice", 22001),))
     )
-    assert [host.name for host in Kit().known_hosts] == ["old"]
-    found = Kit(environment={**os.environ, "APEXGPU_USER": "bob"}).known_hosts
+    assert [host.name for host in Session().known_hosts] == ["old"]
+    found = Session(environment={**os.environ, "APEXGPU_USER": "bob"}).known_hosts
     assert {(host.name, host.user) for host in found} == {("gpu2", "bob"), ("gpu3", "bob")}
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from apexgpu import account
 from apexgpu.commands.copy import bar
-from apexgpu.lab.inprocess import running
+from apexgpu_lab.inprocess import running
 from tests.cli.product import Product, product_of
 from tests.real.copies import There, noise, sshd, stages
 from tests.real.wire import Wire, wire

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from apexgpu import doctor, hostdoctor
-from apexgpu.lab.inprocess import running
 from apexgpu.models import Finding, Host
+from apexgpu_lab.inprocess import running
 from tests.cli.product import Line, Product, product_of
 
 pytestmark = pytest.mark.openssh
@@ -303,7 +303,7 @@ def test_a_port_that_is_closed_by_now_is_one_problem(lab3: Product) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         gone = Host("gpu9", "127.0.0.1", "alice", 1, probe.getsockname()[1])
-        from apexgpu.kit import Kit
+        from apexgpu.session import Session
 
-        found = hostdoctor.host(Kit(environment=os.environ), gone, named=True)
+        found = hostdoctor.host(Session(environment=os.environ), gone, named=True)
     assert [one.verdict for one in found] == ["ok", "problem"]

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from apexgpu.gpu import gpus
-from apexgpu.lab.inprocess import running
+from apexgpu.nvidia import query
+from apexgpu_lab.inprocess import running
 from tests.cli.newcomer import ended
 from tests.cli.product import Product, at_terminal, product_of
 from tests.cli.test_gpus_free import CARDS, TITAN, set_cards
@@ -189,7 +189,7 @@ class TestBadRows:
 
     def test_a_gpu_that_hangs(self, product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
         # As if half a minute had gone by: a second for the whole, which begins when the login has succeeded.
-        monkeypatch.setattr(gpus, "PATIENCE", -19.0)
+        monkeypatch.setattr(query, "PATIENCE", -19.0)
         product.lab.fault("gpu3", "gpu-hang")
         assert product("gpus", "gpu3", "--timeout", "20") == 5
         assert row(product, "gpu3")[2] == "gpu hangs"
@@ -294,7 +294,7 @@ class TestTheMonitorPage:
     def test_that_never_comes_holds_no_row_back_for_long(
         self, product: Product, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from apexgpu.gpu import monitor
+        from apexgpu.nvidia import monitor
 
         monkeypatch.setattr(monitor, "WAIT", 0.1)
         hold = threading.Event()

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from apexgpu.gpu import gpuchoice, gpus
-from apexgpu.gpu.gpuchoice import GIB, Need
-from apexgpu.gpu.smi import Report
-from apexgpu.kit import Kit
-from apexgpu.lab.inprocess import Lab, running
 from apexgpu.models import Host
+from apexgpu.nvidia import choice, query
+from apexgpu.nvidia.choice import GIB, Need
+from apexgpu.nvidia.smi import Report
+from apexgpu.session import Session
 from apexgpu.ssh import fanout
+from apexgpu_lab.inprocess import Lab, running
 from tests.cli.product import Product, product_of
 from tests.lab.calls import started
 
@@ -173,18 +173,18 @@ def test_the_right_gpus_are_picked(
 ) -> None:
     product_of(eighteen, monkeypatch, capsys)
     tell(eighteen, scene)
-    kit = Kit(environment=os.environ)
+    session = Session(environment=os.environ)
 
     def look(host: Host) -> tuple[Report, ...]:
-        return gpus.look(kit.transport, host, looks=LOOKS, connect=30)
+        return query.look(session.transport, host, looks=LOOKS, connect=30)
 
-    outcomes = fanout.each(kit.hosts([]), look)
+    outcomes = fanout.each(session.hosts([]), look)
     seen = {one.host.name: one.value for one in outcomes if one.value is not None}
     assert len(seen) == 18 - sum(not letters for letters in scene.values())
     for memory, count, expected in asked:
         need = Need(None if memory is None else int(memory * GIB), count)
         found = [
-            f"{one.host}:{','.join(map(str, one.chosen))}" for one in gpuchoice.offers(seen, need)
+            f"{one.host}:{','.join(map(str, one.chosen))}" for one in choice.offers(seen, need)
         ]
         assert found == expected, (what, memory, count)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from apexgpu import cli
-from apexgpu.kit import Kit
-from apexgpu.lab.inprocess import running
+from apexgpu.session import Session
+from apexgpu_lab.inprocess import running
 from tests.cli.product import Line, Product, product_of
 
 
@@ -264,7 +264,7 @@ class TestExec:
         product("up", "gpu2")
         product.capsys.readouterr()
         code = cli.main(
-            ["exec", "--json", "gpu2", "--", "echo out; exit 4"], Kit(environment=os.environ)
+            ["exec", "--json", "gpu2", "--", "echo out; exit 4"], Session(environment=os.environ)
         )
         document = json.loads(product.capsys.readouterr().out)
         assert code == 4

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.dotssh.keys import generate
 from apexgpu.iam.publickeys import fingerprint, parse_all
+from apexgpu.sshfiles.keys import generate
 from tests.cli.newcomer import FOREIGN, Newcomer, ended
 
 pytestmark = pytest.mark.openssh

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.dotssh.privatekeys import derive
-from apexgpu.dotssh.sshconfig import edited, managed, merge, unmerge
 from apexgpu.iam.publickeys import identities, parse_all
+from apexgpu.sshfiles.configblock import edited, managed, merge, unmerge
+from apexgpu.sshfiles.privatekeys import derive
 from tests.cli.killing import Mortals, mortal_runs
 from tests.cli.newcomer import FOREIGN, Newcomer
 

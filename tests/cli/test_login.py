@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.dotssh.keys import generate
-from apexgpu.dotssh.sshconfig import managed
 from apexgpu.iam import passwords
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.render import Progress
+from apexgpu.sshfiles.configblock import managed
+from apexgpu.sshfiles.keys import generate
 from tests.cli.newcomer import FOREIGN, LIMIT, Newcomer, Said, ended
 
 pytestmark = pytest.mark.openssh

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from apexgpu import cli
-from apexgpu.kit import Kit
-from apexgpu.lab.inprocess import running
-from apexgpu.mount import mountnotes, mounts
+from apexgpu.session import Session
+from apexgpu.sshfs import mountnotes, mounts
+from apexgpu_lab.inprocess import running
 from tests.cli.product import Product, product_of
 from tests.lab.calls import rootfs_of
 
@@ -227,7 +227,7 @@ def test_another_labs_mounts_are_not_ours(product: Product, tmp_path: Path) -> N
     with running(tmp_path / "other", hosts=2, registered=True, pace=0) as other:
         environment = {**os.environ, **other.environment}
         for words in (["mounts"], ["unmount", "--all"], ["unmount", "gpu2"], ["mounts", "repair"]):
-            assert cli.main(words, Kit(environment=environment)) == 0
+            assert cli.main(words, Session(environment=environment)) == 0
     assert one(product.json("mounts"))["directory"] == made["directory"]
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from apexgpu import cli
-from apexgpu.hosts import forwards
-from apexgpu.kit import Kit
-from apexgpu.lab.inprocess import running
+from apexgpu.manageshell import portmaps
 from apexgpu.render import Screen
+from apexgpu.session import Session
+from apexgpu_lab.containers import Container
+from apexgpu_lab.inprocess import running
+from apexgpu_lab.world import World
 from tests.cli.product import Product, product_of
 
 
@@ -42,13 +44,20 @@ def listening() -> Iterator[tuple[int, socket.socket]]:
         yield server.getsockname()[1], server
 
 
+def container_of_alice(world: World) -> Container:
+    """Alice's container on gpu2, which the lab made."""
+    container = world.host("gpu2").accounts["alice"].container
+    assert container is not None
+    return container
+
+
 def typed(answer: str, *words: str) -> tuple[int, str]:
     """Run at a terminal with `answer` typed: the exit code and what stood there."""
     err = Terminal()
     screen = Screen(
         out=io.StringIO(), err=err, stdin=Terminal(f"{answer}\n"), environment={"TERM": "dumb"}
     )
-    return cli.main(words, Kit(environment=os.environ, screen=screen)), err.getvalue()
+    return cli.main(words, Session(environment=os.environ, screen=screen)), err.getvalue()
 
 
 def mapped(product: Product, host: str = "gpu2") -> list[int]:
@@ -90,7 +99,7 @@ class TestMapping:
         self, two: Product, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nobody is behind it: what counts is not that it was taken, nor how soon after that it was dropped."""
-        monkeypatch.setattr(forwards, "_SETTLE", 30)
+        monkeypatch.setattr(portmaps, "_SETTLE", 30)
         with listening() as (number, _):
             pass
         one = two.hosts("port", "gpu2", str(number))["gpu2"]["ports"][0]
@@ -114,10 +123,8 @@ class TestMapping:
         for _ in range(2):
             assert two("port", "gpu2", "7000") == 0
         two.lab.call(
-            lambda world: world.forward(
-                world.host("gpu2"), world.host("gpu2").accounts["alice"].container, 9, 11111
-            )
-        )  # type: ignore[arg-type]  # there
+            lambda world: world.forward(world.host("gpu2"), container_of_alice(world), 9, 11111)
+        )
         assert two("port", "gpu2", "5000") == 6
         assert "11112 leads to port 5000, but does not list it" in two.err
 
@@ -190,10 +197,8 @@ class TestAfterAStop:
         self, two: Product
     ) -> None:
         two.lab.call(
-            lambda world: world.forward(
-                world.host("gpu2"), world.host("gpu2").accounts["alice"].container, 8888, 11007
-            )
-        )  # type: ignore[arg-type]  # there
+            lambda world: world.forward(world.host("gpu2"), container_of_alice(world), 8888, 11007)
+        )
         assert two("down", "gpu2", "--yes") == 0
         assert two("up", "gpu2") == 0
         assert "gpu2: 8888" in two.err

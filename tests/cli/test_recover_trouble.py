@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.backups import nas, recovery
+from apexgpu.archives import archivehost, recovery
 from apexgpu.files import locked
 from tests.cli.backups import (
     STAT,
@@ -241,7 +241,7 @@ class TestWhatIsThere:
 )
 def test_how_long_a_rounded_size_must_stay_the_same(shown: str | None, seconds: int) -> None:
     """`du -h` shows 12G until another whole GiB is there, and a slow tar takes minutes for that."""
-    assert recovery._looks(shown) * nas.LOOK_EVERY == seconds
+    assert recovery._looks(shown) * archivehost.LOOK_EVERY == seconds
 
 
 _RELAY = """
@@ -346,7 +346,7 @@ class TestCut:
         unpacked = next(
             number for number, one in enumerate(scene.sent) if one.startswith("gpu2 recover TOKEN")
         )
-        assert scene.sent[:unpacked].count("gpu2 snapshot") > nas.STILL_LOOKS
+        assert scene.sent[:unpacked].count("gpu2 snapshot") > archivehost.STILL_LOOKS
 
     def test_an_undo_makes_the_maps_again(self, scene: Scene) -> None:
         assert scene("port", "gpu2", "8888") == 0, scene.err

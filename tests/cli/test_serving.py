@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from apexgpu.lab.inprocess import running
+from apexgpu_lab.inprocess import running
 from tests.cli.product import Product, product_of
 
 pytestmark = pytest.mark.openssh

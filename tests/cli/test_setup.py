@@ -11,10 +11,10 @@ from typing import Any
 import pexpect
 import pytest
 
-from apexgpu.lab.containers import Container
-from apexgpu.lab.inprocess import running
 from apexgpu.models import Reply, Target
 from apexgpu.ssh.transport import Connections
+from apexgpu_lab.containers import Container
+from apexgpu_lab.inprocess import running
 from tests.cli.newcomer import LIMIT, ROOT
 from tests.cli.product import Product, product_of
 

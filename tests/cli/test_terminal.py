@@ -10,7 +10,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from apexgpu.lab.inprocess import running
+from apexgpu_lab.inprocess import running
 from tests.cli.newcomer import ended
 from tests.cli.product import Product, at_terminal, product_of
 from tests.lab.calls import started, state_of

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from apexgpu import cli, uninstall
-from apexgpu.kit import Kit
-from apexgpu.lab.inprocess import running
-from apexgpu.tunnel import ports, tunnels
+from apexgpu.forwarding import ports, records
+from apexgpu.session import Session
+from apexgpu_lab.inprocess import running
 from tests.cli.product import Product, product_of
 from tests.real.webserver import serving
 
@@ -44,7 +44,7 @@ def get_state(product: Product) -> str:
     """The state of the only tunnel, once that is no longer up: whoever stopped the container knows it sooner."""
     state = Path(product.lab.environment["APEXGPU_STATE_DIR"])
     end = time.monotonic() + 60
-    while (found := tunnels.listed(state)[0].state) == "up" and time.monotonic() < end:
+    while (found := records.listed(state)[0].state) == "up" and time.monotonic() < end:
         os.sched_yield()
     return found
 
@@ -119,12 +119,12 @@ def test_a_killed_tunnel_is_shown_as_dead_once_and_its_port_comes_back(product: 
         made = opened(product, "gpu2", str(port))
         os.kill(made["pid"], signal.SIGKILL)
         state = Path(product.lab.environment["APEXGPU_STATE_DIR"])
-        while tunnels.listed(state)[0].state != tunnels.DEAD:
+        while records.listed(state)[0].state != records.DEAD:
             os.sched_yield()
         again = opened(product, "gpu2", str(port))
         assert again["local_port"] == made["local_port"]
         os.kill(again["pid"], signal.SIGKILL)
-        while tunnels.listed(state)[0].state != tunnels.DEAD:
+        while records.listed(state)[0].state != records.DEAD:
             os.sched_yield()
         assert [one["state"] for one in product.json("tunnels")["tunnels"]] == ["dead"]
         assert product.json("tunnels")["tunnels"] == []
@@ -183,8 +183,8 @@ def test_two_users_of_one_laptop(product: Product, tmp_path: Path) -> None:
             if path.is_file():
                 (tmp_path / "other" / path.name).write_bytes(path.read_bytes())
         environment = {**os.environ, **theirs}
-        assert cli.main(["tunnel", "gpu2", str(port), "-b"], Kit(environment=environment)) == 0
-        found = tunnels.listed(tmp_path / "other")
+        assert cli.main(["tunnel", "gpu2", str(port), "-b"], Session(environment=environment)) == 0
+        found = records.listed(tmp_path / "other")
         try:
             assert found[0].forwards[0].local != mine["local_port"]
             assert (
@@ -193,7 +193,7 @@ def test_two_users_of_one_laptop(product: Product, tmp_path: Path) -> None:
                 == get(mine["url"])
             )
         finally:
-            tunnels.close(tmp_path / "other", found[0])
+            records.close(tmp_path / "other", found[0])
         assert get(mine["url"]) == b"training"
 
 
@@ -216,10 +216,10 @@ def test_in_the_foreground_it_prints_its_address_and_ends_with_ctrl_c(product: P
 def test_uninstall_closes_what_is_open(product: Product) -> None:
     with serving() as port:
         made = opened(product, "gpu2", str(port))
-        kit = Kit(environment=os.environ)
+        session = Session(environment=os.environ)
         part = next(
             part
-            for part in uninstall.parts(kit.settings, kit.runner, password=None)
+            for part in uninstall.parts(session.settings, session.runner, password=None)
             if part.name == "tunnels"
         )
         part.take()
@@ -230,17 +230,17 @@ def test_uninstall_closes_what_is_open(product: Product) -> None:
 def test_of_two_that_want_one_port_one_has_it() -> None:
     """`take` binds and does not look before."""
 
-    def plan(*wanted: int | None, strict: bool = False) -> tunnels.Plan:
-        return tunnels.Plan("gpu7", (), (ports.Remote(23456),) * len(wanted), wanted, strict)
+    def plan(*wanted: int | None, strict: bool = False) -> records.Plan:
+        return records.Plan("gpu7", (), (ports.Remote(23456),) * len(wanted), wanted, strict)
 
-    first, second = tunnels.take(plan(None, None))
+    first, second = records.take(plan(None, None))
     with first, second:
         number = first.getsockname()[1]
         assert number != second.getsockname()[1]
-        with tunnels.take(plan(number))[
+        with records.take(plan(number))[
             0
         ] as third:  # it was another tunnel's, and need not be the same
             assert third.getsockname()[1] != number
-        with pytest.raises(tunnels.PortsTakenError) as caught:
-            tunnels.take(plan(number, strict=True))
+        with pytest.raises(records.PortsTakenError) as caught:
+            records.take(plan(number, strict=True))
         assert caught.value.taken == [number]

@@ -12,13 +12,13 @@ import keyring
 import pytest
 from keyring.backend import KeyringBackend
 
-from apexgpu.backups.journal import Journal
-from apexgpu.dotssh import knownhosts
-from apexgpu.lab import client
-from apexgpu.lab.inprocess import running
+from apexgpu.archives.journal import Journal
 from apexgpu.models import Target
 from apexgpu.process import LocalRunner
 from apexgpu.ssh import mux
+from apexgpu.sshfiles import knownhosts
+from apexgpu_lab import client
+from apexgpu_lab.inprocess import running
 from tests.cli.product import Line, Product, product_of
 
 pytestmark = pytest.mark.openssh
@@ -270,9 +270,9 @@ def test_connections_that_are_kept_open_are_closed(
 
 
 def _hosts(laptop: Product) -> Any:
-    from apexgpu.kit import Kit
+    from apexgpu.session import Session
 
-    return Kit().known_hosts
+    return Session().known_hosts
 
 
 def test_taking_names_out_keeps_what_shares_their_lines(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.lab.inprocess import Lab, running
+from apexgpu_lab.inprocess import Lab, running
 from tests.cli.product import Product, product_of
 from tests.cli.test_gpus_free import TITAN
 from tests.lab.calls import rootfs_of, started
-from tests.unit.test_compute import tensorflow
+from tests.quick.test_compute import tensorflow
 
 # A Python that knows its packages by a variable: it is what was called that has to be called again.
 PYTHON = '#!/bin/sh\nPYTHONPATH=$HOME/packages exec python3 "$@"\n'

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apexgpu.lab.inprocess import running
+from apexgpu_lab.inprocess import running
 from tests.cli.product import Product, product_of
 from tests.real.screen import Screen, screen
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-from apexgpu.lab.inprocess import Lab
-from apexgpu.lab.world import World
+from apexgpu_lab.inprocess import Lab
+from apexgpu_lab.world import World
 
 LIMIT = 30
 TEMPLATE = "/NAS/Workspaces/lxc-snapshot/template.tar.gz"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.lab.inprocess import Lab, running
+from apexgpu_lab.inprocess import Lab, running
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apexgpu.lab import rootfs, trees
-from apexgpu.lab.console import ClientGone, Console
-from apexgpu.lab.containers import Account, Container, PortMap
-from apexgpu.lab.faults import IAM
-from apexgpu.lab.register import register
-from apexgpu.lab.shell import manage
-from apexgpu.lab.world import Place, World
+from apexgpu_lab import rootfs, trees
+from apexgpu_lab.console import ClientGone, Console
+from apexgpu_lab.containers import Account, Container, PortMap
+from apexgpu_lab.faults import IAM
+from apexgpu_lab.register import register
+from apexgpu_lab.shell import manage
+from apexgpu_lab.world import Place, World
 
 TRANSCRIPTS = Path(__file__).parent.parent / "data" / "transcripts"
 ENDLESS = 124  # the exit status of recordings that were cut off by a time limit

@@ -13,8 +13,8 @@ import pytest
 from tests.lab.calls import LIMIT, fetch
 
 from apexgpu.errors import ApexError, RefusedError, UnknownHostError, UnreachableError, UsageError
-from apexgpu.lab import client
-from apexgpu.lab.processes import marked
+from apexgpu_lab import client
+from apexgpu_lab.processes import marked
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def test_one_that_takes_too_long_is_ended(home: Path) -> None:
 
 def test_importing_the_client_is_cheap() -> None:
     program = (
-        "import sys; import apexgpu.lab.client; "
+        "import sys; import apexgpu_lab.client; "
         "print([name for name in ('asyncssh', 'h11', 'asyncio', 'urllib.request', 'subprocess', 'cryptography')"
         " if name in sys.modules])"
     )

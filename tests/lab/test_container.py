@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from tests.lab.calls import LIMIT, Said, rootfs_of, ssh, ssh_argv, started, state_of, wait_until
 
-from apexgpu.lab.inprocess import Lab, running
-from apexgpu.lab.processes import marked
+from apexgpu_lab.inprocess import Lab, running
+from apexgpu_lab.processes import marked
 
 pytestmark = pytest.mark.openssh
 

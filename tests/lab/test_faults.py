@@ -19,8 +19,8 @@ from tests.lab.calls import (
 from tests.lab.scene import scene_of
 
 from apexgpu.errors import UnknownHostError, UsageError
-from apexgpu.lab.faults import HOST_KINDS, IAM_KINDS, KINDS, FaultBoard
-from apexgpu.lab.inprocess import Lab
+from apexgpu_lab.faults import HOST_KINDS, IAM_KINDS, KINDS, FaultBoard
+from apexgpu_lab.inprocess import Lab
 
 openssh = pytest.mark.openssh
 ALICES = "/NAS/Workspaces/lxc-snapshot/alice.tar.gz"

@@ -7,8 +7,8 @@ import pytest
 from tests.lab.calls import Page, fetch, post_keys, wait_until
 from tests.lab.scene import TRANSCRIPTS
 
-from apexgpu.lab.inprocess import Lab
-from apexgpu.lab.web import Response, plain
+from apexgpu_lab.inprocess import Lab
+from apexgpu_lab.web import Response, plain
 
 KEY = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFI3ejlo01kPk+MsgdwAb2xJDPBYsBpWoEBu0NMWG8Xh alice@laptop"

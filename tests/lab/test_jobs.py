@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.lab.jobs import Job, with_terminal
+from apexgpu_lab.jobs import Job, with_terminal
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
 

@@ -18,7 +18,7 @@ from tests.lab.calls import (
     wait_until,
 )
 
-from apexgpu.lab.inprocess import Lab
+from apexgpu_lab.inprocess import Lab
 
 pytestmark = pytest.mark.openssh
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.lab.calls import fetch, ssh, started
 
-from apexgpu.lab.inprocess import running
+from apexgpu_lab.inprocess import running
 
 
 def test_eighteen_hosts_come_up_in_no_time(tmp_path: Path) -> None:

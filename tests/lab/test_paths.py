@@ -4,9 +4,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from apexgpu.lab.containers import Container, size_du, size_iec
-from apexgpu.lab.hostkeys import blobs, new_key, public_line
-from apexgpu.lab.paths import READS_COMMANDS, Paths
+from apexgpu_lab.containers import Container, size_du, size_iec
+from apexgpu_lab.hostkeys import blobs, new_key, public_line
+from apexgpu_lab.paths import READS_COMMANDS, Paths
 
 ROOT = Path("/lab/hosts/gpu2/alice/rootfs")
 PATHS = Paths(

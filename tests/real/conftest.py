@@ -12,7 +12,7 @@ from tests import openssh
 from tests.real import nvidia, rootfs
 
 from apexgpu import cli
-from apexgpu.kit import Kit
+from apexgpu.session import Session
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Laptop:
         """A command."""
         environment = self.environment(root)
         self.capsys.readouterr()
-        code = cli.main(words, Kit(environment=environment, pause=lambda _: None))
+        code = cli.main(words, Session(environment=environment, pause=lambda _: None))
         return Said(code, *self.capsys.readouterr())
 
 

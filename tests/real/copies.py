@@ -13,14 +13,14 @@ from pathlib import Path
 from tests import openssh
 from tests.lab.calls import rootfs_of, started
 
-from apexgpu.copy import copypaths
-from apexgpu.copy.copying import Copied, Copier, Method
-from apexgpu.copy.sshpipe import Connection
-from apexgpu.copy.transfer import Watch
-from apexgpu.lab.inprocess import Lab
-from apexgpu.lab.world import World
 from apexgpu.models import Host, Target
 from apexgpu.ssh.route import config_arguments, target_arguments
+from apexgpu.transfer import copypaths
+from apexgpu.transfer.copier import Copied, Copier, Method
+from apexgpu.transfer.sftpcopy import Watch
+from apexgpu.transfer.sshpipe import Connection
+from apexgpu_lab.inprocess import Lab
+from apexgpu_lab.world import World
 
 SFTP = "Subsystem sftp /usr/lib/openssh/sftp-server"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from tests import openssh
 from tests.lab.calls import rootfs_of, started
 
-from apexgpu.lab.inprocess import Lab
-from apexgpu.lab.world import World
 from apexgpu.models import Host
+from apexgpu_lab.inprocess import Lab
+from apexgpu_lab.world import World
 
 
 class Place:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.dotssh import configbackups, configfile, sshconfig, sshverify
 from apexgpu.errors import ConfigError, MissingProgramError
 from apexgpu.models import Host
 from apexgpu.process import Completed, LocalRunner
+from apexgpu.sshfiles import configbackups, configblock, configcheck, configfile
 
 pytestmark = pytest.mark.openssh
 
@@ -138,7 +138,7 @@ def others(config: Path) -> dict[str, tuple[int, bytes]]:
     """What ssh makes of up to ten names of the file, and of two that are not in it."""
     names = [
         name
-        for name in sshconfig.host_names(config.read_bytes())
+        for name in configblock.host_names(config.read_bytes())
         if name.isascii() and name.isalnum()
     ]
     names = [name for name in names if name not in RIGHT][:10]
@@ -155,7 +155,7 @@ def refused_by_ssh(config: Path) -> bool:
 
 def whole_story(place: Place, old: bytes) -> None:
     """Merge, merge again, remove: ssh agrees, nothing else changes, and the bytes come back."""
-    mine = sshconfig.unmerge(old)
+    mine = configblock.unmerge(old)
     place.config.write_bytes(mine)
     before = others(place.config)
     place.config.write_bytes(old)
@@ -338,7 +338,7 @@ def test_include_mode_leaves_the_config_alone_and_its_line_works(place: Place) -
     assert configfile.commit(plan, state_dir=place.state, runner=place.runner)
     assert not configfile.plan(place.config, HOSTS, runner=place.runner, include=own).changed
     assert place.config.read_bytes() == b"Port 2222\nHost a\n"
-    assert own.read_bytes() == sshconfig.block(HOSTS)
+    assert own.read_bytes() == configblock.block(HOSTS)
     assert not configfile.include_effective(place.config, HOSTS, runner=place.runner)
     place.config.chmod(0o600)
     place.config.write_bytes(
@@ -353,7 +353,7 @@ def test_include_mode_leaves_the_config_alone_and_its_line_works(place: Place) -
 
 def test_an_include_line_below_a_host_is_not_effective_for_all(place: Place) -> None:
     own = place.directory / "hosts.conf"
-    own.write_bytes(sshconfig.block(HOSTS))
+    own.write_bytes(configblock.block(HOSTS))
     place.config.write_bytes(b"Host a\n" + configfile.include_line(own).encode() + b"\n")
     assert not configfile.include_effective(place.config, HOSTS, runner=place.runner)
     assert not configfile.include_effective(place.directory / "none", HOSTS, runner=place.runner)
@@ -390,7 +390,7 @@ def test_excepted_hosts_stay_as_the_user_has_them(place: Place) -> None:
     assert plan.taken == ()
     assert configfile.commit(plan, state_dir=place.state, runner=place.runner)
     assert target(asked(place.config, ["gpu7"])["gpu7"])[0] == "other.example"
-    assert [host.name for host in sshconfig.managed(place.config.read_bytes())] == ["gpu8"]
+    assert [host.name for host in configblock.managed(place.config.read_bytes())] == ["gpu8"]
 
 
 def test_a_plan_writes_nothing(place: Place) -> None:
@@ -450,7 +450,7 @@ def test_a_backup_never_comes_back_in_the_place_of_another_file(place: Place) ->
 
 
 def test_a_backup_that_ssh_cannot_read_is_not_restored(place: Place) -> None:
-    place.config.write_bytes(b"Nonsense yes\n" + sshconfig.block(HOSTS))
+    place.config.write_bytes(b"Nonsense yes\n" + configblock.block(HOSTS))
     assert place.remove()  # a broken file does not keep us from leaving
     assert place.config.read_bytes() == b"Nonsense yes\n"
     place.config.write_bytes(b"Host a\n")
@@ -463,14 +463,14 @@ def test_removing_works_without_ssh(place: Place) -> None:
     def none(_argv: Sequence[str], _n: int) -> None:
         raise MissingProgramError("ssh is not installed")
 
-    place.config.write_bytes(sshconfig.merge(b"Host a\n", HOSTS))
+    place.config.write_bytes(configblock.merge(b"Host a\n", HOSTS))
     place.runner = Counting(none)
     assert place.remove()
     assert place.config.read_bytes() == b"Host a\n"
 
 
 def test_removing_what_the_users_own_lines_lean_on_is_refused(place: Place) -> None:
-    merged = sshconfig.merge(b"UseKeychain yes\n", HOSTS).replace(
+    merged = configblock.merge(b"UseKeychain yes\n", HOSTS).replace(
         b"Host *\n", b"Host *\nIgnoreUnknown UseKeychain\n"
     )
     place.config.write_bytes(merged)
@@ -488,7 +488,7 @@ def test_a_write_of_someone_else_in_between_is_kept(place: Place) -> None:
 
     place.runner = Counting(intrude)
     assert place.sync()
-    assert place.config.read_bytes() == sshconfig.merge(b"Host a\n  Port 23\n", HOSTS)
+    assert place.config.read_bytes() == configblock.merge(b"Host a\n  Port 23\n", HOSTS)
     assert place.kept() == [b"Host a\n  Port 23\n"]
     assert place.leftovers() == []
 
@@ -521,7 +521,7 @@ def test_a_write_of_someone_else_while_the_backup_is_made_is_kept(
 
     monkeypatch.setattr(configbackups, "keep", intrude)
     assert place.sync()
-    assert place.config.read_bytes() == sshconfig.merge(b"Host b\n", HOSTS)
+    assert place.config.read_bytes() == configblock.merge(b"Host b\n", HOSTS)
 
 
 def test_the_new_bytes_are_on_the_disk_before_the_rename_and_that_is_after(
@@ -599,10 +599,10 @@ def test_what_someone_else_wrote_over_what_ssh_rejects_is_not_taken_back(place: 
 def test_another_name_that_would_change_stops_the_write(place: Place) -> None:
     place.config.write_bytes(b"Host a\n  Port 23\n")
     with (
-        sshverify.as_file(b"Host a\n  Port 24\n") as candidate,
+        configcheck.as_file(b"Host a\n  Port 24\n") as candidate,
         pytest.raises(ConfigError, match="`ssh a`"),
     ):
-        sshverify.verify(
+        configcheck.verify(
             candidate, place.config.read_bytes(), (), ["a"], shown=place.config, runner=place.runner
         )
 
@@ -625,7 +625,7 @@ def test_two_at_once_write_once(place: Place) -> None:
         )
     assert sorted(written) == [False, False, False, True]
     assert len(configfile.backups(place.state, place.config)) == 1
-    assert place.config.read_bytes() == sshconfig.merge(b"Host a\n", HOSTS)
+    assert place.config.read_bytes() == configblock.merge(b"Host a\n", HOSTS)
 
 
 def test_a_missing_ssh_writes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -637,7 +637,7 @@ def test_a_missing_ssh_writes_nothing(place: Place, monkeypatch: pytest.MonkeyPa
 
 def test_warnings_name_what_reaches_the_lab(place: Place) -> None:
     place.config.write_bytes(
-        sshconfig.merge(
+        configblock.merge(
             b"Host *\n  ControlPath /tmp/cm-%r@%h\n  ProxyJump bob@jump:2222\n  RemoteCommand tmux\n"
             b"  IdentitiesOnly yes\n",
             HOSTS,
@@ -657,7 +657,7 @@ def test_warnings_name_what_reaches_the_lab(place: Place) -> None:
 def test_no_warnings_where_nothing_surprises(place: Place) -> None:
     assert configfile.warnings(place.config, HOSTS, place.runner) == []
     place.config.write_bytes(
-        sshconfig.merge(
+        configblock.merge(
             b"Host *\n  ControlPath /tmp/cm-%C\n  IdentitiesOnly yes\n",
             HOSTS,
             identity_file="/a/key",
@@ -669,7 +669,7 @@ def test_no_warnings_where_nothing_surprises(place: Place) -> None:
 DEATH = """
 import os, signal, sys
 from pathlib import Path
-from apexgpu.dotssh import configfile
+from apexgpu.sshfiles import configfile
 from apexgpu.models import Host
 from apexgpu.process import LocalRunner
 
@@ -699,7 +699,7 @@ DEATHS = 18
 @pytest.mark.parametrize("last", range(1, DEATHS + 1))
 def test_a_kill_at_any_event_leaves_whole_bytes(place: Place, last: int) -> None:
     old = b"Host a\n  Port 23\n" * 500
-    new = sshconfig.merge(old, HOSTS[:1])
+    new = configblock.merge(old, HOSTS[:1])
     place.config.write_bytes(old)
     done = subprocess.run(
         [sys.executable, "-c", DEATH, str(place.directory.parent), str(last)],

@@ -13,9 +13,9 @@ from tests import openssh
 from tests.real.copies import There, lab_there, nasty, noise, small_disk, sshd, stages, tree
 from tests.real.wire import wire
 
-from apexgpu.copy.copying import Copied, Method
 from apexgpu.errors import ApexError, DroppedError, RefusedError, UsageError
-from apexgpu.lab.inprocess import running
+from apexgpu.transfer.copier import Copied, Method
+from apexgpu_lab.inprocess import running
 
 pytestmark = pytest.mark.openssh
 

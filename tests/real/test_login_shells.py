@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from tests import openssh
 
-from apexgpu.backups import archiveanswers, archivescripts, recoverplan
-from apexgpu.backups.nas import Eye, Means
-from apexgpu.gpu import gpus
-from apexgpu.hosts import manage
-from apexgpu.kit import Kit
-from apexgpu.software import facts
+from apexgpu.archives import answers, recoverplan, scripts
+from apexgpu.archives.archivehost import Eye, Means
+from apexgpu.manageshell import manage
+from apexgpu.nvidia import query
+from apexgpu.recipes import facts
+from apexgpu.session import Session
 from apexgpu.ssh.transport import Transport
 
 pytestmark = pytest.mark.openssh
@@ -36,7 +36,7 @@ def server(
 
 @pytest.fixture
 def link(server: openssh.OpenSSH) -> Transport:
-    return Kit(environment=os.environ).transport
+    return Session(environment=os.environ).transport
 
 
 def test_its_disks_its_uptime_and_who_is_there(link: Transport, server: openssh.OpenSSH) -> None:
@@ -54,8 +54,8 @@ def test_its_archives(link: Transport, server: openssh.OpenSSH, tmp_path: Path) 
     (seen,) = eye.look().archives
     assert seen.size == 10
     assert eye.test(seen.path).trouble
-    reply = eye.run(archivescripts.aside(seen.path, str(there / "kept.tar.gz")))
-    assert archiveanswers.moved(reply, "gpu7") == "renamed"
+    reply = eye.run(scripts.aside(seen.path, str(there / "kept.tar.gz")))
+    assert answers.moved(reply, "gpu7") == "renamed"
 
 
 def test_the_keys_in_it(link: Transport, server: openssh.OpenSSH, tmp_path: Path) -> None:
@@ -69,4 +69,4 @@ def test_the_keys_in_it(link: Transport, server: openssh.OpenSSH, tmp_path: Path
 def test_its_gpus_and_its_software(link: Transport, server: openssh.OpenSSH) -> None:
     assert facts.survey(link, server.host).machine
     with pytest.raises(Exception, match="nvidia-smi"):
-        gpus.look(link, server.host, connect=10)
+        query.look(link, server.host, connect=10)

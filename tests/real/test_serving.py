@@ -13,7 +13,7 @@ import pytest
 from tests import openssh
 
 from apexgpu import cli
-from apexgpu.kit import Kit
+from apexgpu.session import Session
 
 pytestmark = [pytest.mark.openssh, pytest.mark.timeout(300)]
 WEB = Path(__file__).parent.parent.parent / ".venv" / "web"
@@ -28,7 +28,7 @@ class Laptop:
 
     def json(self, *words: str) -> dict[str, Any]:
         self.capsys.readouterr()
-        code = cli.main([*words, "--json"], Kit(environment=os.environ))
+        code = cli.main([*words, "--json"], Session(environment=os.environ))
         out, err = self.capsys.readouterr()
         assert code == 0, err
         document: dict[str, Any] = json.loads(out)

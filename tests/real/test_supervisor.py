@@ -16,12 +16,12 @@ import pytest
 from tests import openssh
 from tests.real.webserver import Wire, serving
 
+from apexgpu.forwarding import ports
+from apexgpu.forwarding.records import UP, WAITING
+from apexgpu.forwarding.supervisor import Limits, State, Supervisor
 from apexgpu.models import Host, Target
 from apexgpu.ssh import mux
 from apexgpu.ssh.route import config_arguments, target_arguments
-from apexgpu.tunnel import ports
-from apexgpu.tunnel.supervisor import Limits, State, Supervisor
-from apexgpu.tunnel.tunnels import UP, WAITING
 
 QUICK = Limits(connect=5, login=20, beat=1, patience=2, hold=30, longest_wait=30)
 

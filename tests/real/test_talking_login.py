@@ -6,11 +6,11 @@ import pytest
 from tests.real.conftest import Laptop
 from tests.real.rootfs import Root
 
-from apexgpu.backups import archiveanswers, archivescripts
-from apexgpu.backups.nas import Eye, Means
-from apexgpu.hosts import manage
-from apexgpu.kit import Kit
-from apexgpu.software import facts
+from apexgpu.archives import answers, scripts
+from apexgpu.archives.archivehost import Eye, Means
+from apexgpu.manageshell import manage
+from apexgpu.recipes import facts
+from apexgpu.session import Session
 from apexgpu.ssh.transport import Transport
 
 pytestmark = [pytest.mark.openssh, pytest.mark.timeout(200)]
@@ -28,7 +28,7 @@ def talking(own: Root) -> Root:
 
 @pytest.fixture
 def link(laptop: Laptop, talking: Root) -> Transport:
-    return Kit(environment=laptop.environment(talking)).transport
+    return Session(environment=laptop.environment(talking)).transport
 
 
 def test_a_greeting_is_nobody_who_is_logged_in(link: Transport, talking: Root) -> None:
@@ -57,5 +57,5 @@ def test_an_archive_that_was_set_aside_is_known_to_be(
     archive.write_bytes(b"an archive")
     means = Means(link, [talking.host], tmp_path, lambda _: None, lambda _: None, lambda _: None)
     eye = Eye(means, talking.host, "/home/alice")
-    reply = eye.run(archivescripts.aside("/home/alice/old.tar.gz", "/home/alice/kept.tar.gz"))
-    assert archiveanswers.moved(reply, "gpu7") in {"renamed", "copied"}
+    reply = eye.run(scripts.aside("/home/alice/old.tar.gz", "/home/alice/kept.tar.gz"))
+    assert answers.moved(reply, "gpu7") in {"renamed", "copied"}

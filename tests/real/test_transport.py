@@ -21,7 +21,6 @@ from tests import openssh
 from tests.real.places import LabHosts, Place, Sshd
 
 from apexgpu.errors import ApexError, DroppedError, HostKeyError, LoginError, UnreachableError
-from apexgpu.lab.inprocess import running
 from apexgpu.models import Host, Reply, Role, Target
 from apexgpu.process import LocalRunner
 from apexgpu.ssh import route as routes
@@ -38,6 +37,7 @@ from apexgpu.ssh.transport import (
     UnknownHostKeyError,
     too_slow,
 )
+from apexgpu_lab.inprocess import running
 
 pytestmark = pytest.mark.openssh
 

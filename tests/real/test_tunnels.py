@@ -22,7 +22,7 @@ from tests import openssh
 from tests.real.member import DAEMON, SEVEN, Member, Said, member
 from tests.real.webserver import Wire, serving
 
-from apexgpu.tunnel import tunnels
+from apexgpu.forwarding import records
 
 pytestmark = [pytest.mark.openssh, pytest.mark.timeout(180)]
 LIMIT = 60.0
@@ -140,7 +140,7 @@ def gone(pid: int) -> bool:
 
 
 def state_of(laptop: Laptop, made: dict[str, Any]) -> str:
-    return next((one.state for one in tunnels.listed(laptop.state) if one.id == made["id"]), "")
+    return next((one.state for one in records.listed(laptop.state) if one.id == made["id"]), "")
 
 
 def nobody() -> int:
@@ -254,7 +254,7 @@ class TestRefused:
         made = laptop.listed()[0]
         with pytest.raises(OSError, match=r"closed|reset"):
             get(made["url"])
-        until(lambda: any(one.reason for one in tunnels.listed(laptop.state)))
+        until(lambda: any(one.reason for one in records.listed(laptop.state)))
         said = laptop.run("tunnels")
         assert f"{made['id']}: the port there said: Connection refused" in said.stderr
         assert laptop.listed()[0]["state"] == "up"
@@ -423,10 +423,10 @@ class TestKilled:
 
     def test_a_start_that_nobody_waits_for_any_more_ends_itself(self, laptop: Laptop) -> None:
         from apexgpu.errors import UnreachableError
+        from apexgpu.forwarding import background, ports
         from apexgpu.models import Target
         from apexgpu.process import LocalRunner
         from apexgpu.ssh.route import config_arguments, target_arguments
-        from apexgpu.tunnel import background, ports
 
         wire = Wire(laptop.server.host.port or 0)
         laptop.is_at(wire.port)
@@ -436,7 +436,7 @@ class TestKilled:
             *target_arguments(Target(host, "container")),
             "gpu7",
         )
-        plan = tunnels.Plan("gpu7", where, (ports.Remote(6006),), (nobody(),), background=True)
+        plan = records.Plan("gpu7", where, (ports.Remote(6006),), (nobody(),), background=True)
         wire.cut()
         for limit in (0, 3):  # before it has begun, and while it connects
             with pytest.raises(UnreachableError, match=f"did not come up within {limit} s"):

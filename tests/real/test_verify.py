@@ -17,7 +17,7 @@ from tests.real.rootfs import Root
 import apexgpu
 
 pytestmark = [pytest.mark.openssh, pytest.mark.timeout(240)]
-HOOK = Path(apexgpu.__file__).parent / "software/recipes/files/apexgpu_growth.py"
+HOOK = Path(apexgpu.__file__).parent / "recipes/builtin/files/apexgpu_growth.py"
 CHECKS = ["driver", "cuda", "cudnn", "tensorflow", "gpu", "convolution", "memory", "command"]
 
 

@@ -16,7 +16,7 @@ from tests import openssh
 from tests.real.screen import LIMIT, Screen, screen
 
 from apexgpu import cli
-from apexgpu.kit import Kit
+from apexgpu.session import Session
 
 pytestmark = pytest.mark.openssh
 LINKS = ["container", "ssh", "xauth there", "sshd", "DISPLAY there", "cookie there", "window"]
@@ -35,7 +35,7 @@ class Laptop:
 
     def __call__(self, *words: str) -> int:
         self.capsys.readouterr()
-        code = cli.main(words, Kit(environment=os.environ))
+        code = cli.main(words, Session(environment=os.environ))
         self.out, self.err = self.capsys.readouterr()
         return code
 

@@ -15,8 +15,8 @@ import pytest
 from tests import openssh
 
 from apexgpu import cli
-from apexgpu.kit import Kit
-from apexgpu.xwindows import x11install
+from apexgpu.session import Session
+from apexgpu.xserver import x11install
 
 pytestmark = pytest.mark.openssh
 LIMIT = 60
@@ -64,7 +64,7 @@ class Container:
 
     def __call__(self, *words: str) -> int:
         self.capsys.readouterr()
-        code = cli.main(["x11", "install", "gpu7", *words], Kit(environment=os.environ))
+        code = cli.main(["x11", "install", "gpu7", *words], Session(environment=os.environ))
         self.out, self.err = self.capsys.readouterr()
         return code
 

@@ -1,1 +1,1 @@
-"""The command groups: read parameters, take from the kit, confirm, call one domain function, show."""
+"""The command groups: read parameters, take from the session, confirm, call one domain function, show."""

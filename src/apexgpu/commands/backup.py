@@ -6,17 +6,17 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from apexgpu.backups import backup
-from apexgpu.backups.backup import Plan, Taken
-from apexgpu.backups.nas import Means
-from apexgpu.backups.snapshots import UNKNOWN, Saved, checked_label, iso
+from apexgpu.archives import saving
+from apexgpu.archives.archivehost import Means
+from apexgpu.archives.catalog import UNKNOWN, Saved, checked_label, iso
+from apexgpu.archives.saving import Plan, Taken
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.hosts import confirm_stop
-from apexgpu.commands.options import Group, OneHost, kit_of
+from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.errors import ApexError, DeclinedError, RefusedError
-from apexgpu.hosts.replies import clean
-from apexgpu.kit import Kit
+from apexgpu.manageshell.replies import clean
 from apexgpu.models import Host, Outcome
+from apexgpu.session import Session
 from apexgpu.text import size
 
 app = Group()
@@ -46,55 +46,57 @@ def snapshot(
 
     The container is stopped meanwhile. Example: apexgpu snapshot gpu7 --name before-upgrade
     """
-    kit = kit_of(ctx)
+    session = session_of(ctx)
     label = checked_label(name)
     one = reach.one_host(
-        kit, host, several="apexgpu snapshot HOST   takes one at a time: all write to the same file"
+        session,
+        host,
+        several="apexgpu snapshot HOST   takes one at a time: all write to the same file",
     )
     if undo:
-        raise typer.Exit(undo_interrupted(kit, one))
+        raise typer.Exit(undo_interrupted(session, one))
 
     def work(means: Means) -> Taken:
         from apexgpu.commands import interrupted
 
-        taken = interrupted.settle(kit, means, one, wanted="snapshot")
+        taken = interrupted.settle(session, means, one, wanted="snapshot")
         if isinstance(taken, Taken):
             return taken
-        with backup.planned(means, one) as plan:
-            ask_snapshot(kit, plan, lose=replace)
-            return backup.take(
+        with saving.planned(means, one) as plan:
+            ask_snapshot(session, plan, lose=replace)
+            return saving.take(
                 means, plan, label=label, restart=not no_restart, replace_previous=replace
             )
 
-    raise typer.Exit(finish(kit, one, attempt(kit, one, f"snapshot of {one.name}", work)))
+    raise typer.Exit(finish(session, one, attempt(session, one, f"snapshot of {one.name}", work)))
 
 
-def undo_interrupted(kit: Kit, host: Host) -> int:
+def undo_interrupted(session: Session, host: Host) -> int:
     """Undo what an earlier command left half done; the exit code."""
     from apexgpu.commands import interrupted
 
     def work(means: Means) -> bool:
-        return interrupted.undo(kit, means, host)
+        return interrupted.undo(session, means, host)
 
-    came = attempt(kit, host, f"putting {host.name} back", work, answered=True)
+    came = attempt(session, host, f"putting {host.name} back", work, answered=True)
     if isinstance(came, ApexError):
-        fleet.show_error(kit, host, came)
-        return fleet.finish(kit, [Outcome(host, None, came)], lambda _: {})
-    return fleet.finish(kit, [Outcome(host, came)], lambda changed: {"changed": changed})
+        fleet.show_error(session, host, came)
+        return fleet.finish(session, [Outcome(host, None, came)], lambda _: {})
+    return fleet.finish(session, [Outcome(host, came)], lambda changed: {"changed": changed})
 
 
 @contextmanager
-def working(kit: Kit, host: Host, what: str, *, answered: bool) -> Iterator[Means]:
+def working(session: Session, host: Host, what: str, *, answered: bool) -> Iterator[Means]:
     """The means for a piece of work, shown as it goes on; Ctrl-C says what is left to do."""
-    with kit.screen.working(what) as progress:
+    with session.screen.working(what) as progress:
         means = Means(
-            fleet.Trusting(kit, host),
-            kit.known_hosts,
-            kit.state_dir,
-            kit.pause,
+            fleet.Trusting(session, host),
+            session.known_hosts,
+            session.state_dir,
+            session.pause,
             say=lambda line: progress.say(clean(line).strip().lstrip("= ")),
-            note=lambda line: progress.print(lambda: kit.screen.note(f"  {line}")),
-            answered=answered or kit.yes or kit.screen.can_ask,
+            note=lambda line: progress.print(lambda: session.screen.note(f"  {line}")),
+            answered=answered or session.yes or session.screen.can_ask,
         )
         try:
             yield means
@@ -102,29 +104,31 @@ def working(kit: Kit, host: Host, what: str, *, answered: bool) -> Iterator[Mean
             entry = means.journal.find(host.name)
             if entry is not None:
                 hint = f"apexgpu {entry.what} {host.name}   (offers to finish or undo it)"
-                progress.print(lambda: kit.screen.warn(entry.words(), hint=hint))
+                progress.print(lambda: session.screen.warn(entry.words(), hint=hint))
             raise
 
 
-def ask_snapshot(kit: Kit, plan: Plan, *, lose: bool = False, agreed: bool = False) -> None:
+def ask_snapshot(session: Session, plan: Plan, *, lose: bool = False, agreed: bool = False) -> None:
     """Show what would be replaced and who would be stopped, and ask; RefusedError where the old one cannot be kept.
 
     With `lose` it is replaced there all the same; `agreed` is that the user has said yes to a snapshot already.
     """
     host, old = plan.host, plan.previous
     if old is not None:
-        kit.screen.note(f"  the archive that is there: {words(old)}")
+        session.screen.note(f"  the archive that is there: {words(old)}")
         if not plan.writable and not lose:
             message = f"{plan.eye.directory} may not be written, so the archive that is there cannot be kept"
             hint = f"apexgpu snapshot {host.name} --replace   (the old archive is lost, whatever comes of the new one)"
             raise RefusedError(message, hint=hint, code="not_writable")
         if plan.free is not None and plan.free < old.size:
-            kit.screen.warn(f"the NAS has {size(plan.free)} left, less than the last archive took")
+            session.screen.warn(
+                f"the NAS has {size(plan.free)} left, less than the last archive took"
+            )
         what = "is kept under a name of its own" if plan.writable else "is REPLACED"
         if not (agreed and plan.writable):
-            kit.confirm(f"Take a snapshot of {host.name}? The archive that is there {what}")
+            session.confirm(f"Take a snapshot of {host.name}? The archive that is there {what}")
     if plan.ran:
-        confirm_stop(kit, [Outcome(host, plan.use)])
+        confirm_stop(session, [Outcome(host, plan.use)])
 
 
 def words(one: Saved) -> str:
@@ -135,7 +139,7 @@ def words(one: Saved) -> str:
 
 
 def attempt(
-    kit: Kit, host: Host, what: str, work: Callable[[Means], T], *, answered: bool = False
+    session: Session, host: Host, what: str, work: Callable[[Means], T], *, answered: bool = False
 ) -> T | ApexError:
     """The work's value, done alone on the host, or its error as a value; a refusal by the user ends the command.
 
@@ -143,8 +147,8 @@ def attempt(
     """
     try:
         with (
-            working(kit, host, what, answered=answered) as means,
-            backup.alone(kit.state_dir, host),
+            working(session, host, what, answered=answered) as means,
+            saving.alone(session.state_dir, host),
         ):
             return work(means)
     except DeclinedError:
@@ -153,30 +157,34 @@ def attempt(
         return exc
 
 
-def finish(kit: Kit, host: Host, taken: Taken | ApexError) -> int:
+def finish(session: Session, host: Host, taken: Taken | ApexError) -> int:
     """Show what came of a snapshot; the exit code."""
     if isinstance(taken, ApexError):
-        fleet.show_error(kit, host, taken)
-        return fleet.finish(kit, [Outcome(host, None, taken)], lambda _: {})
-    show_taken(kit, host, taken)
+        fleet.show_error(session, host, taken)
+        return fleet.finish(session, [Outcome(host, None, taken)], lambda _: {})
+    show_taken(session, host, taken)
     outcome = Outcome(host, taken, taken.start_error)
-    return fleet.finish(kit, [outcome], taken_value)
+    return fleet.finish(session, [outcome], taken_value)
 
 
-def show_taken(kit: Kit, host: Host, taken: Taken) -> None:
+def show_taken(session: Session, host: Host, taken: Taken) -> None:
     """A good snapshot, where the old one is, and what did not go well beside it."""
-    kit.screen.good(f"{host.name}: the snapshot is good: {words(taken.saved)}")
+    session.screen.good(f"{host.name}: the snapshot is good: {words(taken.saved)}")
     if taken.previous is not None:
-        kit.screen.note(f"  the previous one is kept: {words(taken.previous)}")
+        session.screen.note(f"  the previous one is kept: {words(taken.previous)}")
         if taken.previous.others_can_read:
-            kit.screen.warn(f"others can read {taken.previous.path}: it could not be made private")
+            session.screen.warn(
+                f"others can read {taken.previous.path}: it could not be made private"
+            )
     if not taken.noted:
-        kit.screen.warn(
+        session.screen.warn(
             f"its manifest cannot be written beside {taken.saved.path}, so it counts as untested later"
         )
     if taken.start_error is not None:
-        fleet.show_error(kit, host, taken.start_error)
-    kit.screen.note(f"  to bring it back: apexgpu recover {host.name} --from {taken.saved.name}")
+        fleet.show_error(session, host, taken.start_error)
+    session.screen.note(
+        f"  to bring it back: apexgpu recover {host.name} --from {taken.saved.name}"
+    )
 
 
 def taken_value(taken: Taken) -> dict[str, Any]:

@@ -11,16 +11,16 @@ from typing import Annotated, Literal
 import typer
 
 from apexgpu.commands import reach
-from apexgpu.commands.options import Group, kit_of
-from apexgpu.copy import copypaths
-from apexgpu.copy.copying import Copied, Copier
-from apexgpu.copy.sshpipe import Connection
-from apexgpu.copy.transfer import Watch
+from apexgpu.commands.options import Group, session_of
 from apexgpu.errors import ApexError, DroppedError
-from apexgpu.kit import Kit
 from apexgpu.models import Target
 from apexgpu.render import Progress, error_value
+from apexgpu.session import Session
 from apexgpu.text import duration, size
+from apexgpu.transfer import copypaths
+from apexgpu.transfer.copier import Copied, Copier
+from apexgpu.transfer.sftpcopy import Watch
+from apexgpu.transfer.sshpipe import Connection
 
 app = Group()
 
@@ -54,35 +54,37 @@ def cp(ctx: typer.Context, words: Words, method: How = "auto", recursive: Habit 
 
     Examples: apexgpu cp data gpu7:/SSD/alice/ · apexgpu cp gpu7:runs/best.ckpt . · apexgpu cp 'gpu7:runs/*.csv' plots/
     """
-    kit = kit_of(ctx)
+    session = session_of(ctx)
     route = copypaths.route(words, sys.platform)
-    host = reach.one_host(kit, route.host)
-    reach.ready(kit, host)
+    host = reach.one_host(session, route.host)
+    reach.ready(session, host)
     target = Target(host, "container")
 
     def connect() -> Connection:
-        where = reach.ssh_arguments(kit, host)
-        return Connection(target, where, connect=kit.settings.timeout, ask=kit.screen.can_ask)
+        where = reach.ssh_arguments(session, host)
+        return Connection(
+            target, where, connect=session.settings.timeout, ask=session.screen.can_ask
+        )
 
-    copier = Copier(route, connect, kit.state_dir, None if method == "auto" else method)
+    copier = Copier(route, connect, session.state_dir, None if method == "auto" else method)
     try:
         with ExitStack() as shown:
             # Nothing is drawn before: ssh may be asking for a passphrase.
-            copier.connected = lambda: shown.enter_context(_told(kit, copier.watch))
+            copier.connected = lambda: shown.enter_context(_told(session, copier.watch))
             done = asyncio.run(copier.run())
     except KeyboardInterrupt:
-        _interrupted(kit, copier.watch)
+        _interrupted(session, copier.watch)
         raise typer.Exit(130) from None
     except DroppedError:
-        _say_kept(kit, copier.watch)
+        _say_kept(session, copier.watch)
         raise
-    _show(kit, host.name, done)
+    _show(session, host.name, done)
 
 
 @contextmanager
-def _told(kit: Kit, watch: Watch) -> Iterator[None]:
+def _told(session: Session, watch: Watch) -> Iterator[None]:
     """Show how far it is while the block runs."""
-    with kit.screen.working("copying") as progress, _kept_up_to_date(progress, watch):
+    with session.screen.working("copying") as progress, _kept_up_to_date(progress, watch):
         yield
 
 
@@ -128,24 +130,26 @@ def bar(what: str, done: int, total: int | None, *, rate: float) -> str:
     return "  ".join(parts)
 
 
-def _say_kept(kit: Kit, watch: Watch) -> None:
+def _say_kept(session: Session, watch: Watch) -> None:
     if watch.stage is not None:
         where, path = watch.stage
-        kit.screen.note(
+        session.screen.note(
             f"what has come is kept in {path} on {where}; the same line again goes on from there"
         )
 
 
-def _interrupted(kit: Kit, watch: Watch) -> None:
-    kit.screen.transient("")
-    _say_kept(kit, watch)
+def _interrupted(session: Session, watch: Watch) -> None:
+    session.screen.transient("")
+    _say_kept(session, watch)
     error = ApexError("interrupted", hint="run the same line again", code="interrupted")
-    kit.screen.document({"ok": False, "error": error_value(error)})
+    session.screen.document({"ok": False, "error": error_value(error)})
 
 
-def _show(kit: Kit, host: str, done: Copied) -> None:
+def _show(session: Session, host: str, done: Copied) -> None:
     if done.left_out:
-        kit.screen.warn(f"left out: {done.left_out} that are no files (sockets, pipes, devices)")
+        session.screen.warn(
+            f"left out: {done.left_out} that are no files (sockets, pipes, devices)"
+        )
     where = (
         ", ".join(dict.fromkeys(done.targets))
         if len(done.targets) <= 3
@@ -153,17 +157,17 @@ def _show(kit: Kit, host: str, done: Copied) -> None:
     )
     what = f"{done.files} file{'' if done.files == 1 else 's'}, {size(done.size)}"
     if not done.changed:
-        kit.screen.good(f"{where}: nothing to do, it is all there ({what})")
+        session.screen.good(f"{where}: nothing to do, it is all there ({what})")
     else:
         rate = (
             f" at {size(int(done.sent / done.seconds))}/s"
             if done.seconds >= 1 and done.sent
             else ""
         )
-        kit.screen.good(
+        session.screen.good(
             f"{where}: {what}; {size(done.sent)} sent in {done.seconds:.1f} s{rate} ({done.method})"
         )
-    kit.screen.document(
+    session.screen.document(
         {
             "ok": True,
             "host": host,

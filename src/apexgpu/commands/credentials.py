@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from apexgpu.dotssh.keys import KeyPair
 from apexgpu.errors import DeclinedError, LoginError, UsageError
 from apexgpu.iam.client import IamClient, reach
 from apexgpu.iam.passwords import Secret
 from apexgpu.iam.publickeys import fingerprint, merge, parse_line
 from apexgpu.iam.push import follow_push, publish
-from apexgpu.kit import Kit
+from apexgpu.session import Session
+from apexgpu.sshfiles.keys import KeyPair
 
 _SERVICE = "apexgpu"
 AllowHttp = Annotated[bool, typer.Option("--allow-http", help="Send the password over plain http.")]
@@ -26,52 +26,52 @@ NoSave = Annotated[
 ]
 
 
-def entry(kit: Kit) -> str:
+def entry(session: Session) -> str:
     """The keyring's name for the password."""
-    return f"{kit.user}@{kit.settings.iam_url}"
+    return f"{session.user}@{session.settings.iam_url}"
 
 
-def password_missing(kit: Kit) -> str:
+def password_missing(session: Session) -> str:
     """Why the keyring gives no password, as a fact; "" when it has one."""
     from apexgpu.iam import passwords
 
-    return "" if passwords.load(_SERVICE, entry(kit)) else passwords.status()
+    return "" if passwords.load(_SERVICE, entry(session)) else passwords.status()
 
 
-def forget_password(kit: Kit) -> bool:
+def forget_password(session: Session) -> bool:
     """Take the password out of the keyring; whether it was there."""
     from apexgpu.iam import passwords
 
-    return passwords.delete(_SERVICE, entry(kit))
+    return passwords.delete(_SERVICE, entry(session))
 
 
-def iam_client(kit: Kit, *, allow_http: bool) -> IamClient:
+def iam_client(session: Session, *, allow_http: bool) -> IamClient:
     """A client for requests that carry the password: plain http beyond this machine is asked about once."""
 
     def allowed(url: str) -> bool:
-        if url in kit.account.allow_http:
+        if url in session.account.allow_http:
             return True
         if not allow_http:
-            if not kit.screen.can_ask:
+            if not session.screen.can_ask:
                 return False
-            kit.screen.warn(
+            session.screen.warn(
                 f"{url} has no TLS: your domain password would travel readable for anyone on the way."
             )
-            if not kit.screen.confirm("Send it all the same, now and in future"):
+            if not session.screen.confirm("Send it all the same, now and in future"):
                 return False
-        kit.remember(replace(kit.account, allow_http=(*kit.account.allow_http, url)))
+        session.remember(replace(session.account, allow_http=(*session.account.allow_http, url)))
         return True
 
-    url = reach(kit.settings.iam_url, allowed, timeout=kit.settings.timeout)
-    kit.__dict__["iam_url"] = url
-    return IamClient(url, timeout=kit.settings.timeout)
+    url = reach(session.settings.iam_url, allowed, timeout=session.settings.timeout)
+    session.__dict__["iam_url"] = url
+    return IamClient(url, timeout=session.settings.timeout)
 
 
 class Passwords:
     """Where the password comes from: stdin, the keyring, or a prompt; asked as late as can be."""
 
-    def __init__(self, kit: Kit, *, from_stdin: bool = False, save: bool = True) -> None:
-        self._kit = kit
+    def __init__(self, session: Session, *, from_stdin: bool = False, save: bool = True) -> None:
+        self._session = session
         self._stdin = from_stdin
         self._save = save
         self._used: Secret | None = None
@@ -83,9 +83,9 @@ class Passwords:
 
         if self._used is not None:
             return self._used.reveal()
-        kit = self._kit
+        session = self._session
         if self._stdin:
-            text = kit.screen.piped_line()
+            text = session.screen.piped_line()
             if not text:
                 raise LoginError(
                     "the password on stdin is empty",
@@ -93,18 +93,18 @@ class Passwords:
                 )
             self._used = Secret(text)
             return text
-        kept = passwords.load(_SERVICE, entry(kit))
+        kept = passwords.load(_SERVICE, entry(session))
         if kept is not None and kept.reveal():
             self.from_keyring = True
             self._used = kept
             return kept.reveal()
-        if not kit.screen.can_ask:
+        if not session.screen.can_ask:
             raise DeclinedError(
                 "IAM needs your domain password, and there is no terminal to ask at",
                 hint="add --password-stdin",
                 code="no_terminal",
             )
-        text = kit.screen.secret(f"Domain password of {kit.user}")
+        text = session.screen.secret(f"Domain password of {session.user}")
         if not text:
             raise LoginError(
                 "an empty password is never sent", hint="apexgpu login", code="password"
@@ -117,11 +117,11 @@ class Passwords:
         from apexgpu.iam import passwords
 
         if self.from_keyring:
-            passwords.delete(_SERVICE, entry(self._kit))
+            passwords.delete(_SERVICE, entry(self._session))
         self._used, self.from_keyring = None, False
-        again = not self._stdin and self._kit.screen.can_ask
+        again = not self._stdin and self._session.screen.can_ask
         if again:
-            self._kit.screen.warn(refusal.message)
+            self._session.screen.warn(refusal.message)
         return again
 
     def keep(self) -> None:
@@ -130,80 +130,80 @@ class Passwords:
 
         if self._used is None or self.from_keyring or not self._save:
             return
-        if passwords.save(_SERVICE, entry(self._kit), self._used):
-            self._kit.screen.good("password kept in the keyring of this system")
+        if passwords.save(_SERVICE, entry(self._session), self._used):
+            self._session.screen.good("password kept in the keyring of this system")
 
 
-def choose_key(kit: Kit, wanted: Path | None, stored: str) -> KeyPair:
+def choose_key(session: Session, wanted: Path | None, stored: str) -> KeyPair:
     """The key to log in with: the one asked for, one that IAM has already, the best there is, or a new one."""
-    from apexgpu.dotssh import keys
+    from apexgpu.sshfiles import keys
 
     if wanted is not None:
         # Its place is remembered, and other commands run elsewhere.
-        return keys.load(wanted.expanduser().absolute(), keys.agent_keys(kit.runner))
-    directory = ssh_directory(kit)
+        return keys.load(wanted.expanduser().absolute(), keys.agent_keys(session.runner))
+    directory = ssh_directory(session)
     found = keys.discover(directory, [])
     default = directory == Path.home() / ".ssh"
     if default or not found:
-        found = keys.discover(Path.home() / ".ssh", keys.agent_keys(kit.runner))
+        found = keys.discover(Path.home() / ".ssh", keys.agent_keys(session.runner))
     in_iam = {key.blob for line in stored.splitlines() if (key := parse_line(line)) is not None}
     for pair in found:
         if pair.public.blob in in_iam:
             return pair
-    return found[0] if found else _new_key(kit, directory)
+    return found[0] if found else _new_key(session, directory)
 
 
-def ssh_directory(kit: Kit) -> Path:
+def ssh_directory(session: Session) -> Path:
     """Where the user's keys lie: beside the ssh config."""
-    return kit.settings.ssh_config.absolute().parent
+    return session.settings.ssh_config.absolute().parent
 
 
-def _new_key(kit: Kit, directory: Path) -> KeyPair:
+def _new_key(session: Session, directory: Path) -> KeyPair:
     import socket
 
-    from apexgpu.dotssh import keys
+    from apexgpu.sshfiles import keys
 
     passphrase = None
-    if kit.screen.can_ask and not kit.yes:
-        kit.screen.note("You have no ssh key yet; making one (ed25519).")
-        passphrase = kit.screen.secret("Passphrase for the new key (empty for none)") or None
-        if passphrase and kit.screen.secret("The same passphrase again") != passphrase:
+    if session.screen.can_ask and not session.yes:
+        session.screen.note("You have no ssh key yet; making one (ed25519).")
+        passphrase = session.screen.secret("Passphrase for the new key (empty for none)") or None
+        if passphrase and session.screen.secret("The same passphrase again") != passphrase:
             raise UsageError("the two passphrases differ; no key was made", hint="apexgpu login")
     pair = keys.generate(
         directory / "id_ed25519",
-        comment=f"{kit.user}@{socket.gethostname()}",
+        comment=f"{session.user}@{socket.gethostname()}",
         passphrase=passphrase,
     )
-    kit.screen.good(f"made a new key: {pair.path}")
+    session.screen.good(f"made a new key: {pair.path}")
     if pair.path is not None:
         if passphrase:
-            kit.passphrases[pair.path] = Secret(passphrase)
-        keys.add_to_agent(pair.path, kit.runner, passphrase)
+            session.passphrases[pair.path] = Secret(passphrase)
+        keys.add_to_agent(pair.path, session.runner, passphrase)
     return pair
 
 
-def send_key(kit: Kit, client: IamClient, pair: KeyPair, passwords: Passwords) -> bool:
+def send_key(session: Session, client: IamClient, pair: KeyPair, passwords: Passwords) -> bool:
     """Merge the key into what IAM holds; whether anything had to be sent."""
-    with kit.screen.working("talking to IAM"):
+    with session.screen.working("talking to IAM"):
         changed = with_password(
             passwords,
             lambda: publish(
-                client, kit.user, lambda stored: merge(stored, pair.public), passwords.get
+                client, session.user, lambda stored: merge(stored, pair.public), passwords.get
             ),
         )
     mark = fingerprint(pair.public)
     identity = str(pair.path) if pair.path else ""
-    kit.remember(
+    session.remember(
         replace(
-            kit.account,
-            user=kit.user,
-            iam_url=kit.settings.iam_url,
+            session.account,
+            user=session.user,
+            iam_url=session.settings.iam_url,
             fingerprint=mark,
             identity_file=identity,
         )
     )
     where = pair.path or "ssh agent"
-    kit.screen.good(f"IAM {'now has' if changed else 'had'} your key {mark} ({where})")
+    session.screen.good(f"IAM {'now has' if changed else 'had'} your key {mark} ({where})")
     passwords.keep()
     return changed
 
@@ -219,7 +219,7 @@ def with_password(passwords: Passwords, work: Callable[[], bool]) -> bool:
     return False
 
 
-def post_again(kit: Kit) -> Callable[[], bool]:
+def post_again(session: Session) -> Callable[[], bool]:
     """The cure for a register account with someone else's keys: post the own keys again, once for all hosts."""
     lock = threading.Lock()
     done: list[bool] = []
@@ -227,44 +227,46 @@ def post_again(kit: Kit) -> Callable[[], bool]:
     def post() -> bool:
         with lock:
             if not done:
-                done.append(_post_again(kit))
+                done.append(_post_again(session))
             return done[0]
 
     return post
 
 
-def _post_again(kit: Kit) -> bool:
-    client = IamClient(kit.iam_url, timeout=kit.settings.timeout)
-    stored = client.keys_text(kit.user)
+def _post_again(session: Session) -> bool:
+    client = IamClient(session.iam_url, timeout=session.settings.timeout)
+    stored = client.keys_text(session.user)
     if not stored:
         return False
-    passwords = Passwords(kit)
-    if kit.iam_url.startswith("http://") and not _may_send(kit):
+    passwords = Passwords(session)
+    if session.iam_url.startswith("http://") and not _may_send(session):
         return False
-    kit.screen.note("The register account holds someone else's keys; sending yours to IAM again.")
+    session.screen.note(
+        "The register account holds someone else's keys; sending yours to IAM again."
+    )
 
     def send() -> bool:
         password = passwords.get()
         text = "\n".join(line for line in stored.splitlines() if line.strip()) + "\n"
-        client.post_keys(kit.user, text, password)
+        client.post_keys(session.user, text, password)
         return True
 
     try:
         with_password(passwords, send)
     except DeclinedError as exc:
-        kit.screen.warn(exc.message, hint="apexgpu register HOST   (in a terminal)")
+        session.screen.warn(exc.message, hint="apexgpu register HOST   (in a terminal)")
         return False
     follow_push(
-        client, kit.user, limit=max(20.0, 2 * kit.settings.timeout), on_log=lambda log: None
+        client, session.user, limit=max(20.0, 2 * session.settings.timeout), on_log=lambda log: None
     )
     return True
 
 
-def _may_send(kit: Kit) -> bool:
+def _may_send(session: Session) -> bool:
     """Whether plain http to this IAM has been agreed to."""
     try:
-        iam_client(kit, allow_http=False)
+        iam_client(session, allow_http=False)
     except DeclinedError as exc:
-        kit.screen.warn(exc.message, hint=exc.hint)
+        session.screen.warn(exc.message, hint=exc.hint)
         return False
     return True

@@ -10,10 +10,10 @@ from apexgpu import doctor as checks
 from apexgpu import hostdoctor
 from apexgpu import uninstall as removal
 from apexgpu.commands.credentials import forget_password, password_missing
-from apexgpu.commands.options import Group, kit_of
-from apexgpu.kit import Kit
+from apexgpu.commands.options import Group, session_of
 from apexgpu.models import Finding, Host
 from apexgpu.render import finding_value
+from apexgpu.session import Session
 from apexgpu.ssh import fanout
 
 app = Group()
@@ -33,42 +33,49 @@ def doctor(
 
     It changes nothing. Exit code 1 when there is a problem. Example: apexgpu doctor gpu7
     """
-    kit = kit_of(ctx)
+    session = session_of(ctx)
     here = []
-    for finding in checks.machine(kit, lambda: password_missing(kit)):
+    for finding in checks.machine(session, lambda: password_missing(session)):
         here.append(finding)
-        _show(kit, finding.check, finding)
-    hosts = kit.hosts([host] if host else []) if checks.hosts_known(kit, here) else []
-    with kit.screen.working(f"asking {len(hosts)} hosts"):
-        outcomes = fanout.each(hosts, lambda one: hostdoctor.host(kit, one, named=host is not None))
+        _show(session, finding.check, finding)
+    hosts = session.hosts([host] if host else []) if checks.hosts_known(session, here) else []
+    with session.screen.working(f"asking {len(hosts)} hosts"):
+        outcomes = fanout.each(
+            hosts, lambda one: hostdoctor.host(session, one, named=host is not None)
+        )
     found = [outcome.value or [] for outcome in outcomes]
     for one, findings in zip(hosts, found, strict=True):
-        _show_host(kit, one, findings, everything=host is not None)
+        _show_host(session, one, findings, everything=host is not None)
     for finding in hostdoctor.network(found):
         here.append(finding)
-        _show(kit, finding.check, finding)
-    raise typer.Exit(_finish(kit, here, hosts, found))
+        _show(session, finding.check, finding)
+    raise typer.Exit(_finish(session, here, hosts, found))
 
 
-def _show(kit: Kit, what: str, finding: Finding) -> None:
-    kit.screen.verdict(finding.verdict, what, finding.fact, hint=finding.hint)
+def _show(session: Session, what: str, finding: Finding) -> None:
+    session.screen.verdict(finding.verdict, what, finding.fact, hint=finding.hint)
 
 
-def _show_host(kit: Kit, host: Host, findings: Sequence[Finding], *, everything: bool) -> None:
+def _show_host(
+    session: Session, host: Host, findings: Sequence[Finding], *, everything: bool
+) -> None:
     """Every line of a host that was asked for, or has a problem; one line for the others."""
     if everything or any(one.verdict == "problem" for one in findings):
         for finding in findings:
             fact = f"{finding.check}: {finding.fact}"
-            kit.screen.verdict(finding.verdict, host.name, fact, hint=finding.hint)
+            session.screen.verdict(finding.verdict, host.name, fact, hint=finding.hint)
         return
     last = findings[-1]
-    kit.screen.verdict(
+    session.screen.verdict(
         last.verdict, host.name, ", ".join(one.fact for one in findings), hint=last.hint
     )
 
 
 def _finish(
-    kit: Kit, here: Sequence[Finding], hosts: Sequence[Host], found: Sequence[Sequence[Finding]]
+    session: Session,
+    here: Sequence[Finding],
+    hosts: Sequence[Host],
+    found: Sequence[Sequence[Finding]],
 ) -> int:
     problems = [one for findings in (here, *found) for one in findings if one.verdict == "problem"]
     rows = []
@@ -81,11 +88,11 @@ def _finish(
         )
         values = [finding_value(finding) for finding in findings]
         rows.append({"host": one.name, "ok": first is None, "error": error, "checks": values})
-    kit.screen.document(
+    session.screen.document(
         {"ok": not problems, "checks": [finding_value(one) for one in here], "hosts": rows}
     )
     many = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; the lines after `hint:` are to be pasted"
-    kit.screen.result(many if problems else f"All well. {_FURTHER}")
+    session.screen.result(many if problems else f"All well. {_FURTHER}")
     return 1 if problems else 0
 
 
@@ -100,26 +107,28 @@ def uninstall(ctx: typer.Context) -> None:
 
     Run twice, it has nothing to do. Example: apexgpu uninstall
     """
-    kit = kit_of(ctx)
-    knows_user = bool(kit.settings.user)
-    has_password = knows_user and not password_missing(kit)
+    session = session_of(ctx)
+    knows_user = bool(session.settings.user)
+    has_password = knows_user and not password_missing(session)
     parts = removal.parts(
-        kit.settings, kit.runner, password=partial(forget_password, kit) if has_password else None
+        session.settings,
+        session.runner,
+        password=partial(forget_password, session) if has_password else None,
     )
-    cut = removal.interrupted(kit.settings)
+    cut = removal.interrupted(session.settings)
     for fact in cut:
-        kit.screen.warn(f"{fact}; after this, nothing here will know of it")
-    if parts and not kit.yes:
+        session.screen.warn(f"{fact}; after this, nothing here will know of it")
+    if parts and not session.yes:
         for part in parts:
-            kit.screen.note(f"  {part.name:<12} {part.what}")
-        kit.confirm("Take all of this away?")
+            session.screen.note(f"  {part.name:<12} {part.what}")
+        session.confirm("Take all of this away?")
     for part in parts:
         part.take()
-        kit.screen.good(f"gone: {part.what}")
-    facts = removal.left(kit.settings)
+        session.screen.good(f"gone: {part.what}")
+    facts = removal.left(session.settings)
     for fact in facts:
-        kit.screen.note(f"  left: {fact}")
-    kit.screen.document(
+        session.screen.note(f"  left: {fact}")
+    session.screen.document(
         {
             "ok": True,
             "changed": bool(parts),
@@ -128,7 +137,7 @@ def uninstall(ctx: typer.Context) -> None:
             "interrupted": cut,
         }
     )
-    kit.screen.result(
+    session.screen.result(
         _PROGRAM if parts else f"Nothing to do: apexgpu has left nothing here. {_PROGRAM}"
     )
 

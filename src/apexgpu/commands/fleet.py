@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from apexgpu.errors import ApexError, ConfigError
-from apexgpu.kit import Kit
 from apexgpu.models import Host, Outcome, PublicKey, Reply, T, Target
 from apexgpu.render import error_value
+from apexgpu.session import Session
 from apexgpu.ssh import fanout
 from apexgpu.ssh.route import keeping_cure
 from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError
@@ -25,7 +25,7 @@ class NewKey:
 
 
 def run(
-    kit: Kit,
+    session: Session,
     hosts: Sequence[Host],
     work: Callable[[Host], T],
     *,
@@ -33,7 +33,7 @@ def run(
 ) -> list[Outcome[T]]:
     """Fan out; when host keys are new, ask for all of them at once and do those hosts again."""
     waiting: list[Outcome[T]] = []
-    can_answer = kit.accept_new or kit.screen.can_ask
+    can_answer = session.accept_new or session.screen.can_ask
 
     def done(outcome: Outcome[T]) -> None:
         if can_answer and isinstance(outcome.error, UnknownHostKeyError):
@@ -50,7 +50,7 @@ def run(
         ]
         again = [outcome.host for outcome in waiting]
         waiting.clear()
-        trust(kit, new)
+        trust(session, new)
         redone = {outcome.host: outcome for outcome in fanout.each(again, work, on_done=done)}
         outcomes = [redone.get(outcome.host, outcome) for outcome in outcomes]
     for outcome in waiting:
@@ -58,11 +58,11 @@ def run(
     return outcomes
 
 
-def trust(kit: Kit, seen: Sequence[UnknownHostKeyError]) -> None:
+def trust(session: Session, seen: Sequence[UnknownHostKeyError]) -> None:
     """Show the fingerprints of all new host keys in one table, ask once, and add them to known_hosts."""
-    from apexgpu.dotssh import knownhosts
     from apexgpu.iam.publickeys import fingerprint
     from apexgpu.ssh.paramiko_link import known_name
+    from apexgpu.sshfiles import knownhosts
 
     unique = {(error.route.target.alias, error.key.blob): error for error in seen}
     new = [
@@ -71,30 +71,34 @@ def trust(kit: Kit, seen: Sequence[UnknownHostKeyError]) -> None:
     ]
     by_file: dict[Path, list[NewKey]] = {}
     for entry in new:
-        by_file.setdefault(_kept_in(kit, entry), []).append(entry)
-    if not kit.accept_new:
-        kit.screen.note("These hosts show keys that this laptop has not seen before:")
+        by_file.setdefault(_kept_in(session, entry), []).append(entry)
+    if not session.accept_new:
+        session.screen.note("These hosts show keys that this laptop has not seen before:")
         for entry in new:
-            kit.screen.note(f"  {entry.alias:<14} {entry.key.kind:<20} {fingerprint(entry.key)}")
-        if not kit.screen.confirm(
+            session.screen.note(
+                f"  {entry.alias:<14} {entry.key.kind:<20} {fingerprint(entry.key)}"
+            )
+        if not session.screen.confirm(
             "Are they the lab's (compare with an administrator if in doubt)? Trust all of them"
         ):
             raise new[0].seen
     for file, entries in by_file.items():
         hashed = entries[0].seen.route.one("hashknownhosts", "no") == "yes"
-        knownhosts.note(kit.state_dir, file, [entry.name for entry in entries])
+        knownhosts.note(session.state_dir, file, [entry.name for entry in entries])
         knownhosts.add(file, [(entry.name, entry.key) for entry in entries], hashed=hashed)
-        kit.screen.good(f"{len(entries)} host key{'s' if len(entries) > 1 else ''} added to {file}")
+        session.screen.good(
+            f"{len(entries)} host key{'s' if len(entries) > 1 else ''} added to {file}"
+        )
 
 
-def _kept_in(kit: Kit, entry: NewKey) -> Path:
+def _kept_in(session: Session, entry: NewKey) -> Path:
     """The file for a new key; ConfigError where the user's config keeps none, for then no key could ever be checked."""
     file = entry.seen.route.new_keys_file
     if file is None:
         where = entry.seen.route.one("userknownhostsfile", "none")
         message = f"your ssh config keeps no host keys: UserKnownHostsFile is {where}, also for {entry.alias}"
         raise ConfigError(
-            message, hint=keeping_cure(kit.settings.ssh_config), code="no_known_hosts"
+            message, hint=keeping_cure(session.settings.ssh_config), code="no_known_hosts"
         )
     return file
 
@@ -107,8 +111,8 @@ class Trusting:
     Such a key is seen before anything is sent, so the command is simply sent again once it is trusted.
     """
 
-    def __init__(self, kit: Kit, host: Host) -> None:
-        self._kit = kit
+    def __init__(self, session: Session, host: Host) -> None:
+        self._session = session
         self._host = host
 
     def run(
@@ -121,13 +125,15 @@ class Trusting:
         once: bool = False,
     ) -> Reply:
         """See transport.Transport."""
-        link = self._kit.transport
+        link = self._session.transport
         try:
             return link.run(target, command, limits=limits, on_line=on_line, once=once)
         except UnknownHostKeyError as exc:
-            if target.host != self._host or not (self._kit.accept_new or self._kit.screen.can_ask):
+            if target.host != self._host or not (
+                self._session.accept_new or self._session.screen.can_ask
+            ):
                 raise
-            trust(self._kit, [exc])
+            trust(self._session, [exc])
         return link.run(target, command, limits=limits, on_line=on_line, once=once)
 
 
@@ -146,13 +152,15 @@ def rows(
     ]
 
 
-def finish(kit: Kit, outcomes: Sequence[Outcome[T]], value: Callable[[T], dict[str, Any]]) -> int:
+def finish(
+    session: Session, outcomes: Sequence[Outcome[T]], value: Callable[[T], dict[str, Any]]
+) -> int:
     """JSON for all hosts, and the exit code of the whole."""
     code = fanout.exit_code(outcomes)
-    kit.screen.document({"ok": code == 0, "hosts": rows(outcomes, value)})
+    session.screen.document({"ok": code == 0, "hosts": rows(outcomes, value)})
     return code
 
 
-def show_error(kit: Kit, host: Host, error: ApexError) -> None:
+def show_error(session: Session, host: Host, error: ApexError) -> None:
     """One host's error line and hint."""
-    kit.screen.error(error, host=host.name)
+    session.screen.error(error, host=host.name)

@@ -6,12 +6,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from apexgpu.errors import ApexError
-from apexgpu.gpu.gpuchoice import Offer
-from apexgpu.gpu.monitor import Page
-from apexgpu.gpu.monitorpage import Claim
-from apexgpu.gpu.smi import Gpu, Report
-from apexgpu.kit import Kit
 from apexgpu.models import Outcome
+from apexgpu.nvidia.choice import Offer
+from apexgpu.nvidia.monitor import Page
+from apexgpu.nvidia.monitorpage import Claim
+from apexgpu.nvidia.smi import Gpu, Report
+from apexgpu.session import Session
 from apexgpu.text import size
 
 Row = tuple[str, ...]
@@ -42,14 +42,14 @@ def colour(row: Sequence[str]) -> str:
     return "green" if len(row) == len(HEADER) and not row[-1] and row[1] != "…" else ""
 
 
-def rows(outcome: Outcome[Seen], page: Page, kit: Kit) -> list[Row]:
+def rows(outcome: Outcome[Seen], page: Page, session: Session) -> list[Row]:
     """A row for each GPU, or one that says why there is none, with what to type at its end."""
     report, trouble = _newest(outcome)
     if report is None:
         word, cure = _words(trouble)
         return [(outcome.host.name, "-", word, "", "", "", "", "", cure)]
     claims = [claim for claim in page.claims if claim.host == outcome.host.name]
-    return [_row(outcome.host.name, gpu, report.driver, claims, kit) for gpu in report.gpus]
+    return [_row(outcome.host.name, gpu, report.driver, claims, session) for gpu in report.gpus]
 
 
 def _newest(outcome: Outcome[Seen]) -> tuple[Report | None, ApexError | None]:
@@ -65,8 +65,8 @@ def _words(trouble: ApexError | None) -> tuple[str, str]:
     return trouble.code.replace("_", " "), (trouble.hint or "").split("   (")[0]
 
 
-def _row(host: str, gpu: Gpu, driver: str, claims: Sequence[Claim], kit: Kit) -> Row:
-    draws = kit.screen.draws
+def _row(host: str, gpu: Gpu, driver: str, claims: Sequence[Claim], session: Session) -> Row:
+    draws = session.screen.draws
     used = None if gpu.used is None or not gpu.total else 100 * gpu.used // gpu.total
     return (
         host,
@@ -78,7 +78,7 @@ def _row(host: str, gpu: Gpu, driver: str, claims: Sequence[Claim], kit: Kit) ->
         _bar(used, draws) + size(gpu.used),
         size(gpu.free),
         driver,
-        used_by(gpu, claims, kit.settings.user or ""),
+        used_by(gpu, claims, session.settings.user or ""),
     )
 
 

@@ -4,19 +4,19 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.board import Board, fits
 from apexgpu.commands import fleet, gpurows
 from apexgpu.commands.gpurows import Seen
-from apexgpu.commands.options import Group, HostsArgument, ListByDefault, kit_of
+from apexgpu.commands.options import Group, HostsArgument, ListByDefault, session_of
 from apexgpu.errors import ApexError, RefusedError
-from apexgpu.gpu import gpuchoice
-from apexgpu.gpu import gpus as looking
-from apexgpu.gpu.gpuchoice import GIB, Need, Offer
-from apexgpu.gpu.monitor import Page, Reading
-from apexgpu.gpu.smi import Report
-from apexgpu.kit import Kit
+from apexgpu.livetable import Board, fits
 from apexgpu.models import Host, Outcome
+from apexgpu.nvidia import choice
+from apexgpu.nvidia import query as looking
+from apexgpu.nvidia.choice import GIB, Need, Offer
+from apexgpu.nvidia.monitor import Page, Reading
+from apexgpu.nvidia.smi import Report
 from apexgpu.render import error_value
+from apexgpu.session import Session
 from apexgpu.ssh import fanout
 from apexgpu.text import size
 
@@ -44,12 +44,12 @@ def show(
 
     Examples: apexgpu gpus · apexgpu gpus gpu7 --watch
     """
-    kit = kit_of(ctx)
-    chosen = kit.hosts(hosts or [])
-    page = _page(kit)
-    live = watch and kit.screen.draws
+    session = session_of(ctx)
+    chosen = session.hosts(hosts or [])
+    page = _page(session)
+    live = watch and session.screen.draws
     board = Board(
-        kit.screen,
+        session.screen,
         gpurows.HEADER,
         {host.name: gpurows.waiting(host.name) for host in chosen},
         styles=gpurows.colour,
@@ -57,28 +57,37 @@ def show(
     )
 
     def done(outcome: Outcome[Seen]) -> None:
-        board.put(outcome.host.name, *gpurows.rows(outcome, _told(page), kit))
+        board.put(outcome.host.name, *gpurows.rows(outcome, _told(page), session))
 
     outcomes = fleet.run(
-        kit, chosen, lambda host: _look(kit, host, named=bool(hosts), once=live), on_done=done
+        session,
+        chosen,
+        lambda host: _look(session, host, named=bool(hosts), once=live),
+        on_done=done,
     )
     if live:
-        _watch(kit, outcomes, page, board)
+        _watch(session, outcomes, page, board)
     board.end()
-    raise typer.Exit(_finish(kit, outcomes, page))
+    raise typer.Exit(_finish(session, outcomes, page))
 
 
 def _look(
-    kit: Kit, host: Host, *, named: bool, once: bool = False, looks: int = 1, seconds: float = 0
+    session: Session,
+    host: Host,
+    *,
+    named: bool,
+    once: bool = False,
+    looks: int = 1,
+    seconds: float = 0,
 ) -> Seen:
     """Reports of a host; one that is not up is no failure where nobody named it."""
     try:
         found = looking.look(
-            kit.transport,
+            session.transport,
             host,
             looks=looks,
             seconds=seconds,
-            connect=kit.settings.timeout,
+            connect=session.settings.timeout,
             once=once,
         )
     except RefusedError as exc:
@@ -88,98 +97,102 @@ def _look(
     return Seen(found)
 
 
-def _page(kit: Kit) -> Reading | None:
+def _page(session: Session) -> Reading | None:
     """The lab's monitor page, under way, where there is one."""
-    url = kit.settings.monitor_url
+    url = session.settings.monitor_url
     if url is None:
         return None
-    from apexgpu.gpu import monitor
+    from apexgpu.nvidia import monitor
 
-    names = [host.name for host in kit.known_hosts]
-    return Reading(lambda: monitor.read(url, names, timeout=min(kit.settings.timeout, 10)))
+    names = [host.name for host in session.known_hosts]
+    return Reading(lambda: monitor.read(url, names, timeout=min(session.settings.timeout, 10)))
 
 
 def _told(page: Reading | None) -> Page:
     return page.page() if page else Page()
 
 
-def _watch(kit: Kit, first: list[Outcome[Seen]], page: Reading | None, board: Board) -> None:
+def _watch(
+    session: Session, first: list[Outcome[Seen]], page: Reading | None, board: Board
+) -> None:
     """Follow every host over a connection of its own, each row as it comes, until Ctrl-C."""
     rows = gpurows.rows
-    if not fits(sum(len(rows(outcome, Page(), kit)) for outcome in first)):
+    if not fits(sum(len(rows(outcome, Page(), session)) for outcome in first)):
         board = Board(
-            kit.screen,
+            session.screen,
             gpurows.SHORT_HEADER,
             {one.host.name: gpurows.short(one)[0] for one in first},
             styles=gpurows.colour,
             least=(),
         )
 
-        def rows(outcome: Outcome[Seen], page: Page, kit: Kit) -> list[gpurows.Row]:
+        def rows(outcome: Outcome[Seen], page: Page, session: Session) -> list[gpurows.Row]:
             return gpurows.short(outcome)
 
     def put(outcome: Outcome[Seen]) -> None:
-        board.put(outcome.host.name, *rows(outcome, _told(page), kit))
+        board.put(outcome.host.name, *rows(outcome, _told(page), session))
 
     def follow(host: Host) -> None:
         while True:
             try:
                 looking.follow(
-                    kit.transport,
+                    session.transport,
                     host,
                     lambda report: put(Outcome(host, Seen((report,)))),
                     seconds=_EVERY,
-                    connect=kit.settings.timeout,
+                    connect=session.settings.timeout,
                 )
             except ApexError as exc:
                 put(Outcome(host, None, exc))
-                kit.pause(_EVERY)
+                session.pause(_EVERY)
 
     with board.living():
         fanout.each([outcome.host for outcome in first], follow, width=len(first))
 
 
-def _finish(kit: Kit, outcomes: list[Outcome[Seen]], page: Reading | None) -> int:
+def _finish(session: Session, outcomes: list[Outcome[Seen]], page: Reading | None) -> int:
     """What stands under the table, the JSON document, and the exit code."""
     seen = [outcome.value for outcome in outcomes if outcome.value is not None]
     told = _told(page)
     if (
         any(gpu.others for one in seen for report in one.reports for gpu in report.gpus)
-        and not kit.screen.as_json
+        and not session.screen.as_json
     ):
-        kit.screen.note(
+        session.screen.note(
             "others: memory that no program of your container accounts for; theirs cannot be seen from it"
         )
-    _say_trouble(kit, outcomes, page)
+    _say_trouble(session, outcomes, page)
     error, code = None, fanout.exit_code(outcomes)
     if seen and all(one.absent for one in seen) and code in {0, 3}:
         absent = outcomes[0].host.name if len(outcomes) == 1 else "HOST"
         error = RefusedError(
             "no container of yours is running", hint=f"apexgpu up {absent}", code="stopped"
         )
-        kit.screen.error(error)
+        session.screen.error(error)
         code = error.exit_code
     hosts = [
         {**row, **gpurows.value(outcome, told)}
         for row, outcome in zip(fleet.rows(outcomes, lambda _: {}), outcomes, strict=True)
     ]
-    kit.screen.document(
+    session.screen.document(
         {"ok": code == 0, **({"error": error_value(error)} if error else {}), "hosts": hosts}
     )
     return code
 
 
-def _say_trouble(kit: Kit, outcomes: list[Outcome[Any]], page: Reading | None) -> None:
+def _say_trouble(session: Session, outcomes: list[Outcome[Any]], page: Reading | None) -> None:
     for outcome in outcomes:
         if outcome.error is not None:
-            fleet.show_error(kit, outcome.host, outcome.error)
+            fleet.show_error(session, outcome.host, outcome.error)
     if page is None:
         return
     found = page.page()
     if page.late():
-        kit.screen.warn("the lab's monitor page has not come in time, so owners are not shown")
+        session.screen.warn("the lab's monitor page has not come in time, so owners are not shown")
     elif found.error is not None:
-        kit.screen.warn(f"{found.error.message}, so owners are not shown", hint=found.error.hint)
+        session.screen.warn(
+            f"{found.error.message}, so owners are not shown", hint=found.error.hint
+        )
 
 
 @gpus.command("free")
@@ -201,42 +214,46 @@ def free(
 
     Example: apexgpu gpus free --memory 8 --count 2
     """
-    kit = kit_of(ctx)
-    chosen = kit.hosts(hosts or [])
+    session = session_of(ctx)
+    chosen = session.hosts(hosts or [])
     need = Need(None if memory is None else int(memory * GIB), count)
-    with kit.screen.working(
+    with session.screen.working(
         f"looking at {len(chosen)} host{'s' if len(chosen) > 1 else ''} for {over:g} s"
     ):
         outcomes = fleet.run(
-            kit,
+            session,
             chosen,
-            lambda host: _look(kit, host, named=False, looks=_LOOKS, seconds=over / (_LOOKS - 1)),
+            lambda host: _look(
+                session, host, named=False, looks=_LOOKS, seconds=over / (_LOOKS - 1)
+            ),
         )
     seen: dict[str, tuple[Report, ...]] = {
         one.host.name: one.value.reports for one in outcomes if one.value is not None
     }
-    found = gpuchoice.offers(seen, need)
-    raise typer.Exit(_answer(kit, outcomes, found, need))
+    found = choice.offers(seen, need)
+    raise typer.Exit(_answer(session, outcomes, found, need))
 
 
-def _answer(kit: Kit, outcomes: list[Outcome[Seen]], found: tuple[Offer, ...], need: Need) -> int:
+def _answer(
+    session: Session, outcomes: list[Outcome[Seen]], found: tuple[Offer, ...], need: Need
+) -> int:
     """The table and its line to paste, what was not looked at, JSON; 0 when there is one, whatever else failed."""
     if found:
-        kit.screen.table(gpurows.FREE_HEADER, [gpurows.offer(one) for one in found])
-        kit.screen.result(f"\n{_paste(found[0])}")
+        session.screen.table(gpurows.FREE_HEADER, [gpurows.offer(one) for one in found])
+        session.screen.result(f"\n{_paste(found[0])}")
     for outcome in outcomes:
         if found and outcome.error is not None:  # the question has its answer all the same
-            kit.screen.warn(outcome.error.message, hint=outcome.error.hint)
+            session.screen.warn(outcome.error.message, hint=outcome.error.hint)
     if not found:
-        _say_trouble(kit, outcomes, None)
-    stopped = _say_absent(kit, outcomes)
+        _say_trouble(session, outcomes, None)
+    stopped = _say_absent(session, outcomes)
     error, code = None, 0
     if not found:
         error = _none(need, stopped)
-        kit.screen.error(error)
+        session.screen.error(error)
         code = fanout.exit_code(outcomes) if all(one.error for one in outcomes) else error.exit_code
     rows = zip(fleet.rows(outcomes, lambda _: {}), outcomes, strict=True)
-    kit.screen.document(
+    session.screen.document(
         {
             "ok": code == 0,
             **({"error": error_value(error)} if error else {}),
@@ -247,7 +264,7 @@ def _answer(kit: Kit, outcomes: list[Outcome[Seen]], found: tuple[Offer, ...], n
     return code
 
 
-def _say_absent(kit: Kit, outcomes: list[Outcome[Seen]]) -> list[str]:
+def _say_absent(session: Session, outcomes: list[Outcome[Seen]]) -> list[str]:
     """Name the hosts that could not be looked at, with what it takes; the stopped ones are given back."""
     stopped: list[str] = []
     for word, why, command in (
@@ -262,7 +279,7 @@ def _say_absent(kit: Kit, outcomes: list[Outcome[Seen]]) -> list[str]:
         stopped = stopped or (names if word == "stopped" else [])
         if names:
             listed = " ".join(names)
-            kit.screen.warn(
+            session.screen.warn(
                 f"not looked at, for {why}: {listed}", hint=f"apexgpu {command} {listed}"
             )
     return stopped

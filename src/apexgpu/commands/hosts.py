@@ -5,15 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.backups.journal import Journal
+from apexgpu.archives.journal import Journal
 from apexgpu.commands import fleet, overview, port
-from apexgpu.commands.options import AllHosts, Group, HostsArgument, kit_of
+from apexgpu.commands.options import AllHosts, Group, HostsArgument, session_of
 from apexgpu.errors import RefusedError
-from apexgpu.hosts import forwards, manage, starting
-from apexgpu.hosts.replies import Started, Stopped, clean
-from apexgpu.hosts.starting import Up
-from apexgpu.kit import Kit
+from apexgpu.manageshell import manage, portmaps, starting
+from apexgpu.manageshell.replies import Started, Stopped, clean
+from apexgpu.manageshell.starting import Up
 from apexgpu.models import Host, Outcome
+from apexgpu.session import Session
 from apexgpu.ssh.route import config_arguments
 
 app = Group()
@@ -25,40 +25,40 @@ def register(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHos
 
     Example: apexgpu register gpu7
     """
-    kit = kit_of(ctx)
-    outcomes = register_hosts(kit, kit.some_hosts(hosts or [], everything))
-    raise typer.Exit(fleet.finish(kit, outcomes, register_value))
+    session = session_of(ctx)
+    outcomes = register_hosts(session, session.some_hosts(hosts or [], everything))
+    raise typer.Exit(fleet.finish(session, outcomes, register_value))
 
 
-def register_hosts(kit: Kit, hosts: list[Host]) -> list[Outcome[bool]]:
+def register_hosts(session: Session, hosts: list[Host]) -> list[Outcome[bool]]:
     """Register on all of `hosts` and show each; the values tell whether anything had to be made."""
     from apexgpu.commands.credentials import post_again
 
-    repost = post_again(kit)
-    with kit.screen.working(f"registering on {_names(hosts)}; do not interrupt") as progress:
+    repost = post_again(session)
+    with session.screen.working(f"registering on {_names(hosts)}; do not interrupt") as progress:
 
         def done(outcome: Outcome[bool]) -> None:
             name = outcome.host.name
             if outcome.error:
                 error = outcome.error
-                progress.print(lambda: fleet.show_error(kit, outcome.host, error))
+                progress.print(lambda: fleet.show_error(session, outcome.host, error))
             elif outcome.value:
                 progress.print(
-                    lambda: kit.screen.good(f"{name}: registered. Next: apexgpu up {name}")
+                    lambda: session.screen.good(f"{name}: registered. Next: apexgpu up {name}")
                 )
             else:
-                progress.print(lambda: kit.screen.good(f"{name}: was registered already"))
+                progress.print(lambda: session.screen.good(f"{name}: was registered already"))
 
         def work(host: Host) -> bool:
             return manage.register(
-                kit.transport,
+                session.transport,
                 host,
-                state_dir=kit.state_dir,
+                state_dir=session.state_dir,
                 repost=repost,
                 on_line=lambda line: progress.say(f"{host.name}: {clean(line)}"),
             )
 
-        return fleet.run(kit, hosts, work, on_done=done)
+        return fleet.run(session, hosts, work, on_done=done)
 
 
 def register_value(made: bool) -> dict[str, Any]:
@@ -79,14 +79,16 @@ def up(
 
     Example: apexgpu up gpu7
     """
-    kit = kit_of(ctx)
-    chosen = kit.some_hosts(hosts or [], everything)
-    raise typer.Exit(fleet.finish(kit, start_all(kit, chosen, wait=wait, spoil=kit.yes), _up_value))
+    session = session_of(ctx)
+    chosen = session.some_hosts(hosts or [], everything)
+    raise typer.Exit(
+        fleet.finish(session, start_all(session, chosen, wait=wait, spoil=session.yes), _up_value)
+    )
 
 
-def _not_under_tar(kit: Kit, host: Host) -> None:
+def _not_under_tar(session: Session, host: Host) -> None:
     """A container must not be started under a tar that may still be saving it, or be unpacking it."""
-    entry = Journal(kit.state_dir).find(host.name)
+    entry = Journal(session.state_dir).find(host.name)
     if entry is not None and entry.stage in {"tar", "unpack"}:
         what = "spoil the archive" if entry.stage == "tar" else "be one of half a container"
         message = f"{entry.words()}: a start now would {what}"
@@ -95,40 +97,41 @@ def _not_under_tar(kit: Kit, host: Host) -> None:
 
 
 def start_all(
-    kit: Kit, hosts: list[Host], *, wait: float = 120, spoil: bool = False
+    session: Session, hosts: list[Host], *, wait: float = 120, spoil: bool = False
 ) -> list[Outcome[Up]]:
     """Start on all of `hosts`, and show each as it answers.
 
     `spoil` allows a start under a tar that may be running: only `up --yes` says that, not a yes to anything else.
     """
     begun: dict[str, Started] = {}
-    with kit.screen.working(f"starting on {_names(hosts)}") as progress:
+    with session.screen.working(f"starting on {_names(hosts)}") as progress:
 
         def heard(host: Host, line: str) -> None:
             text = clean(line).lstrip("= ")
             progress.say(f"{host.name}: {text}")
             if _worth_keeping(text):
-                progress.print(lambda: kit.screen.note(f"  {host.name}: {text}"))
+                progress.print(lambda: session.screen.note(f"  {host.name}: {text}"))
 
         def done(outcome: Outcome[Up]) -> None:
-            progress.print(lambda: _show_up(kit, outcome))
+            progress.print(lambda: _show_up(session, outcome))
 
         def work(host: Host) -> Up:
             if not spoil:
-                _not_under_tar(kit, host)
+                _not_under_tar(session, host)
             return starting.up(
-                kit.transport,
+                session.transport,
                 host,
-                state_dir=kit.state_dir,
+                state_dir=session.state_dir,
                 wait=wait,
                 pause=time.sleep,
                 on_line=lambda line: heard(host, line),
                 begun=begun,
             )
 
-        outcomes = fleet.run(kit, hosts, work, on_done=done)
+        outcomes = fleet.run(session, hosts, work, on_done=done)
     port.offer_again(
-        kit, [one.host for one in outcomes if one.value is not None and not one.value.was_running]
+        session,
+        [one.host for one in outcomes if one.value is not None and not one.value.was_running],
     )
     return outcomes
 
@@ -148,22 +151,22 @@ def _worth_keeping(text: str) -> bool:
     )
 
 
-def _show_up(kit: Kit, outcome: Outcome[Up]) -> None:
+def _show_up(session: Session, outcome: Outcome[Up]) -> None:
     name = outcome.host.name
     if outcome.error is not None or outcome.value is None:
         if outcome.error is not None:
-            fleet.show_error(kit, outcome.host, outcome.error)
+            fleet.show_error(session, outcome.host, outcome.error)
         return
     driver = outcome.value.driver
     if driver is not None and not driver.installed:
-        kit.screen.warn(
+        session.screen.warn(
             f"{name}: the container's NVIDIA driver ({driver.container or 'none'}) is not the host's ({driver.host}); "
             "CUDA programs will fail there",
             hint="tell the administrators that the installer for this driver is missing",
         )
     state = "was up already" if outcome.value.was_running else "is up"
-    plain = not config_arguments(kit.settings.ssh_config)  # a config that ssh reads by itself
-    kit.screen.good(f"{name} {state}. Next: {'ssh' if plain else 'apexgpu ssh'} {name}")
+    plain = not config_arguments(session.settings.ssh_config)  # a config that ssh reads by itself
+    session.screen.good(f"{name} {state}. Next: {'ssh' if plain else 'apexgpu ssh'} {name}")
 
 
 def _up_value(value: Up) -> dict[str, Any]:
@@ -183,38 +186,38 @@ def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts =
 
     Example: apexgpu down gpu7
     """
-    kit = kit_of(ctx)
-    chosen = kit.some_hosts(hosts or [], everything)
-    with kit.screen.working(f"looking at {_names(chosen)}"):
-        states = fleet.run(kit, chosen, lambda host: _running_use(kit, host))
-    confirm_stop(kit, states)
-    with kit.screen.working(f"stopping on {_names(chosen)}") as progress:
+    session = session_of(ctx)
+    chosen = session.some_hosts(hosts or [], everything)
+    with session.screen.working(f"looking at {_names(chosen)}"):
+        states = fleet.run(session, chosen, lambda host: _running_use(session, host))
+    confirm_stop(session, states)
+    with session.screen.working(f"stopping on {_names(chosen)}") as progress:
 
         def done(outcome: Outcome[Stopped]) -> None:
-            progress.print(lambda: _show_down(kit, outcome))
+            progress.print(lambda: _show_down(session, outcome))
 
         def work(host: Host) -> Stopped:
             stopped = manage.down(
-                kit.transport,
+                session.transport,
                 host,
-                state_dir=kit.state_dir,
+                state_dir=session.state_dir,
                 on_line=lambda line: progress.say(f"{host.name}: {clean(line)}"),
             )
-            forwards.remember(kit.state_dir, host, stopped.ports)
+            portmaps.remember(session.state_dir, host, stopped.ports)
             return stopped
 
         found = (
-            fleet.run(kit, [state.host for state in states if state.ok], work, on_done=done)
+            fleet.run(session, [state.host for state in states if state.ok], work, on_done=done)
             if any(state.ok for state in states)
             else []
         )
         stopped = {outcome.host: outcome for outcome in found}
         for state in states:
             if state.error is not None:
-                fleet.show_error(kit, state.host, state.error)
+                fleet.show_error(session, state.host, state.error)
     outcomes = [stopped.get(state.host, Outcome(state.host, None, state.error)) for state in states]
     code = fleet.finish(
-        kit,
+        session,
         outcomes,
         lambda value: {
             "state": "STOPPED",
@@ -225,9 +228,9 @@ def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts =
     raise typer.Exit(code)
 
 
-def _running_use(kit: Kit, host: Host) -> manage.Use | None:
+def _running_use(session: Session, host: Host) -> manage.Use | None:
     """What goes on in a running container; None where it is stopped."""
-    found = manage.status(kit.transport, host)
+    found = manage.status(session.transport, host)
     if not found.registered:
         from apexgpu.models import Target
         from apexgpu.ssh.transport import refused_key
@@ -235,42 +238,42 @@ def _running_use(kit: Kit, host: Host) -> manage.Use | None:
         raise refused_key(Target(host, "manage"))
     if found.container is None or not found.container.running:
         return None
-    return manage.use(kit.transport, host)
+    return manage.use(session.transport, host)
 
 
-def confirm_stop(kit: Kit, states: list[Outcome[manage.Use | None]]) -> None:
+def confirm_stop(session: Session, states: list[Outcome[manage.Use | None]]) -> None:
     """Show who and what is at work in the containers that run, and ask whether they may be stopped."""
     running = [state for state in states if state.value is not None]
     if not running:
         return
     for state in running:
-        show_use(kit, state.host, state.value)
+        show_use(session, state.host, state.value)
     busy = [state.host.name for state in running if state.value and state.value.busy]
     in_use = f" ({', '.join(busy)} in use)" if busy else ""
-    kit.confirm(
+    session.confirm(
         f"Stop the running container on {_names([state.host for state in running])}{in_use}?"
     )
 
 
-def show_use(kit: Kit, host: Host, use: manage.Use | None) -> None:
+def show_use(session: Session, host: Host, use: manage.Use | None) -> None:
     """Who and what would be ended by a stop, for somebody who is about to be asked."""
-    if use is None or kit.yes:
+    if use is None or session.yes:
         return
     for what, lines in (("logged in", use.sessions), ("on a GPU", use.gpu_processes)):
         for line in lines:
-            kit.screen.note(f"  {host.name}: {what}: {line}")
+            session.screen.note(f"  {host.name}: {what}: {line}")
 
 
-def _show_down(kit: Kit, outcome: Outcome[Stopped]) -> None:
+def _show_down(session: Session, outcome: Outcome[Stopped]) -> None:
     name = outcome.host.name
     if outcome.error is not None:
-        fleet.show_error(kit, outcome.host, outcome.error)
+        fleet.show_error(session, outcome.host, outcome.error)
     elif outcome.value is not None and outcome.value.was_running:
         maps = [line for line in outcome.value.unmapped if not line.endswith("container:22")]
         gone = f" Port maps that went with it: {', '.join(maps)}." if maps else ""
-        kit.screen.good(f"{name} is down.{gone} Next: apexgpu up {name}")
+        session.screen.good(f"{name} is down.{gone} Next: apexgpu up {name}")
     else:
-        kit.screen.good(f"{name} was down already")
+        session.screen.good(f"{name} was down already")
 
 
 @app.command("status")
@@ -285,7 +288,7 @@ def status(
 
     Name hosts to also learn their uptime and what is free on their disks. Example: apexgpu status gpu7
     """
-    raise typer.Exit(overview.status(kit_of(ctx), hosts or [], watch=watch))
+    raise typer.Exit(overview.status(session_of(ctx), hosts or [], watch=watch))
 
 
 def _names(hosts: list[Host]) -> str:

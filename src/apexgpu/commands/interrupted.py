@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from apexgpu.backups import backup, recovery
-from apexgpu.backups.journal import Entry, Work
-from apexgpu.backups.nas import Means, now
+from apexgpu.archives import recovery, saving
+from apexgpu.archives.archivehost import Means, now
+from apexgpu.archives.journal import Entry, Work
 from apexgpu.errors import DeclinedError
-from apexgpu.hosts import containerkeys
-from apexgpu.hosts.containerkeys import Place
-from apexgpu.kit import Kit
+from apexgpu.manageshell import hostkeys
+from apexgpu.manageshell.hostkeys import Place
 from apexgpu.models import Host, Target
+from apexgpu.session import Session
 from apexgpu.text import duration
 
 
-def settle(kit: Kit, means: Means, host: Host, *, wanted: Work, anew: bool = False) -> Any:
+def settle(session: Session, means: Means, host: Host, *, wanted: Work, anew: bool = False) -> Any:
     """Finish what was interrupted, if anything was: its result, or None when the wanted work is still to be done.
 
     What was cut before anything was changed is put back without a question. `anew` says that the wanted work
@@ -23,52 +23,52 @@ def settle(kit: Kit, means: Means, host: Host, *, wanted: Work, anew: bool = Fal
     if entry is None:
         return None
     if entry.stage == "stop":
-        kit.screen.note(f"  {entry.words()}: putting that back first")
+        session.screen.note(f"  {entry.words()}: putting that back first")
         undo_entry(means, host, entry)
         return None
     if anew and entry.what != "snapshot":
         recovery.await_unpacked(means, host, entry)
         return None
-    _ask(kit, host, entry)
+    _ask(session, host, entry)
     if entry.what == "snapshot":
-        done: Any = backup.finish(means, host, entry)
+        done: Any = saving.finish(means, host, entry)
     else:
-        done = recovery.finish(means, host, entry, place_of(kit, host))
+        done = recovery.finish(means, host, entry, place_of(session, host))
     if entry.what == wanted:
         return done
-    kit.screen.good(f"{host.name}: the interrupted {entry.what} is finished")
+    session.screen.good(f"{host.name}: the interrupted {entry.what} is finished")
     return None
 
 
-def place_of(kit: Kit, host: Host) -> Place:
+def place_of(session: Session, host: Host) -> Place:
     """Where the user's known_hosts files keep the container's key."""
-    return containerkeys.place(kit.transport.route(Target(host, "container")), kit.state_dir)
+    return hostkeys.place(session.transport.route(Target(host, "container")), session.state_dir)
 
 
-def _ask(kit: Kit, host: Host, entry: Entry) -> None:
-    kit.screen.warn(f"{entry.words()} ({duration(now() - entry.began)} ago)")
+def _ask(session: Session, host: Host, entry: Entry) -> None:
+    session.screen.warn(f"{entry.words()} ({duration(now() - entry.began)} ago)")
     try:
-        kit.confirm("Finish it now")
+        session.confirm("Finish it now")
     except DeclinedError as exc:
         command = f"apexgpu {entry.what} {host.name}"
         hint = f"{command} --yes   finishes it; {command} --undo   undoes it"
         raise DeclinedError(exc.message, hint=hint, code=exc.code) from None
 
 
-def undo(kit: Kit, means: Means, host: Host) -> bool:
+def undo(session: Session, means: Means, host: Host) -> bool:
     """Undo what was interrupted; whether there was anything."""
     entry = means.journal.find(host.name)
     if entry is None:
-        kit.screen.good(f"{host.name}: nothing was interrupted")
+        session.screen.good(f"{host.name}: nothing was interrupted")
         return False
     undo_entry(means, host, entry)
-    kit.screen.good(f"{host.name}: the interrupted {entry.what} is undone")
+    session.screen.good(f"{host.name}: the interrupted {entry.what} is undone")
     return True
 
 
 def undo_entry(means: Means, host: Host, entry: Entry) -> None:
     """Undo one entry; RefusedError where only finishing helps."""
     if entry.what == "snapshot":
-        backup.undo(means, host, entry)
+        saving.undo(means, host, entry)
     else:
         recovery.undo(means, host, entry)

@@ -14,20 +14,20 @@ from apexgpu.commands.credentials import (
     ssh_directory,
     with_password,
 )
-from apexgpu.commands.options import Group, kit_of
-from apexgpu.dotssh.keys import agent_keys, discover, read_public
+from apexgpu.commands.options import Group, session_of
 from apexgpu.errors import UsageError
 from apexgpu.iam.client import IamClient
 from apexgpu.iam.publickeys import drop, fingerprint, merge, parse_line
 from apexgpu.iam.push import publish
-from apexgpu.kit import Kit
+from apexgpu.session import Session
+from apexgpu.sshfiles.keys import agent_keys, discover, read_public
 
 app = Group()
 keys = Group()
 app.add_typer(keys, name="keys", help="List, add or remove the ssh keys that IAM holds for you.")
 
 
-def key_rows(kit: Kit, client: IamClient) -> list[dict[str, Any]]:
+def key_rows(session: Session, client: IamClient) -> list[dict[str, Any]]:
     """Every key that IAM, this laptop or the agent knows: fingerprint, type, comment, and where."""
     rows: dict[str, dict[str, Any]] = {}
 
@@ -47,26 +47,26 @@ def key_rows(kit: Kit, client: IamClient) -> list[dict[str, Any]]:
             row["known"].append(place)
         row["path"] = row["path"] or (str(path) if path else None)
 
-    for line in (client.keys_text(kit.user) or "").splitlines():
+    for line in (client.keys_text(session.user) or "").splitlines():
         key = parse_line(line)
         if key is not None:
             known(key, "iam")
-    agent = agent_keys(kit.runner)
-    for pair in discover(ssh_directory(kit), agent):
+    agent = agent_keys(session.runner)
+    for pair in discover(ssh_directory(session), agent):
         known(pair.public, "laptop" if pair.path else "agent", pair.path)
     for key in agent:
         known(key, "agent")
-    if kit.account.fingerprint in rows:
-        rows[kit.account.fingerprint]["known"].append("login")
+    if session.account.fingerprint in rows:
+        rows[session.account.fingerprint]["known"].append("login")
     return list(rows.values())
 
 
-def show_keys(kit: Kit, rows: list[dict[str, Any]]) -> None:
+def show_keys(session: Session, rows: list[dict[str, Any]]) -> None:
     """The keys as a table."""
     if not rows:
-        kit.screen.result("no keys, neither here nor in IAM")
+        session.screen.result("no keys, neither here nor in IAM")
         return
-    kit.screen.table(
+    session.screen.table(
         ("FINGERPRINT", "TYPE", "KNOWN TO", "COMMENT"),
         [
             (row["fingerprint"], row["type"], ", ".join(row["known"]), row["comment"] or "-")
@@ -78,11 +78,11 @@ def show_keys(kit: Kit, rows: list[dict[str, Any]]) -> None:
 @keys.command("list")
 def list_keys(ctx: typer.Context) -> None:
     """Show every key that IAM, this laptop or your agent knows. Example: apexgpu keys list."""
-    kit = kit_of(ctx)
-    with kit.screen.working("asking IAM"):
-        rows = key_rows(kit, IamClient(kit.iam_url, timeout=kit.settings.timeout))
-    show_keys(kit, rows)
-    kit.screen.document({"ok": True, "keys": rows})
+    session = session_of(ctx)
+    with session.screen.working("asking IAM"):
+        rows = key_rows(session, IamClient(session.iam_url, timeout=session.settings.timeout))
+    show_keys(session, rows)
+    session.screen.document({"ok": True, "keys": rows})
 
 
 @keys.command("add")
@@ -97,14 +97,14 @@ def add(
     allow_http: AllowHttp = False,
 ) -> None:
     """Add a key to those that IAM holds. Example: apexgpu keys add ~/.ssh/id_ed25519.pub."""
-    kit = kit_of(ctx)
+    session = session_of(ctx)
     public = read_public(path)
     changed = _change(
-        kit, lambda stored: merge(stored, public), password_stdin, no_save_password, allow_http
+        session, lambda stored: merge(stored, public), password_stdin, no_save_password, allow_http
     )
     mark = fingerprint(public)
-    kit.screen.document({"ok": True, "changed": changed, "fingerprint": mark})
-    kit.screen.result(
+    session.screen.document({"ok": True, "changed": changed, "fingerprint": mark})
+    session.screen.result(
         f"IAM now has {mark}." if changed else f"Nothing to do: IAM had {mark} already."
     )
 
@@ -121,8 +121,10 @@ def remove(
     allow_http: AllowHttp = False,
 ) -> None:
     """Take a key out of IAM; the hosts forget it with the next push. Example: apexgpu keys remove SHA256:…"""
-    kit = kit_of(ctx)
-    stored = IamClient(kit.iam_url, timeout=kit.settings.timeout).keys_text(kit.user) or ""
+    session = session_of(ctx)
+    stored = (
+        IamClient(session.iam_url, timeout=session.settings.timeout).keys_text(session.user) or ""
+    )
     found = [key for line in stored.splitlines() if (key := parse_line(line)) is not None]
     matches = {
         fingerprint(key): key
@@ -130,28 +132,30 @@ def remove(
         if fingerprint(key).removeprefix("SHA256:").startswith(mark.removeprefix("SHA256:"))
     }
     if not matches:
-        kit.screen.document({"ok": True, "changed": False})
-        kit.screen.result(f"Nothing to do: IAM has no key {mark}.")
+        session.screen.document({"ok": True, "changed": False})
+        session.screen.result(f"Nothing to do: IAM has no key {mark}.")
         return
     if len(matches) > 1 or not mark.removeprefix("SHA256:"):
         raise UsageError(
             f"{mark} is the start of {len(matches)} fingerprints", hint="apexgpu keys list"
         )
     whole, key = next(iter(matches.items()))
-    this = " It is the one this laptop logs in with!" if whole == kit.account.fingerprint else ""
-    kit.confirm(f"Remove {whole} ({key.comment or key.kind}) from IAM?{this}")
-    changed = _change(
-        kit, lambda text: drop(text, whole), password_stdin, no_save_password, allow_http
+    this = (
+        " It is the one this laptop logs in with!" if whole == session.account.fingerprint else ""
     )
-    kit.screen.document({"ok": True, "changed": changed, "fingerprint": whole})
-    kit.screen.result(f"IAM no longer has {whole}.")
+    session.confirm(f"Remove {whole} ({key.comment or key.kind}) from IAM?{this}")
+    changed = _change(
+        session, lambda text: drop(text, whole), password_stdin, no_save_password, allow_http
+    )
+    session.screen.document({"ok": True, "changed": changed, "fingerprint": whole})
+    session.screen.result(f"IAM no longer has {whole}.")
 
 
 def _change(
-    kit: Kit, change: Any, password_stdin: bool, no_save_password: bool, allow_http: bool
+    session: Session, change: Any, password_stdin: bool, no_save_password: bool, allow_http: bool
 ) -> bool:
-    client = iam_client(kit, allow_http=allow_http)
-    passwords = Passwords(kit, from_stdin=password_stdin, save=not no_save_password)
-    changed = with_password(passwords, lambda: publish(client, kit.user, change, passwords.get))
+    client = iam_client(session, allow_http=allow_http)
+    passwords = Passwords(session, from_stdin=password_stdin, save=not no_save_password)
+    changed = with_password(passwords, lambda: publish(client, session.user, change, passwords.get))
     passwords.keep()
     return changed

@@ -9,14 +9,14 @@ import typer
 
 from apexgpu.commands import reach
 from apexgpu.commands.mounts import absolute, ciphers, value
-from apexgpu.commands.options import Group, OneHost, kit_of
+from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.errors import ApexError, RefusedError
 from apexgpu.jobs import together
-from apexgpu.kit import Kit
 from apexgpu.models import Target
-from apexgpu.mount import mountcheck, mountnotes, mountprograms, mounts, mounttable
-from apexgpu.mount.mountprograms import Wish
-from apexgpu.mount.mounts import STALE, Mount
+from apexgpu.session import Session
+from apexgpu.sshfs import mountcheck, mountnotes, mountprograms, mounts, mounttable
+from apexgpu.sshfs.mountprograms import Wish
+from apexgpu.sshfs.mounts import STALE, Mount
 
 app = Group()
 
@@ -57,9 +57,9 @@ def mount(
 
     Examples: apexgpu mount gpu7 · apexgpu mount gpu7 ~/data --remote /SSD/alice --read-only
     """
-    kit = kit_of(ctx)
-    chosen = reach.one_host(kit, host)
-    program = mountprograms.find(kit.runner)
+    session = session_of(ctx)
+    chosen = reach.one_host(session, host)
+    program = mountprograms.find(session.runner)
     asked = mountcheck.remote_path(remote)
     mountcheck.quoted(asked)
     target = Target(chosen, "container")
@@ -68,37 +68,37 @@ def mount(
         target,
         asked,
         absolute(directory or f"~/apexgpu/{chosen.name}"),
-        kit.settings.ssh_config,
+        session.settings.ssh_config,
         read_only,
         tuple(option or ()),
     )
-    if _there_already(kit, wish):
+    if _there_already(session, wish):
         return
     real, _ = mounts.place(wish.directory)
     wish = replace(wish, directory=real)
-    if _there_already(kit, wish):
+    if _there_already(session, wish):
         return
     if bad := mountprograms.known_bad(program):
-        kit.screen.warn(bad)
-    _mount(kit, program, wish)
+        session.screen.warn(bad)
+    _mount(session, program, wish)
 
 
-def _mount(kit: Kit, program: mountprograms.Program, wish: Wish) -> None:
+def _mount(session: Session, program: mountprograms.Program, wish: Wish) -> None:
     asked, name = wish.remote, wish.target.host.name
-    with kit.screen.working(f"looking at {name}"):
-        full = _checked(kit, wish)
-    wish = replace(wish, remote=full, ciphers=ciphers(kit, wish.target))
-    with kit.screen.working(f"mounting {name}"):
+    with session.screen.working(f"looking at {name}"):
+        full = _checked(session, wish)
+    wish = replace(wish, remote=full, ciphers=ciphers(session, wish.target))
+    with session.screen.working(f"mounting {name}"):
         made = mounts.make(
-            kit.state_dir, program, wish, asked=asked, limit=kit.settings.timeout + 10
+            session.state_dir, program, wish, asked=asked, limit=session.settings.timeout + 10
         )
-    _show(kit, made, changed=True)
-    kit.screen.note(f"to take it away again: apexgpu unmount {made.host}")
+    _show(session, made, changed=True)
+    session.screen.note(f"to take it away again: apexgpu unmount {made.host}")
 
 
-def _there_already(kit: Kit, wish: Wish) -> bool:
+def _there_already(session: Session, wish: Wish) -> bool:
     """Whether that is mounted there, shown as such; RefusedError when it is stale, or something else is there."""
-    known = mounts.found(kit.state_dir, kit.known_hosts)
+    known = mounts.found(session.state_dir, session.known_hosts)
     here = next((one for one in known if one.directory == wish.directory), None)
     if here is None:
         return _refuse_others(known, wish)
@@ -108,7 +108,7 @@ def _there_already(kit: Kit, wish: Wish) -> bool:
             f"{here.directory} is mounted from {here.host} already, and it is stale: {here.reason}"
         )
         raise RefusedError(message, hint="apexgpu mounts repair", code="stale")
-    note = mountnotes.load(kit.state_dir).get(here.directory)
+    note = mountnotes.load(session.state_dir).get(here.directory)
     asked = {
         here.remote,
         note.asked if note else here.remote,
@@ -122,7 +122,7 @@ def _there_already(kit: Kit, wish: Wish) -> bool:
         what = f"{here.host}:{here.remote}{' (read-only)' if here.read_only else ''}"
         message = f"{what} is mounted on {here.directory} already"
         raise RefusedError(message, hint=f"apexgpu unmount {here.directory}", code="mounted")
-    _show(kit, here, changed=False)
+    _show(session, here, changed=False)
     return True
 
 
@@ -141,10 +141,10 @@ def _refuse_others(known: Sequence[Mount], wish: Wish) -> bool:
     return False
 
 
-def _checked(kit: Kit, wish: Wish) -> str:
+def _checked(session: Session, wish: Wish) -> str:
     """The full path there. What sftp meets on the way is first cured as for every command: trust a key, start it."""
     target = wish.target
-    limit = kit.settings.timeout
+    limit = session.settings.timeout
     if target.port:
         job = mountcheck.job(target, wish.remote, config=wish.config, limit=limit)
         try:
@@ -152,15 +152,15 @@ def _checked(kit: Kit, wish: Wish) -> str:
         except ApexError as exc:
             if exc.code not in _CURABLE:
                 raise
-    reach.ready(kit, target.host)
+    reach.ready(session, target.host)
     job = mountcheck.job(target, wish.remote, config=wish.config, limit=limit)
     return mountcheck.absolute(together([job])[0], target, wish.remote)
 
 
-def _show(kit: Kit, one: Mount, *, changed: bool) -> None:
-    kit.screen.result(
+def _show(session: Session, one: Mount, *, changed: bool) -> None:
+    session.screen.result(
         f"{one.directory}  →  {one.host}:{one.remote}{' (read-only)' if one.read_only else ''}"
     )
     if not changed:
-        kit.screen.note("nothing to do: it is mounted already")
-    kit.screen.document({"ok": True, "changed": changed, "mounts": [value(one)]})
+        session.screen.note("nothing to do: it is mounted already")
+    session.screen.document({"ok": True, "changed": changed, "mounts": [value(one)]})

@@ -11,16 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.commands.options import Group, ListByDefault, kit_of
+from apexgpu.commands.options import Group, ListByDefault, session_of
 from apexgpu.errors import ApexError, UnknownHostError, UsageError
 from apexgpu.jobs import together
-from apexgpu.kit import Kit
 from apexgpu.models import Host, Target
-from apexgpu.mount import mountcheck, mountnotes, mountprograms, mounts, mounttable
-from apexgpu.mount.mountprograms import Wish
-from apexgpu.mount.mounts import ALIVE, STALE, Mount
 from apexgpu.process import Completed
 from apexgpu.render import error_value
+from apexgpu.session import Session
+from apexgpu.sshfs import mountcheck, mountnotes, mountprograms, mounts, mounttable
+from apexgpu.sshfs.mountprograms import Wish
+from apexgpu.sshfs.mounts import ALIVE, STALE, Mount
 from apexgpu.text import duration
 
 app = Group()
@@ -38,20 +38,22 @@ def show(ctx: typer.Context) -> None:
 
     Example: apexgpu mounts
     """
-    kit = kit_of(ctx)
-    found = mounts.looked_at(mounts.found(kit.state_dir, _hosts(kit)))
+    session = session_of(ctx)
+    found = mounts.looked_at(mounts.found(session.state_dir, _hosts(session)))
     if found:
-        kit.screen.table(
+        session.screen.table(
             _HEADER,
             [_row(one) for one in found],
             styles=lambda row: "red" if row[3] == STALE else "",
         )
     else:
-        kit.screen.note("nothing is mounted; mount a container with: apexgpu mount HOST")
+        session.screen.note("nothing is mounted; mount a container with: apexgpu mount HOST")
     for one in found:
         if one.state == STALE:
-            kit.screen.warn(f"{one.directory} is stale: {one.reason}", hint="apexgpu mounts repair")
-    kit.screen.document({"ok": True, "mounts": [value(one) for one in found]})
+            session.screen.warn(
+                f"{one.directory} is stale: {one.reason}", hint="apexgpu mounts repair"
+            )
+    session.screen.document({"ok": True, "mounts": [value(one) for one in found]})
 
 
 @listing.command("repair")
@@ -63,10 +65,10 @@ def repair(ctx: typer.Context) -> None:
 
     Example: apexgpu mounts repair
     """
-    kit = kit_of(ctx)
-    found = mounts.found(kit.state_dir, _hosts(kit))
-    wishes = [_again(kit, one) for one in found]
-    with kit.screen.working("looking at the mounts"):
+    session = session_of(ctx)
+    found = mounts.found(session.state_dir, _hosts(session))
+    wishes = [_again(session, one) for one in found]
+    with session.screen.working("looking at the mounts"):
         jobs = [
             mountcheck.job(wish.target, wish.remote, config=wish.config, limit=_CHECK)
             for wish in wishes
@@ -79,16 +81,18 @@ def repair(ctx: typer.Context) -> None:
         (one, wish, next(checks) if wish else None)
         for one, wish in zip(states, wishes, strict=True)
     ]
-    results = [_repaired(kit, one, wish, check) for one, wish, check in rows if one.state == STALE]
+    results = [
+        _repaired(session, one, wish, check) for one, wish, check in rows if one.state == STALE
+    ]
     if not results:
-        kit.screen.good("nothing to repair" if found else "nothing is mounted")
-    _finish(kit, results, done_state=ALIVE)
+        session.screen.good("nothing to repair" if found else "nothing is mounted")
+    _finish(session, results, done_state=ALIVE)
 
 
-def _again(kit: Kit, one: Mount) -> Wish | None:
+def _again(session: Session, one: Mount) -> Wish | None:
     """What was mounted, to be mounted again; None when its host is not known any more."""
-    note = mountnotes.load(kit.state_dir).get(one.directory)
-    known = kit.account.hosts or kit.__dict__.get("known_hosts", ())
+    note = mountnotes.load(session.state_dir).get(one.directory)
+    known = session.account.hosts or session.__dict__.get("known_hosts", ())
     host = next((host for host in known if host.name == one.host), note.host if note else None)
     if host is None or not host.port:
         return None
@@ -97,14 +101,14 @@ def _again(kit: Kit, one: Mount) -> Wish | None:
         Target(host, "container"),
         remote,
         one.directory,
-        kit.settings.ssh_config,
+        session.settings.ssh_config,
         note.read_only if note else one.read_only,
         note.options if note else (),
     )
 
 
 def _repaired(
-    kit: Kit, one: Mount, wish: Wish | None, check: Completed | None
+    session: Session, one: Mount, wish: Wish | None, check: Completed | None
 ) -> tuple[Mount, ApexError | None]:
     """The mount as it is then, and what stood in the way."""
     try:
@@ -112,18 +116,20 @@ def _repaired(
             message = f"{one.directory}: {one.host} is no host that is known any more"
             raise UsageError(message, hint=f"apexgpu unmount {one.directory} --force")
         full = mountcheck.absolute(check, wish.target, wish.remote)
-        program = mountprograms.find(kit.runner)
-        note = mountnotes.load(kit.state_dir).get(one.directory)
-        mounts.unmount(kit.state_dir, one, force=True, keep=True)
+        program = mountprograms.find(session.runner)
+        note = mountnotes.load(session.state_dir).get(one.directory)
+        mounts.unmount(session.state_dir, one, force=True, keep=True)
         wish = replace(
-            wish, remote=full, ciphers=note.ciphers if note else ciphers(kit, wish.target)
+            wish, remote=full, ciphers=note.ciphers if note else ciphers(session, wish.target)
         )
         asked = note.asked if note else wish.remote
-        made = mounts.make(kit.state_dir, program, wish, asked=asked, limit=kit.settings.timeout)
+        made = mounts.make(
+            session.state_dir, program, wish, asked=asked, limit=session.settings.timeout
+        )
     except ApexError as exc:
-        kit.screen.error(exc, host=one.host)
+        session.screen.error(exc, host=one.host)
         return one, exc
-    kit.screen.good(f"{made.directory} shows {made.host}:{made.remote} again")
+    session.screen.good(f"{made.directory} shows {made.host}:{made.remote} again")
     return made, None
 
 
@@ -148,45 +154,45 @@ def unmount(
 
     Examples: apexgpu unmount gpu7 · apexgpu unmount ~/data · apexgpu unmount --all --force
     """
-    kit = kit_of(ctx)
+    session = session_of(ctx)
     if not names and not everything:
         raise UsageError("no mount was named", hint="apexgpu unmount --all")
-    found = mounts.found(kit.state_dir, _hosts(kit))
-    chosen = found if everything else _chosen(kit, found, names or [])
-    results = _unmount_all(kit, chosen, force=force)
-    mounts.forget(kit.state_dir, None if everything else names or [])
+    found = mounts.found(session.state_dir, _hosts(session))
+    chosen = found if everything else _chosen(session, found, names or [])
+    results = _unmount_all(session, chosen, force=force)
+    mounts.forget(session.state_dir, None if everything else names or [])
     if not chosen:
-        kit.screen.good("nothing to unmount")
-    _finish(kit, results, done_state="unmounted")
+        session.screen.good("nothing to unmount")
+    _finish(session, results, done_state="unmounted")
 
 
 def _unmount_all(
-    kit: Kit, chosen: Sequence[Mount], *, force: bool
+    session: Session, chosen: Sequence[Mount], *, force: bool
 ) -> list[tuple[Mount, ApexError | None]]:
     """Unmount each and say so; what cannot be is shown and goes on the list with its error."""
     results: list[tuple[Mount, ApexError | None]] = []
     for one in mounts.looked_at(chosen) if force else chosen:
         try:
-            mounts.unmount(kit.state_dir, one, force=force)
+            mounts.unmount(session.state_dir, one, force=force)
         except ApexError as exc:
-            kit.screen.error(exc, host=one.host)
+            session.screen.error(exc, host=one.host)
             results.append((one, exc))
         else:
-            kit.screen.good(f"unmounted {one.directory} ({one.host}:{one.remote})")
+            session.screen.good(f"unmounted {one.directory} ({one.host}:{one.remote})")
             results.append((one, None))
     return results
 
 
-def _chosen(kit: Kit, found: Sequence[Mount], names: Sequence[str]) -> list[Mount]:
+def _chosen(session: Session, found: Sequence[Mount], names: Sequence[str]) -> list[Mount]:
     """The mounts that words mean: hosts and globs of them, or directories."""
     chosen: dict[str, Mount] = {}
     for name in names:
-        meant = _meant(kit, found, name)
+        meant = _meant(session, found, name)
         chosen |= {one.directory: one for one in found if one.directory in meant}
     return list(chosen.values())
 
 
-def _meant(kit: Kit, found: Sequence[Mount], name: str) -> set[str]:
+def _meant(session: Session, found: Sequence[Mount], name: str) -> set[str]:
     """The mounted directories that a word means. Nothing here is touched but by a child: it may be dead."""
     mounted = {one.directory for one in found}
     by_host = {one.directory for one in found if one.host == name}
@@ -196,11 +202,11 @@ def _meant(kit: Kit, found: Sequence[Mount], name: str) -> set[str]:
     is_path = os.sep in name or name[:1] in {"~", "."} or name[1:] == ":"
     if not is_path:
         with contextlib.suppress(UnknownHostError):
-            hosts = {host.name for host in kit.hosts([name])}
+            hosts = {host.name for host in session.hosts([name])}
             return {one.directory for one in found if one.host in hosts}
     real = mounts.place(path)[0]  # through links
     if real not in mounted and not is_path:
-        kit.hosts([name])  # neither a host nor a mount: says so
+        session.hosts([name])  # neither a host nor a mount: says so
     if real not in mounted and mounttable.at(mounts.table(), real) is not None:
         message = f"{real} is no mount of a container of yours"
         raise UsageError(message, hint="apexgpu mounts")
@@ -208,7 +214,7 @@ def _meant(kit: Kit, found: Sequence[Mount], name: str) -> set[str]:
 
 
 def _finish(
-    kit: Kit, results: Sequence[tuple[Mount, ApexError | None]], *, done_state: str
+    session: Session, results: Sequence[tuple[Mount, ApexError | None]], *, done_state: str
 ) -> None:
     codes = [error.exit_code for _, error in results if error is not None]
     code = (
@@ -229,24 +235,24 @@ def _finish(
         }
         for one, error in results
     ]
-    kit.screen.document(
+    session.screen.document(
         {"ok": not codes, "changed": any(error is None for _, error in results), "mounts": rows}
     )
     raise typer.Exit(code)
 
 
-def _hosts(kit: Kit) -> Sequence[Host]:
+def _hosts(session: Session) -> Sequence[Host]:
     """The hosts that are remembered; what is mounted has to be seen without a network, too.
 
     Where none are, and there is an sshfs that is not by us, IAM is asked, and not waited for much longer than a moment.
     """
-    if kit.account.hosts or not mounts.unclaimed(kit.state_dir):
-        return kit.account.hosts
+    if session.account.hosts or not mounts.unclaimed(session.state_dir):
+        return session.account.hosts
     found: list[Host] = []
 
     def ask() -> None:
         with contextlib.suppress(ApexError):
-            found.extend(kit.known_hosts)
+            found.extend(session.known_hosts)
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
@@ -254,9 +260,11 @@ def _hosts(kit: Kit) -> Sequence[Host]:
     return tuple(found)
 
 
-def ciphers(kit: Kit, target: Target) -> str:
+def ciphers(session: Session, target: Target) -> str:
     """The ciphers to prefer for a mount of `target`."""
-    return mountprograms.quick_ciphers(kit.runner, kit.transport.route(target).one("ciphers"))
+    return mountprograms.quick_ciphers(
+        session.runner, session.transport.route(target).one("ciphers")
+    )
 
 
 def absolute(word: str) -> str:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from apexgpu.app import Command
-from apexgpu.kit import Kit
+from apexgpu.commands.app import Command
+from apexgpu.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,7 +71,7 @@ class Group(typer.Typer):
         return super().command(name, cls=Command, **kwargs)
 
 
-def kit_of(ctx: typer.Context) -> Kit:
-    """The kit that main() put into the context."""
-    kit: Kit = ctx.find_root().obj
-    return kit
+def session_of(ctx: typer.Context) -> Session:
+    """The session that main() put into the context."""
+    session: Session = ctx.find_root().obj
+    return session

@@ -4,51 +4,52 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from apexgpu.board import Board
 from apexgpu.commands import fleet
-from apexgpu.hosts import disks, hostlock, manage
-from apexgpu.hosts.manage import HostStatus
-from apexgpu.kit import Kit
+from apexgpu.livetable import Board
+from apexgpu.manageshell import hostlock, manage
+from apexgpu.manageshell.manage import HostStatus
 from apexgpu.models import Container, Host, Outcome
+from apexgpu.remote import disks
+from apexgpu.session import Session
 from apexgpu.ssh import fanout
 from apexgpu.text import duration, size
 
 if TYPE_CHECKING:
-    from apexgpu.backups.journal import Entry
+    from apexgpu.archives.journal import Entry
 
 
-def status(kit: Kit, patterns: Sequence[str], *, watch: bool = False) -> int:
+def status(session: Session, patterns: Sequence[str], *, watch: bool = False) -> int:
     """Show the hosts that `patterns` name, all where there are none; the exit code."""
-    chosen = kit.hosts(patterns)
+    chosen = session.hosts(patterns)
     inside = bool(patterns)
     waiting = {
         one.name: (one.name, "…", one.address, str(one.port or "-"), "-", "-", "-")
         for one in chosen
     }
-    board = Board(kit.screen, _HEADER, waiting, styles=_colour, least=_LEAST)
-    outcomes = _ask_all(kit, chosen, inside, board)
-    if watch and kit.screen.draws:
-        _watch(kit, chosen, inside, board)
+    board = Board(session.screen, _HEADER, waiting, styles=_colour, least=_LEAST)
+    outcomes = _ask_all(session, chosen, inside, board)
+    if watch and session.screen.draws:
+        _watch(session, chosen, inside, board)
     board.end()
     for outcome in outcomes:
         if outcome.error is not None:
-            fleet.show_error(kit, outcome.host, outcome.error)
-    cut = _interrupted(kit, chosen)
+            fleet.show_error(session, outcome.host, outcome.error)
+    cut = _interrupted(session, chosen)
     for entry in cut.values():
         hint = f"apexgpu {entry.what} {entry.host}   finishes it (--undo undoes it)"
-        kit.screen.warn(entry.words(), hint=hint)
-    _show_disks(kit, outcomes)
+        session.screen.warn(entry.words(), hint=hint)
+    _show_disks(session, outcomes)
     code = fanout.exit_code(outcomes)
     rows = fleet.rows(outcomes, _status_value)
     told = [
         {**row, "interrupted": cut[row["host"]].value() if row["host"] in cut else None}
         for row in rows
     ]
-    kit.screen.document({"ok": code == 0, "hosts": told})
+    session.screen.document({"ok": code == 0, "hosts": told})
     return code
 
 
-def _show_disks(kit: Kit, outcomes: Sequence[Outcome[HostStatus]]) -> None:
+def _show_disks(session: Session, outcomes: Sequence[Outcome[HostStatus]]) -> None:
     """The free space of the disks, for hosts that were named."""
     rows = [
         (
@@ -64,9 +65,9 @@ def _show_disks(kit: Kit, outcomes: Sequence[Outcome[HostStatus]]) -> None:
     ]
     if not rows:
         return
-    kit.screen.result("")
-    kit.screen.table(("HOST", "DISK", "SIZE", "FREE", "FREE %"), rows, styles=_scarce)
-    kit.screen.note(
+    session.screen.result("")
+    session.screen.table(("HOST", "DISK", "SIZE", "FREE", "FREE %"), rows, styles=_scarce)
+    session.screen.note(
         "Disks are shared with everyone on the host (/NAS and /newNAS with everyone in the lab)."
     )
 
@@ -75,17 +76,17 @@ def _scarce(row: Any) -> str:
     return "red" if int(row[4].split()[0]) < 3 else ""
 
 
-def _interrupted(kit: Kit, hosts: Sequence[Host]) -> "dict[str, Entry]":
+def _interrupted(session: Session, hosts: Sequence[Host]) -> "dict[str, Entry]":
     """What was cut on these hosts; work that another apexgpu is at now is not."""
-    if not (kit.state_dir / "journal").is_dir():
+    if not (session.state_dir / "journal").is_dir():
         return {}
-    from apexgpu.backups.journal import Journal
+    from apexgpu.archives.journal import Journal
 
-    found = ((host, Journal(kit.state_dir).find(host.name)) for host in hosts)
+    found = ((host, Journal(session.state_dir).find(host.name)) for host in hosts)
     return {
         host.name: entry
         for host, entry in found
-        if entry and not hostlock.in_use(kit.state_dir, host)
+        if entry and not hostlock.in_use(session.state_dir, host)
     }
 
 
@@ -94,21 +95,26 @@ _LEAST = (0, len("connection refused"), 0, 5, len("1023.9 MiB"), len("23 h 59 mi
 _EVERY = 5.0
 
 
-def _ask_all(kit: Kit, hosts: list[Host], inside: bool, board: Board) -> list[Outcome[HostStatus]]:
+def _ask_all(
+    session: Session, hosts: list[Host], inside: bool, board: Board
+) -> list[Outcome[HostStatus]]:
     def done(outcome: Outcome[HostStatus]) -> None:
         board.put(outcome.host.name, _row(outcome))
 
     return fleet.run(
-        kit, hosts, lambda host: manage.status(kit.transport, host, inside=inside), on_done=done
+        session,
+        hosts,
+        lambda host: manage.status(session.transport, host, inside=inside),
+        on_done=done,
     )
 
 
-def _watch(kit: Kit, hosts: list[Host], inside: bool, board: Board) -> NoReturn:
+def _watch(session: Session, hosts: list[Host], inside: bool, board: Board) -> NoReturn:
     """Ask all hosts again and again, each row as it comes, until Ctrl-C."""
     with board.living():
         while True:
             time.sleep(_EVERY)
-            _ask_all(kit, hosts, inside, board)
+            _ask_all(session, hosts, inside, board)
 
 
 def _row(outcome: Outcome[HostStatus]) -> tuple[str, ...]:

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from apexgpu.commands import fleet, reach
-from apexgpu.commands.options import Group, OneHost, kit_of
+from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.errors import RefusedError
-from apexgpu.hosts import forwards
-from apexgpu.hosts.forwards import Seen
-from apexgpu.hosts.replies import PortMap
-from apexgpu.kit import Kit
+from apexgpu.manageshell import portmaps
+from apexgpu.manageshell.portmaps import Seen
+from apexgpu.manageshell.replies import PortMap
 from apexgpu.models import Host, Outcome
+from apexgpu.session import Session
 
 app = Group()
 
@@ -31,64 +31,68 @@ def port(
     A map has no password and is open to the lab's whole network, and every stop of the container takes it away:
     `apexgpu tunnel HOST PORT` is the safer way. Example: apexgpu port gpu7 6006
     """
-    kit = kit_of(ctx)
-    chosen = reach.one_host(kit, host)
-    outcome = _listed(kit, chosen) if number is None else _mapped(kit, chosen, number)
+    session = session_of(ctx)
+    chosen = reach.one_host(session, host)
+    outcome = _listed(session, chosen) if number is None else _mapped(session, chosen, number)
     if outcome.error is not None:
-        fleet.show_error(kit, chosen, outcome.error)
+        fleet.show_error(session, chosen, outcome.error)
     elif outcome.value is not None:
-        _show(kit, chosen, outcome.value, number)
-    raise typer.Exit(fleet.finish(kit, [outcome], lambda found: _value(kit, chosen, found)))
+        _show(session, chosen, outcome.value, number)
+    raise typer.Exit(fleet.finish(session, [outcome], lambda found: _value(session, chosen, found)))
 
 
-def _listed(kit: Kit, host: Host) -> Outcome[list[Seen]]:
-    with kit.screen.working(f"asking {host.name} for its port maps"):
-        outcome = fleet.run(kit, [host], lambda one: forwards.listed(kit.transport, one))[0]
-        return _looked_at(kit, outcome)
+def _listed(session: Session, host: Host) -> Outcome[list[Seen]]:
+    with session.screen.working(f"asking {host.name} for its port maps"):
+        outcome = fleet.run(session, [host], lambda one: portmaps.listed(session.transport, one))[0]
+        return _looked_at(session, outcome)
 
 
-def _mapped(kit: Kit, host: Host, number: int) -> Outcome[list[Seen]]:
+def _mapped(session: Session, host: Host, number: int) -> Outcome[list[Seen]]:
     def work(one: Host) -> tuple[PortMap, ...]:
-        return (forwards.make_and_remember(kit.transport, one, number, state_dir=kit.state_dir),)
+        return (
+            portmaps.make_and_remember(session.transport, one, number, state_dir=session.state_dir),
+        )
 
-    outcome = fleet.run(kit, [host], work)[0]
+    outcome = fleet.run(session, [host], work)[0]
     if isinstance(outcome.error, RefusedError) and outcome.error.code == "stopped":
-        reach.offer_start(kit, host)
-        outcome = fleet.run(kit, [host], work)[0]
-    return _looked_at(kit, outcome)
+        reach.offer_start(session, host)
+        outcome = fleet.run(session, [host], work)[0]
+    return _looked_at(session, outcome)
 
 
-def _looked_at(kit: Kit, outcome: Outcome[tuple[PortMap, ...]]) -> Outcome[list[Seen]]:
+def _looked_at(session: Session, outcome: Outcome[tuple[PortMap, ...]]) -> Outcome[list[Seen]]:
     if outcome.value is None:
         return Outcome(outcome.host, None, outcome.error)
-    forwards.remember(kit.state_dir, outcome.host, forwards.own(outcome.value))
-    return Outcome(outcome.host, forwards.seen(outcome.value))
+    portmaps.remember(session.state_dir, outcome.host, portmaps.own(outcome.value))
+    return Outcome(outcome.host, portmaps.seen(outcome.value))
 
 
-def _show(kit: Kit, host: Host, found: Sequence[Seen], wanted: int | None) -> None:
-    kit.screen.table(("ADDRESS", "CONTAINER PORT", "ANSWERS"), [_row(one) for one in found])
+def _show(session: Session, host: Host, found: Sequence[Seen], wanted: int | None) -> None:
+    session.screen.table(("ADDRESS", "CONTAINER PORT", "ANSWERS"), [_row(one) for one in found])
     mine = [one for one in found if one.map.container_port != 22]
     if mine:
         first = mine[0].map.container_port
-        kit.screen.warn(
+        session.screen.warn(
             "anyone on the lab's network can use these addresses, and a stop takes them away",
             hint=f"apexgpu tunnel {host.name} {wanted or first}   (for this laptop alone; comes back)",
         )
     for one in mine:
         if not one.answers:
-            kit.screen.note(
+            session.screen.note(
                 f"{_address(one.map)} does not answer: what listens on port {one.map.container_port} "
                 "in the container must listen on 0.0.0.0, not on 127.0.0.1 alone"
             )
-    if wanted is None and (gone := _gone(kit, host, found)):
-        kit.screen.note(
+    if wanted is None and (gone := _gone(session, host, found)):
+        session.screen.note(
             f"no longer mapped: {', '.join(map(str, gone))}   (again: apexgpu port {host.name} {gone[0]})"
         )
 
 
-def _gone(kit: Kit, host: Host, found: Sequence[Seen]) -> list[int]:
+def _gone(session: Session, host: Host, found: Sequence[Seen]) -> list[int]:
     mapped = {one.map.container_port for one in found}
-    return [number for number in forwards.remembered(kit.state_dir, host) if number not in mapped]
+    return [
+        number for number in portmaps.remembered(session.state_dir, host) if number not in mapped
+    ]
 
 
 def _address(one: PortMap) -> str:
@@ -104,7 +108,7 @@ def _row(one: Seen) -> tuple[str, str, str]:
     )
 
 
-def _value(kit: Kit, host: Host, found: Sequence[Seen]) -> dict[str, Any]:
+def _value(session: Session, host: Host, found: Sequence[Seen]) -> dict[str, Any]:
     maps = [
         {
             "address": one.map.address,
@@ -114,28 +118,35 @@ def _value(kit: Kit, host: Host, found: Sequence[Seen]) -> dict[str, Any]:
         }
         for one in found
     ]
-    return {"ports": maps, "remembered": list(forwards.remembered(kit.state_dir, host))}
+    return {"ports": maps, "remembered": list(portmaps.remembered(session.state_dir, host))}
 
 
-def offer_again(kit: Kit, hosts: Sequence[Host]) -> None:
+def offer_again(session: Session, hosts: Sequence[Host]) -> None:
     """After a start: ask whether the maps that the last stop took away shall be made again; no means never again."""
-    lost = {host: found for host in hosts if (found := forwards.remembered(kit.state_dir, host))}
+    lost = {
+        host: found for host in hosts if (found := portmaps.remembered(session.state_dir, host))
+    }
     if not lost:
         return
     what = "; ".join(f"{host.name}: {', '.join(map(str, found))}" for host, found in lost.items())
-    if not kit.yes and not kit.screen.can_ask:
+    if not session.yes and not session.screen.can_ask:
         first, ports = next(iter(lost.items()))
-        kit.screen.note(
+        session.screen.note(
             f"port maps that the stop took away: {what}   (again: apexgpu port {first.name} {ports[0]})"
         )
-    elif kit.yes or kit.screen.confirm(f"Open these ports to the lab's network again ({what})?"):
-        fleet.run(kit, list(lost), lambda host: _put_back(kit, host, lost[host]))
+    elif session.yes or session.screen.confirm(
+        f"Open these ports to the lab's network again ({what})?"
+    ):
+        fleet.run(session, list(lost), lambda host: _put_back(session, host, lost[host]))
     else:
         for host in lost:
-            forwards.forget(kit.state_dir, host)
+            portmaps.forget(session.state_dir, host)
 
 
-def _put_back(kit: Kit, host: Host, ports: Sequence[int]) -> None:
-    forwards.put_back(
-        kit.transport, host, ports, note=lambda text: kit.screen.note(f"{host.name}: {text}")
+def _put_back(session: Session, host: Host, ports: Sequence[int]) -> None:
+    portmaps.put_back(
+        session.transport,
+        host,
+        ports,
+        note=lambda text: session.screen.note(f"{host.name}: {text}"),
     )

@@ -5,21 +5,21 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.backups import backup, recoverplan, recovery
-from apexgpu.backups.journal import Work
-from apexgpu.backups.nas import Means
-from apexgpu.backups.recoverplan import Plan
-from apexgpu.backups.recovery import Done
+from apexgpu.archives import recoverplan, recovery, saving
+from apexgpu.archives.archivehost import Means
+from apexgpu.archives.journal import Work
+from apexgpu.archives.recoverplan import Plan
+from apexgpu.archives.recovery import Done
 from apexgpu.commands import fleet, interrupted, reach
 from apexgpu.commands.backup import ask_snapshot, attempt, show_taken, undo_interrupted, words
 from apexgpu.commands.hosts import show_use
-from apexgpu.commands.options import Group, OneHost, kit_of
+from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.errors import ApexError, DeclinedError, RefusedError, UsageError
-from apexgpu.hosts import containerkeys, manage
-from apexgpu.hosts.containerkeys import Change
 from apexgpu.iam.publickeys import fingerprint
-from apexgpu.kit import Kit
+from apexgpu.manageshell import hostkeys, manage
+from apexgpu.manageshell.hostkeys import Change
 from apexgpu.models import Host, Outcome
+from apexgpu.session import Session
 
 app = Group()
 
@@ -66,7 +66,7 @@ def recover(
 
     Example: apexgpu recover gpu7 --from before-upgrade
     """
-    _run(kit_of(ctx), host, "recover", source, unverified, snapshot, new_host_keys, undo)
+    _run(session_of(ctx), host, "recover", source, unverified, snapshot, new_host_keys, undo)
 
 
 @app.command("rebuild")
@@ -82,11 +82,11 @@ def rebuild(
 
     Example: apexgpu rebuild gpu7
     """
-    _run(kit_of(ctx), host, "rebuild", None, unverified, snapshot, new_host_keys, undo)
+    _run(session_of(ctx), host, "rebuild", None, unverified, snapshot, new_host_keys, undo)
 
 
 def _run(
-    kit: Kit,
+    session: Session,
     name: str,
     what: Work,
     source: str | None,
@@ -95,66 +95,68 @@ def _run(
     new_host_keys: bool | None,
     undo: bool,
 ) -> None:
-    host = reach.one_host(kit, name)
+    host = reach.one_host(session, name)
     if source is not None and not manage.sendable(source):
         message = f"{source!r} cannot be the name of an archive: a manage shell takes no blanks, quotes or wildcards"
         raise UsageError(message, hint="apexgpu snapshots")
     if undo:
-        raise typer.Exit(undo_interrupted(kit, host))
+        raise typer.Exit(undo_interrupted(session, host))
 
     def work(means: Means) -> tuple[Done, Change | None]:
         anew = source is not None or what == "rebuild"
-        done = interrupted.settle(kit, means, host, wanted=what, anew=anew)
+        done = interrupted.settle(session, means, host, wanted=what, anew=anew)
         if not isinstance(done, Done):
             made = _ask(
-                kit,
+                session,
                 means,
                 recoverplan.plan(means, host, what, source, unverified=unverified),
                 snapshot,
             )
-            done = recovery.execute(means, made, interrupted.place_of(kit, host))
-        _show_done(kit, host, done)
-        return done, _new_keys(kit, means, host, done, new_host_keys)
+            done = recovery.execute(means, made, interrupted.place_of(session, host))
+        _show_done(session, host, done)
+        return done, _new_keys(session, means, host, done, new_host_keys)
 
-    raise typer.Exit(_finish(kit, host, attempt(kit, host, f"{what} of {host.name}", work)))
+    raise typer.Exit(_finish(session, host, attempt(session, host, f"{what} of {host.name}", work)))
 
 
-def _ask(kit: Kit, means: Means, made: Plan, snapshot: bool | None) -> Plan:
+def _ask(session: Session, means: Means, made: Plan, snapshot: bool | None) -> Plan:
     """The typed name, which says yes to the stop too, and the snapshot of what is about to be destroyed."""
     host = made.host
     if made.what == "rebuild":
-        kit.screen.note(
+        session.screen.note(
             f"  the template: {made.archive.path}; {host.user}'s files in the container will be gone"
         )
     else:
-        kit.screen.note(f"  the archive: {words(made.archive)}")
+        session.screen.note(f"  the archive: {words(made.archive)}")
         if made.tested and made.tested.hostname and not made.archive.name.startswith(host.user):
-            kit.screen.warn(
+            session.screen.warn(
                 f"it is none of your archives: its container called itself {made.tested.hostname}"
             )
     if made.doubt:
-        kit.screen.warn(f"the archive is NOT to be trusted: {made.doubt}")
+        session.screen.warn(f"the archive is NOT to be trusted: {made.doubt}")
     if made.ran:
-        show_use(kit, host, made.use)
+        show_use(session, host, made.use)
     yours = f"your container on {host.name}"
-    kit.confirm_name(
+    session.confirm_name(
         host.name,
         f"This stops {yours}, deletes and replaces all its files"
         if made.ran
         else f"This deletes and replaces all files of {yours}",
     )
     if not made.whole:
-        kit.screen.note(
+        session.screen.note(
             "  no snapshot of what is there now is offered: it is not whole, or nobody could test it"
         )
         return made
-    return _snapshot_first(kit, means, made) if _wants_snapshot(kit, host, snapshot) else made
+    return (
+        _snapshot_first(session, means, made) if _wants_snapshot(session, host, snapshot) else made
+    )
 
 
-def _wants_snapshot(kit: Kit, host: Host, chosen: bool | None) -> bool:
-    if chosen is not None or kit.yes:
+def _wants_snapshot(session: Session, host: Host, chosen: bool | None) -> bool:
+    if chosen is not None or session.yes:
         return chosen is not False
-    answer = kit.screen.ask(
+    answer = session.screen.ask(
         f"Take a snapshot of what is on {host.name} now, before it is destroyed? [Y/n]"
     )
     return answer.lower() not in {
@@ -164,25 +166,25 @@ def _wants_snapshot(kit: Kit, host: Host, chosen: bool | None) -> bool:
     }  # what loses nothing is what happens when one merely presses Enter
 
 
-def _snapshot_first(kit: Kit, means: Means, made: Plan) -> Plan:
+def _snapshot_first(session: Session, means: Means, made: Plan) -> Plan:
     """Save what is there. The archive to recover from may be the one that the server would overwrite: it moves."""
     host = made.host
     try:
-        with backup.planned(means, host) as plan:
+        with saving.planned(means, host) as plan:
             ask_snapshot(
-                kit, replace(plan, ran=False), agreed=True
+                session, replace(plan, ran=False), agreed=True
             )  # the stop was asked for already
-            taken = backup.take(means, plan, label=f"before-{made.what}")
+            taken = saving.take(means, plan, label=f"before-{made.what}")
     except DeclinedError:
         raise
     except ApexError as exc:
         if exc.code == "no_rootfs":
-            kit.screen.note(f"  there is nothing to save: {exc.message}")
+            session.screen.note(f"  there is nothing to save: {exc.message}")
             return made
         hint = f"apexgpu {made.what} {host.name} --no-snapshot   (what is there now is lost then)"
         message = f"{exc.message}; the {made.what} was not begun"
         raise type(exc)(message, hint=hint, code=exc.code) from None
-    show_taken(kit, host, taken)
+    show_taken(session, host, taken)
     if made.archive.path != taken.saved.path:
         return made
     if taken.previous is None or made.tested is None or taken.previous.stamp != made.tested.stamp:
@@ -193,23 +195,25 @@ def _snapshot_first(kit: Kit, means: Means, made: Plan) -> Plan:
     )
 
 
-def _new_keys(kit: Kit, means: Means, host: Host, done: Done, chosen: bool | None) -> Change | None:
+def _new_keys(
+    session: Session, means: Means, host: Host, done: Done, chosen: bool | None
+) -> Change | None:
     """Offer host keys that are the container's own: a template's are everybody's, and an old archive may be read."""
     if done.change is not None:
-        _show_change(kit, host, done.change)
+        _show_change(session, host, done.change)
     if chosen is None and (done.change is None and done.what == "recover"):
         return None
     try:
         if chosen is None:
-            kit.confirm(
+            session.confirm(
                 "Give the container new host keys of its own? Those in the archive others may have read"
             )
         change = None
         if chosen is not False:
-            change = containerkeys.renew(
+            change = hostkeys.renew(
                 means.link,
                 host,
-                interrupted.place_of(kit, host),
+                interrupted.place_of(session, host),
                 wait=means.wait,
                 pause=means.pause,
                 say=means.say,
@@ -217,34 +221,34 @@ def _new_keys(kit: Kit, means: Means, host: Host, done: Done, chosen: bool | Non
     except DeclinedError:
         return None
     except ApexError as exc:
-        fleet.show_error(kit, host, exc)
+        fleet.show_error(session, host, exc)
         return None
     if change is not None:
-        _show_change(kit, host, change)
+        _show_change(session, host, change)
     return change
 
 
-def _show_done(kit: Kit, host: Host, done: Done) -> None:
+def _show_done(session: Session, host: Host, done: Done) -> None:
     kept = f", {done.keys_put_back} of your keys put back" if done.keys_put_back else ""
     source = done.archive if done.what == "recover" else "the template"
-    kit.screen.good(
+    session.screen.good(
         f"{host.name} is up again from {source}{kept}: a login has proved it. Next: ssh {host.name}"
     )
 
 
-def _show_change(kit: Kit, host: Host, change: Change) -> None:
+def _show_change(session: Session, host: Host, change: Change) -> None:
     old = ", ".join(fingerprint(key) for key in change.old)
-    kit.screen.note(
+    session.screen.note(
         f"  the host key of {host.name} in known_hosts: was {old}, is {fingerprint(change.new)}"
     )
 
 
-def _finish(kit: Kit, host: Host, came: tuple[Done, Change | None] | ApexError) -> int:
+def _finish(session: Session, host: Host, came: tuple[Done, Change | None] | ApexError) -> int:
     if isinstance(came, ApexError):
-        fleet.show_error(kit, host, came)
-        return fleet.finish(kit, [Outcome(host, None, came)], lambda _: {})
+        fleet.show_error(session, host, came)
+        return fleet.finish(session, [Outcome(host, None, came)], lambda _: {})
     done, renewed = came
-    return fleet.finish(kit, [Outcome(host, done)], lambda value: _value(value, renewed))
+    return fleet.finish(session, [Outcome(host, done)], lambda value: _value(value, renewed))
 
 
 def _value(done: Done, renewed: Change | None) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from apexgpu.commands import fleet, reach, tunnel
-from apexgpu.commands.options import Group, OneHost, kit_of
+from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.commands.tunnel import Background, Local, Once, Open
-from apexgpu.kit import Kit
+from apexgpu.forwarding import ports, records
 from apexgpu.models import Host, Outcome
-from apexgpu.tunnel import ports, serving, tunnels
-from apexgpu.tunnel.serving import Server, ServerFailedError, Wish
+from apexgpu.remote import webservers
+from apexgpu.remote.webservers import Server, ServerFailedError, Wish
+from apexgpu.session import Session
 
 app = Group()
 
@@ -50,13 +51,19 @@ def tensorboard(
 
     It goes on in the container when the tunnel is closed; --stop ends it. Example: apexgpu tensorboard gpu7 runs
     """
-    kit = kit_of(ctx)
-    chosen = reach.one_host(kit, host)
+    session = session_of(ctx)
+    chosen = reach.one_host(session, host)
     wish = Wish("tensorboard", logdir, program, wait, str(Path.home()))
     if stop:
-        return _stop(kit, chosen, wish)
+        return _stop(session, chosen, wish)
     return _show(
-        kit, chosen, wish, local=local, background=background, open_browser=open_browser, once=once
+        session,
+        chosen,
+        wish,
+        local=local,
+        background=background,
+        open_browser=open_browser,
+        once=once,
     )
 
 
@@ -84,18 +91,24 @@ def jupyter(
 
     It goes on in the container when the tunnel is closed; --stop ends it. Example: apexgpu jupyter gpu7 --open
     """
-    kit = kit_of(ctx)
-    chosen = reach.one_host(kit, host)
+    session = session_of(ctx)
+    chosen = reach.one_host(session, host)
     wish = Wish("jupyter", directory, program, wait, str(Path.home()))
     if stop:
-        return _stop(kit, chosen, wish)
+        return _stop(session, chosen, wish)
     return _show(
-        kit, chosen, wish, local=local, background=background, open_browser=open_browser, once=once
+        session,
+        chosen,
+        wish,
+        local=local,
+        background=background,
+        open_browser=open_browser,
+        once=once,
     )
 
 
 def _show(
-    kit: Kit,
+    session: Session,
     host: Host,
     wish: Wish,
     *,
@@ -105,15 +118,15 @@ def _show(
     once: bool,
 ) -> None:
     wanted = ports.local_wanted(local) if local is not None else None
-    reach.ready(kit, host)
+    reach.ready(session, host)
     try:
-        with kit.screen.working(f"looking for {wish.name} on {host.name}") as progress:
-            found = serving.serve(kit.transport, host, wish, on_line=progress.say)
+        with session.screen.working(f"looking for {wish.name} on {host.name}") as progress:
+            found = webservers.serve(session.transport, host, wish, on_line=progress.say)
     except ServerFailedError as exc:
         for line in exc.said:
-            kit.screen.note(f"  {line}")
+            session.screen.note(f"  {line}")
         raise
-    _tell(kit, host, wish, found)
+    _tell(session, host, wish, found)
     page = tunnel.Page(
         found.path,
         "https" if found.secure else "http",
@@ -130,7 +143,7 @@ def _show(
         },
     )
     tunnel.carry(
-        kit,
+        session,
         host,
         [ports.Remote(found.port, found.host)],
         local=wanted,
@@ -141,45 +154,45 @@ def _show(
     )
 
 
-def _tell(kit: Kit, host: Host, wish: Wish, found: Server) -> None:
+def _tell(session: Session, host: Host, wish: Wish, found: Server) -> None:
     did = f"started there with {found.program}" if found.started else "was there already"
-    kit.screen.good(f"{wish.name} shows {found.directory} on {host.name}: {did}")
+    session.screen.good(f"{wish.name} shows {found.directory} on {host.name}: {did}")
     if found.password:
-        kit.screen.note("it asks for the password that you gave it")
-    kit.screen.note(
+        session.screen.note("it asks for the password that you gave it")
+    session.screen.note(
         f"it goes on there until: apexgpu {wish.what} {host.name} {found.directory} --stop"
     )
 
 
-def _stop(kit: Kit, host: Host, wish: Wish) -> None:
-    with kit.screen.working(f"stopping {wish.name} on {host.name}") as progress:
+def _stop(session: Session, host: Host, wish: Wish) -> None:
+    with session.screen.working(f"stopping {wish.name} on {host.name}") as progress:
 
         def work(one: Host) -> list[int]:
             return (
-                serving.stop(kit.transport, one, wish, on_line=progress.say)
-                if reach.answers(kit, one)
+                webservers.stop(session.transport, one, wish, on_line=progress.say)
+                if reach.answers(session, one)
                 else []
             )
 
-        outcome = fleet.run(kit, [host], work)[0]
+        outcome = fleet.run(session, [host], work)[0]
     if outcome.error is not None:
         raise outcome.error
     stopped = outcome.value or []
     for number in stopped:
-        kit.screen.good(f"{wish.name} on {host.name} (port {number}) is stopped")
-        _close_tunnels(kit, host, number)
+        session.screen.good(f"{wish.name} on {host.name} (port {number}) is stopped")
+        _close_tunnels(session, host, number)
     if not stopped:
-        kit.screen.good(f"no {wish.name} runs there on {host.name}")
+        session.screen.good(f"no {wish.name} runs there on {host.name}")
     fleet.finish(
-        kit, [Outcome(host, stopped)], lambda found: {"stopped": found, "changed": bool(found)}
+        session, [Outcome(host, stopped)], lambda found: {"stopped": found, "changed": bool(found)}
     )
 
 
-def _close_tunnels(kit: Kit, host: Host, number: int) -> None:
+def _close_tunnels(session: Session, host: Host, number: int) -> None:
     """A tunnel to a server that is gone is of no use, and would keep its port here."""
-    for one in tunnels.listed(kit.state_dir):
+    for one in records.listed(session.state_dir):
         if one.host == host.name and [ports.remote(each.remote).port for each in one.forwards] == [
             number
         ]:
-            tunnels.close(kit.state_dir, one)
-            kit.screen.good(f"closed {one.id}")
+            records.close(session.state_dir, one)
+            session.screen.good(f"closed {one.id}")

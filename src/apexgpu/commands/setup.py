@@ -7,18 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from apexgpu.commands import fleet, reach
-from apexgpu.commands.options import Group, kit_of
+from apexgpu.commands.options import Group, session_of
 from apexgpu.errors import ApexError, RefusedError, UsageError
-from apexgpu.hosts import containerkeys, hostlock
-from apexgpu.kit import Kit
+from apexgpu.manageshell import hostkeys, hostlock
 from apexgpu.models import Host, Target
+from apexgpu.recipes import installers, planner, provision, recipe
+from apexgpu.recipes.facts import Facts, survey
+from apexgpu.recipes.installers import Judged, Memory
+from apexgpu.recipes.planner import DONE, Order, Plan, Planned
+from apexgpu.recipes.provision import Run, StepFailedError, Teller
+from apexgpu.recipes.recipe import Recipe
 from apexgpu.render import error_value
-from apexgpu.software import installers, planner, provision, recipe
-from apexgpu.software.facts import Facts, survey
-from apexgpu.software.installers import Judged, Memory
-from apexgpu.software.planner import DONE, Order, Plan, Planned
-from apexgpu.software.provision import Run, StepFailedError, Teller
-from apexgpu.software.recipe import Recipe
+from apexgpu.session import Session
 from apexgpu.text import columns
 
 app = Group()
@@ -69,10 +69,10 @@ def setup(
 
     Examples: apexgpu setup list · apexgpu setup gpu7 tensorflow jupyter · apexgpu setup gpu7 cuda --plan
     """
-    kit = kit_of(ctx)
-    known = recipe.load_all(kit.settings.config_dir)
+    session = session_of(ctx)
+    known = recipe.load_all(session.settings.config_dir)
     if host == "list":
-        return _list(kit, known)
+        return _list(session, known)
     if not recipes:
         message = "no recipe was named"
         raise UsageError(
@@ -80,15 +80,15 @@ def setup(
         )
     order = planner.order(recipes, known, python)
     chosen = reach.one_host(
-        kit, host, several=f"apexgpu setup HOST {' '.join(recipes)}, with one of them"
+        session, host, several=f"apexgpu setup HOST {' '.join(recipes)}, with one of them"
     )
     raise typer.Exit(
-        _Setup(kit, chosen, known, order).run(dry_run=dry_run, accept_files=accept_files)
+        _Setup(session, chosen, known, order).run(dry_run=dry_run, accept_files=accept_files)
     )
 
 
-def _list(kit: Kit, known: dict[str, Recipe]) -> None:
-    kit.screen.table(
+def _list(session: Session, known: dict[str, Recipe]) -> None:
+    session.screen.table(
         ("RECIPE", "NEEDS", "WHAT"),
         [(one.name, ", ".join(one.needs) or "-", one.summary) for one in known.values()],
     )
@@ -102,18 +102,20 @@ def _list(kit: Kit, known: dict[str, Recipe]) -> None:
         }
         for one in known.values()
     ]
-    kit.screen.document({"ok": True, "recipes": values})
+    session.screen.document({"ok": True, "recipes": values})
 
 
 class _Setup:
     """One setup of one host, and what JSON tells of it so far."""
 
-    def __init__(self, kit: Kit, host: Host, known: dict[str, Recipe], order: Order) -> None:
-        self._kit = kit
+    def __init__(
+        self, session: Session, host: Host, known: dict[str, Recipe], order: Order
+    ) -> None:
+        self._session = session
         self._host = host
         self._known = known
         self._order = order
-        self._connect = kit.settings.timeout
+        self._connect = session.settings.timeout
         self._told: dict[str, Any] = {"changed": False}
 
     def run(self, *, dry_run: bool, accept_files: bool) -> int:
@@ -126,63 +128,63 @@ class _Setup:
             error = exc
             if isinstance(exc, StepFailedError) and exc.said:
                 for line in exc.said:
-                    self._kit.screen.note(f"  {line}")
+                    self._session.screen.note(f"  {line}")
                 log = f"apexgpu ssh {self._host.name} -- cat .cache/apexgpu/setup/log"
-                self._kit.screen.note(f"  (all of it: {log})")
-            fleet.show_error(self._kit, self._host, exc)
+                self._session.screen.note(f"  (all of it: {log})")
+            fleet.show_error(self._session, self._host, exc)
         row = {
             "host": self._host.name,
             "ok": error is None,
             "error": error_value(error),
             **self._told,
         }
-        self._kit.screen.document({"ok": error is None, "hosts": [row]})
+        self._session.screen.document({"ok": error is None, "hosts": [row]})
         return error.exit_code if error is not None else 0
 
     def _go(self, *, dry_run: bool, accept_files: bool) -> None:
-        kit, host = self._kit, self._host
+        session, host = self._session, self._host
         plan = planner.plan(host.name, self._facts(), self._known, self._order)
         self._told |= {"facts": _facts_value(plan.facts), "versions": _versions(plan)}
-        with kit.screen.working(f"looking at what is set up on {host.name}"):
-            plan, files = provision.check(kit.transport, host, plan, connect=self._connect)
+        with session.screen.working(f"looking at what is set up on {host.name}"):
+            plan, files = provision.check(session.transport, host, plan, connect=self._connect)
         self._told["steps"] = [_step_value(one, one.state) for one in plan.steps]
-        judged = installers.judge(plan, files, Memory(kit.state_dir).read())
+        judged = installers.judge(plan, files, Memory(session.state_dir).read())
         self._show(plan, judged)
         if not accept_files:
             installers.refuse_changed(plan, judged)
         if not plan.todo:
-            with kit.screen.working(f"proving it over a new login to {host.name}"):
-                provision.prove_logins(kit.transport, host, plan, connect=self._connect)
-            kit.screen.good(f"{host.name}: nothing to do, {_named(plan)} {_are(plan)} set up")
+            with session.screen.working(f"proving it over a new login to {host.name}"):
+                provision.prove_logins(session.transport, host, plan, connect=self._connect)
+            session.screen.good(f"{host.name}: nothing to do, {_named(plan)} {_are(plan)} set up")
         elif dry_run:
-            kit.screen.note(f"nothing was changed; to do it: {plan.again}")
+            session.screen.note(f"nothing was changed; to do it: {plan.again}")
         else:
-            kit.confirm(f"Set this up on {host.name}?")
+            session.confirm(f"Set this up on {host.name}?")
             self._execute(plan, judged)
 
     def _facts(self) -> Facts:
         """What is there; a stopped container is offered to be started, and what is under way there awaited."""
-        kit, host = self._kit, self._host
-        with kit.screen.working(f"looking at {host.name}"):
+        session, host = self._session, self._host
+        with session.screen.working(f"looking at {host.name}"):
             outcome = fleet.run(
-                kit, [host], lambda one: survey(kit.transport, one, connect=self._connect)
+                session, [host], lambda one: survey(session.transport, one, connect=self._connect)
             )[0]
         if isinstance(outcome.error, RefusedError) and outcome.error.code == "stopped":
-            reach.offer_start(kit, host)
-            return survey(kit.transport, host, connect=self._connect)
+            reach.offer_start(session, host)
+            return survey(session.transport, host, connect=self._connect)
         if outcome.error is not None:
             raise outcome.error
         assert outcome.value is not None  # noqa: S101 - a value or an error
         return outcome.value if outcome.value.busy is None else self._followed(outcome.value.busy)
 
     def _followed(self, busy: str) -> Facts:
-        kit, host = self._kit, self._host
-        kit.screen.note(
+        session, host = self._session, self._host
+        session.screen.note(
             f"a setup is under way on {host.name} already ({busy.partition(' ')[2] or busy}): following it"
         )
-        with kit.screen.working(f"following it on {host.name}") as progress:
-            provision.follow(kit.transport, host, busy, progress.say, connect=self._connect)
-        found = survey(kit.transport, host, connect=self._connect)
+        with session.screen.working(f"following it on {host.name}") as progress:
+            provision.follow(session.transport, host, busy, progress.say, connect=self._connect)
+        found = survey(session.transport, host, connect=self._connect)
         if found.busy is not None:
             message = f"another setup is still under way on {host.name}"
             raise ApexError(message, hint="run the same line again in some minutes", code="busy")
@@ -190,7 +192,7 @@ class _Setup:
 
     def _show(self, plan: Plan, judged: Sequence[Judged]) -> None:
         """What is there, what was chosen, and every step, before anything is asked."""
-        screen = self._kit.screen
+        screen = self._session.screen
         screen.note(f"{plan.where}: {_facts_words(plan.facts)}")
         if versions := _versions(plan):
             told = [
@@ -214,48 +216,50 @@ class _Setup:
                 screen.note(f"{what} is the file that its maker published")
 
     def _execute(self, plan: Plan, judged: Sequence[Judged]) -> None:
-        kit, host = self._kit, self._host
+        session, host = self._session, self._host
         with (
-            hostlock.only_one(kit.state_dir, host),
-            kit.screen.working(f"setting up on {host.name}") as progress,
+            hostlock.only_one(session.state_dir, host),
+            session.screen.working(f"setting up on {host.name}") as progress,
         ):
             teller = Teller(
                 say=progress.say,
-                step=lambda one: progress.print(lambda: kit.screen.good(one.title)),
-                note=lambda text: progress.print(lambda: kit.screen.note(text)),
+                step=lambda one: progress.print(lambda: session.screen.good(one.title)),
+                note=lambda text: progress.print(lambda: session.screen.note(text)),
             )
             run = Run(plan, teller, self._connect)
             try:
                 provision.execute(
-                    kit.transport,
+                    session.transport,
                     host,
                     run,
-                    pause=kit.pause,
+                    pause=session.pause,
                     known=[one.file.name for one in judged if one.trust == "known"],
-                    actions={"renew_host_keys": lambda: _renew_host_keys(kit, host, teller)},
+                    actions={"renew_host_keys": lambda: _renew_host_keys(session, host, teller)},
                 )
             finally:
-                kit.transport.forget(Target(host, "container"))  # it has the variables of before
+                session.transport.forget(
+                    Target(host, "container")
+                )  # it has the variables of before
                 self._told |= {"changed": run.changed, "steps": _ran(plan, run)}
-        Memory(kit.state_dir).keep([one.file for one in judged])
-        kit.screen.good(f"{host.name}: {_named(plan)} {_are(plan)} set up")
+        Memory(session.state_dir).keep([one.file for one in judged])
+        session.screen.good(f"{host.name}: {_named(plan)} {_are(plan)} set up")
         for one in plan.recipes:
             if one.use:
-                kit.screen.note(
+                session.screen.note(
                     f"  {one.name}, in the container: {one.use.format_map(plan.variables)}"
                 )
         if plan.choice.tensorflow:
-            kit.screen.note(f"whether it computes: apexgpu verify {host.name}")
+            session.screen.note(f"whether it computes: apexgpu verify {host.name}")
 
 
-def _renew_host_keys(kit: Kit, host: Host, teller: Teller) -> None:
+def _renew_host_keys(session: Session, host: Host, teller: Teller) -> None:
     """New host keys for the container, and the same in known_hosts."""
     from apexgpu.commands.interrupted import place_of
     from apexgpu.iam.publickeys import fingerprint
 
-    where = place_of(kit, host)
-    change = containerkeys.renew(
-        kit.transport, host, where, wait=120, pause=kit.pause, say=teller.say
+    where = place_of(session, host)
+    change = hostkeys.renew(
+        session.transport, host, where, wait=120, pause=session.pause, say=teller.say
     )
     old = ", ".join(fingerprint(key) for key in change.old)
     teller.note(

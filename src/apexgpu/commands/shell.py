@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from apexgpu import shellstart
-from apexgpu.commands.options import Group, kit_of
+from apexgpu.commands.options import Group, session_of
 from apexgpu.completion import SHELLS, script
 from apexgpu.errors import UsageError
-from apexgpu.kit import Kit
+from apexgpu.session import Session
 
 app = Group()
 completion = Group()
@@ -23,10 +23,10 @@ def show(
     ctx: typer.Context, shell: Annotated[str, typer.Argument(metavar="SHELL", show_default=False)]
 ) -> None:
     """Print the completion script of a shell: bash, zsh, fish, powershell. Example: apexgpu completion show bash."""
-    kit = kit_of(ctx)
+    session = session_of(ctx)
     text = script(_known(shell))
-    kit.screen.result(text.rstrip("\n"))
-    kit.screen.document({"ok": True, "shell": shell, "script": text})
+    session.screen.result(text.rstrip("\n"))
+    session.screen.document({"ok": True, "shell": shell, "script": text})
 
 
 def _known(shell: str) -> str:
@@ -36,15 +36,15 @@ def _known(shell: str) -> str:
     return name
 
 
-def install(kit: Kit, words: Sequence[str]) -> int:
+def install(session: Session, words: Sequence[str]) -> int:
     """`--install-completion [SHELL]`: a file of ours, and one line in the shell's start file where it needs one."""
     shell = _known(words[0]) if words else _detect()
-    file, changed = shellstart.install(shell, kit.settings.config_dir)
-    kit.screen.document({"ok": True, "shell": shell, "path": str(file), "changed": changed})
+    file, changed = shellstart.install(shell, session.settings.config_dir)
+    session.screen.document({"ok": True, "shell": shell, "path": str(file), "changed": changed})
     if shell == "powershell":
-        kit.screen.result(f"Put this line into $PROFILE: . '{file}'")
+        session.screen.result(f"Put this line into $PROFILE: . '{file}'")
     else:
-        kit.screen.result(
+        session.screen.result(
             f"Completion for {shell} is set up; it works in the next terminal you open."
         )
     return 0

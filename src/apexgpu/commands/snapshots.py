@@ -4,16 +4,16 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.backups.archivescripts import NOTE
-from apexgpu.backups.backup import only_archive
-from apexgpu.backups.eyes import running_eye
-from apexgpu.backups.journal import Journal
-from apexgpu.backups.nas import Eye, Means, now
-from apexgpu.backups.snapshots import UNKNOWN, Manifest, Saved, choose, iso, owner, to_rotate
+from apexgpu.archives.archivehost import Eye, Means, now
+from apexgpu.archives.catalog import UNKNOWN, Manifest, Saved, choose, iso, owner, to_rotate
+from apexgpu.archives.findhost import running_eye
+from apexgpu.archives.journal import Journal
+from apexgpu.archives.saving import only_archive
+from apexgpu.archives.scripts import NOTE
 from apexgpu.commands.backup import words
-from apexgpu.commands.options import Group, ListByDefault, kit_of
+from apexgpu.commands.options import Group, ListByDefault, session_of
 from apexgpu.errors import ApexError, RefusedError
-from apexgpu.kit import Kit
+from apexgpu.session import Session
 from apexgpu.ssh.transport import OnLine
 from apexgpu.text import size
 
@@ -45,22 +45,22 @@ def show(
 
     Example: apexgpu snapshots
     """
-    kit = kit_of(ctx)
-    names = [one.name for one in kit.hosts([host])] if host else None
-    with kit.screen.working("looking at the archives"):
-        eye = find_eye(kit)
+    session = session_of(ctx)
+    names = [one.name for one in session.hosts([host])] if host else None
+    with session.screen.working("looking at the archives"):
+        eye = find_eye(session)
         sight = eye.look()
     found = [one for one in sight.archives if names is None or one.host in names]
     if found:
-        kit.screen.table(_HEADER, [_row(one) for one in found])
+        session.screen.table(_HEADER, [_row(one) for one in found])
     else:
-        kit.screen.note("no snapshot can be seen; make one with: apexgpu snapshot HOST")
-    kit.screen.note(f"{size(sight.free)} free in {eye.directory} (seen from {eye.host.name})")
+        session.screen.note("no snapshot can be seen; make one with: apexgpu snapshot HOST")
+    session.screen.note(f"{size(sight.free)} free in {eye.directory} (seen from {eye.host.name})")
     if not sight.writable:
-        kit.screen.warn(
+        session.screen.warn(
             f"{eye.directory} may not be written: a new snapshot would replace {eye.path}"
         )
-    kit.screen.document(
+    session.screen.document(
         {
             "ok": True,
             "snapshots": [one.value() for one in found],
@@ -80,9 +80,9 @@ def verify(ctx: typer.Context, name: Name) -> None:
 
     Example: apexgpu snapshots verify before-upgrade
     """
-    kit = kit_of(ctx)
-    with kit.screen.working("testing") as progress:
-        eye = find_eye(kit, progress.say)
+    session = session_of(ctx)
+    with session.screen.working("testing") as progress:
+        eye = find_eye(session, progress.say)
         found = choose(eye.look().archives, name, eye.host.name)
         result = eye.test(found.path)
         trouble = result.trouble
@@ -98,16 +98,16 @@ def verify(ctx: typer.Context, name: Name) -> None:
         host = (
             found.host
             if found.host != UNKNOWN
-            else owner(result, kit.user, [one.name for one in kit.known_hosts])
+            else owner(result, session.user, [one.name for one in session.known_hosts])
         )
         manifest = Manifest(
             host or UNKNOWN, found.label, result.time, result.size, result.sha256, now()
         )
         if not eye.write_note(found.path, manifest):
-            kit.screen.warn(f"{found.path}{NOTE} cannot be written, so the result is not kept")
+            session.screen.warn(f"{found.path}{NOTE} cannot be written, so the result is not kept")
     after = eye.find(found.path) or found
-    kit.screen.good(f"{after.name} is good: {result.members} files, SHA-256 {result.sha256}")
-    kit.screen.document({"ok": True, "snapshots": [after.value()]})
+    session.screen.good(f"{after.name} is good: {result.members} files, SHA-256 {result.sha256}")
+    session.screen.document({"ok": True, "snapshots": [after.value()]})
 
 
 @snapshots.command("remove")
@@ -116,22 +116,22 @@ def remove(ctx: typer.Context, name: Name) -> None:
 
     Example: apexgpu snapshots remove before-upgrade
     """
-    kit = kit_of(ctx)
-    with only_archive(kit.state_dir):
-        eye = find_eye(kit)
+    session = session_of(ctx)
+    with only_archive(session.state_dir):
+        eye = find_eye(session)
         seen = eye.look().archives
         found = choose(seen, name, eye.host.name)
-        if found.path in Journal(kit.state_dir).needed():
+        if found.path in Journal(session.state_dir).needed():
             message = f"{found.name} is needed by what was interrupted"
             raise RefusedError(
                 message,
                 hint="apexgpu status   (names it, and how to finish or undo it)",
                 code="needed",
             )
-        _confirm(kit, [found], seen)
+        _confirm(session, [found], seen)
         eye.remove(found)
-    kit.screen.good(f"{found.name} is removed")
-    kit.screen.document({"ok": True, "snapshots": [found.value()]})
+    session.screen.good(f"{found.name} is removed")
+    session.screen.document({"ok": True, "snapshots": [found.value()]})
 
 
 @snapshots.command("keep")
@@ -147,20 +147,20 @@ def keep(
 
     Example: apexgpu snapshots keep 3
     """
-    kit = kit_of(ctx)
-    with only_archive(kit.state_dir):
-        eye = find_eye(kit)
+    session = session_of(ctx)
+    with only_archive(session.state_dir):
+        eye = find_eye(session)
         seen = eye.look().archives
-        needed = Journal(kit.state_dir).needed()
+        needed = Journal(session.state_dir).needed()
         gone = [one for one in to_rotate(seen, count) if one.path not in needed]
         if gone:
-            _confirm(kit, gone, seen)
+            _confirm(session, gone, seen)
         for one in gone:
             eye.remove(one)
-    kit.screen.good(
+    session.screen.good(
         f"{len(gone)} removed, {len(seen) - len(gone)} kept" if gone else "nothing to remove"
     )
-    kit.screen.document(
+    session.screen.document(
         {
             "ok": True,
             "removed": [one.value() for one in gone],
@@ -169,22 +169,29 @@ def keep(
     )
 
 
-def find_eye(kit: Kit, say: OnLine = lambda _: None) -> Eye:
+def find_eye(session: Session, say: OnLine = lambda _: None) -> Eye:
     """A running container that sees the archives; nothing is started for it."""
     return running_eye(
         Means(
-            kit.transport, kit.known_hosts, kit.state_dir, kit.pause, say=say, note=kit.screen.note
+            session.transport,
+            session.known_hosts,
+            session.state_dir,
+            session.pause,
+            say=say,
+            note=session.screen.note,
         )
     )
 
 
-def _confirm(kit: Kit, gone: list[Saved], seen: tuple[Saved, ...]) -> None:
+def _confirm(session: Session, gone: list[Saved], seen: tuple[Saved, ...]) -> None:
     for one in gone:
-        kit.screen.note(f"  {words(one)}")
+        session.screen.note(f"  {words(one)}")
     left = [one for one in seen if one not in gone]
     if any(one.verified for one in gone) and not any(one.verified for one in left):
-        kit.screen.warn("no verified snapshot would be left")
-    kit.confirm(f"Delete {'this archive' if len(gone) == 1 else f'these {len(gone)} archives'}?")
+        session.screen.warn("no verified snapshot would be left")
+    session.confirm(
+        f"Delete {'this archive' if len(gone) == 1 else f'these {len(gone)} archives'}?"
+    )
 
 
 def _row(one: Saved) -> tuple[str, ...]:

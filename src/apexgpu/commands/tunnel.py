@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from apexgpu.commands import reach
-from apexgpu.commands.options import Group, ListByDefault, OneHost, kit_of
+from apexgpu.commands.options import Group, ListByDefault, OneHost, session_of
 from apexgpu.errors import ApexError, RefusedError, UnreachableError, UsageError
-from apexgpu.kit import Kit
+from apexgpu.forwarding import portowners, ports, records
+from apexgpu.forwarding.records import UP, WAITING
 from apexgpu.models import Host, Target
+from apexgpu.session import Session
 from apexgpu.text import duration, size
-from apexgpu.tunnel import holders, ports, tunnels
-from apexgpu.tunnel.tunnels import UP, WAITING
 
 app = Group()
 listing = Group(cls=ListByDefault)
@@ -71,16 +71,16 @@ def tunnel(
 
     Examples: apexgpu tunnel gpu7 6006 · apexgpu tunnel gpu7 8888 --local 9999 --background
     """
-    kit = kit_of(ctx)
+    session = session_of(ctx)
     remotes = [ports.remote(word) for word in port]
     if local is not None and len(remotes) > 1:
         raise UsageError(
             "--local is for one port", hint=f"apexgpu tunnel {host} {remotes[0]} --local {local}"
         )
     wanted = ports.local_wanted(local) if local is not None else None
-    chosen = reach.one_host(kit, host)
+    chosen = reach.one_host(session, host)
     carry(
-        kit,
+        session,
         chosen,
         remotes,
         local=wanted,
@@ -91,7 +91,7 @@ def tunnel(
 
 
 def carry(
-    kit: Kit,
+    session: Session,
     host: Host,
     remotes: Sequence[ports.Remote],
     *,
@@ -102,24 +102,24 @@ def carry(
     page: Page = PLAIN,
 ) -> None:
     """Carry `remotes` of the container, here until Ctrl-C or in the background; `page` is what the first one shows."""
-    before = tunnels.listed(kit.state_dir)
-    tunnels.clean(kit.state_dir, before)
+    before = records.listed(session.state_dir)
+    records.clean(session.state_dir, before)
     same = _same(before, host, remotes, local)
-    if same is not None and same.state != tunnels.DEAD:
-        kit.screen.note(
+    if same is not None and same.state != records.DEAD:
+        session.screen.note(
             f"tunnel {same.id} carries that already; close it with: apexgpu tunnels close {same.id}"
         )
         if same.state != UP:
             reach.ready(
-                kit, host
+                session, host
             )  # its container may be stopped: it comes back by itself when that is started
-        return _show(kit, same, page, open_browser)
-    _warn(kit, host, remotes, reach.ready(kit, host, ports.LISTENERS))
+        return _show(session, same, page, open_browser)
+    _warn(session, host, remotes, reach.ready(session, host, ports.LISTENERS))
     # One that died gives its ports on: whoever has its page open finds it again.
     wanted = [local] * len(remotes) if same is None else [one.local for one in same.forwards]
-    plan = tunnels.Plan(
+    plan = records.Plan(
         host.name,
-        tuple(reach.ssh_arguments(kit, host)),
+        tuple(reach.ssh_arguments(session, host)),
         tuple(remotes),
         tuple(wanted),
         strict=local is not None,
@@ -128,16 +128,16 @@ def carry(
     )
     try:
         if background:
-            return _show(kit, _started(kit, host, plan, before), page, open_browser)
-        return _foreground(kit, host, plan, page, open_browser)
-    except tunnels.PortsTakenError as exc:
+            return _show(session, _started(session, host, plan, before), page, open_browser)
+        return _foreground(session, host, plan, page, open_browser)
+    except records.PortsTakenError as exc:
         again = (
             f"apexgpu tunnel {host.name} {remotes[0]}" if page is PLAIN else "the same again with"
         )
-        raise _taken(kit, exc.taken[0], again) from None
+        raise _taken(session, exc.taken[0], again) from None
 
 
-def _warn(kit: Kit, host: Host, remotes: Sequence[ports.Remote], listeners: str) -> None:
+def _warn(session: Session, host: Host, remotes: Sequence[ports.Remote], listeners: str) -> None:
     """The tunnel is opened all the same: what it leads to may be started later."""
     for one in remotes:
         if why := ports.nobody(listeners, one):
@@ -146,62 +146,66 @@ def _warn(kit: Kit, host: Host, remotes: Sequence[ports.Remote], listeners: str)
                 if "::1" in why
                 else ""
             )
-            kit.screen.note(f"{host.name}: {why}{six}")
+            session.screen.note(f"{host.name}: {why}{six}")
 
 
 def _started(
-    kit: Kit, host: Host, plan: tunnels.Plan, others: Sequence[tunnels.Tunnel]
-) -> tunnels.Tunnel:
-    from apexgpu.tunnel import background
+    session: Session, host: Host, plan: records.Plan, others: Sequence[records.Tunnel]
+) -> records.Tunnel:
+    from apexgpu.forwarding import background
 
     try:
-        with kit.screen.working(f"opening the tunnel to {host.name}"):
-            made = background.start(kit.state_dir, plan, kit.runner)
+        with session.screen.working(f"opening the tunnel to {host.name}"):
+            made = background.start(session.state_dir, plan, session.runner)
     except ApexError as exc:
         if exc.code != "tunnel_failed":
             raise
         raise _failure(host, exc.message) from None
-    _say_moved(kit, plan, made, others)
+    _say_moved(session, plan, made, others)
     return made
 
 
-def _foreground(kit: Kit, host: Host, plan: tunnels.Plan, page: Page, open_browser: bool) -> None:
+def _foreground(
+    session: Session, host: Host, plan: records.Plan, page: Page, open_browser: bool
+) -> None:
+    from apexgpu.forwarding import tunnelprocess
     from apexgpu.ssh.openssh_link import FINAL, failure
-    from apexgpu.tunnel import tunnelprocess
 
-    sockets = tunnels.take(plan)
-    shown: list[tunnels.Tunnel] = []
+    sockets = records.take(plan)
+    shown: list[records.Tunnel] = []
 
-    def changed(one: tunnels.Tunnel) -> None:
+    def changed(one: records.Tunnel) -> None:
         if one.state == UP and not shown:
             shown.append(one)
-            _say_moved(kit, plan, one, tunnels.listed(kit.state_dir))
-            _show(kit, one, page, open_browser=False)
-            kit.screen.note("Ctrl-C closes it")
+            _say_moved(session, plan, one, records.listed(session.state_dir))
+            _show(session, one, page, open_browser=False)
+            session.screen.note("Ctrl-C closes it")
             if (
                 open_browser
             ):  # beside the tunnel: some browsers run in the terminal, and the tunnel has to go on
-                threading.Thread(target=_open, args=(kit, one, page), daemon=True).start()
+                threading.Thread(target=_open, args=(session, one, page), daemon=True).start()
         elif shown and one.state == UP:
-            kit.screen.good(f"connected again after {duration(time.time() - min(lost.values()))}")
+            session.screen.good(
+                f"connected again after {duration(time.time() - min(lost.values()))}"
+            )
             lost.clear()
         elif shown and one.state == WAITING and one.reason not in lost:
             lost[one.reason] = one.since  # each reason once, however long it lasts
-            kit.screen.note(
+            session.screen.note(
                 f"{host.name}: {one.reason.rstrip('.')}"
                 + ("" if plan.once else "; connecting again …")
             )
 
     lost: dict[str, float] = {}
-    kit.screen.transient(f"opening the tunnel to {host.name} …")
+    session.screen.transient(f"opening the tunnel to {host.name} …")
     was_up, last, interrupted = tunnelprocess.carry(
-        kit.state_dir,
+        session.state_dir,
         plan,
         sockets,
         changed=changed,
-        each_second=lambda one: kit.screen.transient(living(one)) if shown else None,
+        each_second=lambda one: session.screen.transient(living(one)) if shown else None,
     )
-    kit.screen.transient("")
+    session.screen.transient("")
     if interrupted is not False:
         raise typer.Exit(130 if interrupted else 0)
     if not was_up or failure(last.reason) in FINAL:
@@ -213,7 +217,7 @@ def _foreground(kit: Kit, host: Host, plan: tunnels.Plan, page: Page, open_brows
         )
 
 
-def living(one: tunnels.Tunnel) -> str:
+def living(one: records.Tunnel) -> str:
     """The line that stands on a terminal while a tunnel is carried."""
     urls = " ".join(f"http://127.0.0.1:{each.local}" for each in one.forwards)
     now = time.time()
@@ -238,20 +242,22 @@ def show(ctx: typer.Context) -> None:
 
     Example: apexgpu tunnels
     """
-    kit = kit_of(ctx)
-    found = tunnels.listed(kit.state_dir)
+    session = session_of(ctx)
+    found = records.listed(session.state_dir)
     rows = [_row(one, each) for one in found for each in one.forwards]
     if rows:
-        kit.screen.table(_HEADER, rows, styles=lambda row: "red" if row[3] == tunnels.DEAD else "")
+        session.screen.table(
+            _HEADER, rows, styles=lambda row: "red" if row[3] == records.DEAD else ""
+        )
         for one in found:
             if one.reason:
-                kit.screen.note(
+                session.screen.note(
                     f"{one.id}: {'the port there said: ' if one.state == UP else ''}{one.reason}"
                 )
     else:
-        kit.screen.note("no tunnel is open; open one with: apexgpu tunnel HOST PORT")
-    kit.screen.document({"ok": True, "tunnels": [value(one) for one in found]})
-    tunnels.clean(kit.state_dir, found)
+        session.screen.note("no tunnel is open; open one with: apexgpu tunnel HOST PORT")
+    session.screen.document({"ok": True, "tunnels": [value(one) for one in found]})
+    records.clean(session.state_dir, found)
 
 
 @listing.command("close")
@@ -269,33 +275,33 @@ def close(
 
     Examples: apexgpu tunnels close gpu7-6006 · apexgpu tunnels close gpu7 · apexgpu tunnels close --all
     """
-    kit = kit_of(ctx)
+    session = session_of(ctx)
     if not names and not everything:
         raise UsageError("no tunnel was named", hint="apexgpu tunnels close --all")
-    found = tunnels.listed(kit.state_dir)
+    found = records.listed(session.state_dir)
     open_ones = {one.id for one in found} | {one.host for one in found}
     for name in names or ():
         if name not in open_ones:  # only then are the hosts needed, which may take IAM
             host, _, number = name.rpartition("-")
-            kit.hosts(
+            session.hosts(
                 [host if number.isdigit() and host else name]
             )  # one that is closed: nothing to do
     chosen = [
         one for one in found if everything or one.id in (names or ()) or one.host in (names or ())
     ]
     for one in chosen:
-        tunnels.close(kit.state_dir, one)
-        kit.screen.good(f"closed {one.id}")
+        records.close(session.state_dir, one)
+        session.screen.good(f"closed {one.id}")
     if not chosen:
-        kit.screen.note("nothing to close")
-    kit.screen.document(
+        session.screen.note("nothing to close")
+    session.screen.document(
         {"ok": True, "tunnels": [{**value(one), "state": "closed"} for one in chosen]}
     )
 
 
-def value(one: tunnels.Tunnel) -> dict[str, Any]:
+def value(one: records.Tunnel) -> dict[str, Any]:
     """A tunnel as JSON; `local_port` and `remote_port` are those of its first forward, times are ISO 8601."""
-    from apexgpu.backups.snapshots import iso
+    from apexgpu.archives.catalog import iso
 
     forwards = [
         {
@@ -311,7 +317,7 @@ def value(one: tunnels.Tunnel) -> dict[str, Any]:
     return {**rest, **times, **forwards[0], "forwards": forwards, "bytes": one.carried}
 
 
-def _row(one: tunnels.Tunnel, each: tunnels.Carried) -> tuple[str, ...]:
+def _row(one: records.Tunnel, each: records.Carried) -> tuple[str, ...]:
     return (
         one.id,
         f"127.0.0.1:{each.local}",
@@ -325,8 +331,8 @@ def _row(one: tunnels.Tunnel, each: tunnels.Carried) -> tuple[str, ...]:
 
 
 def _same(
-    found: Sequence[tunnels.Tunnel], host: Host, remotes: Sequence[ports.Remote], local: int | None
-) -> tunnels.Tunnel | None:
+    found: Sequence[records.Tunnel], host: Host, remotes: Sequence[ports.Remote], local: int | None
+) -> records.Tunnel | None:
     ends = [str(one) for one in remotes]
     return next(
         (
@@ -340,45 +346,47 @@ def _same(
     )
 
 
-def _show(kit: Kit, one: tunnels.Tunnel, page: Page, open_browser: bool) -> None:
+def _show(session: Session, one: records.Tunnel, page: Page, open_browser: bool) -> None:
     urls = [_url(one, page), *(f"http://127.0.0.1:{each.local}" for each in one.forwards[1:])]
     for url, each in zip(urls, one.forwards, strict=True):
-        kit.screen.result(f"{url}  →  {one.host} {each.remote}")
+        session.screen.result(f"{url}  →  {one.host} {each.remote}")
     shown = value(one)
     told = {**shown, **page.told, "url": urls[0] if page is not PLAIN else shown["url"]}
-    kit.screen.document({"ok": True, "tunnels": [told]})
+    session.screen.document({"ok": True, "tunnels": [told]})
     if open_browser:
-        _open(kit, one, page)
+        _open(session, one, page)
 
 
-def _open(kit: Kit, one: tunnels.Tunnel, page: Page) -> None:
-    kit.open_page(_url(one, page), secret=page.secret)
+def _open(session: Session, one: records.Tunnel, page: Page) -> None:
+    session.open_page(_url(one, page), secret=page.secret)
 
 
-def _url(one: tunnels.Tunnel, page: Page) -> str:
+def _url(one: records.Tunnel, page: Page) -> str:
     """The address of the first forward; what people see of a plain one has no slash."""
     ending = "" if page is PLAIN else f"/{page.path.removeprefix('/')}"
     return f"{page.scheme}://127.0.0.1:{one.forwards[0].local}{ending}"
 
 
 def _say_moved(
-    kit: Kit, plan: tunnels.Plan, one: tunnels.Tunnel, others: Sequence[tunnels.Tunnel]
+    session: Session, plan: records.Plan, one: records.Tunnel, others: Sequence[records.Tunnel]
 ) -> None:
     for each in () if plan.strict else one.forwards:
         first = next(ports.candidates(ports.remote(each.remote).port))
         if each.local > first and ports.remote(each.remote).port == first and not ports.free(first):
-            kit.screen.note(
-                f"port {first} here is taken by {_who(kit, first, others)}; this is {each.local}"
+            session.screen.note(
+                f"port {first} here is taken by {_who(session, first, others)}; this is {each.local}"
             )
 
 
-def _who(kit: Kit, port: int, others: Sequence[tunnels.Tunnel]) -> str:
+def _who(session: Session, port: int, others: Sequence[records.Tunnel]) -> str:
     own = next((one for one in others for each in one.forwards if each.local == port), None)
-    return f"your tunnel {own.id}" if own else str(holders.holder(port, kit.runner))
+    return f"your tunnel {own.id}" if own else str(portowners.holder(port, session.runner))
 
 
-def _taken(kit: Kit, number: int, again: str) -> RefusedError:
-    message = f"port {number} here is taken by {_who(kit, number, tunnels.listed(kit.state_dir))}"
+def _taken(session: Session, number: int, again: str) -> RefusedError:
+    message = (
+        f"port {number} here is taken by {_who(session, number, records.listed(session.state_dir))}"
+    )
     return RefusedError(message, hint=f"{again} --local {_free_after(number)}", code="port_taken")
 
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from apexgpu.commands import fleet
-from apexgpu.commands.options import Group, kit_of
-from apexgpu.kit import Kit
+from apexgpu.commands.options import Group, session_of
 from apexgpu.models import Host, Outcome
+from apexgpu.recipes import trial
+from apexgpu.recipes.trial import Wish
+from apexgpu.recipes.verification import Proof
 from apexgpu.render import finding_value
-from apexgpu.software import trial
-from apexgpu.software.trial import Wish
-from apexgpu.software.verification import Proof
+from apexgpu.session import Session
 
 app = Group()
 
@@ -46,46 +46,51 @@ def verify(
     after a login and then as a command, and changes nothing. Exit code 1: broken; 6: busy, others use the GPUs; 5: not
     done in time. Example: apexgpu verify gpu7
     """
-    kit = kit_of(ctx)
-    hosts = kit.hosts([host])
+    session = session_of(ctx)
+    hosts = session.hosts([host])
     wish = Wish(python, wait, str(Path.home()))
     what = hosts[0].name if len(hosts) == 1 else f"{len(hosts)} hosts"
-    with kit.screen.working(f"computing on {what}") as progress:
+    with session.screen.working(f"computing on {what}") as progress:
 
         def work(one: Host) -> Proof:
             def line(text: str) -> None:
                 progress.say(text if len(hosts) == 1 else f"{one.name}: {text}")
 
-            return trial.prove(kit.transport, one, wish, connect=kit.settings.timeout, on_line=line)
+            return trial.prove(
+                session.transport, one, wish, connect=session.settings.timeout, on_line=line
+            )
 
         outcomes = fleet.run(
-            kit, hosts, work, on_done=lambda outcome: _show(kit, outcome, alone=len(hosts) == 1)
+            session,
+            hosts,
+            work,
+            on_done=lambda outcome: _show(session, outcome, alone=len(hosts) == 1),
         )
-    raise typer.Exit(_finish(kit, outcomes))
+    raise typer.Exit(_finish(session, outcomes))
 
 
-def _show(kit: Kit, outcome: Outcome[Proof], *, alone: bool) -> None:
+def _show(session: Session, outcome: Outcome[Proof], *, alone: bool) -> None:
     """The chain of one host: a line a link, and what it comes to."""
     proof = outcome.value
     if proof is None:
         if outcome.error is not None:
-            fleet.show_error(kit, outcome.host, outcome.error)
+            fleet.show_error(session, outcome.host, outcome.error)
         return
     if not alone:
-        kit.screen.result(outcome.host.name)
+        session.screen.result(outcome.host.name)
     for link in proof.links:
-        kit.screen.verdict(
+        session.screen.verdict(
             link.verdict, _NAMES.get(link.check, link.check), link.fact, hint=link.hint
         )
     if proof.error is None:
-        kit.screen.result(f"{outcome.host.name} computes.")
+        session.screen.result(f"{outcome.host.name} computes.")
     else:
-        kit.screen.error(proof.error)
+        session.screen.error(proof.error)
 
 
-def _finish(kit: Kit, outcomes: Sequence[Outcome[Proof]]) -> int:
+def _finish(session: Session, outcomes: Sequence[Outcome[Proof]]) -> int:
     judged = [replace(one, error=one.value.error) if one.value else one for one in outcomes]
-    return fleet.finish(kit, judged, _value)
+    return fleet.finish(session, judged, _value)
 
 
 def _value(proof: Proof) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from apexgpu.commands import fleet, reach
-from apexgpu.commands.options import AllHosts, Group, OneHost, kit_of
+from apexgpu.commands.options import AllHosts, Group, OneHost, session_of
 from apexgpu.errors import UsageError
-from apexgpu.hosts import manage
-from apexgpu.kit import Kit
+from apexgpu.manageshell import manage
 from apexgpu.models import Host, Outcome, Reply, Target
+from apexgpu.session import Session
 
 app = Group()
 
@@ -30,47 +30,47 @@ def ssh(
 
     Examples: apexgpu ssh gpu7 · apexgpu ssh gpu7 -- nvidia-smi
     """
-    kit = kit_of(ctx)
+    session = session_of(ctx)
     chosen = reach.one_host(
-        kit, host, several=f"apexgpu exec '{host}' -- CMD   runs on all of them"
+        session, host, several=f"apexgpu exec '{host}' -- CMD   runs on all of them"
     )
-    if "json" in kit.flags:
-        raise typer.Exit(_told(kit, chosen, list(command or [])))
-    reach.ready(kit, chosen)
-    where = [*_straight(kit, chosen), *reach.ssh_arguments(kit, chosen)]
+    if "json" in session.flags:
+        raise typer.Exit(_told(session, chosen, list(command or [])))
+    reach.ready(session, chosen)
+    where = [*_straight(session, chosen), *reach.ssh_arguments(session, chosen)]
     # A shell is what the user's config makes of it (RemoteCommand tmux ...); with a command, ssh refuses to have both.
     words = ["-o", "RemoteCommand=none", *where, remote_command(command)] if command else where
-    raise typer.Exit(kit.runner.attach(["ssh", *words]))
+    raise typer.Exit(session.runner.attach(["ssh", *words]))
 
 
-def _straight(kit: Kit, host: Host) -> list[str]:
+def _straight(session: Session, host: Host) -> list[str]:
     """No shared connection where the user's ControlPath is the same for another machine: ssh would land there."""
-    path = _control_path(kit, Target(host, "container"))
+    path = _control_path(session, Target(host, "container"))
     if path == "none":
         return []
     another = next(
-        (Target(one, "container") for one in kit.known_hosts if one != host and one.port), None
+        (Target(one, "container") for one in session.known_hosts if one != host and one.port), None
     )
     others = [Target(host, "manage"), *([another] if another else [])]
     return (
         ["-o", "ControlPath=none"]
-        if path in {_control_path(kit, other) for other in others}
+        if path in {_control_path(session, other) for other in others}
         else []
     )
 
 
-def _control_path(kit: Kit, target: Target) -> str:
-    return kit.transport.route(target).one("controlpath", "none")
+def _control_path(session: Session, target: Target) -> str:
+    return session.transport.route(target).one("controlpath", "none")
 
 
-def _told(kit: Kit, host: Host, command: list[str]) -> int:
+def _told(session: Session, host: Host, command: list[str]) -> int:
     """What a command said as one JSON document, as `exec` has it; a shell has none."""
     words = remote_command(command) if command else ""
     if not words:
         hint = f"apexgpu ssh {host.name} --json -- CMD"
         raise UsageError("--json needs a command: a shell is no document", hint=hint)
-    reach.ready(kit, host)
-    return _run(kit, [host], words, limit=None)
+    reach.ready(session, host)
+    return _run(session, [host], words, limit=None)
 
 
 def remote_command(words: list[str]) -> str:
@@ -94,29 +94,31 @@ def execute(
 
     Examples: apexgpu exec gpu7 gpu8 -- nvidia-smi -L · apexgpu exec --all -- 'df -h /SSD | tail -1'
     """
-    kit = kit_of(ctx)
-    names, command = _split(kit, list(words or []), everything)
-    hosts = kit.some_hosts(names, everything)
-    raise typer.Exit(_run(kit, hosts, command, limit=limit))
+    session = session_of(ctx)
+    names, command = _split(session, list(words or []), everything)
+    hosts = session.some_hosts(names, everything)
+    raise typer.Exit(_run(session, hosts, command, limit=limit))
 
 
-def _run(kit: Kit, hosts: list[Host], command: str, *, limit: float | None) -> int:
+def _run(session: Session, hosts: list[Host], command: str, *, limit: float | None) -> int:
     """Run it on all of them, show what each said; the exit code."""
-    with kit.screen.working(f"running on {len(hosts)} host{'s' if len(hosts) > 1 else ''}"):
+    with session.screen.working(f"running on {len(hosts)} host{'s' if len(hosts) > 1 else ''}"):
         outcomes = fleet.run(
-            kit, hosts, lambda host: manage.execute(kit.transport, host, command, total=limit)
+            session,
+            hosts,
+            lambda host: manage.execute(session.transport, host, command, total=limit),
         )
-    if not kit.screen.as_json:
-        _show(kit, outcomes)
+    if not session.screen.as_json:
+        _show(session, outcomes)
     code = _exit_code(outcomes)
-    kit.screen.document({"ok": code == 0, "hosts": fleet.rows(outcomes, _value)})
+    session.screen.document({"ok": code == 0, "hosts": fleet.rows(outcomes, _value)})
     return code
 
 
-def _split(kit: Kit, words: list[str], everything: bool) -> tuple[list[str], str]:
+def _split(session: Session, words: list[str], everything: bool) -> tuple[list[str], str]:
     cut = words.index("--") if "--" in words else None
     if cut is None:
-        known = {host.name for host in kit.known_hosts}
+        known = {host.name for host in session.known_hosts}
         cut = (
             0
             if everything
@@ -137,23 +139,23 @@ def _split(kit: Kit, words: list[str], everything: bool) -> tuple[list[str], str
     return names, remote_command(command)
 
 
-def _show(kit: Kit, outcomes: list[Outcome[Reply]]) -> None:
+def _show(session: Session, outcomes: list[Outcome[Reply]]) -> None:
     """Every line with its host in front, except for a single host, whose output is passed through."""
     if len(outcomes) == 1 and outcomes[0].value is not None:
-        kit.screen.raw(outcomes[0].value.out, outcomes[0].value.err)
+        session.screen.raw(outcomes[0].value.out, outcomes[0].value.err)
         return
     widest = max(len(outcome.host.name) for outcome in outcomes)
     for outcome in outcomes:
         name = outcome.host.name.ljust(widest)
         if outcome.error is not None:
-            fleet.show_error(kit, outcome.host, outcome.error)
+            fleet.show_error(session, outcome.host, outcome.error)
         elif outcome.value is not None:
             for line in outcome.value.out.splitlines():
-                kit.screen.result(f"{name}  {_plain(line)}")
+                session.screen.result(f"{name}  {_plain(line)}")
             for line in outcome.value.err.splitlines():
-                kit.screen.note(f"{name}  {line}")
+                session.screen.note(f"{name}  {line}")
             if outcome.value.code:
-                kit.screen.note(f"{name}  exit status {outcome.value.code}")
+                session.screen.note(f"{name}  exit status {outcome.value.code}")
 
 
 def _plain(line: str) -> str:

@@ -8,16 +8,16 @@ from typing import Annotated
 import typer
 
 from apexgpu.commands import fleet, reach
-from apexgpu.commands.options import Group, OneHost, kit_of
+from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.commands.work import remote_command
 from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
-from apexgpu.hosts import manage
-from apexgpu.kit import Kit
+from apexgpu.manageshell import manage
 from apexgpu.models import Finding, Host
 from apexgpu.process import in_background
 from apexgpu.render import error_value, finding_value
-from apexgpu.xwindows import x11, x11facts, x11install, x11local, x11session, x11there
-from apexgpu.xwindows.x11facts import Here
+from apexgpu.session import Session
+from apexgpu.xserver import probes, x11facts, x11install, x11local, x11remote, x11session
+from apexgpu.xserver.x11facts import Here
 
 app = Group()
 windows = Group()
@@ -48,42 +48,44 @@ def check(
     Every link to your container on HOST is looked at; without HOST, those of this machine. A small window is shown
     for a moment. Nothing is changed. Example: apexgpu x11 check gpu7
     """
-    kit = kit_of(ctx)
-    chosen = reach.one_host(kit, host) if host is not None else None
+    session = session_of(ctx)
+    chosen = reach.one_host(session, host) if host is not None else None
     again = f"apexgpu x11 check{f' {chosen.name}' if chosen else ''}"
-    with kit.screen.working("looking for an X server"):
-        here = _here(kit, chosen)
+    with session.screen.working("looking for an X server"):
+        here = _here(session, chosen)
     try:
         local = x11local.probes(sys.platform, here.facts, trusted=trusted, again=again)
         for probe in local:
-            _show(kit, probe, "here")
-        there, trouble = _there(kit, chosen, here, local, trusted=trusted) if chosen else ([], None)
+            _show(session, probe, "here")
+        there, trouble = (
+            _there(session, chosen, here, local, trusted=trusted) if chosen else ([], None)
+        )
     finally:
         here.close()
     for probe in there:
-        _show(kit, probe, chosen.name if chosen else "")
-    raise typer.Exit(_finish(kit, chosen, local, there, trouble))
+        _show(session, probe, chosen.name if chosen else "")
+    raise typer.Exit(_finish(session, chosen, local, there, trouble))
 
 
-def _here(kit: Kit, host: Host | None) -> Here:
-    where = reach.ssh_arguments(kit, host) if host is not None else []
-    return x11facts.collect(kit.runner, kit.environment, where)
+def _here(session: Session, host: Host | None) -> Here:
+    where = reach.ssh_arguments(session, host) if host is not None else []
+    return x11facts.collect(session.runner, session.environment, where)
 
 
 def _there(
-    kit: Kit, host: Host, here: Here, local: Sequence[Finding], *, trusted: bool
+    session: Session, host: Host, here: Here, local: Sequence[Finding], *, trusted: bool
 ) -> tuple[list[Finding], ApexError | None]:
     """The links beyond this machine; the error that kept us from looking, where one did."""
     if _broken(local) or here.link is None:
         return [Finding("container", "skipped", "it needs what is broken above")], None
 
     def work(one: Host) -> list[Finding]:
-        if not reach.answers(kit, one):
+        if not reach.answers(session, one):
             raise manage.stopped(one)
-        return _session(kit, one, here, trusted=trusted)
+        return _session(session, one, here, trusted=trusted)
 
-    with kit.screen.working(f"showing a window from {host.name}"):
-        outcome = fleet.run(kit, [host], work)[0]
+    with session.screen.working(f"showing a window from {host.name}"):
+        outcome = fleet.run(session, [host], work)[0]
     error = outcome.error
     if error is not None:
         return [Finding("container", "broken", error.message, error.hint, error.code)], error
@@ -93,15 +95,15 @@ def _there(
     ], None
 
 
-def _session(kit: Kit, host: Host, here: Here, *, trusted: bool) -> list[Finding]:
+def _session(session: Session, host: Host, here: Here, *, trusted: bool) -> list[Finding]:
     if here.link is None:
         return []
-    where = reach.ssh_arguments(kit, host)
-    manner = x11.Manner(
-        trusted=trusted, xauth=_told(here), batch=True, connect=kit.settings.timeout
+    where = reach.ssh_arguments(session, host)
+    manner = probes.Manner(
+        trusted=trusted, xauth=_told(here), batch=True, connect=session.settings.timeout
     )
-    held = x11session.hold(kit.runner, host, where, here.link, manner)
-    return x11there.chain(held, host.name, trusted=trusted)
+    held = x11session.hold(session.runner, host, where, here.link, manner)
+    return x11remote.chain(held, host.name, trusted=trusted)
 
 
 def _told(here: Here) -> str:
@@ -113,8 +115,8 @@ def _broken(probes: Sequence[Finding]) -> Finding | None:
     return next((one for one in probes if one.verdict == "broken"), None)
 
 
-def _show(kit: Kit, probe: Finding, where: str) -> None:
-    kit.screen.verdict(
+def _show(session: Session, probe: Finding, where: str) -> None:
+    session.screen.verdict(
         probe.verdict,
         probe.check,
         f"{where}: {probe.fact}" if where else probe.fact,
@@ -123,7 +125,7 @@ def _show(kit: Kit, probe: Finding, where: str) -> None:
 
 
 def _finish(
-    kit: Kit,
+    session: Session,
     host: Host | None,
     local: Sequence[Finding],
     there: Sequence[Finding],
@@ -141,7 +143,7 @@ def _finish(
                 "checks": [finding_value(one) for one in there],
             }
         ]
-    kit.screen.document(
+    session.screen.document(
         {
             "ok": first is None,
             **({"error": error_value(error)} if error else {}),
@@ -156,13 +158,13 @@ def _finish(
             if one.verdict == "unknown" and one.check != "OpenGL"
         ]
         well = "All well." if host else "All well here. The whole chain: apexgpu x11 check HOST"
-        kit.screen.result(
+        session.screen.result(
             f"Nothing is broken that could be looked at; not: {', '.join(unknown)}"
             if unknown
             else well
         )
         return 0
-    kit.screen.error(ApexError(f"broken: {first.check}: {first.fact}", hint=first.hint))
+    session.screen.error(ApexError(f"broken: {first.check}: {first.fact}", hint=first.hint))
     return error.exit_code
 
 
@@ -192,20 +194,20 @@ def run(
     Some programs (OpenGL, copy and paste) need --trusted, with which it, and whoever is root on HOST, can read this
     whole screen and every key. Example: apexgpu x11 run gpu7 xeyes
     """
-    kit = kit_of(ctx)
+    session = session_of(ctx)
     words, trusted, compress = _own_options(list(command or []), trusted, compress)
     if not words:
         raise UsageError("no program was given", hint=f"apexgpu x11 run {host} xeyes")
-    chosen = reach.one_host(kit, host)
+    chosen = reach.one_host(session, host)
     again = f"apexgpu x11 run {chosen.name} {shlex.join(words)}"
-    here = _here(kit, chosen)
+    here = _here(session, chosen)
     try:
         local = x11local.probes(sys.platform, here.facts, trusted=trusted, again=again)
         if broken := _error(_broken(local)):
             raise broken
-        reach.ready(kit, chosen)
+        reach.ready(session, chosen)
         code = _run(
-            kit,
+            session,
             chosen,
             here,
             remote_command(words),
@@ -234,26 +236,38 @@ def _own_options(words: list[str], trusted: bool, compress: bool) -> tuple[list[
 
 
 def _run(
-    kit: Kit, host: Host, here: Here, command: str, *, trusted: bool, compress: bool, again: str
+    session: Session,
+    host: Host,
+    here: Here,
+    command: str,
+    *,
+    trusted: bool,
+    compress: bool,
+    again: str,
 ) -> int:
     background = in_background()
     terminal = (
-        kit.screen.can_ask and sys.stdout.isatty() and not kit.screen.as_json and not background
+        session.screen.can_ask
+        and sys.stdout.isatty()
+        and not session.screen.as_json
+        and not background
     )
-    manner = x11.Manner(
+    manner = probes.Manner(
         trusted=trusted,
         xauth=_told(here),
         compress=compress,
         background=background,
         terminal=terminal,
-        connect=kit.settings.timeout,
+        connect=session.settings.timeout,
     )
-    where = reach.ssh_arguments(kit, host)
-    ended = x11session.show(kit.runner, host, where, command, manner, captured=kit.screen.as_json)
+    where = reach.ssh_arguments(session, host)
+    ended = x11session.show(
+        session.runner, host, where, command, manner, captured=session.screen.as_json
+    )
     found = (
         None
         if ended.said.killed
-        else _explain(kit, host, here, ended, trusted=trusted, again=again)
+        else _explain(session, host, here, ended, trusted=trusted, again=again)
     )
     code = ended.code
     row = {
@@ -265,27 +279,27 @@ def _run(
         "stderr": ended.err,
         "windows": ended.said.opened,
     }
-    kit.screen.document({"ok": code == 0, "hosts": [row]})
+    session.screen.document({"ok": code == 0, "hosts": [row]})
     return code
 
 
 def _explain(
-    kit: Kit, host: Host, here: Here, ended: x11session.Ended, *, trusted: bool, again: str
+    session: Session, host: Host, here: Here, ended: x11session.Ended, *, trusted: bool, again: str
 ) -> Finding | None:
     """Say why no window came: the chain is run where ssh says that a link is broken."""
-    found = x11there.aftermath(ended.said, host.name, ended.code, trusted=trusted, again=again)
-    if x11.blames_x11(ended.said):
-        with kit.screen.working("looking where the chain is broken"):
-            outcome = fleet.run(kit, [host], lambda one: _session(kit, one, here, trusted=trusted))[
-                0
-            ]
+    found = x11remote.aftermath(ended.said, host.name, ended.code, trusted=trusted, again=again)
+    if probes.blames_x11(ended.said):
+        with session.screen.working("looking where the chain is broken"):
+            outcome = fleet.run(
+                session, [host], lambda one: _session(session, one, here, trusted=trusted)
+            )[0]
         found = _broken(outcome.value or []) or found
     if found is None:
         return None
     if found.verdict == "broken":
-        kit.screen.error(RefusedError(found.fact, hint=found.hint))
+        session.screen.error(RefusedError(found.fact, hint=found.hint))
     else:
-        kit.screen.warn(found.fact, hint=found.hint)
+        session.screen.warn(found.fact, hint=found.hint)
     return found
 
 
@@ -300,24 +314,24 @@ def install(
     These are xauth and x11-apps (xeyes, xclock), through apt. Run twice, it has nothing to do. Ctrl-C ends the
     watching; apt goes on there. Example: apexgpu x11 install gpu7
     """
-    kit = kit_of(ctx)
-    chosen = reach.one_host(kit, host)
-    reach.ready(kit, chosen)
-    with kit.screen.working(f"installing on {chosen.name}") as progress:
+    session = session_of(ctx)
+    chosen = reach.one_host(session, host)
+    reach.ready(session, chosen)
+    with session.screen.working(f"installing on {chosen.name}") as progress:
         outcome = fleet.run(
-            kit,
+            session,
             [chosen],
-            lambda one: x11install.install(kit.transport, one, full=full, on_line=progress.say),
+            lambda one: x11install.install(session.transport, one, full=full, on_line=progress.say),
         )[0]
     if outcome.error is not None:
-        fleet.show_error(kit, chosen, outcome.error)
+        fleet.show_error(session, chosen, outcome.error)
     elif outcome.value is not None:
         names = ", ".join(outcome.value.packages)
         what = "on {} already: nothing to do" if not outcome.value.changed else "installed on {}"
-        kit.screen.good(f"{names}: {what.format(chosen.name)}")
+        session.screen.good(f"{names}: {what.format(chosen.name)}")
     raise typer.Exit(
         fleet.finish(
-            kit,
+            session,
             [outcome],
             lambda value: {"packages": list(value.packages), "changed": value.changed},
         )

@@ -94,8 +94,8 @@ class ParamikoLink:
             connection.close()
 
     def _check_host_key(self, client: "paramiko.Transport", route: Route) -> None:
-        from apexgpu.dotssh.knownhosts import KnownHosts
         from apexgpu.iam.publickeys import fingerprint
+        from apexgpu.sshfiles.knownhosts import KnownHosts
 
         shown = client.get_remote_server_key()
         key = PublicKey(shown.get_name(), shown.get_base64())
@@ -142,7 +142,7 @@ class ParamikoLink:
 
 def known_name(route: Route) -> str:
     """The name under which known_hosts files list a route's key."""
-    from apexgpu.dotssh.knownhosts import lookup_name
+    from apexgpu.sshfiles.knownhosts import lookup_name
 
     alias = route.one("hostkeyalias")
     return alias if alias and alias != "none" else lookup_name(route.address, route.port)
@@ -189,7 +189,7 @@ def _hung_up(exc: BaseException) -> bool:
 def _transport(
     paramiko: ModuleType, connection: socket.socket, route: Route, deadline: float
 ) -> "paramiko.Transport":
-    from apexgpu.dotssh.knownhosts import KnownHosts
+    from apexgpu.sshfiles.knownhosts import KnownHosts
 
     client: Any = paramiko.Transport(connection)
     client.banner_timeout = client.handshake_timeout = _left(deadline)

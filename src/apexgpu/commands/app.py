@@ -1,0 +1,147 @@
+"""The app that typer makes of the table of commands: parsing, `--help`, the options that every command has.
+
+Imported only where typer is needed: `cli.main` answers the plainest words without it.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from apexgpu.cli import COMMANDS
+from apexgpu.errors import UsageError
+from apexgpu.session import Session
+
+
+def _common_options() -> list[TyperOption]:
+    """The options that every command has; they go to the session, not to the command."""
+
+    def keep(ctx: Any, param: Any, value: Any) -> None:
+        session: Session = ctx.find_root().obj
+        if value is None or value is False or session is None:
+            return
+        if param.name == "json":
+            session.screen.as_json = True
+            session.flags["json"] = "yes"
+        elif param.name == "timeout":
+            session.flags["timeout"] = str(value)
+        else:
+            setattr(session, param.name, True)
+
+    def option(names: list[str], help_: str, **more: Any) -> TyperOption:
+        return TyperOption(param_decls=names, help=help_, expose_value=False, callback=keep, **more)
+
+    return [
+        option(["--json"], "One JSON document on stdout.", is_flag=True, default=False),
+        option(
+            ["--yes", "-y"],
+            "Answer yes to every y/N question (never host keys or passwords).",
+            is_flag=True,
+            default=False,
+        ),
+        option(
+            ["--accept-new"],
+            "Trust host keys that are seen for the first time.",
+            is_flag=True,
+            default=False,
+        ),
+        option(["--timeout"], "Seconds a host may take to connect.", metavar="SECONDS"),
+        option(["--debug"], "Show where an error came from.", is_flag=True, default=False),
+    ]
+
+
+class Command(TyperCommand):
+    """A command with the common options at its end."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(_common_options())
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As usual; where a command for the container follows, options between HOST and that are ours all the same."""
+        if not ctx.allow_interspersed_args:
+            args = _hoisted(args, self.params)
+        return super().parse_args(ctx, args)
+
+
+def _hoisted(args: list[str], params: list[Any]) -> list[str]:
+    """`args` with the options that follow HOST (or several, up to `--`) put in front of it."""
+    takes = {
+        name: not param.is_flag for param in params for name in param.opts if name.startswith("-")
+    }
+    several = (
+        next(param for param in params if param.opts[0] not in takes).nargs == -1 and "--" in args
+    )
+    front: list[str] = []
+    hosts: list[str] = []
+    rest = list(args)
+    while rest and rest[0] != "--":
+        name, joined, _ = rest[0].partition("=")
+        if name in takes:
+            count = 2 if takes[name] and not joined else 1
+            front, rest = [*front, *rest[:count]], rest[count:]
+        elif (several or not hosts) and not name.startswith("-"):
+            hosts.append(rest.pop(0))
+        else:
+            break
+    return [*front, *hosts, *rest]
+
+
+class Root(TyperGroup):
+    """The top of the command line: looks a command up in the table and imports its module only then."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, from its module."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module = import_module(f"apexgpu.commands.{entry.module}")
+        group: Any = typer.main.get_group(module.app)
+        return group.commands[cmd_name]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As usual, with the nearest names for one that is not there."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise _no_such_command(args[0])
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The panels of `--help`, from the table alone."""
+        for panel in dict.fromkeys(entry.panel for entry in COMMANDS.values()):
+            rows = [(name, entry.line) for name, entry in COMMANDS.items() if entry.panel == panel]
+            with formatter.section(panel):
+                formatter.write_dl(rows)
+
+
+def _no_such_command(name: str) -> UsageError:
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
+    hint = f"did you mean: apexgpu {near[0]}?" if near else "apexgpu --help"
+    return UsageError(f"there is no command {name}", hint=hint)
+
+
+app = typer.Typer(
+    cls=Root,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", help="Show the version."),
+    install_completion: bool = typer.Option(
+        False, "--install-completion", help="Let your shell complete apexgpu's commands and hosts."
+    ),
+) -> None:
+    """From an empty laptop to your container on the lab's GPU servers.
+
+    First day: apexgpu login, then apexgpu up HOST, then ssh HOST. No lab at hand: apexgpu demo.
+    """

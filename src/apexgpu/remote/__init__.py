@@ -1,0 +1,1 @@
+"""Programs for the containers: `programs/` has one file each; the modules here send them and read the answers."""

@@ -1,0 +1,323 @@
+"""The ssh server inside a container: a real shell, SFTP, SCP and forwarding, as the user who owns it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Awaitable, Iterator, Mapping
+from functools import partial
+from typing import cast
+
+import asyncssh
+from asyncssh.stream import SSHServerStreamSession
+
+from apexgpu_lab.containers import Container, Host
+from apexgpu_lab.jobs import Job, TerminalSize, drained, with_pipes, with_terminal
+from apexgpu_lab.paths import READS_COMMANDS, Outward, Paths
+from apexgpu_lab.sftp import Files
+from apexgpu_lab.sshd import Door
+from apexgpu_lab.world import World
+
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", ""})  # noqa: S104 - a name to recognise
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class ContainerDoor(Door):
+    """The user's own door: the keys are the container's file, as it is now."""
+
+    def __init__(
+        self, world: World, host: Host, container: Container, tasks: set[asyncio.Task[None]]
+    ) -> None:
+        super().__init__(world, host, tasks)
+        self.container = container
+
+    def keys_of(self, user: str) -> str:
+        """The container's authorized_keys; nobody but its user has an account there."""
+        if user != self.container.user:
+            return ""
+        try:
+            return self.container.authorized_keys.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def session_requested(self) -> "ContainerSession":
+        """A shell, a command or a file transfer."""
+        return ContainerSession(self)
+
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> Awaitable[asyncssh.SSHTCPSession[bytes]]:
+        """Forwarding: the container's own ports are this machine's, and nothing else can be reached."""
+        if self.world.faults.take(self.host.name, "drop"):
+            asyncio.get_running_loop().call_soon(self.cut)
+        if dest_host not in {
+            *_LOCAL,
+            f"{self.host.name}-{self.container.user}",
+            self.container.address,
+        }:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "No route to host")
+        return self._connect(dest_port)
+
+    async def _connect(self, port: int) -> asyncssh.SSHTCPSession[bytes]:
+        if self.connection is None:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "Connection refused")
+        try:
+            forwarder = await self.connection.forward_connection("127.0.0.1", port)
+        except asyncssh.ChannelOpenError:
+            forwarder = await self.connection.forward_connection("::1", port)
+        return cast("asyncssh.SSHTCPSession[bytes]", forwarder)  # as asyncssh itself does with it
+
+
+class ContainerSession(SSHServerStreamSession[bytes]):
+    """One session; asyncssh answers SFTP and SCP, we run the commands."""
+
+    def __init__(self, door: ContainerDoor) -> None:
+        self.paths = container_paths(door.world, door.host, door.container)
+        super().__init__(self._begin, partial(Files, paths=self.paths), 3, True)
+        self._door = door
+        self._job: Job | None = None
+        self._gone = asyncio.Event()
+
+    def pty_requested(
+        self, term_type: str, term_size: TerminalSize, term_modes: Mapping[int, int]
+    ) -> bool:
+        """Terminals are there wherever this machine has them."""
+        return sys.platform != "win32"
+
+    def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
+        """Pass a new window size on."""
+        if self._job:
+            self._job.resize((width, height, pixwidth, pixheight))
+
+    def signal_received(self, signal: str) -> None:
+        """Pass a signal on."""
+        if self._job:
+            self._job.signal(signal)
+
+    def break_received(self, msec: int) -> bool:
+        """A break is an interrupt."""
+        self.signal_received("INT")
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client went, or has heard everything."""
+        super().connection_lost(exc)
+        self._gone.set()
+
+    def _begin(
+        self,
+        stdin: asyncssh.SSHReader[bytes],
+        stdout: asyncssh.SSHWriter[bytes],
+        stderr: asyncssh.SSHWriter[bytes],
+    ) -> None:
+        """Not by asyncssh's own task: nobody would wait for that one when the lab ends."""
+        self._door.spawn(self._serve(stdin, stdout, stderr))
+
+    async def _serve(
+        self,
+        stdin: asyncssh.SSHReader[bytes],
+        stdout: asyncssh.SSHWriter[bytes],
+        stderr: asyncssh.SSHWriter[bytes],
+    ) -> None:
+        channel: asyncssh.SSHServerChannel[bytes] = stdout.channel  # type: ignore[assignment]  # of a server
+        if channel.get_extra_info("peername") is None:
+            return  # the client went between its request and this task's first turn
+        command = channel.get_command()
+        job = self._job = await self._start(channel, command)
+        drop = self._door.world.faults.take(self._door.host.name, "drop")
+        translate = (
+            command is not None
+            and READS_COMMANDS.fullmatch(command) is not None
+            and not job.terminal
+        )
+        feeding = asyncio.ensure_future(self._feed(stdin, job, translate=translate))
+        pumps = [
+            asyncio.ensure_future(_deliver(reader, writer, self.paths.outward(command), self._gone))
+            for reader, writer in ((job.out, stdout), (job.err, stderr))
+            if reader
+        ]
+        try:
+            with _logged_in(self._door, channel.get_terminal_type()):
+                code = await self._until_end(job, pumps, drop=drop)
+        finally:
+            for task in (feeding, *pumps):
+                task.cancel()
+            await asyncio.gather(feeding, *pumps, return_exceptions=True)
+            await job.close()
+        if code is not None and not self._gone.is_set():
+            _say_exit(channel, code)
+
+    async def _start(self, channel: "asyncssh.SSHServerChannel[bytes]", command: str | None) -> Job:
+        shell = shutil.which("bash") or shutil.which("sh") or os.environ.get("COMSPEC", "cmd.exe")
+        flag = "/c" if shell.lower().endswith("cmd.exe") else "-c"
+        terminal = channel.get_terminal_type()
+        argv = (
+            [shell, flag, self.paths.inward(command)]
+            if command is not None
+            else [shell, *(["-i"] if terminal else [])]
+        )
+        env = environment(self._door, channel, shell)
+        home = self._door.container.home
+        if terminal:
+            return await with_terminal(argv, env, home, channel.get_terminal_size())
+        return await with_pipes(argv, env, home)
+
+    async def _feed(self, stdin: asyncssh.SSHReader[bytes], job: Job, *, translate: bool) -> None:
+        """Client to program; commands on stdin are translated line by line."""
+        if job.feed is None:
+            return
+        with contextlib.suppress(OSError, asyncssh.Error):
+            while data := await (stdin.readline() if translate else stdin.read(65536)):
+                if translate:
+                    data = self.paths.inward(data.decode("utf-8", "surrogateescape")).encode(
+                        "utf-8", "surrogateescape"
+                    )
+                job.feed.write(data)
+                await job.feed.drain()
+        job.end_input()
+
+    async def _until_end(
+        self, job: Job, pumps: list[asyncio.Task[None]], *, drop: bool
+    ) -> int | None:
+        """The exit status, or None when the client went first."""
+        ending = asyncio.ensure_future(drained(job, pumps))
+        leaving = asyncio.ensure_future(self._gone.wait())
+        if drop:
+            await asyncio.wait([ending], timeout=0.1)
+            self._door.cut()
+        try:
+            await asyncio.wait([ending, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():
+                return ending.result()
+            await job.hang_up()
+        finally:
+            leaving.cancel()
+            ending.cancel()
+            await asyncio.gather(leaving, ending, return_exceptions=True)
+        return None
+
+
+def container_paths(world: World, host: Host, container: Container) -> Paths:
+    """The translation of a container's paths."""
+    ssd = world.directory / "hosts" / host.name / "ssd"
+    ssd.mkdir(parents=True, exist_ok=True)
+    return Paths(container, {"NAS": world.nas, "newNAS": world.new_nas, "SSD": ssd})
+
+
+def environment(
+    door: ContainerDoor, channel: "asyncssh.SSHServerChannel[bytes]", shell: str
+) -> dict[str, str]:
+    """A login's environment: nothing of this process's own, and the stand-in programs first."""
+    container, tools = door.container, door.world.directory / "bin"
+    sent = {
+        os.fsdecode(name): os.fsdecode(value)
+        for name, value in channel.get_environment_bytes().items()
+    }
+    system = _SYSTEM_PATH if sys.platform != "win32" else os.environ.get("PATH", "")
+    peer, port = channel.get_extra_info("peername")[:2]
+    own, own_port = channel.get_extra_info("sockname")[:2]
+    env = {
+        "HOME": str(container.home),
+        "USER": container.user,
+        "LOGNAME": container.user,
+        "SHELL": shell,
+        "PATH": f"{tools}{os.pathsep}{system}",
+        "LANG": "C.UTF-8",
+        "TMPDIR": str(container.rootfs / "tmp"),
+        "SSH_CLIENT": f"{peer} {port} {own_port}",
+        "SSH_CONNECTION": f"{peer} {port} {own} {own_port}",
+        "APEXGPU_LAB_BIN": str(tools),
+        "APEXGPU_LAB_HOST": door.host.name,
+        "APEXGPU_LAB_CONTAINER": f"{container.directory}/",
+        **{name: value for name, value in sent.items() if name == "LANG" or name.startswith("LC_")},
+    }
+    for name, value in login_variables(
+        container
+    ).items():  # PATH is added to: the stand-ins come first
+        env[name] = f"{env[name]}{os.pathsep}{value}" if name == "PATH" else env.get(name, value)
+    if sys.platform == "win32":
+        env["SYSTEMROOT"] = os.environ.get("SYSTEMROOT", "")
+    if terminal := channel.get_terminal_type():
+        env["TERM"] = terminal
+    if display := channel.get_x11_display():
+        env.update(DISPLAY=display, XAUTHORITY=str(container.home / ".Xauthority"))
+    return env
+
+
+def login_variables(container: Container) -> dict[str, str]:
+    """What the container's /etc/environment gives every login, as pam_env reads it."""
+    try:
+        lines = (
+            (container.rootfs / "etc" / "environment")
+            .read_text(encoding="utf-8", errors="replace")
+            .splitlines()
+        )
+    except OSError:
+        return {}
+    pairs = [line.strip().removeprefix("export ").partition("=") for line in lines if "=" in line]
+    return {name: value.strip("\"'") for name, _, value in pairs if name.isidentifier()}
+
+
+async def _deliver(
+    reader: asyncio.StreamReader,
+    writer: asyncssh.SSHWriter[bytes],
+    outward: Outward,
+    gone: asyncio.Event,
+) -> None:
+    """Program to client, in the container's names; what may be half a name waits a moment for its rest."""
+    reading: asyncio.Task[bytes] | None = None
+    try:
+        while not gone.is_set():
+            reading = reading or asyncio.ensure_future(reader.read(65536))
+            done, _ = await asyncio.wait([reading], timeout=0.05 if outward.holding else None)
+            if not done:
+                writer.write(outward.flush())
+                continue
+            data, reading = reading.result(), None
+            writer.write(outward.feed(data) if data else outward.flush())
+            if not data:
+                return
+            await writer.drain()
+    except (OSError, asyncssh.Error):
+        return  # the client has gone
+    finally:
+        if reading:
+            reading.cancel()
+
+
+def _say_exit(channel: "asyncssh.SSHServerChannel[bytes]", code: int) -> None:
+    if code >= 0:
+        channel.exit(code)
+        return
+    names = {
+        1: "HUP",
+        2: "INT",
+        3: "QUIT",
+        6: "ABRT",
+        9: "KILL",
+        11: "SEGV",
+        13: "PIPE",
+        14: "ALRM",
+        15: "TERM",
+    }
+    channel.exit_with_signal(names.get(-code, "TERM"))
+
+
+@contextlib.contextmanager
+def _logged_in(door: ContainerDoor, terminal: str | None) -> Iterator[None]:
+    """Show a session with a terminal to `who` while it lasts."""
+    if not terminal:
+        yield
+        return
+    notes = door.container.notes
+    path = notes / f"session-{id(door):x}-{time.monotonic_ns()}.json"
+    path.write_text(
+        json.dumps({"user": door.user, "from": door.peer, "since": time.time()}), encoding="utf-8"
+    )
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,94 @@
+"""The lab's remote control: HTTP on loopback, for whoever can read the token in lab.json."""
+
+import json
+import secrets
+from typing import Any, Protocol
+
+from apexgpu.errors import ApexError, UsageError
+from apexgpu_lab.faults import IAM
+from apexgpu_lab.web import Request, Response
+from apexgpu_lab.world import World
+
+_JSON = "application/json"
+
+
+class Controlled(Protocol):
+    """What is controlled."""
+
+    world: World
+
+    def status(self) -> dict[str, Any]:
+        """The lab's state for people."""
+        ...
+
+    @property
+    def stopping(self) -> Any:
+        """The event that ends the service."""
+        ...
+
+
+class Control:
+    """The handler of control requests."""
+
+    def __init__(self, lab: Controlled, token: str) -> None:
+        self.token = token
+        self._lab = lab
+
+    async def answer(self, request: Request) -> Response:
+        """One request; errors come back as `{"error", "hint", "code"}` with status 400."""
+        sent = request.headers.get("authorization", "")
+        if not secrets.compare_digest(sent.encode(), f"Bearer {self.token}".encode()):
+            return _json(
+                403, {"error": "the token is not this lab's", "hint": None, "code": "refused"}
+            )
+        try:
+            return _json(200, self._obey(request))
+        except ApexError as error:
+            return _json(400, {"error": error.message, "hint": error.hint, "code": error.code})
+
+    def _obey(self, request: Request) -> dict[str, Any]:
+        match (request.method, request.path):
+            case ("GET", "/status"):
+                return self._lab.status()
+            case ("POST", "/stop"):
+                self._lab.stopping.set()
+                return {"stopping": True}
+            case ("POST", "/fault"):
+                return self._fault(_asked(request))
+            case ("POST", "/user"):
+                return self._user(_asked(request))
+        raise UsageError(f"the lab's control knows no {request.method} {request.path}")
+
+    def _fault(self, asked: dict[str, Any]) -> dict[str, Any]:
+        world = self._lab.world
+        where, kind, times = str(asked.get("host")), str(asked.get("kind")), asked.get("times")
+        if where != IAM:
+            world.host(where)
+        if asked.get("clear"):
+            world.faults.clear(where, kind)
+        elif times is None or isinstance(times, int):
+            world.faults.set(where, kind, times)
+        else:
+            raise UsageError(f"{times!r} is no number of times")
+        return {"faults": world.faults.listed()}
+
+    def _user(self, asked: dict[str, Any]) -> dict[str, Any]:
+        name, display_name = asked.get("name"), asked.get("display_name")
+        if not isinstance(name, str) or not name or not isinstance(display_name, str | None):
+            raise UsageError("a user has a name, and perhaps a display name")
+        person = self._lab.world.roster.add(name, display_name)
+        return {"name": person.name, "password": person.password}
+
+
+def _asked(request: Request) -> dict[str, Any]:
+    try:
+        asked = json.loads(request.body)
+    except ValueError as error:
+        raise UsageError(f"the request is no JSON: {error}") from None
+    if not isinstance(asked, dict):
+        raise UsageError("the request is no JSON object")
+    return asked
+
+
+def _json(status: int, value: dict[str, Any]) -> Response:
+    return Response(status, json.dumps(value, ensure_ascii=False), _JSON)

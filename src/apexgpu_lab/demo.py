@@ -1,0 +1,183 @@
+"""The demo: the whole first day, played against a lab of its own with the commands a member would type."""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from apexgpu.errors import ApexError
+from apexgpu.manageshell.replies import clean
+from apexgpu.render import Screen
+
+
+def play(screen: Screen) -> int:
+    """Tell the story; 0 when every step went well. Leaves no file and no process behind."""
+    home = Path(tempfile.mkdtemp(prefix="apexgpu-demo-"))
+    from apexgpu_lab import client
+
+    try:
+        screen.result("A lab of three GPU hosts, inside this program, on this machine's loopback.")
+        status = client.up(home / "lab", hosts=3, registered=False)
+        environment = client.environment(home / "lab")
+        # Connections that stay open would outlive the story by some minutes.
+        (Path(environment["APEXGPU_CONFIG_DIR"]) / "config.toml").write_text(
+            "keep_connections = false\n"
+        )
+        story = _Story(screen, home / "lab", environment, status)
+        story.tell()
+        screen.document({"ok": True, "steps": story.steps})
+    finally:
+        client.down(home / "lab")
+        shutil.rmtree(home, ignore_errors=True)
+    screen.result(
+        "The lab is gone again; nothing of it is left. In your own lab, start with: apexgpu login"
+    )
+    return 0
+
+
+class _Story:
+    """The steps, each a real command in a process of its own."""
+
+    def __init__(
+        self, screen: Screen, lab: Path, environment: Mapping[str, str], status: Mapping[str, Any]
+    ) -> None:
+        self._screen = screen
+        self._lab = lab
+        # Sockets of connections lie in the runtime directory: the story's own, so that it goes with the rest.
+        self._environment = {
+            **environment,
+            "PYTHONWARNINGS": "ignore",
+            "XDG_RUNTIME_DIR": str(lab.parent),
+        }
+        self._status = status
+        self._config = environment["APEXGPU_SSH_CONFIG"]
+        self._here = lab.parent / "here"  # the working directory of whoever types the commands
+        self._here.mkdir()
+        self.steps: list[dict[str, Any]] = []
+
+    def tell(self) -> None:
+        """From login to down."""
+        user = self._status["users"][0]
+        first, second = (host["host"] for host in self._status["hosts"][:2])
+        self._chapter("Log in once: IAM gets your key, your ssh config gets the hosts.")
+        self._apexgpu("login", user["name"], "--password-stdin", "--yes", stdin=user["password"])
+        self._apexgpu("config", "sync")
+        self._chapter("Make a container on two of the hosts.")
+        self._apexgpu("register", first, second)
+        self._chapter("Start one, and see how the lab is doing.")
+        self._apexgpu("up", first)
+        self._apexgpu("status")
+        self._chapter("Work there: any ssh program knows the host now, and so does apexgpu.")
+        self._ssh(first, "hostname")
+        self._apexgpu(
+            "exec", first, "--", "nvidia-smi --query-gpu=name,memory.used --format=csv,noheader"
+        )
+        self._chapter("What do the GPUs do?")
+        self._apexgpu("gpus", first)
+        self._chapter("Take a file there; a tunnel shows what serves it on your laptop's loopback.")
+        (self._here / "hello.txt").write_text("hello from the container\n")
+        self._apexgpu("cp", "hello.txt", f"{first}:")
+        self._tunnel(first)
+        self._chapter(
+            "Save it to the NAS, where the archive is tested before anybody calls it good."
+        )
+        self._apexgpu("snapshot", first, "--name", "first-day", "--yes")
+        self._apexgpu("snapshots")
+        self._chapter("Stop it.")
+        self._apexgpu("down", first, "--yes")
+
+    def _chapter(self, text: str) -> None:
+        self._screen.result("")
+        self._screen.result(f"# {text}")
+
+    def _apexgpu(self, *words: str, stdin: str = "") -> None:
+        self._show(["apexgpu", *words], self._run([sys.executable, "-m", "apexgpu", *words], stdin))
+
+    def _ssh(self, *words: str) -> None:
+        self._show(["ssh", *words], self._run(["ssh", "-F", self._config, *words]))
+
+    def _run(self, argv: Sequence[str], stdin: str = "") -> tuple[int, str]:
+        """Exit status, and both streams in the order in which they came."""
+        done = subprocess.run(
+            list(argv),
+            input=stdin.encode() + b"\n",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=60,
+            cwd=self._here,
+            env={**os.environ, **self._environment},
+            check=False,
+        )
+        return done.returncode, clean(done.stdout.decode("utf-8", "replace"))
+
+    def _show(self, words: Sequence[str], done: tuple[int, str]) -> None:
+        code, text = done
+        self._screen.result(f"$ {' '.join(words)}")
+        for line in text.splitlines():
+            self._screen.result(f"  {line}")
+        self.steps.append({"command": " ".join(words), "exit": code})
+        if code:
+            message = f"the demo's step `{' '.join(words)}` ended with exit status {code}"
+            raise ApexError(message, hint="apexgpu demo --debug")
+
+    def _tunnel(self, host: str) -> None:
+        """A web server in the container, seen through a tunnel for as long as it takes to look."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        serve = ["python3", "-m", "http.server", "--bind", "127.0.0.1", port]
+        words = ["tunnel", host, port]
+        with (
+            self._beside(["ssh", "-F", self._config, host, "exec", *serve]),
+            self._beside([sys.executable, "-m", "apexgpu", *words]) as tunnel,
+        ):
+            self._screen.result(f"$ apexgpu {' '.join(words)}")
+            told = clean(
+                (tunnel.stdout or io.BytesIO()).readline().decode("utf-8", "replace")
+            ).strip()
+            self._screen.result(f"  {told}")
+            if not told:
+                raise ApexError("the demo's tunnel did not come up", hint="apexgpu demo --debug")
+            local = int(told.split()[0].rpartition(":")[2])
+            self._screen.result(f"$ curl http://127.0.0.1:{local}/hello.txt")
+            self._screen.result(f"  {_fetch(local).strip()}")
+        self.steps.append({"command": f"apexgpu {' '.join(words)}", "exit": 0})
+
+    @contextmanager
+    def _beside(self, argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+        """A program that runs while we look at something else; its first words can be read."""
+        running = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=self._here,
+            env={**os.environ, **self._environment},
+        )
+        with running:
+            try:
+                yield running
+            finally:
+                running.terminate()
+
+
+def _fetch(port: int) -> str:
+    import urllib.request
+
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/hello.txt", timeout=2) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            if time.monotonic() > deadline:
+                raise ApexError("nothing came through the tunnel") from None
+            time.sleep(0.05)

@@ -1,0 +1,175 @@
+"""Programs that run in a container: started with pipes or a terminal, watched, and hung up on."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import struct
+import sys
+from pathlib import Path
+
+from apexgpu_lab.processes import kill_group
+
+GRACE = 1.0  # seconds between the hang-up and the end for a program whose client has gone
+_LAST_WORDS = (
+    3.0  # seconds to read on from a terminal whose shell has ended, where something still holds it
+)
+TerminalSize = tuple[int, int, int, int]
+
+
+class Job:
+    """One program: its output streams, its input, and its end."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        out: asyncio.StreamReader | None,
+        err: asyncio.StreamReader | None,
+        feed: asyncio.StreamWriter | None,
+        master: int | None,
+    ) -> None:
+        self.process = process
+        self.out = out
+        self.err = err
+        self.feed = feed
+        self._master = master
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it has a terminal."""
+        return self._master is not None
+
+    def end_input(self) -> None:
+        """Tell the program that nothing more will come."""
+        if self.feed is None:
+            return
+        with contextlib.suppress(OSError, RuntimeError):
+            if self.terminal:
+                self.feed.write(b"\x04")
+            else:
+                self.feed.close()
+
+    def resize(self, size: TerminalSize) -> None:
+        """The client's window has another size."""
+        if self._master is not None:
+            _set_size(self._master, size)
+
+    def signal(self, name: str) -> None:
+        """Send a signal by its name without SIG."""
+        number = getattr(signal, f"SIG{name}", None)
+        if isinstance(number, signal.Signals) and self.process.returncode is None:
+            kill_group(self.process.pid, number)
+
+    async def hang_up(self) -> None:
+        """The client has gone: hang up, and after a moment of grace end what did not listen."""
+        if self.process.returncode is not None:
+            return
+        kill_group(self.process.pid, getattr(signal, "SIGHUP", signal.SIGTERM))
+        try:
+            await asyncio.wait_for(self.process.wait(), GRACE)
+        except TimeoutError:
+            await self._end()
+
+    async def _end(self) -> None:
+        if self.process.returncode is None:
+            kill_group(self.process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+            await self.process.wait()
+
+    async def close(self) -> None:
+        """End a program that runs on, and let go of pipes that others may still hold open."""
+        await self._end()
+        if self.feed is not None:
+            self.feed.close()
+        transport = getattr(
+            self.process, "_transport", None
+        )  # asyncio has no public way to close the pipes
+        if transport is not None:
+            transport.close()
+        for stream in (self.out, self.err):
+            reading = getattr(stream, "_transport", None)
+            if reading is not None:
+                reading.close()
+
+
+async def with_pipes(argv: list[str], env: dict[str, str], cwd: Path) -> Job:
+    """Start a program with stdin, stdout and stderr on pipes."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        env=env,
+        cwd=cwd,
+        start_new_session=sys.platform != "win32",
+    )
+    return Job(process, process.stdout, process.stderr, process.stdin, None)
+
+
+async def with_terminal(argv: list[str], env: dict[str, str], cwd: Path, size: TerminalSize) -> Job:
+    """Start a program on a terminal of its own (not on Windows)."""
+    master, slave = os.openpty()
+    _set_size(master, size)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=env,
+            cwd=cwd,
+            preexec_fn=_own_terminal,
+        )
+    except BaseException:
+        os.close(master)
+        raise
+    finally:
+        os.close(slave)
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: _TerminalEnd(reader), os.fdopen(master, "rb", 0))
+    transport, protocol = await loop.connect_write_pipe(
+        asyncio.streams.FlowControlMixin, os.fdopen(os.dup(master), "wb", 0)
+    )
+    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    return Job(process, reader, None, writer, master)
+
+
+async def drained(job: Job, pumps: list[asyncio.Task[None]]) -> int:
+    """Wait as sshd does: for every holder of the pipes, but for a terminal's own program only. Exit status."""
+    if job.terminal:
+        await job.process.wait()
+        await asyncio.wait(pumps, timeout=_LAST_WORDS)
+    else:
+        await asyncio.gather(*pumps)
+    return await job.process.wait()
+
+
+class _TerminalEnd(asyncio.StreamReaderProtocol):
+    """A terminal ends with an error, on which a StreamReader would drop what was not read yet: an end is an end."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Its last holder let go."""
+        super().connection_lost(None)
+
+
+def _own_terminal() -> None:
+    """In the child: a session of its own, with stdin as its terminal."""
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _set_size(master: int, size: TerminalSize) -> None:
+    import fcntl
+    import termios
+
+    columns, rows, width, height = size
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(
+            master,
+            termios.TIOCSWINSZ,
+            struct.pack("HHHH", rows or 24, columns or 80, width, height),
+        )

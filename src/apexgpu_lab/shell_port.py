@@ -1,0 +1,80 @@
+"""The manage shell's `port` command, with what is wrong in it."""
+
+from apexgpu_lab import texts
+from apexgpu_lab.shell_call import Call
+from apexgpu_lab.texts import head, heads, mark
+
+_TOO_GREAT = (
+    '/public/login.bash: line 226: [[: {0}: value too great for base (error token is "{0}")\n'
+)
+
+
+async def port(call: Call) -> int:
+    """`port` lists the maps, `port P` makes one."""
+    addresses = call.world.addresses(call.host, call.container) if call.container.running else []
+    if not addresses:
+        call.console.out(
+            heads("It seems that your container is down", "You need to start your container first")
+            + call.hint("Start your container")
+        )
+        return 0
+    two = len(addresses) > 1
+    if not call.argument:
+        call.console.out(
+            heads(
+                "If you'd like to forward a port from your container,",
+                "please run the following command",
+            )
+            + f"Port forward: {mark(f'ssh {call.user}@{call.host.address} port PORT_NUMBER')}\n"
+        )
+    elif not _valid(call):
+        call.console.out(f"{call.argument} is not a valid port number\n")
+    else:
+        _map(call, two=two)
+    if two:
+        call.console.err(texts.BAD_SCRIPT)
+    call.console.out(head("Current port forward") + ("" if two else _listed(call)))
+    return 0
+
+
+def _valid(call: Call) -> bool:
+    """The script's own check: a leading zero makes the number octal, and 65536 passes."""
+    word = call.argument
+    if not (word.isascii() and word.isdigit()):
+        return False
+    if word.startswith("0") and len(word) > 1:
+        if set(word) & {"8", "9"}:
+            call.console.err(_TOO_GREAT.format(word))
+            return False
+        return 0 < int(word, 8) <= 65536
+    return 0 < int(word) <= 65536
+
+
+def _map(call: Call, *, two: bool) -> None:
+    """Map a port, unless a map to a port that begins with the same digits is found first."""
+    world, host = call.world, call.host
+    wanted = call.argument
+    found = [
+        str(one.host_port)
+        for one in world.maps(host, call.container)
+        if two or str(one.container_port).startswith(wanted)
+    ]
+    if found:
+        places = "\n".join(found)
+        call.console.out(
+            f"The port has already been mapped. {host.address}:{places} => container:{wanted}\n"
+        )
+        return
+    host_port = world.next_port(host)
+    call.console.out(f"Mapping {host.address}:{host_port} => container:{wanted}...\n")
+    if int(wanted) > 65535:
+        call.console.err(texts.BAD_IPTABLES.format(wanted))
+    else:
+        world.forward(host, call.container, int(wanted), host_port)
+
+
+def _listed(call: Call) -> str:
+    return texts.lines(
+        f"{call.host.address}:{one.host_port} => container:{one.container_port}"
+        for one in call.world.maps(call.host, call.container)
+    )

@@ -1,0 +1,206 @@
+"""Listening sockets of the lab: addresses on loopback, and a port that hands over each connection."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from ipaddress import IPv4Address
+
+from apexgpu.errors import ApexError
+from apexgpu_lab.world import Place
+
+MANAGE_PORT = 2222
+_TRIES = 40
+Serve = Callable[[socket.socket, str], Awaitable[None]]
+
+
+def listening(address: str, port: int) -> socket.socket:
+    """A bound, listening, non-blocking socket; OSError when the address or the port is not to be had."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":  # there the option would let two labs share a port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, port))
+        sock.listen(128)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def find_places(
+    hosts: int, *, shared: bool = False
+) -> tuple[str, list[tuple[Place, socket.socket]]]:
+    """IAM's address, and a place with its manage socket for each host.
+
+    On most systems all of 127/8 is loopback: a lab takes addresses of its own there, in a random network that
+    no other lab is in, so that a user's port can be the same on every host. Where that cannot be bound
+    (macOS), or with `shared`, all hosts are on 127.0.0.1 and ports are what differs.
+    """
+    for _ in range(0 if shared else _TRIES):
+        base = IPv4Address(f"127.{random.randint(16, 250)}.{random.randrange(0, 254, 2)}.0")  # noqa: S311
+        try:
+            return str(base + 1), _places(base, hosts)
+        except OSError:
+            continue
+    try:
+        return "127.0.0.1", _shared_places(hosts)
+    except OSError as error:
+        message = f"the lab found no loopback address to listen on: {error}"
+        raise ApexError(message) from None
+
+
+def _places(base: IPv4Address, hosts: int) -> list[tuple[Place, socket.socket]]:
+    opened: list[tuple[Place, socket.socket]] = []
+    try:
+        for number in range(2, hosts + 2):
+            place = Place(str(base + number), MANAGE_PORT)
+            opened.append((place, listening(place.address, MANAGE_PORT)))
+    except OSError:
+        for _, sock in opened:
+            sock.close()
+        raise
+    return opened
+
+
+def _shared_places(hosts: int) -> list[tuple[Place, socket.socket]]:
+    opened = []
+    for number in range(hosts):
+        sock = listening("127.0.0.1", 0)
+        opened.append((Place("127.0.0.1", sock.getsockname()[1], 100 * number), sock))
+    return opened
+
+
+class Port:
+    """A listening port: every connection goes to `serve(socket, peer)` in a task of its own."""
+
+    def __init__(
+        self, address: str, port: int, serve: Serve, sock: socket.socket | None = None
+    ) -> None:
+        self.address = address
+        self._serve = serve
+        self._sock: socket.socket | None = sock or listening(address, port)
+        self.number: int = self._sock.getsockname()[1]
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(self._sock))
+        self.serving: set[asyncio.Task[None]] = set()
+
+    @property
+    def all_tasks(self) -> list[asyncio.Task[None]]:
+        """What there is to wait for after a cut."""
+        return [self._accepting, *self.serving]
+
+    @property
+    def open(self) -> bool:
+        """Whether connections are accepted."""
+        return self._sock is not None
+
+    def reopen(self) -> None:
+        """Listen again on the same port; one that is open stays."""
+        if self._sock is None:
+            self._sock = listening(self.address, self.number)
+            self._accepting = asyncio.get_running_loop().create_task(self._accept(self._sock))
+
+    def shut(self) -> None:
+        """Accept no more; what was accepted goes on."""
+        if self._sock is not None:
+            self._accepting.cancel()
+            with contextlib.suppress(NotImplementedError):  # Windows' loop watches no readers
+                asyncio.get_running_loop().remove_reader(self._sock)
+            self._sock.close()
+            self._sock = None
+
+    def cut(self) -> None:
+        """Accept no more and end what was accepted."""
+        self.shut()
+        for task in self.serving:
+            task.cancel()
+
+    async def _accept(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, peer = await accepted(sock)
+            except OSError:
+                await asyncio.sleep(0.05)  # out of descriptors: some may be free again later
+                continue
+            client.setblocking(False)
+            task = loop.create_task(self._one(client, peer[0]))
+            self.serving.add(task)
+            task.add_done_callback(partial(self._done, client))
+
+    async def _one(self, client: socket.socket, peer: str) -> None:
+        try:
+            await self._serve(client, peer)
+        except OSError:
+            client.close()
+
+    def _done(self, client: socket.socket, task: asyncio.Task[None]) -> None:
+        """Also of a task that was cancelled before its first turn, and closed nothing itself."""
+        self.serving.discard(task)
+        if task.cancelled():
+            client.close()
+
+
+async def accepted(sock: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
+    """The next connection of a listening socket.
+
+    asyncio's own `sock_accept` loses the connection that comes in the moment in which it is cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            return sock.accept()
+        ready = asyncio.Event()
+        try:
+            loop.add_reader(sock, ready.set)
+        except NotImplementedError:  # Windows
+            return await loop.sock_accept(sock)
+        await ready.wait()
+        loop.remove_reader(sock)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a connection so that the other side sees it reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+async def pump(client: socket.socket, address: str, port: int) -> None:
+    """Join an accepted connection to a local port until both sides are done."""
+    try:
+        there, back = await asyncio.open_connection(address, port)
+    except OSError:
+        reset(client)
+        return
+    reader, writer = await asyncio.open_connection(sock=client)
+    try:
+        await asyncio.gather(_copy(reader, back), _copy(there, writer))
+    finally:
+        back.close()
+        writer.close()
+
+
+async def hold(client: socket.socket) -> None:
+    """Keep a connection and say nothing until the other side has had enough."""
+    loop = asyncio.get_running_loop()
+    while await loop.sock_recv(client, 65536):
+        pass
+    client.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        with contextlib.suppress(OSError):
+            if writer.can_write_eof():
+                writer.write_eof()

@@ -1,0 +1,118 @@
+"""What the lab's ssh servers share: who may log in, and a connection handed over by a listening port."""
+
+import asyncio
+import contextlib
+import socket
+from abc import abstractmethod
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import asyncssh
+
+from apexgpu_lab.containers import Host
+from apexgpu_lab.hostkeys import blobs
+from apexgpu_lab.sockets import hold
+from apexgpu_lab.world import World
+
+
+class Door(asyncssh.SSHServer):
+    """The login to one host: by public key only, as the faults of the host allow.
+
+    `tasks` is where sessions are waited for when the lab ends: a connection's end is not theirs.
+    """
+
+    def __init__(self, world: World, host: Host, tasks: set[asyncio.Task[None]]) -> None:
+        self.world = world
+        self.host = host
+        self.connection: asyncssh.SSHServerConnection | None = None
+        self.user = ""
+        self._denied = False
+        self._tasks = tasks
+
+    @abstractmethod
+    def keys_of(self, user: str) -> str:
+        """The authorized_keys text of `user`; empty when there is no such account."""
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        """Remember the connection: sessions ask for it, faults cut it."""
+        self.connection = conn
+
+    def begin_auth(self, username: str) -> bool:
+        """Every login needs a key."""
+        self.user = username
+        self._denied = self.world.faults.take(self.host.name, "denied")
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        """Public keys, and nothing else."""
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        """Whether the key is among those of the account."""
+        return not self._denied and key.public_data in blobs(self.keys_of(username))
+
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+        peer = self.connection.get_extra_info("peername") if self.connection else None
+        return str(peer[0]) if peer else ""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let a session's work run; an error in it is the lab's trouble and ends the connection."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            task.get_loop().call_exception_handler(
+                {"message": "a session failed", "exception": error}
+            )
+            self.cut()
+
+    def cut(self) -> None:
+        """End the connection in mid-sentence."""
+        if self.connection:
+            self.connection.abort()
+
+
+def options(host_keys: list[bytes], **more: object) -> asyncssh.SSHServerConnectionOptions:
+    """Server options that are the same for every connection to a place; made once, they cost milliseconds."""
+    keys = [asyncssh.import_private_key(key) for key in host_keys]
+    return asyncssh.SSHServerConnectionOptions(
+        server_host_keys=keys, encoding=None, line_editor=False, agent_forwarding=False, **more
+    )
+
+
+async def talk(
+    client: socket.socket,
+    prepared: asyncssh.SSHServerConnectionOptions,
+    door: Callable[[], asyncssh.SSHServer],
+) -> None:
+    """Speak ssh on an accepted socket until one side ends it."""
+    loop = asyncio.get_running_loop()
+    prepared.protocol_factory = door
+    connection = asyncssh.SSHServerConnection(loop, prepared, error_handler=_ignore)
+    await loop.create_connection(lambda: connection, sock=client)
+    try:
+        await connection.wait_closed()
+    except asyncio.CancelledError:
+        connection.abort()
+        with contextlib.suppress(asyncio.CancelledError):
+            await connection.wait_closed()
+        raise
+
+
+async def admitted(world: World, host: Host, client: socket.socket) -> bool:
+    """Whether a connection gets as far as ssh, after what the host's faults do to it."""
+    if world.faults.take(host.name, "silent"):
+        await hold(client)
+        return False
+    if world.faults.take(host.name, "slow"):
+        await asyncio.sleep(world.slow_seconds)
+    return True
+
+
+def _ignore(_connection: object, _error: Exception | None) -> None:
+    """A client that vanishes, or is no ssh client, is nothing to report."""

@@ -1,0 +1,160 @@
+"""Which local port a tunnel gets, who holds one, when to try again: pure, in tables."""
+
+import pytest
+
+from apexgpu.errors import UsageError
+from apexgpu.forwarding import portowners, ports, supervisor
+from apexgpu.forwarding.sshconnection import argv
+from apexgpu.ssh import openssh_link
+
+
+@pytest.mark.parametrize(
+    ("word", "target", "shown"),
+    [
+        ("6006", "localhost:6006", "6006"),
+        ("db:5432", "db:5432", "db:5432"),
+        ("10.0.3.7:80", "10.0.3.7:80", "10.0.3.7:80"),
+        ("[::1]:8888", "[::1]:8888", "::1:8888"),
+    ],
+)
+def test_what_a_port_means(word: str, target: str, shown: str) -> None:
+    assert ports.remote(word).target == target
+    assert str(ports.remote(word)) == shown
+    assert ports.remote(str(ports.remote(word))) == ports.remote(word)
+
+
+@pytest.mark.parametrize(
+    ("said", "word", "why"),
+    [
+        ("0100007F:1776\n00000000:0016\n", "6006", ""),
+        ("0100007F:1776\n00000000000000000000000001000000:1776\n", "6006", ""),
+        ("00000000000000000000000000000000:1776\n", "6006", ""),
+        ("00000000000000000000000001000000:1776\n", "6006", "port 6006 there listens on ::1 alone"),
+        ("0100007F:1777\n", "6006", "nothing listens on port 6006 there yet"),
+        ("0100007F:1777\n", "db:6006", ""),
+        ("", "6006", ""),
+        ("Welcome: you have mail at 10:30\n", "6006", ""),
+    ],
+)
+def test_what_the_container_tells_of_a_port(said: str, word: str, why: str) -> None:
+    assert ports.nobody(said, ports.remote(word)) == why
+
+
+@pytest.mark.parametrize(
+    "word", ["", "x", "0", "65536", "-1", "a b:1", "-x:1", "a;b:1", "1:2:x", "６"]
+)
+def test_what_is_no_port(word: str) -> None:
+    with pytest.raises(UsageError):
+        ports.remote(word)
+
+
+@pytest.mark.parametrize(
+    ("port", "first"),
+    [
+        (6006, [6006, 6007, 6008]),
+        (80, [8080, 8081]),
+        (443, [8443]),
+        (6000, [6001]),
+        (6665, [6670]),
+        (65535, [65535, 1024]),
+        (10080, [10081]),
+    ],
+)
+def test_the_order_of_local_ports(port: int, first: list[int]) -> None:
+    found = list(ports.candidates(port))
+    assert found[: len(first)] == first
+    assert not ports.BLOCKED & set(found)
+
+
+def test_back_off_is_capped() -> None:
+    assert [supervisor.wait_before(attempt, 30) for attempt in (0, 1, 2, 6, 1000)] == [
+        0.5,
+        1,
+        2,
+        30,
+        30,
+    ]
+
+
+def test_only_a_changed_host_key_is_final() -> None:
+    assert openssh_link.failure("Host key verification failed.") in openssh_link.FINAL
+    assert (
+        openssh_link.failure("ssh: connect to host gpu7 port 22: Connection refused")
+        not in openssh_link.FINAL
+    )
+
+
+def test_ssh_never_asks_and_always_checks_host_keys() -> None:
+    words = argv(
+        ["-F", "cfg", "gpu7"],
+        [("/run/s/0", "localhost:6006")],
+        connect=5,
+        keepalive=5,
+        platform="linux",
+    )
+    assert words[:3] == ["ssh", "-F", "cfg"]
+    assert words[-4:] == ["-L", "/run/s/0:localhost:6006", "gpu7", "exec cat"]
+    options = {
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        "ControlPath=none",
+        "ClearAllForwardings=no",
+    }
+    assert options <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("platform", "fatal"), [("linux", "no"), ("darwin", "no"), ("win32", "yes")]
+)
+def test_a_forward_that_fails_is_fatal_where_it_is_a_port_that_others_could_have(
+    platform: str, fatal: str
+) -> None:
+    """ssh_config(5), ExitOnForwardFailure; Windows' ssh has no sockets of its own to listen on."""
+    here = "127.0.0.1:50000" if platform == "win32" else "/run/s/0"
+    words = argv(["gpu7"], [(here, "[::1]:6006")], connect=0.2, keepalive=4, platform=platform)
+    assert f"ExitOnForwardFailure={fatal}" in words
+    assert {"ConnectTimeout=1", "ServerAliveInterval=4", "ServerAliveCountMax=3"} <= set(words)
+    assert words[words.index("-L") + 1] == f"{here}:[::1]:6006"
+
+
+TCP = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1776 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 31337 1 0
+   1: 0100007F:1776 0100007F:C001 01 00000000:00000000 00:00000000 00000000  1000        0 4242 1 0
+   2: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 999 1 0
+"""
+
+
+def test_linux_says_which_socket_listens() -> None:
+    assert portowners.linux_inodes(TCP, 0x1776) == {"31337"}
+    assert portowners.linux_inodes(TCP, 80) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("p4711\ncjupyter-lab\nf7\n", portowners.Holder(4711, "jupyter-lab")),
+        ("", portowners.UNKNOWN),
+    ],
+)
+def test_macos_lsof(text: str, found: portowners.Holder) -> None:
+    assert portowners.lsof_listener(text) == found
+
+
+NETSTAT = """
+Aktive Verbindungen
+
+  Proto  Lokale Adresse         Remoteadresse          Status           PID
+  TCP    0.0.0.0:135            0.0.0.0:0              ABHÖREN         1040
+  TCP    127.0.0.1:6006         0.0.0.0:0              ABHÖREN         9120
+  TCP    127.0.0.1:50123        127.0.0.1:6006         HERGESTELLT     77
+"""
+
+
+def test_windows_netstat_in_any_language() -> None:
+    assert portowners.windows_listener(NETSTAT, 6006) == 9120
+    assert portowners.windows_listener(NETSTAT, 50123) is None
+    assert portowners.windows_program(
+        '"python.exe","9120","Console","1","50,000 K"', 9120
+    ) == portowners.Holder(9120, "python.exe")
+    assert portowners.windows_program("INFO: No tasks", None) == portowners.UNKNOWN

@@ -1,0 +1,222 @@
+"""rsync's command lines and words, of the versions that are about; and the ssh below it."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from apexgpu.errors import ApexError
+from apexgpu.models import Host, Target
+from apexgpu.transfer import rsync, sshpipe
+from apexgpu.transfer.rsync import Errand, argv, failed, progress, sent, usable
+
+
+@pytest.mark.parametrize(
+    ("line", "good"),
+    [
+        # The first line of `rsync --version`, from: Debian 12; Ubuntu 18.04; Ubuntu 16.04; Homebrew.
+        ("rsync  version 3.2.7  protocol version 31", True),
+        ("rsync  version 3.1.2  protocol version 31", True),
+        ("rsync  version 3.1.1  protocol version 31", True),
+        ("rsync  version v3.4.1  protocol version 32", True),
+        ("rsync  version 10.0.0  protocol version 40", True),
+        # macOS up to 15.3 (and the compatibility shim after it); macOS 15.4's openrsync(1); CentOS 6.
+        ("rsync  version 2.6.9  protocol version 29", False),
+        ("openrsync: protocol version 29\nrsync version 2.6.9 compatible", False),
+        ("rsync  version 3.0.6  protocol version 30", False),
+        ("sh: rsync: command not found", False),
+        ("Hello from .bashrc", False),
+        ("", False),
+    ],
+)
+def test_only_an_rsync_that_can_do_it_is_used(line: str, good: bool) -> None:
+    assert usable(line) is good
+
+
+COMMON = [
+    "rsync",
+    "--links",
+    "--perms",
+    "--times",
+    "--inplace",
+    "--no-inc-recursive",
+    "--stats",
+    "--no-human-readable",
+    "--info=progress2",
+    "--no-motd",
+    "--exclude=.apexgpu-*.part",
+    "-e",
+    "ssh -F '/home/a b/it''s' -x",
+]
+
+
+@pytest.mark.parametrize(
+    ("errand", "rest"),
+    [
+        (
+            Errand(True, b"/here/t", b"/there/.s", compare=True),
+            [
+                "--rsync-path=cd /there/.s && exec rsync",
+                "--recursive",
+                "--delete",
+                "--compare-dest=..",
+                "./",
+                "gpu7:./",
+            ],
+        ),
+        (
+            Errand(False, b"/here/.s", b"/a b/$(x)\n'"),
+            [
+                "--rsync-path=cd '/a b/$(x)\n'\"'\"'' && exec rsync",
+                "--recursive",
+                "--delete",
+                "gpu7:./",
+                "./",
+            ],
+        ),
+        (
+            Errand(True, b"/here", b"/there/.s", b"-name:[x]"),
+            [
+                "--rsync-path=cd /there/.s && exec rsync",
+                "--from0",
+                "--files-from=/tmp/n",
+                "./",
+                "gpu7:./",
+            ],
+        ),
+    ],
+    ids=["tree up", "tree down, a wild directory", "a file"],
+)
+def test_no_name_of_a_file_stands_in_the_command_line(errand: Errand, rest: list[str]) -> None:
+    # rsync(1): --rsh is split at spaces, quotes doubled; --rsync-path goes through the remote shell.
+    names = Path("/tmp/n") if errand.name else None
+    shell = ["ssh", "-F", "/home/a b/it's", "-x"]
+    assert argv(errand, shell=shell, alias="gpu7", names=names) == [*COMMON, *rest]
+
+
+def test_the_remote_shell_gets_the_directory_as_one_word() -> None:
+    words = argv(Errand(True, b"/h", b"/a b/*'\"\n\xe9"), shell=["ssh"], alias="gpu7", names=None)
+    command = next(word for word in words if word.startswith("--rsync-path="))
+    assert shlex.split(command.removeprefix("--rsync-path="))[:2] == ["cd", "/a b/*'\"\n\udce9"]
+
+
+@pytest.mark.parametrize(
+    ("piece", "found"),
+    [
+        (b"     30000000  99%  476.75MB/s    0:00:00 (xfr#1, to-chk=3/5)", 30_000_000),
+        (b"    123,456,789  12%    1.00MB/s    0:10:00  ", 123_456_789),
+        (b"            0   0%    0.00kB/s    0:00:00", 0),
+        (b"Number of files: 5", None),
+        (b"", None),
+    ],
+)
+def test_progress_is_bytes(piece: bytes, found: int | None) -> None:
+    assert progress(piece) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            "Total file size: 1,234,567 bytes\nLiteral data: 2,496 bytes\nMatched data: 5 bytes\n",
+            2496,
+        ),
+        ("Literal data: 30000013 bytes\n", 30_000_013),
+        ("Number of files: 1\n", 0),
+        ("", 0),
+    ],
+)
+def test_what_had_to_travel_is_read_with_and_without_commas(text: str, found: int) -> None:
+    assert sent(text) == found
+
+
+@pytest.mark.parametrize(
+    ("code", "err", "exit_code", "said"),
+    [
+        (
+            11,
+            'rsync: [receiver] write failed on "/d/x": No space left on device (28)\nrsync error: error in file IO '
+            "(code 11) at receiver.c(381)",
+            1,
+            "the disk is full on gpu7",
+        ),
+        (
+            11,
+            'rsync: write failed on "x": Disk quota exceeded (122)',
+            1,
+            "your quota is full on gpu7",
+        ),
+        (
+            23,
+            'rsync: [sender] send_files failed to open "/x": Permission denied (13)',
+            6,
+            "permission denied",
+        ),
+        (
+            12,
+            "rsync: connection unexpectedly closed (73 bytes received so far) [sender]\nrsync error: error in rsync "
+            "protocol data stream (code 12) at io.c(231)",
+            5,
+            "the connection to gpu7 was lost",
+        ),
+        (255, "client_loop: send disconnect: Broken pipe", 5, "the connection to gpu7 was lost"),
+        (30, "", 5, "the connection to gpu7 was lost"),
+        (3, "", 1, "rsync: exit 3"),
+    ],
+)
+def test_exit_codes_become_our_errors(code: int, err: str, exit_code: int, said: str) -> None:
+    # EXIT VALUES in rsync(1).
+    error: ApexError = failed(code, err, host="gpu7", writer="gpu7")
+    assert error.exit_code == exit_code
+    assert error.message.startswith(said)
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_ssh_is_careful_everywhere_and_shares_its_connection_where_it_can(
+    platform: str,
+) -> None:
+    # ssh_config(5). Win32-OpenSSH has no control sockets (its wiki: "ControlMaster … not supported").
+    control = None if platform == "win32" else Path("/run/c/s")
+    words = sshpipe.options(connect=9.6, ask=False, control=control, master=True)
+    assert words[::2] == ["-o"] * (len(words) // 2)
+    options = dict(word.split("=", 1) for word in words[1::2])
+    assert options["StrictHostKeyChecking"] == "yes"
+    assert options["BatchMode"] == "yes"
+    assert options["ConnectTimeout"] == "10"
+    assert (options["ControlMaster"], options["ControlPath"]) == (
+        ("no", "none") if platform == "win32" else ("yes", "/run/c/s")
+    )
+    assert options["RemoteCommand"] == "none"  # else the user's own would run instead of SFTP
+    follower = sshpipe.options(connect=10, ask=True, control=control, master=False)
+    assert "ControlMaster=no" in follower
+    assert "BatchMode=no" in follower
+
+
+def test_a_connection_names_config_address_and_alias() -> None:
+    where = ["-F", "/c", "-o", "HostName=10.0.0.7", "-o", "User=alice", "-o", "Port=22001", "gpu7"]
+    target = Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container")
+    found = sshpipe.Connection(target, where, connect=10, ask=False)
+    assert found.words()[:12] == ["ssh", *where[:-1], "-T", "-a", "-x"]
+    assert (found.alias, found.host) == ("gpu7", "gpu7")
+
+
+@pytest.mark.parametrize(
+    ("platform", "hint"),
+    # macOS ships 2.6.9 or openrsync; https://formulae.brew.sh/formula/rsync is the real one.
+    [
+        ("linux", "sudo apt install rsync"),
+        ("darwin", "brew install rsync"),
+        ("win32", "leave --method out"),
+    ],
+)
+def test_a_laptop_without_it_is_told_how_to_get_it(platform: str, hint: str) -> None:
+    error = rsync.absent(platform)
+    assert error.exit_code == 127
+    assert (error.hint or "").startswith(hint)
+
+
+def test_rsync_is_not_looked_for_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    monkeypatch.setattr("sys.platform", "win32")
+    assert asyncio.run(rsync.is_here()) is False

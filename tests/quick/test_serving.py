@@ -1,0 +1,381 @@
+"""What is sent into a container to serve there: old Pythons can read it, it finds what is there, and says it well."""
+
+import ast
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from apexgpu.errors import ApexError
+from apexgpu.models import Host, Reply, Target
+from apexgpu.remote import webservers
+from apexgpu.remote.programs import processes, search, serve
+from apexgpu.remote.webservers import Wish
+from apexgpu.ssh.transport import Limits, OnLine
+
+HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
+NEWER = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Match)  # than 3.5
+
+
+def test_what_is_sent_is_one_program_of_the_standard_library_that_python_3_5_can_read() -> None:
+    tree = ast.parse(webservers.program(), feature_version=(3, 5))
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, NEWER)] == []
+    names = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+    assert "secrets" not in names  # of 3.6
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            hints = [node.returns, *(one.annotation for one in node.args.args)]
+            assert not [hint for hint in hints if isinstance(hint, ast.Subscript | ast.BinOp)], (
+                node.name
+            )
+
+
+def test_the_command_fits_into_one_argument_of_a_shell() -> None:
+    assert (
+        len(webservers.command("serve", Wish("tensorboard", "runs"))) < 100_000
+    )  # Linux takes 131,072
+
+
+def test_odd_names_come_through_the_shell_whole(tmp_path: Path) -> None:
+    name = 'it\'s $HOME "and" 中文\\n; ls'
+    (tmp_path / name).mkdir()
+    wish = Wish("tensorboard", name, program="/nowhere")
+    done = subprocess.run(
+        ["sh", "-c", webservers.command("serve", wish)],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout.splitlines()[-1].removeprefix("apexgpu ")) == {
+        "directory": f"{tmp_path}/{name}",
+        "error": "no_program",
+        "said": [],
+        "log": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("Currently running servers:\n", []),
+        ('{"port": 8888, "token": "abc", "root_dir": "/r"}\n{"port": 8889}\n', [8888, 8889]),
+        ('[{"port": 8888}, {"port": 8889}]\n', [8888, 8889]),
+        (
+            "Currently running servers:\nhttp://localhost:8888/?token=abc :: /home/alice/my work\n",
+            [8888],
+        ),
+        ("http://localhost:8890/base/ :: /home/alice\n", [8890]),
+        ("http://0.0.0.0:8891/ :: /\nsomething else\n17\n", [8891]),
+    ],
+)
+def test_every_way_in_which_jupyter_lists_its_servers_is_read(said: str, found: list[int]) -> None:
+    assert [one["port"] for one in serve.read_list(said)] == found
+
+
+def test_an_older_line_tells_the_same_as_json() -> None:
+    one = serve.read_list("https://127.0.0.1:8888/base/?token=abc :: /home/alice/my work")[0]
+    assert one == {
+        "secure": True,
+        "hostname": "127.0.0.1",
+        "port": 8888,
+        "base_url": "/base/",
+        "token": "abc",
+        "root_dir": "/home/alice/my work",
+        "pid": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "is_one"),
+    [
+        ("/usr/bin/python3 /home/a/venv/bin/tensorboard --logdir runs", True),
+        ("python -m tensorboard.main --logdir=runs --port 6006", True),
+        ("/opt/tensorboard_data_server/bin/server --logdir=runs --port=0", False),
+        ("grep tensorboard", False),
+        ("tail -f tensorboard", False),
+    ],
+)
+def test_a_tensorboard_is_known_by_its_words(words: str, is_one: bool) -> None:
+    assert serve.is_tensorboard(shlex.split(words)) is is_one
+
+
+def test_ports_and_the_session_of_a_process_are_seen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number = server.getsockname()[1]
+        assert number in processes.ports(os.getpid())
+        assert processes.serves(os.getsid(0), number)
+        assert not processes.serves(1 if os.getsid(0) != 1 else -1, number)
+        assert processes.free(number) != number
+
+
+ROBBED = """#!{python} -S
+import os, socket, sys
+port, thief = int(sys.argv[-1]), {marker!r}
+if not os.path.exists(thief):
+    said, tell = os.pipe()
+    if os.fork():
+        os.read(said, 1)
+        sys.exit("Address already in use")
+    os.setsid()
+    server = socket.create_server(("127.0.0.1", port))
+    open(thief, "w").close()
+    os.write(tell, b"x")
+    server.accept()
+    sys.exit()
+server = socket.create_server(("127.0.0.1", port))
+while True:
+    server.accept()[0].close()
+"""
+
+
+def test_a_port_that_is_lost_before_the_server_has_it_is_another_one(tmp_path: Path) -> None:
+    program = tmp_path / "tensorboard"
+    program.write_text(ROBBED.format(python=sys.executable, marker=str(tmp_path / "thief")))
+    program.chmod(0o755)
+    wish = Wish("tensorboard", str(tmp_path), program=str(program))
+
+    def asked(do: Literal["serve", "stop"]) -> dict[str, Any]:
+        done = subprocess.run(
+            ["sh", "-c", webservers.command(do, wish)],
+            env={**os.environ, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1].removeprefix("apexgpu "))
+        return found
+
+    made = asked("serve")
+    assert made.get("started"), made
+    assert (tmp_path / "thief").exists()
+    assert asked("stop")["stopped"] == [{"pid": made["pid"], "port": made["port"]}]
+
+
+def test_an_older_notebook_is_stopped_by_its_port(tmp_path: Path) -> None:
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as one:
+        assert one.stdout is not None
+        number = int(one.stdout.readline())
+        assert serve.owner(number) == one.pid
+        script = tmp_path / "jupyter-notebook"
+        script.write_text(
+            f'#!/bin/sh\n[ "$2" = --json ] && exit 1\necho "http://localhost:{number}/ :: {tmp_path}"\n'
+        )
+        script.chmod(0o755)
+        wish: dict[str, object] = {
+            "what": "jupyter",
+            "program": str(script),
+            "directory": str(tmp_path),
+        }
+        assert serve.stopped(wish, str(tmp_path)) == {"stopped": [{"pid": one.pid, "port": number}]}
+        assert serve.stopped(wish, str(tmp_path)) == {"stopped": []}
+
+
+def test_a_token_in_a_log_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("at http://localhost:8888/lab?token=0123abcd&x=1\n\nbye\n")
+    assert processes.tail(str(tmp_path / "log")) == [
+        "at http://localhost:8888/lab?token=...&x=1",
+        "bye",
+    ]
+
+
+class TestSearch:
+    @pytest.fixture
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """An empty home, and a PATH with nothing of use on it."""
+        for module in (processes, search, serve):
+            if hasattr(module, "HOME"):
+                monkeypatch.setattr(module, "HOME", str(tmp_path))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+        monkeypatch.setattr(
+            search, "ENVIRONMENTS", [one for one in search.ENVIRONMENTS if one.startswith("~")]
+        )
+        return tmp_path
+
+    def put(self, path: Path, text: str = "#!/bin/sh\n") -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+        return str(path)
+
+    @pytest.mark.parametrize(
+        "room",
+        [
+            "bin",
+            ".virtualenvs/tf",
+            "venv",
+            "venv3",
+            ".venv",
+            "project/.venv",
+            "miniconda3/envs/tf",
+            "anaconda3",
+            ".conda/envs/tf",
+            ".local",
+        ],
+    )
+    def test_it_is_found_wherever_people_put_it(self, home: Path, room: str) -> None:
+        wanted = self.put(
+            home / ("bin/tensorboard" if room == "bin" else f"{room}/bin/tensorboard")
+        )
+        assert search.programs(serve.TENSORBOARD, str(home)) == [[wanted]]
+
+    def test_the_environment_beside_the_directory_comes_before_others(self, home: Path) -> None:
+        self.put(home / "venv/bin/tensorboard")
+        near = self.put(home / "deep/project/.venv/bin/tensorboard")
+        assert search.programs(serve.TENSORBOARD, str(home / "deep/project/runs"))[0] == [near]
+
+    def test_an_environment_that_conda_noted_elsewhere_is_known(self, home: Path) -> None:
+        wanted = self.put(home / "ssd/big/bin/tensorboard")
+        self.put(home / ".conda/environments.txt", f"{home}/ssd/big\n")
+        assert search.programs(serve.TENSORBOARD, str(home)) == [[wanted]]
+
+    def test_a_module_without_a_script_is_run_as_one(self, home: Path) -> None:
+        front = f"PYTHONPATH={home}/packages exec {sys.executable}"
+        python = self.put(home / "venv/bin/python3", f'#!/bin/sh\n{front} "$@"\n')
+        assert search.programs(serve.TENSORBOARD, str(home)) == []
+        self.put(home / "packages/tensorboard/main.py")
+        assert search.programs(serve.TENSORBOARD, str(home)) == [[python, "-m", "tensorboard.main"]]
+
+    def test_lab_is_taken_before_notebook(self, home: Path) -> None:
+        notebook, lab = (
+            self.put(home / "venv/bin" / name) for name in ("jupyter-notebook", "jupyter-lab")
+        )
+        assert search.programs(serve.JUPYTER, str(home)) == [[lab], [notebook]]
+
+
+class Said:
+    """A transport that answers with what is given, the lines first."""
+
+    def __init__(self, out: str, err: str = "", code: int = 0) -> None:
+        self.reply = Reply(code, out, err)
+        self.limits: Limits | None = None
+
+    def run(
+        self,
+        target: Target,
+        command: str,
+        *,
+        limits: Limits | None = None,
+        on_line: OnLine | None = None,
+        once: bool = False,
+    ) -> Reply:
+        self.limits = limits
+        for line in self.reply.out.splitlines() if on_line else ():
+            on_line(line)  # type: ignore[misc]  # it is there
+        return self.reply
+
+
+def answer(**values: Any) -> str:
+    return "apexgpu " + json.dumps({"directory": "/home/alice", **values})
+
+
+class TestAnswer:
+    def test_a_server_is_read_and_its_token_is_not_shown_as_progress(self) -> None:
+        heard: list[str] = []
+        said = Said(
+            "looking\n"
+            + answer(port=8888, path="/base/", token="abc", pid=7, started=True, host="0.0.0.0")
+        )
+        found = webservers.serve(said, HOST, Wish("jupyter", None), on_line=heard.append)
+        assert (found.port, found.path, found.host, found.pid) == (
+            8888,
+            "/base/?token=abc",
+            "localhost",
+            7,
+        )
+        assert heard == ["looking"]
+
+    @pytest.mark.parametrize(
+        ("name", "reached"),
+        [
+            ("0.0.0.0", "localhost"),
+            ("::", "localhost"),
+            ("*", "localhost"),
+            ("", "localhost"),
+            ("127.0.0.1", "localhost"),
+            ("10.0.3.7", "10.0.3.7"),
+        ],
+    )
+    def test_a_server_is_reached_by_the_name_on_which_it_listens(
+        self, name: str, reached: str
+    ) -> None:
+        said = Said(answer(port=1, path="/", pid=7, started=False, host=name))
+        assert (
+            webservers.serve(said, HOST, Wish("jupyter", None), on_line=lambda _: None).host
+            == reached
+        )
+
+    def test_its_own_wait_is_not_cut_and_the_last_answer_counts(self) -> None:
+        said = Said("\n".join(answer(port=port, path="/", pid=7, started=True) for port in (1, 2)))
+        assert (
+            webservers.serve(
+                said, HOST, Wish("jupyter", None, wait=900), on_line=lambda _: None
+            ).port
+            == 2
+        )
+        assert said.limits is not None
+        assert said.limits.total is not None
+        assert said.limits.total > 900
+
+    @pytest.mark.parametrize(
+        ("said", "code", "words"),
+        [
+            (
+                Said(answer(error="no_program")),
+                "no_program",
+                "there is no Jupyter in the container on gpu7",
+            ),
+            (Said('apexgpu {"error": "no_python"}'), "no_python", "there is no Jupyter"),
+            (
+                Said(answer(error="slow", said=["importing"], log="/l")),
+                "slow",
+                "does not answer after 60 s",
+            ),
+            (Said(answer(error="failed", said=[], log="/l")), "server_failed", "it says nothing"),
+            (Said("", "sh: syntax error\n", 2), "unexpected", "sh: syntax error"),
+            (Said("apexgpu [1]"), "unexpected", "does not know"),
+            (Said("apexgpu {"), "unexpected", "does not know"),
+        ],
+    )
+    def test_what_stands_in_the_way_is_one_line_that_names_it(
+        self, said: Said, code: str, words: str
+    ) -> None:
+        with pytest.raises(ApexError) as caught:
+            webservers.serve(said, HOST, Wish("jupyter", None), on_line=lambda _: None)
+        assert caught.value.code == code
+        assert words in caught.value.message
+
+
+@pytest.mark.parametrize("knows_json", [True, False])
+def test_an_older_notebook_is_asked_in_its_own_way(tmp_path: Path, knows_json: bool) -> None:
+    """It has no `jupyter-server` beside it, and the oldest refuse `--json`."""
+    old = (
+        "echo 'Currently running servers:'; echo 'http://localhost:8888/?token=abc :: /home/alice'"
+    )
+    json_line = (
+        'echo \'{"port": 8888, "token": "abc", "notebook_dir": "/home/alice", "base_url": "/"}\''
+    )
+    said = f'[ "$2" = --json ] && {{ {json_line if knows_json else "exit 1"}; exit; }}; {old}'
+    (tmp_path / "jupyter-notebook").write_text(f'#!/bin/sh\n[ "$1" = list ] || exit 9\n{said}\n')
+    (tmp_path / "jupyter-notebook").chmod(0o755)
+    found = serve.notebooks([str(tmp_path / "jupyter-notebook")])
+    shown = [serve.notebook(one, started=False) for one in found]
+    assert [(one["port"], one["token"], one["directory"], one["path"]) for one in shown] == [
+        (8888, "abc", "/home/alice", "/")
+    ]

@@ -1,0 +1,130 @@
+"""The files that tell of tunnels: whose process lives, what a dead one left, and the ports that are taken for one."""
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apexgpu.errors import UsageError
+from apexgpu.forwarding import ports, records
+from apexgpu.forwarding.records import Carried, Tunnel
+from apexgpu.ssh import mux
+
+HOLDS = """\
+import signal, sys, time
+from pathlib import Path
+from apexgpu.forwarding import records
+signal.signal(signal.SIGTERM, signal.SIG_IGN if sys.argv[2] == "deaf" else lambda *_: sys.exit())
+with records.lock(Path(sys.argv[1]), timeout=0):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def noted(state: Path, name: str, pid: int, *, host: str = "gpu7") -> Tunnel:
+    """A tunnel that has a file."""
+    one = Tunnel(name, host, (Carried(6006, "6006"),), pid, 1.0, True, records.UP, 1.0)
+    path = records.file(state, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dataclasses.asdict(one)))
+    return one
+
+
+@pytest.fixture
+def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The directory of sockets, empty."""
+    room = Path(tempfile.mkdtemp(prefix="r-"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(room))
+    (room / "apexgpu").mkdir(mode=0o700)
+    yield room / "apexgpu"
+    shutil.rmtree(room)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}', '{"forwards": 7}', "null"])
+def test_a_spoilt_file_hides_no_other_tunnel(tmp_path: Path, text: str) -> None:
+    good = noted(tmp_path, "good", 4711)
+    records.file(tmp_path, "bad").write_text(text)
+    with records.lock(records.file(tmp_path, "good"), timeout=0):
+        assert records.listed(tmp_path) == [good]
+    assert [one.state for one in records.listed(tmp_path)] == [records.DEAD]
+
+
+def test_what_a_killed_one_left_is_taken_away_and_nothing_of_who_has_its_number_now(
+    tmp_path: Path, sockets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[Path] = []
+    monkeypatch.setattr(mux, "terminate", ended.append)
+    dead, reused = noted(tmp_path, "dead", 4711), noted(tmp_path, "reused", 4712)
+    noted(tmp_path, "alive", 4712)
+    for name in ("t-4711-x", "t-4712-x", "t-47110-x"):
+        (sockets / name).mkdir()
+    with records.lock(records.file(tmp_path, "alive"), timeout=0):
+        records.clean(tmp_path, records.listed(tmp_path))
+        assert ended == [
+            sockets / "t-4711-x" / records.CONTROL
+        ]  # its ssh, when connections were open
+        assert sorted(path.name for path in sockets.iterdir()) == ["t-47110-x", "t-4712-x"]
+        assert [one.id for one in records.listed(tmp_path)] == ["alive"]
+    assert not records.file(tmp_path, dead.id).exists()
+    assert not records.file(tmp_path, reused.id).exists()
+
+
+@pytest.mark.parametrize("manner", ["polite", "deaf"])
+def test_a_close_returns_when_the_process_has_ended_and_kills_one_that_does_not(
+    tmp_path: Path, sockets: Path, manner: str
+) -> None:
+    path = records.file(tmp_path, "one")
+    path.parent.mkdir(parents=True)
+    words = [sys.executable, "-c", HOLDS, str(path), manner]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        one = noted(tmp_path, "one", process.pid)
+        records.close(tmp_path, one, limit=0.2 if manner == "deaf" else 10)
+        assert process.wait(10) == (-9 if manner == "deaf" else 0)
+    assert records.listed(tmp_path) == []
+    records.close(tmp_path, one)  # again: nothing to do, and no signal to whoever has its number
+
+
+def test_a_dead_one_gets_no_signal(tmp_path: Path, sockets: Path) -> None:
+    one = noted(tmp_path, "one", os.getpid())  # its number is ours by now
+    records.close(tmp_path, one)
+    assert records.listed(tmp_path) == []
+
+
+def test_ports_are_taken_on_this_machine_alone_and_all_or_none() -> None:
+    first, second = ports.take(0), ports.take(0)
+    assert first is not None
+    assert second is not None
+    with second:
+        with first:
+            address, number = first.getsockname()
+            assert address == "127.0.0.1"
+            assert ports.take(number) is None
+        taken = second.getsockname()[1]
+        plan = records.Plan(
+            "gpu7", (), (ports.Remote(1), ports.Remote(2)), (number, taken), strict=True
+        )
+        with pytest.raises(records.PortsTakenError) as caught:
+            records.take(plan)
+        assert caught.value.taken == [taken]
+        with socket.create_server(("127.0.0.1", number), reuse_port=False):
+            pass  # it was given back
+
+
+@pytest.mark.parametrize(
+    ("port", "hint"), [(0, "65535"), (65536, "65535"), (-1, "65535"), (6000, "--local 6001")]
+)
+def test_a_local_port_of_no_use_is_refused(port: int, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        ports.local_wanted(port)
+    assert hint in (caught.value.hint or "")
+    assert ports.local_wanted(6006) == 6006
