@@ -1,26 +1,29 @@
-"""The error tree: every failure a user may see, its stable code for JSON and its exit code.
+"""Every failure that a user may see: a tree of exceptions, each with a code for JSON and an exit code.
 
-ApexError                        1    failed
-├── UsageError                   2    wrong use or configuration
-│   ├── UnknownHostError         2    a host that IAM does not know
-│   └── ConfigError              2    a settings or ssh config file that cannot be used
-├── LoginError                   4    login needed or refused
-│   └── HostKeyError             4    a host key that is not the one known
-├── UnreachableError             5    unreachable or too slow
-│   └── DroppedError             5    the connection ended before the work did
-├── RefusedError                 6    the server refused, or a precondition is missing
-├── DeclinedError                7    a prompt was declined, or could not be shown
-└── MissingProgramError        127    a local program is missing
+Exit codes are decided by the branches below ApexError, and every class below a branch inherits it:
 
-A message is one fact that names the thing; a hint is a command to paste. Nothing secret in either.
-Nothing here prints or exits: `apexgpu.cli` is the one place where an error becomes text and a number.
+    ApexError                  1    failed
+    ├── UsageError             2    wrong use or configuration
+    ├── LoginError             4    login needed or refused
+    ├── UnreachableError       5    unreachable or too slow
+    │   └── DroppedError            … after the connection was open and the command was sent
+    ├── RefusedError           6    the server refused, or a precondition is missing
+    ├── DeclinedError          7    a prompt was declined, or could not be shown
+    └── MissingProgramError  127    a local program is missing
+
+Code branches on the class of an exception, never on its `code`. A class belongs here if several packages raise or
+catch it, otherwise next to the code that raises it. A failure that no code distinguishes needs no class: it is a
+RefusedError (or whichever branch fits) with its own `code`.
+
+The message states one fact and names the thing it is about. The hint is one command to paste. Neither contains a
+secret. Nothing here prints or exits: `apexgpu.cli` alone turns an error into text and an exit code.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ApexError(Exception):
-    """A failure with a message, an optional hint, a stable `code` and an exit code."""
+    """A failure with a message, an optional hint, a stable `code` for JSON, and an exit code."""
 
     exit_code: ClassVar[int] = 1
     code: str = "failed"
@@ -32,6 +35,18 @@ class ApexError(Exception):
         if code is not None:
             self.code = code
 
+    def with_message(self, message: str, *, hint: str | None) -> Self:
+        """The same failure (class, code, all other attributes) with another message and hint."""
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.args = (message,)
+        other.message = message
+        other.hint = hint
+        return other
+
+
+# Exit code 2: wrong use or configuration
+
 
 class UsageError(ApexError):
     """The command line or a setting makes no sense."""
@@ -41,15 +56,18 @@ class UsageError(ApexError):
 
 
 class UnknownHostError(UsageError):
-    """A host name or glob that matches nothing IAM told us of."""
+    """A host name or glob that matches no host that IAM lists."""
 
     code = "unknown_host"
 
 
 class ConfigError(UsageError):
-    """A file of the user's, or an answer that would go into one, cannot be used as it is."""
+    """A settings or ssh config file, or a reply that would be written into one, is not usable."""
 
     code = "config"
+
+
+# Exit code 4: login needed or refused
 
 
 class LoginError(ApexError):
@@ -59,22 +77,74 @@ class LoginError(ApexError):
     code = "login"
 
 
+class PasswordError(LoginError):
+    """IAM refused the domain password, or the password is empty."""
+
+    code = "password"
+
+
 class HostKeyError(LoginError):
-    """A server showed another host key than the one known: no connection was made."""
+    """A server showed a host key that differs from the known one. No connection was made."""
 
     code = "host_key_changed"
 
 
+# Exit code 5: unreachable or too slow
+
+
 class UnreachableError(ApexError):
-    """No answer, or none in time."""
+    """No reply, or none in time."""
 
     exit_code = 5
     code = "unreachable"
 
 
+class PortRefusedError(UnreachableError):
+    """The machine answers, but nothing listens on the port (ECONNREFUSED)."""
+
+    code = "connection_refused"
+
+
+class NoRouteError(UnreachableError):
+    """A router reports that it cannot reach the address (EHOSTUNREACH)."""
+
+    code = "no_route"
+
+
+class NoNetworkError(UnreachableError):
+    """This machine has no route to the network (ENETUNREACH), for example because the VPN is down."""
+
+    code = "no_network"
+
+
+class UnknownNameError(UnreachableError):
+    """A host name cannot be resolved."""
+
+    code = "no_name"
+
+
+class ConnectTimeoutError(UnreachableError):
+    """The server did not accept the connection and the login in time."""
+
+    code = "timeout"
+
+
+class ConnectionClosedError(UnreachableError):
+    """The server closed the connection before the command was sent."""
+
+    code = "closed"
+
+
+class ProgramTimeoutError(UnreachableError):
+    """A local program did not end in time."""
+
+    code = "timeout"
+
+
 class DroppedError(UnreachableError):
-    """The connection was there and ended before the work did; `seen` is the output until then, `err` what was on
-    stderr, where it is known.
+    """A command was sent and no exit status came back; it may still be running.
+
+    `seen` is its output until then, `err` its stderr where that is known.
     """
 
     code = "dropped"
@@ -93,22 +163,131 @@ class DroppedError(UnreachableError):
         self.err = err
 
 
+class ConnectionLostError(DroppedError):
+    """The connection ended while the command ran."""
+
+
+class CommandTimeoutError(DroppedError):
+    """The command did not finish in time."""
+
+    code = "timeout"
+
+
+class UnansweredError(DroppedError):
+    """An open connection took the command and never confirmed it, so it may not have started."""
+
+    code = "unanswered"
+
+
+class CommandKilledError(DroppedError):
+    """A signal ended the command in the container; the connection stayed open."""
+
+    code = "killed"
+
+
+# Exit code 6: the server refused, or a precondition is missing
+
+
 class RefusedError(ApexError):
-    """The server said no, or something that must be there first is not."""
+    """The server refused, or something that is needed first is missing."""
 
     exit_code = 6
     code = "refused"
 
 
+class NotRegisteredError(RefusedError):
+    """The user has no account on this host, or the public key has not arrived there yet."""
+
+    code = "not_registered"
+
+
+class RegisterKeyError(RefusedError):
+    """The shared `register` account does not accept our key: another user's login replaced it."""
+
+    code = "register_key"
+
+
+class UnknownCommandError(RefusedError):
+    """The manage shell of this host does not know the command (an older host)."""
+
+    code = "unknown_command"
+
+
+class UnsafeArgumentError(RefusedError):
+    """An argument contains characters that are not safe to send to a manage shell. Nothing was sent."""
+
+    code = "word"
+
+
+class IamDownError(RefusedError):
+    """The host cannot ask IAM for the user's port, and therefore refuses every command."""
+
+    code = "iam_down"
+
+
+class StoppedError(RefusedError):
+    """The container is stopped."""
+
+    code = "stopped"
+
+
+class RunningError(RefusedError):
+    """The container is running, and the command needs a stopped one."""
+
+    code = "running"
+
+
+class NoRootfsError(RefusedError):
+    """The container has no root file system."""
+
+    code = "no_rootfs"
+
+
+class StartFailedError(RefusedError):
+    """The container does not start."""
+
+    code = "start_failed"
+
+
+class NoForwardError(RefusedError):
+    """The container runs, but the host does not forward its SSH port."""
+
+    code = "no_forward"
+
+
+class TokenError(RefusedError):
+    """The confirmation token of a manage command is not valid any more."""
+
+    code = "token"
+
+
+class NoSnapshotError(RefusedError):
+    """There is no snapshot at this path, or none at all."""
+
+    code = "no_snapshot"
+
+
+# Exit code 1: everything else
+
+
+class BadSnapshotError(ApexError):
+    """A snapshot was written, but it is incomplete or damaged."""
+
+    code = "snapshot_bad"
+
+
+# Exit codes 7 and 127
+
+
 class DeclinedError(ApexError):
-    """The user said no, or there was no terminal to ask at."""
+    """The user declined a prompt, or there was no terminal to ask on."""
 
     exit_code = 7
     code = "declined"
 
 
 class MissingProgramError(ApexError):
-    """A program that must be installed on this machine is not."""
+    """A program that must be installed on this machine is missing."""
 
     exit_code = 127
     code = "missing_program"

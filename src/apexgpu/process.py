@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
 
-from apexgpu.errors import MissingProgramError, UnreachableError
+from apexgpu.errors import MissingProgramError, ProgramTimeoutError
 from apexgpu.text import last_line
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class LocalRunner:
         timeout: float = 30,
         env: Mapping[str, str] | None = None,
     ) -> Completed:
-        """Run to the end; MissingProgramError when it is not installed, UnreachableError when too slow."""
+        """Run to the end; MissingProgramError when it is not installed, ProgramTimeoutError when too slow."""
         import subprocess
 
         try:
@@ -105,7 +105,7 @@ class LocalRunner:
             raise missing(argv[0]) from None
         except subprocess.TimeoutExpired:
             message = f"{argv[0]} did not end within {timeout:g} s"
-            raise UnreachableError(message, code="timeout") from None
+            raise ProgramTimeoutError(message) from None
         return Completed(tuple(argv), done.returncode, done.stdout, done.stderr)
 
     def stream(

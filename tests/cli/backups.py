@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from apexgpu import cli
-from apexgpu.errors import DroppedError
+from apexgpu.errors import ConnectionLostError
 from apexgpu.models import Reply, Target
 from apexgpu.session import Session
 from apexgpu.ssh.transport import Connections, Limits, OnLine
@@ -184,7 +184,7 @@ def raising(error: BaseException) -> Callable[[], None]:
 
 
 def lost(reply: Reply) -> Reply:
-    raise DroppedError(f"the connection was lost after {len(reply.out)} bytes")
+    raise ConnectionLostError(f"the connection was lost after {len(reply.out)} bytes")
 
 
 def no_rename(scene: Scene) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.errors import DroppedError
+from apexgpu.errors import CommandTimeoutError, ConnectionLostError
 from apexgpu.models import Reply
 from tests.cli.backups import STAT, TAR, Hook, Scene, digest, lost, no_rename, raising, saved
 
@@ -119,7 +119,7 @@ class TestServer:
         no_rename(scene)
         old = digest(scene.own)
         scene.hooks.append(
-            Hook("gpu2", TAR, before=raising(DroppedError("the connection was lost")))
+            Hook("gpu2", TAR, before=raising(ConnectionLostError("the connection was lost")))
         )
         assert scene("snapshot", "gpu2", "--yes") == 1
         assert "the archive is the old one" in scene.err
@@ -209,7 +209,7 @@ class TestOthers:
 
     def test_a_nas_that_hangs_is_said(self, scene: Scene) -> None:
         scene.hooks.append(
-            Hook("gpu2", r".*sha256sum.*", before=raising(DroppedError("too slow", code="timeout")))
+            Hook("gpu2", r".*sha256sum.*", before=raising(CommandTimeoutError("too slow")))
         )
         assert scene("snapshots", "verify", "first") == 5
         assert "the NAS does not answer" in scene.err

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apexgpu.errors import DroppedError
+from apexgpu.errors import ConnectionLostError
 from apexgpu.models import Reply, Target
 from apexgpu.ssh.transport import Limits, OnLine
 
@@ -69,7 +69,7 @@ class ShellLink:
                 if self.drop(line):
                     self.drop = lambda _: False
                     message = "the connection to gpu7 was lost"
-                    raise DroppedError(message)
+                    raise ConnectionLostError(message)
                 if self.interrupt(line):
                     self.interrupt = lambda _: False
                     raise KeyboardInterrupt

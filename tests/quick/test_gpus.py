@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.errors import DroppedError, RefusedError, UnreachableError
+from apexgpu.errors import (
+    CommandTimeoutError,
+    ConnectionLostError,
+    DroppedError,
+    RefusedError,
+    UnreachableError,
+)
 from apexgpu.models import Host, Reply, Target
 from apexgpu.nvidia import query, smi
 from apexgpu.nvidia.smi import Report
@@ -63,7 +69,7 @@ def test_following_ends_at_the_first_trouble() -> None:
 
 
 def test_a_connection_that_is_lost_is_not_a_gpu_that_hangs() -> None:
-    lost, late = DroppedError("lost", code="dropped"), DroppedError("late", code="timeout")
+    lost, late = ConnectionLostError("lost"), CommandTimeoutError("late")
     with pytest.raises(UnreachableError) as caught:
         query.look(Link(error=lost), HOST, connect=10)
     assert caught.value is lost

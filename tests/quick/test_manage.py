@@ -13,12 +13,27 @@ from typing import Any
 import pytest
 from tests.openssh import TRANSCRIPTS
 
-from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError, UsageError
+from apexgpu.errors import (
+    ApexError,
+    CommandTimeoutError,
+    ConnectionClosedError,
+    ConnectionLostError,
+    ConnectTimeoutError,
+    DroppedError,
+    NoRouteError,
+    NotRegisteredError,
+    PortRefusedError,
+    RefusedError,
+    UnansweredError,
+    UnreachableError,
+    UsageError,
+)
 from apexgpu.files import locked
 from apexgpu.manageshell import hostlock, manage, portmaps, starting
 from apexgpu.manageshell.replies import Started
 from apexgpu.models import Host, Reply, Target
-from apexgpu.ssh.transport import UNANSWERED, Limits, OnLine, killed
+from apexgpu.ssh.failures import command_killed_error
+from apexgpu.ssh.transport import Limits, OnLine
 
 HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
 
@@ -33,7 +48,7 @@ class Dead:
     def run(self, target: Target, command: str, **_: object) -> Reply:
         self.sent.append(command)
         if len(self.sent) == 1:
-            raise DroppedError("the command on gpu7 was not answered", code=UNANSWERED)
+            raise UnansweredError("the command on gpu7 was not answered")
         return self.reply
 
 
@@ -51,7 +66,7 @@ def test_who_is_logged_in_is_not_taken_for_nobody() -> None:
 def test_what_a_command_said_before_a_signal_ended_it_is_passed_on() -> None:
     class Killing(Dead):
         def run(self, target: Target, command: str, **_: object) -> Reply:
-            raise killed(target, "epoch 1\n", "nan\n")
+            raise command_killed_error(target, "epoch 1\n", "nan\n")
 
     reply = manage.execute(Killing(Reply(0, "")), HOST, "python train.py", total=None)
     assert (reply.code, reply.out) == (255, "epoch 1\n")
@@ -130,7 +145,7 @@ def test_what_changes_a_host_is_sent_once_and_a_registration_is_never_cut(
             "port 6006": "13-port-6006",
             "alice": "03-register",
             "help": "07-up-running",
-            "true": DroppedError("lost"),
+            "true": ConnectionLostError("lost"),
         }
     )
     with contextlib.suppress(ApexError):
@@ -201,11 +216,11 @@ def test_only_plain_words_go_to_a_manage_shell(word: str) -> None:
     assert manage.sendable("/NAS/用户/alice_1.2-3.tar.gz")
 
 
-@pytest.mark.parametrize(("code", "times"), [("dropped", 2), ("timeout", 1)])
+@pytest.mark.parametrize(("lost", "times"), [(ConnectionLostError, 2), (CommandTimeoutError, 1)])
 def test_a_question_that_ran_out_of_time_is_not_asked_for_twice_as_long(
-    code: str, times: int
+    lost: type[DroppedError], times: int
 ) -> None:
-    link = Told({"port": DroppedError("lost", code=code)})
+    link = Told({"port": lost("lost")})
     with pytest.raises(DroppedError):
         manage.question(link, HOST, "port")
     assert len(link.sent) == times
@@ -238,14 +253,12 @@ def test_a_container_that_cannot_be_asked_is_not_known_to_be_busy() -> None:
     [
         ("05-help-stopped", "stopped"),
         ("07-up-running", "no_forward"),
-        (RefusedError("no", code="not_registered"), "not_registered"),
+        (NotRegisteredError("no"), "not_registered"),
         (RefusedError("no", code="iam"), "iam"),
     ],
 )
 def test_a_port_that_refuses_is_explained_by_the_host(state: str | ApexError, code: str) -> None:
-    refused = UnreachableError(
-        "the container on gpu7: connection refused", code="connection_refused"
-    )
+    refused = PortRefusedError("the container on gpu7: connection refused")
     for run in (manage.inside, functools.partial(manage.execute, total=None)):
         with pytest.raises(ApexError) as caught:
             run(Told({"true": refused, "help": state}), HOST, "true")
@@ -255,14 +268,12 @@ def test_a_port_that_refuses_is_explained_by_the_host(state: str | ApexError, co
 def test_a_status_that_is_refused_for_another_reason_is_not_an_absent_registration() -> None:
     with pytest.raises(RefusedError, match="IAM"):
         manage.status(Told({"help": RefusedError("IAM is down", code="iam")}), HOST)
-    assert not manage.status(
-        Told({"help": RefusedError("no", code="not_registered")}), HOST
-    ).registered
+    assert not manage.status(Told({"help": NotRegisteredError("no")}), HOST).registered
 
 
-@pytest.mark.parametrize("code", ["connection_refused", "closed", "dropped"])
-def test_a_container_that_has_just_started_is_waited_for(code: str) -> None:
-    link = Told({"true": UnreachableError("not yet", code=code)})
+@pytest.mark.parametrize("error", [PortRefusedError, ConnectionClosedError, ConnectionLostError])
+def test_a_container_that_has_just_started_is_waited_for(error: type[UnreachableError]) -> None:
+    link = Told({"true": error("not yet")})
 
     def pause(_: float) -> None:
         link.answers["true"] = "07-up-running"
@@ -271,9 +282,13 @@ def test_a_container_that_has_just_started_is_waited_for(code: str) -> None:
     assert len(link.sent) == 2
 
 
-@pytest.mark.parametrize(("code", "then"), [("no_route", "stale_forward"), ("timeout", "timeout")])
-def test_what_waiting_does_not_cure_is_said_at_once(code: str, then: str) -> None:
-    link = Told({"true": UnreachableError("never", code=code)})
+@pytest.mark.parametrize(
+    ("error", "then"), [(NoRouteError, "stale_forward"), (ConnectTimeoutError, "timeout")]
+)
+def test_what_waiting_does_not_cure_is_said_at_once(
+    error: type[UnreachableError], then: str
+) -> None:
+    link = Told({"true": error("never")})
     with pytest.raises(ApexError) as caught:
         starting.await_ssh(link, HOST, 30, lambda _: pytest.fail("it was waited for"))
     assert caught.value.code == then
@@ -282,8 +297,8 @@ def test_what_waiting_does_not_cure_is_said_at_once(code: str, then: str) -> Non
 @pytest.mark.parametrize(
     ("error", "uptime"),
     [
-        (DroppedError("slow", code="timeout", seen="Welcome\napexgpu-starts\n77\n"), 77.0),
-        (UnreachableError("connection refused", code="connection_refused"), None),
+        (CommandTimeoutError("slow", seen="Welcome\napexgpu-starts\n77\n"), 77.0),
+        (PortRefusedError("connection refused"), None),
     ],
 )
 def test_a_disk_that_hangs_takes_nothing_from_what_was_said_before(
@@ -318,9 +333,7 @@ def test_a_start_is_one_when_the_container_answers_and_goes_on_from_where_it_was
     tmp_path: Path,
 ) -> None:
     begun: dict[str, Started] = {}
-    link = Told(
-        {"": "06-up-stopped", "true": UnreachableError("refused", code="connection_refused")}
-    )
+    link = Told({"": "06-up-stopped", "true": PortRefusedError("refused")})
     with pytest.raises(RefusedError) as caught:
         started(link, tmp_path, begun)
     assert caught.value.code == "no_forward"
@@ -352,10 +365,12 @@ def test_an_address_that_comes_late_is_waited_for_and_one_that_does_not_is_said(
     assert caught.value.code == "no_address"
 
 
-@pytest.mark.parametrize("code", ["timeout", "dropped"])
-def test_a_start_that_was_cut_before_a_word_names_iam(tmp_path: Path, code: str) -> None:
+@pytest.mark.parametrize("lost", [CommandTimeoutError, ConnectionLostError])
+def test_a_start_that_was_cut_before_a_word_names_iam(
+    tmp_path: Path, lost: type[DroppedError]
+) -> None:
     with pytest.raises(UnreachableError) as caught:
-        started(Told({"": DroppedError("lost", code=code)}), tmp_path)
+        started(Told({"": lost("lost")}), tmp_path)
     assert caught.value.code == "silent"
 
 

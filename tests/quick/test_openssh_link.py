@@ -7,7 +7,7 @@ import pytest
 
 from apexgpu.models import Host, Target
 from apexgpu.process import Completed, LocalRunner
-from apexgpu.ssh import openssh_link
+from apexgpu.ssh import failures, openssh_link
 from apexgpu.ssh.route import Route
 from apexgpu.ssh.transport import Limits
 
@@ -22,7 +22,7 @@ from apexgpu.ssh.transport import Limits
     ],
 )
 def test_a_connection_that_was_lost_after_the_login(said: str) -> None:
-    assert openssh_link.logged_in(said)
+    assert failures.was_logged_in(said)
 
 
 @pytest.mark.parametrize(
@@ -36,17 +36,17 @@ def test_a_connection_that_was_lost_after_the_login(said: str) -> None:
     ],
 )
 def test_one_over_which_nothing_was_sent(said: str) -> None:
-    assert not openssh_link.logged_in(said)
+    assert not failures.was_logged_in(said)
 
 
 def test_a_full_agent_is_not_a_key_that_is_not_known() -> None:
     said = "Received disconnect from 10.0.0.7 port 22:2: Too many authentication failures\r\n"
-    code = openssh_link.failure(said)
-    assert code == "too_many_keys"
-    error = openssh_link.error_of(
-        Target(Host("gpu7", "10.0.0.7", "alice", 22001), "manage"), code, said
+    failure = failures.classify(said)
+    assert failure is failures.SshFailure.TOO_MANY_KEYS
+    error = failures.failure_error(
+        Target(Host("gpu7", "10.0.0.7", "alice", 22001), "manage"), failure, said
     )
-    assert error.exit_code == 4
+    assert (error.exit_code, error.code) == (4, "too_many_keys")
     assert "ssh-add -d" in (error.hint or "")
 
 

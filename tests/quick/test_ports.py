@@ -5,7 +5,7 @@ import pytest
 from apexgpu.errors import UsageError
 from apexgpu.forwarding import portowners, ports, supervisor
 from apexgpu.forwarding.sshconnection import argv
-from apexgpu.ssh import openssh_link
+from apexgpu.ssh import failures
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,12 @@ def test_back_off_is_capped() -> None:
 
 
 def test_only_a_changed_host_key_is_final() -> None:
-    assert openssh_link.failure("Host key verification failed.") in openssh_link.FINAL
-    assert (
-        openssh_link.failure("ssh: connect to host gpu7 port 22: Connection refused")
-        not in openssh_link.FINAL
-    )
+    changed = failures.classify("Host key verification failed.")
+    refused = failures.classify("ssh: connect to host gpu7 port 22: Connection refused")
+    assert changed is not None
+    assert refused is not None
+    assert changed.is_permanent
+    assert not refused.is_permanent
 
 
 def test_ssh_never_asks_and_always_checks_host_keys() -> None:

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 from tests.quick.shelllink import ShellLink
 
-from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
+from apexgpu.errors import (
+    ApexError,
+    ConnectionLostError,
+    RefusedError,
+    UnreachableError,
+)
 from apexgpu.models import Host
 from apexgpu.recipes import planner, provision, setupscript
 from apexgpu.recipes.facts import Facts
@@ -361,7 +366,7 @@ class TestInterrupt:
         def gone(command: str) -> None:
             if command.startswith("touch "):
                 message = "gone"
-                raise DroppedError(message)
+                raise ConnectionLostError(message)
 
         link.interrupt, link.before = (lambda line: "halfway" in line), gone
         with pytest.raises(KeyboardInterrupt):

@@ -11,7 +11,7 @@ import pytest
 from apexgpu.errors import ApexError, DroppedError, RefusedError
 from apexgpu.manageshell import archivereplies, replies
 from apexgpu.models import Container, Host, Reply, Target
-from apexgpu.ssh import openssh_link
+from apexgpu.ssh import failures
 
 TRANSCRIPTS = Path(__file__).parent.parent / "data" / "transcripts"
 GOOD = "good"
@@ -251,9 +251,9 @@ def judge(recording: dict[str, Any]) -> str:
         "register" if user == "register" else "manage" if alias.endswith("-manage") else "container"
     )
     if reply.code == 255:
-        code = openssh_link.failure(reply.err)
-        assert code is not None
-        raise openssh_link.error_of(Target(HOST, role), code, reply.err)  # type: ignore[arg-type]
+        failure = failures.classify(reply.err)
+        assert failure is not None
+        raise failures.failure_error(Target(HOST, role), failure, reply.err)  # type: ignore[arg-type]
     if reply.code == 124:
         raise DroppedError("cut off", hint="apexgpu status gpu7", code="cut", seen=reply.out)
     if role == "register":

@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.errors import DroppedError, RefusedError
+from apexgpu.errors import (
+    CommandTimeoutError,
+    ConnectionLostError,
+    DroppedError,
+    RefusedError,
+    StoppedError,
+)
 from apexgpu.models import Host, Reply, Target
 from apexgpu.recipes import evidence, trial
 from apexgpu.recipes.trial import Wish
@@ -159,7 +165,7 @@ LOOK = 'apexgpu {"name": "tensorflow-gpu", "python": "/p", "step": "look", "tens
 def test_a_connection_that_is_cut_by_our_limit_is_a_verdict_and_no_answer_is_shown_as_progress() -> (
     None
 ):
-    link = Scripted(SMI, LOOK, DroppedError("too long", code="timeout"))
+    link = Scripted(SMI, LOOK, CommandTimeoutError("too long"))
     told: list[str] = []
     proof = trial.prove(link, HOST, Wish(wait=5), connect=1, on_line=told.append)
     assert (proof.verdict, proof.error.code if proof.error else None, link.answers) == (
@@ -171,7 +177,7 @@ def test_a_connection_that_is_cut_by_our_limit_is_a_verdict_and_no_answer_is_sho
 
 
 def test_a_connection_that_is_lost_is_no_verdict() -> None:
-    link = Scripted(SMI, LOOK, DroppedError("lost"))
+    link = Scripted(SMI, LOOK, ConnectionLostError("lost"))
     with pytest.raises(DroppedError, match="lost"):
         trial.prove(link, HOST, Wish(), connect=1, on_line=lambda _: None)
 
@@ -179,7 +185,7 @@ def test_a_connection_that_is_lost_is_no_verdict() -> None:
 def test_a_container_that_is_stopped_is_no_verdict() -> None:
     with pytest.raises(RefusedError) as caught:
         trial.prove(
-            Scripted(RefusedError("stopped", code="stopped")),
+            Scripted(StoppedError("stopped")),
             HOST,
             Wish(),
             connect=1,

@@ -20,22 +20,27 @@ from paramiko import Channel, SSHException
 from tests import openssh
 from tests.real.places import LabHosts, Place, Sshd
 
-from apexgpu.errors import ApexError, DroppedError, HostKeyError, LoginError, UnreachableError
+from apexgpu.errors import (
+    ApexError,
+    CommandKilledError,
+    DroppedError,
+    HostKeyError,
+    LoginError,
+    UnansweredError,
+    UnreachableError,
+)
 from apexgpu.models import Host, Reply, Role, Target
 from apexgpu.process import LocalRunner
 from apexgpu.ssh import route as routes
+from apexgpu.ssh.failures import UnknownHostKeyError, command_timeout_error
 from apexgpu.ssh.identities import Identities
 from apexgpu.ssh.mux import OpenMasters, master_argv, runtime_directory, terminate
 from apexgpu.ssh.openssh_link import OpenSSHLink
 from apexgpu.ssh.paramiko_link import ParamikoLink
 from apexgpu.ssh.transport import (
-    KILLED,
-    UNANSWERED,
     Connections,
     Limits,
     Link,
-    UnknownHostKeyError,
-    too_slow,
 )
 from apexgpu_lab.inprocess import running
 
@@ -384,7 +389,8 @@ def test_a_command_past_its_limit_ends_with_what_was_seen(make: Make, server: Pl
     [("manage", "apexgpu doctor gpu7   (does IAM answer?)"), ("container", "apexgpu status gpu7")],
 )
 def test_what_to_do_about_one_that_is_too_slow(role: Role, hint: str) -> None:
-    assert too_slow(Target(Host("gpu7", "10.0.0.7", "alice", 22001), role), "").hint == hint
+    target = Target(Host("gpu7", "10.0.0.7", "alice", 22001), role)
+    assert command_timeout_error(target, "").hint == hint
 
 
 def test_silence_is_bounded_by_its_own_limit(make: Make, server: Place) -> None:
@@ -424,9 +430,9 @@ KILL_ITSELF = "echo out; echo err >&2; kill -KILL $$"
 
 
 def test_a_command_that_a_signal_ended_is_no_lost_connection(server: Place) -> None:
-    with pytest.raises(DroppedError) as caught:
+    with pytest.raises(CommandKilledError) as caught:
         run(paramiko_link, server, KILL_ITSELF)
-    assert (caught.value.code, caught.value.seen, caught.value.err) == (KILLED, "out\n", "err\n")
+    assert (caught.value.code, caught.value.seen, caught.value.err) == ("killed", "out\n", "err\n")
 
 
 class TestOpenMasters:
@@ -455,10 +461,10 @@ class TestOpenMasters:
         self, masters: OpenMasters, server: Place
     ) -> None:
         target, limits = Target(server.host, "container"), Limits(connect=5, total=10)
-        with pytest.raises(DroppedError) as caught:
+        with pytest.raises(CommandKilledError) as caught:
             masters.run(target, KILL_ITSELF, limits=limits)
         assert (caught.value.code, caught.value.seen, caught.value.err) == (
-            KILLED,
+            "killed",
             "out\n",
             "err\n",
         )
@@ -605,9 +611,9 @@ class TestOpenMasters:
         manage, container = Target(server.host, "manage"), Target(server.host, "container")
         with swallowing(warm.path(manage)):
             assert "RUNNING" in link.run(manage, "help", limits=Limits(connect=1)).out
-        with swallowing(warm.path(container)), pytest.raises(DroppedError) as caught:
+        with swallowing(warm.path(container)), pytest.raises(UnansweredError) as caught:
             link.run(container, "true", limits=Limits(connect=0.2))
-        assert caught.value.code == UNANSWERED
+        assert caught.value.code == "unanswered"
         assert not warm.path(container).exists()
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 
 from apexgpu.archives.catalog import Reading, Saved, Sight, archive
-from apexgpu.errors import ApexError, RefusedError
+from apexgpu.errors import ApexError, NoSnapshotError, RefusedError
 from apexgpu.iam.publickeys import parse_key
 from apexgpu.models import Reply
 from apexgpu.text import last_line, size
@@ -55,7 +55,7 @@ def tested(reply: Reply, host: str, path: str) -> Reading:
     said = words(reply, host)
     if ("missing", "") in said:
         message = f"the container on {host} sees no archive {path} that it can read"
-        raise RefusedError(message, hint="apexgpu snapshots", code="no_snapshot")
+        raise NoSnapshotError(message, hint="apexgpu snapshots")
     first = dict(reversed(said))
     try:
         status, members, rooted = (int(number) for number in first["list"].split())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from apexgpu.errors import RefusedError, UsageError
+from apexgpu.errors import NoSnapshotError, RefusedError, UsageError
 from apexgpu.models import PublicKey
 
 UNKNOWN = "unknown"
@@ -234,7 +234,7 @@ def choose(archives: Sequence[Saved], wanted: str, host: str) -> Saved:
             message, hint=f"apexgpu recover {host} --from {found[0].name}", code="several_snapshots"
         )
     message = f"there is no snapshot {wanted}"
-    raise RefusedError(message, hint="apexgpu snapshots", code="no_snapshot")
+    raise NoSnapshotError(message, hint="apexgpu snapshots")
 
 
 def _stem(one: Saved) -> str:
@@ -253,12 +253,8 @@ def default(archives: Sequence[Saved], host: str, server_path: str) -> Saved:
         message = (
             f"no snapshot of {host} can be seen; the newest archive is {own.host}'s ({own.name})"
         )
-        raise RefusedError(
-            message, hint=f"apexgpu recover {host} --from {own.name}", code="no_snapshot"
-        )
-    raise RefusedError(
-        "no snapshot can be seen", hint=f"apexgpu snapshot {host}", code="no_snapshot"
-    )
+        raise NoSnapshotError(message, hint=f"apexgpu recover {host} --from {own.name}")
+    raise NoSnapshotError("no snapshot can be seen", hint=f"apexgpu snapshot {host}")
 
 
 def to_rotate(archives: Sequence[Saved], keep: int) -> list[Saved]:

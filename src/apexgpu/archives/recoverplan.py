@@ -8,12 +8,12 @@ from apexgpu.archives.archivehost import Eye, Means
 from apexgpu.archives.catalog import SUFFIX, UNKNOWN, Reading, Saved, choose, default
 from apexgpu.archives.findhost import an_eye
 from apexgpu.archives.journal import Work
-from apexgpu.errors import ApexError, RefusedError
+from apexgpu.errors import ApexError, RefusedError, UnsafeArgumentError
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.manageshell import manage, portmaps
 from apexgpu.models import Host, Target
 from apexgpu.remote import remotescript
-from apexgpu.ssh.transport import refused_key
+from apexgpu.ssh.failures import key_refused_error
 
 _AUTHORIZED = 'cat "$HOME/.ssh/authorized_keys" 2>/dev/null; echo; echo end'
 # What the hosts and the containers see under the same name.
@@ -51,7 +51,7 @@ def plan(
     """
     found = means.status(host)
     if found.container is None:
-        raise refused_key(Target(host, "manage"))
+        raise key_refused_error(Target(host, "manage"))
     template = archivehost.template_path(means.link, host)
     directory = archivehost.directory_of(template)
     ran = found.container.running
@@ -100,10 +100,9 @@ def plan(
 def _sendable(archive: Saved) -> None:
     if not manage.sendable(archive.path):
         message = f"{archive.path!r} cannot be sent to a manage shell: it has a blank or a letter that a shell reads"
-        raise RefusedError(
+        raise UnsafeArgumentError(
             message,
             hint="give the file another name in a container, such as mine.tar.gz",
-            code="word",
         )
 
 

@@ -23,7 +23,8 @@ from apexgpu.manageshell import archivereplies, hostkeys, manage, portmaps
 from apexgpu.manageshell.hostkeys import Change, Place
 from apexgpu.models import Host, PublicKey, Target
 from apexgpu.remote import remotescript
-from apexgpu.ssh.transport import ChangedHostKeyError, Limits
+from apexgpu.ssh.failures import ChangedHostKeyError
+from apexgpu.ssh.transport import Limits
 
 _SLOW_UNPACKING = 4 << 20  # bytes a second
 

@@ -19,7 +19,7 @@ from apexgpu.errors import ApexError, RefusedError, UnreachableError
 from apexgpu.files import locked
 from apexgpu.manageshell import archivereplies, hostlock, manage, portmaps
 from apexgpu.models import Host, Target
-from apexgpu.ssh.transport import refused_key
+from apexgpu.ssh.failures import key_refused_error
 from apexgpu.text import size
 
 TOKENS = 3
@@ -87,7 +87,7 @@ def planned(means: Means, host: Host) -> Iterator[Plan]:
     """Look before anything is changed. What has to be started to look is stopped again at the end."""
     found = means.status(host)
     if found.container is None:
-        raise refused_key(Target(host, "manage"))
+        raise key_refused_error(Target(host, "manage"))
     directory = archivehost.directory_of(archivehost.template_path(means.link, host))
     ran = found.container.running
     with an_eye(means, host, directory, own=True) as eye:

@@ -6,7 +6,7 @@ from apexgpu.archives import archivehost
 from apexgpu.archives.archivehost import Eye
 from apexgpu.archives.catalog import UNKNOWN, Manifest, Reading, Saved, name_of, owner, sizes_agree
 from apexgpu.archives.journal import Entry
-from apexgpu.errors import ApexError, RefusedError
+from apexgpu.errors import ApexError, BadSnapshotError, RefusedError
 from apexgpu.models import Host
 
 
@@ -130,4 +130,4 @@ def _bad(eye: Eye, host: Host, entry: Entry, trouble: str, found: Reading | None
         if trouble.startswith("the snapshot on ")
         else f"the snapshot on {host.name} is bad: {trouble}"
     )
-    return ApexError(f"{words}; {kept}", hint="apexgpu snapshots", code="snapshot_bad")
+    return BadSnapshotError(f"{words}; {kept}", hint="apexgpu snapshots")

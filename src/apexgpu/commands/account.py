@@ -26,7 +26,7 @@ from apexgpu.iam.push import follow_push
 from apexgpu.models import Host, Outcome
 from apexgpu.session import Session
 from apexgpu.ssh import fanout
-from apexgpu.ssh.transport import UnknownHostKeyError
+from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.sshfiles import configfile
 
 app = Group()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from apexgpu.errors import DeclinedError, LoginError, UsageError
+from apexgpu.errors import DeclinedError, LoginError, PasswordError, UsageError
 from apexgpu.iam.client import IamClient, reach
 from apexgpu.iam.passwords import Secret
 from apexgpu.iam.publickeys import fingerprint, merge, parse_line
@@ -106,9 +106,7 @@ class Passwords:
             )
         text = session.screen.secret(f"Domain password of {session.user}")
         if not text:
-            raise LoginError(
-                "an empty password is never sent", hint="apexgpu login", code="password"
-            )
+            raise PasswordError("an empty password is never sent", hint="apexgpu login")
         self._used = Secret(text)
         return text
 

@@ -10,8 +10,9 @@ from apexgpu.models import Host, Outcome, PublicKey, Reply, T, Target
 from apexgpu.render import error_value
 from apexgpu.session import Session
 from apexgpu.ssh import fanout
+from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.ssh.route import keeping_cure
-from apexgpu.ssh.transport import Limits, OnLine, UnknownHostKeyError
+from apexgpu.ssh.transport import Limits, OnLine
 
 
 @dataclass(frozen=True, slots=True)

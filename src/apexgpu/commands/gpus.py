@@ -7,7 +7,7 @@ import typer
 from apexgpu.commands import fleet, gpurows
 from apexgpu.commands.gpurows import Seen
 from apexgpu.commands.options import Group, HostsArgument, ListByDefault, session_of
-from apexgpu.errors import ApexError, RefusedError
+from apexgpu.errors import ApexError, RefusedError, StoppedError
 from apexgpu.livetable import Board, fits
 from apexgpu.models import Host, Outcome
 from apexgpu.nvidia import choice
@@ -165,9 +165,7 @@ def _finish(session: Session, outcomes: list[Outcome[Seen]], page: Reading | Non
     error, code = None, fanout.exit_code(outcomes)
     if seen and all(one.absent for one in seen) and code in {0, 3}:
         absent = outcomes[0].host.name if len(outcomes) == 1 else "HOST"
-        error = RefusedError(
-            "no container of yours is running", hint=f"apexgpu up {absent}", code="stopped"
-        )
+        error = StoppedError("no container of yours is running", hint=f"apexgpu up {absent}")
         session.screen.error(error)
         code = error.exit_code
     hosts = [

@@ -233,9 +233,9 @@ def _running_use(session: Session, host: Host) -> manage.Use | None:
     found = manage.status(session.transport, host)
     if not found.registered:
         from apexgpu.models import Target
-        from apexgpu.ssh.transport import refused_key
+        from apexgpu.ssh.failures import key_refused_error
 
-        raise refused_key(Target(host, "manage"))
+        raise key_refused_error(Target(host, "manage"))
     if found.container is None or not found.container.running:
         return None
     return manage.use(session.transport, host)

@@ -169,7 +169,7 @@ def _foreground(
     session: Session, host: Host, plan: records.Plan, page: Page, open_browser: bool
 ) -> None:
     from apexgpu.forwarding import tunnelprocess
-    from apexgpu.ssh.openssh_link import FINAL, failure
+    from apexgpu.ssh import failures
 
     sockets = records.take(plan)
     shown: list[records.Tunnel] = []
@@ -208,7 +208,8 @@ def _foreground(
     session.screen.transient("")
     if interrupted is not False:
         raise typer.Exit(130 if interrupted else 0)
-    if not was_up or failure(last.reason) in FINAL:
+    cause = failures.classify(last.reason)
+    if not was_up or (cause is not None and cause.is_permanent):
         raise _failure(host, last.reason)
     if last.reason:
         message = f"the connection to {host.name} ended: {last.reason}"
@@ -396,11 +397,11 @@ def _free_after(number: int) -> int:
 
 def _failure(host: Host, reason: str) -> ApexError:
     """The error that ssh's last words stand for."""
-    from apexgpu.ssh import openssh_link
+    from apexgpu.ssh import failures
 
-    code = openssh_link.failure(reason)
-    if code is not None:
-        return openssh_link.error_of(Target(host, "container"), code, reason)
+    failure = failures.classify(reason)
+    if failure is not None:
+        return failures.failure_error(Target(host, "container"), failure, reason)
     return UnreachableError(
         f"no tunnel to {host.name}: {reason or 'ssh ended'}", hint=f"apexgpu doctor {host.name}"
     )

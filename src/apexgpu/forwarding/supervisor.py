@@ -22,8 +22,8 @@ from pathlib import Path
 from apexgpu.forwarding import ports, relay, sshconnection
 from apexgpu.forwarding.records import CONNECTING, CONTROL, UP, WAITING, sockets_prefix
 from apexgpu.ssh import mux
+from apexgpu.ssh.failures import classify
 from apexgpu.ssh.mux import runtime_directory
-from apexgpu.ssh.openssh_link import FINAL, failure
 
 _PROBE = "p"
 _NOBODY = 1  # a port on which nobody listens (tcpmux, RFC 1078): what ssh says of it is about ssh
@@ -130,11 +130,12 @@ class Supervisor:
                     await asyncio.wait({work, closing}, return_when=asyncio.FIRST_COMPLETED)
                     came_up = await _ended(work)
                 attempt = 0 if came_up else attempt + 1
+                failure = classify(self.state.reason)
                 if (
                     self._closing.is_set()
                     or not self._was_up
                     or self._once
-                    or failure(self.state.reason) in FINAL
+                    or (failure is not None and failure.is_permanent)
                 ):
                     break
                 await self._pause(wait_before(attempt, self._limits.longest_wait))

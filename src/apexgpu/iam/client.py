@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from apexgpu.errors import ApexError, LoginError, RefusedError, UnreachableError, UsageError
+from apexgpu.errors import (
+    ApexError,
+    LoginError,
+    PasswordError,
+    RefusedError,
+    UnreachableError,
+    UsageError,
+)
 from apexgpu.iam.iamhttp import (
     Answer,
     candidate_urls,
@@ -104,9 +111,7 @@ class IamClient:
         path = _page(user)
         if not password or "\0" in password:
             # The directory server may take an empty password as a login without one, and let it pass.
-            raise LoginError(
-                "an empty password is never sent", hint="apexgpu login", code="password"
-            )
+            raise PasswordError("an empty password is never sent", hint="apexgpu login")
         lines = [line.rstrip("\r") for line in text.rstrip("\r\n").split("\n")]
         form = {
             "keys": "".join(f"{line}\n" for line in lines) if text.strip() else "",
@@ -124,10 +129,9 @@ class IamClient:
 
     def _judge_post(self, user: str, answer: Answer) -> None:
         if answer.code == 401:
-            raise LoginError(
+            raise PasswordError(
                 f"IAM refused the password of {user} (or the domain's directory is down)",
                 hint="apexgpu login",
-                code="password",
             )
         if answer.code == 500:
             raise RefusedError(

@@ -11,7 +11,13 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from apexgpu.errors import ApexError, ConfigError, DroppedError, RefusedError, UnreachableError
+from apexgpu.errors import (
+    ApexError,
+    ConfigError,
+    ConnectionLostError,
+    RefusedError,
+    UnreachableError,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -163,7 +169,7 @@ def _error(error: Exception, url: str, timeout: float, who: str) -> ApexError:
     if isinstance(
         error, (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
     ):
-        return DroppedError(
+        return ConnectionLostError(
             f"{who} at {host} ended the connection before its answer was whole", hint=look
         )
     if isinstance(error, (httpx.ConnectError, OSError)):

@@ -6,7 +6,7 @@ Here the exit status and even the words lie: `Saved to:` and `Done` count only w
 import re
 from dataclasses import dataclass
 
-from apexgpu.errors import ApexError, RefusedError
+from apexgpu.errors import ApexError, BadSnapshotError, NoRootfsError, NoSnapshotError
 from apexgpu.manageshell.replies import clean, ended, lines, opened, unexpected
 from apexgpu.models import Reply
 
@@ -52,9 +52,7 @@ def snapshot_offer(reply: Reply, host: str) -> Offer:
     said, _ = opened(reply, host)
     if any("du: cannot access" in line for line in lines(reply.err)):
         message = f"the container on {host} has no root file system to take a snapshot of"
-        raise RefusedError(
-            message, hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})", code="no_rootfs"
-        )
+        raise NoRootfsError(message, hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})")
     size = next((match[1] for match in map(_DU.match, clean(reply.out).split("\n")) if match), None)
     return _offer(said, reply, host, "snapshot", size)
 
@@ -84,7 +82,7 @@ def snapshot(reply: Reply, host: str) -> Archive:
     size = next((match[1] for match in map(_DU.match, clean(reply.out).split("\n")) if match), None)
     if trouble or (saved is not None and size is None):
         message = f"the snapshot on {host} is bad, although the server says it is saved: {trouble or 'it has no size'}"
-        raise ApexError(message, hint=f"apexgpu snapshots {host}", code="snapshot_bad")
+        raise BadSnapshotError(message, hint=f"apexgpu snapshots {host}")
     ended(said, reply, host)
     if saved is None or size is None:
         raise unexpected(reply, host)
@@ -96,7 +94,7 @@ def recover(reply: Reply, host: str) -> Archive:
     said, _ = opened(reply, host)
     if any(line.startswith("Snapshot does not exist") for line in said):
         message = f"{host} finds no snapshot at this path; nothing was changed"
-        raise RefusedError(message, hint=f"apexgpu snapshots {host}", code="no_snapshot")
+        raise NoSnapshotError(message, hint=f"apexgpu snapshots {host}")
     trouble = _trouble(reply, _NOT_UNPACKED)
     if trouble:
         message = f"the recover on {host} failed, although the server says it is done: {trouble}"

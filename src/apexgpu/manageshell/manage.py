@@ -4,7 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
+from apexgpu.errors import (
+    ApexError,
+    CommandKilledError,
+    CommandTimeoutError,
+    DroppedError,
+    NotRegisteredError,
+    PortRefusedError,
+    RefusedError,
+    RegisterKeyError,
+    StoppedError,
+    UnansweredError,
+    UnreachableError,
+    UnsafeArgumentError,
+)
 from apexgpu.manageshell import replies
 from apexgpu.manageshell.hostlock import only_one
 from apexgpu.manageshell.replies import Stopped
@@ -12,7 +25,8 @@ from apexgpu.manageshell.starting import port_trouble
 from apexgpu.models import Container, Host, Reply, Target
 from apexgpu.remote import disks, remotescript
 from apexgpu.remote.disks import Disk
-from apexgpu.ssh.transport import KILLED, UNANSWERED, Limits, OnLine, Transport, refused_key
+from apexgpu.ssh.failures import key_refused_error
+from apexgpu.ssh.transport import Limits, OnLine, Transport
 
 _BLANK = frozenset(" \t\r\n'\"\\*?[]$`;&|<>")
 
@@ -58,7 +72,7 @@ def ask(
     for word in words:
         if not sendable(word):
             message = f"{word!r} cannot be sent to a manage shell"
-            raise RefusedError(message, code="word")
+            raise UnsafeArgumentError(message)
     return link.run(
         Target(host, "manage"), " ".join(words), limits=limits, on_line=on_line, once=once
     )
@@ -68,9 +82,9 @@ def question(link: Transport, host: Host, *words: str, limits: Limits = _ASKING)
     """A manage command that changes nothing, asked again once when the connection drops."""
     try:
         return ask(link, host, *words, limits=limits, once=True)
-    except DroppedError as exc:
-        if exc.code == "timeout":
-            raise
+    except CommandTimeoutError:
+        raise
+    except DroppedError:
         return ask(link, host, *words, limits=limits, once=True)
 
 
@@ -83,10 +97,8 @@ def status(link: Transport, host: Host, *, inside: bool = False) -> HostStatus:
     """State of the container, without starting it. With `inside`, the container is asked for uptime and disks."""
     try:
         reply = ask(link, host, "help")
-    except RefusedError as exc:
-        if exc.code == "not_registered":
-            return HostStatus(registered=False)
-        raise
+    except NotRegisteredError:
+        return HostStatus(registered=False)
     container = replies.status(reply, host.name)
     if not (inside and container.running):
         return HostStatus(True, container)
@@ -125,8 +137,8 @@ def register(
     with only_one(state_dir, host):
         try:
             made = _register(link, host, on_line)
-        except RefusedError as exc:
-            if exc.code != "register_key" or not repost():
+        except RegisterKeyError:
+            if not repost():
                 raise
             made = _register(link, host, on_line)
         _prove_account(link, host, made)
@@ -143,9 +155,7 @@ def _prove_account(link: Transport, host: Host, made: bool) -> None:
     """`already exist` is what a half-made or a system account says too: only a manage shell is proof."""
     try:
         reply = link.run(Target(host, "manage"), "help", once=True)
-    except RefusedError as exc:
-        if exc.code != "not_registered":
-            raise
+    except NotRegisteredError:
         reply = Reply(255, "")
     if not replies.is_manage_shell(reply):
         did = "said Done" if made else f"says that {host.user} exists"
@@ -215,20 +225,21 @@ def look(link: Transport, host: Host, command: str, *, limits: Limits | None = N
     target = Target(host, "container")
     try:
         return link.run(target, command, limits=limits)
-    except DroppedError as exc:
-        if exc.code != UNANSWERED:
-            raise
+    except UnansweredError:
+        pass
     return link.run(target, command, limits=limits)
 
 
 def _explained(link: Transport, host: Host, exc: UnreachableError) -> ApexError:
-    return _refused(link, host, exc) if exc.code == "connection_refused" else exc
+    if isinstance(exc, PortRefusedError):
+        return _refused(link, host, exc)
+    return exc
 
 
 def _refused(link: Transport, host: Host, exc: UnreachableError) -> ApexError:
     found = status(link, host)
     if not found.registered:
-        return refused_key(Target(host, "manage"))
+        return key_refused_error(Target(host, "manage"))
     if found.container is not None and found.container.running:
         return port_trouble(host, exc)
     return stopped(host)
@@ -236,9 +247,7 @@ def _refused(link: Transport, host: Host, exc: UnreachableError) -> ApexError:
 
 def stopped(host: Host) -> RefusedError:
     """The error for what needs a running container."""
-    return RefusedError(
-        f"the container on {host.name} is stopped", hint=f"apexgpu up {host.name}", code="stopped"
-    )
+    return StoppedError(f"the container on {host.name} is stopped", hint=f"apexgpu up {host.name}")
 
 
 def execute(link: Transport, host: Host, command: str, *, total: float | None) -> Reply:
@@ -247,9 +256,7 @@ def execute(link: Transport, host: Host, command: str, *, total: float | None) -
         return link.run(
             Target(host, "container"), command, limits=Limits(total=total, silence=None)
         )
-    except DroppedError as exc:
-        if exc.code != KILLED:
-            raise
+    except CommandKilledError as exc:
         return Reply(255, exc.seen, f"{exc.err}{exc.message}\n")  # as ssh exits then
     except UnreachableError as exc:
         raise _explained(link, host, exc) from None

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from apexgpu.errors import ApexError, RefusedError, UsageError
+from apexgpu.errors import ApexError, RefusedError, UnknownCommandError, UsageError
 from apexgpu.files import locked, replace_atomically
 from apexgpu.manageshell import hostlock, manage, replies
 from apexgpu.manageshell.manage import question
@@ -63,7 +63,7 @@ def make(link: Transport, host: Host, port: int) -> PortMap:
 
 
 def _in_port_words(host: Host, exc: RefusedError, port: str) -> RefusedError:
-    if exc.code != "unknown_command":
+    if not isinstance(exc, UnknownCommandError):
         return exc
     message = f"{host.name} is an older host that has no port maps"
     return RefusedError(message, hint=f"apexgpu tunnel {host.name} {port}", code="no_port_command")

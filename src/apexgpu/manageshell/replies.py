@@ -8,7 +8,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from apexgpu.errors import ApexError, RefusedError, UsageError
+from apexgpu.errors import (
+    ApexError,
+    IamDownError,
+    RefusedError,
+    RunningError,
+    StartFailedError,
+    StoppedError,
+    TokenError,
+    UnknownCommandError,
+    UsageError,
+)
 from apexgpu.models import Container, Reply
 
 _CSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -114,24 +124,21 @@ def _shared_trouble(said: list[str], reply: Reply, host: str) -> None:
     """The refusals that any command may meet."""
     if any(line.startswith("Failed to get your allocated port") for line in said):
         message = f"{host} cannot ask IAM for your port, so it refuses every command"
-        raise RefusedError(
+        raise IamDownError(
             message,
             hint="try again in a minute; if it stays, tell the administrators that IAM is down",
-            code="iam_down",
         )
     if "Unknown command" in said:
         message = f"{host} does not know this command"
-        raise RefusedError(message, hint=f"apexgpu status {host}", code="unknown_command")
+        raise UnknownCommandError(message, hint=f"apexgpu status {host}")
     if "You need to first stop your container" in said:
         message = (
             f"the container on {host} is running; the server does this only when it is stopped"
         )
-        raise RefusedError(message, hint=f"apexgpu down {host}", code="running")
+        raise RunningError(message, hint=f"apexgpu down {host}")
     if "Invalid token" in said:
         message = f"{host} no longer takes this token"
-        raise RefusedError(
-            message, hint="run the same line again: it asks for a fresh one", code="token"
-        )
+        raise TokenError(message, hint="run the same line again: it asks for a fresh one")
     if "You need to start your container first" in said:
         _down(reply, host)
 
@@ -144,7 +151,7 @@ def _down(reply: Reply, host: str) -> None:
             message, hint=f"apexgpu down {host} && apexgpu up {host}", code="no_address"
         )
     message = f"the container on {host} is stopped"
-    raise RefusedError(message, hint=f"apexgpu up {host}", code="stopped")
+    raise StoppedError(message, hint=f"apexgpu up {host}")
 
 
 def opened(reply: Reply, host: str) -> tuple[list[str], Container]:
@@ -181,15 +188,14 @@ def start(reply: Reply, host: str) -> Started:
     said, state = opened(reply, host)
     if any(line.startswith("Fail.") for line in said):
         message = f"the container on {host} does not start: its root file system is damaged or gone"
-        raise RefusedError(
+        raise StartFailedError(
             message,
             hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})",
-            code="start_failed",
         )
     ended(said, reply, host)
     if not state.running:
         message = f"{host} says it started the container, but its state is {state.state}"
-        raise RefusedError(message, hint=f"apexgpu up {host}", code="start_failed")
+        raise StartFailedError(message, hint=f"apexgpu up {host}")
     return Started(state, "The container is up" not in said, driver(said))
 
 

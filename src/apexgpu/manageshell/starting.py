@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
+from apexgpu.errors import (
+    ApexError,
+    CommandTimeoutError,
+    ConnectionClosedError,
+    ConnectionLostError,
+    DroppedError,
+    NoForwardError,
+    NoRouteError,
+    PortRefusedError,
+    RefusedError,
+    UnreachableError,
+)
 from apexgpu.manageshell import replies
 from apexgpu.manageshell.hostlock import only_one
 from apexgpu.manageshell.replies import Driver, Started
@@ -85,7 +96,7 @@ def _start(link: Transport, host: Host, on_line: OnLine, wait: float) -> Started
 def _start_cut(host: Host, exc: DroppedError, said: list[str]) -> ApexError:
     last = said[-1] if said else "nothing"
     if (
-        exc.code == "timeout"
+        isinstance(exc, CommandTimeoutError)
         and "The container is up" not in said
         and "Starting your container..." in said
     ):
@@ -104,7 +115,7 @@ def _start_cut(host: Host, exc: DroppedError, said: list[str]) -> ApexError:
         )
     message = f"the connection to {host.name} was lost during the start; last seen: {last}"
     hint = f"apexgpu down {host.name} && apexgpu up {host.name}   (the port may not be forwarded otherwise)"
-    return UnreachableError(message, hint=hint, code="dropped")
+    return ConnectionLostError(message, hint=hint)
 
 
 def _await_address(
@@ -128,10 +139,10 @@ def await_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None:
         try:
             link.run(Target(host, "container"), "true", once=True)
         except UnreachableError as exc:
-            if (
-                exc.code not in {"connection_refused", "closed", "dropped"}
-                or time.monotonic() >= deadline
-            ):
+            coming_up = isinstance(
+                exc, PortRefusedError | ConnectionClosedError | ConnectionLostError
+            )
+            if not coming_up or time.monotonic() >= deadline:
                 raise port_trouble(host, exc) from None
         else:
             return
@@ -140,12 +151,10 @@ def await_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None:
 
 def port_trouble(host: Host, exc: UnreachableError) -> ApexError:
     """What it means that the port of a running container does not answer, and the cure."""
-    if exc.code == "connection_refused":
+    if isinstance(exc, PortRefusedError):
         message = f"the container on {host.name} runs, but its port {host.port} is not forwarded"
-        return RefusedError(
-            message, hint=f"apexgpu down {host.name} && apexgpu up {host.name}", code="no_forward"
-        )
-    if exc.code == "no_route":
+        return NoForwardError(message, hint=f"apexgpu down {host.name} && apexgpu up {host.name}")
+    if isinstance(exc, NoRouteError):
         message = f"port {host.port} on {host.name} leads to an old address of the container (a stale forward)"
         hint = f"ask the administrators to clear the forward of port {host.port} on {host.name}; nothing else helps"
         return RefusedError(message, hint=hint, code="stale_forward")

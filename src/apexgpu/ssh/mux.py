@@ -16,12 +16,13 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from apexgpu.errors import ApexError, DroppedError
+from apexgpu.errors import ApexError, ConnectionLostError, UnansweredError
 from apexgpu.models import Reply, Target
 from apexgpu.process import Runner
 from apexgpu.ssh import sshoptions
+from apexgpu.ssh.failures import command_killed_error, command_timeout_error
 from apexgpu.ssh.route import config_arguments, target_arguments
-from apexgpu.ssh.transport import UNANSWERED, Limits, killed, too_slow
+from apexgpu.ssh.transport import Limits
 
 _HELLO, _NEW_SESSION, _TERMINATE, _FORWARD = 0x00000001, 0x10000002, 0x10000005, 0x10000006
 _OK, _EXIT, _OPENED = 0x80000001, 0x80000004, 0x80000006
@@ -62,9 +63,7 @@ class OpenMasters:
                 # A master whose network is gone: out of the way, so that the next command need not wait.
                 path.unlink(missing_ok=True)
                 if session.asked:
-                    raise _dropped(
-                        target, b"", "was not answered by the open connection", UNANSWERED
-                    ) from None
+                    raise _unanswered(target) from None
                 return None
             finally:
                 session.close()
@@ -292,7 +291,7 @@ class _Session:
             left = None if end is None else max(0.0, end - time.monotonic()) * 1000
             ready = poll.poll(left)
             if not ready:
-                raise too_slow(target, kept[self._pipes[0]].decode("utf-8", "replace"))
+                raise command_timeout_error(target, kept[self._pipes[0]].decode("utf-8", "replace"))
             for number, _ in ready:
                 data = _read(number)
                 if number in kept:
@@ -304,9 +303,9 @@ class _Session:
                     waiting.discard(number)
         out, err = (bytes(part).decode("utf-8", "replace") for part in kept.values())
         if code is None and target.role == "container" and alive():
-            raise killed(target, out, err)
+            raise command_killed_error(target, out, err)
         if code is None:
-            raise _dropped(target, out.encode(), "was lost in the middle", "dropped")
+            raise _lost(target, out)
         return Reply(code, out, err)
 
     def close(self) -> None:
@@ -349,10 +348,12 @@ def _string(data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + data
 
 
-def _dropped(target: Target, out: bytes, what: str, code: str) -> DroppedError:
-    message = f"the command on {target.alias} {what}"
-    seen = out.decode("utf-8", "replace")
-    unknown = "   (nobody knows whether it began; then run it again)" if code == UNANSWERED else ""
-    return DroppedError(
-        message, hint=f"apexgpu status {target.host.name}{unknown}", code=code, seen=seen
-    )
+def _unanswered(target: Target) -> UnansweredError:
+    message = f"the command on {target.alias} was not answered by the open connection"
+    hint = f"apexgpu status {target.host.name}   (nobody knows whether it began; then run it again)"
+    return UnansweredError(message, hint=hint)
+
+
+def _lost(target: Target, out: str) -> ConnectionLostError:
+    message = f"the command on {target.alias} was lost in the middle"
+    return ConnectionLostError(message, hint=f"apexgpu status {target.host.name}", seen=out)

@@ -4,50 +4,21 @@ import re
 import tempfile
 from pathlib import Path
 
-from apexgpu.errors import ApexError, DroppedError, LoginError, RefusedError
+from apexgpu.errors import ConnectionClosedError, ConnectionLostError
 from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Completed, Runner
 from apexgpu.ssh import sshoptions
-from apexgpu.ssh.route import Route, config_arguments, target_arguments
-from apexgpu.ssh.transport import (
-    Limits,
-    OnLine,
+from apexgpu.ssh.failures import (
+    SshFailure,
     UnknownHostKeyError,
-    changed_key,
-    refused_key,
-    too_slow,
-    unreachable,
+    classify,
+    command_timeout_error,
+    failure_error,
+    unreachable_error,
+    was_logged_in,
 )
-
-# ssh's own words for a failure of its own (exit 255), in the order in which they decide.
-_FAILURES = (
-    (r"REMOTE HOST IDENTIFICATION HAS CHANGED", "changed"),
-    (r"No \S+ host key is known for|authenticity of host", "unknown"),
-    (r"Host key verification failed", "changed"),
-    (r"Too many authentication failures", "too_many_keys"),
-    (r"Permission denied \(", "refused"),
-    (r"Connection refused", "connection_refused"),
-    (r"No route to host", "no_route"),
-    (r"timed out|Timeout, server", "timeout"),
-    (r"Could not resolve|Name or service not known", "no_name"),
-    (r"Network is unreachable", "no_network"),
-    (
-        r"Connection closed|Connection reset|kex_exchange_identification|Broken pipe|banner exchange|"
-        r"client_loop|lost connection|disconnect",
-        "closed",
-    ),
-    (r"administratively prohibited", "forbidden"),
-)
-FINAL = {"changed", "unknown", "forbidden"}  # failures that trying again does not cure
-_WORDS = {
-    "connection_refused": "connection refused",
-    "no_route": "no route to host",
-    "timeout": "no answer in time",
-    "no_name": "its name cannot be resolved",
-    "unknown": "its host key is not known",
-    "no_network": "the network is unreachable (VPN?)",
-    "closed": "it closed the connection",
-}
+from apexgpu.ssh.route import Route, config_arguments, target_arguments
+from apexgpu.ssh.transport import Limits, OnLine
 
 
 def argv(target: Target, command: str, *, config: Path, connect: float) -> list[str]:
@@ -66,51 +37,6 @@ def argv(target: Target, command: str, *, config: Path, connect: float) -> list[
     )
     words.append(target.alias)
     return [*words, command] if command else words
-
-
-def failure(err: str) -> str | None:
-    """Which failure of ssh's own `err` tells of: a code, or None when these are not its words."""
-    last = [line for line in err.replace("\r", "").splitlines() if line.strip()]
-    for pattern, code in _FAILURES:
-        if any(re.search(pattern, line) for line in last):
-            return code
-    return None
-
-
-def logged_in(err: str) -> bool:
-    """Whether ssh lost a connection over which it had logged in already: nobody can tell if the command was taken."""
-    return (
-        re.search(
-            r"^(?:Connection to \S+ closed|client_loop|Read from remote host|Timeout, server|Write failed)",
-            err,
-            re.MULTILINE,
-        )
-        is not None
-    )
-
-
-def error_of(target: Target, code: str, err: str) -> ApexError:
-    """Our error for one of ssh's own failures."""
-    if code == "refused":
-        return refused_key(target)
-    if code == "too_many_keys":
-        message = f"{target.alias} hung up on too many keys: the agent's came first, and yours was not among them"
-        hint = "ssh-add -d KEY   (take out what you do not use: ssh-add -l)"
-        return LoginError(message, hint=hint, code="too_many_keys")
-    if code == "changed":
-        shown = re.search(r"SHA256:\S+", err)
-        return changed_key(
-            target,
-            shown=shown[0].rstrip(".") if shown else "another key",
-            known=["another one"],
-            files=[],
-        )
-    if code == "forbidden":
-        name = target.host.name
-        message = f"the container on {name} forbids ssh to forward ports"
-        hint = f"apexgpu ssh {name} -- grep -iE 'forwarding|permitopen' /etc/ssh/sshd_config"
-        return RefusedError(message, hint=hint, code="forwarding_forbidden")
-    return unreachable(target, _WORDS[code], code=code)
 
 
 class OpenSSHLink:
@@ -140,24 +66,26 @@ class OpenSSHLink:
     ) -> None:
         target = route.target
         if done.timed_out:
-            raise too_slow(target, reply.out)
+            raise command_timeout_error(target, reply.out)
         # This one sentence ssh writes to stderr, whatever -E says.
         if reply.code == 255 and re.search(
             r"^Connection to \S+ closed by remote host\.\r?$", reply.err, re.MULTILINE
         ):
             said += "Connection closed by remote host\n"
-        code = failure(said) if reply.code == 255 else None
-        if code is None:
+        failure = classify(said) if reply.code == 255 else None
+        if failure is None:
             return
-        if code == "unknown":
+        if failure is SshFailure.HOST_KEY_UNKNOWN:
             raise UnknownHostKeyError(route, self.first_key(route, limits))
-        if code in {"closed", "timeout"} and (reply.out or logged_in(said + reply.err)):
-            raise DroppedError(
+        if failure in {SshFailure.CLOSED, SshFailure.TIMEOUT} and (
+            reply.out or was_logged_in(said + reply.err)
+        ):
+            raise ConnectionLostError(
                 f"the connection to {target.alias} was lost",
                 seen=reply.out,
                 hint=f"apexgpu status {target.host.name}",
             )
-        raise error_of(target, code, said)
+        raise failure_error(target, failure, said)
 
     def first_key(self, route: Route, limits: Limits) -> PublicKey:
         """The key that a target shows, fetched with a known_hosts file of its own so that nothing is trusted."""
@@ -175,4 +103,4 @@ class OpenSSHLink:
             key = parse_line(line.partition(" ")[2])
             if key is not None:
                 return key
-        raise unreachable(route.target, "it shows no host key", code="closed")
+        raise unreachable_error(route.target, "it shows no host key", ConnectionClosedError)

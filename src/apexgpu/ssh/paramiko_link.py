@@ -12,22 +12,32 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from apexgpu.errors import ApexError, DroppedError, UnreachableError
+from apexgpu.errors import (
+    ApexError,
+    ConnectionClosedError,
+    ConnectionLostError,
+    ConnectTimeoutError,
+    DroppedError,
+    NoNetworkError,
+    NoRouteError,
+    PortRefusedError,
+    UnknownNameError,
+    UnreachableError,
+)
 from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Lines
+from apexgpu.ssh.failures import (
+    UnknownHostKeyError,
+    command_killed_error,
+    command_timeout_error,
+    host_key_changed_error,
+    key_locked_error,
+    key_refused_error,
+    unreachable_error,
+)
 from apexgpu.ssh.identities import Identities, load_paramiko
 from apexgpu.ssh.route import Route
-from apexgpu.ssh.transport import (
-    Limits,
-    OnLine,
-    UnknownHostKeyError,
-    changed_key,
-    killed,
-    locked_key,
-    refused_key,
-    too_slow,
-    unreachable,
-)
+from apexgpu.ssh.transport import Limits, OnLine
 
 if TYPE_CHECKING:
     import paramiko
@@ -105,7 +115,7 @@ class ParamikoLink:
         if verdict == "unknown":
             raise UnknownHostKeyError(route, key)
         if verdict != "known":
-            raise changed_key(
+            raise host_key_changed_error(
                 route.target,
                 shown=fingerprint(key),
                 files=route.known_hosts_files,
@@ -137,7 +147,11 @@ class ParamikoLink:
             client.set_keepalive(_KEEPALIVE)
             return
         locked = self._identities.locked(offered)
-        raise refused_key(route.target) if locked is None else locked_key(route.target, locked)
+        raise (
+            key_refused_error(route.target)
+            if locked is None
+            else key_locked_error(route.target, locked)
+        )
 
 
 def known_name(route: Route) -> str:
@@ -178,7 +192,9 @@ def _met(
                 raise
         if pause is not None:
             time.sleep(pause)
-    raise unreachable(route.target, "it hung up before a word was said", code="closed")
+    raise unreachable_error(
+        route.target, "it hung up before a word was said", ConnectionClosedError
+    )
 
 
 def _hung_up(exc: BaseException) -> bool:
@@ -236,7 +252,7 @@ def _read(
         ]
         rang = bell.wait(min(waits) if waits else None)
         if (end is not None and time.monotonic() >= end) or not rang:
-            raise too_slow(target, out.decode("utf-8", "replace"))
+            raise command_timeout_error(target, out.decode("utf-8", "replace"))
     lines.end()
     reply = Reply(
         channel.exit_status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
@@ -249,9 +265,9 @@ def _read(
 def _ended(channel: "paramiko.Channel", target: Target, reply: Reply) -> DroppedError:
     """The error for a command without an exit status: a signal has none, and neither has a connection that is gone."""
     if target.role == "container" and channel.get_transport().is_active():
-        return killed(target, reply.out, reply.err)
+        return command_killed_error(target, reply.out, reply.err)
     message = f"the connection to {target.alias} was lost"
-    return DroppedError(message, hint=f"apexgpu status {target.host.name}", seen=reply.out)
+    return ConnectionLostError(message, hint=f"apexgpu status {target.host.name}", seen=reply.out)
 
 
 @contextlib.contextmanager
@@ -262,7 +278,7 @@ def _carrying(target: Target) -> Iterator[None]:
         yield
     except (paramiko.SSHException, EOFError, OSError):
         message = f"the connection to {target.alias} was lost"
-        raise DroppedError(message, hint=f"apexgpu status {target.host.name}") from None
+        raise ConnectionLostError(message, hint=f"apexgpu status {target.host.name}") from None
 
 
 @contextlib.contextmanager
@@ -274,7 +290,7 @@ def _translated(target: Target) -> Iterator[None]:
     except ApexError:
         raise
     except paramiko.AuthenticationException:
-        raise refused_key(target) from None
+        raise key_refused_error(target) from None
     except (paramiko.SSHException, EOFError) as exc:
         raise _ssh_error(target, exc) from None
     except OSError as exc:
@@ -286,21 +302,23 @@ def _ssh_error(target: Target, exc: Exception) -> UnreachableError:
     if "reset" not in text and (
         "timeout" in text or "no existing session" in text or "banner" in text
     ):
-        return unreachable(target, "it takes the connection but does not answer", code="timeout")
-    return unreachable(
-        target, f"the SSH connection failed ({str(exc)[:120] or 'closed'})", code="closed"
-    )
+        return unreachable_error(
+            target, "it takes the connection but does not answer", ConnectTimeoutError
+        )
+    reason = f"the SSH connection failed ({str(exc)[:120] or 'closed'})"
+    return unreachable_error(target, reason, ConnectionClosedError)
 
 
 def _socket_error(target: Target, exc: OSError) -> UnreachableError:
     if isinstance(exc, TimeoutError):
-        return unreachable(target, "no answer in time", code="timeout")
+        return unreachable_error(target, "no answer in time", ConnectTimeoutError)
     if isinstance(exc, socket.gaierror):
-        return unreachable(target, "its name cannot be resolved", code="no_name")
-    words = {
-        errno.ECONNREFUSED: ("connection refused", "connection_refused"),
-        errno.EHOSTUNREACH: ("no route to host", "no_route"),
-        errno.ENETUNREACH: ("the network is unreachable (VPN?)", "no_network"),
-    }
-    why, code = words.get(exc.errno or 0, (exc.strerror or "the connection was lost", "closed"))
-    return unreachable(target, why, code=code)
+        return unreachable_error(target, "its name cannot be resolved", UnknownNameError)
+    if exc.errno == errno.ECONNREFUSED:
+        return unreachable_error(target, "connection refused", PortRefusedError)
+    if exc.errno == errno.EHOSTUNREACH:
+        return unreachable_error(target, "no route to host", NoRouteError)
+    if exc.errno == errno.ENETUNREACH:
+        return unreachable_error(target, "the network is unreachable (VPN?)", NoNetworkError)
+    reason = exc.strerror or "the connection was lost"
+    return unreachable_error(target, reason, ConnectionClosedError)

@@ -4,33 +4,19 @@ Three ways lead there, tried in this order: an open connection (`mux`), paramiko
 (`paramiko_link`), and the OpenSSH client where paramiko cannot go (`openssh_link`).
 """
 
-import shlex
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from apexgpu.errors import (
-    ApexError,
-    DeclinedError,
-    DroppedError,
-    HostKeyError,
-    LoginError,
-    RefusedError,
-    UnreachableError,
-)
-from apexgpu.models import PublicKey, Reply, Target
+from apexgpu.errors import LoginError, UnansweredError
+from apexgpu.models import Reply, Target
 from apexgpu.process import Runner
 from apexgpu.ssh import route as routes
 from apexgpu.ssh.route import Route
-from apexgpu.text import last_line
 
 OnLine = Callable[[str], None]
-KILLED = "killed"  # the error code of a command in a container that a signal ended, over a connection that stayed
-UNANSWERED = (
-    "unanswered"  # the error code of a command that an open connection took and never confirmed
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +26,6 @@ class Limits:
     connect: float = 10
     total: float | None = 30
     silence: float | None = None
-
-
-class UnknownHostKeyError(DeclinedError):
-    """The first contact with a target: its key is in no known_hosts file. Nobody but the user can say yes."""
-
-    code = "host_key_unknown"
-
-    def __init__(self, route: Route, key: PublicKey) -> None:
-        super().__init__(
-            f"the host key of {route.target.alias} is not known yet",
-            hint="run the command in a terminal to see and confirm it, or add --accept-new",
-        )
-        self.route = route
-        self.key = key
-
-
-class ChangedHostKeyError(HostKeyError):
-    """A target shows another key than the known one: nothing was sent. `key` is None where only ssh saw it."""
-
-    def __init__(self, message: str, *, hint: str, key: PublicKey | None) -> None:
-        super().__init__(message, hint=hint)
-        self.key = key
 
 
 class Transport(Protocol):
@@ -97,7 +61,7 @@ class Warm(Protocol):
     def run(self, target: Target, command: str, *, limits: Limits) -> Reply | None:
         """The reply over an open connection, None when there is none that took the command.
 
-        DroppedError with the code UNANSWERED when nobody can tell whether it took it.
+        UnansweredError when nobody can tell whether it took it.
         """
         ...
 
@@ -150,9 +114,9 @@ class Connections:
     def _over_open(self, warm: Warm, target: Target, command: str, limits: Limits) -> Reply | None:
         try:
             return warm.run(target, command, limits=limits)
-        except DroppedError as exc:
+        except UnansweredError:
             # A manage command without `once` changes nothing; a command of the user's might, so it is not repeated.
-            if exc.code == UNANSWERED and target.role == "manage":
+            if target.role == "manage":
                 return None
             raise
 
@@ -170,81 +134,3 @@ class Connections:
             with self._lock:
                 self._routes[target] = known
         return known
-
-
-def refused_key(target: Target) -> ApexError:
-    """The error for a login that the server refused with every key we have."""
-    name = target.host.name
-    if target.role == "manage":
-        message = f"{target.user} is not registered on {name}, or the key has not reached it yet"
-        return RefusedError(message, hint=f"apexgpu register {name}", code="not_registered")
-    if target.role == "register":
-        message = f"the register account on {name} does not take your key: someone else's push replaced it"
-        return RefusedError(message, hint=f"apexgpu register {name}", code="register_key")
-    message = f"the container on {name} does not take your key"
-    return LoginError(
-        message, hint="apexgpu login   (it sends your key to every host again)", code="key_refused"
-    )
-
-
-def locked_key(target: Target, file: Path) -> DeclinedError:
-    """The error for a login without the key in `file`, whose passphrase nobody gave."""
-    message = f"no login to {target.alias} without the passphrase of {file}, and it was not given"
-    return DeclinedError(message, hint=f"ssh-add {shlex.quote(str(file))}", code="key_locked")
-
-
-def too_slow(target: Target, seen: str) -> DroppedError:
-    """The error for a command that was taken and did not end in time; `seen` is what it said until then."""
-    last = last_line(seen, "nothing")[-80:]
-    name = target.host.name
-    # A manage shell asks IAM before it says its first word.
-    hint = (
-        f"apexgpu status {name}"
-        if target.role == "container"
-        else f"apexgpu doctor {name}   (does IAM answer?)"
-    )
-    return DroppedError(
-        f"{target.alias} took the login, but did not finish in time; last seen: {last}",
-        hint=hint,
-        code="timeout",
-        seen=seen,
-    )
-
-
-def killed(target: Target, out: str, err: str) -> DroppedError:
-    """The error for a command in a container that a signal ended: a stop, or the kernel when memory ran out."""
-    message = f"the command on {target.alias} was ended by a signal (out of memory?)"
-    return DroppedError(
-        message, hint=f"apexgpu status {target.host.name}", code=KILLED, seen=out, err=err
-    )
-
-
-def changed_key(
-    target: Target, *, shown: str, known: list[str], files: list[Path], key: PublicKey | None = None
-) -> HostKeyError:
-    """The error for a host key that is not the known one; fingerprints in OpenSSH's form."""
-    where = ", ".join(str(file) for file in files[:1])
-    message = (
-        f"the host key of {target.alias} has changed: it shows {shown}, known is {' or '.join(known)} ({where}); "
-        "nothing was sent"
-    )
-    hint = "ask the administrators whether this change is theirs before you trust it"
-    return ChangedHostKeyError(message, hint=hint, key=key)
-
-
-def unreachable(target: Target, why: str, *, code: str = "unreachable") -> UnreachableError:
-    """The error for a target that does not answer, with the cure its kind of silence has."""
-    name = target.host.name
-    if target.role != "container":
-        return UnreachableError(
-            f"{name} ({target.host.address}): {why}", hint=f"apexgpu doctor {name}", code=code
-        )
-    hints = {
-        "connection_refused": f"apexgpu up {name}   (stopped, or its port is not forwarded)",
-        "no_route": "ask the administrators to clear the stale forward of your port; nothing else helps",
-    }
-    return UnreachableError(
-        f"the container on {name} ({target.host.address} port {target.port}): {why}",
-        hint=hints.get(code, f"apexgpu status {name}"),
-        code=code,
-    )

@@ -9,7 +9,7 @@ from apexgpu.jobs import Job
 from apexgpu.models import Target
 from apexgpu.process import Completed
 from apexgpu.ssh import sshoptions
-from apexgpu.ssh.openssh_link import error_of, failure
+from apexgpu.ssh.failures import SshFailure, classify, failure_error
 from apexgpu.ssh.route import config_arguments, target_arguments
 from apexgpu.text import last_line
 
@@ -51,7 +51,7 @@ def absolute(done: Completed, target: Target, remote: str) -> str:
     name = target.host.name
     said = done.err.decode("utf-8", "replace")
     if done.timed_out:
-        raise error_of(target, "timeout", said)
+        raise failure_error(target, SshFailure.TIMEOUT, said)
     home = re.search(r"^Remote working directory: (/.*)$", done.text, re.MULTILINE)
     if done.code == 0 and home:
         plain = "\\" not in home[1]  # sftp shows what is no ASCII in octal, in some locales
@@ -60,22 +60,22 @@ def absolute(done: Completed, target: Target, remote: str) -> str:
             if plain or remote.startswith("/")
             else remote
         )
-    code = failure(said)
-    if home is None and code == "refused":
+    failure = classify(said)
+    if home is None and failure is SshFailure.KEY_REFUSED:
         message = f"ssh cannot log in to {name} without a prompt, and a mount has nobody to ask"
         raise LoginError(
             message,
             hint="ssh-add   (then the agent has the key; no key at all: apexgpu login)",
             code="key_prompt",
         )
-    if home is None and code == "unknown":
+    if home is None and failure is SshFailure.HOST_KEY_UNKNOWN:
         raise DeclinedError(
             f"the host key of {target.alias} is not known yet",
             code="host_key_unknown",
             hint=f"apexgpu up {name}   (in a terminal: it shows the key)",
         )
-    if home is None and code is not None and "subsystem request failed" not in said:
-        raise error_of(target, code, said)
+    if home is None and failure is not None and "subsystem request failed" not in said:
+        raise failure_error(target, failure, said)
     raise _there(name, remote, said)
 
 

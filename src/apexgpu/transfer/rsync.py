@@ -14,7 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apexgpu.errors import ApexError, DroppedError, MissingProgramError, RefusedError
+from apexgpu.errors import (
+    ApexError,
+    ConnectionLostError,
+    MissingProgramError,
+    RefusedError,
+)
 from apexgpu.process import child, which
 from apexgpu.transfer.fileinfo import STAGE_PREFIX, STAGE_SUFFIX
 from apexgpu.transfer.sftpcopy import Watch
@@ -123,7 +128,7 @@ def failed(code: int, err: str, *, host: str, writer: str) -> ApexError:
                 code=NO_SPACE,
             )
     if code in {10, 12, 20, 30, 35, 255}:
-        return DroppedError(
+        return ConnectionLostError(
             f"the connection to {host} was lost ({meant})", hint="run the same line again"
         )
     if "Permission denied" in err:

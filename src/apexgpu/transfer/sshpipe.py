@@ -8,12 +8,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from apexgpu.errors import ApexError, DroppedError, RefusedError
+from apexgpu.errors import (
+    ApexError,
+    CommandTimeoutError,
+    ConnectionLostError,
+    DroppedError,
+    RefusedError,
+)
 from apexgpu.models import Target
 from apexgpu.process import Completed, child
 from apexgpu.ssh import sshoptions
+from apexgpu.ssh.failures import SshFailure, classify, failure_error
 from apexgpu.ssh.mux import runtime_directory
-from apexgpu.ssh.openssh_link import error_of, failure
 from apexgpu.text import last_line
 from apexgpu.transfer.sftp import Client, NotSftpError
 
@@ -102,9 +108,7 @@ class Connection:
             await asyncio.wait_for(self.client.start(), limit)
         except TimeoutError:
             message = f"{self.alias} takes the connection but does not answer"
-            raise DroppedError(
-                message, hint=f"apexgpu status {self.host}", code="timeout"
-            ) from None
+            raise CommandTimeoutError(message, hint=f"apexgpu status {self.host}") from None
         except NotSftpError as exc:
             said = exc.seen.decode("utf-8", "replace").strip().splitlines()[:1]
             message = f"the container on {self.host} prints text where files should come: {said[0] if said else ''}"
@@ -123,19 +127,16 @@ class Connection:
             message = f"the ssh server in the container on {self.host} has no SFTP"
             hint = f"apexgpu ssh {self.host} -- sudo apt install openssh-sftp-server"
             return RefusedError(message, hint=hint, code="no_sftp")
-        code = failure(self._said)
-        if code is not None and code != "unknown":
-            try:
-                raise error_of(self._target, code, self._said)
-            except ApexError as exc:
-                return exc
+        failure = classify(self._said)
+        if failure is not None and failure is not SshFailure.HOST_KEY_UNKNOWN:
+            return failure_error(self._target, failure, self._said)
         return self.lost()
 
     def lost(self) -> DroppedError:
         """The error for a connection that ended before its time."""
         last = last_line(self._said, "")
         why = f" ({last})" if last else ""
-        return DroppedError(
+        return ConnectionLostError(
             f"the connection to {self.alias} was lost{why}", hint="run the same line again"
         )
 
@@ -153,9 +154,7 @@ class Connection:
             out, err = await asyncio.wait_for(running.communicate(), limit)
         except TimeoutError:
             message = f"{self.alias} did not finish in time"
-            raise DroppedError(
-                message, hint=f"apexgpu status {self.host}", code="timeout"
-            ) from None
+            raise CommandTimeoutError(message, hint=f"apexgpu status {self.host}") from None
         finally:
             await end(running)
         if running.returncode == 255:

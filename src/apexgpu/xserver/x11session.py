@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apexgpu.errors import ApexError, DroppedError
+from apexgpu.errors import ApexError, ConnectionLostError
 from apexgpu.models import Host, Target
 from apexgpu.process import Runner
 from apexgpu.remote import remotescript
 from apexgpu.remote.programs import xwire
 from apexgpu.remote.programs.xdisplay import Connection, NotThereError, XError
 from apexgpu.remote.remotescript import MARK
-from apexgpu.ssh.openssh_link import error_of, failure
+from apexgpu.ssh.failures import SshFailure, classify, failure_error
 from apexgpu.xserver import probes, x11remote
 from apexgpu.xserver.probes import Manner
 
@@ -69,11 +69,11 @@ def show(
 
 
 def _lost(host: Host, text: str) -> ApexError:
-    kind = failure(text)
-    if kind is not None and kind != "closed":
-        raise error_of(Target(host, "container"), kind, text)
+    failure = classify(text)
+    if failure is not None and failure is not SshFailure.CLOSED:
+        raise failure_error(Target(host, "container"), failure, text)
     message = f"the connection to {host.name} was lost, and the windows with it"
-    return DroppedError(message, hint=f"apexgpu status {host.name}")
+    return ConnectionLostError(message, hint=f"apexgpu status {host.name}")
 
 
 @contextmanager
@@ -113,9 +113,9 @@ def hold(
             silence=None,
         )
         text = _read(log)
-    code = failure(text) if done.code == 255 and not heard else None
-    if code is not None:
-        raise error_of(Target(host, "container"), code, text)
+    failure = classify(text) if done.code == 255 and not heard else None
+    if failure is not None:
+        raise failure_error(Target(host, "container"), failure, text)
     return _session(probes.read(text), heard, looks, done.code, done.err.decode("utf-8", "replace"))
 
 

@@ -1,0 +1,226 @@
+"""The failures of a connection: which one ssh's stderr reports, and the error that each becomes. Pure.
+
+paramiko and OpenSSH report the same failures in different forms. Both clients build their errors here, so that a user
+sees the same message, code and hint whichever of them made the connection.
+"""
+
+import re
+import shlex
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+
+from apexgpu.errors import (
+    ApexError,
+    CommandKilledError,
+    CommandTimeoutError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    DeclinedError,
+    HostKeyError,
+    LoginError,
+    NoNetworkError,
+    NoRouteError,
+    NotRegisteredError,
+    PortRefusedError,
+    RefusedError,
+    RegisterKeyError,
+    UnknownNameError,
+    UnreachableError,
+)
+from apexgpu.models import PublicKey, Target
+from apexgpu.ssh.route import Route
+from apexgpu.text import last_line
+
+
+class UnknownHostKeyError(DeclinedError):
+    """The host key of a target is in no known_hosts file yet. Only the user can accept it."""
+
+    code = "host_key_unknown"
+
+    def __init__(self, route: Route, key: PublicKey) -> None:
+        super().__init__(
+            f"the host key of {route.target.alias} is not known yet",
+            hint="run the command in a terminal to see and confirm it, or add --accept-new",
+        )
+        self.route = route
+        self.key = key
+
+
+class ChangedHostKeyError(HostKeyError):
+    """A target shows another host key than the known one. `key` is None where only ssh saw it."""
+
+    def __init__(self, message: str, *, hint: str, key: PublicKey | None) -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
+
+
+class SshFailure(Enum):
+    """Why an `ssh` process ended with status 255, its status for failures of its own (ssh(1))."""
+
+    HOST_KEY_CHANGED = "the host key has changed"
+    HOST_KEY_UNKNOWN = "its host key is not known"
+    TOO_MANY_KEYS = "too many authentication failures"
+    KEY_REFUSED = "permission denied"
+    PORT_REFUSED = "connection refused"
+    NO_ROUTE = "no route to host"
+    TIMEOUT = "no answer in time"
+    UNKNOWN_NAME = "its name cannot be resolved"
+    NO_NETWORK = "the network is unreachable (VPN?)"
+    CLOSED = "it closed the connection"
+    FORWARDING_FORBIDDEN = "port forwarding is forbidden"
+
+    @property
+    def is_permanent(self) -> bool:
+        """Whether connecting again gives the same failure until somebody changes something."""
+        return self in {
+            SshFailure.HOST_KEY_CHANGED,
+            SshFailure.HOST_KEY_UNKNOWN,
+            SshFailure.FORWARDING_FORBIDDEN,
+        }
+
+
+# What OpenSSH writes to stderr for each failure. The first pattern that matches decides: ssh often adds a general line
+# ("Host key verification failed", "Connection closed") behind the specific one.
+_MESSAGES = (
+    (r"REMOTE HOST IDENTIFICATION HAS CHANGED", SshFailure.HOST_KEY_CHANGED),
+    (r"No \S+ host key is known for|authenticity of host", SshFailure.HOST_KEY_UNKNOWN),
+    (r"Host key verification failed", SshFailure.HOST_KEY_CHANGED),
+    (r"Too many authentication failures", SshFailure.TOO_MANY_KEYS),
+    (r"Permission denied \(", SshFailure.KEY_REFUSED),
+    (r"Connection refused", SshFailure.PORT_REFUSED),
+    (r"No route to host", SshFailure.NO_ROUTE),
+    (r"timed out|Timeout, server", SshFailure.TIMEOUT),
+    (r"Could not resolve|Name or service not known", SshFailure.UNKNOWN_NAME),
+    (r"Network is unreachable", SshFailure.NO_NETWORK),
+    (
+        r"Connection closed|Connection reset|kex_exchange_identification|Broken pipe|banner exchange|"
+        r"client_loop|lost connection|disconnect",
+        SshFailure.CLOSED,
+    ),
+    (r"administratively prohibited", SshFailure.FORWARDING_FORBIDDEN),
+)
+_ERRORS: dict[SshFailure, type[UnreachableError]] = {
+    SshFailure.PORT_REFUSED: PortRefusedError,
+    SshFailure.NO_ROUTE: NoRouteError,
+    SshFailure.TIMEOUT: ConnectTimeoutError,
+    SshFailure.UNKNOWN_NAME: UnknownNameError,
+    SshFailure.NO_NETWORK: NoNetworkError,
+    SshFailure.CLOSED: ConnectionClosedError,
+}
+
+
+def classify(stderr: str) -> SshFailure | None:
+    """The failure that ssh reports in `stderr`, or None if none of its lines is known to be ssh's."""
+    for pattern, failure in _MESSAGES:
+        if re.search(pattern, stderr):
+            return failure
+    return None
+
+
+def was_logged_in(stderr: str) -> bool:
+    """Whether ssh lost the connection after it had logged in. If so, the command may have started."""
+    lost = r"^(?:Connection to \S+ closed|client_loop|Read from remote host|Timeout, server|Write failed)"
+    return re.search(lost, stderr, re.MULTILINE) is not None
+
+
+def failure_error(target: Target, failure: SshFailure, stderr: str) -> ApexError:
+    """The error for a failure that ssh reported while it connected to `target`."""
+    if failure is SshFailure.KEY_REFUSED:
+        return key_refused_error(target)
+    if failure is SshFailure.TOO_MANY_KEYS:
+        message = f"{target.alias} hung up on too many keys: the agent's came first, and yours was not among them"
+        hint = "ssh-add -d KEY   (take out what you do not use: ssh-add -l)"
+        return LoginError(message, hint=hint, code="too_many_keys")
+    if failure is SshFailure.HOST_KEY_CHANGED:
+        fingerprint = re.search(r"SHA256:\S+", stderr)
+        shown = fingerprint[0].rstrip(".") if fingerprint else "another key"
+        return host_key_changed_error(target, shown=shown, known=["another one"], files=[])
+    if failure is SshFailure.FORWARDING_FORBIDDEN:
+        name = target.host.name
+        message = f"the container on {name} forbids ssh to forward ports"
+        hint = f"apexgpu ssh {name} -- grep -iE 'forwarding|permitopen' /etc/ssh/sshd_config"
+        return RefusedError(message, hint=hint, code="forwarding_forbidden")
+    if failure is SshFailure.HOST_KEY_UNKNOWN:
+        return unreachable_error(target, failure.value, code="unknown")
+    return unreachable_error(target, failure.value, _ERRORS[failure])
+
+
+def key_refused_error(target: Target) -> ApexError:
+    """The error for a login that the server refused with every key that was offered."""
+    name = target.host.name
+    if target.role == "manage":
+        message = f"{target.user} is not registered on {name}, or the key has not reached it yet"
+        return NotRegisteredError(message, hint=f"apexgpu register {name}")
+    if target.role == "register":
+        message = f"the register account on {name} does not take your key: someone else's push replaced it"
+        return RegisterKeyError(message, hint=f"apexgpu register {name}")
+    message = f"the container on {name} does not take your key"
+    return LoginError(
+        message, hint="apexgpu login   (it sends your key to every host again)", code="key_refused"
+    )
+
+
+def key_locked_error(target: Target, file: Path) -> DeclinedError:
+    """The error for a login without the key in `file`, whose passphrase nobody entered."""
+    message = f"no login to {target.alias} without the passphrase of {file}, and it was not given"
+    return DeclinedError(message, hint=f"ssh-add {shlex.quote(str(file))}", code="key_locked")
+
+
+def command_timeout_error(target: Target, seen: str) -> CommandTimeoutError:
+    """The error for a command that did not finish in time; `seen` is its output until then."""
+    last = last_line(seen, "nothing")[-80:]
+    name = target.host.name
+    if target.role == "container":
+        hint = f"apexgpu status {name}"
+    else:
+        # A manage shell asks IAM for the user's port before it prints anything.
+        hint = f"apexgpu doctor {name}   (does IAM answer?)"
+    message = f"{target.alias} took the login, but did not finish in time; last seen: {last}"
+    return CommandTimeoutError(message, hint=hint, seen=seen)
+
+
+def command_killed_error(target: Target, out: str, err: str) -> CommandKilledError:
+    """The error for a command in a container that a signal ended: a stop, or the kernel's OOM killer."""
+    message = f"the command on {target.alias} was ended by a signal (out of memory?)"
+    return CommandKilledError(message, hint=f"apexgpu status {target.host.name}", seen=out, err=err)
+
+
+def host_key_changed_error(
+    target: Target,
+    *,
+    shown: str,
+    known: Sequence[str],
+    files: Sequence[Path],
+    key: PublicKey | None = None,
+) -> ChangedHostKeyError:
+    """The error for a host key that is not the known one; fingerprints in OpenSSH's SHA256 form."""
+    where = ", ".join(str(file) for file in files[:1])
+    message = (
+        f"the host key of {target.alias} has changed: it shows {shown}, known is {' or '.join(known)} ({where}); "
+        "nothing was sent"
+    )
+    hint = "ask the administrators whether this change is theirs before you trust it"
+    return ChangedHostKeyError(message, hint=hint, key=key)
+
+
+def unreachable_error(
+    target: Target,
+    reason: str,
+    kind: type[UnreachableError] = UnreachableError,
+    *,
+    code: str | None = None,
+) -> UnreachableError:
+    """An error of class `kind` for a target that cannot be reached, with the hint that fits it."""
+    host = target.host
+    if target.role != "container":
+        message = f"{host.name} ({host.address}): {reason}"
+        return kind(message, hint=f"apexgpu doctor {host.name}", code=code)
+    message = f"the container on {host.name} ({host.address} port {target.port}): {reason}"
+    hint = f"apexgpu status {host.name}"
+    if kind is PortRefusedError:
+        hint = f"apexgpu up {host.name}   (stopped, or its port is not forwarded)"
+    elif kind is NoRouteError:
+        # The host forwards the port to an address that the container had before it was last started.
+        hint = "ask the administrators to clear the stale forward of your port; nothing else helps"
+    return kind(message, hint=hint, code=code)
