@@ -47,11 +47,11 @@ def _route(patient: Patient, one: Host) -> Finding:
 
 
 def _manage(patient: Patient, one: Host, *, named: bool) -> Iterator[Finding]:
-    from apexgpu.manageshell import manage, replies
+    from apexgpu.manageshell import manage
 
     link = patient.transport
     try:
-        container = replies.status(manage.ask(link, one, "help", once=True), one.name)
+        container = manage.container_state(link, one)
     except ApexError as error:
         yield _manage_trouble(one, error, named=named)
         return
@@ -103,12 +103,12 @@ def _manage_trouble(one: Host, error: ApexError, *, named: bool) -> Finding:
 
 def _container_port(patient: Patient, one: Host) -> Finding:
     from apexgpu.errors import UnreachableError
-    from apexgpu.manageshell.starting import port_trouble
+    from apexgpu.manageshell.starting import explain_port_error
 
     try:
         patient.transport.run(Target(one, "container"), "true", once=True)
     except UnreachableError as error:
-        raise port_trouble(one, error) from None
+        raise explain_port_error(one, error) from None
     except ApexError as error:
         if error.code != "host_key_unknown":
             raise

@@ -29,8 +29,8 @@ from apexgpu.errors import (
     UsageError,
 )
 from apexgpu.files import locked
-from apexgpu.manageshell import hostlock, manage, portmaps, starting
-from apexgpu.manageshell.replies import Started
+from apexgpu.manageshell import containershell, hostlock, manage, portmaps, starting
+from apexgpu.manageshell.replies import StartReply
 from apexgpu.models import Host, Reply, Target
 from apexgpu.ssh.failures import command_killed_error
 from apexgpu.ssh.transport import Limits, OnLine
@@ -54,13 +54,13 @@ class Dead:
 
 def test_a_question_is_asked_again() -> None:
     link = Dead(Reply(0, "Linux\n"))
-    assert manage.inside(link, HOST, "uname").out == "Linux\n"
+    assert containershell.query(link, HOST, "uname").out == "Linux\n"
     assert link.sent == ["uname", "uname"]
 
 
 def test_who_is_logged_in_is_not_taken_for_nobody() -> None:
     link = Dead(Reply(0, "apexgpu-starts\nalice pts/0\n---\n"))
-    assert manage.use(link, HOST).sessions == ("alice pts/0",)
+    assert containershell.activity(link, HOST).sessions == ("alice pts/0",)
 
 
 def test_what_a_command_said_before_a_signal_ended_it_is_passed_on() -> None:
@@ -68,7 +68,7 @@ def test_what_a_command_said_before_a_signal_ended_it_is_passed_on() -> None:
         def run(self, target: Target, command: str, **_: object) -> Reply:
             raise command_killed_error(target, "epoch 1\n", "nan\n")
 
-    reply = manage.execute(Killing(Reply(0, "")), HOST, "python train.py", total=None)
+    reply = containershell.execute(Killing(Reply(0, "")), HOST, "python train.py", total=None)
     assert (reply.code, reply.out) == (255, "epoch 1\n")
     assert reply.err.startswith("nan\n")
     assert "ended by a signal" in reply.err
@@ -77,7 +77,7 @@ def test_what_a_command_said_before_a_signal_ended_it_is_passed_on() -> None:
 def test_a_command_of_the_users_is_not_sent_again() -> None:
     link = Dead(Reply(0, ""))
     with pytest.raises(DroppedError):
-        manage.execute(link, HOST, "rm -r old", total=None)
+        containershell.execute(link, HOST, "rm -r old", total=None)
     assert link.sent == ["rm -r old"]
 
 
@@ -127,7 +127,7 @@ CHANGES: dict[str, tuple[Change, tuple[str, str, float | None, bool]]] = {
         ("manage", "", 900, True),
     ),
     "port": (
-        lambda link, where: portmaps.make_and_remember(link, HOST, 6006, state_dir=where),
+        lambda link, where: portmaps.map_and_remember(link, HOST, 6006, state_dir=where),
         ("manage", "port 6006", 0, True),
     ),
 }
@@ -211,9 +211,9 @@ def test_no_registration_for_a_name_that_a_shell_would_read(tmp_path: Path, user
 def test_only_plain_words_go_to_a_manage_shell(word: str) -> None:
     link = Told({})
     with pytest.raises(RefusedError, match="cannot be sent"):
-        manage.ask(link, HOST, "recover", word)
+        manage.recover(link, HOST, "0123abcd", word)
     assert link.sent == []
-    assert manage.sendable("/NAS/用户/alice_1.2-3.tar.gz")
+    assert manage.is_sendable("/NAS/用户/alice_1.2-3.tar.gz")
 
 
 @pytest.mark.parametrize(("lost", "times"), [(ConnectionLostError, 2), (CommandTimeoutError, 1)])
@@ -222,7 +222,7 @@ def test_a_question_that_ran_out_of_time_is_not_asked_for_twice_as_long(
 ) -> None:
     link = Told({"port": lost("lost")})
     with pytest.raises(DroppedError):
-        manage.question(link, HOST, "port")
+        manage.list_port_maps(link, HOST)
     assert len(link.sent) == times
 
 
@@ -237,7 +237,7 @@ def test_a_question_that_ran_out_of_time_is_not_asked_for_twice_as_long(
 )
 def test_a_container_is_busy_when_somebody_is_there_or_computes(said: str, busy: bool) -> None:
     link = Dead(Reply(0, f"Welcome!\napexgpu-starts\n{said}"))
-    assert manage.use(link, HOST).busy is busy
+    assert containershell.activity(link, HOST).busy is busy
 
 
 def test_a_container_that_cannot_be_asked_is_not_known_to_be_busy() -> None:
@@ -245,7 +245,7 @@ def test_a_container_that_cannot_be_asked_is_not_known_to_be_busy() -> None:
         def run(self, target: Target, command: str, **_: object) -> Reply:
             raise UnreachableError("gpu7: no answer in time")
 
-    assert not manage.use(Gone(Reply(0, "")), HOST).busy
+    assert not containershell.activity(Gone(Reply(0, "")), HOST).busy
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_container_that_cannot_be_asked_is_not_known_to_be_busy() -> None:
 )
 def test_a_port_that_refuses_is_explained_by_the_host(state: str | ApexError, code: str) -> None:
     refused = PortRefusedError("the container on gpu7: connection refused")
-    for run in (manage.inside, functools.partial(manage.execute, total=None)):
+    for run in (containershell.query, functools.partial(containershell.execute, total=None)):
         with pytest.raises(ApexError) as caught:
             run(Told({"true": refused, "help": state}), HOST, "true")
         assert caught.value.code == code
@@ -278,7 +278,7 @@ def test_a_container_that_has_just_started_is_waited_for(error: type[Unreachable
     def pause(_: float) -> None:
         link.answers["true"] = "07-up-running"
 
-    starting.await_ssh(link, HOST, 5, pause)
+    starting.wait_for_ssh(link, HOST, 5, pause)
     assert len(link.sent) == 2
 
 
@@ -290,7 +290,7 @@ def test_what_waiting_does_not_cure_is_said_at_once(
 ) -> None:
     link = Told({"true": error("never")})
     with pytest.raises(ApexError) as caught:
-        starting.await_ssh(link, HOST, 30, lambda _: pytest.fail("it was waited for"))
+        starting.wait_for_ssh(link, HOST, 30, lambda _: pytest.fail("it was waited for"))
     assert caught.value.code == then
 
 
@@ -310,14 +310,14 @@ def test_a_disk_that_hangs_takes_nothing_from_what_was_said_before(
                 raise error
             return super().run(target, command, **more)
 
-    found = manage.status(Hanging({"help": "07-up-running"}), HOST, inside=True)
+    found = containershell.detailed_status(Hanging({"help": "07-up-running"}), HOST)
     assert found.container is not None
     assert (found.container.running, found.uptime) == (True, uptime)
 
 
 def started(
-    link: Told, where: Path, begun: dict[str, Started] | None = None, wait: float = 0
-) -> starting.Up:
+    link: Told, where: Path, begun: dict[str, StartReply] | None = None, wait: float = 0
+) -> starting.StartedContainer:
     return starting.up(
         link,
         HOST,
@@ -325,14 +325,14 @@ def started(
         on_line=lambda _: None,
         wait=wait,
         pause=lambda _: None,
-        begun=begun,
+        started=begun,
     )
 
 
 def test_a_start_is_one_when_the_container_answers_and_goes_on_from_where_it_was(
     tmp_path: Path,
 ) -> None:
-    begun: dict[str, Started] = {}
+    begun: dict[str, StartReply] = {}
     link = Told({"": "06-up-stopped", "true": PortRefusedError("refused")})
     with pytest.raises(RefusedError) as caught:
         started(link, tmp_path, begun)
@@ -377,7 +377,7 @@ def test_a_start_that_was_cut_before_a_word_names_iam(
 def test_maps_are_remembered_by_host_and_forgotten_by_host(tmp_path: Path) -> None:
     other = replace(HOST, name="gpu8")
     portmaps.remember(tmp_path, other, (1234,))
-    assert portmaps.make_and_remember(
+    assert portmaps.map_and_remember(
         Told({"port 6006": "13-port-6006"}), HOST, 6006, state_dir=tmp_path
     )
     portmaps.remember(tmp_path, HOST, (8888, 6006))
@@ -391,5 +391,5 @@ def test_maps_are_remembered_by_host_and_forgotten_by_host(tmp_path: Path) -> No
 def test_what_is_no_port_is_not_sent(port: int) -> None:
     link = Told({})
     with pytest.raises(UsageError):
-        portmaps.make(link, HOST, port)
+        manage.map_port(link, HOST, port)
     assert link.sent == []

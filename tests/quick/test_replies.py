@@ -217,24 +217,24 @@ def reader(words: Sequence[str]) -> Callable[[Reply, str], object]:
     """Which of the readers answers for a manage command given as words."""
     match list(words):
         case []:
-            return replies.start
+            return replies.parse_start
         case ["help", *_]:
-            return replies.status
+            return replies.parse_status
         case ["stop", *_]:
-            return replies.stop
+            return replies.parse_stop
         case ["port"]:
-            return replies.port_maps
+            return replies.parse_port_maps
         case ["port", port, *_]:
-            return lambda reply, host: replies.port_map(reply, host, port)
+            return lambda reply, host: replies.parse_port_map(reply, host, port)
         case ["snapshot"]:
-            return archivereplies.snapshot_offer
+            return archivereplies.parse_snapshot_confirmation
         case ["snapshot", *_]:
-            return archivereplies.snapshot
+            return archivereplies.parse_snapshot
         case ["recover"] | ["rebuild", *_]:
-            return archivereplies.recover_offer
+            return archivereplies.parse_recover_confirmation
         case ["recover", *_]:
-            return archivereplies.recover
-    return replies.status
+            return archivereplies.parse_recover
+    return replies.parse_status
 
 
 def recordings() -> dict[str, dict[str, Any]]:
@@ -257,7 +257,7 @@ def judge(recording: dict[str, Any]) -> str:
     if reply.code == 124:
         raise DroppedError("cut off", hint="apexgpu status gpu7", code="cut", seen=reply.out)
     if role == "register":
-        return GOOD if replies.register(reply, "gpu7") else "exists"
+        return GOOD if replies.parse_register(reply, "gpu7") else "exists"
     if role == "manage":
         reader(["frobnicate"] if command[:1] == ["'port"] else command)(reply, "gpu7")
     return GOOD
@@ -284,34 +284,36 @@ def test_verdict(name: str) -> None:
 def test_start_tells_the_driver_notice_and_whether_the_install_went_well() -> None:
     found = recordings()
     reply = Reply(0, found["39-up-driver-installed"]["stdout"])
-    assert replies.start(reply, "gpu7").driver == replies.Driver("390.48", "", True)
+    assert replies.parse_start(reply, "gpu7").driver == replies.DriverMismatch("390.48", "", True)
     reply = Reply(0, found["b16-nvidia-mismatch-no-installer"]["stdout"])
-    assert replies.start(reply, "gpu7").driver == replies.Driver("535.54.03", "390.48", False)
+    assert replies.parse_start(reply, "gpu7").driver == replies.DriverMismatch(
+        "535.54.03", "390.48", False
+    )
 
 
 def test_status_reads_state_addresses_and_memory() -> None:
     found = recordings()
-    container = replies.status(Reply(0, found["07-up-running"]["stdout"]), "gpu7")
+    container = replies.parse_status(Reply(0, found["07-up-running"]["stdout"]), "gpu7")
     assert (container.state, container.pid, container.addresses) == (
         "RUNNING",
         19442,
         ("10.0.3.9",),
     )
     assert container.memory == round(2.89 * 1024 * 1024)
-    two = replies.status(Reply(0, found["b06-status-two-ips"]["stdout"]), "gpu7")
+    two = replies.parse_status(Reply(0, found["b06-status-two-ips"]["stdout"]), "gpu7")
     assert two.addresses == ("10.0.3.159", "172.17.0.1")
 
 
 def test_stop_tells_what_it_unmapped() -> None:
     found = recordings()
-    stopped = replies.stop(Reply(0, found["17-stop-running"]["stdout"]), "gpu7")
+    stopped = replies.parse_stop(Reply(0, found["17-stop-running"]["stdout"]), "gpu7")
     assert stopped.was_running
     assert stopped.unmapped == (
         "10.77.0.1:22001 => container:22",
         "10.77.0.1:11001 => container:6006",
     )
     assert stopped.ports == (6006,)
-    assert not replies.stop(Reply(0, found["18-stop-stopped"]["stdout"]), "gpu7").was_running
+    assert not replies.parse_stop(Reply(0, found["18-stop-stopped"]["stdout"]), "gpu7").was_running
 
 
 @pytest.mark.parametrize("state", ["FROZEN", "STOPPING", "RUNNING"])
@@ -319,31 +321,31 @@ def test_a_container_that_is_in_another_state_has_not_stopped(state: str) -> Non
     """What comes after a stop deletes its files."""
     said = recordings()["18-stop-stopped"]["stdout"]
     with pytest.raises(RefusedError) as caught:
-        replies.stop(Reply(0, re.sub(r"(State: +)STOPPED", rf"\1{state}", said)), "gpu7")
+        replies.parse_stop(Reply(0, re.sub(r"(State: +)STOPPED", rf"\1{state}", said)), "gpu7")
     assert caught.value.code == "not_stopped"
 
 
 def test_a_start_after_which_it_does_not_run_is_none() -> None:
     said = recordings()["07-up-running"]["stdout"]
     with pytest.raises(RefusedError) as caught:
-        replies.start(Reply(0, re.sub(r"(State: +)RUNNING", r"\1STOPPED", said)), "gpu7")
+        replies.parse_start(Reply(0, re.sub(r"(State: +)RUNNING", r"\1STOPPED", said)), "gpu7")
     assert caught.value.code == "start_failed"
 
 
 def test_of_two_blocks_the_last_is_how_it_is_now() -> None:
     block = "Name: alice\nState: {}\n{}"
     text = block.format("RUNNING", "PID: 7\nIP: 10.0.3.9\n") + block.format("STOPPED", "")
-    assert replies.container(text) == Container("STOPPED", None, (), None)
+    assert replies.parse_container(text) == Container("STOPPED", None, (), None)
 
 
 def test_a_register_that_goes_on_after_done_is_not() -> None:
     with pytest.raises(ApexError, match="does not know"):
-        replies.register(Reply(0, "Done!\nlxc-create: alice: no space left\n"), "gpu7")
+        replies.parse_register(Reply(0, "Done!\nlxc-create: alice: no space left\n"), "gpu7")
 
 
 def test_only_an_exact_entry_of_the_list_is_a_map() -> None:
     found = recordings()
-    maps = replies.port_maps(Reply(0, found["b06-port-list-after"]["stdout"]), "gpu7")
+    maps = replies.parse_port_maps(Reply(0, found["b06-port-list-after"]["stdout"]), "gpu7")
     assert [(one.port, one.container_port) for one in maps] == [
         (22001, 22),
         (11001, 8888),
@@ -354,11 +356,15 @@ def test_only_an_exact_entry_of_the_list_is_a_map() -> None:
 
 def test_offers_carry_token_path_and_size() -> None:
     found = recordings()
-    assert archivereplies.snapshot_offer(
+    assert archivereplies.parse_snapshot_confirmation(
         Reply(0, found["20-snapshot"]["stdout"]), "gpu7"
-    ) == archivereplies.Offer("cbf35a63", None, "186M")
-    offer = archivereplies.recover_offer(Reply(0, found["29-rebuild"]["stdout"]), "gpu7")
-    assert offer == archivereplies.Offer("89019c8a", "/NAS/Workspaces/lxc-snapshot/template.tar.gz")
+    ) == archivereplies.Confirmation("cbf35a63", None, "186M")
+    offer = archivereplies.parse_recover_confirmation(
+        Reply(0, found["29-rebuild"]["stdout"]), "gpu7"
+    )
+    assert offer == archivereplies.Confirmation(
+        "89019c8a", "/NAS/Workspaces/lxc-snapshot/template.tar.gz"
+    )
 
 
 @pytest.mark.parametrize(
@@ -397,8 +403,8 @@ def test_which_words_on_stderr_are_trouble(
 ) -> None:
     found = recordings()
     for name, read, bad in (
-        ("22-snapshot-token", archivereplies.snapshot, snapshot_bad),
-        ("26-recover-token", archivereplies.recover, recover_bad),
+        ("22-snapshot-token", archivereplies.parse_snapshot, snapshot_bad),
+        ("26-recover-token", archivereplies.parse_recover, recover_bad),
     ):
         reply = Reply(0, found[name]["stdout"], f"{line}\n")
         if not bad:
@@ -412,14 +418,14 @@ def test_which_words_on_stderr_are_trouble(
 def test_an_offer_of_another_command_is_none() -> None:
     said = recordings()["20-snapshot"]["stdout"]
     with pytest.raises(ApexError, match="does not know"):
-        archivereplies.recover_offer(Reply(0, said), "gpu7")
+        archivereplies.parse_recover_confirmation(Reply(0, said), "gpu7")
 
 
 def test_a_recover_that_does_not_say_that_it_is_done_is_not() -> None:
     said = recordings()["26-recover-token"]["stdout"]
-    assert archivereplies.recover(Reply(0, said), "gpu7")
+    assert archivereplies.parse_recover(Reply(0, said), "gpu7")
     with pytest.raises(ApexError, match="does not know"):
-        archivereplies.recover(Reply(0, re.sub(r"(?m)^.*Done.*\n", "", said)), "gpu7")
+        archivereplies.parse_recover(Reply(0, re.sub(r"(?m)^.*Done.*\n", "", said)), "gpu7")
 
 
 @pytest.mark.parametrize(

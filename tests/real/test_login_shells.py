@@ -10,7 +10,7 @@ from tests import openssh
 
 from apexgpu.archives import answers, recoverplan, scripts
 from apexgpu.archives.archivehost import Eye, Means
-from apexgpu.manageshell import manage
+from apexgpu.manageshell import containershell
 from apexgpu.nvidia import query
 from apexgpu.recipes import facts
 from apexgpu.session import Session
@@ -40,10 +40,10 @@ def link(server: openssh.OpenSSH) -> Transport:
 
 
 def test_its_disks_its_uptime_and_who_is_there(link: Transport, server: openssh.OpenSSH) -> None:
-    said = manage._said_inside(link, server.host)
+    said = containershell._query_details(link, server.host)
     assert said.split()[0].isdigit()
     assert "Filesystem" in said  # what df says first
-    assert manage.use(link, server.host).gpu_processes == ()
+    assert containershell.activity(link, server.host).gpu_processes == ()
 
 
 def test_its_archives(link: Transport, server: openssh.OpenSSH, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from tests.real.rootfs import Root
 
 from apexgpu.archives import answers, scripts
 from apexgpu.archives.archivehost import Eye, Means
-from apexgpu.manageshell import manage
+from apexgpu.manageshell import containershell
 from apexgpu.recipes import facts
 from apexgpu.session import Session
 from apexgpu.ssh.transport import Transport
@@ -32,11 +32,11 @@ def link(laptop: Laptop, talking: Root) -> Transport:
 
 
 def test_a_greeting_is_nobody_who_is_logged_in(link: Transport, talking: Root) -> None:
-    assert manage.use(link, talking.host).sessions == ()
+    assert containershell.activity(link, talking.host).sessions == ()
 
 
 def test_the_uptime_is_the_containers_own(link: Transport, talking: Root) -> None:
-    up = manage.status(link, talking.host, inside=True).uptime
+    up = containershell.detailed_status(link, talking.host).uptime
     assert up is not None
     assert up != 7
 

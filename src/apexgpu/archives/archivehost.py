@@ -10,7 +10,7 @@ from apexgpu.archives import answers, scripts
 from apexgpu.archives.catalog import SUFFIX, Manifest, Reading, Saved, Sight, name_of
 from apexgpu.archives.journal import Journal
 from apexgpu.errors import ApexError, DroppedError, RefusedError, UnreachableError
-from apexgpu.manageshell import archivereplies, manage, starting
+from apexgpu.manageshell import manage, starting
 from apexgpu.manageshell.manage import HostStatus
 from apexgpu.manageshell.starting import Pause
 from apexgpu.models import Host, Reply, Target
@@ -18,12 +18,9 @@ from apexgpu.remote import remotescript
 from apexgpu.ssh.transport import Limits, OnLine, Transport
 from apexgpu.text import size
 
-# The server's tar says nothing for as long as it takes, and has no end that could be known.
-LONG = Limits(total=None, silence=None)
 # Our own scripts tell every few seconds how far they are, unless the NAS hangs.
 _READING = Limits(total=None, silence=600)
 _QUICK = Limits(total=60)
-_MEASURING = Limits(total=4 * 3600)
 LOOK_EVERY = 5.0
 STILL_LOOKS = 4
 # What one host writes another one sees late: a system keeps new data to itself for half a minute, and what is known of
@@ -82,14 +79,14 @@ class Means:
             self._start(host)
 
     def _start(self, host: Host) -> None:
-        starting.bring_up(self.link, host, on_line=self.say, wait=self.wait, pause=self.pause)
+        starting.start(self.link, host, on_line=self.say, wait=self.wait, pause=self.pause)
 
     def stop(self, host: Host) -> None:
         """Stop a container, again once when the connection drops; the host's lock is held by the caller."""
         try:
-            manage.halt(self.link, host, on_line=self.say)
+            manage.stop(self.link, host, on_line=self.say)
         except DroppedError:
-            manage.halt(self.link, host, on_line=self.say)
+            manage.stop(self.link, host, on_line=self.say)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,14 +278,12 @@ def measured(link: Transport, host: Host) -> str | None:
     It walks over all of them: with millions on a slow disk that takes longer than any other question. RefusedError
     `no_rootfs` where there are none.
     """
-    return archivereplies.snapshot_offer(
-        manage.question(link, host, "snapshot", limits=_MEASURING), host.name
-    ).size
+    return manage.confirm_snapshot(link, host).size
 
 
 def template_path(link: Transport, host: Host) -> str:
     """The administrator's template, as `rebuild` names it; that only prints. The archives lie beside it."""
-    offer = archivereplies.recover_offer(manage.question(link, host, "rebuild"), host.name)
+    offer = manage.confirm_rebuild(link, host)
     if not offer.path or not offer.path.startswith("/"):
         message = f"`rebuild` on {host.name} names no template to make a container from"
         raise RefusedError(message, hint=f"ssh {host.manage_name} rebuild", code="unexpected")

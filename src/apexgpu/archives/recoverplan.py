@@ -10,7 +10,7 @@ from apexgpu.archives.findhost import an_eye
 from apexgpu.archives.journal import Work
 from apexgpu.errors import ApexError, RefusedError, UnsafeArgumentError
 from apexgpu.iam.publickeys import parse_all
-from apexgpu.manageshell import manage, portmaps
+from apexgpu.manageshell import containershell, manage, portmaps
 from apexgpu.models import Host, Target
 from apexgpu.remote import remotescript
 from apexgpu.ssh.failures import key_refused_error
@@ -32,7 +32,7 @@ class Plan:
     what: Work
     ran: bool
     whole: bool
-    use: manage.Use
+    use: containershell.Activity
     archive: Saved
     tested: Reading | None
     doubt: str | None
@@ -86,19 +86,19 @@ def plan(
         what,
         ran,
         broken is None and tested is not None,
-        manage.use(means.link, host) if ran else manage.Use(),
+        containershell.activity(means.link, host) if ran else containershell.Activity(),
         archive,
         tested,
         doubt,
         directory,
         f"{directory}/{host.user}{SUFFIX}",
-        portmaps.there(means.link, host) if ran else tuple(details.get("maps", ())),
+        portmaps.mapped_ports(means.link, host) if ran else tuple(details.get("maps", ())),
         authorized or tuple(details.get("authorized", ())),
     )
 
 
 def _sendable(archive: Saved) -> None:
-    if not manage.sendable(archive.path):
+    if not manage.is_sendable(archive.path):
         message = f"{archive.path!r} cannot be sent to a manage shell: it has a blank or a letter that a shell reads"
         raise UnsafeArgumentError(
             message,
@@ -158,7 +158,7 @@ def _doubt(archive: Saved, tested: Reading) -> str | None:
 def read_keys(means: Means, host: Host) -> tuple[str, ...]:
     """The lines of authorized_keys in a running container; none where they cannot be read."""
     try:
-        reply = manage.look(means.link, host, remotescript.script(_AUTHORIZED))
+        reply = containershell.query_running(means.link, host, remotescript.script(_AUTHORIZED))
     except ApexError:
         return ()
     return tuple(key.line for key in parse_all(reply.out))

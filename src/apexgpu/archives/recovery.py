@@ -19,7 +19,7 @@ from apexgpu.archives.recoverplan import Plan, read_keys
 from apexgpu.archives.saving import TOKENS, never_began
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UnreachableError
 from apexgpu.iam.publickeys import parse_all
-from apexgpu.manageshell import archivereplies, hostkeys, manage, portmaps
+from apexgpu.manageshell import hostkeys, manage, portmaps
 from apexgpu.manageshell.hostkeys import Change, Place
 from apexgpu.models import Host, PublicKey, Target
 from apexgpu.remote import remotescript
@@ -99,7 +99,7 @@ def undo(means: Means, host: Host, entry: Entry) -> None:
         raise RefusedError(message, hint=hint, code="no_undo")
     if entry.details["ran"] and not means.runs(host):
         means.start(host)
-        portmaps.put_back(means.link, host, entry.details["maps"], note=means.note)
+        portmaps.map_again(means.link, host, entry.details["maps"], note=means.note)
     give_back(means, host, entry)
     means.journal.end(entry)
 
@@ -163,22 +163,11 @@ def _unpack(means: Means, host: Host, entry: Entry) -> Entry:
     """Token and recover. The stage is `unpack` from the moment files may be gone."""
     destroyed = entry.stage == "unpack"
     for attempt in range(TOKENS):
-        offer = archivereplies.recover_offer(
-            manage.question(means.link, host, "recover"), host.name
-        )
+        offer = manage.confirm_recover(means.link, host)
         entry = means.journal.reach(entry, "unpack")
         means.say(f"the server unpacks {entry.details['name']}")
         try:
-            reply = manage.ask(
-                means.link,
-                host,
-                "recover",
-                offer.token,
-                entry.details["path"],
-                limits=archivehost.LONG,
-                once=True,
-            )
-            archivereplies.recover(reply, host.name)
+            manage.recover(means.link, host, offer.token, entry.details["path"])
         except ApexError as exc:
             if never_began(exc) and not destroyed:
                 entry = means.journal.reach(entry, "stop")
@@ -232,7 +221,7 @@ def _prove(means: Means, host: Host, entry: Entry, where: Place) -> Done:
         state = f"the files on {host.name} are replaced, but no login has proved it yet"
         raise _told(exc, state, exc.hint or f"apexgpu {entry.what} {host.name}") from None
     put_back = _put_keys_back(means, host, entry) if entry.what == "rebuild" else 0
-    portmaps.put_back(means.link, host, entry.details["maps"], note=means.note)
+    portmaps.map_again(means.link, host, entry.details["maps"], note=means.note)
     give_back(means, host, entry)
     means.journal.end(entry)
     return Done(entry.what, entry.details["name"], change, put_back)

@@ -17,7 +17,7 @@ from apexgpu.archives.journal import Entry
 from apexgpu.archives.verdict import Lost, Written, judge
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
 from apexgpu.files import locked
-from apexgpu.manageshell import archivereplies, hostlock, manage, portmaps
+from apexgpu.manageshell import containershell, hostlock, manage, portmaps
 from apexgpu.models import Host, Target
 from apexgpu.ssh.failures import key_refused_error
 from apexgpu.text import size
@@ -51,7 +51,7 @@ class Plan:
 
     host: Host
     ran: bool
-    use: manage.Use
+    use: containershell.Activity
     eye: Eye
     previous: Saved | None
     free: int | None
@@ -98,8 +98,8 @@ def planned(means: Means, host: Host) -> Iterator[Plan]:
             raise RefusedError(
                 f"somebody is writing {eye.path} at this moment", hint=hint, code="busy"
             )
-        use = manage.use(means.link, host) if ran else manage.Use()
-        maps = portmaps.there(means.link, host) if ran else ()
+        use = containershell.activity(means.link, host) if ran else containershell.Activity()
+        maps = portmaps.mapped_ports(means.link, host) if ran else ()
         yield Plan(host, ran, use, eye, previous, sight.free, sight.writable, maps)
 
 
@@ -175,10 +175,7 @@ def _tar(means: Means, host: Host, entry: Entry) -> tuple[Entry, Written | Lost]
             f"tar is writing; the files take {entry.details['rootfs'] or '?'}{_last_time(entry)}"
         )
         try:
-            reply = manage.ask(
-                means.link, host, "snapshot", token, limits=archivehost.LONG, once=True
-            )
-            found = archivereplies.snapshot(reply, host.name)
+            found = manage.snapshot(means.link, host, token)
             return entry, Written(found.path, found.size)
         except ApexError as exc:
             if not never_began(exc):
@@ -211,7 +208,7 @@ def _token(means: Means, host: Host, entry: Entry) -> str:
 
     It also names the file that is concerned, which must be the one that was set aside.
     """
-    offer = archivereplies.recover_offer(manage.question(means.link, host, "recover"), host.name)
+    offer = manage.confirm_recover(means.link, host)
     if offer.path not in {None, entry.details["path"]}:
         message = f"{host.name} would write {offer.path}, but {entry.details['path']} is what was looked at"
         raise RefusedError(message, hint=f"ssh {host.manage_name} recover", code="other_path")
@@ -241,7 +238,7 @@ def undo(means: Means, host: Host, entry: Entry) -> None:
         _await_tar(means, host, entry)
     if details["ran"] and not means.runs(host):
         means.start(host)
-        portmaps.put_back(means.link, host, details["maps"], note=means.note)
+        portmaps.map_again(means.link, host, details["maps"], note=means.note)
     aside = details.get("aside")
     if aside:
         with an_eye(means, host, details["directory"], own=True) as eye:
@@ -332,7 +329,7 @@ def _tester(
 def _start_again(means: Means, host: Host, entry: Entry) -> ApexError | None:
     try:
         means.start(host)
-        portmaps.put_back(means.link, host, entry.details["maps"], note=means.note)
+        portmaps.map_again(means.link, host, entry.details["maps"], note=means.note)
     except ApexError as exc:
         return exc
     return None

@@ -9,9 +9,9 @@ from apexgpu.archives.journal import Journal
 from apexgpu.commands import fleet, overview, port
 from apexgpu.commands.options import AllHosts, Group, HostsArgument, session_of
 from apexgpu.errors import RefusedError
-from apexgpu.manageshell import manage, portmaps, starting
-from apexgpu.manageshell.replies import Started, Stopped, clean
-from apexgpu.manageshell.starting import Up
+from apexgpu.manageshell import containershell, manage, portmaps, starting
+from apexgpu.manageshell.replies import StartReply, StopReply, clean
+from apexgpu.manageshell.starting import StartedContainer
 from apexgpu.models import Host, Outcome
 from apexgpu.session import Session
 from apexgpu.ssh.route import config_arguments
@@ -98,12 +98,12 @@ def _not_under_tar(session: Session, host: Host) -> None:
 
 def start_all(
     session: Session, hosts: list[Host], *, wait: float = 120, spoil: bool = False
-) -> list[Outcome[Up]]:
+) -> list[Outcome[StartedContainer]]:
     """Start on all of `hosts`, and show each as it answers.
 
     `spoil` allows a start under a tar that may be running: only `up --yes` says that, not a yes to anything else.
     """
-    begun: dict[str, Started] = {}
+    started: dict[str, StartReply] = {}
     with session.screen.working(f"starting on {_names(hosts)}") as progress:
 
         def heard(host: Host, line: str) -> None:
@@ -112,10 +112,10 @@ def start_all(
             if _worth_keeping(text):
                 progress.print(lambda: session.screen.note(f"  {host.name}: {text}"))
 
-        def done(outcome: Outcome[Up]) -> None:
+        def done(outcome: Outcome[StartedContainer]) -> None:
             progress.print(lambda: _show_up(session, outcome))
 
-        def work(host: Host) -> Up:
+        def work(host: Host) -> StartedContainer:
             if not spoil:
                 _not_under_tar(session, host)
             return starting.up(
@@ -125,7 +125,7 @@ def start_all(
                 wait=wait,
                 pause=time.sleep,
                 on_line=lambda line: heard(host, line),
-                begun=begun,
+                started=started,
             )
 
         outcomes = fleet.run(session, hosts, work, on_done=done)
@@ -151,7 +151,7 @@ def _worth_keeping(text: str) -> bool:
     )
 
 
-def _show_up(session: Session, outcome: Outcome[Up]) -> None:
+def _show_up(session: Session, outcome: Outcome[StartedContainer]) -> None:
     name = outcome.host.name
     if outcome.error is not None or outcome.value is None:
         if outcome.error is not None:
@@ -169,7 +169,7 @@ def _show_up(session: Session, outcome: Outcome[Up]) -> None:
     session.screen.good(f"{name} {state}. Next: {'ssh' if plain else 'apexgpu ssh'} {name}")
 
 
-def _up_value(value: Up) -> dict[str, Any]:
+def _up_value(value: StartedContainer) -> dict[str, Any]:
     driver = value.driver
     return {
         **overview.container_value(value.container),
@@ -193,10 +193,10 @@ def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts =
     confirm_stop(session, states)
     with session.screen.working(f"stopping on {_names(chosen)}") as progress:
 
-        def done(outcome: Outcome[Stopped]) -> None:
+        def done(outcome: Outcome[StopReply]) -> None:
             progress.print(lambda: _show_down(session, outcome))
 
-        def work(host: Host) -> Stopped:
+        def work(host: Host) -> StopReply:
             stopped = manage.down(
                 session.transport,
                 host,
@@ -228,7 +228,7 @@ def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts =
     raise typer.Exit(code)
 
 
-def _running_use(session: Session, host: Host) -> manage.Use | None:
+def _running_use(session: Session, host: Host) -> containershell.Activity | None:
     """What goes on in a running container; None where it is stopped."""
     found = manage.status(session.transport, host)
     if not found.registered:
@@ -238,10 +238,10 @@ def _running_use(session: Session, host: Host) -> manage.Use | None:
         raise key_refused_error(Target(host, "manage"))
     if found.container is None or not found.container.running:
         return None
-    return manage.use(session.transport, host)
+    return containershell.activity(session.transport, host)
 
 
-def confirm_stop(session: Session, states: list[Outcome[manage.Use | None]]) -> None:
+def confirm_stop(session: Session, states: list[Outcome[containershell.Activity | None]]) -> None:
     """Show who and what is at work in the containers that run, and ask whether they may be stopped."""
     running = [state for state in states if state.value is not None]
     if not running:
@@ -255,7 +255,7 @@ def confirm_stop(session: Session, states: list[Outcome[manage.Use | None]]) -> 
     )
 
 
-def show_use(session: Session, host: Host, use: manage.Use | None) -> None:
+def show_use(session: Session, host: Host, use: containershell.Activity | None) -> None:
     """Who and what would be ended by a stop, for somebody who is about to be asked."""
     if use is None or session.yes:
         return
@@ -264,7 +264,7 @@ def show_use(session: Session, host: Host, use: manage.Use | None) -> None:
             session.screen.note(f"  {host.name}: {what}: {line}")
 
 
-def _show_down(session: Session, outcome: Outcome[Stopped]) -> None:
+def _show_down(session: Session, outcome: Outcome[StopReply]) -> None:
     name = outcome.host.name
     if outcome.error is not None:
         fleet.show_error(session, outcome.host, outcome.error)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from apexgpu.commands import fleet
 from apexgpu.livetable import Board
-from apexgpu.manageshell import hostlock, manage
+from apexgpu.manageshell import containershell, hostlock, manage
 from apexgpu.manageshell.manage import HostStatus
 from apexgpu.models import Container, Host, Outcome
 from apexgpu.remote import disks
@@ -101,10 +101,11 @@ def _ask_all(
     def done(outcome: Outcome[HostStatus]) -> None:
         board.put(outcome.host.name, _row(outcome))
 
+    ask = containershell.detailed_status if inside else manage.status
     return fleet.run(
         session,
         hosts,
-        lambda host: manage.status(session.transport, host, inside=inside),
+        lambda host: ask(session.transport, host),
         on_done=done,
     )
 

@@ -8,8 +8,8 @@ import typer
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.errors import RefusedError
-from apexgpu.manageshell import portmaps
-from apexgpu.manageshell.portmaps import Seen
+from apexgpu.manageshell import manage, portmaps
+from apexgpu.manageshell.portmaps import CheckedMap
 from apexgpu.manageshell.replies import PortMap
 from apexgpu.models import Host, Outcome
 from apexgpu.session import Session
@@ -41,16 +41,18 @@ def port(
     raise typer.Exit(fleet.finish(session, [outcome], lambda found: _value(session, chosen, found)))
 
 
-def _listed(session: Session, host: Host) -> Outcome[list[Seen]]:
+def _listed(session: Session, host: Host) -> Outcome[list[CheckedMap]]:
     with session.screen.working(f"asking {host.name} for its port maps"):
-        outcome = fleet.run(session, [host], lambda one: portmaps.listed(session.transport, one))[0]
+        outcome = fleet.run(
+            session, [host], lambda one: manage.list_port_maps(session.transport, one)
+        )[0]
         return _looked_at(session, outcome)
 
 
-def _mapped(session: Session, host: Host, number: int) -> Outcome[list[Seen]]:
+def _mapped(session: Session, host: Host, number: int) -> Outcome[list[CheckedMap]]:
     def work(one: Host) -> tuple[PortMap, ...]:
         return (
-            portmaps.make_and_remember(session.transport, one, number, state_dir=session.state_dir),
+            portmaps.map_and_remember(session.transport, one, number, state_dir=session.state_dir),
         )
 
     outcome = fleet.run(session, [host], work)[0]
@@ -60,14 +62,16 @@ def _mapped(session: Session, host: Host, number: int) -> Outcome[list[Seen]]:
     return _looked_at(session, outcome)
 
 
-def _looked_at(session: Session, outcome: Outcome[tuple[PortMap, ...]]) -> Outcome[list[Seen]]:
+def _looked_at(
+    session: Session, outcome: Outcome[tuple[PortMap, ...]]
+) -> Outcome[list[CheckedMap]]:
     if outcome.value is None:
         return Outcome(outcome.host, None, outcome.error)
-    portmaps.remember(session.state_dir, outcome.host, portmaps.own(outcome.value))
-    return Outcome(outcome.host, portmaps.seen(outcome.value))
+    portmaps.remember(session.state_dir, outcome.host, portmaps.user_ports(outcome.value))
+    return Outcome(outcome.host, portmaps.check_maps(outcome.value))
 
 
-def _show(session: Session, host: Host, found: Sequence[Seen], wanted: int | None) -> None:
+def _show(session: Session, host: Host, found: Sequence[CheckedMap], wanted: int | None) -> None:
     session.screen.table(("ADDRESS", "CONTAINER PORT", "ANSWERS"), [_row(one) for one in found])
     mine = [one for one in found if one.map.container_port != 22]
     if mine:
@@ -88,7 +92,7 @@ def _show(session: Session, host: Host, found: Sequence[Seen], wanted: int | Non
         )
 
 
-def _gone(session: Session, host: Host, found: Sequence[Seen]) -> list[int]:
+def _gone(session: Session, host: Host, found: Sequence[CheckedMap]) -> list[int]:
     mapped = {one.map.container_port for one in found}
     return [
         number for number in portmaps.remembered(session.state_dir, host) if number not in mapped
@@ -99,7 +103,7 @@ def _address(one: PortMap) -> str:
     return f"{one.address}:{one.port}"
 
 
-def _row(one: Seen) -> tuple[str, str, str]:
+def _row(one: CheckedMap) -> tuple[str, str, str]:
     number = one.map.container_port
     return (
         _address(one.map),
@@ -108,7 +112,7 @@ def _row(one: Seen) -> tuple[str, str, str]:
     )
 
 
-def _value(session: Session, host: Host, found: Sequence[Seen]) -> dict[str, Any]:
+def _value(session: Session, host: Host, found: Sequence[CheckedMap]) -> dict[str, Any]:
     maps = [
         {
             "address": one.map.address,
@@ -144,7 +148,7 @@ def offer_again(session: Session, hosts: Sequence[Host]) -> None:
 
 
 def _put_back(session: Session, host: Host, ports: Sequence[int]) -> None:
-    portmaps.put_back(
+    portmaps.map_again(
         session.transport,
         host,
         ports,

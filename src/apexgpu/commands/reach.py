@@ -4,7 +4,7 @@ import typer
 
 from apexgpu.commands import fleet
 from apexgpu.errors import RefusedError, UsageError
-from apexgpu.manageshell import manage
+from apexgpu.manageshell import containershell, replies
 from apexgpu.models import Host, Target
 from apexgpu.session import Session
 
@@ -43,7 +43,7 @@ def ready(session: Session, host: Host, command: str = "true") -> str:
 def offer_start(session: Session, host: Host) -> None:
     """Start the stopped container if the user agrees. DeclinedError, RefusedError (nobody to ask) …"""
     if not session.yes and not session.screen.can_ask:
-        raise manage.stopped(host)
+        raise replies.container_stopped(host.name)
     session.confirm(f"The container on {host.name} is stopped. Start it?")
     from apexgpu.commands.hosts import start_all
 
@@ -62,7 +62,7 @@ def answers(session: Session, host: Host) -> bool:
 def _said(session: Session, host: Host, command: str) -> str | None:
     """What `command` said in the container; None when that is stopped."""
     try:
-        return manage.inside(session.transport, host, command).out
+        return containershell.query(session.transport, host, command).out
     except RefusedError as exc:
         if exc.code != "stopped":
             raise

@@ -96,7 +96,7 @@ def _run(
     undo: bool,
 ) -> None:
     host = reach.one_host(session, name)
-    if source is not None and not manage.sendable(source):
+    if source is not None and not manage.is_sendable(source):
         message = f"{source!r} cannot be the name of an archive: a manage shell takes no blanks, quotes or wildcards"
         raise UsageError(message, hint="apexgpu snapshots")
     if undo:

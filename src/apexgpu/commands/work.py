@@ -8,7 +8,7 @@ import typer
 from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import AllHosts, Group, OneHost, session_of
 from apexgpu.errors import UsageError
-from apexgpu.manageshell import manage
+from apexgpu.manageshell import containershell
 from apexgpu.models import Host, Outcome, Reply, Target
 from apexgpu.session import Session
 
@@ -106,7 +106,7 @@ def _run(session: Session, hosts: list[Host], command: str, *, limit: float | No
         outcomes = fleet.run(
             session,
             hosts,
-            lambda host: manage.execute(session.transport, host, command, total=limit),
+            lambda host: containershell.execute(session.transport, host, command, total=limit),
         )
     if not session.screen.as_json:
         _show(session, outcomes)

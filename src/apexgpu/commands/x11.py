@@ -11,7 +11,7 @@ from apexgpu.commands import fleet, reach
 from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.commands.work import remote_command
 from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
-from apexgpu.manageshell import manage
+from apexgpu.manageshell import replies
 from apexgpu.models import Finding, Host
 from apexgpu.process import in_background
 from apexgpu.render import error_value, finding_value
@@ -81,7 +81,7 @@ def _there(
 
     def work(one: Host) -> list[Finding]:
         if not reach.answers(session, one):
-            raise manage.stopped(one)
+            raise replies.container_stopped(one.name)
         return _session(session, one, here, trusted=trusted)
 
     with session.screen.working(f"showing a window from {host.name}"):

@@ -1,1 +1,4 @@
-"""What the manage shells do for a container, how their words are read, and what a container is asked."""
+"""The manage shell of a host: its commands, its replies and its lock. It also explains why a container is out of reach.
+
+No other package contains a command or a reply of the manage shell.
+"""

@@ -119,9 +119,9 @@ def renew(
         limits=Limits(total=60),
         once=True,
     )
-    starting.await_ssh(link, host, wait, pause)
+    starting.wait_for_ssh(link, host, wait, pause)
     change = adopt(where, new)
-    starting.await_ssh(link, host, wait, pause)
+    starting.wait_for_ssh(link, host, wait, pause)
     return change
 
 

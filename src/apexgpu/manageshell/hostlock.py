@@ -1,4 +1,4 @@
-"""One changing command at a time on a host, across processes: the servers have no locks."""
+"""A lock for each host against a second apexgpu of this user: a manage shell has no lock of its own."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -9,7 +9,7 @@ from apexgpu.models import Host
 
 
 def only_one(state_dir: Path, host: Host) -> AbstractContextManager[None]:
-    """One changing manage command at a time per host, across processes: the server has no locks."""
+    """Hold the host's lock: only one changing command at a time. ApexError after 5 s."""
     return locked(_lock_file(state_dir, host), what=host.name, timeout=5)
 
 

@@ -1,44 +1,48 @@
-"""What can be done with containers: one function per manage command, over any transport; `starting` has the start."""
+"""The commands of the manage shell: one function for each, over any transport. `starting` contains the start.
+
+Commands that change something are sent at most once, over a new connection. Their callers hold the host's lock
+(`hostlock`), except where a function takes it itself.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.errors import (
-    ApexError,
-    CommandKilledError,
     CommandTimeoutError,
     DroppedError,
     NotRegisteredError,
-    PortRefusedError,
     RefusedError,
     RegisterKeyError,
-    StoppedError,
-    UnansweredError,
-    UnreachableError,
+    UnknownCommandError,
     UnsafeArgumentError,
+    UsageError,
 )
-from apexgpu.manageshell import replies
+from apexgpu.manageshell import archivereplies, replies
+from apexgpu.manageshell.archivereplies import ArchiveReport, Confirmation
 from apexgpu.manageshell.hostlock import only_one
-from apexgpu.manageshell.replies import Stopped
-from apexgpu.manageshell.starting import port_trouble
+from apexgpu.manageshell.replies import PortMap, StopReply
 from apexgpu.models import Container, Host, Reply, Target
-from apexgpu.remote import disks, remotescript
 from apexgpu.remote.disks import Disk
-from apexgpu.ssh.failures import key_refused_error
 from apexgpu.ssh.transport import Limits, OnLine, Transport
 
-_BLANK = frozenset(" \t\r\n'\"\\*?[]$`;&|<>")
+# The manage shell splits its line at blanks and expands globs. It has no quoting that would prevent this.
+_UNSAFE = frozenset(" \t\r\n'\"\\*?[]$`;&|<>")
 
-
-_ASKING = Limits(total=120)
+_QUERY_LIMITS = Limits(total=120)
+_STOP_LIMITS = Limits(total=180, silence=None)
+# `snapshot` runs `du` over all files of the container: with millions on a slow disk that takes hours.
+_MEASURE_LIMITS = Limits(total=4 * 3600)
+# The server's tar prints nothing while it runs, and nobody knows how long it takes.
+_NO_LIMITS = Limits(total=None, silence=None)
 
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
-    """What `status` knows of one host. Memory in bytes, uptime in seconds, None where nobody tells.
+    """What is known of a host: whether the user is registered there, and the state of the container.
 
-    `disks` are those that the container sees and shares with everyone; empty where it was not asked.
+    `uptime` (seconds) and `disks` are known only when the container was asked too; see
+    `containershell.detailed_status`.
     """
 
     registered: bool
@@ -47,30 +51,21 @@ class HostStatus:
     disks: tuple[Disk, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
-    """What goes on in a running container: who is logged in, which processes use a GPU."""
-
-    sessions: tuple[str, ...] = ()
-    gpu_processes: tuple[str, ...] = ()
-
-    @property
-    def busy(self) -> bool:
-        """Whether anybody would notice a stop."""
-        return bool(self.sessions or self.gpu_processes)
+def is_sendable(word: str) -> bool:
+    """Whether a word reaches the manage shell unchanged."""
+    return bool(word) and not _UNSAFE & set(word) and all(letter.isprintable() for letter in word)
 
 
-def ask(
+def _send(
     link: Transport,
     host: Host,
     *words: str,
     limits: Limits | None = None,
     on_line: OnLine | None = None,
-    once: bool = False,
+    once: bool = True,
 ) -> Reply:
-    """Send one manage command. The shell splits on blanks and globs: only plain words may go there."""
     for word in words:
-        if not sendable(word):
+        if not is_sendable(word):
             message = f"{word!r} cannot be sent to a manage shell"
             raise UnsafeArgumentError(message)
     return link.run(
@@ -78,56 +73,41 @@ def ask(
     )
 
 
-def question(link: Transport, host: Host, *words: str, limits: Limits = _ASKING) -> Reply:
-    """A manage command that changes nothing, asked again once when the connection drops."""
+def _query(link: Transport, host: Host, *words: str, limits: Limits = _QUERY_LIMITS) -> Reply:
+    """Send a command that changes nothing. It is sent again once when the connection drops."""
     try:
-        return ask(link, host, *words, limits=limits, once=True)
+        return _send(link, host, *words, limits=limits)
     except CommandTimeoutError:
         raise
     except DroppedError:
-        return ask(link, host, *words, limits=limits, once=True)
+        return _send(link, host, *words, limits=limits)
 
 
-def sendable(word: str) -> bool:
-    """Whether a word reaches a manage shell as it is: one word, and nothing that a shell reads in it."""
-    return bool(word) and not _BLANK & set(word) and all(letter.isprintable() for letter in word)
-
-
-def status(link: Transport, host: Host, *, inside: bool = False) -> HostStatus:
-    """State of the container, without starting it. With `inside`, the container is asked for uptime and disks."""
+def status(link: Transport, host: Host) -> HostStatus:
+    """Return whether the user is registered, and the state of the container, which is not started."""
     try:
-        reply = ask(link, host, "help")
+        # `help` is the only command that leaves a stopped container stopped and prints its state.
+        reply = _send(link, host, "help", once=False)
     except NotRegisteredError:
         return HostStatus(registered=False)
-    container = replies.status(reply, host.name)
-    if not (inside and container.running):
-        return HostStatus(True, container)
-    said = _said_inside(link, host)
-    first = said.partition("\n")[0].strip()
-    uptime = float(first) if first.replace(".", "", 1).isdigit() else None
-    return HostStatus(True, container, uptime, disks.disks(said))
+    return HostStatus(registered=True, container=replies.parse_status(reply, host.name))
 
 
-def _said_inside(link: Transport, host: Host) -> str:
-    """What the container tells of itself; what came until then where a disk hangs, nothing where it is out of reach."""
-    uptime = "ps -o etimes= -p 1 2>/dev/null || cut -d' ' -f1 /proc/uptime"
-    command = remotescript.started(f"{uptime}; {disks.COMMAND}")
-    try:
-        return remotescript.after_start(look(link, host, command, limits=Limits(total=12)).out)
-    except DroppedError as exc:
-        return remotescript.after_start(exc.seen)
-    except ApexError:
-        return ""
+def container_state(link: Transport, host: Host) -> Container:
+    """Return the state of the container, asked over a new connection. NotRegisteredError without an account."""
+    return replies.parse_status(_send(link, host, "help"), host.name)
 
 
 def register(
     link: Transport, host: Host, *, state_dir: Path, on_line: OnLine, repost: Callable[[], bool]
 ) -> bool:
-    """Make the account and container of `host.user`; False when they were there.
+    """Make the account and the container of `host.user`, under the host's lock.
 
-    `repost` posts the own keys to IAM again and says whether it could: the cure for a register account that
-    holds someone else's keys, tried once. There is no time limit: a register that is cut leaves a
-    half-made account that only an administrator can delete.
+    Returns True for a new account, False when there was one. There is no time limit: an interrupted registration
+    leaves a half-made account that only an administrator can delete.
+
+    `repost` sends the user's keys to IAM again and returns whether it could. It is called once, when the register
+    account does not accept our key: that account is shared, and contains the keys of whoever sent them last.
     """
     from apexgpu.iam.client import valid_user
 
@@ -136,127 +116,110 @@ def register(
         raise RefusedError(message, hint="apexgpu login USER", code="user_name")
     with only_one(state_dir, host):
         try:
-            made = _register(link, host, on_line)
+            is_new = _register(link, host, on_line)
         except RegisterKeyError:
             if not repost():
                 raise
-            made = _register(link, host, on_line)
-        _prove_account(link, host, made)
-    return made
+            is_new = _register(link, host, on_line)
+        _check_account(link, host, is_new)
+    return is_new
 
 
 def _register(link: Transport, host: Host, on_line: OnLine) -> bool:
-    limits = Limits(total=None, silence=None)
-    reply = link.run(Target(host, "register"), host.user, limits=limits, on_line=on_line, once=True)
-    return replies.register(reply, host.name)
+    target = Target(host, "register")
+    reply = link.run(target, host.user, limits=_NO_LIMITS, on_line=on_line, once=True)
+    return replies.parse_register(reply, host.name)
 
 
-def _prove_account(link: Transport, host: Host, made: bool) -> None:
-    """`already exist` is what a half-made or a system account says too: only a manage shell is proof."""
+def _check_account(link: Transport, host: Host, is_new: bool) -> None:
+    """Raise when the account has no manage shell. `already exist` does not prove that it has one."""
     try:
-        reply = link.run(Target(host, "manage"), "help", once=True)
+        reply = _send(link, host, "help")
     except NotRegisteredError:
-        reply = Reply(255, "")
-    if not replies.is_manage_shell(reply):
-        did = "said Done" if made else f"says that {host.user} exists"
-        message = f"{host.name} {did}, but the account is half-made: it has no manage shell"
-        raise RefusedError(
-            message,
-            code="half_made",
-            hint=f"ask the administrators to delete the user {host.user} on {host.name}; "
-            f"then: apexgpu register {host.name}",
+        has_manage_shell = False
+    else:
+        has_manage_shell = replies.is_manage_shell(reply)
+    if not has_manage_shell:
+        reported = "reports success" if is_new else f"reports that {host.user} exists"
+        message = (
+            f"{host.name} {reported}, but the account is half-made: it has no manage shell; ask the administrators "
+            f"to delete the user {host.user} on {host.name}, then register again"
         )
+        raise RefusedError(message, hint=f"apexgpu register {host.name}", code="half_made")
 
 
-def down(link: Transport, host: Host, *, state_dir: Path, on_line: OnLine) -> Stopped:
-    """Stop the container; a stopped one stays so."""
+def down(link: Transport, host: Host, *, state_dir: Path, on_line: OnLine) -> StopReply:
+    """Stop the container under the host's lock. A stopped container stays stopped."""
     with only_one(state_dir, host):
-        return halt(link, host, on_line=on_line)
+        return stop(link, host, on_line=on_line)
 
 
-def halt(link: Transport, host: Host, *, on_line: OnLine) -> Stopped:
-    """As `down`, for who holds the host's lock already."""
-    limits = Limits(total=180, silence=None)
-    reply = ask(link, host, "stop", limits=limits, on_line=on_line, once=True)
-    return replies.stop(reply, host.name)
+def stop(link: Transport, host: Host, *, on_line: OnLine) -> StopReply:
+    """As `down`, for callers that already hold the host's lock."""
+    reply = _send(link, host, "stop", limits=_STOP_LIMITS, on_line=on_line)
+    return replies.parse_stop(reply, host.name)
 
 
-def use(link: Transport, host: Host) -> Use:
-    """Who and what is at work in a running container, as far as the container can tell."""
-    processes = "nvidia-smi --query-compute-apps=pid,process_name --format=csv,noheader"
-    command = remotescript.started(f"who 2>/dev/null; echo ---; {processes} 2>/dev/null; true")
-    try:
-        reply = look(link, host, command)
-    except ApexError:
-        return Use()
-    people, _, running = remotescript.after_start(reply.out).partition("---\n")
-    busy = [line.strip() for line in running.splitlines() if line.strip()[:1].isdigit()]
-    return Use(tuple(line.strip() for line in people.splitlines() if line.strip()), tuple(busy))
+def list_port_maps(link: Transport, host: Host) -> tuple[PortMap, ...]:
+    """Return all port maps of the container, including that of sshd.
 
-
-def inside(
-    link: Transport,
-    host: Host,
-    command: str,
-    *,
-    limits: Limits | None = None,
-    on_line: OnLine | None = None,
-    once: bool = False,
-) -> Reply:
-    """Run a command that changes nothing in a container that may be stopped: a port that refuses is explained by
-    asking the host.
+    StoppedError for a stopped container; RefusedError for a container with several addresses, or a host without
+    port maps.
     """
+    reply = _query(link, host, "port")
     try:
-        if (
-            once or on_line is not None
-        ):  # neither goes over an open connection, which alone can turn out to be dead
-            return link.run(
-                Target(host, "container"), command, limits=limits, on_line=on_line, once=once
-            )
-        return look(link, host, command, limits=limits)
-    except UnreachableError as exc:
-        raise _explained(link, host, exc) from None
+        return replies.parse_port_maps(reply, host.name)
+    except UnknownCommandError:
+        raise _no_port_command(host, "PORT") from None
 
 
-def look(link: Transport, host: Host, command: str, *, limits: Limits | None = None) -> Reply:
-    """Run a command that changes nothing in a running container: sent again where an open connection turns out to be
-    dead, as it is after a laptop has slept.
+def map_port(link: Transport, host: Host, port: int) -> PortMap:
+    """Map a port of the container to a port of the host, or return the map that exists."""
+    if not 0 < port < 65536:
+        message = f"{port} is not a port number"
+        raise UsageError(message, hint=f"apexgpu port {host.name} 6006", code="port")
+    reply = _send(link, host, "port", str(port))
+    try:
+        return replies.parse_port_map(reply, host.name, str(port))
+    except UnknownCommandError:
+        raise _no_port_command(host, str(port)) from None
+
+
+def _no_port_command(host: Host, port: str) -> RefusedError:
+    message = f"{host.name} is an older host that has no port maps"
+    return RefusedError(message, hint=f"apexgpu tunnel {host.name} {port}", code="no_port_command")
+
+
+def confirm_snapshot(link: Transport, host: Host) -> Confirmation:
+    """Ask for the token of a snapshot. The reply also contains the size of the files.
+
+    This may take hours: the server measures all files. NoRootfsError when there are none.
     """
-    target = Target(host, "container")
-    try:
-        return link.run(target, command, limits=limits)
-    except UnansweredError:
-        pass
-    return link.run(target, command, limits=limits)
+    reply = _query(link, host, "snapshot", limits=_MEASURE_LIMITS)
+    return archivereplies.parse_snapshot_confirmation(reply, host.name)
 
 
-def _explained(link: Transport, host: Host, exc: UnreachableError) -> ApexError:
-    if isinstance(exc, PortRefusedError):
-        return _refused(link, host, exc)
-    return exc
+def confirm_recover(link: Transport, host: Host) -> Confirmation:
+    """Ask for the token of a recover and the path of the archive. The token is valid for a snapshot too."""
+    return archivereplies.parse_recover_confirmation(_query(link, host, "recover"), host.name)
 
 
-def _refused(link: Transport, host: Host, exc: UnreachableError) -> ApexError:
-    found = status(link, host)
-    if not found.registered:
-        return key_refused_error(Target(host, "manage"))
-    if found.container is not None and found.container.running:
-        return port_trouble(host, exc)
-    return stopped(host)
+def confirm_rebuild(link: Transport, host: Host) -> Confirmation:
+    """Ask for the token of a recover from the administrators' template, and the template's path."""
+    return archivereplies.parse_recover_confirmation(_query(link, host, "rebuild"), host.name)
 
 
-def stopped(host: Host) -> RefusedError:
-    """The error for what needs a running container."""
-    return StoppedError(f"the container on {host.name} is stopped", hint=f"apexgpu up {host.name}")
+def snapshot(link: Transport, host: Host, token: str) -> ArchiveReport:
+    """Write the container's files to its archive on the NAS. There is no time limit.
+
+    BadSnapshotError when the server reports success although tar failed. After a DroppedError the server's tar may
+    still be running.
+    """
+    reply = _send(link, host, "snapshot", token, limits=_NO_LIMITS)
+    return archivereplies.parse_snapshot(reply, host.name)
 
 
-def execute(link: Transport, host: Host, command: str, *, total: float | None) -> Reply:
-    """Run a command of the user's in the container, never twice. Whatever it exits with is a value, not an error."""
-    try:
-        return link.run(
-            Target(host, "container"), command, limits=Limits(total=total, silence=None)
-        )
-    except CommandKilledError as exc:
-        return Reply(255, exc.seen, f"{exc.err}{exc.message}\n")  # as ssh exits then
-    except UnreachableError as exc:
-        raise _explained(link, host, exc) from None
+def recover(link: Transport, host: Host, token: str, path: str) -> ArchiveReport:
+    """Replace the container's files with those of the archive at `path`. There is no time limit."""
+    reply = _send(link, host, "recover", token, path, limits=_NO_LIMITS)
+    return archivereplies.parse_recover(reply, host.name)

@@ -1,7 +1,8 @@
-"""Manage-shell text -> values. Pure. The exit status lies (mostly 0): the outcome is read from the words.
+"""Parses the replies of a manage shell into values. Pure.
 
-Text that none of the rules knows is an error that keeps the text, never an empty answer. The recordings of
-the real servers in `tests/data/transcripts` are the judge.
+A manage shell exits with 0 on most failures, so the text decides what happened. Text that no rule here knows is an
+error that quotes the text; it never counts as an empty reply. The recordings of real servers in
+`tests/data/transcripts` are the reference.
 """
 
 import re
@@ -21,18 +22,21 @@ from apexgpu.errors import (
 )
 from apexgpu.models import Container, Reply
 
-_CSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+SSH_PORT = 22  # the container's own sshd; its map belongs to the server, not to the user
+
+_ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _FIELD = re.compile(r"^ ?(Name|State|PID|IP|Memory use|CPU use|KMem use|Link): +(\S.*)$")
 _SIZE = re.compile(r"^([0-9.]+) ?(bytes|KiB|MiB|GiB|TiB)$")
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _MAP = re.compile(r"^([0-9.]+):(\d+) => container:(\d+)$")
 _MAPPING = re.compile(r"^Mapping ([0-9.]+:\d+) => container:\d+\.\.\.$")
+_UNMAPPING = "Unmapping port "
 _DRIVER = re.compile(r"^NVIDIA driver version mismatch! Host=(\S*) Yours=(\S*)$")
 
 
 @dataclass(frozen=True, slots=True)
-class Driver:
-    """The NVIDIA driver notice of a start; `installed` is whether the server's own install went well."""
+class DriverMismatch:
+    """The container had another NVIDIA driver than its host. `installed`: the server replaced it successfully."""
 
     host: str
     container: str
@@ -40,31 +44,35 @@ class Driver:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """What a start gave; `was_running` when there was nothing to start."""
+class StartReply:
+    """The reply to a start. `was_running`: there was nothing to start."""
 
     container: Container
     was_running: bool
-    driver: Driver | None = None
+    driver: DriverMismatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
-    """What a stop gave, with the maps it took away."""
+class StopReply:
+    """The reply to a stop, with the port maps that it removed: `10.77.0.1:11001 => container:6006`."""
 
     was_running: bool
     unmapped: tuple[str, ...] = ()
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """The container ports of those maps, but for ssh's own."""
-        found = (_MAP.match(line) for line in self.unmapped)
-        return tuple(dict.fromkeys(int(m[3]) for m in found if m and m[3] != "22"))
+        """The container ports of the removed maps, except that of sshd."""
+        ports = []
+        for line in self.unmapped:
+            match = _MAP.match(line)
+            if match and int(match[3]) != SSH_PORT:
+                ports.append(int(match[3]))
+        return tuple(dict.fromkeys(ports))
 
 
 @dataclass(frozen=True, slots=True)
 class PortMap:
-    """One server-side map: `address:port` leads to `container_port`."""
+    """A port map of the server: `address:port` leads to `container_port`."""
 
     address: str
     port: int
@@ -72,221 +80,242 @@ class PortMap:
 
 
 def clean(text: str) -> str:
-    """The text without colours and carriage returns."""
-    return _CSI.sub("", text).replace("\r", "")
+    """Return `text` without colours and carriage returns."""
+    return _ESCAPE_SEQUENCE.sub("", text).replace("\r", "")
 
 
-def lines(text: str) -> list[str]:
-    """The lines that say something, without colours and the `==========` in front."""
+def content_lines(text: str) -> list[str]:
+    """Return the lines that are not blank, without colours and without a leading `==========`."""
     return [
         re.sub(r"^=+ ", "", line).rstrip(" ") for line in clean(text).split("\n") if line.strip()
     ]
 
 
-def container(text: str) -> Container | None:
-    """The last `lxc-info` block of `text`, None when there is none."""
-    found: dict[str, str] = {}
+def parse_container(text: str) -> Container | None:
+    """Parse the last `lxc-info` block of `text`; None when there is no block.
+
+    A start and a stop print two: the state before and the state after.
+    """
+    fields: dict[str, str] = {}
     addresses: list[str] = []
     for line in clean(text).split("\n"):
         match = _FIELD.match(line)
         if match is None:
             continue
         key, value = match[1], match[2].strip()
-        if key == "Name":
-            found, addresses = {}, []
+        if key == "Name":  # the first line of a block
+            fields, addresses = {}, []
         if key == "IP":
             addresses.append(value)
-        found[key] = value
-    if "State" not in found:
+        fields[key] = value
+    if "State" not in fields:
         return None
-    pid = found.get("PID", "")
+    pid = fields.get("PID", "")
     return Container(
-        found["State"],
-        int(pid) if pid.isdigit() else None,
-        tuple(addresses),
-        _size(found.get("Memory use")),
+        state=fields["State"],
+        pid=int(pid) if pid.isdigit() else None,
+        addresses=tuple(addresses),
+        memory=_parse_size(fields.get("Memory use", "")),
     )
 
 
-def _size(text: str | None) -> int | None:
-    match = _SIZE.match(text or "")
-    return round(float(match[1]) * _UNITS[match[2]]) if match else None
+def _parse_size(text: str) -> int | None:
+    match = _SIZE.match(text)
+    if match is None:
+        return None
+    return round(float(match[1]) * _UNITS[match[2]])
 
 
 def unexpected(reply: Reply, host: str, *, hint: str | None = None) -> ApexError:
-    """The error for words that no rule knows; it keeps them."""
-    said = " | ".join(lines(reply.out)[-3:] or lines(reply.err)[-3:]) or "nothing"
-    message = f"{host} answered something apexgpu does not know: {said[:300]}"
+    """Return the error for a reply that no rule knows; its message quotes the last lines."""
+    last_lines = content_lines(reply.out)[-3:] or content_lines(reply.err)[-3:]
+    quoted = " | ".join(last_lines) or "nothing"
+    message = f"{host} answered something apexgpu does not know: {quoted[:300]}"
     return RefusedError(message, hint=hint or f"ssh {host}-manage help", code="unexpected")
 
 
-def _shared_trouble(said: list[str], reply: Reply, host: str) -> None:
-    """The refusals that any command may meet."""
-    if any(line.startswith("Failed to get your allocated port") for line in said):
-        message = f"{host} cannot ask IAM for your port, so it refuses every command"
-        raise IamDownError(
-            message,
-            hint="try again in a minute; if it stays, tell the administrators that IAM is down",
+def parse_opening(reply: Reply, host: str) -> tuple[list[str], Container]:
+    """Return the lines of a reply and the container's state. Raises the refusals that every command may get."""
+    lines = content_lines(reply.out)
+    container = parse_container(reply.out)
+    _raise_common_refusal(lines, container, host)
+    greeted = has_greeting(lines)
+    if lines and not greeted:
+        # An ordinary shell answers where a registration was interrupted: the account has no manage shell.
+        # A second registration reports that.
+        raise unexpected(reply, host, hint=f"apexgpu register {host}")
+    if container is None or not greeted:
+        raise unexpected(reply, host)
+    return lines, container
+
+
+def has_greeting(lines: Sequence[str]) -> bool:
+    """Whether the lines contain the greeting of a manage shell."""
+    return any(line.startswith("Hi, ") for line in lines)
+
+
+def _raise_common_refusal(lines: Sequence[str], container: Container | None, host: str) -> None:
+    if any(line.startswith("Failed to get your allocated port") for line in lines):
+        message = (
+            f"{host} cannot ask IAM for your port, so it refuses every command; "
+            "try again in a minute, then tell the administrators that IAM is down"
         )
-    if "Unknown command" in said:
+        raise IamDownError(message, hint=f"apexgpu status {host}")
+    if "Unknown command" in lines:
         message = f"{host} does not know this command"
         raise UnknownCommandError(message, hint=f"apexgpu status {host}")
-    if "You need to first stop your container" in said:
-        message = (
-            f"the container on {host} is running; the server does this only when it is stopped"
-        )
+    if "You need to first stop your container" in lines:
+        message = f"the container on {host} is running; this needs a stopped container"
         raise RunningError(message, hint=f"apexgpu down {host}")
-    if "Invalid token" in said:
-        message = f"{host} no longer takes this token"
-        raise TokenError(message, hint="run the same line again: it asks for a fresh one")
-    if "You need to start your container first" in said:
-        _down(reply, host)
+    if "Invalid token" in lines:
+        message = f"{host} no longer accepts this token; the same command asks for a new one"
+        raise TokenError(message, hint=f"apexgpu status {host}")
+    if "You need to start your container first" in lines:
+        if container is not None and container.running:
+            raise no_address(host)
+        raise container_stopped(host)
 
 
-def _down(reply: Reply, host: str) -> None:
-    state = container(reply.out)
-    if state is not None and state.running:
-        message = f"the container on {host} runs but has no address"
-        raise RefusedError(
-            message, hint=f"apexgpu down {host} && apexgpu up {host}", code="no_address"
-        )
+def container_stopped(host: str) -> StoppedError:
+    """Return the error for a command that needs a running container."""
     message = f"the container on {host} is stopped"
-    raise StoppedError(message, hint=f"apexgpu up {host}")
+    return StoppedError(message, hint=f"apexgpu up {host}")
 
 
-def opened(reply: Reply, host: str) -> tuple[list[str], Container]:
-    """Lines and state of a reply that got through; the shared refusals are raised."""
-    said = lines(reply.out)
-    _shared_trouble(said, reply, host)
-    state = container(reply.out)
-    greeted = any(line.startswith("Hi, ") for line in said)
-    if state is None or not greeted:
-        raise unexpected(reply, host, hint=_half_made(host) if said and not greeted else None)
-    return said, state
+def no_address(host: str) -> RefusedError:
+    """Return the error for a container that runs without an IP address."""
+    message = (
+        f"the container on {host} runs but has no address; "
+        "if a stop and a start do not help, tell the administrators (no DHCP)"
+    )
+    return RefusedError(
+        message, hint=f"apexgpu down {host} && apexgpu up {host}", code="no_address"
+    )
 
 
-def _half_made(host: str) -> str:
-    """What to do where an ordinary shell answers: that is what a register that was cut leaves behind."""
-    return f"apexgpu register {host}   (tells whether your account there is half-made)"
-
-
-def ended(said: list[str], reply: Reply, host: str) -> None:
-    """An answer that lacks its last line is none."""
-    if not any(line.startswith("Have a good day") for line in said):
+def require_end(lines: Sequence[str], reply: Reply, host: str) -> None:
+    """Raise when the last line of every complete reply is missing: the reply was cut off."""
+    if not any(line.startswith("Have a good day") for line in lines):
         raise unexpected(reply, host)
 
 
-def status(reply: Reply, host: str) -> Container:
-    """The answer of `help`."""
-    said, state = opened(reply, host)
-    ended(said, reply, host)
-    return state
+def parse_status(reply: Reply, host: str) -> Container:
+    """Parse the reply to `help`, which contains the container's state."""
+    lines, container = parse_opening(reply, host)
+    require_end(lines, reply, host)
+    return container
 
 
-def start(reply: Reply, host: str) -> Started:
-    """The answer of a start (no command). A container without an address is the caller's to judge."""
-    said, state = opened(reply, host)
-    if any(line.startswith("Fail.") for line in said):
-        message = f"the container on {host} does not start: its root file system is damaged or gone"
-        raise StartFailedError(
-            message,
-            hint=f"apexgpu recover {host}   (or: apexgpu rebuild {host})",
+def parse_start(reply: Reply, host: str) -> StartReply:
+    """Parse the reply to a start (a login without a command). The container may still lack its address."""
+    lines, container = parse_opening(reply, host)
+    if any(line.startswith("Fail.") for line in lines):
+        message = (
+            f"the container on {host} does not start: its root file system is damaged or gone; "
+            f"recover a snapshot (or rebuild it from the template: apexgpu rebuild {host})"
         )
-    ended(said, reply, host)
-    if not state.running:
-        message = f"{host} says it started the container, but its state is {state.state}"
+        raise StartFailedError(message, hint=f"apexgpu recover {host}")
+    require_end(lines, reply, host)
+    if not container.running:
+        message = f"{host} reports a start, but the container's state is {container.state}"
         raise StartFailedError(message, hint=f"apexgpu up {host}")
-    return Started(state, "The container is up" not in said, driver(said))
+    was_running = "The container is up" not in lines
+    return StartReply(container, was_running, _parse_driver(lines))
 
 
-def driver(said: Sequence[str]) -> Driver | None:
-    """The driver notice among the lines of a start."""
-    for line in said:
+def _parse_driver(lines: Sequence[str]) -> DriverMismatch | None:
+    for line in lines:
         match = _DRIVER.match(line)
-        if match:
+        if match is not None:
             installed = any(
-                other.startswith("Successfully installed NVIDIA driver") for other in said
+                other.startswith("Successfully installed NVIDIA driver") for other in lines
             )
-            return Driver(match[1], match[2], installed)
+            return DriverMismatch(match[1], match[2], installed)
     return None
 
 
-def stop(reply: Reply, host: str) -> Stopped:
-    """The answer of `stop`."""
-    said, state = opened(reply, host)
-    ended(said, reply, host)
-    if state.state != "STOPPED":
-        message = f"the container on {host} did not stop; its state is {state.state}"
+def parse_stop(reply: Reply, host: str) -> StopReply:
+    """Parse the reply to `stop`."""
+    lines, container = parse_opening(reply, host)
+    require_end(lines, reply, host)
+    if container.state != "STOPPED":
+        message = f"the container on {host} did not stop; its state is {container.state}"
         raise RefusedError(message, hint=f"apexgpu down {host}", code="not_stopped")
-    first = next((line for line in said if line.startswith("State:")), "")
-    maps = tuple(
-        line[len("Unmapping port ") :].rstrip(".")
-        for line in said
-        if line.startswith("Unmapping port ")
-    )
-    return Stopped("RUNNING" in first, maps)
+    # The first of the two states is the one before the stop.
+    states = [line for line in lines if line.startswith("State:")]
+    was_running = bool(states) and "RUNNING" in states[0]
+    unmapped = [
+        line.removeprefix(_UNMAPPING).rstrip(".") for line in lines if line.startswith(_UNMAPPING)
+    ]
+    return StopReply(was_running, tuple(unmapped))
 
 
-def port_maps(reply: Reply, host: str) -> tuple[PortMap, ...]:
-    """The list after `Current port forward`: the only part of `port`'s answer that is true."""
-    said, _ = opened(reply, host)
-    ended(said, reply, host)
-    if any("-P option only supports" in line for line in lines(reply.err)):
-        message = f"{host} cannot list its maps: the container has several addresses"
+def parse_port_maps(reply: Reply, host: str) -> tuple[PortMap, ...]:
+    """Parse the list after `Current port forward`. It is the only reliable part of the reply to `port`."""
+    lines, _ = parse_opening(reply, host)
+    require_end(lines, reply, host)
+    if any("-P option only supports" in line for line in content_lines(reply.err)):
+        message = f"{host} cannot list its port maps: the container has several addresses"
         raise RefusedError(message, hint=f"apexgpu tunnel {host} PORT", code="several_addresses")
-    if "Current port forward" not in said:
+    if "Current port forward" not in lines:
         raise unexpected(reply, host)
-    found = (_MAP.match(line) for line in said[said.index("Current port forward") :])
-    return tuple(dict.fromkeys(PortMap(m[1], int(m[2]), int(m[3])) for m in found if m))
+    maps = []
+    for line in lines[lines.index("Current port forward") :]:
+        match = _MAP.match(line)
+        if match is not None:
+            maps.append(PortMap(match[1], int(match[2]), int(match[3])))
+    return tuple(dict.fromkeys(maps))
 
 
-def port_map(reply: Reply, host: str, port: str) -> PortMap:
-    """The map that `port PORT` made or found: believed only where the list holds exactly this port."""
-    said = lines(reply.out)
-    if any(line.endswith("is not a valid port number") for line in said):
+def parse_port_map(reply: Reply, host: str, port: str) -> PortMap:
+    """Parse the reply to `port PORT`: the map counts only when the list contains exactly this container port."""
+    lines = content_lines(reply.out)
+    if any(line.endswith("is not a valid port number") for line in lines):
         message = f"{host}: {port!r} is not a valid port number"
         raise UsageError(message, hint=f"apexgpu port {host} 6006", code="port")
-    maps = port_maps(reply, host)
-    for found in maps:
-        if str(found.container_port) == port:
-            return found
-    raise RefusedError(
-        _not_mapped(said, maps, host, port), hint=f"apexgpu tunnel {host} {port}", code="not_mapped"
-    )
+    maps = parse_port_maps(reply, host)
+    for port_map in maps:
+        if str(port_map.container_port) == port:
+            return port_map
+    message = _why_not_mapped(lines, maps, host, port)
+    raise RefusedError(message, hint=f"apexgpu tunnel {host} {port}", code="not_mapped")
 
 
-def _not_mapped(said: list[str], maps: Sequence[PortMap], host: str, port: str) -> str:
-    """Why a port is not in the list, whatever the server says of it."""
-    made = next((m[1] for m in (_MAPPING.match(line) for line in said) if m), None)
-    if made is not None:
-        return f"{host} says that {made} leads to port {port}, but does not list it: not to be counted on"
-    taken = next(
-        (one.container_port for one in maps if str(one.container_port).startswith(port)), None
-    )
-    if taken is not None:
-        return f"{host} does not map port {port} while {taken} is mapped: it takes the one for the other"
-    return f"{host} did not map port {port}, whatever it says: the port is not in its list"
+def _why_not_mapped(lines: Sequence[str], maps: Sequence[PortMap], host: str, port: str) -> str:
+    for line in lines:
+        match = _MAPPING.match(line)
+        if match is not None:
+            return f"{host} reports that {match[1]} leads to port {port}, but its list of maps does not contain it"
+    # The server compares by prefix: with 6006 mapped, it believes that 600 is mapped too.
+    for port_map in maps:
+        if str(port_map.container_port).startswith(port):
+            return (
+                f"{host} cannot map port {port} while {port_map.container_port} is mapped: "
+                "it mistakes one for the other"
+            )
+    return f"{host} did not map port {port}: its list of maps does not contain it"
 
 
-def register(reply: Reply, host: str) -> bool:
-    """The answer of the register account: True when made, False for `already exist` (which proves nothing)."""
-    said = lines(reply.out)
-    if any(line.endswith("already exist") for line in said):
+def parse_register(reply: Reply, host: str) -> bool:
+    """Parse the reply of the register account: True for a new account, False for `already exist`.
+
+    `already exist` does not prove that the account is complete.
+    """
+    lines = content_lines(reply.out)
+    if any(line.endswith("already exist") for line in lines):
         return False
-    if any(line.startswith("Failed to get IAM information") for line in said):
+    if any(line.startswith("Failed to get IAM information") for line in lines):
         message = f"{host} cannot get your account from IAM: IAM is down, or does not know you"
         raise RefusedError(message, hint="apexgpu login", code="iam_unknown")
-    if any(line.startswith("Please give me a username") for line in said):
+    if any(line.startswith("Please give me a username") for line in lines):
         message = f"{host} got no user name to register"
         raise UsageError(message, hint=f"apexgpu register {host}", code="no_user")
-    if said and said[-1] == "Done!":
+    if lines and lines[-1] == "Done!":
         return True
     raise unexpected(reply, host)
 
 
 def is_manage_shell(reply: Reply) -> bool:
-    """Whether the answer is the manage shell's at all: the proof that an account is whole."""
-    said = lines(reply.out)
-    return any(line.startswith("Hi, ") for line in said) and any(
-        "Welcome to APEX GPU Server" in line for line in said
-    )
+    """Whether a manage shell answered: the proof that an account is complete."""
+    lines = content_lines(reply.out)
+    return has_greeting(lines) and any("Welcome to APEX GPU Server" in line for line in lines)

@@ -1,9 +1,9 @@
-"""Starting a container: the manage shell's start, the address, and the port that then has to answer SSH."""
+"""Starts a container: the manage shell's start, the container's address, then its port, which has to answer SSH."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from apexgpu.errors import (
     ApexError,
@@ -17,26 +17,28 @@ from apexgpu.errors import (
     RefusedError,
     UnreachableError,
 )
-from apexgpu.manageshell import replies
+from apexgpu.manageshell import manage, replies
 from apexgpu.manageshell.hostlock import only_one
-from apexgpu.manageshell.replies import Driver, Started
+from apexgpu.manageshell.replies import DriverMismatch, StartReply
 from apexgpu.models import Container, Host, Target
 from apexgpu.ssh.transport import Limits, OnLine, Transport
 
+Pause = Callable[[float], None]
+"""Waits for a number of seconds between two attempts; tests pass one that does not wait."""
 
-class Pause(Protocol):
-    """Something to wait with between two tries; tests give a wait that does not wait."""
-
-    def __call__(self, seconds: float, /) -> None: ...
+_START_LIMIT = 900  # seconds; the installation of a driver is part of a start
+_ADDRESS_LIMIT = 20  # seconds for DHCP
+_SSH_LIMIT = 30  # seconds for the container's sshd to accept connections
+_TOO_EARLY = (PortRefusedError, ConnectionClosedError, ConnectionLostError)
 
 
 @dataclass(frozen=True, slots=True)
-class Up:
-    """What `up` came to: an address that answers SSH."""
+class StartedContainer:
+    """A container that answers SSH, and what its start reported."""
 
     container: Container
     was_running: bool
-    driver: Driver | None
+    driver: DriverMismatch | None
 
 
 def up(
@@ -47,115 +49,110 @@ def up(
     on_line: OnLine,
     wait: float,
     pause: Pause,
-    begun: dict[str, Started] | None = None,
-) -> Up:
-    """Start the container and wait until its own port answers SSH; the cure is named where it does not.
+    started: dict[str, StartReply] | None = None,
+) -> StartedContainer:
+    """Start the container and wait until its port answers SSH, under the host's lock.
 
-    `wait` bounds, in seconds, the start itself without a word, and the wait for the port. `begun` keeps what the
-    start came to, by host: the same call again (after a question about a new host key) goes on from there.
+    `wait` (seconds) limits both the silence of the start and the wait for the port. `started` remembers the replies
+    to starts by host name: a second call, after a question about a new host key, does not start again.
     """
     with only_one(state_dir, host):
-        return bring_up(link, host, on_line=on_line, wait=wait, pause=pause, begun=begun)
+        return start(link, host, on_line=on_line, wait=wait, pause=pause, started=started)
 
 
-def bring_up(
+def start(
     link: Transport,
     host: Host,
     *,
     on_line: OnLine,
     wait: float,
     pause: Pause,
-    begun: dict[str, Started] | None = None,
-) -> Up:
-    """As `up`, for who holds the host's lock already."""
-    begun = {} if begun is None else begun
-    started = begun.get(host.name) or _start(link, host, on_line, wait)
-    begun[host.name] = started
-    if started.container.running and not started.container.addresses:
-        started = _await_address(link, host, started, wait, pause)
-    await_ssh(link, host, wait, pause)
-    return Up(started.container, started.was_running, started.driver)
+    started: dict[str, StartReply] | None = None,
+) -> StartedContainer:
+    """As `up`, for callers that already hold the host's lock."""
+    started = {} if started is None else started
+    reply = started.get(host.name)
+    if reply is None:
+        reply = _send_start(link, host, on_line, wait)
+        started[host.name] = reply
+    container = reply.container
+    if container.running and not container.addresses:
+        container = _wait_for_address(link, host, wait, pause)
+    wait_for_ssh(link, host, wait, pause)
+    return StartedContainer(container, reply.was_running, reply.driver)
 
 
-def _start(link: Transport, host: Host, on_line: OnLine, wait: float) -> Started:
-    # A driver install says nothing for a minute or more; `wait` leaves room for it by default.
+def _send_start(link: Transport, host: Host, on_line: OnLine, wait: float) -> StartReply:
     seen: list[str] = []
 
-    def line(text: str) -> None:
-        seen.append(text)
-        on_line(text)
+    def remember_line(line: str) -> None:
+        seen.append(line)
+        on_line(line)
 
-    limits = Limits(total=900, silence=wait)
+    # The installation of a driver prints nothing for a minute or more; the default of `wait` allows for it.
+    limits = Limits(total=_START_LIMIT, silence=wait)
     try:
-        reply = link.run(Target(host, "manage"), "", limits=limits, on_line=line, once=True)
+        # A login without a command starts the container.
+        reply = link.run(
+            Target(host, "manage"), "", limits=limits, on_line=remember_line, once=True
+        )
     except DroppedError as exc:
-        raise _start_cut(host, exc, replies.lines("\n".join(seen))) from None
-    return replies.start(reply, host.name)
+        raise _interrupted_start(host, exc, replies.content_lines("\n".join(seen))) from None
+    return replies.parse_start(reply, host.name)
 
 
-def _start_cut(host: Host, exc: DroppedError, said: list[str]) -> ApexError:
-    last = said[-1] if said else "nothing"
-    if (
-        isinstance(exc, CommandTimeoutError)
-        and "The container is up" not in said
-        and "Starting your container..." in said
-    ):
+def _interrupted_start(host: Host, exc: DroppedError, lines: Sequence[str]) -> ApexError:
+    """Explain a start whose connection ended, by the lines that it printed until then."""
+    name = host.name
+    restart = f"apexgpu down {name} && apexgpu up {name}"
+    if not lines:
+        message = f"{name} accepted the login, but printed nothing: it may be waiting for IAM; try again in a minute"
+        return UnreachableError(message, hint=f"apexgpu up {name}", code="silent")
+    waits_for_address = "Starting your container..." in lines and "The container is up" not in lines
+    if isinstance(exc, CommandTimeoutError) and waits_for_address:
         message = (
-            f"{host.name} keeps waiting for the container to get an address; last seen: {last}"
+            f"{name} keeps waiting for the container to get an address; last seen: {lines[-1]}; "
+            "if this happens again and again, tell the administrators (no DHCP)"
         )
-        hint = (
-            f"apexgpu down {host.name} && apexgpu up {host.name}"
-            "   (again and again: tell the administrators, no DHCP)"
-        )
-        return UnreachableError(message, hint=hint, code="no_address")
-    if not said:
-        message = f"{host.name} took the login, but said nothing: it may be waiting for IAM"
-        return UnreachableError(
-            message, hint=f"apexgpu up {host.name}   (in a minute)", code="silent"
-        )
-    message = f"the connection to {host.name} was lost during the start; last seen: {last}"
-    hint = f"apexgpu down {host.name} && apexgpu up {host.name}   (the port may not be forwarded otherwise)"
-    return ConnectionLostError(message, hint=hint)
+        return UnreachableError(message, hint=restart, code="no_address")
+    # The server forwards the port at the end of the start, so it may not be forwarded now.
+    message = f"the connection to {name} was lost during the start; last seen: {lines[-1]}"
+    return ConnectionLostError(message, hint=restart)
 
 
-def _await_address(
-    link: Transport, host: Host, started: Started, wait: float, pause: Pause
-) -> Started:
-    deadline = time.monotonic() + min(wait, 20)
+def _wait_for_address(link: Transport, host: Host, wait: float, pause: Pause) -> Container:
+    deadline = time.monotonic() + min(wait, _ADDRESS_LIMIT)
     while time.monotonic() < deadline:
-        found = replies.status(link.run(Target(host, "manage"), "help", once=True), host.name)
-        if found.addresses:
-            return Started(found, started.was_running, started.driver)
+        container = manage.container_state(link, host)
+        if container.addresses:
+            return container
         pause(1)
-    message = f"the container on {host.name} runs but has no address"
-    hint = f"apexgpu down {host.name} && apexgpu up {host.name}   (if it stays: tell the administrators, no DHCP)"
-    raise RefusedError(message, hint=hint, code="no_address")
+    raise replies.no_address(host.name)
 
 
-def await_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None:
-    """Right after a start the container's sshd may refuse for some seconds; after that it is something else."""
-    deadline = time.monotonic() + min(wait, 30)
+def wait_for_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None:
+    """Wait until the container accepts a login. Its sshd may refuse connections for some seconds after a start."""
+    deadline = time.monotonic() + min(wait, _SSH_LIMIT)
     while True:
         try:
             link.run(Target(host, "container"), "true", once=True)
         except UnreachableError as exc:
-            coming_up = isinstance(
-                exc, PortRefusedError | ConnectionClosedError | ConnectionLostError
-            )
-            if not coming_up or time.monotonic() >= deadline:
-                raise port_trouble(host, exc) from None
+            if not isinstance(exc, _TOO_EARLY) or time.monotonic() >= deadline:
+                raise explain_port_error(host, exc) from None
         else:
             return
         pause(0.3)
 
 
-def port_trouble(host: Host, exc: UnreachableError) -> ApexError:
-    """What it means that the port of a running container does not answer, and the cure."""
+def explain_port_error(host: Host, exc: UnreachableError) -> ApexError:
+    """Return what an error on the port of a running container means, with its cure."""
     if isinstance(exc, PortRefusedError):
         message = f"the container on {host.name} runs, but its port {host.port} is not forwarded"
         return NoForwardError(message, hint=f"apexgpu down {host.name} && apexgpu up {host.name}")
     if isinstance(exc, NoRouteError):
-        message = f"port {host.port} on {host.name} leads to an old address of the container (a stale forward)"
-        hint = f"ask the administrators to clear the forward of port {host.port} on {host.name}; nothing else helps"
-        return RefusedError(message, hint=hint, code="stale_forward")
+        message = (
+            f"port {host.port} on {host.name} leads to an old address of the container (a stale forward); "
+            "only the administrators can clear it"
+        )
+        return RefusedError(message, hint=f"apexgpu doctor {host.name}", code="stale_forward")
     return exc

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 
 from apexgpu.errors import DroppedError, UnreachableError
-from apexgpu.manageshell import manage
+from apexgpu.manageshell import containershell
 from apexgpu.models import Host
 from apexgpu.nvidia import smi
 from apexgpu.nvidia.smi import Report
@@ -52,7 +52,7 @@ def look(
     """
     limits = Limits(connect=connect, total=connect + PATIENCE + looks * seconds)
     try:
-        reply = manage.inside(link, host, command(looks, seconds), limits=limits, once=once)
+        reply = containershell.query(link, host, command(looks, seconds), limits=limits, once=once)
     except DroppedError as exc:
         raise _hangs(host, exc) from None
     return smi.reports(reply.out, host.name)
@@ -78,7 +78,9 @@ def follow(
 
     limits = Limits(connect=connect, total=None, silence=PATIENCE + seconds)
     try:
-        manage.inside(link, host, command(ROUNDS, seconds), limits=limits, on_line=line, once=True)
+        containershell.query(
+            link, host, command(ROUNDS, seconds), limits=limits, on_line=line, once=True
+        )
     except DroppedError as exc:
         raise _hangs(host, exc) from None
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from apexgpu.errors import ApexError
-from apexgpu.manageshell import manage
+from apexgpu.manageshell import containershell
 from apexgpu.models import Host, Reply
 from apexgpu.recipes.compatibility import Have, Python
 from apexgpu.remote import remotescript
@@ -77,7 +77,7 @@ def command(installers: str = INSTALLERS) -> str:
 
 def survey(link: Transport, host: Host, *, connect: float = 10, once: bool = False) -> Facts:
     """Ask the container on `host`; `connect` in seconds. RefusedError (stopped …), UnreachableError …"""
-    reply = manage.inside(
+    reply = containershell.query(
         link, host, command(), limits=Limits(connect=connect, total=180), once=once
     )
     return read(reply, host.name)

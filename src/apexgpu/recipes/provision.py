@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from apexgpu.errors import ApexError, DroppedError, UnreachableError
-from apexgpu.manageshell import manage
+from apexgpu.manageshell import containershell
 from apexgpu.manageshell.starting import Pause
 from apexgpu.models import Host, Reply, Target
 from apexgpu.recipes import planner, setupscript
@@ -107,7 +107,7 @@ def check(
     RefusedError where the disk has no room.
     """
     run = secrets.token_hex(4)
-    reply = manage.inside(
+    reply = containershell.query(
         link, host, setupscript.command("check", run, plan), limits=Limits(connect, _CHECKING)
     )
     marks = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from apexgpu.errors import DroppedError, RefusedError
-from apexgpu.manageshell import manage
+from apexgpu.manageshell import containershell
 from apexgpu.models import Host, Reply
 from apexgpu.nvidia import query, smi
 from apexgpu.nvidia.smi import Report
@@ -146,7 +146,9 @@ def _report(link: Transport, host: Host, connect: float) -> Report:
             raise
         limits = Limits(connect=connect, total=connect + query.PATIENCE)
         found = smi.brief(
-            manage.inside(link, host, remotescript.apart(smi.BRIEF), limits=limits, once=True).out
+            containershell.query(
+                link, host, remotescript.apart(smi.BRIEF), limits=limits, once=True
+            ).out
         )
         if found is None:
             raise
@@ -157,7 +159,9 @@ def _report(link: Transport, host: Host, connect: float) -> Report:
 def _look(link: Transport, host: Host, wish: Wish, connect: float, *, login: bool) -> There:
     limits = Limits(connect=connect, total=connect + _LOOKING)
     return evidence.there(
-        manage.inside(link, host, look_command(wish, login=login), limits=limits, once=True).out
+        containershell.query(
+            link, host, look_command(wish, login=login), limits=limits, once=True
+        ).out
     )
 
 
@@ -184,7 +188,7 @@ def _compute(
     command = compute_command(proof.python.path, proof.gpu.index, wish.wait, login=login)
     limits = Limits(connect=connect, total=connect + wish.wait + _GRACE, silence=None)
     try:
-        reply = manage.inside(link, host, command, limits=limits, on_line=line, once=True)
+        reply = containershell.query(link, host, command, limits=limits, on_line=line, once=True)
     except DroppedError as exc:
         if exc.code != "timeout":
             raise

@@ -1,0 +1,145 @@
+"""Runs commands in a container. A container that refuses the connection is explained by asking its host.
+
+The host's reply tells a stopped container from one whose port is not forwarded, and from an account that does not
+exist.
+"""
+
+from dataclasses import dataclass, replace
+
+from apexgpu.errors import (
+    ApexError,
+    CommandKilledError,
+    DroppedError,
+    PortRefusedError,
+    UnansweredError,
+)
+from apexgpu.manageshell import manage, replies
+from apexgpu.manageshell.manage import HostStatus
+from apexgpu.manageshell.starting import explain_port_error
+from apexgpu.models import Host, Reply, Target
+from apexgpu.remote import disks, remotescript
+from apexgpu.ssh.failures import key_refused_error
+from apexgpu.ssh.transport import Limits, OnLine, Transport
+
+_SSH_FAILED = 255  # the exit status of `ssh` itself when the command has none
+
+_UPTIME = "ps -o etimes= -p 1 2>/dev/null || cut -d' ' -f1 /proc/uptime"
+_GPU_PROCESSES = "nvidia-smi --query-compute-apps=pid,process_name --format=csv,noheader"
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a stop would interrupt: the login sessions (lines of `who`), and the processes that use a GPU."""
+
+    sessions: tuple[str, ...] = ()
+    gpu_processes: tuple[str, ...] = ()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody would notice a stop."""
+        return bool(self.sessions or self.gpu_processes)
+
+
+def query(
+    link: Transport,
+    host: Host,
+    command: str,
+    *,
+    limits: Limits | None = None,
+    on_line: OnLine | None = None,
+    once: bool = False,
+) -> Reply:
+    """Run a command that changes nothing, in a container that may be stopped.
+
+    StoppedError for a stopped container, NotRegisteredError without an account.
+    """
+    try:
+        if once or on_line is not None:
+            # These need a new connection. Only an open one can turn out to be dead.
+            target = Target(host, "container")
+            return link.run(target, command, limits=limits, on_line=on_line, once=once)
+        return query_running(link, host, command, limits=limits)
+    except PortRefusedError as exc:
+        raise _explain_refusal(link, host, exc) from None
+
+
+def query_running(
+    link: Transport, host: Host, command: str, *, limits: Limits | None = None
+) -> Reply:
+    """Run a command that changes nothing, in a container that is known to run.
+
+    It is sent again when an open connection turns out to be dead, as it is after a laptop has slept.
+    """
+    target = Target(host, "container")
+    try:
+        return link.run(target, command, limits=limits)
+    except UnansweredError:
+        return link.run(target, command, limits=limits)
+
+
+def execute(link: Transport, host: Host, command: str, *, total: float | None) -> Reply:
+    """Run a command of the user's, at most once. Its exit status is a value, never an error.
+
+    `total` limits it, in seconds; None is no limit. StoppedError for a stopped container.
+    """
+    limits = Limits(total=total, silence=None)
+    try:
+        return link.run(Target(host, "container"), command, limits=limits)
+    except CommandKilledError as exc:
+        return Reply(_SSH_FAILED, exc.seen, f"{exc.err}{exc.message}\n")
+    except PortRefusedError as exc:
+        raise _explain_refusal(link, host, exc) from None
+
+
+def _explain_refusal(link: Transport, host: Host, refusal: PortRefusedError) -> ApexError:
+    """Ask the host why the container's port refuses connections."""
+    found = manage.status(link, host)
+    if not found.registered:
+        return key_refused_error(Target(host, "manage"))
+    if found.container is not None and found.container.running:
+        return explain_port_error(host, refusal)
+    return replies.container_stopped(host.name)
+
+
+def detailed_status(link: Transport, host: Host) -> HostStatus:
+    """As `manage.status`, and a running container is asked for its uptime and its disks.
+
+    A disk that hangs costs only the values after it; a container that is out of reach costs both.
+    """
+    found = manage.status(link, host)
+    if found.container is None or not found.container.running:
+        return found
+    output = _query_details(link, host)
+    first_line = output.partition("\n")[0].strip()
+    uptime = None
+    if first_line.replace(".", "", 1).isdigit():
+        uptime = float(first_line)
+    return replace(found, uptime=uptime, disks=disks.disks(output))
+
+
+def _query_details(link: Transport, host: Host) -> str:
+    command = remotescript.started(f"{_UPTIME}; {disks.COMMAND}")
+    try:
+        reply = query_running(link, host, command, limits=Limits(total=12))
+    except DroppedError as exc:
+        return remotescript.after_start(exc.seen)
+    except ApexError:
+        return ""
+    return remotescript.after_start(reply.out)
+
+
+def activity(link: Transport, host: Host) -> Activity:
+    """Return what runs in a running container, as far as the container can tell; nothing if it does not answer."""
+    command = remotescript.started(f"who 2>/dev/null; echo ---; {_GPU_PROCESSES} 2>/dev/null; true")
+    try:
+        reply = query_running(link, host, command)
+    except ApexError:
+        return Activity()
+    sessions, _, processes = remotescript.after_start(reply.out).partition("---\n")
+    return Activity(
+        sessions=tuple(line.strip() for line in sessions.splitlines() if line.strip()),
+        # A line of a process begins with its PID. nvidia-smi prints its own errors here too.
+        gpu_processes=tuple(
+            line.strip() for line in processes.splitlines() if line.strip()[:1].isdigit()
+        ),
+    )
