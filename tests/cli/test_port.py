@@ -114,7 +114,7 @@ class TestMapping:
     def test_the_prefix_bug_is_seen_through(self, two: Product) -> None:
         assert two("port", "gpu2", "6006") == 0
         assert two("port", "gpu2", "600") == 6
-        assert "gpu2 does not map port 600 while 6006 is mapped" in two.err
+        assert "gpu2 cannot map port 600 while 6006 is mapped" in two.err
         assert "apexgpu tunnel gpu2 600" in two.err
         assert mapped(two) == [22, 6006]
 
@@ -126,7 +126,7 @@ class TestMapping:
             lambda world: world.forward(world.host("gpu2"), container_of_alice(world), 9, 11111)
         )
         assert two("port", "gpu2", "5000") == 6
-        assert "11112 leads to port 5000, but does not list it" in two.err
+        assert "11112 leads to port 5000, but its list of maps does not contain it" in two.err
 
     @pytest.mark.parametrize("number", ["0", "65536", "-1", "http"])
     def test_no_port_number_is_wrong_use(self, two: Product, number: str) -> None:
