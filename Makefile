@@ -1,8 +1,8 @@
-# The habits: setup, demo, test, check, docs, bench. `make demo` and `make test` need nothing set up before.
+# The habits: setup, demo, quick, test, check, docs, bench. None of them needs anything set up before.
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-tests demo test check format bench docs clean completion reference picture
+.PHONY: setup setup-tests demo quick test check format bench docs clean completion reference picture
 
 setup:
 	@sh scripts/setup
@@ -11,7 +11,12 @@ setup-tests: setup
 	@sh scripts/setup-tests
 
 demo: setup
+	@sh scripts/setup-demo
 	@$(BIN)/apexgpu demo
+
+quick: setup
+	@sh scripts/setup-quick
+	@sh scripts/quick
 
 test: setup-tests check
 	@sh scripts/test

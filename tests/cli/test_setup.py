@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from apexgpu.models import Reply, Target
 from apexgpu.ssh.transport import Connections
 from apexgpu_lab.containers import Container
 from apexgpu_lab.inprocess import running
-from tests.cli.newcomer import LIMIT, ROOT
+from tests.cli.newcomer import LIMIT
 from tests.cli.product import Product, product_of
 
 pytestmark = pytest.mark.openssh
@@ -360,8 +361,8 @@ class TestTerminal:
 
     def spawn(self, product: Product, *words: str) -> "pexpect.spawn[str]":
         return pexpect.spawn(
-            str(ROOT / ".venv/bin/apexgpu"),
-            list(words),
+            sys.executable,
+            ["-m", "apexgpu", *words],
             env={**os.environ, "TERM": "xterm"},
             encoding="utf-8",
             timeout=LIMIT,
