@@ -200,9 +200,9 @@ def _ssh_version(said: str, path: str) -> Finding:
 
 
 def _agent(patient: Patient) -> Iterator[Finding]:
-    from apexgpu.sshfiles.keys import agent_keys
+    from apexgpu.sshfiles.agent import list_agent_keys
 
-    held = agent_keys(patient.runner)
+    held = list_agent_keys(patient.runner)
     if len(held) > _MOST_KEYS:
         yield Finding(
             "agent",
@@ -218,10 +218,10 @@ def _agent(patient: Patient) -> Iterator[Finding]:
 
 def _key(patient: Patient) -> Iterator[Finding]:
     from apexgpu.iam.publickeys import fingerprint
-    from apexgpu.sshfiles import keys
+    from apexgpu.sshfiles import agent, keys
 
     account = patient.account
-    held = keys.agent_keys(patient.runner)
+    held = agent.list_agent_keys(patient.runner)
     if not account.fingerprint:
         yield Finding(
             "key",
@@ -320,16 +320,16 @@ def _ssh_config(patient: Patient) -> Iterator[Finding]:
             f"chmod go-w {path}",
         )
         return
-    old = configfile.read(path)
-    configblock.damage(old)
-    if not configfile.include_effective(path, hosts, runner=patient.runner):
+    old = configfile.read_config(path)
+    configblock.check_markers(old)
+    if not configfile.leads_to(path, hosts, runner=patient.runner):
         yield Finding(
             "ssh config",
             "problem",
             f"{path} does not lead to all of the lab's hosts",
             "apexgpu config sync",
         )
-    elif configblock.edited(old):
+    elif configblock.is_edited(old):
         yield Finding(
             "ssh config",
             "note",
@@ -345,8 +345,8 @@ def _ssh_config(patient: Patient) -> Iterator[Finding]:
 def _ssh_settings(patient: Patient) -> Iterator[Finding]:
     path = patient.settings.ssh_config
     found: dict[str, list[str]] = {}
-    for text in configfile.warnings(path, patient.known_hosts, patient.runner):
-        found.setdefault(text.partition(" ")[0], []).append(text)
+    for warning in configfile.find_warnings(path, patient.known_hosts, runner=patient.runner):
+        found.setdefault(warning.keyword, []).append(warning.text)
     for keyword, texts in found.items():
         text = texts[0] + (f" (and {len(texts) - 1} more like it)" if len(texts) > 1 else "")
         harmful = keyword in {"ControlPath", "RemoteCommand"}

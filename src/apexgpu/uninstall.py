@@ -13,7 +13,7 @@ from apexgpu.forwarding import records
 from apexgpu.process import Runner
 from apexgpu.settings import Settings
 from apexgpu.ssh import mux
-from apexgpu.sshfiles import configblock, configfile, knownhosts
+from apexgpu.sshfiles import configblock, configfile, knownhostsedit
 from apexgpu.sshfs import mountnotes, mounts
 
 # What may lie in the two directories. In one that is not plainly apexgpu's own, nothing else is touched.
@@ -65,8 +65,8 @@ def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | 
         what = f"open tunnels: {', '.join(one.id for one in open_ones)}"
         found.append(Part("tunnels", what, partial(_close_all, state, open_ones)))
     found += _config(settings, runner)
-    for path, names in knownhosts.noted(state).items():
-        take = partial(knownhosts.take_out, path, names)
+    for path, names in knownhostsedit.list_added(state).items():
+        take = partial(knownhostsedit.remove, path, names)
         keys = "a host key" if len(names) == 1 else f"{len(names)} host keys"
         found.append(Part("known_hosts", f"{keys} in {path} that apexgpu added", take))
     if password is not None:
@@ -134,7 +134,7 @@ def _config(settings: Settings, runner: Runner) -> list[Part]:
     if not ours:
         return []
     take = partial(
-        _ignore, partial(configfile.remove, path, state_dir=settings.state_dir, runner=runner)
+        _ignore, partial(configfile.remove_block, path, state_dir=settings.state_dir, runner=runner)
     )
     return [Part("ssh config", f"apexgpu's block in {path}", take)]
 

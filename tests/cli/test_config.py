@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apexgpu.sshfiles.configblock import BEGIN, END, managed
+from apexgpu.sshfiles.configblock import BEGIN, END, managed_hosts
 from tests.cli.newcomer import LIMIT, Newcomer, ended
 
 pytestmark = pytest.mark.openssh
@@ -72,7 +72,7 @@ class TestSync:
             child.expect(r"\+Host gpu2-manage.*Write this into .*\[y/N\]: ")
             child.sendline("y")
             assert ended(child) == 0
-        assert managed(owner.config.read_bytes())
+        assert managed_hosts(owner.config.read_bytes())
 
     def test_a_dry_run_writes_nothing_at_all(self, owner: Newcomer) -> None:
         before = owner.files()
@@ -93,7 +93,7 @@ class TestSync:
     def test_an_address_that_changes_is_shown_and_asked_about(self, owner: Newcomer) -> None:
         assert owner.run("config", "sync", "--yes").code == 0
         before = owner.config.read_bytes()
-        old = managed(before)[0].address
+        old = managed_hosts(before)[0].address
         move(owner, "gpu2", "127.9.9.9")
         said = owner.run("config", "sync")
         assert said.code == 7
@@ -115,7 +115,7 @@ class TestSync:
 
     def test_a_host_left_out_stays_so_until_it_is_taken_back(self, owner: Newcomer) -> None:
         assert owner.run("config", "sync", "--except", "gpu2-manage", "--yes").code == 0
-        assert [host.name for host in managed(owner.config.read_bytes())] == ["gpu3"]
+        assert [host.name for host in managed_hosts(owner.config.read_bytes())] == ["gpu3"]
         said = owner.run("config", "sync")
         assert said.code == 0
         assert "Nothing to do" in said.out
@@ -123,9 +123,9 @@ class TestSync:
         assert owner.run("config", "status", "--json").json["left_out"] == ["gpu2"]
         assert "Host gpu2\n" not in owner.run("config", "print").out
         assert owner.log_in().code == 0  # so does a login
-        assert [host.name for host in managed(owner.config.read_bytes())] == ["gpu3"]
+        assert [host.name for host in managed_hosts(owner.config.read_bytes())] == ["gpu3"]
         assert owner.run("config", "sync", "--no-except", "--yes").code == 0
-        assert len(managed(owner.config.read_bytes())) == 2
+        assert len(managed_hosts(owner.config.read_bytes())) == 2
 
     def test_an_unknown_host_cannot_be_left_out(self, owner: Newcomer) -> None:
         said = owner.run("config", "sync", "--except", "gpu33", "--yes")
@@ -136,7 +136,7 @@ class TestSync:
     def test_another_file(self, owner: Newcomer, tmp_path: Path) -> None:
         other = tmp_path / "other" / "config"
         assert owner.run("config", "sync", "--ssh-config", str(other), "--yes").code == 0
-        assert len(managed(other.read_bytes())) == 2
+        assert len(managed_hosts(other.read_bytes())) == 2
         assert owner.config.read_bytes() == MINE
         assert owner.run("config", "remove", "--ssh-config", str(other)).code == 0
         assert not other.exists()

@@ -87,8 +87,8 @@ class TestAdd:
         ("content", "words"),
         [
             (None, "no such file"),
-            ("hello\n", "no ssh key"),
-            (FOREIGN * 2, "2 keys, where one is wanted"),
+            ("hello\n", "not an ssh key"),
+            (FOREIGN * 2, "2 keys, but exactly one is needed"),
         ],
     )
     def test_what_is_no_key_is_2_and_not_sent(

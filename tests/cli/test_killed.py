@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from apexgpu.iam.publickeys import identities, parse_all
-from apexgpu.sshfiles.configblock import edited, managed, merge, unmerge
-from apexgpu.sshfiles.privatekeys import derive
+from apexgpu.sshfiles.configblock import is_edited, managed_hosts, merge, unmerge
+from apexgpu.sshfiles.privatekeys import parse_private_key
 from tests.cli.killing import Mortals, mortal_runs
 from tests.cli.newcomer import FOREIGN, Newcomer
 
@@ -41,11 +41,15 @@ def assert_whole(new: Newcomer) -> None:
     """What a killed run must leave: the config old or new, every key of the user's in IAM, no half a key here."""
     text = new.config.read_bytes()
     assert unmerge(text) == MINE
-    assert not edited(text)
-    assert len(managed(text)) in (0, 2)
+    assert not is_edited(text)
+    assert len(managed_hosts(text)) in (0, 2)
     assert new.stored().startswith(FOREIGN)
     for path in new.ssh.glob("id_*"):
-        whole = parse_all(path.read_text()) if path.suffix == ".pub" else derive(path.read_bytes())
+        whole = (
+            parse_all(path.read_text())
+            if path.suffix == ".pub"
+            else parse_private_key(path.read_bytes())
+        )
         assert whole, f"{path} is no whole key"
 
 
@@ -62,7 +66,7 @@ def test_a_login_killed_at_every_write(new: Newcomer, mortals: Mortals) -> None:
         killed, code, _, err = mortals.run(*login)
         assert (killed, code) == (False, 0), f"after {events[last - 1]}: {err}"
         assert_whole(new)
-        assert len(managed(new.config.read_bytes())) == 2
+        assert len(managed_hosts(new.config.read_bytes())) == 2
         # One key of this laptop's, however often it was tried.
         assert len(identities(new.stored())) == 2, events[last - 1]
     assert any("socket.connect" in event for event in events)
@@ -73,7 +77,7 @@ def test_a_sync_killed_at_every_write(new: Newcomer, mortals: Mortals) -> None:
     start_over(new)
     sync = ("config", "sync", "--yes")
     assert mortals.run("login", "alice", "--password-stdin", "--yes")[1] == 0
-    hosts = managed(new.config.read_bytes())
+    hosts = managed_hosts(new.config.read_bytes())
     state = new.state.with_name("kept")
     shutil.copytree(new.state, state)
     # One host fewer than IAM knows: the sync has something to do.

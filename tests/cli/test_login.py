@@ -9,7 +9,7 @@ import pytest
 from apexgpu.iam import passwords
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.render import Progress
-from apexgpu.sshfiles.configblock import managed
+from apexgpu.sshfiles.configblock import managed_hosts
 from apexgpu.sshfiles.keys import generate
 from tests.cli.newcomer import FOREIGN, LIMIT, Newcomer, Said, ended
 
@@ -73,7 +73,7 @@ class TestTheFirstDay:
 
     def test_writes_the_hosts_into_the_ssh_config(self, session: Newcomer) -> None:
         assert [
-            (host.name, host.user, host.port) for host in managed(session.config.read_bytes())
+            (host.name, host.user, host.port) for host in managed_hosts(session.config.read_bytes())
         ] == [
             ("gpu2", "alice", 22001),
             ("gpu3", "alice", 22001),
@@ -248,7 +248,7 @@ class TestWhichKey:
         (new.ssh / "id_ed25519").unlink()
         said = new.log_in("--key", str(new.ssh / "id_ed25519.pub"))
         assert said.code == 2
-        assert "the private half is neither in" in said.err
+        assert "its private key is neither in" in said.err
         assert " hint: " in said.err
         assert (new.spy.posts, new.config.exists()) == ([], False)
 

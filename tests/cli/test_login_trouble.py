@@ -64,7 +64,7 @@ class TestIamInTrouble:
         new.ssh.mkdir(exist_ok=True)
         make(new.config)
         said = new.log_in()
-        assert (said.code, said.err.count(f"{new.config} is no regular file")) == (2, 1)
+        assert (said.code, said.err.count(f"{new.config} is not a regular file")) == (2, 1)
         assert new.spy.posts == []
         assert [path.name for path in new.ssh.iterdir()] == [new.config.name]
 

@@ -16,7 +16,7 @@ from apexgpu.archives.journal import Journal
 from apexgpu.models import Target
 from apexgpu.process import LocalRunner
 from apexgpu.ssh import mux
-from apexgpu.sshfiles import knownhosts
+from apexgpu.sshfiles import knownhostsedit
 from apexgpu_lab import client
 from apexgpu_lab.inprocess import running
 from tests.cli.product import Line, Product, product_of
@@ -138,7 +138,7 @@ def test_a_config_that_is_a_pipe_stops_nothing(
     os.mkfifo(path)
     # Opened, it would hold whoever reads it for ever.
     assert laptop("config", "status") == 2
-    assert f"{path} is no regular file" in laptop.err
+    assert f"{path} is not a regular file" in laptop.err
     assert f"hint: ls -ld {path}" in laptop.err
     assert laptop("logout") == 0
     assert laptop("uninstall", "--yes") == 0
@@ -281,5 +281,5 @@ def test_taking_names_out_keeps_what_shares_their_lines(tmp_path: Path) -> None:
     path.write_text(
         f"# mine\n[10.0.0.7]:22001,other {key}[10.0.0.7]:22001 {key}@revoked [10.0.0.7]:22001 {key}"
     )
-    knownhosts.take_out(path, ["[10.0.0.7]:22001"])
+    knownhostsedit.remove(path, ["[10.0.0.7]:22001"])
     assert path.read_text() == f"# mine\nother {key}@revoked [10.0.0.7]:22001 {key}"

@@ -48,18 +48,18 @@ def blocks(count: int) -> bytes:
 
 
 def test_the_block_names_every_host_twice_and_ends_in_a_bare_host_star() -> None:
-    assert configblock.block(HOSTS) == BLOCK
+    assert configblock.render_block(HOSTS) == BLOCK
 
 
 def test_the_block_of_a_user_without_a_port_has_manage_names_only() -> None:
-    written = configblock.block([Host("gpu7", "10.77.0.1", "alice")])
+    written = configblock.render_block([Host("gpu7", "10.77.0.1", "alice")])
     assert b"Host gpu7-manage\n" in written
     assert b"Host gpu7\n" not in written
-    assert configblock.managed(written) == (Host("gpu7", "10.77.0.1", "alice"),)
+    assert configblock.managed_hosts(written) == (Host("gpu7", "10.77.0.1", "alice"),)
 
 
 def test_the_block_has_the_newline_asked_for() -> None:
-    assert configblock.block(HOSTS, newline=b"\r\n") == BLOCK.replace(b"\n", b"\r\n")
+    assert configblock.render_block(HOSTS, newline=b"\r\n") == BLOCK.replace(b"\n", b"\r\n")
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_the_block_has_the_newline_asked_for() -> None:
     ],
 )
 def test_an_identity_file_is_quoted_as_ssh_reads_it_and_read_back(path: str, line: bytes) -> None:
-    written = configblock.block(HOSTS, identity_file=path)
+    written = configblock.render_block(HOSTS, identity_file=path)
     assert written.count(line) == 4
     assert (
         written.count(b"    IdentitiesOnly yes\n") == 4
     )  # or an agent's keys come first, and six are too many
-    assert configblock.identity(written) == path
-    assert configblock.managed(written) == HOSTS
-    assert not configblock.edited(written)
+    assert configblock.managed_identity(written) == path
+    assert configblock.managed_hosts(written) == HOSTS
+    assert not configblock.is_edited(written)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_an_identity_file_is_quoted_as_ssh_reads_it_and_read_back(path: str, lin
 )
 def test_an_identity_file_that_cannot_be_written_is_refused(path: str) -> None:
     with pytest.raises(ConfigError, match="cannot be named"):
-        configblock.block(HOSTS, identity_file=path)
+        configblock.render_block(HOSTS, identity_file=path)
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,12 @@ def test_an_identity_file_that_cannot_be_written_is_refused(path: str) -> None:
 )
 def test_a_value_that_would_not_be_read_back_is_refused(host: Host) -> None:
     with pytest.raises(ConfigError):
-        configblock.block([host])
+        configblock.render_block([host])
 
 
 def test_two_hosts_of_one_name_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one name"):
-        configblock.block([HOSTS[0], HOSTS[0]])
+    with pytest.raises(ConfigError, match="the same name"):
+        configblock.render_block([HOSTS[0], HOSTS[0]])
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def exact(old: bytes) -> None:
     assert configblock.merge(merged, HOSTS) == merged
     assert configblock.unmerge(merged) == mine
     assert configblock.unmerge(mine) == mine
-    assert configblock.managed(merged) == HOSTS
-    assert not configblock.edited(merged)
-    assert configblock.host_names(merged) == configblock.host_names(mine)
+    assert configblock.managed_hosts(merged) == HOSTS
+    assert not configblock.is_edited(merged)
+    assert configblock.user_host_names(merged) == configblock.user_host_names(mine)
     assert merged.endswith(mine.removeprefix(b"\xef\xbb\xbf"))
     other = configblock.merge(merged, HOSTS[:1], identity_file="/k")
     assert configblock.unmerge(other) == mine
@@ -152,11 +152,11 @@ def exact(old: bytes) -> None:
 def test_damaged_marks_are_refused_with_their_lines(old: bytes) -> None:
     lines = [n for n, line in enumerate(old.splitlines(), 1) if b"apexgpu" in line]
     for use in (
-        configblock.damage,
+        configblock.check_markers,
         configblock.unmerge,
-        configblock.managed,
-        configblock.host_names,
-        configblock.edited,
+        configblock.managed_hosts,
+        configblock.user_host_names,
+        configblock.is_edited,
         lambda data: configblock.merge(data, HOSTS),
     ):
         with pytest.raises(ConfigError) as caught:
@@ -203,15 +203,15 @@ def test_an_edit_inside_the_block_is_told_and_undone() -> None:
         changed = merged.replace(old, new, 1)
         assert configblock.merge(changed, HOSTS) == merged
         assert configblock.unmerge(changed) == b"Host a\n"
-    assert configblock.edited(merged.replace(b"Host *\n", b""))
-    assert configblock.edited(merged.replace(b"    User", b"  User"))
-    assert not configblock.edited(merged)
-    assert not configblock.edited(b"Host a\n")
+    assert configblock.is_edited(merged.replace(b"Host *\n", b""))
+    assert configblock.is_edited(merged.replace(b"    User", b"  User"))
+    assert not configblock.is_edited(merged)
+    assert not configblock.is_edited(b"Host a\n")
 
 
 def test_a_block_that_was_moved_goes_back_to_the_start() -> None:
     moved = b"Host a\n" + BLOCK + b"Host b\n"
-    assert configblock.edited(moved)
+    assert configblock.is_edited(moved)
     assert configblock.unmerge(moved) == b"Host a\nHost b\n"
     assert configblock.merge(moved, HOSTS) == BLOCK + b"Host a\nHost b\n"
 
@@ -221,7 +221,7 @@ def test_host_names_are_the_literal_names_of_the_users_own_lines() -> None:
         b"Host a b # c\n  HostName d\nHOST=e\nhost = \"f g\" 'h'\nHost * gpu? !i j#k\n#Host l\n"
         b"HostKeyAlias m\nMatch host n\n\thost\to\xe9\nHost a\nHost p\0q\nHost r\r\n"
     )
-    names = configblock.host_names(configblock.merge(mine, HOSTS))
+    names = configblock.user_host_names(configblock.merge(mine, HOSTS))
     assert names == ["a", "b", "e", "f g", "h", "j#k", "o\udce9", "p", "r"]
 
 

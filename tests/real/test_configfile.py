@@ -17,6 +17,8 @@ from apexgpu.errors import ConfigError, MissingProgramError
 from apexgpu.models import Host
 from apexgpu.process import Completed, LocalRunner
 from apexgpu.sshfiles import configbackups, configblock, configcheck, configfile
+from apexgpu.sshfiles.configcheck import NameConflict
+from apexgpu.sshfiles.configfile import MovedHost
 
 pytestmark = pytest.mark.openssh
 
@@ -70,10 +72,13 @@ class Place:
         return configfile.commit(plan, state_dir=self.state, runner=self.runner)
 
     def remove(self) -> bool:
-        return configfile.remove(self.config, state_dir=self.state, runner=self.runner)
+        return configfile.remove_block(self.config, state_dir=self.state, runner=self.runner)
 
     def kept(self) -> list[bytes]:
-        return [backup.path.read_bytes() for backup in configfile.backups(self.state, self.config)]
+        return [
+            backup.path.read_bytes()
+            for backup in configbackups.list_backups(self.state, self.config)
+        ]
 
     def restore(self, n: int) -> bool:
         return configfile.restore(self.config, n, state_dir=self.state, runner=self.runner)
@@ -138,7 +143,7 @@ def others(config: Path) -> dict[str, tuple[int, bytes]]:
     """What ssh makes of up to ten names of the file, and of two that are not in it."""
     names = [
         name
-        for name in configblock.host_names(config.read_bytes())
+        for name in configblock.user_host_names(config.read_bytes())
         if name.isascii() and name.isalnum()
     ]
     names = [name for name in names if name not in RIGHT][:10]
@@ -175,7 +180,7 @@ def whole_story(place: Place, old: bytes) -> None:
         stat.st_mtime_ns,
         stat.st_ino,
     )
-    assert len(configfile.backups(place.state, place.config)) == 1
+    assert len(configbackups.list_backups(place.state, place.config)) == 1
 
     assert place.remove()
     assert place.config.read_bytes() == mine
@@ -194,7 +199,7 @@ def assert_refused(place: Place, old: bytes, words: str) -> None:
     assert caught.value.hint
     assert place.config.read_bytes() == old
     assert place.config.stat().st_mtime_ns == before.st_mtime_ns
-    assert configfile.backups(place.state, place.config) == []
+    assert configbackups.list_backups(place.state, place.config) == []
     assert place.leftovers() == []
 
 
@@ -246,7 +251,7 @@ def test_a_missing_config_and_directory_are_made_private_and_go_again(tmp_path: 
     assert place.config.stat().st_mode & 0o777 == 0o600
     assert place.directory.stat().st_mode & 0o777 == 0o700
     assert_right(place.config)
-    assert configfile.backups(place.state, place.config) == []
+    assert configbackups.list_backups(place.state, place.config) == []
     assert place.remove()
     assert not place.config.exists()
     assert not place.remove()
@@ -338,34 +343,34 @@ def test_include_mode_leaves_the_config_alone_and_its_line_works(place: Place) -
     assert configfile.commit(plan, state_dir=place.state, runner=place.runner)
     assert not configfile.plan(place.config, HOSTS, runner=place.runner, include=own).changed
     assert place.config.read_bytes() == b"Port 2222\nHost a\n"
-    assert own.read_bytes() == configblock.block(HOSTS)
-    assert not configfile.include_effective(place.config, HOSTS, runner=place.runner)
+    assert own.read_bytes() == configblock.render_block(HOSTS)
+    assert not configfile.leads_to(place.config, HOSTS, runner=place.runner)
     place.config.chmod(0o600)
     place.config.write_bytes(
         configfile.include_line(own).encode() + b"\n" + place.config.read_bytes()
     )
-    assert configfile.include_effective(place.config, HOSTS, runner=place.runner)
+    assert configfile.leads_to(place.config, HOSTS, runner=place.runner)
     assert_right(place.config)
     assert target(asked(place.config, ["a"])["a"])[2] == "2222"
-    assert configfile.remove(own, state_dir=place.state, runner=place.runner)
+    assert configfile.remove_block(own, state_dir=place.state, runner=place.runner)
     assert not own.exists()
 
 
 def test_an_include_line_below_a_host_is_not_effective_for_all(place: Place) -> None:
     own = place.directory / "hosts.conf"
-    own.write_bytes(configblock.block(HOSTS))
+    own.write_bytes(configblock.render_block(HOSTS))
     place.config.write_bytes(b"Host a\n" + configfile.include_line(own).encode() + b"\n")
-    assert not configfile.include_effective(place.config, HOSTS, runner=place.runner)
-    assert not configfile.include_effective(place.directory / "none", HOSTS, runner=place.runner)
+    assert not configfile.leads_to(place.config, HOSTS, runner=place.runner)
+    assert not configfile.leads_to(place.directory / "none", HOSTS, runner=place.runner)
 
 
-def test_the_plan_shows_the_change_escaped_and_moved_and_taken_names(place: Place) -> None:
+def test_the_plan_shows_the_change_escaped_and_moved_and_conflicting_names(place: Place) -> None:
     place.config.write_bytes(
         b"# \x1b[31m caf\xe9\nHost gpu7\n  HostName other.example\n  User bob\nHost gpu8\n  HostName 10.5.5.5\n"
     )
     plan = configfile.plan(place.config, HOSTS, runner=place.runner)
     assert plan.changed
-    assert plan.taken == (("gpu7", "bob@other.example port 22"),)
+    assert plan.conflicts == (NameConflict("gpu7", "bob@other.example port 22"),)
     assert plan.moved == ()
     assert "+Host gpu7-manage\n+    HostName 10.77.0.1\n" in plan.diff
     assert " # \\x1b[31m caf\\xe9" in plan.diff
@@ -373,24 +378,24 @@ def test_the_plan_shows_the_change_escaped_and_moved_and_taken_names(place: Plac
 
     moved = (Host("gpu7", "10.77.0.99", "alice", 22001), HOSTS[1])
     plan = configfile.plan(place.config, moved, runner=place.runner)
-    assert plan.moved == (("gpu7", "10.77.0.1", "10.77.0.99"),)
-    assert plan.taken == ()
+    assert plan.moved == (MovedHost("gpu7", "10.77.0.1", "10.77.0.99"),)
+    assert plan.conflicts == ()
     assert "-    HostName 10.77.0.1\n" in plan.diff
     assert "+    HostName 10.77.0.99\n" in plan.diff
 
 
-def test_a_lab_name_pasted_by_hand_is_not_taken(place: Place) -> None:
+def test_a_lab_name_pasted_by_hand_is_no_conflict(place: Place) -> None:
     place.config.write_bytes(b"Host gpu7\n  HostName 10.77.0.1\nHost gpu8\n  HostName gpu8\n")
-    assert configfile.plan(place.config, HOSTS, runner=place.runner).taken == ()
+    assert configfile.plan(place.config, HOSTS, runner=place.runner).conflicts == ()
 
 
 def test_excepted_hosts_stay_as_the_user_has_them(place: Place) -> None:
     place.config.write_bytes(b"Host gpu7\n  HostName other.example\n")
     plan = configfile.plan(place.config, HOSTS, runner=place.runner, except_names=["gpu7"])
-    assert plan.taken == ()
+    assert plan.conflicts == ()
     assert configfile.commit(plan, state_dir=place.state, runner=place.runner)
     assert target(asked(place.config, ["gpu7"])["gpu7"])[0] == "other.example"
-    assert [host.name for host in configblock.managed(place.config.read_bytes())] == ["gpu8"]
+    assert [host.name for host in configblock.managed_hosts(place.config.read_bytes())] == ["gpu8"]
 
 
 def test_a_plan_writes_nothing(place: Place) -> None:
@@ -404,8 +409,8 @@ def test_ten_backups_are_kept_and_any_can_be_restored(place: Place) -> None:
     for n in range(1, 14):
         assert place.sync(HOSTS[n % 2 :])
         place.config.write_bytes(b"# %d\n" % n)
-    kept = configfile.backups(place.state, place.config)
-    assert [backup.n for backup in kept] == list(range(1, 11))
+    kept = configbackups.list_backups(place.state, place.config)
+    assert [backup.number for backup in kept] == list(range(1, 11))
     assert [backup.path.read_bytes() for backup in kept] == [
         b"# %d\n" % n for n in range(12, 2, -1)
     ]
@@ -429,7 +434,12 @@ def test_a_restore_can_be_asked_for_twice_and_taken_back(place: Place) -> None:
     assert place.config.read_bytes() == b"# 2\n"
     assert not place.restore(2)
     assert place.kept() == [written, b"# 3\n", b"# 2\n", b"# 1\n"]
-    assert [backup.n for backup in configfile.backups(place.state, place.config)] == [0, 1, 2, 3]
+    assert [backup.number for backup in configbackups.list_backups(place.state, place.config)] == [
+        0,
+        1,
+        2,
+        3,
+    ]
     assert place.restore(0)
     assert place.config.read_bytes() == written
     assert not place.restore(0)
@@ -450,7 +460,7 @@ def test_a_backup_never_comes_back_in_the_place_of_another_file(place: Place) ->
 
 
 def test_a_backup_that_ssh_cannot_read_is_not_restored(place: Place) -> None:
-    place.config.write_bytes(b"Nonsense yes\n" + configblock.block(HOSTS))
+    place.config.write_bytes(b"Nonsense yes\n" + configblock.render_block(HOSTS))
     assert place.remove()  # a broken file does not keep us from leaving
     assert place.config.read_bytes() == b"Nonsense yes\n"
     place.config.write_bytes(b"Host a\n")
@@ -504,7 +514,7 @@ def test_a_file_that_never_stands_still_is_left_alone(place: Place) -> None:
     with pytest.raises(ConfigError, match="keeps changing"):
         place.sync()
     assert place.config.read_bytes().startswith(b"# ")
-    assert configfile.backups(place.state, place.config) == []
+    assert configbackups.list_backups(place.state, place.config) == []
     assert place.leftovers() == []
 
 
@@ -624,7 +634,7 @@ def test_two_at_once_write_once(place: Place) -> None:
             )
         )
     assert sorted(written) == [False, False, False, True]
-    assert len(configfile.backups(place.state, place.config)) == 1
+    assert len(configbackups.list_backups(place.state, place.config)) == 1
     assert place.config.read_bytes() == configblock.merge(b"Host a\n", HOSTS)
 
 
@@ -643,19 +653,20 @@ def test_warnings_name_what_reaches_the_lab(place: Place) -> None:
             HOSTS,
         )
     )
-    assert configfile.warnings(place.config, HOSTS, place.runner) == [
-        "ControlPath /tmp/cm-alice@10.77.0.1 is the same for gpu7-manage and gpu7: `ssh gpu7-manage` can land "
-        "in the wrong machine; put %C into it",
-        "ControlPath /tmp/cm-alice@10.77.0.2 is the same for gpu8-manage and gpu8: `ssh gpu8-manage` can land "
-        "in the wrong machine; put %C into it",
-        "ProxyJump bob@jump:2222 reaches gpu7-manage, gpu7 and 2 more: the lab is reached through another host",
-        "RemoteCommand tmux reaches gpu7-manage, gpu7 and 2 more: plain `ssh HOST CMD`, scp and rsync fail there",
-        "IdentitiesOnly yes reaches gpu7-manage, gpu7 and 2 more: keys that only the agent holds are not offered",
+    warnings = configfile.find_warnings(place.config, HOSTS, runner=place.runner)
+    assert [warning.text for warning in warnings] == [
+        "ControlPath /tmp/cm-alice@10.77.0.1 is the same for gpu7-manage and gpu7: `ssh gpu7-manage` can connect "
+        "to the wrong machine; put %C into it",
+        "ControlPath /tmp/cm-alice@10.77.0.2 is the same for gpu8-manage and gpu8: `ssh gpu8-manage` can connect "
+        "to the wrong machine; put %C into it",
+        "your ssh config sets ProxyJump bob@jump:2222 for gpu7-manage, gpu7 and 2 more: the lab is reached through another host",
+        "your ssh config sets RemoteCommand tmux for gpu7-manage, gpu7 and 2 more: plain `ssh HOST CMD`, scp and rsync fail there",
+        "your ssh config sets IdentitiesOnly yes for gpu7-manage, gpu7 and 2 more: keys that only the agent has are not offered",
     ]
 
 
 def test_no_warnings_where_nothing_surprises(place: Place) -> None:
-    assert configfile.warnings(place.config, HOSTS, place.runner) == []
+    assert configfile.find_warnings(place.config, HOSTS, runner=place.runner) == []
     place.config.write_bytes(
         configblock.merge(
             b"Host *\n  ControlPath /tmp/cm-%C\n  IdentitiesOnly yes\n",
@@ -663,7 +674,7 @@ def test_no_warnings_where_nothing_surprises(place: Place) -> None:
             identity_file="/a/key",
         )
     )
-    assert configfile.warnings(place.config, HOSTS, place.runner) == []
+    assert configfile.find_warnings(place.config, HOSTS, runner=place.runner) == []
 
 
 DEATH = """

@@ -13,10 +13,9 @@ from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError, U
 from apexgpu.iam.publickeys import drop, fingerprint, merge, parse_all, parse_line
 from apexgpu.models import PublicKey
 from apexgpu.process import Completed, LocalRunner
+from apexgpu.sshfiles.agent import add_to_agent, list_agent_keys
 from apexgpu.sshfiles.keys import (
     KeyPair,
-    add_to_agent,
-    agent_keys,
     discover,
     generate,
     load,
@@ -304,7 +303,7 @@ def test_a_key_whose_line_ends_ssh_cannot_read_is_refused_with_the_cure(
         != 0
     )
     assert discover(path.parent, []) == []
-    with pytest.raises(ConfigError, match="line ends") as caught:
+    with pytest.raises(ConfigError, match="Windows line endings") as caught:
         load(path)
     subprocess.run(["sh", "-c", caught.value.hint or ""], check=True)
     assert (
@@ -459,14 +458,14 @@ def test_load_takes_a_lonely_pub_when_the_agent_has_it(keygen: Keygen) -> None:
     assert load(path.with_suffix(".pub"), [public]) == KeyPair(
         None, public, "agent", encrypted=False
     )
-    with pytest.raises(ConfigError, match="private half is neither"):
+    with pytest.raises(ConfigError, match="private key is neither"):
         load(path.with_suffix(".pub"))
 
 
 REFUSED: dict[str, tuple[Callable[[Keygen], Path], str]] = {
     "missing": (lambda keygen: keygen.directory / "none", "no such file"),
     "directory": (lambda keygen: keygen.directory, "no such file"),
-    "text": (lambda keygen: written(keygen, "hello"), "no ssh key"),
+    "text": (lambda keygen: written(keygen, "hello"), "not an ssh key"),
     "two keys": (lambda keygen: written(keygen, f"ssh-ed25519 {ED}\nssh-ed25519 {ED2}"), "2 keys"),
     "PuTTY": (
         lambda keygen: written(keygen, "PuTTY-User-Key-File-3: ssh-ed25519\n"),
@@ -490,7 +489,7 @@ REFUSED: dict[str, tuple[Callable[[Keygen], Path], str]] = {
         lambda keygen: written(keygen, f"ssh-mldsa@example.org {FUTURE}"),
         "does not know",
     ),
-    "encrypted PEM without pub": (lambda keygen: lonely_pem(keygen), "cannot be told"),
+    "encrypted PEM without pub": (lambda keygen: lonely_pem(keygen), "cannot derive"),
 }
 
 
@@ -578,7 +577,7 @@ AGENTS: dict[str, tuple[Completed | Exception, list[PublicKey]]] = {
 def test_an_agent_is_asked_and_never_waited_for(
     answer: Completed | Exception, expected: list[PublicKey]
 ) -> None:
-    assert agent_keys(FakeRunner((["ssh-add", "-L"], answer))) == expected
+    assert list_agent_keys(FakeRunner((["ssh-add", "-L"], answer))) == expected
 
 
 def test_an_encrypted_key_goes_to_the_agent_by_stdin_never_by_argument(isolated: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from apexgpu.errors import ConfigError
 from apexgpu.models import PublicKey
-from apexgpu.sshfiles import knownhosts
+from apexgpu.sshfiles import knownhosts, knownhostsedit
 from apexgpu.sshfiles.knownhosts import KnownHosts, lookup_name
 
 pytestmark = pytest.mark.openssh
@@ -115,8 +115,8 @@ def test_an_authority_is_no_host_key(file: Path, keys: dict[str, PublicKey]) -> 
 
 def test_verdicts(file: Path, keys: dict[str, PublicKey]) -> None:
     second = file.with_name("second")
-    knownhosts.add(file, [(NAME, keys["a"])], hashed=False)
-    knownhosts.add(second, [(NAME, keys["ec"])], hashed=True)
+    knownhostsedit.add(file, [(NAME, keys["a"])], hashed=False)
+    knownhostsedit.add(second, [(NAME, keys["ec"])], hashed=True)
     known = KnownHosts([file, second, file.with_name("absent")])
     assert known.check(NAME, keys["a"].kind, keys["a"].blob) == "known"
     assert known.check(NAME, keys["ec"].kind, keys["ec"].blob) == "known"
@@ -130,7 +130,7 @@ def test_verdicts(file: Path, keys: dict[str, PublicKey]) -> None:
 def test_what_is_added_is_known_to_ssh_too_and_only_once(
     hashed: bool, file: Path, keys: dict[str, PublicKey]
 ) -> None:
-    assert knownhosts.add(
+    assert knownhostsedit.add(
         file, [(NAME, keys["a"]), (NAME, keys["a"]), (OTHER, keys["b"])], hashed=hashed
     )
     before = file.read_bytes()
@@ -140,7 +140,7 @@ def test_what_is_added_is_known_to_ssh_too_and_only_once(
     assert len(before.splitlines()) == 2
     if os.name == "posix":
         assert file.stat().st_mode & 0o777 == 0o600
-    assert not knownhosts.add(file, [(NAME, keys["a"])], hashed=hashed)
+    assert not knownhostsedit.add(file, [(NAME, keys["a"])], hashed=hashed)
     assert file.read_bytes() == before
 
 
@@ -152,7 +152,7 @@ def test_what_was_there_stays_byte_for_byte(
 ) -> None:
     file.parent.mkdir()
     file.write_bytes(old)
-    knownhosts.add(file, [(NAME, keys["a"])], hashed=False)
+    knownhostsedit.add(file, [(NAME, keys["a"])], hashed=False)
     assert file.read_bytes().startswith(old)
     assert said_by_ssh(file, NAME) == {(keys["a"].kind, keys["a"].blob)}
     if b"\r\n" in old:
@@ -164,7 +164,7 @@ def test_a_name_that_would_mean_something_else_is_not_written(
     name: str, file: Path, keys: dict[str, PublicKey]
 ) -> None:
     with pytest.raises(ConfigError):
-        knownhosts.add(file, [(name, keys["a"])], hashed=False)
+        knownhostsedit.add(file, [(name, keys["a"])], hashed=False)
     assert not file.exists()
 
 
@@ -187,22 +187,22 @@ def test_a_replaced_key_is_the_only_one_and_the_other_names_keep_theirs(
     old = text.format(a=keys["a"].line, ec=keys["ec"].line).encode()
     file.parent.mkdir()
     file.write_bytes(old)
-    gone = knownhosts.replace(file, NAME, keys["b"], tmp_path / "backups")
+    gone = knownhostsedit.replace(file, NAME, keys["b"], tmp_path / "backups")
     assert keys["a"] in gone
     assert said_by_ssh(file, NAME) == ours(file, NAME) == {(keys["b"].kind, keys["b"].blob)}
     for name in others:
         assert said_by_ssh(file, name) == {(keys["a"].kind, keys["a"].blob)}
     assert [path.read_bytes() for path in (tmp_path / "backups").iterdir()] == [old]
     after = file.read_bytes()
-    assert knownhosts.replace(file, NAME, keys["b"], tmp_path / "backups") == []
+    assert knownhostsedit.replace(file, NAME, keys["b"], tmp_path / "backups") == []
     assert file.read_bytes() == after
 
 
 def test_a_hashed_entry_is_replaced_by_a_hashed_one(
     file: Path, tmp_path: Path, keys: dict[str, PublicKey]
 ) -> None:
-    knownhosts.add(file, [(NAME, keys["a"]), (OTHER, keys["a"])], hashed=True)
-    assert knownhosts.replace(file, NAME, keys["b"], tmp_path / "backups") == [keys["a"]]
+    knownhostsedit.add(file, [(NAME, keys["a"]), (OTHER, keys["a"])], hashed=True)
+    assert knownhostsedit.replace(file, NAME, keys["b"], tmp_path / "backups") == [keys["a"]]
     assert b"10.77" not in file.read_bytes()
     assert said_by_ssh(file, NAME) == {(keys["b"].kind, keys["b"].blob)}
     assert said_by_ssh(file, OTHER) == {(keys["a"].kind, keys["a"].blob)}
@@ -214,7 +214,7 @@ def test_a_link_to_a_file_elsewhere_stays_one(
     file.parent.mkdir()
     (tmp_path / "dotfiles").write_bytes(b"")
     file.symlink_to(tmp_path / "dotfiles")
-    knownhosts.add(file, [(NAME, keys["a"])], hashed=False)
+    knownhostsedit.add(file, [(NAME, keys["a"])], hashed=False)
     assert file.is_symlink()
     assert said_by_ssh(tmp_path / "dotfiles", NAME)
 
@@ -222,8 +222,8 @@ def test_a_link_to_a_file_elsewhere_stays_one(
 def test_what_is_no_file_is_refused_and_stays(file: Path, keys: dict[str, PublicKey]) -> None:
     # A directory stands for /dev/null, which a test may not name: root can replace it.
     file.mkdir(parents=True)
-    with pytest.raises(ConfigError, match="no regular file"):
-        knownhosts.add(file, [(NAME, keys["a"])], hashed=False)
+    with pytest.raises(ConfigError, match="not a regular file"):
+        knownhostsedit.add(file, [(NAME, keys["a"])], hashed=False)
     assert file.is_dir()
 
 
@@ -242,9 +242,9 @@ def test_a_name_in_capitals_is_the_same_name(file: Path, keys: dict[str, PublicK
 def test_what_ssh_writes_meanwhile_stays_and_so_does_the_mode(
     file: Path, tmp_path: Path, keys: dict[str, PublicKey], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    knownhosts.add(file, [(NAME, keys["a"])], hashed=False)
+    knownhostsedit.add(file, [(NAME, keys["a"])], hashed=False)
     file.chmod(0o644)
-    back_up = knownhosts._back_up
+    back_up = knownhostsedit._back_up
 
     def intrude(path: Path, data: bytes, directory: Path) -> None:
         back_up(path, data, directory)
@@ -252,8 +252,8 @@ def test_what_ssh_writes_meanwhile_stays_and_so_does_the_mode(
             with file.open("a") as stream:
                 stream.write(f"{OTHER} {keys['ec'].line}\n")
 
-    monkeypatch.setattr(knownhosts, "_back_up", intrude)
-    knownhosts.replace(file, NAME, keys["b"], tmp_path / "backups")
+    monkeypatch.setattr(knownhostsedit, "_back_up", intrude)
+    knownhostsedit.replace(file, NAME, keys["b"], tmp_path / "backups")
     assert ours(file, OTHER) == {(keys["ec"].kind, keys["ec"].blob)}
     assert ours(file, NAME) == {(keys["b"].kind, keys["b"].blob)}
     assert file.stat().st_mode & 0o777 == 0o644
@@ -262,9 +262,11 @@ def test_what_ssh_writes_meanwhile_stays_and_so_does_the_mode(
 def test_ten_earlier_states_are_kept(
     file: Path, tmp_path: Path, keys: dict[str, PublicKey]
 ) -> None:
-    knownhosts.add(file, [(NAME, keys["a"])], hashed=False)
+    knownhostsedit.add(file, [(NAME, keys["a"])], hashed=False)
     for number in range(12):
-        knownhosts.replace(file, NAME, keys["b" if number % 2 == 0 else "a"], tmp_path / "backups")
+        knownhostsedit.replace(
+            file, NAME, keys["b" if number % 2 == 0 else "a"], tmp_path / "backups"
+        )
     assert len(list((tmp_path / "backups").iterdir())) == 10
 
 
@@ -275,9 +277,9 @@ def test_what_is_taken_out_leaves_links_and_what_is_revoked(
     target = tmp_path / "dotfiles"
     target.write_text(f"{NAME} {keys['a'].line}\n")
     file.symlink_to(target)
-    knownhosts.take_out(file, [NAME])
+    knownhostsedit.remove(file, [NAME])
     assert (file.is_symlink(), target.read_bytes()) == (True, b"")
     revoked = f"@revoked {NAME} {keys['b'].line}\n"
     target.write_text(f"{NAME} {keys['a'].line}\n{revoked}")
-    knownhosts.take_out(file, [NAME])
+    knownhostsedit.remove(file, [NAME])
     assert target.read_text() == revoked

@@ -65,7 +65,7 @@ def login(
         hosts = fetch_hosts(session, client)
         stored = client.keys_text(name) or ""
     wanted = hosts if register_all else session.hosts(register) if register else []
-    configfile.read(session.settings.ssh_config)
+    configfile.read_config(session.settings.ssh_config)
     pair = choose_key(session, key, stored)
     sent = send_key(
         session,

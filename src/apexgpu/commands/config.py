@@ -14,7 +14,7 @@ from apexgpu.models import Host
 from apexgpu.process import which
 from apexgpu.session import Session
 from apexgpu.ssh import route as routes
-from apexgpu.sshfiles import configblock, configfile
+from apexgpu.sshfiles import configbackups, configblock, configfile
 
 app = Group()
 config = Group()
@@ -72,7 +72,7 @@ def merge_into_config(
         _show_plan(session, plan, dry_run=dry_run)
         if dry_run:
             return True
-        if not configblock.managed(plan.old) or plan.moved or plan.taken:
+        if not configblock.managed_hosts(plan.old) or plan.moved or plan.conflicts:
             session.confirm(f"Write this into {plan.path}?")
         configfile.commit(plan, state_dir=session.state_dir, runner=session.runner)
     if not dry_run:
@@ -81,19 +81,19 @@ def merge_into_config(
     return plan.changed
 
 
-def _show_plan(session: Session, plan: configfile.Plan, *, dry_run: bool) -> None:
+def _show_plan(session: Session, plan: configfile.ConfigPlan, *, dry_run: bool) -> None:
     if dry_run or not session.yes:
         session.screen.block(plan.diff)
-    for name, old, new in plan.moved:
-        session.screen.warn(f"{name} moves from {old} to {new}")
-    for name, meaning in plan.taken:
+    for host in plan.moved:
+        session.screen.warn(f"{host.name} moves from {host.old_address} to {host.new_address}")
+    for conflict in plan.conflicts:
         session.screen.warn(
-            f"{name} already means {meaning} in your file, and would mean the lab's host",
-            hint=f"apexgpu config sync --except {name}",
+            f"{conflict.name} already means {conflict.current} in your file, and would mean the lab's host",
+            hint=f"apexgpu config sync --except {conflict.name}",
         )
 
 
-def _show_written(session: Session, plan: configfile.Plan) -> None:
+def _show_written(session: Session, plan: configfile.ConfigPlan) -> None:
     count = f"{len(plan.hosts)} hosts"
     if session.account.left_out:
         session.screen.note(
@@ -116,7 +116,7 @@ def _show_written(session: Session, plan: configfile.Plan) -> None:
 
 
 def _included(session: Session, hosts: Sequence[Host]) -> bool:
-    return configfile.include_effective(session.settings.ssh_config, hosts, runner=session.runner)
+    return configfile.leads_to(session.settings.ssh_config, hosts, runner=session.runner)
 
 
 def identity_line(session: Session, identity: Path | None) -> str | None:
@@ -224,11 +224,11 @@ def status(ctx: typer.Context, ssh_config: SshConfig = None) -> None:
     """Show the settings, and what of the ssh config is ours. Each has its source; what may get in the way is named."""
     session = _session(ctx, ssh_config)
     path = session.settings.ssh_config
-    old = configfile.read(path)
-    managed = configblock.managed(old) or configblock.managed(
-        configfile.read(include_file(session))
+    old = configfile.read_config(path)
+    managed = configblock.managed_hosts(old) or configblock.managed_hosts(
+        configfile.read_config(include_file(session))
     )
-    own = configblock.host_names(old)
+    own = configblock.user_host_names(old)
     session.screen.table(
         ("SETTING", "VALUE", "FROM"),
         [
@@ -246,12 +246,15 @@ def status(ctx: typer.Context, ssh_config: SshConfig = None) -> None:
         session.screen.result(
             f"{path}: no hosts of the lab yet, {len(own)} names of your own. Next: apexgpu login"
         )
-    warnings = configfile.warnings(path, managed, session.runner) if managed else []
+    warnings = []
+    if managed:
+        found = configfile.find_warnings(path, managed, runner=session.runner)
+        warnings = [warning.text for warning in found]
     if session.account.left_out:
         session.screen.result(
             f"left out: {', '.join(session.account.left_out)} (all again: apexgpu config sync --no-except)"
         )
-    if configblock.edited(old):
+    if configblock.is_edited(old):
         warnings.append(
             "the block was edited or moved by hand; the next `apexgpu config sync` puts it right"
         )
@@ -269,14 +272,19 @@ def status(ctx: typer.Context, ssh_config: SshConfig = None) -> None:
             "own": own,
             "left_out": list(session.account.left_out),
             "warnings": warnings,
-            "backups": _backup_values(configfile.backups(session.state_dir, path)),
+            "backups": _backup_values(configbackups.list_backups(session.state_dir, path)),
         }
     )
 
 
-def _backup_values(copies: Sequence[configfile.Backup]) -> list[dict[str, Any]]:
+def _backup_values(copies: Sequence[configbackups.Backup]) -> list[dict[str, Any]]:
     return [
-        {"n": copy.n, "path": str(copy.path), "taken": copy.taken.isoformat(), "bytes": copy.bytes}
+        {
+            "n": copy.number,
+            "path": str(copy.path),
+            "taken": copy.taken.isoformat(),
+            "bytes": copy.bytes,
+        }
         for copy in copies
     ]
 
@@ -288,7 +296,7 @@ def print_(ctx: typer.Context) -> None:
     hosts = tuple(
         host for host in fetch_hosts(session) if host.name not in session.account.left_out
     )
-    text = configblock.block(
+    text = configblock.render_block(
         hosts, identity_file=identity_line(session, _identity(session))
     ).decode()
     session.screen.result(text.rstrip("\n"))
@@ -312,10 +320,10 @@ def remove(ctx: typer.Context, ssh_config: SshConfig = None) -> None:
 def remove_ours(session: Session) -> bool:
     """Cut our block out of the ssh config, and take the file to include away; whether anything was there."""
     path, include = session.settings.ssh_config, include_file(session)
-    changed = configfile.remove(path, state_dir=session.state_dir, runner=session.runner)
+    changed = configfile.remove_block(path, state_dir=session.state_dir, runner=session.runner)
     if not include.exists():
         return changed
-    configfile.remove(include, state_dir=session.state_dir, runner=session.runner)
+    configfile.remove_block(include, state_dir=session.state_dir, runner=session.runner)
     session.screen.note(
         f"The line `{configfile.include_line(include)}` in {path} is of no use any more."
     )
@@ -343,16 +351,16 @@ def restore(
     """
     session = _session(ctx, ssh_config)
     path = session.settings.ssh_config
-    copies = configfile.backups(session.state_dir, path)
+    copies = configbackups.list_backups(session.state_dir, path)
     if number is None:
         _show_copies(session, copies)
         return
-    chosen = next((copy for copy in copies if copy.n == number), None)
+    chosen = next((copy for copy in copies if copy.number == number), None)
     if chosen is None:
         raise UsageError(
             f"there is no copy {number} of {path}", hint="apexgpu config restore   (lists them)"
         )
-    old, new = configfile.read(path), chosen.path.read_bytes()
+    old, new = configfile.read_config(path), chosen.path.read_bytes()
     if new != old:
         if not session.yes:
             session.screen.block(configblock.diff(old, new, str(path)))
@@ -366,12 +374,15 @@ def restore(
     )
 
 
-def _show_copies(session: Session, copies: Sequence[configfile.Backup]) -> None:
+def _show_copies(session: Session, copies: Sequence[configbackups.Backup]) -> None:
     session.screen.document({"ok": True, "backups": _backup_values(copies)})
     if not copies:
         session.screen.result("No copies yet: apexgpu has not changed the ssh config.")
         return
     session.screen.table(
         ("N", "TAKEN", "BYTES"),
-        [(str(copy.n), copy.taken.isoformat(" ", "seconds"), str(copy.bytes)) for copy in copies],
+        [
+            (str(copy.number), copy.taken.isoformat(" ", "seconds"), str(copy.bytes))
+            for copy in copies
+        ],
     )

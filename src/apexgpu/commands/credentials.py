@@ -134,16 +134,16 @@ class Passwords:
 
 def choose_key(session: Session, wanted: Path | None, stored: str) -> KeyPair:
     """The key to log in with: the one asked for, one that IAM has already, the best there is, or a new one."""
-    from apexgpu.sshfiles import keys
+    from apexgpu.sshfiles import agent, keys
 
     if wanted is not None:
         # Its place is remembered, and other commands run elsewhere.
-        return keys.load(wanted.expanduser().absolute(), keys.agent_keys(session.runner))
+        return keys.load(wanted.expanduser().absolute(), agent.list_agent_keys(session.runner))
     directory = ssh_directory(session)
     found = keys.discover(directory, [])
     default = directory == Path.home() / ".ssh"
     if default or not found:
-        found = keys.discover(Path.home() / ".ssh", keys.agent_keys(session.runner))
+        found = keys.discover(Path.home() / ".ssh", agent.list_agent_keys(session.runner))
     in_iam = {key.blob for line in stored.splitlines() if (key := parse_line(line)) is not None}
     for pair in found:
         if pair.public.blob in in_iam:
@@ -159,7 +159,7 @@ def ssh_directory(session: Session) -> Path:
 def _new_key(session: Session, directory: Path) -> KeyPair:
     import socket
 
-    from apexgpu.sshfiles import keys
+    from apexgpu.sshfiles import agent, keys
 
     passphrase = None
     if session.screen.can_ask and not session.yes:
@@ -176,7 +176,7 @@ def _new_key(session: Session, directory: Path) -> KeyPair:
     if pair.path is not None:
         if passphrase:
             session.passphrases[pair.path] = Secret(passphrase)
-        keys.add_to_agent(pair.path, session.runner, passphrase)
+        agent.add_to_agent(pair.path, session.runner, passphrase)
     return pair
 
 

@@ -63,7 +63,7 @@ def trust(session: Session, seen: Sequence[UnknownHostKeyError]) -> None:
     """Show the fingerprints of all new host keys in one table, ask once, and add them to known_hosts."""
     from apexgpu.iam.publickeys import fingerprint
     from apexgpu.ssh.paramiko_link import known_name
-    from apexgpu.sshfiles import knownhosts
+    from apexgpu.sshfiles import knownhostsedit
 
     unique = {(error.route.target.alias, error.key.blob): error for error in seen}
     new = [
@@ -85,8 +85,8 @@ def trust(session: Session, seen: Sequence[UnknownHostKeyError]) -> None:
             raise new[0].seen
     for file, entries in by_file.items():
         hashed = entries[0].seen.route.one("hashknownhosts", "no") == "yes"
-        knownhosts.note(session.state_dir, file, [entry.name for entry in entries])
-        knownhosts.add(file, [(entry.name, entry.key) for entry in entries], hashed=hashed)
+        knownhostsedit.record_added(session.state_dir, file, [entry.name for entry in entries])
+        knownhostsedit.add(file, [(entry.name, entry.key) for entry in entries], hashed=hashed)
         session.screen.good(
             f"{len(entries)} host key{'s' if len(entries) > 1 else ''} added to {file}"
         )

@@ -20,7 +20,8 @@ from apexgpu.iam.client import IamClient
 from apexgpu.iam.publickeys import drop, fingerprint, merge, parse_line
 from apexgpu.iam.push import publish
 from apexgpu.session import Session
-from apexgpu.sshfiles.keys import agent_keys, discover, read_public
+from apexgpu.sshfiles.agent import list_agent_keys
+from apexgpu.sshfiles.keys import discover, read_public
 
 app = Group()
 keys = Group()
@@ -51,7 +52,7 @@ def key_rows(session: Session, client: IamClient) -> list[dict[str, Any]]:
         key = parse_line(line)
         if key is not None:
             known(key, "iam")
-    agent = agent_keys(session.runner)
+    agent = list_agent_keys(session.runner)
     for pair in discover(ssh_directory(session), agent):
         known(pair.public, "laptop" if pair.path else "agent", pair.path)
     for key in agent:

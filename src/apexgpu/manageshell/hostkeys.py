@@ -16,8 +16,8 @@ from apexgpu.models import Host, PublicKey, Target
 from apexgpu.remote import remotescript
 from apexgpu.ssh.route import Route
 from apexgpu.ssh.transport import Limits, OnLine, Transport
-from apexgpu.sshfiles import knownhosts
-from apexgpu.sshfiles.knownhosts import KnownHosts
+from apexgpu.sshfiles import knownhostsedit
+from apexgpu.sshfiles.knownhosts import KnownHosts, is_hashed
 from apexgpu.text import last_line
 
 # The old keys stay in use until the new ones are known here: a cut in between locks nobody out.
@@ -82,7 +82,7 @@ def adopt(where: Place, key: PublicKey) -> Change:
     old: list[PublicKey] = []
     for file in where.files:
         if KnownHosts([file]).keys(where.name):
-            old += knownhosts.replace(file, where.name, key, where.backups)
+            old += knownhostsedit.replace(file, where.name, key, where.backups)
     return Change(tuple(dict.fromkeys(old)), key)
 
 
@@ -110,9 +110,7 @@ def renew(
     new = _preferred(keys, where.known)
     for file in where.files:
         if KnownHosts([file]).keys(where.name):
-            knownhosts.add(
-                file, [(where.name, new)], hashed=where.hashed or knownhosts.is_hashed(file)
-            )
+            knownhostsedit.add(file, [(where.name, new)], hashed=where.hashed or is_hashed(file))
     link.run(
         target,
         remotescript.script(f"sudo -n sh -c '{_USE}' && {{ {_RESTART}; }}"),

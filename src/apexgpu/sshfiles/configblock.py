@@ -1,12 +1,15 @@
-"""(bytes, hosts) -> bytes: the one marked block that apexgpu owns in an ssh config. PURE, no files.
+"""The marked block that apexgpu owns in an ssh config: render it, merge it, remove it, read it back. Pure.
 
-The block stands at the very start (after a byte order mark, if there is one): in ssh_config the first value
-wins, so nothing of the user's can override it. A bare `Host *` closes it and gives the user's global lines
-and Includes their old scope back. Not one other byte changes; `unmerge` gives the user's bytes back exactly.
+Everything here works on bytes, because a config may use any encoding and any line ends.
+
+The block is at the very start of the file (after a byte order mark, if there is one): ssh uses the
+first value that it reads, so no setting of the user's can override the block. A bare `Host *` closes
+the block, so that the user's global lines and Includes apply to every host again, as before. No
+other byte changes, and `unmerge` restores the user's bytes exactly.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from apexgpu.errors import ConfigError
 from apexgpu.models import Host
@@ -19,7 +22,7 @@ _NOTE = (
 
 _BOM = b"\xef\xbb\xbf"
 _MANAGE = "-manage"
-# An editor that indents or trims must not orphan a block: blanks around a marker do not count.
+# Blanks around a marker are accepted: an editor that indents or trims lines must not orphan a block.
 _MARKER = re.compile(
     rb"(?:^|(?<=\A\xef\xbb\xbf))[ \t]*(# >>> apexgpu >>>|# <<< apexgpu <<<)"
     rb"[ \t]*\r?(?:\n|\Z)",
@@ -28,20 +31,26 @@ _MARKER = re.compile(
 _HOST_LINE = re.compile(
     rb'^[ \t]*"?host"?(?:[ \t]*=[ \t]*|[ \t]+)([^\n\0]*)', re.MULTILINE | re.IGNORECASE
 )
-_PLAIN = re.compile(r"[A-Za-z0-9_.:][A-Za-z0-9_.:-]*")
+# What a HostName, User or Host line may contain without quotes or a second meaning.
+_PLAIN_VALUE = re.compile(r"[A-Za-z0-9_.:][A-Za-z0-9_.:-]*")
 _WORD = re.compile(r"""#.*|"([^"]*)"?|'([^']*)'?|([^\s"'#][^\s"']*)""")
+_NEEDS_QUOTES = re.compile(r"""[\s"'#=\\]""")
+_DIFF_CONTEXT = 3
 
 
-def block(
+def render_block(
     hosts: Sequence[Host], *, identity_file: str | None = None, newline: bytes = b"\n"
 ) -> bytes:
-    """The marked block for `hosts`, a pure function of its arguments: no date, no version.
+    """Return the marked block for `hosts`.
 
-    A host without a container port gets its `-manage` name only. ConfigError when a value would not be read
-    back as it was given.
+    The block is a pure function of the arguments (no date, no version), so that a second merge
+    changes nothing. A host without a container port gets only its `-manage` name.
+
+    Raises:
+        ConfigError: a value cannot be written so that it reads back unchanged.
     """
-    lines = _rendered(hosts, identity_file)
-    if _read(lines) != (tuple(hosts), identity_file):
+    lines = _render_lines(hosts, identity_file)
+    if _parse_lines(lines) != (tuple(hosts), identity_file):
         raise ConfigError(
             "these hosts cannot be written to an ssh config as they are", hint="apexgpu doctor"
         )
@@ -49,188 +58,229 @@ def block(
 
 
 def merge(old: bytes, hosts: Sequence[Host], *, identity_file: str | None = None) -> bytes:
-    """`old` with the block for `hosts` at its start (none for no hosts), and any earlier block gone."""
-    mine = unmerge(old)
+    """Return the ssh config `old` with the block for `hosts` at its start.
+
+    An earlier block is replaced; without hosts it is removed. `identity_file` is the private key
+    that the block names for every host. Every other byte of `old` stays as it is.
+
+    Example:
+        >>> merge(b"Host mine\\n", [Host("gpu7", "10.77.0.1", "alice", 22001)])
+
+    Raises:
+        ConfigError: the markers in `old` are damaged, or a host cannot be written.
+    """
+    user_bytes = unmerge(old)
     if not hosts:
-        return mine
-    written = block(hosts, identity_file=identity_file, newline=_newline(mine))
-    # A byte order mark means something (to Windows' ssh) at the very start only.
-    cut = len(_BOM) if mine.startswith(_BOM) else 0
-    return mine[:cut] + written + mine[cut:]
+        return user_bytes
+    block = render_block(hosts, identity_file=identity_file, newline=_newline_of(user_bytes))
+    # Windows' ssh understands a byte order mark only at the very start of the file.
+    start = len(_BOM) if user_bytes.startswith(_BOM) else 0
+    return user_bytes[:start] + block + user_bytes[start:]
 
 
 def unmerge(old: bytes) -> bytes:
-    """`old` without our block: the user's own bytes exactly."""
-    span = _span(old)
-    return old if span is None else old[: span[0]] + old[span[1] :]
+    """Return `old` without our block: exactly the user's own bytes."""
+    span = _find_block(old)
+    if span is None:
+        return old
+    start, end = span
+    return old[:start] + old[end:]
 
 
-def managed(old: bytes) -> tuple[Host, ...]:
-    """The hosts that our block in `old` names; () without one. What was edited beyond sense is left out."""
-    return _read(_inside(old))[0]
+def managed_hosts(old: bytes) -> tuple[Host, ...]:
+    """Return the hosts that our block in `old` names; hosts that were edited beyond repair are left out."""
+    hosts, _identity_file = _parse_lines(_block_lines(old))
+    return hosts
 
 
-def identity(old: bytes) -> str | None:
-    """The IdentityFile that our block in `old` names, if it names one."""
-    return _read(_inside(old))[1]
+def managed_identity(old: bytes) -> str | None:
+    """Return the IdentityFile that our block in `old` names, or None."""
+    _hosts, identity_file = _parse_lines(_block_lines(old))
+    return identity_file
 
 
-def edited(old: bytes) -> bool:
-    """Whether someone changed the inside of our block, or moved it: the next merge undoes that."""
-    hosts, identity_file = _read(_inside(old))
+def is_edited(old: bytes) -> bool:
+    """Return whether somebody changed or moved our block; the next merge undoes that."""
+    if _find_block(old) is None:
+        return False
+    hosts, identity_file = _parse_lines(_block_lines(old))
     try:
-        return _span(old) is not None and merge(old, hosts, identity_file=identity_file) != old
+        return merge(old, hosts, identity_file=identity_file) != old
     except ConfigError:
         return True
 
 
-def damage(old: bytes) -> None:
-    """ConfigError with the line numbers when our markers are damaged, doubled or in disorder."""
-    _span(old)
+def check_markers(old: bytes) -> None:
+    """Raise ConfigError with the line numbers if our markers are damaged, duplicated or out of order."""
+    _find_block(old)
 
 
-def host_names(old: bytes) -> list[str]:
-    """The literal names on the user's own Host lines, outside our block, each once, in order."""
+def user_host_names(old: bytes) -> list[str]:
+    """Return the literal names on the Host lines outside our block, each once, in file order."""
     names: dict[str, None] = {}
     for match in _HOST_LINE.finditer(unmerge(old)):
-        for word in _words(match[1].decode("utf-8", "surrogateescape")):
-            if word and not re.search(r"[*?!]", word):
+        for word in _split_words(match[1].decode("utf-8", "surrogateescape")):
+            is_pattern = re.search(r"[*?!]", word)
+            if word and not is_pattern:
                 names[word] = None
     return list(names)
 
 
 def diff(old: bytes, new: bytes, name: str) -> str:
-    """The change as a unified diff, control characters escaped; what differs and three lines after it."""
+    """Return the change of the file `name` as a unified diff, with control characters escaped."""
     from difflib import unified_diff
 
-    before, after = old.split(b"\n"), new.split(b"\n")
-    same = 0
-    while same < min(len(before), len(after)) and before[-1 - same] == after[-1 - same]:
-        same += 1
-    cut = max(0, same - 3)  # difflib is slow on long files, and the block stands at the start
-    was, will = ([_shown(line) for line in lines[: len(lines) - cut]] for lines in (before, after))
-    return "\n".join(unified_diff(was, will, name, f"{name} (after)", lineterm=""))
+    old_lines = old.split(b"\n")
+    new_lines = new.split(b"\n")
+    # difflib is slow on long files, and our block is at the start: cut off what is equal at the end.
+    equal = 0
+    shortest = min(len(old_lines), len(new_lines))
+    while equal < shortest and old_lines[-1 - equal] == new_lines[-1 - equal]:
+        equal += 1
+    cut = max(0, equal - _DIFF_CONTEXT)
+    shown_old = [_printable(line) for line in old_lines[: len(old_lines) - cut]]
+    shown_new = [_printable(line) for line in new_lines[: len(new_lines) - cut]]
+    return "\n".join(unified_diff(shown_old, shown_new, name, f"{name} (after)", lineterm=""))
 
 
-def _shown(line: bytes) -> str:
-    return escaped(line.decode("utf-8", "backslashreplace").expandtabs())
-
-
-def escaped(text: str) -> str:
-    """`text` with everything that a terminal would obey escaped."""
+def escape(text: str) -> str:
+    """Return `text` with every character escaped that a terminal would act on."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def _words(text: str) -> Iterator[str]:
+def _printable(line: bytes) -> str:
+    return escape(line.decode("utf-8", "backslashreplace").expandtabs())
+
+
+def _split_words(text: str) -> Iterator[str]:
+    """Split the arguments of a config line as ssh does: quotes group, `#` starts a comment."""
     for match in _WORD.finditer(text):
         if match[0].startswith("#"):
             return
         yield match[1] or match[2] or match[3] or ""
 
 
-def _newline(mine: bytes) -> bytes:
-    return b"\r\n" if mine.count(b"\r\n") * 2 > mine.count(b"\n") else b"\n"
+def _newline_of(data: bytes) -> bytes:
+    """The line end that most lines of `data` have."""
+    windows_lines = data.count(b"\r\n")
+    return b"\r\n" if windows_lines * 2 > data.count(b"\n") else b"\n"
 
 
-def _span(old: bytes) -> tuple[int, int] | None:
-    marks = list(_MARKER.finditer(old))
-    if not marks:
+def _find_block(old: bytes) -> tuple[int, int] | None:
+    """The offsets of our block's start and end, or None if there is none; ConfigError for damaged markers."""
+    markers = list(_MARKER.finditer(old))
+    if not markers:
         return None
-    if [mark[1].decode() for mark in marks] != [BEGIN, END]:
-        lines = [old.count(b"\n", 0, mark.start()) + 1 for mark in marks]
-        found = ", ".join(
-            f"line {line} {'opens' if mark[1].decode() == BEGIN else 'closes'}"
-            for line, mark in zip(lines, marks, strict=True)
-        )
+    if [marker[1].decode() for marker in markers] != [BEGIN, END]:
+        places = []
+        for marker in markers:
+            line = old.count(b"\n", 0, marker.start()) + 1
+            kind = "opens" if marker[1].decode() == BEGIN else "closes"
+            places.append(f"line {line} {kind}")
         raise ConfigError(
-            f"the marks of apexgpu's block are damaged: {found}",
-            hint="delete the lines '# >>> apexgpu >>>' to '# <<< apexgpu <<<' by hand, "
-            "or go back: apexgpu config restore",
+            f"the marks of apexgpu's block are damaged: {', '.join(places)} "
+            f"(delete the lines '{BEGIN}' to '{END}' by hand, or restore a copy)",
+            hint="apexgpu config restore",
         )
-    return marks[0].start(), marks[1].end()
+    return markers[0].start(), markers[1].end()
 
 
-def _inside(old: bytes) -> list[str]:
-    span = _span(old)
+def _block_lines(old: bytes) -> list[str]:
+    span = _find_block(old)
     if span is None:
         return []
-    return old[span[0] : span[1]].decode("utf-8", "surrogateescape").splitlines()
+    start, end = span
+    return old[start:end].decode("utf-8", "surrogateescape").splitlines()
 
 
-def _names(host: Host) -> Iterable[tuple[str, int]]:
+def _render_lines(hosts: Sequence[Host], identity_file: str | None) -> list[str]:
+    """The lines between the markers, without line ends."""
+    from sshconf import empty_ssh_config_file
+
+    for host in hosts:
+        for value in (host.name, host.address, host.user):
+            if not _PLAIN_VALUE.fullmatch(value):
+                raise ConfigError(
+                    f"{value!a} contains characters that an ssh config cannot hold",
+                    hint="apexgpu doctor",
+                )
+    options = {}
+    if identity_file is not None:
+        # IdentitiesOnly, because ssh offers all keys of the agent first, and a server disconnects
+        # after six refused keys: this one might never be offered.
+        options = {"IdentityFile": _quote(identity_file), "IdentitiesOnly": "yes"}
+    config = empty_ssh_config_file()
+    config.indent = "    "
+    try:
+        for host in hosts:
+            for name, port in _names_and_ports(host):
+                # Port is always written, also 22: otherwise a `Port` in the user's `Host *` applies.
+                config.add(name, HostName=host.address, User=host.user, Port=port, **options)
+    except ValueError as error:
+        raise ConfigError(f"two hosts have the same name: {error}") from None
+    config.add("*")
+    return [line for line in config.config().split("\n") if line]
+
+
+def _names_and_ports(host: Host) -> Iterator[tuple[str, int]]:
     yield host.manage_name, host.manage_port
     if host.port is not None:
         yield host.name, host.port
 
 
-def _rendered(hosts: Sequence[Host], identity_file: str | None) -> list[str]:
-    from sshconf import empty_ssh_config_file
-
-    for text in (text for host in hosts for text in (host.name, host.address, host.user)):
-        if not _PLAIN.fullmatch(text):
-            raise ConfigError(f"{text!a} cannot stand in an ssh config", hint="apexgpu doctor")
-    config = empty_ssh_config_file()
-    config.indent = "    "
-    # ssh offers all that an agent holds before a file, and a server hangs up after six offers.
-    extra = (
-        {}
-        if identity_file is None
-        else {"IdentityFile": _argument(identity_file), "IdentitiesOnly": "yes"}
-    )
-    try:
-        for host in hosts:
-            for name, port in _names(host):
-                # Port always, 22 too: a `Port` in the user's `Host *` would leak in.
-                config.add(name, HostName=host.address, User=host.user, Port=port, **extra)
-    except ValueError as error:
-        raise ConfigError(f"two hosts with one name: {error}") from None
-    config.add("*")
-    return [line for line in config.config().split("\n") if line]
-
-
-def _read(lines: Sequence[str]) -> tuple[tuple[Host, ...], str | None]:
+def _parse_lines(lines: Sequence[str]) -> tuple[tuple[Host, ...], str | None]:
+    """Read a block back: the hosts and the IdentityFile that `_render_lines` was given."""
     from sshconf import SshConfigFile
 
-    found: dict[str, dict[str, str]] = {}
+    options: dict[str, dict[str, str]] = {}
     identity_file: str | None = None
     for line in SshConfigFile(lines).lines_:
         if line.key is None or line.host is None:
             continue
-        found.setdefault(line.host, {}).setdefault(line.key.lower(), line.value)
+        options.setdefault(line.host, {}).setdefault(line.key.lower(), line.value)
         if line.key == "IdentityFile":
-            # sshconf takes a `#` anywhere for a comment: the raw line is the truth.
-            identity_file = _unargument(line.line.strip().removeprefix("IdentityFile").strip())
-    hosts = [_host(name.removesuffix(_MANAGE), found) for name in found if name.endswith(_MANAGE)]
-    return tuple(host for host in hosts if host is not None), identity_file
+            # sshconf takes any `#` for the start of a comment, so read the path from the raw line.
+            argument = line.line.strip().removeprefix("IdentityFile").strip()
+            identity_file = _unquote(argument)
+    hosts = []
+    for ssh_name in options:
+        if ssh_name.endswith(_MANAGE):
+            host = _parse_host(ssh_name.removesuffix(_MANAGE), options)
+            if host is not None:
+                hosts.append(host)
+    return tuple(hosts), identity_file
 
 
-def _host(name: str, found: dict[str, dict[str, str]]) -> Host | None:
-    manage, container = found[name + _MANAGE], found.get(name)
+def _parse_host(name: str, options: dict[str, dict[str, str]]) -> Host | None:
+    manage = options[name + _MANAGE]
+    container = options.get(name)
     try:
+        port = None if container is None else int(container["port"])
         return Host(
             name,
             manage["hostname"],
             manage["user"],
             manage_port=int(manage["port"]),
-            port=None if container is None else int(container["port"]),
+            port=port,
         )
     except (KeyError, ValueError):
         return None
 
 
-def _argument(path: str) -> str:
-    """`path` as ssh reads it back: `%` doubled, quoted where a blank or `#` would end it."""
+def _quote(path: str) -> str:
+    """Write `path` so that ssh reads it back unchanged: `%` doubled, quoted if ssh would split it."""
     if not path or not path.isprintable() or "${" in path:
         raise ConfigError(
             f"{path!a} cannot be named in an ssh config", hint="apexgpu login --key PATH"
         )
     text = path.replace("%", "%%")
-    if re.search(r"""[\s"'#=\\]""", text):
-        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if _NEEDS_QUOTES.search(text):
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
     return text
 
 
-def _unargument(text: str) -> str:
+def _unquote(text: str) -> str:
     if text.startswith('"') and text.endswith('"') and len(text) > 1:
         text = re.sub(r'\\([\\"])', r"\1", text[1:-1])
     return text.replace("%%", "%")

@@ -1,81 +1,129 @@
-"""What OpenSSH itself makes of a config: `ssh -G`, asked about many names at once, and judged. No writing."""
+"""What OpenSSH makes of an ssh config: `ssh -G` for many names at once, and checks of its output. Writes nothing.
+
+OpenSSH is the judge: no rule of ssh_config is reimplemented here.
+"""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
 
 from apexgpu.errors import ConfigError, UnreachableError
 from apexgpu.iam.iamconfig import Network
 from apexgpu.models import Host
-from apexgpu.process import Completed, Runner
+from apexgpu.process import Runner
 from apexgpu.sshfiles import configblock
 
-OTHERS = 25
-"""How many of the user's own names are compared before and after."""
+MAX_OTHER_NAMES = 25
+"""How many of the user's own names are compared before and after a merge."""
 
-_TIMEOUT = 5.0  # a name may wait for DNS (CanonicalizeHostname), or for a `Match exec`
+_TIMEOUT = 5.0  # one name may have to wait for DNS (CanonicalizeHostname) or for a `Match exec`
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _NOISE = ("Pseudo-terminal will not", "terminating,")
+_KEEP_FILE_HINT = "apexgpu config sync --include"
+
+
+class Destination(NamedTuple):
+    """Where `ssh NAME` goes; empty strings where ssh printed none."""
+
+    hostname: str
+    user: str
+    port: str
+
+    def __str__(self) -> str:
+        text = f"{self.user}@{self.hostname} port {self.port}"
+        return ascii(text)[1:-1]  # the values may contain anything
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What `ssh -G NAME` said; `slow` when it did not end in time."""
+class Resolved:
+    """What `ssh -G NAME` printed, and its exit status; `timed_out` if it did not end in time."""
 
     code: int
     out: bytes
     err: bytes
-    slow: bool = False
+    timed_out: bool = False
 
-    def values(self) -> dict[str, str]:
-        """Keyword -> its first value."""
-        found: dict[str, str] = {}
+    def options(self) -> dict[str, str]:
+        """Return each keyword (in lower case) with its first value."""
+        options: dict[str, str] = {}
         for line in self.out.decode("utf-8", "replace").splitlines():
             keyword, _, value = line.partition(" ")
-            found.setdefault(keyword, value)
-        return found
+            options.setdefault(keyword, value)
+        return options
 
-    def target(self) -> tuple[str, str, str]:
-        """Hostname, user and port; empty strings where ssh gave none."""
-        values = self.values()
-        return values.get("hostname", ""), values.get("user", ""), values.get("port", "")
+    def destination(self) -> Destination:
+        """Return where ssh would connect to."""
+        options = self.options()
+        return Destination(
+            options.get("hostname", ""), options.get("user", ""), options.get("port", "")
+        )
+
+    def config_is_readable(self) -> bool:
+        """Return whether ssh could read the config file, even if it then refused this name."""
+        return self.code == 0 or self.timed_out or b"Could not resolve" in self.err
 
 
-def wanted(hosts: Iterable[Host]) -> dict[str, tuple[str, str, str]]:
-    """Every ssh name of `hosts`, and what it must mean."""
-    names: dict[str, tuple[str, str, str]] = {}
+@dataclass(frozen=True, slots=True)
+class NameConflict:
+    """A name of the lab's that the user's own lines already send to another machine."""
+
+    name: str
+    current: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingWarning:
+    """One of the user's own settings that applies to the lab's hosts and causes surprises.
+
+    `keyword` is the setting's name, `text` a sentence about it, `replacement` the config line that
+    avoids the problem. `harmful` if connections fail or reach the wrong machine because of it.
+    """
+
+    keyword: str
+    text: str
+    replacement: str
+    harmful: bool
+
+
+def destinations(hosts: Iterable[Host]) -> dict[str, Destination]:
+    """Return every ssh name of `hosts` with the destination that it must have."""
+    names = {}
     for host in hosts:
-        names[host.manage_name] = (host.address, host.user, str(host.manage_port))
+        names[host.manage_name] = Destination(host.address, host.user, str(host.manage_port))
         if host.port is not None:
-            names[host.name] = (host.address, host.user, str(host.port))
+            names[host.name] = Destination(host.address, host.user, str(host.port))
     return names
 
 
-def ask(config: Path, names: Iterable[str], runner: Runner) -> dict[str, Answer]:
-    """`ssh -G` for each of `names` with `config` as the user's file; several at once."""
+def resolve(config: Path, names: Iterable[str], runner: Runner) -> dict[str, Resolved]:
+    """Run `ssh -G` for each of `names`, several at once, with `config` as the user's config file."""
     from concurrent.futures import ThreadPoolExecutor
 
-    asked = list(dict.fromkeys(names))
-    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        return dict(
-            zip(asked, pool.map(lambda name: _ask(config, name, runner), asked), strict=True)
-        )
+    unique_names = list(dict.fromkeys(names))
+    workers = min(8, 2 * (os.cpu_count() or 1))
+    with ThreadPoolExecutor(workers) as pool:
+        answers = pool.map(lambda name: _resolve(config, name, runner), unique_names)
+        return dict(zip(unique_names, answers, strict=True))
 
 
-def _ask(config: Path, name: str, runner: Runner) -> Answer:
+def _resolve(config: Path, name: str, runner: Runner) -> Resolved:
     try:
-        done: Completed = runner.run(["ssh", "-G", "-F", str(config), "--", name], timeout=_TIMEOUT)
+        done = runner.run(["ssh", "-G", "-F", str(config), "--", name], timeout=_TIMEOUT)
     except UnreachableError as error:
-        return Answer(-1, b"", error.message.encode(), slow=True)
-    return Answer(done.code, done.out, done.err)
+        return Resolved(-1, b"", error.message.encode(), timed_out=True)
+    return Resolved(done.code, done.out, done.err)
 
 
 @contextmanager
 def as_file(data: bytes) -> Iterator[Path]:
-    """`data` as a file in a private directory, for ssh to read (relative Includes mean ~/.ssh anyway)."""
+    """Write `data` to a file in a private directory for ssh to read, and delete it afterwards.
+
+    Relative Includes in it still work, because ssh resolves them from ~/.ssh anyway.
+    """
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory(prefix="apexgpu-") as directory:
@@ -86,146 +134,171 @@ def as_file(data: bytes) -> Iterator[Path]:
 
 def verify(
     candidate: Path,
-    mine: bytes,
+    user_bytes: bytes,
     hosts: Sequence[Host],
-    others: Sequence[str],
+    other_names: Sequence[str],
     *,
     shown: Path,
     runner: Runner,
 ) -> None:
-    """ConfigError unless `candidate` is right for `hosts` and changes no other name that `mine` gives.
+    """Check that `candidate` is right for `hosts` and changes no other name.
 
-    `mine` are the user's own bytes without our block, `others` the names in them; `shown` is what errors call
-    the file.
+    Args:
+        candidate: the merged config, in a temporary file.
+        user_bytes: the user's own config, without our block.
+        hosts: what the block in `candidate` names.
+        other_names: the names in `user_bytes`. Up to 25 of them and a random one are compared.
+        shown: the path to use in messages.
+
+    Raises:
+        ConfigError: the merge must not be written.
     """
-    with as_file(mine) as before:
+    with as_file(user_bytes) as before:
         check_managed(candidate, hosts, shown=shown, runner=runner, before=before)
-        managed = wanted(hosts)
-        names = [
-            *_spread([name for name in others if name not in managed and _askable(name)]),
-            f"apexgpu-{os.urandom(4).hex()}",
-        ]
-        for name in _changed(before, candidate, names, runner):
+        managed = destinations(hosts)
+        comparable = [name for name in other_names if name not in managed and _is_plain(name)]
+        random_name = f"apexgpu-{os.urandom(4).hex()}"
+        names = [*_sample(comparable), random_name]
+        for name in _changed_names(before, candidate, names, runner):
             raise ConfigError(
-                f"{shown}: `ssh {name}` would mean something else after the merge; nothing was written",
-                hint=f"compare: ssh -G {name}; or keep the file: apexgpu config sync --include",
+                f"{shown}: `ssh {name}` would mean something else after the merge; "
+                f"nothing was written (to keep the file as it is: {_KEEP_FILE_HINT})",
+                hint=f"ssh -G {name}",
             )
 
 
 def check_managed(
     config: Path, hosts: Sequence[Host], *, shown: Path, runner: Runner, before: Path | None = None
 ) -> None:
-    """ConfigError, in ssh's own words, unless every name of `hosts` means its host in `config`.
+    """Check that ssh takes every name of `hosts` to its host with `config`.
 
-    When ssh cannot read `before` either, the error says that the file was broken already.
+    `before` is the config without the block: if ssh cannot read that either, the error says that
+    the user's file was broken already.
+
+    Raises:
+        ConfigError: a name is wrong, with ssh's own message if it printed one.
     """
-    right = wanted(hosts)
-    for name, answer in ask(config, right, runner).items():
-        if answer.code == 0 and answer.target() == right[name]:
+    expected = destinations(hosts)
+    for name, resolved in resolve(config, expected, runner).items():
+        if resolved.code == 0 and resolved.destination() == expected[name]:
             continue
-        if answer.code != 0 and before is not None:
-            _refuse_broken(_ask(before, name, runner), before, shown, name)
-        if answer.code != 0:
+        if resolved.code == 0:
             raise ConfigError(
-                f"{shown}: ssh refuses the merged file: {words(answer, config, shown)}",
-                hint="keep the file as it is: apexgpu config sync --include",
+                f"{shown}: `ssh {name}` would go to {resolved.destination()}; nothing was written",
+                hint=_KEEP_FILE_HINT,
             )
+        if before is not None:
+            _refuse_unreadable(_resolve(before, name, runner), before, shown, name)
         raise ConfigError(
-            f"{shown}: `ssh {name}` would go to {_told(answer)}; nothing was written",
-            hint="keep the file as it is: apexgpu config sync --include",
+            f"{shown}: ssh refuses the merged file: {describe_error(resolved, config, shown)}",
+            hint=_KEEP_FILE_HINT,
         )
 
 
 def check_readable(data: bytes, *, shown: Path, runner: Runner) -> None:
-    """ConfigError with ssh's own words when ssh cannot read `data` as a config."""
+    """Raise ConfigError with ssh's own message if ssh cannot read `data` as a config."""
+    # An address, so that no name has to be looked up.
+    name = "127.0.0.1"
     with as_file(data) as file:
-        _refuse_broken(_ask(file, "127.0.0.1", runner), file, shown, "127.0.0.1")
+        _refuse_unreadable(_resolve(file, name, runner), file, shown, name)
 
 
-def readable(answer: Answer) -> bool:
-    """Whether ssh could read the config, whatever it then thought of the name."""
-    return answer.code == 0 or answer.slow or b"Could not resolve" in answer.err
-
-
-def _refuse_broken(answer: Answer, file: Path, shown: Path, name: str) -> None:
-    if not readable(answer):
+def _refuse_unreadable(resolved: Resolved, file: Path, shown: Path, name: str) -> None:
+    if not resolved.config_is_readable():
         raise ConfigError(
-            f"ssh cannot read {shown} as it is: {words(answer, file, shown)}",
-            hint=f"mend it until this works, then try again: ssh -G -F '{shown}' {name}",
+            f"ssh cannot read {shown}: {describe_error(resolved, file, shown)} "
+            "(correct the file until the command below succeeds)",
+            hint=f"ssh -G -F '{shown}' {name}",
         )
 
 
-def words(answer: Answer, file: Path, shown: Path) -> str:
-    """Ssh's complaint about `file` on one line, `shown` where it needs its name; control characters escaped."""
-    text = answer.err.decode("utf-8", "replace")
-    text = (
-        text.replace(f"{file}: ", "").replace(f"{file} line", "line").replace(str(file), str(shown))
-    )
-    lines = [
-        line.strip() for line in text.splitlines() if line.strip() and not line.startswith(_NOISE)
-    ]
-    said = "; ".join(lines[:2]) or f"exit status {answer.code}"
-    return configblock.escaped(said)[:300]
+def describe_error(resolved: Resolved, file: Path, shown: Path) -> str:
+    """Return ssh's message about `file` on one line, with `shown` as its name and control characters escaped."""
+    text = resolved.err.decode("utf-8", "replace")
+    # ssh starts most messages with the file's name, which our own message gives already.
+    text = text.replace(f"{file}: ", "").replace(f"{file} line", "line")
+    text = text.replace(str(file), str(shown))
+    lines = []
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped and not line.startswith(_NOISE):
+            lines.append(stripped)
+    message = "; ".join(lines[:2]) or f"exit status {resolved.code}"
+    return configblock.escape(message)[:300]
 
 
-def _askable(name: str) -> bool:
+def _is_plain(name: str) -> bool:
     return not name.startswith("-") and _NAME_LETTERS.issuperset(name)
 
 
-def _spread(names: Sequence[str]) -> list[str]:
-    """At most OTHERS of `names`, from all over the file."""
-    step = max(1, len(names) / OTHERS)
-    return [names[int(index * step)] for index in range(min(OTHERS, len(names)))]
+def _sample(names: Sequence[str]) -> list[str]:
+    """At most MAX_OTHER_NAMES of `names`, evenly spread over the file."""
+    step = max(1, len(names) / MAX_OTHER_NAMES)
+    count = min(MAX_OTHER_NAMES, len(names))
+    return [names[int(index * step)] for index in range(count)]
 
 
-def _changed(before: Path, after: Path, names: Sequence[str], runner: Runner) -> Iterator[str]:
-    was = {name: answer for name, answer in ask(before, names, runner).items() if not answer.slow}
-    now = ask(after, was, runner)
-    for name, answer in was.items():
-        if _same(answer, now[name]):
+def _changed_names(
+    before: Path, after: Path, names: Sequence[str], runner: Runner
+) -> Iterator[str]:
+    """Those of `names` that mean something else with `after` than with `before`."""
+    old = {}
+    for name, resolved in resolve(before, names, runner).items():
+        if not resolved.timed_out:
+            old[name] = resolved
+    new = resolve(after, old, runner)
+    for name, resolved in old.items():
+        if _same(resolved, new[name]):
             continue
-        # A `Match exec` may answer by the minute: only a name that stands still by itself can tell.
-        again = _ask(before, name, runner)
-        if _same(answer, again) and not _same(again, _ask(after, name, runner)):
+        # A `Match exec` may give another result every time. Ask again: only a name that is stable
+        # with the old file can show that the new file changes it.
+        again = _resolve(before, name, runner)
+        if _same(resolved, again) and not _same(again, _resolve(after, name, runner)):
             yield name
 
 
-def _same(one: Answer, other: Answer) -> bool:
-    return (one.code, one.out) == (other.code, other.out)
+def _same(first: Resolved, second: Resolved) -> bool:
+    return (first.code, first.out) == (second.code, second.out)
 
 
-def taken(
-    mine: bytes,
+def find_conflicts(
+    user_bytes: bytes,
     merged: bytes,
     hosts: Sequence[Host],
     networks: Sequence[Network],
     *,
     shown: Path,
     runner: Runner,
-) -> list[tuple[str, str]]:
-    """The names of `hosts` that already go elsewhere in the user's own bytes, and where they go.
+) -> list[NameConflict]:
+    """Return the names of `hosts` that the user's own lines already send to another machine.
 
-    ConfigError when ssh can read neither these bytes nor the `merged` ones: no merge could be verified.
+    A name is no conflict if its HostName is the name itself, the host's address, or an address in
+    the lab's `networks`.
+
+    Raises:
+        ConfigError: ssh can read neither `user_bytes` nor `merged`, so no merge could be verified.
     """
-    right = wanted(hosts)
-    found: list[tuple[str, str]] = []
-    with as_file(mine) as file, as_file(merged) as after:
-        for name, answer in ask(file, right, runner).items():
-            # What fails for this name only (a HostName that cannot be expanded, say) the merge may well cure.
-            if not readable(answer) and not readable(_ask(after, name, runner)):
-                _refuse_broken(answer, file, shown, name)
-            hostname = answer.target()[0].lower()
+    expected = destinations(hosts)
+    conflicts = []
+    with as_file(user_bytes) as before, as_file(merged) as after:
+        for name, resolved in resolve(before, expected, runner).items():
+            # An error about this name only (a HostName that cannot be expanded, say) may be gone
+            # after the merge, because our HostName comes first. So look at the merged file too.
             if (
-                answer.code != 0
-                or hostname in (name.lower(), right[name][0])
-                or _in(hostname, networks)
+                not resolved.config_is_readable()
+                and not _resolve(after, name, runner).config_is_readable()
             ):
+                _refuse_unreadable(resolved, before, shown, name)
+            if resolved.code != 0:
                 continue
-            found.append((name, _told(answer)))
-    return found
+            hostname = resolved.destination().hostname.lower()
+            own_names = (name.lower(), expected[name].hostname)
+            if hostname not in own_names and not _is_in(hostname, networks):
+                conflicts.append(NameConflict(name, str(resolved.destination())))
+    return conflicts
 
 
-def _in(hostname: str, networks: Sequence[Network]) -> bool:
+def _is_in(hostname: str, networks: Sequence[Network]) -> bool:
     try:
         address = ip_address(hostname)
     except ValueError:
@@ -233,62 +306,84 @@ def _in(hostname: str, networks: Sequence[Network]) -> bool:
     return any(address in network for network in networks)
 
 
-def _told(answer: Answer) -> str:
-    hostname, user, port = answer.target()
-    return ascii(f"{user}@{hostname} port {port}")[1:-1]
+class _Surprise(NamedTuple):
+    """A setting that may apply to the lab's hosts by accident, and what happens then."""
+
+    keyword: str
+    effect: str
+    replacement: str
+    harmful: bool = False
 
 
-def warnings(
-    config: Path, hosts: Sequence[Host], *, own_identity: bool, runner: Runner
-) -> list[str]:
-    """What of the user's own settings reaches the lab's names and will surprise, one sentence each."""
-    values = {name: answer.values() for name, answer in ask(config, wanted(hosts), runner).items()}
-    found = [
-        f"ControlPath {path} is the same for {_listed(names)}: `ssh {names[0]}` can land in the wrong "
-        "machine; put %C into it"
-        for path, names in _groups(values, "controlpath")
-        if len(names) > 1
-    ]
-    tell: list[tuple[str, str, Callable[[str], bool]]] = [
-        ("proxyjump", "the lab is reached through another host", bool),
-        ("proxycommand", "the lab is reached through another program", bool),
-        ("remotecommand", "plain `ssh HOST CMD`, scp and rsync fail there", bool),
-    ]
-    if not own_identity:
-        tell.append(
-            (
-                "identitiesonly",
-                "keys that only the agent holds are not offered",
-                lambda value: value == "yes",
+_SURPRISES = (
+    _Surprise("ProxyJump", "the lab is reached through another host", "ProxyJump none"),
+    _Surprise("ProxyCommand", "the lab is reached through another program", "ProxyCommand none"),
+    _Surprise(
+        "RemoteCommand",
+        "plain `ssh HOST CMD`, scp and rsync fail there",
+        "RemoteCommand none",
+        harmful=True,
+    ),
+)
+_AGENT_KEYS_HIDDEN = _Surprise(
+    "IdentitiesOnly", "keys that only the agent has are not offered", "IdentitiesOnly no"
+)
+
+
+def find_warnings(
+    config: Path, hosts: Sequence[Host], *, block_names_key: bool, runner: Runner
+) -> list[SettingWarning]:
+    """Return a warning for each of the user's own settings that applies to the lab's hosts and causes surprises.
+
+    `block_names_key` if our block contains IdentityFile and IdentitiesOnly: then these are ours.
+    """
+    options = {}
+    for name, resolved in resolve(config, destinations(hosts), runner).items():
+        options[name] = resolved.options()
+    warnings = []
+    for path, names in _group_by_value(options, "ControlPath").items():
+        # A container and its host have the same address and user, so a path made of these two
+        # lets `ssh gpu7` use the connection to gpu7-manage.
+        if len(names) > 1:
+            warnings.append(
+                SettingWarning(
+                    "ControlPath",
+                    f"ControlPath {path} is the same for {_list_names(names)}: `ssh {names[0]}` "
+                    "can connect to the wrong machine; put %C into it",
+                    "ControlPath ~/.ssh/control-%C",
+                    harmful=True,
+                )
             )
-        )
-    for keyword, effect, applies in tell:
-        found += [
-            f"{_SPELLED[keyword]} {value} reaches {_listed(names)}: {effect}"
-            for value, names in _groups(values, keyword)
-            if applies(value)
-        ]
-    return found
+    for surprise in _SURPRISES:
+        for value, names in _group_by_value(options, surprise.keyword).items():
+            if value:
+                warnings.append(_warn(surprise, value, names))
+    if not block_names_key:
+        for value, names in _group_by_value(options, "IdentitiesOnly").items():
+            if value == "yes":
+                warnings.append(_warn(_AGENT_KEYS_HIDDEN, value, names))
+    return warnings
 
 
-_SPELLED = {
-    "proxyjump": "ProxyJump",
-    "proxycommand": "ProxyCommand",
-    "remotecommand": "RemoteCommand",
-    "identitiesonly": "IdentitiesOnly",
-}
+def _warn(surprise: _Surprise, value: str, names: Sequence[str]) -> SettingWarning:
+    text = (
+        f"your ssh config sets {surprise.keyword} {value} for {_list_names(names)}: "
+        f"{surprise.effect}"
+    )
+    return SettingWarning(surprise.keyword, text, surprise.replacement, surprise.harmful)
 
 
-def _groups(values: Mapping[str, Mapping[str, str]], keyword: str) -> list[tuple[str, list[str]]]:
+def _group_by_value(options: Mapping[str, Mapping[str, str]], keyword: str) -> dict[str, list[str]]:
+    """The values of `keyword` other than "none", each with the names that have it."""
     groups: dict[str, list[str]] = {}
-    for name, options in values.items():
-        value = options.get(keyword, "none")
+    for name, values in options.items():
+        value = values.get(keyword.lower(), "none")
         if value != "none":
             groups.setdefault(ascii(value)[1:-1], []).append(name)
-    return list(groups.items())
+    return groups
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     if len(names) <= 3:
         return " and ".join(names)
     return f"{', '.join(names[:2])} and {len(names) - 2} more"

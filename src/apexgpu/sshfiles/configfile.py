@@ -1,6 +1,7 @@
-"""The user's ssh config as a file: plan a merge, have `ssh -G` judge it, and the one safe write.
+"""The user's ssh config as a file: plan a merge, let `ssh -G` verify it, and write it safely.
 
-What the bytes become is sshconfig's business, what ssh makes of them sshverify's; nothing here asks the user.
+`configblock` decides what the bytes become, `configcheck` what ssh makes of them. Nothing here asks
+the user.
 """
 
 import glob
@@ -18,30 +19,26 @@ from apexgpu.iam import iamconfig
 from apexgpu.models import Host
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configbackups, configblock, configcheck
-from apexgpu.sshfiles.configbackups import Backup, backups
+from apexgpu.sshfiles.configcheck import NameConflict, SettingWarning
 
-__all__ = [
-    "Backup",
-    "Plan",
-    "backups",
-    "commit",
-    "include_effective",
-    "include_line",
-    "plan",
-    "read",
-    "remove",
-    "restore",
-    "warnings",
-]
-
-_TRIES = 5
+_MAX_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MovedHost:
+    """A host whose address in the config differs from the one that IAM reports now."""
+
+    name: str
+    old_address: str
+    new_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigPlan:
     """What a sync would do to the file `path`; nothing has been done yet.
 
-    `moved`: (host, old address, new address). `taken`: (ssh name, where the user's own lines send it today).
+    `moved` are the hosts that get another address, `conflicts` the names that mean something else
+    today.
     """
 
     path: Path
@@ -50,8 +47,8 @@ class Plan:
     old: bytes
     new: bytes
     diff: str = ""
-    moved: tuple[tuple[str, str, str], ...] = ()
-    taken: tuple[tuple[str, str], ...] = ()
+    moved: tuple[MovedHost, ...] = ()
+    conflicts: tuple[NameConflict, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -59,9 +56,13 @@ class Plan:
         return self.old != self.new
 
 
-def read(path: Path) -> bytes:
-    """The bytes of the config `path`, none without a file; ConfigError for what cannot be read or is no file."""
-    with _named(path):
+def read_config(path: Path) -> bytes:
+    """Return the bytes of the config `path`, b"" if there is no file.
+
+    Raises:
+        ConfigError: the file cannot be read, or it is not a regular file.
+    """
+    with _errors_naming(path):
         return _read(path) or b""
 
 
@@ -74,47 +75,66 @@ def plan(
     except_names: Sequence[str] = (),
     include: Path | None = None,
     networks: Sequence[iamconfig.Network] = iamconfig.NETWORKS,
-) -> Plan:
-    """What merging `hosts` into the config `path` means, or writing them to the file `include` instead.
+) -> ConfigPlan:
+    """Work out what merging `hosts` into the config `path` would change.
 
-    ConfigError when it cannot be done: damaged marks, a read-only file, a file that ssh cannot read today.
-    With nothing to change, ssh is not asked at all.
+    With nothing to change, ssh is not run at all.
+
+    Args:
+        identity_file: the private key to name for every host, if any.
+        except_names: the hosts to leave out, by either of their ssh names.
+        include: a file to write the block to instead, which `path` includes.
+        networks: where the lab's addresses may be.
+
+    Raises:
+        ConfigError: damaged markers, a read-only file, or a file that ssh cannot read today.
     """
-    kept = tuple(host for host in hosts if not {host.name, host.manage_name} & set(except_names))
+    left_out = set(except_names)
+    kept = tuple(host for host in hosts if not {host.name, host.manage_name} & left_out)
     target = include or path
-    with _named(target):
+    with _errors_naming(target):
         old = _read(target) or b""
         new = configblock.merge(old, kept, identity_file=identity_file)
-        before = {host.name: host for host in configblock.managed(old)}
         if new == old:
-            return Plan(target, kept, identity_file, old, new)
+            return ConfigPlan(target, kept, identity_file, old, new)
+        known = {host.name: host for host in configblock.managed_hosts(old)}
         _check_writable(target)
-    with _named(path):
-        mine = configblock.unmerge(_read(path) or b"")
-    fresh = [host for host in kept if host.name not in before]
-    moved = tuple(
-        (host.name, before[host.name].address, host.address)
-        for host in kept
-        if host.name in before and before[host.name].address != host.address
+    with _errors_naming(path):
+        user_bytes = configblock.unmerge(_read(path) or b"")
+    added = []
+    moved = []
+    for host in kept:
+        if host.name not in known:
+            added.append(host)
+        elif known[host.name].address != host.address:
+            moved.append(MovedHost(host.name, known[host.name].address, host.address))
+    conflicts = configcheck.find_conflicts(
+        user_bytes,
+        configblock.merge(user_bytes, kept, identity_file=identity_file),
+        added,
+        networks,
+        shown=path,
+        runner=runner,
     )
-    merged = configblock.merge(mine, kept, identity_file=identity_file)
-    taken = configcheck.taken(mine, merged, fresh, networks, shown=path, runner=runner)
-    return Plan(
+    return ConfigPlan(
         target,
         kept,
         identity_file,
         old,
         new,
-        configblock.diff(old, new, str(target)),
-        moved,
-        tuple(taken),
+        diff=configblock.diff(old, new, str(target)),
+        moved=tuple(moved),
+        conflicts=tuple(conflicts),
     )
 
 
-def commit(plan: Plan, *, state_dir: Path, runner: Runner) -> bool:
-    """Write what `plan` says, judged by ssh before and after; True if anything was written.
+def commit(plan: ConfigPlan, *, state_dir: Path, runner: Runner) -> bool:
+    """Write what `plan` says, verified by ssh before and after. Return whether anything was written.
 
-    A file that changed since the plan is merged anew: the block says the same.
+    If the file changed since the plan was made, the hosts are merged into its present bytes.
+
+    Raises:
+        ConfigError: ssh would not read the new file as intended; the file is as it was.
     """
     if not plan.changed:
         return False
@@ -122,72 +142,90 @@ def commit(plan: Plan, *, state_dir: Path, runner: Runner) -> bool:
     def change(old: bytes) -> bytes:
         return configblock.merge(old, plan.hosts, identity_file=plan.identity_file)
 
-    def judge(candidate: Path, old: bytes) -> None:
-        mine = configblock.unmerge(old)
+    def verify(candidate: Path, old: bytes) -> None:
+        user_bytes = configblock.unmerge(old)
         configcheck.verify(
             candidate,
-            mine,
+            user_bytes,
             plan.hosts,
-            configblock.host_names(mine),
+            configblock.user_host_names(user_bytes),
             shown=plan.path,
             runner=runner,
         )
 
-    def recheck() -> None:
+    def verify_written() -> None:
         configcheck.check_managed(plan.path, plan.hosts, shown=plan.path, runner=runner)
 
-    return _rewrite(plan.path, change, judge, recheck, state_dir)
+    return _SafeWrite(plan.path, state_dir, change, verify, verify_written).run()
 
 
-def remove(path: Path, *, state_dir: Path, runner: Runner) -> bool:
-    """Cut our block out of `path`; a file that we made goes with it. True if there was anything to do."""
+def remove_block(path: Path, *, state_dir: Path, runner: Runner) -> bool:
+    """Remove our block from `path`, and the file itself if apexgpu created it and it is empty then.
+
+    Return whether anything was changed. This works without ssh, and on a file that ssh cannot read.
+
+    Raises:
+        ConfigError: the markers are damaged, or the file cannot be written.
+    """
     if path.exists() and not path.is_file():
-        return False  # a directory or a FIFO, where we cannot have written
+        return False  # a directory or a FIFO, which we cannot have written
 
-    def judge(_candidate: Path, old: bytes) -> None:
-        # Removing must work without ssh, and on a file that the user broke; it must not break a sound one.
+    def verify(_candidate: Path, old: bytes) -> None:
         with suppress(MissingProgramError):
             try:
                 configcheck.check_readable(old, shown=path, runner=runner)
             except ConfigError:
-                return
+                return  # the user's file is broken already; removing our lines cannot break it
             configcheck.check_readable(configblock.unmerge(old), shown=path, runner=runner)
 
-    return _rewrite(path, configblock.unmerge, judge, lambda: None, state_dir)
+    return _SafeWrite(path, state_dir, configblock.unmerge, verify).run()
 
 
-def restore(path: Path, n: int, *, state_dir: Path, runner: Runner) -> bool:
-    """Put backup `n` back; True if that changed anything. The present bytes are kept as number 0.
+def restore(path: Path, number: int, *, state_dir: Path, runner: Runner) -> bool:
+    """Restore backup `number` of `path`. Return whether that changed anything.
 
-    Going back to number 0 keeps them as the newest, unless they are kept already.
+    The present bytes become backup 0. Restoring number 0 itself keeps them as the newest backup,
+    unless a backup has the same bytes already.
+
+    Raises:
+        ConfigError: there is no such backup, or ssh cannot read it.
     """
-    kept = backups(state_dir, path)
-    chosen = next((backup for backup in kept if backup.n == n), None)
-    if chosen is None:
+    backups = configbackups.list_backups(state_dir, path)
+    by_number = {backup.number: backup for backup in backups}
+    if number not in by_number:
         raise ConfigError(
-            f"there is no backup {n} of {path}, there are {len(kept)}", hint="apexgpu config status"
+            f"there is no backup {number} of {path}, there are {len(backups)}",
+            hint="apexgpu config status",
         )
+    chosen = by_number[number]
     data = chosen.path.read_bytes()
 
-    def judge(_candidate: Path, _old: bytes) -> None:
+    def change(_old: bytes) -> bytes:
+        return data
+
+    def verify(_candidate: Path, _old: bytes) -> None:
         configcheck.check_readable(data, shown=chosen.path, runner=runner)
 
     def keep(old: bytes | None, target: Path) -> None:
-        if n == 0 and old is not None and old in {backup.path.read_bytes() for backup in kept}:
-            return
-        configbackups.keep(old, target, state_dir, undo=n != 0)
+        if number == 0 and old is not None:
+            kept_already = old in {backup.path.read_bytes() for backup in backups}
+            if kept_already:
+                return
+        configbackups.keep(old, target, state_dir, undo=number != 0)
 
-    return _rewrite(path, lambda _old: data, judge, lambda: None, state_dir, keep)
+    return _SafeWrite(path, state_dir, change, verify, keep=keep).run()
 
 
 def include_line(include: Path) -> str:
-    """The line to paste at the top of an ssh config that must stay as it is."""
+    """Return the line that makes an ssh config read the file `include`."""
     text = re.sub(r"([][*?\\])", r"\\\1", include.as_posix())  # Include expands globs
-    return f'Include "{text}"' if re.search(r"[\s#'=]", text) else f"Include {text}"
+    if re.search(r"[\s#'=]", text):
+        return f'Include "{text}"'
+    return f"Include {text}"
 
 
-def include_effective(path: Path, hosts: Sequence[Host], *, runner: Runner) -> bool:
-    """Whether, with the config `path` as it is, ssh takes every name of `hosts` to its host."""
+def leads_to(path: Path, hosts: Sequence[Host], *, runner: Runner) -> bool:
+    """Return whether, with the config `path` as it is, ssh takes every name of `hosts` to its host."""
     if not path.exists():
         return False
     try:
@@ -197,96 +235,101 @@ def include_effective(path: Path, hosts: Sequence[Host], *, runner: Runner) -> b
     return True
 
 
-def warnings(path: Path, hosts: Sequence[Host], runner: Runner) -> list[str]:
-    """What of the user's own settings reaches the lab's names and will surprise, one sentence each."""
-    with _named(path):
+def find_warnings(path: Path, hosts: Sequence[Host], *, runner: Runner) -> list[SettingWarning]:
+    """Return a warning for each setting in `path` that applies to the lab's hosts and causes surprises."""
+    with _errors_naming(path):
         old = _read(path)
         if old is None:
             return []
-        own_identity = configblock.identity(old) is not None
-    return configcheck.warnings(path, hosts, own_identity=own_identity, runner=runner)
+        block_names_key = configblock.managed_identity(old) is not None
+    return configcheck.find_warnings(path, hosts, block_names_key=block_names_key, runner=runner)
 
 
-def _rewrite(
-    path: Path,
-    change: Callable[[bytes], bytes],
-    judge: Callable[[Path, bytes], None],
-    recheck: Callable[[], None],
-    state_dir: Path,
-    keep: Callable[[bytes | None, Path], None] | None = None,
-) -> bool:
-    """The one safe write: `change` the bytes of `path`, once `judge` agrees; True if written.
+def _accept() -> None:
+    """The check after a write that needs none."""
 
-    `keep` backs the old bytes up; without it they become the newest backup.
+
+@dataclass(frozen=True)
+class _SafeWrite:
+    """One safe change of the file `path`; every write of an ssh config goes through here.
+
+    `change` computes the new bytes. `verify` raises ConfigError if the new bytes, in a temporary
+    file, must not be written. `verify_written` does the same for the file in its place, and the old
+    bytes are restored then. `keep` backs up the old bytes; by default they become the newest backup.
     """
-    target = Path(os.path.realpath(path))
-    keep = keep or (lambda old, target: configbackups.keep(old, target, state_dir))
-    with files.locked(state_dir / "ssh_config.lock", what=str(path)), _named(path):
-        for _ in range(_TRIES):
-            old = _read(target)
-            new = change(old or b"")
-            if new == (old or b""):
+
+    path: Path
+    state_dir: Path
+    change: Callable[[bytes], bytes]
+    verify: Callable[[Path, bytes], None]
+    verify_written: Callable[[], None] = _accept
+    keep: Callable[[bytes | None, Path], None] | None = None
+
+    def run(self) -> bool:
+        """Change the file; return whether anything was written."""
+        # A symbolic link (into a dotfiles repository, say) stays a link: its target is written.
+        target = Path(os.path.realpath(self.path))
+        lock = files.locked(self.state_dir / "ssh_config.lock", what=str(self.path))
+        with lock, _errors_naming(self.path):
+            for _attempt in range(_MAX_TRIES):
+                old = _read(target)
+                new = self.change(old or b"")
+                if new == (old or b""):
+                    return False
+                _check_writable(target)
+                if self._replace(target, old, new):
+                    self._check_written(target, old, new)
+                    return True
+        raise ConfigError(f"another program keeps changing {self.path}", hint="apexgpu config sync")
+
+    def _replace(self, target: Path, old: bytes | None, new: bytes) -> bool:
+        """Replace `old` by `new`; return False, with nothing done, if the file is not `old` any more."""
+        files.private_directory(target.parent)
+        candidate = _write_candidate(target, new)
+        try:
+            self.verify(candidate, old or b"")
+            if _read(target) != old:
                 return False
-            _check_writable(target)
-            if _replaced(target, old, new, judge, keep, state_dir):
-                _rechecked(target, old, new, recheck)
-                return True
-    raise ConfigError(
-        f"{path} keeps changing while apexgpu wants to write it",
-        hint="close what writes it, then: apexgpu config sync",
-    )
-
-
-def _replaced(
-    target: Path,
-    old: bytes | None,
-    new: bytes,
-    judge: Callable[[Path, bytes], None],
-    keep: Callable[[bytes | None, Path], None],
-    state_dir: Path,
-) -> bool:
-    """Put `new` in the place of `old`; False, and nothing done, when the file is not `old` any more."""
-    files.private_directory(target.parent)
-    candidate = _candidate(target, new)
-    try:
-        judge(candidate, old or b"")
-        if _read(target) != old:
-            return False
-        keep(old, target)
-        _keep_owner(candidate, target)
-        # Backing up took a moment: look again, so that the rename follows at once.
-        if _read(target) != old:
-            return False
-        if not new and str(target) in configbackups.created(state_dir):
-            target.unlink()
-        else:
-            candidate.replace(target)
-    finally:
-        with suppress(FileNotFoundError):
-            candidate.unlink()
-    files.sync_directory(target.parent)
-    return True
-
-
-def _rechecked(target: Path, old: bytes | None, new: bytes, recheck: Callable[[], None]) -> None:
-    try:
-        recheck()
-    except ApexError:
-        # Only what we wrote is taken back: someone else's write in between is theirs.
-        if _read(target) == new:
-            if old is None:
+            if self.keep is None:
+                configbackups.keep(old, target, self.state_dir)
+            else:
+                self.keep(old, target)
+            _keep_owner(candidate, target)
+            # Making the backup took a moment, so look again: the rename must follow at once.
+            if _read(target) != old:
+                return False
+            if not new and str(target) in configbackups.created_configs(self.state_dir):
                 target.unlink()
             else:
-                files.replace_atomically(target, old)
-        raise
+                candidate.replace(target)
+        finally:
+            with suppress(FileNotFoundError):
+                candidate.unlink()
+        files.sync_directory(target.parent)
+        return True
+
+    def _check_written(self, target: Path, old: bytes | None, new: bytes) -> None:
+        try:
+            self.verify_written()
+        except ApexError:
+            # Undo only our own write: if another program wrote in between, its bytes stay.
+            if _read(target) == new:
+                if old is None:
+                    target.unlink()
+                else:
+                    files.replace_atomically(target, old)
+            raise
 
 
-def _candidate(target: Path, new: bytes) -> Path:
-    """`new` on disk beside `target`, 0600, under a dot name that no `Include ~/.ssh/config*` sees."""
+def _write_candidate(target: Path, new: bytes) -> Path:
+    """Write `new` to a temporary file beside `target`, mode 0600.
+
+    Its name starts with a dot, so that an `Include ~/.ssh/config*` does not match it.
+    """
     from tempfile import mkstemp
 
     prefix = f".{target.name}.apexgpu-"
-    for stale in target.parent.glob(f"{glob.escape(prefix)}*.tmp"):  # of a run that was killed
+    for stale in target.parent.glob(f"{glob.escape(prefix)}*.tmp"):  # left by a run that was killed
         with suppress(OSError):
             stale.unlink()
     descriptor, name = mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
@@ -298,27 +341,29 @@ def _candidate(target: Path, new: bytes) -> Path:
 
 
 def _read(path: Path) -> bytes | None:
-    """The bytes, or None without a file; ConfigError for what is no regular file (a FIFO would hang)."""
+    """The bytes, or None if there is no file; ConfigError for anything but a regular file."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ConfigError(f"{path} is no regular file", hint=f"ls -ld {path}")
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a FIFO would wait forever
+            raise ConfigError(f"{path} is not a regular file", hint=f"ls -ld {path}")
         return path.read_bytes()
     except FileNotFoundError:
         return None
 
 
 def _check_writable(path: Path) -> None:
-    """ConfigError for a file or directory that is read-only on purpose; root could write it all the same."""
+    """Raise ConfigError if the file or its directory is read-only.
+
+    The mode bits are looked at too, because root could write a file that is read-only on purpose.
+    """
     target = Path(os.path.realpath(path))
-    here = target if target.exists() else target.parent
-    while not here.exists():
-        here = here.parent
-    for place in (here, here if here.is_dir() else here.parent):
-        if (
-            not place.stat().st_mode & 0o222
-            or not os.access(place, os.W_OK)
-            or "/nix/store/" in str(place)
-        ):
+    existing = target if target.exists() else target.parent
+    while not existing.exists():
+        existing = existing.parent
+    directory = existing if existing.is_dir() else existing.parent
+    for place in (existing, directory):
+        has_write_bit = place.stat().st_mode & 0o222
+        is_in_nix_store = "/nix/store/" in str(place)  # where home-manager keeps its files
+        if not has_write_bit or not os.access(place, os.W_OK) or is_in_nix_store:
             raise ConfigError(
                 f"{path} is read-only: {place} cannot be written (a dotfiles tool may own it)",
                 hint="apexgpu config sync --include",
@@ -326,16 +371,17 @@ def _check_writable(path: Path) -> None:
 
 
 def _keep_owner(candidate: Path, target: Path) -> None:
-    """Under sudo the file stays its owner's, or that user's ssh could not read it any more."""
+    """Give `candidate` the owner of `target`: a file that sudo made root's could not be read by the user's ssh."""
     with suppress(OSError):
-        before, now = target.stat(), candidate.stat()
-        if before.st_uid != now.st_uid and hasattr(os, "chown"):
-            os.chown(candidate, before.st_uid, before.st_gid)
+        old = target.stat()
+        new = candidate.stat()
+        if old.st_uid != new.st_uid and hasattr(os, "chown"):
+            os.chown(candidate, old.st_uid, old.st_gid)
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors about bytes get the file's name; the system's refusals become ConfigError."""
+def _errors_naming(path: Path) -> Iterator[None]:
+    """Add the file's name to errors about its bytes, and turn OSError into ConfigError."""
     try:
         yield
     except ConfigError as error:

@@ -1,21 +1,27 @@
-"""What a private key file says: its public part, whether it is encrypted; and making a new one.
+"""The contents of private key files: read the public part, decrypt a key, make a new one.
 
-The owner of `cryptography`. OpenSSH's own format tells the public part in clear, so no passphrase is needed
-to know which key a file holds.
+This module is the owner of `cryptography`. OpenSSH's own format contains the public part in clear
+text, so that no passphrase is needed to know which key a file holds.
 """
 
 import base64
 import binascii
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apexgpu.errors import ConfigError
 from apexgpu.files import replace_atomically, written_beside
 from apexgpu.iam.publickeys import parse_key
 from apexgpu.models import PublicKey
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
 SPARE_NAME = "id_ed25519_apexgpu"
+_MAX_SPARES = 99
 _MAGIC = b"openssh-key-v1\0"
 _BEGIN = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _END = b"-----END OPENSSH PRIVATE KEY-----"
@@ -23,71 +29,95 @@ _END = b"-----END OPENSSH PRIVATE KEY-----"
 
 @dataclass(frozen=True, slots=True)
 class PrivateKey:
-    """What is known of a private key without its passphrase; `public` None where the format hides it."""
+    """What is known of a private key without its passphrase; `public` is None where the format hides it."""
 
     public: PublicKey | None
     encrypted: bool
 
 
-def derive(data: bytes) -> PrivateKey | None:
-    """What the file `data` holds, or None when it is no private key that can be read."""
+def parse_private_key(data: bytes) -> PrivateKey | None:
+    """Return what the key file `data` contains, or None if it is not a readable private key."""
     if data.lstrip().startswith(_BEGIN):
-        return _openssh(data)
-    if b"-----BEGIN " not in data[:200] or b"PRIVATE KEY-----" not in data[:200]:
+        return _parse_openssh(data)
+    start = data[:200]
+    if b"-----BEGIN " not in start or b"PRIVATE KEY-----" not in start:
         return None
-    if b"ENCRYPTED" in data[:200]:
+    if b"ENCRYPTED" in start:
         return PrivateKey(None, encrypted=True)
-    return _pem(data)
+    return _parse_pem(data)
 
 
-def ssh_reads(data: bytes) -> bool:
-    """Whether ssh could load the file `data` as far as its line ends go; other programs are less strict.
+def has_line_ends_for_ssh(data: bytes) -> bool:
+    """Return whether the line ends of the key file `data` are such that ssh can load it.
 
-    OpenSSH compares the first and the last line of its own format with a newline at their end (sshkey.c): Windows'
-    line ends, or none after the last line, are an `error in libcrypto`.
+    OpenSSH compares the first and the last line of its own format including the newline (sshkey.c).
+    Windows line ends, or a missing final newline, give `error in libcrypto`; other programs are
+    less strict.
     """
-    return _BEGIN not in data or (data.startswith(_BEGIN + b"\n") and b"\n" + _END + b"\n" in data)
+    if _BEGIN not in data:
+        return True
+    return data.startswith(_BEGIN + b"\n") and b"\n" + _END + b"\n" in data
 
 
-def decrypted(data: bytes, passphrase: str) -> bytes | None:
-    """The same key in OpenSSH's format without encryption; None when passphrase or type does not allow it."""
+def decrypt(data: bytes, passphrase: str) -> bytes | None:
+    """Return the key file `data` in OpenSSH's format without encryption.
+
+    Return None if the passphrase is wrong or the key's type cannot be decrypted here.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives import serialization
 
-    load = forms.load_ssh_private_key if _BEGIN in data[:200] else forms.load_pem_private_key
+    password = passphrase.encode()
+    key: PrivateKeyTypes
     try:
-        key = load(data, passphrase.encode())
+        if _BEGIN in data[:200]:
+            key = serialization.load_ssh_private_key(data, password)
+        else:
+            key = serialization.load_pem_private_key(data, password)
         return key.private_bytes(
-            forms.Encoding.PEM, forms.PrivateFormat.OpenSSH, forms.NoEncryption()
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
         )
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return None
 
 
-def new_ed25519(comment: str, passphrase: str | None) -> tuple[bytes, str]:
-    """A new private key file's bytes, encrypted when there is a passphrase, and its public line."""
-    from cryptography.hazmat.primitives import serialization as forms
+def generate_ed25519(comment: str, passphrase: str | None) -> tuple[bytes, str]:
+    """Make a new key; return the bytes of its private file and its public line.
+
+    The private file is encrypted if there is a passphrase.
+    """
+    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = Ed25519PrivateKey.generate()
-    cipher = (
-        forms.BestAvailableEncryption(passphrase.encode()) if passphrase else forms.NoEncryption()
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase:
+        encryption = serialization.BestAvailableEncryption(passphrase.encode())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, encryption
     )
-    private = key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.OpenSSH, cipher)
-    public = key.public_key().public_bytes(forms.Encoding.OpenSSH, forms.PublicFormat.OpenSSH)
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
     return private, f"{public.decode('ascii')} {comment}".strip()
 
 
-def save_new(path: Path, private: bytes, public: bytes) -> Path:
-    """Write a pair where neither file was, and return where: `path`, or a spare name beside it.
+def save_pair(path: Path, private: bytes, public: bytes) -> Path:
+    """Write a key pair without overwriting anything; return the private file's path.
 
-    ConfigError where it cannot be written; nothing is left behind then. Whoever is killed here leaves a whole
-    private key or none: half a one would make every later ssh complain.
+    That is `path`, or a spare name beside it if `path` or `path`.pub exists. If the program is
+    killed here, the private key is there completely or not at all: half a key would make every
+    later ssh complain.
+
+    Raises:
+        ConfigError: the files cannot be written; nothing is left behind.
     """
     try:
         with written_beside(path, private, mode=0o600) as temporary:
-            path = _moved_to_free_name(temporary, path)
-        replace_atomically(_pub(path), public, mode=0o644)
+            path = _move_to_free_name(temporary, path)
+        replace_atomically(public_path(path), public, mode=0o644)
     except OSError as error:
         raise ConfigError(
             f"cannot write {path}: {error.strerror}", hint=f"ls -ld {path.parent}"
@@ -95,14 +125,18 @@ def save_new(path: Path, private: bytes, public: bytes) -> Path:
     return path
 
 
-def _moved_to_free_name(temporary: Path, path: Path) -> Path:
-    """Give the file a name that was free together with its .pub, overwriting nothing."""
-    spares = (path.with_name(f"{SPARE_NAME}_{number}") for number in range(2, 100))
-    for candidate in (path, path.with_name(SPARE_NAME), *spares):
-        if os.path.lexists(candidate) or os.path.lexists(_pub(candidate)):
+def public_path(path: Path) -> Path:
+    """Return the path of the public file that belongs to the private file `path`."""
+    return path.with_name(path.name + ".pub")
+
+
+def _move_to_free_name(temporary: Path, path: Path) -> Path:
+    """Move the file to a name that is free together with its .pub; overwrite nothing."""
+    for candidate in _candidates(path):
+        if os.path.lexists(candidate) or os.path.lexists(public_path(candidate)):
             continue
         try:
-            os.link(temporary, candidate)  # unlike a rename, it fails where another run was quicker
+            os.link(temporary, candidate)  # unlike a rename, it fails if another run was faster
         except FileExistsError:
             continue
         except OSError:  # a file system without hard links
@@ -111,44 +145,56 @@ def _moved_to_free_name(temporary: Path, path: Path) -> Path:
     raise ConfigError(f"no free name for a new key beside {path}", hint=f"ls {path.parent}")
 
 
-def _pub(path: Path) -> Path:
-    return path.with_name(path.name + ".pub")
+def _candidates(path: Path) -> Iterator[Path]:
+    yield path
+    yield path.with_name(SPARE_NAME)
+    for number in range(2, _MAX_SPARES + 1):
+        yield path.with_name(f"{SPARE_NAME}_{number}")
 
 
-def _openssh(data: bytes) -> PrivateKey | None:
-    body, end, _after = data.partition(_BEGIN)[2].partition(_END)
+def _parse_openssh(data: bytes) -> PrivateKey | None:
+    """Read OpenSSH's format (PROTOCOL.key): magic, cipher, kdf, kdf options, key count, public key …"""
+    _before, _begin, rest = data.partition(_BEGIN)
+    body, end, _after = rest.partition(_END)
     if not end:
         return None
     try:
-        blob = base64.b64decode(b"".join(body.split()), validate=True)
+        decoded = base64.b64decode(b"".join(body.split()), validate=True)
     except binascii.Error:
         return None
-    if not blob.startswith(_MAGIC):
+    if not decoded.startswith(_MAGIC):
         return None
-    cipher, rest = _string(blob[len(_MAGIC) :])
-    _kdf, rest = _string(rest)
-    _options, rest = _string(rest)
-    public, _rest = _string(rest[4:])
-    kind, _fields = _string(public)
+    cipher, unread = _read_string(decoded[len(_MAGIC) :])
+    _kdf, unread = _read_string(unread)
+    _kdf_options, unread = _read_string(unread)
+    unread = unread[4:]  # the number of keys, always 1
+    public, _unread = _read_string(unread)
+    kind, _fields = _read_string(public)
     line = f"{kind.decode('ascii', 'replace')} {base64.b64encode(public).decode('ascii')}"
     key = parse_key(line)
-    return PrivateKey(key, encrypted=cipher != b"none") if key else None
+    if key is None:
+        return None
+    return PrivateKey(key, encrypted=cipher != b"none")
 
 
-def _string(data: bytes) -> tuple[bytes, bytes]:
-    """The length-prefixed string at the start of `data`, and what follows; both empty past the end."""
+def _read_string(data: bytes) -> tuple[bytes, bytes]:
+    """The length-prefixed string at the start of `data`, and the rest; both empty past the end."""
     end = 4 + int.from_bytes(data[:4], "big")
     return data[4:end], data[end:]
 
 
-def _pem(data: bytes) -> PrivateKey | None:
+def _parse_pem(data: bytes) -> PrivateKey | None:
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives import serialization
 
     try:
-        public = forms.load_pem_private_key(data, None).public_key()
-        line = public.public_bytes(forms.Encoding.OpenSSH, forms.PublicFormat.OpenSSH)
+        private = serialization.load_pem_private_key(data, None)
+        line = private.public_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
     except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm):
         return None
     key = parse_key(line.decode("ascii"))
-    return PrivateKey(key, encrypted=False) if key else None
+    if key is None:
+        return None
+    return PrivateKey(key, encrypted=False)
