@@ -1,8 +1,11 @@
-"""Shell completion without typer: answers from a table that a test compares with the command line itself.
+"""Shell completion: the script for each shell, and the completions for a line.
 
-Touches no network, no keyring and no prompt: host names come from a file that login leaves behind.
-The shells ask by environment variables: `_APEXGPU_COMPLETE=complete_SHELL`, and the line so far either as
-`COMP_WORDS` with `COMP_CWORD` or, up to the cursor, as `_TYPER_COMPLETE_ARGS`.
+The answers come from `completion_table`, which is generated from the command line itself, because a
+Tab must be fast: no typer, no network, no keyring, no prompt. Host names come from a file that login
+writes.
+
+The scripts call apexgpu with the environment variable `_APEXGPU_COMPLETE=complete_SHELL`, and with the
+line either as `COMP_WORDS` and `COMP_CWORD`, or up to the cursor as `_TYPER_COMPLETE_ARGS`.
 """
 
 import os
@@ -59,24 +62,44 @@ Register-ArgumentCompleter -Native -CommandName apexgpu -ScriptBlock {
 
 
 def script(shell: str) -> str:
-    """The text that makes `shell` ask us."""
+    """Return the completion script of `shell`, one of SHELLS."""
     return _SCRIPTS[shell]
 
 
 def answer(environment: Mapping[str, str]) -> int:
-    """Print the completions for the line in `environment`, one a line."""
-    before, word = _line(environment)
-    found = complete(before, word, environment)
-    sys.stdout.write("".join(f"{item}\n" for item in found))
+    """Print the completions for the line in `environment`, one on each line; return the exit code."""
+    before, word = _parse_line(environment)
+    completions = complete(before, word, environment)
+    sys.stdout.write("".join(f"{completion}\n" for completion in completions))
     return 0
 
 
-def _line(environment: Mapping[str, str]) -> tuple[list[str], str]:
-    """The words before the cursor (without `apexgpu`), and the one being typed."""
+def complete(before: list[str], word: str, environment: Mapping[str, str]) -> list[str]:
+    """Return what can replace `word`, the word at the cursor, after the words `before`."""
+    if "--" in before:
+        return []  # a command for the container follows
+    path = _command_path(before)
+    kind, names, options = TABLE[path]
+    if word.startswith("-"):
+        return [option for option in options if option.startswith(word)]
+    if kind not in {"host", "hosts"}:
+        return [name for name in names if name.startswith(word)]
+    hosts = _read_hosts(environment)
+    candidates = (*names, *hosts)
+    takes_one_host = kind == "host"
+    if takes_one_host and not set(hosts).isdisjoint(before):
+        candidates = AFTER_HOST.get(path, ())
+    return [name for name in candidates if name.startswith(word) and name not in before]
+
+
+def _parse_line(environment: Mapping[str, str]) -> tuple[list[str], str]:
+    """The words before the cursor (without `apexgpu`), and the word at the cursor."""
     if "COMP_WORDS" in environment:
-        words = environment["COMP_WORDS"].split("\n" if "\n" in environment["COMP_WORDS"] else None)
-        at = int(environment.get("COMP_CWORD", str(len(words) - 1)))
-        return words[1:at], words[at] if at < len(words) else ""
+        line = environment["COMP_WORDS"]
+        words = line.split("\n") if "\n" in line else line.split()
+        index = int(environment.get("COMP_CWORD", str(len(words) - 1)))
+        current = words[index] if index < len(words) else ""
+        return words[1:index], current
     line = environment.get("_TYPER_COMPLETE_ARGS", "")
     words = line.split()
     if not line or line[-1].isspace():
@@ -84,39 +107,28 @@ def _line(environment: Mapping[str, str]) -> tuple[list[str], str]:
     return words[1:-1], words[-1]
 
 
-def complete(before: list[str], word: str, environment: Mapping[str, str]) -> list[str]:
-    """What may follow `before` and starts with `word`."""
+def _command_path(words: list[str]) -> str:
+    """The longest command in `words` that the table knows: `config sync`, or "" for apexgpu itself."""
     path = ""
-    for item in before:
-        longer = f"{path} {item}".strip()
+    for word in words:
+        longer = f"{path} {word}".strip()
         if longer in TABLE:
             path = longer
-    if "--" in before:
-        return []
-    kind, names, options = TABLE[path]
-    if word.startswith("-"):
-        return [option for option in options if option.startswith(word)]
-    if kind in {"host", "hosts"}:
-        known = _hosts(environment)
-        given = kind == "host" and not set(known).isdisjoint(
-            before
-        )  # and this is what comes after it
-        names = AFTER_HOST.get(path, ()) if given else (*names, *known)
-        return [name for name in names if name.startswith(word) and name not in before]
-    return [name for name in names if name.startswith(word)]
+    return path
 
 
-def _hosts(environment: Mapping[str, str]) -> list[str]:
-    directory = environment.get("APEXGPU_STATE_DIR") or _default_state()
+def _read_hosts(environment: Mapping[str, str]) -> list[str]:
+    directory = environment.get("APEXGPU_STATE_DIR") or _default_state_directory()
     try:
-        with open(os.path.join(directory, "hosts"), encoding="utf-8") as stream:  # noqa: PTH118, PTH123 - pathlib is slow
+        # Not pathlib: its import would take longer than everything else here.
+        with open(os.path.join(directory, "hosts"), encoding="utf-8") as stream:  # noqa: PTH118, PTH123
             return stream.read().split()
     except OSError:
         return []
 
 
-def _default_state() -> str:
-    """As platformdirs says, without its import on the systems where it is one line."""
+def _default_state_directory() -> str:
+    """The directory that platformdirs returns, without its import where that is simple."""
     if sys.platform in {"win32", "darwin"}:
         import platformdirs
 

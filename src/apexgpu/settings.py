@@ -1,10 +1,11 @@
-"""The settings, each with where it came from: flag > environment > file > what login left > default."""
+"""The settings, each with its source. The order is: flag, environment, config.toml, last login, default."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from apexgpu.errors import ConfigError
 
@@ -13,35 +14,46 @@ if TYPE_CHECKING:
 
 DEFAULT_IAM_URL = "http://iam.apexlab.org"
 DEFAULT_TIMEOUT = 10.0
+_LONGEST_TIMEOUT = 3600
+
+
+class Source(StrEnum):
+    """Where the value of a setting comes from."""
+
+    FLAG = "flag"
+    ENVIRONMENT = "environment"
+    FILE = "file"
+    LOGIN = "login"
+    DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One value and its source: `flag`, `environment`, `file`, `login` or `default`."""
+    """One value, as text, and its source."""
 
     value: str
-    source: str
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that can be set. `named` keeps the sources for `apexgpu config status`."""
+    """All settings. `named` contains them as text with their sources, for `apexgpu config status`."""
 
     named: Mapping[str, Setting]
 
     @property
     def iam_url(self) -> str:
-        """Where IAM answers; a bare host name means https first, then http."""
+        """The URL of IAM; for a bare host name, https is tried before http."""
         return self.named["iam_url"].value
 
     @property
     def user(self) -> str | None:
-        """The domain account, None until it is known."""
+        """The domain account, or None before the first login."""
         return self.named["user"].value or None
 
     @property
     def ssh_config(self) -> Path:
-        """The ssh client configuration that the hosts are merged into."""
+        """The ssh config that the hosts are merged into."""
         return Path(self.named["ssh_config"].value).expanduser()
 
     @property
@@ -51,149 +63,161 @@ class Settings:
 
     @property
     def state_dir(self) -> Path:
-        """The directory of everything apexgpu remembers."""
+        """The directory for everything that apexgpu keeps between two runs."""
         return Path(self.named["state_dir"].value)
 
     @property
     def timeout(self) -> float:
-        """Seconds a host may take to connect."""
+        """How many seconds a host may take to connect."""
         return float(self.named["timeout"].value)
 
     @property
     def networks(self) -> "Sequence[IPv4Network | IPv6Network] | None":
-        """The networks that the lab's addresses may be in; None for private ones and loopback."""
+        """The networks that the lab's addresses may be in; None means private networks and loopback.
+
+        Raises:
+            ConfigError: a network cannot be parsed.
+        """
         import ipaddress
 
         text = self.named["networks"].value
+        if not text:
+            return None
         try:
-            return (
-                tuple(ipaddress.ip_network(one.strip()) for one in text.split(","))
-                if text
-                else None
-            )
+            return tuple(ipaddress.ip_network(network.strip()) for network in text.split(","))
         except ValueError as exc:
             message = f"networks in config.toml: {exc}"
             raise ConfigError(message, hint='networks = ["10.0.0.0/8"]') from None
 
     @property
     def keep_connections(self) -> bool:
-        """Whether connections stay open for some minutes so that the next command is quick."""
+        """Whether connections stay open for a few minutes, so that the next command is fast."""
         return self.named["keep_connections"].value == "true"
 
     @property
     def monitor_url(self) -> str | None:
-        """The lab's own page about its GPUs, None where there is none."""
+        """The lab's own page about its GPUs, or None."""
         return self.named["monitor_url"].value or None
 
 
-_VARIABLES = {
-    "iam_url": "APEXGPU_IAM_URL",
-    "user": "APEXGPU_USER",
-    "ssh_config": "APEXGPU_SSH_CONFIG",
+class _Definition(NamedTuple):
+    """A setting that can be in config.toml: its environment variable ("" for none) and default value."""
+
+    variable: str
+    default: str
+
+
+# OpenSSH cannot share connections on Windows.
+_KEEP_CONNECTIONS = "true" if os.name == "posix" else "false"
+_DEFINITIONS = {
+    "iam_url": _Definition("APEXGPU_IAM_URL", DEFAULT_IAM_URL),
+    "user": _Definition("APEXGPU_USER", ""),
+    "ssh_config": _Definition("APEXGPU_SSH_CONFIG", "~/.ssh/config"),
+    "timeout": _Definition("APEXGPU_TIMEOUT", f"{DEFAULT_TIMEOUT:g}"),
+    "networks": _Definition("", ""),
+    "keep_connections": _Definition("", _KEEP_CONNECTIONS),
+    "monitor_url": _Definition("", ""),
+}
+# These two cannot be in config.toml, because they say where it is, and where the login is kept.
+_DIRECTORY_VARIABLES = {
     "config_dir": "APEXGPU_CONFIG_DIR",
     "state_dir": "APEXGPU_STATE_DIR",
-    "timeout": "APEXGPU_TIMEOUT",
 }
 
 
 def load(
-    flags: Mapping[str, str], environment: Mapping[str, str], remembered: Mapping[str, str]
+    flags: Mapping[str, str], environment: Mapping[str, str], login: Mapping[str, str]
 ) -> Settings:
-    """Settle every setting.
+    """Return all settings.
 
-    `remembered` is what a login left behind. ConfigError when `config.toml` cannot be read, or a value
-    makes no sense.
+    Args:
+        flags: the values given on the command line, by setting.
+        environment: the environment variables.
+        login: the values that the last login left, by setting.
+
+    Raises:
+        ConfigError: `config.toml` cannot be read, or a value is invalid.
     """
     named: dict[str, Setting] = {}
-    for directory in ("config_dir", "state_dir"):
-        named[directory] = _first(directory, flags, environment, {}, {}) or _default_directory(
-            directory
-        )
+    for name in _DIRECTORY_VARIABLES:
+        named[name] = _directory(name, flags, environment)
     file = _read_file(Path(named["config_dir"].value) / "config.toml")
-    defaults = {
-        "iam_url": DEFAULT_IAM_URL,
-        "user": "",
-        "ssh_config": "~/.ssh/config",
-        "timeout": f"{DEFAULT_TIMEOUT:g}",
-        "networks": "",
-        "keep_connections": "true" if os.name == "posix" else "false",
-        "monitor_url": "",
-    }
-    for name, default in defaults.items():
-        named[name] = _first(name, flags, environment, file, remembered) or Setting(
-            default, "default"
+    for name, definition in _DEFINITIONS.items():
+        candidates = (
+            (flags.get(name), Source.FLAG),
+            (environment.get(definition.variable), Source.ENVIRONMENT),
+            (file.get(name), Source.FILE),
+            (login.get(name), Source.LOGIN),
         )
+        # An empty value counts as not set, as with `APEXGPU_USER= apexgpu status`.
+        named[name] = Setting(definition.default, Source.DEFAULT)
+        for value, source in candidates:
+            if value:
+                named[name] = Setting(value, source)
+                break
     _check_timeout(named["timeout"])
     return Settings(named)
 
 
 def state_directory(flags: Mapping[str, str], environment: Mapping[str, str]) -> Path:
-    """The state directory alone, without reading any file."""
-    found = _first("state_dir", flags, environment, {}, {}) or _default_directory("state_dir")
-    return Path(found.value)
+    """Return the state directory alone, without reading any file."""
+    return Path(_directory("state_dir", flags, environment).value)
 
 
-def _first(
-    name: str,
-    flags: Mapping[str, str],
-    environment: Mapping[str, str],
-    file: Mapping[str, str],
-    remembered: Mapping[str, str],
-) -> Setting | None:
-    variable = _VARIABLES.get(name, "")
-    for source, values, key in (
-        ("flag", flags, name),
-        ("environment", environment, variable),
-        ("file", file, name),
-        ("login", remembered, name),
-    ):
-        if values.get(key):
-            return Setting(values[key], source)
-    return None
+def _directory(name: str, flags: Mapping[str, str], environment: Mapping[str, str]) -> Setting:
+    if flags.get(name):
+        return Setting(flags[name], Source.FLAG)
+    variable = _DIRECTORY_VARIABLES[name]
+    if environment.get(variable):
+        return Setting(environment[variable], Source.ENVIRONMENT)
+    import platformdirs  # only here: a run with both variables set need not load it
 
-
-def _default_directory(name: str) -> Setting:
-    import platformdirs
-
-    find = platformdirs.user_config_path if name == "config_dir" else platformdirs.user_state_path
-    return Setting(str(find("apexgpu", appauthor=False)), "default")
+    if name == "config_dir":
+        path = platformdirs.user_config_path("apexgpu", appauthor=False)
+    else:
+        path = platformdirs.user_state_path("apexgpu", appauthor=False)
+    return Setting(str(path), Source.DEFAULT)
 
 
 def _read_file(path: Path) -> dict[str, str]:
+    """The values in config.toml, as text; {} if there is no file."""
     try:
-        text = path.read_bytes()
+        data = path.read_bytes()
     except FileNotFoundError:
         return {}
     except OSError as exc:
         message = f"{path} cannot be read: {exc.strerror}"
         raise ConfigError(message, hint=f"ls -l {path}") from None
-    import tomllib
+    import tomllib  # most members have no config.toml
 
     try:
-        table = tomllib.loads(text.decode())
+        table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        message = f"{path} is not valid TOML: {exc}"
-        raise ConfigError(
-            message, hint=f"correct the line, or start afresh: mv {path} {path}.bad"
-        ) from None
-    return {
-        key: _text(value)
-        for key, value in table.items()
-        if isinstance(value, str | int | float | bool | list)
-    }
+        message = f"{path} is not valid TOML: {exc} (correct the line, or move the file away)"
+        raise ConfigError(message, hint=f"mv {path} {path}.bad") from None
+    values = {}
+    for name, value in table.items():
+        if isinstance(value, str | int | float | bool | list):
+            values[name] = _as_text(value)
+    return values
 
 
-def _text(value: Any) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, list):
-        return ", ".join(str(one) for one in value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return ", ".join(str(item) for item in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
 
 
 def _check_timeout(setting: Setting) -> None:
     try:
-        good = 0 < float(setting.value) <= 3600
+        is_valid = 0 < float(setting.value) <= _LONGEST_TIMEOUT
     except ValueError:
-        good = False
-    if not good:
-        message = f"timeout {setting.value!r} (from {setting.source}) is not a number of seconds up to 3600"
+        is_valid = False
+    if not is_valid:
+        message = (
+            f"timeout {setting.value!r} (from {setting.source}) is not a number of seconds "
+            f"up to {_LONGEST_TIMEOUT}"
+        )
         raise ConfigError(message, hint="--timeout 10")
