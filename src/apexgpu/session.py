@@ -179,7 +179,7 @@ class Session:
 
         from apexgpu.forwarding import onetimelink
 
-        if not (onetimelink.through(url, webbrowser.open) if secret else webbrowser.open(url)):
+        if not (onetimelink.open_once(url, webbrowser.open) if secret else webbrowser.open(url)):
             self.screen.note(f"no browser could be started; open it yourself: {url}")
 
     def confirm(self, question: str, *, option: str = "--yes") -> None:

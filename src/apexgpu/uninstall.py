@@ -61,7 +61,7 @@ def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | 
         found.append(
             Part("lab", f"the embedded lab in {state / 'lab'}", partial(_end_lab, state / "lab"))
         )
-    if open_ones := [one for one in records.listed(state) if one.state != records.DEAD]:
+    if open_ones := records.list_open(state):
         what = f"open tunnels: {', '.join(one.id for one in open_ones)}"
         found.append(Part("tunnels", what, partial(_close_all, state, open_ones)))
     found += _config(settings, runner)

@@ -123,7 +123,7 @@ class TestTensorBoard:
             product("tensorboard", "gpu2", "runs", "--program", "~/tensorboard", "--wait", "1") == 5
         )
         assert "does not answer after 1 s" in product.err
-        assert "goes on waiting" in product.err
+        assert "run the same command again to keep waiting" in product.err
 
     def test_none_to_be_found_says_how_to_get_one(self, product: Product) -> None:
         assert product("tensorboard", "gpu2", "runs", "--program", "/nowhere/tensorboard") == 6

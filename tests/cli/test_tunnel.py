@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 from apexgpu import cli, uninstall
-from apexgpu.forwarding import ports, records
+from apexgpu.forwarding import ports, records, request
+from apexgpu.forwarding.ports import Destination
+from apexgpu.forwarding.records import TunnelState
+from apexgpu.forwarding.request import PortsTakenError, TunnelRequest
 from apexgpu.session import Session
 from apexgpu_lab.inprocess import running
 from tests.cli.product import Product, product_of
@@ -44,7 +47,7 @@ def get_state(product: Product) -> str:
     """The state of the only tunnel, once that is no longer up: whoever stopped the container knows it sooner."""
     state = Path(product.lab.environment["APEXGPU_STATE_DIR"])
     end = time.monotonic() + 60
-    while (found := records.listed(state)[0].state) == "up" and time.monotonic() < end:
+    while (found := records.list_tunnels(state)[0].state) == "up" and time.monotonic() < end:
         os.sched_yield()
     return found
 
@@ -119,12 +122,12 @@ def test_a_killed_tunnel_is_shown_as_dead_once_and_its_port_comes_back(product: 
         made = opened(product, "gpu2", str(port))
         os.kill(made["pid"], signal.SIGKILL)
         state = Path(product.lab.environment["APEXGPU_STATE_DIR"])
-        while records.listed(state)[0].state != records.DEAD:
+        while records.list_tunnels(state)[0].state != TunnelState.DEAD:
             os.sched_yield()
         again = opened(product, "gpu2", str(port))
         assert again["local_port"] == made["local_port"]
         os.kill(again["pid"], signal.SIGKILL)
-        while records.listed(state)[0].state != records.DEAD:
+        while records.list_tunnels(state)[0].state != TunnelState.DEAD:
             os.sched_yield()
         assert [one["state"] for one in product.json("tunnels")["tunnels"]] == ["dead"]
         assert product.json("tunnels")["tunnels"] == []
@@ -135,18 +138,18 @@ def test_a_port_that_is_taken_is_refused_with_its_holders_name(product: Product)
         number = other.getsockname()[1]
         for more in ((), ("--background",)):
             assert product("tunnel", "gpu2", "6006", "--local", str(number), *more) == 6
-            assert f"port {number} here is taken by" in product.err
+            assert f"local port {number} is in use by" in product.err
             assert f"(process {os.getpid()})" in product.err
             hinted = re.search(r"hint: apexgpu tunnel gpu2 6006 --local (\d+)", product.err)
             assert hinted is not None
-            assert ports.free(int(hinted[1]))
+            assert ports.is_free(int(hinted[1]))
 
 
 def test_our_own_tunnel_is_named_as_the_holder(product: Product) -> None:
     with serving() as port:
         made = opened(product, "gpu2", str(port))
         assert product("tunnel", "gpu2", "9999", "--local", str(made["local_port"])) == 6
-        assert f"is taken by your tunnel {made['id']}" in product.err
+        assert f"is in use by your tunnel {made['id']}" in product.err
 
 
 @pytest.mark.parametrize(
@@ -184,11 +187,11 @@ def test_two_users_of_one_laptop(product: Product, tmp_path: Path) -> None:
                 (tmp_path / "other" / path.name).write_bytes(path.read_bytes())
         environment = {**os.environ, **theirs}
         assert cli.main(["tunnel", "gpu2", str(port), "-b"], Session(environment=environment)) == 0
-        found = records.listed(tmp_path / "other")
+        found = records.list_tunnels(tmp_path / "other")
         try:
-            assert found[0].forwards[0].local != mine["local_port"]
+            assert found[0].forwards[0].local_port != mine["local_port"]
             assert (
-                get(f"http://127.0.0.1:{found[0].forwards[0].local}")
+                get(f"http://127.0.0.1:{found[0].forwards[0].local_port}")
                 == b"training"
                 == get(mine["url"])
             )
@@ -228,19 +231,19 @@ def test_uninstall_closes_what_is_open(product: Product) -> None:
 
 
 def test_of_two_that_want_one_port_one_has_it() -> None:
-    """`take` binds and does not look before."""
+    """`listen` binds and does not look before."""
 
-    def plan(*wanted: int | None, strict: bool = False) -> records.Plan:
-        return records.Plan("gpu7", (), (ports.Remote(23456),) * len(wanted), wanted, strict)
+    def listen(*wanted: int | None, exact: bool = False) -> list[socket.socket]:
+        destinations = (Destination(23456),) * len(wanted)
+        return request.listen(TunnelRequest("gpu7", (), destinations, wanted, exact_ports=exact))
 
-    first, second = records.take(plan(None, None))
+    first, second = listen(None, None)
     with first, second:
         number = first.getsockname()[1]
         assert number != second.getsockname()[1]
-        with records.take(plan(number))[
-            0
-        ] as third:  # it was another tunnel's, and need not be the same
+        (third,) = listen(number)  # it was another tunnel's, and need not be the same
+        with third:
             assert third.getsockname()[1] != number
-        with pytest.raises(records.PortsTakenError) as caught:
-            records.take(plan(number, strict=True))
-        assert caught.value.taken == [number]
+        with pytest.raises(PortsTakenError) as caught:
+            listen(number, exact=True)
+        assert caught.value.ports == (number,)

@@ -1,11 +1,15 @@
 """Which local port a tunnel gets, who holds one, when to try again: pure, in tables."""
 
+import subprocess
+
 import pytest
 
 from apexgpu.errors import UsageError
 from apexgpu.forwarding import portowners, ports, supervisor
+from apexgpu.forwarding.ports import Destination, ListenerState
 from apexgpu.forwarding.sshconnection import argv
-from apexgpu.ssh import failures
+
+IPV6_LOOPBACK = "00000000000000000000000001000000"
 
 
 @pytest.mark.parametrize(
@@ -18,26 +22,43 @@ from apexgpu.ssh import failures
     ],
 )
 def test_what_a_port_means(word: str, target: str, shown: str) -> None:
-    assert ports.remote(word).target == target
-    assert str(ports.remote(word)) == shown
-    assert ports.remote(str(ports.remote(word))) == ports.remote(word)
+    destination = ports.parse_destination(word)
+    assert destination.ssh_form == target
+    assert str(destination) == shown
+    assert ports.parse_destination(str(destination)) == destination
 
 
 @pytest.mark.parametrize(
-    ("said", "word", "why"),
+    ("listeners", "word", "state"),
     [
-        ("0100007F:1776\n00000000:0016\n", "6006", ""),
-        ("0100007F:1776\n00000000000000000000000001000000:1776\n", "6006", ""),
-        ("00000000000000000000000000000000:1776\n", "6006", ""),
-        ("00000000000000000000000001000000:1776\n", "6006", "port 6006 there listens on ::1 alone"),
-        ("0100007F:1777\n", "6006", "nothing listens on port 6006 there yet"),
-        ("0100007F:1777\n", "db:6006", ""),
-        ("", "6006", ""),
-        ("Welcome: you have mail at 10:30\n", "6006", ""),
+        ("0100007F:1776 11\n00000000:0016 12\n", "6006", ListenerState.LISTENING),
+        (f"0100007F:1776 11\n{IPV6_LOOPBACK}:1776 12\n", "6006", ListenerState.LISTENING),
+        ("00000000000000000000000000000000:1776 11\n", "6006", ListenerState.LISTENING),
+        (f"{IPV6_LOOPBACK}:1776 11\n", "6006", ListenerState.IPV6_ONLY),
+        ("0100007F:1777 11\n", "6006", ListenerState.NOTHING),
+        ("0100007F:1777\n", "6006", ListenerState.NOTHING),
+        ("0100007F:1777 11\n", "db:6006", ListenerState.UNKNOWN),
+        ("", "6006", ListenerState.UNKNOWN),
+        ("Welcome: you have mail at 10:30\n", "6006", ListenerState.UNKNOWN),
     ],
 )
-def test_what_the_container_tells_of_a_port(said: str, word: str, why: str) -> None:
-    assert ports.nobody(said, ports.remote(word)) == why
+def test_what_the_container_tells_of_a_port(
+    listeners: str, word: str, state: ListenerState
+) -> None:
+    assert ports.listener_state(listeners, ports.parse_destination(word)) is state
+
+
+def test_only_a_container_on_this_machine_lists_our_own_socket() -> None:
+    """The same port of another machine has another inode."""
+    with ports.listen_anywhere() as ours:
+        words = ["sh", "-c", ports.LIST_LISTENERS]
+        listed = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        assert ports.lists_socket(listed, ours)
+        port = ours.getsockname()[1]
+        elsewhere = f"0100007F:{port:04X} 1\n0100007F:{port:04X}\n"
+        assert ports.listener_state(elsewhere, Destination(port)) is ListenerState.LISTENING
+        assert not ports.lists_socket(elsewhere, ours)
+        assert not ports.lists_socket("", ours)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +66,7 @@ def test_what_the_container_tells_of_a_port(said: str, word: str, why: str) -> N
 )
 def test_what_is_no_port(word: str) -> None:
     with pytest.raises(UsageError):
-        ports.remote(word)
+        ports.parse_destination(word)
 
 
 @pytest.mark.parametrize(
@@ -61,13 +82,13 @@ def test_what_is_no_port(word: str) -> None:
     ],
 )
 def test_the_order_of_local_ports(port: int, first: list[int]) -> None:
-    found = list(ports.candidates(port))
-    assert found[: len(first)] == first
-    assert not ports.BLOCKED & set(found)
+    candidates = list(ports.local_candidates(port))
+    assert candidates[: len(first)] == first
+    assert not ports.BLOCKED_BY_BROWSERS & set(candidates)
 
 
 def test_back_off_is_capped() -> None:
-    assert [supervisor.wait_before(attempt, 30) for attempt in (0, 1, 2, 6, 1000)] == [
+    assert [supervisor.pause_before(attempt, 30) for attempt in (0, 1, 2, 6, 1000)] == [
         0.5,
         1,
         2,
@@ -77,20 +98,16 @@ def test_back_off_is_capped() -> None:
 
 
 def test_only_a_changed_host_key_is_final() -> None:
-    changed = failures.classify("Host key verification failed.")
-    refused = failures.classify("ssh: connect to host gpu7 port 22: Connection refused")
-    assert changed is not None
-    assert refused is not None
-    assert changed.is_permanent
-    assert not refused.is_permanent
+    assert supervisor.is_final("Host key verification failed.")
+    assert not supervisor.is_final("ssh: connect to host gpu7 port 22: Connection refused")
 
 
 def test_ssh_never_asks_and_always_checks_host_keys() -> None:
     words = argv(
         ["-F", "cfg", "gpu7"],
         [("/run/s/0", "localhost:6006")],
-        connect=5,
-        keepalive=5,
+        connect_timeout=5,
+        keep_alive=5,
         platform="linux",
     )
     assert words[:3] == ["ssh", "-F", "cfg"]
@@ -112,7 +129,9 @@ def test_a_forward_that_fails_is_fatal_where_it_is_a_port_that_others_could_have
 ) -> None:
     """ssh_config(5), ExitOnForwardFailure; Windows' ssh has no sockets of its own to listen on."""
     here = "127.0.0.1:50000" if platform == "win32" else "/run/s/0"
-    words = argv(["gpu7"], [(here, "[::1]:6006")], connect=0.2, keepalive=4, platform=platform)
+    words = argv(
+        ["gpu7"], [(here, "[::1]:6006")], connect_timeout=0.2, keep_alive=4, platform=platform
+    )
     assert f"ExitOnForwardFailure={fatal}" in words
     assert {"ConnectTimeout=1", "ServerAliveInterval=4", "ServerAliveCountMax=3"} <= set(words)
     assert words[words.index("-L") + 1] == f"{here}:[::1]:6006"
@@ -134,11 +153,11 @@ def test_linux_says_which_socket_listens() -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("p4711\ncjupyter-lab\nf7\n", portowners.Holder(4711, "jupyter-lab")),
+        ("p4711\ncjupyter-lab\nf7\n", portowners.LocalProgram(4711, "jupyter-lab")),
         ("", portowners.UNKNOWN),
     ],
 )
-def test_macos_lsof(text: str, found: portowners.Holder) -> None:
+def test_macos_lsof(text: str, found: portowners.LocalProgram) -> None:
     assert portowners.lsof_listener(text) == found
 
 
@@ -157,5 +176,5 @@ def test_windows_netstat_in_any_language() -> None:
     assert portowners.windows_listener(NETSTAT, 50123) is None
     assert portowners.windows_program(
         '"python.exe","9120","Console","1","50,000 K"', 9120
-    ) == portowners.Holder(9120, "python.exe")
+    ) == portowners.LocalProgram(9120, "python.exe")
     assert portowners.windows_program("INFO: No tasks", None) == portowners.UNKNOWN

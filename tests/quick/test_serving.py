@@ -16,7 +16,7 @@ from apexgpu.errors import ApexError
 from apexgpu.models import Host, Reply, Target
 from apexgpu.remote import webservers
 from apexgpu.remote.programs import processes, search, serve
-from apexgpu.remote.webservers import Wish
+from apexgpu.remote.webservers import ServerKind, ServerRequest
 from apexgpu.ssh.transport import Limits, OnLine
 
 HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
@@ -45,14 +45,14 @@ def test_what_is_sent_is_one_program_of_the_standard_library_that_python_3_5_can
 
 def test_the_command_fits_into_one_argument_of_a_shell() -> None:
     assert (
-        len(webservers.command("serve", Wish("tensorboard", "runs"))) < 100_000
+        len(webservers.command("serve", ServerRequest(ServerKind.TENSORBOARD, "runs"))) < 100_000
     )  # Linux takes 131,072
 
 
 def test_odd_names_come_through_the_shell_whole(tmp_path: Path) -> None:
     name = 'it\'s $HOME "and" 中文\\n; ls'
     (tmp_path / name).mkdir()
-    wish = Wish("tensorboard", name, program="/nowhere")
+    wish = ServerRequest(ServerKind.TENSORBOARD, name, program="/nowhere")
     done = subprocess.run(
         ["sh", "-c", webservers.command("serve", wish)],
         env={**os.environ, "HOME": str(tmp_path)},
@@ -83,11 +83,13 @@ def test_odd_names_come_through_the_shell_whole(tmp_path: Path) -> None:
     ],
 )
 def test_every_way_in_which_jupyter_lists_its_servers_is_read(said: str, found: list[int]) -> None:
-    assert [one["port"] for one in serve.read_list(said)] == found
+    assert [one["port"] for one in serve.parse_server_list(said)] == found
 
 
 def test_an_older_line_tells_the_same_as_json() -> None:
-    one = serve.read_list("https://127.0.0.1:8888/base/?token=abc :: /home/alice/my work")[0]
+    one = serve.parse_server_list("https://127.0.0.1:8888/base/?token=abc :: /home/alice/my work")[
+        0
+    ]
     assert one == {
         "secure": True,
         "hostname": "127.0.0.1",
@@ -146,7 +148,7 @@ def test_a_port_that_is_lost_before_the_server_has_it_is_another_one(tmp_path: P
     program = tmp_path / "tensorboard"
     program.write_text(ROBBED.format(python=sys.executable, marker=str(tmp_path / "thief")))
     program.chmod(0o755)
-    wish = Wish("tensorboard", str(tmp_path), program=str(program))
+    wish = ServerRequest(ServerKind.TENSORBOARD, str(tmp_path), program=str(program))
 
     def asked(do: Literal["serve", "stop"]) -> dict[str, Any]:
         done = subprocess.run(
@@ -171,7 +173,7 @@ def test_an_older_notebook_is_stopped_by_its_port(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as one:
         assert one.stdout is not None
         number = int(one.stdout.readline())
-        assert serve.owner(number) == one.pid
+        assert serve.listener(number) == one.pid
         script = tmp_path / "jupyter-notebook"
         script.write_text(
             f'#!/bin/sh\n[ "$2" = --json ] && exit 1\necho "http://localhost:{number}/ :: {tmp_path}"\n'
@@ -182,8 +184,10 @@ def test_an_older_notebook_is_stopped_by_its_port(tmp_path: Path) -> None:
             "program": str(script),
             "directory": str(tmp_path),
         }
-        assert serve.stopped(wish, str(tmp_path)) == {"stopped": [{"pid": one.pid, "port": number}]}
-        assert serve.stopped(wish, str(tmp_path)) == {"stopped": []}
+        assert serve.stop_servers(wish, str(tmp_path)) == {
+            "stopped": [{"pid": one.pid, "port": number}]
+        }
+        assert serve.stop_servers(wish, str(tmp_path)) == {"stopped": []}
 
 
 def test_a_token_in_a_log_is_not_told(tmp_path: Path) -> None:
@@ -292,7 +296,9 @@ class TestAnswer:
             "looking\n"
             + answer(port=8888, path="/base/", token="abc", pid=7, started=True, host="0.0.0.0")
         )
-        found = webservers.serve(said, HOST, Wish("jupyter", None), on_line=heard.append)
+        found = webservers.serve(
+            said, HOST, ServerRequest(ServerKind.JUPYTER, None), on_line=heard.append
+        )
         assert (found.port, found.path, found.host, found.pid) == (
             8888,
             "/base/?token=abc",
@@ -317,7 +323,9 @@ class TestAnswer:
     ) -> None:
         said = Said(answer(port=1, path="/", pid=7, started=False, host=name))
         assert (
-            webservers.serve(said, HOST, Wish("jupyter", None), on_line=lambda _: None).host
+            webservers.serve(
+                said, HOST, ServerRequest(ServerKind.JUPYTER, None), on_line=lambda _: None
+            ).host
             == reached
         )
 
@@ -325,7 +333,10 @@ class TestAnswer:
         said = Said("\n".join(answer(port=port, path="/", pid=7, started=True) for port in (1, 2)))
         assert (
             webservers.serve(
-                said, HOST, Wish("jupyter", None, wait=900), on_line=lambda _: None
+                said,
+                HOST,
+                ServerRequest(ServerKind.JUPYTER, None, wait=900),
+                on_line=lambda _: None,
             ).port
             == 2
         )
@@ -347,7 +358,7 @@ class TestAnswer:
                 "slow",
                 "does not answer after 60 s",
             ),
-            (Said(answer(error="failed", said=[], log="/l")), "server_failed", "it says nothing"),
+            (Said(answer(error="failed", said=[], log="/l")), "server_failed", "it prints nothing"),
             (Said("", "sh: syntax error\n", 2), "unexpected", "sh: syntax error"),
             (Said("apexgpu [1]"), "unexpected", "does not know"),
             (Said("apexgpu {"), "unexpected", "does not know"),
@@ -357,7 +368,9 @@ class TestAnswer:
         self, said: Said, code: str, words: str
     ) -> None:
         with pytest.raises(ApexError) as caught:
-            webservers.serve(said, HOST, Wish("jupyter", None), on_line=lambda _: None)
+            webservers.serve(
+                said, HOST, ServerRequest(ServerKind.JUPYTER, None), on_line=lambda _: None
+            )
         assert caught.value.code == code
         assert words in caught.value.message
 
@@ -374,8 +387,8 @@ def test_an_older_notebook_is_asked_in_its_own_way(tmp_path: Path, knows_json: b
     said = f'[ "$2" = --json ] && {{ {json_line if knows_json else "exit 1"}; exit; }}; {old}'
     (tmp_path / "jupyter-notebook").write_text(f'#!/bin/sh\n[ "$1" = list ] || exit 9\n{said}\n')
     (tmp_path / "jupyter-notebook").chmod(0o755)
-    found = serve.notebooks([str(tmp_path / "jupyter-notebook")])
-    shown = [serve.notebook(one, started=False) for one in found]
+    found = serve.running_jupyters([str(tmp_path / "jupyter-notebook")])
+    shown = [serve.describe_jupyter(one, started=False) for one in found]
     assert [(one["port"], one["token"], one["directory"], one["path"]) for one in shown] == [
         (8888, "abc", "/home/alice", "/")
     ]

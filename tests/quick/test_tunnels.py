@@ -1,6 +1,5 @@
 """The files that tell of tunnels: whose process lives, what a dead one left, and the ports that are taken for one."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -14,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from apexgpu.errors import UsageError
-from apexgpu.forwarding import ports, records
-from apexgpu.forwarding.records import Carried, Tunnel
+from apexgpu.forwarding import ports, records, request
+from apexgpu.forwarding.ports import Destination
+from apexgpu.forwarding.records import Forward, Tunnel, TunnelState
+from apexgpu.forwarding.request import PortsTakenError, TunnelRequest
 from apexgpu.ssh import mux
 
 HOLDS = """\
@@ -31,11 +32,9 @@ with records.lock(Path(sys.argv[1]), timeout=0):
 
 def noted(state: Path, name: str, pid: int, *, host: str = "gpu7") -> Tunnel:
     """A tunnel that has a file."""
-    one = Tunnel(name, host, (Carried(6006, "6006"),), pid, 1.0, True, records.UP, 1.0)
-    path = records.file(state, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dataclasses.asdict(one)))
-    return one
+    tunnel = Tunnel(name, host, (Forward(6006, "6006"),), pid, 1.0, True, TunnelState.UP, 1.0)
+    records.write(state, tunnel)
+    return tunnel
 
 
 @pytest.fixture
@@ -53,8 +52,8 @@ def test_a_spoilt_file_hides_no_other_tunnel(tmp_path: Path, text: str) -> None:
     good = noted(tmp_path, "good", 4711)
     records.file(tmp_path, "bad").write_text(text)
     with records.lock(records.file(tmp_path, "good"), timeout=0):
-        assert records.listed(tmp_path) == [good]
-    assert [one.state for one in records.listed(tmp_path)] == [records.DEAD]
+        assert records.list_tunnels(tmp_path) == [good]
+    assert [one.state for one in records.list_tunnels(tmp_path)] == [TunnelState.DEAD]
 
 
 def test_what_a_killed_one_left_is_taken_away_and_nothing_of_who_has_its_number_now(
@@ -67,12 +66,12 @@ def test_what_a_killed_one_left_is_taken_away_and_nothing_of_who_has_its_number_
     for name in ("t-4711-x", "t-4712-x", "t-47110-x"):
         (sockets / name).mkdir()
     with records.lock(records.file(tmp_path, "alive"), timeout=0):
-        records.clean(tmp_path, records.listed(tmp_path))
+        records.remove_dead(tmp_path, records.list_tunnels(tmp_path))
         assert ended == [
-            sockets / "t-4711-x" / records.CONTROL
+            sockets / "t-4711-x" / records.CONTROL_SOCKET
         ]  # its ssh, when connections were open
         assert sorted(path.name for path in sockets.iterdir()) == ["t-47110-x", "t-4712-x"]
-        assert [one.id for one in records.listed(tmp_path)] == ["alive"]
+        assert [one.id for one in records.list_tunnels(tmp_path)] == ["alive"]
     assert not records.file(tmp_path, dead.id).exists()
     assert not records.file(tmp_path, reused.id).exists()
 
@@ -90,34 +89,58 @@ def test_a_close_returns_when_the_process_has_ended_and_kills_one_that_does_not(
         one = noted(tmp_path, "one", process.pid)
         records.close(tmp_path, one, limit=0.2 if manner == "deaf" else 10)
         assert process.wait(10) == (-9 if manner == "deaf" else 0)
-    assert records.listed(tmp_path) == []
+    assert records.list_tunnels(tmp_path) == []
     records.close(tmp_path, one)  # again: nothing to do, and no signal to whoever has its number
 
 
 def test_a_dead_one_gets_no_signal(tmp_path: Path, sockets: Path) -> None:
     one = noted(tmp_path, "one", os.getpid())  # its number is ours by now
     records.close(tmp_path, one)
-    assert records.listed(tmp_path) == []
+    assert records.list_tunnels(tmp_path) == []
 
 
 def test_ports_are_taken_on_this_machine_alone_and_all_or_none() -> None:
-    first, second = ports.take(0), ports.take(0)
+    first, second = ports.listen(0), ports.listen(0)
     assert first is not None
     assert second is not None
     with second:
         with first:
             address, number = first.getsockname()
             assert address == "127.0.0.1"
-            assert ports.take(number) is None
+            assert ports.listen(number) is None
         taken = second.getsockname()[1]
-        plan = records.Plan(
-            "gpu7", (), (ports.Remote(1), ports.Remote(2)), (number, taken), strict=True
+        wanted = TunnelRequest(
+            "gpu7", (), (Destination(1), Destination(2)), (number, taken), exact_ports=True
         )
-        with pytest.raises(records.PortsTakenError) as caught:
-            records.take(plan)
-        assert caught.value.taken == [taken]
+        with pytest.raises(PortsTakenError) as caught:
+            request.listen(wanted)
+        assert caught.value.ports == (taken,)
         with socket.create_server(("127.0.0.1", number), reuse_port=False):
             pass  # it was given back
+
+
+def test_the_files_of_an_earlier_version_can_be_read(tmp_path: Path) -> None:
+    text = (
+        '{"id": "gpu7-6006", "host": "gpu7", "forwards": [{"local": 6006, "remote": "db:5432"}], '
+        '"pid": 1, "started": 1.5, "background": true, "state": "waiting", "since": 2.5, '
+        '"reconnects": 3, "carried": 4, "reason": "closed"}'
+    )
+    tunnel = Tunnel.from_json(json.loads(text))
+    forwards = (Forward(6006, "db:5432"),)
+    assert tunnel == Tunnel(
+        "gpu7-6006", "gpu7", forwards, 1, 1.5, True, TunnelState.WAITING, 2.5, 3, 4, "closed"
+    )
+    assert json.dumps(tunnel.to_json()) == text
+
+
+def test_where_the_container_is_this_machine_no_tunnel_listens_on_the_port_it_leads_to() -> None:
+    with ports.listen_anywhere() as probe:
+        free = probe.getsockname()[1]
+    for wanted in (None, free):
+        here = TunnelRequest("gpu7", (), (Destination(free),), (wanted,), same_machine=True)
+        (listening,) = request.listen(here)
+        with listening:
+            assert listening.getsockname()[1] != free
 
 
 @pytest.mark.parametrize(
@@ -125,6 +148,6 @@ def test_ports_are_taken_on_this_machine_alone_and_all_or_none() -> None:
 )
 def test_a_local_port_of_no_use_is_refused(port: int, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        ports.local_wanted(port)
+        ports.check_local_port(port)
     assert hint in (caught.value.hint or "")
-    assert ports.local_wanted(6006) == 6006
+    assert ports.check_local_port(6006) == 6006

@@ -17,31 +17,34 @@ from tests import openssh
 from tests.real.webserver import Wire, serving
 
 from apexgpu.forwarding import ports
-from apexgpu.forwarding.records import UP, WAITING
-from apexgpu.forwarding.supervisor import Limits, State, Supervisor
+from apexgpu.forwarding.ports import Destination
+from apexgpu.forwarding.records import TunnelState
+from apexgpu.forwarding.supervisor import Supervisor, Timing, TunnelStatus
 from apexgpu.models import Host, Target
 from apexgpu.ssh import mux
 from apexgpu.ssh.route import config_arguments, target_arguments
 
-QUICK = Limits(connect=5, login=20, beat=1, patience=2, hold=30, longest_wait=30)
+QUICK = Timing(
+    connect=5, login=20, heartbeat_interval=1, heartbeat_timeout=2, hold=30, longest_pause=30
+)
 
 
 class Tunnel:
     """A supervisor in a thread of its own, and what a browser would do with it."""
 
     def __init__(
-        self, where: list[str], port: int, *, limits: Limits, once: bool, give: bool
+        self, where: list[str], port: int, *, timing: Timing, once: bool, give: bool
     ) -> None:
         # Far from the other test processes: what they look for is the next free port, too.
         first = 20_000 + os.getpid() % 200 * 50
         holder = next(
             taken
             for number in range(first, first + 50)
-            if (taken := ports.take(number)) is not None
+            if (taken := ports.listen(number)) is not None
         )
         self.port: int = holder.getsockname()[1]
-        self._where, self._holder, self._remote = where, holder, ports.Remote(port)
-        self._limits, self._once, self._give = limits, once, give
+        self._where, self._holder, self._remote = where, holder, Destination(port)
+        self._timing, self._once, self._give = timing, once, give
         self._down = threading.Event()
         self._made = threading.Event()
         self.ended = threading.Event()
@@ -56,17 +59,17 @@ class Tunnel:
             self._where,
             [self._holder],
             [self._remote],
-            limits=self._limits,
+            timing=self._timing,
             once=self._once,
-            give=self._give,
-            changed=self._look,
+            hand_over=self._give,
+            on_change=self._look,
         )
         self._made.set()
         await self.supervisor.run()
         self.ended.set()
 
     def _look(self) -> None:
-        (self._up if self.supervisor.state.state == UP else self._down).set()
+        (self._up if self.supervisor.status.state == TunnelState.UP else self._down).set()
 
     def forget(self) -> None:
         self._down.clear()
@@ -134,9 +137,9 @@ def where(server: openssh.OpenSSH, port: int | None = None) -> list[str]:
 
 @contextlib.contextmanager
 def tunnel(
-    words: list[str], port: int, *, give: bool, limits: Limits = QUICK, once: bool = False
+    words: list[str], port: int, *, give: bool, timing: Timing = QUICK, once: bool = False
 ) -> Iterator[Tunnel]:
-    made = Tunnel(words, port, limits=limits, once=once, give=give)
+    made = Tunnel(words, port, timing=timing, once=once, give=give)
     try:
         yield made
     finally:
@@ -150,7 +153,7 @@ def test_a_hundred_connections_at_once(server: openssh.OpenSSH, give: bool) -> N
         ThreadPoolExecutor(100) as pool,
     ):
         assert [len(body) for body in pool.map(lambda _: made.get(), range(100))] == [20_000] * 100
-        assert made.supervisor.moved >= 100 * 20_000
+        assert made.supervisor.bytes_carried >= 100 * 20_000
 
 
 def test_a_server_that_is_killed_and_comes_back(server: openssh.OpenSSH, give: bool) -> None:
@@ -165,7 +168,7 @@ def test_a_server_that_is_killed_and_comes_back(server: openssh.OpenSSH, give: b
             back = time.monotonic()
             assert waiting.result() == b"training"
         assert time.monotonic() - back < 10
-        assert made.supervisor.state.reconnects == 1
+        assert made.supervisor.status.reconnects == 1
 
 
 def test_a_network_that_stalls_and_heals(server: openssh.OpenSSH, give: bool) -> None:
@@ -225,8 +228,8 @@ def test_a_port_that_is_lost_in_the_hand_over_is_waited_for(
 
     monkeypatch.setattr(mux, "forward", robbed)
     with serving() as port, tunnel(where(server), port, give=True) as made:
-        made.until(lambda: "here was taken by another program" in made.supervisor.state.reason)
-        assert made.supervisor.state.state == WAITING
+        made.until(lambda: "another program has taken local port" in made.supervisor.status.reason)
+        assert made.supervisor.status.state == TunnelState.WAITING
         thieves[0].close()
         assert made.get_soon() == b"training"
 
@@ -237,7 +240,7 @@ def test_what_ssh_cannot_listen_on_we_carry_ourselves(
     monkeypatch.setattr(mux, "forward", lambda *words, **more: False)
     with serving() as port, tunnel(where(server), port, give=True) as made:
         assert made.get() == b"training"
-        assert made.supervisor.state == State(UP, made.supervisor.state.since)
+        assert made.supervisor.status == TunnelStatus(TunnelState.UP, made.supervisor.status.since)
 
 
 def test_nobody_listens_there_yet(server: openssh.OpenSSH, give: bool) -> None:
@@ -247,9 +250,9 @@ def test_nobody_listens_there_yet(server: openssh.OpenSSH, give: bool) -> None:
         with pytest.raises(OSError, match=r"closed|reset"):
             made.get()
         made.until(
-            lambda: "refused" in made.supervisor.refused.lower()
+            lambda: "refused" in made.supervisor.refusal.lower()
         )  # its words and its close are two ways
-        assert made.supervisor.state.state == UP
+        assert made.supervisor.status.state == TunnelState.UP
 
 
 def test_once_ends_with_the_connection(server: openssh.OpenSSH, give: bool) -> None:
@@ -263,17 +266,17 @@ def test_a_login_that_is_refused_ends_at_once(server: openssh.OpenSSH, give: boo
     (server.directory / "authorized_keys").write_text("")
     with tunnel(where(server), 1, give=give) as made:
         assert made.ended.wait(20)
-        assert "Permission denied" in made.supervisor.state.reason
+        assert "Permission denied" in made.supervisor.status.reason
 
 
 def test_a_killed_supervisor_leaves_no_ssh_behind(server: openssh.OpenSSH, give: bool) -> None:
     """What ends ssh is the end of its input, which a kill -9 of its parent cannot prevent."""
     with serving() as port, tunnel(where(server), port, give=give) as made:
         assert made.get() == b"training"
-        carrying = made.supervisor._carrier
+        carrying = made.supervisor._connection
         assert carrying is not None
-        assert carrying._child is not None
-        assert carrying._child.stdin is not None
-        made._loop.call_soon_threadsafe(carrying._child.stdin.close)
+        assert carrying._process is not None
+        assert carrying._process.stdin is not None
+        made._loop.call_soon_threadsafe(carrying._process.stdin.close)
         assert made.get_soon() == b"training"
-        assert made.supervisor.state.reconnects <= 1
+        assert made.supervisor.status.reconnects <= 1

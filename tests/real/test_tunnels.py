@@ -140,7 +140,9 @@ def gone(pid: int) -> bool:
 
 
 def state_of(laptop: Laptop, made: dict[str, Any]) -> str:
-    return next((one.state for one in records.listed(laptop.state) if one.id == made["id"]), "")
+    return next(
+        (one.state for one in records.list_tunnels(laptop.state) if one.id == made["id"]), ""
+    )
 
 
 def nobody() -> int:
@@ -250,13 +252,13 @@ class TestRefused:
         there, here = nobody(), nobody()
         said = laptop.run("tunnel", "gpu7", str(there), "--local", str(here), "--background")
         assert said.returncode == 0
-        assert f"gpu7: nothing listens on port {there} there yet" in said.stderr
+        assert f"nothing listens on port {there} of gpu7 yet" in said.stderr
         made = laptop.listed()[0]
         with pytest.raises(OSError, match=r"closed|reset"):
             get(made["url"])
-        until(lambda: any(one.reason for one in records.listed(laptop.state)))
+        until(lambda: any(one.reason for one in records.list_tunnels(laptop.state)))
         said = laptop.run("tunnels")
-        assert f"{made['id']}: the port there said: Connection refused" in said.stderr
+        assert f"{made['id']}: the container answered: Connection refused" in said.stderr
         assert laptop.listed()[0]["state"] == "up"
 
     @pytest.mark.parametrize("more", [(), ("--background",)], ids=["foreground", "background"])
@@ -423,7 +425,9 @@ class TestKilled:
 
     def test_a_start_that_nobody_waits_for_any_more_ends_itself(self, laptop: Laptop) -> None:
         from apexgpu.errors import UnreachableError
-        from apexgpu.forwarding import background, ports
+        from apexgpu.forwarding import background
+        from apexgpu.forwarding.ports import Destination
+        from apexgpu.forwarding.request import TunnelRequest
         from apexgpu.models import Target
         from apexgpu.process import LocalRunner
         from apexgpu.ssh.route import config_arguments, target_arguments
@@ -436,7 +440,7 @@ class TestKilled:
             *target_arguments(Target(host, "container")),
             "gpu7",
         )
-        plan = records.Plan("gpu7", where, (ports.Remote(6006),), (nobody(),), background=True)
+        plan = TunnelRequest("gpu7", where, (Destination(6006),), (nobody(),), background=True)
         wire.cut()
         for limit in (0, 3):  # before it has begun, and while it connects
             with pytest.raises(UnreachableError, match=f"did not come up within {limit} s"):

@@ -248,7 +248,7 @@ def logout(
     )  # first: a mount that is in use stops it before anything is gone
     for mount in unmounted:
         session.screen.good(f"unmounted {mount.directory}")
-    carried = [one for one in records.listed(session.state_dir) if one.state != records.DEAD]
+    carried = records.list_open(session.state_dir)
     for one in carried:
         records.close(session.state_dir, one)
         session.screen.good(f"closed {one.id}")

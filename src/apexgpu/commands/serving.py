@@ -11,7 +11,7 @@ from apexgpu.commands.tunnel import Background, Local, Once, Open
 from apexgpu.forwarding import ports, records
 from apexgpu.models import Host, Outcome
 from apexgpu.remote import webservers
-from apexgpu.remote.webservers import Server, ServerFailedError, Wish
+from apexgpu.remote.webservers import ServerFailedError, ServerKind, ServerRequest, WebServer
 from apexgpu.session import Session
 
 app = Group()
@@ -53,7 +53,7 @@ def tensorboard(
     """
     session = session_of(ctx)
     chosen = reach.one_host(session, host)
-    wish = Wish("tensorboard", logdir, program, wait, str(Path.home()))
+    wish = ServerRequest(ServerKind.TENSORBOARD, logdir, program, wait, str(Path.home()))
     if stop:
         return _stop(session, chosen, wish)
     return _show(
@@ -93,7 +93,7 @@ def jupyter(
     """
     session = session_of(ctx)
     chosen = reach.one_host(session, host)
-    wish = Wish("jupyter", directory, program, wait, str(Path.home()))
+    wish = ServerRequest(ServerKind.JUPYTER, directory, program, wait, str(Path.home()))
     if stop:
         return _stop(session, chosen, wish)
     return _show(
@@ -110,30 +110,30 @@ def jupyter(
 def _show(
     session: Session,
     host: Host,
-    wish: Wish,
+    wish: ServerRequest,
     *,
     local: int | None,
     background: bool,
     open_browser: bool,
     once: bool,
 ) -> None:
-    wanted = ports.local_wanted(local) if local is not None else None
+    wanted = ports.check_local_port(local) if local is not None else None
     reach.ready(session, host)
     try:
-        with session.screen.working(f"looking for {wish.name} on {host.name}") as progress:
+        with session.screen.working(f"looking for {wish.kind.label} on {host.name}") as progress:
             found = webservers.serve(session.transport, host, wish, on_line=progress.say)
     except ServerFailedError as exc:
-        for line in exc.said:
+        for line in exc.log_lines:
             session.screen.note(f"  {line}")
         raise
     _tell(session, host, wish, found)
     page = tunnel.Page(
         found.path,
-        "https" if found.secure else "http",
-        found.secret,
+        "https" if found.https else "http",
+        found.has_token,
         {
             "server": {
-                "kind": wish.what,
+                "kind": wish.kind,
                 "directory": found.directory,
                 "started": found.started,
                 "pid": found.pid,
@@ -145,7 +145,7 @@ def _show(
     tunnel.carry(
         session,
         host,
-        [ports.Remote(found.port, found.host)],
+        [ports.Destination(found.port, found.host)],
         local=wanted,
         background=background,
         open_browser=open_browser,
@@ -154,18 +154,18 @@ def _show(
     )
 
 
-def _tell(session: Session, host: Host, wish: Wish, found: Server) -> None:
+def _tell(session: Session, host: Host, wish: ServerRequest, found: WebServer) -> None:
     did = f"started there with {found.program}" if found.started else "was there already"
-    session.screen.good(f"{wish.name} shows {found.directory} on {host.name}: {did}")
+    session.screen.good(f"{wish.kind.label} shows {found.directory} on {host.name}: {did}")
     if found.password:
         session.screen.note("it asks for the password that you gave it")
     session.screen.note(
-        f"it goes on there until: apexgpu {wish.what} {host.name} {found.directory} --stop"
+        f"it goes on there until: apexgpu {wish.kind} {host.name} {found.directory} --stop"
     )
 
 
-def _stop(session: Session, host: Host, wish: Wish) -> None:
-    with session.screen.working(f"stopping {wish.name} on {host.name}") as progress:
+def _stop(session: Session, host: Host, wish: ServerRequest) -> None:
+    with session.screen.working(f"stopping {wish.kind.label} on {host.name}") as progress:
 
         def work(one: Host) -> list[int]:
             return (
@@ -179,10 +179,10 @@ def _stop(session: Session, host: Host, wish: Wish) -> None:
         raise outcome.error
     stopped = outcome.value or []
     for number in stopped:
-        session.screen.good(f"{wish.name} on {host.name} (port {number}) is stopped")
+        session.screen.good(f"{wish.kind.label} on {host.name} (port {number}) is stopped")
         _close_tunnels(session, host, number)
     if not stopped:
-        session.screen.good(f"no {wish.name} runs there on {host.name}")
+        session.screen.good(f"no {wish.kind.label} runs there on {host.name}")
     fleet.finish(
         session, [Outcome(host, stopped)], lambda found: {"stopped": found, "changed": bool(found)}
     )
@@ -190,9 +190,9 @@ def _stop(session: Session, host: Host, wish: Wish) -> None:
 
 def _close_tunnels(session: Session, host: Host, number: int) -> None:
     """A tunnel to a server that is gone is of no use, and would keep its port here."""
-    for one in records.listed(session.state_dir):
-        if one.host == host.name and [ports.remote(each.remote).port for each in one.forwards] == [
-            number
-        ]:
+    for one in records.list_tunnels(session.state_dir):
+        if one.host == host.name and [
+            ports.parse_destination(each.destination).port for each in one.forwards
+        ] == [number]:
             records.close(session.state_dir, one)
             session.screen.good(f"closed {one.id}")

@@ -11,8 +11,10 @@ import typer
 from apexgpu.commands import reach
 from apexgpu.commands.options import Group, ListByDefault, OneHost, session_of
 from apexgpu.errors import ApexError, RefusedError, UnreachableError, UsageError
-from apexgpu.forwarding import portowners, ports, records
-from apexgpu.forwarding.records import UP, WAITING
+from apexgpu.forwarding import portowners, ports, records, request
+from apexgpu.forwarding.ports import ListenerState
+from apexgpu.forwarding.records import TunnelState
+from apexgpu.forwarding.request import PortsTakenError, TunnelRequest
 from apexgpu.models import Host, Target
 from apexgpu.session import Session
 from apexgpu.text import duration, size
@@ -72,12 +74,12 @@ def tunnel(
     Examples: apexgpu tunnel gpu7 6006 · apexgpu tunnel gpu7 8888 --local 9999 --background
     """
     session = session_of(ctx)
-    remotes = [ports.remote(word) for word in port]
+    remotes = [ports.parse_destination(word) for word in port]
     if local is not None and len(remotes) > 1:
         raise UsageError(
             "--local is for one port", hint=f"apexgpu tunnel {host} {remotes[0]} --local {local}"
         )
-    wanted = ports.local_wanted(local) if local is not None else None
+    wanted = ports.check_local_port(local) if local is not None else None
     chosen = reach.one_host(session, host)
     carry(
         session,
@@ -93,7 +95,7 @@ def tunnel(
 def carry(
     session: Session,
     host: Host,
-    remotes: Sequence[ports.Remote],
+    remotes: Sequence[ports.Destination],
     *,
     local: int | None = None,
     background: bool = False,
@@ -102,27 +104,33 @@ def carry(
     page: Page = PLAIN,
 ) -> None:
     """Carry `remotes` of the container, here until Ctrl-C or in the background; `page` is what the first one shows."""
-    before = records.listed(session.state_dir)
-    records.clean(session.state_dir, before)
+    before = records.list_tunnels(session.state_dir)
+    records.remove_dead(session.state_dir, before)
     same = _same(before, host, remotes, local)
-    if same is not None and same.state != records.DEAD:
+    if same is not None and same.state != TunnelState.DEAD:
         session.screen.note(
             f"tunnel {same.id} carries that already; close it with: apexgpu tunnels close {same.id}"
         )
-        if same.state != UP:
+        if same.state is not TunnelState.UP:
             reach.ready(
                 session, host
             )  # its container may be stopped: it comes back by itself when that is started
         return _show(session, same, page, open_browser)
-    _warn(session, host, remotes, reach.ready(session, host, ports.LISTENERS))
+    listeners, same_machine = _look_at_ports(session, host)
+    if same_machine and local in {one.port for one in remotes}:
+        message = f"port {local} of {host.name} is this laptop's own: the tunnel would reach itself"
+        hint = f"apexgpu tunnel {host.name} {remotes[0]} --local {_free_after(local or 0)}"
+        raise RefusedError(message, hint=hint, code="port_taken")
+    _warn(session, host, remotes, listeners)
     # One that died gives its ports on: whoever has its page open finds it again.
-    wanted = [local] * len(remotes) if same is None else [one.local for one in same.forwards]
-    plan = records.Plan(
+    wanted = [local] * len(remotes) if same is None else [one.local_port for one in same.forwards]
+    plan = TunnelRequest(
         host.name,
         tuple(reach.ssh_arguments(session, host)),
         tuple(remotes),
         tuple(wanted),
-        strict=local is not None,
+        exact_ports=local is not None,
+        same_machine=same_machine,
         background=background,
         once=once,
     )
@@ -130,66 +138,77 @@ def carry(
         if background:
             return _show(session, _started(session, host, plan, before), page, open_browser)
         return _foreground(session, host, plan, page, open_browser)
-    except records.PortsTakenError as exc:
+    except PortsTakenError as exc:
         again = (
             f"apexgpu tunnel {host.name} {remotes[0]}" if page is PLAIN else "the same again with"
         )
-        raise _taken(session, exc.taken[0], again) from None
+        raise _taken(session, exc.ports[0], again) from None
 
 
-def _warn(session: Session, host: Host, remotes: Sequence[ports.Remote], listeners: str) -> None:
+def _look_at_ports(session: Session, host: Host) -> tuple[str, bool]:
+    """The container's listening sockets, and whether they are those of this machine (the lab)."""
+    with ports.listen_anywhere() as probe:
+        listeners = reach.ready(session, host, ports.LIST_LISTENERS)
+        if not listeners:  # it had to be started
+            listeners = reach.ready(session, host, ports.LIST_LISTENERS)
+        return listeners, ports.lists_socket(listeners, probe)
+
+
+def _warn(
+    session: Session, host: Host, remotes: Sequence[ports.Destination], listeners: str
+) -> None:
     """The tunnel is opened all the same: what it leads to may be started later."""
     for one in remotes:
-        if why := ports.nobody(listeners, one):
-            six = (
-                f"   (it is reached by: apexgpu tunnel {host.name} '[::1]:{one.port}')"
-                if "::1" in why
-                else ""
+        state = ports.listener_state(listeners, one)
+        if state is ListenerState.NOTHING:
+            session.screen.note(f"nothing listens on port {one.port} of {host.name} yet")
+        elif state is ListenerState.IPV6_ONLY:
+            session.screen.note(
+                f"port {one.port} of {host.name} listens on ::1 only; to reach it: "
+                f"apexgpu tunnel {host.name} '[::1]:{one.port}'"
             )
-            session.screen.note(f"{host.name}: {why}{six}")
 
 
 def _started(
-    session: Session, host: Host, plan: records.Plan, others: Sequence[records.Tunnel]
+    session: Session, host: Host, plan: TunnelRequest, others: Sequence[records.Tunnel]
 ) -> records.Tunnel:
     from apexgpu.forwarding import background
 
     try:
         with session.screen.working(f"opening the tunnel to {host.name}"):
             made = background.start(session.state_dir, plan, session.runner)
-    except ApexError as exc:
-        if exc.code != "tunnel_failed":
-            raise
+    except background.TunnelFailedError as exc:
         raise _failure(host, exc.message) from None
     _say_moved(session, plan, made, others)
     return made
 
 
 def _foreground(
-    session: Session, host: Host, plan: records.Plan, page: Page, open_browser: bool
+    session: Session, host: Host, plan: TunnelRequest, page: Page, open_browser: bool
 ) -> None:
     from apexgpu.forwarding import tunnelprocess
-    from apexgpu.ssh import failures
+    from apexgpu.forwarding.supervisor import is_final
+    from apexgpu.forwarding.tunnelprocess import EndedBy
 
-    sockets = records.take(plan)
+    sockets = request.listen(plan)
     shown: list[records.Tunnel] = []
 
     def changed(one: records.Tunnel) -> None:
-        if one.state == UP and not shown:
+        if one.state is TunnelState.UP and not shown:
             shown.append(one)
-            _say_moved(session, plan, one, records.listed(session.state_dir))
+            _say_moved(session, plan, one, records.list_tunnels(session.state_dir))
             _show(session, one, page, open_browser=False)
             session.screen.note("Ctrl-C closes it")
             if (
                 open_browser
             ):  # beside the tunnel: some browsers run in the terminal, and the tunnel has to go on
                 threading.Thread(target=_open, args=(session, one, page), daemon=True).start()
-        elif shown and one.state == UP:
+        elif shown and one.state is TunnelState.UP:
             session.screen.good(
                 f"connected again after {duration(time.time() - min(lost.values()))}"
             )
             lost.clear()
-        elif shown and one.state == WAITING and one.reason not in lost:
+        elif shown and one.state is TunnelState.WAITING and one.reason not in lost:
             lost[one.reason] = one.since  # each reason once, however long it lasts
             session.screen.note(
                 f"{host.name}: {one.reason.rstrip('.')}"
@@ -198,40 +217,40 @@ def _foreground(
 
     lost: dict[str, float] = {}
     session.screen.transient(f"opening the tunnel to {host.name} …")
-    was_up, last, interrupted = tunnelprocess.carry(
+    ending = tunnelprocess.carry(
         session.state_dir,
         plan,
         sockets,
-        changed=changed,
+        on_change=changed,
         each_second=lambda one: session.screen.transient(living(one)) if shown else None,
     )
     session.screen.transient("")
-    if interrupted is not False:
-        raise typer.Exit(130 if interrupted else 0)
-    cause = failures.classify(last.reason)
-    if not was_up or (cause is not None and cause.is_permanent):
+    last = ending.status
+    if ending.ended_by is not EndedBy.ITSELF:
+        raise typer.Exit(130 if ending.ended_by is EndedBy.CTRL_C else 0)
+    if not ending.was_up or is_final(last.reason):
         raise _failure(host, last.reason)
     if last.reason:
         message = f"the connection to {host.name} ended: {last.reason}"
         raise UnreachableError(
-            message, hint=f"apexgpu tunnel {host.name} {plan.remotes[0]}", code="dropped"
+            message, hint=f"apexgpu tunnel {host.name} {plan.destinations[0]}", code="dropped"
         )
 
 
 def living(one: records.Tunnel) -> str:
     """The line that stands on a terminal while a tunnel is carried."""
-    urls = " ".join(f"http://127.0.0.1:{each.local}" for each in one.forwards)
+    urls = " ".join(f"http://127.0.0.1:{each.local_port}" for each in one.forwards)
     now = time.time()
     mood = (
         f"up {duration(now - one.since)}"
-        if one.state == UP
+        if one.state is TunnelState.UP
         else f"{one.state} {duration(now - one.since)}"
     )
-    parts = [f"{urls} → {one.host}", mood, size(one.carried)]
+    parts = [f"{urls} → {one.host}", mood, size(one.bytes_carried)]
     if one.reconnects:
         parts.append(f"{one.reconnects} reconnect{'s' if one.reconnects > 1 else ''}")
-    if one.reason and one.state == UP:
-        parts.append(f"the port there said: {one.reason}")
+    if one.reason and one.state is TunnelState.UP:
+        parts.append(f"the container answered: {one.reason}")
     return " · ".join(parts)
 
 
@@ -244,21 +263,21 @@ def show(ctx: typer.Context) -> None:
     Example: apexgpu tunnels
     """
     session = session_of(ctx)
-    found = records.listed(session.state_dir)
+    found = records.list_tunnels(session.state_dir)
     rows = [_row(one, each) for one in found for each in one.forwards]
     if rows:
         session.screen.table(
-            _HEADER, rows, styles=lambda row: "red" if row[3] == records.DEAD else ""
+            _HEADER, rows, styles=lambda row: "red" if row[3] == TunnelState.DEAD else ""
         )
         for one in found:
             if one.reason:
                 session.screen.note(
-                    f"{one.id}: {'the port there said: ' if one.state == UP else ''}{one.reason}"
+                    f"{one.id}: {'the container answered: ' if one.state is TunnelState.UP else ''}{one.reason}"
                 )
     else:
         session.screen.note("no tunnel is open; open one with: apexgpu tunnel HOST PORT")
     session.screen.document({"ok": True, "tunnels": [value(one) for one in found]})
-    records.clean(session.state_dir, found)
+    records.remove_dead(session.state_dir, found)
 
 
 @listing.command("close")
@@ -279,7 +298,7 @@ def close(
     session = session_of(ctx)
     if not names and not everything:
         raise UsageError("no tunnel was named", hint="apexgpu tunnels close --all")
-    found = records.listed(session.state_dir)
+    found = records.list_tunnels(session.state_dir)
     open_ones = {one.id for one in found} | {one.host for one in found}
     for name in names or ():
         if name not in open_ones:  # only then are the hosts needed, which may take IAM
@@ -306,33 +325,37 @@ def value(one: records.Tunnel) -> dict[str, Any]:
 
     forwards = [
         {
-            "local_port": each.local,
-            "remote": each.remote,
-            "remote_port": ports.remote(each.remote).port,
-            "url": f"http://127.0.0.1:{each.local}/",
+            "local_port": each.local_port,
+            "remote": each.destination,
+            "remote_port": ports.parse_destination(each.destination).port,
+            "url": f"http://127.0.0.1:{each.local_port}/",
         }
         for each in one.forwards
     ]
-    rest = {key: val for key, val in asdict(one).items() if key not in {"forwards", "carried"}}
+    hidden = {"forwards", "bytes_carried"}
+    rest = {key: val for key, val in asdict(one).items() if key not in hidden}
     times = {"started": iso(int(one.started)), "since": iso(int(one.since))}
-    return {**rest, **times, **forwards[0], "forwards": forwards, "bytes": one.carried}
+    return {**rest, **times, **forwards[0], "forwards": forwards, "bytes": one.bytes_carried}
 
 
-def _row(one: records.Tunnel, each: records.Carried) -> tuple[str, ...]:
+def _row(one: records.Tunnel, each: records.Forward) -> tuple[str, ...]:
     return (
         one.id,
-        f"127.0.0.1:{each.local}",
-        f"{one.host} {each.remote}",
+        f"127.0.0.1:{each.local_port}",
+        f"{one.host} {each.destination}",
         one.state,
         duration(time.time() - one.since),
-        size(one.carried),
+        size(one.bytes_carried),
         str(one.reconnects),
         str(one.pid),
     )
 
 
 def _same(
-    found: Sequence[records.Tunnel], host: Host, remotes: Sequence[ports.Remote], local: int | None
+    found: Sequence[records.Tunnel],
+    host: Host,
+    remotes: Sequence[ports.Destination],
+    local: int | None,
 ) -> records.Tunnel | None:
     ends = [str(one) for one in remotes]
     return next(
@@ -340,17 +363,17 @@ def _same(
             one
             for one in found
             if one.host == host.name
-            and [each.remote for each in one.forwards] == ends
-            and local in (None, one.forwards[0].local)
+            and [each.destination for each in one.forwards] == ends
+            and local in (None, one.forwards[0].local_port)
         ),
         None,
     )
 
 
 def _show(session: Session, one: records.Tunnel, page: Page, open_browser: bool) -> None:
-    urls = [_url(one, page), *(f"http://127.0.0.1:{each.local}" for each in one.forwards[1:])]
+    urls = [_url(one, page), *(f"http://127.0.0.1:{each.local_port}" for each in one.forwards[1:])]
     for url, each in zip(urls, one.forwards, strict=True):
-        session.screen.result(f"{url}  →  {one.host} {each.remote}")
+        session.screen.result(f"{url}  →  {one.host} {each.destination}")
     shown = value(one)
     told = {**shown, **page.told, "url": urls[0] if page is not PLAIN else shown["url"]}
     session.screen.document({"ok": True, "tunnels": [told]})
@@ -365,34 +388,42 @@ def _open(session: Session, one: records.Tunnel, page: Page) -> None:
 def _url(one: records.Tunnel, page: Page) -> str:
     """The address of the first forward; what people see of a plain one has no slash."""
     ending = "" if page is PLAIN else f"/{page.path.removeprefix('/')}"
-    return f"{page.scheme}://127.0.0.1:{one.forwards[0].local}{ending}"
+    return f"{page.scheme}://127.0.0.1:{one.forwards[0].local_port}{ending}"
 
 
 def _say_moved(
-    session: Session, plan: records.Plan, one: records.Tunnel, others: Sequence[records.Tunnel]
+    session: Session, plan: TunnelRequest, one: records.Tunnel, others: Sequence[records.Tunnel]
 ) -> None:
-    for each in () if plan.strict else one.forwards:
-        first = next(ports.candidates(ports.remote(each.remote).port))
-        if each.local > first and ports.remote(each.remote).port == first and not ports.free(first):
+    for each in () if plan.exact_ports else one.forwards:
+        first = next(ports.local_candidates(ports.parse_destination(each.destination).port))
+        if (
+            each.local_port > first
+            and ports.parse_destination(each.destination).port == first
+            and not ports.is_free(first)
+        ):
             session.screen.note(
-                f"port {first} here is taken by {_who(session, first, others)}; this is {each.local}"
+                f"local port {first} is in use by {_who(session, first, others)}; "
+                f"using {each.local_port}"
             )
 
 
 def _who(session: Session, port: int, others: Sequence[records.Tunnel]) -> str:
-    own = next((one for one in others for each in one.forwards if each.local == port), None)
-    return f"your tunnel {own.id}" if own else str(portowners.holder(port, session.runner))
+    own = next((one for one in others for each in one.forwards if each.local_port == port), None)
+    return f"your tunnel {own.id}" if own else str(portowners.port_owner(port, session.runner))
 
 
 def _taken(session: Session, number: int, again: str) -> RefusedError:
     message = (
-        f"port {number} here is taken by {_who(session, number, records.listed(session.state_dir))}"
+        f"local port {number} is in use by "
+        f"{_who(session, number, records.list_tunnels(session.state_dir))}"
     )
     return RefusedError(message, hint=f"{again} --local {_free_after(number)}", code="port_taken")
 
 
 def _free_after(number: int) -> int:
-    return next((port for port in ports.candidates(number + 1) if ports.free(port)), number + 1)
+    return next(
+        (port for port in ports.local_candidates(number + 1) if ports.is_free(port)), number + 1
+    )
 
 
 def _failure(host: Host, reason: str) -> ApexError:

@@ -1,6 +1,7 @@
-"""Tunnels in the background: starting the process of one, and what that process does.
+"""Tunnels in the background: how their process is started, and what that process does.
 
-Both sides agree by two files: the order, which is there as long as somebody waits, and the answer.
+Both sides communicate through two files. The request exists as long as someone waits for the
+tunnel; the reply says whether it came up.
 """
 
 import contextlib
@@ -9,92 +10,132 @@ import json
 import secrets
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from apexgpu import files
 from apexgpu.errors import ApexError, UnreachableError
-from apexgpu.forwarding import ports, records
-from apexgpu.forwarding.records import UP, Plan, PortsTakenError, Tunnel
+from apexgpu.forwarding import records, request
+from apexgpu.forwarding.ports import Destination
+from apexgpu.forwarding.records import Tunnel, TunnelState
+from apexgpu.forwarding.request import PortsTakenError, TunnelRequest
 from apexgpu.process import Runner
 
+_POLL = 0.02
 
-def start(state_dir: Path, plan: Plan, runner: Runner, *, limit: float = 30) -> Tunnel:
-    """Start a process that carries `plan` in the background, and wait until it is up; the tunnel then.
 
-    PortsTakenError, or ApexError (`tunnel_failed`) with ssh's reason. When nobody waits any more, it ends itself.
+class TunnelFailedError(ApexError):
+    """The process in the background could not open the tunnel; the message is ssh's reason."""
+
+    code = "tunnel_failed"
+
+
+def start(
+    state_dir: Path, tunnel_request: TunnelRequest, runner: Runner, *, limit: float = 30
+) -> Tunnel:
+    """Start a process that carries the tunnel, and return the tunnel once it is up.
+
+    Raises PortsTakenError; TunnelFailedError with ssh's reason; UnreachableError after `limit`
+    seconds. The process ends by itself when nobody waits for it any more.
     """
     name = secrets.token_hex(6)
     directory = files.private_directory(records.directory(state_dir))
-    order, answer = directory / f"{name}.order", directory / f"{name}.answer"
-    value = {"plan": dataclasses.asdict(plan), "answer": str(answer)}
-    files.replace_atomically(order, json.dumps(value).encode())
-    runner.spawn([sys.executable, "-P", "-m", "apexgpu.forwarding.background", str(order)])
-    end = time.monotonic() + limit
+    request_file = directory / f"{name}.request"
+    reply_file = directory / f"{name}.reply"
+    files.replace_atomically(request_file, _to_json(tunnel_request))
+    runner.spawn([sys.executable, "-P", "-m", "apexgpu.forwarding.background", str(request_file)])
+    deadline = time.monotonic() + limit
     try:
-        while time.monotonic() < end:
-            if answer.exists():
-                return _answered(json.loads(answer.read_bytes()))
-            time.sleep(0.02)
+        while time.monotonic() < deadline:
+            if reply_file.exists():
+                return _read_reply(reply_file.read_bytes())
+            time.sleep(_POLL)
     finally:
-        order.unlink(missing_ok=True)
-        answer.unlink(missing_ok=True)
-    message = f"the tunnel to {plan.host} did not come up within {limit:g} s"
-    raise UnreachableError(message, hint=f"apexgpu doctor {plan.host}", code="timeout")
+        # Without its request, a process that is still connecting ends itself.
+        request_file.unlink(missing_ok=True)
+        reply_file.unlink(missing_ok=True)
+    message = f"the tunnel to {tunnel_request.host} did not come up within {limit:g} s"
+    raise UnreachableError(message, hint=f"apexgpu doctor {tunnel_request.host}", code="timeout")
 
 
-def _answered(value: dict[str, Any]) -> Tunnel:
-    if "taken" in value:
-        raise PortsTakenError(value["taken"])
-    if "error" in value:
-        raise ApexError(str(value["error"]), code="tunnel_failed")
-    return records.tunnel(value)
+def _to_json(tunnel_request: TunnelRequest) -> bytes:
+    return json.dumps(dataclasses.asdict(tunnel_request)).encode()
 
 
-class _Unwanted(Exception):  # noqa: N818 - nothing is wrong
-    """Whoever ordered the tunnel does not wait for it any more."""
+def _from_json(data: bytes) -> TunnelRequest:
+    values = json.loads(data)
+    return TunnelRequest(
+        **{
+            **values,
+            "ssh_arguments": tuple(values["ssh_arguments"]),
+            "destinations": tuple(Destination(**each) for each in values["destinations"]),
+            "local_ports": tuple(values["local_ports"]),
+        }
+    )
 
 
-def _background(order: Path) -> None:
-    """What the process in the background does: take the ports, say how it went, carry on."""
+def _read_reply(data: bytes) -> Tunnel:
+    values: dict[str, Any] = json.loads(data)
+    if "taken" in values:
+        raise PortsTakenError(values["taken"])
+    if "error" in values:
+        raise TunnelFailedError(str(values["error"]))
+    return Tunnel.from_json(values["tunnel"])
+
+
+class _NobodyWaitsError(Exception):
+    """The command that asked for the tunnel has given up waiting for it."""
+
+
+@dataclass(slots=True)
+class _Reply:
+    """Tells the command that started us, once, how the tunnel went."""
+
+    request_file: Path
+    sent: bool = False
+
+    def send(self, values: dict[str, object]) -> None:
+        """Write the reply, unless one has been written. Raises _NobodyWaitsError."""
+        if self.sent:
+            return
+        if not self.request_file.exists():
+            raise _NobodyWaitsError
+        self.sent = True
+        reply_file = self.request_file.with_suffix(".reply")
+        files.replace_atomically(reply_file, json.dumps(values).encode())
+
+    def state_changed(self, tunnel: Tunnel) -> None:
+        """Send the tunnel when it is up."""
+        if tunnel.state is TunnelState.UP:
+            self.send({"tunnel": tunnel.to_json()})
+
+
+def _run(request_file: Path) -> None:
+    """What the process in the background does: listen on the ports, carry the tunnel, report."""
+    # asyncio is needed in this process only, not in the one that starts it.
     from apexgpu.forwarding import tunnelprocess
 
     try:
-        value = json.loads(order.read_bytes())
+        tunnel_request = _from_json(request_file.read_bytes())
     except FileNotFoundError:
-        return
-    raw, answer = value["plan"], Path(value["answer"])
-    remotes = tuple(ports.Remote(**one) for one in raw["remotes"])
-    plan = Plan(
-        **{**raw, "where": tuple(raw["where"]), "wanted": tuple(raw["wanted"]), "remotes": remotes}
-    )
-    said: list[bool] = []
-
-    def say(what: dict[str, object]) -> None:
-        if said:
-            return
-        if not order.exists():
-            raise _Unwanted
-        said.append(True)
-        files.replace_atomically(answer, json.dumps(what).encode())
-
-    def changed(one: Tunnel) -> None:
-        if one.state == UP:
-            say(dataclasses.asdict(one))
-
-    with contextlib.suppress(_Unwanted):
+        return  # nobody waits any more
+    state_dir = request_file.parent.parent
+    reply = _Reply(request_file)
+    with contextlib.suppress(_NobodyWaitsError):
         try:
-            _, state, _ = tunnelprocess.carry(
-                order.parent.parent, plan, records.take(plan), changed=changed
+            sockets = request.listen(tunnel_request)
+            ending = tunnelprocess.carry(
+                state_dir, tunnel_request, sockets, on_change=reply.state_changed
             )
-            say({"error": state.reason})
+            reply.send({"error": ending.status.reason})
         except PortsTakenError as exc:
-            say({"taken": exc.taken})
+            reply.send({"taken": exc.ports})
         except ApexError as exc:
-            say({"error": exc.message})
+            reply.send({"error": exc.message})
         except OSError as exc:
-            say({"error": str(exc)})
+            reply.send({"error": str(exc)})
 
 
 if __name__ == "__main__":
-    _background(Path(sys.argv[1]))
+    _run(Path(sys.argv[1]))

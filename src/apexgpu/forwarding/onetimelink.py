@@ -1,27 +1,26 @@
-"""A URL with a token in it, for a browser whose command line others can read in `ps`: it is told a door, used once.
+"""Opens a URL that contains a token in a browser, without showing the token in `ps`.
 
-The door is a random address on loopback that leads on to the URL. Whoever reads it in `ps` comes too late: it is shut
-behind the first who goes through.
+The browser gets a random address on loopback, which redirects to the URL. It works once, so
+whoever copies it from the browser's command line comes too late.
 """
 
 import secrets
 import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 LIMIT = 20.0
 
 
-def through(url: str, show: Callable[[str], bool], *, limit: float = LIMIT) -> bool:
-    """Have `show` open a door to `url`, and wait until somebody went through, `limit` seconds at most.
+def open_once(url: str, open_url: Callable[[str], bool], *, limit: float = LIMIT) -> bool:
+    """Have `open_url` open a one-time link to `url`, and wait until a browser has followed it.
 
-    False when `show` could not, or nobody came: the user has to be given the URL.
+    Returns False if `open_url` failed, or if nobody followed the link within `limit` seconds.
     """
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
     path = f"/{secrets.token_urlsafe(24)}"
     used = threading.Event()
 
-    class Door(BaseHTTPRequestHandler):
+    class RedirectOnce(BaseHTTPRequestHandler):
         timeout = 5
 
         def do_GET(self) -> None:
@@ -36,13 +35,15 @@ def through(url: str, show: Callable[[str], bool], *, limit: float = LIMIT) -> b
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing on the terminal."""
+            """Print nothing on the terminal."""
 
-    with HTTPServer(("127.0.0.1", 0), Door) as server:
-        serving = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        serving.start()
+    with HTTPServer(("127.0.0.1", 0), RedirectOnce) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
         try:
-            return show(f"http://127.0.0.1:{server.server_port}{path}") and used.wait(limit)
+            if not open_url(f"http://127.0.0.1:{server.server_port}{path}"):
+                return False
+            return used.wait(limit)
         finally:
             server.shutdown()
-            serving.join()
+            thread.join()

@@ -1,10 +1,10 @@
-"""Which program holds a local port, or files in a directory: each system's own tables, read by pure functions."""
+"""Which program has a local port, or files in a directory: asked of the system, read by pure functions."""
 
 import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,142 +12,163 @@ from apexgpu.errors import ApexError
 from apexgpu.jobs import Job, together
 from apexgpu.process import Runner
 
+_LIMIT = 5.0
+_LSOF_PROCESS = re.compile(r"^p(\d+)\n(?:.*\n)*?c(.+)$", re.MULTILINE)
+"""A process in the output of `lsof -Fpc`: a line `p` with its number, then a line `c` with its name."""
+
 
 @dataclass(frozen=True, slots=True)
-class Holder:
-    """A program that listens: its process number (None where it is somebody else's) and its name."""
+class LocalProgram:
+    """A program: its process number (None if another user's) and its name."""
 
     pid: int | None
     name: str
 
     def __str__(self) -> str:
         """For a message."""
-        return self.name if self.pid is None else f"{self.name} (process {self.pid})"
+        if self.pid is None:
+            return self.name
+        return f"{self.name} (process {self.pid})"
 
 
-UNKNOWN = Holder(None, "another program")
+UNKNOWN = LocalProgram(None, "another program")
 
 
-def holder(port: int, runner: Runner) -> Holder:
-    """Who listens on local TCP `port`, as far as this system tells; UNKNOWN when it does not."""
+def port_owner(port: int, runner: Runner) -> LocalProgram:
+    """Return who listens on the local TCP `port`; UNKNOWN if this system does not tell."""
     try:
         if sys.platform == "win32":
-            pid = windows_listener(
-                runner.run(["netstat", "-ano", "-p", "TCP"], timeout=5).text, port
-            )
-            named = (
-                runner.run(
-                    ["tasklist", "/FI", f"PID eq {pid}", "/FO", "CSV", "/NH"], timeout=5
-                ).text
-                if pid
-                else ""
-            )
-            return windows_program(named, pid)
+            return _windows_owner(port, runner)
         if Path("/proc/net/tcp").exists():
-            return _linux(port)
-        return lsof_listener(
-            runner.run(["lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"], timeout=5).text
-        )
+            return _linux_owner(port)
+        argv = ["lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"]
+        return lsof_listener(runner.run(argv, timeout=_LIMIT).text)
     except (ApexError, OSError):
         return UNKNOWN
 
 
 def linux_inodes(table: str, port: int) -> set[str]:
-    """The inodes of the sockets that listen on `port` in the text of /proc/net/tcp or tcp6 (proc(5))."""
-    rows = (line.split() for line in table.splitlines()[1:])
-    return {
-        row[9]
-        for row in rows
-        if len(row) > 9 and row[3] == "0A" and row[1].endswith(f":{port:04X}")
-    }
+    """Return the inodes of the sockets that listen on `port`.
 
-
-def lsof_listener(text: str) -> Holder:
-    """The first process in the answer of `lsof -Fpc` (lsof(8), OUTPUT FOR OTHER PROGRAMS)."""
-    found = re.search(r"^p(\d+)\n(?:.*\n)*?c(.+)$", text, re.MULTILINE)
-    return Holder(int(found[1]), found[2]) if found else UNKNOWN
-
-
-def windows_listener(text: str, port: int) -> int | None:
-    """The process that listens on `port` in the answer of `netstat -ano -p TCP`.
-
-    The state's word is translated on a localised Windows; a listener is known by its foreign port 0.
+    `table` is the text of /proc/net/tcp or tcp6 (proc_net_tcp(5): state 0A is TCP_LISTEN).
     """
-    found = re.search(rf"^\s*TCP\s+\S+:{port}\s+\S+:0\s+\S+\s+(\d+)\s*$", text, re.MULTILINE)
-    return int(found[1]) if found else None
+    inodes = set()
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 9 and fields[3] == "0A" and fields[1].endswith(f":{port:04X}"):
+            inodes.add(fields[9])
+    return inodes
 
 
-def windows_program(text: str, pid: int | None) -> Holder:
-    """The holder from the answer of `tasklist /FO CSV /NH`, whose first field is the program's name."""
-    found = re.match(r'\s*"([^"]+)","(\d+)"', text)
-    return Holder(pid, found[1]) if found else UNKNOWN if pid is None else Holder(pid, "a program")
+def lsof_listener(output: str) -> LocalProgram:
+    """Return the first process in the output of `lsof -Fpc`; UNKNOWN if there is none."""
+    owners = lsof_processes(output)
+    return owners[0] if owners else UNKNOWN
 
 
-def holders_of(directory: str) -> list[Holder]:
-    """Which programs have a file in `directory` open or work in it, as far as this system tells.
+def lsof_processes(output: str) -> list[LocalProgram]:
+    """Return every process in the output of `lsof -Fpc` (lsof(8), OUTPUT FOR OTHER PROGRAMS)."""
+    return [LocalProgram(int(pid), name) for pid, name in _LSOF_PROCESS.findall(output)]
 
-    The file system itself is not touched: it may be dead, and whoever touches it would wait.
+
+def windows_listener(output: str, port: int) -> int | None:
+    """Return the process that listens on `port`, from the output of `netstat -ano -p TCP`.
+
+    A localised Windows translates the state; a listener is recognised by its foreign port 0.
+    """
+    match = re.search(rf"^\s*TCP\s+\S+:{port}\s+\S+:0\s+\S+\s+(\d+)\s*$", output, re.MULTILINE)
+    return int(match[1]) if match else None
+
+
+def windows_program(output: str, pid: int | None) -> LocalProgram:
+    """Return the owner from the output of `tasklist /FO CSV /NH`: its first field is the name."""
+    match = re.match(r'\s*"([^"]+)","(\d+)"', output)
+    if match:
+        return LocalProgram(pid, match[1])
+    if pid is None:
+        return UNKNOWN
+    return LocalProgram(pid, "a program")
+
+
+def users_of(directory: str) -> list[LocalProgram]:
+    """Return the programs that have a file in `directory` open, or that work in it.
+
+    The directory itself is not accessed: if its file system hangs, we would hang as well.
     """
     if Path("/proc/self/fd").exists():
-        return sorted(_linux_inside(directory), key=lambda one: one.pid or 0)
+        return [
+            LocalProgram(int(process.name), name)
+            for process, name in _linux_processes()
+            if process.name != str(os.getpid()) and _uses(process, directory)
+        ]
     done = together([Job(("lsof", "-w", "-b", "-Fpc", "+f", "--", directory), 3)])[0]
-    return lsof_holders(done.text)
+    return lsof_processes(done.text)
 
 
-def waiting_for_fuse() -> list[Holder]:
-    """Which of our programs wait for an answer of a FUSE file system: they have nothing open yet (Linux)."""
-    found = []
-    for process in (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+def waiting_for_fuse() -> list[LocalProgram]:
+    """Return the programs that wait for an answer of a FUSE file system (Linux).
+
+    They have nothing open yet, so `users_of` cannot see them.
+    """
+    waiting = []
+    for process, name in _linux_processes():
         with contextlib.suppress(OSError):
             if (process / "wchan").read_text() == "request_wait_answer":
-                found.append(Holder(int(process.name), (process / "comm").read_text().strip()))
-    return sorted(found, key=lambda one: one.pid or 0)
+                waiting.append(LocalProgram(int(process.name), name))
+    return waiting
 
 
-def lsof_holders(text: str) -> list[Holder]:
-    """Every process in the answer of `lsof -Fpc`: a line p with its number, then a line c with its name."""
-    return [
-        Holder(int(pid), name)
-        for pid, name in re.findall(r"^p(\d+)\n(?:.*\n)*?c(.+)$", text, re.MULTILINE)
-    ]
+def _windows_owner(port: int, runner: Runner) -> LocalProgram:
+    netstat = runner.run(["netstat", "-ano", "-p", "TCP"], timeout=_LIMIT)
+    pid = windows_listener(netstat.text, port)
+    if pid is None:
+        return UNKNOWN
+    argv = ["tasklist", "/FI", f"PID eq {pid}", "/FO", "CSV", "/NH"]
+    return windows_program(runner.run(argv, timeout=_LIMIT).text, pid)
 
 
-def _linux_inside(directory: str) -> Iterable[Holder]:
-    for process in (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()):
-        if process.name == str(os.getpid()):
-            continue
-        links = [
-            *_open_files(process / "fd"),
-            *_links(process / "cwd", process / "root", process / "exe"),
-        ]
-        if any(link == directory or link.startswith(f"{directory}/") for link in links):
-            with contextlib.suppress(OSError):
-                yield Holder(int(process.name), (process / "comm").read_text().strip())
-
-
-def _links(*paths: Path) -> Iterable[str]:
-    for path in paths:
-        with contextlib.suppress(OSError):
-            yield str(path.readlink())
-
-
-def _linux(port: int) -> Holder:
+def _linux_owner(port: int) -> LocalProgram:
     inodes: set[str] = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         if Path(table).exists():
             inodes |= linux_inodes(Path(table).read_text(), port)
-    links = {f"socket:[{inode}]" for inode in inodes}
-    for process in (
-        (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()) if links else ()
-    ):
-        if links & set(_open_files(process / "fd")):
-            return Holder(int(process.name), (process / "comm").read_text().strip())
+    if not inodes:
+        return UNKNOWN
+    sockets = {f"socket:[{inode}]" for inode in inodes}
+    for process, name in _linux_processes():
+        if not sockets.isdisjoint(_open_files(process)):
+            return LocalProgram(int(process.name), name)
     return UNKNOWN
 
 
-def _open_files(directory: Path) -> Iterable[str]:
-    # Other users' processes cannot be read, and any may end while one looks.
-    links: list[Path] = []
-    with contextlib.suppress(OSError):
-        links = list(directory.iterdir())
-    yield from _links(*links)
+def _linux_processes() -> Iterator[tuple[Path, str]]:
+    """Yield the directory in /proc and the name of every process, by process number."""
+    processes = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    for process in sorted(processes, key=lambda entry: int(entry.name)):
+        try:
+            name = (process / "comm").read_text().strip()
+        except OSError:
+            continue  # it has ended
+        yield process, name
+
+
+def _uses(process: Path, directory: str) -> bool:
+    links = [*_open_files(process), *_targets(process / "cwd", process / "root", process / "exe")]
+    return any(link == directory or link.startswith(f"{directory}/") for link in links)
+
+
+def _open_files(process: Path) -> list[str]:
+    # The files of other users' processes cannot be read.
+    try:
+        return _targets(*(process / "fd").iterdir())
+    except OSError:
+        return []
+
+
+def _targets(*links: Path) -> list[str]:
+    """Return where the symlinks lead; those that cannot be read are left out."""
+    targets = []
+    for link in links:
+        with contextlib.suppress(OSError):
+            targets.append(str(link.readlink()))
+    return targets

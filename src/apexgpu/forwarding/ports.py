@@ -1,209 +1,187 @@
-"""Ports of a tunnel: what the user names, which local ones are fit for use, and taking one for good."""
+"""TCP ports of a tunnel: what the user names, which local ones can be used, and how one is taken."""
 
+import os
 import re
 import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 from apexgpu.errors import UsageError
 
-# Ports that browsers refuse to open ("unsafe port"): the list of the Fetch standard, "bad port".
-BLOCKED = frozenset(
-    (
-        0,
-        1,
-        7,
-        9,
-        11,
-        13,
-        15,
-        17,
-        19,
-        20,
-        21,
-        22,
-        23,
-        25,
-        37,
-        42,
-        43,
-        53,
-        69,
-        77,
-        79,
-        87,
-        95,
-        101,
-        102,
-        103,
-        104,
-        109,
-        110,
-        111,
-        113,
-        115,
-        117,
-        119,
-        123,
-        135,
-        137,
-        139,
-        143,
-        161,
-        179,
-        389,
-        427,
-        465,
-        512,
-        513,
-        514,
-        515,
-        526,
-        530,
-        531,
-        532,
-        540,
-        548,
-        554,
-        556,
-        563,
-        587,
-        601,
-        636,
-        989,
-        990,
-        993,
-        995,
-        1719,
-        1720,
-        1723,
-        2049,
-        3659,
-        4045,
-        4190,
-        5060,
-        5061,
-        6000,
-        6566,
-        6665,
-        6666,
-        6667,
-        6668,
-        6669,
-        6679,
-        6697,
-        10080,
-    )
-)
-_LAST = 65535
-_TRIES = 100
+# fmt: off
+BLOCKED_BY_BROWSERS = frozenset((
+    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95,
+    101, 102, 103, 104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179,
+    389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601,
+    636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566,
+    6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
+))
+"""Ports that browsers refuse to open ("unsafe port"): the list "bad port" of the Fetch standard."""
+# fmt: on
+
+_LAST_PORT = 65535
+_FIRST_UNPRIVILEGED_PORT = 1024
+_CANDIDATES = 100
+_BACKLOG = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
-    """Where a tunnel ends: a port, and the name the container knows its machine by (itself by default)."""
+class Destination:
+    """Where a tunnel leads: a port, on the container itself or on a host that it can reach."""
 
     port: int
-    name: str = "localhost"
+    host: str = "localhost"
 
     def __str__(self) -> str:
         """As the user writes it: `6006`, or `db:5432`."""
-        return str(self.port) if self.name == "localhost" else f"{self.name}:{self.port}"
+        if self.host == "localhost":
+            return str(self.port)
+        return f"{self.host}:{self.port}"
 
     @property
-    def target(self) -> str:
-        """As `ssh -L` wants it, an IPv6 address in brackets."""
-        return f"[{self.name}]:{self.port}" if ":" in self.name else f"{self.name}:{self.port}"
+    def ssh_form(self) -> str:
+        """As `ssh -L` expects it: HOST:PORT, an IPv6 address in brackets."""
+        if ":" in self.host:
+            return f"[{self.host}]:{self.port}"
+        return f"{self.host}:{self.port}"
 
 
-def remote(word: str) -> Remote:
-    """What `PORT` or `NAME:PORT` (`[IPv6]:PORT`) stands for; UsageError when it is neither."""
-    name, _, number = word.rpartition(":")
-    name = name.removeprefix("[").removesuffix("]") or "localhost"
-    letters_fit = all(
-        letter.isalnum() or letter in ".:-_%" for letter in name
-    ) and not name.startswith("-")
-    if not (number.isascii() and number.isdigit() and letters_fit and 1 <= int(number) <= _LAST):
-        message = f"{word!r} is neither a port (1 to {_LAST}) nor NAME:PORT"
+def parse_destination(text: str) -> Destination:
+    """Read `PORT`, `HOST:PORT` or `[IPv6]:PORT`.
+
+    Raises UsageError for anything else.
+    """
+    host, _, number = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or "localhost"
+    if not (_is_port(number) and _is_host(host)):
+        message = f"{text!r} is neither a port (1 to {_LAST_PORT}) nor NAME:PORT"
         raise UsageError(message, hint="apexgpu tunnel gpu7 6006")
-    return Remote(int(number), name)
+    return Destination(int(number), host)
 
 
-# The local ends of the container's listening sockets, one a line (proc(5), /proc/net/tcp: 0A is TCP_LISTEN). No
-# redirection: a login shell there may be csh.
-LISTENERS = "awk '$4==\"0A\"{print $2}' /proc/net/tcp /proc/net/tcp6"
-_SIX = "00000000000000000000000001000000"  # ::1
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 1 <= int(text) <= _LAST_PORT
 
 
-def nobody(said: str, remote: Remote) -> str:
-    """Why a connection to `remote` would come to nothing by what LISTENERS `said`; empty when nothing is known."""
-    ends = re.findall(r"^([0-9A-F]{8,32}):([0-9A-F]{4})$", said, re.MULTILINE)
-    there = {address for address, port in ends if port == f"{remote.port:04X}"}
-    if not ends or remote.name != "localhost":
-        return ""
-    if not there:
-        return f"nothing listens on port {remote.port} there yet"
-    return f"port {remote.port} there listens on ::1 alone" if there == {_SIX} else ""
+def _is_host(text: str) -> bool:
+    # A leading dash would be read as an option of ssh.
+    if text.startswith("-"):
+        return False
+    return all(letter.isalnum() or letter in ".:-_%" for letter in text)
 
 
-def local_wanted(port: int) -> int:
-    """The checked local port that a user asked for by number; UsageError when it is of no use."""
-    if not 1 <= port <= _LAST:
+class ListenerState(Enum):
+    """What a container's list of listening sockets tells about a destination."""
+
+    LISTENING = "listening"
+    NOTHING = "nothing listens"
+    IPV6_ONLY = "listens on ::1 only"
+    UNKNOWN = "unknown"
+
+
+LIST_LISTENERS = "awk '$4==\"0A\"{print $2,$10}' /proc/net/tcp /proc/net/tcp6"
+"""Prints the address and inode of every listening socket (proc_net_tcp(5): state 0A is TCP_LISTEN).
+
+Without any redirection: the account's login shell may be csh.
+"""
+
+_LISTENER = re.compile(r"^([0-9A-F]{8,32}):([0-9A-F]{4})(?: (\d+))?$", re.MULTILINE)
+_IPV6_LOOPBACK = "00000000000000000000000001000000"
+
+
+def listener_state(listeners: str, destination: Destination) -> ListenerState:
+    """Look up `destination` in `listeners`, the output of LIST_LISTENERS in the container."""
+    sockets = _LISTENER.findall(listeners)
+    if not sockets or destination.host != "localhost":
+        return ListenerState.UNKNOWN
+    addresses = {address for address, port, _ in sockets if int(port, 16) == destination.port}
+    if not addresses:
+        return ListenerState.NOTHING
+    if addresses == {_IPV6_LOOPBACK}:
+        return ListenerState.IPV6_ONLY
+    return ListenerState.LISTENING
+
+
+def lists_socket(listeners: str, listening: socket.socket) -> bool:
+    """Tell whether `listeners`, the output of LIST_LISTENERS, contains our own socket `listening`.
+
+    If so, the container's ports are this machine's ports, as in the embedded lab: a tunnel that
+    listens on the port that it leads to would connect to itself.
+    """
+    port = listening.getsockname()[1]
+    inode = os.fstat(listening.fileno()).st_ino
+    return any(
+        int(listed_port, 16) == port and listed_inode == str(inode)
+        for _, listed_port, listed_inode in _LISTENER.findall(listeners)
+    )
+
+
+def check_local_port(port: int) -> int:
+    """Return `port`, which the user chose; UsageError if no browser or program could use it."""
+    if not 1 <= port <= _LAST_PORT:
         message = f"there is no port {port}"
-        raise UsageError(message, hint=f"a port is a number from 1 to {_LAST}")
-    if port in BLOCKED:
+        raise UsageError(message, hint=f"a port is a number from 1 to {_LAST_PORT}")
+    if port in BLOCKED_BY_BROWSERS:
         message = f"browsers refuse to open port {port}"
-        raise UsageError(message, hint=f"--local {next(candidates(port))}")
+        raise UsageError(message, hint=f"--local {next(local_candidates(port))}")
     return port
 
 
-def candidates(port: int) -> Iterator[int]:
-    """Local ports to try for a remote `port`, the best first: the same one, then the ones after it.
+def local_candidates(port: int) -> Iterator[int]:
+    """Yield the local ports to try for the container's `port`: the same one, then those after it.
 
-    Ports below 1024 are the administrator's on most systems: 80 becomes 8080, 443 becomes 8443.
+    Most systems reserve ports below 1024 for the administrator: 80 becomes 8080, 443 becomes 8443.
     """
-    first = port if port >= 1024 else 8000 + port
-    found = (
-        number
-        for number in (*range(first, _LAST + 1), *range(1024, first))
-        if number not in BLOCKED
-    )
-    for _, number in zip(range(_TRIES), found, strict=False):
+    first = port if port >= _FIRST_UNPRIVILEGED_PORT else 8000 + port
+    count = 0
+    for number in (*range(first, _LAST_PORT + 1), *range(_FIRST_UNPRIVILEGED_PORT, first)):
+        if number in BLOCKED_BY_BROWSERS:
+            continue
         yield number
+        count += 1
+        if count == _CANDIDATES:
+            return
 
 
-def take(port: int) -> socket.socket | None:
-    """A socket that listens on 127.0.0.1:`port`; None when somebody has it.
+def listen(port: int) -> socket.socket | None:
+    """Return a socket that listens on 127.0.0.1:`port`; None if another program has the port.
 
-    Nothing is checked before: whoever binds, has it, so there is no moment in which it could be lost.
+    Nothing is checked beforehand: a check would leave a moment in which the port could be lost.
     """
-    if sys.platform == "darwin" and _answers(port):
-        return None  # macOS lets 127.0.0.1 be bound beside a program that listens everywhere
-    holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    if sys.platform == "win32":
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-    else:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        holder.bind(("127.0.0.1", port))
-        holder.listen(256)
-    except OSError:
-        holder.close()
+    if sys.platform == "darwin" and _accepts_connections(port):
+        # macOS would let us bind 127.0.0.1 beside a program that listens on all addresses.
         return None
-    return holder
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    if sys.platform == "win32":
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+    else:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(("127.0.0.1", port))
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        return None
+    return listening
 
 
-def free(port: int) -> bool:
-    """Whether `take` would get the port now; only for a message, never instead of taking it."""
-    holder = take(port)
-    if holder is None:
+def listen_anywhere() -> socket.socket:
+    """Return a socket that listens on a port of 127.0.0.1 that the system chooses."""
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def is_free(port: int) -> bool:
+    """Tell whether `listen` would get the port now. Only for messages, never instead of `listen`."""
+    listening = listen(port)
+    if listening is None:
         return False
-    holder.close()
+    listening.close()
     return True
 
 
-def _answers(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as caller:
-        caller.settimeout(1)
-        return caller.connect_ex(("127.0.0.1", port)) == 0
+def _accepts_connections(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+        client.settimeout(1)
+        return client.connect_ex(("127.0.0.1", port)) == 0

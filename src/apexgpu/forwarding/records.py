@@ -1,7 +1,8 @@
-"""The tunnels of this laptop: a small file each, which tells the other commands what its process does.
+"""The tunnels of this laptop: a small file for each, written by the process that carries it.
 
-One process carries each tunnel; there is no daemon that all would hang on. Its file is held under a lock of the
-operating system, so a process that was killed is known to be dead, whatever number its successor has.
+One process carries each tunnel; there is no daemon that all tunnels depend on. The process holds
+an operating system lock on its file, so a killed process is known to be dead even when another
+program has been given its process number.
 """
 
 import contextlib
@@ -10,184 +11,211 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import chain
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from apexgpu import files
-from apexgpu.errors import ApexError, RefusedError
-from apexgpu.forwarding import ports
+from apexgpu.errors import ApexError
 from apexgpu.ssh import mux
 
-CONNECTING, UP, WAITING, DEAD = "connecting", "up", "waiting", "dead"
-CONTROL = "m"  # the control socket among those of a tunnel
+CONTROL_SOCKET = "m"
+"""Name of the ssh control socket in the directory of a tunnel's sockets."""
+
+_POLL = 0.05
+_KILL_LIMIT = 2.0
+
+
+class TunnelState(StrEnum):
+    """What a tunnel is doing."""
+
+    CONNECTING = "connecting"
+    UP = "up"
+    WAITING = "waiting"  # before it connects again
+    DEAD = "dead"  # its process is gone
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
-    """One forward of a tunnel: the port on this laptop, and what it leads to as seen from the container."""
+class Forward:
+    """One forwarded port: the port on this laptop, and where it leads (`6006` or `db:5432`)."""
 
-    local: int
-    remote: str
+    local_port: int
+    destination: str
 
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """What a tunnel's file says. Times are Unix times, sizes bytes; `pid` is its process.
+    """What a tunnel's process reports. Times are Unix times; `pid` is that process.
 
-    `reason` tells why it is not up, or what the container lately said to a connection that it did not take.
+    `since` is when `state` began. `bytes_carried` counts both directions. `reason` is why the
+    tunnel is not up, or how the container refused a recent connection.
     """
 
     id: str
     host: str
-    forwards: tuple[Carried, ...]
+    forwards: tuple[Forward, ...]
     pid: int
     started: float
     background: bool
-    state: str
+    state: TunnelState
     since: float
     reconnects: int = 0
-    carried: int = 0
+    bytes_carried: int = 0
     reason: str = ""
 
+    def to_json(self) -> dict[str, object]:
+        """Return the content of the tunnel's file."""
+        return {
+            "id": self.id,
+            "host": self.host,
+            "forwards": [
+                {"local": forward.local_port, "remote": forward.destination}
+                for forward in self.forwards
+            ],
+            "pid": self.pid,
+            "started": self.started,
+            "background": self.background,
+            "state": self.state.value,
+            "since": self.since,
+            "reconnects": self.reconnects,
+            "carried": self.bytes_carried,
+            "reason": self.reason,
+        }
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a tunnel is to do: `where` leads to the container of `host`, `remotes` are its ends there.
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Tunnel":
+        """Read what `to_json` wrote; KeyError, TypeError or ValueError if it is anything else."""
+        forwards = tuple(
+            Forward(int(each["local"]), str(each["remote"])) for each in values["forwards"]
+        )
+        if not forwards:
+            message = "a tunnel has at least one forward"
+            raise ValueError(message)
+        return cls(
+            id=str(values["id"]),
+            host=str(values["host"]),
+            forwards=forwards,
+            pid=int(values["pid"]),
+            started=float(values["started"]),
+            background=bool(values["background"]),
+            state=TunnelState(values["state"]),
+            since=float(values["since"]),
+            reconnects=int(values["reconnects"]),
+            bytes_carried=int(values["carried"]),
+            reason=str(values["reason"]),
+        )
 
-    `wanted` are the ports here, None where the best free one will do; with `strict` it is those or none.
+
+def list_tunnels(state_dir: Path) -> list[Tunnel]:
+    """Return every tunnel that has a file, by host and local port.
+
+    A tunnel whose process is gone has the state DEAD. A file that cannot be read is skipped.
     """
-
-    host: str
-    where: tuple[str, ...]
-    remotes: tuple[ports.Remote, ...]
-    wanted: tuple[int | None, ...]
-    strict: bool = False
-    background: bool = False
-    once: bool = False
-
-
-def listed(state_dir: Path) -> list[Tunnel]:
-    """Every tunnel that has a file, by host and port; those whose process is gone have the state `dead`."""
-    found = []
-    for path in sorted(directory(state_dir).glob("*.json")):
-        one = _read(path)
-        if one is not None:
-            found.append(
-                one
-                if _held(path)
-                else dataclasses.replace(one, state=DEAD, reason="its process is gone")
+    tunnels = []
+    for path in directory(state_dir).glob("*.json"):
+        tunnel = _read(path)
+        if tunnel is None:
+            continue
+        if not _is_locked(path):
+            tunnel = dataclasses.replace(
+                tunnel, state=TunnelState.DEAD, reason="its process is gone"
             )
-    return sorted(found, key=lambda one: (one.host, one.forwards[0].local if one.forwards else 0))
+        tunnels.append(tunnel)
+    return sorted(tunnels, key=lambda tunnel: (tunnel.host, tunnel.forwards[0].local_port))
 
 
-def clean(state_dir: Path, tunnels: Sequence[Tunnel]) -> None:
-    """Forget the dead ones among `tunnels`, and what they left behind."""
-    living = {one.pid for one in tunnels if one.state != DEAD}
-    for one in tunnels:
-        path = file(state_dir, one.id)
-        if one.state == DEAD:
-            with (
-                contextlib.suppress(ApexError),
-                lock(path, timeout=0),
-            ):  # busy: there is a new one by now
-                if one.pid not in living:  # the number of a dead one may be another's by now
-                    _clear(one.pid)
-                forget(path)
+def list_open(state_dir: Path) -> list[Tunnel]:
+    """Return the tunnels whose process is alive, by host and local port."""
+    return [tunnel for tunnel in list_tunnels(state_dir) if tunnel.state is not TunnelState.DEAD]
+
+
+def remove_dead(state_dir: Path, tunnels: Sequence[Tunnel]) -> None:
+    """Remove the files of the dead ones among `tunnels`, and the sockets that they left behind."""
+    living_pids = {tunnel.pid for tunnel in tunnels if tunnel.state is not TunnelState.DEAD}
+    for tunnel in tunnels:
+        if tunnel.state is not TunnelState.DEAD:
+            continue
+        path = file(state_dir, tunnel.id)
+        # If the lock is busy, a new tunnel has taken this ID.
+        with contextlib.suppress(ApexError), lock(path, timeout=0):
+            # The system may have given the dead process's number to another tunnel of ours.
+            if tunnel.pid not in living_pids:
+                _remove_sockets(tunnel.pid)
+            remove(path)
 
 
 def close(state_dir: Path, tunnel: Tunnel, *, limit: float = 10) -> None:
-    """End the tunnel's process and wait until it has let go of its ports; nothing when it is dead already."""
+    """End the tunnel's process and wait until its ports are free. Nothing happens if it is dead.
+
+    The process is killed if it does not end within `limit` seconds. Raises ApexError if that fails.
+    """
     path = file(state_dir, tunnel.id)
-    end = time.monotonic() + limit
-    asked = signal.SIGTERM
-    while _held(path):
-        with contextlib.suppress(
-            OSError
-        ):  # it may end meanwhile, which each system words in its own way
-            os.kill(tunnel.pid, asked)
-        if time.monotonic() > end:
-            if asked == signal.SIGTERM and sys.platform != "win32":
-                asked, end = signal.SIGKILL, time.monotonic() + 2
-                continue
-            message = f"tunnel {tunnel.id} (process {tunnel.pid}) does not end"
-            raise ApexError(message, hint=f"kill -9 {tunnel.pid}")
-        time.sleep(0.05)
-    clean(state_dir, [dataclasses.replace(tunnel, state=DEAD)])
-
-
-class PortsTakenError(RefusedError):
-    """Ports here that were asked for by number, and that other programs have."""
-
-    def __init__(self, taken: Sequence[int]) -> None:
-        super().__init__(f"port {taken[0]} here is taken", code="port_taken")
-        self.taken = list(taken)
-
-
-def take(plan: Plan) -> list[socket.socket]:
-    """A listening socket for each end of `plan`. PortsTakenError."""
-    found = [
-        _one_of(plan, number, remote)
-        for number, remote in zip(plan.wanted, plan.remotes, strict=True)
-    ]
-    holders = [one for one in found if isinstance(one, socket.socket)]
-    if len(holders) < len(found):
-        for holder in holders:
-            holder.close()
-        raise PortsTakenError([one for one in found if isinstance(one, int)])
-    return holders
-
-
-def _one_of(plan: Plan, wanted: int | None, remote: ports.Remote) -> socket.socket | int:
-    """A socket on the wanted port, else on the best that is free; the number of one that cannot be had."""
-    first = [] if wanted is None else [wanted]
-    for port in first if plan.strict else chain(first, ports.candidates(remote.port)):
-        if (holder := ports.take(port)) is not None:
-            return holder
-    return wanted or remote.port
-
-
-def sockets_prefix(pid: int) -> str:
-    """How the directory of sockets begins that belongs to the tunnel of process `pid`."""
-    return f"t-{pid}-"
-
-
-def _clear(pid: int) -> None:
-    """Take away the sockets that a killed process left behind."""
-    room = mux.runtime_directory()
-    for path in room.glob(f"{sockets_prefix(pid)}*") if room is not None else ():
-        mux.terminate(path / CONTROL)  # connections that were open may have kept ssh
-        shutil.rmtree(path, ignore_errors=True)
+    number = signal.SIGTERM
+    deadline = time.monotonic() + limit
+    while _is_locked(path):
+        # The process may end at this moment, which every system reports in its own way.
+        with contextlib.suppress(OSError):
+            os.kill(tunnel.pid, number)
+        if time.monotonic() > deadline:
+            if number != signal.SIGTERM or sys.platform == "win32":
+                message = f"tunnel {tunnel.id} (process {tunnel.pid}) does not end"
+                raise ApexError(message, hint=f"kill -9 {tunnel.pid}")
+            number = signal.SIGKILL
+            deadline = time.monotonic() + _KILL_LIMIT
+            continue
+        time.sleep(_POLL)
+    remove_dead(state_dir, [dataclasses.replace(tunnel, state=TunnelState.DEAD)])
 
 
 def directory(state_dir: Path) -> Path:
-    """Where the files are."""
+    """Return the directory of the tunnels' files."""
     return state_dir / "tunnels"
 
 
-def file(state_dir: Path, name: str) -> Path:
-    """What tells of the tunnel `name`."""
-    return directory(state_dir) / f"{name}.json"
+def file(state_dir: Path, tunnel_id: str) -> Path:
+    """Return the path of a tunnel's file."""
+    return directory(state_dir) / f"{tunnel_id}.json"
 
 
 def lock(path: Path, *, timeout: float) -> AbstractContextManager[None]:
-    """Held by the process that carries the tunnel whose file is `path`."""
+    """Lock the tunnel file `path`, as the process that carries the tunnel does; ApexError if busy."""
     return files.locked(path.with_suffix(".lock"), what=f"tunnel {path.stem}", timeout=timeout)
 
 
-def forget(path: Path) -> None:
-    """Take the tunnel's file and its lock away; by whoever holds that, so that it is nobody else's."""
+def write(state_dir: Path, tunnel: Tunnel) -> None:
+    """Write the tunnel's file. OSError if the disk is full."""
+    files.replace_atomically(file(state_dir, tunnel.id), json.dumps(tunnel.to_json()).encode())
+
+
+def remove(path: Path) -> None:
+    """Remove a tunnel's file and its lock file. For callers that hold the lock."""
     path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # Windows keeps a file that is open
         path.with_suffix(".lock").unlink(missing_ok=True)
 
 
-def _held(path: Path) -> bool:
+def sockets_prefix(pid: int) -> str:
+    """Return how the name of the directory with the sockets of process `pid` begins."""
+    return f"t-{pid}-"
+
+
+def _remove_sockets(pid: int) -> None:
+    """Remove the sockets that the killed process `pid` left behind."""
+    runtime_directory = mux.runtime_directory()
+    if runtime_directory is None:
+        return
+    for path in runtime_directory.glob(f"{sockets_prefix(pid)}*"):
+        # Connections that were open may have kept ssh alive.
+        mux.terminate(path / CONTROL_SOCKET)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_locked(path: Path) -> bool:
     try:
         with lock(path, timeout=0):
             return False
@@ -197,11 +225,6 @@ def _held(path: Path) -> bool:
 
 def _read(path: Path) -> Tunnel | None:
     try:
-        return tunnel(json.loads(path.read_bytes()))
+        return Tunnel.from_json(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-
-
-def tunnel(value: dict[str, object]) -> Tunnel:
-    fields = {**value, "forwards": tuple(Carried(**one) for one in value["forwards"])}  # type: ignore[attr-defined] # JSON
-    return Tunnel(**fields)  # type: ignore[arg-type] # a wrong file is a TypeError, and then no tunnel

@@ -1,4 +1,4 @@
-"""Local connections, carried to a socket that ssh listens on; each byte counted on the way."""
+"""Relays local connections to a socket on which ssh listens, and counts the bytes."""
 
 import asyncio
 import contextlib
@@ -7,54 +7,72 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-P = TypeVar("P", bound=asyncio.Protocol)
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
 
-Place = Path | int  # where ssh listens for us: a socket's path, or a loopback port
-Way = Callable[[], Awaitable[Place | None]]
+SshListener = Path | int
+"""Where ssh listens for us: the path of a socket, or a port on loopback."""
+
+FindListener = Callable[[], Awaitable[SshListener | None]]
+"""Waits until ssh listens; None if it does not in time."""
+
+_CONNECT_ATTEMPTS = 3
+_RETRY_PAUSE = 0.2
+_BACKLOG = 256
 
 
 class Traffic:
-    """What has gone through: bytes from the container, bytes to it, connections open now."""
+    """What has been relayed: bytes from and to the container, and the connections open now."""
 
     def __init__(self) -> None:
         self.received = 0
         self.sent = 0
-        self.open = 0
-        self.ends: set[End] = set()
+        self.ends: set[ConnectionEnd] = set()
 
     @property
     def total(self) -> int:
-        """A number that grows while bytes move."""
+        """Bytes in both directions."""
         return self.received + self.sent
 
 
-class End(asyncio.Protocol):
-    """One end of a connection: what comes in goes out at the other end, no faster than that one takes it."""
+class ConnectionEnd(asyncio.Protocol):
+    """One of the two ends of a relayed connection: what it reads is written to the other end.
+
+    It stops reading while the other end cannot write, so a slow reader fills no memory.
+    """
 
     def __init__(self, traffic: Traffic, *, local: bool) -> None:
+        """`local` is the end on which the user's program connected."""
         self._traffic = traffic
         self._local = local
         self.transport: asyncio.Transport | None = None
-        self.other: End | None = None
-        self._said_all = False
+        self.other: ConnectionEnd | None = None
+        self._at_eof = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: the connection stands. Nothing is read before there is another end."""
+        """asyncio: connected. Nothing is read before there is another end to write to."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.pause_reading()
         self._traffic.ends.add(self)
-        self._traffic.open += self._local
 
-    def join(self, other: "End") -> None:
-        """Let bytes flow between the two."""
-        self.other, other.other = other, self
-        gone = [end for end in (self, other) if end.transport is None or end.transport.is_closing()]
+    def join(self, other: "ConnectionEnd") -> None:
+        """Start to relay between the two ends; if one has been closed, close both."""
+        self.other = other
+        other.other = self
+        both_open = self._is_open and other._is_open
         for end in (self, other):
-            if end.transport is not None and not end.transport.is_closing():
-                end.transport.close() if gone else end.transport.resume_reading()
+            if end.transport is None or not end._is_open:
+                continue
+            if both_open:
+                end.transport.resume_reading()
+            else:
+                end.transport.close()
+
+    @property
+    def _is_open(self) -> bool:
+        return self.transport is not None and not self.transport.is_closing()
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: bytes came."""
+        """asyncio: pass `data` on."""
         if self._local:
             self._traffic.sent += len(data)
         else:
@@ -63,93 +81,90 @@ class End(asyncio.Protocol):
             self.other.transport.write(data)
 
     def eof_received(self) -> bool:
-        """asyncio: this side has said all; the other may still answer."""
-        self._said_all = True
+        """asyncio: this side sends no more; the other side may still answer (True keeps it open)."""
+        self._at_eof = True
         if self.other is None or self.other.transport is None or self.transport is None:
             return False
         with contextlib.suppress(OSError):
             self.other.transport.write_eof()
-        if self.other._said_all:
+        if self.other._at_eof:
             self.other.transport.close()
             self.transport.close()
         return True
 
     def pause_writing(self) -> None:
-        """asyncio: enough for now."""
-        self._read(False)
+        """asyncio: this end cannot write as fast as the other reads."""
+        if self.other is not None and self.other.transport is not None and self.other._is_open:
+            self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """asyncio: more, please."""
-        self._read(True)
+        """asyncio: this end can write again."""
+        if self.other is not None and self.other.transport is not None and self.other._is_open:
+            self.other.transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """asyncio: gone, and so is the other end once it has sent what it has."""
+        """asyncio: closed. After an orderly end the other end still sends what it holds."""
         self._traffic.ends.discard(self)
-        self._traffic.open -= self._local
-        if self.other is not None and self.other.transport is not None:
-            if error is None:
-                self.other.transport.close()
-            else:
-                self.other.transport.abort()
+        if self.other is None or self.other.transport is None:
+            return
+        if error is None:
+            self.other.transport.close()
+        else:
+            self.other.transport.abort()
 
     def abort(self) -> None:
-        """Cut it off."""
+        """Close at once."""
         if self.transport is not None:
             self.transport.abort()
 
-    def _read(self, on: bool) -> None:
-        if self.other is None or self.other.transport is None or self.other.transport.is_closing():
-            return
-        if on:
-            self.other.transport.resume_reading()
-        else:
-            self.other.transport.pause_reading()
 
+async def serve(
+    listening: socket.socket, traffic: Traffic, find_listener: FindListener
+) -> asyncio.Server:
+    """Relay every connection to the socket `listening` to the listener that `find_listener` finds.
 
-async def listen(holder: socket.socket, traffic: Traffic, way: Way) -> asyncio.Server:
-    """Carry every connection to `holder`, a listening socket.
-
-    `way` waits until there is one and returns the path or loopback port that ssh listens on; None when it gave up.
+    A connection waits until there is one; it is aborted when `find_listener` returns None.
     """
     loop = asyncio.get_running_loop()
-    waiting: set[asyncio.Task[None]] = set()
+    tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
 
-    def accept() -> End:
-        end = End(traffic, local=True)
-        task = loop.create_task(_carry(end, traffic, way))
-        waiting.add(task)
-        task.add_done_callback(waiting.discard)
+    def accept() -> ConnectionEnd:
+        end = ConnectionEnd(traffic, local=True)
+        task = loop.create_task(_relay(end, traffic, find_listener))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
         return end
 
-    return await loop.create_server(accept, sock=holder, backlog=256)
+    return await loop.create_server(accept, sock=listening, backlog=_BACKLOG)
 
 
-async def _carry(end: End, traffic: Traffic, way: Way) -> None:
-    for _ in range(3):  # ssh may end between its last sign of life and this connection
-        place = await way()
-        if place is None:
+async def _relay(end: ConnectionEnd, traffic: Traffic, find_listener: FindListener) -> None:
+    # ssh may end between its last heartbeat and this connection.
+    for _ in range(_CONNECT_ATTEMPTS):
+        listener = await find_listener()
+        if listener is None:
             break
         try:
-            _, inner = await _connect(place, lambda: End(traffic, local=False))
+            _, inner = await _connect(listener, lambda: ConnectionEnd(traffic, local=False))
         except OSError:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(_RETRY_PAUSE)
             continue
         end.join(inner)
         return
     end.abort()
 
 
-async def tried(place: Place, limit: float) -> None:
-    """Connect, and wait until the connection is dropped, `limit` seconds at most."""
+async def connect_until_dropped(listener: SshListener, limit: float) -> None:
+    """Connect to `listener` and wait until the connection is dropped, or for `limit` seconds."""
     with contextlib.suppress(OSError, TimeoutError):
-        transport, end = await _connect(place, _Trial)
+        transport, protocol = await _connect(listener, _DropWatcher)
         try:
-            await asyncio.wait_for(end.dropped.wait(), limit)
+            await asyncio.wait_for(protocol.dropped.wait(), limit)
         finally:
             transport.abort()
 
 
-class _Trial(asyncio.Protocol):
+class _DropWatcher(asyncio.Protocol):
     def __init__(self) -> None:
         self.dropped = asyncio.Event()
 
@@ -157,8 +172,10 @@ class _Trial(asyncio.Protocol):
         self.dropped.set()
 
 
-async def _connect(place: Place, protocol: Callable[[], P]) -> tuple[Any, P]:
+async def _connect(
+    listener: SshListener, protocol: Callable[[], ProtocolT]
+) -> tuple[Any, ProtocolT]:
     loop = asyncio.get_running_loop()
-    if isinstance(place, int):
-        return await loop.create_connection(protocol, "127.0.0.1", place)
-    return await loop.create_unix_connection(protocol, str(place))
+    if isinstance(listener, int):
+        return await loop.create_connection(protocol, "127.0.0.1", listener)
+    return await loop.create_unix_connection(protocol, str(listener))

@@ -1,8 +1,8 @@
-"""One ssh connection that carries forwards: its command line, its birth, its pulse, its end.
+"""One ssh connection that carries forwards: its command line, its start, its heartbeat, its end.
 
-ssh runs `cat` in the container instead of `-N`. What is written to it comes back through the whole way (laptop,
-network, sshd, container), which is the health check; and when whoever started ssh is killed, its input ends,
-`cat` ends, and with it ssh: no corpse is left that holds a port.
+ssh runs `cat` in the container instead of `-N`. What we write to it comes back through the whole
+path (laptop, network, sshd, container): this is the heartbeat. When the process that started ssh is
+killed, the input of `cat` ends, so `cat` ends and ssh with it: no ssh is left that keeps a port.
 """
 
 import asyncio
@@ -10,46 +10,57 @@ import contextlib
 import re
 import sys
 import time
+from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from apexgpu.forwarding import relay
+from apexgpu.forwarding.relay import SshListener
 from apexgpu.process import child
 from apexgpu.ssh import sshoptions
 
-_READY = b"apexgpu-pulse"
-_REFUSED = re.compile(r"open failed: (?:connect failed: )?(.+)$")
+_HEARTBEAT = b"apexgpu-pulse"
+_OPEN_FAILED = re.compile(r"open failed: (?:connect failed: )?(.+)$")
 _FORBIDDEN = "administratively prohibited"
-_PULSES = 4096  # bytes that pulses and keep-alives alone may move while nothing gets through
-_RECENT = (
-    60.0  # seconds for which a refusal is news: whoever wants the port, tries again in that time
-)
+_IDLE_BYTES = 4096
+"""Bytes that heartbeats and keep-alives alone may move while nothing gets through."""
+
+_RECENT = 60.0
+"""Seconds for which a refusal is reported: a program that needs the port tries again within them."""
+
+_MISSED_KEEP_ALIVES = 3
+_READ_SIZE = 4096
+_CLOSE_LIMIT = 1.0
 
 
 def argv(
-    where: Sequence[str],
+    ssh_arguments: Sequence[str],
     forwards: Sequence[tuple[str, str]],
     *,
-    connect: float,
-    keepalive: float,
+    connect_timeout: float,
+    keep_alive: float,
     control: Path | None = None,
     platform: str = sys.platform,
 ) -> list[str]:
-    """The ssh command line. `where` is its config, address and alias; `forwards` are (here, there) pairs.
+    """Return the ssh command line.
 
-    `connect` and `keepalive` are seconds; `control` is a socket over which ssh can be told more. Nothing is asked,
-    no connection is shared (a master of the user's would keep the forwards when we are gone), and what the user's
-    own config forwards is not fatal when it is taken; on Windows, where ours are ports that could be taken, it is.
+    `ssh_arguments` are config file, address and, last, the alias; `forwards` are pairs of (local
+    end, destination); times are in seconds; `control` is the control socket to create, over which
+    ssh can be given more forwards.
+
+    ssh asks nothing and shares no connection: a master of the user's would keep the forwards when
+    we are gone. A forward that fails is not fatal, as the user's own config may have forwards whose
+    ports are in use; it is on Windows, where our own local ends are ports that could be in use.
     """
-    *way, alias = where
-    words = ["ssh", *way, "-T", "-a", "-x"]
+    *path, alias = ssh_arguments
+    words = ["ssh", *path, "-T", "-a", "-x"]
     words += sshoptions.words(
         [
             *sshoptions.UNATTENDED,
             *sshoptions.PLAIN,
             *sshoptions.controlled(control),
-            *sshoptions.alive(keepalive, 3),
-            sshoptions.connect_limit(connect),
+            *sshoptions.alive(keep_alive, _MISSED_KEEP_ALIVES),
+            sshoptions.connect_limit(connect_timeout),
             "ConnectionAttempts=1",
             "TCPKeepAlive=yes",
             "ClearAllForwardings=no",
@@ -58,210 +69,229 @@ def argv(
             "LogLevel=INFO",
         ]
     )
-    for here, there in forwards:
-        words += ["-L", f"{here}:{there}"]
+    for local_end, destination in forwards:
+        words += ["-L", f"{local_end}:{destination}"]
     return [*words, alias, "exec cat"]
 
 
-def moved(pid: int) -> int:
-    """Bytes that process `pid` has read and written, halved: each byte it carries comes in and goes out (proc(5)).
+def bytes_moved_by(pid: int) -> int:
+    """Return the bytes that process `pid` has carried, as counted by the system (proc_pid_io(5)).
 
-    OSError where the system does not tell.
+    Each byte is read once and written once. Raises OSError on systems that do not count.
     """
-    fields = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
-    return (int(fields["rchar"]) + int(fields["wchar"])) // 2
+    counters = {}
+    for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+        name, value = line.split(": ")
+        counters[name] = int(value)
+    return (counters["rchar"] + counters["wchar"]) // 2
 
 
-class Carrier:
-    """The running ssh. `start` returns when the whole way answers; `wait` when it no longer does."""
+class SshConnection:
+    """A running ssh. `start` returns once the whole path answers, `wait` once it no longer does."""
 
-    def __init__(self, words: Sequence[str], *, progress: Callable[[], int]) -> None:
-        """`progress` is a number that grows while bytes move: a full line is slow, not dead."""
-        self._words = words
+    def __init__(self, argv: Sequence[str], *, progress: Callable[[], int]) -> None:
+        """`progress` returns a number that grows while bytes move: a full line is not a dead one."""
+        self._argv = argv
         self._progress = progress
-        self._child: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._readers: list[asyncio.Task[None]] = []
-        self._heard = asyncio.Event()
-        self._last_heard = 0.0
-        self._listening: list[asyncio.Future[None]] = []
+        self._heartbeat_came = asyncio.Event()
+        self._last_heartbeat = 0.0
+        self._waiters: list[asyncio.Future[None]] = []
         self.last_error = ""
-        self._refusal, self._refused_at = "", 0.0
+        self._refusal = ""
+        self._refused_at = 0.0
         self._counted_from: int | None = None
-        self._pulses = self._cost = self._carried = 0
+        self._bytes_per_heartbeat = 0
+        self._heartbeats = 0
+        self._bytes_carried = 0
 
     @property
-    def refused(self) -> str:
-        """What the container last said to a connection that it did not take, when that was lately."""
-        return self._refusal if time.monotonic() - self._refused_at < _RECENT else ""
+    def refusal(self) -> str:
+        """How the container recently refused a connection; empty if it did not."""
+        is_recent = time.monotonic() - self._refused_at < _RECENT
+        return self._refusal if is_recent else ""
 
     @property
     def pid(self) -> int | None:
         """The process number of ssh."""
-        return self._child.pid if self._child else None
+        return self._process.pid if self._process else None
 
     async def start(self, limit: float) -> bool:
-        """Whether the way is open, within `limit` seconds; `last_error` says why not."""
-        self._child = await child(self._words)
+        """Start ssh; True if the whole path answers within `limit` seconds, else see `last_error`."""
+        self._process = await child(self._argv)
         self._readers = [
-            asyncio.create_task(self._read_pulse()),
+            asyncio.create_task(self._read_heartbeats()),
             asyncio.create_task(self._read_errors()),
         ]
         if await self._answers(limit):
             return True
-        if self._child.returncode is None:
+        if self._process.returncode is None:
             self.last_error = f"ssh did not get through within {limit:g} s"
         return False
 
-    async def wait(self, beat: float, patience: float, nudge: asyncio.Event) -> None:
-        """Return when ssh has ended, or when nothing has come through for `patience` seconds after a pulse.
+    async def wait(self, interval: float, timeout: float, wanted: asyncio.Event) -> None:
+        """Return when ssh has ended, or when a heartbeat has not come back for `timeout` seconds.
 
-        A pulse is sent every `beat` seconds, and at once when `nudge` is set: somebody wants to use the way.
+        A heartbeat is sent every `interval` seconds, and at once when `wanted` is set: then a
+        program is waiting to use the tunnel.
         """
-        assert self._child is not None  # noqa: S101 - start() was called
-        ended = asyncio.create_task(self._child.wait())
+        ended = asyncio.create_task(self._running.wait())
         try:
             while not ended.done():
-                nudge.clear()
-                waiter = asyncio.create_task(nudge.wait())
+                wanted.clear()
+                waiter = asyncio.create_task(wanted.wait())
                 await asyncio.wait(
-                    {ended, waiter}, timeout=beat, return_when=asyncio.FIRST_COMPLETED
+                    {ended, waiter}, timeout=interval, return_when=asyncio.FIRST_COMPLETED
                 )
                 waiter.cancel()
-                if not ended.done() and not await self._alive(patience):
-                    self.last_error = f"nothing came through for {patience:g} s"
+                if not ended.done() and not await self._is_alive(timeout):
+                    self.last_error = f"nothing came through for {timeout:g} s"
                     return
         finally:
             ended.cancel()
 
-    def fresh(self, seconds: float) -> bool:
-        """Whether a pulse was heard within the last `seconds`."""
-        return time.monotonic() - self._last_heard < seconds
+    def heard_within(self, seconds: float) -> bool:
+        """Tell whether a heartbeat came back within the last `seconds`."""
+        return time.monotonic() - self._last_heartbeat < seconds
 
-    async def heard(self, limit: float) -> None:
-        """Return at the next pulse, when the way has ended, or after `limit` seconds."""
-        future = asyncio.get_running_loop().create_future()
-        self._listening.append(future)
-        await asyncio.wait({future}, timeout=limit)
+    async def wait_for_heartbeat(self, limit: float) -> None:
+        """Return at the next heartbeat, when ssh has ended, or after `limit` seconds."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await asyncio.wait({waiter}, timeout=limit)
 
-    async def forbids(
-        self, probe: "relay.Place", places: Sequence["relay.Place"], limit: float
+    async def forwarding_is_forbidden(
+        self, probe: SshListener, listeners: Sequence[SshListener], limit: float
     ) -> bool:
-        """Whether sshd there forwards to none of `places`, on which ssh listens.
+        """Tell whether the container's sshd forbids every one of our forwards.
 
-        `probe` leads to a port that nobody has, and is tried first: a program that serves a single connection
-        (gdbserver, `nc -l`) is not to lose it to us.
+        `probe` leads to a port without a listener and is tried first: if it is not forbidden, a
+        program that serves a single connection (gdbserver, `nc -l`) does not lose it to us.
         """
-        for place in (probe, *places):
+        for listener in (probe, *listeners):
             self._refusal = ""
-            await relay.tried(place, limit)
-            await self._answers(limit)  # what ssh said about it has come before this
+            await relay.connect_until_dropped(listener, limit)
+            # What ssh reported about it arrives before the next heartbeat.
+            await self._answers(limit)
             if _FORBIDDEN not in self._refusal:
                 self._refusal = ""
                 return False
         self.last_error = f"{_FORBIDDEN}: its sshd forwards to no such port"
         return True
 
-    async def count(self, limit: float) -> bool:
-        """Begin to count what ssh carries; False where the system does not tell. Takes a pulse, to leave ours out."""
-        assert self._child is not None  # noqa: S101 - start() was called
+    async def start_counting(self, limit: float) -> bool:
+        """Start to count the bytes that ssh carries; False on systems that do not count.
+
+        One heartbeat is sent to learn how many bytes it takes: they are not part of the count.
+        """
+        pid = self._running.pid
         try:
-            before = moved(self._child.pid)
+            before = bytes_moved_by(pid)
             await self._answers(limit)
-            self._counted_from = moved(self._child.pid)
+            self._counted_from = bytes_moved_by(pid)
         except OSError:
             return False
-        self._cost, self._pulses = self._counted_from - before, 0
+        self._bytes_per_heartbeat = self._counted_from - before
+        self._heartbeats = 0
         return True
 
     @property
-    def carried(self) -> int:
-        """Bytes carried since `count`, our own pulses left out; once ssh has ended, the last number seen."""
-        if (
-            self._counted_from is not None
-            and self._child is not None
-            and self._child.returncode is None
-        ):
-            with contextlib.suppress(OSError):
-                now = moved(self._child.pid) - self._counted_from - self._pulses * self._cost
-                self._carried = max(self._carried, now)
-        return self._carried
+    def bytes_carried(self) -> int:
+        """Bytes carried since `start_counting`, without heartbeats; kept after ssh has ended."""
+        process = self._process
+        if self._counted_from is None or process is None or process.returncode is not None:
+            return self._bytes_carried
+        with contextlib.suppress(OSError):
+            moved = bytes_moved_by(process.pid) - self._counted_from
+            carried = moved - self._heartbeats * self._bytes_per_heartbeat
+            self._bytes_carried = max(self._bytes_carried, carried)
+        return self._bytes_carried
 
-    async def end(self) -> None:
-        """End ssh, whatever state it is in; its ports are free then."""
-        if self._child is not None and self._child.returncode is None:
+    async def kill(self) -> None:
+        """End ssh, whatever state it is in. Its ports are free afterwards."""
+        if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._child.kill()
-            await self._child.wait()
+                self._process.kill()
+            await self._process.wait()
 
-    async def last_words(self) -> None:
-        """After `end`: read what ssh still had to say."""
+    async def read_to_end(self) -> None:
+        """After `kill`: read what ssh has still written to stderr."""
         if self._readers:
-            await asyncio.wait(self._readers, timeout=1)  # a child of ssh may hold the pipe
+            # Not for long: a child of ssh may keep the pipe open.
+            await asyncio.wait(self._readers, timeout=_CLOSE_LIMIT)
         for task in self._readers:
             task.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
-        self._tell()
+        self._wake_waiters()
 
-    async def _alive(self, patience: float) -> bool:
-        """Whether a pulse comes back, or ssh has ended by itself; a full line is given time while bytes move."""
-        if self.fresh(min(1.0, patience)):
+    @property
+    def _running(self) -> Process:
+        assert self._process is not None  # noqa: S101 - start() was called
+        return self._process
+
+    async def _is_alive(self, timeout: float) -> bool:
+        """Tell whether a heartbeat comes back. True if ssh has ended: `wait` notices that itself.
+
+        On a full line a heartbeat may be late. It is given more time as long as bytes move.
+        """
+        if self.heard_within(min(1.0, timeout)):
             return True
-        before = -_PULSES
-        while (now := self._progress()) - before >= _PULSES:
-            before = now
-            if await self._answers(patience):
-                return True
-        return self._child is None or self._child.returncode is not None
+        moved = self._progress()
+        while not await self._answers(timeout):
+            moved_before, moved = moved, self._progress()
+            if moved - moved_before < _IDLE_BYTES:
+                return self._running.returncode is not None
+        return True
 
     async def _answers(self, limit: float) -> bool:
-        """Whether a pulse comes back within `limit` seconds, from an ssh that runs on."""
-        assert self._child is not None  # noqa: S101 - start() was called
-        tasks = pulse, ended = (
-            asyncio.create_task(self._pulse()),
-            asyncio.create_task(self._child.wait()),
-        )
-        await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        came = pulse.done() and not ended.done()
-        for task in tasks:
-            task.cancel()
-        return came
+        """Tell whether a heartbeat comes back within `limit` seconds, from an ssh that still runs."""
+        heartbeat = asyncio.create_task(self._send_heartbeat())
+        ended = asyncio.create_task(self._running.wait())
+        await asyncio.wait({heartbeat, ended}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        answered = heartbeat.done() and not ended.done()
+        heartbeat.cancel()
+        ended.cancel()
+        return answered
 
-    async def _pulse(self) -> None:
-        """Send one and wait until one is heard."""
-        assert self._child is not None  # noqa: S101 - only called between start and stop
-        assert self._child.stdin is not None  # noqa: S101 - it is a pipe
-        self._heard.clear()
-        self._pulses += 1
+    async def _send_heartbeat(self) -> None:
+        """Send a heartbeat and wait until one comes back."""
+        stdin = self._running.stdin
+        assert stdin is not None  # noqa: S101 - it is a pipe
+        self._heartbeat_came.clear()
+        self._heartbeats += 1
         with contextlib.suppress(ConnectionError):
-            self._child.stdin.write(_READY + b"\n")
-            await self._child.stdin.drain()
-        await self._heard.wait()
+            stdin.write(_HEARTBEAT + b"\n")
+            await stdin.drain()
+        await self._heartbeat_came.wait()
 
-    async def _read_pulse(self) -> None:
-        assert self._child is not None  # noqa: S101 - as above
-        assert self._child.stdout is not None  # noqa: S101 - it is a pipe
-        last = b""
-        while data := await self._child.stdout.read(4096):
-            # A noisy .bashrc may speak before cat does; what has no pulse in it is let go.
-            last = (last + data)[-4096:]
-            if _READY in last:
-                last = b""
-                self._last_heard = time.monotonic()
-                self._heard.set()
-                self._tell()
+    async def _read_heartbeats(self) -> None:
+        stdout = self._running.stdout
+        assert stdout is not None  # noqa: S101 - it is a pipe
+        recent = b""
+        while data := await stdout.read(_READ_SIZE):
+            # A ~/.bashrc may print something before cat starts; it is skipped.
+            recent = (recent + data)[-_READ_SIZE:]
+            if _HEARTBEAT in recent:
+                recent = b""
+                self._last_heartbeat = time.monotonic()
+                self._heartbeat_came.set()
+                self._wake_waiters()
 
-    def _tell(self) -> None:
-        for future in self._listening:
-            if not future.done():
-                future.set_result(None)
-        self._listening.clear()
+    def _wake_waiters(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
 
     async def _read_errors(self) -> None:
-        assert self._child is not None  # noqa: S101 - as above
-        assert self._child.stderr is not None  # noqa: S101 - it is a pipe
-        while data := await self._child.stderr.read(4096):
+        stderr = self._running.stderr
+        assert stderr is not None  # noqa: S101 - it is a pipe
+        while data := await stderr.read(_READ_SIZE):
             for line in data.decode("utf-8", "replace").splitlines():
-                if found := _REFUSED.search(line):
-                    self._refusal, self._refused_at = found[1].strip(), time.monotonic()
+                open_failed = _OPEN_FAILED.search(line)
+                if open_failed:
+                    self._refusal = open_failed[1].strip()
+                    self._refused_at = time.monotonic()
                 elif line.strip():
                     self.last_error = line.strip()

@@ -1,9 +1,10 @@
-"""A tunnel that does not die: local ports that stay ours, an ssh behind them that is started again.
+"""Keeps the ports of a tunnel open: local ports that stay ours, and an ssh that is started again.
 
-While there is no connection this process listens, so that nobody else can take the port, and who calls meanwhile is
-kept waiting and carried as soon as there is one. Once there is one, ssh is given the port: nothing is then between
-a program here and ssh, and nothing is slower than `ssh -L`. Where that cannot be (Windows has no control sockets;
-macOS does not tell what ssh has carried), this process listens all the time and carries the bytes to ssh.
+While there is no connection, this process listens on the local ports, so that no other program can
+take them; a program that connects meanwhile waits and is served once there is a connection. Then
+the ports are handed over to ssh: nothing is between a local program and ssh, and nothing is slower
+than `ssh -L`. Where that is not possible (ssh on Windows has no control sockets, macOS does not
+count what ssh has carried), this process keeps listening and relays the bytes to ssh.
 """
 
 import asyncio
@@ -20,48 +21,87 @@ from functools import partial
 from pathlib import Path
 
 from apexgpu.forwarding import ports, relay, sshconnection
-from apexgpu.forwarding.records import CONNECTING, CONTROL, UP, WAITING, sockets_prefix
+from apexgpu.forwarding.ports import Destination
+from apexgpu.forwarding.records import CONTROL_SOCKET, TunnelState, sockets_prefix
+from apexgpu.forwarding.relay import SshListener
+from apexgpu.forwarding.sshconnection import SshConnection
 from apexgpu.ssh import mux
 from apexgpu.ssh.failures import classify
-from apexgpu.ssh.mux import runtime_directory
 
-_PROBE = "p"
-_NOBODY = 1  # a port on which nobody listens (tcpmux, RFC 1078): what ssh says of it is about ssh
+_PROBE_SOCKET = "p"
+_PROBE_PORT = 1
+"""A port on which nothing listens (tcpmux, RFC 1078): only sshd's policy decides the answer."""
+
+_FIRST_PAUSE = 0.5
+_HAND_OVER_LIMIT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Seconds. `beat`: between pulses of an idle tunnel; `patience`: for a pulse to come back.
+class Timing:
+    """Time limits of a tunnel in seconds.
 
-    A dead way is found out within the two together, and replaced in one or two more.
+    `heartbeat_interval` is the time between two heartbeats of an idle tunnel, `heartbeat_timeout`
+    how long one may take to come back: a dead connection is noticed within the two together, and
+    replaced in one or two seconds more. `hold` is how long a local program waits for a connection.
     """
 
     connect: float = 5
     login: float = 20
-    beat: float = 3
-    patience: float = 4
+    heartbeat_interval: float = 3
+    heartbeat_timeout: float = 4
     hold: float = 20
-    longest_wait: float = 30
+    longest_pause: float = 30
 
 
 @dataclass(slots=True)
-class State:
-    """What a tunnel has to tell. `since` is when the present state began (Unix time)."""
+class TunnelStatus:
+    """How a tunnel is doing. `since` is when `state` began (Unix time)."""
 
-    state: str = CONNECTING
+    state: TunnelState = TunnelState.CONNECTING
     since: float = field(default_factory=time.time)
     reconnects: int = 0
     reason: str = ""
 
 
-def wait_before(attempt: int, longest: float) -> float:
-    """Seconds before reconnecting for the `attempt`th time (from 0) in a row: 0.5, 1, 2 … up to `longest`."""
-    return float(min(longest, 0.5 * 2 ** min(attempt, 10)))
+def pause_before(attempt: int, longest: float) -> float:
+    """Return the seconds to wait before reconnecting attempt number `attempt` (from 0) in a row.
+
+    They double each time: 0.5, 1, 2 … up to `longest`.
+    """
+    doublings = min(attempt, 10)
+    return float(min(longest, _FIRST_PAUSE * 2**doublings))
 
 
-def taken_words(port: int) -> str:
-    """The reason of a tunnel that waits for its own port."""
-    return f"port {port} here was taken by another program"
+def is_final(reason: str) -> bool:
+    """Tell whether connecting again cannot help after ssh failed with `reason`."""
+    failure = classify(reason)
+    return failure is not None and failure.is_permanent
+
+
+def port_lost(port: int) -> str:
+    """Return the reason of a tunnel that waits for its own local port."""
+    return f"another program has taken local port {port}"
+
+
+@dataclass(slots=True)
+class _ForwardedPort:
+    """A local port of the tunnel, and who listens on it.
+
+    `listening` is our socket before we serve it, `server` serves it; without both, ssh has the
+    port, or another program. `ssh_listener` is where ssh waits for what we relay.
+    """
+
+    port: int
+    destination: Destination
+    listening: socket.socket | None
+    server: asyncio.Server | None = None
+    ssh_listener: SshListener = 0
+
+    def release(self) -> None:
+        """Stop listening."""
+        if self.server is not None:
+            self.server.close()
+        self.server = None
 
 
 class Supervisor:
@@ -69,235 +109,270 @@ class Supervisor:
 
     def __init__(
         self,
-        where: Sequence[str],
-        holders: Sequence[socket.socket],
-        remotes: Sequence[ports.Remote],
+        ssh_arguments: Sequence[str],
+        sockets: Sequence[socket.socket],
+        destinations: Sequence[Destination],
         *,
-        limits: Limits,
+        timing: Timing | None = None,
         once: bool = False,
-        give: bool = sys.platform == "linux",
-        changed: Callable[[], None] = lambda: None,
+        hand_over: bool = sys.platform == "linux",
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`where` leads to the container (config, address, alias); holder N is carried to `remotes[N]` there.
+        """Keep each of `sockets`, which listen, connected to its destination.
 
-        `give`: let ssh listen while it is connected. `changed` is called whenever `state` has become another one.
+        With `once` the tunnel is not connected again. `hand_over` lets ssh listen on the local
+        ports while it is connected. `on_change` is called when `status` has changed.
         """
-        self._where, self._remotes = list(where), list(remotes)
-        self._ports: list[int] = [holder.getsockname()[1] for holder in holders]
-        self._holders: list[socket.socket | None] = list(holders)
-        self._servers: list[asyncio.Server | None] = [None] * len(holders)
-        self._limits, self._once, self._give, self._changed = limits, once, give, changed
-        self._moved_before = self._passed_before = 0
-        self.state = State()
+        self._ssh_arguments = ssh_arguments
+        self._forwards = [
+            _ForwardedPort(listening.getsockname()[1], destination, listening)
+            for listening, destination in zip(sockets, destinations, strict=True)
+        ]
+        self._timing = timing or Timing()
+        self._once = once
+        self._hand_over = hand_over
+        self._on_change = on_change
+        self.status = TunnelStatus()
         self.traffic = relay.Traffic()
-        self._carrier: sshconnection.Carrier | None = None
+        self._bytes_before = 0  # carried by earlier connections
+        self._relayed_before = 0  # the part of it that we relayed
+        self._connection: SshConnection | None = None
         self._was_up = False
         self._up = asyncio.Event()
-        self._wanted = asyncio.Event()
-        self._closing = asyncio.Event()
+        self._wanted = asyncio.Event()  # a local program wants to use the tunnel
+        self._stopping = asyncio.Event()
 
     @property
-    def refused(self) -> str:
-        """Why the container last refused a connection to the port; empty when it did not."""
-        return self._carrier.refused if self._carrier else ""
+    def refusal(self) -> str:
+        """How the container recently refused a connection to a port; empty if it did not."""
+        return self._connection.refusal if self._connection else ""
 
     @property
     def ssh_pid(self) -> int | None:
-        """The process number of the ssh that carries now."""
-        return self._carrier.pid if self._carrier else None
+        """The process number of the current ssh."""
+        return self._connection.pid if self._connection else None
 
     @property
-    def moved(self) -> int:
-        """Bytes carried: counted where they pass through us, else as the system counts those of ssh."""
-        passed = self.traffic.total - self._passed_before
-        return self._moved_before + max(passed, self._carrier.carried if self._carrier else 0)
+    def bytes_carried(self) -> int:
+        """Bytes carried: counted by us where we relay them, by the system where ssh listens."""
+        relayed = self.traffic.total - self._relayed_before
+        counted = self._connection.bytes_carried if self._connection else 0
+        return self._bytes_before + max(relayed, counted)
 
     def stop(self) -> None:
-        """Let `run` end; from the loop's own thread."""
-        self._closing.set()
+        """Let `run` return. To be called in the thread of the event loop."""
+        self._stopping.set()
 
     async def run(self) -> bool:
-        """Until stopped, or for good when it never came up or cannot again. True when it was up at all."""
-        attempt = 0
-        closing = asyncio.create_task(self._closing.wait())
+        """Keep the tunnel up; return whether it ever was.
+
+        Returns after `stop`, when the first connection fails, when trying again cannot help, or,
+        with `once`, at the end of the connection.
+        """
+        failures = 0
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
-            while not self._closing.is_set():
-                came_up = False
-                if lost := await self._listen():
-                    self._become(WAITING, lost)
-                else:
-                    work = asyncio.create_task(self._one_connection())
-                    await asyncio.wait({work, closing}, return_when=asyncio.FIRST_COMPLETED)
-                    came_up = await _ended(work)
-                attempt = 0 if came_up else attempt + 1
-                failure = classify(self.state.reason)
-                if (
-                    self._closing.is_set()
-                    or not self._was_up
-                    or self._once
-                    or (failure is not None and failure.is_permanent)
-                ):
+            while not self._stopping.is_set():
+                came_up = await self._attempt(stopping)
+                if self._is_over():
                     break
-                await self._pause(wait_before(attempt, self._limits.longest_wait))
+                failures = 0 if came_up else failures + 1
+                await self._pause(pause_before(failures, self._timing.longest_pause))
         finally:
-            closing.cancel()
-            for server in self._servers:
-                if server is not None:
-                    server.close()
+            stopping.cancel()
+            for forward in self._forwards:
+                forward.release()
             for end in list(self.traffic.ends):
                 end.abort()
         return self._was_up
 
-    async def _listen(self) -> str:
-        """Take every port that ssh had, or that could not be had the last time; what is in the way of that now."""
-        lost = [port for number, port in enumerate(self._ports) if not await self._have(number)]
-        return taken_words(lost[0]) if lost else ""
+    def _is_over(self) -> bool:
+        if self._stopping.is_set() or self._once or not self._was_up:
+            return True
+        return is_final(self.status.reason)
 
-    async def _have(self, number: int) -> bool:
-        if self._servers[number] is None:
-            holder = self._holders[number] or ports.take(self._ports[number])
-            self._holders[number] = None
-            if holder is not None:
-                self._servers[number] = await relay.listen(holder, self.traffic, self._way(number))
-        return self._servers[number] is not None
+    async def _attempt(self, stopping: "asyncio.Task[bool]") -> bool:
+        """Connect, and wait for the end of the connection or for `stop`. True if it came up."""
+        lost = await self._listen()
+        if lost is not None:
+            self._set_state(TunnelState.WAITING, port_lost(lost))
+            return False
+        connection = asyncio.create_task(self._connect())
+        await asyncio.wait({connection, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return await _result_or_cancel(connection)
 
-    async def _one_connection(self) -> bool:
-        """One ssh, from its start to its end; whether it came up."""
-        self._become(CONNECTING, self.state.reason)
-        sockets = Path(
-            tempfile.mkdtemp(prefix=sockets_prefix(os.getpid()), dir=runtime_directory())
-        )
-        self._places = [_place(sockets, str(number)) for number in range(len(self._remotes))]
-        probe, nobody = _place(sockets, _PROBE), ports.Remote(_NOBODY)
-        ends = zip([*self._places, probe], [*self._remotes, nobody], strict=True)
-        pairs = [
-            (f"127.0.0.1:{place}" if isinstance(place, int) else str(place), remote.target)
-            for place, remote in ends
-        ]
-        control = sockets / CONTROL if self._give else None
-        words = sshconnection.argv(
-            self._where,
-            pairs,
-            connect=self._limits.connect,
-            keepalive=self._limits.patience,
+    async def _listen(self) -> int | None:
+        """Listen on every port that ssh had, or that was lost; return the first that is taken."""
+        lost = None
+        for forward in self._forwards:
+            if not await self._listen_on(forward) and lost is None:
+                lost = forward.port
+        return lost
+
+    async def _listen_on(self, forward: _ForwardedPort) -> bool:
+        if forward.server is not None:
+            return True
+        listening = forward.listening or ports.listen(forward.port)
+        forward.listening = None
+        if listening is None:
+            return False
+        find_listener = partial(self._find_listener, forward)
+        forward.server = await relay.serve(listening, self.traffic, find_listener)
+        return True
+
+    async def _connect(self) -> bool:
+        """Run one ssh from its start to its end; return whether it came up."""
+        self._set_state(TunnelState.CONNECTING, self.status.reason)
+        prefix = sockets_prefix(os.getpid())
+        directory = Path(tempfile.mkdtemp(prefix=prefix, dir=mux.runtime_directory()))
+        control = directory / CONTROL_SOCKET if self._hand_over else None
+        probe = _choose_listener(directory, _PROBE_SOCKET)
+        for number, forward in enumerate(self._forwards):
+            forward.ssh_listener = _choose_listener(directory, str(number))
+        argv = self._ssh_argv(probe, control)
+        connection = SshConnection(argv, progress=lambda: self.bytes_carried)
+        self._connection = connection
+        came_up = False
+        try:
+            came_up = await self._open(connection, probe, control)
+            if came_up:
+                timing = self._timing
+                await connection.wait(
+                    timing.heartbeat_interval, timing.heartbeat_timeout, self._wanted
+                )
+        finally:
+            await self._end(connection, directory)
+        return came_up
+
+    def _ssh_argv(self, probe: SshListener, control: Path | None) -> list[str]:
+        pairs = [(forward.ssh_listener, forward.destination) for forward in self._forwards]
+        pairs.append((probe, Destination(_PROBE_PORT)))
+        forwards = []
+        for listener, destination in pairs:
+            local_end = f"127.0.0.1:{listener}" if isinstance(listener, int) else str(listener)
+            forwards.append((local_end, destination.ssh_form))
+        return sshconnection.argv(
+            self._ssh_arguments,
+            forwards,
+            connect_timeout=self._timing.connect,
+            keep_alive=self._timing.heartbeat_timeout,
             control=control,
         )
-        self._carrier = current = sshconnection.Carrier(words, progress=lambda: self.moved)
-        up = False
-        try:
-            up = (
-                await current.start(self._limits.login)
-                and not await current.forbids(probe, self._places, self._limits.patience)
-                and await self._came_up(control)
-            )
-            if up:
-                await current.wait(self._limits.beat, self._limits.patience, self._wanted)
-        finally:
-            self._up.clear()
-            await current.end()
-            # At once: the ports are free now, and could be anybody's.
-            lost = "" if self._closing.is_set() else await self._listen()
-            await current.last_words()
-            self._moved_before, self._passed_before, self._carrier = (
-                self.moved,
-                self.traffic.total,
-                None,
-            )
-            shutil.rmtree(sockets, ignore_errors=True)
-            if not self._closing.is_set():
-                self._become(WAITING, lost or current.last_error or "the connection ended")
-        return up
 
-    async def _came_up(self, control: Path | None) -> bool:
-        """Open the way to those who call; False when a port was lost to another program."""
-        assert self._carrier is not None  # noqa: S101 - it has come up
-        self.state.reconnects += self._was_up
-        self._was_up = True
-        if (
-            control is not None
-            and await self._carrier.count(self._limits.patience)
-            and not await self._give_ports(control)
-        ):
+    async def _open(
+        self, connection: SshConnection, probe: SshListener, control: Path | None
+    ) -> bool:
+        """Start ssh, and let local programs use it. False if it fails or a port was lost."""
+        timeout = self._timing.heartbeat_timeout
+        if not await connection.start(self._timing.login):
             return False
-        self._up.set()
-        self._become(UP, "")
-        return True
-
-    async def _give_ports(self, control: Path) -> bool:
-        """Close our sockets and let ssh open its own, in less than a millisecond. What ssh cannot, we go on with.
-
-        False when another program took a port in that time.
-        """
-        for number, remote in enumerate(self._remotes):
-            given = mux.forward(
-                control,
-                self._ports[number],
-                remote.name,
-                remote.port,
-                timeout=1,
-                ready=partial(self._let_go, number),
-            )
-            if not given and not await self._have(number) and self._carrier is not None:
-                self._carrier.last_error = taken_words(self._ports[number])
+        listeners = [forward.ssh_listener for forward in self._forwards]
+        if await connection.forwarding_is_forbidden(probe, listeners, timeout):
+            return False
+        if self._was_up:
+            self.status.reconnects += 1
+        self._was_up = True
+        # Where nobody counts what ssh carries, we go on relaying, to count it ourselves.
+        if control is not None and await connection.start_counting(timeout):
+            lost = await self._hand_ports_over(control)
+            if lost is not None:
+                connection.last_error = port_lost(lost)
                 return False
+        self._up.set()
+        self._set_state(TunnelState.UP, "")
         return True
 
-    def _let_go(self, number: int) -> None:
-        server = self._servers[number]
-        if server is not None:
-            server.close()
-        self._servers[number] = None
+    async def _hand_ports_over(self, control: Path) -> int | None:
+        """Close our sockets and let ssh open its own, in less than a millisecond.
+
+        What ssh cannot listen on, we go on relaying. Returns a port that another program took in
+        that moment; None if there is none.
+        """
+        for forward in self._forwards:
+            handed_over = mux.forward(
+                control,
+                forward.port,
+                forward.destination.host,
+                forward.destination.port,
+                timeout=_HAND_OVER_LIMIT,
+                ready=forward.release,
+            )
+            if not handed_over and not await self._listen_on(forward):
+                return forward.port
+        return None
+
+    async def _end(self, connection: SshConnection, directory: Path) -> None:
+        """End ssh, remove its sockets and listen on its ports again."""
+        self._up.clear()
+        await connection.kill()
+        lost = None
+        if not self._stopping.is_set():
+            # At once: the ports are free now, and any program could take them.
+            lost = await self._listen()
+        await connection.read_to_end()
+        self._bytes_before = self.bytes_carried
+        self._relayed_before = self.traffic.total
+        self._connection = None
+        shutil.rmtree(directory, ignore_errors=True)
+        if not self._stopping.is_set():
+            reason = connection.last_error or "the connection ended"
+            if lost is not None:
+                reason = port_lost(lost)
+            self._set_state(TunnelState.WAITING, reason)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, but not while somebody wants to use the tunnel: then half a second is all."""
+        """Wait, but at most half a second if a local program wants to use the tunnel."""
         self._wanted.clear()
-        await self._either(self._closing, None, min(seconds, 0.5))
-        if seconds > 0.5:
-            await self._either(self._closing, self._wanted, seconds - 0.5)
+        await _wait_for_any([self._stopping], min(seconds, _FIRST_PAUSE))
+        if seconds > _FIRST_PAUSE:
+            await _wait_for_any([self._stopping, self._wanted], seconds - _FIRST_PAUSE)
 
-    async def _either(self, one: asyncio.Event, other: asyncio.Event | None, limit: float) -> None:
-        tasks = {asyncio.create_task(event.wait()) for event in (one, other) if event is not None}
-        await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
+    async def _find_listener(self, forward: _ForwardedPort) -> SshListener | None:
+        """Return where ssh listens for `forward`, once it is known to answer; None after `hold`."""
+        deadline = time.monotonic() + self._timing.hold
+        while (left := deadline - time.monotonic()) > 0:
+            connection = self._connection
+            if self._up.is_set() and connection is not None:
+                if connection.heard_within(self._timing.heartbeat_interval):
+                    return forward.ssh_listener
+                self._wanted.set()
+                await connection.wait_for_heartbeat(left)
+            else:
+                self._wanted.set()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._up.wait(), left)
+        return None
 
-    def _way(self, number: int) -> relay.Way:
-        async def way() -> relay.Place | None:
-            end = time.monotonic() + self._limits.hold
-            while (left := end - time.monotonic()) > 0:
-                if self._up.is_set() and self._carrier is not None:
-                    if self._carrier.fresh(self._limits.beat):
-                        return self._places[number]
-                    self._wanted.set()
-                    await self._carrier.heard(left)
-                else:
-                    self._wanted.set()
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._up.wait(), left)
-            return None
-
-        return way
-
-    def _become(self, state: str, reason: str) -> None:
-        if (state, reason) != (self.state.state, self.state.reason):
-            self.state.state, self.state.reason, self.state.since = state, reason, time.time()
-            self._changed()
+    def _set_state(self, state: TunnelState, reason: str) -> None:
+        if (state, reason) == (self.status.state, self.status.reason):
+            return
+        self.status.state = state
+        self.status.reason = reason
+        self.status.since = time.time()
+        self._on_change()
 
 
-async def _ended(work: "asyncio.Task[bool]") -> bool:
-    """The task's result; cancelled first when it is not done."""
-    if not work.done():
-        work.cancel()
+async def _wait_for_any(events: Sequence[asyncio.Event], limit: float) -> None:
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+
+
+async def _result_or_cancel(task: "asyncio.Task[bool]") -> bool:
+    """Return the task's result; if it is not done, cancel it and return False once it has ended."""
+    if not task.done():
+        task.cancel()
     try:
-        return await work
+        return await task
     except asyncio.CancelledError:
         return False
 
 
-def _place(sockets: Path, name: str) -> relay.Place:
-    """Where ssh is to listen for us: a socket among `sockets`, or a port where the system's ssh has none."""
+def _choose_listener(directory: Path, name: str) -> SshListener:
+    """Return where ssh is to listen for us: a socket, or a port on Windows (its ssh has no sockets)."""
     if sys.platform != "win32":
-        return sockets / name
+        return directory / name
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -2,165 +2,190 @@
 
 import asyncio
 import contextlib
-import dataclasses
-import json
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
-from apexgpu import files
 from apexgpu.forwarding import records
-from apexgpu.forwarding.records import Carried, Plan, Tunnel
-from apexgpu.forwarding.supervisor import Limits, State, Supervisor
+from apexgpu.forwarding.records import Forward, Tunnel
+from apexgpu.forwarding.request import TunnelRequest
+from apexgpu.forwarding.supervisor import Supervisor, Timing, TunnelStatus
 
-_WRITE_EVERY = 5.0
-_DESCRIPTORS = 4096
+_WRITE_INTERVAL = 5.0
+_OPEN_FILES = 4096
+_LOCK_LIMIT = 10.0
+
+
+class EndedBy(Enum):
+    """Who ended a tunnel."""
+
+    ITSELF = "itself"
+    CTRL_C = "Ctrl-C"
+    SIGNAL = "another signal"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a tunnel ended: whether it was ever up, its last status, and who ended it."""
+
+    was_up: bool
+    status: TunnelStatus
+    ended_by: EndedBy
 
 
 def carry(
     state_dir: Path,
-    plan: Plan,
-    holders: Sequence[socket.socket],
+    request: TunnelRequest,
+    sockets: Sequence[socket.socket],
     *,
-    changed: Callable[[Tunnel], None] = lambda _: None,
+    on_change: Callable[[Tunnel], None] = lambda _: None,
     each_second: Callable[[Tunnel], None] | None = None,
-    limits: Limits | None = None,
-) -> tuple[bool, State, bool | None]:
-    """Carry until a signal, or as long as `plan` says.
+    timing: Timing | None = None,
+) -> Ending:
+    """Carry the tunnel in this process, until a signal comes or it ends by itself.
 
-    Whether it was ever up, its last state, and who ended it: True for Ctrl-C, None for another signal.
-
-    `changed` hears of every new state; `each_second` is for a living line.
+    `sockets` listen on its local ports, one for each destination. `on_change` is called with the
+    tunnel after every change of its state, `each_second` once a second.
     """
-    _allow_descriptors(_DESCRIPTORS)
-    return asyncio.run(
-        _Process(state_dir, plan, holders, changed, each_second, limits or Limits()).run()
-    )
+    _allow_open_files(_OPEN_FILES)
+    process = _TunnelProcess(state_dir, request, sockets, on_change, each_second, timing)
+    return asyncio.run(process.run())
 
 
-class _Process:
-    """The tunnel inside the process that carries it."""
-
+class _TunnelProcess:
     def __init__(
         self,
         state_dir: Path,
-        plan: Plan,
-        holders: Sequence[socket.socket],
-        changed: Callable[[Tunnel], None],
+        request: TunnelRequest,
+        sockets: Sequence[socket.socket],
+        on_change: Callable[[Tunnel], None],
         each_second: Callable[[Tunnel], None] | None,
-        limits: Limits,
+        timing: Timing | None,
     ) -> None:
-        self._state_dir, self._plan, self._holders = state_dir, plan, holders
-        self._changed, self._each_second, self._limits = changed, each_second, limits
+        self._state_dir = state_dir
+        self._request = request
+        self._on_change = on_change
+        self._each_second = each_second
         self._forwards = tuple(
-            Carried(holder.getsockname()[1], str(remote))
-            for holder, remote in zip(holders, plan.remotes, strict=True)
+            Forward(listening.getsockname()[1], str(destination))
+            for listening, destination in zip(sockets, request.destinations, strict=True)
         )
-        self._id = f"{plan.host}-{self._forwards[0].local}"
+        self._id = f"{request.host}-{self._forwards[0].local_port}"
         self._started = time.time()
         self._written: Tunnel | None = None
+        self._supervisor = Supervisor(
+            request.ssh_arguments,
+            sockets,
+            request.destinations,
+            timing=timing,
+            once=request.once,
+            on_change=self._state_changed,
+        )
 
-    async def run(self) -> tuple[bool, State, bool | None]:
+    async def run(self) -> Ending:
         path = records.file(self._state_dir, self._id)
-        with records.lock(path, timeout=10):
-            self._supervisor = Supervisor(
-                self._plan.where,
-                self._holders,
-                self._plan.remotes,
-                limits=self._limits,
-                once=self._plan.once,
-                changed=self._on_change,
-            )
-            ended_by = _on_end(self._supervisor.stop)
+        # The lock tells other commands that this process is alive.
+        with records.lock(path, timeout=_LOCK_LIMIT):
+            signals = _stop_on_signals(self._supervisor.stop)
             watching = asyncio.create_task(self._watch())
             self._write()
             try:
                 was_up = await self._supervisor.run()
             finally:
                 watching.cancel()
-                records.forget(path)
-        return was_up, self._supervisor.state, _by_whom(ended_by)
+                records.remove(path)
+        return Ending(was_up, self._supervisor.status, _ended_by(signals))
 
     async def _watch(self) -> None:
-        beat = 1.0 if self._each_second else _WRITE_EVERY
-        last = 0.0
+        """Keep the file up to date, and show the tunnel to a terminal every second."""
+        pause = 1.0 if self._each_second else _WRITE_INTERVAL
+        last_write = 0.0
         while True:
-            if time.monotonic() - last >= _WRITE_EVERY:
-                last = time.monotonic()
-                if not self._known():
+            if time.monotonic() - last_write >= _WRITE_INTERVAL:
+                last_write = time.monotonic()
+                if not self._has_directory():
                     self._supervisor.stop()
                 self._write()
             if self._each_second:
-                self._each_second(self._now())
-            await asyncio.sleep(beat)
+                self._each_second(self._tunnel())
+            await asyncio.sleep(pause)
 
-    def _known(self) -> bool:
-        """False when the state directory was deleted (`lab down`): nobody could list the tunnel or close it."""
+    def _has_directory(self) -> bool:
+        """False once the state directory is deleted (`lab down`): nobody could close the tunnel."""
         return records.directory(self._state_dir).is_dir()
 
-    def _on_change(self) -> None:
+    def _state_changed(self) -> None:
         self._write()
-        self._changed(self._now())
+        self._on_change(self._tunnel())
 
     def _write(self) -> None:
-        now = self._now()
-        if now != self._written and self._known():
-            with contextlib.suppress(OSError):  # a full disk is no reason to end a tunnel
-                text = json.dumps(dataclasses.asdict(now))
-                files.replace_atomically(records.file(self._state_dir, self._id), text.encode())
-                self._written = now
+        tunnel = self._tunnel()
+        if tunnel == self._written or not self._has_directory():
+            return
+        with contextlib.suppress(OSError):  # a full disk is no reason to end a tunnel
+            records.write(self._state_dir, tunnel)
+            self._written = tunnel
 
-    def _now(self) -> Tunnel:
-        state = self._supervisor.state
+    def _tunnel(self) -> Tunnel:
+        status = self._supervisor.status
         return Tunnel(
-            self._id,
-            self._plan.host,
-            self._forwards,
-            os.getpid(),
-            self._started,
-            self._plan.background,
-            state.state,
-            state.since,
-            state.reconnects,
-            self._supervisor.moved,
-            state.reason or self._supervisor.refused,
+            id=self._id,
+            host=self._request.host,
+            forwards=self._forwards,
+            pid=os.getpid(),
+            started=self._started,
+            background=self._request.background,
+            state=status.state,
+            since=status.since,
+            reconnects=status.reconnects,
+            bytes_carried=self._supervisor.bytes_carried,
+            reason=status.reason or self._supervisor.refusal,
         )
 
 
-def _allow_descriptors(wanted: int) -> None:
-    """Let us, and ssh, have more open files than a shell gives: 256 on macOS, and a connection may take two."""
+def _allow_open_files(wanted: int) -> None:
+    """Raise the limit of open files, for us and for ssh: a connection may take two.
+
+    A shell on macOS allows 256.
+    """
     try:
         import resource
-    except ImportError:  # Windows, which has no such limit
+    except ImportError:  # Windows has no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft not in (resource.RLIM_INFINITY, most) and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def _on_end(stop: Callable[[], None]) -> list[int]:
-    """Ctrl-C, a closed terminal and a polite kill end the tunnel in good order; which came, in the list."""
+def _stop_on_signals(stop: Callable[[], None]) -> list[int]:
+    """Call `stop` on Ctrl-C, SIGTERM and a closed terminal; the list returned collects the signals."""
     loop = asyncio.get_running_loop()
-    came: list[int] = []
+    received: list[int] = []
 
-    def end(number: int) -> None:
-        came.append(number)
+    def handle(number: int) -> None:
+        received.append(number)
         stop()
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is None:
-            continue
+            continue  # Windows has no SIGHUP
         try:
-            loop.add_signal_handler(number, end, number)
+            loop.add_signal_handler(number, handle, number)
         except NotImplementedError:  # Windows
-            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(end, got))
-    return came
+            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(handle, got))
+    return received
 
 
-def _by_whom(came: Sequence[int]) -> bool | None:
-    return False if not came else True if came[0] == signal.SIGINT else None
+def _ended_by(signals: Sequence[int]) -> EndedBy:
+    if not signals:
+        return EndedBy.ITSELF
+    if signals[0] == signal.SIGINT:
+        return EndedBy.CTRL_C
+    return EndedBy.SIGNAL

@@ -1,9 +1,10 @@
-"""TensorBoard and Jupyter in a container, from here: what is sent there to find, start or stop one, and its answer."""
+"""TensorBoard and Jupyter in a container: asks `programs/serve.py` there to find, start or stop one."""
 
 import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Literal
 
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
@@ -12,35 +13,52 @@ from apexgpu.remote import remotescript
 from apexgpu.remote.remotescript import MARK
 from apexgpu.ssh.transport import Limits, OnLine, Transport
 
-What = Literal["tensorboard", "jupyter"]
-NAMES: Mapping[What, str] = {"tensorboard": "TensorBoard", "jupyter": "Jupyter"}
-_THERE = ("processes.py", "search.py", "serve.py")  # in the order in which they need each other
-_LOOKING = 90.0  # seconds that searching and listing may take beside the wait for the server
+_PROGRAMS = ("processes.py", "search.py", "serve.py")
+"""What is sent, in the order in which the files need each other."""
+
+_SEARCH_LIMIT = 90.0
+"""Seconds that searching and listing may take, in addition to the wait for the server."""
+
+_ALL_ADDRESSES = {"0.0.0.0", "::", "*", ""}  # noqa: S104 - where servers listen, not we
+
+
+class ServerKind(StrEnum):
+    """Which web server."""
+
+    TENSORBOARD = "tensorboard"
+    JUPYTER = "jupyter"
+
+    @property
+    def label(self) -> str:
+        """Its name, for people."""
+        return "TensorBoard" if self is ServerKind.TENSORBOARD else "Jupyter"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is wanted. `directory` None means the home, or for Jupyter whatever runs; `wait` is in seconds.
+class ServerRequest:
+    """Which server is wanted.
 
-    `program` is a program or an environment in the container, for when several are there; `home` is the laptop's,
-    which the laptop's shell may have put for a `~`.
+    `directory` is what it shows; None means the home directory or, for Jupyter, whatever a running
+    one shows. `program` is a program or an environment in the container; None means the first that
+    is found. `wait` is in seconds. `laptop_home` is the home directory of the user on the laptop,
+    whose shell may have replaced a `~` by it.
     """
 
-    what: What
+    kind: ServerKind
     directory: str | None
     program: str | None = None
     wait: float = 60
-    home: str = ""
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        return NAMES[self.what]
+    laptop_home: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """One that serves in the container. `path` ends its URL, with the token in it: not to be kept anywhere."""
+class WebServer:
+    """A server that runs in the container.
+
+    `path` is the end of its URL and may contain a token, so it must not be written to any file.
+    `host` and `port` are where it is reached from the container. `started` tells whether we started
+    it, `password` whether it asks for the password that the user has set.
+    """
 
     port: int
     path: str
@@ -50,49 +68,54 @@ class Server:
     program: str = ""
     log: str = ""
     host: str = "localhost"
-    secure: bool = False
+    https: bool = False
     password: bool = False
 
     @property
-    def secret(self) -> bool:
-        """Whether the path holds a token."""
+    def has_token(self) -> bool:
+        """Whether `path` contains a token."""
         return "?token=" in self.path
 
 
 class ServerFailedError(RefusedError):
-    """A server was started and ended at once; `said` are the last lines of its log."""
+    """A server was started and ended at once; `log_lines` are the last lines of its log."""
 
     code = "server_failed"
 
-    def __init__(self, message: str, *, hint: str, said: list[str]) -> None:
+    def __init__(self, message: str, *, hint: str, log_lines: list[str]) -> None:
         super().__init__(message, hint=hint)
-        self.said = said
+        self.log_lines = log_lines
 
 
 def program() -> str:
-    """The text that runs in the container."""
-    return remotescript.program(*_THERE)
+    """Return the Python program that runs in the container."""
+    return remotescript.program(*_PROGRAMS)
 
 
-def command(do: Literal["serve", "stop"], wish: Wish) -> str:
-    """The command line for the container's shell, whichever that is."""
-    asked = {
-        "what": wish.what,
-        "do": do,
-        "directory": wish.directory,
-        "program": wish.program,
-        "wait": wish.wait,
-        "home": wish.home,
+def command(action: Literal["serve", "stop"], request: ServerRequest) -> str:
+    """Return the command line for the container's shell."""
+    arguments = {
+        "what": request.kind.value,
+        "do": action,
+        "directory": request.directory,
+        "program": request.program,
+        "wait": request.wait,
+        "home": request.laptop_home,
     }
-    return remotescript.command(program(), asked)
+    return remotescript.command(program(), arguments)
 
 
-def serve(link: Transport, host: Host, wish: Wish, *, on_line: OnLine) -> Server:
-    """The server that shows the directory: the one that does already, else one that is started now and stays."""
-    answer = _ask(link, host, "serve", wish, on_line)
+def serve(link: Transport, host: Host, request: ServerRequest, *, on_line: OnLine) -> WebServer:
+    """Return the server that shows the directory: the running one, else one that is started now.
+
+    A new one keeps running after we have left. `on_line` is called with lines of progress.
+    Raises RefusedError (no such directory or program), ServerFailedError (it does not start),
+    UnreachableError (it does not answer in time) and the errors of `link`.
+    """
+    answer = _ask(link, host, "serve", request, on_line)
     token = str(answer.get("token") or "")
     path = str(answer["path"])
-    return Server(
+    return WebServer(
         port=int(answer["port"]),
         path=f"{path}?token={token}" if token else path,
         directory=str(answer["directory"]),
@@ -100,70 +123,81 @@ def serve(link: Transport, host: Host, wish: Wish, *, on_line: OnLine) -> Server
         pid=int(answer["pid"]),
         program=str(answer.get("program", "")),
         log=str(answer.get("log", "")),
-        host=_reached(answer),
-        secure=bool(answer.get("secure")),
+        host=_reachable_name(str(answer.get("host") or "localhost")),
+        https=bool(answer.get("secure")),
         password=bool(answer.get("password")),
     )
 
 
-def _reached(answer: Mapping[str, Any]) -> str:
-    """The name by which a server is reached from its own machine."""
-    name = str(answer.get("host") or "localhost")
-    everywhere = {"0.0.0.0", "::", "*", ""}  # noqa: S104 - where others listen, not we
-    return "localhost" if name in everywhere or name == "127.0.0.1" else name
+def stop(link: Transport, host: Host, request: ServerRequest, *, on_line: OnLine) -> list[int]:
+    """Stop the servers that show the directory; return the ports on which they listened."""
+    answer = _ask(link, host, "stop", request, on_line)
+    return [int(server["port"]) for server in answer["stopped"]]
 
 
-def stop(link: Transport, host: Host, wish: Wish, *, on_line: OnLine) -> list[int]:
-    """End what shows the directory; the ports on which it listened."""
-    return [int(one["port"]) for one in _ask(link, host, "stop", wish, on_line)["stopped"]]
+def _reachable_name(address: str) -> str:
+    """Return the name by which a server that listens on `address` is reached from its machine."""
+    if address in _ALL_ADDRESSES or address == "127.0.0.1":
+        return "localhost"
+    return address
 
 
 def _ask(
-    link: Transport, host: Host, do: Literal["serve", "stop"], wish: Wish, on_line: OnLine
+    link: Transport,
+    host: Host,
+    action: Literal["serve", "stop"],
+    request: ServerRequest,
+    on_line: OnLine,
 ) -> dict[str, Any]:
-    def line(text: str) -> None:
-        if not text.startswith(MARK):  # the answer, which may hold a token
-            on_line(text)
+    def progress(line: str) -> None:
+        # The answer is not progress, and may contain a token.
+        if not line.startswith(MARK):
+            on_line(line)
 
-    limits = Limits(total=wish.wait + _LOOKING, silence=None)
-    reply = link.run(Target(host, "container"), command(do, wish), limits=limits, on_line=line)
-    answer = _read(reply, host)
+    limits = Limits(total=request.wait + _SEARCH_LIMIT, silence=None)
+    target = Target(host, "container")
+    reply = link.run(target, command(action, request), limits=limits, on_line=progress)
+    answer = _parse(reply, host)
     if "error" in answer:
-        raise _refusal(answer, host, wish)
+        raise _error(answer, host, request)
     return answer
 
 
-def _read(reply: Reply, host: Host) -> dict[str, Any]:
-    """The answer: the last marked line."""
+def _parse(reply: Reply, host: Host) -> dict[str, Any]:
+    """Return the answer: the last marked line."""
     try:
-        found = json.loads(remotescript.answers(reply.out)[-1])
+        answer = json.loads(remotescript.answers(reply.out)[-1])
     except (IndexError, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        raise remotescript.no_answer(
-            reply, host.name, hint=f"apexgpu ssh {host.name} -- python3 --version"
-        )
-    return found
+        answer = None
+    if not isinstance(answer, dict):
+        hint = f"apexgpu ssh {host.name} -- python3 --version"
+        raise remotescript.no_answer(reply, host.name, hint=hint)
+    return answer
 
 
-def _refusal(answer: Mapping[str, Any], host: Host, wish: Wish) -> ApexError:
-    name, where, why = wish.name, f"the container on {host.name}", answer["error"]
-    said = [str(line) for line in answer.get("said", [])]
+def _error(answer: Mapping[str, Any], host: Host, request: ServerRequest) -> ApexError:
+    """Return the error that an answer with `error` stands for."""
+    code = str(answer["error"])
+    name = request.kind.label
+    container = f"the container on {host.name}"
+    log_lines = [str(line) for line in answer.get("said", [])]
     log = str(answer.get("log") or "")
-    look = f"apexgpu ssh {host.name} -- tail -n 50 {shlex.quote(log)}"
-    if why == "no_directory":
-        message = f"there is no directory {answer['directory']} in {where}"
-        return RefusedError(message, hint=f"apexgpu ssh {host.name} -- ls", code=why)
-    if why in {"no_program", "no_python"}:
-        message = f"there is no {wish.program or name} in {where}"
-        hint = f"apexgpu setup {host.name} {wish.what}"
-        return RefusedError(message, hint=f"{hint}   (or name it: --program PATH)", code=why)
-    if why == "slow":
-        message = f"{name} in {where} is there, but does not answer after {wish.wait:g} s" + (
-            f"; its log ends: {said[-1]}" if said else ""
-        )
-        hint = look if log else f"apexgpu {wish.what} {host.name} --help"
-        again = f"run the same line again, it goes on waiting; or look: {hint}"
-        return UnreachableError(message, hint=again, code="slow")
-    message = f"{name} in {where} does not start: {said[-1] if said else 'it says nothing'}"
-    return ServerFailedError(message, hint=look, said=said)
+    show_log = f"apexgpu ssh {host.name} -- tail -n 50 {shlex.quote(log)}"
+    if code == "no_directory":
+        message = f"there is no directory {answer['directory']} in {container}"
+        return RefusedError(message, hint=f"apexgpu ssh {host.name} -- ls", code=code)
+    if code in {"no_program", "no_python"}:
+        message = f"there is no {request.program or name} in {container}"
+        if not request.program:
+            message += " (if it is in an unusual place, add --program PATH)"
+        return RefusedError(message, hint=f"apexgpu setup {host.name} {request.kind}", code=code)
+    if code == "slow":
+        message = f"{name} in {container} is running, but does not answer after {request.wait:g} s"
+        if log_lines:
+            message += f" (its log ends: {log_lines[-1]})"
+        message += "; run the same command again to keep waiting"
+        hint = show_log if log else f"apexgpu {request.kind} {host.name} --help"
+        return UnreachableError(message, hint=hint, code=code)
+    last_line = log_lines[-1] if log_lines else "it prints nothing"
+    message = f"{name} in {container} does not start: {last_line}"
+    return ServerFailedError(message, hint=show_log, log_lines=log_lines)

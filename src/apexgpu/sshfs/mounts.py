@@ -356,7 +356,7 @@ def _detach(mount: Mount, force: bool) -> None:
     now = mounttable.at(table(), mount.directory)
     if now is None or (mount.number and now.number != mount.number):
         return  # somebody else was quicker
-    holding = portowners.holders_of(mount.directory)
+    holding = portowners.users_of(mount.directory)
     said = "it does not end" if done is None or done.timed_out else done.last_error_line
     if not holding and "busy" not in said.lower():
         raise ApexError(

@@ -1,8 +1,9 @@
-"""See whether TensorBoard or Jupyter serves already in a container, start or stop it.
+"""Finds, starts or stops TensorBoard or Jupyter in a container.
 
-argv[1] is a JSON object: the wish; the last line said is `apexgpu ` and a JSON object: what it came to. A token is
-made here and handed on in the environment alone, where only the user can read it: never in argv, and where it is
-given, Jupyter keeps it out of its log too.
+argv[1] is the request as a JSON object (`apexgpu.remote.webservers.command`); the answer is the last
+line of the output, `apexgpu ` and a JSON object. A new Jupyter's token is generated here and passed
+to Jupyter in its environment, which only the user can read: never in argv, which everyone can read.
+Jupyter also keeps a token that it was given out of its log.
 """
 
 import binascii
@@ -38,93 +39,117 @@ JUPYTER = {
     "jupyter-lab": ("jupyterlab", "jupyterlab/__main__.py"),
     "jupyter-notebook": ("notebook", "notebook/__main__.py"),
 }
-TRIES = 3
+TENSORBOARD_PORT = 6006
+JUPYTER_PORT = 8888
+ATTEMPTS = 3
+OLD_LIST_LINE = re.compile(r"(https?)://([^/]*?):(\d+)(/[^?\s]*)(?:\?token=(\S*))? :: (.*)$")
 
 
-def wanted_directory(wish: "dict[str, object]") -> str:
-    """The directory here that was meant: the laptop's shell may have put the laptop's home for a `~`."""
-    named, laptop = str(wish["directory"] or "~"), str(wish["home"])
-    here = resolved(named, HOME)
-    if (
-        laptop not in ("", "/")
-        and (named + "/").startswith(laptop + "/")
-        and not os.path.isdir(here)
-    ):
-        return resolved("~" + named[len(laptop) :], HOME)
-    return here
+def requested_directory(request: "dict[str, object]") -> str:
+    """The path of the wanted directory here.
+
+    The laptop's shell may have replaced a `~` by the home directory on the laptop.
+    """
+    named = str(request["directory"] or "~")
+    laptop_home = str(request["home"])
+    directory = resolved(named, HOME)
+    if laptop_home in ("", "/") or os.path.isdir(directory):
+        return directory
+    if (named + "/").startswith(laptop_home + "/"):
+        return resolved("~" + named[len(laptop_home) :], HOME)
+    return directory
 
 
 def is_tensorboard(words: "list[str]") -> bool:
-    """Whether these are the words of a TensorBoard, whoever started it and how."""
-    before = words[
-        : next((place for place, word in enumerate(words) if word.startswith("--logdir")), 0)
-    ]
-    return any(os.path.basename(word) in ("tensorboard", "tensorboard.main") for word in before)
+    """Whether this is the command line of a TensorBoard, whoever started it and how."""
+    named = False
+    for word in words:
+        if word.startswith("--logdir"):
+            return named
+        if os.path.basename(word) in ("tensorboard", "tensorboard.main"):
+            named = True
+    return False
 
 
-def boards(directory: str) -> "list[tuple[int, list[str]]]":
-    """The TensorBoards that show a directory."""
-    found = []
+def running_tensorboards(directory: str) -> "list[tuple[int, list[str]]]":
+    """Process number and command line of each TensorBoard that shows `directory`."""
+    running = []
     for pid, words in processes():
-        shown = option(words, "--logdir")
-        if shown and is_tensorboard(words) and resolved(shown, working(pid)) == directory:
-            found.append((pid, words))
-    return found
+        logdir = option(words, "--logdir")
+        if not logdir or not is_tensorboard(words):
+            continue
+        if resolved(logdir, working(pid)) == directory:
+            running.append((pid, words))
+    return running
 
 
-def board(pid: int, words: "list[str]", port: int, **more: object) -> "dict[str, object]":
-    """A TensorBoard as the answer tells it."""
+def describe_tensorboard(
+    pid: int, words: "list[str]", port: int, **more: object
+) -> "dict[str, object]":
+    """A TensorBoard as a part of the answer."""
     prefix = (option(words, "--path_prefix") or "").strip("/")
-    return dict(pid=pid, port=port, path="/" + prefix + "/" if prefix else "/", **more)
+    path = "/" + prefix + "/" if prefix else "/"
+    return dict(pid=pid, port=port, path=path, **more)
 
 
-def tensorboard(wish: "dict[str, object]", directory: str, end: float) -> "dict[str, object]":
-    """Find the one that shows the directory, or start one."""
-    running = boards(directory)
+def tensorboard(request: "dict[str, object]", directory: str, end: float) -> "dict[str, object]":
+    """Find the TensorBoard that shows `directory`, or start one; `end` is when to give up."""
+    running = running_tensorboards(directory)
     if running:
         say("TensorBoard %d shows %s already" % (running[0][0], directory))
-        while True:
-            for pid, words in boards(directory):
-                port = next((port for port in ports(pid) if answers(port)), 0)
-                if port:
-                    return board(pid, words, port, started=False)
-            if time.monotonic() > end or not boards(directory):
-                return {"error": "slow", "said": []}
-            time.sleep(0.2)
+        return await_tensorboard(directory, end)
 
     def begin(argv: "list[str]") -> "tuple[int, str, int]":
-        port = free(6006)
-        more = ["--logdir", directory, "--host", "127.0.0.1", "--port", str(port)]
-        return (*start("tensorboard", argv, more, port, HOME, ""), port)
+        port = free(TENSORBOARD_PORT)
+        options = ["--logdir", directory, "--host", "127.0.0.1", "--port", str(port)]
+        pid, log = start("tensorboard", argv, options, port, HOME, "")
+        return pid, log, port
 
     def ready(pid: int, port: int) -> "dict[str, object] | None":
-        return board(pid, [], port, started=True) if serves(pid, port) else None
+        if not serves(pid, port):
+            return None
+        return describe_tensorboard(pid, [], port, started=True)
 
-    return first_that_serves(wish, TENSORBOARD, directory, end, begin, ready)
+    return first_that_serves(request, TENSORBOARD, directory, end, begin, ready)
 
 
-def read_list(text: str) -> "list[dict[str, object]]":
-    """The servers in what `list` says: JSON a line, one JSON list, or `URL?token=… :: DIRECTORY`."""
-    found = []
+def await_tensorboard(directory: str, end: float) -> "dict[str, object]":
+    """Wait until a running TensorBoard that shows `directory` accepts connections."""
+    while True:
+        running = running_tensorboards(directory)
+        for pid, words in running:
+            for port in ports(pid):
+                if answers(port):
+                    return describe_tensorboard(pid, words, port, started=False)
+        if not running or time.monotonic() > end:
+            return {"error": "slow", "said": []}
+        time.sleep(0.2)
+
+
+def parse_server_list(text: str) -> "list[dict[str, object]]":
+    """The servers in the output of Jupyter's `list`.
+
+    Depending on the version it prints a JSON object per line, one JSON list, or lines such as
+    `http://localhost:8888/?token=abc :: /home/alice`.
+    """
+    servers = []
     for line in text.splitlines():
         try:
-            said = json.loads(line)
+            value = json.loads(line)
         except ValueError:
-            said = read_line(line)
-        found += [
-            one for one in (said if isinstance(said, list) else [said]) if isinstance(one, dict)
-        ]
-    return found
+            value = parse_old_line(line)
+        for server in value if isinstance(value, list) else [value]:
+            if isinstance(server, dict):
+                servers.append(server)
+    return servers
 
 
-def read_line(line: str) -> "dict[str, object] | None":
-    """A server in the words of an older `list`."""
-    found = re.match(
-        r"(https?)://([^/]*?):(\d+)(/[^?\s]*)(?:\?token=(\S*))? :: (.*)$", line.strip()
-    )
-    if not found:
+def parse_old_line(line: str) -> "dict[str, object] | None":
+    """The server in a line of an older `list`; None for any other line."""
+    match = OLD_LIST_LINE.match(line.strip())
+    if not match:
         return None
-    scheme, host, port, base, token, directory = found.groups()
+    scheme, host, port, base, token, directory = match.groups()
     return {
         "secure": scheme == "https",
         "hostname": host,
@@ -136,167 +161,194 @@ def read_line(line: str) -> "dict[str, object] | None":
     }
 
 
-def notebooks(argv: "list[str]") -> "list[dict[str, object]]":
-    """The notebook servers of the user that run, as Jupyter itself lists them."""
-    room, python = os.path.dirname(argv[0]), argv[0] if argv[1:2] == ["-m"] else ""
-    found = []
-    for name, module in (("jupyter-server", "jupyter_server"), ("jupyter-notebook", "notebook")):
-        script = shutil.which(name, path=room)
-        front = [python, "-m", module] if python else [script] if script else []
-        for more in (["list", "--json"], ["list"]) if front else ():
-            found = read_list(output(front + more, 30))
-            if found:
-                return [one for one in found if one.get("port") and not one.get("sock")]
+def running_jupyters(argv: "list[str]") -> "list[dict[str, object]]":
+    """The user's running servers, as the Jupyter that `argv` starts lists them."""
+    for list_command in jupyter_list_commands(argv):
+        servers = parse_server_list(output(list_command, 30))
+        if servers:
+            return [server for server in servers if server.get("port") and not server.get("sock")]
     return []
 
 
-def notebook(one: "dict[str, object]", **more: object) -> "dict[str, object]":
-    """A notebook server as the answer tells it."""
-    base = str(one.get("base_url") or "/")
+def jupyter_list_commands(argv: "list[str]") -> "list[list[str]]":
+    """The commands that may list the servers, the newest way first; the oldest know no --json."""
+    runs_module = argv[1:2] == ["-m"]
+    directory = os.path.dirname(argv[0])
+    commands = []
+    for name, module in (("jupyter-server", "jupyter_server"), ("jupyter-notebook", "notebook")):
+        if runs_module:
+            program = [argv[0], "-m", module]
+        else:
+            script = shutil.which(name, path=directory)
+            if not script:
+                continue
+            program = [script]
+        commands += [[*program, "list", "--json"], [*program, "list"]]
+    return commands
+
+
+def describe_jupyter(server: "dict[str, object]", **more: object) -> "dict[str, object]":
+    """A Jupyter server as a part of the answer."""
     return dict(
-        pid=one.get("pid") or 0,
-        port=one["port"],
-        path=base,
-        token=one.get("token") or "",
-        password=bool(one.get("password")),
-        secure=bool(one.get("secure")),
-        host=one.get("hostname") or "localhost",
-        directory=root(one),
+        pid=server.get("pid") or 0,
+        port=server["port"],
+        path=str(server.get("base_url") or "/"),
+        token=server.get("token") or "",
+        password=bool(server.get("password")),
+        secure=bool(server.get("secure")),
+        host=server.get("hostname") or "localhost",
+        directory=root_directory(server),
         **more,
     )
 
 
-def owner(port: int) -> int:
-    """The process that listens on a port: an older `list` does not tell."""
-    return next((pid for pid, _ in processes() if port in ports(pid)), 0)
+def listener(port: int) -> int:
+    """The process of ours that listens on `port`, 0 if none does: an older `list` does not tell."""
+    for pid, _ in processes():
+        if port in ports(pid):
+            return pid
+    return 0
 
 
-def root(one: "dict[str, object]") -> str:
-    """The directory that a notebook server shows."""
-    return os.path.realpath(str(one.get("root_dir") or one.get("notebook_dir") or HOME))
+def root_directory(server: "dict[str, object]") -> str:
+    """The directory that a Jupyter server shows."""
+    return os.path.realpath(str(server.get("root_dir") or server.get("notebook_dir") or HOME))
 
 
-def chosen(
-    found: "list[dict[str, object]]", wish: "dict[str, object]", directory: str
+def matching_jupyters(
+    servers: "list[dict[str, object]]", request: "dict[str, object]", directory: str
 ) -> "list[dict[str, object]]":
-    """Those that show the directory; when none was named, any will do."""
-    exact = [one for one in found if root(one) == directory]
-    return exact or ([] if wish["directory"] else found)
+    """The servers that show `directory`; all of them if none does and the user named none."""
+    exact = [server for server in servers if root_directory(server) == directory]
+    if exact or request["directory"]:
+        return exact
+    return servers
 
 
-def jupyter(wish: "dict[str, object]", directory: str, end: float) -> "dict[str, object]":
-    """Find the one that serves the directory, or start one."""
-    known = commands(wish, JUPYTER, directory)
-    for one in chosen(notebooks(known[0]), wish, directory) if known else ():
-        return notebook(one, started=False)
+def jupyter(request: "dict[str, object]", directory: str, end: float) -> "dict[str, object]":
+    """Find the Jupyter that shows `directory`, or start one; `end` is when to give up."""
+    startable = start_commands(request, JUPYTER, directory)
+    if startable:
+        running = matching_jupyters(running_jupyters(startable[0]), request, directory)
+        if running:
+            return describe_jupyter(running[0], started=False)
     token = binascii.hexlify(os.urandom(24)).decode()
 
     def begin(argv: "list[str]") -> "tuple[int, str, int]":
-        port = free(8888)
-        more = ["--no-browser", "--ip=127.0.0.1", "--port=%d" % port]
-        more += ["--allow-root"] if os.geteuid() == 0 else []
-        return (*start("jupyter", argv, more, port, directory, token), port)
+        port = free(JUPYTER_PORT)
+        options = ["--no-browser", "--ip=127.0.0.1", "--port=%d" % port]
+        if os.geteuid() == 0:
+            options.append("--allow-root")
+        pid, log = start("jupyter", argv, options, port, directory, token)
+        return pid, log, port
 
     def ready(pid: int, port: int) -> "dict[str, object] | None":
-        # It may have taken another port, where that one was lost in the meantime.
+        # It may have chosen another port, if another program has taken that one meanwhile.
         if not serves(pid, port) and not ports(pid):
             return None
-        found = [
-            one
-            for argv in known
-            for one in notebooks(argv)
-            if one.get("pid") == pid or one.get("port") == port
-        ]
-        return notebook(found[0], started=True) if found else None
+        for argv in startable:
+            for server in running_jupyters(argv):
+                if server.get("pid") == pid or server.get("port") == port:
+                    return describe_jupyter(server, started=True)
+        return None
 
-    return first_that_serves(wish, JUPYTER, directory, end, begin, ready)
+    return first_that_serves(request, JUPYTER, directory, end, begin, ready)
 
 
-def commands(
-    wish: "dict[str, object]", names: "dict[str, tuple[str, str]]", directory: str
+def start_commands(
+    request: "dict[str, object]", names: "dict[str, tuple[str, str]]", directory: str
 ) -> "list[list[str]]":
-    """What can be started: the program that the user named, else what is found."""
-    named = str(wish["program"] or "")
+    """The command lines that can be tried: of the program that the user named, else of those found."""
+    named = str(request["program"] or "")
     if not named:
         return programs(names, directory)
     path = os.path.expanduser(named)
-    if os.path.isdir(path):
-        return [
-            [found]
-            for found in (shutil.which(name, path=os.path.join(path, "bin")) for name in names)
-            if found
-        ]
-    found = shutil.which(path)
-    return [[found]] if found else []
+    if os.path.isdir(path):  # an environment
+        bin_directory = os.path.join(path, "bin")
+        scripts = [shutil.which(name, path=bin_directory) for name in names]
+    else:
+        scripts = [shutil.which(path)]
+    return [[script] for script in scripts if script]
 
 
 def first_that_serves(
-    wish: "dict[str, object]",
+    request: "dict[str, object]",
     names: "dict[str, tuple[str, str]]",
     directory: str,
     end: float,
     begin: "Callable[[list[str]], tuple[int, str, int]]",
     ready: "Callable[[int, int], dict[str, object] | None]",
 ) -> "dict[str, object]":
-    """Start what is found, one after the other, until one serves."""
-    said = []  # type: list[str]
+    """Try the programs one after the other until one serves.
+
+    `begin` starts a program and returns its process number, log and port; `ready` describes a
+    server once it serves.
+    """
     log = ""
-    for argv in commands(wish, names, directory)[:TRIES]:
-        for _ in range(TRIES):
+    log_lines = []  # type: list[str]
+    for argv in start_commands(request, names, directory)[:ATTEMPTS]:
+        for _ in range(ATTEMPTS):
             say("starting " + " ".join(argv))
             pid, log, port = begin(argv)
-            found = awaited(pid, port, end, ready)
-            if found:
-                return dict(found, program=" ".join(argv), log=log)
-            said = tail(log)
+            server = await_server(pid, port, end, ready)
+            if server:
+                return dict(server, program=" ".join(argv), log=log)
+            log_lines = tail(log)
             if not ended(pid):
-                return {"error": "slow", "said": said, "log": log}
-            say("it ended: " + (said[-1] if said else "it said nothing"))
+                return {"error": "slow", "said": log_lines, "log": log}
+            say("it ended: " + (log_lines[-1] if log_lines else "it printed nothing"))
+            # If its port answers now, another program took it first: the same program again.
             if not answers(port):
-                break  # else another program had its port before it could
-    return {"error": "failed" if log else "no_program", "said": said, "log": log}
+                break
+    return {"error": "failed" if log else "no_program", "said": log_lines, "log": log}
 
 
-def awaited(
+def await_server(
     pid: int, port: int, end: float, ready: "Callable[[int, int], dict[str, object] | None]"
 ) -> "dict[str, object] | None":
-    """What `ready` tells of a server once it serves; None when it has ended, or its time has."""
+    """Wait for what `ready` returns; None if the process ends, or at the time `end`."""
     while time.monotonic() < end and not ended(pid):
-        found = ready(pid, port)
-        if found:
-            return found
+        server = ready(pid, port)
+        if server:
+            return server
         time.sleep(0.1)
     return None
 
 
-def stopped(wish: "dict[str, object]", directory: str) -> "dict[str, object]":
-    """End what serves the directory."""
-    if wish["what"] == "tensorboard":
-        found = boards(directory)
-        gone = [(pid, port) for pid, _ in found for port in ports(pid)[:1] or [0]]
+def stop_servers(request: "dict[str, object]", directory: str) -> "dict[str, object]":
+    """Stop the servers that show `directory`."""
+    servers = []  # type: list[tuple[int, int]]
+    if request["what"] == "tensorboard":
+        for pid, _ in running_tensorboards(directory):
+            servers.append((pid, (ports(pid) or [0])[0]))
     else:
-        known = commands(wish, JUPYTER, directory)
-        servers = chosen(notebooks(known[0]), wish, directory) if known else []
-        gone = [
-            (int(str(one.get("pid") or owner(int(str(one["port"]))))), int(str(one["port"])))
-            for one in servers
-        ]
-    stop([pid for pid, _ in gone if pid], 10)
-    gone = [(pid, port) for pid, port in gone if pid and ended(pid)]
-    return {"stopped": [{"pid": pid, "port": port} for pid, port in gone]}
+        startable = start_commands(request, JUPYTER, directory)
+        running = running_jupyters(startable[0]) if startable else []
+        for server in matching_jupyters(running, request, directory):
+            port = int(str(server["port"]))
+            pid = int(str(server.get("pid") or listener(port)))
+            if pid:
+                servers.append((pid, port))
+    stop([pid for pid, _ in servers], 10)
+    stopped = [{"pid": pid, "port": port} for pid, port in servers if ended(pid)]
+    return {"stopped": stopped}
 
 
-def answer(wish: "dict[str, object]") -> "dict[str, object]":
-    """What a wish comes to."""
-    directory = wanted_directory(wish)
-    if wish["do"] == "stop":
-        return dict(stopped(wish, directory), directory=directory)
+def handle(request: "dict[str, object]") -> "dict[str, object]":
+    """The answer to a request."""
+    directory = requested_directory(request)
+    if request["do"] == "stop":
+        return dict(stop_servers(request, directory), directory=directory)
+    # TensorBoard can also show URLs, such as gs://bucket.
     if "://" not in directory and not os.path.isdir(directory):
         return {"error": "no_directory", "directory": directory}
-    end = time.monotonic() + float(str(wish["wait"]))
-    work = tensorboard if wish["what"] == "tensorboard" else jupyter
-    return dict({"directory": directory}, **work(wish, directory, end))
+    end = time.monotonic() + float(str(request["wait"]))
+    if request["what"] == "tensorboard":
+        server = tensorboard(request, directory, end)
+    else:
+        server = jupyter(request, directory, end)
+    return dict({"directory": directory}, **server)
 
 
 if __name__ == "__main__":
-    say("apexgpu " + json.dumps(answer(json.loads(sys.argv[1]))))
+    say("apexgpu " + json.dumps(handle(json.loads(sys.argv[1]))))
