@@ -22,7 +22,7 @@ OWNERS = {
     "rich": {"render/", "reporter"},
     "typer": {"cli", "commands/"},
     "paramiko": {"ssh/paramiko_link", "ssh/identities"},
-    "httpx": {"iam/client", "iam/iamhttp"},
+    "httpx": {"iam/httpfetch"},
     "keyring": {"iam/passwords"},
     "sshconf": {"sshconfig", "sshfiles/configblock"},
     "platformdirs": {"settings", "completion"},
@@ -109,7 +109,7 @@ NOT_YET_APART = {"demo.py"}
 # Pure modules beside those whose docstrings say so.
 PURE = {
     "errors",
-    "iam/iamconfig",
+    "iam/hostlist",
     "manageshell/archivereplies",
     "manageshell/replies",
     "models",

@@ -1,4 +1,4 @@
-"""What a login left behind in the state directory: who, where, which key, which hosts. No secret in it."""
+"""What a login leaves in the state directory: who, where, which key, which hosts. No secrets."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,15 +8,16 @@ from apexgpu.files import replace_atomically
 from apexgpu.models import Host
 
 _FILE = "account.json"
-_NAMES = "hosts"
+_HOST_NAMES = "hosts"
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The remembered login; every field may be empty before the first one.
+    """The remembered login. Before the first login, every field is empty.
 
-    `allow_http` are the URLs to which a password may go without TLS, `left_out` the hosts that `config sync`
-    was told to leave out of the ssh config.
+    `fingerprint` and `identity_file` are the key that login registered; `identity_file` is empty if
+    only an agent holds it. `allow_http` are the URLs to which the password may be sent without TLS.
+    `left_out` are the hosts that `config sync --except` left out of the ssh config.
     """
 
     user: str = ""
@@ -28,36 +29,44 @@ class Account:
     left_out: tuple[str, ...] = ()
 
     def remembered(self) -> dict[str, str]:
-        """The part that serves as settings."""
+        """Return the fields that serve as settings, by the setting's name."""
         return {"user": self.user, "iam_url": self.iam_url}
 
 
 def load(state_dir: Path) -> Account:
-    """Read it; an absent, damaged or foreign file counts as no login, for `login` writes it anew."""
+    """Return the account of `state_dir`.
+
+    A missing or damaged file counts as "no login": the next login writes it again.
+    """
     try:
         document = json.loads((state_dir / _FILE).read_bytes())
-        hosts = tuple(Host(**host) for host in document.pop("hosts"))
-        allow_http, left_out = (
-            tuple(document.pop(name, ())) for name in ("allow_http", "left_out")
+        return Account(
+            user=document["user"],
+            iam_url=document["iam_url"],
+            fingerprint=document["fingerprint"],
+            identity_file=document["identity_file"],
+            hosts=tuple(Host(**host) for host in document["hosts"]),
+            # Older versions did not write these two.
+            allow_http=tuple(document.get("allow_http", ())),
+            left_out=tuple(document.get("left_out", ())),
         )
-        return Account(hosts=hosts, allow_http=allow_http, left_out=left_out, **document)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return Account()
 
 
 def save(state_dir: Path, account: Account) -> None:
-    """Write it, and beside it the host names one a line: what completion can read without parsing."""
-    if load(state_dir) == account and (state_dir / _FILE).exists():
+    """Write the account, and beside it a file with one host name a line for the completion."""
+    if (state_dir / _FILE).exists() and load(state_dir) == account:
         return
-    text = json.dumps(asdict(account), indent=1, ensure_ascii=False, sort_keys=True)
-    replace_atomically(state_dir / _FILE, text.encode() + b"\n")
+    document = json.dumps(asdict(account), indent=1, ensure_ascii=False, sort_keys=True)
+    replace_atomically(state_dir / _FILE, document.encode() + b"\n")
     names = "".join(f"{host.name}\n" for host in account.hosts)
-    replace_atomically(state_dir / _NAMES, names.encode())
+    replace_atomically(state_dir / _HOST_NAMES, names.encode())
 
 
 def forget(state_dir: Path) -> bool:
-    """Take it away; whether there was one."""
-    there = (state_dir / _FILE).exists()
-    for name in (_FILE, _NAMES):
+    """Delete what `save` wrote; return whether there was an account."""
+    existed = (state_dir / _FILE).exists()
+    for name in (_FILE, _HOST_NAMES):
         (state_dir / name).unlink(missing_ok=True)
-    return there
+    return existed

@@ -260,9 +260,9 @@ def _key(patient: Patient) -> Iterator[Finding]:
 
 
 def _iam(patient: Patient) -> Iterator[Finding]:
-    from apexgpu.iam import iamconfig
+    from apexgpu.iam import hostlist
     from apexgpu.iam.client import IamClient
-    from apexgpu.iam.iamhttp import is_loopback
+    from apexgpu.iam.urls import is_loopback
 
     url, account, user = patient.iam_url, patient.account, patient.user
     client = IamClient(url, timeout=patient.settings.timeout)
@@ -279,8 +279,8 @@ def _iam(patient: Patient) -> Iterator[Finding]:
         return
     yield Finding("IAM", "ok", f"{url} answers{tls}; {user} has port {port}")
     yield from _key_in_iam(client.keys_text(user) or "", account.fingerprint)
-    networks = patient.settings.networks or iamconfig.NETWORKS
-    if iamconfig.parse(client.config(user), user=user, networks=networks) != patient.known_hosts:
+    networks = patient.settings.networks or hostlist.NETWORKS
+    if hostlist.parse(client.config(user), user=user, networks=networks) != patient.known_hosts:
         yield Finding(
             "IAM", "note", "it tells other hosts than this machine remembers", "apexgpu config sync"
         )

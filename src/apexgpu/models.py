@@ -1,7 +1,6 @@
 """The values that flow between the rooms: frozen, without behaviour that touches the world."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from apexgpu.errors import ApexError
@@ -118,21 +117,3 @@ class PublicKey:
     def line(self) -> str:
         """The line as IAM is to store it."""
         return " ".join(part for part in (self.options, self.kind, self.blob, self.comment) if part)
-
-
-@dataclass(frozen=True, slots=True)
-class HostLine:
-    """One line of an IAM push log: did the key reach the account and the container on this address."""
-
-    address: str
-    user: bool | None = None
-    container: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PushLog:
-    """IAM's push log: who started it, what each host said, and whether `[time]done` ended it."""
-
-    started_by: str | None = None
-    hosts: Sequence[HostLine] = field(default_factory=tuple)
-    done: bool = False

@@ -21,8 +21,8 @@ from apexgpu.render import Screen
 from apexgpu.settings import Settings
 
 if TYPE_CHECKING:
-    from apexgpu.iam.iamconfig import Network
-    from apexgpu.iam.passwords import Secret
+    from apexgpu.iam.hostlist import Network
+    from apexgpu.secret import Secret
     from apexgpu.ssh.route import Route
     from apexgpu.ssh.transport import Connections, Link
 
@@ -80,26 +80,26 @@ class Session:
         found = self.account
         if found.hosts and found.user == self.user:
             return found.hosts
-        from apexgpu.iam import iamconfig
+        from apexgpu.iam import hostlist
         from apexgpu.iam.client import IamClient
 
         with self.screen.working("asking IAM for the hosts"):
             body = IamClient(self.iam_url, timeout=self.settings.timeout).config(self.user)
-        return iamconfig.parse(body, user=self.user, networks=self.networks)
+        return hostlist.parse(body, user=self.user, networks=self.networks)
 
     @property
     def networks(self) -> "Sequence[Network]":
         """Where the lab's addresses may be."""
-        from apexgpu.iam.iamconfig import NETWORKS
+        from apexgpu.iam.hostlist import NETWORKS
 
         return self.settings.networks or NETWORKS
 
     @cached_property
     def iam_url(self) -> str:
         """Where IAM answers. Only a request with a password in it asks about plain http (see commands.account)."""
-        from apexgpu.iam.client import reach
+        from apexgpu.iam.finding import find_iam
 
-        return reach(self.settings.iam_url, lambda _url: True, timeout=self.settings.timeout)
+        return find_iam(self.settings.iam_url, lambda _url: True, timeout=self.settings.timeout)
 
     def hosts(self, patterns: Sequence[str], *, everything: bool = False) -> list[Host]:
         """The hosts that names and globs stand for, in IAM's order, each once."""

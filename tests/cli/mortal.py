@@ -79,7 +79,7 @@ def _preload() -> None:
 
     from apexgpu.commands import account, config, hosts
     from apexgpu.iam import client as iam
-    from apexgpu.iam import iamconfig
+    from apexgpu.iam import hostlist
     from apexgpu.manageshell import manage
     from apexgpu.ssh import paramiko_link
     from apexgpu.ssh.identities import load_paramiko
@@ -96,7 +96,7 @@ def _preload() -> None:
             ed25519,
             configfile,
             iam,
-            iamconfig,
+            hostlist,
             knownhosts,
             manage,
             paramiko_link,

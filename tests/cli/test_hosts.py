@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from apexgpu import cli
+from apexgpu.secret import Secret
 from apexgpu.session import Session
 from apexgpu_lab.inprocess import running
 from tests.cli.product import Line, Product, product_of
@@ -73,8 +74,8 @@ class TestRegister:
         # The keyring is the seam: a password that was kept there is what the cure needs.
         from apexgpu.iam import passwords
 
-        kept = passwords.Secret(fresh.lab.password("alice"))
-        monkeypatch.setattr(passwords, "load", lambda *_: kept)
+        kept = passwords.KeyringResult(Secret(fresh.lab.password("alice")))
+        monkeypatch.setattr(passwords.StoredPassword, "load", lambda _: kept)
         fresh.lab.fault("gpu2", "register-overwritten")
         assert fresh("register", "gpu2") == 0
         assert "sending yours to IAM again" in fresh.err

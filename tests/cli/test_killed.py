@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.iam.publickeys import identities, parse_all
+from apexgpu.iam.publickeys import key_set, parse_all
 from apexgpu.sshfiles.configblock import is_edited, managed_hosts, merge, unmerge
 from apexgpu.sshfiles.privatekeys import parse_private_key
 from tests.cli.killing import Mortals, mortal_runs
@@ -68,7 +68,7 @@ def test_a_login_killed_at_every_write(new: Newcomer, mortals: Mortals) -> None:
         assert_whole(new)
         assert len(managed_hosts(new.config.read_bytes())) == 2
         # One key of this laptop's, however often it was tried.
-        assert len(identities(new.stored())) == 2, events[last - 1]
+        assert len(key_set(new.stored())) == 2, events[last - 1]
     assert any("socket.connect" in event for event in events)
     assert len(events) > 20
 

@@ -35,7 +35,7 @@ class TestIamInTrouble:
             ("down", 5, "refused"),
             ("hang", 5, "did not answer within 0.3 s"),
             ("html", 2, "IAM's .ssh/config line 1"),
-            ("garbled-config", 2, "no printable ASCII"),
+            ("garbled-config", 2, "not printable ASCII"),
         ],
     )
     def test_nothing_is_changed(

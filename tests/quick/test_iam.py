@@ -18,10 +18,11 @@ from apexgpu.errors import (
     UnreachableError,
     UsageError,
 )
-from apexgpu.iam.client import CONFIG_LIMIT, IamClient, reach, valid_user
-from apexgpu.iam.iamhttp import candidate_urls, is_loopback
-from apexgpu.iam.push import follow_push, parse_push_log, publish
-from apexgpu.models import HostLine, PushLog
+from apexgpu.iam.client import CONFIG_LIMIT, IamClient, valid_user
+from apexgpu.iam.finding import find_iam
+from apexgpu.iam.publish import publish
+from apexgpu.iam.pushlog import PushedHost, PushLog, follow_push, parse_push_log
+from apexgpu.iam.urls import candidate_urls, is_loopback
 
 PASSWORD = "pa55-of-alice"
 FORM = b"<form>keys password</form>"
@@ -368,13 +369,15 @@ class TestPushLog:
     def test_a_whole_one(self) -> None:
         assert parse_push_log(self.DONE) == PushLog(
             "alice",
-            (HostLine("10.77.0.2", user=True, container=False), HostLine("10.77.0.3")),
+            (PushedHost("10.77.0.2", account_ok=True, container_ok=False), PushedHost("10.77.0.3")),
             done=True,
         )
 
     def test_what_it_says_of_others_is_not_taken_for_ours(self) -> None:
         text = self.DONE.replace("[lxc FAIL]\n", "[lxc FAIL]\nbob [user FAIL] [lxc OK]\n")
-        assert parse_push_log(text).hosts[0] == HostLine("10.77.0.2", user=True, container=False)
+        assert parse_push_log(text).hosts[0] == PushedHost(
+            "10.77.0.2", account_ok=True, container_ok=False
+        )
 
     @pytest.mark.parametrize(
         "text", ["", "done", "[2026-01-02 03:04:05]not done\n", "<html>", "\0\n\n", "[]done"]
@@ -449,16 +452,16 @@ class TestReach:
 
     def test_plain_http_beyond_this_machine_has_to_be_allowed(self) -> None:
         with pytest.raises(DeclinedError) as caught:
-            reach("http://iam.lab", lambda _: False)
+            find_iam("http://iam.lab", lambda _: False)
         assert caught.value.exit_code == 7
         assert "--allow-http" in str(caught.value.hint)
-        assert reach("http://iam.lab", lambda _: True) == "http://iam.lab"
+        assert find_iam("http://iam.lab", lambda _: True) == "http://iam.lab"
 
     def test_loopback_needs_no_question(self, site: Site) -> None:
-        assert reach(site.url, lambda _: pytest.fail("asked")) == site.url
+        assert find_iam(site.url, lambda _: pytest.fail("asked")) == site.url
         site.get("/user/nobody/.ssh/config", b"Host gpu2-manage\n")
         assert (
-            reach(site.url.removeprefix("http://"), lambda _: pytest.fail("asked"), timeout=2)
+            find_iam(site.url.removeprefix("http://"), lambda _: pytest.fail("asked"), timeout=2)
             == site.url
         )
 
@@ -472,13 +475,13 @@ class TestReach:
 
         monkeypatch.setattr("apexgpu.iam.client.fetch", nobody)
         with pytest.raises(UnreachableError):
-            reach("iam.lab", lambda _: True, timeout=60)
+            find_iam("iam.lab", lambda _: True, timeout=60)
         assert limits == [3, 3]
 
     def test_a_web_site_that_is_no_iam(self, site: Site) -> None:
         site.get("/user/nobody/.ssh/config", b"<html>hello")
         with pytest.raises(UnreachableError) as caught:
-            reach(site.url.removeprefix("http://"), lambda _: True, timeout=2)
+            find_iam(site.url.removeprefix("http://"), lambda _: True, timeout=2)
         assert caught.value.code == "no_iam"
 
     @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class TestConfig:
     )
     def test_half_an_answer_is_none(self, site: Website, client: IamClient, said: bytes) -> None:
         site.pages[CONFIG] = said
-        with pytest.raises(DroppedError, match="before its answer was whole"):
+        with pytest.raises(DroppedError, match="before its answer was complete"):
             client.config("alice")
 
     def test_a_compressed_body_is_not_opened(self, site: Website, client: IamClient) -> None:
@@ -204,7 +204,7 @@ class TestText:
         self, site: Website, client: IamClient, said: bytes
     ) -> None:
         site.pages[KEYS] = said.replace(b"Content-Type: text/plain\r\n", b"", 1)
-        with pytest.raises(RefusedError, match="a web page in place of plain text"):
+        with pytest.raises(RefusedError, match="a web page instead of plain text"):
             client.keys_text("alice")
 
     @pytest.mark.parametrize(

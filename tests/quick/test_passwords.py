@@ -7,7 +7,8 @@ from threading import Event
 import pytest
 
 from apexgpu.iam import passwords
-from apexgpu.iam.passwords import Secret
+from apexgpu.iam.passwords import StoredPassword
+from apexgpu.secret import Secret
 
 PASSWORD = "correct horse\tbattery ☂"
 
@@ -36,21 +37,27 @@ class Ring:
         del self.kept[service, username]
 
 
+def entry(backend: object, timeout: float = passwords.TIMEOUT) -> StoredPassword:
+    """The password of alice in `backend`."""
+    return StoredPassword("alice", "iam", timeout=timeout, backend=lambda: backend)
+
+
 def test_a_keyring_that_hangs_is_left_after_its_limit() -> None:
     ring = Ring(hang=True)
     began = time.monotonic()
-    assert passwords.load("iam", "alice", timeout=0.2, backend=lambda: ring) is None
+    result = entry(ring, timeout=0.2).load()
     assert time.monotonic() - began < 60
-    assert passwords.status() == "the keyring did not answer within 0.2 s (locked, or hanging)"
+    assert (result.value, result.ok) == (None, False)
+    assert result.problem == "the keyring did not answer within 0.2 s (locked, or hanging)"
 
 
 def test_the_limit_is_three_seconds() -> None:
-    assert passwords.LIMIT == 3
+    assert passwords.TIMEOUT == 3
 
 
 def test_one_that_drops_what_it_took_did_not_keep_it() -> None:
-    assert not passwords.save("iam", "alice", Secret("x"), backend=lambda: Ring(forget=True))
-    assert passwords.status() == "the keyring did not keep the password"
+    result = entry(Ring(forget=True)).save(Secret("x"))
+    assert result.problem == "the keyring did not keep the password"
 
 
 @pytest.mark.parametrize(
@@ -63,8 +70,8 @@ def test_one_that_drops_what_it_took_did_not_keep_it() -> None:
 )
 def test_what_a_backend_raises_is_a_reason_without_its_words(name: str, reason: str) -> None:
     error: Exception = type(name, (Exception,), {})(f"could not store {PASSWORD}")
-    assert passwords.load("iam", "alice", backend=lambda: Ring(error=error)) is None
-    assert passwords.status() == reason
+    result = entry(Ring(error=error)).load()
+    assert (result.value, result.problem) == (None, reason)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +85,8 @@ def test_what_a_backend_raises_is_a_reason_without_its_words(name: str, reason: 
 )
 def test_no_password_goes_to_a_backend_that_would_show_or_lose_it(module: str, name: str) -> None:
     ring = type(name, (Ring,), {"__module__": module})()
-    assert not passwords.save("iam", "alice", Secret("x"), backend=lambda: ring)
+    assert entry(ring).save(Secret("x")).problem
     assert ring.kept == {}
-    assert passwords.status()
 
 
 def test_the_first_safe_one_of_a_chain_is_taken() -> None:
@@ -89,13 +95,13 @@ def test_the_first_safe_one_of_a_chain_is_taken() -> None:
     chain = type(
         "ChainerBackend", (), {"__module__": "keyring.backends.chainer", "backends": [plain, safe]}
     )()
-    assert passwords.save("iam", "alice", Secret("x"), backend=lambda: chain)
-    assert (plain.kept, safe.kept) == ({}, {("iam", "alice"): "x"})
+    assert entry(chain).save(Secret("x")).ok
+    assert (plain.kept, safe.kept) == ({}, {("apexgpu", "alice@iam"): "x"})
 
 
 def test_an_empty_password_is_never_kept() -> None:
     ring = Ring()
-    assert not passwords.save("iam", "alice", Secret(""), backend=lambda: ring)
+    assert not entry(ring).save(Secret("")).ok
     assert ring.kept == {}
 
 

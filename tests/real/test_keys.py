@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError, UsageError
-from apexgpu.iam.publickeys import drop, fingerprint, merge, parse_all, parse_line
+from apexgpu.iam.publickeys import add_key, fingerprint, parse_all, parse_line, remove_key
 from apexgpu.models import PublicKey
 from apexgpu.process import Completed, LocalRunner
 from apexgpu.sshfiles.agent import add_to_agent, list_agent_keys
@@ -111,10 +111,10 @@ MERGES: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("stored", "expected"), MERGES.values(), ids=MERGES)
-def test_merge_keeps_every_line_and_is_idempotent(stored: str, expected: str) -> None:
-    once = merge(stored, KEY)
+def test_adding_a_key_keeps_every_line_and_is_idempotent(stored: str, expected: str) -> None:
+    once = add_key(stored, KEY)
     assert once == expected.format(new=f"{KEY.line}\n")
-    assert merge(once, KEY) == once
+    assert add_key(once, KEY) == once
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_merge_keeps_every_line_and_is_idempotent(stored: str, expected: str) ->
         f"a\n  ssh-ed25519\t{ED}\nb",
     ],
 )
-def test_merge_leaves_text_alone_that_has_the_key(stored: str) -> None:
-    assert merge(stored, KEY) is stored
+def test_text_that_has_the_key_stays_as_it_is(stored: str) -> None:
+    assert add_key(stored, KEY) is stored
 
 
 @pytest.mark.parametrize(
@@ -139,25 +139,25 @@ def test_merge_leaves_text_alone_that_has_the_key(stored: str) -> None:
         PublicKey("", ""),
     ],
 )
-def test_merge_refuses_what_is_no_key(key: PublicKey) -> None:
-    with pytest.raises(UsageError, match="no public key"):
-        merge("", key)
+def test_a_key_that_sshd_could_not_read_is_not_added(key: PublicKey) -> None:
+    with pytest.raises(UsageError, match="could not read this public key"):
+        add_key("", key)
 
 
-def test_drop_takes_every_line_of_that_key_and_no_other() -> None:
+def test_every_line_of_a_removed_key_goes_and_no_other() -> None:
     stored = f'# a\r\nssh-ed25519 {ED} x\nfrom="1" ssh-ed25519 {ED}\n???\nssh-ed25519 {ED2} y'
     kept = f"# a\n???\nssh-ed25519 {ED2} y\n"
-    assert drop(stored, fingerprint(KEY)) == kept
-    assert drop(stored, fingerprint(KEY).removeprefix("SHA256:") + "=") == kept
+    assert remove_key(stored, fingerprint(KEY)) == kept
+    assert remove_key(stored, fingerprint(KEY).removeprefix("SHA256:") + "=") == kept
 
 
-def test_drop_of_an_unknown_fingerprint_changes_nothing() -> None:
+def test_removing_an_unknown_fingerprint_changes_nothing() -> None:
     stored = f"ssh-ed25519 {ED2} y\r\n"
-    assert drop(stored, fingerprint(KEY)) is stored
+    assert remove_key(stored, fingerprint(KEY)) is stored
 
 
-def test_dropping_the_last_key_leaves_nothing() -> None:
-    assert drop(f"{KEY.line}\n", fingerprint(KEY)) == ""
+def test_removing_the_last_key_leaves_nothing() -> None:
+    assert remove_key(f"{KEY.line}\n", fingerprint(KEY)) == ""
 
 
 class Keygen:

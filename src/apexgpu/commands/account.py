@@ -22,7 +22,7 @@ from apexgpu.commands.options import Group, session_of
 from apexgpu.errors import DeclinedError, LoginError, UsageError
 from apexgpu.iam.client import IamClient, valid_user
 from apexgpu.iam.publickeys import fingerprint
-from apexgpu.iam.push import follow_push
+from apexgpu.iam.pushlog import follow_push
 from apexgpu.models import Host, Outcome
 from apexgpu.session import Session
 from apexgpu.ssh import fanout
@@ -135,7 +135,7 @@ def _follow(session: Session, client: IamClient, hosts: Sequence[Host]) -> dict[
             else "IAM did not start on your key; its pusher may be stuck on another one",
             hint="tell the administrators to restart IAM; meanwhile, the hosts are asked one by one",
         )
-    by_address = {line.address: line.user for line in log.hosts}
+    by_address = {pushed.address: pushed.account_ok for pushed in log.hosts}
     return {host.name: by_address.get(host.address) for host in hosts}
 
 

@@ -25,11 +25,11 @@ app.add_typer(
 
 def fetch_hosts(session: Session, client: Any = None) -> tuple[Host, ...]:
     """The hosts as IAM tells them now, kept for the other commands."""
-    from apexgpu.iam import iamconfig
+    from apexgpu.iam import hostlist
     from apexgpu.iam.client import IamClient
 
     client = client or IamClient(session.iam_url, timeout=session.settings.timeout)
-    hosts = iamconfig.parse(
+    hosts = hostlist.parse(
         client.config(session.user), user=session.user, networks=session.networks
     )
     session.__dict__["known_hosts"] = hosts

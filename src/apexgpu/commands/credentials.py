@@ -9,14 +9,16 @@ from typing import Annotated
 import typer
 
 from apexgpu.errors import DeclinedError, LoginError, PasswordError, UsageError
-from apexgpu.iam.client import IamClient, reach
-from apexgpu.iam.passwords import Secret
-from apexgpu.iam.publickeys import fingerprint, merge, parse_line
-from apexgpu.iam.push import follow_push, publish
+from apexgpu.iam.client import IamClient
+from apexgpu.iam.finding import find_iam
+from apexgpu.iam.passwords import StoredPassword
+from apexgpu.iam.publickeys import add_key, fingerprint, parse_line
+from apexgpu.iam.publish import publish
+from apexgpu.iam.pushlog import follow_push
+from apexgpu.secret import Secret
 from apexgpu.session import Session
 from apexgpu.sshfiles.keys import KeyPair
 
-_SERVICE = "apexgpu"
 AllowHttp = Annotated[bool, typer.Option("--allow-http", help="Send the password over plain http.")]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the domain password from stdin.")
@@ -26,23 +28,19 @@ NoSave = Annotated[
 ]
 
 
-def entry(session: Session) -> str:
-    """The keyring's name for the password."""
-    return f"{session.user}@{session.settings.iam_url}"
+def stored_password(session: Session) -> StoredPassword:
+    """The entry in the keyring for the password."""
+    return StoredPassword(session.user, session.settings.iam_url)
 
 
 def password_missing(session: Session) -> str:
     """Why the keyring gives no password, as a fact; "" when it has one."""
-    from apexgpu.iam import passwords
-
-    return "" if passwords.load(_SERVICE, entry(session)) else passwords.status()
+    return stored_password(session).load().problem
 
 
 def forget_password(session: Session) -> bool:
     """Take the password out of the keyring; whether it was there."""
-    from apexgpu.iam import passwords
-
-    return passwords.delete(_SERVICE, entry(session))
+    return stored_password(session).delete().ok
 
 
 def iam_client(session: Session, *, allow_http: bool) -> IamClient:
@@ -62,7 +60,7 @@ def iam_client(session: Session, *, allow_http: bool) -> IamClient:
         session.remember(replace(session.account, allow_http=(*session.account.allow_http, url)))
         return True
 
-    url = reach(session.settings.iam_url, allowed, timeout=session.settings.timeout)
+    url = find_iam(session.settings.iam_url, allowed, timeout=session.settings.timeout)
     session.__dict__["iam_url"] = url
     return IamClient(url, timeout=session.settings.timeout)
 
@@ -79,8 +77,6 @@ class Passwords:
 
     def get(self) -> str:
         """The password; never an empty one."""
-        from apexgpu.iam import passwords
-
         if self._used is not None:
             return self._used.reveal()
         session = self._session
@@ -93,7 +89,7 @@ class Passwords:
                 )
             self._used = Secret(text)
             return text
-        kept = passwords.load(_SERVICE, entry(session))
+        kept = stored_password(session).load().value
         if kept is not None and kept.reveal():
             self.from_keyring = True
             self._used = kept
@@ -112,10 +108,8 @@ class Passwords:
 
     def wrong(self, refusal: LoginError) -> bool:
         """Forget a password that IAM refused; whether there is another to try, and then it is said why."""
-        from apexgpu.iam import passwords
-
         if self.from_keyring:
-            passwords.delete(_SERVICE, entry(self._session))
+            stored_password(self._session).delete()
         self._used, self.from_keyring = None, False
         again = not self._stdin and self._session.screen.can_ask
         if again:
@@ -124,11 +118,9 @@ class Passwords:
 
     def keep(self) -> None:
         """Put a password that worked into the keyring, unless that is not wanted or cannot be."""
-        from apexgpu.iam import passwords
-
         if self._used is None or self.from_keyring or not self._save:
             return
-        if passwords.save(_SERVICE, entry(self._session), self._used):
+        if stored_password(self._session).save(self._used).ok:
             self._session.screen.good("password kept in the keyring of this system")
 
 
@@ -186,7 +178,7 @@ def send_key(session: Session, client: IamClient, pair: KeyPair, passwords: Pass
         changed = with_password(
             passwords,
             lambda: publish(
-                client, session.user, lambda stored: merge(stored, pair.public), passwords.get
+                client, session.user, lambda stored: add_key(stored, pair.public), passwords.get
             ),
         )
     mark = fingerprint(pair.public)
@@ -211,8 +203,8 @@ def with_password(passwords: Passwords, work: Callable[[], bool]) -> bool:
     for left in (2, 1, 0):
         try:
             return work()
-        except LoginError as exc:
-            if exc.code != "password" or not left or not passwords.wrong(exc):
+        except PasswordError as exc:
+            if not left or not passwords.wrong(exc):
                 raise
     return False
 

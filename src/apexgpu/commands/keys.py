@@ -17,8 +17,8 @@ from apexgpu.commands.credentials import (
 from apexgpu.commands.options import Group, session_of
 from apexgpu.errors import UsageError
 from apexgpu.iam.client import IamClient
-from apexgpu.iam.publickeys import drop, fingerprint, merge, parse_line
-from apexgpu.iam.push import publish
+from apexgpu.iam.publickeys import add_key, fingerprint, parse_line, remove_key
+from apexgpu.iam.publish import publish
 from apexgpu.session import Session
 from apexgpu.sshfiles.agent import list_agent_keys
 from apexgpu.sshfiles.keys import discover, read_public
@@ -101,7 +101,11 @@ def add(
     session = session_of(ctx)
     public = read_public(path)
     changed = _change(
-        session, lambda stored: merge(stored, public), password_stdin, no_save_password, allow_http
+        session,
+        lambda stored: add_key(stored, public),
+        password_stdin,
+        no_save_password,
+        allow_http,
     )
     mark = fingerprint(public)
     session.screen.document({"ok": True, "changed": changed, "fingerprint": mark})
@@ -146,7 +150,7 @@ def remove(
     )
     session.confirm(f"Remove {whole} ({key.comment or key.kind}) from IAM?{this}")
     changed = _change(
-        session, lambda text: drop(text, whole), password_stdin, no_save_password, allow_http
+        session, lambda text: remove_key(text, whole), password_stdin, no_save_password, allow_http
     )
     session.screen.document({"ok": True, "changed": changed, "fingerprint": whole})
     session.screen.result(f"IAM no longer has {whole}.")

@@ -1,21 +1,21 @@
-"""authorized_keys as text: one line to a key, merging, dropping, fingerprints. Pure: no file, no program.
+"""The text of authorized_keys: parse a line, add a key, remove a key, fingerprints. Pure.
 
-A line that is not understood is the user's all the same: it is carried along byte for byte.
+A line that is not understood still belongs to the user: it is kept byte for byte.
 """
 
 import base64
 import binascii
 import hashlib
 import re
-from itertools import pairwise
 
 from apexgpu.errors import UsageError
 from apexgpu.models import PublicKey
 
 _BLANKS = " \t"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-# How many length-prefixed strings a whole blob of this type has; of other types only the first is known.
-_STRINGS = {
+# How many length-prefixed strings the blob of a key type consists of. For a type that is not listed,
+# only the first string (the type's name) is checked.
+_STRING_COUNTS = {
     "ssh-ed25519": 2,
     "ssh-rsa": 3,
     "ssh-dss": 5,
@@ -25,13 +25,14 @@ _STRINGS = {
     "sk-ssh-ed25519@openssh.com": 3,
     "sk-ecdsa-sha2-nistp256@openssh.com": 4,
 }
+_ED25519_BYTES = 32
 
 
 def parse_line(line: str) -> PublicKey | None:
-    """The key of one authorized_keys line, or None for a blank line, a comment, or garbage.
+    """Return the key of one authorized_keys line, or None for a blank line, a comment, or garbage.
 
-    The line is read as sshd reads it: first as `type blob comment`, then with options before that, which end
-    at the first blank outside quotes.
+    The line is read as sshd reads it: first as `type blob comment`, then as options followed by that.
+    The options end at the first blank outside quotes.
     """
     text = line.strip(" \t\r\n")
     if not text or text.startswith("#") or "\n" in text:
@@ -39,81 +40,111 @@ def parse_line(line: str) -> PublicKey | None:
     key = parse_key(text)
     if key is not None:
         return key
-    end = _options_end(text)
-    key = parse_key(text[end:].lstrip(_BLANKS)) if end else None
+    end = _end_of_options(text)
+    if end == 0:
+        return None
+    key = parse_key(text[end:].lstrip(_BLANKS))
     if key is None:
         return None
     return PublicKey(key.kind, key.blob, key.comment, _printable(text[:end]))
 
 
 def parse_key(text: str) -> PublicKey | None:
-    """The key of `type blob [comment]`, or None. The blob must name the same type that stands before it."""
-    words = re.split(r"[ \t]+", text.strip(" \t\r\n"), maxsplit=2)
-    if len(words) < 2 or not _blob_is(words[0], words[1]):
+    """Return the key of `type blob [comment]`, or None. The blob must contain the same type."""
+    fields = re.split(r"[ \t]+", text.strip(" \t\r\n"), maxsplit=2)
+    if len(fields) < 2:
         return None
-    return PublicKey(words[0], words[1], _printable(words[2]) if len(words) > 2 else "")
+    kind, blob = fields[0], fields[1]
+    if not _is_blob_of(kind, blob):
+        return None
+    comment = _printable(fields[2]) if len(fields) > 2 else ""
+    return PublicKey(kind, blob, comment)
 
 
 def parse_all(text: str) -> list[PublicKey]:
-    """The keys of a whole authorized_keys text, in its order."""
-    return [key for line in text.split("\n") if (key := parse_line(line)) is not None]
+    """Return the keys of a whole authorized_keys text, in its order."""
+    keys = []
+    for line in text.split("\n"):
+        key = parse_line(line)
+        if key is not None:
+            keys.append(key)
+    return keys
 
 
-def identities(text: str) -> frozenset[tuple[str, str]]:
-    """What two texts are compared by: type and blob of each key, whatever the comments say."""
+def key_set(text: str) -> frozenset[tuple[str, str]]:
+    """Return the type and blob of each key, to compare two texts without their comments."""
     return frozenset((key.kind, key.blob) for key in parse_all(text))
 
 
-def merge(stored: str, new: PublicKey) -> str:
-    """`stored` with `new` at its end; every line stays, CRLF becomes LF, and the last line is ended.
+def add_key(stored: str, new: PublicKey) -> str:
+    """Return `stored` with `new` at its end; every line stays, and each gets an LF at its end.
 
-    `stored` itself when it already lets this key in. UsageError when `new` is no key that sshd would read.
+    Returns `stored` itself if it contains the key already. Raises UsageError if sshd could not read
+    `new`.
     """
-    wanted = parse_line(new.line)
-    if wanted is None or (wanted.kind, wanted.blob) != (new.kind, new.blob):
-        message = f"this is no public key that sshd would read: {_printable(new.kind)[:40]}"
-        raise UsageError(message, hint="ssh-keygen -y -f PRIVATE_KEY prints the public part")
-    if any(key.blob == new.blob and not _is_authority(key) for key in parse_all(stored)):
+    added = parse_line(new.line)
+    if added is None or (added.kind, added.blob) != (new.kind, new.blob):
+        message = f"sshd could not read this public key: {_printable(new.kind)[:40]}"
+        raise UsageError(message, hint="ssh-keygen -y -f PRIVATE_KEY")
+    for key in parse_all(stored):
+        if key.blob == new.blob and not _is_authority(key):
+            return stored
+    return _join_lines([*_split_lines(stored), added.line])
+
+
+def remove_key(stored: str, unwanted: str) -> str:
+    """Return `stored` without the keys that have the fingerprint `unwanted` (`SHA256:` is optional).
+
+    Returns `stored` itself if there is no such key.
+    """
+    wanted_out = "SHA256:" + unwanted.strip().removeprefix("SHA256:").rstrip("=")
+    lines = _split_lines(stored)
+    kept = []
+    for line in lines:
+        key = parse_line(line)
+        if key is None or fingerprint(key) != wanted_out:
+            kept.append(line)
+    if len(kept) == len(lines):
         return stored
-    return _joined([*_lines(stored), wanted.line])
-
-
-def drop(stored: str, unwanted: str) -> str:
-    """`stored` without the keys whose fingerprint is `unwanted`; `stored` itself when there is none.
-
-    The `SHA256:` in front may be left out.
-    """
-    mark = "SHA256:" + unwanted.strip().removeprefix("SHA256:").rstrip("=")
-    lines = _lines(stored)
-    kept = [line for line in lines if (key := parse_line(line)) is None or fingerprint(key) != mark]
-    return stored if len(kept) == len(lines) else _joined(kept)
+    return _join_lines(kept)
 
 
 def fingerprint(key: PublicKey) -> str:
-    """What `ssh-keygen -l` calls the key: `SHA256:` and unpadded base64."""
+    """Return the fingerprint as `ssh-keygen -l` prints it: `SHA256:` and unpadded base64."""
     digest = hashlib.sha256(base64.b64decode(key.blob)).digest()
     return "SHA256:" + base64.b64encode(digest).decode("ascii").rstrip("=")
 
 
-def fields(blob: bytes) -> list[bytes] | None:
-    """The length-prefixed strings that `blob` consists of, or None when it does not divide into them."""
-    found, at = [], 0
-    while at < len(blob):
-        length = int.from_bytes(blob[at : at + 4], "big")
-        if at + 4 + length > len(blob) or at + 4 > len(blob):
-            return None
-        found.append(blob[at + 4 : at + 4 + length])
-        at += 4 + length
-    return found
-
-
 def rsa_bits(key: PublicKey) -> int:
-    """The size of an RSA key's modulus; 0 for any other type."""
-    parts = fields(base64.b64decode(key.blob)) if key.kind == "ssh-rsa" else None
-    return int.from_bytes(parts[2], "big").bit_length() if parts else 0
+    """Return the size of an RSA key's modulus in bits, or 0 for any other type."""
+    if key.kind != "ssh-rsa":
+        return 0
+    strings = wire_strings(base64.b64decode(key.blob))
+    if not strings:
+        return 0
+    modulus = strings[2]  # after the type and the exponent
+    return int.from_bytes(modulus, "big").bit_length()
 
 
-def _blob_is(kind: str, text: str) -> bool:
+def wire_strings(blob: bytes) -> list[bytes] | None:
+    """Return the strings (RFC 4251: 4 bytes of length, then the bytes) that make up `blob`.
+
+    Returns None if `blob` does not divide into such strings.
+    """
+    strings = []
+    position = 0
+    while position < len(blob):
+        start = position + 4
+        end = start + int.from_bytes(blob[position:start], "big")
+        if start > len(blob) or end > len(blob):
+            return None
+        strings.append(blob[start:end])
+        position = end
+    return strings
+
+
+def _is_blob_of(kind: str, text: str) -> bool:
+    """Return whether the base64 `text` is the blob of a key of type `kind`."""
     try:
         blob = base64.b64decode(text, validate=True)
         name = kind.encode("ascii")
@@ -121,40 +152,46 @@ def _blob_is(kind: str, text: str) -> bool:
         return False
     if not name or not blob.startswith(len(name).to_bytes(4, "big") + name):
         return False
-    parts = fields(blob) if kind in _STRINGS else None
-    if parts is None or len(parts) != _STRINGS[kind]:
-        return kind not in _STRINGS
-    return kind != "ssh-ed25519" or len(parts[1]) == 32
+    if kind not in _STRING_COUNTS:
+        return True  # a type newer than this program
+    strings = wire_strings(blob)
+    if strings is None or len(strings) != _STRING_COUNTS[kind]:
+        return False
+    return kind != "ssh-ed25519" or len(strings[1]) == _ED25519_BYTES
 
 
-def _options_end(text: str) -> int:
-    """Where the options end: the first blank outside quotes, 0 when the quotes never close."""
-    quoted = False
-    for before, char, at in ((a, b, i) for i, (a, b) in enumerate(pairwise(" " + text))):
-        if char == '"' and before != "\\":
-            quoted = not quoted
-        elif char in _BLANKS and not quoted:
-            return at
+def _end_of_options(text: str) -> int:
+    """Return the position of the first blank outside quotes, or 0 if the quotes are not closed."""
+    in_quotes = False
+    previous = ""
+    for position, char in enumerate(text):
+        if char == '"' and previous != "\\":
+            in_quotes = not in_quotes
+        elif char in _BLANKS and not in_quotes:
+            return position
+        previous = char
     return 0
 
 
 def _is_authority(key: PublicKey) -> bool:
-    # `cert-authority` lets in what this key has signed, not the key itself.
-    return "cert-authority" in re.sub(r'"(\\"|[^"])*"', "", key.options).lower().split(",")
+    # A `cert-authority` line admits the keys that this key has signed, not the key itself.
+    options = re.sub(r'"(\\"|[^"])*"', "", key.options).lower()
+    return "cert-authority" in options.split(",")
 
 
-def _lines(text: str) -> list[str]:
-    # Only LF ends a line for sshd; str.splitlines would also cut at a form feed inside a comment.
+def _split_lines(text: str) -> list[str]:
+    # Only LF ends a line for sshd. str.splitlines would also split at a form feed in a comment.
     lines = [line.rstrip("\r") for line in text.split("\n")]
-    return lines[:-1] if lines[-1] == "" else lines
+    if lines[-1] == "":
+        lines.pop()
+    return lines
 
 
-def _joined(lines: list[str]) -> str:
+def _join_lines(lines: list[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
 def _printable(text: str) -> str:
-    """Server text for display: one line, no control characters, no halves of a character."""
-    return _CONTROL.sub(
-        " ", text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    ).strip()
+    """Return server text for display: one line, no control characters, no invalid UTF-8."""
+    valid = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return _CONTROL.sub(" ", valid).strip()

@@ -31,14 +31,14 @@ class Page:
 
 def read(url: str, hosts: Sequence[str], *, timeout: float) -> Page:
     """The page as it is now; an error is part of what is given back."""
-    from apexgpu.iam import iamhttp
+    from apexgpu.iam import httpfetch
 
     try:
         _check(url)
-        answer = iamhttp.fetch("GET", url, timeout=timeout, limit=LIMIT, who=NAME)
-        if answer.code != 200:
-            raise _unusable(url, f"answers with status {answer.code}")
-        if not answer.whole:
+        answer = httpfetch.fetch("GET", url, timeout=timeout, limit=LIMIT, who=NAME)
+        if answer.status != 200:
+            raise _unusable(url, f"answers with status {answer.status}")
+        if not answer.complete:
             raise _unusable(url, f"is larger than {LIMIT // 1024**2} MiB")
         found = monitorpage.claims(
             answer.body.decode("utf-8", "replace"), hosts, datetime.now(UTC).astimezone()

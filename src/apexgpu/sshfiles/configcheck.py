@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from apexgpu.errors import ConfigError, UnreachableError
-from apexgpu.iam.iamconfig import Network
+from apexgpu.iam.hostlist import Network
 from apexgpu.models import Host
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configblock

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from apexgpu import files
 from apexgpu.errors import ApexError, ConfigError, MissingProgramError
-from apexgpu.iam import iamconfig
+from apexgpu.iam import hostlist
 from apexgpu.models import Host
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configbackups, configblock, configcheck
@@ -74,7 +74,7 @@ def plan(
     identity_file: str | None = None,
     except_names: Sequence[str] = (),
     include: Path | None = None,
-    networks: Sequence[iamconfig.Network] = iamconfig.NETWORKS,
+    networks: Sequence[hostlist.Network] = hostlist.NETWORKS,
 ) -> ConfigPlan:
     """Work out what merging `hosts` into the config `path` would change.
 

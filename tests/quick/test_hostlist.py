@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from apexgpu.errors import ConfigError
-from apexgpu.iam import iamconfig
+from apexgpu.iam import hostlist
 from apexgpu.models import Host
 from apexgpu.process import LocalRunner
 from apexgpu.sshfiles import configfile
@@ -24,7 +24,7 @@ GOOD = manage() + manage("gpu8", "10.77.0.2") + container() + container("gpu8", 
 
 
 def test_the_recorded_answer_gives_both_hosts_with_their_port() -> None:
-    assert iamconfig.parse(GOOD.encode(), user="alice") == (
+    assert hostlist.parse(GOOD.encode(), user="alice") == (
         Host("gpu7", "10.77.0.1", "alice", 22001),
         Host("gpu8", "10.77.0.2", "alice", 22001),
     )
@@ -32,7 +32,7 @@ def test_the_recorded_answer_gives_both_hosts_with_their_port() -> None:
 
 def test_before_the_registration_hosts_have_no_port() -> None:
     body = manage() + manage("gpu8", "10.77.0.2")
-    assert iamconfig.parse(body.encode(), user="alice") == (
+    assert hostlist.parse(body.encode(), user="alice") == (
         Host("gpu7", "10.77.0.1", "alice"),
         Host("gpu8", "10.77.0.2", "alice"),
     )
@@ -50,13 +50,13 @@ def test_before_the_registration_hosts_have_no_port() -> None:
 )
 def test_hosts_of_other_names_and_networks_are_hosts(name: str, address: str) -> None:
     body = manage(name, address) + container(name, address)
-    assert iamconfig.parse(body.encode(), user="alice") == (Host(name, address, "alice", 22001),)
+    assert hostlist.parse(body.encode(), user="alice") == (Host(name, address, "alice", 22001),)
 
 
 def test_a_manage_block_may_have_a_port_and_options_may_stand_in_any_order() -> None:
     body = "Host h-manage\nPort 10022\nUser alice\nHostName 127.0.0.1\n\n"
     body += container("h", "127.0.0.1", port="65535")
-    assert iamconfig.parse(body.encode(), user="alice") == (
+    assert hostlist.parse(body.encode(), user="alice") == (
         Host("h", "127.0.0.1", "alice", 65535, 10022),
     )
 
@@ -64,14 +64,14 @@ def test_a_manage_block_may_have_a_port_and_options_may_stand_in_any_order() -> 
 def test_the_networks_are_the_callers() -> None:
     body = (manage(address="203.0.113.5") + container(address="203.0.113.5")).encode()
     networks = [ip_network("203.0.113.0/24")]
-    assert iamconfig.parse(body, user="alice", networks=networks)[0].address == "203.0.113.5"
+    assert hostlist.parse(body, user="alice", networks=networks)[0].address == "203.0.113.5"
     with pytest.raises(ConfigError, match=r"10\.77\.0\.1.* outside"):
-        iamconfig.parse(GOOD.encode(), user="alice", networks=networks)
+        hostlist.parse(GOOD.encode(), user="alice", networks=networks)
 
 
 def test_two_hundred_hosts_are_read() -> None:
     body = "".join(manage(f"gpu{n}") + container(f"gpu{n}") for n in range(200))
-    assert len(iamconfig.parse(body.encode(), user="alice")) == 200
+    assert len(hostlist.parse(body.encode(), user="alice")) == 200
 
 
 def many(count: int) -> str:
@@ -158,13 +158,13 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "a name that is markup": (GOOD.replace("gpu8", "[bold]x[/bold]"), "plain name"),
     "a name that is too long": (GOOD.replace("gpu8", "g" * 100), "plain name"),
     "this machine": (GOOD.replace("gpu8", "localhost"), "this machine"),
-    "a name that is two things": (GOOD + manage("gpu7-manage"), "two things"),
+    "a name that is two things": (GOOD + manage("gpu7-manage"), "ambiguous"),
     "a name that is only -manage": (GOOD + manage(""), "plain name"),
     "a host twice": (GOOD + container(), "twice"),
     "a host twice in another case": (GOOD + manage("GPU7") + container("GPU7"), "twice"),
-    "HostName twice": (GOOD + "    HostName 10.0.0.9\n", "line 15.*HostName is there twice"),
-    "Port twice": (GOOD + "    Port 22\n", "Port is there twice"),
-    "User twice": (GOOD + "    User alice\n", "User is there twice"),
+    "HostName twice": (GOOD + "    HostName 10.0.0.9\n", "line 15.*HostName appears twice"),
+    "Port twice": (GOOD + "    Port 22\n", "Port appears twice"),
+    "User twice": (GOOD + "    User alice\n", "User appears twice"),
     "a container without its host": (GOOD + container("gpu9"), "no 'gpu9-manage' beside"),
     "a host without its container": (GOOD + manage("gpu9"), "no 'gpu9' beside"),
     "only containers": (container(), "no 'gpu7-manage' beside"),
@@ -180,16 +180,16 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "an IPv4 host in IPv6 clothes": (manage(address="::ffff:8.8.8.8"), "outside the lab"),
     "every address": (manage(address="0.0.0.0"), "outside the lab"),
     "link-local": (manage(address="169.254.169.254"), "outside the lab"),
-    "a domain name as the address": (manage(address="evil.example"), "no IP address"),
-    "an address with a port": (manage(address="10.77.0.1:22"), "no IP address"),
-    "an address with a leading zero": (manage(address="010.77.0.1"), "no IP address"),
-    "an address as one number": (manage(address="168427777"), "no IP address"),
-    "an address as hexadecimal": (manage(address="0x0a4d0001"), "no IP address"),
-    "a network for an address": (manage(address="10.0.0.0/8"), "no IP address"),
-    "an address in brackets": (manage(address="[::1]"), "no IP address"),
+    "a domain name as the address": (manage(address="evil.example"), "not an IP address"),
+    "an address with a port": (manage(address="10.77.0.1:22"), "not an IP address"),
+    "an address with a leading zero": (manage(address="010.77.0.1"), "not an IP address"),
+    "an address as one number": (manage(address="168427777"), "not an IP address"),
+    "an address as hexadecimal": (manage(address="0x0a4d0001"), "not an IP address"),
+    "a network for an address": (manage(address="10.0.0.0/8"), "not an IP address"),
+    "an address in brackets": (manage(address="[::1]"), "not an IP address"),
     "an address with a zone": (manage(address="fd00::1%eth0"), "zone"),
-    "an address with a token": (manage(address="%h"), "no IP address"),
-    "an address with a user": (manage(address="bob@10.77.0.1"), "no IP address"),
+    "an address with a token": (manage(address="%h"), "not an IP address"),
+    "an address with a user": (manage(address="bob@10.77.0.1"), "not an IP address"),
     "another user": (GOOD.replace("User alice", "User bob"), "user 'bob', not alice"),
     "another user in one block": (GOOD[::-1].replace("ecila", "toor", 1)[::-1], "user 'root'"),
     "the user in another case": (GOOD.replace("User alice", "User Alice"), "'Alice'"),
@@ -219,7 +219,7 @@ def test_a_hostile_answer_is_refused_and_changes_nothing(why: str, tmp_path: Pat
     before = config.stat()
 
     def sync(answer: bytes) -> None:
-        hosts = iamconfig.parse(answer, user="alice")
+        hosts = hostlist.parse(answer, user="alice")
         plan = configfile.plan(config, hosts, runner=LocalRunner())
         configfile.commit(plan, state_dir=state, runner=LocalRunner())
 
@@ -235,11 +235,11 @@ def test_a_hostile_answer_is_refused_and_changes_nothing(why: str, tmp_path: Pat
 
 
 def test_an_account_that_is_no_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no account name"):
-        iamconfig.parse(GOOD.encode(), user="alice\nProxyCommand x")
+    with pytest.raises(ConfigError, match="not an account name"):
+        hostlist.parse(GOOD.encode(), user="alice\nProxyCommand x")
 
 
 def test_hostile_text_is_quoted_short_and_escaped() -> None:
-    assert iamconfig.quoted("gpu\x1b[1m") == r"'gpu\x1b[1m'"
-    assert len(iamconfig.quoted("\n" * 500)) <= 60
-    assert iamconfig.quoted("é") == r"'\xe9'"
+    assert hostlist.quoted("gpu\x1b[1m") == r"'gpu\x1b[1m'"
+    assert len(hostlist.quoted("\n" * 500)) <= 60
+    assert hostlist.quoted("é") == r"'\xe9'"
