@@ -19,11 +19,11 @@ from apexgpu.archives.recoverplan import Plan, read_keys
 from apexgpu.archives.saving import TOKENS, never_began
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UnreachableError
 from apexgpu.iam.publickeys import parse_all
-from apexgpu.manageshell import hostkeys, manage, portmaps
-from apexgpu.manageshell.hostkeys import Change, Place
+from apexgpu.manageshell import manage, portmaps
 from apexgpu.models import Host, PublicKey, Target
 from apexgpu.remote import remotescript
 from apexgpu.ssh.failures import ChangedHostKeyError
+from apexgpu.ssh.hostkeys import KeyChange, KnownKeys
 from apexgpu.ssh.transport import Limits
 
 _SLOW_UNPACKING = 4 << 20  # bytes a second
@@ -35,11 +35,11 @@ class Done:
 
     what: Work
     archive: str
-    change: Change | None
+    change: KeyChange | None
     keys_put_back: int
 
 
-def execute(means: Means, made: Plan, where: Place) -> Done:
+def execute(means: Means, made: Plan, where: KnownKeys) -> Done:
     """Carry a plan out. When it fails, the error says in which state the container is and what to do."""
     host, tested = made.host, made.tested
     old = means.journal.find(host.name)
@@ -77,7 +77,7 @@ def _keys_of_stopped(means: Means, host: Host) -> tuple[str, ...]:
         return read_keys(means, host)
 
 
-def finish(means: Means, host: Host, entry: Entry, where: Place) -> Done:
+def finish(means: Means, host: Host, entry: Entry, where: KnownKeys) -> Done:
     """Take an interrupted recover or rebuild up where it was cut, from the archive that was tested then."""
     if entry.stage == "start":
         return _prove(means, host, entry, where)
@@ -135,7 +135,7 @@ def _rootfs(means: Means, host: Host) -> str | None:
         return None
 
 
-def _replace(means: Means, host: Host, entry: Entry, where: Place) -> Done:
+def _replace(means: Means, host: Host, entry: Entry, where: KnownKeys) -> Done:
     try:
         entry = lend(means, host, entry)
         if means.runs(host):
@@ -201,10 +201,10 @@ def _told(exc: ApexError, state: str, hint: str) -> ApexError:
     return kind(f"{exc.message}; {state}", hint=hint, code=exc.code)
 
 
-def _prove(means: Means, host: Host, entry: Entry, where: Place) -> Done:
+def _prove(means: Means, host: Host, entry: Entry, where: KnownKeys) -> Done:
     """Start, log in, and put back what the archive does not hold."""
     keys = [PublicKey(**key) for key in entry.details["keys"]]
-    change = hostkeys.expect(where, keys)
+    change = where.expect_one_of(keys)
     try:
         try:
             means.start(host)
@@ -212,7 +212,7 @@ def _prove(means: Means, host: Host, entry: Entry, where: Place) -> Done:
             # Nobody could look into the archive; the change is still of our own making.
             if keys or exc.key is None:
                 raise
-            change = hostkeys.adopt(where, exc.key)
+            change = where.replace(exc.key)
             means.start(host)
     except ApexError as exc:
         if exc.code == "start_failed":

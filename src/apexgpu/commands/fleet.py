@@ -62,12 +62,12 @@ def run(
 def trust(session: Session, seen: Sequence[UnknownHostKeyError]) -> None:
     """Show the fingerprints of all new host keys in one table, ask once, and add them to known_hosts."""
     from apexgpu.iam.publickeys import fingerprint
-    from apexgpu.ssh.paramiko_link import known_name
+    from apexgpu.ssh.hostkeys import known_hosts_name
     from apexgpu.sshfiles import knownhostsedit
 
     unique = {(error.route.target.alias, error.key.blob): error for error in seen}
     new = [
-        NewKey(alias, known_name(error.route), error.key, error)
+        NewKey(alias, known_hosts_name(error.route), error.key, error)
         for (alias, _), error in unique.items()
     ]
     by_file: dict[Path, list[NewKey]] = {}

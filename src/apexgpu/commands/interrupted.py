@@ -6,10 +6,9 @@ from apexgpu.archives import recovery, saving
 from apexgpu.archives.archivehost import Means, now
 from apexgpu.archives.journal import Entry, Work
 from apexgpu.errors import DeclinedError
-from apexgpu.manageshell import hostkeys
-from apexgpu.manageshell.hostkeys import Place
 from apexgpu.models import Host, Target
 from apexgpu.session import Session
+from apexgpu.ssh.hostkeys import KnownKeys
 from apexgpu.text import duration
 
 
@@ -40,9 +39,9 @@ def settle(session: Session, means: Means, host: Host, *, wanted: Work, anew: bo
     return None
 
 
-def place_of(session: Session, host: Host) -> Place:
+def place_of(session: Session, host: Host) -> KnownKeys:
     """Where the user's known_hosts files keep the container's key."""
-    return hostkeys.place(session.transport.route(Target(host, "container")), session.state_dir)
+    return KnownKeys.of(session.transport.route(Target(host, "container")), session.state_dir)
 
 
 def _ask(session: Session, host: Host, entry: Entry) -> None:

@@ -17,9 +17,9 @@ from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.errors import ApexError, DeclinedError, RefusedError, UsageError
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.manageshell import hostkeys, manage
-from apexgpu.manageshell.hostkeys import Change
 from apexgpu.models import Host, Outcome
 from apexgpu.session import Session
+from apexgpu.ssh.hostkeys import KeyChange
 
 app = Group()
 
@@ -102,7 +102,7 @@ def _run(
     if undo:
         raise typer.Exit(undo_interrupted(session, host))
 
-    def work(means: Means) -> tuple[Done, Change | None]:
+    def work(means: Means) -> tuple[Done, KeyChange | None]:
         anew = source is not None or what == "rebuild"
         done = interrupted.settle(session, means, host, wanted=what, anew=anew)
         if not isinstance(done, Done):
@@ -197,7 +197,7 @@ def _snapshot_first(session: Session, means: Means, made: Plan) -> Plan:
 
 def _new_keys(
     session: Session, means: Means, host: Host, done: Done, chosen: bool | None
-) -> Change | None:
+) -> KeyChange | None:
     """Offer host keys that are the container's own: a template's are everybody's, and an old archive may be read."""
     if done.change is not None:
         _show_change(session, host, done.change)
@@ -236,14 +236,14 @@ def _show_done(session: Session, host: Host, done: Done) -> None:
     )
 
 
-def _show_change(session: Session, host: Host, change: Change) -> None:
+def _show_change(session: Session, host: Host, change: KeyChange) -> None:
     old = ", ".join(fingerprint(key) for key in change.old)
     session.screen.note(
         f"  the host key of {host.name} in known_hosts: was {old}, is {fingerprint(change.new)}"
     )
 
 
-def _finish(session: Session, host: Host, came: tuple[Done, Change | None] | ApexError) -> int:
+def _finish(session: Session, host: Host, came: tuple[Done, KeyChange | None] | ApexError) -> int:
     if isinstance(came, ApexError):
         fleet.show_error(session, host, came)
         return fleet.finish(session, [Outcome(host, None, came)], lambda _: {})
@@ -251,7 +251,7 @@ def _finish(session: Session, host: Host, came: tuple[Done, Change | None] | Ape
     return fleet.finish(session, [Outcome(host, done)], lambda value: _value(value, renewed))
 
 
-def _value(done: Done, renewed: Change | None) -> dict[str, Any]:
+def _value(done: Done, renewed: KeyChange | None) -> dict[str, Any]:
     change = renewed or done.change
     return {
         "from": done.archive,

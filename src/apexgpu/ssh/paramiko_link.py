@@ -35,6 +35,7 @@ from apexgpu.ssh.failures import (
     key_refused_error,
     unreachable_error,
 )
+from apexgpu.ssh.hostkeys import known_hosts_name
 from apexgpu.ssh.identities import Identities, load_paramiko
 from apexgpu.ssh.route import Route
 from apexgpu.ssh.transport import Limits, OnLine
@@ -110,7 +111,7 @@ class ParamikoLink:
         shown = client.get_remote_server_key()
         key = PublicKey(shown.get_name(), shown.get_base64())
         known = KnownHosts(route.known_hosts_files)
-        name = known_name(route)
+        name = known_hosts_name(route)
         verdict = known.check(name, key.kind, key.blob)
         if verdict == "unknown":
             raise UnknownHostKeyError(route, key)
@@ -152,14 +153,6 @@ class ParamikoLink:
             if locked is None
             else key_locked_error(route.target, locked)
         )
-
-
-def known_name(route: Route) -> str:
-    """The name under which known_hosts files list a route's key."""
-    from apexgpu.sshfiles.knownhosts import lookup_name
-
-    alias = route.one("hostkeyalias")
-    return alias if alias and alias != "none" else lookup_name(route.address, route.port)
 
 
 def _dial(route: Route, deadline: float) -> socket.socket:
@@ -212,7 +205,7 @@ def _transport(
     options = client.get_security_options()
     # curve25519 first: the post-quantum exchange costs more than all else together, for commands of a second.
     options.kex = sorted(options.kex, key=lambda name: not name.startswith("curve25519"))
-    known = KnownHosts(route.known_hosts_files).types(known_name(route))
+    known = KnownHosts(route.known_hosts_files).types(known_hosts_name(route))
     options.key_types = sorted(
         options.key_types, key=lambda name: _family(name) not in {_family(k) for k in known}
     )
