@@ -70,7 +70,7 @@ class TestInTheLab:
         assert product("cp", "--method", method, "gpu2:data/.", "back") == 0
         assert "/back: 2 files, 97.7 KiB; 97.7 KiB sent in " in product.err
         assert product("cp", "--method", method, "gpu2:data/.", "back") == 0
-        assert "nothing to do, it is all there" in product.err
+        assert "up to date" in product.err
         assert product.out == ""
 
     @pytest.mark.parametrize("method", ["rsync", "sftp"])
@@ -215,7 +215,7 @@ def test_a_run_that_is_killed_goes_on_and_sends_nothing_twice(
     [stage] = stages(final)
     if end == signal.SIGINT:
         assert process.returncode == 130
-        assert f"what has come is kept in {stage} on " in err
+        assert f"the partial copy is kept in {stage} on " in err
         assert "Traceback" not in err
     before = laptop.line.carried
     document = laptop.json(*words)
@@ -234,8 +234,8 @@ def test_a_lost_connection_is_exit_5_with_the_way_on(laptop: Laptop) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 5
     assert "error: the connection to gpu7 was lost" in err
-    assert " hint: run the same line again" in err
-    assert "what has come is kept in " in err
+    assert " hint: apexgpu cp big gpu7:" in err
+    assert "the partial copy is kept in " in err
 
 
 @pytest.mark.parametrize(

@@ -4,59 +4,61 @@ import pytest
 
 from apexgpu.errors import UsageError
 from apexgpu.transfer import copypaths
-from apexgpu.transfer.copypaths import Place, Route, place, route
+from apexgpu.transfer.copypaths import CopyRoute, Location, parse_location, parse_route
 
 
 @pytest.mark.parametrize(
     ("word", "platform", "found"),
     [
         # scp(1): HOST:PATH; "Local file names can be made explicit using absolute or relative pathnames".
-        ("gpu7:data", "linux", Place("gpu7", "data")),
-        ("gpu7:", "linux", Place("gpu7", "")),
-        ("gpu7:/SSD/a b:c", "linux", Place("gpu7", "/SSD/a b:c")),
-        ("gpu-7.lab_x:~/x", "darwin", Place("gpu-7.lab_x", "~/x")),
-        ("gpu7:new\nline", "linux", Place("gpu7", "new\nline")),
-        ("gpu?:x", "linux", Place("gpu?", "x")),
-        ("./gpu7:data", "linux", Place(None, "./gpu7:data")),
-        ("dir/a:b", "darwin", Place(None, "dir/a:b")),
-        ("/abs/a:b", "linux", Place(None, "/abs/a:b")),
-        ("plain", "linux", Place(None, "plain")),
-        ("-rf", "linux", Place(None, "-rf")),
-        (":x", "linux", Place(None, ":x")),
-        ("-oProxyCommand=x:y", "linux", Place(None, "-oProxyCommand=x:y")),
-        ("", "linux", Place(None, "")),
+        ("gpu7:data", "linux", Location("gpu7", "data")),
+        ("gpu7:", "linux", Location("gpu7", "")),
+        ("gpu7:/SSD/a b:c", "linux", Location("gpu7", "/SSD/a b:c")),
+        ("gpu-7.lab_x:~/x", "darwin", Location("gpu-7.lab_x", "~/x")),
+        ("gpu7:new\nline", "linux", Location("gpu7", "new\nline")),
+        ("gpu?:x", "linux", Location("gpu?", "x")),
+        ("./gpu7:data", "linux", Location(None, "./gpu7:data")),
+        ("dir/a:b", "darwin", Location(None, "dir/a:b")),
+        ("/abs/a:b", "linux", Location(None, "/abs/a:b")),
+        ("plain", "linux", Location(None, "plain")),
+        ("-rf", "linux", Location(None, "-rf")),
+        (":x", "linux", Location(None, ":x")),
+        ("-oProxyCommand=x:y", "linux", Location(None, "-oProxyCommand=x:y")),
+        ("", "linux", Location(None, "")),
         # Windows: "Naming Files, Paths, and Namespaces": a letter and a colon are a drive, also without a backslash.
-        (r"C:\data\x", "win32", Place(None, r"C:\data\x")),
-        ("c:/data/x", "win32", Place(None, "c:/data/x")),
-        ("C:x", "win32", Place(None, "C:x")),
-        (r"\\server\share\a:b", "win32", Place(None, r"\\server\share\a:b")),
-        (r".\gpu7:x", "win32", Place(None, r".\gpu7:x")),
-        (r"gpu7:C:\x", "win32", Place("gpu7", r"C:\x")),
-        ("gpu7:data", "win32", Place("gpu7", "data")),
-        ("C:x", "linux", Place("C", "x")),
+        (r"C:\data\x", "win32", Location(None, r"C:\data\x")),
+        ("c:/data/x", "win32", Location(None, "c:/data/x")),
+        ("C:x", "win32", Location(None, "C:x")),
+        (r"\\server\share\a:b", "win32", Location(None, r"\\server\share\a:b")),
+        (r".\gpu7:x", "win32", Location(None, r".\gpu7:x")),
+        (r"gpu7:C:\x", "win32", Location("gpu7", r"C:\x")),
+        ("gpu7:data", "win32", Location("gpu7", "data")),
+        ("C:x", "linux", Location("C", "x")),
     ],
 )
-def test_a_word_is_a_place_here_or_on_a_host(word: str, platform: str, found: Place) -> None:
-    assert place(word, platform) == found
+def test_an_argument_is_a_path_on_this_laptop_or_on_a_host(
+    word: str, platform: str, found: Location
+) -> None:
+    assert parse_location(word, platform) == found
 
 
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["a", "gpu7:"], Route("gpu7", True, ("a",), "")),
-        (["a", "b", "gpu7:/SSD"], Route("gpu7", True, ("a", "b"), "/SSD")),
-        (["gpu7:a", "gpu7:b", "."], Route("gpu7", False, ("a", "b"), ".")),
+        (["a", "gpu7:"], CopyRoute("gpu7", True, ("a",), "")),
+        (["a", "b", "gpu7:/SSD"], CopyRoute("gpu7", True, ("a", "b"), "/SSD")),
+        (["gpu7:a", "gpu7:b", "."], CopyRoute("gpu7", False, ("a", "b"), ".")),
     ],
 )
-def test_words_are_a_route(words: list[str], found: Route) -> None:
-    assert route(words, "linux") == found
+def test_arguments_are_a_route(words: list[str], found: CopyRoute) -> None:
+    assert parse_route(words, "linux") == found
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "needs two things: what to copy"),
-        (["gpu7:x"], "needs two things: what to copy"),
+        ([], "cp needs two arguments: what to copy"),
+        (["gpu7:x"], "cp needs two arguments: what to copy"),
         (["a", "b"], "none of these is on a host"),
         (["gpu7:a", "gpu8:b"], "both sides are on a host"),
         (["a", "gpu7:b", "gpu7:c"], "both sides are on a host"),
@@ -64,22 +66,22 @@ def test_words_are_a_route(words: list[str], found: Route) -> None:
         (["gpu7:a", "b", "."], "all on one host"),
     ],
 )
-def test_words_that_are_no_route_are_refused(words: list[str], said: str) -> None:
+def test_arguments_that_are_not_a_route_are_refused(words: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        route(words, "linux")
+        parse_route(words, "linux")
 
 
-def test_paths_there_begin_at_the_home() -> None:
-    assert [copypaths.remote(path) for path in ("", "~", "~/a", "a~b", "/x")] == [
+def test_remote_paths_begin_at_the_home() -> None:
+    assert [copypaths.remote_path(path) for path in ("", "~", "~/a", "a~b", "/x")] == [
         b"",
         b"",
         b"a",
         b"a~b",
         b"/x",
     ]
-    assert copypaths.remote("\udce9") == b"\xe9"
+    assert copypaths.remote_path("\udce9") == b"\xe9"
     with pytest.raises(UsageError, match="~bob/x cannot be looked up"):
-        copypaths.remote("~bob/x")
+        copypaths.remote_path("~bob/x")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_paths_there_begin_at_the_home() -> None:
     ],
 )
 def test_a_dot_at_the_end_means_the_contents(path: bytes, contents: bool) -> None:
-    assert copypaths.takes_contents(path) is contents
+    assert copypaths.means_contents(path) is contents
 
 
 @pytest.mark.parametrize(
@@ -119,16 +121,20 @@ def test_a_dot_at_the_end_means_the_contents(path: bytes, contents: bool) -> Non
     ],
 )
 def test_names_that_windows_cannot_have(name: bytes, fits: bool) -> None:
-    assert copypaths.fits_windows(name) is fits
+    assert copypaths.is_windows_name(name) is fits
 
 
 def test_parts_of_paths() -> None:
-    assert (copypaths.name(b"/a/b//"), copypaths.parent(b"/a/b/"), copypaths.parent(b"/a")) == (
+    assert (
+        copypaths.base_name(b"/a/b//"),
+        copypaths.parent(b"/a/b/"),
+        copypaths.parent(b"/a"),
+    ) == (
         b"b",
         b"/a",
         b"/",
     )
-    assert [copypaths.tidy(path) for path in (b"/a/./b/.", b"/./a/", b"/.", b"/")] == [
+    assert [copypaths.without_dots(path) for path in (b"/a/./b/.", b"/./a/", b"/.", b"/")] == [
         b"/a/b",
         b"/a/",
         b"/",

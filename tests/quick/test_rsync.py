@@ -7,8 +7,16 @@ import pytest
 
 from apexgpu.errors import ApexError
 from apexgpu.models import Host, Target
-from apexgpu.transfer import rsync, sshpipe
-from apexgpu.transfer.rsync import Errand, argv, failed, progress, sent, usable
+from apexgpu.transfer import copyconnection, rsync
+from apexgpu.transfer.localfiles import LocalFiles
+from apexgpu.transfer.rsync import (
+    RsyncJob,
+    argv,
+    failure,
+    is_usable,
+    parse_bytes_sent,
+    parse_progress,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +38,13 @@ from apexgpu.transfer.rsync import Errand, argv, failed, progress, sent, usable
     ],
 )
 def test_only_an_rsync_that_can_do_it_is_used(line: str, good: bool) -> None:
-    assert usable(line) is good
+    assert is_usable(line) is good
+
+
+class Gpu7(LocalFiles):
+    """The side that receives, by its name."""
+
+    where = "gpu7"
 
 
 COMMON = [
@@ -51,10 +65,10 @@ COMMON = [
 
 
 @pytest.mark.parametrize(
-    ("errand", "rest"),
+    ("job", "rest"),
     [
         (
-            Errand(True, b"/here/t", b"/there/.s", compare=True),
+            RsyncJob(True, b"/here/t", b"/there/.s", compare=True),
             [
                 "--rsync-path=cd /there/.s && exec rsync",
                 "--recursive",
@@ -65,7 +79,7 @@ COMMON = [
             ],
         ),
         (
-            Errand(False, b"/here/.s", b"/a b/$(x)\n'"),
+            RsyncJob(False, b"/here/.s", b"/a b/$(x)\n'"),
             [
                 "--rsync-path=cd '/a b/$(x)\n'\"'\"'' && exec rsync",
                 "--recursive",
@@ -75,7 +89,7 @@ COMMON = [
             ],
         ),
         (
-            Errand(True, b"/here", b"/there/.s", b"-name:[x]"),
+            RsyncJob(True, b"/here", b"/there/.s", b"-name:[x]"),
             [
                 "--rsync-path=cd /there/.s && exec rsync",
                 "--from0",
@@ -87,15 +101,15 @@ COMMON = [
     ],
     ids=["tree up", "tree down, a wild directory", "a file"],
 )
-def test_no_name_of_a_file_stands_in_the_command_line(errand: Errand, rest: list[str]) -> None:
+def test_no_name_of_a_file_stands_in_the_command_line(job: RsyncJob, rest: list[str]) -> None:
     # rsync(1): --rsh is split at spaces, quotes doubled; --rsync-path goes through the remote shell.
-    names = Path("/tmp/n") if errand.name else None
-    shell = ["ssh", "-F", "/home/a b/it's", "-x"]
-    assert argv(errand, shell=shell, alias="gpu7", names=names) == [*COMMON, *rest]
+    names = Path("/tmp/n") if job.name else None
+    ssh = ["ssh", "-F", "/home/a b/it's", "-x"]
+    assert argv(job, ssh=ssh, alias="gpu7", names=names) == [*COMMON, *rest]
 
 
 def test_the_remote_shell_gets_the_directory_as_one_word() -> None:
-    words = argv(Errand(True, b"/h", b"/a b/*'\"\n\xe9"), shell=["ssh"], alias="gpu7", names=None)
+    words = argv(RsyncJob(True, b"/h", b"/a b/*'\"\n\xe9"), ssh=["ssh"], alias="gpu7", names=None)
     command = next(word for word in words if word.startswith("--rsync-path="))
     assert shlex.split(command.removeprefix("--rsync-path="))[:2] == ["cd", "/a b/*'\"\n\udce9"]
 
@@ -111,7 +125,7 @@ def test_the_remote_shell_gets_the_directory_as_one_word() -> None:
     ],
 )
 def test_progress_is_bytes(piece: bytes, found: int | None) -> None:
-    assert progress(piece) == found
+    assert parse_progress(piece) == found
 
 
 @pytest.mark.parametrize(
@@ -127,7 +141,7 @@ def test_progress_is_bytes(piece: bytes, found: int | None) -> None:
     ],
 )
 def test_what_had_to_travel_is_read_with_and_without_commas(text: str, found: int) -> None:
-    assert sent(text) == found
+    assert parse_bytes_sent(text) == found
 
 
 @pytest.mark.parametrize(
@@ -166,7 +180,7 @@ def test_what_had_to_travel_is_read_with_and_without_commas(text: str, found: in
 )
 def test_exit_codes_become_our_errors(code: int, err: str, exit_code: int, said: str) -> None:
     # EXIT VALUES in rsync(1).
-    error: ApexError = failed(code, err, host="gpu7", writer="gpu7")
+    error: ApexError = failure(code, err, host="gpu7", target=Gpu7(), directory=b"/d")
     assert error.exit_code == exit_code
     assert error.message.startswith(said)
 
@@ -177,7 +191,7 @@ def test_ssh_is_careful_everywhere_and_shares_its_connection_where_it_can(
 ) -> None:
     # ssh_config(5). Win32-OpenSSH has no control sockets (its wiki: "ControlMaster … not supported").
     control = None if platform == "win32" else Path("/run/c/s")
-    words = sshpipe.options(connect=9.6, ask=False, control=control, master=True)
+    words = copyconnection.ssh_options(connect=9.6, ask=False, control=control, master=True)
     assert words[::2] == ["-o"] * (len(words) // 2)
     options = dict(word.split("=", 1) for word in words[1::2])
     assert options["StrictHostKeyChecking"] == "yes"
@@ -187,7 +201,7 @@ def test_ssh_is_careful_everywhere_and_shares_its_connection_where_it_can(
         ("no", "none") if platform == "win32" else ("yes", "/run/c/s")
     )
     assert options["RemoteCommand"] == "none"  # else the user's own would run instead of SFTP
-    follower = sshpipe.options(connect=10, ask=True, control=control, master=False)
+    follower = copyconnection.ssh_options(connect=10, ask=True, control=control, master=False)
     assert "ControlMaster=no" in follower
     assert "BatchMode=no" in follower
 
@@ -195,8 +209,8 @@ def test_ssh_is_careful_everywhere_and_shares_its_connection_where_it_can(
 def test_a_connection_names_config_address_and_alias() -> None:
     where = ["-F", "/c", "-o", "HostName=10.0.0.7", "-o", "User=alice", "-o", "Port=22001", "gpu7"]
     target = Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container")
-    found = sshpipe.Connection(target, where, connect=10, ask=False)
-    assert found.words()[:12] == ["ssh", *where[:-1], "-T", "-a", "-x"]
+    found = copyconnection.CopyConnection(target, where, connect=10, ask=False)
+    assert found.ssh_argv()[:12] == ["ssh", *where[:-1], "-T", "-a", "-x"]
     assert (found.alias, found.host) == ("gpu7", "gpu7")
 
 
@@ -206,17 +220,18 @@ def test_a_connection_names_config_address_and_alias() -> None:
     [
         ("linux", "sudo apt install rsync"),
         ("darwin", "brew install rsync"),
-        ("win32", "leave --method out"),
+        ("win32", "apexgpu cp --help"),
     ],
 )
 def test_a_laptop_without_it_is_told_how_to_get_it(platform: str, hint: str) -> None:
-    error = rsync.absent(platform)
+    error = rsync.not_installed(platform)
     assert error.exit_code == 127
     assert (error.hint or "").startswith(hint)
+    assert ("leave out --method" in error.message) == (platform == "win32")
 
 
 def test_rsync_is_not_looked_for_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
 
     monkeypatch.setattr("sys.platform", "win32")
-    assert asyncio.run(rsync.is_here()) is False
+    assert asyncio.run(rsync.is_installed_locally()) is False

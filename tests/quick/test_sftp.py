@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from apexgpu.transfer import sftp
-from apexgpu.transfer.fileinfo import Entry
-from apexgpu.transfer.sftp import Client, NotSftpError, SftpError
+from apexgpu.transfer.fileinfo import FileInfo, FileKind
+from apexgpu.transfer.sftp import Client
+from apexgpu.transfer.sftppackets import NotSftpError, OpenFlag, SftpError, Status
 
 Answer = Callable[[int, bytes], tuple[int, bytes]]
 
@@ -84,9 +85,9 @@ def listing(*names: bytes) -> Answer:
             return 102, string(b"h")
         if kind == 12 and pages:
             return 104, pages.pop()
-        return 101, struct.pack(">I", sftp.END if kind == 12 else sftp.OK) + string(b"") + string(
+        return 101, struct.pack(">I", Status.END_OF_FILE if kind == 12 else Status.OK) + string(
             b""
-        )
+        ) + string(b"")
 
     return answer
 
@@ -99,36 +100,38 @@ def test_a_listing_leaves_out_the_directory_itself_and_reads_every_attribute() -
         name(b"d", 0o040755),
         name(b"p", 0o010600),
     )
-    found = talk(listing(*names), lambda client: client.listing(b"/x"))
+    found = talk(listing(*names), lambda client: client.list_directory(b"/x"))
     assert found == [
-        Entry(b"\xe9\n", "file", 7, 6, 0o644),
-        Entry(b"d", "directory", 7, 6, 0o755),
-        Entry(b"p", "other", 7, 6, 0o600),
+        FileInfo(b"\xe9\n", FileKind.FILE, 7, 6, 0o644),
+        FileInfo(b"d", FileKind.DIRECTORY, 7, 6, 0o755),
+        FileInfo(b"p", FileKind.SPECIAL, 7, 6, 0o600),
     ]
 
 
 @pytest.mark.parametrize("bad", [b"../../.bashrc", b"/etc/passwd", b"a/b", b"", b"a\0b"])
 def test_a_name_that_would_lead_elsewhere_is_refused(bad: bytes) -> None:
-    with pytest.raises(SftpError, match="a name that is none"):
-        talk(listing(name(b"good"), name(bad)), lambda client: client.listing(b"/x"))
+    with pytest.raises(SftpError, match="invalid file name"):
+        talk(listing(name(b"good"), name(bad)), lambda client: client.list_directory(b"/x"))
 
 
 def test_what_is_no_sftp_is_shown_as_it_begins() -> None:
     with pytest.raises(NotSftpError) as caught:
-        talk(lambda *_: (101, b""), lambda client: client.real(b"."), hello=b"Welcome to gpu7\n")
-    assert caught.value.seen == b"Welcome to gpu7\n"
+        talk(
+            lambda *_: (101, b""), lambda client: client.real_path(b"."), hello=b"Welcome to gpu7\n"
+        )
+    assert caught.value.start == b"Welcome to gpu7\n"
 
 
 def test_a_refusal_has_its_code_and_words_and_what_is_missing_is_none() -> None:
     def answer(kind: int, _: bytes) -> tuple[int, bytes]:
-        return 101, struct.pack(">I", sftp.NO_SUCH_FILE if kind == 7 else sftp.DENIED) + string(
-            b"No!"
-        ) + string(b"")
+        return 101, struct.pack(
+            ">I", Status.NO_SUCH_FILE if kind == 7 else Status.PERMISSION_DENIED
+        ) + string(b"No!") + string(b"")
 
-    assert talk(answer, lambda client: client.find(b"/x")) is None
+    assert talk(answer, lambda client: client.info(b"/x")) is None
     with pytest.raises(SftpError, match="No!") as caught:
         talk(answer, lambda client: client.mkdir(b"/x"))
-    assert caught.value.code == sftp.DENIED
+    assert caught.value.status == Status.PERMISSION_DENIED
 
 
 def test_answers_in_any_order_find_their_requests() -> None:
@@ -142,11 +145,11 @@ def test_answers_in_any_order_find_their_requests() -> None:
 
 
 def test_a_server_that_stays_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sftp, "_PATIENCE", 0.05)
+    monkeypatch.setattr(sftp, "_SILENCE_LIMIT", 0.05)
 
     async def work(client: Client) -> None:
         with pytest.raises(ConnectionError, match="no answer in time"):
-            await client.real(b".")
+            await client.real_path(b".")
 
     talk(lambda *_: (0, b""), work)
 
@@ -154,9 +157,9 @@ def test_a_server_that_stays_silent_is_given_up(monkeypatch: pytest.MonkeyPatch)
 def test_a_connection_that_ends_fails_what_waits_and_what_comes() -> None:
     async def work(client: Client) -> None:
         with pytest.raises(ConnectionError):
-            await client.real(b".")
+            await client.real_path(b".")
         with pytest.raises(ConnectionError):
-            await client.real(b".")
+            await client.real_path(b".")
 
     talk(lambda *_: (_ for _ in ()).throw(ConnectionResetError()), work)
 
@@ -167,29 +170,29 @@ def refusing(what: int, code: int) -> Answer:
     def answer(kind: int, _: bytes) -> tuple[int, bytes]:
         if kind in {3, 11}:
             return 102, string(b"h")
-        return 101, struct.pack(">I", code if kind == what else sftp.OK) + string(b"No!") + string(
-            b""
-        )
+        return 101, struct.pack(">I", code if kind == what else Status.OK) + string(
+            b"No!"
+        ) + string(b"")
 
     return answer
 
 
-@pytest.mark.parametrize("code", [sftp.DENIED, sftp.FAILURE])
+@pytest.mark.parametrize("code", [Status.PERMISSION_DENIED, Status.FAILURE])
 def test_a_directory_or_a_file_that_breaks_off_is_not_at_its_end(code: int) -> None:
     with pytest.raises(SftpError, match="No!"):
-        talk(refusing(12, code), lambda client: client.listing(b"/x"))
+        talk(refusing(12, code), lambda client: client.list_directory(b"/x"))
     with pytest.raises(SftpError, match="No!"):
         talk(refusing(5, code), lambda client: client.read(b"h", 0, 10))
-    assert talk(refusing(5, sftp.END), lambda client: client.read(b"h", 0, 10)) == b""
+    assert talk(refusing(5, Status.END_OF_FILE), lambda client: client.read(b"h", 0, 10)) == b""
 
 
 def test_what_a_close_or_a_write_says_is_heard() -> None:
     for kind, work in (
-        (4, lambda client: client.shut(b"h")),
+        (4, lambda client: client.close_handle(b"h")),
         (6, lambda client: client.write(b"h", 0, b"x")),
     ):
         with pytest.raises(SftpError):
-            talk(refusing(kind, sftp.FAILURE), work)
+            talk(refusing(kind, Status.FAILURE), work)
 
 
 def heard_by(
@@ -209,24 +212,28 @@ def heard_by(
 def test_a_listing_closes_its_directory_also_when_it_breaks_off() -> None:
     async def work(client: Client) -> None:
         with pytest.raises(SftpError):
-            await client.listing(b"/x")
+            await client.list_directory(b"/x")
 
-    assert [kind for kind, _ in heard_by(refusing(12, sftp.DENIED), work)] == [11, 12, 4]
+    assert [kind for kind, _ in heard_by(refusing(12, Status.PERMISSION_DENIED), work)] == [
+        11,
+        12,
+        4,
+    ]
 
 
-def test_what_is_made_is_the_owners_alone_until_it_is_dressed() -> None:
+def test_what_is_made_is_the_owners_alone_until_it_gets_its_mode() -> None:
     async def work(client: Client) -> None:
-        await client.open(b"/f", sftp.WRITE | sftp.CREATE)
+        await client.open(b"/f", OpenFlag.WRITE | OpenFlag.CREATE)
         await client.mkdir(b"/d")
 
-    (_, opened), (_, made) = heard_by(refusing(0, sftp.OK), work)
+    (_, opened), (_, made) = heard_by(refusing(0, Status.OK), work)
     assert (opened[-4:], made[-4:]) == (struct.pack(">I", 0o600), struct.pack(">I", 0o700))
 
 
 @pytest.mark.parametrize(("mtime", "sent"), [(5, 5), (-1, 0), (1 << 40, 0xFFFFFFFF)])
 def test_a_time_that_the_protocol_cannot_say_is_the_nearest(mtime: int, sent: int) -> None:
     ((_, body),) = heard_by(
-        refusing(0, sftp.OK), lambda client: client.dress(b"/f", mode=0o640, mtime=mtime)
+        refusing(0, Status.OK), lambda client: client.set_attributes(b"/f", mode=0o640, mtime=mtime)
     )
     assert body == string(b"/f") + struct.pack(">IIII", 12, 0o640, sent, sent)
 
@@ -241,8 +248,8 @@ def test_links_are_listed_with_where_they_lead() -> None:
             ) + struct.pack(">I", 0)
         return names(kind, body)
 
-    found = talk(answer, lambda client: client.listing(b"/x"))
-    assert [(one.name, one.target) for one in found] == [
+    found = talk(answer, lambda client: client.list_directory(b"/x"))
+    assert [(one.name, one.link_target) for one in found] == [
         (b"l", b"to l"),
         (b"f", b""),
         (b"m", b"to m"),

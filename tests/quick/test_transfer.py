@@ -8,25 +8,26 @@ from pathlib import Path
 import pytest
 
 from apexgpu.errors import ApexError, RefusedError
-from apexgpu.transfer.renames import clear, put
-from apexgpu.transfer.sftpcopy import Filled, Load, Watch, fill
-from apexgpu.transfer.sides import Local
+from apexgpu.transfer.localfiles import LocalFiles
+from apexgpu.transfer.progress import CopyProgress
+from apexgpu.transfer.renames import move_into_place, remove_stage
+from apexgpu.transfer.staging import SourceChangedError, StageRequest, StageResult, fill_stage
 
 MIB = 1 << 20
 STAGE = ".apexgpu-0.part"
 
 
-class Noting(Local):
+class Noting(LocalFiles):
     """Notes what is made sure to be on the disk, and what is moved."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
 
-    async def settle(self, directory: bytes, files: Sequence[bytes]) -> None:
+    async def sync(self, directory: bytes, files: Sequence[bytes]) -> None:
         self.done.append(
-            f"settle {' '.join(sorted(os.fsdecode(path).rpartition('/')[2] for path in files))}"
+            f"sync {' '.join(sorted(os.fsdecode(path).rpartition('/')[2] for path in files))}"
         )
-        await super().settle(directory, files)
+        await super().sync(directory, files)
 
     async def rename(self, old: bytes, new: bytes) -> None:
         self.done.append(f"rename {os.fsdecode(new).rpartition('/')[2]}")
@@ -45,15 +46,15 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "target"
 
 
-class Plain(Local):
+class Plain(LocalFiles):
     """A disk on which an owner is held to the modes, whoever runs the tests; with room for `space` bytes."""
 
     space = 1 << 40
 
-    async def free(self, directory: bytes) -> int | None:
+    async def free_space(self, directory: bytes) -> int | None:
         return self.space
 
-    def accepts(self, name: bytes) -> bool:
+    def accepts_name(self, name: bytes) -> bool:
         return b":" not in name
 
     async def mkdir(self, path: bytes) -> None:
@@ -88,24 +89,24 @@ def filled(
     *,
     final: Path | None = None,
     before: Path | None = None,
-    side: Local | None = None,
-) -> Filled:
+    side: LocalFiles | None = None,
+) -> StageResult:
     """The stage in `target`, filled; `before` is done to the source after it was looked at."""
 
-    async def run() -> Filled:
-        entry = await Local().find(os.fsencode(source))
-        assert entry is not None
+    async def run() -> StageResult:
+        info = await LocalFiles().info(os.fsencode(source))
+        assert info is not None
         if before is not None:
             before.write_bytes(b"short")
-        name = b"" if entry.kind == "directory" else os.fsencode(source.name)
-        load = Load(
+        name = b"" if info.is_directory else os.fsencode(source.name)
+        load = StageRequest(
             os.fsencode(source),
-            entry,
+            info,
             os.fsencode(target / STAGE),
             name,
             None if final is None else os.fsencode(final),
         )
-        return await fill(Local(), side or Local(), load, Watch())
+        return await fill_stage(LocalFiles(), side or LocalFiles(), load, CopyProgress())
 
     return asyncio.run(run())
 
@@ -115,7 +116,9 @@ def placed(
 ) -> tuple[int, list[str]]:
     side = side or Noting()
     changed = asyncio.run(
-        put(side, os.fsencode(target / STAGE), os.fsencode(final), file=file.encode(), merge=merge)
+        move_into_place(
+            side, os.fsencode(target / STAGE), os.fsencode(final), file=file.encode(), merge=merge
+        )
     )
     return changed, side.done
 
@@ -125,13 +128,13 @@ def test_bytes_are_on_the_disk_before_a_name_leads_to_them(source: Path, target:
     (source / "sub").mkdir()
     (source / "sub/b").write_text("b")
     filled(source / "a", target)
-    assert placed(target, target / "a", file="a") == (1, ["settle a", "rename a"])
+    assert placed(target, target / "a", file="a") == (1, ["sync a", "rename a"])
     filled(source, target)
-    assert placed(target, target / "new") == (2, ["settle a b", "rename new"])
+    assert placed(target, target / "new") == (2, ["sync a b", "rename new"])
     (source / "sub/b").write_text("other")
     (source / "c").write_text("c")
     filled(source, target, final=target / "new")
-    assert placed(target, target / "new", merge=True) == (2, ["settle b c", "rename c", "rename b"])
+    assert placed(target, target / "new", merge=True) == (2, ["sync b c", "rename c", "rename b"])
     assert (target / "new/sub/b").read_text() == "other"
     assert not (target / STAGE).exists()
 
@@ -140,9 +143,9 @@ def test_a_source_that_becomes_shorter_meanwhile_is_an_error_and_no_file(
     source: Path, target: Path
 ) -> None:
     (source / "log").write_bytes(bytes(100))
-    with pytest.raises(ApexError, match="became shorter") as caught:
+    with pytest.raises(SourceChangedError, match="became shorter") as caught:
         filled(source / "log", target, before=source / "log")
-    assert (caught.value.code, caught.value.hint) == ("changed", "run the same line again")
+    assert (caught.value.code, caught.value.hint) == ("changed", None)  # the command adds the hint
 
 
 def test_what_an_earlier_run_left_is_cut_where_it_is_longer_and_not_believed_where_it_is_other(
@@ -234,8 +237,8 @@ def test_a_stage_is_taken_away_with_all_that_is_in_it(target: Path) -> None:
     (target / STAGE / "a/b/c").mkdir(parents=True)
     (target / STAGE / "a/b/file").write_text("x")
     (target / STAGE / "a/link").symlink_to("/")
-    asyncio.run(clear(Local(), os.fsencode(target / STAGE)))
-    asyncio.run(clear(Local(), os.fsencode(target / STAGE)))
+    asyncio.run(remove_stage(LocalFiles(), os.fsencode(target / STAGE)))
+    asyncio.run(remove_stage(LocalFiles(), os.fsencode(target / STAGE)))
     assert list(target.iterdir()) == []
 
 
@@ -288,7 +291,7 @@ def test_a_stage_with_such_directories_is_taken_away_too(source: Path, target: P
     (source / "deep/file").write_text("x")
     (source / "deep").chmod(0o555)
     filled(source, target)
-    asyncio.run(clear(Plain(), os.fsencode(target / STAGE)))
+    asyncio.run(remove_stage(Plain(), os.fsencode(target / STAGE)))
     assert list(target.iterdir()) == []
 
 
@@ -308,7 +311,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(source: Path, target:
         filled(source, target, final=final, side=small)
     assert short.value.code == "no_room"
     (source / "a/b:c").write_text("x")
-    with pytest.raises(RefusedError, match="nothing can be called b:c"):
+    with pytest.raises(RefusedError, match="a file cannot have the name b:c"):
         filled(source, target, final=final, side=Plain())
     assert [path.name for path in target.iterdir()] == ["final"]
     assert list(final.iterdir()) == []

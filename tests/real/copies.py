@@ -16,9 +16,9 @@ from tests.lab.calls import rootfs_of, started
 from apexgpu.models import Host, Target
 from apexgpu.ssh.route import config_arguments, target_arguments
 from apexgpu.transfer import copypaths
-from apexgpu.transfer.copier import Copied, Copier, Method
-from apexgpu.transfer.sftpcopy import Watch
-from apexgpu.transfer.sshpipe import Connection
+from apexgpu.transfer.copier import Copier, CopySummary, Method
+from apexgpu.transfer.copyconnection import CopyConnection
+from apexgpu.transfer.progress import CopyProgress
 from apexgpu_lab.inprocess import Lab
 from apexgpu_lab.world import World
 
@@ -33,7 +33,7 @@ class There:
     config: Path
     home: Path
     state: Path
-    watch: Watch = field(default_factory=Watch)
+    progress: CopyProgress = field(default_factory=CopyProgress)
 
     def copier(
         self, *words: str | Path, method: Method | None = None, port: int | None = None
@@ -42,19 +42,19 @@ class There:
         host = replace(self.host, port=port) if port else self.host
         target = Target(host, "container")
         where = [*config_arguments(self.config), *target_arguments(target), host.name]
-        route = copypaths.route([str(word) for word in words], "linux")
-        self.watch = Watch()
+        route = copypaths.parse_route([str(word) for word in words], "linux")
+        self.progress = CopyProgress()
         return Copier(
             route,
-            lambda: Connection(target, where, connect=10, ask=False),
+            lambda: CopyConnection(target, where, connect=10, ask=False),
             self.state,
             method,
-            self.watch,
+            self.progress,
         )
 
     def cp(
         self, *words: str | Path, method: Method | None = None, port: int | None = None
-    ) -> Copied:
+    ) -> CopySummary:
         """Copy; whatever stands in the way is raised. Nothing made ready stays behind."""
         done = asyncio.run(self.copier(*words, method=method, port=port).run())
         assert stages(self.home) == []

@@ -1,6 +1,7 @@
 """cp: files and trees between this laptop and a container."""
 
 import asyncio
+import shlex
 import sys
 import threading
 import time
@@ -18,9 +19,10 @@ from apexgpu.render import Progress, error_value
 from apexgpu.session import Session
 from apexgpu.text import duration, size
 from apexgpu.transfer import copypaths
-from apexgpu.transfer.copier import Copied, Copier
-from apexgpu.transfer.sftpcopy import Watch
-from apexgpu.transfer.sshpipe import Connection
+from apexgpu.transfer.copier import Copier, CopySummary, Method
+from apexgpu.transfer.copyconnection import CopyConnection
+from apexgpu.transfer.progress import CopyProgress
+from apexgpu.transfer.staging import SourceChangedError
 
 app = Group()
 
@@ -55,54 +57,55 @@ def cp(ctx: typer.Context, words: Words, method: How = "auto", recursive: Habit 
     Examples: apexgpu cp data gpu7:/SSD/alice/ · apexgpu cp gpu7:runs/best.ckpt . · apexgpu cp 'gpu7:runs/*.csv' plots/
     """
     session = session_of(ctx)
-    route = copypaths.route(words, sys.platform)
+    route = copypaths.parse_route(words, sys.platform)
     host = reach.one_host(session, route.host)
     reach.ready(session, host)
     target = Target(host, "container")
 
-    def connect() -> Connection:
+    def connect() -> CopyConnection:
         where = reach.ssh_arguments(session, host)
-        return Connection(
+        return CopyConnection(
             target, where, connect=session.settings.timeout, ask=session.screen.can_ask
         )
 
-    copier = Copier(route, connect, session.state_dir, None if method == "auto" else method)
+    copier = Copier(route, connect, session.state_dir, None if method == "auto" else Method(method))
     try:
         with ExitStack() as shown:
             # Nothing is drawn before: ssh may be asking for a passphrase.
-            copier.connected = lambda: shown.enter_context(_told(session, copier.watch))
+            copier.connected = lambda: shown.enter_context(_told(session, copier.progress))
             done = asyncio.run(copier.run())
     except KeyboardInterrupt:
-        _interrupted(session, copier.watch)
+        _interrupted(session, copier.progress)
         raise typer.Exit(130) from None
-    except DroppedError:
-        _say_kept(session, copier.watch)
+    except (DroppedError, SourceChangedError) as error:
+        _say_kept(session, copier.progress)
+        error.hint = error.hint or _same_command(words, method)
         raise
     _show(session, host.name, done)
 
 
 @contextmanager
-def _told(session: Session, watch: Watch) -> Iterator[None]:
+def _told(session: Session, watch: CopyProgress) -> Iterator[None]:
     """Show how far it is while the block runs."""
     with session.screen.working("copying") as progress, _kept_up_to_date(progress, watch):
         yield
 
 
 @contextmanager
-def _kept_up_to_date(progress: Progress, watch: Watch) -> Iterator[None]:
+def _kept_up_to_date(progress: Progress, watch: CopyProgress) -> Iterator[None]:
     over = threading.Event()
 
     def tell() -> None:
-        began, part = time.monotonic(), watch.doing
+        began, part = time.monotonic(), watch.name
         while not over.wait(0.1):
-            if watch.doing != part:
-                began, part = time.monotonic(), watch.doing
+            if watch.name != part:
+                began, part = time.monotonic(), watch.name
             progress.say(
                 bar(
-                    watch.doing,
+                    watch.name,
                     watch.done,
                     watch.total,
-                    rate=(watch.done - watch.spared) / max(0.1, time.monotonic() - began),
+                    rate=(watch.done - watch.resumed) / max(0.1, time.monotonic() - began),
                 )
             )
 
@@ -130,25 +133,31 @@ def bar(what: str, done: int, total: int | None, *, rate: float) -> str:
     return "  ".join(parts)
 
 
-def _say_kept(session: Session, watch: Watch) -> None:
-    if watch.stage is not None:
-        where, path = watch.stage
+def _say_kept(session: Session, watch: CopyProgress) -> None:
+    if watch.partial is not None:
+        where, path = watch.partial
         session.screen.note(
-            f"what has come is kept in {path} on {where}; the same line again goes on from there"
+            f"the partial copy is kept in {path} on {where}; run the same command to resume"
         )
 
 
-def _interrupted(session: Session, watch: Watch) -> None:
+def _same_command(words: list[str], method: str) -> str:
+    """The command line that resumes this copy."""
+    options = [] if method == "auto" else ["--method", method]
+    return shlex.join(["apexgpu", "cp", *options, *words])
+
+
+def _interrupted(session: Session, watch: CopyProgress) -> None:
     session.screen.transient("")
     _say_kept(session, watch)
     error = ApexError("interrupted", hint="run the same line again", code="interrupted")
     session.screen.document({"ok": False, "error": error_value(error)})
 
 
-def _show(session: Session, host: str, done: Copied) -> None:
+def _show(session: Session, host: str, done: CopySummary) -> None:
     if done.left_out:
         session.screen.warn(
-            f"left out: {done.left_out} that are no files (sockets, pipes, devices)"
+            f"skipped {done.left_out} special file{'' if done.left_out == 1 else 's'} (sockets, pipes, devices)"
         )
     where = (
         ", ".join(dict.fromkeys(done.targets))
@@ -157,7 +166,7 @@ def _show(session: Session, host: str, done: Copied) -> None:
     )
     what = f"{done.files} file{'' if done.files == 1 else 's'}, {size(done.size)}"
     if not done.changed:
-        session.screen.good(f"{where}: nothing to do, it is all there ({what})")
+        session.screen.good(f"{where}: up to date ({what})")
     else:
         rate = (
             f" at {size(int(done.sent / done.seconds))}/s"

@@ -1,1 +1,1 @@
-"""Files and trees between this laptop and a container, whole or not at all."""
+"""Copies between this laptop and a container, over rsync or SFTP, with renames that are atomic."""

@@ -1,66 +1,46 @@
-"""A copy between this laptop and a container: what goes where, made ready in a stage, then put in place by renames.
+"""A copy between this laptop and a container: into a staging directory, then into place by renames.
 
-Nothing ever has its final name before it is whole and on the disk. A stage is a directory beside (or in) the place
-where its content will go, so that the renames stay on one file system; its name is made of source and target, so that
-the same copy finds it again and no other one does.
+A file gets its final name only when it is complete and on the disk.
 """
 
-import fnmatch
-import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
-from apexgpu.errors import ApexError, RefusedError, UsageError
+from apexgpu.errors import RefusedError
 from apexgpu.files import locked
 from apexgpu.transfer import copypaths, rsync
-from apexgpu.transfer.fileinfo import STAGE_PREFIX, STAGE_SUFFIX, Entry, join
-from apexgpu.transfer.remoteside import Remote
-from apexgpu.transfer.renames import clear, put
-from apexgpu.transfer.sftpcopy import Filled, Load, Watch, fill
-from apexgpu.transfer.sides import NO_SPACE, Local, Side, shown
-from apexgpu.transfer.sshpipe import Connection
+from apexgpu.transfer.copyconnection import CopyConnection
+from apexgpu.transfer.copytargets import CopyJob, expand_wildcards, find_jobs
+from apexgpu.transfer.fileinfo import FileKind, join
+from apexgpu.transfer.filesystem import FileSystem, NoSpaceError, display
+from apexgpu.transfer.localfiles import LocalFiles
+from apexgpu.transfer.progress import CopyProgress
+from apexgpu.transfer.remotefiles import RemoteFiles
+from apexgpu.transfer.renames import move_into_place, remove_stage
+from apexgpu.transfer.staging import StageResult, fill_stage
 
-Method = Literal["rsync", "sftp"]
 
+class Method(StrEnum):
+    """What carries the files."""
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One source and where it goes. `there` is what lies at `final` (links followed), None when nothing does."""
-
-    source: bytes
-    entry: Entry
-    final: bytes
-    there: Entry | None
-    key: str
-
-    @property
-    def merges(self) -> bool:
-        """Whether a directory goes into one that is there."""
-        return self.entry.kind == "directory" and self.there is not None
-
-    @property
-    def stage(self) -> bytes:
-        """The directory in which it is made ready."""
-        base = self.final if self.merges else copypaths.parent(self.final)
-        return join(base, STAGE_PREFIX + self.key.encode() + STAGE_SUFFIX)
-
-    @property
-    def load(self) -> Load:
-        """What fills the stage."""
-        name = copypaths.name(self.source) if self.entry.kind == "file" else b""
-        return Load(self.source, self.entry, self.stage, name, self.final if self.merges else None)
+    RSYNC = "rsync"
+    SFTP = "sftp"
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
-    """What came of it: files and bytes of the sources, bytes sent, names changed, special files left out, seconds."""
+class CopySummary:
+    """What a copy did.
+
+    `files` and `size` (bytes) are those of the sources, `sent` the bytes that had to be sent, `changed` the names that
+    changed, `left_out` the special files that were skipped; `targets` are the paths of the copies.
+    """
 
     method: Method
     files: int
@@ -74,243 +54,166 @@ class Copied:
 
 @dataclass
 class Copier:
-    """One run of `cp`: the words, the way there, and where its locks lie."""
+    """One run of `cp`.
 
-    route: copypaths.Route
-    connect: Callable[[], AbstractAsyncContextManager[Connection]]
+    `connect` opens the connection; `connected` is called when it is open. `method` None means rsync where both sides
+    have it, SFTP otherwise. Locks are kept in `state_dir`.
+    """
+
+    route: copypaths.CopyRoute
+    connect: Callable[[], AbstractAsyncContextManager[CopyConnection]]
     state_dir: Path
     method: Method | None = None
-    watch: Watch = field(default_factory=Watch)
+    progress: CopyProgress = field(default_factory=CopyProgress)
     connected: Callable[[], object] = lambda: None
 
-    async def run(self) -> Copied:
-        """Copy. Errors name what stands in the way; what came until then is found again by the next run."""
+    async def run(self) -> CopySummary:
+        """Copy. After an error, what was sent stays in the staging directory, and the next run continues there."""
         began = time.monotonic()
         async with self.connect() as connection:
             self.connected()
-            remote = Remote(connection, await connection.client.real(b"."))
-            ends: tuple[Side, Side] = (Local(), remote) if self.route.upload else (remote, Local())
-            jobs = await self._jobs(remote, *ends)
-            method = await self._choose(connection)
-            done = [await self._copy(job, ends, connection, method) for job in jobs]
-        return Copied(
-            method,
-            sum(one.files for one in done),
-            sum(one.size for one in done),
-            sum(one.sent for one in done),
-            sum(one.changed for one in done),
-            sum(one.left_out for one in done),
-            time.monotonic() - began,
-            tuple(shown(job.final) for job in jobs),
+            local = LocalFiles()
+            remote = RemoteFiles(connection, await connection.client.real_path(b"."))
+            source: FileSystem = local if self.route.upload else remote
+            target: FileSystem = remote if self.route.upload else local
+            origins = await self._find_origins(source, remote.home)
+            goal = copypaths.without_dots(self._target_path(remote.home))
+            jobs = await find_jobs(source, target, origins, goal)
+            method = await self._choose_method(connection)
+            results = [await self._copy(job, source, target, connection, method) for job in jobs]
+        return CopySummary(
+            method=method,
+            files=sum(result.files for result in results),
+            size=sum(result.size for result in results),
+            sent=sum(result.sent for result in results),
+            changed=sum(result.changed for result in results),
+            left_out=sum(result.left_out for result in results),
+            seconds=time.monotonic() - began,
+            targets=tuple(display(job.final) for job in jobs),
         )
 
-    async def _choose(self, connection: Connection) -> Method:
-        if self.method == "sftp":
-            return "sftp"
-        here = await rsync.is_here()
-        there = here and await rsync.is_there(connection)
-        if self.method == "rsync" and not here:
-            raise rsync.absent(sys.platform)
-        if self.method == "rsync" and not there:
-            message = f"there is no rsync 3.1 or newer in the container on {connection.host}"
-            hint = f"apexgpu ssh {connection.host} -- sudo apt install -y rsync"
-            raise RefusedError(message, hint=hint, code="no_rsync")
-        return "rsync" if there else "sftp"
+    async def _choose_method(self, connection: CopyConnection) -> Method:
+        """rsync if both sides have it. If the user insists on it: MissingProgramError, RefusedError."""
+        if self.method is Method.SFTP:
+            return Method.SFTP
+        if not await rsync.is_installed_locally():
+            if self.method is Method.RSYNC:
+                raise rsync.not_installed(sys.platform)
+            return Method.SFTP
+        if not await rsync.is_installed_remotely(connection):
+            if self.method is Method.RSYNC:
+                message = f"there is no rsync 3.1 or newer in the container on {connection.host}"
+                hint = f"apexgpu ssh {connection.host} -- sudo apt install -y rsync"
+                raise RefusedError(message, hint=hint, code="no_rsync")
+            return Method.SFTP
+        return Method.RSYNC
 
-    async def _jobs(self, remote: Remote, source: Side, target: Side) -> list[Job]:
-        """Every source with its target, all looked at before anything is written."""
-        origins = [
-            path
-            for word in self.route.sources
-            for path in await self._origins(remote, source, word)
-        ]
-        goal = copypaths.tidy(self._absolute(remote, self.route.target, here=not self.route.upload))
-        several = len(origins) > 1
-        jobs = [await resolve(source, target, origin, goal, several=several) for origin in origins]
-        finals = [job.final for job in jobs]
-        twice = next(
-            (path for path in finals if finals.count(path) > 1 and not several_into(jobs, path)),
-            None,
-        )
-        if twice is not None:
-            message = f"two of the sources would both become {shown(twice)}"
-            raise UsageError(message, hint="copy them one by one, to different names")
-        return jobs
+    async def _find_origins(self, source: FileSystem, home: bytes) -> list[bytes]:
+        """The absolute paths of what is copied, with the wildcards of a remote path expanded."""
+        origins = []
+        for word in self.route.sources:
+            if self.route.upload:
+                origins.append(_local_path(word))
+            else:
+                origins += await self._find_remote_origins(source, home, word)
+        return origins
 
-    async def _origins(self, remote: Remote, source: Side, word: str) -> list[bytes]:
-        path = self._absolute(remote, word, here=self.route.upload)
-        if not self.route.upload and path == remote.home:
-            return [join(path, b".")]
-        if self.route.upload or not copypaths.is_glob(path) or await source.find(path) is not None:
+    async def _find_remote_origins(self, source: FileSystem, home: bytes, word: str) -> list[bytes]:
+        path = _remote_path(word, home)
+        if path == home:
+            return [join(path, b".")]  # the content of the home, not a directory of its name
+        # A file whose name contains a wildcard is copied as it is.
+        if not copypaths.has_wildcard(path) or await source.info(path) is not None:
             return [path]
-        found = await expand(source, path)
-        if not found:
-            message = f"nothing matches {shown(path)} on {source.where}"
-            raise RefusedError(message, hint=f"apexgpu ssh {source.where} -- ls", code="no_source")
-        return found
+        matches = await expand_wildcards(source, path)
+        if not matches:
+            message = f"nothing matches {display(path)} on {source.where}"
+            raise RefusedError(message, hint=source.shell_hint("ls"), code="no_source")
+        return matches
 
-    def _absolute(self, remote: Remote, word: str, *, here: bool) -> bytes:
-        if here:
-            path = (
-                os.fsencode(Path(word).expanduser()) if word.startswith("~") else os.fsencode(word)
-            )
-            kept = path if os.sep == "/" else path.replace(b"\\", b"/")
-            return os.path.join(os.fsencode(Path.cwd()), kept)  # noqa: PTH118 - paths are bytes here
-        path = copypaths.remote(word)
-        return path if path.startswith(b"/") else join(remote.home, path) if path else remote.home
+    def _target_path(self, home: bytes) -> bytes:
+        if self.route.upload:
+            return _remote_path(self.route.target, home)
+        return _local_path(self.route.target)
 
     async def _copy(
-        self, job: Job, ends: tuple[Side, Side], connection: Connection, method: Method
-    ) -> Filled:
-        source, target = ends
-        if job.entry.kind == "file" and job.entry.same(job.there):
-            return await _same_file(job, target, modes=source.modes and target.modes)
-        self.watch.begin(None, shown(copypaths.name(job.source)))
-        with locked(
-            self.state_dir / "locks" / f"cp-{job.key}.lock",
-            what=f"the copy to {shown(job.final)}",
-            timeout=2,
-        ):
+        self,
+        job: CopyJob,
+        source: FileSystem,
+        target: FileSystem,
+        connection: CopyConnection,
+        method: Method,
+    ) -> StageResult:
+        """Copy one source; what is the same already is not sent."""
+        if job.info.kind is FileKind.FILE and job.info.same_content(job.existing):
+            return await _update_mode(job, source, target)
+        self.progress.begin(display(copypaths.base_name(job.source)), None)
+        lock = self.state_dir / "locks" / f"cp-{job.key}.lock"
+        with locked(lock, what=f"the copy to {display(job.final)}", timeout=2):
             try:
-                carrier = partial(self._by_rsync, job, connection) if method == "rsync" else None
-                filled = await fill(source, target, job.load, self.watch, carrier)
-                if not filled.staged:
-                    return filled
-                changed = await put(
-                    target, job.stage, job.final, file=job.load.name, merge=job.merges
+                send_all = None
+                if method is Method.RSYNC:
+                    send_all = partial(self._send_by_rsync, job, target, connection)
+                result = await fill_stage(
+                    source, target, job.stage_request, self.progress, send_all
                 )
-            except ApexError as exc:
-                if (
-                    exc.code == NO_SPACE
-                ):  # others want to write there too: what came gives its room back
-                    await clear(target, job.stage)
-                    self.watch.stage = None
+                if not result.staged:
+                    return result
+                changed = await move_into_place(
+                    target, job.stage, job.final, file=job.single_file, merge=job.merges
+                )
+            except NoSpaceError:
+                # Others write to the same disk: give the space back.
+                await remove_stage(target, job.stage)
+                self.progress.partial = None
                 raise
-        self.watch.stage = None
-        return replace(filled, changed=filled.changed + changed)
+        self.progress.partial = None
+        return replace(result, changed=result.changed + changed)
 
-    async def _by_rsync(self, job: Job, connection: Connection) -> int:
-        single = job.entry.kind == "file"
-        origin = copypaths.parent(job.source) if single else job.source
-        name = copypaths.name(job.source) if single else None
-        compare = job.merges or (
-            single and name == copypaths.name(job.final) and job.there is not None
+    async def _send_by_rsync(
+        self, job: CopyJob, target: FileSystem, connection: CopyConnection
+    ) -> int:
+        """Fill the staging directory of `job`; the bytes that were sent."""
+        if job.info.is_directory:
+            origin, name = job.source, None
+            compare = job.merges
+        else:
+            origin, name = copypaths.parent(job.source), copypaths.base_name(job.source)
+            # rsync looks for the old version under the name of the source.
+            compare = job.existing is not None and name == copypaths.base_name(job.final)
+        if self.route.upload:
+            local_directory, remote_directory = origin, job.stage
+        else:
+            local_directory, remote_directory = job.stage, origin
+        rsync_job = rsync.RsyncJob(
+            self.route.upload, local_directory, remote_directory, name, compare
         )
-        here, there = (origin, job.stage) if self.route.upload else (job.stage, origin)
-        return await rsync.run(
-            rsync.Errand(self.route.upload, here, there, name, compare), connection, self.watch
-        )
+        return await rsync.run(rsync_job, connection, target, self.progress)
 
 
-async def _same_file(job: Job, target: Side, *, modes: bool) -> Filled:
-    assert job.there is not None  # noqa: S101 - it is the same as something
-    differs = modes and job.there.mode != job.entry.mode
+async def _update_mode(job: CopyJob, source: FileSystem, target: FileSystem) -> StageResult:
+    """Give a file whose content is right the source's mode."""
+    assert job.existing is not None  # noqa: S101 - its content is the same
+    modes_count = source.has_modes and target.has_modes
+    differs = modes_count and job.existing.mode != job.info.mode
     if differs:
-        await target.dress(job.final, job.entry.mode, job.entry.mtime)
-    return Filled(1, job.entry.size, 0, 0, int(differs), staged=False)
+        await target.set_attributes(job.final, job.info.mode, job.info.mtime)
+    return StageResult(1, job.info.size, 0, 0, int(differs), staged=False)
 
 
-def several_into(jobs: Sequence[Job], path: bytes) -> bool:
-    """Whether all that goes to `path` are the contents of directories: those may be merged."""
-    return all(
-        job.entry.kind == "directory" and copypaths.name(job.source) != copypaths.name(path)
-        for job in jobs
-        if job.final == path
-    )
+def _local_path(word: str) -> bytes:
+    """The absolute path of a word of the command line, with `/` between its parts on every system."""
+    if word.startswith("~"):
+        word = str(Path(word).expanduser())
+    path = os.fsencode(word)
+    if os.sep != "/":
+        path = path.replace(b"\\", b"/")
+    return os.path.join(os.fsencode(Path.cwd()), path)  # noqa: PTH118 - paths are bytes here
 
 
-async def expand(side: Side, pattern: bytes) -> list[bytes]:
-    """The paths that a pattern matches, in order; `*` leaves out names with a dot in front, as a shell's."""
-    found = [b"/"]
-    for part in pattern.strip(b"/").split(b"/"):
-        if not copypaths.is_glob(part):
-            found = [join(path, part) for path in found]
-            continue
-        found = [
-            join(path, one.name)
-            for path in found
-            if await _is_directory(side, path)
-            for one in sorted(await side.listing(path), key=lambda one: one.name)
-            if fnmatch.fnmatchcase(one.name, part)
-            and (part.startswith(b".") or not one.name.startswith(b"."))
-        ]
-    return [path for path in found if await side.find(path) is not None]
-
-
-async def _is_directory(side: Side, path: bytes) -> bool:
-    found = await side.find(path, follow=True)
-    return found is not None and found.kind == "directory"
-
-
-async def resolve(source: Side, target: Side, origin: bytes, goal: bytes, *, several: bool) -> Job:
-    """Where `origin` goes when it is copied to `goal`, by the rules of `cp -r`; RefusedError where it cannot."""
-    entry = await source.find(origin.rstrip(b"/") or b"/", follow=True)
-    if entry is None or entry.kind == "other":
-        raise await _no_source(source, origin, entry)
-    if entry.kind == "file" and origin.endswith(b"/"):
-        raise RefusedError(f"{shown(origin)} on {source.where} is no directory", code="no_source")
-    contents = copypaths.takes_contents(origin)
-    real = await source.real(origin)
-    at = await target.find(goal.rstrip(b"/") or b"/", follow=True)
-    final = goal.rstrip(b"/") or b"/"
-    if at is not None and at.kind == "directory":
-        if not contents:
-            final = join(goal, copypaths.name(origin))
-            at = await target.find(final, follow=True)
-    elif several or (at is not None and goal.endswith(b"/")):
-        raise RefusedError(f"{shown(goal)} on {target.where} is no directory", code="no_directory")
-    elif (
-        at is None
-        and (problem := await _no_parent(target, goal, file=entry.kind == "file")) is not None
-    ):
-        raise problem
-    if not target.accepts(copypaths.name(final)) and at is None:
-        message = f"nothing can be called {shown(copypaths.name(final))} on {target.where}"
-        raise RefusedError(
-            message, hint="name the target: apexgpu cp HOST:PATH NEW-NAME", code="name"
-        )
-    _refuse(entry, at, final, target.where)
-    if at is not None and at.kind == "file":
-        final = await target.real(final)  # a link to a file stays one, and its file is replaced
-    key = hashlib.sha256(
-        b"\0".join([source.where.encode(), real, target.where.encode(), final])
-    ).hexdigest()[:10]
-    return Job(real, entry, final, at, key)
-
-
-def _refuse(entry: Entry, at: Entry | None, final: bytes, where: str) -> None:
-    if at is None or (at.kind == entry.kind):
-        return
-    kinds = {"directory": "a directory", "file": "a file"}
-    there = kinds.get(at.kind, "no file that can be replaced")
-    message = f"{shown(final)} on {where} is {there}, and what is copied is {kinds[entry.kind]}"
-    raise RefusedError(
-        message, hint="name another target, or move it out of the way", code="in_the_way"
-    )
-
-
-async def _no_source(side: Side, path: bytes, entry: Entry | None) -> RefusedError:
-    if entry is not None:
-        return RefusedError(
-            f"{shown(path)} on {side.where} is neither a file nor a directory", code="no_source"
-        )
-    link = await side.find(path)
-    words = (
-        "is not there" if link is None else f"is a link that leads nowhere ({shown(link.target)})"
-    )
-    local = isinstance(side, Local)
-    near = shown(copypaths.parent(path))
-    hint = f"ls -a {near}" if local else f"apexgpu ssh {side.where} -- ls -a {near}"
-    return RefusedError(f"{shown(path)} on {side.where} {words}", hint=hint, code="no_source")
-
-
-async def _no_parent(side: Side, goal: bytes, *, file: bool) -> RefusedError | None:
-    """The error for a new name whose directory is not there."""
-    needed = goal.rstrip(b"/") if file and goal.endswith(b"/") else copypaths.parent(goal)
-    if await _is_directory(side, needed):
-        return None
-    make = f"mkdir -p {shown(needed)}"
-    hint = make if isinstance(side, Local) else f"apexgpu ssh {side.where} -- {make}"
-    return RefusedError(
-        f"there is no directory {shown(needed)} on {side.where}", hint=hint, code="no_directory"
-    )
+def _remote_path(word: str, home: bytes) -> bytes:
+    """The absolute path in the container that a word of the command line means."""
+    path = copypaths.remote_path(word)
+    if path.startswith(b"/"):
+        return path
+    return join(home, path)

@@ -1,4 +1,4 @@
-"""What the words of `cp` mean: which side a path is on, and what a copy of it would be called. Pure."""
+"""What the arguments of `cp` mean: which side a path is on, and what a copy of it is called. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -6,23 +6,24 @@ from dataclasses import dataclass
 
 from apexgpu.errors import UsageError
 
-_HOST = re.compile(r"([A-Za-z0-9][\w.*?\[\]-]*):(.*)", re.DOTALL)
-_UNFIT = re.compile(rb'[<>:"/\\|?*\x00-\x1f]')
-_DEVICE = re.compile(rb"CON|PRN|AUX|NUL|(?:COM|LPT)[0-9]")
-_GLOB = re.compile(rb"[*?\[]")
+_HOST_AND_PATH = re.compile(r"([A-Za-z0-9][\w.*?\[\]-]*):(.*)", re.DOTALL)
+_WILDCARD = re.compile(rb"[*?\[]")
+# "Naming Files, Paths, and Namespaces" on learn.microsoft.com: characters and device names.
+_FORBIDDEN_ON_WINDOWS = re.compile(rb'[<>:"/\\|?*\x00-\x1f]')
+_WINDOWS_DEVICE = re.compile(rb"CON|PRN|AUX|NUL|(?:COM|LPT)[0-9]")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A word of the command line. `host` None: this laptop. `path` as it was typed."""
+class Location:
+    """One argument of `cp`. `host` is None for a path on this laptop; `path` is as it was typed."""
 
     host: str | None
     path: str
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """A copy: from where to where. Paths as they were typed; `upload` is from this laptop."""
+class CopyRoute:
+    """What to copy where. Paths are as they were typed; an `upload` goes from this laptop to `host`."""
 
     host: str
     upload: bool
@@ -30,78 +31,95 @@ class Route:
     target: str
 
 
-def place(word: str, platform: str) -> Place:
-    r"""`HOST:PATH` or a path here, as scp(1) tells them apart: a `/` before the first colon makes it a path.
+def parse_location(argument: str, platform: str) -> Location:
+    r"""Split `HOST:PATH` as scp(1) does: a `/` before the first colon makes it a local path.
 
-    On Windows a single letter is a drive (`C:\x`), and a backslash divides too.
+    On Windows (`platform` is a `sys.platform` value) a single letter is a drive, as in `C:\x`.
+
+    >>> parse_location("gpu7:data", "linux")
+    Location(host='gpu7', path='data')
+    >>> parse_location("./a:b", "linux")
+    Location(host=None, path='./a:b')
     """
-    found = _HOST.fullmatch(word)
-    if found is None or "/" in found[1] or (platform == "win32" and len(found[1]) == 1):
-        return Place(None, word)
-    return Place(found[1], found[2])
+    match = _HOST_AND_PATH.fullmatch(argument)
+    if match is None:
+        return Location(None, argument)
+    host, path = match[1], match[2]
+    if platform == "win32" and len(host) == 1:
+        return Location(None, argument)
+    return Location(host, path)
 
 
-def route(words: Sequence[str], platform: str) -> Route:
-    """The copy that the words of a command line mean; UsageError where they mean none."""
-    if len(words) < 2:
-        message = "cp needs two things: what to copy, and where to"
-        raise UsageError(message, hint="apexgpu cp FILE gpu7:   or   apexgpu cp gpu7:FILE .")
-    *sources, target = (place(word, platform) for word in words)
-    hosts = {one.host for one in sources}
-    if target.host is None and hosts == {None}:
+def parse_route(arguments: Sequence[str], platform: str) -> CopyRoute:
+    """Read the arguments of a command line, the target last.
+
+    Raises UsageError unless exactly one side is on a host, and on one host only.
+    """
+    if len(arguments) < 2:
+        message = "cp needs two arguments: what to copy (FILE or HOST:FILE), and where to"
+        raise UsageError(message, hint="apexgpu cp --help")
+    *sources, target = (parse_location(argument, platform) for argument in arguments)
+    source_hosts = {source.host for source in sources}
+    if target.host is None and source_hosts == {None}:
         message = "none of these is on a host: write HOST:PATH for the one that is"
-        raise UsageError(message, hint=f"apexgpu cp {words[0]} gpu7:")
-    if target.host is not None and hosts != {None}:
-        message = "both sides are on a host, and one of them must be on this laptop"
-        raise UsageError(
-            message, hint=f"copy to this laptop first; a local name with a colon: ./{words[-1]}"
+        raise UsageError(message, hint=f"apexgpu cp {arguments[0]} gpu7:")
+    if target.host is not None and source_hosts != {None}:
+        message = (
+            "both sides are on a host, and one of them must be on this laptop; "
+            f"write a local name that contains a colon as ./{arguments[-1]}"
         )
-    if len(hosts) > 1:
-        raise UsageError(
-            "what is copied must be all on one host, or all on this laptop",
-            hint="one line for each host",
-        )
-    host = target.host or next(iter(hosts)) or ""
-    return Route(host, target.host is not None, tuple(one.path for one in sources), target.path)
+        raise UsageError(message, hint="apexgpu cp --help")
+    if len(source_hosts) > 1:
+        message = "the sources must be all on one host, or all on this laptop"
+        raise UsageError(message, hint="apexgpu cp --help")
+    upload = target.host is not None
+    host = target.host or sources[0].host or ""
+    return CopyRoute(host, upload, tuple(source.path for source in sources), target.path)
 
 
-def remote(path: str) -> bytes:
-    """A path there as bytes, relative to the home: `~` and nothing are the home itself."""
+def remote_path(path: str) -> bytes:
+    """A path in the container as bytes, relative to the home; `~` and the empty path are the home itself.
+
+    Raises UsageError for `~somebody`, which SFTP cannot look up.
+    """
     if path == "~" or path.startswith("~/"):
         path = path[2:]
     elif path.startswith("~"):
-        message = f"{path} cannot be looked up"
-        raise UsageError(message, hint="write the whole path, such as gpu7:/home/NAME/file")
+        message = f"{path} cannot be looked up: write the whole path, such as /home/NAME/file"
+        raise UsageError(message, hint="apexgpu cp --help")
     return path.encode("utf-8", "surrogateescape")
 
 
-def is_glob(path: bytes) -> bool:
-    """Whether a path has wildcards in it."""
-    return _GLOB.search(path) is not None
+def has_wildcard(path: bytes) -> bool:
+    """Whether a path contains `*`, `?` or `[`."""
+    return _WILDCARD.search(path) is not None
 
 
-def takes_contents(path: bytes) -> bool:
-    """Whether a path, as typed, means what is in it (`.`, `runs/.`, `/`, the home), as with `cp -r`."""
-    return path.rstrip(b"/").rpartition(b"/")[2] in {b"", b".", b".."}
+def means_contents(path: bytes) -> bool:
+    """Whether a path as typed means what is in it (`.`, `runs/.`, `/`, the home), as with `cp -r`."""
+    return base_name(path) in {b"", b".", b".."}
 
 
-def name(path: bytes) -> bytes:
+def base_name(path: bytes) -> bytes:
     """The last part of a path."""
     return path.rstrip(b"/").rpartition(b"/")[2]
 
 
 def parent(path: bytes) -> bytes:
-    """The directory of an absolute path."""
+    """The directory that contains an absolute path."""
     return path.rstrip(b"/").rpartition(b"/")[0] or b"/"
 
 
-def fits_windows(name: bytes) -> bool:
-    """Whether Windows takes a name as it is; a colon would hide what is written ("Naming Files, Paths, Namespaces")."""
+def is_windows_name(name: bytes) -> bool:
+    """Whether Windows accepts a file name unchanged (a colon would write to a hidden stream)."""
+    if _FORBIDDEN_ON_WINDOWS.search(name) or name.endswith((b" ", b".")):
+        return False
     stem = name.split(b".")[0].rstrip(b" ").upper()
-    return not (_UNFIT.search(name) or name.endswith((b" ", b".")) or _DEVICE.fullmatch(stem))
+    return _WINDOWS_DEVICE.fullmatch(stem) is None
 
 
-def tidy(path: bytes) -> bytes:
-    """A path without `.` parts; a slash at its end stays."""
+def without_dots(path: bytes) -> bytes:
+    """A path without its `.` parts; a slash at the end stays."""
     first, *rest = path.split(b"/")
-    return b"/".join([first, *(part for part in rest if part != b".")]) or b"/"
+    parts = [first, *(part for part in rest if part != b".")]
+    return b"/".join(parts) or b"/"

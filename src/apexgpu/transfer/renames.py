@@ -1,89 +1,108 @@
-"""The end of a copy: what a stage holds is put in place by renames, each of which is all or nothing."""
+"""The end of a copy: what is in the staging directory is moved into place by renames, each of which is atomic."""
 
-from apexgpu.transfer.fileinfo import Tree, is_directory, join, parents
-from apexgpu.transfer.sftpcopy import conflict, each, open_up, walk
-from apexgpu.transfer.sides import Side
+from apexgpu.transfer.concurrency import for_each
+from apexgpu.transfer.fileinfo import FileKind, Tree, is_directory, join, parents
+from apexgpu.transfer.filesystem import FileSystem
+from apexgpu.transfer.treewalk import conflict_error, make_writable, read_tree
 
 _AT_ONCE = 32
 
 
-async def put(side: Side, stage: bytes, final: bytes, *, file: bytes, merge: bool) -> int:
-    """Put what is in `stage` at `final`, and the stage away; how many names changed.
+async def move_into_place(
+    files: FileSystem, stage: bytes, final: bytes, *, file: bytes, merge: bool
+) -> int:
+    """Move the content of `stage` to `final` and remove `stage`; the number of names that changed.
 
-    `file` is the name in the stage of a single file, empty for a directory; `merge` says that `final` is a directory
-    that stays.
+    `file` is the name in `stage` of a single file, empty for a directory. With `merge`, `final` is a directory that
+    is kept and added to.
     """
-    staged = await walk(side, stage)
-    files = [join(stage, path) for path, entry in staged.items() if entry.kind == "file"]
+    staged = await read_tree(files, stage)
+    # A rename must not become visible before the bytes are on the disk: after a crash the file would be empty.
+    to_sync = [join(stage, path) for path, info in staged.items() if info.kind is FileKind.FILE]
     if file:
         if file not in staged:
-            await clear(side, stage)
+            await remove_stage(files, stage)
             return 0
-        await side.settle(stage, files)
-        await side.rename(join(stage, file), final)
-        await clear(side, stage)
+        await files.sync(stage, to_sync)
+        await files.rename(join(stage, file), final)
+        await remove_stage(files, stage)
         return 1
     if not merge:
-        await side.settle(stage, files)
-        await side.rename(stage, final)
-        return max(1, sum(entry.kind != "directory" for entry in staged.values()))
-    return await _merge(side, stage, final, staged, files)
+        await files.sync(stage, to_sync)
+        await files.rename(stage, final)
+        return max(1, sum(not info.is_directory for info in staged.values()))
+    return await _merge(files, stage, final, staged, to_sync)
 
 
-async def _merge(side: Side, stage: bytes, final: bytes, staged: Tree, files: list[bytes]) -> int:
-    there = await walk(side, final, only=staged)
-    moves: list[bytes] = []
-    whole: set[bytes] = set()
-    for path, entry in staged.items():
-        if whole.intersection(parents(path)):
-            continue  # it goes with its directory
-        old = there.get(path)
-        if old is not None and (old.kind == "directory") != (entry.kind == "directory"):
-            raise conflict(final, path, side.where)
-        if entry.kind == "directory":
-            if old is not None:
-                continue
-            whole.add(path)
-        moves.append(path)
-    await side.settle(stage, files)
-    apart = [
+async def _merge(
+    files: FileSystem, stage: bytes, final: bytes, staged: Tree, to_sync: list[bytes]
+) -> int:
+    """Move what is in `stage` into the existing directory `final`."""
+    existing = await read_tree(files, final, only=staged)
+    moves, moved_directories = _plan_moves(files, final, staged, existing)
+    await files.sync(stage, to_sync)
+
+    # Directories that are not moved as a whole are opened, so that their content can be moved out of them.
+    opened = [
         path
         for path in staged
-        if is_directory(staged, path) and not whole.intersection(parents(path))
+        if is_directory(staged, path) and not moved_directories.intersection(parents(path))
     ]
-    await side.dress(stage, 0o700, 0)
-    await open_up(side, stage, apart, staged)
+    await files.set_attributes(stage, 0o700, 0)
+    await make_writable(files, stage, opened, staged)
 
     async def move(path: bytes) -> None:
-        await side.rename(join(stage, path), join(final, path))
-        if side.modes and is_directory(staged, path) and not staged[path].usable:
-            await side.dress(join(final, path), staged[path].mode, staged[path].mtime)
+        info = staged[path]
+        await files.rename(join(stage, path), join(final, path))
+        if files.has_modes and info.is_directory and not info.owner_can_change:
+            # make_writable() changed its mode.
+            await files.set_attributes(join(final, path), info.mode, info.mtime)
 
-    await each(_AT_ONCE, moves, move)
-    await clear(side, stage)
-    along = [
-        path
-        for path in staged
-        if not is_directory(staged, path) and whole.intersection(parents(path))
-    ]
-    return len(moves) + len(along)
+    await for_each(moves, move, at_once=_AT_ONCE)
+    await remove_stage(files, stage)
+    changed = len(moves)
+    for path in staged:
+        if not is_directory(staged, path) and moved_directories.intersection(parents(path)):
+            changed += 1
+    return changed
 
 
-async def clear(side: Side, stage: bytes) -> None:
-    """Take a stage away with all that is left in it."""
-    if await side.find(stage) is None:
+def _plan_moves(
+    files: FileSystem, final: bytes, staged: Tree, existing: Tree
+) -> tuple[list[bytes], set[bytes]]:
+    """The paths to rename, and those of them that are directories and bring their content along.
+
+    Raises RefusedError for a conflict that has arisen since the copy began; nothing has been moved then.
+    """
+    moves: list[bytes] = []
+    moved_directories: set[bytes] = set()
+    for path, info in staged.items():
+        if moved_directories.intersection(parents(path)):
+            continue  # moves with its directory
+        old = existing.get(path)
+        if old is not None and old.is_directory != info.is_directory:
+            raise conflict_error(files, final, path)
+        if info.is_directory:
+            if old is not None:
+                continue
+            moved_directories.add(path)
+        moves.append(path)
+    return moves, moved_directories
+
+
+async def remove_stage(files: FileSystem, stage: bytes) -> None:
+    """Remove a staging directory with everything in it; nothing happens if there is none."""
+    if await files.info(stage) is None:
         return
-    left = await walk(side, stage)
-    await open_up(side, stage, list(left), left)
+    tree = await read_tree(files, stage)
+    await make_writable(files, stage, tree, tree)
 
     async def remove(path: bytes) -> None:
-        await side.remove(join(stage, path))
+        await files.remove(join(stage, path))
 
-    await each(
-        _AT_ONCE, [path for path, entry in left.items() if entry.kind != "directory"], remove
-    )
-    for path in sorted(
-        (path for path, entry in left.items() if entry.kind == "directory"), reverse=True
-    ):
-        await side.rmdir(join(stage, path))
-    await side.rmdir(stage)
+    not_directories = [path for path, info in tree.items() if not info.is_directory]
+    directories = [path for path, info in tree.items() if info.is_directory]
+    await for_each(not_directories, remove, at_once=_AT_ONCE)
+    for path in sorted(directories, reverse=True):  # innermost first
+        await files.rmdir(join(stage, path))
+    await files.rmdir(stage)

@@ -1,7 +1,7 @@
-"""rsync as the carrier of a copy: what it must be, its command line, what it says. The argv and parsers are pure.
+"""Runs rsync for a copy: which versions can be used, the command line, its output. The argv and the parsers are pure.
 
-Sources: rsync(1) of 3.1 to 3.4. It fills a directory in which nothing has its final name, on either side; names stand
-in no command line, for rsync's two shells and its globs would each read them their own way.
+Source: rsync(1) of 3.1 to 3.4. rsync fills a staging directory on either side, in which nothing has its final name.
+No file name appears in a command line, because rsync's two shells and its wildcards would each change it.
 """
 
 import asyncio
@@ -14,57 +14,60 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apexgpu.errors import (
-    ApexError,
-    ConnectionLostError,
-    MissingProgramError,
-    RefusedError,
-)
+from apexgpu.errors import ApexError, ConnectionLostError, MissingProgramError, RefusedError
 from apexgpu.process import child, which
+from apexgpu.transfer.copyconnection import CopyConnection, kill
 from apexgpu.transfer.fileinfo import STAGE_PREFIX, STAGE_SUFFIX
-from apexgpu.transfer.sftpcopy import Watch
-from apexgpu.transfer.sides import NO_SPACE
-from apexgpu.transfer.sshpipe import Connection, end
+from apexgpu.transfer.filesystem import FileSystem, NoSpaceError
+from apexgpu.transfer.progress import CopyProgress
 
-_LEAST = (3, 1)
-_VANISHED = (
-    24  # a file of the source went away meanwhile: a training run turns its checkpoints over
-)
+_OLDEST_USABLE = (3, 1)
+# EXIT VALUES in rsync(1).
+# 24: a file of the source disappeared meanwhile, as when a training run replaces its checkpoints.
+_SUCCESS = {0, 24}
+_CONNECTION_LOST = {10, 12, 20, 30, 35, 255}
+_VERSION_COMMAND = "rsync --version"
 _PROGRESS = re.compile(rb"^\s*(\d[\d,.]*)\s+(\d+)%\s")
-_SENT = re.compile(r"^Literal data: ([\d,.]+)", re.MULTILINE)
-VERSION = "rsync --version"
+_BYTES_SENT = re.compile(r"^Literal data: ([\d,.]+)", re.MULTILINE)
+_KEPT_OUTPUT = 65536  # characters
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
-    """What one rsync has to do: `here` and `there` are directories, the one that is to be filled a stage.
+class RsyncJob:
+    """What one rsync has to do. One of the two directories is a staging directory, which is to be filled.
 
-    `name` is the one file of the source to take, None for all of it. With `compare`, the directory above the stage
-    holds what is there already: rsync leaves out what is the same, and builds on what is not. What an earlier run left
-    in the stage and the source has no more is deleted there.
+    `name` is the only file of the source to copy, None for all of them. With `compare`, the directory above the
+    staging directory holds what the target has already: rsync leaves out what is the same and sends the differences
+    of what is not. What an earlier run left in the staging directory and the source no longer has is deleted there.
     """
 
     upload: bool
-    here: bytes
-    there: bytes
+    local_directory: bytes
+    remote_directory: bytes
     name: bytes | None = None
     compare: bool = False
 
 
-def usable(version: str) -> bool:
-    """Whether the first line of `rsync --version` is that of one we can use.
+def is_usable(version: str) -> bool:
+    """Whether the output of `rsync --version` is that of 3.1 or newer.
 
-    macOS has 2.6.9, then openrsync (since 15.4), which says `openrsync: protocol version 29`: no --info=progress2, and
-    no promise of what a partial file is.
+    macOS has 2.6.9 and, since 15.4, openrsync (`openrsync: protocol version 29`). Neither has --info=progress2, and
+    openrsync does not promise what a partial file contains.
     """
-    found = re.match(r"rsync +version v?(\d+)\.(\d+)", version)
-    return found is not None and (int(found[1]), int(found[2])) >= _LEAST
+    match = re.match(r"rsync +version v?(\d+)\.(\d+)", version)
+    if match is None:
+        return False
+    return (int(match[1]), int(match[2])) >= _OLDEST_USABLE
 
 
-def argv(errand: Errand, *, shell: Sequence[str], alias: str, names: Path | None) -> list[str]:
-    """The command line, to be run in `errand.here`. `shell` is ssh and its options; `names` a NUL-divided list."""
-    stage = os.fsdecode(STAGE_PREFIX + b"*" + STAGE_SUFFIX)
-    words = [
+def argv(job: RsyncJob, *, ssh: Sequence[str], alias: str, names: Path | None) -> list[str]:
+    """The command line, to be run in `job.local_directory`.
+
+    `ssh` is ssh with its options; `names` is a file that lists what to copy, divided by NUL bytes.
+    """
+    stages = os.fsdecode(STAGE_PREFIX + b"*" + STAGE_SUFFIX)
+    remote_directory = shlex.quote(os.fsdecode(job.remote_directory))
+    arguments = [
         "rsync",
         "--links",
         "--perms",
@@ -75,131 +78,144 @@ def argv(errand: Errand, *, shell: Sequence[str], alias: str, names: Path | None
         "--no-human-readable",
         "--info=progress2",
         "--no-motd",
-        f"--exclude={stage}",
+        f"--exclude={stages}",
         "-e",
-        " ".join(map(_quoted, shell)),
-        f"--rsync-path=cd {shlex.quote(os.fsdecode(errand.there))} && exec rsync",
+        " ".join(_quote_for_rsh(word) for word in ssh),
+        f"--rsync-path=cd {remote_directory} && exec rsync",
     ]
-    words += (
-        ["--from0", f"--files-from={names}"] if names is not None else ["--recursive", "--delete"]
-    )
-    words += ["--compare-dest=.."] if errand.compare else []
-    ends = ["./", f"{alias}:./"]
-    return [*words, *(ends if errand.upload else reversed(ends))]
+    if names is not None:
+        arguments += ["--from0", f"--files-from={names}"]
+    else:
+        arguments += ["--recursive", "--delete"]
+    if job.compare:
+        arguments += ["--compare-dest=.."]
+    local, remote = "./", f"{alias}:./"
+    arguments += [local, remote] if job.upload else [remote, local]
+    return arguments
 
 
-def _quoted(word: str) -> str:
-    """A word of `-e`: split at spaces, quotes are doubled inside quotes, a backslash is a letter (rsync(1), --rsh)."""
-    return word if re.fullmatch(r"[^\s'\"]+", word) else "'" + word.replace("'", "''") + "'"
+def _quote_for_rsh(word: str) -> str:
+    """A word of `-e`: rsync splits at spaces, doubles quotes inside quotes, and reads a backslash as a letter."""
+    if re.fullmatch(r"[^\s'\"]+", word):
+        return word
+    return "'" + word.replace("'", "''") + "'"
 
 
-def progress(piece: bytes) -> int | None:
-    """Bytes of what had to be looked at so far, in a piece of `--info=progress2`; None where it is something else."""
-    found = _PROGRESS.match(piece)
-    return _number(found[1].decode()) if found else None
+def parse_progress(piece: bytes) -> int | None:
+    """The bytes done so far, from a piece of the output of `--info=progress2`; None for other output."""
+    match = _PROGRESS.match(piece)
+    return _parse_number(match[1].decode()) if match else None
 
 
-def sent(text: str) -> int:
-    """The bytes that had to travel, in the statistics. Numbers have commas or not: that depends on the version."""
-    found = _SENT.search(text)
-    return _number(found[1]) if found else 0
+def parse_bytes_sent(text: str) -> int:
+    """The bytes that had to be sent, from the statistics; 0 if they are not there."""
+    match = _BYTES_SENT.search(text)
+    return _parse_number(match[1]) if match else 0
 
 
-def _number(text: str) -> int:
+def _parse_number(text: str) -> int:
+    """A number with or without commas: that depends on rsync's version."""
     return int(re.sub(r"\D", "", text) or 0)
 
 
-def failed(code: int, err: str, *, host: str, writer: str) -> ApexError:
-    """Our error for an exit status of rsync's (EXIT VALUES in rsync(1)) and what it printed; `writer` receives."""
-    lines = [line.strip() for line in err.splitlines() if line.strip()]
-    meant = next(
-        (line for line in lines if not line.startswith("rsync error")),
-        lines[-1] if lines else f"exit {code}",
-    )
-    for words, what in (
-        ("No space left on device", "the disk"),
-        ("Disk quota exceeded", "your quota"),
-    ):
-        if words in err:
-            hint = "make room there, then run the same line again"
-            return ApexError(
-                f"{what} is full on {writer}: the copy could not be written",
-                hint=hint,
-                code=NO_SPACE,
-            )
-    if code in {10, 12, 20, 30, 35, 255}:
-        return ConnectionLostError(
-            f"the connection to {host} was lost ({meant})", hint="run the same line again"
-        )
-    if "Permission denied" in err:
-        return RefusedError(f"permission denied: {meant}", code="permission")
-    return ApexError(f"rsync: {meant}")
+def failure(
+    code: int, stderr: str, *, host: str, target: FileSystem, directory: bytes
+) -> ApexError:
+    """The error for an exit status of rsync and what it printed. `directory` of `target` was being filled."""
+    reason = _reason(code, stderr)
+    if "No space left on device" in stderr or "Disk quota exceeded" in stderr:
+        what = "the disk" if "No space left on device" in stderr else "your quota"
+        message = f"{what} is full on {target.where}: the copy could not be written"
+        return NoSpaceError(message, hint=target.no_space_hint(directory))
+    if code in _CONNECTION_LOST:
+        return ConnectionLostError(f"the connection to {host} was lost ({reason})")
+    if "Permission denied" in stderr:
+        return RefusedError(f"permission denied: {reason}", code="permission")
+    return ApexError(f"rsync: {reason}")
 
 
-def absent(platform: str) -> MissingProgramError:
-    """The error for a laptop without one that can be used, with the way to get it (a `sys.platform` value)."""
+def _reason(code: int, stderr: str) -> str:
+    """The first line that explains the failure; the last ones only say where in rsync it happened."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    for line in lines:
+        if not line.startswith("rsync error"):
+            return line
+    return lines[-1] if lines else f"exit {code}"
+
+
+def not_installed(platform: str) -> MissingProgramError:
+    """The error for a laptop without a usable rsync (`platform` is a `sys.platform` value)."""
     if platform == "win32":
-        return MissingProgramError(
-            "rsync is not used on Windows", hint="leave --method out: SFTP does all of it"
-        )
+        message = "rsync is not used on Windows: leave out --method, and SFTP does the same"
+        return MissingProgramError(message, hint="apexgpu cp --help")
     hint = "brew install rsync" if platform == "darwin" else "sudo apt install rsync"
     return MissingProgramError("there is no rsync 3.1 or newer on this laptop", hint=hint)
 
 
-async def is_here() -> bool:
-    """Whether this laptop has one that can be used."""
-    # Those for Windows read C:\ as a host, and want an ssh of their own.
+async def is_installed_locally() -> bool:
+    """Whether this laptop has a usable rsync."""
+    # The ports to Windows read C:\ as a host and need an ssh of their own.
     if sys.platform == "win32" or which("rsync") is None:
         return False
-    running = await child(VERSION.split())
+    process = await child(_VERSION_COMMAND.split())
     try:
-        out, _ = await asyncio.wait_for(running.communicate(), 10)
+        out, _ = await asyncio.wait_for(process.communicate(), 10)
     except TimeoutError:
         return False
     finally:
-        await end(running)
-    return usable(out.decode("utf-8", "replace"))
+        await kill(process)
+    return is_usable(out.decode("utf-8", "replace"))
 
 
-async def is_there(connection: Connection) -> bool:
-    """Whether the container has one that can be used."""
-    return usable((await connection.command(VERSION, limit=30)).text)
+async def is_installed_remotely(connection: CopyConnection) -> bool:
+    """Whether the container has a usable rsync."""
+    done = await connection.run(_VERSION_COMMAND, limit=30)
+    return is_usable(done.text)
 
 
-async def run(errand: Errand, connection: Connection, watch: Watch) -> int:
-    """Fill the stage; the bytes that had to travel. `watch` is told those done so far, the others included."""
+async def run(
+    job: RsyncJob, connection: CopyConnection, target: FileSystem, progress: CopyProgress
+) -> int:
+    """Fill the staging directory of `job`, which is on `target`; the bytes that had to be sent.
+
+    `progress.done` also counts what did not have to be sent.
+    """
     with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
         names = None
-        if errand.name is not None:
+        if job.name is not None:
             names = Path(directory) / "names"
-            names.write_bytes(b"./" + errand.name + b"\0")
-        words = argv(errand, shell=connection.words(), alias=connection.alias, names=names)
-        running = await child(
-            words, own_group=not connection.ask, cwd=errand.here, env={"LC_ALL": "C"}
+            names.write_bytes(b"./" + job.name + b"\0")
+        process = await child(
+            argv(job, ssh=connection.ssh_argv(), alias=connection.alias, names=names),
+            own_group=not connection.ask,
+            cwd=job.local_directory,
+            env={"LC_ALL": "C"},  # failure() reads English
         )
         try:
             out, err = await asyncio.gather(
-                _read(running.stdout, watch), _read(running.stderr, None)
+                _read_output(process.stdout, progress), _read_output(process.stderr, None)
             )
-            code = await running.wait()
+            code = await process.wait()
         finally:
-            await end(running)
-    if code not in {0, _VANISHED}:
-        writer = connection.host if errand.upload else "this laptop"
-        raise failed(code, err, host=connection.host, writer=writer)
-    return sent(out)
+            await kill(process)
+    if code not in _SUCCESS:
+        stage = job.remote_directory if job.upload else job.local_directory
+        raise failure(code, err, host=connection.host, target=target, directory=stage)
+    return parse_bytes_sent(out)
 
 
-async def _read(stream: asyncio.StreamReader | None, watch: Watch | None) -> str:
-    """All that comes, its end kept; of stdout, the numbers on the way."""
+async def _read_output(stream: asyncio.StreamReader | None, progress: CopyProgress | None) -> str:
+    """The end of a stream as text; the progress lines of stdout go to `progress` instead."""
     assert stream is not None  # noqa: S101 - child() made it a pipe
-    kept, rest = "", b""
+    text = ""
+    rest = b""
     while data := await stream.read(65536):
+        # rsync ends a progress line with a carriage return, all others with a newline.
         *pieces, rest = re.split(rb"[\r\n]", rest + data)
         for piece in pieces:
-            seen = progress(piece) if watch else None
-            if seen is not None and watch:
-                watch.done = seen
+            done = parse_progress(piece) if progress else None
+            if progress is not None and done is not None:
+                progress.done = done
             elif piece:
-                kept = (kept + piece.decode("utf-8", "replace") + "\n")[-65536:]
-    return kept + rest.decode("utf-8", "replace")
+                text = (text + piece.decode("utf-8", "replace") + "\n")[-_KEPT_OUTPUT:]
+    return text + rest.decode("utf-8", "replace")

@@ -1,334 +1,281 @@
-"""The SFTP protocol, version 3, over two streams: many requests at a time, names as bytes.
+"""An SFTP client over two streams: many requests at a time, names as bytes.
 
-Sources: draft-ietf-secsh-filexfer-02 (the packets), OpenSSH's PROTOCOL (the extensions, and that the arguments of
-SYMLINK are the other way round in practice).
+Sources: draft-ietf-secsh-filexfer-02, and OpenSSH's PROTOCOL for the extensions and for the arguments of SYMLINK, which
+are the other way round in practice.
 """
 
 import asyncio
 import contextlib
 import struct
-from collections.abc import Mapping
+from dataclasses import replace
 
-from apexgpu.transfer.fileinfo import Entry, Kind
-
-_INIT, _VERSION = 1, 2
-_OPEN, _CLOSE, _READ, _WRITE, _LSTAT, _FSTAT, _SETSTAT, _FSETSTAT = 3, 4, 5, 6, 7, 8, 9, 10
-_OPENDIR, _READDIR, _REMOVE, _MKDIR, _RMDIR, _REALPATH, _STAT, _READLINK, _SYMLINK = (
-    11,
-    12,
-    13,
-    14,
-    15,
-    16,
-    17,
-    19,
-    20,
+from apexgpu.transfer.fileinfo import FileInfo, FileKind
+from apexgpu.transfer.sftppackets import (
+    NotSftpError,
+    PacketReader,
+    PacketType,
+    SftpError,
+    Status,
+    pack_attributes,
+    pack_mode,
+    pack_size,
+    pack_string,
 )
-_EXTENDED = 200
-_STATUS, _HANDLE, _DATA, _NAME, _ATTRS, _EXTENDED_REPLY = 101, 102, 103, 104, 105, 201
-OK, END, NO_SUCH_FILE, DENIED, FAILURE, UNSUPPORTED = 0, 1, 2, 3, 4, 8
-READ, WRITE, CREATE, TRUNCATE = 0x01, 0x02, 0x08, 0x10
-_SIZE, _OWNER, _MODE, _TIMES, _MORE = 0x1, 0x2, 0x4, 0x8, 0x80000000
-_CHUNK, _MOST = 1 << 15, 1 << 17  # bytes of a read or write: what every server takes, and what pays
-_LONGEST = 1 << 22  # a packet that claims more is no packet
-_PATIENCE = 120.0  # seconds without any answer: ssh finds a dead network itself, this one finds a disk that hangs
-_KINDS: Mapping[int, Kind] = {0o100000: "file", 0o040000: "directory", 0o120000: "link"}
 
+_SAFE_CHUNK = 1 << 15  # bytes of one read or write that every server accepts
+_LARGEST_CHUNK = 1 << 17  # larger ones are not faster
+_LARGEST_PACKET = 1 << 22  # a longer one is not SFTP
+# Seconds without any reply. ssh notices a dead network itself; this notices a disk that hangs.
+_SILENCE_LIMIT = 120.0
 
-class SftpError(Exception):
-    """A request that the server refused: its status code and words."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text or f"status {code}")
-        self.code = code
-
-
-class NotSftpError(Exception):
-    """What came is not the protocol; `seen` is how it begins."""
-
-    def __init__(self, seen: bytes) -> None:
-        super().__init__("not SFTP")
-        self.seen = seen
+_Reply = tuple[
+    int, bytes
+]  # packet type (a PacketType, or another number), body after the request number
 
 
 class Client:
-    """One session. Calls may be made side by side; ConnectionError when the connection ends."""
+    """One SFTP session. Its methods may run at the same time; they raise SftpError, or OSError when it has ended."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._waiting: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
-        self._number = 0
+        self._waiting: dict[int, asyncio.Future[_Reply]] = {}
+        self._last_number = 0
+        self._replies = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = False
         self.extensions: dict[bytes, bytes] = {}
-        self.heard = 0
-        self.chunk = _CHUNK
+        self.chunk = _SAFE_CHUNK
 
     async def start(self) -> None:
-        """Greet; NotSftpError when something else answers."""
-        self._writer.write(struct.pack(">IBI", 5, _INIT, 3))
+        """Exchange versions and limits. Raises NotSftpError when something else answers."""
+        self._writer.write(struct.pack(">IBI", 5, PacketType.INIT, 3))
         await self._writer.drain()
-        kind, body = await self._packet()
-        if kind != _VERSION:
+        kind, body = await self._read_packet()
+        if kind != PacketType.VERSION:
             raise NotSftpError(bytes([kind]) + body[:100])
-        fields = _Fields(body[4:])
-        while fields.more:
-            name = fields.string()
-            self.extensions[name] = fields.string()
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        reader = PacketReader(body[4:])
+        while reader.has_more:
+            name = reader.string()
+            self.extensions[name] = reader.string()
+        self._tasks = [
+            asyncio.create_task(self._read_replies()),
+            asyncio.create_task(self._watch_for_silence()),
+        ]
         if b"limits@openssh.com" in self.extensions:
-            _, body = await self._extended(b"limits@openssh.com", b"")
-            _, read, write = struct.unpack(">QQQ", body[:24])
-            self.chunk = min(
-                [_MOST, *(limit for limit in (read, write) if limit)]
-            )  # 0: it has none
+            await self._ask_for_limits()
+
+    async def _ask_for_limits(self) -> None:
+        body = await self._extended(b"limits@openssh.com", b"")
+        _, read_limit, write_limit = struct.unpack(">QQQ", body[:24])
+        self.chunk = _LARGEST_CHUNK
+        for limit in (read_limit, write_limit):
+            if limit:  # 0 means that there is none
+                self.chunk = min(self.chunk, limit)
 
     async def close(self) -> None:
-        """Stop listening; the streams are their owner's."""
+        """Stop reading replies. The streams belong to the caller and stay open."""
         for task in self._tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _packet(self) -> tuple[int, bytes]:
+    async def _read_packet(self) -> tuple[int, bytes]:
         try:
             head = await self._reader.readexactly(5)
             length, kind = struct.unpack(">IB", head)
-            if not 1 <= length <= _LONGEST:
+            if not 1 <= length <= _LARGEST_PACKET:
                 raise NotSftpError(head + await self._reader.read(200))
             return kind, await self._reader.readexactly(length - 1)
         except asyncio.IncompleteReadError as exc:
             raise ConnectionResetError(exc.partial[:200].decode("utf-8", "replace")) from None
 
-    async def _read(self) -> None:
+    async def _read_replies(self) -> None:
+        """Hand each reply to the request with its number."""
         try:
             while True:
-                kind, body = await self._packet()
-                self.heard += 1
-                waiting = self._waiting.pop(int.from_bytes(body[:4], "big"), None)
+                kind, body = await self._read_packet()
+                self._replies += 1
+                number = int.from_bytes(body[:4], "big")
+                waiting = self._waiting.pop(number, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result((kind, body[4:]))
         except (OSError, NotSftpError) as exc:
-            self._end(str(exc))
+            self._fail_all(str(exc))
 
-    async def _watch(self) -> None:
-        before = -1
-        while self.heard != before or not self._waiting:
-            before = self.heard
-            await asyncio.sleep(_PATIENCE)
-        self._end("no answer in time")
+    async def _watch_for_silence(self) -> None:
+        """End the session when requests wait and nothing has come for _SILENCE_LIMIT seconds."""
+        while True:
+            before = self._replies
+            await asyncio.sleep(_SILENCE_LIMIT)
+            if self._waiting and self._replies == before:
+                self._fail_all("no answer in time")
+                return
 
-    def _end(self, why: str) -> None:
+    def _fail_all(self, reason: str) -> None:
         self._ended = True
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_exception(ConnectionResetError(why))
+                waiting.set_exception(ConnectionResetError(reason))
         self._waiting.clear()
 
-    async def _ask(
-        self, kind: int, body: bytes, data: bytes | memoryview = b""
-    ) -> tuple[int, bytes]:
-        """Send one request, wait for its answer; SftpError where that is a refusal. OK is an answer of its own."""
+    async def _request(
+        self, kind: PacketType, body: bytes, data: bytes | memoryview = b""
+    ) -> bytes:
+        """Send one request and return the body of its reply; `data` follows `body` without being copied.
+
+        Raises SftpError when the server refuses it.
+        """
         if self._ended:
             raise ConnectionResetError
-        self._number = number = (self._number + 1) & 0xFFFFFFFF
-        answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
+        self._last_number = number = (self._last_number + 1) & 0xFFFFFFFF
+        reply: asyncio.Future[_Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = reply
         try:
-            self._writer.write(struct.pack(">IBI", 5 + len(body) + len(data), kind, number) + body)
+            length = 5 + len(body) + len(data)
+            self._writer.write(struct.pack(">IBI", length, kind, number) + body)
             if data:
                 self._writer.write(data)
             await self._writer.drain()
         except BaseException:
             self._waiting.pop(number, None)
-            if not answer.cancel():  # nobody will look at its answer
-                answer.exception()
+            if not reply.cancel():
+                reply.exception()  # marks it as seen: asyncio warns about errors that nobody looked at
             raise
-        what, said = await answer
-        if what == _STATUS:
-            fields = _Fields(said)
-            code = fields.number()
-            if code != OK:
-                raise SftpError(
-                    code, fields.string().decode("utf-8", "replace") if fields.more else ""
-                )
-        return what, said
+        reply_kind, reply_body = await reply
+        if reply_kind == PacketType.STATUS:
+            _raise_unless_ok(reply_body)
+        return reply_body
 
-    async def find(self, path: bytes, *, follow: bool = False) -> Entry | None:
-        """What lies at a path, None when nothing does. The target of a link is not looked up."""
+    async def _extended(self, name: bytes, body: bytes) -> bytes:
+        return await self._request(PacketType.EXTENDED, pack_string(name) + body)
+
+    async def info(self, path: bytes, *, follow: bool = False) -> FileInfo | None:
+        """What is at a path, None if nothing is. The target of a link is not read."""
+        kind = PacketType.STAT if follow else PacketType.LSTAT
         try:
-            _, body = await self._ask(_STAT if follow else _LSTAT, _string(path))
+            body = await self._request(kind, pack_string(path))
         except SftpError as exc:
-            if exc.code == NO_SUCH_FILE:
+            if exc.status == Status.NO_SUCH_FILE:
                 return None
             raise
-        return _Fields(body).entry(path.rpartition(b"/")[2])
+        name = path.rpartition(b"/")[2]
+        return PacketReader(body).attributes(name)
 
-    async def listing(self, path: bytes) -> list[Entry]:
-        """What lies in a directory, links with their targets."""
-        handle = await self._handle(_OPENDIR, _string(path))
-        found: list[Entry] = []
-        try:
-            while True:
-                _, body = await self._ask(_READDIR, _string(handle))
-                found += _entries(body)
-        except SftpError as exc:
-            if exc.code != END:
-                raise
-        finally:
-            await self.shut(handle)
-        whole = [one for one in found if one.name not in {b".", b".."}]
-        targets = await asyncio.gather(
-            *(self.target(path + b"/" + one.name) for one in whole if one.kind == "link")
-        )
-        rest = iter(targets)
+    async def list_directory(self, path: bytes) -> list[FileInfo]:
+        """The files in a directory, links with their targets."""
+        files = [
+            file for file in await self._read_directory(path) if file.name not in {b".", b".."}
+        ]
+        links = [file for file in files if file.kind is FileKind.LINK]
+        targets = await asyncio.gather(*(self.read_link(path + b"/" + link.name) for link in links))
+        target_of = dict(zip((link.name for link in links), targets, strict=True))
         return [
-            Entry(one.name, "link", one.size, one.mtime, one.mode, next(rest))
-            if one.kind == "link"
-            else one
-            for one in whole
+            replace(file, link_target=target_of[file.name]) if file.name in target_of else file
+            for file in files
         ]
 
-    async def target(self, path: bytes) -> bytes:
-        """Where a link leads."""
-        return await self._name(_READLINK, path)
+    async def _read_directory(self, path: bytes) -> list[FileInfo]:
+        files: list[FileInfo] = []
+        handle = await self._open_handle(PacketType.OPENDIR, pack_string(path))
+        try:
+            while True:
+                body = await self._request(PacketType.READDIR, pack_string(handle))
+                files += PacketReader(body).names()
+        except SftpError as exc:
+            if exc.status != Status.END_OF_FILE:
+                raise
+        finally:
+            await self.close_handle(handle)
+        return files
 
-    async def real(self, path: bytes) -> bytes:
-        """An absolute path without links."""
-        return await self._name(_REALPATH, path)
+    async def read_link(self, path: bytes) -> bytes:
+        """Where a link points."""
+        return await self._path_reply(PacketType.READLINK, path)
+
+    async def real_path(self, path: bytes) -> bytes:
+        """The absolute path with all links resolved."""
+        return await self._path_reply(PacketType.REALPATH, path)
+
+    async def _path_reply(self, kind: PacketType, path: bytes) -> bytes:
+        body = await self._request(kind, pack_string(path))
+        return PacketReader(body[4:]).string()  # after the number of names, which is 1
 
     async def open(self, path: bytes, flags: int, mode: int = 0o600) -> bytes:
-        """A handle of a file."""
-        return await self._handle(_OPEN, _string(path) + struct.pack(">III", flags, _MODE, mode))
+        """Open a file; the handle. `flags` are those of OpenFlag, `mode` is that of a new file."""
+        body = pack_string(path) + struct.pack(">I", flags) + pack_mode(mode)
+        return await self._open_handle(PacketType.OPEN, body)
+
+    async def _open_handle(self, kind: PacketType, body: bytes) -> bytes:
+        return PacketReader(await self._request(kind, body)).string()
 
     async def read(self, handle: bytes, offset: int, size: int) -> bytes:
-        """Up to `size` bytes; nothing at the end."""
+        """Read up to `size` bytes; none at the end of the file."""
+        body = pack_string(handle) + struct.pack(">QI", offset, size)
         try:
-            _, body = await self._ask(_READ, _string(handle) + struct.pack(">QI", offset, size))
+            reply = await self._request(PacketType.READ, body)
         except SftpError as exc:
-            if exc.code == END:
+            if exc.status == Status.END_OF_FILE:
                 return b""
             raise
-        return body[4:]
+        return reply[4:]  # after the length
 
     async def write(self, handle: bytes, offset: int, data: bytes | memoryview) -> None:
-        """Write at a place."""
-        await self._ask(_WRITE, _string(handle) + struct.pack(">QI", offset, len(data)), data)
+        """Write `data` at `offset`."""
+        body = pack_string(handle) + struct.pack(">QI", offset, len(data))
+        await self._request(PacketType.WRITE, body, data)
 
-    async def dress(self, path: bytes, *, mode: int | None, mtime: int) -> None:
-        """Set permission bits and time."""
-        await self._ask(_SETSTAT, _string(path) + _attributes(mode, mtime))
+    async def truncate(self, handle: bytes, size: int) -> None:
+        """Cut an open file off after `size` bytes."""
+        await self._request(PacketType.FSETSTAT, pack_string(handle) + pack_size(size))
 
-    async def dress_open(self, handle: bytes, *, mode: int | None, mtime: int) -> None:
-        """The same of an open file."""
-        await self._ask(_FSETSTAT, _string(handle) + _attributes(mode, mtime))
+    async def close_handle(self, handle: bytes) -> None:
+        """Close a file or directory. An error of an earlier write may be reported only here."""
+        await self._request(PacketType.CLOSE, pack_string(handle))
 
-    async def cut(self, handle: bytes, size: int) -> None:
-        """End an open file after `size` bytes."""
-        await self._ask(_FSETSTAT, _string(handle) + struct.pack(">IQ", _SIZE, size))
+    async def set_attributes(self, path: bytes, *, mode: int | None, mtime: int) -> None:
+        """Set permission bits (None: leave them) and the times."""
+        body = pack_string(path) + pack_attributes(mode, mtime)
+        await self._request(PacketType.SETSTAT, body)
 
-    async def shut(self, handle: bytes) -> None:
-        """Close a handle; an error on the way to the disk may come only here."""
-        await self._ask(_CLOSE, _string(handle))
+    async def set_handle_attributes(self, handle: bytes, *, mode: int | None, mtime: int) -> None:
+        """Set the same of an open file."""
+        body = pack_string(handle) + pack_attributes(mode, mtime)
+        await self._request(PacketType.FSETSTAT, body)
 
     async def mkdir(self, path: bytes, mode: int = 0o700) -> None:
         """Make a directory."""
-        await self._ask(_MKDIR, _string(path) + struct.pack(">II", _MODE, mode))
+        await self._request(PacketType.MKDIR, pack_string(path) + pack_mode(mode))
 
     async def rmdir(self, path: bytes) -> None:
         """Remove an empty directory."""
-        await self._ask(_RMDIR, _string(path))
+        await self._request(PacketType.RMDIR, pack_string(path))
 
     async def remove(self, path: bytes) -> None:
-        """Remove what is no directory."""
-        await self._ask(_REMOVE, _string(path))
+        """Remove a file or a link."""
+        await self._request(PacketType.REMOVE, pack_string(path))
 
-    async def link(self, target: bytes, path: bytes) -> None:
+    async def symlink(self, target: bytes, path: bytes) -> None:
         """Make a symbolic link at `path`."""
-        await self._ask(_SYMLINK, _string(target) + _string(path))
+        await self._request(PacketType.SYMLINK, pack_string(target) + pack_string(path))
 
     async def rename(self, old: bytes, new: bytes) -> None:
-        """Move, over what is there, at one stroke (posix-rename@openssh.com)."""
-        await self._extended(b"posix-rename@openssh.com", _string(old) + _string(new))
+        """Move, atomically replacing what is there (posix-rename@openssh.com)."""
+        await self._extended(b"posix-rename@openssh.com", pack_string(old) + pack_string(new))
 
-    async def free(self, path: bytes) -> int | None:
-        """Bytes that a user may still write there, None where the server does not tell."""
+    async def free_space(self, path: bytes) -> int | None:
+        """Bytes that a user can still write there, None if the server cannot tell."""
         if b"statvfs@openssh.com" not in self.extensions:
             return None
-        _, body = await self._extended(b"statvfs@openssh.com", _string(path))
-        _, fragment, _, _, available = struct.unpack(">QQQQQ", body[:40])
-        return int(fragment * available)
-
-    async def _extended(self, name: bytes, body: bytes) -> tuple[int, bytes]:
-        return await self._ask(_EXTENDED, _string(name) + body)
-
-    async def _handle(self, kind: int, body: bytes) -> bytes:
-        _, said = await self._ask(kind, body)
-        return _Fields(said).string()
-
-    async def _name(self, kind: int, path: bytes) -> bytes:
-        _, body = await self._ask(kind, _string(path))
-        return _Fields(body[4:]).string()
+        body = await self._extended(b"statvfs@openssh.com", pack_string(path))
+        _, fragment_size, _, _, available = struct.unpack(">QQQQQ", body[:40])
+        return int(fragment_size * available)
 
 
-class _Fields:
-    """The parts of a packet, one after the other."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self._at = 0
-
-    @property
-    def more(self) -> bool:
-        return self._at < len(self._body)
-
-    def number(self) -> int:
-        self._at += 4
-        return int.from_bytes(self._body[self._at - 4 : self._at], "big")
-
-    def long(self) -> int:
-        return self.number() << 32 | self.number()
-
-    def string(self) -> bytes:
-        size = self.number()
-        self._at += size
-        return self._body[self._at - size : self._at]
-
-    def entry(self, name: bytes) -> Entry:
-        flags = self.number()
-        size = self.long() if flags & _SIZE else 0
-        if flags & _OWNER:
-            self.long()
-        mode = self.number() if flags & _MODE else 0
-        mtime = self.long() & 0xFFFFFFFF if flags & _TIMES else 0
-        if flags & _MORE:
-            for _ in range(self.number()):
-                self.string()
-                self.string()
-        return Entry(name, _KINDS.get(mode & 0o170000, "other"), size, mtime, mode & 0o7777)
-
-
-def _entries(body: bytes) -> list[Entry]:
-    fields = _Fields(body)
-    found = []
-    for _ in range(fields.number()):
-        name = fields.string()
-        if (
-            not name or b"/" in name or b"\0" in name
-        ):  # would lead out of the directory where it is put
-            raise SftpError(FAILURE, f"a name that is none: {name[:80]!r}")
-        fields.string()  # a line as `ls -l` writes it
-        found.append(fields.entry(name))
-    return found
-
-
-def _string(value: bytes) -> bytes:
-    return len(value).to_bytes(4, "big") + value
-
-
-def _attributes(mode: int | None, mtime: int) -> bytes:
-    when = min(max(mtime, 0), 0xFFFFFFFF)
-    flags = _TIMES | (0 if mode is None else _MODE)
-    bits = b"" if mode is None else struct.pack(">I", mode)
-    return struct.pack(">I", flags) + bits + struct.pack(">II", when, when)
+def _raise_unless_ok(body: bytes) -> None:
+    """Raise SftpError for a STATUS reply that is not OK."""
+    reader = PacketReader(body)
+    status = reader.uint32()
+    if status != Status.OK:
+        text = reader.string() if reader.has_more else b""
+        raise SftpError(status, text.decode("utf-8", "replace"))

@@ -1,0 +1,137 @@
+"""One interface for the files on both sides of a copy, and the errors that both sides raise."""
+
+import errno
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from apexgpu.errors import ApexError, RefusedError
+from apexgpu.transfer.copypaths import parent
+from apexgpu.transfer.fileinfo import FileInfo
+
+
+class NoSpaceError(ApexError):
+    """The disk, or the user's quota on it, is full."""
+
+    code = "no_space"
+
+
+class FileMissingError(RefusedError):
+    """There is nothing at this path."""
+
+    code = "no_source"
+
+
+class LinksNotAllowedError(RefusedError):
+    """This system does not let the user make symbolic links."""
+
+    code = "no_links"
+
+
+class OpenFile(Protocol):
+    """A file that is open on one side."""
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Read `size` bytes; fewer only at the end of the file."""
+        ...
+
+    async def write(self, offset: int, data: bytes) -> None:
+        """Write all of `data`."""
+        ...
+
+    async def truncate(self, size: int) -> None:
+        """Cut the file off after `size` bytes."""
+        ...
+
+    async def set_attributes(self, mode: int | None, mtime: int) -> None:
+        """Set permission bits (None: leave them) and modification time. Call it last: a write changes the time."""
+        ...
+
+
+class FileSystem(Protocol):
+    """The files on one side. Paths are absolute; errors are ApexErrors that name the path and the side."""
+
+    where: str  # for people: "this laptop" or the host
+    has_modes: bool  # whether files have permission bits
+    chunk: int  # bytes to read or write at a time
+
+    def accepts_name(self, name: bytes) -> bool:
+        """Whether a file can have this name."""
+        ...
+
+    def shell_hint(self, command: str) -> str:
+        """The line to paste on this laptop that runs a shell command on this side."""
+        ...
+
+    def no_space_hint(self, directory: bytes) -> str:
+        """The line to paste that shows how full the disk of a directory is."""
+        ...
+
+    async def info(self, path: bytes, *, follow: bool = False) -> FileInfo | None:
+        """What is at a path, None if nothing is; with `follow`, what a link points to."""
+        ...
+
+    async def list_directory(self, path: bytes) -> list[FileInfo]:
+        """The names in a directory."""
+        ...
+
+    async def real_path(self, path: bytes) -> bytes:
+        """The path with all links resolved."""
+        ...
+
+    async def mkdir(self, path: bytes) -> None:
+        """Make a directory that only its owner can use."""
+        ...
+
+    async def rmdir(self, path: bytes) -> None:
+        """Remove an empty directory."""
+        ...
+
+    async def remove(self, path: bytes) -> None:
+        """Remove a file or a link."""
+        ...
+
+    async def symlink(self, target: bytes, path: bytes) -> None:
+        """Make a symbolic link at `path`. Raises LinksNotAllowedError where the user may not."""
+        ...
+
+    async def rename(self, old: bytes, new: bytes) -> None:
+        """Move, atomically replacing a file that is there."""
+        ...
+
+    async def set_attributes(self, path: bytes, mode: int | None, mtime: int) -> None:
+        """Set permission bits (None: leave them) and modification time."""
+        ...
+
+    def open(self, path: bytes, *, write: bool = False) -> AbstractAsyncContextManager[OpenFile]:
+        """Open a file for reading, or for writing; its content is kept."""
+        ...
+
+    async def hash_start(self, path: bytes, size: int) -> bytes | None:
+        """SHA-256 of the first `size` bytes, None if it cannot be computed."""
+        ...
+
+    async def sync(self, directory: bytes, files: Sequence[bytes]) -> None:
+        """Wait until `files`, all of them in `directory`, are on the disk."""
+        ...
+
+    async def free_space(self, directory: bytes) -> int | None:
+        """Bytes that the user can still write there, None if unknown."""
+        ...
+
+
+def io_error(files: FileSystem, path: bytes, number: int, text: str) -> ApexError:
+    """The error for what a system reported about a path: an errno (0 if it gave none) and its words."""
+    if number in {errno.ENOSPC, getattr(errno, "EDQUOT", -1)}:
+        what = "the disk" if number == errno.ENOSPC else "your quota"
+        message = f"{what} is full on {files.where}: {display(path)} could not be written"
+        return NoSpaceError(message, hint=files.no_space_hint(parent(path)))
+    if number in {errno.EACCES, errno.EPERM}:
+        message = f"permission denied on {files.where}: {display(path)}"
+        return RefusedError(message, code="permission")
+    return ApexError(f"{display(path)} on {files.where}: {text[:1].lower()}{text[1:]}")
+
+
+def display(path: bytes) -> str:
+    """A path for people."""
+    return path.decode("utf-8", "replace")

@@ -1,0 +1,210 @@
+"""The files of this laptop, as a FileSystem.
+
+The functions of `os` are used instead of pathlib throughout: paths are bytes here, and pathlib has none.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shlex
+import shutil
+import stat
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import IO
+
+from apexgpu.transfer import copypaths
+from apexgpu.transfer.fileinfo import FileInfo, FileKind
+from apexgpu.transfer.filesystem import (
+    FileMissingError,
+    LinksNotAllowedError,
+    OpenFile,
+    display,
+    io_error,
+)
+
+_CHUNK = 1 << 20
+_MANY_FILES = 64  # from here on, one sync of everything is faster than one fsync per file
+_PRIVILEGE_NOT_HELD = 1314  # ERROR_PRIVILEGE_NOT_HELD: Windows that is not in developer mode
+_KINDS = {
+    stat.S_IFREG: FileKind.FILE,
+    stat.S_IFDIR: FileKind.DIRECTORY,
+    stat.S_IFLNK: FileKind.LINK,
+}
+
+
+class LocalFiles:
+    """This laptop. The methods are described in FileSystem."""
+
+    where = "this laptop"
+    has_modes = sys.platform != "win32"
+    chunk = _CHUNK
+
+    def accepts_name(self, name: bytes) -> bool:
+        """See FileSystem."""
+        return sys.platform != "win32" or copypaths.is_windows_name(name)
+
+    def shell_hint(self, command: str) -> str:
+        """See FileSystem."""
+        return command
+
+    def no_space_hint(self, directory: bytes) -> str:
+        """See FileSystem."""
+        return f"df -h {shlex.quote(display(directory))}"
+
+    async def info(self, path: bytes, *, follow: bool = False) -> FileInfo | None:
+        """See FileSystem."""
+        try:
+            with self.translated_errors(path):
+                status = os.stat(path) if follow else os.lstat(path)  # noqa: PTH116
+                return self._file_info(path, os.path.basename(path), status)  # noqa: PTH119
+        except FileMissingError:
+            return None
+
+    async def list_directory(self, path: bytes) -> list[FileInfo]:
+        """See FileSystem."""
+        with self.translated_errors(path), os.scandir(path) as entries:
+            return [
+                self._file_info(entry.path, entry.name, entry.stat(follow_symlinks=False))
+                for entry in entries
+            ]
+
+    def _file_info(self, path: bytes, name: bytes, status: os.stat_result) -> FileInfo:
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), FileKind.SPECIAL)
+        mode = stat.S_IMODE(status.st_mode)
+        if not self.has_modes:  # what a new directory or file gets on Linux
+            mode = 0o755 if kind is FileKind.DIRECTORY else 0o644
+        target = b""
+        if kind is FileKind.LINK:
+            target = os.readlink(path)  # noqa: PTH115
+        return FileInfo(name, kind, status.st_size, int(status.st_mtime // 1), mode, target)
+
+    async def real_path(self, path: bytes) -> bytes:
+        """See FileSystem."""
+        return os.path.realpath(path)
+
+    async def mkdir(self, path: bytes) -> None:
+        """See FileSystem."""
+        with self.translated_errors(path):
+            os.mkdir(path, 0o700)  # noqa: PTH102
+
+    async def rmdir(self, path: bytes) -> None:
+        """See FileSystem."""
+        with self.translated_errors(path):
+            os.rmdir(path)  # noqa: PTH106
+
+    async def remove(self, path: bytes) -> None:
+        """See FileSystem."""
+        with self.translated_errors(path):
+            os.unlink(path)  # noqa: PTH108
+
+    async def symlink(self, target: bytes, path: bytes) -> None:
+        """See FileSystem."""
+        with self.translated_errors(path):
+            try:
+                os.symlink(target, path)  # noqa: PTH211
+            except OSError as exc:
+                if getattr(exc, "winerror", 0) != _PRIVILEGE_NOT_HELD:
+                    raise
+                message = f"Windows does not let you make links: {display(path)}"
+                raise LinksNotAllowedError(message) from None
+
+    async def rename(self, old: bytes, new: bytes) -> None:
+        """See FileSystem."""
+        with self.translated_errors(new):
+            os.replace(old, new)  # noqa: PTH105
+
+    async def set_attributes(self, path: bytes, mode: int | None, mtime: int) -> None:
+        """See FileSystem."""
+        with self.translated_errors(path):
+            if mode is not None and self.has_modes:
+                os.chmod(path, mode)  # noqa: PTH101
+            os.utime(path, (mtime, mtime))
+
+    @asynccontextmanager
+    async def open(self, path: bytes, *, write: bool = False) -> AsyncIterator[OpenFile]:
+        """See FileSystem."""
+        flags = os.O_RDWR | os.O_CREAT if write else os.O_RDONLY
+        flags |= getattr(os, "O_BINARY", 0)  # Windows
+        with self.translated_errors(path):
+            # A new file is its owner's alone until it is complete and gets the source's mode.
+            descriptor = os.open(path, flags, 0o600)
+        with os.fdopen(descriptor, "r+b" if write else "rb", buffering=0) as stream:
+            yield _LocalFile(self, stream, path)
+
+    async def hash_start(self, path: bytes, size: int) -> bytes | None:
+        """See FileSystem."""
+        sha256 = hashlib.sha256()
+        remaining = size
+        with self.translated_errors(path), open(path, "rb") as stream:  # noqa: PTH123
+            while remaining > 0:
+                data = stream.read(min(remaining, _CHUNK))
+                if not data:
+                    return None  # the file is shorter than `size`
+                remaining -= len(data)
+                sha256.update(data)
+                await asyncio.sleep(0)  # let the other side work meanwhile
+        return sha256.digest()
+
+    async def sync(self, directory: bytes, files: Sequence[bytes]) -> None:
+        """See FileSystem."""
+        sync_everything = getattr(os, "sync", None)  # Windows has none
+        if sync_everything is not None and len(files) > _MANY_FILES:
+            await asyncio.to_thread(sync_everything)
+            return
+        # Windows can flush only a file that is open for writing.
+        flags = os.O_RDWR if sys.platform == "win32" else os.O_RDONLY
+        for path in files:
+            with self.translated_errors(path):
+                descriptor = os.open(path, flags)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    async def free_space(self, directory: bytes) -> int | None:
+        """See FileSystem."""
+        with self.translated_errors(directory):
+            return shutil.disk_usage(os.fsdecode(directory)).free
+
+    @contextlib.contextmanager
+    def translated_errors(self, path: bytes) -> Iterator[None]:
+        """Raise the system's errors as ours."""
+        try:
+            yield
+        except FileNotFoundError:
+            message = f"there is no {display(path)} on {self.where}"
+            raise FileMissingError(message) from None
+        except OSError as exc:
+            raise io_error(self, path, exc.errno or 0, exc.strerror or str(exc)) from None
+
+
+class _LocalFile:
+    """An open file of this laptop."""
+
+    def __init__(self, files: LocalFiles, stream: IO[bytes], path: bytes) -> None:
+        self._files = files
+        self._stream = stream
+        self._path = path
+
+    async def read(self, offset: int, size: int) -> bytes:
+        with self._files.translated_errors(self._path):
+            self._stream.seek(offset)
+            return self._stream.read(size)
+
+    async def write(self, offset: int, data: bytes) -> None:
+        with self._files.translated_errors(self._path):
+            self._stream.seek(offset)
+            remaining = memoryview(data)
+            while remaining:
+                written = self._stream.write(remaining)
+                remaining = remaining[written:]
+
+    async def truncate(self, size: int) -> None:
+        with self._files.translated_errors(self._path):
+            self._stream.truncate(size)
+
+    async def set_attributes(self, mode: int | None, mtime: int) -> None:
+        await self._files.set_attributes(self._path, mode, mtime)

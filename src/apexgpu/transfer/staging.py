@@ -1,0 +1,279 @@
+"""Fills the staging directory of a copy with what the target does not have yet.
+
+The trees on both sides are read and compared; what is missing is sent by rsync or, here, over SFTP.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from shlex import quote
+
+from apexgpu.errors import ApexError, RefusedError
+from apexgpu.transfer.concurrency import for_each, run_together
+from apexgpu.transfer.copypaths import parent
+from apexgpu.transfer.copyplan import CopyPlan, plan_copy
+from apexgpu.transfer.fileinfo import FileInfo, FileKind, Tree, count_files, is_directory, join
+from apexgpu.transfer.filesystem import FileSystem, LinksNotAllowedError, OpenFile, display
+from apexgpu.transfer.progress import CopyProgress
+from apexgpu.transfer.treewalk import conflict_error, make_writable, read_tree
+
+# Bytes of one file that are on the way at a time. The last that many of a partial file may have holes.
+_WINDOW = 1 << 22
+_LARGE_FILE = 1 << 18  # bytes
+_SMALL_AT_ONCE = 48
+# Few, so that those that were sent are complete when the copy is interrupted.
+_LARGE_AT_ONCE = 2
+
+SendAll = Callable[[], Awaitable[int]]
+"""Sends everything in its own way; returns the bytes that had to be sent."""
+
+
+class SourceChangedError(ApexError):
+    """A file of the source became shorter while it was copied."""
+
+    code = "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class StageRequest:
+    """What to put into the staging directory `stage`: the file or directory `source`.
+
+    `name` is the name of a single file in the staging directory. `existing` is the directory on the target into which
+    a directory is merged, None if it will be new.
+    """
+
+    source: bytes
+    info: FileInfo
+    stage: bytes
+    name: bytes = b""
+    existing: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """Files and bytes of a source, bytes sent, special files left out, names changed.
+
+    `staged` says whether there is a staging directory now whose content has to be moved into place.
+    """
+
+    files: int
+    size: int
+    sent: int
+    left_out: int
+    changed: int = 0
+    staged: bool = True
+
+
+async def fill_stage(
+    source: FileSystem,
+    target: FileSystem,
+    request: StageRequest,
+    progress: CopyProgress,
+    send_all: SendAll | None = None,
+) -> StageResult:
+    """Make the staging directory hold what the target does not have yet. `send_all` replaces SFTP.
+
+    Whatever can be checked beforehand is: errors about names, conflicts and free space come before the first write.
+    """
+    wanted = await _wanted_files(source, target, request)
+    existing: Tree = {}
+    if request.existing is not None:
+        existing = await read_tree(target, request.existing, only=wanted)
+    staged: Tree = {}
+    stage_exists = await target.info(request.stage) is not None
+    if stage_exists:
+        staged = await read_tree(target, request.stage)
+
+    plan = plan_copy(wanted, existing, staged, modes=source.has_modes and target.has_modes)
+    target_directory = request.existing or b""
+    if plan.conflicts:
+        raise conflict_error(target, target_directory, plan.conflicts[0])
+    for path in plan.modes:
+        info = wanted[path]
+        await target.set_attributes(join(target_directory, path), info.mode, info.mtime)
+
+    files, size = count_files(wanted)
+    is_new_directory = request.info.is_directory and request.existing is None
+    if not (stage_exists or is_new_directory or plan.sends_anything):
+        left_out, changed = len(plan.skipped), len(plan.modes)
+        return StageResult(files, size, 0, left_out, changed, staged=False)
+
+    to_write = sum(wanted[path].size - _size(staged, path) for path in plan.files)
+    disk = request.stage if stage_exists else parent(request.stage)
+    await check_free_space(target, disk, to_write)
+    if not stage_exists:
+        await target.mkdir(request.stage)
+    progress.partial = (target.where, display(request.stage))
+    progress.begin(progress.name, sum(wanted[path].size for path in plan.files))
+    if send_all is None:
+        sender = _SftpSender(source, target, request, wanted, staged, progress)
+        sent = await sender.send(plan)
+    else:
+        sent = await send_all()
+    return StageResult(files, size, sent, len(plan.skipped), len(plan.modes))
+
+
+async def _wanted_files(source: FileSystem, target: FileSystem, request: StageRequest) -> Tree:
+    """What has to be on the target in the end. Raises RefusedError for a name that the target cannot have."""
+    wanted: Tree
+    if request.info.is_directory:
+        wanted = await read_tree(source, request.source)
+    else:
+        wanted = {request.name: request.info}
+    for info in wanted.values():
+        if not target.accepts_name(info.name):
+            message = (
+                f"a file cannot have the name {display(info.name)} on {target.where}: "
+                f"rename it on {source.where} first"
+            )
+            hint = source.shell_hint(f"ls -la {quote(display(parent(request.source)))}")
+            raise RefusedError(message, hint=hint, code="name")
+    return wanted
+
+
+def _size(tree: Tree, path: bytes) -> int:
+    return tree[path].size if path in tree else 0
+
+
+async def check_free_space(files: FileSystem, directory: bytes, needed: int) -> None:
+    """Raise ApexError if `needed` bytes do not fit. The disks are shared, so a full one is everybody's trouble."""
+    free = await files.free_space(directory)
+    if free is not None and needed > free:
+        message = (
+            f"{_binary_size(needed)} are needed at {display(directory)} on {files.where}, "
+            f"and {_binary_size(free)} are free"
+        )
+        raise ApexError(message, hint=files.no_space_hint(directory), code="no_room")
+
+
+def _binary_size(count: int) -> str:
+    if count >= 2**30:
+        return f"{count / 2**30:.1f} GiB"
+    return f"{count / 2**20:.1f} MiB"
+
+
+@dataclass(frozen=True, slots=True)
+class _SftpSender:
+    """Carries out a CopyPlan through the two file systems."""
+
+    source: FileSystem
+    target: FileSystem
+    request: StageRequest
+    wanted: Tree
+    staged: Tree
+    progress: CopyProgress
+
+    async def send(self, plan: CopyPlan) -> int:
+        """Fill the staging directory; the bytes that were sent."""
+        # An earlier run may have given its directories their final modes already.
+        await make_writable(self.target, self.request.stage, self.staged, self.staged)
+        await self._remove_leftovers(plan)
+        for path in plan.directories:  # outermost first
+            await self.target.mkdir(self._staged_path(path))
+
+        small: list[bytes] = []
+        large: list[bytes] = []
+        for path in plan.files:
+            if self.wanted[path].size >= _LARGE_FILE:
+                large.append(path)
+            else:
+                small.append(path)
+        await for_each(small, self._send_file, at_once=_SMALL_AT_ONCE)
+        await for_each(large, self._send_file, at_once=_LARGE_AT_ONCE)
+        await for_each(plan.links, partial(self._make_link, plan), at_once=_SMALL_AT_ONCE)
+
+        # Innermost first: making something in a directory changes its time.
+        for path in plan.new_directories:
+            await self._set_attributes(path, self.wanted[path])
+        if self.request.info.is_directory and self.request.existing is None:
+            await self._set_attributes(b"", self.request.info)
+        return self.progress.done - self.progress.resumed
+
+    async def _remove_leftovers(self, plan: CopyPlan) -> None:
+        for path in reversed(plan.leftovers):  # innermost first
+            if is_directory(self.staged, path):
+                await self.target.rmdir(self._staged_path(path))
+            else:
+                await self.target.remove(self._staged_path(path))
+
+    def _staged_path(self, path: bytes) -> bytes:
+        return join(self.request.stage, path)
+
+    async def _set_attributes(self, path: bytes, info: FileInfo) -> None:
+        mode = info.mode if self.target.has_modes else None
+        await self.target.set_attributes(self._staged_path(path), mode, info.mtime)
+
+    async def _make_link(self, plan: CopyPlan, path: bytes) -> None:
+        staged_path = self._staged_path(path)
+        if path in self.staged:
+            await self.target.remove(staged_path)
+        try:
+            await self.target.symlink(self.wanted[path].link_target, staged_path)
+        except LinksNotAllowedError:
+            plan.skipped.append(path)
+
+    async def _send_file(self, path: bytes) -> None:
+        """Send one file, or the rest of it if an earlier run sent a part."""
+        info = self.wanted[path]
+        origin = self.request.source
+        if self.request.info.is_directory:
+            origin = join(origin, path)
+        staged_path = self._staged_path(path)
+        earlier = self.staged.get(path)
+        if earlier is not None and earlier.kind is not FileKind.FILE:
+            await self.target.remove(staged_path)  # never write through a link
+            earlier = None
+        start = 0
+        if earlier is not None:
+            start = await self._verified_bytes(origin, staged_path, min(earlier.size, info.size))
+        self.progress.done += start
+        self.progress.resumed += start
+        async with (
+            self.source.open(origin) as reader,
+            self.target.open(staged_path, write=True) as writer,
+        ):
+            if earlier is not None:
+                await writer.truncate(start)
+            await self._send_content(reader, writer, start, info.size, origin)
+            mode = info.mode if self.target.has_modes else None
+            await writer.set_attributes(mode, info.mtime)
+
+    @property
+    def _chunk(self) -> int:
+        return min(self.source.chunk, self.target.chunk)
+
+    async def _send_content(
+        self, reader: OpenFile, writer: OpenFile, start: int, end: int, origin: bytes
+    ) -> None:
+        """Send the bytes from `start` to `end` in chunks, up to _WINDOW bytes of them at the same time."""
+        chunk = self._chunk
+        offsets = range(start, end, chunk)
+        remaining = iter(offsets)
+
+        async def worker() -> None:
+            for offset in remaining:
+                size = min(chunk, end - offset)
+                data = await reader.read(offset, size)
+                if len(data) != size:
+                    message = f"{display(origin)} became shorter while it was copied"
+                    raise SourceChangedError(message)
+                await writer.write(offset, data)
+                self.progress.done += size
+
+        await run_together(worker() for _ in range(min(_WINDOW // chunk, len(offsets))))
+
+    async def _verified_bytes(self, origin: bytes, staged_path: bytes, size: int) -> int:
+        """How many of the first `size` bytes need not be sent again, because both sides have the same hash of them."""
+        # The end of a partial file may have holes, because its chunks are written at the same time.
+        whole_chunks = (size - _WINDOW) // self._chunk * self._chunk
+        if whole_chunks <= 0:
+            return 0
+        hashes = await run_together(
+            [
+                self.source.hash_start(origin, whole_chunks),
+                self.target.hash_start(staged_path, whole_chunks),
+            ]
+        )
+        if hashes[0] is not None and hashes[0] == hashes[1]:
+            return whole_chunks
+        return 0

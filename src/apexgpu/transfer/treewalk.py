@@ -1,0 +1,60 @@
+"""Reads trees of files from either side, and makes directories writable that their owner cannot change."""
+
+from collections.abc import Iterable
+from shlex import quote
+
+from apexgpu.errors import RefusedError
+from apexgpu.transfer.concurrency import for_each
+from apexgpu.transfer.fileinfo import FileInfo, Tree, is_directory, is_stage, join
+from apexgpu.transfer.filesystem import FileSystem, display
+
+_LISTINGS_AT_ONCE = 32
+
+
+async def read_tree(
+    files: FileSystem, top: bytes, *, only: Tree | None = None
+) -> dict[bytes, FileInfo]:
+    """Everything below `top`, except staging directories.
+
+    With `only`, a directory is read only if it is one in that tree too: nobody needs the rest of a large target.
+    """
+    tree: dict[bytes, FileInfo] = {}
+    level = [b""]  # the directories of one depth are read at the same time
+    while level:
+        listings: dict[bytes, list[FileInfo]] = {}
+
+        async def read(path: bytes, listings: dict[bytes, list[FileInfo]] = listings) -> None:
+            listings[path] = await files.list_directory(join(top, path))
+
+        await for_each(level, read, at_once=_LISTINGS_AT_ONCE)
+        next_level = []
+        for directory in level:
+            for info in listings[directory]:
+                if is_stage(info.name):
+                    continue
+                path = directory + b"/" + info.name if directory else info.name
+                tree[path] = info
+                if info.is_directory and (only is None or is_directory(only, path)):
+                    next_level.append(path)
+        level = next_level
+    return tree
+
+
+async def make_writable(files: FileSystem, top: bytes, paths: Iterable[bytes], tree: Tree) -> None:
+    """Let the owner change the directories among `paths` of `tree`, which is below `top`.
+
+    Without that, nothing could be moved into or out of them, nor could they be moved themselves.
+    """
+    if not files.has_modes:
+        return
+    for path in paths:
+        if is_directory(tree, path) and not tree[path].owner_can_change:
+            info = tree[path]
+            await files.set_attributes(join(top, path), info.mode | 0o700, info.mtime)
+
+
+def conflict_error(files: FileSystem, directory: bytes, path: bytes) -> RefusedError:
+    """The error for a file where a directory has to go, or the other way round."""
+    name = display(join(directory, path))
+    message = f"cannot replace a directory with a file, or a file with a directory: {name} on {files.where}"
+    return RefusedError(message, hint=files.shell_hint(f"ls -ld {quote(name)}"), code="in_the_way")
