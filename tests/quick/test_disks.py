@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from apexgpu.remote.disks import COMMAND, Disk, disks, rows
+from apexgpu.remote import remotescript
+from apexgpu.remote.disks import Disk, disks, rows
 
 RECORDED = (Path(__file__).parent.parent / "data" / "df-h.txt").read_text()
 HEADER = "Filesystem 1024-blocks Used Available Capacity Mounted on\n"
@@ -57,5 +58,6 @@ def test_odd_lines_are_read_and_foreign_ones_left_alone() -> None:
 
 
 def test_the_command_bounds_each_df_where_it_can() -> None:
-    assert COMMAND.count("$t df") == 2
-    assert "timeout 5" in COMMAND
+    program = remotescript.text("disks.sh")
+    assert program.count("$limit df") == 2
+    assert "limit='timeout 5'" in program

@@ -232,17 +232,6 @@ def test_every_text_of_a_shipped_recipe_is_plain_sh(name: str, tmp_path: Path) -
             assert done.stderr == ""
 
 
-@pytest.mark.parametrize(
-    "name", sorted(path.name for path in Path(programs.__file__).parent.glob("*.sh"))
-)
-def test_what_is_sent_is_plain_sh(name: str) -> None:
-    script = Path(programs.__file__).parent / name
-    assert (
-        subprocess.run(["sh", "-n", script], capture_output=True, text=True, check=False).stderr
-        == ""
-    )
-
-
 def test_setup_installs_for_windows_what_x11_install_does() -> None:
     (step,) = recipe.load(recipe.PACKAGED / "x11.toml").steps
     words = " ".join(x11install.SMALL)

@@ -14,7 +14,7 @@ import pytest
 
 from apexgpu.errors import ApexError
 from apexgpu.models import Host, Reply, Target
-from apexgpu.remote import webservers
+from apexgpu.remote import remotescript, webservers
 from apexgpu.remote.programs import processes, search, serve
 from apexgpu.remote.webservers import ServerKind, ServerRequest
 from apexgpu.ssh.transport import Limits, OnLine
@@ -24,7 +24,7 @@ NEWER = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Match)  # than 3.5
 
 
 def test_what_is_sent_is_one_program_of_the_standard_library_that_python_3_5_can_read() -> None:
-    tree = ast.parse(webservers.program(), feature_version=(3, 5))
+    tree = ast.parse(remotescript.python_text(*webservers.PROGRAMS), feature_version=(3, 5))
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, NEWER)] == []
     names = {
         alias.name

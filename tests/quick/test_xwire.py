@@ -131,7 +131,7 @@ def test_a_system_without_such_sockets_says_so(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_is_sent_is_one_program_of_the_standard_library_that_python_3_5_can_read() -> None:
-    text = remotescript.program(*THERE)
+    text = remotescript.python_text(*THERE)
     tree = ast.parse(text, feature_version=(3, 5))
     newer = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Match)
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, newer)] == []
@@ -151,4 +151,4 @@ def test_what_is_sent_is_one_program_of_the_standard_library_that_python_3_5_can
             )
     defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     assert len(defined) == len(set(defined))  # the files are one, and none hides a name of another
-    assert len(remotescript.command(text, {})) < 100_000  # Linux takes 131,072
+    assert len(remotescript.python_command(*THERE, request={})) < 100_000  # Linux takes 131,072

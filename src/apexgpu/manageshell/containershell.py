@@ -23,9 +23,6 @@ from apexgpu.ssh.transport import Limits, OnLine, Transport
 
 _SSH_FAILED = 255  # the exit status of `ssh` itself when the command has none
 
-_UPTIME = "ps -o etimes= -p 1 2>/dev/null || cut -d' ' -f1 /proc/uptime"
-_GPU_PROCESSES = "nvidia-smi --query-compute-apps=pid,process_name --format=csv,noheader"
-
 
 @dataclass(frozen=True, slots=True)
 class Activity:
@@ -118,24 +115,23 @@ def detailed_status(link: Transport, host: Host) -> HostStatus:
 
 
 def _query_details(link: Transport, host: Host) -> str:
-    command = remotescript.started(f"{_UPTIME}; {disks.COMMAND}")
+    command = remotescript.sh_command("uptime.sh", "disks.sh", arguments=disks.ROOTS)
     try:
         reply = query_running(link, host, command, limits=Limits(total=12))
     except DroppedError as exc:
-        return remotescript.after_start(exc.seen)
+        return remotescript.output(exc.seen)
     except ApexError:
         return ""
-    return remotescript.after_start(reply.out)
+    return remotescript.output(reply.out)
 
 
 def activity(link: Transport, host: Host) -> Activity:
     """Return what runs in a running container, as far as the container can tell; nothing if it does not answer."""
-    command = remotescript.started(f"who 2>/dev/null; echo ---; {_GPU_PROCESSES} 2>/dev/null; true")
     try:
-        reply = query_running(link, host, command)
+        reply = query_running(link, host, remotescript.sh_command("activity.sh"))
     except ApexError:
         return Activity()
-    sessions, _, processes = remotescript.after_start(reply.out).partition("---\n")
+    sessions, _, processes = remotescript.output(reply.out).partition("---\n")
     return Activity(
         sessions=tuple(line.strip() for line in sessions.splitlines() if line.strip()),
         # A line of a process begins with its PID. nvidia-smi prints its own errors here too.

@@ -10,17 +10,6 @@ from apexgpu.ssh.hostkeys import KeyChange, KnownKeys
 from apexgpu.ssh.transport import Limits, OnLine, Transport
 from apexgpu.text import last_line
 
-# The old keys stay in use until the new ones are known here: a cut in between locks nobody out.
-_MAKE = (
-    "d=/etc/ssh/new-host-keys; rm -rf $d && mkdir -m 700 $d && for kind in ed25519 ecdsa rsa; do "
-    'ssh-keygen -q -N "" -t $kind -f $d/ssh_host_${kind}_key || exit 1; done; cat $d/*.pub && echo end'
-)
-_USE = (
-    "cd /etc/ssh && rm -f ssh_host_dsa_key ssh_host_dsa_key.pub && mv -f new-host-keys/* . && rmdir new-host-keys && "
-    "sha256sum ssh_host_*_key.pub >.apexgpu-host-keys"  # which are its own: a recipe looks
-)
-_RESTART = "sudo -n systemctl restart ssh 2>/dev/null || sudo -n service ssh restart"
-
 
 def renew(
     link: Transport, host: Host, known: KnownKeys, *, wait: float, pause: Pause, say: OnLine
@@ -34,7 +23,7 @@ def renew(
     known.add(new)
     link.run(
         Target(host, "container"),
-        remotescript.script(f"sudo -n sh -c '{_USE}' && {{ {_RESTART}; }}"),
+        remotescript.sh_command("host_keys_use.sh", sudo=True),
         limits=Limits(total=60),
         once=True,
     )
@@ -47,7 +36,7 @@ def renew(
 
 def _make_keys(link: Transport, host: Host) -> list[PublicKey]:
     """Make keys in the container, without using them yet; return their public halves."""
-    command = remotescript.apart(f"sudo -n sh -c '{_MAKE}'")
+    command = remotescript.sh_command("host_keys_make.sh", sudo=True)
     limits = Limits(total=120)
     reply = link.run(Target(host, "container"), command, limits=limits, once=True)
     keys = []

@@ -1,6 +1,5 @@
 """Looking at the GPUs of a host through the own container: one connection a host, however many looks."""
 
-import shlex
 from collections.abc import Callable
 
 from apexgpu.errors import DroppedError, UnreachableError
@@ -8,6 +7,7 @@ from apexgpu.manageshell import containershell
 from apexgpu.models import Host
 from apexgpu.nvidia import smi
 from apexgpu.nvidia.smi import Report
+from apexgpu.remote import remotescript
 from apexgpu.ssh.transport import Limits, Transport
 
 PATIENCE = 30.0
@@ -16,24 +16,10 @@ PATIENCE = 30.0
 ROUNDS = 60
 """Looks over one connection; then a new one is made, so that nothing grows for as long as somebody watches."""
 
-# What is not told (N/A) and the blanks that align the rest are most of a report: they stay there.
-_SCRIPT = """\
-LC_ALL=C; export LC_ALL
-n=0
-while :; do
-  said=$(nvidia-smi -q 2>&1 </dev/null); code=$?
-  printf '%s\\n' "$said" | sed -e '/: N\\/A$/d' -e 's/  *: / : /' || exit 1
-  echo "{end} $code" || exit 1
-  n=$((n + 1))
-  [ "$n" -lt {looks} ] || exit 0
-  sleep {seconds:g}
-done
-"""
-
 
 def command(looks: int, seconds: float) -> str:
-    """What the container is to run: `looks` reports, `seconds` apart, whatever the login shell is."""
-    return f"sh -c {shlex.quote(_SCRIPT.format(end=smi.END, looks=looks, seconds=seconds))}"
+    """The command line for `looks` reports, `seconds` apart."""
+    return remotescript.sh_command("nvidia_smi.sh", arguments=[str(looks), f"{seconds:g}"])
 
 
 def look(

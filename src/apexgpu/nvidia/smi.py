@@ -14,7 +14,7 @@ SLACK = 64 * MIB
 """What the driver itself may hold on a card: less than this that nobody accounts for is nobody's."""
 
 END = "@@"
-"""What stands before the exit status of nvidia-smi on the line that ends a report."""
+"""What stands before the exit status of nvidia-smi on the line that ends a report (programs/nvidia_smi.sh)."""
 
 
 @dataclass(frozen=True, slots=True)

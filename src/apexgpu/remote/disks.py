@@ -5,13 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ROOTS = ("/SSD", "/newNAS", "/NAS")
-_MARK = "@disk "
-# -P: one line each, in the order of POSIX; -k: 1024-byte blocks. First every mount, then what the roots lie on, for a
-# root that is only a directory has no line of its own. A network disk that hangs must not take the rest with it.
-COMMAND = (
-    "t=; command -v timeout >/dev/null 2>&1 && t='timeout 5'; $t df -Pk 2>/dev/null; "
-    f'for d in {" ".join(ROOTS)}; do [ -d "$d" ] && echo "{_MARK}$d" && $t df -Pk "$d" 2>/dev/null; done; true'
-)
+_MARK = "@disk "  # printed by programs/disks.sh
 _LINE = re.compile(r"^(.+?) +(\d+) +(\d+|-) +(-?\d+|-) +(\d+%|-) +(/.*)$")
 
 
@@ -26,7 +20,7 @@ class Disk:
 
 
 def disks(text: str) -> tuple[Disk, ...]:
-    """The disks in the output of COMMAND, or of a plain `df`: every mount at or below a root, in their order.
+    """The disks in the output of programs/disks.sh, or of a plain `df`: every mount at or below a root, in their order.
 
     A root with no mount of its own, nor below it, stands for the file system that it lies on.
     """

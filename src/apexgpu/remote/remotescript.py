@@ -1,46 +1,39 @@
-"""Sends the programs of `apexgpu.remote.programs` into a container as text, and finds their answers in the output."""
+"""The one way to run a program of `apexgpu.remote.programs` in a container, and to read what it prints.
+
+Nothing is installed in a container. A program travels as text inside the command that ssh is given, for example
+`sh -c 'TEXT OF facts.sh' apexgpu ARGUMENT`:
+
+    command = sh_command("facts.sh", arguments=["/NAS/installers"])
+    reply = transport.run(target, command)
+    for line in answers(reply.out):
+        ...
+
+ssh hands the command to the account's login shell (bash, zsh, fish …), which first reads a file like ~/.bashrc. That
+file may print text too, so a program marks its own output in one of two ways:
+
+- It begins each line with `apexgpu `. `answers` returns these lines; a Python program prints JSON objects in them, for
+  `json_answers`.
+- It prints the line `apexgpu-starts` before output that other programs format (df, who). `output` returns the rest.
+"""
 
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from apexgpu.errors import ApexError
 from apexgpu.models import Reply
 from apexgpu.text import last_line
 
 MARK = "apexgpu "
-"""What an answer's line begins with; a Python's goes on with a JSON object."""
+"""The start of each line with an answer."""
 
-_START = "apexgpu-starts"
-_OWN_IMPORT = re.compile(r"^from apexgpu\.[^\n(]*(?:\([^)]*\))?\n", re.MULTILINE)
-_FIND_PYTHON = (
-    'for p in python3 "$HOME"/*conda3/bin/python3 "$HOME"/miniforge3/bin/python3 /opt/*conda*/bin/python3 '
-    '"$HOME"/.pyenv/shims/python3; do command -v "$p" >/dev/null 2>&1 && exec "$p" -c "$1" "$2"; done; '
-    'echo \'apexgpu {"error": "no_python"}\''
-)
-
-
-def apart(line: str) -> str:
-    """A command line whose output begins on a line of its own: what ~/.bashrc prints may lack its last line's end."""
-    return f"echo; {line}"
-
-
-def script(text: str) -> str:
-    """A command line that has sh run `text`, whatever the account's login shell is (fish, zsh); see `apart`."""
-    return apart(shlex.join(["sh", "-c", text]))
-
-
-def started(text: str) -> str:
-    """As `script`, and it says where its output begins: `after_start` leaves out what ~/.bashrc prints before it."""
-    return script(f"echo {_START}; {text}")
-
-
-def after_start(out: str) -> str:
-    """What the text of `started` itself said."""
-    return out.partition(f"{_START}\n")[2]
+_STARTS = "apexgpu-starts\n"
+# `from apexgpu.remote.programs.x import y`, also over several lines: the files are joined before they are sent.
+_IMPORT_OF_A_PROGRAM = re.compile(r"^from apexgpu\.[^\n(]*(?:\([^)]*\))?\n", re.MULTILINE)
 
 
 @cache
@@ -50,30 +43,67 @@ def text(name: str) -> str:
 
 
 @cache
-def program(*names: str) -> str:
-    """The Python of files of `apexgpu.remote.programs`, in the order in which they need each other."""
-    return "\n\n".join(_OWN_IMPORT.sub("", text(name)) for name in names)
+def python_text(*names: str) -> str:
+    """The text of several Python files as one program; each file may use those before it."""
+    return "\n\n".join(_IMPORT_OF_A_PROGRAM.sub("", text(name)) for name in names)
 
 
-def command(code: str, asked: Mapping[str, object]) -> str:
-    """The command line for the container's shell, whichever that is; `asked` is the program's argument, as JSON.
+def sh_command(*names: str, arguments: Sequence[str] = (), sudo: bool = False) -> str:
+    """The command line that runs sh programs with `arguments` as $1, $2 …
 
-    Where no Python is found, the answer is `{"error": "no_python"}`.
+    Several files are run as one program, so that a later one can use the functions of an earlier one. With `sudo` the
+    program runs as root, and fails at once if sudo would ask for a password.
     """
-    return apart(
-        shlex.join(
-            ["env", "LC_ALL=C.UTF-8", "sh", "-c", _FIND_PYTHON, "apexgpu", code, json.dumps(asked)]
-        )
-    )
+    program = "\n".join(text(name) for name in names)
+    words = ["sh", "-c", program, "apexgpu", *arguments]
+    if sudo:
+        words = ["sudo", "-n", *words]
+    return apart(shlex.join(words))
+
+
+def python_command(*names: str, request: Mapping[str, object]) -> str:
+    """The command line that runs Python programs with `request` as JSON in sys.argv[1].
+
+    If the container has no Python, the answer is `{"error": "no_python"}`.
+    """
+    return sh_command("find_python.sh", arguments=[python_text(*names), json.dumps(request)])
+
+
+def apart(line: str) -> str:
+    """`line` with its output on a line of its own, because ~/.bashrc may print text without a final newline."""
+    return f"echo; {line}"
+
+
+def script(text: str) -> str:
+    """A command line that has sh run `text`, whatever the account's login shell is (fish, zsh); see `apart`."""
+    return apart(shlex.join(["sh", "-c", text]))
 
 
 def answers(out: str) -> list[str]:
-    """What the marked lines say, in their order."""
+    """The lines of `out` that begin with the mark, in order and without the mark."""
     return [line.removeprefix(MARK) for line in out.splitlines() if line.startswith(MARK)]
 
 
-def no_answer(reply: Reply, host: str, *, hint: str) -> ApexError:
-    """The error for an answer that is none: in its place, the last words of whatever ran there."""
-    said = last_line(reply.err, f"exit status {reply.code}")
-    message = f"the container on {host} answered something apexgpu does not know: {said[:300]}"
+def json_answers(out: str) -> list[dict[str, Any]]:
+    """The answers in `out` that are JSON objects, in order."""
+    found = []
+    for answer in answers(out):
+        try:
+            value = json.loads(answer)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
+def output(out: str) -> str:
+    """What a program printed after its line `apexgpu-starts`; empty if it did not get that far."""
+    return out.partition(_STARTS)[2]
+
+
+def no_answer_error(reply: Reply, host: str, *, hint: str) -> ApexError:
+    """The error for a program that printed no answer; it quotes the last line of stderr."""
+    last = last_line(reply.err, f"exit status {reply.code}")
+    message = f"the container on {host} answered something apexgpu does not know: {last[:300]}"
     return ApexError(message, hint=hint, code="unexpected")

@@ -1,6 +1,5 @@
 """TensorBoard and Jupyter in a container: asks `programs/serve.py` there to find, start or stop one."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from apexgpu.remote import remotescript
 from apexgpu.remote.remotescript import MARK
 from apexgpu.ssh.transport import Limits, OnLine, Transport
 
-_PROGRAMS = ("processes.py", "search.py", "serve.py")
+PROGRAMS = ("processes.py", "search.py", "serve.py")
 """What is sent, in the order in which the files need each other."""
 
 _SEARCH_LIMIT = 90.0
@@ -87,14 +86,9 @@ class ServerFailedError(RefusedError):
         self.log_lines = log_lines
 
 
-def program() -> str:
-    """Return the Python program that runs in the container."""
-    return remotescript.program(*_PROGRAMS)
-
-
 def command(action: Literal["serve", "stop"], request: ServerRequest) -> str:
     """Return the command line for the container's shell."""
-    arguments = {
+    action_and_request = {
         "what": request.kind.value,
         "do": action,
         "directory": request.directory,
@@ -102,7 +96,7 @@ def command(action: Literal["serve", "stop"], request: ServerRequest) -> str:
         "wait": request.wait,
         "home": request.laptop_home,
     }
-    return remotescript.command(program(), arguments)
+    return remotescript.python_command(*PROGRAMS, request=action_and_request)
 
 
 def serve(link: Transport, host: Host, request: ServerRequest, *, on_line: OnLine) -> WebServer:
@@ -165,14 +159,11 @@ def _ask(
 
 def _parse(reply: Reply, host: Host) -> dict[str, Any]:
     """Return the answer: the last marked line."""
-    try:
-        answer = json.loads(remotescript.answers(reply.out)[-1])
-    except (IndexError, ValueError):
-        answer = None
-    if not isinstance(answer, dict):
+    answers = remotescript.json_answers(reply.out)
+    if not answers:
         hint = f"apexgpu ssh {host.name} -- python3 --version"
-        raise remotescript.no_answer(reply, host.name, hint=hint)
-    return answer
+        raise remotescript.no_answer_error(reply, host.name, hint=hint)
+    return answers[-1]
 
 
 def _error(answer: Mapping[str, Any], host: Host, request: ServerRequest) -> ApexError:

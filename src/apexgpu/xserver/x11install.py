@@ -1,6 +1,5 @@
 """What windows need in a container, through its apt: what is sent there, and what its answer means."""
 
-import shlex
 from dataclasses import dataclass
 
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
@@ -27,16 +26,8 @@ class Installed:
 
 def command(packages: tuple[str, ...], *, lock: int = LOCK) -> str:
     """The command line for the container's shell."""
-    words = [
-        "sh",
-        "-c",
-        remotescript.text("install.sh"),
-        "apexgpu",
-        " ".join(packages),
-        str(lock),
-        MARK.strip(),
-    ]
-    return remotescript.apart(shlex.join(words))
+    arguments = [" ".join(packages), str(lock), MARK.strip()]
+    return remotescript.sh_command("install.sh", arguments=arguments)
 
 
 def install(link: Transport, host: Host, *, full: bool, on_line: OnLine) -> Installed:
@@ -64,7 +55,7 @@ def install(link: Transport, host: Host, *, full: bool, on_line: OnLine) -> Inst
 def _verdict(reply: Reply, host: Host) -> list[str]:
     told = remotescript.answers(reply.out)
     if not told:
-        raise remotescript.no_answer(
+        raise remotescript.no_answer_error(
             reply, host.name, hint=f"apexgpu ssh {host.name} -- apt-get --version"
         )
     return told[-1].split()

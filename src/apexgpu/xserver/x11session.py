@@ -21,7 +21,7 @@ from apexgpu.ssh.failures import SshFailure, classify, failure_error
 from apexgpu.xserver import probes, x11remote
 from apexgpu.xserver.probes import Manner
 
-_THERE = ("xwire.py", "xdisplay.py", "xcheck.py")  # in the order in which they need each other
+PROGRAMS = ("xwire.py", "xdisplay.py", "xcheck.py")  # in the order in which they need each other
 _WAIT = 10.0  # seconds for each step of the window
 _WHOLE = 60.0
 _LOOK = 5.0
@@ -95,7 +95,7 @@ def hold(
     UnreachableError, LoginError … where ssh does not get in at all.
     """
     title = f"apexgpu {secrets.token_hex(4)}"
-    command = remotescript.command(remotescript.program(*_THERE), {"title": title, "wait": _WAIT})
+    command = remotescript.python_command(*PROGRAMS, request={"title": title, "wait": _WAIT})
     heard: list[Mapping[str, Any]] = []
     looks: list[bool] = []
 

@@ -1,0 +1,6 @@
+# Print who is logged in, a line `---`, and the programs that compute on the GPUs.
+echo apexgpu-starts
+who 2>/dev/null
+echo ---
+nvidia-smi --query-compute-apps=pid,process_name --format=csv,noheader 2>/dev/null
+true

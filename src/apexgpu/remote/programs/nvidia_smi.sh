@@ -1,0 +1,12 @@
+# Print $1 reports of `nvidia-smi -q`, $2 seconds apart; a line `@@ STATUS` ends each.
+# Most of a report are values that are not available (N/A) and blanks that align the rest. They are removed here.
+LC_ALL=C; export LC_ALL
+n=0
+while :; do
+  said=$(nvidia-smi -q 2>&1 </dev/null); code=$?
+  printf '%s\n' "$said" | sed -e '/: N\/A$/d' -e 's/  *: / : /' || exit 1
+  echo "@@ $code" || exit 1
+  n=$((n + 1))
+  [ "$n" -lt "$1" ] || exit 0
+  sleep "$2"
+done
