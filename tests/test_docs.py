@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from apexgpu import cli, completion, completion_table, settings
+from apexgpu.commands.table import COMMANDS
 from apexgpu.completion_table import TABLE
 from apexgpu.errors import ApexError
 from apexgpu.session import Session
@@ -41,7 +42,7 @@ def test_the_reference_is_what_the_command_line_has(name: str) -> None:
 def test_every_command_in_a_page_exists(page: str) -> None:
     for line in COMMAND.findall((ROOT / page).read_text()):
         words = [word for word in line.split() if not word.startswith("-")]
-        if not words or words[0] not in cli.COMMANDS:
+        if not words or words[0] not in COMMANDS:
             assert line.startswith("-") or not words, f"{page}: apexgpu {line}"
 
 
@@ -106,9 +107,7 @@ def test_the_bare_word_shows_each_command_in_one_line(
     assert cli.main([], Session()) == 0
     lines = [re.sub(r"  +", " ", line.strip()) for line in capsys.readouterr().out.splitlines()]
     assert [
-        line
-        for name, entry in cli.COMMANDS.items()
-        if (line := f"{name} {entry.line}") not in lines
+        line for name, entry in COMMANDS.items() if (line := f"{name} {entry.line}") not in lines
     ] == []
     assert cli.main(["--json"], Session()) == 2
     for group in {path.split()[0] for path in TABLE if " " in path}:

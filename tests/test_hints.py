@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu import cli
+from apexgpu.commands.table import COMMANDS
 from apexgpu.completion_table import TABLE
 
 SOURCE = Path(__file__).parent.parent / "src" / "apexgpu"
@@ -62,7 +62,7 @@ def wrong(words: list[str]) -> str | None:
         return None if first in TABLE[""][2] else first
     if first in PROSE | COMING:
         return None
-    if first not in cli.COMMANDS:
+    if first not in COMMANDS:
         return first
     path = first
     if TABLE[path][1] and rest and not rest[0].startswith("-"):
@@ -81,7 +81,7 @@ def test_what_is_to_be_typed_exists() -> None:
 
 
 def test_what_was_coming_and_has_come_is_taken_off_the_list() -> None:
-    assert COMING & cli.COMMANDS.keys() == set()
+    assert COMING & COMMANDS.keys() == set()
     assert {words[0] for _, words in calls()} >= COMING
 
 

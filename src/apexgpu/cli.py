@@ -1,7 +1,7 @@
-"""The front door: the table of commands, and `main`, the one place where an error becomes text and a number.
+"""The entry for the command line: `main`, the one place where an error becomes text and an exit status.
 
-Nothing heavy is imported before the words ask for it: `apexgpu.commands.app` (which owns typer) unless a plain `status`
-is all that was said, and a group of commands only when one of them is used.
+Nothing heavy is imported before it is needed: `apexgpu.commands.app` (typer) unless the command line is a plain
+`status`, and the module of a command only when that command is used.
 """
 
 import contextlib
@@ -9,187 +9,123 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from apexgpu.errors import ApexError, UsageError
-from apexgpu.session import Session
+from apexgpu.render.screen import Screen
+from apexgpu.results import Result, error_json
+from apexgpu.session import Invocation, Session
 
-
-class Entry(NamedTuple):
-    """Where a command lives, the panel of `--help` it stands in, and its line there."""
-
-    module: str
-    panel: str
-    line: str
-
-
-COMMANDS: dict[str, Entry] = {
-    "login": Entry(
-        "account", "First day", "Log in to IAM, send a key, write the ssh config. Start here."
-    ),
-    "logout": Entry(
-        "account", "First day", "Forget the login, and take its hosts out of the ssh config."
-    ),
-    "whoami": Entry(
-        "account", "First day", "Show your account, port, and where each key is known."
-    ),
-    "keys": Entry("keys", "First day", "List, add or remove the ssh keys that IAM holds for you."),
-    "config": Entry(
-        "config", "First day", "The hosts in ~/.ssh/config: sync, status, print, remove, restore."
-    ),
-    "register": Entry("hosts", "Hosts", "Make your container on a host, once."),
-    "up": Entry("hosts", "Hosts", "Start your container and wait until it answers."),
-    "down": Entry("hosts", "Hosts", "Stop your container."),
-    "status": Entry("hosts", "Hosts", "Show every host: registered, running, address, memory."),
-    "ssh": Entry("work", "Work there", "Open a shell, or run a command, in your container."),
-    "exec": Entry("work", "Work there", "Run a command in your containers on many hosts."),
-    "cp": Entry("copy", "Work there", "Copy files and directories to or from your container."),
-    "snapshot": Entry("backup", "Backups", "Save your container to the NAS, and test the archive."),
-    "snapshots": Entry(
-        "snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."
-    ),
-    "recover": Entry(
-        "recover", "Backups", "Bring a saved container back, after its archive was tested."
-    ),
-    "rebuild": Entry(
-        "recover", "Backups", "Make your container new from the administrators' template."
-    ),
-    "tunnel": Entry("tunnel", "Ports", "Keep ports of your container open on this laptop."),
-    "tunnels": Entry("tunnel", "Ports", "The tunnels of this laptop: list, close."),
-    "tensorboard": Entry(
-        "serving", "Ports", "Show a directory of your container in TensorBoard, here."
-    ),
-    "jupyter": Entry("serving", "Ports", "Show your container in Jupyter, here."),
-    "port": Entry("port", "Ports", "Show or make the server's maps of your container's ports."),
-    "mount": Entry(
-        "mount", "Files", "Show the files of your container in a directory of this laptop."
-    ),
-    "mounts": Entry(
-        "mounts", "Files", "What is mounted here, and whether it answers: list, repair."
-    ),
-    "unmount": Entry("mounts", "Files", "Take such a directory away again."),
-    "x11": Entry("x11", "X11", "Windows of your container on this screen: check, run, install."),
-    "gpus": Entry(
-        "gpus", "GPUs", "What every GPU does; gpus free: which are free, and what to paste."
-    ),
-    "setup": Entry(
-        "setup", "Software", "CUDA, cuDNN, TensorFlow, Jupyter … in your container; setup list."
-    ),
-    "verify": Entry(
-        "verify", "Software", "Prove that your container computes, from driver to convolution."
-    ),
-    "doctor": Entry(
-        "doctor", "When stuck", "Find out what is wrong between this laptop and your containers."
-    ),
-    "uninstall": Entry(
-        "doctor", "When stuck", "Take away all that apexgpu wrote on this machine; your keys stay."
-    ),
-    "completion": Entry(
-        "shell", "This program", "Print what your shell needs to complete apexgpu's words."
-    ),
-    "demo": Entry(
-        "lab", "No lab at hand", "Play the whole story against a lab inside this program."
-    ),
-    "lab": Entry("lab", "No lab at hand", "The embedded lab: up, env, status, fault, down."),
-}
+INTERRUPTED = 130
+"""The exit status after Ctrl-C. typer returns it where it has caught the interruption itself."""
 
 
 def main(arguments: Sequence[str], session: Session | None = None) -> int:
-    """Run the command line; the exit code. Every error becomes text here and nowhere else."""
-    session = session or Session()
-    before, dashes, after = _split(arguments)
-    # For the errors that come before the options are read, and for `apexgpu --json COMMAND`.
-    session.screen.as_json = "--json" in before
-    session.debug = "--debug" in before
-    if before[:1] == ["--json"]:
-        session.flags["json"] = "yes"
+    """Run the command line `arguments` and return the exit status. Tests pass a session of their own."""
+    invocation = Invocation(session or Session())
     try:
-        if "--install-completion" in before[:1]:
-            from apexgpu.commands.shell import install
-
-            return install(session, before[1:])
-        words = [
-            word for word in before if word not in {"--json", "--debug"} or before.index(word) > 0
-        ]
-        bare = not words and not session.screen.as_json
-        code = _run(session, ["--help"] if bare else [*words, *dashes, *after])
+        code = _answer(invocation, arguments)
     except ApexError as exc:
-        return _report(session, exc)
+        return _report(invocation, exc)
     except KeyboardInterrupt:
-        return _interrupted(session)
+        code = INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output is gone (`| head`); nothing is left to say to it.
+        # The reader of our output has ended (`| head`), so nobody is left to read more.
         sys.stdout = None
         return 0
     except Exception as exc:
-        usage = _usage_error(exc)
-        if usage is not None:
-            return _report(session, usage)
-        if session.debug:
+        error = _usage_error(exc)
+        if error is None and invocation.debug:
             raise
-        return _report(session, _own_error(exc))
-    return _interrupted(session) if code == 130 else int(code or 0)  # typer makes a Ctrl-C a status
+        return _report(invocation, error or _unexpected_error(exc))
+    if code == INTERRUPTED:
+        _report_interruption(invocation.base.screen)
+    return code
 
 
-def _interrupted(session: Session) -> int:
-    session.screen.transient("")
-    if not session.screen.told:
-        error = {"code": "interrupted", "message": "interrupted", "hint": "run the same line again"}
-        session.screen.document({"ok": False, "error": error})
-    return 130
+def _answer(invocation: Invocation, arguments: Sequence[str]) -> int:
+    """Run the command and print its result; the exit status. Errors are raised."""
+    screen = invocation.base.screen
+    before, separator, after = _split_at_dashes(arguments)
+    # For errors that come before the options are parsed, and for `apexgpu --json COMMAND`.
+    screen.as_json = "--json" in before
+    invocation.debug = "--debug" in before
+    if before[:1] == ["--json"]:
+        invocation.flags["json"] = "yes"
+    if before[:1] == ["--install-completion"]:
+        from apexgpu.commands.shell import install
+
+        return install(invocation.session, before[1:])
+    words = _without_leading_options(before)
+    if not words and not screen.as_json:
+        words = ["--help"]
+    outcome = _run(invocation, [*words, *separator, *after])
+    if isinstance(outcome, Result):
+        screen.show(outcome)
+        return outcome.exit_code
+    return outcome or 0
 
 
-def _run(session: Session, arguments: list[str]) -> int | None:
-    if arguments[:1] == ["status"] and all(_is_plain(word) for word in arguments[1:]):
-        # What must feel instant does not wait for typer: half of the start-up of a command.
-        from apexgpu.commands import overview
+def _split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """The words before `--`, the `--` itself if there is one, and the words after it."""
+    words = list(arguments)
+    cut = words.index("--") if "--" in words else len(words)
+    return words[:cut], words[cut : cut + 1], words[cut + 1 :]
 
-        session.screen.as_json = session.screen.as_json or "--json" in arguments
-        return overview.status(session, [word for word in arguments[1:] if word != "--json"])
+
+def _without_leading_options(words: Sequence[str]) -> list[str]:
+    """`words` without a `--json` or `--debug` in front of the command, which are dealt with already."""
+    rest = list(words)
+    while rest and rest[0] in {"--json", "--debug"}:
+        rest = rest[1:]
+    return rest
+
+
+def _run(invocation: Invocation, words: list[str]) -> Result | int | None:
+    """Parse the words and run the command: its result, or an exit status."""
+    if words[:1] == ["status"] and all(_is_plain(word) for word in words[1:]):
+        # `status` has to feel instant, and importing typer is half of a command's start-up.
+        from apexgpu import containers
+
+        screen = invocation.base.screen
+        screen.as_json = screen.as_json or "--json" in words
+        hosts = [word for word in words[1:] if word != "--json"]
+        return containers.status(invocation.session, hosts)
     from apexgpu.commands.app import app
 
-    code: int | None = app(arguments, prog_name="apexgpu", standalone_mode=False, obj=session)
-    return code
+    outcome: Result | int | None = app(
+        words, prog_name="apexgpu", standalone_mode=False, obj=invocation
+    )
+    return outcome
 
 
 def _is_plain(word: str) -> bool:
     return word == "--json" or not word.startswith("-")
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    words = list(arguments)
-    cut = words.index("--") if "--" in words else len(words)
-    return words[:cut], words[cut : cut + 1], words[cut + 1 :]
+def _report_interruption(screen: Screen) -> None:
+    # A command that was interrupted may have printed its document already.
+    if not screen.printed_document:
+        error = {"code": "interrupted", "message": "interrupted", "hint": "run the same line again"}
+        screen.document({"ok": False, "error": error})
 
 
 def _usage_error(exc: Exception) -> UsageError | None:
-    """Typer's own errors, which carry their text; typer keeps the classes to itself, so by what they have."""
-    text = getattr(exc, "format_message", None)
-    if text is None:
+    """One of typer's own errors as ours. typer keeps its classes to itself, so they are known by their attributes."""
+    format_message = getattr(exc, "format_message", None)
+    if format_message is None:
         return None
     context = getattr(exc, "ctx", None)
     path = context.command_path if context is not None else "apexgpu"
-    said = text().rstrip(".").replace("\n", " ")
-    return UsageError(f"{path}: {said[:1].lower()}{said[1:]}", hint=f"{path} --help")
+    message = format_message().rstrip(".").replace("\n", " ")
+    return UsageError(f"{path}: {message[:1].lower()}{message[1:]}", hint=f"{path} --help")
 
 
-def _own_error(exc: Exception) -> ApexError:
-    """A file that cannot be used is the user's affair; all else is ours."""
-    if isinstance(exc, OSError) and isinstance(exc.filename, str | os.PathLike) and exc.strerror:
-        from pathlib import Path
-
-        path = Path(exc.filename)
-        return ApexError(
-            f"cannot use {path}: {exc.strerror}", code="file", hint=f"ls -ld {path.parent}"
-        )
-    if isinstance(exc, FileNotFoundError) and not _is_somewhere():
-        return ApexError("the directory that you are in is gone", code="directory_gone", hint="cd")
-    if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return ApexError(
-            f"what was to be written found no room: {exc.strerror}",
-            code="no_space",
-            hint="df -h ~ .",
-        )
+def _unexpected_error(exc: Exception) -> ApexError:
+    """An error for what no module expected: the user's business where it is about a file, else a bug of ours."""
+    if isinstance(exc, OSError):
+        error = _file_error(exc)
+        if error is not None:
+            return error
     return ApexError(
         f"apexgpu itself failed: {type(exc).__name__}",
         code="bug",
@@ -197,7 +133,22 @@ def _own_error(exc: Exception) -> ApexError:
     )
 
 
-def _is_somewhere() -> bool:
+def _file_error(exc: OSError) -> ApexError | None:
+    from pathlib import Path
+
+    if isinstance(exc.filename, str | os.PathLike) and exc.strerror:
+        path = Path(exc.filename)
+        hint = f"ls -ld {path.parent}"
+        return ApexError(f"cannot use {path}: {exc.strerror}", code="file", hint=hint)
+    if isinstance(exc, FileNotFoundError) and not _has_working_directory():
+        return ApexError("the directory that you are in is gone", code="directory_gone", hint="cd")
+    if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        message = f"the disk is full: {exc.strerror}"
+        return ApexError(message, code="no_space", hint="df -h ~ .")
+    return None
+
+
+def _has_working_directory() -> bool:
     from pathlib import Path
 
     try:
@@ -206,26 +157,26 @@ def _is_somewhere() -> bool:
         return False
 
 
-def _report(session: Session, error: ApexError) -> int:
-    with contextlib.suppress(OSError):  # a full disk, or a closed pipe, where it should be said
-        _tell(session, error)
+def _report(invocation: Invocation, error: ApexError) -> int:
+    """Print an error as text, and as a document where JSON is wanted."""
+    screen = invocation.base.screen
+    # A full disk or a closed pipe under one stream must not keep the error from the other.
+    with contextlib.suppress(OSError):
+        screen.document(_error_document(invocation, error))
+    with contextlib.suppress(OSError):
+        screen.reporter.error(error)
+        if invocation.debug:
+            import traceback
+
+            screen.reporter.diff("".join(traceback.format_tb(error.__traceback__)))
     return error.exit_code
 
 
-def _tell(session: Session, error: ApexError) -> None:
-    from apexgpu.render import error_value
-
-    session.screen.transient("")
-    told = error_value(error)
-    # Who reads the rows finds it there too, where it can only be that host's.
-    rows = [{"host": host.name, "ok": False, "error": told} for host in session.chosen]
-    with contextlib.suppress(OSError):  # stderr may be another place
-        session.screen.document(
-            {"ok": False, "error": told, **({"hosts": rows} if len(rows) == 1 else {})}
-        )
-    session.screen.error(error)
-    if session.debug:
-        import traceback
-
-        for line in traceback.format_tb(error.__traceback__):
-            session.screen.block(line)
+def _error_document(invocation: Invocation, error: ApexError) -> dict[str, object]:
+    document: dict[str, object] = {"ok": False, "error": error_json(error)}
+    chosen = invocation.base.chosen
+    if len(chosen) == 1:
+        # A script that reads rows finds the error there too, where it can only be that host's.
+        row = {"host": chosen[0].name, "ok": False, "error": error_json(error)}
+        document["hosts"] = [row]
+    return document

@@ -1,4 +1,4 @@
-"""What a command may reach for, each built when it is first asked for. Tests put their own parts in."""
+"""What one run of the program needs, each part made when it is first asked for."""
 
 import fnmatch
 import os
@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,8 @@ from apexgpu.account import Account
 from apexgpu.errors import DeclinedError, LoginError, UnknownHostError, UsageError
 from apexgpu.models import Host
 from apexgpu.process import LocalRunner, Runner
-from apexgpu.render import Screen
+from apexgpu.render.screen import Screen
+from apexgpu.reporter import Reporter
 from apexgpu.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,28 +29,74 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Session:
-    """One run of the program: its flags, settings, screen, and ways into the world.
+class Passphrases:
+    """The passphrases of key files that this run has been told, so that nobody is asked twice. In memory only."""
 
-    `passphrases` are those of key files that this run has been told: nobody is asked twice. `chosen` are the hosts
-    that its words stood for.
+    by_path: "dict[Path, Secret]" = field(default_factory=dict)
+
+    def remember(self, path: Path, passphrase: "Secret") -> None:
+        """Keep the passphrase of the key file `path` until the program ends."""
+        self.by_path[path] = passphrase
+
+    def get(self, path: Path) -> str | None:
+        """The passphrase of the key file `path`; None if nobody has typed it yet."""
+        known = self.by_path.get(path)
+        return known.reveal() if known is not None else None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one run of the program needs: settings, account, hosts, connections, and the reporter.
+
+    A session never changes. The `with_...` methods return a changed copy, for the commands that settle something for
+    the work after them, such as `login`. Whatever costs time is made when it is first asked for.
+
+    `flags` are the settings from the command line, by their names in `settings.Settings`. `yes` and `accept_new` are
+    the options of these names. `pause` waits some seconds between two looks at something that takes its time.
+    `make_transport` connects to the hosts. Tests put their own parts in.
     """
 
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     screen: Screen = field(default_factory=Screen)
     runner: Runner = field(default_factory=LocalRunner)
-    flags: dict[str, str] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
     yes: bool = False
-    debug: bool = False
     accept_new: bool = False
-    passphrases: "dict[Path, Secret]" = field(default_factory=dict)
+    passphrases: Passphrases = field(default_factory=Passphrases)
     pause: Callable[[float], None] = time.sleep
-    chosen: tuple[Host, ...] = ()
-    _choosing: threading.Lock = field(default_factory=threading.Lock)
+    make_transport: "Callable[[Session], Connections]" = field(default_factory=lambda: connections)
+    settled_account: Account | None = None
+    settled_hosts: tuple[Host, ...] | None = None
+    settled_iam_url: str | None = None
+    _chosen: list[Host] = field(default_factory=list)
+
+    @property
+    def reporter(self) -> Reporter:
+        """How the work reports and asks."""
+        return self.screen.reporter
+
+    def with_flags(self, **flags: str) -> "Session":
+        """A session with these settings, as if they had been given on the command line."""
+        return replace(self, flags={**self.flags, **flags})
+
+    def with_hosts(self, hosts: Sequence[Host]) -> "Session":
+        """A session that knows `hosts`, as IAM has just listed them."""
+        return replace(self, settled_hosts=tuple(hosts))
+
+    def with_iam_url(self, url: str) -> "Session":
+        """A session for which IAM answers at `url`."""
+        return replace(self, settled_iam_url=url)
+
+    def remember(self, account: Account) -> "Session":
+        """Save what a login has settled; a session that knows it."""
+        accounts.save(self.state_dir, account)
+        return replace(self, settled_account=account)
 
     @cached_property
     def account(self) -> Account:
-        """What the last login left behind."""
+        """What the last login settled."""
+        if self.settled_account is not None:
+            return self.settled_account
         return accounts.load(all_settings.state_directory(self.flags, self.environment))
 
     @cached_property
@@ -62,10 +109,10 @@ class Session:
         """Where apexgpu remembers things."""
         return self.settings.state_dir
 
-    def remember(self, account: Account) -> None:
-        """Keep what a login found out."""
-        accounts.save(self.state_dir, account)
-        self.__dict__["account"] = account
+    @property
+    def chosen(self) -> tuple[Host, ...]:
+        """The hosts that the command line named, as far as they have been looked up."""
+        return tuple(self._chosen)
 
     @property
     def user(self) -> str:
@@ -76,14 +123,16 @@ class Session:
 
     @cached_property
     def known_hosts(self) -> tuple[Host, ...]:
-        """Every host: as remembered, or from IAM when there is no memory yet."""
+        """Every host: as the last login saved them, or from IAM where none has."""
+        if self.settled_hosts is not None:
+            return self.settled_hosts
         found = self.account
         if found.hosts and found.user == self.user:
             return found.hosts
         from apexgpu.iam import hostlist
         from apexgpu.iam.client import IamClient
 
-        with self.screen.working("asking IAM for the hosts"):
+        with self.reporter.working("asking IAM for the hosts"):
             body = IamClient(self.iam_url, timeout=self.settings.timeout).config(self.user)
         return hostlist.parse(body, user=self.user, networks=self.networks)
 
@@ -97,6 +146,8 @@ class Session:
     @cached_property
     def iam_url(self) -> str:
         """Where IAM answers. Only a request with a password in it asks about plain http (see commands.account)."""
+        if self.settled_iam_url is not None:
+            return self.settled_iam_url
         from apexgpu.iam.finding import find_iam
 
         return find_iam(self.settings.iam_url, lambda _url: True, timeout=self.settings.timeout)
@@ -112,8 +163,9 @@ class Session:
             if not matches:
                 raise _unknown(pattern, [host.name for host in known])
             chosen |= {host.name: host for host in matches}
-        self.chosen = tuple(host for host in known if host.name in chosen)
-        return list(self.chosen)
+        hosts = [host for host in known if host.name in chosen]
+        self._chosen[:] = hosts
+        return hosts
 
     def some_hosts(self, patterns: Sequence[str], everything: bool) -> list[Host]:
         """As `hosts`, for commands that change something: none named is an error, not all."""
@@ -125,53 +177,13 @@ class Session:
 
     @cached_property
     def transport(self) -> "Connections":
-        """The way to the servers."""
-        from apexgpu.ssh.transport import Connections, Limits
+        """The way to the hosts."""
+        return self.make_transport(self)
 
-        config = self.settings.ssh_config
-        timeout = self.settings.timeout
-        warm = None
-        if self.settings.keep_connections and sys.platform != "win32":
-            from apexgpu.ssh.mux import OpenMasters
-
-            warm = OpenMasters(config, self.runner)
-        return Connections(
-            config, self.runner, self._link, warm, Limits(connect=timeout, total=max(timeout, 10))
-        )
-
-    def _link(self, route: "Route") -> "Link":
-        """paramiko, or OpenSSH where only that can go: imported when the first cold connection is made."""
-        with self._choosing:
-            return self._openssh if route.needs_openssh else self._paramiko
-
-    @cached_property
-    def _openssh(self) -> "Link":
-        from apexgpu.ssh.openssh_link import OpenSSHLink
-
-        return OpenSSHLink(self.runner, self.settings.ssh_config)
-
-    @cached_property
-    def _paramiko(self) -> "Link":
-        from apexgpu.ssh.identities import Identities
-        from apexgpu.ssh.paramiko_link import ParamikoLink
-
-        identity = self.account.identity_file
-        identities = Identities(
-            preferred=Path(identity) if identity else None,
-            fingerprint=self.account.fingerprint,
-            passphrase=self._passphrase,
-        )
-        return ParamikoLink(identities)
-
-    def _passphrase(self, path: Path) -> str | None:
-        if path in self.passphrases:
-            return self.passphrases[path].reveal()
-        if not self.screen.can_ask:
-            return None
-        return (
-            self.screen.secret(f"Passphrase for {path} (ssh-add {path} would spare you this)")
-            or None
-        )
+    @property
+    def hosts_known_so_far(self) -> tuple[Host, ...]:
+        """The hosts that can be listed without asking IAM; maybe none."""
+        return self.settled_hosts or self.account.hosts or self.__dict__.get("known_hosts", ())
 
     def open_page(self, url: str, *, secret: bool = False) -> None:
         """Show `url` in the user's browser; where there is none, say so. A `secret` one stays out of its argv."""
@@ -180,18 +192,18 @@ class Session:
         from apexgpu.forwarding import onetimelink
 
         if not (onetimelink.open_once(url, webbrowser.open) if secret else webbrowser.open(url)):
-            self.screen.note(f"no browser could be started; open it yourself: {url}")
+            self.reporter.note(f"no browser could be started; open it yourself: {url}")
 
     def confirm(self, question: str, *, option: str = "--yes") -> None:
         """Go on only when the user, or --yes, says so; DeclinedError otherwise."""
         if self.yes:
             return
-        if not self.screen.can_ask:
+        if not self.reporter.can_ask:
             message = (
                 f"{question.rstrip('?')}: this needs an answer, and there is no terminal to ask at"
             )
             raise DeclinedError(message, hint=f"add {option}", code="no_terminal")
-        if not self.screen.confirm(question):
+        if not self.reporter.confirm(question):
             raise DeclinedError(
                 "nothing was changed", hint=f"to go ahead without being asked, add {option}"
             )
@@ -200,18 +212,93 @@ class Session:
         """Go on only when the user types `name`, or --yes stands for it; DeclinedError otherwise."""
         if self.yes:
             return
-        if not self.screen.can_ask:
+        if not self.reporter.can_ask:
             message = (
                 f"{question}: this needs {name} to be typed, and there is no terminal to type it at"
             )
             raise DeclinedError(message, hint="add --yes", code="no_terminal")
-        if (typed := self.screen.ask(f"{question}. Type {name} to go ahead")) != name:
+        if (typed := self.reporter.ask(f"{question}. Type {name} to go ahead")) != name:
             message = (
                 f"{typed!r} was typed, not {name}: nothing was changed"
                 if typed
                 else "nothing was changed"
             )
             raise DeclinedError(message, hint=f"to go ahead, run it again and type {name}")
+
+
+def connections(session: Session) -> "Connections":
+    """Connections to the hosts, as the session's settings say."""
+    from apexgpu.ssh.transport import Connections, Limits
+
+    config = session.settings.ssh_config
+    timeout = session.settings.timeout
+    warm = None
+    if session.settings.keep_connections and sys.platform != "win32":
+        from apexgpu.ssh.mux import OpenMasters
+
+        warm = OpenMasters(config, session.runner)
+    limits = Limits(connect=timeout, total=max(timeout, 10))
+    return Connections(config, session.runner, _Links(session).choose, warm, limits)
+
+
+class _Links:
+    """paramiko, or OpenSSH for the routes that only it can go. Each is imported with the first new connection."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = threading.Lock()  # many threads ask at once, and each link is made once
+
+    def choose(self, route: "Route") -> "Link":
+        """The link for a route."""
+        with self._lock:
+            return self._openssh if route.needs_openssh else self._paramiko
+
+    @cached_property
+    def _openssh(self) -> "Link":
+        from apexgpu.ssh.openssh_link import OpenSSHLink
+
+        return OpenSSHLink(self._session.runner, self._session.settings.ssh_config)
+
+    @cached_property
+    def _paramiko(self) -> "Link":
+        from apexgpu.ssh.identities import Identities
+        from apexgpu.ssh.paramiko_link import ParamikoLink
+
+        account = self._session.account
+        identities = Identities(
+            preferred=Path(account.identity_file) if account.identity_file else None,
+            fingerprint=account.fingerprint,
+            passphrase=self._passphrase,
+        )
+        return ParamikoLink(identities)
+
+    def _passphrase(self, path: Path) -> str | None:
+        known = self._session.passphrases.get(path)
+        if known is not None or not self._session.reporter.can_ask:
+            return known
+        question = f"Passphrase for {path} (ssh-add {path} would spare you this)"
+        return self._session.reporter.secret(question) or None
+
+
+@dataclass
+class Invocation:
+    """What the command line has said so far; the parser fills it in, and commands take the session from it."""
+
+    base: Session
+    flags: dict[str, str] = field(default_factory=dict)
+    yes: bool = False
+    accept_new: bool = False
+    debug: bool = False
+
+    @cached_property
+    def session(self) -> Session:
+        """The session for the command. Ask for it when all options are read."""
+        return replace(
+            self.base,
+            flags={**self.base.flags, **self.flags},
+            yes=self.base.yes or self.yes,
+            accept_new=self.base.accept_new or self.accept_new,
+        )
 
 
 def _unknown(pattern: str, names: Sequence[str]) -> UnknownHostError:

@@ -94,11 +94,6 @@ class Settings:
         """Whether connections stay open for a few minutes, so that the next command is fast."""
         return self.named["keep_connections"].value == "true"
 
-    @property
-    def monitor_url(self) -> str | None:
-        """The lab's own page about its GPUs, or None."""
-        return self.named["monitor_url"].value or None
-
 
 class _Definition(NamedTuple):
     """A setting that can be in config.toml: its environment variable ("" for none) and default value."""
@@ -116,7 +111,6 @@ _DEFINITIONS = {
     "timeout": _Definition("APEXGPU_TIMEOUT", f"{DEFAULT_TIMEOUT:g}"),
     "networks": _Definition("", ""),
     "keep_connections": _Definition("", _KEEP_CONNECTIONS),
-    "monitor_url": _Definition("", ""),
 }
 # These two cannot be in config.toml, because they say where it is, and where the login is kept.
 _DIRECTORY_VARIABLES = {

@@ -15,7 +15,7 @@ from typing import Any
 
 from apexgpu.errors import ApexError
 from apexgpu.manageshell.replies import clean
-from apexgpu.render import Screen
+from apexgpu.render.screen import Screen
 
 
 def play(screen: Screen) -> int:

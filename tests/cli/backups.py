@@ -15,7 +15,7 @@ import pytest
 from apexgpu import cli
 from apexgpu.errors import ConnectionLostError
 from apexgpu.models import Reply, Target
-from apexgpu.session import Session
+from apexgpu.session import Session, connections
 from apexgpu.ssh.transport import Connections, Limits, OnLine
 from apexgpu_lab.containers import Container
 from apexgpu_lab.inprocess import Lab, running
@@ -90,11 +90,15 @@ class Scene(Product):
 
     def __call__(self, *words: str) -> int:
         self.capsys.readouterr()
-        session = Session(environment=os.environ, pause=lambda _: None)
-        session.__dict__["transport"] = Wire(session.transport, self.hooks, self.sent, self.limits)
+        session = Session(
+            environment=os.environ, pause=lambda _: None, make_transport=self._observed
+        )
         code = cli.main(words, session)
         self.out, self.err = self.capsys.readouterr()
         return code
+
+    def _observed(self, session: Session) -> Any:
+        return Wire(connections(session), self.hooks, self.sent, self.limits)
 
     @property
     def nas(self) -> Path:

@@ -111,7 +111,7 @@ def _preload() -> None:
 def _live(request: dict[str, Any], report: Path) -> None:
     """The child: run the command line, and tell how it went."""
     from apexgpu import cli
-    from apexgpu.render import Screen
+    from apexgpu.render.screen import Screen
     from apexgpu.session import Session
 
     err = io.StringIO()

@@ -20,9 +20,10 @@ import pexpect
 import pytest
 
 from apexgpu import cli
-from apexgpu.render import Screen
+from apexgpu.render.screen import Screen
 from apexgpu.session import Session
 from apexgpu_lab.inprocess import Lab, running
+from tests.terminals import spawn
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT = 60
@@ -163,10 +164,9 @@ class Newcomer:
     def at_terminal(self, *words: str) -> "Iterator[pexpect.spawn[str]]":
         """The real program with a terminal of its own; its whole output is kept in `heard`."""
         heard = io.StringIO()
-        child = pexpect.spawn(
+        child = spawn(
             sys.executable,
             ["-m", "apexgpu", *words],
-            encoding="utf-8",
             timeout=LIMIT,
             dimensions=(50, 200),
             echo=False,

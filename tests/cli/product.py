@@ -16,6 +16,7 @@ from apexgpu import cli
 from apexgpu.session import Session
 from apexgpu_lab.inprocess import Lab
 from tests.cli.newcomer import LIMIT
+from tests.terminals import spawn
 
 
 @dataclass
@@ -70,10 +71,9 @@ class Line:
 @contextmanager
 def at_terminal(*words: str, lines: int = 50) -> "Iterator[pexpect.spawn[str]]":
     # Python's own environment: readline, once loaded, has put LINES and COLUMNS of another terminal into C's.
-    child = pexpect.spawn(
+    child = spawn(
         sys.executable,
         ["-m", "apexgpu", *words],
-        encoding="utf-8",
         timeout=LIMIT,
         dimensions=(lines, 200),
         echo=False,

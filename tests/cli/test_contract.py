@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from apexgpu import account, cli
 from apexgpu.errors import DeclinedError
 from apexgpu.files import locked
 from apexgpu.models import Host
-from apexgpu.render import Screen
+from apexgpu.render.screen import Screen
+from apexgpu.reporter import Reporter
 from apexgpu.session import Session
 from apexgpu_lab.inprocess import running
 from tests.cli.product import Product, product_of
@@ -279,11 +281,10 @@ def test_what_is_in_the_way_of_several_hosts_is_no_ones_row(
     assert "hosts" not in document
 
 
-class Answering(Screen):
-    """A screen at which somebody sits, or nobody."""
+class Answering(Reporter):
+    """Somebody who answers, or nobody."""
 
     def __init__(self, answer: str | None) -> None:
-        super().__init__(out=io.StringIO(), err=io.StringIO())
         self.answer = answer
 
     @property
@@ -297,11 +298,17 @@ class Answering(Screen):
         return self.answer or ""
 
 
+def answering(answer: str | None) -> Session:
+    screen = Screen(out=io.StringIO(), err=io.StringIO())
+    screen.reporter = Answering(answer)
+    return Session(environment={}, screen=screen)
+
+
 @pytest.mark.parametrize(
     ("answer", "code"), [(None, "no_terminal"), ("n", "declined"), ("", "declined")]
 )
 def test_nobody_but_yes_goes_on(answer: str | None, code: str) -> None:
-    session = Session(environment={}, screen=Answering(answer))
+    session = answering(answer)
     with pytest.raises(DeclinedError) as caught:
         session.confirm_name("gpu7", "It is lost")
     assert (caught.value.code, caught.value.exit_code) == (code, 7)
@@ -309,17 +316,17 @@ def test_nobody_but_yes_goes_on(answer: str | None, code: str) -> None:
         session.confirm("Stop it?", option="--really")
     assert (caught.value.code, caught.value.exit_code) == (code, 7)
     assert "--really" in (caught.value.hint or "")
-    session.yes = True
-    session.confirm("Stop it?")
-    session.confirm_name("gpu7", "It is lost")
+    agreed = replace(session, yes=True)
+    agreed.confirm("Stop it?")
+    agreed.confirm_name("gpu7", "It is lost")
 
 
 def test_only_the_very_name_goes_on() -> None:
     for typed in ("gpu", "GPU7", "gpu77", "y"):
         with pytest.raises(DeclinedError, match="nothing was changed"):
-            Session(environment={}, screen=Answering(typed)).confirm_name("gpu7", "It is lost")
-    Session(environment={}, screen=Answering("gpu7")).confirm_name("gpu7", "It is lost")
-    Session(environment={}, screen=Answering("y")).confirm("Stop it?")
+            answering(typed).confirm_name("gpu7", "It is lost")
+    answering("gpu7").confirm_name("gpu7", "It is lost")
+    answering("y").confirm("Stop it?")
 
 
 def test_hosts_are_in_iams_order_and_each_once(product: Product) -> None:
@@ -333,7 +340,7 @@ def test_ctrl_c_after_the_document_makes_no_second_one(
         session.screen.document({"ok": True})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("apexgpu.commands.overview.status", status)
+    monkeypatch.setattr("apexgpu.containers.status", status)
     assert cli.main(["status", "--json"], Session(environment={})) == 130
     assert json.loads(capsys.readouterr().out)["ok"] is True
 

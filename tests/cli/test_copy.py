@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from apexgpu import account
-from apexgpu.commands.copy import bar
 from apexgpu_lab.inprocess import running
 from tests.cli.product import Product, product_of
 from tests.real.copies import There, noise, sshd, stages
@@ -236,21 +235,3 @@ def test_a_lost_connection_is_exit_5_with_the_way_on(laptop: Laptop) -> None:
     assert "error: the connection to gpu7 was lost" in err
     assert " hint: apexgpu cp big gpu7:" in err
     assert "the partial copy is kept in " in err
-
-
-@pytest.mark.parametrize(
-    ("done", "total", "rate", "shown"),
-    [
-        (0, None, 0.0, "x  0 B"),
-        (
-            512 * MIB,
-            1024 * MIB,
-            64.0 * MIB,
-            "x  ▕██████████░░░░░░░░░░▏ 50 %  512.0 MiB of 1.0 GiB  64.0 MiB/s  8 s left",
-        ),
-        (1024 * MIB, 1024 * MIB, 0.0, "x  ▕████████████████████▏100 %  1.0 GiB of 1.0 GiB"),
-        (2048 * MIB, 1024 * MIB, 0.0, "x  ▕████████████████████▏100 %  2.0 GiB of 1.0 GiB"),
-    ],
-)
-def test_the_bar(done: int, total: int | None, rate: float, shown: str) -> None:
-    assert bar("x", done, total, rate=rate) == shown

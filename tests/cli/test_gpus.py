@@ -1,14 +1,10 @@
-"""`gpus` against the lab: every row that can be there, the monitor page, and the live table on a terminal."""
+"""`gpus` against the lab: every row that can be there, and the live table on a terminal."""
 
 import json
 import re
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -78,7 +74,7 @@ class TestTheTable:
         ]
         assert row(product, "gpu4") == ["gpu4", "-", "stopped", "apexgpu up gpu4"]
         assert product.err == (
-            "others: memory that no program of your container accounts for; theirs cannot be seen from it\n"
+            "others: GPU memory used outside your container; a container cannot see whose it is\n"
         )
 
     def test_without_others_says_nothing_of_them(self, product: Product) -> None:
@@ -116,7 +112,6 @@ class TestTheTable:
             "compute_mode": "Default",
             "processes": [],
             "others": 9000 * MIB,
-            "page": [],
         }
 
     def test_words_of_a_server_are_data(self, product: Product) -> None:
@@ -197,112 +192,6 @@ class TestBadRows:
 
     def test_an_unknown_host_is_exit_2(self, product: Product) -> None:
         assert product("gpus", "gpu99") == 2
-
-
-@contextmanager
-def website(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """A web server on loopback; its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Nothing on the terminal."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/gpus"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(30)
-
-
-def page(text: str, status: int = 200) -> Callable[[BaseHTTPRequestHandler], None]:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        body = text.encode()
-        handler.send_response(status)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return answer
-
-
-def point_at(product: Product, url: str) -> None:
-    """Let the settings name a monitor page."""
-    file = Path(product.lab.environment["APEXGPU_CONFIG_DIR"]) / "config.toml"
-    file.write_text(f'keep_connections = false\nmonitor_url = "{url}"\n')
-
-
-class TestTheMonitorPage:
-    def test_tells_who_the_others_are_and_what_is_old(self, product: Product) -> None:
-        text = """<table><tr><th>Host<th>GPU<th>Owner<th>Group<th>Memory<th>Updated
-        <tr><td>gpu2<td>0<td>bob<td>DM<td>8000 MiB<td>20 s ago<tr><td>gpu3<td>0<td>carol<td><td>1 GiB<td>2 h ago
-        <tr><td>gpu3<td>1<td>alice<td>CV<td>5 GiB<td>1 s ago</table>"""
-        with website(page(text)) as url:
-            point_at(product, url)
-            assert product("gpus") == 0
-            assert row(product, "gpu2")[-1] == "others 8.8 GiB: bob (DM) 7.8 GiB"
-            assert row(product, "gpu3")[-1] == "others 8.8 GiB: carol 1.0 GiB [old: 2 h ago]"
-            assert product.out.splitlines()[4].endswith("  the page: alice (CV) 5.0 GiB")
-            told = product.hosts("gpus")["gpu3"]["gpus"][0]["page"]
-        assert told == [
-            {
-                "user": "carol",
-                "group": None,
-                "memory": 1024 * MIB,
-                "gpu": 0,
-                "refreshed": "2 h ago",
-                "stale": True,
-            }
-        ]
-
-    @pytest.mark.parametrize(
-        ("answer", "words"),
-        [
-            (page("gone", 404), "the lab's monitor page answers with status 404"),
-            (page("<h1>Log in</h1>"), "holds nothing about these hosts"),
-            (page("x" * 2**21 + "xx"), "is larger than 2 MiB"),
-            (page("", 302), "answers with status 302"),
-            (lambda handler: handler.close_connection, "the lab's monitor page at 127.0.0.1:"),
-        ],
-    )
-    def test_that_is_none_never_breaks_the_table(
-        self, product: Product, answer: Callable[[BaseHTTPRequestHandler], None], words: str
-    ) -> None:
-        with website(answer) as url:
-            point_at(product, url)
-            assert product("gpus", "gpu2") == 0
-        assert len(product.out.splitlines()) == 3
-        assert words in product.err
-        assert "so owners are not shown" in product.err
-
-    @pytest.mark.parametrize(
-        "url", ["http://bob:secret@127.0.0.1/", "ftp://x/", "nonsense", "http://"]
-    )
-    def test_with_a_senseless_address_neither(self, product: Product, url: str) -> None:
-        point_at(product, url)
-        assert product("gpus", "gpu2") == 0
-        assert "monitor_url is no plain http or https URL" in product.err
-        assert "secret" not in product.err
-
-    def test_that_never_comes_holds_no_row_back_for_long(
-        self, product: Product, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from apexgpu.nvidia import monitor
-
-        monkeypatch.setattr(monitor, "WAIT", 0.1)
-        hold = threading.Event()
-        with website(lambda _: (hold.wait(60), None)[1]) as url:
-            point_at(product, url)
-            assert product("gpus", "gpu2") == 0
-            hold.set()
-        assert "has not come in time" in product.err
 
 
 def sockets(pid: int | None) -> int | None:

@@ -11,7 +11,7 @@ import pytest
 
 from apexgpu import cli
 from apexgpu.manageshell import portmaps
-from apexgpu.render import Screen
+from apexgpu.render.screen import Screen
 from apexgpu.session import Session
 from apexgpu_lab.containers import Container
 from apexgpu_lab.inprocess import running

@@ -18,6 +18,7 @@ from apexgpu_lab.containers import Container
 from apexgpu_lab.inprocess import running
 from tests.cli.newcomer import LIMIT
 from tests.cli.product import Product, product_of
+from tests.terminals import spawn
 
 pytestmark = pytest.mark.openssh
 
@@ -360,7 +361,7 @@ class TestTerminal:
     """The real program in a terminal of its own."""
 
     def spawn(self, product: Product, *words: str) -> "pexpect.spawn[str]":
-        return pexpect.spawn(
+        return spawn(
             sys.executable,
             ["-m", "apexgpu", *words],
             env={**os.environ, "TERM": "xterm"},

@@ -14,9 +14,9 @@ from apexgpu_lab.inprocess import running
 from tests.cli.newcomer import ended
 from tests.cli.product import Product, at_terminal, product_of
 from tests.lab.calls import started, state_of
+from tests.terminals import REDRAWN
 
 pytestmark = pytest.mark.openssh
-_END = r"\x1b\[[0-9;]*[A-Za-z]"
 
 
 @pytest.fixture
@@ -45,11 +45,11 @@ def frame(child: "pexpect.spawn[str]", wanted: str) -> list[str]:
     """The first drawing of the table that has `wanted` in it (a pattern), as its lines."""
     while True:
         child.expect(
-            r"HOST +STATE[^\x1b]*?gpu19 [^\r\n]*?(?:…|yes)"
+            rf"HOST +STATE[^{REDRAWN}]*?gpu19 [^\r\n{REDRAWN}]*?(?:…|yes)"
         )  # to its end: a row may come in pieces
         text = str(child.after)
         if re.search(wanted, text):
-            return re.sub(_END, "", text).splitlines()
+            return text.splitlines()
 
 
 class TestStatusOf18:
@@ -74,8 +74,8 @@ class TestStatusOf18:
     ) -> None:
         with at_terminal("status", "--timeout", "4") as child:
             assert ended(child) == 3
-            after = str(child.before).rpartition("\x1b[J")[2]
-        lines = [line for line in re.sub(_END, "", after).splitlines() if line]
+            after = str(child.before).rpartition(REDRAWN)[2]
+        lines = [line for line in after.splitlines() if line]
         assert [line.split()[0] for line in lines[:19]] == [
             "HOST",
             *(f"gpu{number}" for number in range(2, 20)),

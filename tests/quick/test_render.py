@@ -6,7 +6,8 @@ import json
 import pytest
 
 from apexgpu.errors import ApexError, DeclinedError
-from apexgpu.render import Screen, error_value
+from apexgpu.render.screen import Screen
+from apexgpu.results import error_json
 from apexgpu.text import columns, duration, safe, size, width
 
 
@@ -54,12 +55,11 @@ def test_reports_differences_and_what_lives_on_the_terminal_obey_no_server_eithe
     view, out, err = screen(terminal=True, NO_COLOR="1")
     view.verdict("ok", "\x1b[1m", "\x1b[2J", hint="\x1b[3m")
     view.block("+ \x1b[4m\n- \x9b5m")
-    view.transient("\x1b[6m\n\x1b[7m")
     assert "\x1b" not in out.getvalue() + err.getvalue()
     assert "\x9b" not in err.getvalue()
     for shown in ("[1m", "[2J", "[3m"):
         assert f"\\x1b{shown}" in out.getvalue()
-    for shown in ("\\x1b[4m", "\\x9b5m", "\\x1b[6m", "\\x1b[7m"):
+    for shown in ("\\x1b[4m", "\\x9b5m"):
         assert shown in err.getvalue()
 
 
@@ -153,8 +153,8 @@ def test_without_json_there_is_no_document() -> None:
 
 
 def test_an_error_as_a_value() -> None:
-    assert error_value(None) is None
-    assert error_value(ApexError("it broke", hint="mend it", code="broken")) == {
+    assert error_json(None) is None
+    assert error_json(ApexError("it broke", hint="mend it", code="broken")) == {
         "code": "broken",
         "message": "it broke",
         "hint": "mend it",

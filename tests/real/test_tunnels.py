@@ -21,6 +21,7 @@ import pytest
 from tests import openssh
 from tests.real.member import DAEMON, SEVEN, Member, Said, member
 from tests.real.webserver import Wire, serving
+from tests.terminals import spawn
 
 from apexgpu.forwarding import records
 
@@ -332,7 +333,7 @@ class TestForeground:
         monkeypatch.setenv("TERM", "xterm")
         with serving(b"x" * 50_000) as port:
             words = ["-m", "apexgpu", "tunnel", "gpu7", str(port)]
-            child = pexpect.spawn(
+            child = spawn(
                 sys.executable,
                 words,
                 encoding="utf-8",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.commands import fleet
+from apexgpu import manyhosts
 from apexgpu.commands.config import fetch_hosts, merge_into_config, remove_ours
 from apexgpu.commands.credentials import (
     AllowHttp,
@@ -57,23 +57,25 @@ def login(
     Run twice, it changes nothing the second time. Example: apexgpu login alice
     """
     session = session_of(ctx)
-    name = _settle_user(session, user, iam_url)
-    client = iam_client(session, allow_http=allow_http)
+    session = _settle_user(session, user, iam_url)
+    name = session.user
+    session, client = iam_client(session, allow_http=allow_http)
     # Everything that can be refused without a password is asked first: nothing is made or sent for it then.
     with session.screen.working("asking IAM for the hosts"):
         client.open_page(name)
         hosts = fetch_hosts(session, client)
+        session = session.with_hosts(hosts)
         stored = client.keys_text(name) or ""
     wanted = hosts if register_all else session.hosts(register) if register else []
     configfile.read_config(session.settings.ssh_config)
     pair = choose_key(session, key, stored)
-    sent = send_key(
+    session, sent = send_key(
         session,
         client,
         pair,
         Passwords(session, from_stdin=password_stdin, save=not no_save_password),
     )
-    written = merge_into_config(session, hosts, identity=pair.path)
+    session, written = merge_into_config(session, hosts, identity=pair.path)
     pushed = _follow(session, client, hosts) if sent else {}
     reached = _probe(session, hosts, pushed)
     made = _register(session, list(wanted))
@@ -95,13 +97,12 @@ def login(
     raise typer.Exit(code)
 
 
-def _settle_user(session: Session, user: str | None, iam_url: str | None) -> str:
-    """The account name, from the argument, the settings or the user; lower case, for IAM minds it."""
+def _settle_user(session: Session, user: str | None, iam_url: str | None) -> Session:
+    """The session of the account that the argument, the settings or the user names, in lower case."""
     if iam_url:
-        session.flags["iam_url"] = iam_url
+        session = session.with_flags(iam_url=iam_url)
     if user:
-        session.flags["user"] = user
-    session.__dict__.pop("settings", None)
+        session = session.with_flags(user=user)
     given = session.settings.user
     if not given:
         if not session.screen.can_ask:
@@ -114,9 +115,7 @@ def _settle_user(session: Session, user: str | None, iam_url: str | None) -> str
     if not valid_user(name):
         message = f"{given!r} is not an account name: letters, digits, '_', '.', '-' only"
         raise UsageError(message, hint="apexgpu login USER")
-    session.flags["user"] = name
-    session.__dict__.pop("settings", None)
-    return name
+    return session.with_flags(user=name)
 
 
 def _follow(session: Session, client: IamClient, hosts: Sequence[Host]) -> dict[str, bool | None]:
@@ -126,7 +125,7 @@ def _follow(session: Session, client: IamClient, hosts: Sequence[Host]) -> dict[
             client,
             session.user,
             limit=2 * session.settings.timeout,
-            on_log=lambda log: progress.say(f"{len(log.hosts)} of {len(hosts)} hosts"),
+            on_log=lambda log: progress.update(f"{len(log.hosts)} of {len(hosts)} hosts"),
         )
     if not log.done:
         session.screen.warn(
@@ -152,7 +151,7 @@ def _probe(
         return manage.status(session.transport, host).registered
 
     with session.screen.working(f"asking {len(hosts)} hosts whether they know the key"):
-        outcomes = fleet.run(session, hosts, works)
+        outcomes = manyhosts.run(session, hosts, works)
     unknown = [outcome for outcome in outcomes if isinstance(outcome.error, UnknownHostKeyError)]
     for outcome in outcomes:
         if outcome.error is not None and outcome not in unknown:
@@ -198,10 +197,10 @@ def _register(session: Session, hosts: list[Host]) -> list[Outcome[bool]]:
 def _rows(reached: Sequence[Outcome[bool]], made: Sequence[Outcome[bool]]) -> list[dict[str, Any]]:
     from apexgpu.commands.hosts import register_value
 
-    registering = {row["host"]: row for row in fleet.rows(made, register_value)}
+    registering = {row["host"]: row for row in manyhosts.rows(made, register_value)}
     return [
         {"key_accepted": None, **row, **registering.get(row["host"], {})}
-        for row in fleet.rows(reached, lambda took: {"key_accepted": took})
+        for row in manyhosts.rows(reached, lambda took: {"key_accepted": took})
     ]
 
 

@@ -9,25 +9,29 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from apexgpu.cli import COMMANDS
+from apexgpu.commands.table import COMMANDS
 from apexgpu.errors import UsageError
-from apexgpu.session import Session
+from apexgpu.session import Invocation
 
 
 def _common_options() -> list[TyperOption]:
-    """The options that every command has; they go to the session, not to the command."""
+    """The options that every command has; they go to the invocation, not to the command."""
 
     def keep(ctx: Any, param: Any, value: Any) -> None:
-        session: Session = ctx.find_root().obj
-        if value is None or value is False or session is None:
+        invocation: Invocation | None = ctx.find_root().obj
+        if value is None or value is False or invocation is None:
             return
         if param.name == "json":
-            session.screen.as_json = True
-            session.flags["json"] = "yes"
+            invocation.base.screen.as_json = True
+            invocation.flags["json"] = "yes"
         elif param.name == "timeout":
-            session.flags["timeout"] = str(value)
-        else:
-            setattr(session, param.name, True)
+            invocation.flags["timeout"] = str(value)
+        elif param.name == "yes":
+            invocation.yes = True
+        elif param.name == "accept_new":
+            invocation.accept_new = True
+        elif param.name == "debug":
+            invocation.debug = True
 
     def option(names: list[str], help_: str, **more: Any) -> TyperOption:
         return TyperOption(param_decls=names, help=help_, expose_value=False, callback=keep, **more)

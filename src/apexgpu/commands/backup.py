@@ -6,11 +6,12 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from apexgpu import manyhosts
 from apexgpu.archives import saving
 from apexgpu.archives.archivehost import Means
 from apexgpu.archives.catalog import UNKNOWN, Saved, checked_label, iso
 from apexgpu.archives.saving import Plan, Taken
-from apexgpu.commands import fleet, reach
+from apexgpu.commands import reach
 from apexgpu.commands.hosts import confirm_stop
 from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.errors import ApexError, DeclinedError, RefusedError
@@ -80,9 +81,9 @@ def undo_interrupted(session: Session, host: Host) -> int:
 
     came = attempt(session, host, f"putting {host.name} back", work, answered=True)
     if isinstance(came, ApexError):
-        fleet.show_error(session, host, came)
-        return fleet.finish(session, [Outcome(host, None, came)], lambda _: {})
-    return fleet.finish(session, [Outcome(host, came)], lambda changed: {"changed": changed})
+        manyhosts.show_error(session, host, came)
+        return manyhosts.finish(session, [Outcome(host, None, came)], lambda _: {})
+    return manyhosts.finish(session, [Outcome(host, came)], lambda changed: {"changed": changed})
 
 
 @contextmanager
@@ -90,12 +91,12 @@ def working(session: Session, host: Host, what: str, *, answered: bool) -> Itera
     """The means for a piece of work, shown as it goes on; Ctrl-C says what is left to do."""
     with session.screen.working(what) as progress:
         means = Means(
-            fleet.Trusting(session, host),
+            manyhosts.Trusting(session, host),
             session.known_hosts,
             session.state_dir,
             session.pause,
-            say=lambda line: progress.say(clean(line).strip().lstrip("= ")),
-            note=lambda line: progress.print(lambda: session.screen.note(f"  {line}")),
+            say=lambda line: progress.update(clean(line).strip().lstrip("= ")),
+            note=lambda line: session.screen.note(f"  {line}"),
             answered=answered or session.yes or session.screen.can_ask,
         )
         try:
@@ -104,7 +105,7 @@ def working(session: Session, host: Host, what: str, *, answered: bool) -> Itera
             entry = means.journal.find(host.name)
             if entry is not None:
                 hint = f"apexgpu {entry.what} {host.name}   (offers to finish or undo it)"
-                progress.print(lambda: session.screen.warn(entry.words(), hint=hint))
+                session.screen.warn(entry.words(), hint=hint)
             raise
 
 
@@ -160,11 +161,11 @@ def attempt(
 def finish(session: Session, host: Host, taken: Taken | ApexError) -> int:
     """Show what came of a snapshot; the exit code."""
     if isinstance(taken, ApexError):
-        fleet.show_error(session, host, taken)
-        return fleet.finish(session, [Outcome(host, None, taken)], lambda _: {})
+        manyhosts.show_error(session, host, taken)
+        return manyhosts.finish(session, [Outcome(host, None, taken)], lambda _: {})
     show_taken(session, host, taken)
     outcome = Outcome(host, taken, taken.start_error)
-    return fleet.finish(session, [outcome], taken_value)
+    return manyhosts.finish(session, [outcome], taken_value)
 
 
 def show_taken(session: Session, host: Host, taken: Taken) -> None:
@@ -181,7 +182,7 @@ def show_taken(session: Session, host: Host, taken: Taken) -> None:
             f"its manifest cannot be written beside {taken.saved.path}, so it counts as untested later"
         )
     if taken.start_error is not None:
-        fleet.show_error(session, host, taken.start_error)
+        manyhosts.show_error(session, host, taken.start_error)
     session.screen.note(
         f"  to bring it back: apexgpu recover {host.name} --from {taken.saved.name}"
     )

@@ -29,11 +29,7 @@ def fetch_hosts(session: Session, client: Any = None) -> tuple[Host, ...]:
     from apexgpu.iam.client import IamClient
 
     client = client or IamClient(session.iam_url, timeout=session.settings.timeout)
-    hosts = hostlist.parse(
-        client.config(session.user), user=session.user, networks=session.networks
-    )
-    session.__dict__["known_hosts"] = hosts
-    return hosts
+    return hostlist.parse(client.config(session.user), user=session.user, networks=session.networks)
 
 
 def include_file(session: Session) -> Path:
@@ -49,8 +45,10 @@ def merge_into_config(
     left_out: tuple[str, ...] | None = None,
     dry_run: bool = False,
     include: bool = False,
-) -> bool:
-    """Show what would change, ask where a question is due, write; whether anything changed.
+) -> tuple[Session, bool]:
+    """Show what would change, ask where a question is due, and write.
+
+    Returns the session that knows the hosts, and whether anything changed.
 
     `left_out` are the hosts to leave out from now on; None: those that were left out before.
     """
@@ -71,14 +69,14 @@ def merge_into_config(
     if plan.changed:
         _show_plan(session, plan, dry_run=dry_run)
         if dry_run:
-            return True
+            return session, True
         if not configblock.managed_hosts(plan.old) or plan.moved or plan.conflicts:
             session.confirm(f"Write this into {plan.path}?")
         configfile.commit(plan, state_dir=session.state_dir, runner=session.runner)
     if not dry_run:
-        session.remember(found)
+        session = session.remember(found)
         _show_written(session, plan)
-    return plan.changed
+    return session, plan.changed
 
 
 def _show_plan(session: Session, plan: configfile.ConfigPlan, *, dry_run: bool) -> None:
@@ -161,8 +159,9 @@ def sync(
     session = _session(ctx, ssh_config)
     with session.screen.working("asking IAM for the hosts"):
         hosts = fetch_hosts(session)
+        session = session.with_hosts(hosts)
     left_out = _left_out(session, except_ or [], () if no_except else session.account.left_out)
-    changed = merge_into_config(
+    session, changed = merge_into_config(
         session,
         hosts,
         identity=_identity(session),
@@ -202,8 +201,7 @@ def _identity(session: Session) -> Path | None:
 def _session(ctx: typer.Context, ssh_config: Path | None) -> Session:
     session = session_of(ctx)
     if ssh_config is not None:
-        session.flags["ssh_config"] = str(ssh_config)
-        session.__dict__.pop("settings", None)
+        session = session.with_flags(ssh_config=str(ssh_config))
     return session
 
 

@@ -15,9 +15,10 @@ from apexgpu.commands import reach
 from apexgpu.commands.options import Group, session_of
 from apexgpu.errors import ApexError, DroppedError
 from apexgpu.models import Target
-from apexgpu.render import Progress, error_value
+from apexgpu.reporter import Progress, Transferred
+from apexgpu.results import error_json
 from apexgpu.session import Session
-from apexgpu.text import duration, size
+from apexgpu.text import size
 from apexgpu.transfer import copypaths
 from apexgpu.transfer.copier import Copier, CopySummary, Method
 from apexgpu.transfer.copyconnection import CopyConnection
@@ -100,14 +101,9 @@ def _kept_up_to_date(progress: Progress, watch: CopyProgress) -> Iterator[None]:
         while not over.wait(0.1):
             if watch.name != part:
                 began, part = time.monotonic(), watch.name
-            progress.say(
-                bar(
-                    watch.name,
-                    watch.done,
-                    watch.total,
-                    rate=(watch.done - watch.resumed) / max(0.1, time.monotonic() - began),
-                )
-            )
+            seconds = max(0.1, time.monotonic() - began)
+            rate = (watch.done - watch.resumed) / seconds
+            progress.transferred(Transferred(watch.name, watch.done, watch.total, rate))
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()
@@ -116,21 +112,6 @@ def _kept_up_to_date(progress: Progress, watch: CopyProgress) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def bar(what: str, done: int, total: int | None, *, rate: float) -> str:
-    """Bytes on their way: a bar, percent, bytes, `rate` in bytes a second, and the time that is left."""
-    parts = [what] if what else []
-    if total:
-        share = min(1.0, done / total)
-        full = int(share * 20)
-        parts += [f"▕{'█' * full}{'░' * (20 - full)}▏{share * 100:3.0f} %"]
-    parts += [size(done) + (f" of {size(total)}" if total else "")]
-    parts += [f"{size(int(rate))}/s"] if rate > 0 else []
-    parts += (
-        [f"{duration((total - done) / rate)} left"] if total and rate > 0 and done < total else []
-    )
-    return "  ".join(parts)
 
 
 def _say_kept(session: Session, watch: CopyProgress) -> None:
@@ -148,10 +129,9 @@ def _same_command(words: list[str], method: str) -> str:
 
 
 def _interrupted(session: Session, watch: CopyProgress) -> None:
-    session.screen.transient("")
     _say_kept(session, watch)
     error = ApexError("interrupted", hint="run the same line again", code="interrupted")
-    session.screen.document({"ok": False, "error": error_value(error)})
+    session.screen.document({"ok": False, "error": error_json(error)})
 
 
 def _show(session: Session, host: str, done: CopySummary) -> None:

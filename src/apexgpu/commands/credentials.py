@@ -43,11 +43,16 @@ def forget_password(session: Session) -> bool:
     return stored_password(session).delete().ok
 
 
-def iam_client(session: Session, *, allow_http: bool) -> IamClient:
-    """A client for requests that carry the password: plain http beyond this machine is asked about once."""
+def iam_client(session: Session, *, allow_http: bool) -> tuple[Session, IamClient]:
+    """A client for requests that carry the password, and the session that knows where IAM answers.
+
+    Plain http beyond this machine is asked about once.
+    """
+    account = session.account
 
     def allowed(url: str) -> bool:
-        if url in session.account.allow_http:
+        nonlocal account
+        if url in account.allow_http:
             return True
         if not allow_http:
             if not session.screen.can_ask:
@@ -57,12 +62,13 @@ def iam_client(session: Session, *, allow_http: bool) -> IamClient:
             )
             if not session.screen.confirm("Send it all the same, now and in future"):
                 return False
-        session.remember(replace(session.account, allow_http=(*session.account.allow_http, url)))
+        account = replace(account, allow_http=(*account.allow_http, url))
         return True
 
     url = find_iam(session.settings.iam_url, allowed, timeout=session.settings.timeout)
-    session.__dict__["iam_url"] = url
-    return IamClient(url, timeout=session.settings.timeout)
+    if account != session.account:
+        session = session.remember(account)
+    return session.with_iam_url(url), IamClient(url, timeout=session.settings.timeout)
 
 
 class Passwords:
@@ -167,13 +173,15 @@ def _new_key(session: Session, directory: Path) -> KeyPair:
     session.screen.good(f"made a new key: {pair.path}")
     if pair.path is not None:
         if passphrase:
-            session.passphrases[pair.path] = Secret(passphrase)
+            session.passphrases.remember(pair.path, Secret(passphrase))
         agent.add_to_agent(pair.path, session.runner, passphrase)
     return pair
 
 
-def send_key(session: Session, client: IamClient, pair: KeyPair, passwords: Passwords) -> bool:
-    """Merge the key into what IAM holds; whether anything had to be sent."""
+def send_key(
+    session: Session, client: IamClient, pair: KeyPair, passwords: Passwords
+) -> tuple[Session, bool]:
+    """Merge the key into what IAM holds; the session that knows it, and whether anything had to be sent."""
     with session.screen.working("talking to IAM"):
         changed = with_password(
             passwords,
@@ -183,7 +191,7 @@ def send_key(session: Session, client: IamClient, pair: KeyPair, passwords: Pass
         )
     mark = fingerprint(pair.public)
     identity = str(pair.path) if pair.path else ""
-    session.remember(
+    session = session.remember(
         replace(
             session.account,
             user=session.user,
@@ -195,7 +203,7 @@ def send_key(session: Session, client: IamClient, pair: KeyPair, passwords: Pass
     where = pair.path or "ssh agent"
     session.screen.good(f"IAM {'now has' if changed else 'had'} your key {mark} ({where})")
     passwords.keep()
-    return changed
+    return session, changed
 
 
 def with_password(passwords: Passwords, work: Callable[[], bool]) -> bool:

@@ -12,7 +12,7 @@ from apexgpu import uninstall as removal
 from apexgpu.commands.credentials import forget_password, password_missing
 from apexgpu.commands.options import Group, session_of
 from apexgpu.models import Finding, Host
-from apexgpu.render import finding_value
+from apexgpu.results import finding_json
 from apexgpu.session import Session
 from apexgpu.ssh import fanout
 
@@ -86,10 +86,10 @@ def _finish(
             if first
             else None
         )
-        values = [finding_value(finding) for finding in findings]
+        values = [finding_json(finding) for finding in findings]
         rows.append({"host": one.name, "ok": first is None, "error": error, "checks": values})
     session.screen.document(
-        {"ok": not problems, "checks": [finding_value(one) for one in here], "hosts": rows}
+        {"ok": not problems, "checks": [finding_json(one) for one in here], "hosts": rows}
     )
     many = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; the lines after `hint:` are to be pasted"
     session.screen.result(many if problems else f"All well. {_FURTHER}")

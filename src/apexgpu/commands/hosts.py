@@ -5,14 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
+from apexgpu import containers, manyhosts
 from apexgpu.archives.journal import Journal
-from apexgpu.commands import fleet, overview, port
+from apexgpu.commands import port
 from apexgpu.commands.options import AllHosts, Group, HostsArgument, session_of
 from apexgpu.errors import RefusedError
 from apexgpu.manageshell import containershell, manage, portmaps, starting
 from apexgpu.manageshell.replies import StartReply, StopReply, clean
 from apexgpu.manageshell.starting import StartedContainer
 from apexgpu.models import Host, Outcome
+from apexgpu.results import Result
 from apexgpu.session import Session
 from apexgpu.ssh.route import config_arguments
 
@@ -27,7 +29,7 @@ def register(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHos
     """
     session = session_of(ctx)
     outcomes = register_hosts(session, session.some_hosts(hosts or [], everything))
-    raise typer.Exit(fleet.finish(session, outcomes, register_value))
+    raise typer.Exit(manyhosts.finish(session, outcomes, register_value))
 
 
 def register_hosts(session: Session, hosts: list[Host]) -> list[Outcome[bool]]:
@@ -41,13 +43,11 @@ def register_hosts(session: Session, hosts: list[Host]) -> list[Outcome[bool]]:
             name = outcome.host.name
             if outcome.error:
                 error = outcome.error
-                progress.print(lambda: fleet.show_error(session, outcome.host, error))
+                manyhosts.show_error(session, outcome.host, error)
             elif outcome.value:
-                progress.print(
-                    lambda: session.screen.good(f"{name}: registered. Next: apexgpu up {name}")
-                )
+                session.screen.good(f"{name}: registered. Next: apexgpu up {name}")
             else:
-                progress.print(lambda: session.screen.good(f"{name}: was registered already"))
+                session.screen.good(f"{name}: was registered already")
 
         def work(host: Host) -> bool:
             return manage.register(
@@ -55,10 +55,10 @@ def register_hosts(session: Session, hosts: list[Host]) -> list[Outcome[bool]]:
                 host,
                 state_dir=session.state_dir,
                 repost=repost,
-                on_line=lambda line: progress.say(f"{host.name}: {clean(line)}"),
+                on_line=lambda line: progress.update(f"{host.name}: {clean(line)}"),
             )
 
-        return fleet.run(session, hosts, work, on_done=done)
+        return manyhosts.run(session, hosts, work, on_done=done)
 
 
 def register_value(made: bool) -> dict[str, Any]:
@@ -82,7 +82,9 @@ def up(
     session = session_of(ctx)
     chosen = session.some_hosts(hosts or [], everything)
     raise typer.Exit(
-        fleet.finish(session, start_all(session, chosen, wait=wait, spoil=session.yes), _up_value)
+        manyhosts.finish(
+            session, start_all(session, chosen, wait=wait, spoil=session.yes), _up_value
+        )
     )
 
 
@@ -108,12 +110,12 @@ def start_all(
 
         def heard(host: Host, line: str) -> None:
             text = clean(line).lstrip("= ")
-            progress.say(f"{host.name}: {text}")
+            progress.update(f"{host.name}: {text}")
             if _worth_keeping(text):
-                progress.print(lambda: session.screen.note(f"  {host.name}: {text}"))
+                session.screen.note(f"  {host.name}: {text}")
 
         def done(outcome: Outcome[StartedContainer]) -> None:
-            progress.print(lambda: _show_up(session, outcome))
+            _show_up(session, outcome)
 
         def work(host: Host) -> StartedContainer:
             if not spoil:
@@ -128,7 +130,7 @@ def start_all(
                 started=started,
             )
 
-        outcomes = fleet.run(session, hosts, work, on_done=done)
+        outcomes = manyhosts.run(session, hosts, work, on_done=done)
     port.offer_again(
         session,
         [one.host for one in outcomes if one.value is not None and not one.value.was_running],
@@ -155,7 +157,7 @@ def _show_up(session: Session, outcome: Outcome[StartedContainer]) -> None:
     name = outcome.host.name
     if outcome.error is not None or outcome.value is None:
         if outcome.error is not None:
-            fleet.show_error(session, outcome.host, outcome.error)
+            manyhosts.show_error(session, outcome.host, outcome.error)
         return
     driver = outcome.value.driver
     if driver is not None and not driver.installed:
@@ -172,7 +174,7 @@ def _show_up(session: Session, outcome: Outcome[StartedContainer]) -> None:
 def _up_value(value: StartedContainer) -> dict[str, Any]:
     driver = value.driver
     return {
-        **overview.container_value(value.container),
+        **containers.container_json(value.container),
         "changed": not value.was_running,
         "driver": None
         if driver is None
@@ -189,34 +191,34 @@ def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts =
     session = session_of(ctx)
     chosen = session.some_hosts(hosts or [], everything)
     with session.screen.working(f"looking at {_names(chosen)}"):
-        states = fleet.run(session, chosen, lambda host: _running_use(session, host))
+        states = manyhosts.run(session, chosen, lambda host: _running_use(session, host))
     confirm_stop(session, states)
     with session.screen.working(f"stopping on {_names(chosen)}") as progress:
 
         def done(outcome: Outcome[StopReply]) -> None:
-            progress.print(lambda: _show_down(session, outcome))
+            _show_down(session, outcome)
 
         def work(host: Host) -> StopReply:
             stopped = manage.down(
                 session.transport,
                 host,
                 state_dir=session.state_dir,
-                on_line=lambda line: progress.say(f"{host.name}: {clean(line)}"),
+                on_line=lambda line: progress.update(f"{host.name}: {clean(line)}"),
             )
             portmaps.remember(session.state_dir, host, stopped.ports)
             return stopped
 
         found = (
-            fleet.run(session, [state.host for state in states if state.ok], work, on_done=done)
+            manyhosts.run(session, [state.host for state in states if state.ok], work, on_done=done)
             if any(state.ok for state in states)
             else []
         )
         stopped = {outcome.host: outcome for outcome in found}
         for state in states:
             if state.error is not None:
-                fleet.show_error(session, state.host, state.error)
+                manyhosts.show_error(session, state.host, state.error)
     outcomes = [stopped.get(state.host, Outcome(state.host, None, state.error)) for state in states]
-    code = fleet.finish(
+    code = manyhosts.finish(
         session,
         outcomes,
         lambda value: {
@@ -267,7 +269,7 @@ def show_use(session: Session, host: Host, use: containershell.Activity | None) 
 def _show_down(session: Session, outcome: Outcome[StopReply]) -> None:
     name = outcome.host.name
     if outcome.error is not None:
-        fleet.show_error(session, outcome.host, outcome.error)
+        manyhosts.show_error(session, outcome.host, outcome.error)
     elif outcome.value is not None and outcome.value.was_running:
         maps = [line for line in outcome.value.unmapped if not line.endswith("container:22")]
         gone = f" Port maps that went with it: {', '.join(maps)}." if maps else ""
@@ -283,12 +285,12 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Keep showing it, refreshed every 5 s.")
     ] = False,
-) -> None:
+) -> Result:
     """Show every host: registered, running, address, memory, and what is wrong.
 
     Name hosts to also learn their uptime and what is free on their disks. Example: apexgpu status gpu7
     """
-    raise typer.Exit(overview.status(session_of(ctx), hosts or [], watch=watch))
+    return containers.status(session_of(ctx), hosts or [], watch=watch)
 
 
 def _names(hosts: list[Host]) -> str:

@@ -159,7 +159,7 @@ def remove(
 def _change(
     session: Session, change: Any, password_stdin: bool, no_save_password: bool, allow_http: bool
 ) -> bool:
-    client = iam_client(session, allow_http=allow_http)
+    session, client = iam_client(session, allow_http=allow_http)
     passwords = Passwords(session, from_stdin=password_stdin, save=not no_save_password)
     changed = with_password(passwords, lambda: publish(client, session.user, change, passwords.get))
     passwords.keep()

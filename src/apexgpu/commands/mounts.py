@@ -16,7 +16,7 @@ from apexgpu.errors import ApexError, UnknownHostError, UsageError
 from apexgpu.jobs import together
 from apexgpu.models import Host, Target
 from apexgpu.process import Completed
-from apexgpu.render import error_value
+from apexgpu.results import error_json
 from apexgpu.session import Session
 from apexgpu.sshfs import mountcheck, mountnotes, mountprograms, mounts, mounttable
 from apexgpu.sshfs.mountprograms import Wish
@@ -92,7 +92,7 @@ def repair(ctx: typer.Context) -> None:
 def _again(session: Session, one: Mount) -> Wish | None:
     """What was mounted, to be mounted again; None when its host is not known any more."""
     note = mountnotes.load(session.state_dir).get(one.directory)
-    known = session.account.hosts or session.__dict__.get("known_hosts", ())
+    known = session.hosts_known_so_far
     host = next((host for host in known if host.name == one.host), note.host if note else None)
     if host is None or not host.port:
         return None
@@ -231,7 +231,7 @@ def _finish(
             **value(one),
             "state": one.state if error else done_state,
             "ok": not error,
-            "error": error_value(error),
+            "error": error_json(error),
         }
         for one, error in results
     ]

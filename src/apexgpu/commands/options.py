@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from apexgpu.commands.app import Command
-from apexgpu.session import Session
+from apexgpu.session import Invocation, Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -72,6 +72,6 @@ class Group(typer.Typer):
 
 
 def session_of(ctx: typer.Context) -> Session:
-    """The session that main() put into the context."""
-    session: Session = ctx.find_root().obj
-    return session
+    """The session of this run. Its options have been read by the time a command asks for it."""
+    invocation: Invocation = ctx.find_root().obj
+    return invocation.session

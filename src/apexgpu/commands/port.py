@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.commands import fleet, reach
+from apexgpu import manyhosts
+from apexgpu.commands import reach
 from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.errors import RefusedError
 from apexgpu.manageshell import manage, portmaps
@@ -35,15 +36,17 @@ def port(
     chosen = reach.one_host(session, host)
     outcome = _listed(session, chosen) if number is None else _mapped(session, chosen, number)
     if outcome.error is not None:
-        fleet.show_error(session, chosen, outcome.error)
+        manyhosts.show_error(session, chosen, outcome.error)
     elif outcome.value is not None:
         _show(session, chosen, outcome.value, number)
-    raise typer.Exit(fleet.finish(session, [outcome], lambda found: _value(session, chosen, found)))
+    raise typer.Exit(
+        manyhosts.finish(session, [outcome], lambda found: _value(session, chosen, found))
+    )
 
 
 def _listed(session: Session, host: Host) -> Outcome[list[CheckedMap]]:
     with session.screen.working(f"asking {host.name} for its port maps"):
-        outcome = fleet.run(
+        outcome = manyhosts.run(
             session, [host], lambda one: manage.list_port_maps(session.transport, one)
         )[0]
         return _looked_at(session, outcome)
@@ -55,10 +58,10 @@ def _mapped(session: Session, host: Host, number: int) -> Outcome[list[CheckedMa
             portmaps.map_and_remember(session.transport, one, number, state_dir=session.state_dir),
         )
 
-    outcome = fleet.run(session, [host], work)[0]
+    outcome = manyhosts.run(session, [host], work)[0]
     if isinstance(outcome.error, RefusedError) and outcome.error.code == "stopped":
         reach.offer_start(session, host)
-        outcome = fleet.run(session, [host], work)[0]
+        outcome = manyhosts.run(session, [host], work)[0]
     return _looked_at(session, outcome)
 
 
@@ -141,7 +144,7 @@ def offer_again(session: Session, hosts: Sequence[Host]) -> None:
     elif session.yes or session.screen.confirm(
         f"Open these ports to the lab's network again ({what})?"
     ):
-        fleet.run(session, list(lost), lambda host: _put_back(session, host, lost[host]))
+        manyhosts.run(session, list(lost), lambda host: _put_back(session, host, lost[host]))
     else:
         for host in lost:
             portmaps.forget(session.state_dir, host)

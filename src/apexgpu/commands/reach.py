@@ -2,7 +2,7 @@
 
 import typer
 
-from apexgpu.commands import fleet
+from apexgpu import manyhosts
 from apexgpu.errors import RefusedError, UsageError
 from apexgpu.manageshell import containershell, replies
 from apexgpu.models import Host, Target
@@ -32,7 +32,7 @@ def ready(session: Session, host: Host, command: str = "true") -> str:
     What `command` said there; nothing where it had to be started. Raises what stands in the way: DeclinedError,
     RefusedError (stopped, and nobody to ask), UnreachableError …
     """
-    outcome = fleet.run(session, [host], lambda one: _said(session, one, command))[0]
+    outcome = manyhosts.run(session, [host], lambda one: _said(session, one, command))[0]
     if outcome.error is not None:
         raise outcome.error
     if outcome.value is None:

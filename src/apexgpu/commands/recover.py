@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from apexgpu import manyhosts
 from apexgpu.archives import recoverplan, recovery, saving
 from apexgpu.archives.archivehost import Means
 from apexgpu.archives.journal import Work
 from apexgpu.archives.recoverplan import Plan
 from apexgpu.archives.recovery import Done
-from apexgpu.commands import fleet, interrupted, reach
+from apexgpu.commands import interrupted, reach
 from apexgpu.commands.backup import ask_snapshot, attempt, show_taken, undo_interrupted, words
 from apexgpu.commands.hosts import show_use
 from apexgpu.commands.options import Group, OneHost, session_of
@@ -221,7 +222,7 @@ def _new_keys(
     except DeclinedError:
         return None
     except ApexError as exc:
-        fleet.show_error(session, host, exc)
+        manyhosts.show_error(session, host, exc)
         return None
     if change is not None:
         _show_change(session, host, change)
@@ -245,10 +246,10 @@ def _show_change(session: Session, host: Host, change: KeyChange) -> None:
 
 def _finish(session: Session, host: Host, came: tuple[Done, KeyChange | None] | ApexError) -> int:
     if isinstance(came, ApexError):
-        fleet.show_error(session, host, came)
-        return fleet.finish(session, [Outcome(host, None, came)], lambda _: {})
+        manyhosts.show_error(session, host, came)
+        return manyhosts.finish(session, [Outcome(host, None, came)], lambda _: {})
     done, renewed = came
-    return fleet.finish(session, [Outcome(host, done)], lambda value: _value(value, renewed))
+    return manyhosts.finish(session, [Outcome(host, done)], lambda value: _value(value, renewed))
 
 
 def _value(done: Done, renewed: KeyChange | None) -> dict[str, Any]:

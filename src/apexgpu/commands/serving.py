@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from apexgpu.commands import fleet, reach, tunnel
+from apexgpu import manyhosts
+from apexgpu.commands import reach, tunnel
 from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.commands.tunnel import Background, Local, Once, Open
 from apexgpu.forwarding import ports, records
@@ -121,7 +122,7 @@ def _show(
     reach.ready(session, host)
     try:
         with session.screen.working(f"looking for {wish.kind.label} on {host.name}") as progress:
-            found = webservers.serve(session.transport, host, wish, on_line=progress.say)
+            found = webservers.serve(session.transport, host, wish, on_line=progress.update)
     except ServerFailedError as exc:
         for line in exc.log_lines:
             session.screen.note(f"  {line}")
@@ -169,12 +170,12 @@ def _stop(session: Session, host: Host, wish: ServerRequest) -> None:
 
         def work(one: Host) -> list[int]:
             return (
-                webservers.stop(session.transport, one, wish, on_line=progress.say)
+                webservers.stop(session.transport, one, wish, on_line=progress.update)
                 if reach.answers(session, one)
                 else []
             )
 
-        outcome = fleet.run(session, [host], work)[0]
+        outcome = manyhosts.run(session, [host], work)[0]
     if outcome.error is not None:
         raise outcome.error
     stopped = outcome.value or []
@@ -183,7 +184,7 @@ def _stop(session: Session, host: Host, wish: ServerRequest) -> None:
         _close_tunnels(session, host, number)
     if not stopped:
         session.screen.good(f"no {wish.kind.label} runs there on {host.name}")
-    fleet.finish(
+    manyhosts.finish(
         session, [Outcome(host, stopped)], lambda found: {"stopped": found, "changed": bool(found)}
     )
 

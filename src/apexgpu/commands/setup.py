@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.commands import fleet, reach
+from apexgpu import manyhosts
+from apexgpu.commands import reach
 from apexgpu.commands.options import Group, session_of
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.manageshell import hostkeys, hostlock
@@ -17,7 +18,7 @@ from apexgpu.recipes.installers import Judged, Memory
 from apexgpu.recipes.planner import DONE, Order, Plan, Planned
 from apexgpu.recipes.provision import Run, StepFailedError, Teller
 from apexgpu.recipes.recipe import Recipe
-from apexgpu.render import error_value
+from apexgpu.results import error_json
 from apexgpu.session import Session
 from apexgpu.text import columns
 
@@ -131,11 +132,11 @@ class _Setup:
                     self._session.screen.note(f"  {line}")
                 log = f"apexgpu ssh {self._host.name} -- cat .cache/apexgpu/setup/log"
                 self._session.screen.note(f"  (all of it: {log})")
-            fleet.show_error(self._session, self._host, exc)
+            manyhosts.show_error(self._session, self._host, exc)
         row = {
             "host": self._host.name,
             "ok": error is None,
-            "error": error_value(error),
+            "error": error_json(error),
             **self._told,
         }
         self._session.screen.document({"ok": error is None, "hosts": [row]})
@@ -166,7 +167,7 @@ class _Setup:
         """What is there; a stopped container is offered to be started, and what is under way there awaited."""
         session, host = self._session, self._host
         with session.screen.working(f"looking at {host.name}"):
-            outcome = fleet.run(
+            outcome = manyhosts.run(
                 session, [host], lambda one: survey(session.transport, one, connect=self._connect)
             )[0]
         if isinstance(outcome.error, RefusedError) and outcome.error.code == "stopped":
@@ -183,7 +184,7 @@ class _Setup:
             f"a setup is under way on {host.name} already ({busy.partition(' ')[2] or busy}): following it"
         )
         with session.screen.working(f"following it on {host.name}") as progress:
-            provision.follow(session.transport, host, busy, progress.say, connect=self._connect)
+            provision.follow(session.transport, host, busy, progress.update, connect=self._connect)
         found = survey(session.transport, host, connect=self._connect)
         if found.busy is not None:
             message = f"another setup is still under way on {host.name}"
@@ -222,9 +223,9 @@ class _Setup:
             session.screen.working(f"setting up on {host.name}") as progress,
         ):
             teller = Teller(
-                say=progress.say,
-                step=lambda one: progress.print(lambda: session.screen.good(one.title)),
-                note=lambda text: progress.print(lambda: session.screen.note(text)),
+                say=progress.update,
+                step=lambda one: session.screen.good(one.title),
+                note=lambda text: session.screen.note(text),
             )
             run = Run(plan, teller, self._connect)
             try:

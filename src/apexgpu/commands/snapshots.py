@@ -82,7 +82,7 @@ def verify(ctx: typer.Context, name: Name) -> None:
     """
     session = session_of(ctx)
     with session.screen.working("testing") as progress:
-        eye = find_eye(session, progress.say)
+        eye = find_eye(session, progress.update)
         found = choose(eye.look().archives, name, eye.host.name)
         result = eye.test(found.path)
         trouble = result.trouble

@@ -216,15 +216,15 @@ def _foreground(
             )
 
     lost: dict[str, float] = {}
-    session.screen.transient(f"opening the tunnel to {host.name} …")
-    ending = tunnelprocess.carry(
-        session.state_dir,
-        plan,
-        sockets,
-        on_change=changed,
-        each_second=lambda one: session.screen.transient(living(one)) if shown else None,
-    )
-    session.screen.transient("")
+    with session.reporter.status_line() as show_line:
+        show_line(f"opening the tunnel to {host.name} …")
+        ending = tunnelprocess.carry(
+            session.state_dir,
+            plan,
+            sockets,
+            on_change=changed,
+            each_second=lambda one: show_line(living(one)) if shown else None,
+        )
     last = ending.status
     if ending.ended_by is not EndedBy.ITSELF:
         raise typer.Exit(130 if ending.ended_by is EndedBy.CTRL_C else 0)

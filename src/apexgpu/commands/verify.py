@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.commands import fleet
+from apexgpu import manyhosts
 from apexgpu.commands.options import Group, session_of
 from apexgpu.models import Host, Outcome
 from apexgpu.recipes import trial
 from apexgpu.recipes.trial import Wish
 from apexgpu.recipes.verification import Proof
-from apexgpu.render import finding_value
+from apexgpu.results import finding_json
 from apexgpu.session import Session
 
 app = Group()
@@ -54,13 +54,13 @@ def verify(
 
         def work(one: Host) -> Proof:
             def line(text: str) -> None:
-                progress.say(text if len(hosts) == 1 else f"{one.name}: {text}")
+                progress.update(text if len(hosts) == 1 else f"{one.name}: {text}")
 
             return trial.prove(
                 session.transport, one, wish, connect=session.settings.timeout, on_line=line
             )
 
-        outcomes = fleet.run(
+        outcomes = manyhosts.run(
             session,
             hosts,
             work,
@@ -74,7 +74,7 @@ def _show(session: Session, outcome: Outcome[Proof], *, alone: bool) -> None:
     proof = outcome.value
     if proof is None:
         if outcome.error is not None:
-            fleet.show_error(session, outcome.host, outcome.error)
+            manyhosts.show_error(session, outcome.host, outcome.error)
         return
     if not alone:
         session.screen.result(outcome.host.name)
@@ -90,7 +90,7 @@ def _show(session: Session, outcome: Outcome[Proof], *, alone: bool) -> None:
 
 def _finish(session: Session, outcomes: Sequence[Outcome[Proof]]) -> int:
     judged = [replace(one, error=one.value.error) if one.value else one for one in outcomes]
-    return fleet.finish(session, judged, _value)
+    return manyhosts.finish(session, judged, _value)
 
 
 def _value(proof: Proof) -> dict[str, Any]:
@@ -110,5 +110,5 @@ def _value(proof: Proof) -> dict[str, Any]:
         }
         if card
         else None,
-        "checks": [finding_value(one) for one in proof.links],
+        "checks": [finding_json(one) for one in proof.links],
     }

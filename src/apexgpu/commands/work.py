@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.commands import fleet, reach
+from apexgpu import manyhosts
+from apexgpu.commands import reach
 from apexgpu.commands.options import AllHosts, Group, OneHost, session_of
 from apexgpu.errors import UsageError
 from apexgpu.manageshell import containershell
@@ -103,7 +104,7 @@ def execute(
 def _run(session: Session, hosts: list[Host], command: str, *, limit: float | None) -> int:
     """Run it on all of them, show what each said; the exit code."""
     with session.screen.working(f"running on {len(hosts)} host{'s' if len(hosts) > 1 else ''}"):
-        outcomes = fleet.run(
+        outcomes = manyhosts.run(
             session,
             hosts,
             lambda host: containershell.execute(session.transport, host, command, total=limit),
@@ -111,7 +112,7 @@ def _run(session: Session, hosts: list[Host], command: str, *, limit: float | No
     if not session.screen.as_json:
         _show(session, outcomes)
     code = _exit_code(outcomes)
-    session.screen.document({"ok": code == 0, "hosts": fleet.rows(outcomes, _value)})
+    session.screen.document({"ok": code == 0, "hosts": manyhosts.rows(outcomes, _value)})
     return code
 
 
@@ -148,7 +149,7 @@ def _show(session: Session, outcomes: list[Outcome[Reply]]) -> None:
     for outcome in outcomes:
         name = outcome.host.name.ljust(widest)
         if outcome.error is not None:
-            fleet.show_error(session, outcome.host, outcome.error)
+            manyhosts.show_error(session, outcome.host, outcome.error)
         elif outcome.value is not None:
             for line in outcome.value.out.splitlines():
                 session.screen.result(f"{name}  {_plain(line)}")

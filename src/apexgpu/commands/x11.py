@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from apexgpu.commands import fleet, reach
+from apexgpu import manyhosts
+from apexgpu.commands import reach
 from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.commands.work import remote_command
 from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
 from apexgpu.manageshell import replies
 from apexgpu.models import Finding, Host
 from apexgpu.process import in_background
-from apexgpu.render import error_value, finding_value
+from apexgpu.results import error_json, finding_json
 from apexgpu.session import Session
 from apexgpu.xserver import probes, x11facts, x11install, x11local, x11remote, x11session
 from apexgpu.xserver.x11facts import Here
@@ -85,7 +86,7 @@ def _there(
         return _session(session, one, here, trusted=trusted)
 
     with session.screen.working(f"showing a window from {host.name}"):
-        outcome = fleet.run(session, [host], work)[0]
+        outcome = manyhosts.run(session, [host], work)[0]
     error = outcome.error
     if error is not None:
         return [Finding("container", "broken", error.message, error.hint, error.code)], error
@@ -139,15 +140,15 @@ def _finish(
             {
                 "host": host.name,
                 "ok": first is None,
-                "error": error_value(error),
-                "checks": [finding_value(one) for one in there],
+                "error": error_json(error),
+                "checks": [finding_json(one) for one in there],
             }
         ]
     session.screen.document(
         {
             "ok": first is None,
-            **({"error": error_value(error)} if error else {}),
-            "checks": [finding_value(one) for one in local],
+            **({"error": error_json(error)} if error else {}),
+            "checks": [finding_json(one) for one in local],
             "hosts": rows,
         }
     )
@@ -273,7 +274,7 @@ def _run(
     row = {
         "host": host.name,
         "ok": code == 0,
-        "error": error_value(_error(found)) if code else None,
+        "error": error_json(_error(found)) if code else None,
         "exit": code,
         "stdout": ended.out,
         "stderr": ended.err,
@@ -290,7 +291,7 @@ def _explain(
     found = x11remote.aftermath(ended.said, host.name, ended.code, trusted=trusted, again=again)
     if probes.blames_x11(ended.said):
         with session.screen.working("looking where the chain is broken"):
-            outcome = fleet.run(
+            outcome = manyhosts.run(
                 session, [host], lambda one: _session(session, one, here, trusted=trusted)
             )[0]
         found = _broken(outcome.value or []) or found
@@ -318,19 +319,21 @@ def install(
     chosen = reach.one_host(session, host)
     reach.ready(session, chosen)
     with session.screen.working(f"installing on {chosen.name}") as progress:
-        outcome = fleet.run(
+        outcome = manyhosts.run(
             session,
             [chosen],
-            lambda one: x11install.install(session.transport, one, full=full, on_line=progress.say),
+            lambda one: x11install.install(
+                session.transport, one, full=full, on_line=progress.update
+            ),
         )[0]
     if outcome.error is not None:
-        fleet.show_error(session, chosen, outcome.error)
+        manyhosts.show_error(session, chosen, outcome.error)
     elif outcome.value is not None:
         names = ", ".join(outcome.value.packages)
         what = "on {} already: nothing to do" if not outcome.value.changed else "installed on {}"
         session.screen.good(f"{names}: {what.format(chosen.name)}")
     raise typer.Exit(
-        fleet.finish(
+        manyhosts.finish(
             session,
             [outcome],
             lambda value: {"packages": list(value.packages), "changed": value.changed},

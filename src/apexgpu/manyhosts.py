@@ -7,7 +7,7 @@ from typing import Any
 
 from apexgpu.errors import ApexError, ConfigError
 from apexgpu.models import Host, Outcome, PublicKey, Reply, T, Target
-from apexgpu.render import error_value
+from apexgpu.results import error_json
 from apexgpu.session import Session
 from apexgpu.ssh import fanout
 from apexgpu.ssh.failures import UnknownHostKeyError
@@ -34,7 +34,7 @@ def run(
 ) -> list[Outcome[T]]:
     """Fan out; when host keys are new, ask for all of them at once and do those hosts again."""
     waiting: list[Outcome[T]] = []
-    can_answer = session.accept_new or session.screen.can_ask
+    can_answer = session.accept_new or session.reporter.can_ask
 
     def done(outcome: Outcome[T]) -> None:
         if can_answer and isinstance(outcome.error, UnknownHostKeyError):
@@ -74,12 +74,10 @@ def trust(session: Session, seen: Sequence[UnknownHostKeyError]) -> None:
     for entry in new:
         by_file.setdefault(_kept_in(session, entry), []).append(entry)
     if not session.accept_new:
-        session.screen.note("These hosts show keys that this laptop has not seen before:")
-        for entry in new:
-            session.screen.note(
-                f"  {entry.alias:<14} {entry.key.kind:<20} {fingerprint(entry.key)}"
-            )
-        if not session.screen.confirm(
+        session.reporter.note("These hosts show keys that this laptop has not seen before:")
+        rows = [(entry.alias, entry.key.kind, fingerprint(entry.key)) for entry in new]
+        session.reporter.table(("HOST", "TYPE", "FINGERPRINT"), rows)
+        if not session.reporter.confirm(
             "Are they the lab's (compare with an administrator if in doubt)? Trust all of them"
         ):
             raise new[0].seen
@@ -87,7 +85,7 @@ def trust(session: Session, seen: Sequence[UnknownHostKeyError]) -> None:
         hashed = entries[0].seen.route.one("hashknownhosts", "no") == "yes"
         knownhostsedit.record_added(session.state_dir, file, [entry.name for entry in entries])
         knownhostsedit.add(file, [(entry.name, entry.key) for entry in entries], hashed=hashed)
-        session.screen.good(
+        session.reporter.success(
             f"{len(entries)} host key{'s' if len(entries) > 1 else ''} added to {file}"
         )
 
@@ -131,7 +129,7 @@ class Trusting:
             return link.run(target, command, limits=limits, on_line=on_line, once=once)
         except UnknownHostKeyError as exc:
             if target.host != self._host or not (
-                self._session.accept_new or self._session.screen.can_ask
+                self._session.accept_new or self._session.reporter.can_ask
             ):
                 raise
             trust(self._session, [exc])
@@ -146,7 +144,7 @@ def rows(
         {
             "host": outcome.host.name,
             "ok": outcome.ok,
-            "error": error_value(outcome.error),
+            "error": error_json(outcome.error),
             **(value(outcome.value) if outcome.value is not None else {}),
         }
         for outcome in outcomes

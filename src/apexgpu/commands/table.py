@@ -1,0 +1,94 @@
+"""The table of commands: what `--help` lists, and where each command is. Imports nothing."""
+
+from typing import NamedTuple
+
+
+class CommandInfo(NamedTuple):
+    """The module of `apexgpu.commands` that has the command, its panel in `--help`, and its line there."""
+
+    module: str
+    panel: str
+    line: str
+
+
+COMMANDS: dict[str, CommandInfo] = {
+    "login": CommandInfo(
+        "account", "First day", "Log in to IAM, send a key, write the ssh config. Start here."
+    ),
+    "logout": CommandInfo(
+        "account", "First day", "Forget the login, and take its hosts out of the ssh config."
+    ),
+    "whoami": CommandInfo(
+        "account", "First day", "Show your account, port, and where each key is known."
+    ),
+    "keys": CommandInfo(
+        "keys", "First day", "List, add or remove the ssh keys that IAM holds for you."
+    ),
+    "config": CommandInfo(
+        "config", "First day", "The hosts in ~/.ssh/config: sync, status, print, remove, restore."
+    ),
+    "register": CommandInfo("hosts", "Hosts", "Make your container on a host, once."),
+    "up": CommandInfo("hosts", "Hosts", "Start your container and wait until it answers."),
+    "down": CommandInfo("hosts", "Hosts", "Stop your container."),
+    "status": CommandInfo(
+        "hosts", "Hosts", "Show every host: registered, running, address, memory."
+    ),
+    "ssh": CommandInfo("work", "Work there", "Open a shell, or run a command, in your container."),
+    "exec": CommandInfo("work", "Work there", "Run a command in your containers on many hosts."),
+    "cp": CommandInfo(
+        "copy", "Work there", "Copy files and directories to or from your container."
+    ),
+    "snapshot": CommandInfo(
+        "backup", "Backups", "Save your container to the NAS, and test the archive."
+    ),
+    "snapshots": CommandInfo(
+        "snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."
+    ),
+    "recover": CommandInfo(
+        "recover", "Backups", "Bring a saved container back, after its archive was tested."
+    ),
+    "rebuild": CommandInfo(
+        "recover", "Backups", "Make your container new from the administrators' template."
+    ),
+    "tunnel": CommandInfo("tunnel", "Ports", "Keep ports of your container open on this laptop."),
+    "tunnels": CommandInfo("tunnel", "Ports", "The tunnels of this laptop: list, close."),
+    "tensorboard": CommandInfo(
+        "serving", "Ports", "Show a directory of your container in TensorBoard, here."
+    ),
+    "jupyter": CommandInfo("serving", "Ports", "Show your container in Jupyter, here."),
+    "port": CommandInfo(
+        "port", "Ports", "Show or make the server's maps of your container's ports."
+    ),
+    "mount": CommandInfo(
+        "mount", "Files", "Show the files of your container in a directory of this laptop."
+    ),
+    "mounts": CommandInfo(
+        "mounts", "Files", "What is mounted here, and whether it answers: list, repair."
+    ),
+    "unmount": CommandInfo("mounts", "Files", "Take such a directory away again."),
+    "x11": CommandInfo(
+        "x11", "X11", "Windows of your container on this screen: check, run, install."
+    ),
+    "gpus": CommandInfo(
+        "gpus", "GPUs", "What every GPU does; gpus free: which are free, and what to paste."
+    ),
+    "setup": CommandInfo(
+        "setup", "Software", "CUDA, cuDNN, TensorFlow, Jupyter … in your container; setup list."
+    ),
+    "verify": CommandInfo(
+        "verify", "Software", "Prove that your container computes, from driver to convolution."
+    ),
+    "doctor": CommandInfo(
+        "doctor", "When stuck", "Find out what is wrong between this laptop and your containers."
+    ),
+    "uninstall": CommandInfo(
+        "doctor", "When stuck", "Take away all that apexgpu wrote on this machine; your keys stay."
+    ),
+    "completion": CommandInfo(
+        "shell", "This program", "Print what your shell needs to complete apexgpu's words."
+    ),
+    "demo": CommandInfo(
+        "lab", "No lab at hand", "Play the whole story against a lab inside this program."
+    ),
+    "lab": CommandInfo("lab", "No lab at hand", "The embedded lab: up, env, status, fault, down."),
+}

@@ -1,0 +1,279 @@
+"""A table whose rows arrive host by host: what is there is shown at once, and a slow host delays no other row.
+
+On a terminal the table is drawn in place and printed at the end. In a pipe, rows are printed as they arrive: all in
+order, unless some are late. With `--watch` on a terminal it fills the alternate screen, with a clock, until the user
+presses q or Ctrl-C. With `--json` nothing is shown: the document at the end has it all.
+"""
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from apexgpu.models import Host, Outcome
+from apexgpu.reporter import HostRows
+from apexgpu.tables import Column, Row, aligned, fit, natural_widths
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from apexgpu.render.screen import Screen
+
+PAUSE = 0.2
+"""Seconds without a new row after which a pipe gets those that have come, out of order if need be."""
+
+
+@dataclass(frozen=True)
+class RowsView:
+    """How the rows of one kind of result look.
+
+    `waiting` is a host's row until it answers, `rows` makes its rows then; its second argument is whether they are
+    drawn on a terminal. `late_widths` are the widths, one for each
+    column, that rows may need that arrive after a pipe got the first ones. `compact`, if there is one, has a single
+    row for each host, for a terminal that is too low for all rows.
+    """
+
+    columns: Sequence[Column]
+    waiting: Callable[[Host], Row]
+    rows: Callable[[Outcome[Any], bool], Sequence[Row]]
+    styles: Callable[[Row], str]
+    late_widths: Sequence[int]
+    compact: "RowsView | None" = None
+
+
+@contextmanager
+def live_rows(
+    screen: "Screen", kind: type, hosts: Sequence[Host], *, watch: bool
+) -> Iterator[HostRows]:
+    """The rows of `hosts` for results of the class `kind`, whose module in `apexgpu.render` has their `ROWS`."""
+    if screen.as_json:
+        yield HostRows()
+        return
+    module = kind.__module__.rpartition(".")[2]
+    view: RowsView = import_module(f"apexgpu.render.{module}").ROWS[kind]
+    if screen.draws and watch:
+        watched = _WatchedRows(screen, view, hosts)
+        with watched.on_alternate_screen():
+            yield watched
+        watched.print_all()
+    elif screen.draws and _fits(len(hosts)):
+        drawn = _DrawnRows(screen, view, hosts)
+        with drawn.in_place():
+            yield drawn
+        drawn.print_all()
+    else:
+        printed = _PrintedRows(screen, view, hosts)
+        yield printed
+        printed.end()
+
+
+class _Rows(HostRows):
+    """The rows as they are now, in the hosts' order."""
+
+    def __init__(self, screen: "Screen", view: RowsView, hosts: Sequence[Host]) -> None:
+        self._screen = screen
+        self._view = view
+        self._hosts = {host.name: host for host in hosts}
+        self._outcomes: dict[str, Outcome[Any]] = {}
+        self._lock = threading.RLock()
+
+    def put(self, outcome: Outcome[Any]) -> None:
+        """See HostRows."""
+        with self._lock:
+            self._outcomes[outcome.host.name] = outcome
+
+    def _rows_of(self, name: str, view: RowsView) -> Sequence[Row]:
+        outcome = self._outcomes.get(name)
+        if outcome is None:
+            return [view.waiting(self._hosts[name])]
+        return view.rows(outcome, self._screen.draws)
+
+    def _all_rows(self, view: RowsView) -> list[Row]:
+        with self._lock:
+            return [row for name in self._hosts for row in self._rows_of(name, view)]
+
+    def print_all(self) -> None:
+        """Print the whole table as a result."""
+        self._screen.table(self._view.columns, self._all_rows(self._view), styles=self._view.styles)
+
+
+class _DrawnRows(_Rows):
+    """The table at the end of a terminal's output, redrawn as rows arrive."""
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Draw it until the block ends, and then take it away."""
+        with self._screen.reporter.drawn(self):
+            yield
+
+    def __rich__(self) -> "RenderableType":
+        """What rich draws, anew at each refresh."""
+        view, rows = self._view, self._all_rows(self._view)
+        if not _fits(len(rows)) and view.compact is not None:
+            view = view.compact
+            rows = self._all_rows(view)
+        return self._drawn(view, rows)
+
+    def _drawn(self, view: RowsView, rows: Sequence[Row]) -> "RenderableType":
+        from apexgpu.render.richtables import table
+
+        layout = fit(view.columns, natural_widths(view.columns, rows), self._screen.console.width)
+        return table(view.columns, rows, layout, view.styles)
+
+
+class _WatchedRows(_DrawnRows):
+    """The table on the alternate screen, under a line with the time, until the user quits."""
+
+    @contextmanager
+    def on_alternate_screen(self) -> Iterator[None]:
+        """Fill the screen until the block ends; what was on the terminal before is there again then."""
+        from rich.live import Live
+
+        with (
+            _keys() as self._key_pressed,
+            Live(
+                console=self._screen.console,
+                get_renderable=self._page,
+                screen=True,
+                refresh_per_second=4,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            ),
+        ):
+            yield
+
+    def another_round(self, seconds: float) -> bool:
+        """See HostRows."""
+        end = time.monotonic() + seconds
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                return True
+            if self._key_pressed(min(left, 0.5)) == "q":
+                return False
+
+    def _page(self) -> "RenderableType":
+        from rich.console import Group
+        from rich.text import Text
+
+        clock = time.strftime("%H:%M:%S")
+        head = Text(f"{clock}   q or Ctrl-C quits", style="dim", no_wrap=True, overflow="ellipsis")
+        return Group(head, Text(""), self.__rich__())
+
+
+class _PrintedRows(_Rows):
+    """Rows that are printed as they arrive, in columns that leave room for the late ones."""
+
+    def __init__(self, screen: "Screen", view: RowsView, hosts: Sequence[Host]) -> None:
+        super().__init__(screen, view, hosts)
+        self._unprinted = list(self._hosts)
+        self._newest = 0.0
+        self._timer: threading.Timer | None = None
+
+    def put(self, outcome: Outcome[Any]) -> None:
+        """See HostRows."""
+        with self._lock:
+            super().put(outcome)
+            self._newest = time.monotonic()
+            if len(self._outcomes) < len(self._hosts) and self._timer is None:
+                self._print_after(PAUSE)
+
+    def end(self) -> None:
+        """Print what has not been printed."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._print()
+
+    def _print_after(self, seconds: float) -> None:
+        self._timer = threading.Timer(seconds, self._print_meanwhile)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _print_meanwhile(self) -> None:
+        """Print what has come, unless rows are still arriving one after the other."""
+        with self._lock:
+            if self._timer is None:
+                return  # `end` was quicker
+            self._timer = None
+            wait = self._newest + PAUSE - time.monotonic()
+            if wait > 0:
+                self._print_after(wait)
+            else:
+                self._print()
+
+    def _print(self) -> None:
+        names = [name for name in self._unprinted if name in self._outcomes]
+        is_first = len(self._unprinted) == len(self._hosts)
+        is_all = is_first and len(names) == len(self._hosts)
+        if not names and not (is_first and not self._hosts):
+            return
+        rows = [row for name in names for row in self._rows_of(name, self._view)]
+        lines = aligned(self._view.columns, rows, () if is_all else self._late_widths())
+        if not is_first:
+            lines = lines[1:]  # the header is out already
+        self._screen.write_aligned(lines)
+        self._unprinted = [name for name in self._unprinted if name not in names]
+
+    def _late_widths(self) -> list[int]:
+        """Widths with room for every row that is known, waiting ones included, and for those to come."""
+        widths = natural_widths(self._view.columns, self._all_rows(self._view))
+        return [max(pair) for pair in zip(widths, self._view.late_widths, strict=True)]
+
+
+def _fits(rows: int) -> bool:
+    """Whether the terminal has room for the rows and their header: what has scrolled away cannot be redrawn."""
+    return rows + 1 < shutil.get_terminal_size().lines
+
+
+KeyPressed = Callable[[float], str]
+"""Waits some seconds for a key of the user's; "" if none was pressed."""
+
+
+@contextmanager
+def _keys() -> Iterator[KeyPressed]:
+    """Read single keys from the terminal, without their echo, until the block ends."""
+    if sys.platform == "win32":
+        yield _windows_key
+        return
+    import select
+    import termios
+    import tty
+
+    descriptor = sys.stdin.fileno() if sys.stdin.isatty() else None
+    if descriptor is None:
+        yield _no_key
+        return
+
+    def pressed(seconds: float) -> str:
+        ready, _, _ = select.select([descriptor], [], [], seconds)
+        return sys.stdin.read(1) if ready else ""
+
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor)
+        yield pressed
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def _no_key(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""
+
+
+def _windows_key(seconds: float) -> str:
+    import msvcrt
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if msvcrt.kbhit():  # type: ignore[attr-defined]  # Windows
+            return str(msvcrt.getwch())  # type: ignore[attr-defined]
+        time.sleep(0.05)
+    return ""

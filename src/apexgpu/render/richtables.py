@@ -1,0 +1,25 @@
+"""A table as rich draws it, laid out by `apexgpu.tables`: no row wraps, and nothing is cut without `…`."""
+
+from collections.abc import Callable, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from apexgpu.tables import GAP, Column, Layout, Row
+from apexgpu.text import safe
+
+StyleOf = Callable[[Row], str]
+"""A row's colour; "" for none."""
+
+
+def table(
+    columns: Sequence[Column], rows: Sequence[Row], layout: Layout, style: StyleOf | None = None
+) -> Table:
+    """The columns of `layout`, in its widths. Cells are data: rich reads no markup in them."""
+    drawn = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    for index, width in layout.widths.items():
+        drawn.add_column(Text(columns[index].title), width=width, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        cells = [Text(safe(row[index])) for index in layout.widths]
+        drawn.add_row(*cells, style=style(row) if style else "")
+    return drawn

@@ -1,0 +1,263 @@
+"""The terminal, or the pipe or JSON document that stands in for it: where results go, and how they look there.
+
+Results go to stdout; `reporter` writes everything else to stderr. With `--json` the only thing on stdout is one
+document. rich is loaded only where a terminal shows something.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from importlib import import_module
+from typing import IO, TYPE_CHECKING, Any
+
+from apexgpu.errors import ApexError
+from apexgpu.models import Finding, Host
+from apexgpu.reporter import HostRows, PlainReporter, Progress, Reporter, TerminalReporter
+from apexgpu.results import JsonObject, Result, envelope
+from apexgpu.tables import Column, Row, aligned, columns_of, fit, natural_widths
+from apexgpu.text import safe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_VERDICT_COLOURS = {
+    "ok": "green",
+    "note": "yellow",
+    "busy": "yellow",
+    "slow": "yellow",
+    "unknown": "yellow",
+    "problem": "red",
+    "broken": "red",
+    "skipped": "dim",
+}
+_VERDICT_WIDTH = 8
+_CHECK_WIDTH = 15
+
+
+class Screen:
+    """Where output goes. `as_json` asks for the JSON document instead of text."""
+
+    def __init__(
+        self,
+        *,
+        out: IO[str] | None = None,
+        err: IO[str] | None = None,
+        stdin: IO[str] | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.as_json = False
+        self._out = out or sys.stdout
+        self._err = err or sys.stderr
+        self._printed_document = False
+        for stream in (self._out, self._err):
+            _accept_any_character(stream)
+        dumb = environment.get("TERM") == "dumb"
+        self._colour = "NO_COLOR" not in environment
+        self._out_is_terminal = self._out.isatty() and not dumb
+        if self._err.isatty() and not dumb:
+            self.reporter: Reporter = TerminalReporter(
+                err=self._err, stdin=stdin, rows=self._host_rows, colour=self._colour
+            )
+        else:
+            self.reporter = PlainReporter(err=self._err, stdin=stdin, rows=self._host_rows)
+
+    @property
+    def draws(self) -> bool:
+        """Whether a result can be drawn in place while it grows: stdout and stderr are a terminal."""
+        return self.reporter.draws and self._out_is_terminal and not self.as_json
+
+    @property
+    def printed_document(self) -> bool:
+        """Whether the JSON document is out. There is only one."""
+        return self._printed_document
+
+    # Results
+
+    def show(self, result: Result) -> None:
+        """Print a command's result: its JSON document, or what its module in `apexgpu.render` draws."""
+        if self.as_json:
+            self.document(result.to_json())
+            return
+        module = type(result).__module__.rpartition(".")[2]
+        views: Mapping[type, Callable[[Any, Screen], None]]
+        views = import_module(f"apexgpu.render.{module}").VIEWS
+        # Some commands have reported everything while they worked: their results need no drawing.
+        if type(result) in views:
+            views[type(result)](result, self)
+
+    def document(self, document: JsonObject) -> None:
+        """Print the JSON document, when JSON is wanted."""
+        if self.as_json:
+            self._printed_document = True
+            self._write(json.dumps(envelope(document), indent=2, ensure_ascii=False))
+
+    def line(self, text: str) -> None:
+        """A line of a result."""
+        self.result(safe(text))
+
+    def result(self, text: str) -> None:
+        """Text of a result that is written as it is, with its own line ends. Nothing when JSON is wanted."""
+        if not self.as_json:
+            self._write(text)
+
+    def table(
+        self,
+        columns: Sequence[Column] | Sequence[str],
+        rows: Sequence[Row],
+        *,
+        styles: Callable[[Row], str] | None = None,
+    ) -> None:
+        """A table as a result; `styles` gives the colour of a row on a terminal."""
+        if self.as_json:
+            return
+        columns = as_columns(columns)
+        if self._out_is_terminal:
+            self._draw_table(columns, rows, styles)
+        else:
+            self._write("\n".join(aligned(columns, rows)))
+
+    def finding(self, finding: Finding) -> None:
+        """The line of one check: its verdict, what was checked, the fact, and the command that helps."""
+        self.verdict(finding.verdict, finding.check, finding.fact, hint=finding.hint)
+
+    def verdict(self, word: str, what: str, fact: str, *, hint: str | None = None) -> None:
+        """As `finding`, from its parts."""
+        rest = safe(f"{what:<{_CHECK_WIDTH}}{fact}")
+        self._write_coloured(f"{word:<{_VERDICT_WIDTH}}", _VERDICT_COLOURS.get(word, ""), rest)
+        if hint:
+            self.line(f"{'':<{_VERDICT_WIDTH}}{'hint:':<{_CHECK_WIDTH}}{hint}")
+
+    def raw(self, out: str, err: str) -> None:
+        """Pass on what a program of the user's printed, as it is."""
+        with self.reporter.suspended():
+            self._out.write(out)
+            self._out.flush()
+            self._err.write(err)
+            self._err.flush()
+
+    # How it is written
+
+    @cached_property
+    def console(self) -> "Console":
+        """rich's view of stdout, for a terminal."""
+        from rich.console import Console
+
+        return Console(
+            file=self._out,
+            force_terminal=self._out_is_terminal,
+            color_system="auto" if self._colour else None,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+
+    def write_aligned(self, lines: Sequence[str]) -> None:
+        """Lines of a table that is printed in parts."""
+        for line in lines:
+            self.result(line)
+
+    def _draw_table(
+        self,
+        columns: Sequence[Column],
+        rows: Sequence[Row],
+        styles: Callable[[Row], str] | None,
+    ) -> None:
+        from apexgpu.render.richtables import table
+
+        layout = fit(columns, natural_widths(columns, rows), self.console.width)
+        with self.reporter.suspended():
+            self.console.print(table(columns, rows, layout, styles))
+        if layout.dropped:
+            self.reporter.note(f"columns not shown in this width: {', '.join(layout.dropped)}")
+
+    def _write(self, text: str) -> None:
+        with self.reporter.suspended():
+            self._out.write(text + "\n")
+            self._out.flush()
+
+    def _write_coloured(self, label: str, colour: str, text: str) -> None:
+        if self.as_json:
+            return
+        if not self._out_is_terminal:
+            self._write(label + text)
+            return
+        from rich.text import Text
+
+        with self.reporter.suspended():
+            self.console.print(Text.assemble((label, colour), text), soft_wrap=True)
+
+    def _host_rows(
+        self, kind: type, hosts: Sequence[Host], watch: bool
+    ) -> AbstractContextManager[HostRows]:
+        from apexgpu.render.livetable import live_rows
+
+        return live_rows(self, kind, hosts, watch=watch)
+
+    # For commands that have not moved to a user-level module and a Reporter yet.
+
+    @property
+    def can_ask(self) -> bool:
+        """See Reporter."""
+        return self.reporter.can_ask
+
+    def note(self, text: str) -> None:
+        """See Reporter."""
+        self.reporter.note(text)
+
+    def good(self, text: str) -> None:
+        """See Reporter.success."""
+        self.reporter.success(text)
+
+    def warn(self, text: str, *, hint: str | None = None) -> None:
+        """See Reporter."""
+        self.reporter.warn(text, hint=hint)
+
+    def error(self, error: ApexError, *, host: str | None = None) -> None:
+        """See Reporter."""
+        self.reporter.error(error, host=host)
+
+    def block(self, text: str) -> None:
+        """See Reporter.diff."""
+        self.reporter.diff(text)
+
+    def ask(self, question: str, *, default: str = "") -> str:
+        """See Reporter."""
+        return self.reporter.ask(question, default=default)
+
+    def confirm(self, question: str) -> bool:
+        """See Reporter."""
+        return self.reporter.confirm(question)
+
+    def secret(self, question: str) -> str:
+        """See Reporter."""
+        return self.reporter.secret(question)
+
+    def piped_line(self) -> str:
+        """See Reporter."""
+        return self.reporter.piped_line()
+
+    def working(self, what: str) -> AbstractContextManager[Progress]:
+        """See Reporter."""
+        return self.reporter.working(what)
+
+
+def as_columns(columns: Sequence[Column] | Sequence[str]) -> list[Column]:
+    """Columns, also from bare titles."""
+    titles = [column for column in columns if isinstance(column, str)]
+    if titles:
+        return columns_of(titles)
+    return [column for column in columns if isinstance(column, Column)]
+
+
+def _accept_any_character(stream: IO[str]) -> None:
+    """UTF-8 on a Windows console with another code page; escapes for what LANG=C cannot write."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is None:
+        return
+    if sys.platform == "win32":
+        reconfigure(errors="backslashreplace", encoding="utf-8")
+    else:
+        reconfigure(errors="backslashreplace")

@@ -1,0 +1,545 @@
+"""How work reports what it does, and how it asks: one interface, whoever is at the other end.
+
+`Reporter` itself is silent: nothing is shown, and nobody can be asked. `PlainReporter` writes lines to stderr, for
+pipes and log files. `TerminalReporter` draws with rich, on stderr too, because stdout belongs to results.
+
+Text may come from a server, so every method escapes control characters before it writes (see `text.safe`), and rich
+never reads the text as markup.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import IO, TYPE_CHECKING, Any
+
+from apexgpu.errors import ApexError, DeclinedError
+from apexgpu.tables import aligned, columns_of, fit, natural_widths
+from apexgpu.text import duration, safe, size
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+    from apexgpu.models import Host, Outcome
+
+YES = {"y", "yes", "是"}
+"""The answers that agree to a y/N question; anything else declines."""
+
+PLAIN_PERIOD = 10.0
+"""Seconds between two lines that tell a log that long work goes on."""
+
+DRAW_AFTER = 0.2
+"""Seconds that work may take before a spinner is drawn: most commands are over by then, without flicker."""
+
+DRAWINGS_PER_SECOND = 10
+
+INDENT = 2
+"""Cells before a table that belongs to a question."""
+
+BAR_WIDTH = 20
+"""Terminal cells of a progress bar."""
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """How far a copy is: `done` of `total` bytes (None while unknown), at `rate` bytes per second.
+
+    `step` is the step of the copy, such as "comparing".
+    """
+
+    step: str
+    done: int
+    total: int | None
+    rate: float
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The remaining time at this rate; None where it cannot be told."""
+        if not self.total or self.rate <= 0 or self.done >= self.total:
+            return None
+        return (self.total - self.done) / self.rate
+
+    def describe(self, bar: str = "") -> str:
+        """The numbers for a person, with `bar` where a terminal draws one."""
+        parts = [self.step] if self.step else []
+        if self.total:
+            share = min(1.0, self.done / self.total)
+            parts.append(f"{bar}{share * 100:3.0f} %")
+            parts.append(f"{size(self.done)} of {size(self.total)}")
+        else:
+            parts.append(size(self.done))
+        if self.rate > 0:
+            parts.append(f"{size(int(self.rate))}/s")
+        if self.seconds_left is not None:
+            parts.append(f"{duration(self.seconds_left)} left")
+        return "  ".join(parts)
+
+
+class Progress:
+    """One piece of long work, while it lasts. Silent: the base of the others."""
+
+    def update(self, text: str) -> None:
+        """Show the newest line of what is going on, beside the elapsed time."""
+
+    def transferred(self, progress: Transferred) -> None:
+        """Show how far a copy is."""
+
+
+class HostRows:
+    """A table whose rows arrive host by host. Silent: the base of the others."""
+
+    def put(self, outcome: "Outcome[Any]") -> None:
+        """A host has answered, or has answered anew."""
+
+    def another_round(self, seconds: float) -> bool:
+        """Whether to ask the hosts again: after `seconds` where somebody is watching, otherwise not at all."""
+        return False
+
+
+MakeRows = Callable[[type, "Sequence[Host]", bool], AbstractContextManager[HostRows]]
+"""Makes the table of `Reporter.host_rows`."""
+
+
+def _silent_rows(
+    _kind: type, _hosts: "Sequence[Host]", _watch: bool
+) -> AbstractContextManager[HostRows]:
+    return nullcontext(HostRows())
+
+
+class Reporter:
+    """The silent reporter: for the Python API and for tests."""
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person sees questions and can answer them."""
+        return False
+
+    @property
+    def draws(self) -> bool:
+        """Whether progress is drawn in place; otherwise lines are written."""
+        return False
+
+    # What happened
+
+    def success(self, text: str) -> None:
+        """Report a step that is done."""
+
+    def note(self, text: str) -> None:
+        """Report something worth knowing."""
+
+    def warn(self, text: str, *, hint: str | None = None) -> None:
+        """Report something to look after; `hint` is a command to paste."""
+
+    def error(self, error: ApexError, *, host: str | None = None) -> None:
+        """Report a failure that does not end the command, such as that of one host among many."""
+
+    def diff(self, text: str) -> None:
+        """Show the lines of a difference (`+ added`, `- removed`)."""
+
+    def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show a small table, such as what a question is about."""
+
+    # What is going on
+
+    def working(self, what: str) -> AbstractContextManager[Progress]:
+        """Show that long work goes on until the block ends; `what` is a phrase such as "starting on gpu7"."""
+        return nullcontext(Progress())
+
+    def status_line(self) -> AbstractContextManager[Callable[[str], None]]:
+        """A line that stays at the end of the output and is replaced by each call, until the block ends."""
+        return nullcontext(lambda _text: None)
+
+    def host_rows(
+        self, kind: type, hosts: "Sequence[Host]", *, watch: bool = False
+    ) -> AbstractContextManager[HostRows]:
+        """A table of `hosts` whose rows show values of the class `kind`, until the block ends.
+
+        `watch` keeps it on the screen and up to date until the user quits (see `HostRows.another_round`).
+        """
+        return _silent_rows(kind, hosts, watch)
+
+    def drawn(self, drawing: "RenderableType", *, after: float = 0) -> AbstractContextManager[None]:
+        """Keep `drawing` at the end of a terminal's output until the block ends; it appears `after` some seconds."""
+        return nullcontext()
+
+    def suspended(self) -> AbstractContextManager[None]:
+        """Nothing is drawn within the block, so that something else can use the terminal."""
+        return nullcontext()
+
+    # Questions
+
+    def ask(self, question: str, *, default: str = "") -> str:
+        """One line of text from the user, `default` if it is empty. DeclinedError when there is no answer."""
+        raise DeclinedError("no answer was given")
+
+    def confirm(self, question: str) -> bool:
+        """Whether the user agrees to a y/N question. DeclinedError when there is no answer."""
+        answer = self.ask(f"{question.removesuffix('?')}? [y/N]")
+        return answer.lower() in YES
+
+    def secret(self, question: str) -> str:
+        """As `ask`, without showing what is typed."""
+        raise DeclinedError("no answer was given")
+
+    def piped_line(self) -> str:
+        """The first line of standard input, without its end, for secrets that a script passes; "" at its end."""
+        return ""
+
+
+class PlainReporter(Reporter):
+    """Lines on stderr, answers from stdin."""
+
+    def __init__(
+        self,
+        *,
+        err: IO[str] | None = None,
+        stdin: IO[str] | None = None,
+        rows: MakeRows = _silent_rows,
+    ) -> None:
+        self._err = err or sys.stderr
+        self._stdin = stdin or sys.stdin
+        self._rows = rows
+        # One writer at a time: hosts are asked in threads, and each may report.
+        self._lock = threading.RLock()
+        self._asking = False
+
+    @property
+    def can_ask(self) -> bool:
+        """A terminal at both ends: one to answer at, and one on which the question is seen."""
+        return self._stdin.isatty() and self._err.isatty()
+
+    def success(self, text: str) -> None:
+        """See Reporter."""
+        self._write("✓ ", "green", text)
+
+    def note(self, text: str) -> None:
+        """See Reporter."""
+        self._write("", "", text)
+
+    def warn(self, text: str, *, hint: str | None = None) -> None:
+        """See Reporter."""
+        with self._lock:
+            self._write("warning: ", "yellow", text)
+            if hint:
+                self._write("   hint: ", "yellow", hint)
+
+    def error(self, error: ApexError, *, host: str | None = None) -> None:
+        """See Reporter."""
+        where = f"{host}: " if host and host not in error.message else ""
+        with self._lock:
+            self._write("error: ", "red", where + error.message)
+            if error.hint:
+                self._write(" hint: ", "red", error.hint)
+
+    def diff(self, text: str) -> None:
+        """See Reporter."""
+        colours = {"+": "green", "-": "red"}
+        with self._lock:
+            for line in text.splitlines():
+                self._write_line(line, colours.get(line[:1], ""))
+
+    def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """See Reporter."""
+        with self._lock:
+            for line in aligned(columns_of(titles), rows):
+                self._write("", "", f"{' ' * INDENT}{line}")
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[Progress]:
+        """See Reporter."""
+        progress = _PlainProgress(self, what)
+        progress.start()
+        try:
+            yield progress
+        finally:
+            progress.stop()
+
+    def host_rows(
+        self, kind: type, hosts: "Sequence[Host]", *, watch: bool = False
+    ) -> AbstractContextManager[HostRows]:
+        """See Reporter."""
+        return self._rows(kind, hosts, watch)
+
+    def ask(self, question: str, *, default: str = "") -> str:
+        """See Reporter."""
+        shown_default = f" [{default}]" if default else ""
+        with self._question():
+            self._err.write(f"{question}{shown_default}: ")
+            self._err.flush()
+            line = self._stdin.readline()
+        if not line:
+            self._write("", "", "")  # the shell's prompt must not follow the question on its line
+            raise DeclinedError("no answer was given")
+        return line.strip() or default
+
+    def secret(self, question: str) -> str:
+        """See Reporter."""
+        import getpass
+
+        try:
+            with self._question():
+                return getpass.getpass(f"{question}: ")
+        except EOFError:
+            raise DeclinedError("no answer was given") from None
+
+    def piped_line(self) -> str:
+        """See Reporter."""
+        return self._stdin.readline().rstrip("\r\n")
+
+    def still_working(self, text: str) -> None:
+        """A line that tells a log that long work goes on; not in the middle of a question."""
+        with self._lock:
+            if not self._asking:
+                self.note(text)
+
+    def _write(self, label: str, colour: str, text: str) -> None:
+        """Write a line; `colour` is the label's, on a terminal that has colours."""
+        with self._lock, self.suspended():
+            self._err.write(f"{label}{safe(text)}\n")
+            self._err.flush()
+
+    def _write_line(self, text: str, colour: str) -> None:
+        """Write a line that is coloured as a whole."""
+        self._write("", colour, text)
+
+    @contextmanager
+    def _question(self) -> Iterator[None]:
+        """Nothing is drawn or written over a question while it waits for its answer."""
+        with self.suspended():
+            self._asking = True
+            try:
+                yield
+            finally:
+                self._asking = False
+
+
+class _PlainProgress(Progress):
+    """A line every `PLAIN_PERIOD` seconds."""
+
+    def __init__(self, reporter: PlainReporter, what: str) -> None:
+        self._reporter = reporter
+        self._what = what
+        self._last = ""
+        self._began = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def update(self, text: str) -> None:
+        """See Progress."""
+        self._last = text
+
+    def transferred(self, progress: Transferred) -> None:
+        """See Progress."""
+        self._last = progress.describe()
+
+    def start(self) -> None:
+        """Begin to write lines."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write no more lines; returns when none is being written."""
+        self._over.set()
+        self._thread.join()
+
+    def _repeat(self) -> None:
+        while not self._over.wait(PLAIN_PERIOD):
+            elapsed = duration(time.monotonic() - self._began)
+            last = f"  {self._last}" if self._last else ""
+            self._reporter.still_working(f"{self._what} … {elapsed}{last}")
+
+
+class TerminalReporter(PlainReporter):
+    """Colours, spinners and bars, drawn by rich on a terminal. rich is loaded when something is first written."""
+
+    def __init__(
+        self,
+        *,
+        err: IO[str] | None = None,
+        stdin: IO[str] | None = None,
+        rows: MakeRows = _silent_rows,
+        colour: bool = True,
+    ) -> None:
+        super().__init__(err=err, stdin=stdin, rows=rows)
+        self._colour = colour
+        # What is drawn at the end of the output: the newest of these, as long as there are any.
+        self._drawings: list[RenderableType] = []
+        self._live: Live | None = None
+
+    @property
+    def draws(self) -> bool:
+        """See Reporter."""
+        return True
+
+    @cached_property
+    def console(self) -> "Console":
+        """rich's view of stderr."""
+        from rich.console import Console
+
+        return Console(
+            file=self._err,
+            force_terminal=True,
+            # Without a colour system, rich writes no attribute at all, not even bold.
+            color_system="auto" if self._colour else None,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[Progress]:
+        """See Reporter."""
+        spinner = _Spinner(what)
+        with self.drawn(spinner, after=DRAW_AFTER):
+            yield spinner
+
+    @contextmanager
+    def status_line(self) -> Iterator[Callable[[str], None]]:
+        """See Reporter."""
+        line = _StatusLine()
+        with self.drawn(line):
+            yield line.replace
+
+    @contextmanager
+    def drawn(self, drawing: "RenderableType", *, after: float = 0) -> Iterator[None]:
+        """See Reporter."""
+        with self._lock:
+            self._drawings.append(drawing)
+        timer = threading.Timer(after, self._show)
+        timer.daemon = True
+        if after:
+            timer.start()
+        else:
+            self._show()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            with self._lock:
+                self._drawings.remove(drawing)
+                if not self._drawings:
+                    self._hide()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """See Reporter."""
+        # The lock is held throughout: what other threads report while a question waits is shown after it.
+        with self._lock:
+            was_drawing = self._live is not None
+            self._hide()
+            try:
+                yield
+            finally:
+                if was_drawing:
+                    self._show()
+
+    def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """See Reporter."""
+        from rich.padding import Padding
+
+        from apexgpu.render.richtables import table
+
+        columns = columns_of(titles)
+        layout = fit(columns, natural_widths(columns, rows), self.console.width - INDENT)
+        with self.suspended():
+            self.console.print(Padding(table(columns, rows, layout), (0, 0, 0, INDENT)))
+
+    def _show(self) -> None:
+        from rich.live import Live
+
+        with self._lock:
+            if self._live is not None:
+                self._live.refresh()
+            elif self._drawings:
+                self._live = Live(
+                    console=self.console,
+                    get_renderable=self._newest_drawing,
+                    transient=True,
+                    refresh_per_second=DRAWINGS_PER_SECOND,
+                    redirect_stdout=False,
+                    redirect_stderr=False,
+                )
+                self._live.start(refresh=True)
+
+    def _hide(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _newest_drawing(self) -> "RenderableType":
+        # rich's own thread may ask when the last drawing has just gone.
+        return self._drawings[-1] if self._drawings else ""
+
+    def _write(self, label: str, colour: str, text: str) -> None:
+        from rich.text import Text
+
+        line = Text(label, style=colour)
+        line.append(safe(text), style="" if label else colour)
+        with self.suspended():
+            # Long lines are left to the terminal to wrap, so that they can be copied as one.
+            self.console.print(line, soft_wrap=True)
+
+
+class _Spinner(Progress):
+    """A spinner, what is being done, the elapsed time, and the newest line or a bar."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._last = ""
+        self._transferred: Transferred | None = None
+        self._began = time.monotonic()
+
+    def update(self, text: str) -> None:
+        """See Progress."""
+        self._last = text
+
+    def transferred(self, progress: Transferred) -> None:
+        """See Progress."""
+        self._transferred = progress
+
+    @cached_property
+    def _dots(self) -> "RenderableType":
+        from rich.spinner import Spinner
+
+        return Spinner("dots")
+
+    def __rich__(self) -> "RenderableType":
+        """What rich draws, anew at each refresh."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        elapsed = duration(time.monotonic() - self._began)
+        cells: list[RenderableType] = [self._dots, Text(f"{safe(self._what)} … {elapsed}")]
+        if self._transferred is not None:
+            if self._transferred.total:
+                done = min(self._transferred.done, self._transferred.total)
+                cells.append(ProgressBar(self._transferred.total, done, width=BAR_WIDTH))
+            cells.append(Text(safe(self._transferred.describe())))
+        elif self._last:
+            cells.append(Text(safe(self._last)))
+        line = Table.grid(padding=(0, 1))
+        for _ in cells:
+            line.add_column(no_wrap=True, overflow="ellipsis")
+        line.add_row(*cells)
+        return line
+
+
+class _StatusLine:
+    """A line that is replaced in place."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def replace(self, text: str) -> None:
+        """Show `text` from now on."""
+        self._text = text
+
+    def __rich__(self) -> "RenderableType":
+        """What rich draws, anew at each refresh."""
+        from rich.text import Text
+
+        return Text(safe(self._text), no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,125 @@
+"""Tables that fit: which columns of a table are shown, and how wide, for a given number of terminal cells. Pure.
+
+On a terminal no row wraps: columns are shortened (with `…`) and then dropped, in the order that the table's columns
+name. In a pipe a table has all its columns in full.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from apexgpu.text import safe, width
+
+Row = Sequence[str]
+
+GAP = 2
+"""Cells between two columns."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `least` is the width down to which it may be shortened; None: it is never shortened.
+
+    Columns with a lower `keep` are shortened and dropped first. A column without one is never dropped.
+    """
+
+    title: str
+    least: int | None = None
+    keep: int | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns that are shown, as indexes with their widths in cells, and the titles of those that are not."""
+
+    widths: dict[int, int]
+    dropped: tuple[str, ...]
+
+
+def columns_of(titles: Sequence[str]) -> list[Column]:
+    """Columns for a small table: the last is shortened first, then the one before it; none is dropped."""
+    return [Column(title, least=max(6, width(title)), keep=None) for title in titles]
+
+
+def natural_widths(columns: Sequence[Column], rows: Sequence[Row]) -> list[int]:
+    """The width of each column if nothing is shortened."""
+    widths = [width(column.title) for column in columns]
+    for row in rows:
+        for index, cell in enumerate(row):
+            widths[index] = max(widths[index], width(safe(cell)))
+    return widths
+
+
+def fit(columns: Sequence[Column], widths: Sequence[int], room: int) -> Layout:
+    """Choose what is shown of `columns`, `widths` wide in full, in `room` cells."""
+    shown = list(range(len(columns)))
+    dropped: list[str] = []
+    while True:
+        layout = _shortened(columns, {index: widths[index] for index in shown}, room)
+        if layout is not None:
+            return Layout(layout, tuple(dropped))
+        droppable = [index for index in shown if columns[index].keep is not None]
+        if not droppable:
+            return Layout(
+                _squeezed({index: widths[index] for index in shown}, room), tuple(dropped)
+            )
+        first = min(droppable, key=lambda index: columns[index].keep or 0)
+        shown.remove(first)
+        dropped.append(columns[first].title)
+
+
+def _shortened(
+    columns: Sequence[Column], widths: dict[int, int], room: int
+) -> dict[int, int] | None:
+    """`widths` with columns shortened so that they fit, those to keep least first; None if that is not enough."""
+    excess = sum(widths.values()) + GAP * (len(widths) - 1) - room
+    if excess <= 0:
+        return widths
+    widths = dict(widths)
+    # Of columns that are kept alike, the last gives way first: the first ones say what a row is about.
+    order = sorted(widths, key=lambda index: (_rank(columns[index]), -index))
+    for index in order:
+        least = columns[index].least
+        if least is None:
+            continue
+        spare = max(0, widths[index] - max(least, 1))
+        cut = min(spare, excess)
+        widths[index] -= cut
+        excess -= cut
+        if excess <= 0:
+            return widths
+    return None
+
+
+def _rank(column: Column) -> float:
+    return float("inf") if column.keep is None else column.keep
+
+
+def _squeezed(widths: dict[int, int], room: int) -> dict[int, int]:
+    """Widths for a terminal that is too narrow for what can neither be dropped nor shortened: the last give way."""
+    squeezed = dict(widths)
+    for index in sorted(squeezed, reverse=True):
+        excess = sum(squeezed.values()) + GAP * (len(squeezed) - 1) - room
+        if excess <= 0:
+            break
+        squeezed[index] = max(1, squeezed[index] - excess)
+    return squeezed
+
+
+def aligned(columns: Sequence[Column], rows: Sequence[Row], least: Sequence[int] = ()) -> list[str]:
+    """The table as lines, header first, for a pipe: nothing is shortened, and no line ends in blanks.
+
+    `least` are widths for the columns, for rows that are still to come.
+    """
+    widths = natural_widths(columns, rows)
+    if least:
+        widths = [max(pair) for pair in zip(widths, least, strict=True)]
+    table = [[column.title for column in columns], *rows]
+    return [_line(row, widths) for row in table]
+
+
+def _line(row: Row, widths: Sequence[int]) -> str:
+    cells = []
+    for cell, cell_width in zip(row, widths, strict=True):
+        text = safe(cell)
+        cells.append(text + " " * (cell_width - width(text)))
+    return (" " * GAP).join(cells).rstrip()
