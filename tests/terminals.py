@@ -13,6 +13,12 @@ _ANY = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-9;?]*)?\Z")
 
 
+def plain(text: str) -> str:
+    """What was written on a terminal, without colours, and with `REDRAWN` for a way back."""
+    text = _ANY.sub("", _GOES_BACK.sub(REDRAWN, text))
+    return re.sub(rf"{REDRAWN}+", REDRAWN, text)
+
+
 class Terminal(pexpect.spawn):  # type: ignore[type-arg]  # of str
     """As pexpect's, without colours and cursor movements in what is read."""
 
@@ -23,8 +29,7 @@ class Terminal(pexpect.spawn):  # type: ignore[type-arg]  # of str
         unfinished = _UNFINISHED.search(text)
         self._rest = unfinished.group() if unfinished else ""
         text = text.removesuffix(self._rest) if self._rest else text
-        text = _GOES_BACK.sub(REDRAWN, text)
-        return re.sub(rf"{REDRAWN}+", REDRAWN, _ANY.sub("", text))
+        return plain(text)
 
 
 def spawn(program: str, arguments: list[str], **options: Any) -> "pexpect.spawn[str]":

@@ -23,7 +23,7 @@ from apexgpu import cli
 from apexgpu.render.screen import Screen
 from apexgpu.session import Session
 from apexgpu_lab.inprocess import Lab, running
-from tests.terminals import spawn
+from tests.terminals import plain, spawn
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT = 60
@@ -177,7 +177,7 @@ class Newcomer:
             yield child
         finally:
             child.close(force=True)
-            self.heard.append(heard.getvalue())
+            self.heard.append(plain(heard.getvalue()))
 
     def password(self, user: str = "alice") -> str:
         """The right password of a user."""
