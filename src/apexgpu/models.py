@@ -95,13 +95,37 @@ class Outcome(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: what came of it, the fact it rests on, what to paste, and a code for scripts."""
+    """The result of one check: a verdict, the fact behind it, a command to paste, and a code for scripts."""
 
     check: str
     verdict: Verdict
     fact: str
     hint: str | None = None
     code: str | None = None
+
+    @classmethod
+    def ok(cls, check: str, fact: str) -> "Finding":
+        """Return the finding that all is well."""
+        return cls(check, "ok", fact)
+
+    @classmethod
+    def note(
+        cls, check: str, fact: str, hint: str | None = None, *, code: str | None = None
+    ) -> "Finding":
+        """Return a finding that the user may want to know, but that breaks nothing."""
+        return cls(check, "note", fact, hint, code)
+
+    @classmethod
+    def problem(
+        cls, check: str, fact: str, hint: str | None = None, *, code: str | None = None
+    ) -> "Finding":
+        """Return a finding that something is broken; `hint` is the command that repairs it."""
+        return cls(check, "problem", fact, hint, code)
+
+    @classmethod
+    def from_error(cls, check: str, error: ApexError) -> "Finding":
+        """Return the problem that `error` describes."""
+        return cls(check, "problem", error.message, error.hint, error.code)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from apexgpu import doctor, hostdoctor
+from apexgpu import doctor
+from apexgpu.manageshell.checks import HostFindings
 from apexgpu.models import Finding, Host
+from apexgpu.ssh.checks import check_version
 from apexgpu_lab.inprocess import running
 from tests.cli.product import Line, Product, product_of
 
@@ -64,7 +66,7 @@ class TestAllWell:
         assert lab3("doctor") == 0, lab3.out
         assert lab3.out.splitlines()[-1].startswith("All well. ")
         assert "ok      gpu2           " in lab3.out
-        assert "its port 22001 takes the key" in lab3.out
+        assert "its port 22001 accepts the key" in lab3.out
         assert everything() == before
 
     def test_as_json_every_check_has_a_verdict_a_fact_and_a_hint(self, lab3: Product) -> None:
@@ -200,7 +202,7 @@ class TestThisMachine:
     def test_the_key_is_gone_from_iam(self, laptop: Product) -> None:
         laptop.lab.call(lambda world: world.roster.keys.update(alice=""))
         fact, hint = problems(laptop.json("doctor")["checks"])["IAM"]
-        assert "does not hold your key SHA256:" in fact
+        assert "does not have your key SHA256:" in fact
         assert hint == "apexgpu login"
 
     def test_a_directory_that_others_can_look_into(self, lab3: Product) -> None:
@@ -220,7 +222,7 @@ class TestThisMachine:
         ],
     )
     def test_an_old_ssh_is_noted(self, said: str, verdict: str) -> None:
-        assert doctor._ssh_version(said, "/usr/bin/ssh").verdict == verdict
+        assert check_version(said, "/usr/bin/ssh").verdict == verdict
 
 
 class TestSshConfig:
@@ -268,7 +270,8 @@ class TestSshConfig:
             if row["check"] == "ssh settings"
         ]
         assert [row["verdict"] for row in found] == ([verdict] if verdict else [])
-        assert all(cure in row["hint"] and str(path) in row["hint"] for row in found)
+        assert all(row["fact"].endswith(f"{path}: {cure}") for row in found)
+        assert all(row["hint"].startswith("ssh -G gpu2-manage") for row in found)
 
     def test_host_keys_that_are_never_looked_at(self, laptop: Product) -> None:
         path = config_of(laptop)
@@ -293,10 +296,12 @@ def test_server_text_is_escaped(lab3: Product) -> None:
 
 
 def test_one_silent_host_alone_is_not_called_the_network() -> None:
-    silent = [Finding("manage port", "problem", "no answer", code="timeout")]
-    assert list(hostdoctor.network([silent])) == []
-    assert list(hostdoctor.network([silent, [Finding("key", "ok", "")]])) == []
-    assert [one.check for one in hostdoctor.network([silent, silent])] == ["network"]
+    host = Host("gpu2", "10.77.0.2", "alice")
+    silent = HostFindings(host, (Finding.problem("manage port", "no answer"),), silent=True)
+    answering = HostFindings(host, (Finding.ok("key", ""),))
+    assert list(doctor.check_network([silent])) == []
+    assert list(doctor.check_network([silent, answering])) == []
+    assert [finding.check for finding in doctor.check_network([silent, silent])] == ["network"]
 
 
 def test_a_port_that_is_closed_by_now_is_one_problem(lab3: Product) -> None:
@@ -305,5 +310,5 @@ def test_a_port_that_is_closed_by_now_is_one_problem(lab3: Product) -> None:
         gone = Host("gpu9", "127.0.0.1", "alice", 1, probe.getsockname()[1])
         from apexgpu.session import Session
 
-        found = hostdoctor.host(Session(environment=os.environ), gone, named=True)
-    assert [one.verdict for one in found] == ["ok", "problem"]
+        found = doctor.check_host(Session(environment=os.environ), gone, named=True)
+    assert [finding.verdict for finding in found.findings] == ["ok", "problem"]

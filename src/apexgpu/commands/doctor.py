@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from apexgpu import doctor as checks
-from apexgpu import hostdoctor
 from apexgpu import uninstall as removal
 from apexgpu.commands.credentials import forget_password, password_missing
 from apexgpu.commands.options import Group, session_of
@@ -35,18 +34,19 @@ def doctor(
     """
     session = session_of(ctx)
     here = []
-    for finding in checks.machine(session, lambda: password_missing(session)):
+    for finding in checks.check_machine(session, lambda: password_missing(session)):
         here.append(finding)
         _show(session, finding.check, finding)
-    hosts = session.hosts([host] if host else []) if checks.hosts_known(session, here) else []
+    hosts = session.hosts([host] if host else []) if checks.hosts_are_known(session, here) else []
     with session.screen.working(f"asking {len(hosts)} hosts"):
         outcomes = fanout.each(
-            hosts, lambda one: hostdoctor.host(session, one, named=host is not None)
+            hosts, lambda one: checks.check_host(session, one, named=host is not None)
         )
-    found = [outcome.value or [] for outcome in outcomes]
+    reports = [outcome.value for outcome in outcomes if outcome.value is not None]
+    found = [report.findings for report in reports]
     for one, findings in zip(hosts, found, strict=True):
         _show_host(session, one, findings, everything=host is not None)
-    for finding in hostdoctor.network(found):
+    for finding in checks.check_network(reports):
         here.append(finding)
         _show(session, finding.check, finding)
     raise typer.Exit(_finish(session, here, hosts, found))
