@@ -233,7 +233,7 @@ class TestWatch:
             assert ended(child) == 130
 
     def test_a_low_terminal_gets_a_row_a_host(self, product: Product) -> None:
-        with at_terminal("gpus", "--watch", lines=6) as child:
+        with at_terminal("gpus", "--watch", lines=8) as child:
             child.expect(r"HOST +MODEL +DRIVER +GPU: LOAD, FREE MEMORY")
             child.expect(r"gpu2 +2 × TITAN V +390.48 +0: +\d+% +3.0 GiB +1: +0% +11.8 GiB")
             child.sendintr()

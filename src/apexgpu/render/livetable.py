@@ -113,17 +113,22 @@ class _DrawnRows(_Rows):
 
     def __rich__(self) -> "RenderableType":
         """What rich draws, anew at each refresh."""
-        view, rows = self._view, self._all_rows(self._view)
-        if not _fits(len(rows)) and view.compact is not None:
-            view = view.compact
-            rows = self._all_rows(view)
-        return self._drawn(view, rows)
+        drawn, _ = self._draw(lines_above=0)
+        return drawn
 
-    def _drawn(self, view: RowsView, rows: Sequence[Row]) -> "RenderableType":
+    def _draw(self, lines_above: int) -> tuple["RenderableType", Sequence[str]]:
+        """The table, and the titles of the columns for which there is no room.
+
+        `lines_above` are lines of the terminal that the table cannot have.
+        """
         from apexgpu.render.richtables import table
 
+        view, rows = self._view, self._all_rows(self._view)
+        if not _fits(len(rows) + lines_above) and view.compact is not None:
+            view = view.compact
+            rows = self._all_rows(view)
         layout = fit(view.columns, natural_widths(view.columns, rows), self._screen.console.width)
-        return table(view.columns, rows, layout, view.styles)
+        return table(view.columns, rows, layout, view.styles), layout.dropped
 
 
 class _WatchedRows(_DrawnRows):
@@ -161,9 +166,12 @@ class _WatchedRows(_DrawnRows):
         from rich.console import Group
         from rich.text import Text
 
-        clock = time.strftime("%H:%M:%S")
-        head = Text(f"{clock}   q or Ctrl-C quits", style="dim", no_wrap=True, overflow="ellipsis")
-        return Group(head, Text(""), self.__rich__())
+        drawn, dropped = self._draw(lines_above=2)
+        words = [time.strftime("%H:%M:%S"), "q or Ctrl-C quits"]
+        if dropped:
+            words.append(f"not shown in this width: {', '.join(dropped)}")
+        head = Text("   ".join(words), style="dim", no_wrap=True, overflow="ellipsis")
+        return Group(head, Text(""), drawn)
 
 
 class _PrintedRows(_Rows):
