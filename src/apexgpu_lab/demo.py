@@ -1,12 +1,12 @@
 """The demo: the whole first day, played against a lab of its own with the commands a member would type."""
 
-import io
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +16,9 @@ from typing import Any
 from apexgpu.errors import ApexError
 from apexgpu.manageshell.replies import clean
 from apexgpu.render.screen import Screen
+
+START_LIMIT = 60.0
+"""Seconds that a program of the demo may take to start on a busy machine."""
 
 
 def play(screen: Screen) -> int:
@@ -133,22 +136,23 @@ class _Story:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        serve = ["python3", "-m", "http.server", "--bind", "127.0.0.1", port]
+        # -u: the server's first line is written when it listens, and not kept in a buffer.
+        serve = ["python3", "-u", "-m", "http.server", "--bind", "127.0.0.1", port]
         words = ["tunnel", host, port]
-        with (
-            self._beside(["ssh", "-F", self._config, host, "exec", *serve]),
-            self._beside([sys.executable, "-m", "apexgpu", *words]) as tunnel,
-        ):
-            self._screen.result(f"$ apexgpu {' '.join(words)}")
-            told = clean(
-                (tunnel.stdout or io.BytesIO()).readline().decode("utf-8", "replace")
-            ).strip()
-            self._screen.result(f"  {told}")
-            if not told:
-                raise ApexError("the demo's tunnel did not come up", hint="apexgpu demo --debug")
-            local = int(told.split()[0].rpartition(":")[2])
-            self._screen.result(f"$ curl http://127.0.0.1:{local}/hello.txt")
-            self._screen.result(f"  {_fetch(local).strip()}")
+        with self._beside(["ssh", "-F", self._config, host, "exec", *serve]) as server:
+            # The lab's containers share this machine's ports. A tunnel that is opened before the server has its port
+            # takes that port for itself, and then leads to itself.
+            if not _first_line(server):
+                raise ApexError("the demo's web server did not start", hint="apexgpu demo --debug")
+            with self._beside([sys.executable, "-m", "apexgpu", *words]) as tunnel:
+                self._screen.result(f"$ apexgpu {' '.join(words)}")
+                line = _first_line(tunnel)
+                self._screen.result(f"  {line}")
+                if not line:
+                    raise ApexError("the demo's tunnel did not open", hint="apexgpu demo --debug")
+                local = int(line.split()[0].rpartition(":")[2])
+                self._screen.result(f"$ curl http://127.0.0.1:{local}/hello.txt")
+                self._screen.result(f"  {_fetch(local).strip()}")
         self.steps.append({"command": f"apexgpu {' '.join(words)}", "exit": 0})
 
     @contextmanager
@@ -169,10 +173,24 @@ class _Story:
                 running.terminate()
 
 
+def _first_line(program: subprocess.Popen[bytes]) -> str:
+    """The first line that a program prints; "" when it ends, or takes longer than START_LIMIT, without one."""
+    lines: list[bytes] = []
+
+    def read() -> None:
+        if program.stdout is not None:
+            lines.append(program.stdout.readline())
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(START_LIMIT)
+    return clean(lines[0].decode("utf-8", "replace")).strip() if lines else ""
+
+
 def _fetch(port: int) -> str:
     import urllib.request
 
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + START_LIMIT
     while True:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/hello.txt", timeout=2) as answer:

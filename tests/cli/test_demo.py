@@ -1,5 +1,6 @@
 """`apexgpu demo`: the whole story, and nothing left behind, also when it is interrupted."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -10,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from apexgpu import cli
+from apexgpu.session import Session
 
 DEMO = [str(Path(sys.executable).parent / "apexgpu"), "demo"]
 LIMIT = 100  # seconds for the slowest machine; alone it takes about 7
@@ -89,3 +93,22 @@ def test_interrupted_it_leaves_nothing_either(scratch: Path, isolated: Path, aft
     assert processes_in(scratch) == []
     assert list(scratch.iterdir()) == []
     assert list(isolated.iterdir()) == []
+
+
+def test_help_lists_the_lab_only_where_its_libraries_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["--help"], Session(environment={})) == 0
+    assert "  demo " in capsys.readouterr().out
+    find_spec = importlib.util.find_spec
+
+    def found(name: str) -> object:
+        return None if name == "asyncssh" else find_spec(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    assert cli.main(["--help"], Session(environment={})) == 0
+    out = capsys.readouterr().out
+    assert "  demo " not in out
+    assert "  login " in out
+    assert cli.main(["demo"], Session(environment={})) == 127
+    assert "the embedded lab needs asyncssh" in capsys.readouterr().err

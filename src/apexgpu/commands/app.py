@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from apexgpu.commands.table import COMMANDS
+from apexgpu.commands.table import COMMANDS, LAB_PANEL
 from apexgpu.errors import UsageError
 from apexgpu.session import Invocation
 
@@ -116,10 +116,21 @@ class Root(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The panels of `--help`, from the table alone."""
-        for panel in dict.fromkeys(entry.panel for entry in COMMANDS.values()):
-            rows = [(name, entry.line) for name, entry in COMMANDS.items() if entry.panel == panel]
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name, command in COMMANDS.items():
+            panels.setdefault(command.panel, []).append((name, command.line))
+        if not _has_lab():
+            del panels[LAB_PANEL]
+        for panel, rows in panels.items():
             with formatter.section(panel):
                 formatter.write_dl(rows)
+
+
+def _has_lab() -> bool:
+    """Whether the libraries of the embedded lab are installed: `pip install 'apexgpu[lab]'`."""
+    from importlib.util import find_spec
+
+    return find_spec("asyncssh") is not None and find_spec("h11") is not None
 
 
 def _no_such_command(name: str) -> UsageError:
@@ -147,5 +158,6 @@ def root(
 ) -> None:
     """From an empty laptop to your container on the lab's GPU servers.
 
-    First day: apexgpu login, then apexgpu up HOST, then ssh HOST. No lab at hand: apexgpu demo.
+    First day: apexgpu login, apexgpu register HOST (once), apexgpu up HOST, ssh HOST.
+    Without a lab: apexgpu demo.
     """

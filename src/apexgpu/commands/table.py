@@ -11,6 +11,9 @@ class CommandInfo(NamedTuple):
     line: str
 
 
+LAB_PANEL = "No lab at hand"
+"""The panel of the commands that need the extra `apexgpu[lab]`."""
+
 COMMANDS: dict[str, CommandInfo] = {
     "login": CommandInfo(
         "account", "First day", "Log in to IAM, send a key, write the ssh config. Start here."
@@ -88,7 +91,7 @@ COMMANDS: dict[str, CommandInfo] = {
         "shell", "This program", "Print what your shell needs to complete apexgpu's words."
     ),
     "demo": CommandInfo(
-        "lab", "No lab at hand", "Play the whole story against a lab inside this program."
+        "lab", LAB_PANEL, "Play the whole story against a lab inside this program."
     ),
-    "lab": CommandInfo("lab", "No lab at hand", "The embedded lab: up, env, status, fault, down."),
+    "lab": CommandInfo("lab", LAB_PANEL, "The embedded lab: up, env, status, fault, down."),
 }
