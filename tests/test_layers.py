@@ -24,10 +24,10 @@ OWNERS = {
     "paramiko": {"ssh/paramiko_link", "ssh/identities"},
     "httpx": {"iam/httpfetch"},
     "keyring": {"iam/passwords"},
-    "sshconf": {"sshconfig", "sshfiles/configblock"},
+    "sshconf": {"sshfiles/configblock"},
     "platformdirs": {"settings", "completion"},
     "filelock": {"files"},
-    "shellingham": {"commands/"},
+    "shellingham": {"shellcompletion"},
 }
 
 USER_LEVEL = (
@@ -42,6 +42,7 @@ USER_LEVEL = (
     "x11",
     "gpus",
     "software",
+    "shellcompletion",
     "doctor",
     "uninstall",
 )
@@ -70,7 +71,6 @@ FOR_COMMANDS = {*USER_LEVEL, "session", "reporter", "results", "errors", "models
 NOT_YET_THIN = {
     "commands/account",
     "commands/backup",
-    "commands/config",
     "commands/copy",
     "commands/credentials",
     "commands/doctor",
@@ -86,7 +86,6 @@ NOT_YET_THIN = {
     "commands/recover",
     "commands/serving",
     "commands/setup",
-    "commands/shell",
     "commands/snapshots",
     "commands/tunnel",
     "commands/verify",

@@ -51,10 +51,6 @@ def _answer(invocation: Invocation, arguments: Sequence[str]) -> int:
     invocation.debug = "--debug" in before
     if before[:1] == ["--json"]:
         invocation.flags["json"] = "yes"
-    if before[:1] == ["--install-completion"]:
-        from apexgpu.commands.shell import install
-
-        return install(invocation.session, before[1:])
     words = _without_leading_options(before)
     if not words and not screen.as_json:
         words = ["--help"]
@@ -82,6 +78,11 @@ def _without_leading_options(words: Sequence[str]) -> list[str]:
 
 def _run(invocation: Invocation, words: list[str]) -> Result | int | None:
     """Parse the words and run the command: its result, or an exit status."""
+    if words[:1] == ["--install-completion"]:
+        from apexgpu import shellcompletion
+
+        shell = words[1] if len(words) > 1 else None
+        return shellcompletion.install(invocation.session, shell)
     if words[:1] == ["status"] and all(_is_plain(word) for word in words[1:]):
         # `status` has to feel instant, and importing typer is half of a command's start-up.
         from apexgpu import containers

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from apexgpu import shellstart
+from apexgpu import shellcompletion
 from apexgpu.archives.journal import Journal
 from apexgpu.errors import ConfigError
 from apexgpu.forwarding import records
@@ -73,9 +73,9 @@ def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | 
         found.append(
             Part("password", "the domain password in the keyring", partial(_ignore, password))
         )
-    if traces := shellstart.installed(settings.config_dir):
+    if traces := shellcompletion.installed_files(settings.config_dir):
         what = f"completion in {', '.join(map(str, traces))}"
-        found.append(Part("completion", what, partial(shellstart.remove, settings.config_dir)))
+        found.append(Part("completion", what, partial(shellcompletion.remove, settings.config_dir)))
     if sockets := mux.open_masters():
         what = (
             "a connection that is" if len(sockets) == 1 else f"{len(sockets)} connections that are"

@@ -266,7 +266,7 @@ class TestRemoveAndRestore:
 
     def test_remove_gives_the_bytes_back(self, owner: Newcomer) -> None:
         said = owner.run("config", "remove")
-        assert (said.code, said.out) == (0, f"{owner.config}: our part is gone.\n")
+        assert (said.code, said.out) == (0, f"{owner.config}: apexgpu's block is removed.\n")
         assert owner.config.read_bytes() == MINE
         said = owner.run("config", "remove")
         assert said.code == 0

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu import manyhosts
-from apexgpu.commands.config import fetch_hosts, merge_into_config, remove_ours
+from apexgpu import manyhosts, sshconfig
 from apexgpu.commands.credentials import (
     AllowHttp,
     NoSave,
@@ -63,7 +62,7 @@ def login(
     # Everything that can be refused without a password is asked first: nothing is made or sent for it then.
     with session.screen.working("asking IAM for the hosts"):
         client.open_page(name)
-        hosts = fetch_hosts(session, client)
+        hosts = sshconfig.fetch_hosts(session, client)
         session = session.with_hosts(hosts)
         stored = client.keys_text(name) or ""
     wanted = hosts if register_all else session.hosts(register) if register else []
@@ -75,7 +74,7 @@ def login(
         pair,
         Passwords(session, from_stdin=password_stdin, save=not no_save_password),
     )
-    session, written = merge_into_config(session, hosts, identity=pair.path)
+    session, written = sshconfig.merge_hosts(session, hosts, identity=pair.path)
     pushed = _follow(session, client, hosts) if sent else {}
     reached = _probe(session, hosts, pushed)
     made = _register(session, list(wanted))
@@ -254,7 +253,7 @@ def logout(
     mux.close_masters(session.runner)
     changed = forget_password(session) if session.settings.user else False
     changed = accounts.forget(session.state_dir) or changed or bool(unmounted) or bool(carried)
-    if not keep_config and remove_ours(session):
+    if not keep_config and sshconfig.remove_block(session):
         session.screen.good(
             f"our part of {session.settings.ssh_config} is gone; the rest is as it was"
         )

@@ -88,7 +88,7 @@ COMMANDS: dict[str, CommandInfo] = {
         "doctor", "When stuck", "Take away all that apexgpu wrote on this machine; your keys stay."
     ),
     "completion": CommandInfo(
-        "shell", "This program", "Print what your shell needs to complete apexgpu's words."
+        "completion", "This program", "Print what your shell needs to complete apexgpu's words."
     ),
     "demo": CommandInfo(
         "lab", LAB_PANEL, "Play the whole story against a lab inside this program."

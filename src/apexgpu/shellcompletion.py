@@ -1,0 +1,161 @@
+"""Completion in the user's shell: show the script, install it, remove it.
+
+An installation is a file of ours, and for bash and zsh one line in the shell's own start-up file that
+reads it. What the scripts ask for on a Tab is answered by `completion`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from apexgpu.completion import SHELLS, script
+from apexgpu.errors import UsageError
+from apexgpu.files import replace_atomically
+from apexgpu.results import JsonObject, Result
+from apexgpu.session import Session
+
+_MARK = b"  # apexgpu"
+
+
+@dataclass(frozen=True)
+class CompletionScript(Result):
+    """The completion script of `shell`."""
+
+    shell: str
+    script: str
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {"ok": True, "shell": self.shell, "script": self.script}
+
+
+@dataclass(frozen=True)
+class Installation(Result):
+    """The completion script of `shell`, installed at `path`; `changed` if a start-up file was changed."""
+
+    shell: str
+    path: Path
+    changed: bool
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {
+            "ok": True,
+            "shell": self.shell,
+            "path": str(self.path),
+            "changed": self.changed,
+        }
+
+
+def show(shell: str) -> CompletionScript:
+    """Return the completion script of `shell`: bash, zsh, fish or powershell.
+
+    Raises:
+        UsageError: there is none for this shell.
+    """
+    shell = _check_shell(shell)
+    return CompletionScript(shell, script(shell))
+
+
+def install(session: Session, shell: str | None = None) -> Installation:
+    """Install completion for `shell`; without a name, for the shell that runs this program.
+
+    Raises:
+        UsageError: there is no completion for this shell, or the shell cannot be found out.
+    """
+    shell = _check_shell(shell or _detect_shell())
+    file = _script_file(shell, session.settings.config_dir)
+    replace_atomically(file, script(shell).encode(), mode=0o644)
+    startup = _startup_file(shell)
+    changed = startup is not None and _add_line(startup, file)
+    return Installation(shell, file, changed)
+
+
+def installed_files(config_dir: Path) -> list[Path]:
+    """Return the files that `remove` would delete or change."""
+    return [path for path, _rest in _installed(config_dir)]
+
+
+def remove(config_dir: Path) -> None:
+    """Remove our lines from the start-up files, and our own files. A start-up file without other lines is deleted."""
+    for path, rest in list(_installed(config_dir)):
+        if rest:
+            mode = path.stat().st_mode & 0o777
+            replace_atomically(path, rest, mode=mode)
+        else:
+            path.unlink()
+
+
+def _check_shell(shell: str) -> str:
+    if shell == "pwsh":
+        shell = "powershell"
+    if shell not in SHELLS:
+        raise UsageError(
+            f"there is no completion for {shell}, only for {', '.join(SHELLS)}",
+            hint="apexgpu completion show bash",
+        )
+    return shell
+
+
+def _detect_shell() -> str:
+    import shellingham
+
+    try:
+        name, _path = shellingham.detect_shell()
+    except shellingham.ShellDetectionFailure:
+        raise UsageError(
+            "cannot find out which shell this is", hint="apexgpu --install-completion bash"
+        ) from None
+    return str(name)
+
+
+def _installed(config_dir: Path) -> Iterator[tuple[Path, bytes]]:
+    """Each file that contains something of ours, with the bytes that are not ours."""
+    for shell in SHELLS:
+        file = _script_file(shell, config_dir)
+        if file.exists():
+            yield file, b""
+        startup = _startup_file(shell)
+        if startup is None or not startup.exists():
+            continue
+        old = startup.read_bytes()
+        lines = old.splitlines(keepends=True)
+        rest = b"".join(line for line in lines if not _is_our_line(line))
+        if rest != old:
+            yield startup, rest
+
+
+def _is_our_line(line: bytes) -> bool:
+    return line.rstrip().endswith(_MARK) and line.startswith(b"[ -r ") and b"completion." in line
+
+
+def _script_file(shell: str, config_dir: Path) -> Path:
+    if shell == "fish":
+        # fish reads this directory by itself.
+        return Path.home() / ".config/fish/completions/apexgpu.fish"
+    return config_dir / f"completion.{shell}"
+
+
+def _startup_file(shell: str) -> Path | None:
+    """The start-up file that has to read our script. PowerShell's is left to the user, who pastes a line."""
+    if shell == "bash":
+        return Path.home() / ".bashrc"
+    if shell == "zsh":
+        return Path.home() / ".zshrc"
+    return None
+
+
+def _add_line(startup: Path, file: Path) -> bool:
+    """Add the line that reads `file`, unless it is there. Return whether it was added."""
+    line = f'[ -r "{file}" ] && . "{file}"'.encode() + _MARK + b"\n"
+    old = b""
+    mode = 0o644
+    if startup.exists():
+        old = startup.read_bytes()
+        mode = startup.stat().st_mode & 0o777
+    if line in old:
+        return False
+    if old and not old.endswith(b"\n"):
+        old += b"\n"
+    replace_atomically(startup, old + line, mode=mode)
+    return True
