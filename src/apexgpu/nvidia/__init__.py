@@ -1,1 +1,1 @@
-"""What the GPUs of the hosts do, and which of them are free."""
+"""nvidia-smi in a container: asking it, parsing what it prints, and deciding which GPUs are free."""

@@ -1,13 +1,13 @@
-"""Which GPUs are free: a pure decision over several looks, so that a pause between two batches is none.
+"""Which GPUs are free: decided over several reports, because a pause between two batches is not free. Pure.
 
-A GPU fits when, in every look,
+A GPU fits if, in every report,
 
-- it does next to nothing (IDLE percent at most), and
-- the memory that was asked for is free; where none was asked for, next to nothing is held (EMPTY at most): memory that
-  is held by an idle program is wanted again soon;
-- and its compute mode lets one more program in.
+- it is idle (IDLE percent at most), and
+- the requested memory is free; or, if none was requested, nearly none is in use (EMPTY at most): memory of an idle
+  program will be needed again soon;
+- and its compute mode admits one more program.
 
-A card that does not tell its utilisation fits when it is empty; one that does not tell its memory never does.
+A GPU that does not report its utilization fits if it is empty. One that does not report its memory never fits.
 """
 
 import re
@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from apexgpu.nvidia.smi import MIB, Gpu, Report
 
 IDLE = 10
-"""Percent of utilisation that a driver shows for a card that nobody uses, just after it woke up."""
+"""Percent of utilization that a driver may report for an unused GPU, just after the GPU woke up."""
 
 GIB = 1024 * MIB
 EMPTY = 256 * MIB
-"""Bytes that a display or the driver holds; a program that computes begins with more."""
+"""Bytes that a display or the driver may use. A program that computes needs more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What is looked for: `count` GPUs of one host, with `memory` bytes free on each; None for empty ones."""
+    """What is looked for: `count` GPUs of one host with `memory` bytes free on each; None asks for empty GPUs."""
 
     memory: int | None = None
     count: int = 1
@@ -34,94 +34,132 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A GPU that fits: its last look, the least memory that was free, the most that was held, the highest load."""
+    """A GPU that fits. Over all reports: the least `free` and the most `used` bytes, and the highest `load` in percent.
+
+    `gpu` is from the last report.
+    """
 
     gpu: Gpu
     free: int
-    held: int
+    used: int
     load: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no program was using its memory."""
+        return self.used <= EMPTY
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A host that has what is needed: every GPU that fits, best first, of which the first `count` would be taken."""
+    """A host with enough GPUs: all that fit, best first. The first `count` of them are offered."""
 
     host: str
     fits: tuple[Fit, ...]
     count: int
 
     @property
+    def offered(self) -> tuple[Fit, ...]:
+        """The GPUs that are offered, best first."""
+        return self.fits[: self.count]
+
+    @property
     def chosen(self) -> tuple[int, ...]:
-        """The numbers to compute on, as CUDA_VISIBLE_DEVICES wants them."""
-        return tuple(sorted(fit.gpu.index for fit in self.fits[: self.count]))
+        """The indexes of the offered GPUs, in the order of CUDA_VISIBLE_DEVICES."""
+        return tuple(sorted(fit.gpu.index for fit in self.offered))
 
     @property
     def free(self) -> int:
-        """Bytes that were free on each of these, at the least."""
-        return min(fit.free for fit in self.fits[: self.count])
+        """Bytes that were free on each of the offered GPUs, at least."""
+        return min(fit.free for fit in self.offered)
 
     @property
     def load(self) -> int:
-        """The highest utilisation of these that was seen, in percent."""
-        return max(fit.load for fit in self.fits[: self.count])
+        """The highest utilization of the offered GPUs, in percent."""
+        return max(fit.load for fit in self.offered)
 
     @property
     def variables(self) -> str:
-        """What to put before a command. CUDA numbers the fastest card first unless it is told otherwise."""
-        numbers = ",".join(map(str, self.chosen))
-        return f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={numbers}"
+        """The environment variables to put before a command.
+
+        Without CUDA_DEVICE_ORDER, CUDA would not use nvidia-smi's numbers: it puts the fastest GPU first.
+        """
+        indexes = ",".join(str(index) for index in self.chosen)
+        return f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={indexes}"
 
 
-def offers(seen: Mapping[str, Sequence[Report]], need: Need) -> tuple[Offer, ...]:
-    """The hosts that have enough GPUs that fit, best first: empty before shared, then by GiB free, then by load.
+def offers(reports: Mapping[str, Sequence[Report]], need: Need) -> tuple[Offer, ...]:
+    """The hosts that have enough GPUs that fit, best first; `reports` has each host's, oldest first.
 
-    `seen` holds the looks at each host. Between equals, a host with more GPUs left over, then the order of names.
+    Empty GPUs come before shared ones, then more free GiB, then less load, then hosts with more GPUs left over, then
+    the order of names.
     """
-    found = (Offer(host, fitting(looks, need), need.count) for host, looks in seen.items())
-    return tuple(sorted((one for one in found if len(one.fits) >= need.count), key=_rank))
+    found = []
+    for host, reports_of_host in reports.items():
+        offer = Offer(host, fitting(reports_of_host, need), need.count)
+        if len(offer.fits) >= need.count:
+            found.append(offer)
+    return tuple(sorted(found, key=_rank_of_offer))
 
 
-def fitting(looks: Sequence[Report], need: Need) -> tuple[Fit, ...]:
-    """The GPUs of one host that fit in every look, best first."""
-    if not looks:
+def fitting(reports: Sequence[Report], need: Need) -> tuple[Fit, ...]:
+    """The GPUs of one host that fit in every report, best first."""
+    if not reports:
         return ()
-    fits = [_fit([_same(gpu, look) for look in looks], need) for gpu in looks[-1].gpus]
-    return tuple(sorted((fit for fit in fits if fit is not None), key=_fit_rank))
+    fits = []
+    for gpu in reports[-1].gpus:
+        fit = _fit([_same_gpu(gpu, report) for report in reports], need)
+        if fit is not None:
+            fits.append(fit)
+    return tuple(sorted(fits, key=_rank_of_fit))
 
 
-def _same(gpu: Gpu, look: Report) -> Gpu | None:
-    """The card in another look; one whose number has moved, because another was lost, is not the same."""
-    return next((one for one in look.gpus if (one.uuid, one.index) == (gpu.uuid, gpu.index)), None)
+def _same_gpu(gpu: Gpu, report: Report) -> Gpu | None:
+    """The same GPU in another report. One whose index has changed, because another GPU was lost, is not the same."""
+    for other in report.gpus:
+        if (other.uuid, other.index) == (gpu.uuid, gpu.index):
+            return other
+    return None
 
 
-def _fit(looks: Sequence[Gpu | None], need: Need) -> Fit | None:
-    known = [look for look in looks if look is not None]
-    frees = [look.free for look in known if look.free is not None]
-    helds = [look.used for look in known if look.used is not None]
-    loads = [look.utilization for look in known if look.utilization is not None]
-    if min(len(frees), len(helds)) < len(looks):
-        return None
-    fit = Fit(known[-1], min(frees), max(helds), max(loads, default=0))
-    empty = fit.held <= EMPTY
-    enough = empty if need.memory is None else fit.free >= need.memory
-    idle = fit.load <= IDLE and (bool(loads) or empty)
-    return fit if enough and idle and _lets_in(fit.gpu.compute_mode, empty) else None
+def _fit(states: Sequence[Gpu | None], need: Need) -> Fit | None:
+    """Judge one GPU by its states in all reports; None if it does not fit."""
+    free, used, loads = [], [], []
+    for state in states:
+        if state is None or state.free is None or state.used is None:
+            return None
+        free.append(state.free)
+        used.append(state.used)
+        if state.utilization is not None:
+            loads.append(state.utilization)
+    last = states[-1]
+    assert last is not None  # noqa: S101  # checked above
+    fit = Fit(last, min(free), max(used), max(loads, default=0))
+    has_memory = fit.is_empty if need.memory is None else fit.free >= need.memory
+    is_idle = fit.load <= IDLE and (bool(loads) or fit.is_empty)
+    if has_memory and is_idle and _admits(last.compute_mode, fit.is_empty):
+        return fit
+    return None
 
 
-def _lets_in(mode: str, empty: bool) -> bool:
-    word = mode.lower()
-    if word.startswith("prohibited"):
+def _admits(compute_mode: str, is_empty: bool) -> bool:
+    """Whether a GPU in this mode admits one more program. An exclusive GPU admits one program, or one thread."""
+    mode = compute_mode.lower()
+    if mode.startswith("prohibited"):
         return False
-    return empty or not word.startswith("exclusive")
+    if mode.startswith("exclusive"):
+        return is_empty
+    return True
 
 
-def _fit_rank(fit: Fit) -> tuple[bool, int, int, int]:
-    return (fit.held > EMPTY, -(fit.free // GIB), fit.load, fit.gpu.index)
+def _rank_of_fit(fit: Fit) -> tuple[bool, int, int, int]:
+    return (not fit.is_empty, -(fit.free // GIB), fit.load, fit.gpu.index)
 
 
-def _rank(offer: Offer) -> tuple[int, int, int, int, list[int | str]]:
-    held = sum(fit.held > EMPTY for fit in offer.fits[: offer.count])
-    names: list[int | str] = [
-        int(part) if part.isdigit() else part for part in re.split(r"(\d+)", offer.host)
-    ]
-    return (held, -(offer.free // GIB), offer.load, -len(offer.fits), names)
+def _rank_of_offer(offer: Offer) -> tuple[int, int, int, int, list[int | str]]:
+    shared = sum(not fit.is_empty for fit in offer.offered)
+    # gpu9 comes before gpu10.
+    name: list[int | str] = []
+    for part in re.split(r"(\d+)", offer.host):
+        name.append(int(part) if part.isdigit() else part)
+    return (shared, -(offer.free // GIB), offer.load, -len(offer.fits), name)

@@ -1,8 +1,8 @@
-"""Looking at the GPUs of a host through the own container: one connection a host, however many looks."""
+"""Asking nvidia-smi in the container on a host: one connection for each host, however many reports are wanted."""
 
 from collections.abc import Callable
 
-from apexgpu.errors import DroppedError, UnreachableError
+from apexgpu.errors import CommandTimeoutError, UnreachableError
 from apexgpu.manageshell import containershell
 from apexgpu.models import Host
 from apexgpu.nvidia import smi
@@ -11,19 +11,25 @@ from apexgpu.remote import remotescript
 from apexgpu.ssh.transport import Limits, Transport
 
 PATIENCE = 30.0
-"""Seconds that one nvidia-smi may take: it wakes every card up where nothing keeps the driver awake."""
+"""Seconds that one nvidia-smi may take. It wakes up every GPU if nothing keeps the driver loaded."""
 
-ROUNDS = 60
-"""Looks over one connection; then a new one is made, so that nothing grows for as long as somebody watches."""
+REPORTS_PER_CONNECTION = 60
+"""How many reports `follow` reads before it returns, so that what the connection has printed stays small."""
 
 
-def command(looks: int, seconds: float) -> str:
-    """The command line for `looks` reports, `seconds` apart."""
-    return remotescript.sh_command("nvidia_smi.sh", arguments=[str(looks), f"{seconds:g}"])
+class GpuHangsError(UnreachableError):
+    """The login worked, but nvidia-smi printed nothing in time: it waits for a GPU that does not answer."""
+
+    code = "gpu_hangs"
+
+
+def command(count: int, seconds: float) -> str:
+    """The command line for `count` reports, `seconds` apart."""
+    return remotescript.sh_command("nvidia_smi.sh", arguments=[str(count), f"{seconds:g}"])
 
 
 def look(
-    link: Transport,
+    transport: Transport,
     host: Host,
     *,
     looks: int = 1,
@@ -31,52 +37,53 @@ def look(
     connect: float,
     once: bool = False,
 ) -> tuple[Report, ...]:
-    """`looks` reports of a host, `seconds` apart.
+    """Return `looks` reports of a host, `seconds` apart.
 
-    RefusedError where the container is stopped or nvidia-smi cannot tell; UnreachableError where nobody answers.
-    `once` makes a connection for this alone, and leaves none open.
+    `connect` is how many seconds the host may take to connect. `once` makes a connection for this call alone, and
+    leaves none open.
+
+    Raises StoppedError or NotRegisteredError if no container runs there, NvidiaSmiError if nvidia-smi cannot report,
+    GpuHangsError if it does not end, and UnreachableError if the host does not answer.
     """
     limits = Limits(connect=connect, total=connect + PATIENCE + looks * seconds)
     try:
-        reply = containershell.query(link, host, command(looks, seconds), limits=limits, once=once)
-    except DroppedError as exc:
-        raise _hangs(host, exc) from None
+        reply = containershell.query(
+            transport, host, command(looks, seconds), limits=limits, once=once
+        )
+    except CommandTimeoutError:
+        raise _hangs(host) from None
     return smi.reports(reply.out, host.name)
 
 
 def follow(
-    link: Transport,
+    transport: Transport,
     host: Host,
     on_report: Callable[[Report], None],
     *,
     seconds: float,
     connect: float,
 ) -> None:
-    """Hand over a report every `seconds` s, ROUNDS times over one connection; raises what `look` raises."""
+    """Call `on_report` every `seconds` seconds, for `REPORTS_PER_CONNECTION` reports. Raises what `look` raises."""
     lines: list[str] = []
 
-    def line(text: str) -> None:
-        lines.append(text)
-        if text.startswith(f"{smi.END} "):
-            (found,) = smi.reports("\n".join(lines), host.name)
+    def on_line(line: str) -> None:
+        lines.append(line)
+        if line.startswith(f"{smi.END} "):
+            (report,) = smi.reports("\n".join(lines), host.name)
             lines.clear()
-            on_report(found)
+            on_report(report)
 
     limits = Limits(connect=connect, total=None, silence=PATIENCE + seconds)
+    script = command(REPORTS_PER_CONNECTION, seconds)
     try:
-        containershell.query(
-            link, host, command(ROUNDS, seconds), limits=limits, on_line=line, once=True
-        )
-    except DroppedError as exc:
-        raise _hangs(host, exc) from None
+        containershell.query(transport, host, script, limits=limits, on_line=on_line, once=True)
+    except CommandTimeoutError:
+        raise _hangs(host) from None
 
 
-def _hangs(host: Host, exc: DroppedError) -> UnreachableError:
-    """A login that worked and a program that says nothing: it waits for a card that does not answer."""
-    if exc.code != "timeout":
-        return exc
+def _hangs(host: Host) -> GpuHangsError:
     message = f"nvidia-smi on {host.name} does not answer: one of its GPUs may hang"
     hint = (
         f"ask the administrators to look at the GPUs of {host.name}; meanwhile: apexgpu gpus free"
     )
-    return UnreachableError(message, hint=hint, code="gpu_hangs")
+    return GpuHangsError(message, hint=hint)

@@ -1,25 +1,38 @@
-"""What `nvidia-smi -q` says -> values: drivers of 2013 and of today, and every way in which it says that it cannot.
+"""The output of `nvidia-smi -q` as values, for drivers from 2013 to today. Pure.
 
-Pure. A value that is missing, `N/A`, `[Not Supported]`, `Unknown Error` or no number is None, and never a failure.
+The output is a tree of names and values, by indentation:
+
+    Driver Version                  : 390.48
+    GPU 00000000:02:00.0
+        Product Name                : TITAN V
+        FB Memory Usage
+            Total                   : 12066 MiB
+
+Names and their places changed over the years. A value that is missing, or is not what it should be (`N/A`,
+`[Not Supported]`, `Unknown Error`), is None and never an error.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from apexgpu.errors import ApexError, RefusedError
+from apexgpu.nvidia.failures import known_failure, missing_program, unknown_output
 
 MIB = 1024**2
-SLACK = 64 * MIB
-"""What the driver itself may hold on a card: less than this that nobody accounts for is nobody's."""
+
+DRIVER_SHARE = 64 * MIB
+"""Memory that the driver itself may use on a GPU: less than this is not taken for somebody's program."""
 
 END = "@@"
-"""What stands before the exit status of nvidia-smi on the line that ends a report (programs/nvidia_smi.sh)."""
+"""Stands before nvidia-smi's exit status on the line that ends a report (see programs/nvidia_smi.sh)."""
+
+COMMAND_NOT_FOUND = 127
+"""sh's exit status when a program does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A program of the container's own on a GPU. `memory` in bytes, None where the driver does not tell."""
+    """A program on a GPU, of this container. `memory` is in bytes, None if the driver does not report it."""
 
     pid: int
     name: str
@@ -28,7 +41,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One card as nvidia-smi numbers them: temperature in °C, utilisation in percent, memory in bytes."""
+    """One GPU, with nvidia-smi's `index`. Temperature in °C, utilization in percent, memory in bytes."""
 
     index: int
     name: str
@@ -43,29 +56,36 @@ class Gpu:
 
     @property
     def own(self) -> int | None:
-        """Bytes that the container's own programs hold; None where one's share is not told."""
-        shares = [one.memory for one in self.processes]
-        return None if None in shares else sum(share for share in shares if share is not None)
+        """Bytes that the container's own programs use; None if that of one of them is unknown."""
+        sum_of_known = 0
+        for process in self.processes:
+            if process.memory is None:
+                return None
+            sum_of_known += process.memory
+        return sum_of_known
 
     @property
     def others(self) -> int | None:
-        """Bytes in use that no program here accounts for; None where that cannot be told."""
+        """Bytes in use that no program of the container accounts for; None if that is unknown."""
         if self.used is None or self.own is None:
             return None
-        left = self.used - self.own
-        return left if left > SLACK else 0
+        rest = self.used - self.own
+        return rest if rest > DRIVER_SHARE else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One look at a host: its driver and its GPUs."""
+    """What nvidia-smi printed once: the driver's version, and the GPUs."""
 
     driver: str
     gpus: tuple[Gpu, ...]
 
 
 def reports(text: str, host: str) -> tuple[Report, ...]:
-    """Every report in an answer; the error that nvidia-smi itself tells, or RefusedError for one that is cut short."""
+    """Parse the output of programs/nvidia_smi.sh, in which each report ends with a line `@@ STATUS`.
+
+    Raises NvidiaSmiError if nvidia-smi reports a failure, or if not even one report is complete.
+    """
     found: list[Report] = []
     lines: list[str] = []
     for line in text.splitlines():
@@ -75,130 +95,161 @@ def reports(text: str, host: str) -> tuple[Report, ...]:
         else:
             lines.append(line)
     if not found:
-        raise _unknown(lines, host)
+        raise unknown_output(lines, host)
     return tuple(found)
 
 
-def report(lines: Sequence[str], code: int, host: str) -> Report:
-    """One report from what nvidia-smi printed and its exit status; the error that it tells instead."""
-    head, blocks = _blocks(lines)
-    trouble = _trouble(lines, host)
-    if code and trouble:
-        raise trouble
-    if not blocks:
-        raise trouble or (_missing(host) if code == 127 else _unknown(lines, host))
-    # A status alone proves nothing: 14, say, is a warning about the infoROM under a whole report.
-    return Report(
-        head.get("driver version", "?"),
-        tuple(_gpu(index, block) for index, block in enumerate(blocks)),
-    )
+def report(lines: Sequence[str], status: int, host: str) -> Report:
+    """Parse one report, from what nvidia-smi printed and its exit status. Raises NvidiaSmiError."""
+    head, gpu_blocks = _split(lines)
+    failure = known_failure(lines, host)
+    # A status alone proves nothing: 14, for example, is a warning about the infoROM after a whole report.
+    if status and failure is not None:
+        raise failure
+    if not gpu_blocks:
+        if failure is not None:
+            raise failure
+        if status == COMMAND_NOT_FOUND:
+            raise missing_program(host)
+        raise unknown_output(lines, host)
+    gpus = [_gpu(index, block) for index, block in enumerate(gpu_blocks)]
+    return Report(head.get("driver version", "?"), tuple(gpus))
 
 
-BRIEF = "nvidia-smi --query-gpu=driver_version,index,name,memory.total,memory.used --format=csv,noheader,nounits"
-"""What is asked where `-q` says nothing that we know."""
+BRIEF_COMMAND = (
+    "nvidia-smi --query-gpu=driver_version,index,name,memory.total,memory.used"
+    " --format=csv,noheader,nounits"
+)
+"""A shorter question, for when the output of `-q` is not understood. `brief` parses the answer."""
+
+_BRIEF_CELLS = 5
+_VERSION = re.compile(r"\d+(\.\d+)+")
 
 
 def brief(text: str) -> Report | None:
-    """The report in the answer to BRIEF, as far as it goes; None where there is not even a driver's version."""
-    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()]
-    rows = [row for row in rows if re.fullmatch(r"\d+(\.\d+)+", row[0])]
-    if not rows:
+    """Parse the output of BRIEF_COMMAND, as far as possible; None if it has no driver version."""
+    driver = None
+    gpus = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        if not _VERSION.fullmatch(cells[0]):
+            continue
+        driver = driver or cells[0]
+        if len(cells) == _BRIEF_CELLS:
+            _, index, name, mib_total, mib_used = cells
+            total, used = _bytes(f"{mib_total} MiB"), _bytes(f"{mib_used} MiB")
+            free = _difference(total, used)
+            gpus.append(Gpu(_number(index) or 0, name, total=total, used=used, free=free))
+    if driver is None:
         return None
-    told = [
-        (row, _bytes(f"{row[3]} MiB"), _bytes(f"{row[4]} MiB")) for row in rows if len(row) == 5
-    ]
-    cards = (
-        Gpu(_number(row[1]) or 0, row[2], total=total, used=used, free=_rest(total, used))
-        for row, total, used in told
-    )
-    return Report(rows[0][0], tuple(cards) or (Gpu(0, "?"),))
+    return Report(driver, tuple(gpus) or (Gpu(0, "?"),))
 
+
+# The tree of names and values
 
 Path = tuple[str, ...]
+"""The names above a value and its own, in lower case."""
+
+Field = tuple[Path, str]
+"""A line of the output: its path and its value ("" for a heading)."""
+
+_NAME_AND_VALUE = re.compile(r"(.*?)\s+:(?:\s+(.*))?")
 
 
-def _blocks(lines: Sequence[str]) -> tuple[dict[str, str], list[list[tuple[Path, str]]]]:
-    """What stands before the first GPU, and the fields of each one."""
+def _split(lines: Sequence[str]) -> tuple[dict[str, str], list[list[Field]]]:
+    """The fields before the first GPU, and those of each GPU."""
     head: dict[str, str] = {}
-    blocks: list[list[tuple[Path, str]]] = []
+    gpu_blocks: list[list[Field]] = []
     for path, value in _fields(lines):
-        if len(path) == 1 and path[0].startswith("gpu ") and not value:
-            blocks.append([])
-        elif blocks and len(path) > 1:
-            blocks[-1].append((path[1:], value))
+        is_heading = len(path) == 1 and not value
+        if is_heading and path[0].startswith("gpu "):
+            gpu_blocks.append([])
+        elif gpu_blocks and len(path) > 1:
+            gpu_blocks[-1].append((path[1:], value))
         elif len(path) == 1:
             head.setdefault(path[0], value)
-    return head, blocks
+    return head, gpu_blocks
 
 
-_FIELD = re.compile(r"(.*?)\s+:(?:\s+(.*))?")
-
-
-def _fields(lines: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    """Every line with what it stands under, by its indentation; names in small letters: newer drivers changed some."""
-    above: list[tuple[int, str]] = []
+def _fields(lines: Sequence[str]) -> Iterator[Field]:
+    """Each line with the headings above it. In lower case, because newer drivers changed some names."""
+    headings: list[tuple[int, str]] = []  # each with its indentation
     for line in lines:
         text = line.strip()
         if not text:
             continue
-        indent = len(line) - len(line.lstrip())
-        while above and above[-1][0] >= indent:
-            above.pop()
-        match = _FIELD.fullmatch(text)
+        indentation = len(line) - len(line.lstrip())
+        while headings and headings[-1][0] >= indentation:
+            headings.pop()
+        match = _NAME_AND_VALUE.fullmatch(text)
         name, value = (match[1], match[2] or "") if match else (text, "")
-        above.append((indent, name.lower()))
-        yield tuple(one for _, one in above), value
+        headings.append((indentation, name.lower()))
+        yield tuple(heading for _, heading in headings), value
 
 
-def _gpu(index: int, fields: list[tuple[Path, str]]) -> Gpu:
-    found: dict[Path, str] = {}
+# One GPU
+
+
+def _gpu(index: int, fields: Sequence[Field]) -> Gpu:
+    values: dict[Path, str] = {}
     for path, value in fields:
-        found.setdefault(path, value)
-
-    def first(*paths: Path) -> str:
-        return next((found[path] for path in paths if found.get(path)), "")
-
-    memory = {
-        name: _bytes(first(("fb memory usage", name), ("memory usage", name)))
-        for name in ("total", "used", "free")
-    }
+        values.setdefault(path, value)
+    total = _memory(values, "total")
+    used = _memory(values, "used")
+    free = _memory(values, "free")
     return Gpu(
         index,
-        first(("product name",)) or "?",
-        first(("gpu uuid",)),
-        _number(first(("temperature", "gpu current temp"), ("temperature", "gpu"))),
-        _number(first(("utilization", "gpu"))),
-        memory["total"],
-        memory["used"],
-        memory["free"] if memory["free"] is not None else _rest(memory["total"], memory["used"]),
-        first(("compute mode",)) or "Default",
-        tuple(_processes(fields)),
+        name=values.get(("product name",)) or "?",
+        uuid=values.get(("gpu uuid",), ""),
+        temperature=_number(
+            _first(values, ("temperature", "gpu current temp"), ("temperature", "gpu"))
+        ),
+        utilization=_number(values.get(("utilization", "gpu"), "")),
+        total=total,
+        used=used,
+        free=free if free is not None else _difference(total, used),
+        compute_mode=values.get(("compute mode",)) or "Default",
+        processes=tuple(_processes(fields)),
     )
 
 
-def _rest(total: int | None, used: int | None) -> int | None:
-    return None if total is None or used is None else max(0, total - used)
+def _memory(values: Mapping[Path, str], name: str) -> int | None:
+    # "FB" is the frame buffer; drivers before 331 have "Memory Usage".
+    return _bytes(_first(values, ("fb memory usage", name), ("memory usage", name)))
 
 
-def _processes(fields: list[tuple[Path, str]]) -> Iterator[Process]:
-    """The programs on a card; drivers before 346 head them `Compute Processes`."""
+def _first(values: Mapping[Path, str], *paths: Path) -> str:
+    """The value at the first of `paths` that has one; "" if none has."""
+    for path in paths:
+        if values.get(path):
+            return values[path]
+    return ""
+
+
+def _difference(total: int | None, used: int | None) -> int | None:
+    if total is None or used is None:
+        return None
+    return max(0, total - used)
+
+
+def _processes(fields: Sequence[Field]) -> Iterator[Process]:
+    """The programs on a GPU. Each begins with its process id; drivers before 346 call them `Compute Processes`."""
     pid: int | None = None
-    told: dict[str, str] = {}
-    for path, value in [*fields, (("processes", "process id"), "")]:
+    details: dict[str, str] = {}
+    end: Field = (("processes", "process id"), "")
+    for path, value in [*fields, end]:
         if path[0] not in {"processes", "compute processes"}:
             continue
         if path[1:] == ("process id",):
             if pid is not None:
-                yield Process(pid, told.get("name") or "?", _bytes(told.get("used gpu memory", "")))
-            pid, told = _number(value), {}
+                memory = _bytes(details.get("used gpu memory", ""))
+                yield Process(pid, details.get("name") or "?", memory)
+            pid, details = _number(value), {}
         elif len(path) == 3:
-            told[path[2]] = value
+            details[path[2]] = value
 
 
-def _number(text: str) -> int | None:
-    match = re.search(r"(?<![\w.])\d+", text)
-    return int(match[0]) if match else None
-
+# Numbers
 
 _UNITS = {
     "b": 1,
@@ -211,87 +262,16 @@ _UNITS = {
 }
 
 
+def _number(text: str) -> int | None:
+    """The first whole number in a text such as "97 %"."""
+    match = re.search(r"(?<![\w.])\d+", text)
+    return int(match[0]) if match else None
+
+
 def _bytes(text: str) -> int | None:
+    """A size such as "12066 MiB" in bytes. Old drivers write MB and mean MiB."""
     match = re.fullmatch(r"(\d+)\s*([A-Za-z]+)", text.strip())
-    return (
-        int(match[1]) * _UNITS[match[2].lower()] if match and match[2].lower() in _UNITS else None
-    )
-
-
-_RESTART = (
-    "apexgpu down {host} && apexgpu up {host}   (a start puts the host's driver into the container)"
-)
-_ASK = "ask the administrators to look at the GPUs of {host}; meanwhile: apexgpu gpus free"
-
-# (what nvidia-smi says, our code, the fact, what to do)
-_TROUBLES = (
-    (
-        "version mismatch",
-        "driver_mismatch",
-        "the driver in the container on {host} is not of the host's version",
-        _RESTART,
-    ),
-    (
-        "couldn't find libnvidia-ml",
-        "driver_missing",
-        "the driver in the container on {host} is not whole: its library is missing",
-        _RESTART,
-    ),
-    (
-        "nvml: unknown error",
-        "gpu_access_lost",
-        "the container on {host} has lost its access to the GPUs",
-        _RESTART,
-    ),
-    (
-        "nvml: insufficient permissions",
-        "gpu_access_lost",
-        "the container on {host} may not use the GPUs",
-        _RESTART,
-    ),
-    (
-        "nvml: gpu access blocked",
-        "gpu_access_lost",
-        "the container on {host} may not use the GPUs",
-        _RESTART,
-    ),
-    (
-        "couldn't communicate with the nvidia driver",
-        "driver_down",
-        "the NVIDIA driver of {host} does not answer",
-        _ASK,
-    ),
-    ("nvml: driver not loaded", "driver_down", "the NVIDIA driver of {host} is not loaded", _ASK),
-    (
-        "gpu is lost",
-        "gpu_lost",
-        "a GPU of {host} is lost, and with it what nvidia-smi would tell of the others",
-        _ASK,
-    ),
-    ("fallen off the bus", "gpu_lost", "a GPU of {host} has fallen off the bus", _ASK),
-    ("unable to determine the device handle", "gpu_lost", "a GPU of {host} does not answer", _ASK),
-    ("no devices were found", "no_gpus", "the container on {host} sees no GPU", _ASK),
-    ("attached gpus : 0", "no_gpus", "the container on {host} sees no GPU", _ASK),
-)
-
-CODES = frozenset(code for _, code, _, _ in _TROUBLES) | {"no_nvidia_smi", "garbled"}
-"""The codes of the errors that nvidia-smi itself is the reason for."""
-
-
-def _trouble(lines: Sequence[str], host: str) -> ApexError | None:
-    text = " ".join(" ".join(lines).split()).lower()
-    for words, name, message, hint in _TROUBLES:
-        if words in text:
-            return RefusedError(message.format(host=host), hint=hint.format(host=host), code=name)
-    return None
-
-
-def _missing(host: str) -> ApexError:
-    message = f"there is no nvidia-smi in the container on {host}, so no driver"
-    return RefusedError(message, hint=_RESTART.format(host=host), code="no_nvidia_smi")
-
-
-def _unknown(lines: Sequence[str], host: str) -> ApexError:
-    said = next((line.strip()[:100] for line in lines if line.strip()), "nothing")
-    message = f"nvidia-smi on {host} says something apexgpu does not know: {said}"
-    return RefusedError(message, hint=f"apexgpu ssh {host} -- nvidia-smi", code="garbled")
+    if match is None:
+        return None
+    unit = _UNITS.get(match[2].lower())
+    return None if unit is None else int(match[1]) * unit

@@ -11,6 +11,7 @@ from apexgpu.errors import DroppedError, RefusedError
 from apexgpu.manageshell import containershell
 from apexgpu.models import Host, Reply
 from apexgpu.nvidia import query, smi
+from apexgpu.nvidia.failures import NvidiaSmiError
 from apexgpu.nvidia.smi import Report
 from apexgpu.recipes import evidence, verification
 from apexgpu.recipes.evidence import Run, There
@@ -114,9 +115,7 @@ def prove(link: Transport, host: Host, wish: Wish, *, connect: float, on_line: O
     """
     try:
         report = _report(link, host, connect)
-    except RefusedError as exc:
-        if exc.code not in smi.CODES:
-            raise
+    except NvidiaSmiError as exc:
         return verification.without_driver(host.name, exc)
     on_line(f"driver {report.driver}; looking for CUDA and TensorFlow")
     there = _look(link, host, wish, connect, login=True)
@@ -147,7 +146,7 @@ def _report(link: Transport, host: Host, connect: float) -> Report:
         limits = Limits(connect=connect, total=connect + query.PATIENCE)
         found = smi.brief(
             containershell.query(
-                link, host, remotescript.apart(smi.BRIEF), limits=limits, once=True
+                link, host, remotescript.apart(smi.BRIEF_COMMAND), limits=limits, once=True
             ).out
         )
         if found is None:

@@ -139,18 +139,22 @@ class _WatchedRows(_DrawnRows):
         """Fill the screen until the block ends; what was on the terminal before is there again then."""
         from rich.live import Live
 
-        with (
-            _keys() as self._key_pressed,
-            Live(
-                console=self._screen.console,
-                get_renderable=self._page,
-                screen=True,
-                refresh_per_second=4,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            ),
-        ):
+        # Once a second for the clock; `put` draws what is new at once.
+        self._live = Live(
+            console=self._screen.console,
+            get_renderable=self._page,
+            screen=True,
+            refresh_per_second=1,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        with _keys() as self._key_pressed, self._live:
             yield
+
+    def put(self, outcome: Outcome[Any]) -> None:
+        """See HostRows."""
+        super().put(outcome)
+        self._live.refresh()
 
     def another_round(self, seconds: float) -> bool:
         """See HostRows."""

@@ -1,0 +1,115 @@
+"""What nvidia-smi prints when it cannot report, as errors with the command that helps. Pure."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from apexgpu.errors import RefusedError
+
+
+class NvidiaSmiError(RefusedError):
+    """nvidia-smi in the container is missing, reports a failure, or prints something unknown."""
+
+
+class _Failure(NamedTuple):
+    """`phrase` is part of nvidia-smi's output in lower case; `{host}` stands for the host's name."""
+
+    phrase: str
+    code: str
+    message: str
+    hint: str
+
+
+# A start of the container puts the host's driver into it.
+_RESTART = "apexgpu down {host} && apexgpu up {host}"
+_ASK = "ask the administrators to look at the GPUs of {host}; meanwhile: apexgpu gpus free"
+
+_FAILURES = (
+    _Failure(
+        "version mismatch",
+        "driver_mismatch",
+        "the driver in the container on {host} has another version than the host's",
+        _RESTART,
+    ),
+    _Failure(
+        "couldn't find libnvidia-ml",
+        "driver_missing",
+        "the driver in the container on {host} is incomplete: its library is missing",
+        _RESTART,
+    ),
+    _Failure(
+        "nvml: unknown error",
+        "gpu_access_lost",
+        "the container on {host} has lost its access to the GPUs",
+        _RESTART,
+    ),
+    _Failure(
+        "nvml: insufficient permissions",
+        "gpu_access_lost",
+        "the container on {host} has no permission to use the GPUs",
+        _RESTART,
+    ),
+    _Failure(
+        "nvml: gpu access blocked",
+        "gpu_access_lost",
+        "the container on {host} has no permission to use the GPUs",
+        _RESTART,
+    ),
+    _Failure(
+        "couldn't communicate with the nvidia driver",
+        "driver_down",
+        "the NVIDIA driver of {host} does not answer",
+        _ASK,
+    ),
+    _Failure(
+        "nvml: driver not loaded",
+        "driver_down",
+        "the NVIDIA driver of {host} is not loaded",
+        _ASK,
+    ),
+    _Failure(
+        "gpu is lost",
+        "gpu_lost",
+        "a GPU of {host} is lost, and nvidia-smi reports none of the others",
+        _ASK,
+    ),
+    _Failure("fallen off the bus", "gpu_lost", "a GPU of {host} has fallen off the bus", _ASK),
+    _Failure(
+        "unable to determine the device handle",
+        "gpu_lost",
+        "a GPU of {host} does not answer",
+        _ASK,
+    ),
+    _Failure("no devices were found", "no_gpus", "the container on {host} sees no GPU", _ASK),
+    _Failure("attached gpus : 0", "no_gpus", "the container on {host} sees no GPU", _ASK),
+)
+
+
+def known_failure(lines: Sequence[str], host: str) -> NvidiaSmiError | None:
+    """The failure that nvidia-smi reports in `lines`; None if it reports none that is known."""
+    # Messages are wrapped differently in different versions.
+    text = " ".join(" ".join(lines).split()).lower()
+    for failure in _FAILURES:
+        if failure.phrase in text:
+            return NvidiaSmiError(
+                failure.message.format(host=host),
+                hint=failure.hint.format(host=host),
+                code=failure.code,
+            )
+    return None
+
+
+def missing_program(host: str) -> NvidiaSmiError:
+    """The error for a container without nvidia-smi, which comes with the driver."""
+    message = f"there is no nvidia-smi in the container on {host}, so it has no driver"
+    return NvidiaSmiError(message, hint=_RESTART.format(host=host), code="no_nvidia_smi")
+
+
+def unknown_output(lines: Sequence[str], host: str) -> NvidiaSmiError:
+    """The error for output that is neither a report nor a known failure; it quotes the first line."""
+    first = "nothing"
+    for line in lines:
+        if line.strip():
+            first = line.strip()[:100]
+            break
+    message = f"nvidia-smi on {host} printed something that apexgpu does not know: {first}"
+    return NvidiaSmiError(message, hint=f"apexgpu ssh {host} -- nvidia-smi", code="garbled")
