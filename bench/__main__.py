@@ -11,7 +11,7 @@ from pathlib import Path
 
 from apexgpu import process
 from apexgpu.models import Host, Target
-from apexgpu.ssh import mux
+from apexgpu.ssh import controlmaster
 from apexgpu.sshfiles import configblock
 from bench.clock import paired
 from bench.copies import copies
@@ -164,10 +164,14 @@ class masters:  # noqa: N801 - reads as the statement it is
     def _open_ours(self) -> None:
         directory = self._hosts.directory / "run" / "apexgpu"
         directory.mkdir(mode=0o700)
-        pool = mux.OpenMasters(self._hosts.config, process.LocalRunner(), directory=directory)
+        pool = controlmaster.ControlMasters(
+            self._hosts.config, process.LocalRunner(), directory=directory
+        )
         for host in self._hosts.hosts:
             target = Target(host, "manage")
-            argv = mux.master_argv(target, config=self._hosts.config, path=pool.path(target))
+            argv = controlmaster.master_argv(
+                target, config=self._hosts.config, path=pool.path(target)
+            )
             subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def __exit__(self, *_: object) -> None:

@@ -11,7 +11,7 @@ from apexgpu.results import error_json
 from apexgpu.session import Session
 from apexgpu.ssh import fanout
 from apexgpu.ssh.failures import UnknownHostKeyError
-from apexgpu.ssh.route import keeping_cure
+from apexgpu.ssh.route import keep_host_keys_hint
 from apexgpu.ssh.transport import Limits, OnLine
 
 
@@ -82,7 +82,7 @@ def trust(session: Session, seen: Sequence[UnknownHostKeyError]) -> None:
         ):
             raise new[0].seen
     for file, entries in by_file.items():
-        hashed = entries[0].seen.route.one("hashknownhosts", "no") == "yes"
+        hashed = entries[0].seen.route.option("hashknownhosts", "no") == "yes"
         knownhostsedit.record_added(session.state_dir, file, [entry.name for entry in entries])
         knownhostsedit.add(file, [(entry.name, entry.key) for entry in entries], hashed=hashed)
         session.reporter.success(
@@ -92,12 +92,12 @@ def trust(session: Session, seen: Sequence[UnknownHostKeyError]) -> None:
 
 def _kept_in(session: Session, entry: NewKey) -> Path:
     """The file for a new key; ConfigError where the user's config keeps none, for then no key could ever be checked."""
-    file = entry.seen.route.new_keys_file
+    file = entry.seen.route.new_host_keys_file
     if file is None:
-        where = entry.seen.route.one("userknownhostsfile", "none")
+        where = entry.seen.route.option("userknownhostsfile", "none")
         message = f"your ssh config keeps no host keys: UserKnownHostsFile is {where}, also for {entry.alias}"
         raise ConfigError(
-            message, hint=keeping_cure(session.settings.ssh_config), code="no_known_hosts"
+            message, hint=keep_host_keys_hint(session.settings.ssh_config), code="no_known_hosts"
         )
     return file
 

@@ -241,7 +241,7 @@ def _collect(
     silence: float | None,
 ) -> tuple[tuple[bytes, bytes], bool]:
     kept = (bytearray(), bytearray())
-    lines = Lines(on_line)
+    lines = LineSplitter(on_line)
     end = None if total is None else time.monotonic() + total
     open_pipes = 2
     while open_pipes:
@@ -262,7 +262,7 @@ def _collect(
     return (bytes(kept[0]), bytes(kept[1])), False
 
 
-class Lines:
+class LineSplitter:
     """Bytes in, whole lines of text out to a callback."""
 
     def __init__(self, on_line: Callable[[str], None] | None) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from apexgpu.iam.hostlist import Network
     from apexgpu.secret import Secret
     from apexgpu.ssh.route import Route
-    from apexgpu.ssh.transport import Connections, Link
+    from apexgpu.ssh.transport import Client, Connections
 
 
 @dataclass
@@ -232,37 +232,39 @@ def connections(session: Session) -> "Connections":
 
     config = session.settings.ssh_config
     timeout = session.settings.timeout
-    warm = None
+    open_connections = None
     if session.settings.keep_connections and sys.platform != "win32":
-        from apexgpu.ssh.mux import OpenMasters
+        from apexgpu.ssh.controlmaster import ControlMasters
 
-        warm = OpenMasters(config, session.runner)
+        open_connections = ControlMasters(config, session.runner)
     limits = Limits(connect=timeout, total=max(timeout, 10))
-    return Connections(config, session.runner, _Links(session).choose, warm, limits)
+    return Connections(
+        config, session.runner, _Clients(session).client_for, open_connections, limits
+    )
 
 
-class _Links:
+class _Clients:
     """paramiko, or OpenSSH for the routes that only it can go. Each is imported with the first new connection."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._lock = threading.Lock()  # many threads ask at once, and each link is made once
+        self._lock = threading.Lock()  # many threads ask at once, and each client is made once
 
-    def choose(self, route: "Route") -> "Link":
-        """The link for a route."""
+    def client_for(self, route: "Route") -> "Client":
+        """The client for a route."""
         with self._lock:
             return self._openssh if route.needs_openssh else self._paramiko
 
     @cached_property
-    def _openssh(self) -> "Link":
-        from apexgpu.ssh.openssh_link import OpenSSHLink
+    def _openssh(self) -> "Client":
+        from apexgpu.ssh.opensshclient import OpenSshClient
 
-        return OpenSSHLink(self._session.runner, self._session.settings.ssh_config)
+        return OpenSshClient(self._session.runner, self._session.settings.ssh_config)
 
     @cached_property
-    def _paramiko(self) -> "Link":
+    def _paramiko(self) -> "Client":
         from apexgpu.ssh.identities import Identities
-        from apexgpu.ssh.paramiko_link import ParamikoLink
+        from apexgpu.ssh.paramikoclient import ParamikoClient
 
         account = self._session.account
         identities = Identities(
@@ -270,7 +272,7 @@ class _Links:
             fingerprint=account.fingerprint,
             passphrase=self._passphrase,
         )
-        return ParamikoLink(identities)
+        return ParamikoClient(identities)
 
     def _passphrase(self, path: Path) -> str | None:
         known = self._session.passphrases.get(path)

@@ -12,7 +12,7 @@ from apexgpu.errors import ConfigError
 from apexgpu.forwarding import records
 from apexgpu.process import Runner
 from apexgpu.settings import Settings
-from apexgpu.ssh import mux
+from apexgpu.ssh import controlmaster
 from apexgpu.sshfiles import configblock, configfile, knownhostsedit
 from apexgpu.sshfs import mountnotes, mounts
 
@@ -76,11 +76,13 @@ def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | 
     if traces := shellcompletion.installed_files(settings.config_dir):
         what = f"completion in {', '.join(map(str, traces))}"
         found.append(Part("completion", what, partial(shellcompletion.remove, settings.config_dir)))
-    if sockets := mux.open_masters():
+    if sockets := controlmaster.sockets():
         what = (
             "a connection that is" if len(sockets) == 1 else f"{len(sockets)} connections that are"
         )
-        found.append(Part("connections", f"{what} kept open", partial(mux.close_masters, runner)))
+        found.append(
+            Part("connections", f"{what} kept open", partial(controlmaster.close_all, runner))
+        )
     for directory in _directories(settings):
         if own := _own(directory):
             found.append(Part("directory", str(directory), partial(_delete, directory, own)))

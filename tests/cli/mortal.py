@@ -81,7 +81,7 @@ def _preload() -> None:
     from apexgpu.iam import client as iam
     from apexgpu.iam import hostlist
     from apexgpu.manageshell import manage
-    from apexgpu.ssh import paramiko_link
+    from apexgpu.ssh import paramikoclient
     from apexgpu.ssh.identities import load_paramiko
     from apexgpu.sshfiles import configcheck, configfile, knownhosts
 
@@ -99,7 +99,7 @@ def _preload() -> None:
             hostlist,
             knownhosts,
             manage,
-            paramiko_link,
+            paramikoclient,
             configcheck,
             account,
             config,

@@ -15,7 +15,7 @@ from keyring.backend import KeyringBackend
 from apexgpu.archives.journal import Journal
 from apexgpu.models import Target
 from apexgpu.process import LocalRunner
-from apexgpu.ssh import mux
+from apexgpu.ssh import controlmaster
 from apexgpu.sshfiles import knownhostsedit
 from apexgpu_lab import client
 from apexgpu_lab.inprocess import running
@@ -252,18 +252,19 @@ def test_connections_that_are_kept_open_are_closed(
 ) -> None:
     log_in(laptop, monkeypatch)
     runner = LocalRunner()
-    masters = mux.OpenMasters(laptop.lab.layout.ssh_config, runner)
+    masters = controlmaster.ControlMasters(laptop.lab.layout.ssh_config, runner)
     target = Target(_hosts(laptop)[0], "container")
     path = masters.path(target)
     assert (
         runner.run(
-            mux.master_argv(target, config=laptop.lab.layout.ssh_config, path=path), timeout=20
+            controlmaster.master_argv(target, config=laptop.lab.layout.ssh_config, path=path),
+            timeout=20,
         ).code
         == 0
     )
-    assert mux.open_masters() == [path]
+    assert controlmaster.sockets() == [path]
     assert "connections" in laptop.json("uninstall", "--yes")["removed"]
-    assert mux.open_masters() == []
+    assert controlmaster.sockets() == []
     assert not path.parent.exists()
     check = ["ssh", "-F", "/dev/null", "-o", f"ControlPath={path}", "-O", "check", "x"]
     assert runner.run(check, timeout=20).code == 255

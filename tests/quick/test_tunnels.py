@@ -17,7 +17,7 @@ from apexgpu.forwarding import ports, records, request
 from apexgpu.forwarding.ports import Destination
 from apexgpu.forwarding.records import Forward, Tunnel, TunnelState
 from apexgpu.forwarding.request import PortsTakenError, TunnelRequest
-from apexgpu.ssh import mux
+from apexgpu.ssh import muxclient
 
 HOLDS = """\
 import signal, sys, time
@@ -60,7 +60,7 @@ def test_what_a_killed_one_left_is_taken_away_and_nothing_of_who_has_its_number_
     tmp_path: Path, sockets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[Path] = []
-    monkeypatch.setattr(mux, "terminate", ended.append)
+    monkeypatch.setattr(muxclient, "terminate", ended.append)
     dead, reused = noted(tmp_path, "dead", 4711), noted(tmp_path, "reused", 4712)
     noted(tmp_path, "alive", 4712)
     for name in ("t-4711-x", "t-4712-x", "t-47110-x"):

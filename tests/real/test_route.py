@@ -52,9 +52,12 @@ def test_new_keys_go_into_the_first_file_that_keeps_them(config: Path, tmp_path:
     there = tmp_path / "there"
     there.write_text("")
     os.mkfifo(tmp_path / "fifo")
-    assert asked(config, f"UserKnownHostsFile /dev/null {tmp_path} {there}").new_keys_file == there
     assert (
-        asked(config, f"UserKnownHostsFile {tmp_path}/fifo {tmp_path}/new").new_keys_file
+        asked(config, f"UserKnownHostsFile /dev/null {tmp_path} {there}").new_host_keys_file
+        == there
+    )
+    assert (
+        asked(config, f"UserKnownHostsFile {tmp_path}/fifo {tmp_path}/new").new_host_keys_file
         == tmp_path / "new"
     )
 
@@ -64,7 +67,7 @@ def test_the_systems_files_are_never_where_new_keys_go(
     config: Path, tmp_path: Path, files: str
 ) -> None:
     route = asked(config, f"UserKnownHostsFile {files}", f"GlobalKnownHostsFile {tmp_path}/system")
-    assert route.new_keys_file is None
+    assert route.new_host_keys_file is None
     assert tmp_path / "system" in route.known_hosts_files
 
 
@@ -116,6 +119,8 @@ def test_a_config_that_is_not_there_is_none(tmp_path: Path) -> None:
 
 def test_what_ssh_is_never_to_do_for_us() -> None:
     never = {"RemoteCommand=none", "RequestTTY=no", "PermitLocalCommand=no", "Tunnel=no"}
-    assert never <= set(sshoptions.PLAIN)
-    assert {"ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes"} <= set(sshoptions.BARE)
-    assert sshoptions.connect_limit(0.2) == "ConnectTimeout=1"  # 0 would be no limit
+    assert never <= set(sshoptions.COMMAND_ONLY)
+    assert {"ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes"} <= set(
+        sshoptions.NO_FORWARDING
+    )
+    assert sshoptions.connect_timeout(0.2) == "ConnectTimeout=1"  # 0 would be no limit

@@ -21,7 +21,7 @@ from apexgpu.forwarding.ports import Destination
 from apexgpu.forwarding.records import TunnelState
 from apexgpu.forwarding.supervisor import Supervisor, Timing, TunnelStatus
 from apexgpu.models import Host, Target
-from apexgpu.ssh import mux
+from apexgpu.ssh import muxclient
 from apexgpu.ssh.route import config_arguments, target_arguments
 
 QUICK = Timing(
@@ -214,19 +214,25 @@ def test_a_port_that_is_lost_in_the_hand_over_is_waited_for(
     server: openssh.OpenSSH, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another program takes it in the moment in which neither we nor ssh have it."""
-    real, thieves = mux.forward, list[socket.socket]()
+    real, thieves = muxclient.forward, list[socket.socket]()
 
     def robbed(
-        path: Path, port: int, name: str, there: int, *, timeout: float, ready: Callable[[], None]
+        path: Path,
+        port: int,
+        name: str,
+        there: int,
+        *,
+        timeout: float,
+        before_request: Callable[[], None],
     ) -> bool:
         def rob() -> None:
-            ready()
+            before_request()
             if not thieves:
                 thieves.append(socket.create_server(("127.0.0.1", port)))
 
-        return real(path, port, name, there, timeout=timeout, ready=rob)
+        return real(path, port, name, there, timeout=timeout, before_request=rob)
 
-    monkeypatch.setattr(mux, "forward", robbed)
+    monkeypatch.setattr(muxclient, "forward", robbed)
     with serving() as port, tunnel(where(server), port, give=True) as made:
         made.until(lambda: "another program has taken local port" in made.supervisor.status.reason)
         assert made.supervisor.status.state == TunnelState.WAITING
@@ -237,7 +243,7 @@ def test_a_port_that_is_lost_in_the_hand_over_is_waited_for(
 def test_what_ssh_cannot_listen_on_we_carry_ourselves(
     server: openssh.OpenSSH, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mux, "forward", lambda *words, **more: False)
+    monkeypatch.setattr(muxclient, "forward", lambda *words, **more: False)
     with serving() as port, tunnel(where(server), port, give=True) as made:
         assert made.get() == b"training"
         assert made.supervisor.status == TunnelStatus(TunnelState.UP, made.supervisor.status.since)

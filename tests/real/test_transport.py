@@ -32,30 +32,31 @@ from apexgpu.errors import (
 from apexgpu.models import Host, Reply, Role, Target
 from apexgpu.process import LocalRunner
 from apexgpu.ssh import route as routes
+from apexgpu.ssh.controlmaster import ControlMasters, master_argv, runtime_directory
 from apexgpu.ssh.failures import UnknownHostKeyError, command_timeout_error
 from apexgpu.ssh.identities import Identities
-from apexgpu.ssh.mux import OpenMasters, master_argv, runtime_directory, terminate
-from apexgpu.ssh.openssh_link import OpenSSHLink
-from apexgpu.ssh.paramiko_link import ParamikoLink
+from apexgpu.ssh.muxclient import terminate
+from apexgpu.ssh.opensshclient import OpenSshClient
+from apexgpu.ssh.paramikoclient import ParamikoClient
 from apexgpu.ssh.transport import (
+    Client,
     Connections,
     Limits,
-    Link,
 )
 from apexgpu_lab.inprocess import running
 
 pytestmark = pytest.mark.openssh
 
 RUNNER = LocalRunner()
-Make = Callable[[Path], Link]
+Make = Callable[[Path], Client]
 
 
-def paramiko_link(_config: Path) -> Link:
-    return ParamikoLink(Identities(preferred=None, fingerprint="", passphrase=lambda _: None))
+def paramiko_client(_config: Path) -> Client:
+    return ParamikoClient(Identities(preferred=None, fingerprint="", passphrase=lambda _: None))
 
 
-def openssh_client(config: Path) -> Link:
-    return OpenSSHLink(RUNNER, config)
+def openssh_client(config: Path) -> Client:
+    return OpenSshClient(RUNNER, config)
 
 
 @pytest.fixture(scope="module", params=["sshd", "lab"])
@@ -73,7 +74,7 @@ def server(
     found.stop()
 
 
-@pytest.fixture(params=[paramiko_link, openssh_client], ids=["paramiko", "openssh"])
+@pytest.fixture(params=[paramiko_client, openssh_client], ids=["paramiko", "openssh"])
 def make(request: pytest.FixtureRequest) -> Make:
     found: Make = request.param
     return found
@@ -198,7 +199,7 @@ def test_a_server_that_hangs_up_on_one_login_of_many_is_dialled_again(server: Pl
         threading.Thread(target=accept, daemon=True).start()
         host = replace(server.host, manage_port=listener.getsockname()[1])
         with pytest.raises(UnknownHostKeyError):  # of the new port: it was met
-            run(paramiko_link, server, "help", role="manage", host=host)
+            run(paramiko_client, server, "help", role="manage", host=host)
 
 
 def pour(origin: socket.socket, target: socket.socket) -> None:
@@ -276,8 +277,8 @@ class Between(Identities):
         super().__init__(preferred=None, fingerprint="", passphrase=lambda _: None)
         self._act = act
 
-    def offer(self, route: routes.Route) -> list[Any]:
-        found = super().offer(route)
+    def keys_to_offer(self, route: routes.Route) -> list[Any]:
+        found = super().keys_to_offer(route)
         self._act()
         return found
 
@@ -287,7 +288,7 @@ def test_a_server_that_dies_in_the_login_has_not_refused_the_key(tmp_path: Path,
     started = openssh.start(tmp_path / "sshd")
     try:
         route = routes.resolve(Target(started.host, "manage"), config=started.config, runner=RUNNER)
-        link = ParamikoLink(Between(getattr(started, act)))
+        link = ParamikoClient(Between(getattr(started, act)))
         began = time.monotonic()
         with pytest.raises(UnreachableError):
             link.run(route, "help", limits=Limits(connect=0.7), on_line=None)
@@ -307,7 +308,7 @@ def test_a_server_that_hangs_up_on_many_keys_has_refused_them(tmp_path: Path) ->
             RUNNER.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)])
             config.write_text(f"{config.read_text()}  IdentityFile {tmp_path / name}\n")
         with pytest.raises(ApexError) as caught:
-            run(paramiko_link, Sshd(started), "help", role="manage", config=config)
+            run(paramiko_client, Sshd(started), "help", role="manage", config=config)
         assert caught.value.code == "not_registered"
     finally:
         started.stop()
@@ -324,7 +325,7 @@ def test_what_fails_while_a_command_is_sent_leaves_open_whether_it_was_taken(
 
     monkeypatch.setattr(Channel, "exec_command", fail)
     with pytest.raises(DroppedError) as caught:
-        run(paramiko_link, server, "true")
+        run(paramiko_client, server, "true")
     assert (caught.value.code, caught.value.exit_code) == ("dropped", 5)
 
 
@@ -347,7 +348,7 @@ def test_a_server_that_resets_every_connection_hangs_up_and_is_not_slow() -> Non
             Target(Host("gpu7", "127.0.0.1", "alice", listener.getsockname()[1]), "container"), {}
         )
         with pytest.raises(UnreachableError) as caught:
-            paramiko_link(Path()).run(route, "true", limits=Limits(connect=1), on_line=None)
+            paramiko_client(Path()).run(route, "true", limits=Limits(connect=1), on_line=None)
         listener.shutdown(socket.SHUT_RDWR)
     assert caught.value.code == "closed"
 
@@ -372,7 +373,7 @@ def test_what_a_socket_says_is_told_apart(
     monkeypatch.setattr(socket, "create_connection", fail)
     route = routes.Route(Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container"), {})
     with pytest.raises(UnreachableError) as caught:
-        paramiko_link(Path()).run(route, "true", limits=Limits(connect=1), on_line=None)
+        paramiko_client(Path()).run(route, "true", limits=Limits(connect=1), on_line=None)
     assert caught.value.code == code
 
 
@@ -431,12 +432,12 @@ KILL_ITSELF = "echo out; echo err >&2; kill -KILL $$"
 
 def test_a_command_that_a_signal_ended_is_no_lost_connection(server: Place) -> None:
     with pytest.raises(CommandKilledError) as caught:
-        run(paramiko_link, server, KILL_ITSELF)
+        run(paramiko_client, server, KILL_ITSELF)
     assert (caught.value.code, caught.value.seen, caught.value.err) == ("killed", "out\n", "err\n")
 
 
-class TestOpenMasters:
-    """The warm way: commands over a master, without an ssh process."""
+class TestControlMasters:
+    """Commands over a master, without an ssh process."""
 
     @pytest.fixture
     def sockets(self) -> Iterator[Path]:
@@ -446,19 +447,19 @@ class TestOpenMasters:
         shutil.rmtree(directory)
 
     @pytest.fixture
-    def masters(self, server: Place, sockets: Path) -> Iterator[OpenMasters]:
-        warm = OpenMasters(server.config, RUNNER, directory=sockets)
+    def masters(self, server: Place, sockets: Path) -> Iterator[ControlMasters]:
+        masters = ControlMasters(server.config, RUNNER, directory=sockets)
         target = Target(server.host, "container")
-        path = warm.path(target)
+        path = masters.path(target)
         done = RUNNER.run(master_argv(target, config=server.config, path=path), timeout=20)
         assert done.code == 0, done.err
-        yield warm
+        yield masters
         RUNNER.run(
             ["ssh", "-F", str(server.config), "-o", f"ControlPath={path}", "-O", "exit", "x"]
         )
 
     def test_a_command_that_a_signal_ended_is_told_from_a_master_that_is_gone(
-        self, masters: OpenMasters, server: Place
+        self, masters: ControlMasters, server: Place
     ) -> None:
         target, limits = Target(server.host, "container"), Limits(connect=5, total=10)
         with pytest.raises(CommandKilledError) as caught:
@@ -471,7 +472,7 @@ class TestOpenMasters:
         assert masters.run(target, "echo on", limits=limits) == Reply(0, "on\n", "")
 
     def test_a_master_that_ends_in_the_middle_is_a_lost_connection(
-        self, masters: OpenMasters, server: Place
+        self, masters: ControlMasters, server: Place
     ) -> None:
         target = Target(server.host, "container")
         path, there = server.file("begun")
@@ -493,7 +494,7 @@ class TestOpenMasters:
         assert caught.value.code == "dropped"
         assert caught.value.seen in {"", "begun\n"}  # as much as had come over
 
-    def test_a_command_over_a_master(self, masters: OpenMasters, server: Place) -> None:
+    def test_a_command_over_a_master(self, masters: ControlMasters, server: Place) -> None:
         limits = Limits(connect=5, total=10)
         reply = masters.run(
             Target(server.host, "container"), "echo out; echo err >&2; exit 7", limits=limits
@@ -509,7 +510,7 @@ class TestOpenMasters:
         assert len(reply.out) == 3_000_000
 
     def test_a_slow_command_over_a_master_is_bounded(
-        self, masters: OpenMasters, server: Place
+        self, masters: ControlMasters, server: Place
     ) -> None:
         with pytest.raises(DroppedError):
             masters.run(
@@ -519,19 +520,19 @@ class TestOpenMasters:
             )
 
     def test_no_master_and_a_dead_socket_are_no_way(self, server: Place, sockets: Path) -> None:
-        warm = OpenMasters(server.config, RUNNER, directory=sockets)
+        masters = ControlMasters(server.config, RUNNER, directory=sockets)
         target = Target(server.host, "container")
-        assert warm.run(target, "true", limits=Limits()) is None
+        assert masters.run(target, "true", limits=Limits()) is None
         with socket.socket(socket.AF_UNIX) as left:
-            left.bind(str(warm.path(target)))
-        assert warm.run(target, "true", limits=Limits()) is None
-        assert not warm.path(target).exists()
+            left.bind(str(masters.path(target)))
+        assert masters.run(target, "true", limits=Limits()) is None
+        assert not masters.path(target).exists()
 
     def test_a_master_is_for_one_account_one_port_and_one_state_of_the_config(
         self, server: Place, tmp_path: Path, sockets: Path
     ) -> None:
         def path(host: Host) -> Path:
-            return OpenMasters(config, RUNNER, directory=sockets).path(Target(host, "container"))
+            return ControlMasters(config, RUNNER, directory=sockets).path(Target(host, "container"))
 
         config = tmp_path / "config"
         config.write_text("")
@@ -550,16 +551,16 @@ class TestOpenMasters:
                 spawned.append(argv)
 
         spawned: list[Sequence[str]] = []
-        warm = OpenMasters(Path("/nothing"), Spawning(), directory=sockets)
+        masters = ControlMasters(Path("/nothing"), Spawning(), directory=sockets)
         targets = [
             Target(Host(f"gpu{number}", "10.0.0.7", "alice", 22001), "manage")
             for number in range(100)
         ]
-        warm.path(targets[0]).touch()
-        warm.keep(targets[0])
+        masters.path(targets[0]).touch()
+        masters.open_in_background(targets[0])
         assert spawned == []
         for target in targets[1:]:
-            warm.keep(target)
+            masters.open_in_background(target)
         assert len(spawned) == 32
         assert {
             "BatchMode=yes",
@@ -592,29 +593,29 @@ class TestOpenMasters:
         assert runtime_directory() == Path("/tmp") / f"apexgpu-{os.getuid()}"
 
     def test_a_silent_master_is_left_after_its_limit(self, server: Place, sockets: Path) -> None:
-        warm = OpenMasters(server.config, RUNNER, directory=sockets)
+        masters = ControlMasters(server.config, RUNNER, directory=sockets)
         target = Target(server.host, "container")
         with socket.socket(socket.AF_UNIX) as silent:
-            silent.bind(str(warm.path(target)))
+            silent.bind(str(masters.path(target)))
             silent.listen()
-            assert warm.run(target, "true", limits=Limits(connect=0.2)) is None
+            assert masters.run(target, "true", limits=Limits(connect=0.2)) is None
 
     def test_a_question_that_a_master_swallows_is_asked_again_a_command_is_not(
         self, server: Place, sockets: Path
     ) -> None:
-        class KeepsNone(OpenMasters):
-            def keep(self, target: Target) -> None:
+        class OpensNone(ControlMasters):
+            def open_in_background(self, target: Target) -> None:
                 """A master that nobody would end."""
 
-        warm = KeepsNone(server.config, RUNNER, directory=sockets)
-        link = Connections(server.config, RUNNER, lambda _: paramiko_link(server.config), warm)
+        masters = OpensNone(server.config, RUNNER, directory=sockets)
+        link = Connections(server.config, RUNNER, lambda _: paramiko_client(server.config), masters)
         manage, container = Target(server.host, "manage"), Target(server.host, "container")
-        with swallowing(warm.path(manage)):
+        with swallowing(masters.path(manage)):
             assert "RUNNING" in link.run(manage, "help", limits=Limits(connect=1)).out
-        with swallowing(warm.path(container)), pytest.raises(UnansweredError) as caught:
+        with swallowing(masters.path(container)), pytest.raises(UnansweredError) as caught:
             link.run(container, "true", limits=Limits(connect=0.2))
         assert caught.value.code == "unanswered"
-        assert not warm.path(container).exists()
+        assert not masters.path(container).exists()
 
 
 @contextlib.contextmanager
@@ -641,24 +642,24 @@ def swallowing(path: Path) -> Iterator[None]:
 def test_connections_prefer_a_master_and_never_send_once_commands_over_it(server: Place) -> None:
     asked: list[str] = []
 
-    class Warm:
+    class Open:
         def run(self, target: Target, command: str, *, limits: Limits) -> Reply | None:
             asked.append(command)
-            return Reply(0, "warm")
+            return Reply(0, "open")
 
-        def keep(self, target: Target) -> None:
-            asked.append("keep")
+        def open_in_background(self, target: Target) -> None:
+            asked.append("open")
 
-        def forget(self, target: Target) -> None:
-            asked.append("forget")
+        def close(self, target: Target) -> None:
+            asked.append("close")
 
-    link = Connections(server.config, RUNNER, lambda _: paramiko_link(server.config), Warm())
+    link = Connections(server.config, RUNNER, lambda _: paramiko_client(server.config), Open())
     target = Target(server.host, "manage")
-    assert link.run(target, "help").out == "warm"
+    assert link.run(target, "help").out == "open"
     assert "RUNNING" in link.run(target, "help", once=True).out
     assert asked == ["help"]
-    link.forget(target)
-    assert asked == ["help", "forget"]
+    link.close(target)
+    assert asked == ["help", "close"]
 
 
 def test_how_long_a_connection_may_take_is_the_users_to_say_whatever_the_command_is(
@@ -683,6 +684,6 @@ def test_how_long_a_connection_may_take_is_the_users_to_say_whatever_the_command
 
 
 def test_without_a_port_there_is_no_container_to_connect_to(tmp_path: Path) -> None:
-    link = Connections(tmp_path / "config", RUNNER, lambda _: paramiko_link(tmp_path))
+    link = Connections(tmp_path / "config", RUNNER, lambda _: paramiko_client(tmp_path))
     with pytest.raises(LoginError, match="IAM has no port for alice yet"):
         link.run(Target(Host("gpu7", "10.0.0.7", "alice", None), "container"), "true")

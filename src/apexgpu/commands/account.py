@@ -238,7 +238,7 @@ def logout(
     session = session_of(ctx)
     from apexgpu import account as accounts
     from apexgpu.forwarding import records
-    from apexgpu.ssh import mux
+    from apexgpu.ssh import controlmaster
     from apexgpu.sshfs import mounts
 
     unmounted = mounts.unmount_ours(
@@ -250,7 +250,7 @@ def logout(
     for one in carried:
         records.close(session.state_dir, one)
         session.screen.good(f"closed {one.id}")
-    mux.close_masters(session.runner)
+    controlmaster.close_all(session.runner)
     changed = forget_password(session) if session.settings.user else False
     changed = accounts.forget(session.state_dir) or changed or bool(unmounted) or bool(carried)
     if not keep_config and sshconfig.remove_block(session):

@@ -263,7 +263,7 @@ def _hosts(session: Session) -> Sequence[Host]:
 def ciphers(session: Session, target: Target) -> str:
     """The ciphers to prefer for a mount of `target`."""
     return mountprograms.quick_ciphers(
-        session.runner, session.transport.route(target).one("ciphers")
+        session.runner, session.transport.route(target).option("ciphers")
     )
 
 

@@ -238,9 +238,7 @@ class _Setup:
                     actions={"renew_host_keys": lambda: _renew_host_keys(session, host, teller)},
                 )
             finally:
-                session.transport.forget(
-                    Target(host, "container")
-                )  # it has the variables of before
+                session.transport.close(Target(host, "container"))  # it has the variables of before
                 self._told |= {"changed": run.changed, "steps": _ran(plan, run)}
         Memory(session.state_dir).keep([one.file for one in judged])
         session.screen.good(f"{host.name}: {_named(plan)} {_are(plan)} set up")

@@ -61,7 +61,7 @@ def _straight(session: Session, host: Host) -> list[str]:
 
 
 def _control_path(session: Session, target: Target) -> str:
-    return session.transport.route(target).one("controlpath", "none")
+    return session.transport.route(target).option("controlpath", "none")
 
 
 def _told(session: Session, host: Host, command: list[str]) -> int:

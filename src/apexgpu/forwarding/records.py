@@ -22,7 +22,7 @@ from typing import Any
 
 from apexgpu import files
 from apexgpu.errors import ApexError
-from apexgpu.ssh import mux
+from apexgpu.ssh import controlmaster, muxclient
 
 CONTROL_SOCKET = "m"
 """Name of the ssh control socket in the directory of a tunnel's sockets."""
@@ -206,12 +206,12 @@ def sockets_prefix(pid: int) -> str:
 
 def _remove_sockets(pid: int) -> None:
     """Remove the sockets that the killed process `pid` left behind."""
-    runtime_directory = mux.runtime_directory()
+    runtime_directory = controlmaster.runtime_directory()
     if runtime_directory is None:
         return
     for path in runtime_directory.glob(f"{sockets_prefix(pid)}*"):
         # Connections that were open may have kept ssh alive.
-        mux.terminate(path / CONTROL_SOCKET)
+        muxclient.terminate(path / CONTROL_SOCKET)
         shutil.rmtree(path, ignore_errors=True)
 
 

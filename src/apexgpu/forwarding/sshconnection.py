@@ -54,13 +54,13 @@ def argv(
     """
     *path, alias = ssh_arguments
     words = ["ssh", *path, "-T", "-a", "-x"]
-    words += sshoptions.words(
+    words += sshoptions.arguments(
         [
             *sshoptions.UNATTENDED,
-            *sshoptions.PLAIN,
-            *sshoptions.controlled(control),
-            *sshoptions.alive(keep_alive, _MISSED_KEEP_ALIVES),
-            sshoptions.connect_limit(connect_timeout),
+            *sshoptions.COMMAND_ONLY,
+            *sshoptions.shared(control),
+            *sshoptions.keep_alive(keep_alive, _MISSED_KEEP_ALIVES),
+            sshoptions.connect_timeout(connect_timeout),
             "ConnectionAttempts=1",
             "TCPKeepAlive=yes",
             "ClearAllForwardings=no",

@@ -25,7 +25,7 @@ from apexgpu.forwarding.ports import Destination
 from apexgpu.forwarding.records import CONTROL_SOCKET, TunnelState, sockets_prefix
 from apexgpu.forwarding.relay import SshListener
 from apexgpu.forwarding.sshconnection import SshConnection
-from apexgpu.ssh import mux
+from apexgpu.ssh import controlmaster, muxclient
 from apexgpu.ssh.failures import classify
 
 _PROBE_SOCKET = "p"
@@ -224,7 +224,7 @@ class Supervisor:
         """Run one ssh from its start to its end; return whether it came up."""
         self._set_state(TunnelState.CONNECTING, self.status.reason)
         prefix = sockets_prefix(os.getpid())
-        directory = Path(tempfile.mkdtemp(prefix=prefix, dir=mux.runtime_directory()))
+        directory = Path(tempfile.mkdtemp(prefix=prefix, dir=controlmaster.runtime_directory()))
         control = directory / CONTROL_SOCKET if self._hand_over else None
         probe = _choose_listener(directory, _PROBE_SOCKET)
         for number, forward in enumerate(self._forwards):
@@ -289,13 +289,13 @@ class Supervisor:
         that moment; None if there is none.
         """
         for forward in self._forwards:
-            handed_over = mux.forward(
+            handed_over = muxclient.forward(
                 control,
                 forward.port,
                 forward.destination.host,
                 forward.destination.port,
                 timeout=_HAND_OVER_LIMIT,
-                ready=forward.release,
+                before_request=forward.release,
             )
             if not handed_over and not await self._listen_on(forward):
                 return forward.port

@@ -1,1 +1,1 @@
-"""How a command reaches a host: its route, connections that stay open, paramiko, OpenSSH, many hosts at once."""
+"""Connections to hosts: routes, keys, open connections, paramiko, OpenSSH, and many hosts at once."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from apexgpu.models import Finding, Host
 from apexgpu.process import Runner, missing, which
-from apexgpu.ssh.route import Route, keeping_cure
+from apexgpu.ssh.route import Route, keep_host_keys_hint
 from apexgpu.sshfiles.knownhosts import KnownHosts, lookup_name
 
 _OLDEST_SSH = (7, 6)  # the first with StrictHostKeyChecking=accept-new
@@ -43,20 +43,20 @@ def check_known_hosts(route: Route, hosts: Sequence[Host], config: Path) -> Iter
     `route` is that of any host of the lab, `config` the user's ssh config.
     """
     check = "known_hosts"
-    if route.one("stricthostkeychecking") in {"no", "off", "false"}:
+    if route.option("stricthostkeychecking") in {"no", "off", "false"}:
         yield Finding.note(
             check,
             "StrictHostKeyChecking is off: plain ssh connects to any machine that claims to be the "
             f"lab's. Write into {config}: StrictHostKeyChecking ask",
             f"ssh -G {route.target.alias}",
         )
-    file = route.new_keys_file
+    file = route.new_host_keys_file
     if file is None:
-        setting = route.one("userknownhostsfile", "none")
+        setting = route.option("userknownhostsfile", "none")
         yield Finding.problem(
             check,
             f"ssh keeps no host keys: UserKnownHostsFile is {setting}",
-            keeping_cure(config),
+            keep_host_keys_hint(config),
         )
         return
     known = KnownHosts(route.known_hosts_files)
@@ -77,7 +77,7 @@ def describe_route(route: Route) -> str:
     """Return a host's address and port, and the jump host or proxy command to it."""
     text = f"{route.address} port {route.port}"
     for option in ("proxyjump", "proxycommand"):
-        proxy = route.one(option, "none")
+        proxy = route.option(option, "none")
         if proxy != "none":
             return f"{text} through {proxy}"
     return text

@@ -1,4 +1,4 @@
-"""Many hosts at once: a failure is data, one host's trouble never ends or delays the others."""
+"""The same work for many hosts at once. An error is one host's result; it neither stops nor delays the others."""
 
 import contextlib
 import queue
@@ -9,6 +9,10 @@ from apexgpu.errors import ApexError
 from apexgpu.models import Host, Outcome, T
 
 WIDTH = 64
+"""How many hosts are worked on at once."""
+
+SOME_FAILED = 3
+"""The exit code if some hosts failed and others did not (docs/reference.md)."""
 
 
 def each(
@@ -18,28 +22,28 @@ def each(
     on_done: Callable[[Outcome[T]], None] = lambda _: None,
     width: int = WIDTH,
 ) -> list[Outcome[T]]:
-    """Run `work` for every host, `width` at once, and return the outcomes in the hosts' order.
+    """Call `work` for every host, `width` at once, and return the outcomes in the order of `hosts`.
 
-    `on_done` is called in the caller's thread as answers arrive. The threads are daemons: Ctrl-C ends the
-    program without waiting for a dead host. Anything but an ApexError is a bug of ours and is raised.
+    `on_done` is called with each outcome as it arrives, in the caller's thread. Exceptions other than ApexError are
+    bugs: they are raised here.
     """
     if len(hosts) == 1:
-        outcome = _attempt(hosts[0], work)
-        on_done(_checked(outcome))
-        return [_checked(outcome)]
-    found: dict[str, Outcome[T]] = {}
-    for outcome in arriving(hosts, work, width=width):
-        found[outcome.host.name] = outcome
+        outcome = _raise_bug(_attempt(hosts[0], work))
         on_done(outcome)
-    return [found[host.name] for host in hosts]
+        return [outcome]
+    outcomes: dict[str, Outcome[T]] = {}
+    for outcome in arriving(hosts, work, width=width):
+        outcomes[outcome.host.name] = outcome
+        on_done(outcome)
+    return [outcomes[host.name] for host in hosts]
 
 
 def arriving(
     hosts: Sequence[Host], work: Callable[[Host], T], *, width: int = WIDTH
 ) -> Iterator[Outcome[T]]:
-    """As `each`, but the outcomes as they come, in the caller's thread: who has heard enough may stop listening."""
+    """As `each`, but yield the outcomes as they arrive. The caller may stop before the last one."""
     waiting: queue.SimpleQueue[Host] = queue.SimpleQueue()
-    done: queue.SimpleQueue[Outcome[T] | tuple[Host, BaseException]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Outcome[T] | _Bug] = queue.SimpleQueue()
     for host in hosts:
         waiting.put(host)
 
@@ -51,39 +55,50 @@ def arriving(
                 return
             done.put(_attempt(host, work))
 
+    # Daemon threads: after a Ctrl-C the program ends without waiting for a host that hangs.
     for _ in range(min(width, len(hosts))):
         threading.Thread(target=worker, daemon=True).start()
     for _ in hosts:
-        yield _checked(_next(done))
+        yield _raise_bug(_next(done))
 
 
-def _next(done: queue.SimpleQueue[T]) -> T:
-    """The next one to come; on Windows, a wait without an end would not hear Ctrl-C."""
-    while True:
-        with contextlib.suppress(queue.Empty):
-            return done.get(timeout=1)
+class _Bug:
+    """An exception in a worker thread, on its way to the caller's thread."""
+
+    def __init__(self, exception: BaseException) -> None:
+        self.exception = exception
 
 
-def _attempt(host: Host, work: Callable[[Host], T]) -> Outcome[T] | tuple[Host, BaseException]:
+def _attempt(host: Host, work: Callable[[Host], T]) -> Outcome[T] | _Bug:
     try:
         return Outcome(host, work(host))
     except ApexError as exc:
         return Outcome(host, None, exc)
-    except BaseException as exc:  # carried to the caller's thread, where it is raised
-        return host, exc
+    except BaseException as exc:
+        return _Bug(exc)
 
 
-def _checked(outcome: Outcome[T] | tuple[Host, BaseException]) -> Outcome[T]:
-    if isinstance(outcome, tuple):
-        raise outcome[1]
-    return outcome
+def _raise_bug(result: Outcome[T] | _Bug) -> Outcome[T]:
+    if isinstance(result, _Bug):
+        raise result.exception
+    return result
+
+
+def _next(results: queue.SimpleQueue[T]) -> T:
+    # With a timeout, because on Windows Ctrl-C does not interrupt a wait without one.
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return results.get(timeout=1)
 
 
 def exit_code(outcomes: Sequence[Outcome[T]]) -> int:
-    """0 when all did well, the common code when all failed alike, else 3 (1 when all failed differently)."""
-    codes = [outcome.error.exit_code for outcome in outcomes if outcome.error is not None]
-    if not codes:
+    """The exit code for many hosts.
+
+    0 if all succeeded, SOME_FAILED if some did; if all failed, their exit code if it is the same, else 1.
+    """
+    failures = [outcome.error.exit_code for outcome in outcomes if outcome.error is not None]
+    if not failures:
         return 0
-    if len(codes) < len(outcomes):
-        return 3
-    return codes[0] if len(set(codes)) == 1 else 1
+    if len(failures) < len(outcomes):
+        return SOME_FAILED
+    return failures[0] if len(set(failures)) == 1 else 1

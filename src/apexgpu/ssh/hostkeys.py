@@ -17,7 +17,7 @@ from apexgpu.sshfiles.knownhosts import KnownHosts, is_hashed, lookup_name
 
 def known_hosts_name(route: Route) -> str:
     """Return the name under which known_hosts files list the key of a route."""
-    alias = route.one("hostkeyalias")
+    alias = route.option("hostkeyalias")
     if alias and alias != "none":
         return alias
     return lookup_name(route.address, route.port)
@@ -25,7 +25,7 @@ def known_hosts_name(route: Route) -> str:
 
 def wants_hashed_names(route: Route) -> bool:
     """Whether the user's ssh config asks for hashed names in known_hosts."""
-    return route.one("hashknownhosts", "no") == "yes"
+    return route.option("hashknownhosts", "no") == "yes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ def new_host_keys(errors: Sequence[UnknownHostKeyError]) -> list[NewHostKey]:
             alias=error.route.target.alias,
             name=known_hosts_name(error.route),
             key=error.key,
-            file=error.route.new_keys_file,
-            configured_files=error.route.one("userknownhostsfile", "none"),
+            file=error.route.new_host_keys_file,
+            configured_files=error.route.option("userknownhostsfile", "none"),
             hashed=wants_hashed_names(error.route),
         )
         for error in unique.values()

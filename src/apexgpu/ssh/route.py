@@ -1,8 +1,10 @@
-"""How ssh would reach a target: `ssh -G` asked once per target, its answer as values."""
+"""How ssh reaches a target, as the user's ssh config says: the output of `ssh -G`, parsed.
+
+apexgpu does not read the ssh config itself. OpenSSH resolves Host, Match, Include, tokens and defaults.
+"""
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,86 +13,98 @@ from apexgpu.models import Target
 from apexgpu.process import Runner
 from apexgpu.text import last_line
 
+_TIME_LIMIT = 10  # seconds for `ssh -G`; it is local, but a `Match exec` may run any program
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What the user's ssh configuration says of a target, with IAM's address, user and port in force."""
+    """The resolved ssh options for a target, with the address, user and port that IAM lists.
+
+    `options` maps each option, in lower case, to its values in order.
+    """
 
     target: Target
     options: dict[str, list[str]]
 
-    def one(self, name: str, default: str = "") -> str:
+    def option(self, name: str, default: str = "") -> str:
         """The first value of an option."""
         return self.options.get(name, [default])[0]
 
     @property
     def address(self) -> str:
-        """Host name or address to connect to."""
-        return self.one("hostname", self.target.host.address)
+        """The host name or address to connect to."""
+        return self.option("hostname", self.target.host.address)
 
     @property
     def port(self) -> int:
-        """TCP port."""
-        return int(self.one("port", str(self.target.port)))
+        """The TCP port."""
+        return int(self.option("port", str(self.target.port)))
 
     @property
     def user(self) -> str:
-        """Account."""
-        return self.one("user", self.target.user)
+        """The account to log in as."""
+        return self.option("user", self.target.user)
 
     @property
     def known_hosts_files(self) -> list[Path]:
-        """The user's files first, then the system's."""
-        return [*_paths(self.one("userknownhostsfile")), *_paths(self.one("globalknownhostsfile"))]
+        """The known_hosts files: the user's, then the system's."""
+        user_files = _split_paths(self.option("userknownhostsfile"))
+        return user_files + _split_paths(self.option("globalknownhostsfile"))
 
     @property
-    def new_keys_file(self) -> Path | None:
-        """Where a new host key goes: the first of the user's files that can keep one, None for a config without any.
+    def new_host_keys_file(self) -> Path | None:
+        """The file for a new host key: the user's first known_hosts file that can store one, else None.
 
-        That is not /dev/null, which many a config names; and the system's files are not ours to write.
+        Many configs name /dev/null, which stores nothing. The system's files are not apexgpu's to change.
         """
-        files = _paths(self.one("userknownhostsfile"))
-        return next((file for file in files if file.is_file() or not file.exists()), None)
+        for file in _split_paths(self.option("userknownhostsfile")):
+            if file.is_file() or not file.exists():
+                return file
+        return None
 
     @property
     def identity_files(self) -> list[Path]:
-        """Private keys that ssh would offer by itself, whether they exist or not."""
+        """The private key files that ssh would offer, whether they exist or not."""
         return [_path(name) for name in self.options.get("identityfile", []) if name != "none"]
 
     @property
     def needs_openssh(self) -> bool:
-        """Whether only OpenSSH itself can go this way (jump hosts, hardware keys, certificates …)."""
-        jumps = (
-            self.one("proxyjump", "none") != "none" or self.one("proxycommand", "none") != "none"
+        """Whether only OpenSSH can make this connection (a jump host, a hardware key, a certificate …)."""
+        has_proxy = (
+            self.option("proxyjump", "none") != "none"
+            or self.option("proxycommand", "none") != "none"
         )
-        special = self.one("pkcs11provider", "none") != "none" or "certificatefile" in self.options
-        return jumps or special
+        has_special_key = (
+            self.option("pkcs11provider", "none") != "none" or "certificatefile" in self.options
+        )
+        return has_proxy or has_special_key
 
 
-def keeping_cure(config: Path) -> str:
-    """What to tell whose configuration keeps no host keys."""
+def keep_host_keys_hint(config: Path) -> str:
+    """The hint for a user whose ssh config stores no host keys."""
     return f"in {config}, above that line: UserKnownHostsFile ~/.ssh/known_hosts   (for the lab's names)"
 
 
-def _paths(names: str) -> list[Path]:
-    """The files of a list that `ssh -G` gave, which expands names and then quotes none of them.
+def _split_paths(value: str) -> list[Path]:
+    """The files in a value of `ssh -G`, which separates them by blanks and quotes none.
 
-    So a piece that begins as no path does (they are absolute) belongs to a name with blanks.
+    A part that does not begin like a path (`ssh -G` prints absolute ones) belongs to a name that contains blanks.
     """
-    pieces = re.split(r" (?=[~/\\]|[A-Za-z]:[/\\]|none$)", names)
-    return [_path(name) for name in pieces if name and name != "none"]
+    parts = re.split(r" (?=[~/\\]|[A-Za-z]:[/\\]|none$)", value)
+    return [_path(name) for name in parts if name and name != "none"]
 
 
 def _path(name: str) -> Path:
-    # ssh takes `~` from the password database, not from HOME.
-    return Path(home() + name[1:]) if name.startswith("~/") else Path(name)
+    if name.startswith("~/"):
+        return Path(home() + name[1:])
+    return Path(name)
 
 
 def home() -> str:
-    """The home directory that ssh believes in."""
+    """The home directory as ssh determines it: from the password database, not from $HOME."""
     try:
         import pwd
-    except ImportError:  # Windows: ssh takes the profile directory
+    except ImportError:  # on Windows, ssh uses the profile directory
         return str(Path.home())
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
@@ -99,24 +113,20 @@ def home() -> str:
 
 
 def config_arguments(config: Path) -> list[str]:
-    """`-F FILE`, only where ssh would not read that file by itself (with -F it skips the system's)."""
-    return [] if config == Path(home()) / ".ssh" / "config" else ["-F", str(config)]
+    """`-F FILE`, unless ssh reads that file anyway: with -F, ssh skips /etc/ssh/ssh_config."""
+    if config == Path(home()) / ".ssh" / "config":
+        return []
+    return ["-F", str(config)]
 
 
 def target_arguments(target: Target) -> list[str]:
-    """The options that put IAM's address, account and port in force over whatever a config file says."""
-    return [
-        "-o",
-        f"HostName={target.host.address}",
-        "-o",
-        f"User={target.user}",
-        "-o",
-        f"Port={target.port}",
-    ]
+    """The options that set address, account and port, so that no config file can override them."""
+    host_name = f"HostName={target.host.address}"
+    return ["-o", host_name, "-o", f"User={target.user}", "-o", f"Port={target.port}"]
 
 
 def parse(text: str) -> dict[str, list[str]]:
-    """The output of `ssh -G`: lower-case option -> its values in order."""
+    """The output of `ssh -G`: each option, in lower case, with its values in order."""
     options: dict[str, list[str]] = {}
     for line in text.splitlines():
         name, _, value = line.partition(" ")
@@ -125,22 +135,18 @@ def parse(text: str) -> dict[str, list[str]]:
 
 
 def resolve(target: Target, *, config: Path, runner: Runner) -> Route:
-    """Ask `ssh -G`. ConfigError with ssh's own words when it rejects the user's configuration."""
-    argv: Sequence[str] = [
-        "ssh",
-        "-G",
-        *(config_arguments(config) if config.exists() else ["-F", os.devnull]),
-        *target_arguments(target),
-        target.alias,
-    ]
-    done = runner.run(argv, timeout=10)
+    """Ask `ssh -G` for the route. ConfigError with ssh's message if ssh rejects the user's config."""
+    config_file = config_arguments(config) if config.exists() else ["-F", os.devnull]
+    argv = ["ssh", "-G", *config_file, *target_arguments(target), target.alias]
+    done = runner.run(argv, timeout=_TIME_LIMIT)
     if done.code != 0:
-        # Its last line only says how many are wrong.
-        lines = [
-            line
-            for line in done.err.decode("utf-8", "replace").splitlines()
-            if ": terminating, " not in line
-        ]
-        message = f"ssh cannot read its configuration: {last_line(chr(10).join(lines), f'exit status {done.code}')}"
+        message = f"ssh cannot read its configuration: {_config_error(done.err, done.code)}"
         raise ConfigError(message, hint=f"correct that line in {config}", code="ssh_config")
     return Route(target, parse(done.text))
+
+
+def _config_error(stderr: bytes, status: int) -> str:
+    lines = stderr.decode("utf-8", "replace").splitlines()
+    # ssh ends with "FILE: terminating, 1 bad configuration options"; the line before names the option.
+    specific = [line for line in lines if ": terminating, " not in line]
+    return last_line("\n".join(specific), f"exit status {status}")

@@ -1,35 +1,40 @@
-"""The options with which an OpenSSH of ours goes, whatever a config says (ssh_config(5)). Pure.
+"""The ssh options (ssh_config(5)) that apexgpu's own ssh processes are given, whatever the user's config says. Pure.
 
-Whoever starts one picks what it needs; ssh goes by the first value of an option that it is given.
+ssh uses the first value that it finds for an option, and those on the command line come first. Each caller combines the
+groups that it needs and passes them to `arguments`.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
 NO_PROMPT = "BatchMode=yes"
-KNOWN_KEY = "StrictHostKeyChecking=yes"
-"""No host key is taken that is not known: a new one is the user's to confirm, and is confirmed elsewhere."""
-UNATTENDED = (NO_PROMPT, KNOWN_KEY)
-ALONE = ("ControlMaster=no", "ControlPath=none")
-"""No connection that is shared with others: it has their settings, and outlives us."""
-PLAIN = ("RemoteCommand=none", "RequestTTY=no", "PermitLocalCommand=no", "Tunnel=no")
-"""Nothing of the user's that makes something else of the command or of the connection."""
-BARE = ("ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes")
-"""Nothing is carried along."""
+
+KNOWN_HOST_KEY = "StrictHostKeyChecking=yes"
+"""Refuse host keys that are not known. A new key is shown to the user, and added by `ssh.hostkeys`."""
+
+UNATTENDED = (NO_PROMPT, KNOWN_HOST_KEY)
+
+NOT_SHARED = ("ControlMaster=no", "ControlPath=none")
+"""Use no shared connection: it was made with other options, and it outlives this process."""
+
+COMMAND_ONLY = ("RemoteCommand=none", "RequestTTY=no", "PermitLocalCommand=no", "Tunnel=no")
+"""Nothing in the user's config may replace our command or run another program."""
+
+NO_FORWARDING = ("ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes")
 
 
-def connect_limit(seconds: float) -> str:
-    """How long connecting may take: whole seconds, one at least."""
+def connect_timeout(seconds: float) -> str:
+    """The time limit for connecting. ssh takes whole seconds, and 0 would mean no limit."""
     return f"ConnectTimeout={max(1, round(seconds))}"
 
 
-def alive(seconds: float, times: int) -> tuple[str, str]:
-    """Ask the server every so many seconds whether it is there, and end when it was silent so many times."""
-    return f"ServerAliveInterval={max(1, round(seconds))}", f"ServerAliveCountMax={times}"
+def keep_alive(seconds: float, count: int) -> tuple[str, str]:
+    """Ask the server every `seconds` whether it is there, and disconnect after `count` missing replies."""
+    return f"ServerAliveInterval={max(1, round(seconds))}", f"ServerAliveCountMax={count}"
 
 
-def controlled(socket: Path | None, *, master: bool = True) -> tuple[str, str, str]:
-    """Listen to others at `socket`, or without `master` go over the connection of who does; None: ALONE."""
+def shared(socket: Path | None, *, master: bool = True) -> tuple[str, str, str]:
+    """Share a connection at `socket`: as its master, or without `master` as its client. None: share nothing."""
     return (
         f"ControlMaster={'yes' if master and socket else 'no'}",
         f"ControlPath={socket or 'none'}",
@@ -37,6 +42,9 @@ def controlled(socket: Path | None, *, master: bool = True) -> tuple[str, str, s
     )
 
 
-def words(options: Iterable[str]) -> list[str]:
-    """The options as arguments."""
-    return [word for option in options for word in ("-o", option)]
+def arguments(options: Iterable[str]) -> list[str]:
+    """The options as arguments of ssh: `-o NAME=VALUE` for each."""
+    found: list[str] = []
+    for option in options:
+        found += ["-o", option]
+    return found

@@ -1,7 +1,13 @@
-"""The seam to the servers: run a command on a target, within limits, and get a Reply or one of our errors.
+"""Running a command on a target: the interface that the rest of apexgpu uses, and how a connection is chosen.
 
-Three ways lead there, tried in this order: an open connection (`mux`), paramiko in this process
-(`paramiko_link`), and the OpenSSH client where paramiko cannot go (`openssh_link`).
+`Connections` tries three ways in this order:
+
+1. an open OpenSSH ControlMaster (`controlmaster`), at a twentieth of the cost of a new login,
+2. a new connection in this process (`paramikoclient`),
+3. a new connection of the `ssh` program (`opensshclient`), where paramiko lacks a feature that the user's ssh config
+   asks for, such as ProxyJump.
+
+All of them return the same `Reply` and raise the same errors (`failures`).
 """
 
 import threading
@@ -17,11 +23,15 @@ from apexgpu.ssh import route as routes
 from apexgpu.ssh.route import Route
 
 OnLine = Callable[[str], None]
+"""Receives each line of a command's stdout as it arrives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Time limits in seconds: to connect and log in, for the whole command, and without a word from it."""
+    """Time limits in seconds: for connecting and logging in, for the whole command, and between two outputs of it.
+
+    None means no limit.
+    """
 
     connect: float = 10
     total: float | None = 30
@@ -29,7 +39,7 @@ class Limits:
 
 
 class Transport(Protocol):
-    """What can run a command on a target; tests put a strict fake here."""
+    """Runs commands on targets. Tests replace it with a strict fake."""
 
     def run(
         self,
@@ -40,48 +50,49 @@ class Transport(Protocol):
         on_line: OnLine | None = None,
         once: bool = False,
     ) -> Reply:
-        """Run `command` ("" asks for a shell, which starts a container). Never with a terminal.
+        """Run `command` without a terminal, and return its output and exit status.
 
-        `once` marks a command that must not be sent twice: only a fresh connection may carry it.
+        An empty command asks for a shell, which makes a manage shell start the container. `once` is for commands that
+        must not run twice: only a new connection carries them, because an open one may turn out to be dead.
         """
         ...
 
 
-class Link(Protocol):
-    """One way of speaking SSH over a resolved route."""
+class Client(Protocol):
+    """An SSH client that makes a new connection for each command."""
 
     def run(self, route: Route, command: str, *, limits: Limits, on_line: OnLine | None) -> Reply:
-        """Connect, log in, run, close."""
+        """Connect, log in, run the command, disconnect."""
         ...
 
 
-class Warm(Protocol):
-    """Connections that stay open between two commands."""
+class OpenConnections(Protocol):
+    """Connections that stay open between commands, also between runs of apexgpu."""
 
     def run(self, target: Target, command: str, *, limits: Limits) -> Reply | None:
-        """The reply over an open connection, None when there is none that took the command.
+        """Run the command over the open connection. None if there is none, and the command did not start.
 
-        UnansweredError when nobody can tell whether it took it.
+        Raises UnansweredError if the connection took the command but did not confirm that it started.
         """
         ...
 
-    def keep(self, target: Target) -> None:
-        """Leave a connection open for the next command, without waiting for it."""
+    def open_in_background(self, target: Target) -> None:
+        """Open a connection for later commands, without waiting for it."""
         ...
 
-    def forget(self, target: Target) -> None:
-        """End the open connection of ours, if there is one: the next command makes a new login."""
+    def close(self, target: Target) -> None:
+        """Close the open connection, if there is one."""
         ...
 
 
 @dataclass
 class Connections:
-    """The transport of the product: an open connection where there is one, else what `choose` gives for a route."""
+    """The real `Transport`. `client_for` chooses a client for a route that has no open connection."""
 
     config: Path
     runner: Runner
-    choose: Callable[[Route], Link]
-    warm: Warm | None = None
+    client_for: Callable[[Route], Client]
+    open_connections: OpenConnections | None = None
     limits: Limits = field(default_factory=Limits)
     _routes: dict[Target, Route] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -96,41 +107,55 @@ class Connections:
         once: bool = False,
     ) -> Reply:
         """See Transport.run."""
-        # How long a connection may take is the user's to say (--timeout), whatever the command is.
-        limits = self.limits if limits is None else replace(limits, connect=self.limits.connect)
+        if limits is None:
+            limits = self.limits
+        else:
+            # The user decides how long connecting may take (--timeout), whatever the command is.
+            limits = replace(limits, connect=self.limits.connect)
         if target.port == 0:
             message = f"IAM has no port for {target.user} yet, so there is no container on {target.host.name}"
             raise LoginError(message, hint="apexgpu login")
-        if self.warm is not None and not once and on_line is None:
-            reply = self._over_open(self.warm, target, command, limits)
+        if self.open_connections is None or once:
+            return self._run_cold(target, command, limits, on_line)
+        # A client of a ControlMaster collects the output; it does not pass on lines as they arrive.
+        if on_line is None:
+            reply = self._run_over(self.open_connections, target, command, limits)
             if reply is not None:
                 return reply
-        route = self.route(target)
-        reply = self.choose(route).run(route, command, limits=limits, on_line=on_line)
-        if self.warm is not None and not once:
-            self.warm.keep(target)
+        reply = self._run_cold(target, command, limits, on_line)
+        self.open_connections.open_in_background(target)
         return reply
 
-    def _over_open(self, warm: Warm, target: Target, command: str, limits: Limits) -> Reply | None:
+    def _run_cold(
+        self, target: Target, command: str, limits: Limits, on_line: OnLine | None
+    ) -> Reply:
+        route = self.route(target)
+        return self.client_for(route).run(route, command, limits=limits, on_line=on_line)
+
+    def _run_over(
+        self, connections: OpenConnections, target: Target, command: str, limits: Limits
+    ) -> Reply | None:
         try:
-            return warm.run(target, command, limits=limits)
+            return connections.run(target, command, limits=limits)
         except UnansweredError:
-            # A manage command without `once` changes nothing; a command of the user's might, so it is not repeated.
+            # Manage commands that change something are sent with `once`, so this one can be repeated. A command in
+            # the container may be anything.
             if target.role == "manage":
                 return None
             raise
 
-    def forget(self, target: Target) -> None:
-        """Let the next command make a new login, for what logins are given there has changed."""
-        if self.warm is not None:
-            self.warm.forget(target)
+    def close(self, target: Target) -> None:
+        """Close the open connection, so that the next command logs in anew, with what a login now gives it."""
+        if self.open_connections is not None:
+            self.open_connections.close(target)
 
     def route(self, target: Target) -> Route:
-        """How ssh would go there; asked once a target and process."""
+        """How ssh reaches the target. `ssh -G` runs once for each target."""
         with self._lock:
-            known = self._routes.get(target)
-        if known is None:
-            known = routes.resolve(target, config=self.config, runner=self.runner)
+            route = self._routes.get(target)
+        if route is None:
+            # Without the lock, so that many hosts can be resolved at once.
+            route = routes.resolve(target, config=self.config, runner=self.runner)
             with self._lock:
-                self._routes[target] = known
-        return known
+                self._routes[target] = route
+        return route

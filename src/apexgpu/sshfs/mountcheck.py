@@ -17,13 +17,13 @@ from apexgpu.text import last_line
 def job(target: Target, remote: str, *, config: Path, limit: float) -> Job:
     """OpenSSH's sftp asked for the home and for `remote`, with the options that the mount's ssh will have."""
     words = ["sftp", "-b", "-", *config_arguments(config), *target_arguments(target)]
-    words += sshoptions.words(
+    words += sshoptions.arguments(
         [
             *sshoptions.UNATTENDED,
-            *sshoptions.ALONE,
-            *sshoptions.PLAIN,
+            *sshoptions.NOT_SHARED,
+            *sshoptions.COMMAND_ONLY,
             "ClearAllForwardings=yes",
-            sshoptions.connect_limit(limit),
+            sshoptions.connect_timeout(limit),
             "ConnectionAttempts=1",
             "LogLevel=INFO",
         ]

@@ -172,7 +172,7 @@ def argv(program: Program, wish: Wish, *, platform: str = sys.platform) -> list[
     # The user's own are to count: of ssh's options the first one does, of all others the last one.
     own = [part for option in wish.options for part in re.split(r"(?<!\\),", option)]
     for option in (
-        sshoptions.KNOWN_KEY,
+        sshoptions.KNOWN_HOST_KEY,
         *filter(_is_sshs, own),
         *_ssh_options(target),
         *([f"Ciphers={wish.ciphers}"] if wish.ciphers else []),
@@ -198,9 +198,9 @@ def _ssh_options(target: Target) -> list[str]:
         sshoptions.NO_PROMPT,
         "PermitLocalCommand=no",
         "ControlPath=none",
-        sshoptions.connect_limit(CONNECT),
+        sshoptions.connect_timeout(CONNECT),
         "ConnectionAttempts=1",
-        *sshoptions.alive(ALIVE, COUNT),
+        *sshoptions.keep_alive(ALIVE, COUNT),
     ]
 
 
@@ -220,9 +220,9 @@ def _rclone(program: Program, wish: Wish) -> list[str]:
     target = wish.target
     words = ["ssh", *config_arguments(wish.config), "-T", "-a", "-x"]
     own = filter(_is_sshs, wish.options)
-    words += sshoptions.words(
+    words += sshoptions.arguments(
         [
-            sshoptions.KNOWN_KEY,
+            sshoptions.KNOWN_HOST_KEY,
             *own,
             *_ssh_options(target),
             f"User={target.user}",

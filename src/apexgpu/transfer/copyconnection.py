@@ -12,8 +12,8 @@ from apexgpu.errors import ApexError, CommandTimeoutError, ConnectionLostError, 
 from apexgpu.models import Target
 from apexgpu.process import Completed, child
 from apexgpu.ssh import sshoptions
+from apexgpu.ssh.controlmaster import runtime_directory
 from apexgpu.ssh.failures import SshFailure, classify, failure_error
-from apexgpu.ssh.mux import runtime_directory
 from apexgpu.text import last_line
 from apexgpu.transfer.sftp import Client
 from apexgpu.transfer.sftppackets import NotSftpError
@@ -29,17 +29,17 @@ def ssh_options(*, connect: float, ask: bool, control: Path | None, master: bool
     host key or for a password, and asks for a passphrase only if `ask` says that somebody can answer. It notices a
     dead network within 45 s.
     """
-    return sshoptions.words(
+    return sshoptions.arguments(
         [
             "BatchMode=no" if ask else sshoptions.NO_PROMPT,
-            sshoptions.KNOWN_KEY,
+            sshoptions.KNOWN_HOST_KEY,
             "PasswordAuthentication=no",
             "KbdInteractiveAuthentication=no",
-            *sshoptions.PLAIN,
-            *sshoptions.BARE,
-            *sshoptions.controlled(control, master=master),
-            *sshoptions.alive(15, 3),
-            sshoptions.connect_limit(connect),
+            *sshoptions.COMMAND_ONLY,
+            *sshoptions.NO_FORWARDING,
+            *sshoptions.shared(control, master=master),
+            *sshoptions.keep_alive(15, 3),
+            sshoptions.connect_timeout(connect),
             "ConnectionAttempts=1",
             "LogLevel=INFO",
         ]

@@ -65,10 +65,10 @@ def options(manner: Manner) -> list[str]:
         "ForwardX11=yes",
         f"ForwardX11Trusted={'yes' if manner.trusted else 'no'}",
         f"ForwardX11Timeout={TIMEOUT}",
-        *sshoptions.ALONE,
+        *sshoptions.NOT_SHARED,
         "RemoteCommand=none",
-        *sshoptions.alive(15, 4),
-        sshoptions.connect_limit(manner.connect),
+        *sshoptions.keep_alive(15, 4),
+        sshoptions.connect_timeout(manner.connect),
     ]
     if manner.batch:
         found += [sshoptions.NO_PROMPT, "ClearAllForwardings=yes", "PermitLocalCommand=no"]
@@ -79,7 +79,7 @@ def argv(where: Sequence[str], command: str, manner: Manner, *, log: str) -> lis
     """The whole command line. ssh's own words go to the file `log`; `where` leads to the container."""
     words = ["ssh", "-v", "-E", log, "-t" if manner.terminal else "-T"]
     words += [*(["-C"] if manner.compress else []), *(["-n"] if manner.background else [])]
-    return [*words, *sshoptions.words(options(manner)), *where, command]
+    return [*words, *sshoptions.arguments(options(manner)), *where, command]
 
 
 def read(log: str) -> SshSaid:

@@ -7,7 +7,7 @@ import pytest
 
 from apexgpu.models import Host, Target
 from apexgpu.process import Completed, LocalRunner
-from apexgpu.ssh import failures, openssh_link
+from apexgpu.ssh import failures, opensshclient
 from apexgpu.ssh.route import Route
 from apexgpu.ssh.transport import Limits
 
@@ -71,5 +71,7 @@ def test_the_time_to_connect_is_not_taken_from_the_commands_own(
             return Completed(tuple(argv), 0, b"", b"")
 
     route = Route(Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container"), {})
-    openssh_link.OpenSSHLink(Hearing(), Path("/c")).run(route, "true", limits=limits, on_line=None)
+    opensshclient.OpenSshClient(Hearing(), Path("/c")).run(
+        route, "true", limits=limits, on_line=None
+    )
     assert asked == [(total, limits.silence)]

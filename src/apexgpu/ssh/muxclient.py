@@ -1,0 +1,281 @@
+"""A client of the protocol that an OpenSSH ControlMaster speaks on its socket, version 4 (PROTOCOL.mux in OpenSSH).
+
+`ssh -S SOCKET host command` starts a process for each command. This client does the same in-process, which for 18 hosts
+takes a third of the time. The protocol:
+
+- A message is a uint32 length and a payload; a payload begins with a uint32 type. Integers are big-endian, a string is
+  a uint32 length and its bytes. Both sides begin with a HELLO that contains the version.
+- The client passes its stdin, stdout and stderr to the master as file descriptors (SCM_RIGHTS), right after the message
+  that asks for a session. The master answers that the session is open, and later sends the exit status.
+- A request id lets a client match replies to several requests. Each connection here makes one request, with id 0.
+
+Unix sockets only, so never on Windows.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+# Message types, named as in PROTOCOL.mux (MUX_MSG_…, MUX_C_… from the client, MUX_S_… from the server).
+_MUX_MSG_HELLO = 0x00000001
+_MUX_C_NEW_SESSION = 0x10000002
+_MUX_C_TERMINATE = 0x10000005
+_MUX_C_OPEN_FWD = 0x10000006
+_MUX_S_OK = 0x80000001
+_MUX_S_EXIT_MESSAGE = 0x80000004
+_MUX_S_SESSION_OPENED = 0x80000006
+_MUX_FWD_LOCAL = 1
+_VERSION = 4
+_REQUEST_ID = 0
+_NO_ESCAPE_CHARACTER = 0xFFFFFFFF
+
+_LONGEST_MESSAGE = 1 << 18
+_CHUNK = 65536
+
+ERRORS = (OSError, struct.error, ValueError)
+"""What a MuxConnection raises if the master closes, answers nothing in time, or is something else than a master."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOutput:
+    """What a command printed, and its exit status: None if it has none, because it was killed or did not finish."""
+
+    out: str
+    err: str
+    exit_status: int | None
+    timed_out: bool = False
+
+
+class MuxConnection:
+    """A connection to a master. Close it with `with`. Deadlines are values of `time.monotonic`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._stdout: int | None = None
+        self._stderr: int | None = None
+        self.session_requested = False
+        """Whether the master was asked for a session: from then on, the command may have started."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+        for pipe in (self._stdout, self._stderr):
+            if pipe is not None:
+                os.close(pipe)
+
+    def greet(self, deadline: float) -> bool:
+        """Exchange HELLO messages; whether the other side is a master with our version of the protocol."""
+        hello = struct.pack(">II", _MUX_MSG_HELLO, _VERSION)
+        self._send(hello)
+        return self._receive(deadline).startswith(hello)
+
+    def open_session(self, command: str, deadline: float) -> bool:
+        """Start `command` in a session without a terminal, with an empty stdin; whether the server accepted it."""
+        if not self.greet(deadline):
+            return False
+        terminal = x11 = agent = subsystem = 0
+        request = struct.pack(">II", _MUX_C_NEW_SESSION, _REQUEST_ID) + _string(b"")  # reserved
+        request += struct.pack(">IIIII", terminal, x11, agent, subsystem, _NO_ESCAPE_CHARACTER)
+        request += _string(b"") + _string(command.encode())  # the value of TERM, the command
+        self.session_requested = True
+        self._send(request)
+        self._send_streams()
+        return _type(self._receive(deadline)) == _MUX_S_SESSION_OPENED
+
+    def read_session(self, deadline: float | None) -> SessionOutput:
+        """Read both streams and the exit status until all three end, or until the deadline."""
+        assert self._stdout is not None  # noqa: S101 - open_session made the pipes
+        assert self._stderr is not None  # noqa: S101 - open_session made the pipes
+        out, err, messages = bytearray(), bytearray(), bytearray()
+        received = {self._stdout: out, self._stderr: err, self._socket.fileno(): messages}
+        timed_out = not _read_all(received, deadline)
+        return SessionOutput(
+            out.decode("utf-8", "replace"),
+            err.decode("utf-8", "replace"),
+            _exit_status(bytes(messages)),
+            timed_out,
+        )
+
+    def open_forward(
+        self,
+        port: int,
+        host: str,
+        host_port: int,
+        deadline: float,
+        before_request: Callable[[], None],
+    ) -> bool:
+        """Have the master listen on 127.0.0.1:`port` and forward to `host`:`host_port` (-L); whether it does."""
+        request = struct.pack(">III", _MUX_C_OPEN_FWD, _REQUEST_ID, _MUX_FWD_LOCAL)
+        request += _string(b"127.0.0.1") + struct.pack(">I", port)
+        request += _string(host.encode()) + struct.pack(">I", host_port)
+        if not self.greet(deadline):
+            return False
+        before_request()
+        self._send(request)
+        return _type(self._receive(deadline)) == _MUX_S_OK
+
+    def terminate(self, deadline: float) -> None:
+        """Have the master exit, and wait until it agrees."""
+        if self.greet(deadline):
+            self._send(struct.pack(">II", _MUX_C_TERMINATE, _REQUEST_ID))
+            self._receive(deadline)
+
+    def _send_streams(self) -> None:
+        stdin = os.open(os.devnull, os.O_RDONLY)
+        self._stdout, stdout = os.pipe()
+        self._stderr, stderr = os.pipe()
+        for descriptor in (stdin, stdout, stderr):
+            # The master reads one byte of data with each descriptor.
+            socket.send_fds(self._socket, [b"\0"], [descriptor])
+            os.close(descriptor)
+
+    def _send(self, payload: bytes) -> None:
+        self._socket.sendall(_string(payload))
+
+    def _receive(self, deadline: float) -> bytes:
+        (length,) = struct.unpack(">I", self._receive_exactly(4, deadline))
+        if length > _LONGEST_MESSAGE:
+            message = "this is not a ControlMaster"
+            raise ValueError(message)
+        return self._receive_exactly(length, deadline)
+
+    def _receive_exactly(self, size: int, deadline: float) -> bytes:
+        data = b""
+        while len(data) < size:
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            more = self._socket.recv(size - len(data))
+            if not more:
+                message = "the ControlMaster closed the connection"
+                raise ValueError(message)
+            data += more
+        return data
+
+
+def connect(path: Path, timeout: float) -> MuxConnection | None:
+    """Connect to the master at `path`; None if there is none. A socket on which nobody listens is deleted."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(str(path))
+    except FileNotFoundError:
+        connection.close()
+        return None
+    except OSError:
+        connection.close()
+        # A master that was killed leaves its socket behind.
+        path.unlink(missing_ok=True)
+        return None
+    return MuxConnection(connection)
+
+
+def is_alive(path: Path, timeout: float = 1) -> bool:
+    """Whether a master answers at `path`."""
+    connection = connect(path, timeout)
+    if connection is None:
+        return False
+    with connection:
+        try:
+            return connection.greet(time.monotonic() + timeout)
+        except ERRORS:
+            return False
+
+
+def forward(
+    path: Path,
+    port: int,
+    host: str,
+    host_port: int,
+    *,
+    timeout: float = 3,
+    before_request: Callable[[], None] = lambda: None,
+) -> bool:
+    """Have the master at `path` listen on 127.0.0.1:`port` for `host`:`host_port`; whether it does.
+
+    `before_request` is called when the master has answered, right before it is asked. A caller that holds the port
+    gives it up there.
+    """
+    connection = connect(path, timeout)
+    if connection is None:
+        return False
+    with connection:
+        try:
+            deadline = time.monotonic() + timeout
+            return connection.open_forward(port, host, host_port, deadline, before_request)
+        except ERRORS:
+            return False
+
+
+def terminate(path: Path, *, timeout: float = 3) -> None:
+    """Have the master at `path` exit, if there is one, with all connections that it carries."""
+    connection = connect(path, timeout)
+    if connection is None:
+        return
+    with connection, contextlib.suppress(*ERRORS):
+        connection.terminate(time.monotonic() + timeout)
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data
+
+
+def _type(payload: bytes) -> int | None:
+    """The type of a message."""
+    if len(payload) < 4:
+        return None
+    return int.from_bytes(payload[:4], "big")
+
+
+def _exit_status(data: bytes) -> int | None:
+    """The exit status in the messages of a session, None if there is none."""
+    while len(data) >= 4:
+        length = int.from_bytes(data[:4], "big")
+        payload, data = data[4 : 4 + length], data[4 + length :]
+        if _type(payload) == _MUX_S_EXIT_MESSAGE:
+            _, _, status = struct.unpack(">III", payload)  # type, session id, exit status
+            return int(status)
+    return None
+
+
+def _read_all(received: dict[int, bytearray], deadline: float | None) -> bool:
+    """Read from descriptors until each has ended; False at the deadline."""
+    poll = select.poll()  # unlike select, for more than 1024 open files too
+    for descriptor in received:
+        poll.register(descriptor, select.POLLIN)
+    waiting = len(received)
+    while waiting:
+        milliseconds = None
+        if deadline is not None:
+            milliseconds = max(0.0, deadline - time.monotonic()) * 1000
+        ready = poll.poll(milliseconds)
+        if not ready:
+            return False
+        for descriptor, _ in ready:
+            data = _read(descriptor)
+            received[descriptor] += data
+            if not data:
+                poll.unregister(descriptor)
+                waiting -= 1
+    return True
+
+
+def _read(descriptor: int) -> bytes:
+    """What can be read now; nothing at the end, or if the connection was reset."""
+    try:
+        return os.read(descriptor, _CHUNK)
+    except OSError:
+        return b""
