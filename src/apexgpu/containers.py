@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from apexgpu import manyhosts
 from apexgpu.manageshell import containershell, hostlock, manage
 from apexgpu.manageshell.manage import HostStatus
+from apexgpu.manageshell.replies import clean
 from apexgpu.models import Container, Host, Outcome
 from apexgpu.remote import disks
 from apexgpu.results import HostResults, JsonObject
@@ -81,6 +82,57 @@ def status(session: Session, patterns: Sequence[str], *, watch: bool = False) ->
         while rows.another_round(WATCH_PERIOD):
             outcomes = manyhosts.run(session, hosts, ask, on_done=rows.put)
     return Statuses(outcomes, _interrupted_work(session, hosts))
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A host that has the account's container; `changed` is whether it had to be made."""
+
+    changed: bool
+
+    def to_json(self) -> JsonObject:
+        """Its keys in a host's row."""
+        return {"registered": True, "changed": self.changed}
+
+
+@dataclass(frozen=True)
+class Registrations(HostResults[Registration]):
+    """What `register` returns."""
+
+
+def register_on(session: Session, hosts: Sequence[Host]) -> Registrations:
+    """Make the account's container on `hosts`, where there is none yet. It takes minutes.
+
+    Each host is reported when it is done. The errors of hosts are in the result.
+    """
+    from apexgpu import credentials  # not needed by `status`
+
+    names = ", ".join(host.name for host in hosts)
+    if len(hosts) > 4:
+        names = f"{len(hosts)} hosts"
+    resend = credentials.resend_keys(session)
+    with session.reporter.working(f"registering on {names}; do not interrupt") as progress:
+
+        def done(outcome: Outcome[Registration]) -> None:
+            name = outcome.host.name
+            if outcome.error is not None:
+                session.reporter.error(outcome.error, host=name)
+            elif outcome.value is not None and outcome.value.changed:
+                session.reporter.success(f"{name}: registered. Next: apexgpu up {name}")
+            else:
+                session.reporter.success(f"{name}: was registered already")
+
+        def work(host: Host) -> Registration:
+            changed = manage.register(
+                session.transport,
+                host,
+                state_dir=session.state_dir,
+                repost=resend,
+                on_line=lambda line: progress.update(f"{host.name}: {clean(line)}"),
+            )
+            return Registration(changed)
+
+        return Registrations(manyhosts.run(session, hosts, work, on_done=done))
 
 
 def _interrupted_work(session: Session, hosts: Sequence[Host]) -> "dict[str, Entry]":

@@ -106,7 +106,7 @@ class TestIamInTrouble:
     def test_capital_letters_are_said_and_not_sent(self, new: Newcomer) -> None:
         said = new.run("login", "ALICE", "--password-stdin", "--yes", stdin=f"{new.password()}\n")
         assert said.code == 0
-        assert "Using alice: IAM takes ALICE for somebody else" in said.err
+        assert "Using alice: for IAM, ALICE is another user" in said.err
         assert new.stored("ALICE") == ""
 
     def test_a_name_that_is_none(self, new: Newcomer) -> None:
@@ -130,7 +130,7 @@ class TestStuckPusher:
         said = new.log_in("--timeout", "3", "--json")
         assert said.code == 0
         assert "IAM's pusher looks stuck" in said.err
-        assert "tell the administrators to restart IAM" in said.err
+        assert "An administrator can restart IAM" in said.err
         assert "the key works on gpu2" in said.err
         assert "the key has not arrived, or not registered yet: gpu3" in said.err
         assert [row["key_accepted"] for row in said.json["hosts"]] == [True, False]
@@ -194,13 +194,13 @@ class TestPlainHttp:
     def test_a_person_is_asked_once_and_may_say_no(self, new: Newcomer) -> None:
         with new.at_terminal("login", "alice") as child:
             child.expect(
-                r"would travel readable.*Send it all the same, now and in future\? \[y/N\]: "
+                r"would be sent unencrypted.*Send the password anyway, now and every time\? \[y/N\]: "
             )
             child.sendline("n")
             assert ended(child) == 7
         assert new.spy.gets == []
         with new.at_terminal("login", "alice", "--accept-new") as child:
-            self.answer(child, r"Send it all the same.*: ", "y")
+            self.answer(child, r"Send the password anyway.*: ", "y")
             self.answer(child, "Passphrase for the new key.*: ", "")
             self.answer(child, "Domain password of alice: ", new.password())
             self.answer(child, r"Write this into .*\[y/N\]: ", "y")

@@ -8,8 +8,8 @@ import typer
 
 from apexgpu import doctor as checks
 from apexgpu import uninstall as removal
-from apexgpu.commands.credentials import forget_password, password_missing
 from apexgpu.commands.options import Group, session_of
+from apexgpu.credentials import forget_password, password_problem
 from apexgpu.models import Finding, Host
 from apexgpu.results import finding_json
 from apexgpu.session import Session
@@ -34,7 +34,7 @@ def doctor(
     """
     session = session_of(ctx)
     here = []
-    for finding in checks.check_machine(session, lambda: password_missing(session)):
+    for finding in checks.check_machine(session, lambda: password_problem(session)):
         here.append(finding)
         _show(session, finding.check, finding)
     hosts = session.hosts([host] if host else []) if checks.hosts_are_known(session, here) else []
@@ -109,7 +109,7 @@ def uninstall(ctx: typer.Context) -> None:
     """
     session = session_of(ctx)
     knows_user = bool(session.settings.user)
-    has_password = knows_user and not password_missing(session)
+    has_password = knows_user and not password_problem(session)
     parts = removal.parts(
         session.settings,
         session.runner,

@@ -22,48 +22,15 @@ app = Group()
 
 
 @app.command("register")
-def register(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts = False) -> None:
+def register(
+    ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts = False
+) -> Result:
     """Make your container on HOST, once. It takes minutes; do not interrupt it.
 
     Example: apexgpu register gpu7
     """
     session = session_of(ctx)
-    outcomes = register_hosts(session, session.some_hosts(hosts or [], everything))
-    raise typer.Exit(manyhosts.finish(session, outcomes, register_value))
-
-
-def register_hosts(session: Session, hosts: list[Host]) -> list[Outcome[bool]]:
-    """Register on all of `hosts` and show each; the values tell whether anything had to be made."""
-    from apexgpu.commands.credentials import post_again
-
-    repost = post_again(session)
-    with session.screen.working(f"registering on {_names(hosts)}; do not interrupt") as progress:
-
-        def done(outcome: Outcome[bool]) -> None:
-            name = outcome.host.name
-            if outcome.error:
-                error = outcome.error
-                manyhosts.show_error(session, outcome.host, error)
-            elif outcome.value:
-                session.screen.good(f"{name}: registered. Next: apexgpu up {name}")
-            else:
-                session.screen.good(f"{name}: was registered already")
-
-        def work(host: Host) -> bool:
-            return manage.register(
-                session.transport,
-                host,
-                state_dir=session.state_dir,
-                repost=repost,
-                on_line=lambda line: progress.update(f"{host.name}: {clean(line)}"),
-            )
-
-        return manyhosts.run(session, hosts, work, on_done=done)
-
-
-def register_value(made: bool) -> dict[str, Any]:
-    """What JSON tells of a host that is registered."""
-    return {"registered": True, "changed": made}
+    return containers.register_on(session, session.some_hosts(hosts or [], everything))
 
 
 @app.command("up")

@@ -25,7 +25,7 @@ COMMANDS: dict[str, CommandInfo] = {
         "account", "First day", "Show your account, port, and where each key is known."
     ),
     "keys": CommandInfo(
-        "keys", "First day", "List, add or remove the ssh keys that IAM holds for you."
+        "account", "First day", "List, add or remove the ssh keys that IAM holds for you."
     ),
     "config": CommandInfo(
         "config", "First day", "The hosts in ~/.ssh/config: sync, status, print, remove, restore."

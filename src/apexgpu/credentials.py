@@ -1,0 +1,160 @@
+"""The domain password on its way to IAM: the consent to plain http, the password, and what is sent.
+
+Shared by the user-level modules that change something in IAM (`login`, `containers`) or in the keyring
+(`doctor`, `uninstall`).
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from apexgpu.errors import DeclinedError
+from apexgpu.iam.client import IamClient
+from apexgpu.iam.finding import PlainHttpError, find_iam
+from apexgpu.iam.passwords import StoredPassword
+from apexgpu.iam.passwordsource import PasswordSource
+from apexgpu.iam.publish import publish
+from apexgpu.iam.pushlog import follow_push
+from apexgpu.session import Session
+
+_LEAST_PUSH_LIMIT = 20.0  # seconds
+
+
+@dataclass(frozen=True)
+class PasswordOptions:
+    """How the domain password is found and sent.
+
+    `from_stdin`: it is the first line of standard input. `save`: one that works is stored in the
+    keyring. `allow_http`: it may be sent over plain http, now and later, without a question.
+    """
+
+    from_stdin: bool = False
+    save: bool = True
+    allow_http: bool = False
+
+
+NO_OPTIONS = PasswordOptions()
+"""From the keyring or a question; consent to plain http is asked for."""
+
+
+def stored_password(session: Session) -> StoredPassword:
+    """Return the keyring's entry for the password of the session's user."""
+    return StoredPassword(session.user, session.settings.iam_url)
+
+
+def password_problem(session: Session) -> str:
+    """Return why the keyring has no password of the user, as a fact; "" if it has one."""
+    return stored_password(session).load().problem
+
+
+def forget_password(session: Session) -> bool:
+    """Remove the password from the keyring; return whether there was one."""
+    return stored_password(session).delete().ok
+
+
+def password_source(session: Session, options: PasswordOptions) -> PasswordSource:
+    """Return the source of the password."""
+    return PasswordSource(
+        session.user,
+        stored_password(session),
+        session.reporter,
+        from_stdin=options.from_stdin,
+        save=options.save,
+    )
+
+
+def read_client(session: Session) -> IamClient:
+    """Return a client for requests without the password, which need no consent."""
+    return IamClient(session.iam_url, timeout=session.settings.timeout)
+
+
+def password_client(session: Session, options: PasswordOptions) -> tuple[Session, IamClient]:
+    """Return a client for requests with the password, and the session that knows IAM's URL.
+
+    If that URL is plain http on another machine, the user is asked for consent. The answer is
+    remembered. Raises PlainHttpError without consent.
+    """
+    account = session.account
+
+    def may_send(url: str) -> bool:
+        nonlocal account
+        if url in account.allow_http:
+            return True
+        if not options.allow_http and not _ask_for_consent(session, url):
+            return False
+        account = replace(account, allow_http=(*account.allow_http, url))
+        return True
+
+    url = find_iam(session.settings.iam_url, may_send, timeout=session.settings.timeout)
+    if account != session.account:
+        session = session.remember(account)
+    return session.with_iam_url(url), IamClient(url, timeout=session.settings.timeout)
+
+
+def _ask_for_consent(session: Session, url: str) -> bool:
+    if not session.reporter.can_ask:
+        return False
+    session.reporter.warn(
+        f"{url} has no TLS: your domain password would be sent unencrypted;"
+        " anyone on the network could read it."
+    )
+    return session.reporter.confirm("Send the password anyway, now and every time?")
+
+
+def change_keys(
+    session: Session,
+    client: IamClient,
+    change: Callable[[str], str],
+    passwords: PasswordSource,
+) -> bool:
+    """Make IAM store `change(stored authorized_keys text)`; return whether that changed anything.
+
+    The user is asked again if IAM refuses the password. Call `passwords.keep` afterwards.
+    """
+    return passwords.retry(lambda: publish(client, session.user, change, passwords.get))
+
+
+def resend_keys(session: Session) -> Callable[[], bool]:
+    """Return a function that sends the user's stored keys to IAM again, once for all hosts.
+
+    This helps when the shared `register` account of a host has the keys of someone else, because
+    another push came later. The function returns whether the keys were sent.
+    """
+    lock = threading.Lock()  # several hosts are registered at the same time
+    results: list[bool] = []
+
+    def resend() -> bool:
+        with lock:
+            if not results:
+                results.append(_resend(session))
+            return results[0]
+
+    return resend
+
+
+def _resend(session: Session) -> bool:
+    stored = read_client(session).keys_text(session.user)
+    if not stored:
+        return False
+    lines = [line for line in stored.splitlines() if line.strip()]
+    text = "".join(f"{line}\n" for line in lines)
+    try:
+        session, client = password_client(session, NO_OPTIONS)
+        session.reporter.note(
+            "The register account has someone else's keys; sending yours to IAM again."
+        )
+        passwords = password_source(session, NO_OPTIONS)
+        passwords.retry(lambda: client.post_keys(session.user, text, passwords.get()))
+    except PlainHttpError as error:
+        session.reporter.warn(error.message, hint=error.hint)
+        return False
+    except DeclinedError as error:
+        session.reporter.warn(error.message, hint="apexgpu register HOST")
+        return False
+    follow_push(
+        client,
+        session.user,
+        limit=max(_LEAST_PUSH_LIMIT, 2 * session.settings.timeout),
+        on_log=lambda log: None,
+    )
+    return True

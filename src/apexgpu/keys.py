@@ -1,0 +1,151 @@
+"""The ssh keys that IAM stores for you: list, add, remove. IAM pushes them to all hosts.
+
+    from apexgpu import keys
+    from apexgpu.session import Session
+
+    for key in keys.list_keys(Session()).keys:
+        print(key.fingerprint, key.places)
+
+A key is also listed if only this laptop or its ssh-agent has it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from apexgpu import credentials
+from apexgpu.credentials import NO_OPTIONS, PasswordOptions
+from apexgpu.errors import UsageError
+from apexgpu.iam import publickeys
+from apexgpu.iam.client import IamClient
+from apexgpu.iam.publickeys import fingerprint, parse_all
+from apexgpu.models import PublicKey
+from apexgpu.results import JsonObject, Result
+from apexgpu.session import Session
+from apexgpu.sshfiles.keys import read_public
+from apexgpu.sshfiles.userkeys import KnownKey, list_known_keys
+
+
+@dataclass(frozen=True)
+class KeyList(Result):
+    """What `list_keys` returns."""
+
+    keys: tuple[KnownKey, ...]
+
+    def to_json(self) -> JsonObject:
+        """A row for each key."""
+        return {"ok": True, "keys": [key.to_json() for key in self.keys]}
+
+
+@dataclass(frozen=True)
+class KeyAdded(Result):
+    """What `add` returns; `changed` is False if IAM had the key."""
+
+    fingerprint: str
+    changed: bool
+
+    def to_json(self) -> JsonObject:
+        """`changed` and the key's fingerprint."""
+        return {"ok": True, "changed": self.changed, "fingerprint": self.fingerprint}
+
+
+@dataclass(frozen=True)
+class KeyRemoved(Result):
+    """What `remove` returns. `fingerprint` is None if IAM has no key that starts with `wanted`."""
+
+    wanted: str
+    fingerprint: str | None = None
+    changed: bool = False
+
+    def to_json(self) -> JsonObject:
+        """`changed`, and the fingerprint of a key that was there."""
+        document: JsonObject = {"ok": True, "changed": self.changed}
+        if self.fingerprint is not None:
+            document["fingerprint"] = self.fingerprint
+        return document
+
+
+def list_keys(session: Session) -> KeyList:
+    """Return every key that IAM, this laptop or the agent has."""
+    with session.reporter.working("asking IAM"):
+        return KeyList(known_keys(session, credentials.read_client(session)))
+
+
+def add(
+    session: Session,
+    path: Path,
+    *,
+    password: PasswordOptions = NO_OPTIONS,
+) -> KeyAdded:
+    """Add the public key in the file `path` to those that IAM stores.
+
+    Of a private key file, only the public part is used.
+
+    Raises ConfigError (no usable key in the file), LoginError (refused password), RefusedError or
+    UnreachableError (IAM), DeclinedError (no consent to plain http, or nobody to ask).
+    """
+    public = read_public(path)
+    changed = _change_keys(
+        session,
+        lambda stored: publickeys.add_key(stored, public),
+        password,
+    )
+    return KeyAdded(fingerprint(public), changed)
+
+
+def remove(
+    session: Session,
+    start: str,
+    *,
+    password: PasswordOptions = NO_OPTIONS,
+) -> KeyRemoved:
+    """Remove the key whose fingerprint begins with `start` (`SHA256:` is optional) from IAM.
+
+    The hosts remove it with the next push. The user is asked before. Raises UsageError if several
+    keys match, otherwise the errors of `add`.
+    """
+    stored = credentials.read_client(session).keys_text(session.user) or ""
+    digits = start.removeprefix("SHA256:")
+    matches: dict[str, PublicKey] = {}
+    for key in parse_all(stored):
+        if fingerprint(key).removeprefix("SHA256:").startswith(digits):
+            matches[fingerprint(key)] = key
+    if not matches:
+        return KeyRemoved(start)
+    if len(matches) > 1 or not digits:
+        message = f"{start} is the start of {len(matches)} fingerprints"
+        raise UsageError(message, hint="apexgpu keys list")
+    [(whole, key)] = matches.items()
+    question = f"Remove {whole} ({key.comment or key.kind}) from IAM?"
+    if whole == session.account.fingerprint:
+        question += " It is the one this laptop logs in with!"
+    session.confirm(question)
+    changed = _change_keys(
+        session,
+        lambda text: publickeys.remove_key(text, whole),
+        password,
+    )
+    return KeyRemoved(start, whole, changed)
+
+
+def _change_keys(session: Session, change: Callable[[str], str], options: PasswordOptions) -> bool:
+    session, client = credentials.password_client(session, options)
+    passwords = credentials.password_source(session, options)
+    changed = credentials.change_keys(session, client, change, passwords)
+    passwords.keep()
+    return changed
+
+
+def known_keys(session: Session, client: IamClient) -> tuple[KnownKey, ...]:
+    """Return every key that IAM, this laptop or the agent has; `client` is the way to IAM."""
+    return list_known_keys(
+        directory(session),
+        client.keys_text(session.user) or "",
+        session.runner,
+        login_fingerprint=session.account.fingerprint,
+    )
+
+
+def directory(session: Session) -> Path:
+    """Return the directory of the user's keys: that of the ssh config."""
+    return session.settings.ssh_config.absolute().parent

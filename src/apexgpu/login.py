@@ -1,0 +1,411 @@
+"""The login on this laptop: log in, log out, and who you are.
+
+    from apexgpu import login
+    from apexgpu.session import Session
+
+    result = login.login(Session(), "alice")
+    print(result.user, result.key.path)
+
+"Log in" means: IAM knows the laptop's public key and pushes it to the hosts, the ssh config has the
+lab's hosts, and the account is remembered. Nothing stays logged in anywhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from apexgpu import account as accounts
+from apexgpu import containers, credentials, keys, manyhosts, sshconfig
+from apexgpu.credentials import NO_OPTIONS, PasswordOptions
+from apexgpu.errors import DeclinedError, LoginError, UsageError
+from apexgpu.forwarding import records
+from apexgpu.iam.client import IamClient, valid_user
+from apexgpu.iam.passwordsource import PasswordSource
+from apexgpu.iam.publickeys import add_key, fingerprint
+from apexgpu.iam.pushlog import follow_push
+from apexgpu.manageshell import manage
+from apexgpu.models import Host, Outcome
+from apexgpu.results import HostResults, JsonObject, Result
+from apexgpu.secret import Secret
+from apexgpu.session import Session
+from apexgpu.ssh import controlmaster
+from apexgpu.ssh.failures import UnknownHostKeyError
+from apexgpu.sshfiles import configfile
+from apexgpu.sshfiles.agent import add_to_agent, list_agent_keys
+from apexgpu.sshfiles.keys import KeyPair, generate, load
+from apexgpu.sshfiles.userkeys import KnownKey, choose_pair
+from apexgpu.sshfs import mounts
+
+
+@dataclass(frozen=True)
+class KeyOnHost:
+    """Whether a host accepts the laptop's key; None if neither the host nor IAM's log says so."""
+
+    accepted: bool | None
+
+    def to_json(self) -> JsonObject:
+        """Its keys in a host's row."""
+        return {"key_accepted": self.accepted}
+
+
+@dataclass(frozen=True)
+class KeyOnHosts(HostResults[KeyOnHost]):
+    """Which hosts accept the laptop's key."""
+
+    missing: ClassVar[JsonObject] = {"key_accepted": None}
+
+
+@dataclass(frozen=True)
+class Login(Result):
+    """What `login` returns.
+
+    `changed` is whether IAM or the ssh config had to be changed. `registered` are the hosts of
+    `--register`, None if there were none.
+    """
+
+    user: str
+    iam_url: str
+    changed: bool
+    key: KeyPair
+    hosts: KeyOnHosts
+    registered: containers.Registrations | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """That of the registrations. A host that cannot be reached does not make a login fail."""
+        return self.registered.exit_code if self.registered else 0
+
+    def to_json(self) -> JsonObject:
+        """A host's row says whether it accepts the key and, after `--register`, how that went."""
+        rows: dict[str, JsonObject] = {}
+        for outcome in self.hosts.outcomes:
+            rows[outcome.host.name] = self.hosts.row(outcome)
+        if self.registered is not None:
+            for made in self.registered.outcomes:
+                rows[made.host.name] |= self.registered.row(made)
+        return {
+            "ok": self.ok,
+            "user": self.user,
+            "iam_url": self.iam_url,
+            "changed": self.changed,
+            "key": {
+                "fingerprint": fingerprint(self.key.public),
+                "path": str(self.key.path) if self.key.path else None,
+            },
+            "hosts": list(rows.values()),
+        }
+
+
+@dataclass(frozen=True)
+class Logout(Result):
+    """What `logout` returns: whether there was anything to end, forget or remove."""
+
+    changed: bool
+
+    def to_json(self) -> JsonObject:
+        """`changed`."""
+        return {"ok": True, "changed": self.changed}
+
+
+@dataclass(frozen=True)
+class Identity(Result):
+    """What `whoami` returns. `port` is the SSH port of the user's containers on every host."""
+
+    user: str
+    name: str | None
+    port: int
+    iam_url: str
+    keys: tuple[KnownKey, ...]
+
+    def to_json(self) -> JsonObject:
+        """All of it, with a row for each key."""
+        return {
+            "ok": True,
+            "user": self.user,
+            "name": self.name,
+            "port": self.port,
+            "iam_url": self.iam_url,
+            "keys": [key.to_json() for key in self.keys],
+        }
+
+
+# Logging in
+
+
+def login(
+    session: Session,
+    user: str | None = None,
+    *,
+    iam_url: str | None = None,
+    key: Path | None = None,
+    register: Sequence[str] = (),
+    register_all: bool = False,
+    password: PasswordOptions = NO_OPTIONS,
+) -> Login:
+    """Send a public key to IAM, write the lab's hosts into the ssh config, and try the key on each host.
+
+    A second call changes nothing. Without `user`, the settings name the account, or the user is
+    asked. `key` is a key file to use instead of the best one found. `register` are host names or
+    globs to register on afterwards (`register_all`: every host).
+
+    Raises LoginError (unknown user, refused password), RefusedError or UnreachableError (IAM),
+    DeclinedError (a question was declined), ConfigError (the ssh config or the key is unusable).
+    """
+    session = _settle_user(session, user, iam_url)
+    session, client = credentials.password_client(session, password)
+    # Whatever can fail without the password comes first: nothing has been made or sent then.
+    with session.reporter.working("asking IAM for the hosts"):
+        client.open_page(session.user)
+        hosts = sshconfig.fetch_hosts(session, client)
+        stored = client.keys_text(session.user) or ""
+    session = session.with_hosts(hosts)
+    to_register = _hosts_to_register(session, register, register_all)
+    configfile.read_config(session.settings.ssh_config)  # raises if it cannot be used
+
+    pair = _choose_key(session, key, stored)
+    passwords = credentials.password_source(session, password)
+    session, sent = _send_key(session, client, pair, passwords)
+    session, written = sshconfig.merge_hosts(session, hosts, identity=pair.path)
+
+    pushed: dict[str, bool | None] = {}
+    if sent:
+        pushed = _follow_push(session, client, hosts)
+    key_on_hosts = _try_key(session, hosts, pushed)
+    registered = None
+    if to_register:
+        registered = containers.register_on(session, to_register)
+    return Login(session.user, client.url, sent or written, pair, key_on_hosts, registered)
+
+
+def _settle_user(session: Session, user: str | None, iam_url: str | None) -> Session:
+    """Return the session of the account that the argument, the settings or the user names."""
+    if iam_url:
+        session = session.with_flags(iam_url=iam_url)
+    if user:
+        session = session.with_flags(user=user)
+    given = session.settings.user
+    if not given:
+        if not session.reporter.can_ask:
+            message = "your domain account is needed, and there is no terminal to ask at"
+            raise DeclinedError(message, hint="apexgpu login USER", code="no_terminal")
+        given = session.reporter.ask("Your domain account")
+    name = given.strip().lower()
+    if name != given:
+        # IAM would register `Alice` as a user of her own.
+        session.reporter.note(f"Using {name}: for IAM, {given} is another user.")
+    if not valid_user(name):
+        message = f"{given!r} is not an account name: letters, digits, '_', '.', '-' only"
+        raise UsageError(message, hint="apexgpu login USER")
+    return session.with_flags(user=name)
+
+
+def _hosts_to_register(session: Session, patterns: Sequence[str], every_host: bool) -> list[Host]:
+    if every_host:
+        return list(session.known_hosts)
+    if patterns:
+        return session.hosts(patterns)
+    return []
+
+
+def _choose_key(session: Session, wanted: Path | None, stored: str) -> KeyPair:
+    """Return the key `wanted`, one that IAM has in `stored`, the best one there is, or a new one."""
+    if wanted is not None:
+        # The path is remembered, so it must not depend on the working directory.
+        path = wanted.expanduser().absolute()
+        return load(path, list_agent_keys(session.runner))
+    directory = keys.directory(session)
+    pair = choose_pair(directory, stored, session.runner)
+    return pair or _make_key(session, directory / "id_ed25519")
+
+
+def _make_key(session: Session, path: Path) -> KeyPair:
+    """Make a key pair and add it to the agent. The user is asked for a passphrase, which may be empty."""
+    import socket
+
+    passphrase: str | None = None
+    if session.reporter.can_ask and not session.yes:
+        session.reporter.note("You have no ssh key yet; making one (ed25519).")
+        passphrase = session.reporter.secret("Passphrase for the new key (empty for none)") or None
+        if passphrase and session.reporter.secret("The same passphrase again") != passphrase:
+            raise UsageError("the two passphrases differ; no key was made", hint="apexgpu login")
+    comment = f"{session.user}@{socket.gethostname()}"
+    pair = generate(path, comment=comment, passphrase=passphrase)
+    session.reporter.success(f"made a new key: {pair.path}")
+    if pair.path is not None:
+        if passphrase:
+            session.passphrases.remember(pair.path, Secret(passphrase))
+        add_to_agent(pair.path, session.runner, passphrase)
+    return pair
+
+
+def _send_key(
+    session: Session, client: IamClient, pair: KeyPair, passwords: PasswordSource
+) -> tuple[Session, bool]:
+    """Add the key to those that IAM stores, and remember the account.
+
+    Returns the session that knows the account, and whether the key had to be sent.
+    """
+    with session.reporter.working("talking to IAM"):
+        sent = credentials.change_keys(
+            session, client, lambda stored: add_key(stored, pair.public), passwords
+        )
+    account = replace(
+        session.account,
+        user=session.user,
+        iam_url=session.settings.iam_url,
+        fingerprint=fingerprint(pair.public),
+        identity_file=str(pair.path) if pair.path else "",
+    )
+    session = session.remember(account)
+    has = "now has" if sent else "had"
+    session.reporter.success(
+        f"IAM {has} your key {account.fingerprint} ({pair.path or 'ssh agent'})"
+    )
+    passwords.keep()
+    return session, sent
+
+
+def _follow_push(
+    session: Session, client: IamClient, hosts: Sequence[Host]
+) -> dict[str, bool | None]:
+    """Follow IAM's push to its end.
+
+    Returns for each host whether it accepted the key; None where the log does not say.
+    """
+    with session.reporter.working("IAM is sending the key to the hosts") as progress:
+        log = follow_push(
+            client,
+            session.user,
+            limit=2 * session.settings.timeout,
+            on_log=lambda log: progress.update(f"{len(log.hosts)} of {len(hosts)} hosts"),
+        )
+    if not log.done:
+        message = "IAM did not start on your key; its pusher may be stuck on another one"
+        if log.started_by == session.user:
+            message = "IAM's pusher looks stuck: it did not report an end"
+        session.reporter.warn(
+            f"{message}. An administrator can restart IAM; meanwhile, the hosts are asked one by one."
+        )
+    accepted = {pushed.address: pushed.account_ok for pushed in log.hosts}
+    return {host.name: accepted.get(host.address) for host in hosts}
+
+
+def _try_key(
+    session: Session, hosts: Sequence[Host], pushed: Mapping[str, bool | None]
+) -> KeyOnHosts:
+    """Log in to each host to see whether it accepts the key.
+
+    This is the first connection to every host, so the one question about all host keys comes here.
+    For a host whose key is not confirmed, IAM's log (`pushed`) is the answer.
+    """
+
+    def try_host(host: Host) -> KeyOnHost:
+        return KeyOnHost(manage.status(session.transport, host).registered)
+
+    with session.reporter.working(f"asking {len(hosts)} hosts whether they know the key"):
+        outcomes = manyhosts.run(session, hosts, try_host)
+    unconfirmed = 0
+    results: list[Outcome[KeyOnHost]] = []
+    for outcome in outcomes:
+        name = outcome.host.name
+        if isinstance(outcome.error, UnknownHostKeyError):
+            unconfirmed += 1
+            if pushed.get(name) is not None:
+                outcome = Outcome(outcome.host, KeyOnHost(pushed[name]))
+        elif outcome.error is not None:
+            session.reporter.warn(outcome.error.message, hint=outcome.error.hint)
+        results.append(outcome)
+    if unconfirmed:
+        session.reporter.warn(
+            f"the host keys of {unconfirmed} hosts are not confirmed yet, so they were not asked"
+            " (in a terminal, apexgpu login shows the keys and asks)",
+            hint="apexgpu login --accept-new",
+        )
+    _report_key(session, results, pushed)
+    return KeyOnHosts(results)
+
+
+def _report_key(
+    session: Session,
+    outcomes: Sequence[Outcome[KeyOnHost]],
+    pushed: Mapping[str, bool | None],
+) -> None:
+    accepted: list[str] = []
+    not_registered: list[str] = []
+    not_arrived: list[str] = []
+    no_answer: list[str] = []
+    for outcome in outcomes:
+        name = outcome.host.name
+        if outcome.value is None:
+            no_answer.append(name)
+        elif outcome.value.accepted:
+            accepted.append(name)
+        elif name in pushed and pushed[name] is None:
+            # Nobody saw IAM send the key there, so the refusal may only mean that it is on its way.
+            not_arrived.append(name)
+        else:
+            not_registered.append(name)
+    if accepted:
+        session.reporter.success(f"the key works on {', '.join(accepted)}")
+    if not_registered:
+        session.reporter.note(f"  not registered yet: {', '.join(not_registered)}")
+    if not_arrived:
+        session.reporter.note(
+            f"  the key has not arrived, or not registered yet: {', '.join(not_arrived)}"
+        )
+    if no_answer:
+        session.reporter.note(f"  no answer: {', '.join(no_answer)}")
+
+
+# Logging out
+
+
+def logout(session: Session, *, keep_config: bool = False) -> Logout:
+    """Forget the login: unmount, close tunnels and connections, delete the password and the account.
+
+    Our part of the ssh config is removed too, unless `keep_config`. Keys stay, on the laptop and in
+    IAM. Raises RefusedError, with nothing changed, if a mount is in use.
+    """
+    # Mounts come first: one that is in use stops the logout before anything is gone.
+    unmounted = mounts.unmount_ours(session.state_dir)
+    for mount in unmounted:
+        session.reporter.success(f"unmounted {mount.directory}")
+    open_tunnels = records.list_open(session.state_dir)
+    for tunnel in open_tunnels:
+        records.close(session.state_dir, tunnel)
+        session.reporter.success(f"closed {tunnel.id}")
+    controlmaster.close_all(session.runner)
+    forgot_password = False
+    if session.settings.user:
+        forgot_password = credentials.forget_password(session)
+    forgot_account = accounts.forget(session.state_dir)
+    removed_block = False
+    if not keep_config:
+        removed_block = sshconfig.remove_block(session)
+    if removed_block:
+        path = session.settings.ssh_config
+        session.reporter.success(f"removed apexgpu's part of {path}; the rest is unchanged")
+    return Logout(
+        bool(unmounted or open_tunnels or forgot_password or forgot_account or removed_block)
+    )
+
+
+# Who and which keys
+
+
+def whoami(session: Session) -> Identity:
+    """Return the account as IAM knows it, and every key that IAM, this laptop or the agent has.
+
+    Raises LoginError if IAM does not know the user.
+    """
+    with session.reporter.working("asking IAM"):
+        client = credentials.read_client(session)
+        port = client.port(session.user)
+        if port is None:
+            raise LoginError(
+                f"IAM does not know {session.user} yet", hint=f"apexgpu login {session.user}"
+            )
+        name = client.name(session.user)
+        known = keys.known_keys(session, client)
+    return Identity(session.user, name, port, session.iam_url, known)
