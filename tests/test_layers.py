@@ -91,9 +91,6 @@ NOT_YET_THIN = {
     "commands/work",
     "commands/x11",
 }
-NOT_YET = {
-    ("jobs", "subprocess"),
-}
 
 NOT_YET_APART = {"demo.py"}
 
@@ -170,7 +167,7 @@ def test_each_library_has_one_owner() -> None:
         for library in sorted({name.split(".")[0] for name in imports(path)} & OWNERS.keys())
         if not owns(OWNERS[library], module)
     ]
-    assert set(stray) - NOT_YET == set()
+    assert stray == []
 
 
 def test_only_commands_and_uninstall_know_the_lab() -> None:

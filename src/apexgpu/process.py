@@ -1,6 +1,13 @@
-"""Local programs: the one owner of subprocess. Argument lists only, a time limit always, a value back.
+"""Local programs: the only module that starts any. Argument lists only, always with a time limit, never a shell.
 
-subprocess itself is imported by the first program that is run: many commands run none.
+    LocalRunner.run     run to the end and return the output
+    LocalRunner.stream  … and pass on each line as it arrives
+    LocalRunner.attach  let the program use the terminal
+    LocalRunner.spawn   start a program that outlives this one
+    run_all             run several at once; none can hold the others up, not even one that no signal reaches
+    start_async         start a program for asyncio code that writes to it and reads from it
+
+`subprocess` and `asyncio` are imported where they are used: many commands start no program.
 """
 
 import contextlib
@@ -12,20 +19,30 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from apexgpu.errors import MissingProgramError, ProgramTimeoutError
 from apexgpu.text import last_line
 
 if TYPE_CHECKING:
     import asyncio
+    import subprocess
 
-_STREAM = 1 << 20  # bytes that may wait to be read from an asyncio child's pipe
+_CHUNK = 65536
+_ASYNC_BUFFER = 1 << 20  # bytes in a pipe, or read from it and not used yet
+_SSH_FAILED = 255
+
+# CreateProcess flags of Windows; the subprocess module defines them only there.
+_DETACHED_PROCESS = 0x00000008
+_CREATE_NEW_PROCESS_GROUP = 0x00000200
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A program that ended: its arguments, exit status, and output as bytes."""
+    """A program that ended: its arguments, exit status, and output as bytes.
+
+    A negative `code` is the signal that ended it. `timed_out`: it was killed at a time limit.
+    """
 
     argv: tuple[str, ...]
     code: int
@@ -35,17 +52,17 @@ class Completed:
 
     @property
     def text(self) -> str:
-        """Stdout as text; bytes that are not UTF-8 are kept as replacement characters."""
+        """Stdout as text; bytes that are not UTF-8 become replacement characters."""
         return self.out.decode("utf-8", "replace")
 
     @property
     def last_error_line(self) -> str:
-        """The last line of stderr that says something."""
+        """The last line of stderr that is not empty, else the exit status in words."""
         return last_line(self.err.decode("utf-8", "replace"), f"exit status {self.code}")
 
 
 class Runner(Protocol):
-    """What can run local programs; tests put a strict fake here."""
+    """Runs local programs. Tests replace it with a strict fake. A program that is missing is a MissingProgramError."""
 
     def run(
         self,
@@ -55,7 +72,7 @@ class Runner(Protocol):
         timeout: float = 30,
         env: Mapping[str, str] | None = None,
     ) -> Completed:
-        """Run to the end and return what it said."""
+        """Run to the end. `env` is added to our environment. ProgramTimeoutError after `timeout` seconds."""
         ...
 
     def stream(
@@ -66,20 +83,24 @@ class Runner(Protocol):
         total: float | None,
         silence: float | None,
     ) -> Completed:
-        """Run and pass each line of stdout on as it comes; what was there at a time limit is returned too."""
+        """Run with an empty stdin, and call `on_line` with each line of stdout as it arrives.
+
+        The program is killed after `total` seconds, or after `silence` seconds without output; what it printed until
+        then is returned, with `timed_out` set.
+        """
         ...
 
     def attach(self, argv: Sequence[str]) -> int:
-        """Hand the terminal over until the program ends; its exit status."""
+        """Let the program use our terminal until it ends; return its exit status as a shell would, 130 for Ctrl-C."""
         ...
 
     def spawn(self, argv: Sequence[str]) -> None:
-        """Start a program that outlives us, without our terminal, and do not wait for it."""
+        """Start a program that outlives us, without our terminal. One that is missing is ignored."""
         ...
 
 
 class LocalRunner:
-    """The real one."""
+    """The real Runner."""
 
     def run(
         self,
@@ -89,7 +110,7 @@ class LocalRunner:
         timeout: float = 30,
         env: Mapping[str, str] | None = None,
     ) -> Completed:
-        """Run to the end; MissingProgramError when it is not installed, ProgramTimeoutError when too slow."""
+        """See Runner.run."""
         import subprocess
 
         try:
@@ -99,7 +120,7 @@ class LocalRunner:
                 capture_output=True,
                 timeout=timeout,
                 check=False,
-                env={**os.environ, **env} if env else None,
+                env=_environment(env),
             )
         except FileNotFoundError:
             raise missing(argv[0]) from None
@@ -116,205 +137,310 @@ class LocalRunner:
         total: float | None,
         silence: float | None,
     ) -> Completed:
-        """Run with stdin closed. `total` and `silence` are seconds; the program is killed past either."""
+        """See Runner.stream."""
         import subprocess
 
         try:
-            child = subprocess.Popen(
+            process = subprocess.Popen(
                 list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
         except FileNotFoundError:
             raise missing(argv[0]) from None
-        parts: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
-        for number, pipe in enumerate((child.stdout, child.stderr)):
-            threading.Thread(target=_pump, args=(number, pipe, parts), daemon=True).start()
         try:
-            kept, timed_out = _collect(parts, on_line, total, silence)
+            output = _Output(process)
+            timed_out = not output.read(on_line, total, silence)
         except BaseException:
-            child.kill()
-            child.wait()
+            process.kill()
+            process.wait()
             raise
         if timed_out:
-            child.kill()
-        return Completed(tuple(argv), child.wait(), kept[0], kept[1], timed_out)
+            process.kill()
+        out, err = bytes(output.out), bytes(output.err)
+        return Completed(tuple(argv), process.wait(), out, err, timed_out)
 
     def attach(self, argv: Sequence[str]) -> int:
-        """Hand the terminal over; Ctrl-C is the program's meanwhile, not ours. One that ended ssh is 130."""
+        """See Runner.attach."""
         import subprocess
 
-        seen: list[int] = []
-        before = signal.signal(signal.SIGINT, lambda number, _frame: seen.append(number))
+        interrupts: list[int] = []
+        # Ctrl-C goes to both of us; it is the program's to handle.
+        previous = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
         try:
-            # The child must not inherit an ignored SIGINT (we may have, too), or Ctrl-C would be lost on it.
-            child = subprocess.Popen(
+            process = subprocess.Popen(
                 list(argv),
-                preexec_fn=None if sys.platform == "win32" else _default_sigint,
+                # If we were started with SIGINT ignored (`nohup`, `&`), the program would inherit that.
+                preexec_fn=None if sys.platform == "win32" else _restore_sigint,
             )
-            code = child.wait()
+            status = process.wait()
         except FileNotFoundError:
             raise missing(argv[0]) from None
         finally:
-            signal.signal(signal.SIGINT, before)
-        if code == 255 and seen:  # what ssh says for it where it has no terminal to pass it on by
+            signal.signal(signal.SIGINT, previous)
+        # Without a terminal on the server, ssh has no way to pass Ctrl-C on; it ends with its own status.
+        if status == _SSH_FAILED and interrupts:
             return 130
-        return 128 - code if code < 0 else code
+        return 128 - status if status < 0 else status
 
     def spawn(self, argv: Sequence[str]) -> None:
-        """Start detached; a program that is missing is no error here, for nothing depends on it."""
+        """See Runner.spawn."""
         import subprocess
 
-        flags = (
-            0x00000008 | 0x00000200 if sys.platform == "win32" else 0
-        )  # DETACHED_PROCESS, new group
+        options = _new_session()
+        if sys.platform == "win32":
+            options["creationflags"] |= _DETACHED_PROCESS
         try:
-            started = subprocess.Popen(
+            process = subprocess.Popen(
                 list(argv),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=sys.platform != "win32",
-                creationflags=flags,
+                **options,
             )
         except OSError:
             return
-        started.returncode = (
-            0  # it outlives us on purpose: nobody is to be warned that it still runs
-        )
+        # Without a status, Popen would warn when it is deleted that the process still runs.
+        process.returncode = 0
 
 
-async def child(
-    argv: Sequence[str],
-    *,
-    own_group: bool = True,
-    cwd: bytes | None = None,
-    env: Mapping[str, str] | None = None,
-) -> "asyncio.subprocess.Process":
-    """Start a program with three pipes; in a group of its own a Ctrl-C is not its affair, nor can it ask anything."""
-    import asyncio
+class _Output:
+    """The two output streams of a process, read by a thread each. (Windows cannot wait for two pipes.)"""
 
-    pipe = asyncio.subprocess.PIPE
-    group = (
-        {"creationflags": 0x00000200} if sys.platform == "win32" else {"start_new_session": True}
-    )
-    try:
-        started = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-            limit=_STREAM,
-            cwd=cwd,
-            env={**os.environ, **env} if env else None,
-            **(group if own_group else {}),
-        )
-    except FileNotFoundError:
-        raise missing(argv[0]) from None
-    _widen(started)
-    return started
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.out = bytearray()
+        self.err = bytearray()
+        self._parts: queue.SimpleQueue[tuple[bytearray, bytes]] = queue.SimpleQueue()
+        for pipe, buffer in ((process.stdout, self.out), (process.stderr, self.err)):
+            threading.Thread(target=self._pump, args=(pipe, buffer), daemon=True).start()
 
+    def _pump(self, pipe: IO[bytes], buffer: bytearray) -> None:
+        with pipe:
+            while data := os.read(pipe.fileno(), _CHUNK):
+                self._parts.put((buffer, data))
+        self._parts.put((buffer, b""))  # the end of this stream
 
-def _widen(started: "asyncio.subprocess.Process") -> None:
-    """Room for a megabyte in the pipes, where the system gives it (Linux): each turn of a busy machine moves more."""
-    if sys.platform != "linux":
-        return
-    import fcntl
-
-    for number in (0, 1):
-        way = started._transport.get_pipe_transport(number)  # type: ignore[attr-defined]
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # a limit on all pipes of a user, or a program that has ended
-            fcntl.fcntl(way.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, _STREAM)
-
-
-def _pump(number: int, pipe: IO[bytes], parts: "queue.SimpleQueue[tuple[int, bytes]]") -> None:
-    with pipe:
-        while data := os.read(pipe.fileno(), 65536):
-            parts.put((number, data))
-    parts.put((number, b""))
-
-
-def _collect(
-    parts: "queue.SimpleQueue[tuple[int, bytes]]",
-    on_line: Callable[[str], None] | None,
-    total: float | None,
-    silence: float | None,
-) -> tuple[tuple[bytes, bytes], bool]:
-    kept = (bytearray(), bytearray())
-    lines = LineSplitter(on_line)
-    end = None if total is None else time.monotonic() + total
-    open_pipes = 2
-    while open_pipes:
-        limits = [
-            limit
-            for limit in (silence, None if end is None else end - time.monotonic())
-            if limit is not None
-        ]
-        try:
-            number, data = parts.get(timeout=max(0.0, min(limits)) if limits else None)
-        except queue.Empty:
-            return (bytes(kept[0]), bytes(kept[1])), True
-        open_pipes -= not data
-        kept[number].extend(data)
-        if number == 0:
-            lines.feed(data)
-    lines.end()
-    return (bytes(kept[0]), bytes(kept[1])), False
+    def read(
+        self, on_line: Callable[[str], None] | None, total: float | None, silence: float | None
+    ) -> bool:
+        """Read until both streams end; False if a time limit came first."""
+        lines = LineSplitter(on_line)
+        deadline = None if total is None else time.monotonic() + total
+        open_streams = 2
+        while open_streams:
+            timeout = silence
+            if deadline is not None:
+                left = max(0.0, deadline - time.monotonic())
+                timeout = left if timeout is None else min(left, timeout)
+            try:
+                buffer, data = self._parts.get(timeout=timeout)
+            except queue.Empty:
+                return False
+            if not data:
+                open_streams -= 1
+            buffer += data
+            if buffer is self.out:
+                lines.feed(data)
+        lines.end()
+        return True
 
 
 class LineSplitter:
-    """Bytes in, whole lines of text out to a callback."""
+    """Takes bytes as they arrive, and calls `on_line` with each whole line as text."""
 
     def __init__(self, on_line: Callable[[str], None] | None) -> None:
         self._on_line = on_line
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
-        """Pass on every line that is complete now."""
+        """Take more bytes."""
         if self._on_line is None:
             return
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        for line in whole:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
             self._on_line(line.decode("utf-8", "replace"))
 
     def end(self) -> None:
-        """Pass on a last line that has no newline."""
+        """Pass on a last line without a newline."""
         if self._rest:
             self.feed(b"\n")
 
 
-def _default_sigint() -> None:
+@dataclass(frozen=True, slots=True)
+class TimedCommand:
+    """A program for `run_all`: its arguments, a limit in seconds, its stdin, and variables for its environment."""
+
+    argv: tuple[str, ...]
+    limit: float
+    stdin: bytes = b""
+    env: Mapping[str, str] | None = None
+
+
+def run_all(commands: Sequence[TimedCommand]) -> list[Completed]:
+    """Run programs at once and return when each has ended or reached its limit; results in the order of `commands`.
+
+    A program at its limit is killed with its children, and is not waited for: one that reads a dead network file
+    system cannot be killed. MissingProgramError if one is missing; then the others are killed.
+
+    Each has its own session, so that it cannot ask on the terminal and Ctrl-C does not reach it. Output goes to files
+    instead of pipes, so that a child that keeps running in the background does not keep a pipe open.
+    """
+    running: list[_Running] = []
+    with contextlib.ExitStack() as files:
+        try:
+            for command in commands:
+                running.append(_Running(command, files))
+            return [one.wait() for one in running]
+        except BaseException:
+            for one in running:
+                one.kill()
+            raise
+
+
+class _Running:
+    """A program of `run_all` that was started."""
+
+    def __init__(self, command: TimedCommand, files: contextlib.ExitStack) -> None:
+        import subprocess
+        import tempfile
+
+        temporary = tempfile.TemporaryFile
+        stdin = files.enter_context(temporary())
+        self._stdout = files.enter_context(temporary())
+        self._stderr = files.enter_context(temporary())
+        stdin.write(command.stdin)
+        stdin.seek(0)
+        self._command = command
+        self._deadline = time.monotonic() + command.limit
+        try:
+            self._process = subprocess.Popen(
+                command.argv,
+                stdin=stdin,
+                stdout=self._stdout,
+                stderr=self._stderr,
+                env=_environment(command.env),
+                **_new_session(),
+            )
+        except FileNotFoundError:
+            raise missing(command.argv[0]) from None
+
+    def wait(self) -> Completed:
+        import subprocess
+
+        timed_out = False
+        try:
+            self._process.wait(max(0.0, self._deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            timed_out = True
+            self.kill()
+        self._stdout.seek(0)
+        self._stderr.seek(0)
+        out, err = self._stdout.read(), self._stderr.read()
+        return Completed(self._command.argv, self._process.returncode, out, err, timed_out)
+
+    def kill(self) -> None:
+        import subprocess
+
+        if self._process.poll() is not None:
+            return
+        if sys.platform == "win32":
+            self._process.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        try:
+            self._process.wait(0.3)
+        except subprocess.TimeoutExpired:
+            # It hangs in the kernel. Leave it behind, without a warning of Popen's.
+            self._process.returncode = -signal.SIGTERM
+
+
+async def start_async(
+    argv: Sequence[str],
+    *,
+    own_group: bool = True,
+    cwd: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+) -> "asyncio.subprocess.Process":
+    """Start a program whose three streams are pipes. MissingProgramError if it is missing.
+
+    With `own_group` it cannot ask on the terminal, and Ctrl-C does not reach it.
+    """
+    import asyncio
+
+    pipe = asyncio.subprocess.PIPE
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            limit=_ASYNC_BUFFER,
+            cwd=cwd,
+            env=_environment(env),
+            **(_new_session() if own_group else {}),
+        )
+    except FileNotFoundError:
+        raise missing(argv[0]) from None
+    _enlarge_pipes(process)
+    return process
+
+
+def _enlarge_pipes(process: "asyncio.subprocess.Process") -> None:
+    """Give stdin and stdout buffers of 1 MiB, so that each turn of a busy event loop moves more (Linux only)."""
+    if sys.platform != "linux":
+        return
+    import fcntl
+
+    for number in (0, 1):
+        transport = process._transport.get_pipe_transport(number)  # type: ignore[attr-defined]
+        # The user may have reached the limit for all pipes, or the program may have ended.
+        with contextlib.suppress(OSError, ValueError):
+            fcntl.fcntl(transport.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, _ASYNC_BUFFER)
+
+
+def _new_session() -> dict[str, Any]:
+    """Options of Popen for a program without our terminal, which Ctrl-C does not reach."""
+    if sys.platform == "win32":
+        return {"creationflags": _CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
+
+
+def _environment(added: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Our environment with `added`; None, for Popen to use ours, if nothing is added."""
+    return {**os.environ, **added} if added else None
+
+
+def _restore_sigint() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def in_background() -> bool:
-    """Whether a shell runs us with `&`: a program that then reads from the terminal is stopped."""
-    import contextlib
-
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows; no terminal; no stdin
-        return os.tcgetpgrp(sys.__stdin__.fileno()) != os.getpgrp()  # type: ignore[union-attr]  # caught
+    """Whether a shell started us with `&`. A program that then reads from the terminal would be stopped."""
+    # Windows has no such groups; or there is no terminal, or no stdin.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.tcgetpgrp(sys.__stdin__.fileno()) != os.getpgrp()  # type: ignore[union-attr]  # suppressed
     return False
 
 
+def which(program: str) -> str | None:
+    """The path of a program, None if it is not installed."""
+    import shutil
+
+    return shutil.which(program)
+
+
 def missing(program: str) -> MissingProgramError:
-    """The error for a program that is not there, with this system's way to install it."""
-    return MissingProgramError(
-        f"{program} is not installed", hint=install_hint(program, sys.platform)
-    )
+    """The error for a program that is not installed, with the command that installs it on this system."""
+    hint = install_hint(program, sys.platform)
+    return MissingProgramError(f"{program} is not installed", hint=hint)
 
 
 def install_hint(program: str, platform: str) -> str:
-    """The line to paste that installs `program` on `platform` (a `sys.platform` value)."""
-    packages = dict.fromkeys(("ssh", "ssh-keygen", "ssh-add", "sftp"), "openssh-client")
+    """The command that installs `program` on `platform` (a value of `sys.platform`)."""
     if platform == "darwin":
         return f"macOS ships it in /usr/bin; look at PATH: command -v {program}"
     if platform == "win32":
         return "Add-WindowsCapability -Online -Name OpenSSH.Client~~~~0.0.1.0"
-    return f"sudo apt install {packages.get(program, program)}"
-
-
-def which(program: str) -> str | None:
-    """The program's path, or None."""
-    import shutil
-
-    return shutil.which(program)
+    package = program
+    if program in {"ssh", "ssh-keygen", "ssh-add", "sftp"}:
+        package = "openssh-client"
+    return f"sudo apt install {package}"

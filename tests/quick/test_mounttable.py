@@ -167,7 +167,7 @@ def test_another_users_mount_is_not_ours_to_list_or_unmount(
 def test_a_source_that_would_be_an_option_of_ssh_is_not_asked_about(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mountprocesses, "together", lambda jobs: pytest.fail(str(jobs)))
+    monkeypatch.setattr(mountprocesses, "run_all", lambda commands: pytest.fail(str(commands)))
     for source in ("alice@-oProxyCommand=x:/p", "-F:/p", "/dev/sda1"):
         one = Sshfs(1, "/m", source=source)
         assert mountprocesses.resolved(one) == one

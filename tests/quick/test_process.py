@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from apexgpu.errors import MissingProgramError, UnreachableError
-from apexgpu.jobs import Job, together
-from apexgpu.process import LocalRunner, install_hint
+from apexgpu.process import LocalRunner, TimedCommand, install_hint, run_all
 
 RUNNER = LocalRunner()
 PYTHON = sys.executable
@@ -146,9 +145,9 @@ def test_programs_run_together_each_to_its_own_limit(tmp_path: Path) -> None:
         f"open({str(child)!r}, 'w').write(str(p.pid)); p.wait()"
     )
     began = time.monotonic()
-    quick, slow, fed = together(
+    quick, slow, fed = run_all(
         [
-            Job(
+            TimedCommand(
                 (
                     sys.executable,
                     "-c",
@@ -156,8 +155,8 @@ def test_programs_run_together_each_to_its_own_limit(tmp_path: Path) -> None:
                 ),
                 30,
             ),
-            Job((sys.executable, "-c", late), 3),
-            Job(("cat",), 30, b"in", {"X": "1"}),
+            TimedCommand((sys.executable, "-c", late), 3),
+            TimedCommand(("cat",), 30, b"in", {"X": "1"}),
         ]
     )
     assert time.monotonic() - began < 6
@@ -173,7 +172,7 @@ def test_what_goes_on_in_the_background_holds_nothing_up(tmp_path: Path) -> None
     script = tmp_path / "script"
     script.write_text(f"tail -f /dev/null & echo $! > {tmp_path}/pid; echo up")
     began = time.monotonic()
-    assert together([Job(("sh", str(script)), 20)])[0].out == b"up\n"
+    assert run_all([TimedCommand(("sh", str(script)), 20)])[0].out == b"up\n"
     assert time.monotonic() - began < 10
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
@@ -181,5 +180,7 @@ def test_what_goes_on_in_the_background_holds_nothing_up(tmp_path: Path) -> None
 def test_a_missing_program_among_several_is_an_error_and_the_others_are_ended() -> None:
     began = time.monotonic()
     with pytest.raises(MissingProgramError):
-        together([Job(("tail", "-f", "/dev/null"), 60), Job(("no-such-program",), 1)])
+        run_all(
+            [TimedCommand(("tail", "-f", "/dev/null"), 60), TimedCommand(("no-such-program",), 1)]
+        )
     assert time.monotonic() - began < 10

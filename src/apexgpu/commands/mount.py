@@ -11,8 +11,8 @@ from apexgpu.commands import reach
 from apexgpu.commands.mounts import absolute, ciphers, value
 from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.errors import ApexError, RefusedError
-from apexgpu.jobs import together
 from apexgpu.models import Target
+from apexgpu.process import run_all
 from apexgpu.session import Session
 from apexgpu.sshfs import mountcheck, mountnotes, mountprograms, mounts, mounttable
 from apexgpu.sshfs.mountprograms import Wish
@@ -148,13 +148,13 @@ def _checked(session: Session, wish: Wish) -> str:
     if target.port:
         job = mountcheck.job(target, wish.remote, config=wish.config, limit=limit)
         try:
-            return mountcheck.absolute(together([job])[0], target, wish.remote)
+            return mountcheck.absolute(run_all([job])[0], target, wish.remote)
         except ApexError as exc:
             if exc.code not in _CURABLE:
                 raise
     reach.ready(session, target.host)
     job = mountcheck.job(target, wish.remote, config=wish.config, limit=limit)
-    return mountcheck.absolute(together([job])[0], target, wish.remote)
+    return mountcheck.absolute(run_all([job])[0], target, wish.remote)
 
 
 def _show(session: Session, one: Mount, *, changed: bool) -> None:

@@ -13,9 +13,8 @@ import typer
 
 from apexgpu.commands.options import Group, ListByDefault, session_of
 from apexgpu.errors import ApexError, UnknownHostError, UsageError
-from apexgpu.jobs import together
 from apexgpu.models import Host, Target
-from apexgpu.process import Completed
+from apexgpu.process import Completed, run_all
 from apexgpu.results import error_json
 from apexgpu.session import Session
 from apexgpu.sshfs import mountcheck, mountnotes, mountprograms, mounts, mounttable
@@ -74,7 +73,7 @@ def repair(ctx: typer.Context) -> None:
             for wish in wishes
             if wish
         ]
-        done = together([*(mounts.probe(one.directory) for one in found), *jobs])
+        done = run_all([*(mounts.probe(one.directory) for one in found), *jobs])
     states = [mounts.judged(one, result) for one, result in zip(found, done, strict=False)]
     checks = iter(done[len(found) :])
     rows = [

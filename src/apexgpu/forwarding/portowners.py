@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.errors import ApexError
-from apexgpu.jobs import Job, together
-from apexgpu.process import Runner
+from apexgpu.process import Runner, TimedCommand, run_all
 
 _LIMIT = 5.0
 _LSOF_PROCESS = re.compile(r"^p(\d+)\n(?:.*\n)*?c(.+)$", re.MULTILINE)
@@ -101,7 +100,7 @@ def users_of(directory: str) -> list[LocalProgram]:
             for process, name in _linux_processes()
             if process.name != str(os.getpid()) and _uses(process, directory)
         ]
-    done = together([Job(("lsof", "-w", "-b", "-Fpc", "+f", "--", directory), 3)])[0]
+    done = run_all([TimedCommand(("lsof", "-w", "-b", "-Fpc", "+f", "--", directory), 3)])[0]
     return lsof_processes(done.text)
 
 

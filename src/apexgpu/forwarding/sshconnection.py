@@ -16,7 +16,7 @@ from pathlib import Path
 
 from apexgpu.forwarding import relay
 from apexgpu.forwarding.relay import SshListener
-from apexgpu.process import child
+from apexgpu.process import start_async
 from apexgpu.ssh import sshoptions
 
 _HEARTBEAT = b"apexgpu-pulse"
@@ -119,7 +119,7 @@ class SshConnection:
 
     async def start(self, limit: float) -> bool:
         """Start ssh; True if the whole path answers within `limit` seconds, else see `last_error`."""
-        self._process = await child(self._argv)
+        self._process = await start_async(self._argv)
         self._readers = [
             asyncio.create_task(self._read_heartbeats()),
             asyncio.create_task(self._read_errors()),

@@ -5,16 +5,15 @@ import re
 from pathlib import Path
 
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UsageError
-from apexgpu.jobs import Job
 from apexgpu.models import Target
-from apexgpu.process import Completed
+from apexgpu.process import Completed, TimedCommand
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.failures import SshFailure, classify, failure_error
 from apexgpu.ssh.route import config_arguments, target_arguments
 from apexgpu.text import last_line
 
 
-def job(target: Target, remote: str, *, config: Path, limit: float) -> Job:
+def job(target: Target, remote: str, *, config: Path, limit: float) -> TimedCommand:
     """OpenSSH's sftp asked for the home and for `remote`, with the options that the mount's ssh will have."""
     words = ["sftp", "-b", "-", *config_arguments(config), *target_arguments(target)]
     words += sshoptions.arguments(
@@ -29,7 +28,7 @@ def job(target: Target, remote: str, *, config: Path, limit: float) -> Job:
         ]
     )
     batch = f"pwd\ncd {quoted(remote)}\n" if remote else "pwd\n"
-    return Job((*words, target.alias), limit, batch.encode("utf-8", "surrogateescape"))
+    return TimedCommand((*words, target.alias), limit, batch.encode("utf-8", "surrogateescape"))
 
 
 def quoted(path: str) -> str:

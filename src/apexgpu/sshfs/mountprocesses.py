@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apexgpu.errors import ApexError
-from apexgpu.jobs import Job, together
+from apexgpu.process import TimedCommand, run_all
 from apexgpu.ssh.route import parse
 from apexgpu.sshfs.mountprograms import MARK
 from apexgpu.sshfs.mounttable import Sshfs, name_in, sshfs_of, windows_sshfs
@@ -37,11 +37,11 @@ class Process:
 def serving() -> dict[str, Sshfs]:
     """Every sshfs of this user that runs, by its directory."""
     if sys.platform == "win32":
-        found = windows_sshfs(together([Job(PROCESSES, 4)])[0].text)
+        found = windows_sshfs(run_all([TimedCommand(PROCESSES, 4)])[0].text)
     elif Path("/proc/self/stat").exists():
         found = [one for one in (_linux(path) for path in _own()) if one]
     else:
-        found = darwin(together([Job(_PS, 2)])[0].text, os.getuid())
+        found = darwin(run_all([TimedCommand(_PS, 2)])[0].text, os.getuid())
     return {one.directory: one for one in found}
 
 
@@ -52,8 +52,12 @@ def resolved(sshfs: Sshfs) -> Sshfs:
         return sshfs
     port = ("-p", str(sshfs.port)) if sshfs.port else ()
     try:
-        done = together(
-            [Job(("ssh", "-G", *(("-F", sshfs.config) if sshfs.config else ()), *port, name), 2)]
+        done = run_all(
+            [
+                TimedCommand(
+                    ("ssh", "-G", *(("-F", sshfs.config) if sshfs.config else ()), *port, name), 2
+                )
+            ]
         )[0]
     except ApexError:
         return sshfs

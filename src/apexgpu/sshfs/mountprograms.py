@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
-from apexgpu.jobs import Job, together
 from apexgpu.models import Target
-from apexgpu.process import Runner, which
+from apexgpu.process import Runner, TimedCommand, run_all, which
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import config_arguments
 from apexgpu.text import last_line
@@ -342,7 +341,7 @@ def launch(program: Program, wish: Wish, *, limit: float) -> None:
     """Mount; nothing is left running when it could not within `limit` seconds."""
     mark: Mapping[str, str] = {MARK: wish.directory}
     name = wish.target.host.name
-    done = together([Job(tuple(argv(program, wish)), limit, env=mark)])[0]
+    done = run_all([TimedCommand(tuple(argv(program, wish)), limit, env=mark)])[0]
     if done.timed_out:
         message = f"{program} did not mount {name} within {limit:g} s"
         raise RefusedError(message, hint=f"apexgpu doctor {name}", code="timeout")

@@ -20,9 +20,8 @@ from pathlib import Path
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.files import locked
 from apexgpu.forwarding import portowners
-from apexgpu.jobs import Job, together
 from apexgpu.models import Host
-from apexgpu.process import Completed, LocalRunner
+from apexgpu.process import Completed, LocalRunner, TimedCommand, run_all
 from apexgpu.sshfs import mountnotes, mountprocesses, mountprograms, mounttable
 from apexgpu.sshfs.mountnotes import Note
 from apexgpu.sshfs.mountprograms import Program, Wish
@@ -66,12 +65,12 @@ class Mount:
 def table() -> list[Entry]:
     """The system's table of mounts."""
     if sys.platform == "win32":
-        done = together([Job(mountprocesses.PROCESSES, 4), Job(("net", "use"), 4)])
+        done = run_all([TimedCommand(mountprocesses.PROCESSES, 4), TimedCommand(("net", "use"), 4)])
         return mounttable.windows(done[0].text, done[1].text)
     file = Path("/proc/self/mountinfo")
     if file.exists():
         return mounttable.linux(os.fsdecode(file.read_bytes()))
-    return mounttable.darwin(together([Job(("mount",), 2)])[0].text)
+    return mounttable.darwin(run_all([TimedCommand(("mount",), 2)])[0].text)
 
 
 def found(state_dir: Path, hosts: Sequence[Host]) -> list[Mount]:
@@ -120,10 +119,12 @@ def unclaimed(state_dir: Path) -> bool:
     )
 
 
-def probe(directory: str) -> Job:
+def probe(directory: str) -> TimedCommand:
     """The child that finds out whether a mount answers."""
     name = f".apexgpu-{os.urandom(8).hex()}"
-    return Job((sys.executable, "-I", "-S", "-c", _PROBE, str(Path(directory) / name)), PROBE)
+    return TimedCommand(
+        (sys.executable, "-I", "-S", "-c", _PROBE, str(Path(directory) / name)), PROBE
+    )
 
 
 def judged(mount: Mount, done: Completed) -> Mount:
@@ -140,7 +141,7 @@ def judged(mount: Mount, done: Completed) -> Mount:
 
 def looked_at(mounts: Sequence[Mount]) -> list[Mount]:
     """The mounts with their states, all asked at once: PROBE seconds at most."""
-    done = together([probe(one.directory) for one in mounts])
+    done = run_all([probe(one.directory) for one in mounts])
     return [judged(one, result) for one, result in zip(mounts, done, strict=True)]
 
 
@@ -152,7 +153,7 @@ def place(word: str) -> tuple[str, str]:
     if sys.platform == "win32" and re.fullmatch("[A-Za-z]:", word):
         return word.upper(), "missing"
     path = str(Path(word).expanduser().absolute())
-    done = together([Job((sys.executable, "-I", "-S", "-c", _LOOK, path), PROBE)])[0]
+    done = run_all([TimedCommand((sys.executable, "-I", "-S", "-c", _LOOK, path), PROBE)])[0]
     if done.timed_out or done.code != 0:
         message = f"{path} does not answer: it lies in a mount that is stale"
         raise RefusedError(message, hint="apexgpu mounts repair", code="stale")
@@ -249,9 +250,9 @@ def _undo(state_dir: Path, directory: str, made: Sequence[str]) -> None:
     entry = mounttable.at(table(), directory)
     processes = mountprocesses.behind(directory)
     if entry is not None and mounttable.may_be_ours(entry):
-        together(
+        run_all(
             [
-                Job(tuple(argv), _UNMOUNT)
+                TimedCommand(tuple(argv), _UNMOUNT)
                 for argv in mountprograms.unmount_argv(directory, force=True)
             ]
         )
@@ -347,7 +348,7 @@ def _leave(directory: str) -> None:
 def _detach(mount: Mount, force: bool) -> None:
     done = None
     for argv in mountprograms.unmount_argv(mount.directory, force=force):
-        done = together([Job(tuple(argv), _UNMOUNT)])[0]
+        done = run_all([TimedCommand(tuple(argv), _UNMOUNT)])[0]
         if done.code == 0 and not done.timed_out:
             return
     if sys.platform == "win32" and mount.pid is not None:

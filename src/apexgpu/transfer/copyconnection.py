@@ -10,7 +10,7 @@ from pathlib import Path
 
 from apexgpu.errors import ApexError, CommandTimeoutError, ConnectionLostError, RefusedError
 from apexgpu.models import Target
-from apexgpu.process import Completed, child
+from apexgpu.process import Completed, start_async
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.controlmaster import runtime_directory
 from apexgpu.ssh.failures import SshFailure, classify, failure_error
@@ -75,9 +75,9 @@ class CopyConnection:
             self._socket_directory = Path(tempfile.mkdtemp(prefix="c-", dir=directory))
         try:
             argv = [*self.ssh_argv(master=True), "-s", self.alias, "sftp"]
-            self._ssh = await child(argv, own_group=not self.ask)
+            self._ssh = await start_async(argv, own_group=not self.ask)
             self._stderr_reader = asyncio.create_task(self._read_stderr())
-            assert self._ssh.stdout is not None  # noqa: S101 - child() made it a pipe
+            assert self._ssh.stdout is not None  # noqa: S101 - start_async() made it a pipe
             assert self._ssh.stdin is not None  # noqa: S101 - the same
             self.client = Client(self._ssh.stdout, self._ssh.stdin)
             await self._start_sftp()
@@ -141,14 +141,14 @@ class CopyConnection:
 
     async def _read_stderr(self) -> None:
         assert self._ssh is not None  # noqa: S101 - started before
-        assert self._ssh.stderr is not None  # noqa: S101 - child() made it a pipe
+        assert self._ssh.stderr is not None  # noqa: S101 - start_async() made it a pipe
         while data := await self._ssh.stderr.read(4096):
             self._stderr = (self._stderr + data.decode("utf-8", "replace"))[-_KEPT_STDERR:]
 
     async def run(self, command: str, *, limit: float = _COMMAND_LIMIT) -> Completed:
         """Run a shell command in the container. Raises CommandTimeoutError after `limit` seconds."""
         argv = [*self.ssh_argv(), self.alias, command]
-        process = await child(argv, own_group=not self.ask)
+        process = await start_async(argv, own_group=not self.ask)
         try:
             out, err = await asyncio.wait_for(process.communicate(), limit)
         except TimeoutError:

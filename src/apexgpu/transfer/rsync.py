@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.errors import ApexError, ConnectionLostError, MissingProgramError, RefusedError
-from apexgpu.process import child, which
+from apexgpu.process import start_async, which
 from apexgpu.transfer.copyconnection import CopyConnection, kill
 from apexgpu.transfer.fileinfo import STAGE_PREFIX, STAGE_SUFFIX
 from apexgpu.transfer.filesystem import FileSystem, NoSpaceError
@@ -157,7 +157,7 @@ async def is_installed_locally() -> bool:
     # The ports to Windows read C:\ as a host and need an ssh of their own.
     if sys.platform == "win32" or which("rsync") is None:
         return False
-    process = await child(_VERSION_COMMAND.split())
+    process = await start_async(_VERSION_COMMAND.split())
     try:
         out, _ = await asyncio.wait_for(process.communicate(), 10)
     except TimeoutError:
@@ -185,7 +185,7 @@ async def run(
         if job.name is not None:
             names = Path(directory) / "names"
             names.write_bytes(b"./" + job.name + b"\0")
-        process = await child(
+        process = await start_async(
             argv(job, ssh=connection.ssh_argv(), alias=connection.alias, names=names),
             own_group=not connection.ask,
             cwd=job.local_directory,
@@ -206,7 +206,7 @@ async def run(
 
 async def _read_output(stream: asyncio.StreamReader | None, progress: CopyProgress | None) -> str:
     """The end of a stream as text; the progress lines of stdout go to `progress` instead."""
-    assert stream is not None  # noqa: S101 - child() made it a pipe
+    assert stream is not None  # noqa: S101 - start_async() made it a pipe
     text = ""
     rest = b""
     while data := await stream.read(65536):
