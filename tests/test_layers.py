@@ -73,7 +73,6 @@ FOR_COMMANDS = {*USER_LEVEL, "session", "reporter", "results", "errors", "models
 NOT_YET_THIN = {
     "commands/backup",
     "commands/copy",
-    "commands/doctor",
     "commands/hosts",
     "commands/interrupted",
     "commands/lab",

@@ -2,27 +2,89 @@
 
 It changes nothing: no host key is trusted, no container started, no password sent. The checks
 themselves are in the `checks` module of each technology.
+
+Example:
+    >>> from apexgpu import doctor
+    >>> from apexgpu.session import Session
+    >>> diagnosis = doctor.diagnose(Session(), "gpu7")
+    >>> [problem.fact for problem in diagnosis.problems]
 """
 
 import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from apexgpu import __version__
 from apexgpu.errors import ApexError, ConfigError
 from apexgpu.manageshell.checks import HostFindings
 from apexgpu.models import Finding, Host, Target
+from apexgpu.results import JsonObject, Result, finding_json
 from apexgpu.session import Session
+from apexgpu.ssh import fanout
 
 Check = Callable[[Session], Iterable[Finding]]
 
 
-def check_machine(session: Session, password_missing: Callable[[], str]) -> Iterator[Finding]:
-    """Check everything but the hosts.
+@dataclass(frozen=True)
+class Diagnosis(Result):
+    """What `diagnose` found: on this machine, on each host, and about the network between them.
 
-    `password_missing` returns why the keyring has no password, "" if it has one.
+    `named` if the user asked about certain hosts. The exit code is 1 if there is a problem.
     """
+
+    machine: tuple[Finding, ...]
+    hosts: tuple[HostFindings, ...]
+    network: tuple[Finding, ...]
+    named: bool
+
+    @property
+    def problems(self) -> list[Finding]:
+        """Everything that is broken."""
+        findings = [*self.machine, *self.network]
+        for host in self.hosts:
+            findings += host.findings
+        return [finding for finding in findings if finding.verdict == "problem"]
+
+    @property
+    def exit_code(self) -> int:
+        """See Result."""
+        return 1 if self.problems else 0
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        checks = [finding_json(finding) for finding in (*self.machine, *self.network)]
+        return {"ok": self.ok, "checks": checks, "hosts": [_host_json(host) for host in self.hosts]}
+
+
+def diagnose(session: Session, pattern: str | None = None) -> Diagnosis:
+    """Check this machine, then the hosts that `pattern` (a name or glob) names, or all.
+
+    Failures are findings, not errors.
+
+    Raises:
+        UnknownHostError: `pattern` names no host.
+    """
+    with session.reporter.working("checking this machine"):
+        machine = list(check_machine(session))
+    hosts = []
+    if hosts_are_known(session, machine):
+        hosts = session.hosts([pattern] if pattern else [])
+    is_named = pattern is not None
+    with session.reporter.working(f"asking {len(hosts)} hosts"):
+        outcomes = fanout.each(hosts, lambda host: check_host(session, host, named=is_named))
+    reports = [outcome.value for outcome in outcomes if outcome.value is not None]
+    return Diagnosis(
+        machine=tuple(machine),
+        hosts=tuple(reports),
+        network=tuple(check_network(reports)),
+        named=is_named,
+    )
+
+
+def check_machine(session: Session) -> Iterator[Finding]:
+    """Check everything but the hosts, in the order of the way to them."""
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     yield Finding.ok("program", f"apexgpu {__version__} on {system}")
     try:
@@ -48,11 +110,7 @@ def check_machine(session: Session, password_missing: Callable[[], str]) -> Iter
         yield from _guarded("ssh config", _check_ssh_config, session)
         yield from _guarded("ssh settings", _check_ssh_settings, session)
         yield from _guarded("known_hosts", _check_known_hosts, session)
-    reason = password_missing()
-    if reason:
-        yield Finding.note("password", f"{reason}; commands that need it will ask")
-    else:
-        yield Finding.ok("password", "the keyring has it")
+    yield from _guarded("password", _check_password, session)
 
 
 def hosts_are_known(session: Session, findings: Iterable[Finding]) -> bool:
@@ -167,9 +225,37 @@ def _check_ssh_settings(session: Session) -> Iterator[Finding]:
     return check_ssh_settings(session.settings.ssh_config, session.known_hosts, session.runner)
 
 
+def _check_password(session: Session) -> Iterator[Finding]:
+    from apexgpu import credentials
+
+    problem = credentials.password_problem(session)
+    if problem:
+        yield Finding.note("password", f"{problem}; commands that need it will ask")
+    else:
+        yield Finding.ok("password", "the keyring has it")
+
+
 def _check_known_hosts(session: Session) -> Iterator[Finding]:
     from apexgpu.ssh.checks import check_known_hosts
 
     hosts = session.known_hosts
     route = session.transport.route(Target(hosts[0], "manage"))
     return check_known_hosts(route, hosts, session.settings.ssh_config)
+
+
+def _host_json(host: HostFindings) -> JsonObject:
+    error: JsonObject | None = None
+    for finding in host.findings:
+        if finding.verdict == "problem":
+            error = {
+                "code": finding.code or "problem",
+                "message": finding.fact,
+                "hint": finding.hint,
+            }
+            break
+    return {
+        "host": host.host.name,
+        "ok": error is None,
+        "error": error,
+        "checks": [finding_json(finding) for finding in host.findings],
+    }

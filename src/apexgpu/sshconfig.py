@@ -39,6 +39,7 @@ __all__ = [
     "list_backups",
     "merge",
     "merge_hosts",
+    "pasted_line",
     "print_block",
     "remove",
     "remove_block",
@@ -327,6 +328,16 @@ def remove_block(session: Session) -> bool:
     line = configfile.include_line(include)
     session.reporter.note(f"The line `{line}` in {path} is not needed any more.")
     return True
+
+
+def pasted_line(session: Session) -> str | None:
+    """Return the Include line that the user pasted into the ssh config, None if it is not there."""
+    path = session.settings.ssh_config
+    line = configfile.include_line(_include_file(session))
+    # A FIFO in its place must not be opened: that would wait forever.
+    if path.is_file() and line.encode() in path.read_bytes():
+        return line
+    return None
 
 
 @dataclass(frozen=True)

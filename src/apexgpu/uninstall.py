@@ -1,23 +1,25 @@
-"""Everything that apexgpu wrote on this machine, part by part, and how each goes. The user's keys are not among it."""
+"""uninstall: remove everything that apexgpu wrote on this machine. The user's keys stay, here and in IAM."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from apexgpu import shellcompletion
+from apexgpu import credentials, shellcompletion, sshconfig
 from apexgpu.archives.journal import Journal
 from apexgpu.errors import ConfigError
 from apexgpu.forwarding import records
-from apexgpu.process import Runner
+from apexgpu.results import JsonObject, Result
+from apexgpu.session import Session
 from apexgpu.settings import Settings
 from apexgpu.ssh import controlmaster
 from apexgpu.sshfiles import configblock, configfile, knownhostsedit
 from apexgpu.sshfs import mountnotes, mounts
 
-# What may lie in the two directories. In one that is not plainly apexgpu's own, nothing else is touched.
-_OURS = (
+# The names that apexgpu uses in its two directories. A directory that the user shares with other
+# files (its name does not contain "apexgpu") loses only these.
+_OUR_NAMES = (
     "account.json",
     "backups",
     "completion.*",
@@ -38,142 +40,195 @@ _OURS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One thing to take away: what it is, for people, and how."""
+class Item:
+    """One thing to remove: its name in JSON, what a person reads, and how it is removed."""
 
     name: str
-    what: str
-    take: Callable[[], None]
+    description: str
+    remove: Callable[[], object]
 
 
-def parts(settings: Settings, runner: Runner, *, password: Callable[[], bool] | None) -> list[Part]:
-    """What there is, in the order in which it has to go: the directories last, for the others are noted there.
+@dataclass(frozen=True)
+class Uninstallation(Result):
+    """What `uninstall` removed, by name; facts about what is left; and interrupted work on hosts."""
 
-    `password` forgets the one in the keyring; None when there is none.
+    removed: tuple[str, ...]
+    left: tuple[str, ...]
+    interrupted: tuple[str, ...]
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {
+            "ok": True,
+            "changed": bool(self.removed),
+            "removed": list(self.removed),
+            "left": list(self.left),
+            "interrupted": list(self.interrupted),
+        }
+
+
+def uninstall(session: Session) -> Uninstallation:
+    """Remove everything that apexgpu wrote on this machine, after showing it.
+
+    Raises:
+        DeclinedError: the user did not agree.
+        RefusedError: a program uses a mounted directory.
+        ConfigError: a file cannot be changed. What was not removed yet stays.
     """
-    state, found = settings.state_dir, []
-    if mountnotes.load(state):  # before the lab: they may lead to it
-        open_mounts = (
-            ", ".join(one.directory for one in mounts.ours(state)) or "directories of earlier ones"
-        )
-        found.append(Part("mounts", f"mounts: {open_mounts}", partial(_unmount, state)))
-    if (state / "lab").exists():
-        found.append(
-            Part("lab", f"the embedded lab in {state / 'lab'}", partial(_end_lab, state / "lab"))
-        )
-    if open_ones := records.list_open(state):
-        what = f"open tunnels: {', '.join(one.id for one in open_ones)}"
-        found.append(Part("tunnels", what, partial(_close_all, state, open_ones)))
-    found += _config(settings, runner)
-    for path, names in knownhostsedit.list_added(state).items():
-        take = partial(knownhostsedit.remove, path, names)
-        keys = "a host key" if len(names) == 1 else f"{len(names)} host keys"
-        found.append(Part("known_hosts", f"{keys} in {path} that apexgpu added", take))
-    if password is not None:
-        found.append(
-            Part("password", "the domain password in the keyring", partial(_ignore, password))
-        )
-    if traces := shellcompletion.installed_files(settings.config_dir):
-        what = f"completion in {', '.join(map(str, traces))}"
-        found.append(Part("completion", what, partial(shellcompletion.remove, settings.config_dir)))
-    if sockets := controlmaster.sockets():
-        what = (
-            "a connection that is" if len(sockets) == 1 else f"{len(sockets)} connections that are"
-        )
-        found.append(
-            Part("connections", f"{what} kept open", partial(controlmaster.close_all, runner))
-        )
-    for directory in _directories(settings):
-        if own := _own(directory):
-            found.append(Part("directory", str(directory), partial(_delete, directory, own)))
-    return found
+    reporter = session.reporter
+    items = list_items(session)
+    interrupted = _interrupted_work(session.settings)
+    for fact in interrupted:
+        reporter.warn(f"{fact}; after uninstall, nothing on this machine knows about it")
+    if items and not session.yes:
+        for item in items:
+            reporter.note(f"  {item.name:<12} {item.description}")
+        session.confirm("Remove all of this?")
+    for item in items:
+        item.remove()
+        reporter.success(f"removed: {item.description}")
+    left = _left_behind(session)
+    for fact in left:
+        reporter.note(f"left: {fact}")
+    return Uninstallation(
+        removed=tuple(item.name for item in items),
+        left=tuple(left),
+        interrupted=tuple(interrupted),
+    )
 
 
-def interrupted(settings: Settings) -> list[str]:
-    """What was cut on hosts and only the journal knows of, a sentence each: it goes with the state directory."""
-    journal = Journal(settings.state_dir)
-    found = []
-    for host in journal.hosts():
-        try:
-            entry = journal.find(host)
-        except ConfigError as exc:
-            found.append(exc.message)
-        else:
-            found += (
-                [f"{entry.words()}; apexgpu {entry.what} {host} finishes or undoes it"]
-                if entry
-                else []
-            )
-    return found
+def list_items(session: Session) -> list[Item]:
+    """Return what there is to remove, in the order in which it has to be removed.
 
-
-def left(settings: Settings) -> list[str]:
-    """What stays behind and the user may want to know of, a fact each."""
-    path = settings.ssh_config
-    facts = [
-        f"{directory} holds things that are not apexgpu's"
-        for directory in _directories(settings)
-        if directory.is_dir()
+    Mounts come before the embedded lab, because they may lead to it. The directories are last,
+    because the others are recorded there.
+    """
+    return [
+        *_mounts(session),
+        *_lab(session),
+        *_tunnels(session),
+        *_ssh_config(session),
+        *_known_hosts(session),
+        *_password(session),
+        *_completion(session),
+        *_connections(session),
+        *_directory_items(session.settings),
     ]
-    line = configfile.include_line(settings.config_dir / "ssh_hosts.conf")
-    if path.is_file() and line.encode() in path.read_bytes():
-        facts.append(f"{path} still has the line that you pasted: {line}")
-    return facts
+
+
+def _mounts(session: Session) -> Iterator[Item]:
+    state_dir = session.state_dir
+    if not mountnotes.load(state_dir):
+        return
+    directories = [mount.directory for mount in mounts.ours(state_dir)]
+    names = ", ".join(directories) or "directories of earlier mounts"
+    yield Item("mounts", f"mounts: {names}", partial(mounts.unmount_ours, state_dir))
+
+
+def _lab(session: Session) -> Iterator[Item]:
+    home = session.state_dir / "lab"
+    if not home.exists():
+        return
+
+    def end_lab() -> None:
+        from apexgpu_lab import client
+
+        client.down(home)
+
+    yield Item("lab", f"the embedded lab in {home}", end_lab)
+
+
+def _tunnels(session: Session) -> Iterator[Item]:
+    state_dir = session.state_dir
+    tunnels = records.list_open(state_dir)
+    if not tunnels:
+        return
+
+    def close_all() -> None:
+        for tunnel in tunnels:
+            records.close(state_dir, tunnel)
+
+    ids = ", ".join(tunnel.id for tunnel in tunnels)
+    yield Item("tunnels", f"open tunnels: {ids}", close_all)
+
+
+def _ssh_config(session: Session) -> Iterator[Item]:
+    path = session.settings.ssh_config
+    # A FIFO in its place must not be opened: that would wait forever.
+    old = path.read_bytes() if path.is_file() else b""
+    try:
+        has_block = configblock.unmerge(old) != old
+    except ConfigError:
+        has_block = True  # its removal will report what is damaged, and where
+    if has_block:
+        remove = partial(
+            configfile.remove_block, path, state_dir=session.state_dir, runner=session.runner
+        )
+        yield Item("ssh config", f"apexgpu's block in {path}", remove)
+
+
+def _known_hosts(session: Session) -> Iterator[Item]:
+    for path, names in knownhostsedit.list_added(session.state_dir).items():
+        keys = "a host key" if len(names) == 1 else f"{len(names)} host keys"
+        remove = partial(knownhostsedit.remove, path, names)
+        yield Item("known_hosts", f"{keys} in {path} that apexgpu added", remove)
+
+
+def _password(session: Session) -> Iterator[Item]:
+    if session.settings.user is None:
+        return
+    if not credentials.password_problem(session):
+        forget = partial(credentials.forget_password, session)
+        yield Item("password", "the domain password in the keyring", forget)
+
+
+def _completion(session: Session) -> Iterator[Item]:
+    config_dir = session.settings.config_dir
+    files = shellcompletion.installed_files(config_dir)
+    if files:
+        names = ", ".join(str(path) for path in files)
+        remove = partial(shellcompletion.remove, config_dir)
+        yield Item("completion", f"completion in {names}", remove)
+
+
+def _connections(session: Session) -> Iterator[Item]:
+    count = len(controlmaster.sockets())
+    if count:
+        what = "1 open connection" if count == 1 else f"{count} open connections"
+        yield Item("connections", what, partial(controlmaster.close_all, session.runner))
+
+
+def _directory_items(settings: Settings) -> Iterator[Item]:
+    for directory in _directories(settings):
+        paths = _our_paths(directory)
+        if paths:
+            yield Item("directory", str(directory), partial(_delete, directory, paths))
 
 
 def _directories(settings: Settings) -> list[Path]:
-    """Each once: on macOS they are the same."""
+    """The config and the state directory; on macOS they are the same."""
     return list(dict.fromkeys((settings.config_dir, settings.state_dir)))
 
 
-def _config(settings: Settings, runner: Runner) -> list[Part]:
-    path = settings.ssh_config
-    try:
-        old = path.read_bytes() if path.is_file() else b""
-        ours = configblock.unmerge(old) != old
-    except ConfigError:
-        ours = True  # the removal says what is damaged, and where
-    if not ours:
-        return []
-    take = partial(
-        _ignore, partial(configfile.remove_block, path, state_dir=settings.state_dir, runner=runner)
-    )
-    return [Part("ssh config", f"apexgpu's block in {path}", take)]
-
-
-def _ignore(work: Callable[[], bool]) -> None:
-    work()
-
-
-def _close_all(state: Path, open_ones: list[records.Tunnel]) -> None:
-    for one in open_ones:
-        records.close(state, one)
-
-
-def _unmount(state: Path) -> None:
-    mounts.unmount_ours(state)
-
-
-def _end_lab(home: Path) -> None:
-    from apexgpu_lab import client
-
-    client.down(home)
-
-
-def _own(directory: Path) -> list[Path]:
-    """What of a directory is ours: all of it when its name says so, else only what apexgpu makes."""
+def _our_paths(directory: Path) -> list[Path]:
+    """What in `directory` is ours: all of it if its name says so, else only what apexgpu makes."""
     if not directory.is_dir():
         return []
     if "apexgpu" in directory.name:
         return [directory]
-    return sorted({path for pattern in _OURS for path in directory.glob(pattern)}) or (
-        [] if any(directory.iterdir()) else [directory]
-    )
+    paths: set[Path] = set()
+    for pattern in _OUR_NAMES:
+        paths.update(directory.glob(pattern))
+    if paths:
+        return sorted(paths)
+    is_empty = not any(directory.iterdir())
+    return [directory] if is_empty else []
 
 
-def _delete(directory: Path, own: list[Path]) -> None:
+def _delete(directory: Path, paths: list[Path]) -> None:
+    """Delete `paths` in `directory`, and the directory itself if it is empty then."""
     try:
-        for path in own:
+        for path in paths:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -183,3 +238,31 @@ def _delete(directory: Path, own: list[Path]) -> None:
     except OSError as error:
         message = f"{error.filename or directory} cannot be removed: {error.strerror or error}"
         raise ConfigError(message, hint=f"ls -la {directory}") from None
+
+
+def _interrupted_work(settings: Settings) -> list[str]:
+    """A sentence for each piece of interrupted work on a host: only the journal in the state directory has it."""
+    journal = Journal(settings.state_dir)
+    facts = []
+    for host in journal.hosts():
+        try:
+            entry = journal.find(host)
+        except ConfigError as error:
+            facts.append(error.message)
+            continue
+        if entry is not None:
+            facts.append(f"{entry.words()}; apexgpu {entry.what} {host} finishes or undoes it")
+    return facts
+
+
+def _left_behind(session: Session) -> list[str]:
+    """A sentence for each thing that stays and that the user may want to know about."""
+    facts = []
+    for directory in _directories(session.settings):
+        if directory.is_dir():
+            facts.append(f"{directory} contains files that are not apexgpu's")
+    line = sshconfig.pasted_line(session)
+    if line is not None:
+        path = session.settings.ssh_config
+        facts.append(f"{path} still has the line that you pasted: {line}")
+    return facts

@@ -220,12 +220,8 @@ def test_uninstall_closes_what_is_open(product: Product) -> None:
     with serving() as port:
         made = opened(product, "gpu2", str(port))
         session = Session(environment=os.environ)
-        part = next(
-            part
-            for part in uninstall.parts(session.settings, session.runner, password=None)
-            if part.name == "tunnels"
-        )
-        part.take()
+        (tunnels,) = [item for item in uninstall.list_items(session) if item.name == "tunnels"]
+        tunnels.remove()
         with pytest.raises(OSError, match="refused"):
             get(made["url"])
 

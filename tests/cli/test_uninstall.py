@@ -209,7 +209,7 @@ def test_in_a_directory_of_another_name_only_what_is_apexgpus_goes(
     assert (mine / "account.json").exists()
     document = laptop.json("uninstall", "--yes")
     assert files(mine) == {"thesis.tex": b""}
-    assert document["left"] == [f"{mine} holds things that are not apexgpu's"]
+    assert document["left"] == [f"{mine} contains files that are not apexgpu's"]
     assert not laptop.json("uninstall")["changed"]
 
 

@@ -82,10 +82,14 @@ COMMANDS: dict[str, CommandInfo] = {
         "verify", "Software", "Prove that your container computes, from driver to convolution."
     ),
     "doctor": CommandInfo(
-        "doctor", "When stuck", "Find out what is wrong between this laptop and your containers."
+        "troubleshooting",
+        "When stuck",
+        "Find out what is wrong between this laptop and your containers.",
     ),
     "uninstall": CommandInfo(
-        "doctor", "When stuck", "Take away all that apexgpu wrote on this machine; your keys stay."
+        "troubleshooting",
+        "When stuck",
+        "Remove all that apexgpu wrote on this machine; your keys stay.",
     ),
     "completion": CommandInfo(
         "completion", "This program", "Print what your shell needs to complete apexgpu's words."

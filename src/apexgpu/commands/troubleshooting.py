@@ -1,0 +1,38 @@
+"""The commands `doctor` and `uninstall`."""
+
+from typing import Annotated
+
+import typer
+
+from apexgpu.commands.options import Group, session_of
+from apexgpu.doctor import diagnose
+from apexgpu.results import Result
+from apexgpu.uninstall import uninstall as uninstall_everything
+
+app = Group()
+
+
+@app.command("doctor")
+def doctor(
+    ctx: typer.Context,
+    host: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[HOST]", help="A host name or glob; all by default.", show_default=False
+        ),
+    ] = None,
+) -> Result:
+    """Check everything between this machine and your containers; each problem has a command that helps.
+
+    It changes nothing. Exit code 1 if there is a problem. Example: apexgpu doctor gpu7
+    """
+    return diagnose(session_of(ctx), host)
+
+
+@app.command("uninstall")
+def uninstall(ctx: typer.Context) -> Result:
+    """Remove everything that apexgpu wrote on this machine, after showing it. Your keys stay, here and in IAM.
+
+    A second run has nothing to do. Example: apexgpu uninstall
+    """
+    return uninstall_everything(session_of(ctx))
