@@ -229,12 +229,13 @@ def test_the_merge_is_fast_and_linear() -> None:
     hosts = [Host(f"gpu{n}", f"10.77.0.{n}", "alice", 22001) for n in range(2, 19)]
 
     def seconds(count: int) -> float:
+        # The time on the CPU: other processes on a busy machine do not count.
         old = configblock.merge(blocks(count), hosts[1:])
         best = 1.0
         for _ in range(7):
-            start = time.perf_counter()
+            start = time.process_time()
             configblock.merge(old, hosts)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     seconds(34)  # the first call imports sshconf
