@@ -2,12 +2,13 @@
 
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -145,32 +146,32 @@ class _Handler(BaseHTTPRequestHandler):
 
 def certificate(directory: Path) -> Path:
     """A new certificate for 127.0.0.1, with its private key, that nobody trusts."""
-    file, key = directory / "site.pem", directory / "site.key"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "1",
-            "-subj",
-            "/CN=iam",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-addext",
-            "keyUsage=critical,digitalSignature,keyCertSign",
-            "-keyout",
-            key,
-            "-out",
-            file,
-        ],
-        check=True,
-        capture_output=True,
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "iam")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
     )
-    file.write_bytes(file.read_bytes() + key.read_bytes())
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    file = directory / "site.pem"
+    file.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + private)
     return file

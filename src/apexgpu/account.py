@@ -28,7 +28,7 @@ class Account:
     allow_http: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
-    def remembered(self) -> dict[str, str]:
+    def as_settings(self) -> dict[str, str]:
         """Return the fields that serve as settings, by the setting's name."""
         return {"user": self.user, "iam_url": self.iam_url}
 

@@ -19,7 +19,6 @@ from apexgpu import account as accounts
 from apexgpu import containers, credentials, keys, manyhosts, sshconfig
 from apexgpu.credentials import NO_OPTIONS, PasswordOptions
 from apexgpu.errors import DeclinedError, LoginError, UsageError
-from apexgpu.forwarding import records
 from apexgpu.iam.client import IamClient, valid_user
 from apexgpu.iam.passwordsource import PasswordSource
 from apexgpu.iam.publickeys import add_key, fingerprint
@@ -29,13 +28,11 @@ from apexgpu.models import Host, Outcome
 from apexgpu.results import HostResults, JsonObject, Result
 from apexgpu.secret import Secret
 from apexgpu.session import Session
-from apexgpu.ssh import controlmaster
 from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.sshfiles import configfile
 from apexgpu.sshfiles.agent import add_to_agent, list_agent_keys
 from apexgpu.sshfiles.keys import KeyPair, generate, load
 from apexgpu.sshfiles.userkeys import KnownKey, choose_pair
-from apexgpu.sshfs import mounts
 
 
 @dataclass(frozen=True)
@@ -367,6 +364,11 @@ def logout(session: Session, *, keep_config: bool = False) -> Logout:
     Our part of the ssh config is removed too, unless `keep_config`. Keys stay, on the laptop and in
     IAM. Raises RefusedError, with nothing changed, if a mount is in use.
     """
+    # Imported here, because only a logout needs them and they take a tenth of a command's start-up.
+    from apexgpu.forwarding import records
+    from apexgpu.ssh import controlmaster
+    from apexgpu.sshfs import mounts
+
     # Mounts come first: one that is in use stops the logout before anything is gone.
     unmounted = mounts.unmount_ours(session.state_dir)
     for mount in unmounted:

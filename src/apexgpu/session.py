@@ -102,7 +102,7 @@ class Session:
     @cached_property
     def settings(self) -> Settings:
         """Every setting with its source."""
-        return all_settings.load(self.flags, self.environment, self.account.remembered())
+        return all_settings.load(self.flags, self.environment, self.account.as_settings())
 
     @property
     def state_dir(self) -> Path:
@@ -145,7 +145,7 @@ class Session:
 
     @cached_property
     def iam_url(self) -> str:
-        """Where IAM answers. Only a request with a password in it asks about plain http (see commands.account)."""
+        """Where IAM answers. Consent to plain http is asked for in `credentials` only."""
         if self.settled_iam_url is not None:
             return self.settled_iam_url
         from apexgpu.iam.finding import find_iam

@@ -1,7 +1,9 @@
-"""The IAM client against web servers that are not IAM, or not well: limits, refusals, and what is never told."""
+"""The IAM client against a web server that answers as a test says, also as no IAM would."""
 
+import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests import website
@@ -25,7 +27,6 @@ POST = "POST /manage/ssh-key/alice"
 LOG = "GET /log/push-keys"
 SECRET = "correct horse&=%battery ä"
 LINE = "ssh-ed25519 AAAA alice@laptop"
-TIGHT = 0.3
 
 
 @pytest.fixture
@@ -88,6 +89,7 @@ class TestConfig:
             (500, RefusedError, "answered 500"),
             (502, UnreachableError, "not running"),
             (503, UnreachableError, "not running"),
+            (504, UnreachableError, "not running"),
             (204, RefusedError, "204"),
         ],
     )
@@ -97,6 +99,32 @@ class TestConfig:
         site.pages[CONFIG] = page(code)
         with pytest.raises(error, match=words):
             client.config("alice")
+
+
+class TestConnections:
+    """A server that is silent, absent, or not the one that its certificate names."""
+
+    def test_silence_ends_after_the_limit(self, site: Website) -> None:
+        site.pages[PORT] = lambda _: None
+        began = time.monotonic()
+        with pytest.raises(UnreachableError, match=r"did not answer within 0.3 s") as caught:
+            IamClient(site.url, timeout=0.3).port("alice")
+        assert time.monotonic() - began < 10
+        assert caught.value.code == "timeout"
+
+    def test_nobody_listens(self) -> None:
+        client = IamClient("http://127.0.0.1:9", timeout=2)
+        with pytest.raises(UnreachableError, match="connection refused") as caught:
+            client.port("alice")
+        assert caught.value.exit_code == 5
+
+    def test_a_certificate_that_nobody_trusts_ends_the_connection(self, tmp_path: Path) -> None:
+        with website.serving(website.certificate(tmp_path)) as site:
+            client = IamClient(site.url.replace("http:", "https:"), timeout=20)
+            with pytest.raises(UnreachableError, match="is not trusted: self") as caught:
+                client.port("alice")
+            assert caught.value.code == "certificate"
+            assert site.asked == []
 
 
 class TestRedirects:
@@ -181,7 +209,19 @@ class TestText:
 
     @pytest.mark.parametrize(
         "body",
-        [b"", b"0", b"65536", b"22001 22002", b"-1", b"twenty", "２２".encode(), b"1" * 70000],
+        [
+            b"",
+            b"0",
+            b"65536",
+            b"22001 22002",
+            b"-1",
+            b"twenty",
+            b"22O01",
+            "２２".encode(),
+            b"\xd9\xa2",
+            b"1" * 9,
+            b"1" * 70000,
+        ],
     )
     def test_what_is_no_port_is_not_iam(
         self, site: Website, client: IamClient, body: bytes
@@ -204,11 +244,31 @@ class TestText:
         self, site: Website, client: IamClient, said: bytes
     ) -> None:
         site.pages[KEYS] = said.replace(b"Content-Type: text/plain\r\n", b"", 1)
-        with pytest.raises(RefusedError, match="a web page instead of plain text"):
+        with pytest.raises(RefusedError, match="a web page instead of plain text") as caught:
             client.keys_text("alice")
+        assert caught.value.code == "not_iam"
+        assert caught.value.hint
 
     @pytest.mark.parametrize(
-        "user", ["Alice", "a b", "", "../users", "a" * 33, "a\n", "-a", "ä", "a;id"]
+        ("answer", "code"),
+        [
+            (page(200, b"k" * (CONFIG_LIMIT + 10)), "not_iam"),
+            (page(302, b"", "Location: http://portal.example/"), "redirect"),
+            (page(403), "refused"),
+            (page(500), "refused"),
+        ],
+    )
+    def test_other_answers_are_not_taken_for_keys_either(
+        self, site: Website, client: IamClient, answer: bytes, code: str
+    ) -> None:
+        site.pages[KEYS] = answer
+        with pytest.raises(RefusedError) as caught:
+            client.keys_text("alice")
+        assert caught.value.code == code
+        assert caught.value.hint
+
+    @pytest.mark.parametrize(
+        "user", ["Alice", "a b", "", "../users", "a/b", "a" * 33, "1a", "a\n", "-a", "ä", "a;id"]
     )
     def test_what_is_no_account_is_not_asked_for(
         self, site: Website, client: IamClient, user: str
@@ -244,6 +304,15 @@ class TestForm:
         with pytest.raises(error) as caught:
             client.open_page("alice")
         assert caught.value.code == code
+
+    @pytest.mark.parametrize("port", [page(200, b"22001\n"), page(500)])
+    def test_a_page_that_fails_for_a_known_user_or_with_every_other_page(
+        self, site: Website, client: IamClient, port: bytes
+    ) -> None:
+        site.pages |= {FORM: page(500), PORT: port}
+        with pytest.raises(RefusedError, match="answered 500") as caught:
+            client.open_page("alice")
+        assert caught.value.code != "no_display_name"
 
     def test_404_of_a_server_that_is_no_iam_blames_no_user(self, client: IamClient) -> None:
         with pytest.raises(RefusedError, match="not the lab's IAM"):
