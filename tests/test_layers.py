@@ -35,6 +35,8 @@ USER_LEVEL = (
     "sshconfig",
     "keys",
     "containers",
+    "shells",
+    "ports",
     "login",
     "backups",
     "tunnels",
@@ -73,13 +75,11 @@ FOR_COMMANDS = {*USER_LEVEL, "session", "reporter", "results", "errors", "models
 NOT_YET_THIN = {
     "commands/backup",
     "commands/copy",
-    "commands/hosts",
     "commands/interrupted",
     "commands/lab",
     "commands/mount",
     "commands/mounts",
     "commands/options",
-    "commands/port",
     "commands/reach",
     "commands/recover",
     "commands/serving",
@@ -87,7 +87,6 @@ NOT_YET_THIN = {
     "commands/snapshots",
     "commands/tunnel",
     "commands/verify",
-    "commands/work",
     "commands/x11",
 }
 

@@ -1,26 +1,47 @@
-"""The containers on the hosts: how they are, and what is done with them.
+"""Your containers: make them, start and stop them, and see how they are.
 
-`status` must stay importable without typer and rich: it is the command that has to feel instant.
+    from apexgpu import containers
+    from apexgpu.session import Session
+
+    result = containers.up(Session(), ["gpu7", "gpu8"])
+    for outcome in result.outcomes:
+        print(outcome.host.name, outcome.error or outcome.value.started.container.addresses)
+
+Host names may be globs, such as `gpu1?`. The errors of single hosts are in the result; errors of the whole command,
+such as a host name that does not exist, are raised.
+
+`status` must stay importable without typer and rich, and without what only the others need: it has to feel instant.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from apexgpu import manyhosts
-from apexgpu.manageshell import containershell, hostlock, manage
+from apexgpu.errors import RefusedError, StoppedError, UsageError
+from apexgpu.manageshell import containershell, hostlock, manage, portmaps, replies, starting
+from apexgpu.manageshell.containershell import Activity
 from apexgpu.manageshell.manage import HostStatus
-from apexgpu.manageshell.replies import clean
-from apexgpu.models import Container, Host, Outcome
+from apexgpu.manageshell.replies import StartReply, StopReply
+from apexgpu.manageshell.starting import StartedContainer
+from apexgpu.models import Container, Host, Outcome, Target
 from apexgpu.remote import disks
 from apexgpu.results import HostResults, JsonObject
 from apexgpu.session import Session
+from apexgpu.ssh.failures import key_refused_error
+from apexgpu.ssh.route import config_arguments
 
 if TYPE_CHECKING:
     from apexgpu.archives.journal import Entry
 
+START_WAIT = 120.0
+"""Seconds that a start may print nothing, and that the container's port may take to answer."""
+
 WATCH_PERIOD = 5.0
 """Seconds between two rounds of `status --watch`."""
+
+
+# status
 
 
 @dataclass(frozen=True)
@@ -33,7 +54,7 @@ class ContainerStatus:
         """Its keys in a row of `status`; sizes in bytes, times in seconds."""
         container: JsonObject = {"running": False, "state": None}
         if self.found.container is not None:
-            container = container_json(self.found.container)
+            container = _container_json(self.found.container)
         return {
             "registered": self.found.registered,
             "key_accepted": self.found.registered,
@@ -43,8 +64,7 @@ class ContainerStatus:
         }
 
 
-def container_json(container: Container) -> JsonObject:
-    """A container in a JSON document."""
+def _container_json(container: Container) -> JsonObject:
     return {
         "running": container.running,
         "state": container.state,
@@ -84,57 +104,6 @@ def status(session: Session, patterns: Sequence[str], *, watch: bool = False) ->
     return Statuses(outcomes, _interrupted_work(session, hosts))
 
 
-@dataclass(frozen=True)
-class Registration:
-    """A host that has the account's container; `changed` is whether it had to be made."""
-
-    changed: bool
-
-    def to_json(self) -> JsonObject:
-        """Its keys in a host's row."""
-        return {"registered": True, "changed": self.changed}
-
-
-@dataclass(frozen=True)
-class Registrations(HostResults[Registration]):
-    """What `register` returns."""
-
-
-def register_on(session: Session, hosts: Sequence[Host]) -> Registrations:
-    """Make the account's container on `hosts`, where there is none yet. It takes minutes.
-
-    Each host is reported when it is done. The errors of hosts are in the result.
-    """
-    from apexgpu import credentials  # not needed by `status`
-
-    names = ", ".join(host.name for host in hosts)
-    if len(hosts) > 4:
-        names = f"{len(hosts)} hosts"
-    resend = credentials.resend_keys(session)
-    with session.reporter.working(f"registering on {names}; do not interrupt") as progress:
-
-        def done(outcome: Outcome[Registration]) -> None:
-            name = outcome.host.name
-            if outcome.error is not None:
-                session.reporter.error(outcome.error, host=name)
-            elif outcome.value is not None and outcome.value.changed:
-                session.reporter.success(f"{name}: registered. Next: apexgpu up {name}")
-            else:
-                session.reporter.success(f"{name}: was registered already")
-
-        def work(host: Host) -> Registration:
-            changed = manage.register(
-                session.transport,
-                host,
-                state_dir=session.state_dir,
-                repost=resend,
-                on_line=lambda line: progress.update(f"{host.name}: {clean(line)}"),
-            )
-            return Registration(changed)
-
-        return Registrations(manyhosts.run(session, hosts, work, on_done=done))
-
-
 def _interrupted_work(session: Session, hosts: Sequence[Host]) -> "dict[str, Entry]":
     """The work that was cut short on these hosts; not what another apexgpu is busy with right now."""
     if not (session.state_dir / "journal").is_dir():
@@ -148,3 +117,405 @@ def _interrupted_work(session: Session, hosts: Sequence[Host]) -> "dict[str, Ent
         if entry is not None and not hostlock.in_use(session.state_dir, host):
             interrupted[host.name] = entry
     return interrupted
+
+
+# register
+
+
+@dataclass(frozen=True)
+class Registration:
+    """An account and a container on a host; `changed` is whether they were made just now."""
+
+    changed: bool
+
+    def to_json(self) -> JsonObject:
+        """Its keys in a row of `register`."""
+        return {"registered": True, "changed": self.changed}
+
+
+class Registrations(HostResults[Registration]):
+    """What `register` returns."""
+
+
+def register(
+    session: Session,
+    patterns: Sequence[str],
+    *,
+    everything: bool = False,
+) -> Registrations:
+    """Make your account and container on the hosts that `patterns` name, or on all with `everything`.
+
+    This takes minutes and must not be interrupted: only an administrator can delete a half-made account. Hosts where
+    you are registered already are left alone.
+    """
+    return register_on(session, session.some_hosts(patterns, everything))
+
+
+def register_on(session: Session, hosts: Sequence[Host]) -> Registrations:
+    """As `register`, on these hosts."""
+    from apexgpu import credentials  # `status` does not need it
+
+    reporter = session.reporter
+    resend_keys = credentials.resend_keys(session)
+    doing = f"registering on {_list_names(hosts)}; do not interrupt"
+    with reporter.working(doing) as progress:
+
+        def work(host: Host) -> Registration:
+            changed = manage.register(
+                session.transport,
+                host,
+                state_dir=session.state_dir,
+                resend_keys=resend_keys,
+                on_line=lambda line: progress.update(f"{host.name}: {replies.clean(line)}"),
+            )
+            return Registration(changed)
+
+        def report(outcome: Outcome[Registration]) -> None:
+            name = outcome.host.name
+            if outcome.error is not None:
+                reporter.error(outcome.error, host=name)
+            elif outcome.value is not None and outcome.value.changed:
+                reporter.success(f"{name}: registered. Next: apexgpu up {name}")
+            else:
+                reporter.success(f"{name}: was registered already")
+
+        return Registrations(manyhosts.run(session, hosts, work, on_done=report))
+
+
+# up
+
+
+@dataclass(frozen=True)
+class Start:
+    """A container that answers SSH, and what its start reported."""
+
+    started: StartedContainer
+
+    def to_json(self) -> JsonObject:
+        """Its keys in a row of `up`."""
+        driver = self.started.driver
+        driver_json: JsonObject | None = None
+        if driver is not None:
+            driver_json = {
+                "host": driver.host,
+                "container": driver.container,
+                "installed": driver.installed,
+            }
+        return {
+            **_container_json(self.started.container),
+            "changed": not self.started.was_running,
+            "driver": driver_json,
+        }
+
+
+class Starts(HostResults[Start]):
+    """What `up` returns."""
+
+
+def up(
+    session: Session,
+    patterns: Sequence[str],
+    *,
+    everything: bool = False,
+    wait: float = START_WAIT,
+) -> Starts:
+    """Start the containers on the hosts that `patterns` name, and wait until they answer SSH.
+
+    `wait` is in seconds; see START_WAIT. A container that an interrupted snapshot or recover still works on is not
+    started, unless the session says yes to everything.
+    """
+    hosts = session.some_hosts(patterns, everything)
+
+    def report(outcome: Outcome[Start]) -> None:
+        if outcome.error is not None:
+            session.reporter.error(outcome.error, host=outcome.host.name)
+        elif outcome.value is not None:
+            _report_start(session, outcome.host, outcome.value)
+
+    allow_during_backup = session.yes
+    return Starts(_start(session, hosts, wait, allow_during_backup, report))
+
+
+def _start(
+    session: Session,
+    hosts: Sequence[Host],
+    wait: float,
+    allow_during_backup: bool,
+    report: Callable[[Outcome[Start]], None],
+) -> list[Outcome[Start]]:
+    # A host whose key is new is asked twice (see manyhosts). Its container is started once.
+    started: dict[str, StartReply] = {}
+    with session.reporter.working(f"starting on {_list_names(hosts)}") as progress:
+
+        def show_line(host: Host, line: str) -> None:
+            text = replies.clean(line).lstrip("= ")
+            progress.update(f"{host.name}: {text}")
+            if starting.is_milestone(text):
+                session.reporter.note(f"  {host.name}: {text}")
+
+        def work(host: Host) -> Start:
+            if not allow_during_backup:
+                _refuse_during_backup(session, host)
+            container = starting.up(
+                session.transport,
+                host,
+                state_dir=session.state_dir,
+                wait=wait,
+                pause=session.pause,
+                on_line=lambda line: show_line(host, line),
+                started=started,
+            )
+            return Start(container)
+
+        outcomes = manyhosts.run(session, hosts, work, on_done=report)
+    newly_started = []
+    for outcome in outcomes:
+        if outcome.value is not None and not outcome.value.started.was_running:
+            newly_started.append(outcome.host)
+    _offer_port_maps(session, newly_started)
+    return outcomes
+
+
+def _refuse_during_backup(session: Session, host: Host) -> None:
+    """Raise when the server's tar may still be saving the container, or unpacking it."""
+    from apexgpu.archives.journal import Journal
+
+    entry = Journal(session.state_dir).find(host.name)
+    if entry is None or entry.stage not in {"tar", "unpack"}:
+        return
+    damage = "spoil the archive" if entry.stage == "tar" else "start half a container"
+    message = (
+        f"{entry.words()}: a start now would {damage}; finish it first "
+        f"(or start anyway: apexgpu up {host.name} --yes)"
+    )
+    raise RefusedError(message, hint=f"apexgpu {entry.what} {host.name}", code="under_way")
+
+
+def _report_start(session: Session, host: Host, start: Start) -> None:
+    driver = start.started.driver
+    if driver is not None and not driver.installed:
+        session.reporter.warn(
+            f"{host.name}: the container's NVIDIA driver ({driver.container or 'none'}) is not the host's "
+            f"({driver.host}); CUDA programs will fail there; tell the administrators that the installer for this "
+            "driver is missing"
+        )
+    state = "was up already" if start.started.was_running else "is up"
+    # Plain `ssh` finds the host only in the config that it reads by itself.
+    ssh_reads_config = not config_arguments(session.settings.ssh_config)
+    command = "ssh" if ssh_reads_config else "apexgpu ssh"
+    session.reporter.success(f"{host.name} {state}. Next: {command} {host.name}")
+
+
+def _offer_port_maps(session: Session, hosts: Sequence[Host]) -> None:
+    """After a start, offer to make the port maps again that the stop removed. They are forgotten after a no."""
+    lost: dict[Host, tuple[int, ...]] = {}
+    for host in hosts:
+        ports = portmaps.remembered(session.state_dir, host)
+        if ports:
+            lost[host] = ports
+    if not lost:
+        return
+    listed = "; ".join(f"{host.name}: {', '.join(map(str, lost[host]))}" for host in lost)
+    reporter = session.reporter
+    if not session.yes and not reporter.can_ask:
+        host, ports = next(iter(lost.items()))
+        command = f"apexgpu port {host.name} {ports[0]}"
+        reporter.note(f"port maps that the stop removed: {listed}   (to map one again: {command})")
+        return
+    if not session.yes and not reporter.confirm(
+        f"Open these ports to the lab's network again ({listed})?"
+    ):
+        for host in lost:
+            portmaps.forget(session.state_dir, host)
+        return
+
+    def map_again(host: Host) -> None:
+        portmaps.map_again(
+            session.transport,
+            host,
+            lost[host],
+            note=lambda text: reporter.note(f"{host.name}: {text}"),
+        )
+
+    manyhosts.run(session, list(lost), map_again)
+
+
+# down
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A stopped container, with the port maps that the stop removed."""
+
+    reply: StopReply
+
+    def to_json(self) -> JsonObject:
+        """Its keys in a row of `down`."""
+        return {
+            "state": "STOPPED",
+            "changed": self.reply.was_running,
+            "unmapped": list(self.reply.unmapped),
+        }
+
+
+class Stops(HostResults[Stop]):
+    """What `down` returns."""
+
+
+def down(session: Session, patterns: Sequence[str], *, everything: bool = False) -> Stops:
+    """Stop the containers on the hosts that `patterns` name, after a question if they run.
+
+    Files stay; programs end. DeclinedError when the user declines. Port maps are remembered for the next `up`.
+    """
+    hosts = session.some_hosts(patterns, everything)
+    with session.reporter.working(f"checking {_list_names(hosts)}"):
+        activities = manyhosts.run(session, hosts, lambda host: _find_activity(session, host))
+    confirm_stop(session, activities)
+    stops = _stop(session, [outcome.host for outcome in activities if outcome.ok])
+    outcomes: list[Outcome[Stop]] = []
+    for outcome in activities:
+        if outcome.error is not None:
+            session.reporter.error(outcome.error, host=outcome.host.name)
+            outcomes.append(Outcome(outcome.host, None, outcome.error))
+        else:
+            outcomes.append(stops[outcome.host])
+    return Stops(outcomes)
+
+
+def _find_activity(session: Session, host: Host) -> Activity | None:
+    """What runs in the container; None for a stopped container."""
+    found = manage.status(session.transport, host)
+    if not found.registered:
+        raise key_refused_error(Target(host, "manage"))
+    if found.container is None or not found.container.running:
+        return None
+    return containershell.activity(session.transport, host)
+
+
+def confirm_stop(session: Session, activities: Sequence[Outcome[Activity | None]]) -> None:
+    """Show what runs in the containers, and ask whether to stop them. DeclinedError when the user declines."""
+    running = []
+    busy = []
+    for outcome in activities:
+        if outcome.value is None:
+            continue
+        show_activity(session, outcome.host, outcome.value)
+        running.append(outcome.host)
+        if outcome.value.busy:
+            busy.append(outcome.host.name)
+    if not running:
+        return
+    in_use = f" ({', '.join(busy)} in use)" if busy else ""
+    session.confirm(f"Stop the running container on {_list_names(running)}{in_use}?")
+
+
+def show_activity(session: Session, host: Host, activity: Activity | None) -> None:
+    """Report what a stop would end, for a user who is about to be asked."""
+    if activity is None or session.yes:
+        return
+    for line in activity.sessions:
+        session.reporter.note(f"  {host.name}: logged in: {line}")
+    for line in activity.gpu_processes:
+        session.reporter.note(f"  {host.name}: on a GPU: {line}")
+
+
+def _stop(session: Session, hosts: Sequence[Host]) -> dict[Host, Outcome[Stop]]:
+    if not hosts:
+        return {}
+    with session.reporter.working(f"stopping on {_list_names(hosts)}") as progress:
+
+        def work(host: Host) -> Stop:
+            reply = manage.down(
+                session.transport,
+                host,
+                state_dir=session.state_dir,
+                on_line=lambda line: progress.update(f"{host.name}: {replies.clean(line)}"),
+            )
+            portmaps.remember(session.state_dir, host, reply.ports)
+            return Stop(reply)
+
+        def report(outcome: Outcome[Stop]) -> None:
+            _report_stop(session, outcome)
+
+        outcomes = manyhosts.run(session, hosts, work, on_done=report)
+    return {outcome.host: outcome for outcome in outcomes}
+
+
+def _report_stop(session: Session, outcome: Outcome[Stop]) -> None:
+    name = outcome.host.name
+    if outcome.error is not None:
+        session.reporter.error(outcome.error, host=name)
+    elif outcome.value is not None and outcome.value.reply.was_running:
+        maps = outcome.value.reply.user_maps
+        removed = f" Port maps that went with it: {', '.join(maps)}." if maps else ""
+        session.reporter.success(f"{name} is down.{removed} Next: apexgpu up {name}")
+    else:
+        session.reporter.success(f"{name} was down already")
+
+
+# Going into one container
+
+
+def one_host(session: Session, name: str, *, several: str = "name one of them") -> Host:
+    """Return the host called `name`. UsageError, with the hint `several`, for a glob that matches more than one."""
+    hosts = session.hosts([name])
+    if len(hosts) > 1:
+        message = f"{name} matches {len(hosts)} hosts, and this needs one"
+        raise UsageError(message, hint=several)
+    return hosts[0]
+
+
+def is_running(session: Session, host: Host) -> bool:
+    """Whether the container accepts a login. False for a stopped container; every other problem is raised."""
+    try:
+        containershell.query(session.transport, host, "true")
+    except StoppedError:
+        return False
+    return True
+
+
+def ensure_running(session: Session, host: Host, command: str = "true") -> str:
+    """Make sure that the container accepts a login, before a program of its own is started that needs it.
+
+    A stopped container is started if the user agrees. Returns the output of `command` in a container that was
+    running, "" for one that had to be started. Raises whatever is in the way: DeclinedError, StoppedError (nobody
+    can be asked), UnreachableError …
+    """
+
+    def query(host: Host) -> str | None:
+        try:
+            return containershell.query(session.transport, host, command).out
+        except StoppedError:
+            return None
+
+    (outcome,) = manyhosts.run(session, [host], query)
+    if outcome.error is not None:
+        raise outcome.error
+    if outcome.value is None:
+        offer_start(session, host)
+    return outcome.value or ""
+
+
+def offer_start(session: Session, host: Host) -> None:
+    """Start the stopped container if the user agrees.
+
+    StoppedError when nobody can be asked, DeclinedError when the user declines.
+    """
+    if not session.yes and not session.reporter.can_ask:
+        raise replies.container_stopped(host.name)
+    session.confirm(f"The container on {host.name} is stopped. Start it?")
+
+    def report(outcome: Outcome[Start]) -> None:
+        if outcome.value is not None:
+            _report_start(session, host, outcome.value)
+
+    # A yes to this question is no yes to a start in the middle of a backup.
+    (outcome,) = _start(session, [host], START_WAIT, False, report)
+    if outcome.error is not None:
+        raise outcome.error
+
+
+def _list_names(hosts: Sequence[Host]) -> str:
+    if len(hosts) > 4:
+        return f"{len(hosts)} hosts"
+    return ", ".join(host.name for host in hosts)

@@ -1,12 +1,14 @@
-"""Showing what many hosts gave, and the question of host keys that stands before it."""
+"""Works on many hosts at once, and asks about all new host keys in one question.
+
+Every module for users that connects to hosts goes through this one: it is the only place where host keys are accepted.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apexgpu.errors import ApexError, ConfigError
-from apexgpu.models import Host, Outcome, PublicKey, Reply, T, Target
+from apexgpu.models import Host, Outcome, Reply, T, Target
 from apexgpu.results import error_json
 from apexgpu.session import Session
 from apexgpu.ssh import fanout
@@ -14,15 +16,11 @@ from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.ssh.route import keep_host_keys_hint
 from apexgpu.ssh.transport import Limits, OnLine
 
+if TYPE_CHECKING:
+    from apexgpu.ssh.hostkeys import NewHostKey
 
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """A key seen for the first time: who shows it, and the error that says so."""
-
-    alias: str
-    name: str
-    key: PublicKey
-    seen: UnknownHostKeyError
+# A host key can be new twice: first that of the host, then that of the container behind it.
+_ROUNDS_OF_NEW_KEYS = 2
 
 
 def run(
@@ -32,82 +30,90 @@ def run(
     *,
     on_done: Callable[[Outcome[T]], None] = lambda _: None,
 ) -> list[Outcome[T]]:
-    """Fan out; when host keys are new, ask for all of them at once and do those hosts again."""
-    waiting: list[Outcome[T]] = []
-    can_answer = session.accept_new or session.reporter.can_ask
+    """Run `work` on all hosts at once; return a value or an error for each, in the order of `hosts`.
 
-    def done(outcome: Outcome[T]) -> None:
-        if can_answer and isinstance(outcome.error, UnknownHostKeyError):
+    The hosts whose keys are new wait for the others; then the user is asked about all those keys together, and `work`
+    is run again on these hosts. `on_done` is called in this thread with each final outcome as it arrives.
+
+    Raises UnknownHostKeyError when the user does not accept the keys. Nobody can be asked without a terminal; each
+    host then fails with this error.
+
+    Example:
+        outcomes = manyhosts.run(session, hosts, lambda host: manage.status(session.transport, host))
+    """
+    can_accept = session.accept_new or session.reporter.can_ask
+    waiting: list[Outcome[T]] = []
+
+    def sort_out(outcome: Outcome[T]) -> None:
+        if can_accept and isinstance(outcome.error, UnknownHostKeyError):
             waiting.append(outcome)
         else:
             on_done(outcome)
 
-    outcomes = fanout.each(hosts, work, on_done=done)
-    for _ in range(2):  # the host itself, then the container behind it
+    outcomes = fanout.each(hosts, work, on_done=sort_out)
+    for _ in range(_ROUNDS_OF_NEW_KEYS):
         if not waiting:
             break
-        new = [
-            outcome.error for outcome in waiting if isinstance(outcome.error, UnknownHostKeyError)
-        ]
         again = [outcome.host for outcome in waiting]
+        accept_host_keys(session, _unknown_keys(waiting))
         waiting.clear()
-        trust(session, new)
-        redone = {outcome.host: outcome for outcome in fanout.each(again, work, on_done=done)}
-        outcomes = [redone.get(outcome.host, outcome) for outcome in outcomes]
+        by_host = {outcome.host: outcome for outcome in fanout.each(again, work, on_done=sort_out)}
+        outcomes = [by_host.get(outcome.host, outcome) for outcome in outcomes]
     for outcome in waiting:
         on_done(outcome)
     return outcomes
 
 
-def trust(session: Session, seen: Sequence[UnknownHostKeyError]) -> None:
-    """Show the fingerprints of all new host keys in one table, ask once, and add them to known_hosts."""
-    from apexgpu.iam.publickeys import fingerprint
-    from apexgpu.ssh.hostkeys import known_hosts_name
-    from apexgpu.sshfiles import knownhostsedit
+def _unknown_keys(outcomes: Sequence[Outcome[T]]) -> list[UnknownHostKeyError]:
+    errors = [outcome.error for outcome in outcomes]
+    return [error for error in errors if isinstance(error, UnknownHostKeyError)]
 
-    unique = {(error.route.target.alias, error.key.blob): error for error in seen}
-    new = [
-        NewKey(alias, known_hosts_name(error.route), error.key, error)
-        for (alias, _), error in unique.items()
-    ]
-    by_file: dict[Path, list[NewKey]] = {}
-    for entry in new:
-        by_file.setdefault(_kept_in(session, entry), []).append(entry)
+
+def accept_host_keys(session: Session, errors: Sequence[UnknownHostKeyError]) -> None:
+    """Show the fingerprints of all new host keys, ask once, and add the keys to known_hosts.
+
+    With `--accept-new` nobody is asked. Raises the first of `errors` when the user declines, ConfigError when the
+    user's ssh config keeps no host keys.
+    """
+    # paramiko and known_hosts are needed for new keys only, and `status` has to start fast.
+    from apexgpu.iam.publickeys import fingerprint
+    from apexgpu.ssh import hostkeys
+
+    new_keys = hostkeys.new_host_keys(errors)
+    by_file: dict[Path, list[NewHostKey]] = {}
+    for new_key in new_keys:
+        by_file.setdefault(_file_for(session, new_key), []).append(new_key)
     if not session.accept_new:
         session.reporter.note("These hosts show keys that this laptop has not seen before:")
-        rows = [(entry.alias, entry.key.kind, fingerprint(entry.key)) for entry in new]
+        rows = [(new.alias, new.key.kind, fingerprint(new.key)) for new in new_keys]
         session.reporter.table(("HOST", "TYPE", "FINGERPRINT"), rows)
         if not session.reporter.confirm(
-            "Are they the lab's (compare with an administrator if in doubt)? Trust all of them"
+            "Do these fingerprints match the lab's (ask an administrator)? Trust all of them"
         ):
-            raise new[0].seen
-    for file, entries in by_file.items():
-        hashed = entries[0].seen.route.option("hashknownhosts", "no") == "yes"
-        knownhostsedit.record_added(session.state_dir, file, [entry.name for entry in entries])
-        knownhostsedit.add(file, [(entry.name, entry.key) for entry in entries], hashed=hashed)
-        session.reporter.success(
-            f"{len(entries)} host key{'s' if len(entries) > 1 else ''} added to {file}"
-        )
+            raise errors[0]
+    for file, keys in by_file.items():
+        hostkeys.add(file, keys, session.state_dir)
+        plural = "s" if len(keys) > 1 else ""
+        session.reporter.success(f"{len(keys)} host key{plural} added to {file}")
 
 
-def _kept_in(session: Session, entry: NewKey) -> Path:
-    """The file for a new key; ConfigError where the user's config keeps none, for then no key could ever be checked."""
-    file = entry.seen.route.new_host_keys_file
-    if file is None:
-        where = entry.seen.route.option("userknownhostsfile", "none")
-        message = f"your ssh config keeps no host keys: UserKnownHostsFile is {where}, also for {entry.alias}"
-        raise ConfigError(
-            message, hint=keep_host_keys_hint(session.settings.ssh_config), code="no_known_hosts"
-        )
-    return file
+def _file_for(session: Session, new_key: "NewHostKey") -> Path:
+    if new_key.file is not None:
+        return new_key.file
+    # Without a file, no host key could ever be checked.
+    message = (
+        f"your ssh config keeps no host keys: UserKnownHostsFile is {new_key.configured_files}, "
+        f"also for {new_key.alias}"
+    )
+    hint = keep_host_keys_hint(session.settings.ssh_config)
+    raise ConfigError(message, hint=hint, code="no_known_hosts")
 
 
-class Trusting:
-    """The transport for work that must not begin anew: new host keys of one host are put to the user as they come up.
+class AcceptingTransport:
+    """A transport that asks about the new host keys of one host as they appear, for work that must not be run twice.
 
-    Other hosts are merely looked at, by many threads at once: nothing is asked for them.
-
-    Such a key is seen before anything is sent, so the command is simply sent again once it is trusted.
+    A new key is found before anything is sent, so the command is simply sent again. Nobody is asked about the keys of
+    other hosts: such work only looks at them, in many threads at once.
     """
 
     def __init__(self, session: Session, host: Host) -> None:
@@ -124,16 +130,21 @@ class Trusting:
         once: bool = False,
     ) -> Reply:
         """See transport.Transport."""
-        link = self._session.transport
+        session, link = self._session, self._session.transport
         try:
             return link.run(target, command, limits=limits, on_line=on_line, once=once)
         except UnknownHostKeyError as exc:
-            if target.host != self._host or not (
-                self._session.accept_new or self._session.reporter.can_ask
-            ):
+            can_accept = session.accept_new or session.reporter.can_ask
+            if target.host != self._host or not can_accept:
                 raise
-            trust(self._session, [exc])
+            accept_host_keys(session, [exc])
         return link.run(target, command, limits=limits, on_line=on_line, once=once)
+
+
+# For commands that have not moved to a user-level module yet.
+
+trust = accept_host_keys
+Trusting = AcceptingTransport
 
 
 def rows(

@@ -104,7 +104,7 @@ class TestMapping:
             pass
         one = two.hosts("port", "gpu2", str(number))["gpu2"]["ports"][0]
         assert one["answers"] is False
-        assert f"what listens on port {number} in the container must listen on 0.0.0.0" in two.err
+        assert f"the program on port {number} in the container must listen on 0.0.0.0" in two.err
 
     def test_the_list_names_the_map_of_ssh_and_needs_no_warning_for_it(self, two: Product) -> None:
         assert two("port", "gpu2") == 0

@@ -110,7 +110,7 @@ Change = Callable[[Told, Path], object]
 
 def register(link: Told, state_dir: Path, host: Host = HOST) -> bool:
     return manage.register(
-        link, host, state_dir=state_dir, on_line=lambda _: None, repost=lambda: False
+        link, host, state_dir=state_dir, on_line=lambda _: None, resend_keys=lambda: False
     )
 
 

@@ -12,8 +12,8 @@ from apexgpu.archives.archivehost import Means
 from apexgpu.archives.catalog import UNKNOWN, Saved, checked_label, iso
 from apexgpu.archives.saving import Plan, Taken
 from apexgpu.commands import reach
-from apexgpu.commands.hosts import confirm_stop
 from apexgpu.commands.options import Group, OneHost, session_of
+from apexgpu.containers import confirm_stop
 from apexgpu.errors import ApexError, DeclinedError, RefusedError
 from apexgpu.manageshell.replies import clean
 from apexgpu.models import Host, Outcome

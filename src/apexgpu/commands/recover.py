@@ -13,8 +13,8 @@ from apexgpu.archives.recoverplan import Plan
 from apexgpu.archives.recovery import Done
 from apexgpu.commands import interrupted, reach
 from apexgpu.commands.backup import ask_snapshot, attempt, show_taken, undo_interrupted, words
-from apexgpu.commands.hosts import show_use
 from apexgpu.commands.options import Group, OneHost, session_of
+from apexgpu.containers import show_activity
 from apexgpu.errors import ApexError, DeclinedError, RefusedError, UsageError
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.manageshell import hostkeys, manage
@@ -136,7 +136,7 @@ def _ask(session: Session, means: Means, made: Plan, snapshot: bool | None) -> P
     if made.doubt:
         session.screen.warn(f"the archive is NOT to be trusted: {made.doubt}")
     if made.ran:
-        show_use(session, host, made.use)
+        show_activity(session, host, made.use)
     yours = f"your container on {host.name}"
     session.confirm_name(
         host.name,

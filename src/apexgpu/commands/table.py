@@ -60,7 +60,7 @@ COMMANDS: dict[str, CommandInfo] = {
     ),
     "jupyter": CommandInfo("serving", "Ports", "Show your container in Jupyter, here."),
     "port": CommandInfo(
-        "port", "Ports", "Show or make the server's maps of your container's ports."
+        "ports", "Ports", "Show or make the server's maps of your container's ports."
     ),
     "mount": CommandInfo(
         "mount", "Files", "Show the files of your container in a directory of this laptop."

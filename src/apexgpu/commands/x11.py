@@ -10,13 +10,13 @@ import typer
 from apexgpu import manyhosts
 from apexgpu.commands import reach
 from apexgpu.commands.options import Group, OneHost, session_of
-from apexgpu.commands.work import remote_command
 from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
 from apexgpu.manageshell import replies
 from apexgpu.models import Finding, Host
 from apexgpu.process import in_background
 from apexgpu.results import error_json, finding_json
 from apexgpu.session import Session
+from apexgpu.shells import command_line
 from apexgpu.xserver import probes, x11facts, x11install, x11local, x11remote, x11session
 from apexgpu.xserver.x11facts import Here
 
@@ -211,7 +211,7 @@ def run(
             session,
             chosen,
             here,
-            remote_command(words),
+            command_line(words),
             trusted=trusted,
             compress=compress,
             again=again,

@@ -99,14 +99,19 @@ def container_state(link: Transport, host: Host) -> Container:
 
 
 def register(
-    link: Transport, host: Host, *, state_dir: Path, on_line: OnLine, repost: Callable[[], bool]
+    link: Transport,
+    host: Host,
+    *,
+    state_dir: Path,
+    on_line: OnLine,
+    resend_keys: Callable[[], bool],
 ) -> bool:
     """Make the account and the container of `host.user`, under the host's lock.
 
     Returns True for a new account, False when there was one. There is no time limit: an interrupted registration
     leaves a half-made account that only an administrator can delete.
 
-    `repost` sends the user's keys to IAM again and returns whether it could. It is called once, when the register
+    `resend_keys` sends the user's keys to IAM again and returns whether it could. It is called once, when the register
     account does not accept our key: that account is shared, and contains the keys of whoever sent them last.
     """
     from apexgpu.iam.client import valid_user
@@ -118,7 +123,7 @@ def register(
         try:
             is_new = _register(link, host, on_line)
         except RegisterKeyError:
-            if not repost():
+            if not resend_keys():
                 raise
             is_new = _register(link, host, on_line)
         _check_account(link, host, is_new)

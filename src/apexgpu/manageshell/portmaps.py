@@ -83,7 +83,7 @@ def map_again(link: Transport, host: Host, ports: Sequence[int], *, note: OnLine
         except ApexError as exc:
             note(f"port {port} is no longer mapped: {exc.message}")
         else:
-            note(f"port {port} is mapped again: {port_map.address}:{port_map.port}")
+            note(f"port {port} is mapped again: {port_map.where}")
 
 
 def remembered(state_dir: Path, host: Host) -> tuple[int, ...]:

@@ -69,6 +69,12 @@ class StopReply:
                 ports.append(int(match[3]))
         return tuple(dict.fromkeys(ports))
 
+    @property
+    def user_maps(self) -> tuple[str, ...]:
+        """The removed maps, except that of sshd."""
+        sshd = f"container:{SSH_PORT}"
+        return tuple(line for line in self.unmapped if not line.endswith(sshd))
+
 
 @dataclass(frozen=True, slots=True)
 class PortMap:
@@ -77,6 +83,11 @@ class PortMap:
     address: str
     port: int
     container_port: int
+
+    @property
+    def where(self) -> str:
+        """The address with the port, as a person types it."""
+        return f"{self.address}:{self.port}"
 
 
 def clean(text: str) -> str:

@@ -31,6 +31,18 @@ _ADDRESS_LIMIT = 20  # seconds for DHCP
 _SSH_LIMIT = 30  # seconds for the container's sshd to accept connections
 _TOO_EARLY = (PortRefusedError, ConnectionClosedError, ConnectionLostError)
 
+# The lines of a start that a user wants to keep; the others are progress.
+_MILESTONES = (
+    "Starting your",
+    "The container is up",
+    "NVIDIA",
+    "Installing",
+    "Failed",
+    "Successfully",
+    "Done! Trying",
+    "You might",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class StartedContainer:
@@ -80,6 +92,11 @@ def start(
         container = _wait_for_address(link, host, wait, pause)
     wait_for_ssh(link, host, wait, pause)
     return StartedContainer(container, reply.was_running, reply.driver)
+
+
+def is_milestone(line: str) -> bool:
+    """Whether a line that the server prints during a start is worth keeping on the screen."""
+    return line.startswith(_MILESTONES)
 
 
 def _send_start(link: Transport, host: Host, on_line: OnLine, wait: float) -> StartReply:

@@ -1,0 +1,35 @@
+"""How the results of `apexgpu.shells` look."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from apexgpu.render.screen import Screen
+from apexgpu.shells import CommandOutputs
+
+TAB = "    "
+"""Stands for a tab, which would break the columns: the host's name is in front of every line."""
+
+
+def show_outputs(result: CommandOutputs, screen: Screen) -> None:
+    """The output of a single host as it is; that of several with the host's name in front of every line."""
+    first = result.outcomes[0].value
+    if len(result.outcomes) == 1 and first is not None:
+        screen.raw(first.reply.out, first.reply.err)
+        return
+    name_width = max(len(outcome.host.name) for outcome in result.outcomes)
+    for outcome in result.outcomes:
+        label = outcome.host.name.ljust(name_width)
+        if outcome.error is not None:
+            screen.reporter.error(outcome.error, host=outcome.host.name)
+        elif outcome.value is not None:
+            reply = outcome.value.reply
+            for line in reply.out.splitlines():
+                text = line.replace("\t", TAB)
+                screen.line(f"{label}  {text}")
+            for line in reply.err.splitlines():
+                screen.reporter.note(f"{label}  {line}")
+            if reply.code:
+                screen.reporter.note(f"{label}  exit status {reply.code}")
+
+
+VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {CommandOutputs: show_outputs}

@@ -1,0 +1,175 @@
+"""Work in your containers: a shell or a command in one of them, and a command in many.
+
+from apexgpu import shells
+from apexgpu.session import Session
+
+result = shells.run(Session(), ["gpu7", "gpu8"], "nvidia-smi -L")
+for outcome in result.outcomes:
+    print(outcome.host.name, outcome.error or outcome.value.stdout)
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from apexgpu import containers, manyhosts
+from apexgpu.errors import UsageError
+from apexgpu.manageshell import containershell
+from apexgpu.models import Host, Reply, Target
+from apexgpu.results import HostResults, JsonObject, Result, exit_code_of
+from apexgpu.session import Session
+from apexgpu.ssh.route import config_arguments, target_arguments
+
+
+def ssh_arguments(session: Session, host: Host) -> list[str]:
+    """Return the arguments with which `ssh` reaches the container: the config file, IAM's address, the alias."""
+    options = config_arguments(session.settings.ssh_config)
+    return [*options, *target_arguments(Target(host, "container")), host.name]
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return the string for the remote shell: a single word as it is, because it may be a script; several quoted."""
+    if words[:1] == ["--"]:
+        words = words[1:]
+    if len(words) == 1:
+        return words[0]
+    return shlex.join(words)
+
+
+# ssh
+
+
+@dataclass(frozen=True)
+class SshSession(Result):
+    """What `ssh` returns: the exit status of the shell or command."""
+
+    status: int
+
+    @property
+    def exit_code(self) -> int:
+        """See Result."""
+        return self.status
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {"ok": self.ok, "exit": self.status}
+
+
+def ssh(
+    session: Session, name: str, command: Sequence[str] = (), *, captured: bool = False
+) -> "SshSession | CommandOutputs":
+    """Open a shell in the container on the host `name`, or run `command` there, on this terminal.
+
+    A stopped container is started if the user agrees. With `captured`, the output of `command` is returned instead of
+    shown, as `run` does.
+    """
+    host = containers.one_host(session, name, several=f"apexgpu exec '{name}' -- CMD")
+    line = command_line(command)
+    if captured:
+        if not line:
+            hint = f"apexgpu ssh {host.name} --json -- CMD"
+            message = "--json needs a command; it cannot be used with an interactive shell"
+            raise UsageError(message, hint=hint)
+        containers.ensure_running(session, host)
+        return _run(session, [host], line, limit=None)
+    containers.ensure_running(session, host)
+    arguments = [*_own_connection(session, host), *ssh_arguments(session, host)]
+    if command:
+        # The user's config may say what a shell is (RemoteCommand tmux …). ssh refuses to have two commands.
+        arguments = ["-o", "RemoteCommand=none", *arguments, line]
+    return SshSession(session.runner.attach(["ssh", *arguments]))
+
+
+def _own_connection(session: Session, host: Host) -> list[str]:
+    """The options that avoid a shared connection, where the user's ControlPath is the same for two machines.
+
+    A container and its host, or two containers, may differ in the port only. A ControlPath that leaves out the port
+    would lead to the other machine.
+    """
+    path = _control_path(session, Target(host, "container"))
+    if path == "none":
+        return []
+    others = [Target(host, "manage")]
+    for other in session.known_hosts:
+        if other != host and other.port:
+            others.append(Target(other, "container"))
+            break
+    if path in {_control_path(session, other) for other in others}:
+        return ["-o", "ControlPath=none"]
+    return []
+
+
+def _control_path(session: Session, target: Target) -> str:
+    return session.transport.route(target).option("controlpath", "none")
+
+
+# run
+
+
+@dataclass(frozen=True)
+class CommandOutput:
+    """What a command in a container printed, and its exit status."""
+
+    reply: Reply
+
+    @property
+    def stdout(self) -> str:
+        """What it printed on stdout."""
+        return self.reply.out
+
+    def to_json(self) -> JsonObject:
+        """Its keys in a row of `exec`."""
+        return {"exit": self.reply.code, "stdout": self.reply.out, "stderr": self.reply.err}
+
+
+class CommandOutputs(HostResults[CommandOutput]):
+    """What `run` returns."""
+
+    @property
+    def exit_code(self) -> int:
+        """The command's own status for one host. For several: 0, or 3 if some failed.
+
+        If all failed: 1, or the code of their errors where all are errors of one kind.
+        """
+        first = self.outcomes[0].value
+        if len(self.outcomes) == 1 and first is not None:
+            return first.reply.code
+        failed = [
+            outcome
+            for outcome in self.outcomes
+            if outcome.value is None or outcome.value.reply.code
+        ]
+        if not failed:
+            return 0
+        if len(failed) < len(self.outcomes):
+            return 3
+        if all(outcome.error is not None for outcome in self.outcomes):
+            return exit_code_of(self.outcomes)
+        return 1
+
+
+def run(
+    session: Session,
+    patterns: Sequence[str],
+    command: str,
+    *,
+    everything: bool = False,
+    limit: float | None = None,
+) -> CommandOutputs:
+    """Run a command line in the containers on the hosts that `patterns` name, all at once.
+
+    `limit` is the time that it may take, in seconds; None is no limit. Stopped containers are not started.
+    """
+    return _run(session, session.some_hosts(patterns, everything), command, limit=limit)
+
+
+def _run(
+    session: Session, hosts: Sequence[Host], command: str, *, limit: float | None
+) -> CommandOutputs:
+    def work(host: Host) -> CommandOutput:
+        reply = containershell.execute(session.transport, host, command, total=limit)
+        return CommandOutput(reply)
+
+    plural = "s" if len(hosts) > 1 else ""
+    with session.reporter.working(f"running on {len(hosts)} host{plural}"):
+        return CommandOutputs(manyhosts.run(session, hosts, work))
