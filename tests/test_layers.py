@@ -82,10 +82,8 @@ NOT_YET_THIN = {
     "commands/options",
     "commands/reach",
     "commands/recover",
-    "commands/serving",
     "commands/setup",
     "commands/snapshots",
-    "commands/tunnel",
     "commands/verify",
     "commands/x11",
 }

@@ -185,15 +185,6 @@ class Session:
         """The hosts that can be listed without asking IAM; maybe none."""
         return self.settled_hosts or self.account.hosts or self.__dict__.get("known_hosts", ())
 
-    def open_page(self, url: str, *, secret: bool = False) -> None:
-        """Show `url` in the user's browser; where there is none, say so. A `secret` one stays out of its argv."""
-        import webbrowser
-
-        from apexgpu.forwarding import onetimelink
-
-        if not (onetimelink.open_once(url, webbrowser.open) if secret else webbrowser.open(url)):
-            self.reporter.note(f"no browser could be started; open it yourself: {url}")
-
     def confirm(self, question: str, *, option: str = "--yes") -> None:
         """Go on only when the user, or --yes, says so; DeclinedError otherwise."""
         if self.yes:

@@ -83,7 +83,7 @@ def test_asked_twice_it_is_there_already(product: Product) -> None:
     with serving() as port:
         first, again = opened(product, "gpu2", str(port)), opened(product, "gpu2", str(port))
         assert (first["id"], first["pid"]) == (again["id"], again["pid"])
-        assert "carries that already" in product.err
+        assert f"tunnel {first['id']} is open already" in product.err
 
 
 def test_a_container_that_was_stopped_and_started_serves_again_on_the_same_port(
@@ -168,6 +168,35 @@ def test_wrong_ports_are_wrong_use(product: Product, words: tuple[str, ...], say
     assert says in product.err
 
 
+def test_a_tunnel_in_the_lab_never_connects_to_itself(product: Product) -> None:
+    """A container of the lab has this machine's ports, and its server may bind later than we."""
+    with ports.listen_anywhere() as probe:
+        port = probe.getsockname()[1]
+    made = opened(product, "gpu2", str(port))
+    assert f"nothing listens on port {port} of gpu2 yet" in product.err
+    assert made["local_port"] != port
+    with pytest.raises(OSError, match=r"closed|reset"):
+        get(made["url"])
+    with socket.create_server(("127.0.0.1", port)) as late:
+        late.settimeout(30)
+        with socket.create_connection(("127.0.0.1", made["local_port"])) as caller:
+            caller.sendall(b"loss 0.1")
+            with late.accept()[0] as connection:
+                assert connection.recv(8) == b"loss 0.1"
+
+
+@pytest.mark.parametrize("more", [(), ("--background",)], ids=["foreground", "background"])
+def test_the_containers_own_port_is_refused_where_it_is_the_laptops(
+    product: Product, more: tuple[str, ...]
+) -> None:
+    with ports.listen_anywhere() as probe:
+        port = str(probe.getsockname()[1])
+    assert product("tunnel", "gpu2", port, "--local", port, *more) == 6
+    assert "the tunnel would connect to itself" in product.err
+    assert f"hint: apexgpu tunnel gpu2 {port} --local " in product.err
+    assert product.json("tunnels")["tunnels"] == []
+
+
 def test_several_ports_and_another_machine(product: Product) -> None:
     with serving(b"one") as one, serving(b"two") as two:
         made = opened(product, "gpu2", str(one), f"127.0.0.1:{two}")
@@ -227,11 +256,13 @@ def test_uninstall_closes_what_is_open(product: Product) -> None:
 
 
 def test_of_two_that_want_one_port_one_has_it() -> None:
-    """`listen` binds and does not look before."""
+    """`take_ports` binds and does not look before."""
 
     def listen(*wanted: int | None, exact: bool = False) -> list[socket.socket]:
         destinations = (Destination(23456),) * len(wanted)
-        return request.listen(TunnelRequest("gpu7", (), destinations, wanted, exact_ports=exact))
+        return request.take_ports(
+            TunnelRequest("gpu7", (), destinations, wanted, exact_ports=exact)
+        )
 
     first, second = listen(None, None)
     with first, second:

@@ -5,8 +5,9 @@ import subprocess
 import pytest
 
 from apexgpu.errors import UsageError
-from apexgpu.forwarding import portowners, ports, supervisor
-from apexgpu.forwarding.ports import Destination, ListenerState
+from apexgpu.forwarding import failures, listeners, portowners, ports, supervisor
+from apexgpu.forwarding.listeners import ListenerState
+from apexgpu.forwarding.ports import Destination
 from apexgpu.forwarding.sshconnection import argv
 
 IPV6_LOOPBACK = "00000000000000000000000001000000"
@@ -29,36 +30,42 @@ def test_what_a_port_means(word: str, target: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listeners", "word", "state"),
+    ("output", "word", "state"),
     [
-        ("0100007F:1776 11\n00000000:0016 12\n", "6006", ListenerState.LISTENING),
-        (f"0100007F:1776 11\n{IPV6_LOOPBACK}:1776 12\n", "6006", ListenerState.LISTENING),
-        ("00000000000000000000000000000000:1776 11\n", "6006", ListenerState.LISTENING),
-        (f"{IPV6_LOOPBACK}:1776 11\n", "6006", ListenerState.IPV6_ONLY),
-        ("0100007F:1777 11\n", "6006", ListenerState.NOTHING),
-        ("0100007F:1777\n", "6006", ListenerState.NOTHING),
-        ("0100007F:1777 11\n", "db:6006", ListenerState.UNKNOWN),
+        ("apexgpu 0100007F:1776 11\napexgpu 00000000:0016 12\n", "6006", ListenerState.LISTENING),
+        (
+            f"apexgpu 0100007F:1776 11\napexgpu {IPV6_LOOPBACK}:1776 12\n",
+            "6006",
+            ListenerState.LISTENING,
+        ),
+        (
+            "apexgpu 00000000000000000000000000000000:1776 11\n",
+            "6006",
+            ListenerState.LISTENING,
+        ),
+        (f"apexgpu {IPV6_LOOPBACK}:1776 11\n", "6006", ListenerState.IPV6_ONLY),
+        ("apexgpu 0100007F:1777 11\n", "6006", ListenerState.NOTHING),
+        ("apexgpu 0100007F:1777 11\n", "db:6006", ListenerState.UNKNOWN),
         ("", "6006", ListenerState.UNKNOWN),
-        ("Welcome: you have mail at 10:30\n", "6006", ListenerState.UNKNOWN),
+        ("Welcome: you have mail at 10:30\napexgpu 10:30\n", "6006", ListenerState.UNKNOWN),
     ],
 )
-def test_what_the_container_tells_of_a_port(
-    listeners: str, word: str, state: ListenerState
-) -> None:
-    assert ports.listener_state(listeners, ports.parse_destination(word)) is state
+def test_what_the_container_tells_of_a_port(output: str, word: str, state: ListenerState) -> None:
+    destination = ports.parse_destination(word)
+    assert listeners.state_of(destination, listeners.parse(output)) is state
 
 
 def test_only_a_container_on_this_machine_lists_our_own_socket() -> None:
     """The same port of another machine has another inode."""
     with ports.listen_anywhere() as ours:
-        words = ["sh", "-c", ports.LIST_LISTENERS]
-        listed = subprocess.run(words, capture_output=True, text=True, check=False).stdout
-        assert ports.lists_socket(listed, ours)
+        words = ["sh", "-c", listeners.list_command()]
+        output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert listeners.contain(listeners.parse(output), ours)
         port = ours.getsockname()[1]
-        elsewhere = f"0100007F:{port:04X} 1\n0100007F:{port:04X}\n"
-        assert ports.listener_state(elsewhere, Destination(port)) is ListenerState.LISTENING
-        assert not ports.lists_socket(elsewhere, ours)
-        assert not ports.lists_socket("", ours)
+        elsewhere = listeners.parse(f"apexgpu 0100007F:{port:04X} 1\n")
+        assert listeners.state_of(Destination(port), elsewhere) is ListenerState.LISTENING
+        assert not listeners.contain(elsewhere, ours)
+        assert not listeners.contain([], ours)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +105,8 @@ def test_back_off_is_capped() -> None:
 
 
 def test_only_a_changed_host_key_is_final() -> None:
-    assert supervisor.is_final("Host key verification failed.")
-    assert not supervisor.is_final("ssh: connect to host gpu7 port 22: Connection refused")
+    assert failures.is_final("Host key verification failed.")
+    assert not failures.is_final("ssh: connect to host gpu7 port 22: Connection refused")
 
 
 def test_ssh_never_asks_and_always_checks_host_keys() -> None:

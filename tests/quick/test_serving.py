@@ -118,10 +118,10 @@ def test_a_tensorboard_is_known_by_its_words(words: str, is_one: bool) -> None:
 def test_ports_and_the_session_of_a_process_are_seen() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1]
-        assert number in processes.ports(os.getpid())
-        assert processes.serves(os.getsid(0), number)
-        assert not processes.serves(1 if os.getsid(0) != 1 else -1, number)
-        assert processes.free(number) != number
+        assert number in processes.listening_ports(os.getpid())
+        assert processes.session_listens(os.getsid(0), number)
+        assert not processes.session_listens(1 if os.getsid(0) != 1 else -1, number)
+        assert processes.free_port(number) != number
 
 
 ROBBED = """#!{python} -S
@@ -192,7 +192,7 @@ def test_an_older_notebook_is_stopped_by_its_port(tmp_path: Path) -> None:
 
 def test_a_token_in_a_log_is_not_told(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("at http://localhost:8888/lab?token=0123abcd&x=1\n\nbye\n")
-    assert processes.tail(str(tmp_path / "log")) == [
+    assert processes.last_log_lines(str(tmp_path / "log")) == [
         "at http://localhost:8888/lab?token=...&x=1",
         "bye",
     ]
@@ -237,30 +237,32 @@ class TestSearch:
         wanted = self.put(
             home / ("bin/tensorboard" if room == "bin" else f"{room}/bin/tensorboard")
         )
-        assert search.programs(serve.TENSORBOARD, str(home)) == [[wanted]]
+        assert search.find_programs(serve.TENSORBOARD, str(home)) == [[wanted]]
 
     def test_the_environment_beside_the_directory_comes_before_others(self, home: Path) -> None:
         self.put(home / "venv/bin/tensorboard")
         near = self.put(home / "deep/project/.venv/bin/tensorboard")
-        assert search.programs(serve.TENSORBOARD, str(home / "deep/project/runs"))[0] == [near]
+        assert search.find_programs(serve.TENSORBOARD, str(home / "deep/project/runs"))[0] == [near]
 
     def test_an_environment_that_conda_noted_elsewhere_is_known(self, home: Path) -> None:
         wanted = self.put(home / "ssd/big/bin/tensorboard")
         self.put(home / ".conda/environments.txt", f"{home}/ssd/big\n")
-        assert search.programs(serve.TENSORBOARD, str(home)) == [[wanted]]
+        assert search.find_programs(serve.TENSORBOARD, str(home)) == [[wanted]]
 
     def test_a_module_without_a_script_is_run_as_one(self, home: Path) -> None:
         front = f"PYTHONPATH={home}/packages exec {sys.executable}"
         python = self.put(home / "venv/bin/python3", f'#!/bin/sh\n{front} "$@"\n')
-        assert search.programs(serve.TENSORBOARD, str(home)) == []
+        assert search.find_programs(serve.TENSORBOARD, str(home)) == []
         self.put(home / "packages/tensorboard/main.py")
-        assert search.programs(serve.TENSORBOARD, str(home)) == [[python, "-m", "tensorboard.main"]]
+        assert search.find_programs(serve.TENSORBOARD, str(home)) == [
+            [python, "-m", "tensorboard.main"]
+        ]
 
     def test_lab_is_taken_before_notebook(self, home: Path) -> None:
         notebook, lab = (
             self.put(home / "venv/bin" / name) for name in ("jupyter-notebook", "jupyter-lab")
         )
-        assert search.programs(serve.JUPYTER, str(home)) == [[lab], [notebook]]
+        assert search.find_programs(serve.JUPYTER, str(home)) == [[lab], [notebook]]
 
 
 class Said:

@@ -113,7 +113,7 @@ def test_ports_are_taken_on_this_machine_alone_and_all_or_none() -> None:
             "gpu7", (), (Destination(1), Destination(2)), (number, taken), exact_ports=True
         )
         with pytest.raises(PortsTakenError) as caught:
-            request.listen(wanted)
+            request.take_ports(wanted)
         assert caught.value.ports == (taken,)
         with socket.create_server(("127.0.0.1", number), reuse_port=False):
             pass  # it was given back
@@ -138,7 +138,7 @@ def test_where_the_container_is_this_machine_no_tunnel_listens_on_the_port_it_le
         free = probe.getsockname()[1]
     for wanted in (None, free):
         here = TunnelRequest("gpu7", (), (Destination(free),), (wanted,), same_machine=True)
-        (listening,) = request.listen(here)
+        (listening,) = request.take_ports(here)
         with listening:
             assert listening.getsockname()[1] != free
 

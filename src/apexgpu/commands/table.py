@@ -53,12 +53,12 @@ COMMANDS: dict[str, CommandInfo] = {
     "rebuild": CommandInfo(
         "recover", "Backups", "Make your container new from the administrators' template."
     ),
-    "tunnel": CommandInfo("tunnel", "Ports", "Keep ports of your container open on this laptop."),
-    "tunnels": CommandInfo("tunnel", "Ports", "The tunnels of this laptop: list, close."),
+    "tunnel": CommandInfo("ports", "Ports", "Keep ports of your container open on this laptop."),
+    "tunnels": CommandInfo("ports", "Ports", "The tunnels of this laptop: list, close."),
     "tensorboard": CommandInfo(
-        "serving", "Ports", "Show a directory of your container in TensorBoard, here."
+        "ports", "Ports", "Show a directory of your container in TensorBoard."
     ),
-    "jupyter": CommandInfo("serving", "Ports", "Show your container in Jupyter, here."),
+    "jupyter": CommandInfo("ports", "Ports", "Show your container in Jupyter."),
     "port": CommandInfo(
         "ports", "Ports", "Show or make the server's maps of your container's ports."
     ),

@@ -124,7 +124,7 @@ def _run(request_file: Path) -> None:
     reply = _Reply(request_file)
     with contextlib.suppress(_NobodyWaitsError):
         try:
-            sockets = request.listen(tunnel_request)
+            sockets = request.take_ports(tunnel_request)
             ending = tunnelprocess.carry(
                 state_dir, tunnel_request, sockets, on_change=reply.state_changed
             )

@@ -1,12 +1,9 @@
 """TCP ports of a tunnel: what the user names, which local ones can be used, and how one is taken."""
 
-import os
-import re
 import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 
 from apexgpu.errors import UsageError
 
@@ -72,52 +69,6 @@ def _is_host(text: str) -> bool:
     return all(letter.isalnum() or letter in ".:-_%" for letter in text)
 
 
-class ListenerState(Enum):
-    """What a container's list of listening sockets tells about a destination."""
-
-    LISTENING = "listening"
-    NOTHING = "nothing listens"
-    IPV6_ONLY = "listens on ::1 only"
-    UNKNOWN = "unknown"
-
-
-LIST_LISTENERS = "awk '$4==\"0A\"{print $2,$10}' /proc/net/tcp /proc/net/tcp6"
-"""Prints the address and inode of every listening socket (proc_net_tcp(5): state 0A is TCP_LISTEN).
-
-Without any redirection: the account's login shell may be csh.
-"""
-
-_LISTENER = re.compile(r"^([0-9A-F]{8,32}):([0-9A-F]{4})(?: (\d+))?$", re.MULTILINE)
-_IPV6_LOOPBACK = "00000000000000000000000001000000"
-
-
-def listener_state(listeners: str, destination: Destination) -> ListenerState:
-    """Look up `destination` in `listeners`, the output of LIST_LISTENERS in the container."""
-    sockets = _LISTENER.findall(listeners)
-    if not sockets or destination.host != "localhost":
-        return ListenerState.UNKNOWN
-    addresses = {address for address, port, _ in sockets if int(port, 16) == destination.port}
-    if not addresses:
-        return ListenerState.NOTHING
-    if addresses == {_IPV6_LOOPBACK}:
-        return ListenerState.IPV6_ONLY
-    return ListenerState.LISTENING
-
-
-def lists_socket(listeners: str, listening: socket.socket) -> bool:
-    """Tell whether `listeners`, the output of LIST_LISTENERS, contains our own socket `listening`.
-
-    If so, the container's ports are this machine's ports, as in the embedded lab: a tunnel that
-    listens on the port that it leads to would connect to itself.
-    """
-    port = listening.getsockname()[1]
-    inode = os.fstat(listening.fileno()).st_ino
-    return any(
-        int(listed_port, 16) == port and listed_inode == str(inode)
-        for _, listed_port, listed_inode in _LISTENER.findall(listeners)
-    )
-
-
 def check_local_port(port: int) -> int:
     """Return `port`, which the user chose; UsageError if no browser or program could use it."""
     if not 1 <= port <= _LAST_PORT:
@@ -179,6 +130,14 @@ def is_free(port: int) -> bool:
         return False
     listening.close()
     return True
+
+
+def next_free(port: int) -> int:
+    """Return the first local port after `port` that is free, for a hint."""
+    for candidate in local_candidates(port + 1):
+        if is_free(candidate):
+            return candidate
+    return port + 1
 
 
 def _accepts_connections(port: int) -> bool:

@@ -23,6 +23,7 @@ from typing import Any
 from apexgpu import files
 from apexgpu.errors import ApexError
 from apexgpu.ssh import controlmaster, muxclient
+from apexgpu.text import duration, size
 
 CONTROL_SOCKET = "m"
 """Name of the ssh control socket in the directory of a tunnel's sockets."""
@@ -67,6 +68,22 @@ class Tunnel:
     reconnects: int = 0
     bytes_carried: int = 0
     reason: str = ""
+
+    def describe(self) -> str:
+        """Return one line for a person: where the tunnel leads, its state, what it has carried."""
+        urls = [f"http://127.0.0.1:{forward.local_port}" for forward in self.forwards]
+        parts = [
+            f"{' '.join(urls)} → {self.host}",
+            f"{self.state} {duration(time.time() - self.since)}",
+            size(self.bytes_carried),
+        ]
+        if self.reconnects == 1:
+            parts.append("1 reconnect")
+        elif self.reconnects:
+            parts.append(f"{self.reconnects} reconnects")
+        if self.reason and self.state is TunnelState.UP:
+            parts.append(f"the container answered: {self.reason}")
+        return " · ".join(parts)
 
     def to_json(self) -> dict[str, object]:
         """Return the content of the tunnel's file."""

@@ -40,7 +40,7 @@ class PortsTakenError(RefusedError):
         self.ports = tuple(taken)
 
 
-def listen(request: TunnelRequest) -> list[socket.socket]:
+def take_ports(request: TunnelRequest) -> list[socket.socket]:
     """Return a listening socket for each destination of `request`.
 
     Raises PortsTakenError if one of them cannot be had; then none is kept.

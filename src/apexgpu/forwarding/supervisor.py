@@ -21,12 +21,12 @@ from functools import partial
 from pathlib import Path
 
 from apexgpu.forwarding import ports, relay, sshconnection
+from apexgpu.forwarding.failures import is_final
 from apexgpu.forwarding.ports import Destination
 from apexgpu.forwarding.records import CONTROL_SOCKET, TunnelState, sockets_prefix
 from apexgpu.forwarding.relay import SshListener
 from apexgpu.forwarding.sshconnection import SshConnection
 from apexgpu.ssh import controlmaster, muxclient
-from apexgpu.ssh.failures import classify
 
 _PROBE_SOCKET = "p"
 _PROBE_PORT = 1
@@ -70,12 +70,6 @@ def pause_before(attempt: int, longest: float) -> float:
     """
     doublings = min(attempt, 10)
     return float(min(longest, _FIRST_PAUSE * 2**doublings))
-
-
-def is_final(reason: str) -> bool:
-    """Tell whether connecting again cannot help after ssh failed with `reason`."""
-    failure = classify(reason)
-    return failure is not None and failure.is_permanent
 
 
 def port_lost(port: int) -> str:

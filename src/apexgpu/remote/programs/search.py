@@ -1,10 +1,10 @@
-"""Where a program is in a container: on PATH, in an environment of a virtualenv or conda, in a Python's packages."""
+"""Finds a program in a container: on PATH, in an environment of virtualenv or conda, in a Python's packages."""
 
 import glob
 import os
 import shutil
 
-from apexgpu.remote.programs.processes import HOME, output
+from apexgpu.remote.programs.processes import HOME, output_of
 
 ENVIRONMENTS = (
     "~/.virtualenvs/*",
@@ -27,56 +27,76 @@ ENVIRONMENTS = (
     "/usr/local",
     "/usr",
 )
+"""Where people put environments, in the order in which they are searched."""
+
+PYTHON_LIMIT = 20.0
 
 
-def places(directory: str) -> "list[str]":
-    """The bin directories of environments: on PATH, beside the wanted directory, in the usual rooms of a home."""
-    found = [place for place in os.environ.get("PATH", "").split(os.pathsep) if place]
+def bin_directories(directory: str) -> "list[str]":
+    """Where programs may be: on PATH, in environments near `directory`, in the usual environments."""
+    found = [path for path in os.environ.get("PATH", "").split(os.pathsep) if path]
     while directory.startswith(HOME + os.sep) or directory == HOME:
-        found += [os.path.join(directory, name, "bin") for name in (".venv", "venv", "env")]
+        for name in (".venv", "venv", "env"):
+            found.append(os.path.join(directory, name, "bin"))
         directory = os.path.dirname(directory)
-    roots = [
-        root for pattern in ENVIRONMENTS for root in sorted(glob.glob(os.path.expanduser(pattern)))
-    ]
-    try:
-        with open(os.path.join(HOME, ".conda", "environments.txt")) as listed:
-            roots += [line.strip() for line in listed if line.strip()]
-    except OSError:
-        pass
-    found += [os.path.join(root, "bin") for root in roots]
+    for environment in environments():
+        found.append(os.path.join(environment, "bin"))
     return unique(found)
 
 
-def programs(names: "dict[str, tuple[str, str]]", directory: str) -> "list[list[str]]":
-    """The command lines that start one of `names`: as a script anywhere, else as a module of a Python."""
-    rooms = places(directory)
-    scripts = [
-        [path]
-        for room in rooms
-        for path in (shutil.which(name, path=room) for name in names)
-        if path
-    ]
-    if scripts:
-        return scripts
+def environments() -> "list[str]":
+    """The directories of the usual environments, and of those that conda has noted."""
     found = []
-    for python in unique(
-        [path for path in (shutil.which("python3", path=room) for room in rooms) if path]
-    ):
-        rooms = packages(python)
-        found += [
-            [python, "-m", module]
-            for module, file in names.values()
-            if any(os.path.exists(os.path.join(room, file)) for room in rooms)
-        ]
+    for pattern in ENVIRONMENTS:
+        found += sorted(glob.glob(os.path.expanduser(pattern)))
+    try:
+        with open(os.path.join(HOME, ".conda", "environments.txt")) as lines:
+            found += [line.strip() for line in lines if line.strip()]
+    except OSError:
+        pass
     return found
 
 
-def unique(found: "list[str]") -> "list[str]":
-    """Each once, in their order (a dict of Python 3.5 has none)."""
-    return sorted(set(found), key=found.index)
+def find_programs(names: "dict[str, tuple[str, str]]", directory: str) -> "list[list[str]]":
+    """The command lines that start one of `names`, the best first.
+
+    `names` maps the name of a script to its module and the module's file: without any script, each
+    Python that has the module counts.
+    """
+    directories = bin_directories(directory)
+    scripts = []
+    for path in directories:
+        for name in names:
+            script = shutil.which(name, path=path)
+            if script:
+                scripts.append([script])
+    return scripts or find_modules(names, directories)
 
 
-def packages(python: str) -> "list[str]":
-    """Where a Python keeps its packages, told by itself: it alone knows."""
+def find_modules(
+    names: "dict[str, tuple[str, str]]", directories: "list[str]"
+) -> "list[list[str]]":
+    """As `find_programs`: the command lines `python3 -m MODULE`."""
+    pythons = []
+    for path in directories:
+        python = shutil.which("python3", path=path)
+        if python:
+            pythons.append(python)
+    found = []
+    for python in unique(pythons):
+        packages = package_directories(python)
+        for module, file in names.values():
+            if any(os.path.exists(os.path.join(package, file)) for package in packages):
+                found.append([python, "-m", module])
+    return found
+
+
+def unique(items: "list[str]") -> "list[str]":
+    """Each item once, in the order of the first ones (a dict of Python 3.5 has no order)."""
+    return sorted(set(items), key=items.index)
+
+
+def package_directories(python: str) -> "list[str]":
+    """Where a Python looks for packages; only the Python itself knows."""
     code = "import sys; print('\\n'.join(path for path in sys.path if path))"
-    return output([python, "-c", code], 20).splitlines()
+    return output_of([python, "-c", code], PYTHON_LIMIT).splitlines()

@@ -17,22 +17,22 @@ from collections.abc import Callable
 
 from apexgpu.remote.programs.processes import (
     HOME,
-    answers,
-    ended,
-    free,
-    option,
-    output,
-    ports,
-    processes,
-    resolved,
-    say,
-    serves,
-    start,
-    stop,
-    tail,
-    working,
+    accepts_connections,
+    free_port,
+    has_ended,
+    last_log_lines,
+    listening_ports,
+    option_value,
+    output_of,
+    own_processes,
+    print_line,
+    real_path,
+    session_listens,
+    start_server,
+    stop_processes,
+    working_directory,
 )
-from apexgpu.remote.programs.search import programs
+from apexgpu.remote.programs.search import find_programs
 
 TENSORBOARD = {"tensorboard": ("tensorboard.main", "tensorboard/main.py")}
 JUPYTER = {
@@ -52,11 +52,11 @@ def requested_directory(request: "dict[str, object]") -> str:
     """
     named = str(request["directory"] or "~")
     laptop_home = str(request["home"])
-    directory = resolved(named, HOME)
+    directory = real_path(named, HOME)
     if laptop_home in ("", "/") or os.path.isdir(directory):
         return directory
     if (named + "/").startswith(laptop_home + "/"):
-        return resolved("~" + named[len(laptop_home) :], HOME)
+        return real_path("~" + named[len(laptop_home) :], HOME)
     return directory
 
 
@@ -74,11 +74,11 @@ def is_tensorboard(words: "list[str]") -> bool:
 def running_tensorboards(directory: str) -> "list[tuple[int, list[str]]]":
     """Process number and command line of each TensorBoard that shows `directory`."""
     running = []
-    for pid, words in processes():
-        logdir = option(words, "--logdir")
+    for pid, words in own_processes():
+        logdir = option_value(words, "--logdir")
         if not logdir or not is_tensorboard(words):
             continue
-        if resolved(logdir, working(pid)) == directory:
+        if real_path(logdir, working_directory(pid)) == directory:
             running.append((pid, words))
     return running
 
@@ -87,7 +87,7 @@ def describe_tensorboard(
     pid: int, words: "list[str]", port: int, **more: object
 ) -> "dict[str, object]":
     """A TensorBoard as a part of the answer."""
-    prefix = (option(words, "--path_prefix") or "").strip("/")
+    prefix = (option_value(words, "--path_prefix") or "").strip("/")
     path = "/" + prefix + "/" if prefix else "/"
     return dict(pid=pid, port=port, path=path, **more)
 
@@ -96,17 +96,17 @@ def tensorboard(request: "dict[str, object]", directory: str, end: float) -> "di
     """Find the TensorBoard that shows `directory`, or start one; `end` is when to give up."""
     running = running_tensorboards(directory)
     if running:
-        say("TensorBoard %d shows %s already" % (running[0][0], directory))
+        print_line("TensorBoard %d shows %s already" % (running[0][0], directory))
         return await_tensorboard(directory, end)
 
     def begin(argv: "list[str]") -> "tuple[int, str, int]":
-        port = free(TENSORBOARD_PORT)
+        port = free_port(TENSORBOARD_PORT)
         options = ["--logdir", directory, "--host", "127.0.0.1", "--port", str(port)]
-        pid, log = start("tensorboard", argv, options, port, HOME, "")
+        pid, log = start_server("tensorboard", argv + options, port, HOME, "")
         return pid, log, port
 
     def ready(pid: int, port: int) -> "dict[str, object] | None":
-        if not serves(pid, port):
+        if not session_listens(pid, port):
             return None
         return describe_tensorboard(pid, [], port, started=True)
 
@@ -118,8 +118,8 @@ def await_tensorboard(directory: str, end: float) -> "dict[str, object]":
     while True:
         running = running_tensorboards(directory)
         for pid, words in running:
-            for port in ports(pid):
-                if answers(port):
+            for port in listening_ports(pid):
+                if accepts_connections(port):
                     return describe_tensorboard(pid, words, port, started=False)
         if not running or time.monotonic() > end:
             return {"error": "slow", "said": []}
@@ -164,7 +164,7 @@ def parse_old_line(line: str) -> "dict[str, object] | None":
 def running_jupyters(argv: "list[str]") -> "list[dict[str, object]]":
     """The user's running servers, as the Jupyter that `argv` starts lists them."""
     for list_command in jupyter_list_commands(argv):
-        servers = parse_server_list(output(list_command, 30))
+        servers = parse_server_list(output_of(list_command, 30))
         if servers:
             return [server for server in servers if server.get("port") and not server.get("sock")]
     return []
@@ -204,8 +204,8 @@ def describe_jupyter(server: "dict[str, object]", **more: object) -> "dict[str, 
 
 def listener(port: int) -> int:
     """The process of ours that listens on `port`, 0 if none does: an older `list` does not tell."""
-    for pid, _ in processes():
-        if port in ports(pid):
+    for pid, _ in own_processes():
+        if port in listening_ports(pid):
             return pid
     return 0
 
@@ -235,16 +235,16 @@ def jupyter(request: "dict[str, object]", directory: str, end: float) -> "dict[s
     token = binascii.hexlify(os.urandom(24)).decode()
 
     def begin(argv: "list[str]") -> "tuple[int, str, int]":
-        port = free(JUPYTER_PORT)
+        port = free_port(JUPYTER_PORT)
         options = ["--no-browser", "--ip=127.0.0.1", "--port=%d" % port]
         if os.geteuid() == 0:
             options.append("--allow-root")
-        pid, log = start("jupyter", argv, options, port, directory, token)
+        pid, log = start_server("jupyter", argv + options, port, directory, token)
         return pid, log, port
 
     def ready(pid: int, port: int) -> "dict[str, object] | None":
         # It may have chosen another port, if another program has taken that one meanwhile.
-        if not serves(pid, port) and not ports(pid):
+        if not session_listens(pid, port) and not listening_ports(pid):
             return None
         for argv in startable:
             for server in running_jupyters(argv):
@@ -261,7 +261,7 @@ def start_commands(
     """The command lines that can be tried: of the program that the user named, else of those found."""
     named = str(request["program"] or "")
     if not named:
-        return programs(names, directory)
+        return find_programs(names, directory)
     path = os.path.expanduser(named)
     if os.path.isdir(path):  # an environment
         bin_directory = os.path.join(path, "bin")
@@ -288,17 +288,17 @@ def first_that_serves(
     log_lines = []  # type: list[str]
     for argv in start_commands(request, names, directory)[:ATTEMPTS]:
         for _ in range(ATTEMPTS):
-            say("starting " + " ".join(argv))
+            print_line("starting " + " ".join(argv))
             pid, log, port = begin(argv)
             server = await_server(pid, port, end, ready)
             if server:
                 return dict(server, program=" ".join(argv), log=log)
-            log_lines = tail(log)
-            if not ended(pid):
+            log_lines = last_log_lines(log)
+            if not has_ended(pid):
                 return {"error": "slow", "said": log_lines, "log": log}
-            say("it ended: " + (log_lines[-1] if log_lines else "it printed nothing"))
+            print_line("it ended: " + (log_lines[-1] if log_lines else "it printed nothing"))
             # If its port answers now, another program took it first: the same program again.
-            if not answers(port):
+            if not accepts_connections(port):
                 break
     return {"error": "failed" if log else "no_program", "said": log_lines, "log": log}
 
@@ -307,7 +307,7 @@ def await_server(
     pid: int, port: int, end: float, ready: "Callable[[int, int], dict[str, object] | None]"
 ) -> "dict[str, object] | None":
     """Wait for what `ready` returns; None if the process ends, or at the time `end`."""
-    while time.monotonic() < end and not ended(pid):
+    while time.monotonic() < end and not has_ended(pid):
         server = ready(pid, port)
         if server:
             return server
@@ -320,7 +320,7 @@ def stop_servers(request: "dict[str, object]", directory: str) -> "dict[str, obj
     servers = []  # type: list[tuple[int, int]]
     if request["what"] == "tensorboard":
         for pid, _ in running_tensorboards(directory):
-            servers.append((pid, (ports(pid) or [0])[0]))
+            servers.append((pid, (listening_ports(pid) or [0])[0]))
     else:
         startable = start_commands(request, JUPYTER, directory)
         running = running_jupyters(startable[0]) if startable else []
@@ -329,8 +329,8 @@ def stop_servers(request: "dict[str, object]", directory: str) -> "dict[str, obj
             pid = int(str(server.get("pid") or listener(port)))
             if pid:
                 servers.append((pid, port))
-    stop([pid for pid, _ in servers], 10)
-    stopped = [{"pid": pid, "port": port} for pid, port in servers if ended(pid)]
+    stop_processes([pid for pid, _ in servers], 10)
+    stopped = [{"pid": pid, "port": port} for pid, port in servers if has_ended(pid)]
     return {"stopped": stopped}
 
 
@@ -351,4 +351,4 @@ def handle(request: "dict[str, object]") -> "dict[str, object]":
 
 
 if __name__ == "__main__":
-    say("apexgpu " + json.dumps(handle(json.loads(sys.argv[1]))))
+    print_line("apexgpu " + json.dumps(handle(json.loads(sys.argv[1]))))

@@ -1,22 +1,32 @@
-"""Opens a URL that contains a token in a browser, without showing the token in `ps`.
+"""Opens URLs in the user's browser; one that contains a token without showing the token in `ps`.
 
-The browser gets a random address on loopback, which redirects to the URL. It works once, so
-whoever copies it from the browser's command line comes too late.
+For such a URL the browser gets a random address on loopback, which redirects to the URL. It works
+once, so whoever copies it from the browser's command line comes too late.
 """
 
 import secrets
 import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 LIMIT = 20.0
+"""Seconds that a browser may take to follow a one-time link."""
 
 
-def open_once(url: str, open_url: Callable[[str], bool], *, limit: float = LIMIT) -> bool:
-    """Have `open_url` open a one-time link to `url`, and wait until a browser has followed it.
+def open_url(url: str, *, secret: bool = False) -> bool:
+    """Open `url` in the user's browser, a `secret` one through a one-time link.
 
-    Returns False if `open_url` failed, or if nobody followed the link within `limit` seconds.
+    Returns False if no browser could be started, or if it did not follow the link.
     """
+    import webbrowser
+
+    if secret:
+        return _open_once(url)
+    return webbrowser.open(url)
+
+
+def _open_once(url: str, *, limit: float = LIMIT) -> bool:
+    import webbrowser
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
     path = f"/{secrets.token_urlsafe(24)}"
     used = threading.Event()
 
@@ -41,7 +51,7 @@ def open_once(url: str, open_url: Callable[[str], bool], *, limit: float = LIMIT
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
-            if not open_url(f"http://127.0.0.1:{server.server_port}{path}"):
+            if not webbrowser.open(f"http://127.0.0.1:{server.server_port}{path}"):
                 return False
             return used.wait(limit)
         finally:
