@@ -25,7 +25,6 @@ from apexgpu.manageshell.manage import HostStatus
 from apexgpu.manageshell.replies import StartReply, StopReply
 from apexgpu.manageshell.starting import StartedContainer
 from apexgpu.models import Container, Host, Outcome, Target
-from apexgpu.remote import disks
 from apexgpu.results import HostResults, JsonObject
 from apexgpu.session import Session
 from apexgpu.ssh.failures import key_refused_error
@@ -60,7 +59,7 @@ class ContainerStatus:
             "key_accepted": self.found.registered,
             **container,
             "uptime": self.found.uptime,
-            "disks": disks.rows(self.found.disks),
+            "disks": [disk.to_json() for disk in self.found.disks],
         }
 
 

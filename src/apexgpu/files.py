@@ -1,4 +1,4 @@
-"""Files of ours and the user's: atomic replacement, private modes, locks against a second apexgpu."""
+"""Safe writes to apexgpu's and the user's files: atomic replacement, private modes, and locks between processes."""
 
 import glob
 import os
@@ -9,19 +9,19 @@ from pathlib import Path
 
 from apexgpu.errors import ApexError
 
-_STALE = 3600.0
+_STALE_AFTER = 3600.0  # seconds
 
 
 def private_directory(path: Path) -> Path:
-    """Make `path` (0700 when it is new) and return it."""
+    """Create the directory `path` with mode 0700 unless it exists, and return it."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path
 
 
 def replace_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write `data` to `path` so that a reader, or a crash, sees the old bytes or the new ones, whole.
+    """Write `data` to `path`. A reader, also after a crash, sees the old content or the new one, never a part.
 
-    A symlink is followed, so that a dotfiles repository keeps its link.
+    If `path` is a symlink (as in a dotfiles repository), its target is replaced.
     """
     target = Path(os.path.realpath(path))
     with written_beside(target, data, mode=mode) as temporary:
@@ -31,34 +31,39 @@ def replace_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 @contextmanager
 def written_beside(target: Path, data: bytes, *, mode: int) -> Iterator[Path]:
-    """`data` on disk in a temporary file beside `target`, to be moved there; it is gone after the block.
+    """Write `data` to a temporary file in the directory of `target`, to be renamed; it is deleted after the block.
 
-    It has a dot name, so that an `Include ~/.ssh/config*` cannot see it. What a run that was killed left of
-    `target`'s is deleted when it is an hour old: until then it may be another run's that is still writing.
+    Its name begins with a dot, so that an `Include ~/.ssh/config*` does not read it.
     """
-    import tempfile  # 5 ms, and most commands write nothing
+    import tempfile  # takes 5 ms, and most commands write nothing
 
     private_directory(target.parent)
     prefix = f".{target.name}."
-    for stale in target.parent.glob(f"{glob.escape(prefix)}*.tmp"):
-        with suppress(OSError):
-            if time.time() - stale.stat().st_mtime > _STALE:
-                stale.unlink()
+    _delete_stale(target.parent, prefix)
     descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(name).chmod(mode)
-        yield Path(name)
+        temporary.chmod(mode)
+        yield temporary
     finally:
+        with suppress(OSError):  # it was renamed
+            temporary.unlink()
+
+
+def _delete_stale(directory: Path, prefix: str) -> None:
+    """Delete temporary files that killed processes left behind. A recent one may be in use by another process."""
+    for path in directory.glob(f"{glob.escape(prefix)}*.tmp"):
         with suppress(OSError):
-            Path(name).unlink()
+            if time.time() - path.stat().st_mtime > _STALE_AFTER:
+                path.unlink()
 
 
 def sync_directory(path: Path) -> None:
-    """Make a rename in `path` survive a power cut, where the system can do that (not on Windows)."""
+    """Make a rename in `path` survive a power failure. Windows cannot do this."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -69,9 +74,10 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path, *, what: str, timeout: float = 10) -> Iterator[None]:
-    """Hold the lock file `path` against other apexgpu processes; ApexError after `timeout` seconds.
+    """Hold the lock file `path`, so that other apexgpu processes wait. `what` is what it protects, for the message.
 
-    The lock is the operating system's, so a process that was killed does not leave it behind.
+    ApexError with the code `busy` if another process still holds it after `timeout` seconds. The operating system
+    releases the lock of a process that was killed.
     """
     from filelock import FileLock, Timeout
 
@@ -81,9 +87,8 @@ def locked(path: Path, *, what: str, timeout: float = 10) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         message = f"{what} is in use by another apexgpu"
-        raise ApexError(
-            message, hint="when that one has ended, run the same line again", code="busy"
-        ) from None
+        hint = "when that one has ended, run the same line again"
+        raise ApexError(message, hint=hint, code="busy") from None
     try:
         yield
     finally:

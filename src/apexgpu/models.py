@@ -1,4 +1,4 @@
-"""The values that flow between the rooms: frozen, without behaviour that touches the world."""
+"""The values that the packages pass to each other: frozen data, without input or output."""
 
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
@@ -8,16 +8,17 @@ from apexgpu.errors import ApexError
 T = TypeVar("T")
 
 Role = Literal["manage", "container", "register"]
+"""The three logins of a host: the manage shell, the user's container, and the account that registers users."""
 
 Verdict = Literal["ok", "note", "problem", "broken", "busy", "slow", "unknown", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A GPU server as IAM tells of it.
+    """A GPU server, as IAM lists it.
 
-    `port` is the SSH port of the user's container, None while IAM has allotted none;
-    `manage_port` is the SSH port of the physical host.
+    `port` is the SSH port of the user's container, None until IAM assigns one. `manage_port` is the SSH port of the
+    physical host.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place to log in to: a host's manage shell, its container, or its register account."""
+    """One login: a host and the role that it is used in."""
 
     host: Host
     role: Role
@@ -51,13 +52,15 @@ class Target:
 
     @property
     def port(self) -> int:
-        """The TCP port; 0 where IAM has allotted none."""
-        return (self.host.port or 0) if self.role == "container" else self.host.manage_port
+        """The TCP port; 0 for a container that has none yet."""
+        if self.role == "container":
+            return self.host.port or 0
+        return self.host.manage_port
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a remote command answered: exit status, stdout and stderr as text."""
+    """The result of a remote command: exit status, stdout and stderr as text."""
 
     code: int
     out: str
@@ -66,7 +69,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container as the manage shell's `lxc-info` block tells of it. Memory in bytes, None where not told."""
+    """A container, as the manage shell's `lxc-info` describes it. Memory in bytes, None if it is not known."""
 
     state: str
     pid: int | None = None
@@ -81,7 +84,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """What one host among many gave: a value, or the error that stands in its place."""
+    """The result of one host among many: a value, or the error that prevented it."""
 
     host: Host
     value: T | None = None
@@ -89,7 +92,7 @@ class Outcome(Generic[T]):
 
     @property
     def ok(self) -> bool:
-        """Whether the host did what was asked."""
+        """Whether there is no error."""
         return self.error is None
 
 
@@ -139,5 +142,6 @@ class PublicKey:
 
     @property
     def line(self) -> str:
-        """The line as IAM is to store it."""
-        return " ".join(part for part in (self.options, self.kind, self.blob, self.comment) if part)
+        """The line of an authorized_keys file."""
+        parts = (self.options, self.kind, self.blob, self.comment)
+        return " ".join(part for part in parts if part)

@@ -1,70 +1,83 @@
-"""Values -> text for people: sizes, durations, columns; and what makes text of others harmless. Pure."""
+"""Values as text for people (sizes, durations), and text of others made safe to print. Pure."""
 
 from collections.abc import Sequence
 
 Row = Sequence[str]
 
+# A unit with its length in seconds, and the unit of its remainder.
+_DURATION_UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
+
 
 def safe(text: str) -> str:
-    """`text` with control characters (and what reorders lines) made visible; newlines too."""
-    return "".join(
-        letter if _harmless(letter) else letter.encode("unicode_escape").decode() for letter in text
-    )
+    """Return `text` with control characters, newlines included, replaced by escapes such as `\\x1b`.
+
+    Text that comes from a server could otherwise control the terminal, or make one line look like another.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    letters = []
+    for letter in text:
+        if not _is_harmless(letter):
+            letter = letter.encode("unicode_escape").decode()
+        letters.append(letter)
+    return "".join(letters)
 
 
-def _harmless(letter: str) -> bool:
+def _is_harmless(letter: str) -> bool:
     code = ord(letter)
     if code < 0x20 or 0x7F <= code < 0xA0:
         return False
+    # Invisible letters, line separators, and marks that change the direction of what follows.
     return not (0x200B <= code <= 0x200F or 0x2028 <= code <= 0x202E or 0x2066 <= code <= 0x2069)
 
 
 def last_line(text: str, otherwise: str) -> str:
-    """The last line that says something, without blanks around it; `otherwise` where none does."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), otherwise)
+    """Return the last line of `text` that is not blank, stripped; `otherwise` if there is none."""
+    for line in reversed(text.splitlines()):
+        if line.strip():
+            return line.strip()
+    return otherwise
 
 
 def size(count: int | None) -> str:
-    """Bytes for people: `2.9 MiB`; a dash where nobody tells."""
+    """Return a number of bytes for people: `2.9 MiB`; a dash if it is not known."""
     if count is None:
         return "-"
-    value, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
+    if count < 1024:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("KiB", "MiB", "GiB"):
         value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        if value < 1024:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} TiB"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for people: `3 d 4 h`, `12 min`; a dash where nobody tells."""
+    """Return a time in seconds for people: `3 d 4 h`, `12 min`; a dash if it is not known."""
     if seconds is None:
         return "-"
     whole = int(seconds)
-    for unit, length, smaller, part in (
-        ("d", 86400, "h", 3600),
-        ("h", 3600, "min", 60),
-        ("min", 60, "s", 1),
-    ):
+    for unit, length, smaller_unit, smaller_length in _DURATION_UNITS:
         if whole >= length:
-            rest = whole % length // part
-            return (
-                f"{whole // length} {unit} {rest} {smaller}"
-                if rest
-                else f"{whole // length} {unit}"
-            )
+            text = f"{whole // length} {unit}"
+            rest = whole % length // smaller_length
+            return f"{text} {rest} {smaller_unit}" if rest else text
     return f"{whole} s"
 
 
 def width(text: str) -> int:
-    """Terminal cells of `text`: Chinese letters take two."""
+    """Return how many terminal cells `text` takes: Chinese letters take two, combining marks none."""
     if text.isascii():
         return len(text)
     from unicodedata import combining, east_asian_width
 
-    return sum(
-        0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text
-    )
+    cells = 0
+    for letter in text:
+        if combining(letter):
+            continue
+        cells += 2 if east_asian_width(letter) in "WF" else 1
+    return cells
 
 
 def columns(header: Row, rows: Sequence[Row], least: Sequence[int] = ()) -> list[str]:

@@ -111,7 +111,7 @@ def detailed_status(link: Transport, host: Host) -> HostStatus:
     uptime = None
     if first_line.replace(".", "", 1).isdigit():
         uptime = float(first_line)
-    return replace(found, uptime=uptime, disks=disks.disks(output))
+    return replace(found, uptime=uptime, disks=disks.parse_disks(output))
 
 
 def _query_details(link: Transport, host: Host) -> str:

@@ -1,60 +1,73 @@
-"""The disks that a container shares with everyone: what `df` says there, as values. Pure."""
+"""The disks that a container shares with other users, read from the output of `programs/disks.sh`. Pure."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ROOTS = ("/SSD", "/newNAS", "/NAS")
-_MARK = "@disk "  # printed by programs/disks.sh
+"""Where the lab's shared disks are mounted; the arguments of disks.sh."""
+
+_MARK = "@disk "
+# A line of `df -P`: device, blocks of 1024 bytes, used, available, capacity, mount point. The device and the mount
+# point may contain blanks; a value may be `-`; behind a reserve for root, `available` is negative.
 _LINE = re.compile(r"^(.+?) +(\d+) +(\d+|-) +(-?\d+|-) +(\d+%|-) +(/.*)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """One file system at or below a root: where it is seen, what it is, its bytes, and those that are free."""
+    """A file system at or below one of ROOTS: its path and device, its size and what is free, both in bytes."""
 
     path: str
     device: str
     size: int
     free: int
 
+    def to_json(self) -> dict[str, str | int]:
+        """The disk in a JSON document."""
+        return {"path": self.path, "device": self.device, "bytes": self.size, "free": self.free}
 
-def disks(text: str) -> tuple[Disk, ...]:
-    """The disks in the output of programs/disks.sh, or of a plain `df`: every mount at or below a root, in their order.
 
-    A root with no mount of its own, nor below it, stands for the file system that it lies on.
+def parse_disks(text: str) -> tuple[Disk, ...]:
+    """The disks in the output of disks.sh, or of a plain `df`: every mount at or below a root, in the order of ROOTS.
+
+    A root that is a plain directory, with no mount at or below it, counts with the file system that contains it.
     """
     mounted: dict[str, Disk] = {}
-    under: dict[str, Disk] = {}
-    root = ""
+    containing: dict[str, Disk] = {}
+    root = ""  # the root whose own df follows; empty in the list of all mounts
     for line in text.splitlines():
         if line.startswith(_MARK):
-            root = line[len(_MARK) :].strip()
+            root = line.removeprefix(_MARK).strip()
             continue
-        found = _LINE.match(line.rstrip())
-        if found is None:
+        disk = _parse_line(line)
+        if disk is None:
             continue
-        free = int(found[4]) if found[4].isdigit() else 0  # what is beyond a reserve is negative
-        disk = Disk(found[6], found[1], int(found[2]) * 1024, free * 1024)
         if root:
-            under.setdefault(root, Disk(root, disk.device, disk.size, disk.free))
+            containing.setdefault(root, replace(disk, path=root))
         elif _root_of(disk.path):
             mounted[disk.path] = disk
-    for name, disk in under.items():
+
+    for name, disk in containing.items():
         if not any(_root_of(path) == name for path in mounted):
             mounted[name] = disk
-    return tuple(
-        sorted(mounted.values(), key=lambda disk: (ROOTS.index(_root_of(disk.path)), disk.path))
-    )
+    return tuple(sorted(mounted.values(), key=_position))
+
+
+def _parse_line(line: str) -> Disk | None:
+    match = _LINE.match(line.rstrip())
+    if match is None:
+        return None
+    device, blocks, _, available, _, path = match.groups()
+    free_blocks = int(available) if available.isdigit() else 0
+    return Disk(path, device, int(blocks) * 1024, free_blocks * 1024)
+
+
+def _position(disk: Disk) -> tuple[int, str]:
+    return ROOTS.index(_root_of(disk.path)), disk.path
 
 
 def _root_of(path: str) -> str:
-    return next((root for root in ROOTS if path == root or path.startswith(root + "/")), "")
-
-
-def rows(found: Sequence[Disk]) -> list[dict[str, str | int]]:
-    """As JSON documents show them."""
-    return [
-        {"path": one.path, "device": one.device, "bytes": one.size, "free": one.free}
-        for one in found
-    ]
+    """The root that a path is at or below; empty if none."""
+    for root in ROOTS:
+        if path == root or path.startswith(root + "/"):
+            return root
+    return ""
