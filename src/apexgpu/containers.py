@@ -31,7 +31,7 @@ from apexgpu.ssh.failures import key_refused_error
 from apexgpu.ssh.route import config_arguments
 
 if TYPE_CHECKING:
-    from apexgpu.archives.journal import Entry
+    from apexgpu.archives.journal import JournalEntry
 
 START_WAIT = 120.0
 """Seconds that a start may print nothing, and that the container's port may take to answer."""
@@ -76,12 +76,12 @@ def _container_json(container: Container) -> JsonObject:
 class Statuses(HostResults[ContainerStatus]):
     """What `status` returns. `interrupted` is the work that was cut short, by the name of its host."""
 
-    interrupted: "Mapping[str, Entry]"
+    interrupted: "Mapping[str, JournalEntry]"
 
     def row(self, outcome: Outcome[ContainerStatus]) -> JsonObject:
         """See HostResults."""
         entry = self.interrupted.get(outcome.host.name)
-        return {**super().row(outcome), "interrupted": entry.value() if entry else None}
+        return {**super().row(outcome), "interrupted": entry.to_json() if entry else None}
 
 
 def status(session: Session, patterns: Sequence[str], *, watch: bool = False) -> Statuses:
@@ -103,7 +103,7 @@ def status(session: Session, patterns: Sequence[str], *, watch: bool = False) ->
     return Statuses(outcomes, _interrupted_work(session, hosts))
 
 
-def _interrupted_work(session: Session, hosts: Sequence[Host]) -> "dict[str, Entry]":
+def _interrupted_work(session: Session, hosts: Sequence[Host]) -> "Mapping[str, JournalEntry]":
     """The work that was cut short on these hosts; not what another apexgpu is busy with right now."""
     if not (session.state_dir / "journal").is_dir():
         return {}
@@ -277,14 +277,14 @@ def _start(
 
 def _refuse_during_backup(session: Session, host: Host) -> None:
     """Raise when the server's tar may still be saving the container, or unpacking it."""
-    from apexgpu.archives.journal import Journal
+    from apexgpu.archives.journal import Journal, Stage
 
     entry = Journal(session.state_dir).find(host.name)
-    if entry is None or entry.stage not in {"tar", "unpack"}:
+    if entry is None or entry.stage not in {Stage.TAR, Stage.UNPACK}:
         return
-    damage = "spoil the archive" if entry.stage == "tar" else "start half a container"
+    damage = "spoil the archive" if entry.stage is Stage.TAR else "start half a container"
     message = (
-        f"{entry.words()}: a start now would {damage}; finish it first "
+        f"{entry.describe()}: a start now would {damage}; finish it first "
         f"(or start anyway: apexgpu up {host.name} --yes)"
     )
     raise RefusedError(message, hint=f"apexgpu {entry.what} {host.name}", code="under_way")

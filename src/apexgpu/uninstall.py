@@ -251,7 +251,7 @@ def _interrupted_work(settings: Settings) -> list[str]:
             facts.append(error.message)
             continue
         if entry is not None:
-            facts.append(f"{entry.words()}; apexgpu {entry.what} {host} finishes or undoes it")
+            facts.append(f"{entry.describe()}; apexgpu {entry.what} {host} finishes or undoes it")
     return facts
 
 

@@ -25,7 +25,7 @@ TOKEN = r"[0-9a-f]{8}"
 TAR = rf"snapshot {TOKEN}"
 UNPACK = rf"recover {TOKEN} /NAS\S+"
 LOOK = r".*probe=\.apexgpu-probe.*"
-STAT = r"echo; sh -c '\(: <.*"
+STAT = r".*# Print the size and the time of a file.*"
 
 
 @dataclass

@@ -135,7 +135,7 @@ class TestOthers:
         scene.hooks.append(Hook("gpu2", ASIDE, before=grow))
         before = scene.own.stat().st_ino
         assert scene("snapshot", "gpu2", "--yes") == 6
-        assert "was written to while it was set aside" in scene.err
+        assert "was written to while it was being renamed" in scene.err
         assert scene.own.stat().st_ino == before
         assert scene.state("gpu2") == "RUNNING"
         assert all("stop" not in command for command in scene.sent)
@@ -268,11 +268,11 @@ class TestLonely:
         assert "wait 10 minutes" in lonely.err
         path = Path(os.environ["APEXGPU_STATE_DIR"]) / "journal" / "gpu2.json"
         entry = json.loads(path.read_text())
-        entry["details"] |= {"rootfs": "100G", "sent": entry["details"]["sent"] - 3600}
+        entry |= {"rootfs_size": "100G", "tar_began": entry["tar_began"] - 3600}
         path.write_text(json.dumps(entry))
         assert lonely("snapshot", "gpu2", "--yes") == 5
         assert "wait 367 minutes" in lonely.err
-        entry["details"]["sent"] -= 100_000
+        entry["tar_began"] -= 100_000
         path.write_text(json.dumps(entry))
         assert lonely("snapshot", "gpu2", "--yes") == 0, lonely.err
         assert len(lonely.good_ones()) == 2
@@ -292,7 +292,7 @@ class TestSnapshots:
     def test_what_was_not_shown_is_not_removed(self, scene: Scene) -> None:
         scene.hooks.append(Hook("gpu2", r".*echo changed.*", before=lambda: replaced(scene.own)))
         assert scene("snapshots", "remove", "first", "--yes") == 6
-        assert "another archive by now" in scene.err
+        assert "has changed since it was shown" in scene.err
         assert scene.own.read_bytes() == b"another one"
 
     def test_what_was_interrupted_keeps_its_archives(self, scene: Scene) -> None:

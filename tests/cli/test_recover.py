@@ -80,7 +80,7 @@ class TestRecover:
         for host in ("gpu2", "gpu3", "gpu4"):
             scene.lab.fault(host, "start-fails")
         assert scene("recover", "gpu2", "--yes") == 6
-        assert "no container of yours is running" in scene.err
+        assert "none of your containers is running" in scene.err
         assert all("recover TOKEN" not in command for command in scene.sent)
         scene.lab.clear("gpu2", "start-fails")
         scene.at(r".*probe=.*", "drop")
@@ -132,7 +132,7 @@ class TestInterruptedRecover:
     def test_a_drop_while_unpacking_is_finished_by_the_next_recover(self, scene: Scene) -> None:
         scene.at(UNPACK, "drop")
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5
-        assert "its files are gone or incomplete" in scene.err
+        assert "its files are deleted or incomplete" in scene.err
         assert scene.hosts("status")["gpu2"]["interrupted"] == {
             "what": "recover",
             "stage": "unpack",
@@ -165,7 +165,7 @@ class TestInterruptedRecover:
         assert scene("recover", "gpu2", "--from", "second", "--no-snapshot", "--yes") == 1, (
             scene.err
         )
-        assert "is stopped, and its files are gone or incomplete" in scene.err
+        assert "is stopped, and its files are deleted or incomplete" in scene.err
         assert scene("recover", "gpu2", "--from", "first", "--yes") == 0, scene.err
         assert thesis(scene) == "first"
 
@@ -234,7 +234,7 @@ class TestRebuild:
         scene.lab.fault("gpu2", "user-not-made", 1)
         assert scene("rebuild", "gpu2", "--no-snapshot", "--yes") == 1
         assert "useradd" in scene.err
-        assert "hint: apexgpu rebuild gpu2   finishes it" in scene.err
+        assert "hint: apexgpu rebuild gpu2\n" in scene.err
         assert scene("rebuild", "gpu2", "--yes") == 0, scene.err
         assert plain_ssh("gpu2").returncode == 0
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 0, scene.err

@@ -64,7 +64,7 @@ class TestArchive:
         shim.write_text("#!/bin/sh\nexit 1\n")
         shim.chmod(0o755)
         assert scene("recover", "gpu2", "--from", "first", "--no-snapshot", "--yes") == 6
-        assert "is private and could not be opened" in scene.err
+        assert "is private and could not be made readable" in scene.err
         assert_untouched(scene)
 
     def test_one_that_is_not_in_the_list_is_opened_too(self, scene: Scene) -> None:
@@ -119,7 +119,7 @@ class TestArchive:
     def test_one_that_the_server_may_not_see_is_refused(self, scene: Scene, path: str) -> None:
         (scene.home("gpu2") / "mine.tar.gz").write_bytes(scene.own.read_bytes())
         assert scene("recover", "gpu2", "--from", path, "--yes") == 6
-        assert "does not lie on the NAS" in scene.err
+        assert "is not on the NAS" in scene.err
         assert_untouched(scene)
 
     def test_one_that_changes_after_the_test_is_never_sent(self, scene: Scene) -> None:
@@ -127,7 +127,7 @@ class TestArchive:
             Hook("gpu2", STAT, before=lambda: os.utime(scene.own, (1_600_000_000, 1_600_000_000)))
         )
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 6
-        assert "another archive by now than the one that was tested" in scene.err
+        assert "has changed since it was checked" in scene.err
         assert_untouched(scene)
 
     @pytest.mark.parametrize("path", ["/", "/NAS", "/NAS/nothere.tar.gz", f"{NAS}"])
@@ -199,7 +199,7 @@ class TestArchive:
         scene.own.write_bytes(data)
         os.utime(scene.own, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         assert scene("recover", "gpu2", "--yes") == 6
-        assert "SHA-256 is no longer the one that was noted" in scene.err
+        assert "SHA-256 differs from the one that was noted" in scene.err
         assert [one["verified"] for one in scene.snapshots()] == [None]
         assert_untouched(scene)
 
@@ -241,7 +241,7 @@ class TestWhatIsThere:
 )
 def test_how_long_a_rounded_size_must_stay_the_same(shown: str | None, seconds: int) -> None:
     """`du -h` shows 12G until another whole GiB is there, and a slow tar takes minutes for that."""
-    assert recovery._looks(shown) * archivehost.LOOK_EVERY == seconds
+    assert recovery._checks_needed(shown) * archivehost.CHECK_INTERVAL == seconds
 
 
 _RELAY = """
@@ -265,7 +265,7 @@ def test_all_of_it_through_the_openssh_client(scene: Scene, tmp_path: Path) -> N
         config.write(f"    ProxyCommand {sys.executable} {relay} %h %p\n")
     scene.at(rf"snapshot {TOKEN}", "drop")
     assert scene("snapshot", "gpu2", "--name", "second", "--yes") == 0, scene.err
-    assert "goes on without us" in scene.err
+    assert "keeps running on the server" in scene.err
     scene.lab.fault("gpu2", "nas-full", 1)
     assert scene("snapshot", "gpu2", "--yes") == 1
     assert "No space left" in scene.err
@@ -311,7 +311,7 @@ class TestCut:
         old = digest(scene.own)
         scene.at(UNPACK, "reboot")
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5
-        assert "its files are gone or incomplete" in scene.err
+        assert "its files are deleted or incomplete" in scene.err
         assert scene("recover", "gpu2", "--yes") == 0, scene.err
         assert thesis(scene) == "first"
         assert plain_ssh("gpu2").returncode == 0
@@ -332,7 +332,7 @@ class TestCut:
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5
         scene.at(UNPACK, "iam-down")
         assert scene("recover", "gpu2", "--from", "first", "--yes") == 6
-        assert "its files are gone or incomplete" in scene.err
+        assert "its files are deleted or incomplete" in scene.err
         assert scene.hosts("status")["gpu2"]["interrupted"]["stage"] == "unpack"
         assert scene("recover", "gpu2", "--from", "first", "--yes") == 0, scene.err
         assert thesis(scene) == "first"
@@ -346,7 +346,7 @@ class TestCut:
         unpacked = next(
             number for number, one in enumerate(scene.sent) if one.startswith("gpu2 recover TOKEN")
         )
-        assert scene.sent[:unpacked].count("gpu2 snapshot") > archivehost.STILL_LOOKS
+        assert scene.sent[:unpacked].count("gpu2 snapshot") > archivehost.STABLE_CHECKS
 
     def test_an_undo_makes_the_maps_again(self, scene: Scene) -> None:
         assert scene("port", "gpu2", "8888") == 0, scene.err
@@ -368,7 +368,7 @@ class TestCut:
     def test_words_that_nobody_knows_mean_that_files_may_be_gone(self, scene: Scene) -> None:
         scene.at(UNPACK, "garble")
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 6
-        assert "its files are gone or incomplete" in scene.err
+        assert "its files are deleted or incomplete" in scene.err
         assert scene("recover", "gpu2", "--yes") == 0, scene.err
         assert thesis(scene) == "first"
 
@@ -409,7 +409,7 @@ class TestCut:
         assert scene("recover", "gpu2", "--from", "first", "--no-snapshot", "--yes") == 5
         copy.write_bytes(b"not an archive")
         assert scene("recover", "gpu2", "--yes") == 6
-        assert "another archive by now" in scene.err
+        assert "has changed since it was checked" in scene.err
         assert "--from" in scene.err
         assert scene("recover", "gpu2", "--from", f"{NAS}/alice.tar.gz", "--yes") == 0, scene.err
         assert thesis(scene) == "second"

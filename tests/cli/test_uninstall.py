@@ -12,7 +12,7 @@ import keyring
 import pytest
 from keyring.backend import KeyringBackend
 
-from apexgpu.archives.journal import Journal
+from apexgpu.archives.journal import Journal, SnapshotEntry, Stage, Work
 from apexgpu.models import Target
 from apexgpu.process import LocalRunner
 from apexgpu.ssh import controlmaster
@@ -228,8 +228,20 @@ def test_an_include_line_that_was_pasted_is_named(
 
 def test_what_was_interrupted_on_a_host_is_not_forgotten_in_silence(laptop: Product) -> None:
     state = Path(os.environ["APEXGPU_STATE_DIR"])
-    entry = Journal(state).begin("gpu2", "snapshot", path="/NAS/a.tar.gz")
-    Journal(state).reach(entry, "tar")
+    Journal(state).record(
+        SnapshotEntry(
+            host="gpu2",
+            what=Work.SNAPSHOT,
+            stage=Stage.TAR,
+            began=1_700_000_000,
+            directory="/NAS",
+            path="/NAS/a.tar.gz",
+            was_running=True,
+            restart=True,
+            label="",
+            previous=None,
+        )
+    )
     (state / "journal" / "gpu3.json").write_text("{")
     assert laptop("uninstall") == 7
     assert "a snapshot on gpu2 was interrupted while the server was writing" in laptop.err

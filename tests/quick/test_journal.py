@@ -1,50 +1,171 @@
-"""The journal of what is under way: written before each stage, read by the next command."""
+"""The journal of work under way: written before each stage, read by the next command."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from apexgpu.archives.journal import STAGES, Journal
+from apexgpu.archives.catalog import FileStamp
+from apexgpu.archives.journal import (
+    INTERRUPTED_AT,
+    Grant,
+    Journal,
+    ReplacementEntry,
+    SnapshotEntry,
+    Stage,
+    Work,
+)
 from apexgpu.errors import ConfigError
 from apexgpu.files import locked
 from apexgpu.manageshell.hostlock import in_use
-from apexgpu.models import Host
+from apexgpu.models import Host, PublicKey
 
 GPU2 = Host("gpu2", "10.0.0.2", "alice", 22001)
+SNAPSHOT = SnapshotEntry(
+    host="gpu2",
+    what=Work.SNAPSHOT,
+    began=1_700_000_000,
+    directory="/NAS",
+    path="/NAS/alice.tar.gz",
+    was_running=True,
+    port_maps=(6006, 8888),
+    restart=True,
+    label="before-upgrade",
+    previous=FileStamp(100, 1_600_000_000),
+)
+RECOVER = ReplacementEntry(
+    host="gpu3",
+    what=Work.RECOVER,
+    began=1_700_000_000,
+    directory="/NAS",
+    path="/NAS/alice-gpu3-20231114T221320Z.tar.gz",
+    was_running=False,
+    archive_name="alice-gpu3-20231114T221320Z",
+    server_path="/NAS/alice.tar.gz",
+    checked=FileStamp(100, 1_600_000_000),
+    mode=0o600,
+    host_keys=(PublicKey("ssh-ed25519", "AAAA", "root@gpu3"),),
+    authorized_keys=("ssh-ed25519 BBBB alice",),
+    grants=(Grant("/NAS/alice-gpu3-20231114T221320Z.tar.gz", 0o600),),
+    moved_from="/NAS/alice.tar.gz",
+)
+RECORDED = Path(__file__).parent.parent / "data" / "journal"
 
 
-def test_stages_and_details_add_up_and_end(tmp_path: Path) -> None:
+def test_an_entry_is_read_as_it_was_recorded(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     assert journal.find("gpu2") is None
-    entry = journal.begin("gpu2", "snapshot", path="/NAS/alice.tar.gz", ran=True)
-    assert entry.stage == "stop"
-    reached = journal.reach(entry, "tar", rootfs="1.2G")
-    found = journal.find("gpu2")
-    assert found == reached
-    assert found is not None
-    assert found.details == {"path": "/NAS/alice.tar.gz", "ran": True, "rootfs": "1.2G"}
-    assert found.value()["what"] == "snapshot"
-    assert "it goes on without us" in found.words()
+    journal.record(SNAPSHOT)
+    tar = replace(SNAPSHOT, stage=Stage.TAR, rootfs_size="1.2G", tar_began=1_700_000_060)
+    assert journal.record(tar) == tar
+    assert journal.find("gpu2") == tar
+    assert tar.to_json() == {
+        "what": "snapshot",
+        "stage": "tar",
+        "began": "2023-11-14T22:13:20+00:00",
+    }
+    assert "its tar may still be running" in tar.describe()
     assert journal.find("gpu3") is None
-    journal.end(found)
-    journal.end(found)
+    assert journal.record(RECOVER) == journal.find("gpu3") == RECOVER
+    assert journal.hosts() == ["gpu2", "gpu3"]
+    journal.end(tar)
+    journal.end(tar)
     assert journal.find("gpu2") is None
 
 
-def test_no_archive_is_given_up_that_is_needed_to_go_on(tmp_path: Path) -> None:
+def test_no_archive_is_given_up_that_is_needed_to_continue(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.begin("gpu2", "snapshot", path="/NAS/a", aside="/NAS/b")
-    journal.begin("gpu3", "recover", path="/NAS/c", home="/NAS/d")
-    assert journal.needed() == {"/NAS/a", "/NAS/b", "/NAS/c", "/NAS/d"}
+    journal.record(replace(SNAPSHOT, path="/NAS/a", moved_to="/NAS/b"))
+    journal.record(replace(RECOVER, path="/NAS/c", moved_from="/NAS/d"))
+    assert journal.archives_needed() == {"/NAS/a", "/NAS/b", "/NAS/c", "/NAS/d"}
 
 
 def test_it_is_private(tmp_path: Path) -> None:
-    Journal(tmp_path).begin("gpu2", "recover")
+    Journal(tmp_path).record(SNAPSHOT)
     assert (tmp_path / "journal" / "gpu2.json").stat().st_mode & 0o777 == 0o600
     assert [path.name for path in (tmp_path / "journal").iterdir()] == ["gpu2.json"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "gpu2"}'])
+def recorded(tmp_path: Path, name: str) -> SnapshotEntry | ReplacementEntry | None:
+    """An entry that an earlier version wrote, as it is read now."""
+    path = tmp_path / "journal" / "gpu2.json"
+    path.parent.mkdir()
+    path.write_bytes((RECORDED / name).read_bytes())
+    return Journal(tmp_path).find("gpu2")
+
+
+def test_a_snapshot_of_version_1_is_read(tmp_path: Path) -> None:
+    assert recorded(tmp_path, "v1-snapshot-tar.json") == SnapshotEntry(
+        host="gpu2",
+        what=Work.SNAPSHOT,
+        stage=Stage.TAR,
+        began=1795877007.79646,
+        directory="/NAS/Workspaces/lxc-snapshot",
+        path="/NAS/Workspaces/lxc-snapshot/alice.tar.gz",
+        was_running=True,
+        port_maps=(8888,),
+        restart=True,
+        label="second",
+        previous=FileStamp(2282, 1795877007),
+        moved_to="/NAS/Workspaces/lxc-snapshot/alice-gpu2-20261128T144327Z-first.tar.gz",
+        rootfs_size="152K",
+        tar_began=1795877007,
+    )
+
+
+def test_a_first_snapshot_of_version_1_is_read(tmp_path: Path) -> None:
+    entry = recorded(tmp_path, "v1-snapshot-stop.json")
+    assert isinstance(entry, SnapshotEntry)
+    assert (entry.stage, entry.previous, entry.moved_to) == (Stage.STOP, None, None)
+    assert (entry.rootfs_size, entry.tar_began) == (None, None)
+
+
+def test_a_recover_of_version_1_is_read(tmp_path: Path) -> None:
+    entry = recorded(tmp_path, "v1-recover-unpack.json")
+    assert isinstance(entry, ReplacementEntry)
+    assert (entry.what, entry.stage) == (Work.RECOVER, Stage.UNPACK)
+    assert entry.path.endswith("/alice-gpu2-20261128T144327Z-second.tar.gz")
+    assert entry.moved_from == entry.server_path == "/NAS/Workspaces/lxc-snapshot/alice.tar.gz"
+    assert entry.archive_name == "alice-gpu2-20261128T144327Z-second"
+    assert (entry.checked, entry.mode) == (FileStamp(2295, 1795877007), 0o600)
+    assert [key.kind for key in entry.host_keys] == ["ssh-ed25519"]
+    assert [line.split()[-1] for line in entry.authorized_keys] == ["alice@laptop"]
+    assert entry.grants == (Grant(entry.path, 0o600),)
+    # What an update reads, the next stage writes in today's form.
+    assert Journal(tmp_path).record(entry) == Journal(tmp_path).find("gpu2")
+
+
+def test_a_rebuild_of_version_1_is_read(tmp_path: Path) -> None:
+    entry = recorded(tmp_path, "v1-rebuild-start.json")
+    assert isinstance(entry, ReplacementEntry)
+    assert (entry.what, entry.stage) == (Work.REBUILD, Stage.START)
+    assert (entry.moved_from, entry.grants) == (None, ())
+
+
+def test_an_unverified_rebuild_of_version_1_is_read(tmp_path: Path) -> None:
+    assert recorded(tmp_path, "v1-rebuild-start.json")
+    path = tmp_path / "journal" / "gpu2.json"
+    document = json.loads(path.read_text())
+    document["details"] |= {"seen": None, "mode": None, "keys": []}
+    path.write_text(json.dumps(document))
+    entry = Journal(tmp_path).find("gpu2")
+    assert isinstance(entry, ReplacementEntry)
+    assert (entry.checked, entry.mode, entry.host_keys) == (None, None, ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"host": "gpu2"}',
+        '{"version": 3, "host": "gpu2", "what": "snapshot"}',
+        '{"host": "gpu2", "what": "snapshot", "stage": "tar", "began": 1, "details": {}}',
+        '{"host": "gpu2", "what": "snapshot", "stage": "tar", "began": 1, "details": []}',
+    ],
+)
 def test_what_cannot_be_read_is_never_taken_for_nothing(tmp_path: Path, text: str) -> None:
     path = tmp_path / "journal" / "gpu2.json"
     path.parent.mkdir()
@@ -53,8 +174,20 @@ def test_what_cannot_be_read_is_never_taken_for_nothing(tmp_path: Path, text: st
         Journal(tmp_path).find("gpu2")
 
 
-def test_every_stage_has_words() -> None:
-    assert set(STAGES) == {"stop", "tar", "test", "unpack", "start"}
+def test_a_stage_that_is_not_known_is_not_read(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.record(SNAPSHOT)
+    path = tmp_path / "journal" / "gpu2.json"
+    document = json.loads(path.read_text())
+    assert document["version"] == 2
+    path.write_text(json.dumps({**document, "stage": "verify"}))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        journal.find("gpu2")
+
+
+def test_every_stage_has_a_description() -> None:
+    assert set(INTERRUPTED_AT) == set(Stage)
+    assert {stage.value for stage in Stage} == {"stop", "tar", "test", "unpack", "start"}
 
 
 def test_work_that_is_going_on_is_told_from_what_was_interrupted(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from tests import openssh
 
-from apexgpu.archives import answers, recoverplan, scripts
-from apexgpu.archives.archivehost import Eye, Means
+from apexgpu.archives import recoverplan, scriptreplies, scripts
+from apexgpu.archives.archivehost import ArchiveHost
+from apexgpu.archives.workcontext import WorkContext
 from apexgpu.manageshell import containershell
 from apexgpu.nvidia import query
 from apexgpu.recipes import facts
@@ -46,24 +47,34 @@ def test_its_disks_its_uptime_and_who_is_there(link: Transport, server: openssh.
     assert containershell.activity(link, server.host).gpu_processes == ()
 
 
+def context_of(link: Transport, server: openssh.OpenSSH, state_dir: Path) -> WorkContext:
+    return WorkContext(
+        link,
+        [server.host],
+        state_dir,
+        pause=lambda _: None,
+        progress=lambda _: None,
+        note=lambda _: None,
+    )
+
+
 def test_its_archives(link: Transport, server: openssh.OpenSSH, tmp_path: Path) -> None:
     there = tmp_path / "there"
     (there / f"{server.host.user}.tar.gz").write_bytes(b"no archive")
-    means = Means(link, [server.host], tmp_path, lambda _: None, lambda _: None, lambda _: None)
-    eye = Eye(means, server.host, str(there))
-    (seen,) = eye.look().archives
+    archives = ArchiveHost(context_of(link, server, tmp_path), server.host, str(there))
+    (seen,) = archives.list_archives().archives
     assert seen.size == 10
-    assert eye.test(seen.path).trouble
-    reply = eye.run(scripts.aside(seen.path, str(there / "kept.tar.gz")))
-    assert answers.moved(reply, "gpu7") == "renamed"
+    assert archives.check(seen.path).problem
+    reply = archives.run(scripts.move_away(seen.path, str(there / "kept.tar.gz")))
+    assert scriptreplies.parse_move(reply, "gpu7") == "renamed"
 
 
 def test_the_keys_in_it(link: Transport, server: openssh.OpenSSH, tmp_path: Path) -> None:
     line = (server.directory / "id_ed25519.pub").read_text().strip()
     (tmp_path / "there/.ssh").mkdir()
     (tmp_path / "there/.ssh/authorized_keys").write_text(line)
-    means = Means(link, [server.host], tmp_path, lambda _: None, lambda _: None, lambda _: None)
-    assert recoverplan.read_keys(means, server.host) == (line,)
+    context = context_of(link, server, tmp_path)
+    assert recoverplan.read_authorized_keys(context, server.host) == (line,)
 
 
 def test_its_gpus_and_its_software(link: Transport, server: openssh.OpenSSH) -> None:

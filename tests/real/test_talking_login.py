@@ -6,8 +6,9 @@ import pytest
 from tests.real.conftest import Laptop
 from tests.real.rootfs import Root
 
-from apexgpu.archives import answers, scripts
-from apexgpu.archives.archivehost import Eye, Means
+from apexgpu.archives import scriptreplies, scripts
+from apexgpu.archives.archivehost import ArchiveHost
+from apexgpu.archives.workcontext import WorkContext
 from apexgpu.manageshell import containershell
 from apexgpu.recipes import facts
 from apexgpu.session import Session
@@ -50,12 +51,19 @@ def test_a_server_is_asked_for_and_its_answer_is_understood(laptop: Laptop, talk
     assert "there is no directory /nowhere" in said.err
 
 
-def test_an_archive_that_was_set_aside_is_known_to_be(
+def test_an_archive_that_was_moved_away_is_known_to_be(
     link: Transport, talking: Root, tmp_path: Path
 ) -> None:
     archive = talking.path / "home/alice/old.tar.gz"
     archive.write_bytes(b"an archive")
-    means = Means(link, [talking.host], tmp_path, lambda _: None, lambda _: None, lambda _: None)
-    eye = Eye(means, talking.host, "/home/alice")
-    reply = eye.run(scripts.aside("/home/alice/old.tar.gz", "/home/alice/kept.tar.gz"))
-    assert answers.moved(reply, "gpu7") in {"renamed", "copied"}
+    context = WorkContext(
+        link,
+        [talking.host],
+        tmp_path,
+        pause=lambda _: None,
+        progress=lambda _: None,
+        note=lambda _: None,
+    )
+    archives = ArchiveHost(context, talking.host, "/home/alice")
+    reply = archives.run(scripts.move_away("/home/alice/old.tar.gz", "/home/alice/kept.tar.gz"))
+    assert scriptreplies.parse_move(reply, "gpu7") in {"renamed", "copied"}

@@ -1,1 +1,1 @@
-"""Snapshots that can be trusted: taking them, testing them, keeping them, and coming back from one."""
+"""Archives on the NAS: taking snapshots, checking and keeping them, and recovering from one."""

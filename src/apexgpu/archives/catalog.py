@@ -1,31 +1,47 @@
-"""What is known of saved archives: names, manifests, sizes, and the verdict on a test. Pure.
+"""Archives as data: their names, their manifests, and what a check of one found. Pure.
 
-An archive's name says whose it is and never changes: `USER-HOST-TIME[-LABEL]`. Its path does: the server writes
-every snapshot to one file per user, which is renamed before the next one overwrites it.
+An archive's name says whose it is and never changes: `USER-HOST-TIME[-LABEL]`. Its path does: the
+server writes every snapshot to one file per user, which is renamed before the next one overwrites
+it.
 """
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import NamedTuple
 
-from apexgpu.errors import NoSnapshotError, RefusedError, UsageError
+from apexgpu.errors import UsageError
 from apexgpu.models import PublicKey
 
-UNKNOWN = "unknown"
+UNKNOWN_HOST = "unknown"
 SUFFIX = ".tar.gz"
+MANIFEST_SUFFIX = ".json"
+"""Added to an archive's path: `alice.tar.gz.json`."""
+
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-_DU = re.compile(r"([0-9.]+)([KMGTP]?)")
-_UNITS = {unit: 1 << (10 * power) for power, unit in enumerate(("", "K", "M", "G", "T", "P"))}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_DU_SIZE = re.compile(r"([0-9.]+)([KMGTP]?)")
+_DU_UNITS = {unit: 1 << (10 * power) for power, unit in enumerate(("", "K", "M", "G", "T", "P"))}
+
+
+class FileStamp(NamedTuple):
+    """A file's size in bytes and its time in epoch seconds: the same file as long as neither
+    changes.
+    """
+
+    size: int
+    mtime: int
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is written beside an archive when it was tested; it counts only while size and time are the file's.
+    """What is written beside an archive when it was checked.
 
-    `created` and `verified` are seconds since the epoch, `size` is bytes.
+    Valid while size and time are the file's.
+
+    `created` and `verified` are seconds since the epoch, `size` is in bytes.
     """
 
     host: str
@@ -35,7 +51,7 @@ class Manifest:
     sha256: str
     verified: int
 
-    def text(self, user: str) -> str:
+    def to_line(self, user: str) -> str:
         """The manifest as one line of JSON."""
         values = {
             "schema": 1,
@@ -51,8 +67,14 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
-    """An archive that was seen: where, how big (bytes), from when (epoch seconds), and how private (mode bits)."""
+class Archive:
+    """An archive in a listing.
+
+    `size` is in bytes, `created` and `verified` in epoch seconds, `mode` permission bits.
+
+    `host` is UNKNOWN_HOST where neither name nor manifest tell; `verified` is None without a valid
+    manifest.
+    """
 
     name: str
     host: str
@@ -65,20 +87,20 @@ class Saved:
     verified: int | None = None
 
     @property
-    def stamp(self) -> tuple[int, int]:
-        """Size and time: the same file as long as neither changes."""
-        return self.size, self.created
+    def stamp(self) -> FileStamp:
+        """Size and time of the file."""
+        return FileStamp(self.size, self.created)
 
     @property
     def others_can_read(self) -> bool:
-        """Whether the mode lets everybody read, and so recover from, it."""
+        """Whether everybody in the lab can read it, and so recover from it."""
         return bool(self.mode & 0o004)
 
-    def value(self) -> dict[str, Any]:
-        """The archive as JSON tells it."""
+    def to_json(self) -> dict[str, object]:
+        """The archive as JSON documents show it."""
         return {
             "name": self.name,
-            "host": None if self.host == UNKNOWN else self.host,
+            "host": None if self.host == UNKNOWN_HOST else self.host,
             "path": self.path,
             "bytes": self.size,
             "created": iso(self.created),
@@ -88,53 +110,59 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What a container sees of the archives' directory; `free` in bytes."""
+class Listing:
+    """What a container sees in the archives' directory, oldest archive first.
 
-    archives: tuple[Saved, ...]
+    `free` in bytes, None if unknown.
+    """
+
+    archives: tuple[Archive, ...]
     free: int | None
     writable: bool
 
+    def find(self, path: str) -> Archive | None:
+        """The archive at a path, None when it is not listed."""
+        for archive in self.archives:
+            if archive.path == path:
+                return archive
+        return None
+
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What reading an archive from end to end came to.
+class ArchiveCheck:
+    """What reading an archive from end to end found.
 
-    `size` and `time` are those after the reading, `moved` is whether they changed meanwhile. `keys` are the
-    public host keys that the archive holds, `hostname` the name of the container that was saved in it. `mode` are its
-    permission bits, `blocks` the bytes that it takes on the disk.
+    `stamp` is the one after the reading, `changed` whether it changed meanwhile. `gzip_status` and
+    `tar_status` are exit statuses, `members` counts the files below rootfs/, and `error_output` is
+    what gzip and tar reported. `hostname` and `host_keys` are those of the container that is saved
+    in the archive. `mode` are its permission bits, `disk_usage` the bytes that it takes on the
+    disk.
     """
 
-    size: int
-    time: int
-    moved: bool
-    gzip: int
-    listing: int
+    stamp: FileStamp
+    changed: bool
+    gzip_status: int
+    tar_status: int
     members: int
-    rooted: bool
+    has_rootfs: bool
     sha256: str
     hostname: str = ""
-    keys: tuple[PublicKey, ...] = ()
-    said: str = ""
+    host_keys: tuple[PublicKey, ...] = ()
+    error_output: str = ""
     mode: int = 0o644
-    blocks: int = 0
+    disk_usage: int = 0
 
     @property
-    def stamp(self) -> tuple[int, int]:
-        """Size and time: the same file as long as neither changes."""
-        return self.size, self.time
-
-    @property
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """Why the archive cannot be trusted, None when it can."""
-        if self.moved:
+        if self.changed:
             return "it was being written while it was read"
-        if self.gzip:
-            return f"gzip -t refuses it: {self.said or f'status {self.gzip}'}"
-        if self.listing:
-            return f"tar cannot list it: {self.said or f'status {self.listing}'}"
-        if not self.rooted or not self.members:
-            return "it holds no root file system (no rootfs/)"
+        if self.gzip_status:
+            return f"gzip -t fails: {self.error_output or f'exit status {self.gzip_status}'}"
+        if self.tar_status:
+            return f"tar cannot list it: {self.error_output or f'exit status {self.tar_status}'}"
+        if not self.has_rootfs or not self.members:
+            return "it contains no root file system (no rootfs/)"
         return None
 
 
@@ -143,47 +171,60 @@ def iso(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def seconds(text: str) -> int:
-    """What `iso` wrote, back to epoch seconds; ValueError."""
+def epoch_seconds(text: str) -> int:
+    """ISO 8601 text, as `iso` writes it, as epoch seconds; ValueError."""
     return int(datetime.fromisoformat(text).timestamp())
 
 
-def name_of(user: str, host: str, created: int, label: str = "") -> str:
-    """The name that an archive keeps wherever it is moved."""
-    stamp = datetime.fromtimestamp(created, UTC).strftime("%Y%m%dT%H%M%SZ")
-    return "-".join(part for part in (user, host, stamp, label) if part)
+def archive_name(user: str, host: str, created: int, label: str = "") -> str:
+    """The name that an archive keeps wherever it is moved: `alice-gpu2-20231114T221320Z-label`."""
+    time = datetime.fromtimestamp(created, UTC).strftime("%Y%m%dT%H%M%SZ")
+    return "-".join(part for part in (user, host, time, label) if part)
+
+
+def file_name(path: str) -> str:
+    """The last part of an archive's path, without `.tar.gz`."""
+    return path.rpartition("/")[2].removesuffix(SUFFIX)
 
 
 def checked_label(label: str) -> str:
-    """A --name that can be part of a file's name; UsageError."""
+    """Return a --name that can be part of a file's name; UsageError for any other."""
     if label and not _LABEL.fullmatch(label):
-        message = f"{label!r} cannot be a snapshot's name: letters, digits, dot, dash and underscore, at most 40"
+        message = f"{label!r} cannot be a snapshot's name: use only A-Z a-z 0-9 . _ -, at most 40"
         raise UsageError(message, hint="apexgpu snapshot HOST --name before-upgrade")
     return label
 
 
-def archive(
-    user: str, hosts: Collection[str], path: str, seen: tuple[int, int, int], note: str | None
-) -> Saved | None:
-    """The archive behind a file name, or None when it is not this user's.
+def identify(
+    user: str,
+    hosts: Collection[str],
+    path: str,
+    stamp: FileStamp,
+    *,
+    mode: int,
+    manifest_text: str | None,
+) -> Archive | None:
+    """The archive that a file is, or None when it is not this user's.
 
-    `seen` is size, time and mode; `note` the manifest's text, which counts only when it speaks of these.
-    A user's name may begin with another's, so the host in the name must be one of `hosts`.
+    One user's name may begin with another's, so the host in the file's name must be one of `hosts`.
     """
-    size, time, mode = seen
-    stem = path.rpartition("/")[2].removesuffix(SUFFIX)
-    match = re.fullmatch(rf"{re.escape(user)}-(.+)-(\d{{8}}T\d{{6}}Z)(?:-(.+))?", stem)
-    if stem != user and (match is None or match[1] not in {*hosts, UNKNOWN}):
+    name = file_name(path)
+    match = re.fullmatch(rf"{re.escape(user)}-(.+)-(\d{{8}}T\d{{6}}Z)(?:-(.+))?", name)
+    if match is not None and match[1] in {*hosts, UNKNOWN_HOST}:
+        host, label = match[1], match[3] or ""
+    elif name == user:
+        host, label = UNKNOWN_HOST, ""
+    else:
         return None
-    found = Saved(stem, UNKNOWN, "", path, size, time, mode)
-    if match:
-        found = replace(found, host=match[1], label=match[3] or "")
-    manifest = read_manifest(note, user) if note else None
-    if manifest is None or (manifest.size, manifest.created) != (size, time):
-        return found
-    name = stem if match else name_of(user, manifest.host, time, manifest.label)
+    archive = Archive(name, host, label, path, stamp.size, stamp.mtime, mode)
+    manifest = parse_manifest(manifest_text, user) if manifest_text else None
+    # A manifest that is older than the file describes another archive.
+    if manifest is None or (manifest.size, manifest.created) != stamp:
+        return archive
+    if name == user:
+        name = archive_name(user, manifest.host, stamp.mtime, manifest.label)
     return replace(
-        found,
+        archive,
         name=name,
         host=manifest.host,
         label=manifest.label,
@@ -192,106 +233,55 @@ def archive(
     )
 
 
-def read_manifest(text: str, user: str) -> Manifest | None:
-    """A manifest of this user's, None for anything else: the file lies where others may write."""
+def parse_manifest(text: str, user: str) -> Manifest | None:
+    """A manifest of this user's; None for anything else, since others may write in the directory."""
     try:
-        found = json.loads(text)
-        if (
-            found["schema"] != 1
-            or found["user"] != user
-            or not re.fullmatch(r"[0-9a-f]{64}", found["sha256"])
-        ):
+        values = json.loads(text)
+        if values["schema"] != 1 or values["user"] != user:
             return None
-        if not (_LABEL.fullmatch(found["label"]) or found["label"] == "") or not _LABEL.fullmatch(
-            found["host"]
-        ):
+        host, label, sha256 = values["host"], values["label"], values["sha256"]
+        label_is_valid = label == "" or _LABEL.fullmatch(label)
+        if not (_LABEL.fullmatch(host) and label_is_valid and _SHA256.fullmatch(sha256)):
             return None
         return Manifest(
-            found["host"],
-            found["label"],
-            seconds(found["created"]),
-            int(found["bytes"]),
-            found["sha256"],
-            seconds(found["verified"]),
+            host=host,
+            label=label,
+            created=epoch_seconds(values["created"]),
+            size=int(values["bytes"]),
+            sha256=sha256,
+            verified=epoch_seconds(values["verified"]),
         )
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
 
 
-def choose(archives: Sequence[Saved], wanted: str, host: str) -> Saved:
-    """The archive that a name, label, file name or path means; RefusedError when it is none, or several."""
-    exact = [
-        one
-        for one in archives
-        if wanted in {one.name, one.path, one.path.rpartition("/")[2], _stem(one)}
-    ]
-    found = exact or [one for one in archives if one.label == wanted]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        message = f"{wanted} names {len(found)} snapshots: {', '.join(one.name for one in found)}"
-        raise RefusedError(
-            message, hint=f"apexgpu recover {host} --from {found[0].name}", code="several_snapshots"
-        )
-    message = f"there is no snapshot {wanted}"
-    raise NoSnapshotError(message, hint="apexgpu snapshots")
+def parse_du_size(shown: str) -> int | None:
+    """The bytes of a size that `du -h` shows, such as `1.2G`; None when it is not a size."""
+    match = _DU_SIZE.fullmatch(shown)
+    if match is None:
+        return None
+    return round(float(match[1]) * _DU_UNITS[match[2]])
 
 
-def _stem(one: Saved) -> str:
-    return one.path.rpartition("/")[2].removesuffix(SUFFIX)
+def sizes_agree(shown: str, check: ArchiveCheck) -> bool:
+    """Whether an archive can be the one for which the server's `du -h` shows the size `shown`.
 
-
-def default(archives: Sequence[Saved], host: str, server_path: str) -> Saved:
-    """What `recover HOST` takes: the server's own archive when it is this host's, else the host's newest."""
-    own = next((one for one in archives if one.path == server_path), None)
-    of_host = sorted((one for one in archives if one.host == host), key=lambda one: one.created)
-    if own is not None and own.host in {host, UNKNOWN}:
-        return own
-    if of_host:
-        return of_host[-1]
-    if own is not None:
-        message = (
-            f"no snapshot of {host} can be seen; the newest archive is {own.host}'s ({own.name})"
-        )
-        raise NoSnapshotError(message, hint=f"apexgpu recover {host} --from {own.name}")
-    raise NoSnapshotError("no snapshot can be seen", hint=f"apexgpu snapshot {host}")
-
-
-def to_rotate(archives: Sequence[Saved], keep: int) -> list[Saved]:
-    """What a rotation removes: all but the newest `keep` of each host, and never a host's last verified one."""
-    if keep < 1:
-        raise UsageError("at least one snapshot has to be kept", hint="apexgpu snapshots keep 3")
-    gone: list[Saved] = []
-    for host in dict.fromkeys(one.host for one in archives):
-        newest_first = sorted(
-            (one for one in archives if one.host == host), key=lambda one: -one.created
-        )
-        kept, rest = newest_first[:keep], newest_first[keep:]
-        if not any(one.verified for one in kept):
-            spared = next((one for one in rest if one.verified), None)
-            rest = [one for one in rest if one is not spared]
-        gone += rest
-    return gone
-
-
-def in_bytes(shown: str) -> int | None:
-    """What `du -h` shows, as bytes; None when it is no size."""
-    match = _DU.fullmatch(shown)
-    return round(float(match[1]) * _UNITS[match[2]]) if match else None
-
-
-def sizes_agree(shown: str, found: Reading) -> bool:
-    """Whether the archive that was read can be the one of which the server's `du -h` shows this size.
-
-    It must not be smaller: then a part is missing. It may be bigger, for a NAS that has not yet laid out, or that
-    compresses, what was written shows less. Whether the end is there, gzip and tar have told.
+    It must not be smaller: then a part of it is missing. It may be larger, because a NAS that
+    compresses, or that has not written everything to its disks yet, shows less. Whether the end is
+    there, gzip and tar have checked.
     """
-    told = in_bytes(shown)
-    biggest = max(found.size, found.blocks)
-    return told is not None and told <= biggest + max(0.15 * biggest, 128 << 10)
+    shown_bytes = parse_du_size(shown)
+    if shown_bytes is None:
+        return False
+    largest = max(check.stamp.size, check.disk_usage)
+    # `du -h` rounds up to two digits, and counts whole blocks.
+    tolerance = max(0.15 * largest, 128 << 10)
+    return shown_bytes <= largest + tolerance
 
 
-def owner(tested: Reading, user: str, hosts: Collection[str]) -> str | None:
-    """The host whose container the archive holds, None when its host name tells nothing."""
-    name = tested.hostname.removesuffix(f"-{user}")
+def saved_host(check: ArchiveCheck, user: str, hosts: Collection[str]) -> str | None:
+    """The host whose container an archive contains, None when the host name in it is not one of
+    `hosts`.
+    """
+    name = check.hostname.removesuffix(f"-{user}")
     return name if name in hosts else None

@@ -1,9 +1,12 @@
-"""Finding a container through which the archives are seen: one that runs, or one that is started for the moment."""
+"""Finds a container through which the archives can be seen: a running one, or one that is started
+briefly.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from apexgpu.archives.archivehost import Eye, Means, directory_of, template_path
+from apexgpu.archives.archivehost import ArchiveHost, parent_directory, template_path
+from apexgpu.archives.workcontext import WorkContext
 from apexgpu.errors import ApexError, DeclinedError, RefusedError
 from apexgpu.manageshell import hostlock, manage
 from apexgpu.manageshell.manage import HostStatus
@@ -11,107 +14,155 @@ from apexgpu.models import Host, Outcome
 from apexgpu.ssh import fanout
 
 
+class NoArchiveHostError(RefusedError):
+    """No container of the user's can be used to look at the archives."""
+
+    code = "no_eye"
+
+
+def no_archive_host(suggested: Host | None) -> NoArchiveHostError:
+    """The error, with the host on which a container could be started."""
+    name = suggested.name if suggested else "HOST"
+    message = "none of your containers is running and can see the archives"
+    return NoArchiveHostError(message, hint=f"apexgpu up {name}")
+
+
 @contextmanager
-def an_eye(means: Means, host: Host, directory: str, *, own: bool) -> Iterator[Eye]:
-    """A container that sees the archives: the host's own where it may be (`own`), another that runs, or one that is
-    started for this and stopped again. RefusedError `no_eye` when there is none at all.
+def archive_host(
+    context: WorkContext, host: Host, directory: str, *, may_use_own: bool
+) -> Iterator[ArchiveHost]:
+    """Yield a running container that sees the archives in `directory`.
+
+    In this order: the container on `host` itself (only if `may_use_own`), another running one, a
+    stopped one that is started and stopped again after the block. NoArchiveHostError when there is
+    none; DeclinedError when one would have to be started and that is not permitted.
     """
-    if own and means.runs(host) and sees(eye := Eye(means, host, directory)):
-        yield eye
-        return
-    stopped: list[Host] = []
-    for found in _arriving(means, [one for one in means.hosts if own or one != host]):
-        if _runs(found) and found.host != host and sees(eye := Eye(means, found.host, directory)):
-            yield eye
+    if may_use_own and context.is_known_to_run(host):
+        candidate = ArchiveHost(context, host, directory)
+        if sees_archives(candidate):
+            yield candidate
             return
-        if _stopped(found):
-            stopped.append(found.host)
-    # A start under another host's tar would spoil its archive.
-    free = [one for one in stopped if one == host or means.journal.find(one.name) is None]
-    order = list(means.hosts)
-    with _started(
-        means, host, directory, sorted(free, key=lambda one: (one != host, order.index(one)))
-    ) as eye:
-        yield eye
+    others = [other for other in context.hosts if may_use_own or other != host]
+    stopped: list[Host] = []
+    for outcome in _statuses(context, others):
+        if _is_running(outcome) and outcome.host != host:
+            candidate = ArchiveHost(context, outcome.host, directory)
+            if sees_archives(candidate):
+                yield candidate
+                return
+        if _is_stopped(outcome):
+            stopped.append(outcome.host)
+    with _started(context, host, directory, _start_order(context, host, stopped)) as candidate:
+        yield candidate
+
+
+def _start_order(context: WorkContext, host: Host, stopped: list[Host]) -> list[Host]:
+    """The stopped containers that may be started, `host` first, the others in the order of the
+    user's hosts.
+    """
+    order = list(context.hosts)
+    startable = []
+    for candidate in stopped:
+        # Starting a container whose files another command is saving would spoil that archive.
+        if candidate == host or context.journal.find(candidate.name) is None:
+            startable.append(candidate)
+    return sorted(startable, key=lambda candidate: (candidate != host, order.index(candidate)))
 
 
 @contextmanager
-def _started(means: Means, host: Host, directory: str, stopped: list[Host]) -> Iterator[Eye]:
-    """The first of the stopped containers that starts and sees the archives; it is stopped again at the end."""
-    if stopped and not means.answered:
-        message = "no container of yours is running that could see the archives, and nobody can be asked to start one"
+def _started(
+    context: WorkContext, host: Host, directory: str, stopped: list[Host]
+) -> Iterator[ArchiveHost]:
+    """The first of the stopped containers that starts and sees the archives.
+
+    It is stopped again after the block.
+    """
+    if stopped and not context.may_start:
+        message = (
+            "none of your containers is running, so the archives cannot be listed, and starting "
+            "one needs your consent"
+        )
         raise DeclinedError(message, hint="add --yes", code="no_terminal")
-    for place in stopped:
-        with ExitStack() as ending:
+    for candidate in stopped:
+        with ExitStack() as cleanup:
             try:
-                start_for_a_moment(
-                    means, place, ending, why="to see the archives", locked=place == host
+                start_briefly(
+                    context,
+                    candidate,
+                    cleanup,
+                    purpose="to see the archives",
+                    lock_is_held=candidate == host,
                 )
             except ApexError:
-                continue  # a broken container, or a host that is in use: the next one may do
-            eye = Eye(means, place, directory)
-            if sees(eye):
-                yield eye
+                continue  # a broken container, or a host that is in use: the next one may work
+            found = ArchiveHost(context, candidate, directory)
+            if sees_archives(found):
+                yield found
                 return
-    raise nobody(host)
+    raise no_archive_host(host)
 
 
-def running_eye(means: Means, directory: str | None = None) -> Eye:
-    """A container that runs and sees the archives; nothing is started. RefusedError `no_eye` when there is none."""
-    stopped: list[Host] = []
-    for found in _arriving(means, means.hosts):
-        if _runs(found):
-            eye = Eye(
-                means, found.host, directory or directory_of(template_path(means.link, found.host))
-            )
-            if sees(eye):
-                return eye
-        elif _stopped(found):
-            stopped.append(found.host)
-    raise nobody(next((one for one in means.hosts if one in stopped), None))
+def running_archive_host(context: WorkContext) -> ArchiveHost:
+    """A container that is already running and sees the archives.
+
+    NoArchiveHostError when there is none.
+    """
+    stopped = set()
+    for outcome in _statuses(context, context.hosts):
+        if _is_running(outcome):
+            directory = parent_directory(template_path(context.transport, outcome.host))
+            candidate = ArchiveHost(context, outcome.host, directory)
+            if sees_archives(candidate):
+                return candidate
+        elif _is_stopped(outcome):
+            stopped.add(outcome.host)
+    for host in context.hosts:
+        if host in stopped:
+            raise no_archive_host(host)
+    raise no_archive_host(None)
 
 
-def nobody(host: Host | None) -> RefusedError:
-    """The error for archives that nobody can see."""
-    message = "no container of yours is running that could see the archives"
-    return RefusedError(message, hint=f"apexgpu up {host.name if host else 'HOST'}", code="no_eye")
-
-
-def sees(eye: Eye) -> bool:
+def sees_archives(candidate: ArchiveHost) -> bool:
     """Whether the container answers and has the archives' directory."""
     try:
-        eye.look()
+        candidate.list_archives()
     except ApexError:
         return False
     return True
 
 
-def _arriving(means: Means, hosts: Sequence[Host]) -> Iterator[Outcome[HostStatus]]:
-    """The hosts' states as they come: a dead host delays nobody."""
-    return fanout.arriving(hosts, lambda one: manage.status(means.link, one))
+def _statuses(context: WorkContext, hosts: Sequence[Host]) -> Iterator[Outcome[HostStatus]]:
+    """The hosts' states in the order in which they answer: a dead host does not delay the others."""
+    return fanout.arriving(hosts, lambda host: manage.status(context.transport, host))
 
 
-def _runs(found: Outcome[HostStatus]) -> bool:
-    return bool(found.value and found.value.container and found.value.container.running)
+def _is_running(outcome: Outcome[HostStatus]) -> bool:
+    container = outcome.value.container if outcome.value else None
+    return container is not None and container.running
 
 
-def _stopped(found: Outcome[HostStatus]) -> bool:
-    return bool(found.value and found.value.container and not found.value.container.running)
+def _is_stopped(outcome: Outcome[HostStatus]) -> bool:
+    container = outcome.value.container if outcome.value else None
+    return container is not None and not container.running
 
 
-def start_for_a_moment(
-    means: Means, host: Host, ending: ExitStack, *, why: str, locked: bool
+def start_briefly(
+    context: WorkContext, host: Host, cleanup: ExitStack, *, purpose: str, lock_is_held: bool
 ) -> None:
-    """Start a stopped container, which `ending` stops again; `locked` is whether the caller holds the host's lock."""
-    if not locked:
-        ending.enter_context(hostlock.only_one(means.state_dir, host))
-    means.note(f"starting the container on {host.name} for a moment, {why}")
-    ending.callback(_stop_again, means, host)
-    means.start(host)
+    """Start a stopped container.
+
+    `cleanup` stops it again. `lock_is_held` is whether the caller holds the host's lock.
+    """
+    if not lock_is_held:
+        cleanup.enter_context(hostlock.only_one(context.state_dir, host))
+    context.note(f"starting the container on {host.name} briefly, {purpose}")
+    cleanup.callback(_stop_again, context, host)
+    context.start(host)
 
 
-def _stop_again(means: Means, host: Host) -> None:
+def _stop_again(context: WorkContext, host: Host) -> None:
     try:
-        means.stop(host)
-    except ApexError as exc:  # the work itself is done, or has an error of its own
-        means.note(f"the container on {host.name} could not be stopped again: {exc.message}")
+        context.stop(host)
+    except ApexError as exc:
+        # Not raised: the work itself is done, or has failed with an error of its own.
+        context.note(f"the container on {host.name} could not be stopped again: {exc.message}")

@@ -1,47 +1,145 @@
-"""What is under way on a host, kept in the state directory so that the next command knows it. One entry a host.
+"""The work under way on each host, kept in the state directory so that the next command can finish
+or undo it.
 
-An entry whose host is not locked by a living apexgpu was interrupted: Ctrl-C, a closed laptop, a lost network.
+There is at most one entry per host. An entry whose host is not locked by a running apexgpu was
+interrupted: Ctrl-C, a closed laptop, a lost network.
+
+On disk an entry is a JSON object: `version` (2), `what`, and the fields of the entry. Entries of
+version 1, which have no `version` and keep most fields in `details`, are still read: an interrupted
+recover may be older than an update.
 """
 
 import json
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
-from apexgpu.archives.catalog import iso
+from apexgpu.archives.catalog import FileStamp, iso
 from apexgpu.errors import ConfigError
 from apexgpu.files import replace_atomically
+from apexgpu.models import PublicKey
 
-Work = Literal["snapshot", "recover", "rebuild"]
+VERSION = 2
 
-# What a cut at each stage left behind, in words for people.
-STAGES = {
-    "stop": "before anything was changed but the container's state",
-    "tar": "while the server was writing the archive; it goes on without us",
-    "test": "after the archive was written, before it was tested",
-    "unpack": "while the container's files were being replaced; it cannot start until that is done again to its end",
-    "start": "after the files were replaced, before a login proved it",
+E = TypeVar("E", bound="JournalEntry")
+
+
+class Work(StrEnum):
+    """What a command does with a container's files."""
+
+    SNAPSHOT = "snapshot"
+    RECOVER = "recover"
+    REBUILD = "rebuild"
+
+
+class Stage(StrEnum):
+    """How far the work is: the step that was about to begin when the entry was written."""
+
+    STOP = "stop"
+    TAR = "tar"
+    TEST = "test"
+    UNPACK = "unpack"
+    START = "start"
+
+
+INTERRUPTED_AT = {
+    Stage.STOP: "at most the container was stopped; no files were changed",
+    Stage.TAR: "while the server was writing the archive; its tar may still be running",
+    Stage.TEST: "after the archive was written, before it was checked",
+    Stage.UNPACK: "while the container's files were being replaced; it cannot start before they are complete",
+    Stage.START: "after the files were replaced, before a login was tried",
 }
+"""What an interruption at each stage left behind, for people."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One piece of work: which, how far it is, since when (epoch seconds), and what finishing or undoing it needs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalEntry:
+    """One piece of work: what finishing or undoing it needs.
+
+    `began` is in epoch seconds. `path` is the archive that is written or recovered from, and
+    `directory` the one that all archives are in. `was_running` is whether the container ran before,
+    and `port_maps` are its mapped ports.
+    """
 
     host: str
     what: Work
-    stage: str
+    stage: Stage = Stage.STOP
     began: float
-    details: dict[str, Any] = field(default_factory=dict)
+    directory: str
+    path: str
+    was_running: bool
+    port_maps: tuple[int, ...] = ()
 
-    def value(self) -> dict[str, Any]:
-        """The entry as JSON tells it."""
+    @property
+    def archives_needed(self) -> set[str]:
+        """The paths of the archives that finishing or undoing the work needs."""
+        return {self.path}
+
+    def to_json(self) -> dict[str, object]:
+        """The entry as JSON documents show it."""
         return {"what": self.what, "stage": self.stage, "began": iso(int(self.began))}
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """What was interrupted, and where."""
-        return f"a {self.what} on {self.host} was interrupted {STAGES.get(self.stage, self.stage)}"
+        return f"a {self.what} on {self.host} was interrupted {INTERRUPTED_AT[self.stage]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotEntry(JournalEntry):
+    """A snapshot under way.
+
+    `previous` is the stamp of the archive that was there before, and `moved_to` the path that it
+    was moved to (None where it was not moved). `rootfs_size` is the size of the container's files
+    as `du -h` shows it. `tar_began` is when the server was told to write, in epoch seconds.
+    """
+
+    restart: bool
+    label: str
+    previous: FileStamp | None
+    moved_to: str | None = None
+    rootfs_size: str | None = None
+    tar_began: int | None = None
+
+    @property
+    def archives_needed(self) -> set[str]:
+        """See JournalEntry."""
+        return {path for path in (self.path, self.moved_to) if path}
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A private archive that was made readable for a recover, and the mode that it had before."""
+
+    path: str
+    mode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplacementEntry(JournalEntry):
+    """A recover or rebuild under way: the container's files are replaced by those of an archive.
+
+    `checked` and `mode` are the archive's stamp and permission bits when it was checked (None with
+    --unverified). `server_path` is the path that every snapshot overwrites. An archive that was
+    there is moved away for the time of the recover; `moved_from` is its old path then. `host_keys`
+    are those in the archive, `authorized_keys` the lines that were in the container. `grants` are
+    the archives that were made readable and must be made private again.
+    """
+
+    archive_name: str
+    server_path: str
+    checked: FileStamp | None
+    mode: int | None
+    host_keys: tuple[PublicKey, ...] = ()
+    authorized_keys: tuple[str, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    moved_from: str | None = None
+
+    @property
+    def archives_needed(self) -> set[str]:
+        """See JournalEntry."""
+        return {path for path in (self.path, self.moved_from) if path}
 
 
 class Journal:
@@ -50,57 +148,136 @@ class Journal:
     def __init__(self, state_dir: Path) -> None:
         self._directory = state_dir / "journal"
 
-    def begin(self, host: str, what: Work, *, stage: str = "stop", **details: Any) -> Entry:
-        """Note that work begins; at another stage than `stop` where it takes the place of work that was cut there."""
-        return self._write(Entry(host, what, stage, time.time(), details))
+    def record(self, entry: E) -> E:
+        """Write an entry in place of its host's last one, and return it.
 
-    def reach(self, entry: Entry, stage: str, **details: Any) -> Entry:
-        """Note a stage before it begins, with what has become known."""
-        return self._write(replace(entry, stage=stage, details={**entry.details, **details}))
+        Call it before the stage begins.
+        """
+        document = {"version": VERSION, **asdict(entry)}
+        replace_atomically(self._path(entry.host), json.dumps(document, indent=1).encode())
+        return entry
 
-    def end(self, entry: Entry) -> None:
-        """The work is done, or undone."""
+    def end(self, entry: JournalEntry) -> None:
+        """Delete an entry: the work is done, or undone."""
         self._path(entry.host).unlink(missing_ok=True)
 
     def hosts(self) -> list[str]:
-        """The hosts on which something is under way, or was interrupted."""
+        """The hosts on which work is under way, or was interrupted."""
         return sorted(path.stem for path in self._directory.glob("*.json"))
 
-    def needed(self) -> set[str]:
-        """The paths of archives that finishing or undoing what was interrupted needs."""
-        found = [entry.details for host in self.hosts() if (entry := self.find(host))]
-        return {
-            str(path)
-            for details in found
-            for key in ("path", "aside", "home")
-            if (path := details.get(key))
-        }
+    def archives_needed(self) -> set[str]:
+        """The paths of the archives that finishing or undoing any work needs."""
+        needed: set[str] = set()
+        for host in self.hosts():
+            entry = self.find(host)
+            if entry is not None:
+                needed |= entry.archives_needed
+        return needed
 
-    def find(self, host: str) -> Entry | None:
-        """What was under way on a host; ConfigError when it was written but cannot be read."""
+    def find(self, host: str) -> SnapshotEntry | ReplacementEntry | None:
+        """The work under way on a host; ConfigError when there is an entry that cannot be read."""
         path = self._path(host)
         try:
-            found = json.loads(path.read_bytes())
-            return Entry(
-                found["host"],
-                found["what"],
-                found["stage"],
-                float(found["began"]),
-                dict(found["details"]),
-            )
+            document = json.loads(path.read_bytes())
+            return _parse(document)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError):
-            message = f"{path} cannot be read; it says what was under way on {host}"
-            raise ConfigError(
-                message,
-                hint=f"apexgpu status {host}; when all is well there, delete the file",
-                code="journal",
-            ) from None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            message = (
+                f"{path} cannot be read; it records work that was interrupted on {host}. If the "
+                "container works, delete the file"
+            )
+            raise ConfigError(message, hint=f"apexgpu status {host}", code="journal") from None
 
     def _path(self, host: str) -> Path:
         return self._directory / f"{host}.json"
 
-    def _write(self, entry: Entry) -> Entry:
-        replace_atomically(self._path(entry.host), json.dumps(asdict(entry), indent=1).encode())
-        return entry
+
+def _parse(document: dict[str, Any]) -> SnapshotEntry | ReplacementEntry:
+    """An entry from its JSON object; KeyError, TypeError or ValueError when it is not one."""
+    version = document.get("version", 1)
+    if version == 1:
+        document = _from_version_1(document)
+    elif version != VERSION:
+        message = f"entry of version {version}"
+        raise ValueError(message)
+    what = Work(document["what"])
+    common: dict[str, Any] = {
+        "host": document["host"],
+        "what": what,
+        "stage": Stage(document["stage"]),
+        "began": float(document["began"]),
+        "directory": document["directory"],
+        "path": document["path"],
+        "was_running": bool(document["was_running"]),
+        "port_maps": tuple(document["port_maps"]),
+    }
+    if what is Work.SNAPSHOT:
+        return SnapshotEntry(
+            **common,
+            restart=bool(document["restart"]),
+            label=document["label"],
+            previous=_parse_stamp(document["previous"]),
+            moved_to=document["moved_to"],
+            rootfs_size=document["rootfs_size"],
+            tar_began=document["tar_began"],
+        )
+    return ReplacementEntry(
+        **common,
+        archive_name=document["archive_name"],
+        server_path=document["server_path"],
+        checked=_parse_stamp(document["checked"]),
+        mode=document["mode"],
+        host_keys=tuple(PublicKey(**key) for key in document["host_keys"]),
+        authorized_keys=tuple(document["authorized_keys"]),
+        grants=tuple(Grant(**grant) for grant in document["grants"]),
+        moved_from=document["moved_from"],
+    )
+
+
+def _parse_stamp(value: list[int] | None) -> FileStamp | None:
+    if value is None:
+        return None
+    size, mtime = value
+    return FileStamp(size, mtime)
+
+
+def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
+    """An entry of version 1 in the form of version 2."""
+    details = document["details"]
+    common = {
+        "host": document["host"],
+        "what": document["what"],
+        "stage": document["stage"],
+        "began": document["began"],
+        "directory": details["directory"],
+        "path": details["path"],
+        "was_running": details["ran"],
+        "port_maps": details["maps"],
+    }
+    if document["what"] == Work.SNAPSHOT:
+        return {
+            **common,
+            "restart": details["restart"],
+            "label": details["label"],
+            "previous": details["before"],
+            "moved_to": details.get("aside"),
+            "rootfs_size": details.get("rootfs"),
+            "tar_began": details.get("sent"),
+        }
+    return {
+        **common,
+        "archive_name": details["name"],
+        "server_path": details["server_path"],
+        "checked": details["seen"],
+        "mode": details["mode"],
+        "host_keys": details["keys"],
+        "authorized_keys": details["authorized"],
+        "grants": [{"path": path, "mode": mode} for path, mode in details["lent"]],
+        "moved_from": details.get("home"),
+    }
+
+
+def now() -> int:
+    """This machine's clock, in epoch seconds."""
+    return int(time.time())

@@ -1,164 +1,221 @@
-"""What a recover would do: which archive, what reading it to its end says, what is there now. It changes nothing."""
+"""What a recover or rebuild would do: which archive, what a check of it found, what is in the
+container. Changes nothing.
+"""
 
 from dataclasses import dataclass, replace
 from posixpath import normpath
 
-from apexgpu.archives import archivehost
-from apexgpu.archives.archivehost import Eye, Means
-from apexgpu.archives.catalog import SUFFIX, UNKNOWN, Reading, Saved, choose, default
-from apexgpu.archives.findhost import an_eye
-from apexgpu.archives.journal import Work
+from apexgpu.archives import archivehost, scripts
+from apexgpu.archives.archivehost import ArchiveHost
+from apexgpu.archives.catalog import SUFFIX, UNKNOWN_HOST, Archive, ArchiveCheck, file_name
+from apexgpu.archives.findhost import NoArchiveHostError, archive_host
+from apexgpu.archives.journal import JournalEntry, ReplacementEntry, Work
+from apexgpu.archives.selection import choose_archive, default_archive
+from apexgpu.archives.workcontext import WorkContext
 from apexgpu.errors import ApexError, RefusedError, UnsafeArgumentError
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.manageshell import containershell, manage, portmaps
 from apexgpu.models import Host, Target
-from apexgpu.remote import remotescript
 from apexgpu.ssh.failures import key_refused_error
 
-_AUTHORIZED = 'cat "$HOME/.ssh/authorized_keys" 2>/dev/null; echo; echo end'
-# What the hosts and the containers see under the same name.
+# The directories that hosts and containers see under the same name.
 _SHARED = frozenset({"NAS", "newNAS"})
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What would replace the container's files, what the test of it said, and what is there now.
+class RecoverPlan:
+    """What would replace the container's files, and what is in the container now.
 
-    `doubt` is why the archive cannot be trusted, None when it can. `whole` is whether what is there now is worth a
-    snapshot, and somebody could test it. `server_path` is the file that every snapshot of the user's overwrites.
+    `problem` is why the archive cannot be trusted, None when it can; `check` is None when no
+    container could read it. `can_save` is whether a snapshot of the container makes sense first:
+    its files are complete, and the snapshot could be checked. `server_path` is the file that every
+    snapshot of the user overwrites.
     """
 
     host: Host
     what: Work
-    ran: bool
-    whole: bool
-    use: containershell.Activity
-    archive: Saved
-    tested: Reading | None
-    doubt: str | None
+    was_running: bool
+    can_save: bool
+    activity: containershell.Activity
+    archive: Archive
+    check: ArchiveCheck | None
+    problem: str | None
     directory: str
     server_path: str
-    maps: tuple[int, ...] = ()
-    authorized: tuple[str, ...] = ()
+    port_maps: tuple[int, ...] = ()
+    authorized_keys: tuple[str, ...] = ()
 
 
-def plan(
-    means: Means, host: Host, what: Work, wanted: str | None, *, unverified: bool = False
-) -> Plan:
-    """Choose the archive and test it where a running container sees it; RefusedError when it cannot be trusted.
+def plan_recover(
+    context: WorkContext, host: Host, what: Work, wanted: str | None, *, unverified: bool = False
+) -> RecoverPlan:
+    """Choose the archive and check it through a running container.
 
-    With `unverified` the doubt is kept in the plan instead.
+    `wanted` is a name, label, file or absolute path; None for the default. RefusedError when the
+    archive cannot be trusted; with `unverified` the plan names the problem instead.
     """
-    found = means.status(host)
-    if found.container is None:
+    container = context.status(host).container
+    if container is None:
         raise key_refused_error(Target(host, "manage"))
-    template = archivehost.template_path(means.link, host)
-    directory = archivehost.directory_of(template)
-    ran = found.container.running
-    broken = means.journal.find(host.name)
-    tested: Reading | None = None
-    authorized: tuple[str, ...] = ()
+    is_running = container.running
+    template = archivehost.template_path(context.transport, host)
+    directory = archivehost.parent_directory(template)
+    server_path = f"{directory}/{host.user}{SUFFIX}"
+    interrupted = context.journal.find(host.name)
+    # A stopped container whose files are incomplete must not be started to look.
+    may_use_own = interrupted is None or is_running
     try:
-        with an_eye(means, host, directory, own=broken is None or ran) as eye:
-            archive = _archive(eye, host, what, wanted, template)
-            means.say(f"testing {archive.name}: gzip -t, tar -t, SHA-256")
-            tested = eye.test(archive.path)
-            archive = _as_read(archive, tested)
-            doubt = _doubt(archive, tested)
-            if archive.verified and doubt:
-                eye.unnote(archive.path)
-            authorized = read_keys(means, host) if eye.host == host else ()
-    except RefusedError as exc:
-        if exc.code != "no_eye":
-            raise
-        archive = _unseen(host, what, wanted, template, directory)
-        doubt = "no container of yours is running that could read it"
-    if doubt and not unverified:
-        raise RefusedError(
-            f"{archive.name} cannot be trusted: {doubt}; nothing was changed",
-            code="archive_damaged",
-            hint=f"apexgpu snapshots   (then: apexgpu recover {host.name} --from NAME)",
+        with archive_host(context, host, directory, may_use_own=may_use_own) as archives:
+            if what is Work.REBUILD:
+                archive = _unlisted(template)
+            else:
+                archive = _find_archive(archives, host, wanted)
+            choice = _check_choice(context, archives, host, archive)
+    except NoArchiveHostError:
+        path = template if what is Work.REBUILD else _guess_path(wanted, directory, server_path)
+        choice = _Choice(
+            _unlisted(path), problem="none of your containers is running and can read it"
         )
-    _sendable(archive)
-    details = broken.details if broken else {}
-    return Plan(
-        host,
-        what,
-        ran,
-        broken is None and tested is not None,
-        containershell.activity(means.link, host) if ran else containershell.Activity(),
-        archive,
-        tested,
-        doubt,
-        directory,
-        f"{directory}/{host.user}{SUFFIX}",
-        portmaps.mapped_ports(means.link, host) if ran else tuple(details.get("maps", ())),
-        authorized or tuple(details.get("authorized", ())),
+    if choice.problem and not unverified:
+        message = (
+            f"{choice.archive.name} cannot be trusted: {choice.problem}; nothing was changed, name "
+            "another snapshot with --from"
+        )
+        raise RefusedError(message, hint="apexgpu snapshots", code="archive_damaged")
+    _require_sendable(choice.archive)
+    activity = containershell.Activity()
+    if is_running:
+        activity = containershell.activity(context.transport, host)
+    return RecoverPlan(
+        host=host,
+        what=what,
+        was_running=is_running,
+        can_save=interrupted is None and choice.check is not None,
+        activity=activity,
+        archive=choice.archive,
+        check=choice.check,
+        problem=choice.problem,
+        directory=directory,
+        server_path=server_path,
+        port_maps=_port_maps(context, host, interrupted, is_running=is_running),
+        authorized_keys=choice.authorized_keys or _keys_before(interrupted),
     )
 
 
-def _sendable(archive: Saved) -> None:
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The chosen archive and what looking at it found; see RecoverPlan."""
+
+    archive: Archive
+    check: ArchiveCheck | None = None
+    problem: str | None = None
+    authorized_keys: tuple[str, ...] = ()
+
+
+def _check_choice(
+    context: WorkContext, archives: ArchiveHost, host: Host, archive: Archive
+) -> _Choice:
+    context.progress(f"checking {archive.name}: gzip -t, tar -t, SHA-256")
+    check = archives.check(archive.path)
+    if not archive.size:
+        # It is not in the list of the user's archives: its size and time are known only now.
+        archive = replace(archive, size=check.stamp.size, created=check.stamp.mtime)
+    problem = _find_problem(archive, check)
+    if archive.verified and problem:
+        archives.delete_manifest(archive.path)
+    authorized_keys: tuple[str, ...] = ()
+    if archives.host == host:
+        authorized_keys = read_authorized_keys(context, host)
+    return _Choice(archive, check, problem, authorized_keys)
+
+
+def _port_maps(
+    context: WorkContext, host: Host, interrupted: JournalEntry | None, *, is_running: bool
+) -> tuple[int, ...]:
+    """The ports to map again.
+
+    Those of a stopped container only an interrupted command has recorded.
+    """
+    if is_running:
+        return portmaps.mapped_ports(context.transport, host)
+    if interrupted is not None:
+        return interrupted.port_maps
+    return ()
+
+
+def _keys_before(interrupted: JournalEntry | None) -> tuple[str, ...]:
+    """The keys that an interrupted recover found: the container's files may be deleted since."""
+    if isinstance(interrupted, ReplacementEntry):
+        return interrupted.authorized_keys
+    return ()
+
+
+def _require_sendable(archive: Archive) -> None:
     if not manage.is_sendable(archive.path):
-        message = f"{archive.path!r} cannot be sent to a manage shell: it has a blank or a letter that a shell reads"
-        raise UnsafeArgumentError(
-            message,
-            hint="give the file another name in a container, such as mine.tar.gz",
+        message = (
+            f"{archive.path!r} cannot be sent to a manage shell: it contains a blank or a special "
+            "character; rename the file in a container, for example to mine.tar.gz"
         )
+        raise UnsafeArgumentError(message)
 
 
-def _archive(eye: Eye, host: Host, what: Work, wanted: str | None, template: str) -> Saved:
-    if what == "rebuild":
-        return _at(template)
-    seen = eye.look().archives
+def _find_archive(archives: ArchiveHost, host: Host, wanted: str | None) -> Archive:
+    """The archive that the user means, as a container sees it."""
+    listing = archives.list_archives()
     if wanted is None:
-        return default(seen, host.name, eye.path)
+        return default_archive(listing.archives, host.name, archives.server_path)
     if wanted.startswith("/"):
-        path = _absolute(wanted)
-        return next((one for one in seen if one.path == path), _at(path))
-    return choose(seen, wanted, host.name)
+        path = _normalized(wanted)
+        return listing.find(path) or _unlisted(path)
+    return choose_archive(listing.archives, wanted, host.name)
 
 
-def _absolute(path: str) -> str:
-    """A path by its one name, so that what is compared with it is found, and `/NAS/..` is not taken for the NAS."""
+def _guess_path(wanted: str | None, directory: str, server_path: str) -> str:
+    """The path of the archive that the user means, when no container can list the archives."""
+    if wanted is None:
+        return server_path
+    if wanted.startswith("/"):
+        return _normalized(wanted)
+    return f"{directory}/{wanted.removesuffix(SUFFIX)}{SUFFIX}"
+
+
+def _normalized(path: str) -> str:
+    """An absolute path without `.`, `..` and `//`: it can be compared, and `/NAS/..` is not taken
+    for the NAS.
+    """
+    # POSIX gives two slashes at the beginning a meaning of their own, so normpath would keep them.
     return normpath(f"/{path.lstrip('/')}")
 
 
-def _at(path: str) -> Saved:
-    """An archive of which nothing but its path is known."""
-    return Saved(path.rpartition("/")[2].removesuffix(SUFFIX), UNKNOWN, "", path, 0, 0, 0o644)
-
-
-def _as_read(archive: Saved, tested: Reading) -> Saved:
-    """With the size and time that the test found, for an archive that is none of the user's."""
-    return archive if archive.size else replace(archive, size=tested.size, created=tested.time)
-
-
-def _unseen(host: Host, what: Work, wanted: str | None, template: str, directory: str) -> Saved:
-    if what == "rebuild":
-        return _at(template)
-    if wanted is None:
-        return _at(f"{directory}/{host.user}{SUFFIX}")
-    return _at(
-        _absolute(wanted)
-        if wanted.startswith("/")
-        else f"{directory}/{wanted.removesuffix(SUFFIX)}{SUFFIX}"
+def _unlisted(path: str) -> Archive:
+    """An archive of which only the path is known."""
+    return Archive(
+        name=file_name(path),
+        host=UNKNOWN_HOST,
+        label="",
+        path=path,
+        size=0,
+        created=0,
+        mode=0o644,
     )
 
 
-def _doubt(archive: Saved, tested: Reading) -> str | None:
-    if tested.trouble:
-        return tested.trouble
-    if archive.sha256 and archive.sha256 != tested.sha256:
-        return "its SHA-256 is no longer the one that was noted when it was verified"
+def _find_problem(archive: Archive, check: ArchiveCheck) -> str | None:
+    if check.problem is not None:
+        return check.problem
+    if archive.sha256 and archive.sha256 != check.sha256:
+        return "its SHA-256 differs from the one that was noted when it was verified"
     if archive.path.split("/")[1] not in _SHARED:
-        return "it does not lie on the NAS, so the server may see another file under this name"
+        return "it is not on the NAS, so the server may see another file under this name"
     return None
 
 
-def read_keys(means: Means, host: Host) -> tuple[str, ...]:
+def read_authorized_keys(context: WorkContext, host: Host) -> tuple[str, ...]:
     """The lines of authorized_keys in a running container; none where they cannot be read."""
     try:
-        reply = containershell.query_running(means.link, host, remotescript.script(_AUTHORIZED))
+        reply = containershell.query_running(
+            context.transport, host, scripts.print_authorized_keys()
+        )
     except ApexError:
         return ()
     return tuple(key.line for key in parse_all(reply.out))

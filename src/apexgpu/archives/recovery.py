@@ -1,247 +1,282 @@
-"""Replacing a container's files by an archive's: test the archive, stop, token, recover, start, log in.
+"""Replaces a container's files by those of an archive, and finishes or undoes an interrupted
+replacement.
 
-The server deletes first and unpacks second, and calls everything `Done`. So nothing is sent before the archive was
-read to its end, and nothing is called done before a login. `rebuild` is the same with the template.
+The order is: make the archive ready, stop the container, get a token, let the server unpack, start
+the container, log in. The server deletes first, unpacks second, and reports `Done` whatever
+happened. Therefore nothing is sent before the archive was read to its end, and nothing is called a
+success before a login. `rebuild` is the same with the template.
 """
 
-import shlex
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from apexgpu.archives import archivehost
-from apexgpu.archives.archivehost import Means
-from apexgpu.archives.catalog import in_bytes
-from apexgpu.archives.findhost import start_for_a_moment
-from apexgpu.archives.journal import Entry, Work
-from apexgpu.archives.permissions import give_back, lend
-from apexgpu.archives.recoverplan import Plan, read_keys
-from apexgpu.archives.saving import TOKENS, never_began
-from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UnreachableError
+from apexgpu.archives import archivehost, scripts
+from apexgpu.archives.access import grant_access, revoke_access
+from apexgpu.archives.catalog import parse_du_size
+from apexgpu.archives.findhost import start_briefly
+from apexgpu.archives.journal import ReplacementEntry, Stage, Work, now
+from apexgpu.archives.recoverplan import RecoverPlan, read_authorized_keys
+from apexgpu.archives.snapshot import TOKEN_ATTEMPTS, changed_nothing
+from apexgpu.archives.workcontext import WorkContext
+from apexgpu.errors import (
+    ApexError,
+    NoRootfsError,
+    RefusedError,
+    RunningError,
+    StartFailedError,
+    TokenError,
+)
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.manageshell import manage, portmaps
-from apexgpu.models import Host, PublicKey, Target
-from apexgpu.remote import remotescript
+from apexgpu.models import Host, Target
 from apexgpu.ssh.failures import ChangedHostKeyError
 from apexgpu.ssh.hostkeys import KeyChange, KnownKeys
 from apexgpu.ssh.transport import Limits
 
-_SLOW_UNPACKING = 4 << 20  # bytes a second
+_SLOW_UNPACKING = 4 << 20  # bytes per second
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """A container that was recovered and logged in to, and what had to be changed around it."""
+class RecoveredContainer:
+    """A container whose files were replaced, and that was logged in to.
+
+    `host_key_change` is what was changed in known_hosts; `keys_restored` counts the keys that were
+    added to authorized_keys again.
+    """
 
     what: Work
-    archive: str
-    change: KeyChange | None
-    keys_put_back: int
+    archive_name: str
+    host_key_change: KeyChange | None
+    keys_restored: int
 
 
-def execute(means: Means, made: Plan, where: KnownKeys) -> Done:
-    """Carry a plan out. When it fails, the error says in which state the container is and what to do."""
-    host, tested = made.host, made.tested
-    old = means.journal.find(host.name)
-    authorized = made.authorized
-    if made.what == "rebuild" and not made.ran and old is None:
-        authorized = authorized or _keys_of_stopped(means, host)
-    # What was interrupted has replaced files already; how far, nobody knows.
-    stage = "stop" if old is None or old.stage == "stop" else "unpack"
-    entry = means.journal.begin(
-        host.name,
-        made.what,
+def replace_container(
+    context: WorkContext, plan: RecoverPlan, known_keys: KnownKeys
+) -> RecoveredContainer:
+    """Carry out a plan.
+
+    When it fails, the error says in which state the container is and what to do.
+    """
+    host, check = plan.host, plan.check
+    interrupted = context.journal.find(host.name)
+    authorized_keys = plan.authorized_keys
+    if plan.what is Work.REBUILD and not plan.was_running and interrupted is None:
+        authorized_keys = authorized_keys or _keys_of_stopped_container(context, host)
+    # Interrupted work may have replaced some of the files already; how many is not known.
+    stage = Stage.STOP
+    if interrupted is not None and interrupted.stage is not Stage.STOP:
+        stage = Stage.UNPACK
+    entry = ReplacementEntry(
+        host=host.name,
+        what=plan.what,
         stage=stage,
-        path=made.archive.path,
-        name=made.archive.name,
-        directory=made.directory,
-        ran=made.ran,
-        maps=list(made.maps),
-        authorized=list(authorized),
-        server_path=made.server_path,
-        seen=list(tested.stamp) if tested else None,
-        mode=tested.mode if tested else None,
-        keys=[asdict(key) for key in tested.keys] if tested else [],
-        lent=old.details.get("lent", []) if old else [],
+        began=now(),
+        directory=plan.directory,
+        path=plan.archive.path,
+        was_running=plan.was_running,
+        port_maps=plan.port_maps,
+        archive_name=plan.archive.name,
+        server_path=plan.server_path,
+        checked=check.stamp if check else None,
+        mode=check.mode if check else None,
+        host_keys=check.host_keys if check else (),
+        authorized_keys=authorized_keys,
+        # What the interrupted recover made readable has to be made private again by this one.
+        grants=interrupted.grants if isinstance(interrupted, ReplacementEntry) else (),
     )
-    return _replace(means, host, entry, where)
+    return _replace_files(context, host, context.journal.record(entry), known_keys)
 
 
-def _keys_of_stopped(means: Means, host: Host) -> tuple[str, ...]:
-    """The keys in a container that is stopped: only it can tell."""
-    with ExitStack() as ending:
+def _keys_of_stopped_container(context: WorkContext, host: Host) -> tuple[str, ...]:
+    """The lines of authorized_keys in a stopped container, which is started briefly for it."""
+    with ExitStack() as cleanup:
         try:
-            start_for_a_moment(means, host, ending, why="to keep the keys in it", locked=True)
+            start_briefly(
+                context, host, cleanup, purpose="to keep the keys in it", lock_is_held=True
+            )
         except ApexError:
             return ()
-        return read_keys(means, host)
+        return read_authorized_keys(context, host)
 
 
-def finish(means: Means, host: Host, entry: Entry, where: KnownKeys) -> Done:
-    """Take an interrupted recover or rebuild up where it was cut, from the archive that was tested then."""
-    if entry.stage == "start":
-        return _prove(means, host, entry, where)
-    await_unpacked(means, host, entry)
-    return _replace(means, host, entry, where)
+def finish_replacement(
+    context: WorkContext, host: Host, entry: ReplacementEntry, known_keys: KnownKeys
+) -> RecoveredContainer:
+    """Finish an interrupted recover or rebuild, with the archive that was checked then."""
+    if entry.stage is Stage.START:
+        return _start_and_log_in(context, host, entry, known_keys)
+    wait_until_unpacked(context, host, entry)
+    return _replace_files(context, host, entry, known_keys)
 
 
-def undo(means: Means, host: Host, entry: Entry) -> None:
-    """Put back what an interrupted recover left; RefusedError where files are gone and only finishing helps."""
-    if entry.stage != "stop":
+def undo_replacement(context: WorkContext, host: Host, entry: ReplacementEntry) -> None:
+    """Undo an interrupted recover or rebuild.
+
+    RefusedError when files are deleted and it can only be finished.
+    """
+    if entry.stage is not Stage.STOP:
         message = (
-            f"the files of the container on {host.name} are replaced already: that cannot be undone"
+            f"the files of the container on {host.name} are already replaced; this cannot be "
+            f"undone. Finish the {entry.what}, or recover from another snapshot with --from"
         )
-        finish, other = (
-            f"apexgpu {entry.what} {host.name}",
-            f"apexgpu recover {host.name} --from NAME",
-        )
-        hint = f"{finish}   finishes it; {other}   takes another"
-        raise RefusedError(message, hint=hint, code="no_undo")
-    if entry.details["ran"] and not means.runs(host):
-        means.start(host)
-        portmaps.map_again(means.link, host, entry.details["maps"], note=means.note)
-    give_back(means, host, entry)
-    means.journal.end(entry)
+        raise RefusedError(message, hint=f"apexgpu {entry.what} {host.name}", code="no_undo")
+    if entry.was_running and not context.is_known_to_run(host):
+        context.start(host)
+        portmaps.map_again(context.transport, host, entry.port_maps, note=context.note)
+    revoke_access(context, host, entry)
+    context.journal.end(entry)
 
 
-def await_unpacked(means: Means, host: Host, entry: Entry) -> None:
-    """After a drop the server's tar unpacks on: wait until the root file system stops growing."""
-    if entry.stage != "unpack":
+def wait_until_unpacked(context: WorkContext, host: Host, entry: ReplacementEntry) -> None:
+    """Wait until the container's files stop growing: the server's tar unpacks on after a dropped
+    connection.
+    """
+    if entry.stage is not Stage.UNPACK:
         return
-    last, same = _rootfs(means, host), 0
-    while same < _looks(last):
-        means.pause(archivehost.LOOK_EVERY)
-        now = _rootfs(means, host)
-        same = same + 1 if now == last else 0
-        last = now
-        means.say(f"waiting until the server has unpacked: {last or 'nothing yet'}")
+    last = _rootfs_size(context, host)
+    unchanged = 0
+    while unchanged < _checks_needed(last):
+        context.pause(archivehost.CHECK_INTERVAL)
+        current = _rootfs_size(context, host)
+        unchanged = unchanged + 1 if current == last else 0
+        last = current
+        context.progress(f"waiting until the server has unpacked: {last or 'nothing yet'}")
 
 
-def _looks(shown: str | None) -> int:
-    """How often the same size has to be seen: `12G` stays so until a slow tar has written another whole GiB."""
+def _checks_needed(shown: str | None) -> int:
+    """How often the same size must be seen: `12G` does not change until a slow tar has written
+    another whole GiB.
+    """
     if shown is None:
-        return archivehost.STILL_LOOKS
+        return archivehost.STABLE_CHECKS
     number = shown.rstrip("KMGTP")
-    step = (in_bytes(f"1{shown[len(number) :]}") or 0) / (10 if "." in number else 1)
-    return max(archivehost.STILL_LOOKS, round(step / _SLOW_UNPACKING / archivehost.LOOK_EVERY))
+    unit = shown[len(number) :]
+    step = parse_du_size(f"1{unit}") or 0
+    if "." in number:
+        step //= 10
+    return max(
+        archivehost.STABLE_CHECKS, round(step / _SLOW_UNPACKING / archivehost.CHECK_INTERVAL)
+    )
 
 
-def _rootfs(means: Means, host: Host) -> str | None:
+def _rootfs_size(context: WorkContext, host: Host) -> str | None:
     try:
-        return archivehost.measured(means.link, host)
-    except RefusedError as exc:
-        if exc.code not in {"no_rootfs", "running"}:
-            raise
+        return archivehost.rootfs_size(context.transport, host)
+    except (NoRootfsError, RunningError):
         return None
 
 
-def _replace(means: Means, host: Host, entry: Entry, where: KnownKeys) -> Done:
+def _replace_files(
+    context: WorkContext, host: Host, entry: ReplacementEntry, known_keys: KnownKeys
+) -> RecoveredContainer:
     try:
-        entry = lend(means, host, entry)
-        if means.runs(host):
-            means.stop(host)
-        entry = _unpack(means, host, entry)
+        entry = grant_access(context, host, entry)
+        if context.is_known_to_run(host):
+            context.stop(host)
+        entry = _unpack(context, host, entry)
     except ApexError as exc:
-        now = means.journal.find(host.name) or entry
-        if now.stage == "stop":
-            _undo_at_once(means, host, now)
+        latest = context.journal.find(host.name)
+        if not isinstance(latest, ReplacementEntry):
+            latest = entry
+        if latest.stage is Stage.STOP:
+            _undo_at_once(context, host, latest)
             raise
-        raise _in_pieces(host, entry, exc) from None
-    return _prove(means, host, entry, where)
+        raise _files_incomplete(host, entry, exc) from None
+    return _start_and_log_in(context, host, entry, known_keys)
 
 
-def _undo_at_once(means: Means, host: Host, entry: Entry) -> None:
+def _undo_at_once(context: WorkContext, host: Host, entry: ReplacementEntry) -> None:
     try:
-        undo(means, host, entry)
+        undo_replacement(context, host, entry)
     except ApexError as exc:
-        means.note(
-            f"{host.name} could not be put back as it was (its files are untouched): {exc.message}"
+        context.note(
+            f"{host.name} could not be put back as it was (its files are unchanged): {exc.message}"
         )
 
 
-def _unpack(means: Means, host: Host, entry: Entry) -> Entry:
-    """Token and recover. The stage is `unpack` from the moment files may be gone."""
-    destroyed = entry.stage == "unpack"
-    for attempt in range(TOKENS):
-        offer = manage.confirm_recover(means.link, host)
-        entry = means.journal.reach(entry, "unpack")
-        means.say(f"the server unpacks {entry.details['name']}")
+def _unpack(context: WorkContext, host: Host, entry: ReplacementEntry) -> ReplacementEntry:
+    """Get a token and let the server unpack.
+
+    The stage is UNPACK from the moment that files may be deleted.
+    """
+    already_deleted = entry.stage is Stage.UNPACK
+    for attempt in range(1, TOKEN_ATTEMPTS + 1):
+        token = manage.confirm_recover(context.transport, host).token
+        entry = context.journal.record(replace(entry, stage=Stage.UNPACK))
+        context.progress(f"the server unpacks {entry.archive_name}")
         try:
-            manage.recover(means.link, host, offer.token, entry.details["path"])
+            manage.recover(context.transport, host, token, entry.path)
         except ApexError as exc:
-            if never_began(exc) and not destroyed:
-                entry = means.journal.reach(entry, "stop")
-            if exc.code != "token" or attempt == TOKENS - 1:
+            if changed_nothing(exc) and not already_deleted:
+                entry = context.journal.record(replace(entry, stage=Stage.STOP))
+            if not isinstance(exc, TokenError) or attempt == TOKEN_ATTEMPTS:
                 raise
-            means.note("the token was no longer valid; asking for a new one")
+            context.note("the token was no longer valid; asking for a new one")
         else:
-            return means.journal.reach(entry, "start")
+            return context.journal.record(replace(entry, stage=Stage.START))
     raise AssertionError
 
 
-def _in_pieces(host: Host, entry: Entry, exc: ApexError) -> ApexError:
-    """The same failure, with the state that the container is in."""
-    state = f"the container on {host.name} is stopped, and its files are gone or incomplete"
-    other = {
-        "recover": f"--from NAME takes another; or: apexgpu rebuild {host.name}",
-        "rebuild": f"or: apexgpu recover {host.name} --from NAME",
-    }
-    hint = f"apexgpu {entry.what} {host.name}   finishes it ({other[entry.what]})"
-    return _told(exc, state, hint)
+def _files_incomplete(host: Host, entry: ReplacementEntry, exc: ApexError) -> ApexError:
+    """The same failure, with the state of the container and what to do."""
+    if entry.what is Work.RECOVER:
+        choices = "finish the recover, name another snapshot with --from, or rebuild the container"
+    else:
+        choices = "finish the rebuild, or recover a snapshot with --from"
+    message = (
+        f"{exc.message}; the container on {host.name} is stopped, and its files are deleted or "
+        f"incomplete: {choices}"
+    )
+    return exc.with_message(message, hint=f"apexgpu {entry.what} {host.name}")
 
 
-def _told(exc: ApexError, state: str, hint: str) -> ApexError:
-    kinds: dict[int, type[ApexError]] = {
-        4: LoginError,
-        5: UnreachableError,
-        6: RefusedError,
-        7: DeclinedError,
-    }
-    kind = kinds.get(exc.exit_code, ApexError)
-    return kind(f"{exc.message}; {state}", hint=hint, code=exc.code)
-
-
-def _prove(means: Means, host: Host, entry: Entry, where: KnownKeys) -> Done:
-    """Start, log in, and put back what the archive does not hold."""
-    keys = [PublicKey(**key) for key in entry.details["keys"]]
-    change = where.expect_one_of(keys)
+def _start_and_log_in(
+    context: WorkContext, host: Host, entry: ReplacementEntry, known_keys: KnownKeys
+) -> RecoveredContainer:
+    """Start the container, log in, and restore what the archive does not contain."""
+    change = known_keys.expect_one_of(entry.host_keys)
     try:
         try:
-            means.start(host)
+            context.start(host)
         except ChangedHostKeyError as exc:
-            # Nobody could look into the archive; the change is still of our own making.
-            if keys or exc.key is None:
+            # The archive could not be read, so its keys are not known; but this recover is what
+            # changed the key.
+            if entry.host_keys or exc.key is None:
                 raise
-            change = where.replace(exc.key)
-            means.start(host)
+            change = known_keys.replace(exc.key)
+            context.start(host)
     except ApexError as exc:
-        if exc.code == "start_failed":
-            means.journal.reach(entry, "unpack")
-            raise _in_pieces(host, entry, exc) from None
-        state = f"the files on {host.name} are replaced, but no login has proved it yet"
-        raise _told(exc, state, exc.hint or f"apexgpu {entry.what} {host.name}") from None
-    put_back = _put_keys_back(means, host, entry) if entry.what == "rebuild" else 0
-    portmaps.map_again(means.link, host, entry.details["maps"], note=means.note)
-    give_back(means, host, entry)
-    means.journal.end(entry)
-    return Done(entry.what, entry.details["name"], change, put_back)
+        if isinstance(exc, StartFailedError):
+            context.journal.record(replace(entry, stage=Stage.UNPACK))
+            raise _files_incomplete(host, entry, exc) from None
+        message = (
+            f"{exc.message}; the files on {host.name} are replaced, but no login has worked yet"
+        )
+        raise exc.with_message(
+            message, hint=exc.hint or f"apexgpu {entry.what} {host.name}"
+        ) from None
+    keys_restored = 0
+    if entry.what is Work.REBUILD:
+        keys_restored = _restore_keys(context, host, entry)
+    portmaps.map_again(context.transport, host, entry.port_maps, note=context.note)
+    revoke_access(context, host, entry)
+    context.journal.end(entry)
+    return RecoveredContainer(entry.what, entry.archive_name, change, keys_restored)
 
 
-def _put_keys_back(means: Means, host: Host, entry: Entry) -> int:
+def _restore_keys(context: WorkContext, host: Host, entry: ReplacementEntry) -> int:
     """Add the keys that were in the container before and that IAM did not send; how many."""
-    now = {key.blob for line in read_keys(means, host) for key in parse_all(line)}
-    missing: list[Any] = [
-        line
-        for line in entry.details["authorized"]
-        if all(key.blob not in now for key in parse_all(line))
-    ]
+    present = set()
+    for line in read_authorized_keys(context, host):
+        present |= {key.blob for key in parse_all(line)}
+    missing = []
+    for line in entry.authorized_keys:
+        if not any(key.blob in present for key in parse_all(line)):
+            missing.append(line)
     if missing:
-        lines = " ".join(shlex.quote(line) for line in missing)
-        # The empty line: the file's last one may lack its end.
-        script = f'umask 077; mkdir -p "$HOME/.ssh" && printf "%s\\n" "" {lines} >>"$HOME/.ssh/authorized_keys"'
-        means.link.run(
+        context.transport.run(
             Target(host, "container"),
-            remotescript.script(script),
+            scripts.add_authorized_keys(missing),
             limits=Limits(total=60),
             once=True,
         )

@@ -7,10 +7,11 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from apexgpu import manyhosts
-from apexgpu.archives import saving
-from apexgpu.archives.archivehost import Means
-from apexgpu.archives.catalog import UNKNOWN, Saved, checked_label, iso
-from apexgpu.archives.saving import Plan, Taken
+from apexgpu.archives import snapshot as snapshots
+from apexgpu.archives.catalog import UNKNOWN_HOST, Archive, checked_label, iso
+from apexgpu.archives.journal import Work
+from apexgpu.archives.snapshot import SnapshotPlan, TakenSnapshot
+from apexgpu.archives.workcontext import WorkContext
 from apexgpu.commands import reach
 from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.containers import confirm_stop
@@ -57,16 +58,16 @@ def snapshot(
     if undo:
         raise typer.Exit(undo_interrupted(session, one))
 
-    def work(means: Means) -> Taken:
+    def work(context: WorkContext) -> TakenSnapshot:
         from apexgpu.commands import interrupted
 
-        taken = interrupted.settle(session, means, one, wanted="snapshot")
-        if isinstance(taken, Taken):
+        taken = interrupted.settle(session, context, one, wanted=Work.SNAPSHOT)
+        if isinstance(taken, TakenSnapshot):
             return taken
-        with saving.planned(means, one) as plan:
+        with snapshots.plan_snapshot(context, one) as plan:
             ask_snapshot(session, plan, lose=replace)
-            return saving.take(
-                means, plan, label=label, restart=not no_restart, replace_previous=replace
+            return snapshots.take_snapshot(
+                context, plan, label=label, restart=not no_restart, replace_previous=replace
             )
 
     raise typer.Exit(finish(session, one, attempt(session, one, f"snapshot of {one.name}", work)))
@@ -76,8 +77,8 @@ def undo_interrupted(session: Session, host: Host) -> int:
     """Undo what an earlier command left half done; the exit code."""
     from apexgpu.commands import interrupted
 
-    def work(means: Means) -> bool:
-        return interrupted.undo(session, means, host)
+    def work(context: WorkContext) -> bool:
+        return interrupted.undo(session, context, host)
 
     came = attempt(session, host, f"putting {host.name} back", work, answered=True)
     if isinstance(came, ApexError):
@@ -87,29 +88,31 @@ def undo_interrupted(session: Session, host: Host) -> int:
 
 
 @contextmanager
-def working(session: Session, host: Host, what: str, *, answered: bool) -> Iterator[Means]:
-    """The means for a piece of work, shown as it goes on; Ctrl-C says what is left to do."""
+def working(session: Session, host: Host, what: str, *, answered: bool) -> Iterator[WorkContext]:
+    """The context for a piece of work, shown as it goes on; Ctrl-C says what is left to do."""
     with session.screen.working(what) as progress:
-        means = Means(
+        context = WorkContext(
             manyhosts.Trusting(session, host),
             session.known_hosts,
             session.state_dir,
             session.pause,
-            say=lambda line: progress.update(clean(line).strip().lstrip("= ")),
+            progress=lambda line: progress.update(clean(line).strip().lstrip("= ")),
             note=lambda line: session.screen.note(f"  {line}"),
-            answered=answered or session.yes or session.screen.can_ask,
+            may_start=answered or session.yes or session.screen.can_ask,
         )
         try:
-            yield means
+            yield context
         except KeyboardInterrupt:
-            entry = means.journal.find(host.name)
+            entry = context.journal.find(host.name)
             if entry is not None:
                 hint = f"apexgpu {entry.what} {host.name}   (offers to finish or undo it)"
-                session.screen.warn(entry.words(), hint=hint)
+                session.screen.warn(entry.describe(), hint=hint)
             raise
 
 
-def ask_snapshot(session: Session, plan: Plan, *, lose: bool = False, agreed: bool = False) -> None:
+def ask_snapshot(
+    session: Session, plan: SnapshotPlan, *, lose: bool = False, agreed: bool = False
+) -> None:
     """Show what would be replaced and who would be stopped, and ask; RefusedError where the old one cannot be kept.
 
     With `lose` it is replaced there all the same; `agreed` is that the user has said yes to a snapshot already.
@@ -118,7 +121,7 @@ def ask_snapshot(session: Session, plan: Plan, *, lose: bool = False, agreed: bo
     if old is not None:
         session.screen.note(f"  the archive that is there: {words(old)}")
         if not plan.writable and not lose:
-            message = f"{plan.eye.directory} may not be written, so the archive that is there cannot be kept"
+            message = f"{plan.archives.directory} may not be written, so the archive that is there cannot be kept"
             hint = f"apexgpu snapshot {host.name} --replace   (the old archive is lost, whatever comes of the new one)"
             raise RefusedError(message, hint=hint, code="not_writable")
         if plan.free is not None and plan.free < old.size:
@@ -128,19 +131,24 @@ def ask_snapshot(session: Session, plan: Plan, *, lose: bool = False, agreed: bo
         what = "is kept under a name of its own" if plan.writable else "is REPLACED"
         if not (agreed and plan.writable):
             session.confirm(f"Take a snapshot of {host.name}? The archive that is there {what}")
-    if plan.ran:
-        confirm_stop(session, [Outcome(host, plan.use)])
+    if plan.was_running:
+        confirm_stop(session, [Outcome(host, plan.activity)])
 
 
-def words(one: Saved) -> str:
+def words(one: Archive) -> str:
     """An archive in a line for people."""
-    whose = "nobody knows whose" if one.host == UNKNOWN else one.host
+    whose = "nobody knows whose" if one.host == UNKNOWN_HOST else one.host
     tested = f"verified {iso(one.verified)[:10]}" if one.verified else "never tested"
     return f"{one.name} ({whose}, {iso(one.created)}, {size(one.size)}, {tested})"
 
 
 def attempt(
-    session: Session, host: Host, what: str, work: Callable[[Means], T], *, answered: bool = False
+    session: Session,
+    host: Host,
+    what: str,
+    work: Callable[[WorkContext], T],
+    *,
+    answered: bool = False,
 ) -> T | ApexError:
     """The work's value, done alone on the host, or its error as a value; a refusal by the user ends the command.
 
@@ -148,17 +156,17 @@ def attempt(
     """
     try:
         with (
-            working(session, host, what, answered=answered) as means,
-            saving.alone(session.state_dir, host),
+            working(session, host, what, answered=answered) as context,
+            snapshots.exclusive_work(session.state_dir, host),
         ):
-            return work(means)
+            return work(context)
     except DeclinedError:
         raise
     except ApexError as exc:
         return exc
 
 
-def finish(session: Session, host: Host, taken: Taken | ApexError) -> int:
+def finish(session: Session, host: Host, taken: TakenSnapshot | ApexError) -> int:
     """Show what came of a snapshot; the exit code."""
     if isinstance(taken, ApexError):
         manyhosts.show_error(session, host, taken)
@@ -168,30 +176,30 @@ def finish(session: Session, host: Host, taken: Taken | ApexError) -> int:
     return manyhosts.finish(session, [outcome], taken_value)
 
 
-def show_taken(session: Session, host: Host, taken: Taken) -> None:
+def show_taken(session: Session, host: Host, taken: TakenSnapshot) -> None:
     """A good snapshot, where the old one is, and what did not go well beside it."""
-    session.screen.good(f"{host.name}: the snapshot is good: {words(taken.saved)}")
+    session.screen.good(f"{host.name}: the snapshot is good: {words(taken.archive)}")
     if taken.previous is not None:
         session.screen.note(f"  the previous one is kept: {words(taken.previous)}")
         if taken.previous.others_can_read:
             session.screen.warn(
                 f"others can read {taken.previous.path}: it could not be made private"
             )
-    if not taken.noted:
+    if not taken.has_manifest:
         session.screen.warn(
-            f"its manifest cannot be written beside {taken.saved.path}, so it counts as untested later"
+            f"its manifest cannot be written beside {taken.archive.path}, so it counts as untested later"
         )
     if taken.start_error is not None:
         manyhosts.show_error(session, host, taken.start_error)
     session.screen.note(
-        f"  to bring it back: apexgpu recover {host.name} --from {taken.saved.name}"
+        f"  to bring it back: apexgpu recover {host.name} --from {taken.archive.name}"
     )
 
 
-def taken_value(taken: Taken) -> dict[str, Any]:
+def taken_value(taken: TakenSnapshot) -> dict[str, Any]:
     """A snapshot as JSON tells it."""
     return {
-        "snapshot": taken.saved.value(),
-        "previous": taken.previous.value() if taken.previous else None,
+        "snapshot": taken.archive.to_json(),
+        "previous": taken.previous.to_json() if taken.previous else None,
         "restarted": taken.restarted,
     }

@@ -6,16 +6,18 @@ from typing import Annotated, Any
 import typer
 
 from apexgpu import manyhosts
-from apexgpu.archives import recoverplan, recovery, saving
-from apexgpu.archives.archivehost import Means
+from apexgpu.archives import recoverplan, recovery
+from apexgpu.archives import snapshot as snapshots
+from apexgpu.archives.access import ArchiveChangedError
 from apexgpu.archives.journal import Work
-from apexgpu.archives.recoverplan import Plan
-from apexgpu.archives.recovery import Done
+from apexgpu.archives.recoverplan import RecoverPlan
+from apexgpu.archives.recovery import RecoveredContainer
+from apexgpu.archives.workcontext import WorkContext
 from apexgpu.commands import interrupted, reach
 from apexgpu.commands.backup import ask_snapshot, attempt, show_taken, undo_interrupted, words
 from apexgpu.commands.options import Group, OneHost, session_of
 from apexgpu.containers import show_activity
-from apexgpu.errors import ApexError, DeclinedError, RefusedError, UsageError
+from apexgpu.errors import ApexError, DeclinedError, NoRootfsError, UsageError
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.manageshell import hostkeys, manage
 from apexgpu.models import Host, Outcome
@@ -67,7 +69,7 @@ def recover(
 
     Example: apexgpu recover gpu7 --from before-upgrade
     """
-    _run(session_of(ctx), host, "recover", source, unverified, snapshot, new_host_keys, undo)
+    _run(session_of(ctx), host, Work.RECOVER, source, unverified, snapshot, new_host_keys, undo)
 
 
 @app.command("rebuild")
@@ -83,7 +85,7 @@ def rebuild(
 
     Example: apexgpu rebuild gpu7
     """
-    _run(session_of(ctx), host, "rebuild", None, unverified, snapshot, new_host_keys, undo)
+    _run(session_of(ctx), host, Work.REBUILD, None, unverified, snapshot, new_host_keys, undo)
 
 
 def _run(
@@ -103,54 +105,58 @@ def _run(
     if undo:
         raise typer.Exit(undo_interrupted(session, host))
 
-    def work(means: Means) -> tuple[Done, KeyChange | None]:
-        anew = source is not None or what == "rebuild"
-        done = interrupted.settle(session, means, host, wanted=what, anew=anew)
-        if not isinstance(done, Done):
+    def work(context: WorkContext) -> tuple[RecoveredContainer, KeyChange | None]:
+        anew = source is not None or what is Work.REBUILD
+        done = interrupted.settle(session, context, host, wanted=what, anew=anew)
+        if not isinstance(done, RecoveredContainer):
             made = _ask(
                 session,
-                means,
-                recoverplan.plan(means, host, what, source, unverified=unverified),
+                context,
+                recoverplan.plan_recover(context, host, what, source, unverified=unverified),
                 snapshot,
             )
-            done = recovery.execute(means, made, interrupted.place_of(session, host))
+            done = recovery.replace_container(context, made, interrupted.place_of(session, host))
         _show_done(session, host, done)
-        return done, _new_keys(session, means, host, done, new_host_keys)
+        return done, _new_keys(session, context, host, done, new_host_keys)
 
     raise typer.Exit(_finish(session, host, attempt(session, host, f"{what} of {host.name}", work)))
 
 
-def _ask(session: Session, means: Means, made: Plan, snapshot: bool | None) -> Plan:
+def _ask(
+    session: Session, context: WorkContext, made: RecoverPlan, snapshot: bool | None
+) -> RecoverPlan:
     """The typed name, which says yes to the stop too, and the snapshot of what is about to be destroyed."""
     host = made.host
-    if made.what == "rebuild":
+    if made.what is Work.REBUILD:
         session.screen.note(
             f"  the template: {made.archive.path}; {host.user}'s files in the container will be gone"
         )
     else:
         session.screen.note(f"  the archive: {words(made.archive)}")
-        if made.tested and made.tested.hostname and not made.archive.name.startswith(host.user):
+        if made.check and made.check.hostname and not made.archive.name.startswith(host.user):
             session.screen.warn(
-                f"it is none of your archives: its container called itself {made.tested.hostname}"
+                f"it is none of your archives: its container called itself {made.check.hostname}"
             )
-    if made.doubt:
-        session.screen.warn(f"the archive is NOT to be trusted: {made.doubt}")
-    if made.ran:
-        show_activity(session, host, made.use)
+    if made.problem:
+        session.screen.warn(f"the archive is NOT to be trusted: {made.problem}")
+    if made.was_running:
+        show_activity(session, host, made.activity)
     yours = f"your container on {host.name}"
     session.confirm_name(
         host.name,
         f"This stops {yours}, deletes and replaces all its files"
-        if made.ran
+        if made.was_running
         else f"This deletes and replaces all files of {yours}",
     )
-    if not made.whole:
+    if not made.can_save:
         session.screen.note(
             "  no snapshot of what is there now is offered: it is not whole, or nobody could test it"
         )
         return made
     return (
-        _snapshot_first(session, means, made) if _wants_snapshot(session, host, snapshot) else made
+        _snapshot_first(session, context, made)
+        if _wants_snapshot(session, host, snapshot)
+        else made
     )
 
 
@@ -167,42 +173,46 @@ def _wants_snapshot(session: Session, host: Host, chosen: bool | None) -> bool:
     }  # what loses nothing is what happens when one merely presses Enter
 
 
-def _snapshot_first(session: Session, means: Means, made: Plan) -> Plan:
+def _snapshot_first(session: Session, context: WorkContext, made: RecoverPlan) -> RecoverPlan:
     """Save what is there. The archive to recover from may be the one that the server would overwrite: it moves."""
     host = made.host
     try:
-        with saving.planned(means, host) as plan:
+        with snapshots.plan_snapshot(context, host) as plan:
             ask_snapshot(
-                session, replace(plan, ran=False), agreed=True
+                session, replace(plan, was_running=False), agreed=True
             )  # the stop was asked for already
-            taken = saving.take(means, plan, label=f"before-{made.what}")
+            taken = snapshots.take_snapshot(context, plan, label=f"before-{made.what}")
     except DeclinedError:
         raise
     except ApexError as exc:
-        if exc.code == "no_rootfs":
+        if isinstance(exc, NoRootfsError):
             session.screen.note(f"  there is nothing to save: {exc.message}")
             return made
         hint = f"apexgpu {made.what} {host.name} --no-snapshot   (what is there now is lost then)"
         message = f"{exc.message}; the {made.what} was not begun"
-        raise type(exc)(message, hint=hint, code=exc.code) from None
+        raise exc.with_message(message, hint=hint) from None
     show_taken(session, host, taken)
-    if made.archive.path != taken.saved.path:
+    if made.archive.path != taken.archive.path:
         return made
-    if taken.previous is None or made.tested is None or taken.previous.stamp != made.tested.stamp:
+    if taken.previous is None or made.check is None or taken.previous.stamp != made.check.stamp:
         message = f"the archive that was tested is no longer at {made.archive.path}; the {made.what} was not begun"
-        raise RefusedError(message, hint="apexgpu snapshots", code="archive_changed")
+        raise ArchiveChangedError(message, hint="apexgpu snapshots")
     return replace(
-        made, archive=taken.previous, tested=replace(made.tested, mode=taken.previous.mode)
+        made, archive=taken.previous, check=replace(made.check, mode=taken.previous.mode)
     )
 
 
 def _new_keys(
-    session: Session, means: Means, host: Host, done: Done, chosen: bool | None
+    session: Session,
+    context: WorkContext,
+    host: Host,
+    done: RecoveredContainer,
+    chosen: bool | None,
 ) -> KeyChange | None:
     """Offer host keys that are the container's own: a template's are everybody's, and an old archive may be read."""
-    if done.change is not None:
-        _show_change(session, host, done.change)
-    if chosen is None and (done.change is None and done.what == "recover"):
+    if done.host_key_change is not None:
+        _show_change(session, host, done.host_key_change)
+    if chosen is None and (done.host_key_change is None and done.what is Work.RECOVER):
         return None
     try:
         if chosen is None:
@@ -212,12 +222,12 @@ def _new_keys(
         change = None
         if chosen is not False:
             change = hostkeys.renew(
-                means.link,
+                context.transport,
                 host,
                 interrupted.place_of(session, host),
-                wait=means.wait,
-                pause=means.pause,
-                say=means.say,
+                wait=context.start_timeout,
+                pause=context.pause,
+                say=context.progress,
             )
     except DeclinedError:
         return None
@@ -229,9 +239,9 @@ def _new_keys(
     return change
 
 
-def _show_done(session: Session, host: Host, done: Done) -> None:
-    kept = f", {done.keys_put_back} of your keys put back" if done.keys_put_back else ""
-    source = done.archive if done.what == "recover" else "the template"
+def _show_done(session: Session, host: Host, done: RecoveredContainer) -> None:
+    kept = f", {done.keys_restored} of your keys put back" if done.keys_restored else ""
+    source = done.archive_name if done.what is Work.RECOVER else "the template"
     session.screen.good(
         f"{host.name} is up again from {source}{kept}: a login has proved it. Next: ssh {host.name}"
     )
@@ -244,7 +254,9 @@ def _show_change(session: Session, host: Host, change: KeyChange) -> None:
     )
 
 
-def _finish(session: Session, host: Host, came: tuple[Done, KeyChange | None] | ApexError) -> int:
+def _finish(
+    session: Session, host: Host, came: tuple[RecoveredContainer, KeyChange | None] | ApexError
+) -> int:
     if isinstance(came, ApexError):
         manyhosts.show_error(session, host, came)
         return manyhosts.finish(session, [Outcome(host, None, came)], lambda _: {})
@@ -252,12 +264,12 @@ def _finish(session: Session, host: Host, came: tuple[Done, KeyChange | None] | 
     return manyhosts.finish(session, [Outcome(host, done)], lambda value: _value(value, renewed))
 
 
-def _value(done: Done, renewed: KeyChange | None) -> dict[str, Any]:
-    change = renewed or done.change
+def _value(done: RecoveredContainer, renewed: KeyChange | None) -> dict[str, Any]:
+    change = renewed or done.host_key_change
     return {
-        "from": done.archive,
+        "from": done.archive_name,
         "changed": True,
-        "keys_put_back": done.keys_put_back,
+        "keys_put_back": done.keys_restored,
         "host_key": fingerprint(change.new) if change else None,
         "new_host_keys": renewed is not None,
     }

@@ -4,12 +4,20 @@ from typing import Annotated, Any
 
 import typer
 
-from apexgpu.archives.archivehost import Eye, Means, now
-from apexgpu.archives.catalog import UNKNOWN, Manifest, Saved, choose, iso, owner, to_rotate
-from apexgpu.archives.findhost import running_eye
-from apexgpu.archives.journal import Journal
-from apexgpu.archives.saving import only_archive
-from apexgpu.archives.scripts import NOTE
+from apexgpu.archives.archivehost import ArchiveHost
+from apexgpu.archives.catalog import (
+    MANIFEST_SUFFIX,
+    UNKNOWN_HOST,
+    Archive,
+    Manifest,
+    iso,
+    saved_host,
+)
+from apexgpu.archives.findhost import running_archive_host
+from apexgpu.archives.journal import Journal, now
+from apexgpu.archives.selection import archives_to_remove, choose_archive
+from apexgpu.archives.snapshot import exclusive_archives
+from apexgpu.archives.workcontext import WorkContext
 from apexgpu.commands.backup import words
 from apexgpu.commands.options import Group, ListByDefault, session_of
 from apexgpu.errors import ApexError, RefusedError
@@ -49,7 +57,7 @@ def show(
     names = [one.name for one in session.hosts([host])] if host else None
     with session.screen.working("looking at the archives"):
         eye = find_eye(session)
-        sight = eye.look()
+        sight = eye.list_archives()
     found = [one for one in sight.archives if names is None or one.host in names]
     if found:
         session.screen.table(_HEADER, [_row(one) for one in found])
@@ -58,12 +66,12 @@ def show(
     session.screen.note(f"{size(sight.free)} free in {eye.directory} (seen from {eye.host.name})")
     if not sight.writable:
         session.screen.warn(
-            f"{eye.directory} may not be written: a new snapshot would replace {eye.path}"
+            f"{eye.directory} may not be written: a new snapshot would replace {eye.server_path}"
         )
     session.screen.document(
         {
             "ok": True,
-            "snapshots": [one.value() for one in found],
+            "snapshots": [one.to_json() for one in found],
             "free": sight.free,
             "writable": sight.writable,
             "directory": eye.directory,
@@ -83,31 +91,38 @@ def verify(ctx: typer.Context, name: Name) -> None:
     session = session_of(ctx)
     with session.screen.working("testing") as progress:
         eye = find_eye(session, progress.update)
-        found = choose(eye.look().archives, name, eye.host.name)
-        result = eye.test(found.path)
-        trouble = result.trouble
+        found = choose_archive(eye.list_archives().archives, name, eye.host.name)
+        result = eye.check(found.path)
+        trouble = result.problem
         if found.sha256 and found.sha256 != result.sha256 and not trouble:
             trouble = "its SHA-256 is no longer the one that was noted when it was verified"
         if trouble:
             # What was noted of it is not true any more, and `keep` must not take it for a good one.
-            eye.unnote(found.path)
+            eye.delete_manifest(found.path)
             message = f"{found.name} is damaged: {trouble}"
             raise ApexError(
                 message, hint="apexgpu snapshots   (is there another one?)", code="archive_damaged"
             )
         host = (
             found.host
-            if found.host != UNKNOWN
-            else owner(result, session.user, [one.name for one in session.known_hosts])
+            if found.host != UNKNOWN_HOST
+            else saved_host(result, session.user, [one.name for one in session.known_hosts])
         )
         manifest = Manifest(
-            host or UNKNOWN, found.label, result.time, result.size, result.sha256, now()
+            host or UNKNOWN_HOST,
+            found.label,
+            result.stamp.mtime,
+            result.stamp.size,
+            result.sha256,
+            now(),
         )
-        if not eye.write_note(found.path, manifest):
-            session.screen.warn(f"{found.path}{NOTE} cannot be written, so the result is not kept")
+        if not eye.write_manifest(found.path, manifest):
+            session.screen.warn(
+                f"{found.path}{MANIFEST_SUFFIX} cannot be written, so the result is not kept"
+            )
     after = eye.find(found.path) or found
     session.screen.good(f"{after.name} is good: {result.members} files, SHA-256 {result.sha256}")
-    session.screen.document({"ok": True, "snapshots": [after.value()]})
+    session.screen.document({"ok": True, "snapshots": [after.to_json()]})
 
 
 @snapshots.command("remove")
@@ -117,11 +132,11 @@ def remove(ctx: typer.Context, name: Name) -> None:
     Example: apexgpu snapshots remove before-upgrade
     """
     session = session_of(ctx)
-    with only_archive(session.state_dir):
+    with exclusive_archives(session.state_dir):
         eye = find_eye(session)
-        seen = eye.look().archives
-        found = choose(seen, name, eye.host.name)
-        if found.path in Journal(session.state_dir).needed():
+        seen = eye.list_archives().archives
+        found = choose_archive(seen, name, eye.host.name)
+        if found.path in Journal(session.state_dir).archives_needed():
             message = f"{found.name} is needed by what was interrupted"
             raise RefusedError(
                 message,
@@ -131,7 +146,7 @@ def remove(ctx: typer.Context, name: Name) -> None:
         _confirm(session, [found], seen)
         eye.remove(found)
     session.screen.good(f"{found.name} is removed")
-    session.screen.document({"ok": True, "snapshots": [found.value()]})
+    session.screen.document({"ok": True, "snapshots": [found.to_json()]})
 
 
 @snapshots.command("keep")
@@ -148,11 +163,11 @@ def keep(
     Example: apexgpu snapshots keep 3
     """
     session = session_of(ctx)
-    with only_archive(session.state_dir):
+    with exclusive_archives(session.state_dir):
         eye = find_eye(session)
-        seen = eye.look().archives
-        needed = Journal(session.state_dir).needed()
-        gone = [one for one in to_rotate(seen, count) if one.path not in needed]
+        seen = eye.list_archives().archives
+        needed = Journal(session.state_dir).archives_needed()
+        gone = [one for one in archives_to_remove(seen, count) if one.path not in needed]
         if gone:
             _confirm(session, gone, seen)
         for one in gone:
@@ -163,27 +178,27 @@ def keep(
     session.screen.document(
         {
             "ok": True,
-            "removed": [one.value() for one in gone],
-            "snapshots": [one.value() for one in seen if one not in gone],
+            "removed": [one.to_json() for one in gone],
+            "snapshots": [one.to_json() for one in seen if one not in gone],
         }
     )
 
 
-def find_eye(session: Session, say: OnLine = lambda _: None) -> Eye:
+def find_eye(session: Session, say: OnLine = lambda _: None) -> ArchiveHost:
     """A running container that sees the archives; nothing is started for it."""
-    return running_eye(
-        Means(
+    return running_archive_host(
+        WorkContext(
             session.transport,
             session.known_hosts,
             session.state_dir,
             session.pause,
-            say=say,
+            progress=say,
             note=session.screen.note,
         )
     )
 
 
-def _confirm(session: Session, gone: list[Saved], seen: tuple[Saved, ...]) -> None:
+def _confirm(session: Session, gone: list[Archive], seen: tuple[Archive, ...]) -> None:
     for one in gone:
         session.screen.note(f"  {words(one)}")
     left = [one for one in seen if one not in gone]
@@ -194,10 +209,10 @@ def _confirm(session: Session, gone: list[Saved], seen: tuple[Saved, ...]) -> No
     )
 
 
-def _row(one: Saved) -> tuple[str, ...]:
+def _row(one: Archive) -> tuple[str, ...]:
     verified: Any = iso(one.verified)[:16].replace("T", " ") if one.verified else "never"
     readers = "can read it" if one.others_can_read else "no"
-    host = "?" if one.host == UNKNOWN else one.host
+    host = "?" if one.host == UNKNOWN_HOST else one.host
     return (
         one.name,
         host,

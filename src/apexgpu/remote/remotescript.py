@@ -74,11 +74,6 @@ def apart(line: str) -> str:
     return f"echo; {line}"
 
 
-def script(text: str) -> str:
-    """A command line that has sh run `text`, whatever the account's login shell is (fish, zsh); see `apart`."""
-    return apart(shlex.join(["sh", "-c", text]))
-
-
 def answers(out: str) -> list[str]:
     """The lines of `out` that begin with the mark, in order and without the mark."""
     return [line.removeprefix(MARK) for line in out.splitlines() if line.startswith(MARK)]

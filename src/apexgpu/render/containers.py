@@ -68,7 +68,7 @@ def show_status(result: Statuses, screen: Screen) -> None:
             screen.reporter.error(outcome.error, host=outcome.host.name)
     for entry in result.interrupted.values():
         hint = f"apexgpu {entry.what} {entry.host}   finishes it (--undo undoes it)"
-        screen.reporter.warn(entry.words(), hint=hint)
+        screen.reporter.warn(entry.describe(), hint=hint)
     _show_disks(result, screen)
 
 

@@ -1,0 +1,422 @@
+"""Takes a snapshot that can be trusted, and finishes or undoes an interrupted one.
+
+The order is: move the previous archive away, stop the container, get a token, let the server's tar
+write, start the container again, check the archive. Every stage is recorded in the journal before
+it begins. A failure before `tar` is undone at once; from `tar` on, the work is finished, now or by
+the next command.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from apexgpu.archives import archivehost
+from apexgpu.archives.archivehost import ArchiveHost
+from apexgpu.archives.catalog import Archive, parse_du_size
+from apexgpu.archives.findhost import NoArchiveHostError, archive_host
+from apexgpu.archives.journal import SnapshotEntry, Stage, Work, now
+from apexgpu.archives.scriptreplies import CannotMoveError
+from apexgpu.archives.verification import LostReply, ServerReply, Verified, verify
+from apexgpu.archives.workcontext import WorkContext
+from apexgpu.errors import (
+    ApexError,
+    BadSnapshotError,
+    ConnectionLostError,
+    DeclinedError,
+    IamDownError,
+    LoginError,
+    NoNetworkError,
+    NoRootfsError,
+    NoRouteError,
+    NoSnapshotError,
+    NotRegisteredError,
+    PortRefusedError,
+    RefusedError,
+    RunningError,
+    TokenError,
+    UnknownCommandError,
+    UnknownNameError,
+    UnreachableError,
+    UnsafeArgumentError,
+)
+from apexgpu.files import locked
+from apexgpu.manageshell import containershell, hostlock, manage, portmaps
+from apexgpu.models import Host, Target
+from apexgpu.ssh.failures import key_refused_error
+from apexgpu.text import size
+
+TOKEN_ATTEMPTS = 3
+
+# The failures of a command that certainly changed nothing: it was not sent, or was refused before
+# it began.
+_NOTHING_DONE = (
+    DeclinedError,
+    IamDownError,
+    LoginError,
+    NoNetworkError,
+    NoRootfsError,
+    NoRouteError,
+    NoSnapshotError,
+    NotRegisteredError,
+    PortRefusedError,
+    RunningError,
+    TokenError,
+    UnknownCommandError,
+    UnknownNameError,
+    UnsafeArgumentError,
+)
+# A tar that no container can see is waited for as long as a slow one takes, and at least ten
+# minutes.
+_SLOW_TAR = 4 << 20  # bytes per second
+_SHORTEST_TAR_WAIT = 600  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPlan:
+    """What a snapshot would do.
+
+    `free` is in bytes; `previous` is the archive that the server would overwrite.
+    """
+
+    host: Host
+    was_running: bool
+    activity: containershell.Activity
+    archives: ArchiveHost
+    previous: Archive | None
+    free: int | None
+    writable: bool
+    port_maps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TakenSnapshot:
+    """A good snapshot. `previous` is the archive that was moved away for it, as it is now.
+
+    `start_error` is why the container could not be started again afterwards.
+    """
+
+    archive: Archive
+    previous: Archive | None
+    restarted: bool
+    has_manifest: bool = True
+    start_error: ApexError | None = None
+
+
+@contextmanager
+def exclusive_work(state_dir: Path, host: Host) -> Iterator[None]:
+    """Hold the locks of the host, and of the one file that the snapshots of all hosts are written
+    to.
+    """
+    with exclusive_archives(state_dir), hostlock.only_one(state_dir, host):
+        yield
+
+
+def exclusive_archives(state_dir: Path) -> AbstractContextManager[None]:
+    """Hold the lock of the archives against other apexgpu processes."""
+    return locked(state_dir / "locks" / "+archive.lock", what="your archive on the NAS", timeout=5)
+
+
+@contextmanager
+def plan_snapshot(context: WorkContext, host: Host) -> Iterator[SnapshotPlan]:
+    """Look before anything is changed.
+
+    A container that is started to look is stopped again after the block.
+    """
+    container = context.status(host).container
+    if container is None:
+        raise key_refused_error(Target(host, "manage"))
+    template = archivehost.template_path(context.transport, host)
+    directory = archivehost.parent_directory(template)
+    with archive_host(context, host, directory, may_use_own=True) as archives:
+        listing = archives.list_archives()
+        previous = listing.find(archives.server_path)
+        if previous is not None and archives.is_being_written(previous):
+            message = (
+                f"somebody is writing {archives.server_path} at this moment: another snapshot is "
+                "running, wait until it has ended"
+            )
+            raise RefusedError(message, hint="apexgpu snapshots", code="busy")
+        activity = containershell.Activity()
+        port_maps: tuple[int, ...] = ()
+        if container.running:
+            activity = containershell.activity(context.transport, host)
+            port_maps = portmaps.mapped_ports(context.transport, host)
+        yield SnapshotPlan(
+            host=host,
+            was_running=container.running,
+            activity=activity,
+            archives=archives,
+            previous=previous,
+            free=listing.free,
+            writable=listing.writable,
+            port_maps=port_maps,
+        )
+
+
+def take_snapshot(
+    context: WorkContext,
+    plan: SnapshotPlan,
+    *,
+    label: str = "",
+    restart: bool = True,
+    replace_previous: bool = False,
+) -> TakenSnapshot:
+    """Take the snapshot of a plan; BadSnapshotError when it is bad, with the previous one kept.
+
+    `replace_previous` lets the server overwrite an archive that cannot be moved away.
+    """
+    host = plan.host
+    entry = context.journal.record(
+        SnapshotEntry(
+            host=host.name,
+            what=Work.SNAPSHOT,
+            began=now(),
+            directory=plan.archives.directory,
+            path=plan.archives.server_path,
+            was_running=plan.was_running,
+            port_maps=plan.port_maps,
+            restart=restart,
+            label=label,
+            previous=plan.previous.stamp if plan.previous else None,
+        )
+    )
+    try:
+        entry = _move_previous_away(context, plan, entry, allow_loss=replace_previous)
+        if context.is_running(host):
+            context.stop(host)
+        entry, reply = _write_archive(context, host, entry)
+    except ApexError:
+        _undo_at_once(context, host, entry)
+        raise
+    return _complete(context, host, entry, reply)
+
+
+def _move_previous_away(
+    context: WorkContext, plan: SnapshotPlan, entry: SnapshotEntry, *, allow_loss: bool
+) -> SnapshotEntry:
+    """Move the previous archive away.
+
+    The new path is recorded first: whatever happens then, it can be found.
+    """
+    if plan.previous is None:
+        return entry
+    target = plan.archives.unused_path(plan.previous)
+    moved = context.journal.record(replace(entry, moved_to=target))
+    context.progress(f"renaming {plan.previous.name} to keep it")
+    try:
+        plan.archives.move_away(plan.previous, target)
+    except CannotMoveError:
+        if not allow_loss:
+            raise
+        return context.journal.record(replace(entry, moved_to=None))
+    return moved
+
+
+def _write_archive(
+    context: WorkContext, host: Host, entry: SnapshotEntry
+) -> tuple[SnapshotEntry, ServerReply | LostReply]:
+    """Get a token, let the server write, and return what it replied.
+
+    An error means that no tar was started.
+    """
+    context.progress("the server measures the files")
+    rootfs_size = archivehost.rootfs_size(context.transport, host)
+    entry = context.journal.record(replace(entry, rootfs_size=rootfs_size))
+    for attempt in range(1, TOKEN_ATTEMPTS + 1):
+        token = _get_token(context, host, entry)
+        entry = context.journal.record(replace(entry, stage=Stage.TAR, tar_began=now()))
+        context.progress(f"tar is writing; {_describe_sizes(entry)}")
+        try:
+            written = manage.snapshot(context.transport, host, token)
+        except ApexError as exc:
+            if not changed_nothing(exc):
+                return entry, _reply_after_error(context, exc)
+            entry = context.journal.record(replace(entry, stage=Stage.STOP))
+            if not isinstance(exc, TokenError) or attempt == TOKEN_ATTEMPTS:
+                raise
+            context.note("the token was no longer valid; asking for a new one")
+        else:
+            return entry, ServerReply(written.path, written.size)
+    raise AssertionError
+
+
+def _describe_sizes(entry: SnapshotEntry) -> str:
+    text = f"the files take {entry.rootfs_size or '?'}"
+    if entry.previous is not None:
+        text += f", the last archive took {size(entry.previous.size)}"
+    return text
+
+
+def changed_nothing(exc: ApexError) -> bool:
+    """Whether a failure proves that the command changed nothing.
+
+    A lost connection or an unknown reply do not.
+    """
+    return isinstance(exc, _NOTHING_DONE)
+
+
+def _reply_after_error(context: WorkContext, exc: ApexError) -> ServerReply | LostReply:
+    if isinstance(exc, BadSnapshotError):
+        return ServerReply(error=exc)
+    if isinstance(exc, UnreachableError):
+        context.note(f"{exc.message}; tar keeps running on the server")
+    else:
+        context.note(exc.message)
+    return LostReply()
+
+
+def _get_token(context: WorkContext, host: Host, entry: SnapshotEntry) -> str:
+    """A fresh token.
+
+    `recover` prints the same one as `snapshot`, but does not measure the files for minutes first.
+
+    It also prints which file is concerned: this must be the one that was moved away.
+    """
+    offer = manage.confirm_recover(context.transport, host)
+    if offer.path not in {None, entry.path}:
+        message = f"{host.name} would write {offer.path}, not {entry.path}, which was checked"
+        hint = f"ssh {host.manage_name} recover"
+        raise RefusedError(message, hint=hint, code="other_path")
+    return offer.token
+
+
+def _undo_at_once(context: WorkContext, host: Host, entry: SnapshotEntry) -> None:
+    """Undo a snapshot that failed before anything was written.
+
+    A failure of this is reported, not raised.
+    """
+    latest = context.journal.find(host.name)
+    if isinstance(latest, SnapshotEntry):
+        entry = latest
+    try:
+        undo_snapshot(context, host, entry)
+    except ApexError as exc:
+        context.note(f"{host.name} could not be put back as it was: {exc.message}")
+
+
+def undo_snapshot(context: WorkContext, host: Host, entry: SnapshotEntry) -> None:
+    """Start the container again and put the previous archive back.
+
+    A tar that is running is waited for first.
+
+    A new archive, if there is one, stays where it is. When it fails, the journal entry stays.
+    """
+    if entry.stage is Stage.TAR:
+        _wait_for_tar(context, host, entry)
+    if entry.was_running and not context.is_known_to_run(host):
+        context.start(host)
+        portmaps.map_again(context.transport, host, entry.port_maps, note=context.note)
+    if entry.moved_to:
+        with archive_host(context, host, entry.directory, may_use_own=True) as archives:
+            archives.undo_move(entry.moved_to)
+    context.journal.end(entry)
+
+
+def finish_snapshot(context: WorkContext, host: Host, entry: SnapshotEntry) -> TakenSnapshot:
+    """Finish an interrupted snapshot: wait for its tar, start the container, check the archive."""
+    return _complete(context, host, entry, LostReply())
+
+
+def _complete(
+    context: WorkContext, host: Host, entry: SnapshotEntry, reply: ServerReply | LostReply
+) -> TakenSnapshot:
+    """What follows the server's tar: start a container that ran, check the archive, write its
+    manifest.
+    """
+    if isinstance(reply, LostReply) and entry.stage is Stage.TAR:
+        reply = _wait_for_tar(context, host, entry)
+    entry = context.journal.record(replace(entry, stage=Stage.TEST))
+    wants_restart = entry.was_running and entry.restart
+    start_error = _start_again(context, host, entry) if wants_restart else None
+    with ExitStack() as cleanup:
+        archives = _find_checker(context, host, entry, cleanup, start_error)
+        context.progress("checking the archive: gzip -t, tar -t, SHA-256")
+        verified = verify(archives, host, entry, reply)
+        previous = archives.find(entry.moved_to) if entry.moved_to else None
+    context.journal.end(entry)
+    return _taken(verified, previous, wants_restart, start_error)
+
+
+def _taken(
+    verified: Verified,
+    previous: Archive | None,
+    wants_restart: bool,
+    start_error: ApexError | None,
+) -> TakenSnapshot:
+    return TakenSnapshot(
+        archive=verified.archive,
+        previous=previous,
+        restarted=wants_restart and start_error is None,
+        has_manifest=verified.has_manifest,
+        start_error=start_error,
+    )
+
+
+def _find_checker(
+    context: WorkContext,
+    host: Host,
+    entry: SnapshotEntry,
+    cleanup: ExitStack,
+    start_error: ApexError | None,
+) -> ArchiveHost:
+    try:
+        return cleanup.enter_context(archive_host(context, host, entry.directory, may_use_own=True))
+    except RefusedError as exc:
+        reason = start_error.message if start_error else exc.message
+        message = (
+            f"the snapshot on {host.name} is written, but could not be checked yet: {reason}; run "
+            "the command again to check it, and keep the previous one until then"
+        )
+        raise ApexError(message, hint=f"apexgpu snapshot {host.name}", code="not_tested") from None
+
+
+def _start_again(context: WorkContext, host: Host, entry: SnapshotEntry) -> ApexError | None:
+    """Start the container and map its ports again.
+
+    A failure is returned, since the archive still is to be checked.
+    """
+    try:
+        context.start(host)
+        portmaps.map_again(context.transport, host, entry.port_maps, note=context.note)
+    except ApexError as exc:
+        return exc
+    return None
+
+
+def _wait_for_tar(context: WorkContext, host: Host, entry: SnapshotEntry) -> LostReply:
+    """Wait until the archive is complete, or has not changed for so long that its tar must be dead.
+
+    A container that starts while tar is reading its files makes the archive worthless. If it runs
+    all the same, or if no container could look, the result says so.
+    """
+    is_running = context.is_known_to_run(host)
+    try:
+        with archive_host(context, host, entry.directory, may_use_own=is_running) as archives:
+            before = archives.size_and_mtime(entry.path)
+            if archives.wait_until_stable(entry.path) is None:
+                return LostReply()
+            if is_running:
+                context.note(
+                    f"the container on {host.name} was started before its tar was known to have ended"
+                )
+            check = archives.check(entry.path, stable_checks=archivehost.PATIENT_CHECKS)
+            return LostReply(check, overlapped=is_running and before != check.stamp)
+    except NoSnapshotError:
+        return LostReply()
+    except NoArchiveHostError:
+        remaining = _tar_wait(entry) - (now() - (entry.tar_began or entry.began))
+        if remaining <= 0:
+            return LostReply(unobserved=True)
+    minutes = max(1, round(remaining / 60))
+    message = (
+        f"tar may still be writing the snapshot of {host.name}, and no other container can see it: "
+        f"wait {minutes} minutes (do not start the container), then run the command again"
+    )
+    raise ConnectionLostError(message, hint=f"apexgpu snapshot {host.name}")
+
+
+def _tar_wait(entry: SnapshotEntry) -> float:
+    """How long the server's tar may take, in seconds from its begin."""
+    rootfs_bytes = parse_du_size(entry.rootfs_size or "") or 0
+    return max(_SHORTEST_TAR_WAIT, rootfs_bytes / _SLOW_TAR)

@@ -1,0 +1,206 @@
+"""Decides whether a snapshot is good, by what the server printed and what a container sees.
+
+A bad snapshot never replaces a good archive.
+"""
+
+from dataclasses import dataclass, replace
+
+from apexgpu.archives.archivehost import ArchiveHost
+from apexgpu.archives.catalog import (
+    UNKNOWN_HOST,
+    Archive,
+    ArchiveCheck,
+    Manifest,
+    archive_name,
+    saved_host,
+    sizes_agree,
+)
+from apexgpu.archives.journal import SnapshotEntry, now
+from apexgpu.errors import ApexError, BadSnapshotError, NoSnapshotError
+from apexgpu.models import Host
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReply:
+    """The server's complete reply to a snapshot: where it says it wrote and the size it shows, or
+    why it is bad.
+    """
+
+    path: str = ""
+    shown_size: str = ""
+    error: ApexError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LostReply:
+    """The server's reply was lost.
+
+    `check` is what was read once the archive stopped changing, if anybody could look.
+
+    `unobserved` is that nobody could look before the container was started again, `overlapped` that
+    it was running while tar was writing.
+    """
+
+    check: ArchiveCheck | None = None
+    unobserved: bool = False
+    overlapped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A good archive, and whether its manifest could be written."""
+
+    archive: Archive
+    has_manifest: bool
+
+
+def verify(
+    archives: ArchiveHost, host: Host, entry: SnapshotEntry, reply: ServerReply | LostReply
+) -> Verified:
+    """Check the archive that a snapshot wrote, and write its manifest.
+
+    BadSnapshotError when it is bad; the previous archive is safe then, and the journal entry is
+    ended.
+    """
+    # Before the archive is read: reading takes long enough for a tar that is still running to end
+    # meanwhile.
+    overlapped = _overlapped(archives, reply)
+    check = _check(archives, reply)
+    problem = _problem(archives, host, entry, reply, check)
+    if problem is None and overlapped:
+        problem = "the container was started while tar was still saving it"
+    if problem is not None or check is None:
+        raise _bad_snapshot(archives, host, entry, problem or "the server wrote no archive", check)
+    manifest = Manifest(
+        host=host.name,
+        label=entry.label,
+        created=check.stamp.mtime,
+        size=check.stamp.size,
+        sha256=check.sha256,
+        verified=now(),
+    )
+    has_manifest = archives.write_manifest(archives.server_path, manifest)
+    archive = archives.find(archives.server_path)
+    if archive is None:
+        archive = Archive(
+            name=host.user,
+            host=UNKNOWN_HOST,
+            label="",
+            path=archives.server_path,
+            size=check.stamp.size,
+            created=check.stamp.mtime,
+            mode=check.mode,
+        )
+    archive = replace(
+        archive,
+        name=archive_name(host.user, host.name, check.stamp.mtime, manifest.label),
+        host=host.name,
+        label=manifest.label,
+        sha256=check.sha256,
+        verified=manifest.verified,
+    )
+    return Verified(archive, has_manifest)
+
+
+def _overlapped(archives: ArchiveHost, reply: ServerReply | LostReply) -> bool:
+    """Whether the container ran while the server's tar was saving it."""
+    if isinstance(reply, ServerReply):
+        return False
+    if reply.overlapped:
+        return True
+    if not reply.unobserved:
+        return False
+    # Nobody could look before the start: tar was still running if the archive still grows.
+    before = archives.size_and_mtime(archives.server_path)
+    return archives.wait_until_stable(archives.server_path) != before
+
+
+def _check(archives: ArchiveHost, reply: ServerReply | LostReply) -> ArchiveCheck | None:
+    """The check of the archive, None when there is no archive.
+
+    One that was made already is used if it still applies.
+    """
+    path = archives.server_path
+    try:
+        if isinstance(reply, ServerReply):
+            return archives.check(path, expected=reply.error is None)
+        if reply.check is not None and archives.size_and_mtime(path) == reply.check.stamp:
+            return reply.check
+        return archives.check(path)
+    except NoSnapshotError:
+        return None
+
+
+def _problem(
+    archives: ArchiveHost,
+    host: Host,
+    entry: SnapshotEntry,
+    reply: ServerReply | LostReply,
+    check: ArchiveCheck | None,
+) -> str | None:
+    """Why the archive cannot be trusted, None when it can."""
+    if isinstance(reply, ServerReply) and reply.error is not None:
+        return reply.error.message
+    if check is None:
+        return "the server wrote no archive"
+    if check.problem is not None:
+        return check.problem
+    if _is_previous(entry, check):
+        return "the archive is the old one: the server wrote nothing"
+    if isinstance(reply, ServerReply):
+        if reply.path != archives.server_path:
+            return f"the server says that it wrote {reply.path}"
+        if not sizes_agree(reply.shown_size, check):
+            return (
+                f"the server shows {reply.shown_size}, but the archive has {check.stamp.size} bytes"
+            )
+    names = [known.name for known in archives.context.hosts]
+    saved = saved_host(check, host.user, names)
+    if saved not in {None, host.name}:
+        return f"the archive contains the container of {saved}: a snapshot there has overwritten it"
+    return None
+
+
+def _is_previous(entry: SnapshotEntry, check: ArchiveCheck) -> bool:
+    """Whether the archive is the previous one: one that could only be copied, not renamed, is still
+    in its place.
+    """
+    return entry.previous == check.stamp
+
+
+def _bad_snapshot(
+    archives: ArchiveHost,
+    host: Host,
+    entry: SnapshotEntry,
+    problem: str,
+    check: ArchiveCheck | None,
+) -> BadSnapshotError:
+    """The error for a bad snapshot.
+
+    Puts the previous archive back where that costs nothing, and ends the entry.
+    """
+    kept = _keep_previous(archives, entry, check)
+    archives.context.journal.end(entry)
+    if not problem.startswith("the snapshot on "):
+        problem = f"the snapshot on {host.name} is bad: {problem}"
+    return BadSnapshotError(f"{problem}; {kept}", hint="apexgpu snapshots")
+
+
+def _keep_previous(archives: ArchiveHost, entry: SnapshotEntry, check: ArchiveCheck | None) -> str:
+    """Put the previous archive back in place of one that is damaged; where it is now, for people.
+
+    It never replaces an archive that can be read to its end: that may be another host's good
+    snapshot.
+    """
+    is_previous = check is not None and _is_previous(entry, check)
+    if entry.moved_to is None:
+        if is_previous:
+            return f"the previous one is still in its place: {archives.server_path}"
+        if entry.previous is None:
+            return "there was no previous one"
+        return "the previous one was given up for it (--replace)"
+    readable = check is not None and (check.changed or check.problem is None)
+    is_whole_and_new = readable and not is_previous
+    if not is_whole_and_new and archives.restore(entry.moved_to):
+        return f"the previous one is back in its place: {archives.server_path}"
+    return f"the previous one is still there: {entry.moved_to}"
