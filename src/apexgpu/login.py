@@ -33,6 +33,7 @@ from apexgpu.sshfiles import configfile
 from apexgpu.sshfiles.agent import add_to_agent, list_agent_keys
 from apexgpu.sshfiles.keys import KeyPair, generate, load
 from apexgpu.sshfiles.userkeys import KnownKey, choose_pair
+from apexgpu.text import counted
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,9 @@ def _follow_push(
             client,
             session.user,
             limit=2 * session.settings.timeout,
-            on_log=lambda log: progress.update(f"{len(log.hosts)} of {len(hosts)} hosts"),
+            on_log=lambda log: progress.update(
+                f"{len(log.hosts)} of {counted(len(hosts), 'host')}"
+            ),
         )
     if not log.done:
         message = "IAM did not start on your key; its pusher may be stuck on another one"
@@ -300,7 +303,7 @@ def _try_key(
     def try_host(host: Host) -> KeyOnHost:
         return KeyOnHost(manage.status(session.transport, host).registered)
 
-    with session.reporter.working(f"asking {len(hosts)} hosts whether they know the key"):
+    with session.reporter.working(f"trying the key on {counted(len(hosts), 'host')}"):
         outcomes = manyhosts.run(session, hosts, try_host)
     unconfirmed = 0
     results: list[Outcome[KeyOnHost]] = []
@@ -315,8 +318,8 @@ def _try_key(
         results.append(outcome)
     if unconfirmed:
         session.reporter.warn(
-            f"the host keys of {unconfirmed} hosts are not confirmed yet, so they were not asked"
-            " (in a terminal, apexgpu login shows the keys and asks)",
+            f"the host keys of {counted(unconfirmed, 'host')} are not confirmed yet, so nothing was"
+            " sent there (in a terminal, apexgpu login shows the keys and asks)",
             hint="apexgpu login --accept-new",
         )
     _report_key(session, results, pushed)

@@ -39,6 +39,11 @@ def last_line(text: str, otherwise: str) -> str:
     return otherwise
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 host`, `3 hosts`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def size(count: int | None) -> str:
     """Return a number of bytes for people: `2.9 MiB`; a dash if it is not known."""
     if count is None:

@@ -14,7 +14,7 @@ from apexgpu.results import Result
 app = Group()
 key_commands = Group()
 app.add_typer(
-    key_commands, name="keys", help="List, add or remove the ssh keys that IAM holds for you."
+    key_commands, name="keys", help="List, add or remove the ssh keys that IAM stores for you."
 )
 
 AllowHttp = Annotated[bool, typer.Option("--allow-http", help="Send the password over plain http.")]
@@ -22,7 +22,7 @@ PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the domain password from stdin.")
 ]
 NoSave = Annotated[
-    bool, typer.Option("--no-save-password", help="Do not keep the password in the keyring.")
+    bool, typer.Option("--no-save-password", help="Do not store the password in the keyring.")
 ]
 
 
@@ -32,7 +32,9 @@ def login(
     user: Annotated[
         str | None, typer.Argument(metavar="[USER]", help="Your domain account.")
     ] = None,
-    iam_url: Annotated[str | None, typer.Option(help="Where IAM is.")] = None,
+    iam_url: Annotated[
+        str | None, typer.Option(help="The address of IAM: a URL or a host name.")
+    ] = None,
     key: Annotated[
         Path | None, typer.Option(help="The ssh key to use, instead of the best one found.")
     ] = None,
@@ -40,7 +42,7 @@ def login(
     no_save_password: NoSave = False,
     allow_http: AllowHttp = False,
     register: Annotated[
-        list[str] | None, typer.Option(metavar="HOST", help="Register there too; repeatable.")
+        list[str] | None, typer.Option(metavar="HOST", help="Register on HOST too; repeatable.")
     ] = None,
     register_all: Annotated[
         bool, typer.Option("--register-all", help="Register on every host.")
@@ -65,7 +67,7 @@ def login(
 def logout(
     ctx: typer.Context,
     keep_config: Annotated[
-        bool, typer.Option("--keep-config", help="Leave the ssh config as it is.")
+        bool, typer.Option("--keep-config", help="Do not change the ssh config.")
     ] = False,
 ) -> Result:
     """Forget the login on this laptop: the saved password, the account, and our part of the ssh config.
@@ -79,7 +81,7 @@ def logout(
 
 @app.command("whoami")
 def whoami(ctx: typer.Context) -> Result:
-    """Show your account, its port on every host, and where each key is known.
+    """Show your account, its port on every host, and where each key is.
 
     Example: apexgpu whoami
     """
@@ -88,7 +90,7 @@ def whoami(ctx: typer.Context) -> Result:
 
 @key_commands.command("list")
 def list_keys(ctx: typer.Context) -> Result:
-    """Show every key that IAM, this laptop or your agent knows. Example: apexgpu keys list."""
+    """Show every key that IAM, this laptop or your ssh-agent has. Example: apexgpu keys list."""
     return keys.list_keys(session_of(ctx))
 
 
@@ -103,7 +105,7 @@ def add(
     no_save_password: NoSave = False,
     allow_http: AllowHttp = False,
 ) -> Result:
-    """Add a key to those that IAM holds. Example: apexgpu keys add ~/.ssh/id_ed25519.pub."""
+    """Add a key to those that IAM stores. Example: apexgpu keys add ~/.ssh/id_ed25519.pub."""
     return keys.add(
         session_of(ctx),
         path,
@@ -116,13 +118,15 @@ def remove(
     ctx: typer.Context,
     fingerprint: Annotated[
         str,
-        typer.Argument(metavar="FINGERPRINT", help="As in: apexgpu keys list.", show_default=False),
+        typer.Argument(
+            metavar="FINGERPRINT", help="As printed by: apexgpu keys list.", show_default=False
+        ),
     ],
     password_stdin: PasswordStdin = False,
     no_save_password: NoSave = False,
     allow_http: AllowHttp = False,
 ) -> Result:
-    """Take a key out of IAM; the hosts forget it with the next push. Example: apexgpu keys remove SHA256:…"""
+    """Remove a key from IAM; the hosts remove it with the next push. Example: apexgpu keys remove SHA256:…"""
     return keys.remove(
         session_of(ctx),
         fingerprint,

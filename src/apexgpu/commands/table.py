@@ -19,13 +19,13 @@ COMMANDS: dict[str, CommandInfo] = {
         "account", "First day", "Log in to IAM, send a key, write the ssh config. Start here."
     ),
     "logout": CommandInfo(
-        "account", "First day", "Forget the login, and take its hosts out of the ssh config."
+        "account", "First day", "Forget the login, and remove its hosts from the ssh config."
     ),
     "whoami": CommandInfo(
-        "account", "First day", "Show your account, port, and where each key is known."
+        "account", "First day", "Show your account, its port, and where each key is."
     ),
     "keys": CommandInfo(
-        "account", "First day", "List, add or remove the ssh keys that IAM holds for you."
+        "account", "First day", "List, add or remove the ssh keys that IAM stores for you."
     ),
     "config": CommandInfo(
         "config", "First day", "The hosts in ~/.ssh/config: sync, status, print, remove, restore."
