@@ -38,7 +38,8 @@ progress=$!
 wait "$gzip"
 echo "gzip $?"
 wait "$sum" "$own" "$list"
-kill "$progress" 2>/dev/null
+# Not TERM: sh loses one that comes before the new process has cleared our TERM trap.
+kill -KILL "$progress" 2>/dev/null
 cat "$t/list"
 sed 's/^/sum /' "$t/sum"
 sed 's/^/own /' "$t/own"; echo
