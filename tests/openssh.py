@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -58,7 +59,7 @@ class OpenSSH:
         for pid in family(self.process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def freeze(self) -> list[int]:
         """Stop it and its sessions where they are, so that it takes connections and says nothing. Which processes."""
@@ -80,7 +81,7 @@ class OpenSSH:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
         if self.process.stderr is not None:
             self.process.stderr.close()
 
@@ -174,7 +175,7 @@ def family(pid: int) -> list[int]:
 
 
 def await_port(address: str, port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(process.stderr.read().decode() if process.stderr else "sshd ended")
@@ -183,6 +184,6 @@ def await_port(address: str, port: int, process: subprocess.Popen[bytes]) -> Non
                 if probe.recv(4) == b"SSH-":
                     return
         except OSError:
-            os.sched_yield()
+            threading.Event().wait(0.01)
     message = "sshd did not answer"
     raise RuntimeError(message)

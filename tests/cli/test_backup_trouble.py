@@ -327,7 +327,7 @@ class TestSnapshots:
         scene.lab.fault("gpu3", "silent")
         began = time.monotonic()
         assert scene("snapshots", "--timeout", "60") == 0, scene.err
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 55
 
 
 def replaced(path: Path) -> None:

@@ -190,10 +190,8 @@ class TestStatus:
             lab.fault("gpu5", "refuse")
             lab.fault("gpu9", "silent")
             began = time.monotonic()
-            document = product.json("status", "--timeout", "2")
-            assert (
-                time.monotonic() - began < 2 * 1.1 + 2.5
-            )  # and the start-up of 18 handshakes on a busy machine
+            document = product.json("status", "--timeout", "10")
+            assert time.monotonic() - began < 20  # its time limit is waited for once
         good = [row for row in document["hosts"] if row["ok"]]
         bad = {row["host"]: row["error"]["code"] for row in document["hosts"] if not row["ok"]}
         assert len(good) == 16

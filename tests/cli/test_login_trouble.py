@@ -127,7 +127,7 @@ class TestStuckPusher:
     def test_each_host_tells_whether_it_has_the_key(self, new: Newcomer) -> None:
         new.lab.call(lambda world: [world.register(host, "alice") for host in world.hosts.values()])
         new.lab.fault("iam", "stuck-pusher")  # dies at the second host
-        said = new.log_in("--timeout", "3", "--json")
+        said = new.log_in("--timeout", "5", "--json")
         assert said.code == 0
         assert "IAM's pusher looks stuck" in said.err
         assert "An administrator can restart IAM" in said.err
@@ -137,8 +137,8 @@ class TestStuckPusher:
 
     def test_one_that_never_began_on_this_key(self, new: Newcomer) -> None:
         new.lab.fault("iam", "stuck-pusher")
-        assert new.log_in("--timeout", "0.5", user="bob").code == 0
-        said = new.log_in("--timeout", "1")
+        assert new.log_in("--timeout", "3", user="bob").code == 0
+        said = new.log_in("--timeout", "3")
         assert said.code == 0
         assert "IAM did not start on your key; its pusher may be stuck on another one" in said.err
 
@@ -146,7 +146,7 @@ class TestStuckPusher:
         self, new: Newcomer
     ) -> None:
         new.lab.fault("gpu2", "silent")
-        said = new.log_in("--timeout", "3", "--json")
+        said = new.log_in("--timeout", "5", "--json")
         assert said.code == 0
         assert "IAM's pusher looks stuck" in said.err
         rows = {row["host"]: row for row in said.json["hosts"]}

@@ -107,8 +107,8 @@ def test_a_new_host_key_is_trusted_by_who_is_asked_and_never_by_itself(product: 
 def test_a_host_that_says_nothing_costs_its_time_limit_once(product: Product) -> None:
     product.lab.fault("gpu2", "silent")
     began = time.monotonic()
-    assert product("mount", "gpu2", "--timeout", "3") == 5
-    assert 2.5 < time.monotonic() - began < 5.5
+    assert product("mount", "gpu2", "--timeout", "10") == 5
+    assert 9.5 < time.monotonic() - began < 19
 
 
 def test_a_container_that_stops_is_stale_and_repaired_when_it_is_up_again(

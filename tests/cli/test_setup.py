@@ -294,8 +294,8 @@ class TestTrouble:
     def test_a_silent_one_costs_its_time_limit_and_no_more(self, product: Product) -> None:
         product.lab.fault("gpu2", "silent")
         began = time.monotonic()
-        assert product("setup", "gpu2", "cuda", "--yes", "--timeout", "1") == 5
-        assert time.monotonic() - began < 5
+        assert product("setup", "gpu2", "cuda", "--yes", "--timeout", "8") == 5
+        assert time.monotonic() - began < 16
 
     def test_a_step_that_fails_shows_its_last_words_and_what_to_type(
         self, product: Product

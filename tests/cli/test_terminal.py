@@ -72,7 +72,7 @@ class TestStatusOf18:
     def test_on_a_terminal_the_table_is_printed_once_in_the_end_with_both_errors(
         self, eighteen: Product
     ) -> None:
-        with at_terminal("status", "--timeout", "4") as child:
+        with at_terminal("status", "--timeout", "10") as child:
             assert ended(child) == 3
             after = str(child.before).rpartition(REDRAWN)[2]
         lines = [line for line in after.splitlines() if line]
@@ -114,7 +114,7 @@ class TestStatusOf18:
         assert len({line.index("127.") for line in lines[1:]}) == 1  # in columns
 
     def test_down_a_pipe_late_rows_follow_in_the_same_columns(self, eighteen: Product) -> None:
-        assert eighteen("status", "--timeout", "4") == 3
+        assert eighteen("status", "--timeout", "10") == 3
         lines = eighteen.out.splitlines()
         assert len(lines) == 19
         assert lines[-1].startswith("gpu9   timeout ")

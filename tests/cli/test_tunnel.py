@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from apexgpu.session import Session
 from apexgpu_lab.inprocess import running
 from tests.cli.product import Product, product_of
 from tests.real.webserver import serving
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -46,10 +46,8 @@ def get(url: str) -> bytes:
 def get_state(product: Product) -> str:
     """The state of the only tunnel, once that is no longer up: whoever stopped the container knows it sooner."""
     state = Path(product.lab.environment["APEXGPU_STATE_DIR"])
-    end = time.monotonic() + 60
-    while (found := records.list_tunnels(state)[0].state) == "up" and time.monotonic() < end:
-        os.sched_yield()
-    return found
+    until(lambda: records.list_tunnels(state)[0].state != "up")
+    return records.list_tunnels(state)[0].state
 
 
 def opened(product: Product, *words: str) -> dict[str, Any]:
@@ -122,13 +120,11 @@ def test_a_killed_tunnel_is_shown_as_dead_once_and_its_port_comes_back(product: 
         made = opened(product, "gpu2", str(port))
         os.kill(made["pid"], signal.SIGKILL)
         state = Path(product.lab.environment["APEXGPU_STATE_DIR"])
-        while records.list_tunnels(state)[0].state != TunnelState.DEAD:
-            os.sched_yield()
+        until(lambda: records.list_tunnels(state)[0].state == TunnelState.DEAD)
         again = opened(product, "gpu2", str(port))
         assert again["local_port"] == made["local_port"]
         os.kill(again["pid"], signal.SIGKILL)
-        while records.list_tunnels(state)[0].state != TunnelState.DEAD:
-            os.sched_yield()
+        until(lambda: records.list_tunnels(state)[0].state == TunnelState.DEAD)
         assert [one["state"] for one in product.json("tunnels")["tunnels"]] == ["dead"]
         assert product.json("tunnels")["tunnels"] == []
 

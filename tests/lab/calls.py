@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 from apexgpu_lab.inprocess import Lab
 from apexgpu_lab.world import World
 
-LIMIT = 30
+LIMIT = 60
 TEMPLATE = "/NAS/Workspaces/lxc-snapshot/template.tar.gz"
 
 

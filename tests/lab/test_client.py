@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.lab.calls import LIMIT, fetch
+from tests.waiting import until
 
 from apexgpu.errors import ApexError, RefusedError, UnknownHostError, UnreachableError, UsageError
 from apexgpu_lab import client
@@ -152,9 +152,7 @@ def test_up_after_a_crash_starts_anew(home: Path) -> None:
     client.up(home, hosts=1, registered=False, pace=0)
     pid = pid_of(home)
     os.kill(pid, signal.SIGKILL)
-    limit = time.monotonic() + LIMIT
-    while lives(pid):
-        assert time.monotonic() < limit
+    until(lambda: not lives(pid))
     assert client.status(home)["running"] is False
     client.up(home, hosts=2, registered=False, pace=0)
     assert len(client.status(home)["hosts"]) == 2
@@ -164,9 +162,7 @@ def test_a_termination_is_as_good_as_down(home: Path) -> None:
     client.up(home, hosts=1, registered=False, pace=0)
     pid = pid_of(home)
     os.kill(pid, signal.SIGTERM)
-    limit = time.monotonic() + LIMIT
-    while lives(pid):
-        assert time.monotonic() < limit
+    until(lambda: not lives(pid))
     assert not (home / "lab.json").exists()
     assert (home / "lab.log").read_text(encoding="utf-8") == ""
 

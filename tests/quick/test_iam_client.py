@@ -37,7 +37,7 @@ def site() -> Iterator[Website]:
 
 @pytest.fixture
 def client(site: Website) -> IamClient:
-    return IamClient(site.url, timeout=20)
+    return IamClient(site.url, timeout=60)
 
 
 class TestConfig:
@@ -109,7 +109,7 @@ class TestConnections:
         began = time.monotonic()
         with pytest.raises(UnreachableError, match=r"did not answer within 0.3 s") as caught:
             IamClient(site.url, timeout=0.3).port("alice")
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
         assert caught.value.code == "timeout"
 
     def test_nobody_listens(self) -> None:

@@ -38,7 +38,7 @@ def test_loopback_needs_no_question(site: Website) -> None:
     assert find_iam(site.url, lambda _: pytest.fail("asked")) == site.url
     site.pages[CONFIG] = page(200, b"Host gpu2-manage\n")
     assert (
-        find_iam(site.url.removeprefix("http://"), lambda _: pytest.fail("asked"), timeout=2)
+        find_iam(site.url.removeprefix("http://"), lambda _: pytest.fail("asked"), timeout=60)
         == site.url
     )
 
@@ -60,7 +60,7 @@ def test_what_may_not_be_there_is_given_seconds(monkeypatch: pytest.MonkeyPatch)
 def test_a_web_site_that_is_no_iam(site: Website) -> None:
     site.pages[CONFIG] = page(200, b"<html>hello")
     with pytest.raises(UnreachableError) as caught:
-        find_iam(site.url.removeprefix("http://"), lambda _: True, timeout=2)
+        find_iam(site.url.removeprefix("http://"), lambda _: True, timeout=60)
     assert caught.value.code == "no_iam"
 
 

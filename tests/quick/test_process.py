@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from apexgpu.errors import MissingProgramError, UnreachableError
 from apexgpu.process import LocalRunner, TimedCommand, install_hint, run_all
@@ -66,7 +67,7 @@ def test_one_that_does_not_end_is_ended() -> None:
     began = time.monotonic()
     with pytest.raises(UnreachableError, match=r"did not end within 0\.5 s"):
         RUNNER.run([PYTHON, "-c", "import time; time.sleep(600)"], timeout=0.5)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 600
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_what_was_said_before_a_limit_is_kept(limits: dict[str, float | None]) -
     script = (
         "import time; print('one', flush=True); print('tw', end='', flush=True); time.sleep(600)"
     )
-    done = RUNNER.stream([PYTHON, "-c", script], on_line=heard.append, **limits)
+    done = RUNNER.stream([PYTHON, "-I", "-S", "-c", script], on_line=heard.append, **limits)
     assert done.timed_out
     assert done.out == b"one\ntw"
     assert heard == ["one"]
@@ -140,10 +141,8 @@ def test_ctrl_c_belongs_to_the_program_that_has_the_terminal(status: int, ours: 
 
 def test_programs_run_together_each_to_its_own_limit(tmp_path: Path) -> None:
     child = tmp_path / "child"
-    late = (
-        "import subprocess; print('began', flush=True); p = subprocess.Popen(['tail', '-f', '/dev/null']); "
-        f"open({str(child)!r}, 'w').write(str(p.pid)); p.wait()"
-    )
+    late = tmp_path / "late"
+    late.write_text(f"echo began; tail -f /dev/null & echo $! >{child}; wait")
     began = time.monotonic()
     quick, slow, fed = run_all(
         [
@@ -153,27 +152,26 @@ def test_programs_run_together_each_to_its_own_limit(tmp_path: Path) -> None:
                     "-c",
                     "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)",
                 ),
-                30,
+                600,
             ),
-            TimedCommand((sys.executable, "-c", late), 3),
-            TimedCommand(("cat",), 30, b"in", {"X": "1"}),
+            TimedCommand(("sh", str(late)), 3),
+            TimedCommand(("cat",), 600, b"in", {"X": "1"}),
         ]
     )
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 60
     assert (quick.code, quick.out, quick.err, quick.timed_out) == (3, b"out\n", b"err\n", False)
     assert (slow.out, slow.timed_out) == (b"began\n", True)
     assert fed.out == b"in"
-    end = time.monotonic() + 5
-    while Path(f"/proc/{child.read_text()}").exists():  # what it started is gone, too
-        assert time.monotonic() < end
+    # What it started is gone, too.
+    until(lambda: not Path(f"/proc/{child.read_text()}").exists())
 
 
 def test_what_goes_on_in_the_background_holds_nothing_up(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(f"tail -f /dev/null & echo $! > {tmp_path}/pid; echo up")
     began = time.monotonic()
-    assert run_all([TimedCommand(("sh", str(script)), 20)])[0].out == b"up\n"
-    assert time.monotonic() - began < 10
+    assert run_all([TimedCommand(("sh", str(script)), 600)])[0].out == b"up\n"
+    assert time.monotonic() - began < 60
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
@@ -181,6 +179,6 @@ def test_a_missing_program_among_several_is_an_error_and_the_others_are_ended() 
     began = time.monotonic()
     with pytest.raises(MissingProgramError):
         run_all(
-            [TimedCommand(("tail", "-f", "/dev/null"), 60), TimedCommand(("no-such-program",), 1)]
+            [TimedCommand(("tail", "-f", "/dev/null"), 600), TimedCommand(("no-such-program",), 1)]
         )
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60

@@ -526,7 +526,7 @@ class TestScripts:
                 assert reading.stdout.readline() == "\n"
                 assert reading.stdout.readline().startswith("before ")
                 reading.stdout.close()
-                reading.wait(10)
+                reading.wait(60)
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(reading.pid, signal.SIGKILL)

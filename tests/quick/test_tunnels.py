@@ -88,7 +88,7 @@ def test_a_close_returns_when_the_process_has_ended_and_kills_one_that_does_not(
         assert process.stdout.readline() == "held\n"
         one = noted(tmp_path, "one", process.pid)
         records.close(tmp_path, one, limit=0.2 if manner == "deaf" else 10)
-        assert process.wait(10) == (-9 if manner == "deaf" else 0)
+        assert process.wait(60) == (-9 if manner == "deaf" else 0)
     assert records.list_tunnels(tmp_path) == []
     records.close(tmp_path, one)  # again: nothing to do, and no signal to whoever has its number
 

@@ -71,10 +71,10 @@ class Sshd(Place):
         return path, str(path)
 
     def waiting(self) -> str:
-        """It kills its own sshd."""
+        """It kills its own sshd, which is called sshd-session since OpenSSH 9.8."""
         return (
-            'p=$$; while [ "$(ps -o comm= -p $p)" != sshd ]; do p=$(ps -o ppid= -p $p | tr -d " "); done; '
-            "kill -9 $p; exec tail -f /dev/null"
+            'p=$$; until case "$(ps -o comm= -p $p)" in sshd*) true;; *) false;; esac; '
+            'do p=$(ps -o ppid= -p $p | tr -d " "); done; kill -9 $p; exec tail -f /dev/null'
         )
 
     def cut(self) -> None:

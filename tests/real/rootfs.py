@@ -138,7 +138,7 @@ class Root:
         """End all of it."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 def start(directory: Path, share: Path, *, tmp: str = "size=4g", local: str = "") -> Root:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-LIMIT = 30
+LIMIT = 60
 
 
 @dataclass

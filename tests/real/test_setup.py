@@ -17,7 +17,8 @@ import pytest
 from tests.real import nvidia, rootfs
 from tests.real.conftest import Laptop, Said
 from tests.real.rootfs import Root
-from tests.real.test_verify import until, verdicts
+from tests.real.test_verify import verdicts
+from tests.waiting import until
 
 pytestmark = [pytest.mark.openssh, pytest.mark.timeout(400)]
 WHEEL = "tensorflow_gpu-1.10.1-cp27-cp27mu-manylinux1_x86_64.whl"
@@ -189,7 +190,7 @@ def test_a_laptop_that_goes_away_leaves_the_work_going_on_and_the_next_one_follo
 ) -> None:
     child = begun(own, laptop)
     child.kill()
-    child.wait(10)
+    child.wait(60)
     with (own.path / "var/lib/standin/gate").open("w"):
         (own.path / "var/lib/standin/gate").unlink()
     said = set_up(laptop, own, "cuda")

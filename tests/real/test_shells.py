@@ -4,14 +4,14 @@ import contextlib
 import os
 import shlex
 import subprocess
-import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
 
-LIMIT = 30
+LIMIT = 60
 LINES = [
     ("apexgpu sta", "apexgpu status"),
     ("apexgpu up gpu12", "apexgpu up gpu12"),
@@ -32,7 +32,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     there = tmp_path / "desk"
     (there / "my-files").mkdir(parents=True)
     (there / "my-key.pub").write_text("")
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
     for shell in ("bash", "zsh", "fish"):
         script = subprocess.run(
             ["apexgpu", "completion", "show", shell], capture_output=True, text=True, check=True

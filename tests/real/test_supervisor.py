@@ -10,11 +10,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests import openssh
 from tests.real.webserver import Wire, serving
+from tests.waiting import until
 
 from apexgpu.forwarding import ports
 from apexgpu.forwarding.ports import Destination
@@ -24,9 +26,17 @@ from apexgpu.models import Host, Target
 from apexgpu.ssh import muxclient
 from apexgpu.ssh.route import config_arguments, target_arguments
 
-QUICK = Timing(
-    connect=5, login=20, heartbeat_interval=1, heartbeat_timeout=2, hold=30, longest_pause=30
+pytestmark = pytest.mark.openssh
+LIMIT = 60
+CALM = Timing(
+    connect=LIMIT,
+    login=LIMIT,
+    heartbeat_interval=1,
+    heartbeat_timeout=LIMIT,
+    hold=LIMIT,
+    longest_pause=30,
 )
+QUICK = replace(CALM, heartbeat_timeout=2)  # to find out about a connection that died silently
 
 
 class Tunnel:
@@ -50,7 +60,7 @@ class Tunnel:
         self.ended = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()
-        self._made.wait(20)
+        self._made.wait(LIMIT)
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -75,17 +85,11 @@ class Tunnel:
         self._down.clear()
 
     def await_down(self) -> None:
-        assert self._down.wait(30)
+        assert self._down.wait(LIMIT)
 
-    def until(self, what: Callable[[], bool]) -> None:
-        end = time.monotonic() + 30
-        while not what():
-            assert time.monotonic() < end
-            os.sched_yield()
-
-    def get(self, timeout: float = 30) -> bytes:
+    def get(self, timeout: float = LIMIT) -> bytes:
         assert self._up.wait(
-            30
+            LIMIT
         )  # who calls in the very moment in which ssh is given the port is refused
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=timeout) as answer:
             data: bytes = answer.read()
@@ -93,17 +97,18 @@ class Tunnel:
 
     def get_soon(self) -> bytes:
         """Again and again, as somebody who presses reload."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + LIMIT
         while True:
             try:
                 return self.get()
             except OSError:
                 assert time.monotonic() < end
+                threading.Event().wait(0.01)
 
     def close(self) -> None:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.supervisor.stop)
-        self._thread.join(20)
+        self._thread.join(LIMIT)
         assert not self._thread.is_alive()
 
 
@@ -137,7 +142,7 @@ def where(server: openssh.OpenSSH, port: int | None = None) -> list[str]:
 
 @contextlib.contextmanager
 def tunnel(
-    words: list[str], port: int, *, give: bool, timing: Timing = QUICK, once: bool = False
+    words: list[str], port: int, *, give: bool, timing: Timing = CALM, once: bool = False
 ) -> Iterator[Tunnel]:
     made = Tunnel(words, port, timing=timing, once=once, give=give)
     try:
@@ -165,15 +170,14 @@ def test_a_server_that_is_killed_and_comes_back(server: openssh.OpenSSH, give: b
         with ThreadPoolExecutor() as pool:
             waiting = pool.submit(made.get)  # kept, not refused, while nobody answers
             server.again()
-            back = time.monotonic()
             assert waiting.result() == b"training"
-        assert time.monotonic() - back < 10
         assert made.supervisor.status.reconnects == 1
 
 
+@pytest.mark.serial
 def test_a_network_that_stalls_and_heals(server: openssh.OpenSSH, give: bool) -> None:
     wire = Wire(server.host.port or 0)
-    with serving() as port, tunnel(where(server, wire.port), port, give=give) as made:
+    with serving() as port, tunnel(where(server, wire.port), port, give=give, timing=QUICK) as made:
         assert made.get() == b"training"
         first = made.supervisor.ssh_pid
         wire.cut()
@@ -187,8 +191,9 @@ def test_a_network_that_stalls_and_heals(server: openssh.OpenSSH, give: bool) ->
     wire.close()
 
 
+@pytest.mark.serial
 def test_a_laptop_that_slept(server: openssh.OpenSSH, give: bool) -> None:
-    with serving() as port, tunnel(where(server), port, give=give) as made:
+    with serving() as port, tunnel(where(server), port, give=give, timing=QUICK) as made:
         assert made.get() == b"training"
         asleep = made.supervisor.ssh_pid
         assert asleep is not None
@@ -234,7 +239,7 @@ def test_a_port_that_is_lost_in_the_hand_over_is_waited_for(
 
     monkeypatch.setattr(muxclient, "forward", robbed)
     with serving() as port, tunnel(where(server), port, give=True) as made:
-        made.until(lambda: "another program has taken local port" in made.supervisor.status.reason)
+        until(lambda: "another program has taken local port" in made.supervisor.status.reason)
         assert made.supervisor.status.state == TunnelState.WAITING
         thieves[0].close()
         assert made.get_soon() == b"training"
@@ -255,7 +260,7 @@ def test_nobody_listens_there_yet(server: openssh.OpenSSH, give: bool) -> None:
     with tunnel(where(server), port, give=give) as made:
         with pytest.raises(OSError, match=r"closed|reset"):
             made.get()
-        made.until(
+        until(
             lambda: "refused" in made.supervisor.refusal.lower()
         )  # its words and its close are two ways
         assert made.supervisor.status.state == TunnelState.UP
@@ -265,13 +270,13 @@ def test_once_ends_with_the_connection(server: openssh.OpenSSH, give: bool) -> N
     with serving() as port, tunnel(where(server), port, give=give, once=True) as made:
         assert made.get() == b"training"
         server.kill()
-        assert made.ended.wait(20)
+        assert made.ended.wait(LIMIT)
 
 
 def test_a_login_that_is_refused_ends_at_once(server: openssh.OpenSSH, give: bool) -> None:
     (server.directory / "authorized_keys").write_text("")
     with tunnel(where(server), 1, give=give) as made:
-        assert made.ended.wait(20)
+        assert made.ended.wait(LIMIT)
         assert "Permission denied" in made.supervisor.status.reason
 
 

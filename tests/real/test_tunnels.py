@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from tests import openssh
 from tests.real.member import DAEMON, SEVEN, Member, Said, member
 from tests.real.webserver import Wire, serving
 from tests.terminals import spawn
+from tests.waiting import until
 
 from apexgpu.forwarding import records
 
@@ -109,16 +112,9 @@ def get_soon(url: str, limit: float) -> None:
             assert get(url, timeout=max(0.1, end - time.monotonic())) == b"training"
         except OSError:
             assert time.monotonic() < end, "not within the limit"
-            os.sched_yield()
+            threading.Event().wait(0.01)
         else:
             return
-
-
-def until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + LIMIT
-    while not what():
-        assert time.monotonic() < end
-        os.sched_yield()
 
 
 def ssh_of(made: dict[str, Any]) -> int:
@@ -152,6 +148,7 @@ def nobody() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.serial
 class TestComesBack:
     """Requests succeed again within 10 s, on the same local port, with the limits that users have."""
 
@@ -419,7 +416,7 @@ class TestKilled:
                 with laptop.start("tunnel", "gpu7", "6006", *more, "--timeout", "60") as process:
                     caller, _ = silent.accept()
                     process.send_signal(signal.SIGINT)
-                    process.communicate(timeout=10)
+                    process.communicate(timeout=60)
                     assert process.returncode == 130
                     caller.close()
         assert laptop.listed() == []
@@ -497,7 +494,7 @@ class TestPlaces:
         }.items():
             monkeypatch.setenv(name, value)
         with serving() as port:
-            script = Path(sys.executable).parent / "apexgpu"
+            script = Path(sysconfig.get_path("scripts"), "apexgpu")
             done = subprocess.run(
                 [script, "tunnel", "gpu7", str(port), "-b"],
                 capture_output=True,

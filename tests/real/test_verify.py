@@ -1,10 +1,8 @@
 """verify, with a real sshd, shells, loader and Python 2.7 in a root file system of its own; stand-ins for the rest."""
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 from tests.real import nvidia, rootfs
 from tests.real.conftest import Laptop
 from tests.real.rootfs import Root
+from tests.waiting import until
 
 import apexgpu
 
@@ -180,17 +179,9 @@ def test_ctrl_c_leaves_nothing_on_the_gpu(whole: Root, laptop: Laptop) -> None:
     )
     until(lambda: whole.processes('"do": "compute"') != [])
     child.send_signal(signal.SIGINT)
-    child.communicate(timeout=20)
+    child.communicate(timeout=60)
     assert child.returncode == 130
     until(lambda: whole.processes('"do": "compute"') == [])
-
-
-def until(condition: Any, limit: float = 30) -> None:
-    """Wait for what another process does."""
-    end = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < end
-        os.sched_yield()
 
 
 def test_a_cudnn_that_tensorflow_is_not_built_for_fails_at_the_first_convolution(

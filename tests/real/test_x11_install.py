@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests import openssh
+from tests.waiting import until
 
 from apexgpu import cli
 from apexgpu.session import Session
@@ -237,7 +237,5 @@ def test_ctrl_c_leaves_apt_to_end_in_peace(container: Container) -> None:
     container.server.kill()  # and its connection is gone for good
     os.write(opened, b"\n")
     os.close(opened)
-    end = time.monotonic() + LIMIT
-    while container.installed != {"xauth", "x11-apps"}:
-        assert time.monotonic() < end
+    until(lambda: container.installed == {"xauth", "x11-apps"})
     container.server.again()
