@@ -74,11 +74,8 @@ FOR_COMMANDS = {*USER_LEVEL, "session", "reporter", "results", "errors", "models
 # What has not moved to its place yet: the list may only get shorter.
 NOT_YET_THIN = {
     "commands/backup",
-    "commands/copy",
     "commands/interrupted",
     "commands/lab",
-    "commands/mount",
-    "commands/mounts",
     "commands/options",
     "commands/reach",
     "commands/recover",

@@ -370,10 +370,10 @@ def logout(session: Session, *, keep_config: bool = False) -> Logout:
     # Imported here, because only a logout needs them and they take a tenth of a command's start-up.
     from apexgpu.forwarding import records
     from apexgpu.ssh import controlmaster
-    from apexgpu.sshfs import mounts
+    from apexgpu.sshfs import unmounting
 
     # Mounts come first: one that is in use stops the logout before anything is gone.
-    unmounted = mounts.unmount_ours(session.state_dir)
+    unmounted = unmounting.unmount_own(session.state_dir)
     for mount in unmounted:
         session.reporter.success(f"unmounted {mount.directory}")
     open_tunnels = records.list_open(session.state_dir)

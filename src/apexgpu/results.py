@@ -86,10 +86,15 @@ def exit_code_of(outcomes: Sequence[Outcome[Any]]) -> int:
 
     0 if all succeeded, 3 if some did. If all failed, the failures' own code where they agree on one, else 1.
     """
-    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    return common_exit_code([outcome.error for outcome in outcomes])
+
+
+def common_exit_code(results: Sequence[ApexError | None]) -> int:
+    """The exit status for several results, None for those that succeeded. See `exit_code_of`."""
+    errors = [error for error in results if error is not None]
     if not errors:
         return 0
-    if len(errors) < len(outcomes):
+    if len(errors) < len(results):
         return 3
     codes = {error.exit_code for error in errors}
     return codes.pop() if len(codes) == 1 else 1

@@ -15,7 +15,7 @@ from apexgpu.session import Session
 from apexgpu.settings import Settings
 from apexgpu.ssh import controlmaster
 from apexgpu.sshfiles import configblock, configfile, knownhostsedit
-from apexgpu.sshfs import mountnotes, mounts
+from apexgpu.sshfs import mountrecords, mounts, unmounting
 
 # The names that apexgpu uses in its two directories. A directory that the user shares with other
 # files (its name does not contain "apexgpu") loses only these.
@@ -118,11 +118,11 @@ def list_items(session: Session) -> list[Item]:
 
 def _mounts(session: Session) -> Iterator[Item]:
     state_dir = session.state_dir
-    if not mountnotes.load(state_dir):
+    if not mountrecords.load(state_dir):
         return
-    directories = [mount.directory for mount in mounts.ours(state_dir)]
+    directories = [mount.directory for mount in mounts.find_own_mounts(state_dir)]
     names = ", ".join(directories) or "directories of earlier mounts"
-    yield Item("mounts", f"mounts: {names}", partial(mounts.unmount_ours, state_dir))
+    yield Item("mounts", f"mounts: {names}", partial(unmounting.unmount_own, state_dir))
 
 
 def _lab(session: Session) -> Iterator[Item]:

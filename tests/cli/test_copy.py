@@ -108,7 +108,7 @@ class TestInTheLab:
 
     def test_two_hosts_for_one_word_are_refused(self, product: Product) -> None:
         assert product("cp", "gpu?:x", ".") == 2
-        assert "means 2 hosts" in product.err
+        assert "matches 2 hosts" in product.err
 
     def test_a_stopped_container_is_offered_to_be_started(self, product: Product) -> None:
         Path("file").write_text("x")

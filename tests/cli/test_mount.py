@@ -11,7 +11,7 @@ import pytest
 
 from apexgpu import cli
 from apexgpu.session import Session
-from apexgpu.sshfs import mountnotes, mounts
+from apexgpu.sshfs import mountrecords, mounts
 from apexgpu_lab.inprocess import running
 from tests.cli.product import Product, product_of
 from tests.lab.calls import rootfs_of
@@ -131,13 +131,13 @@ def test_a_container_that_stops_is_stale_and_repaired_when_it_is_up_again(
     ("words", "code", "says"),
     [
         (("gpu9",), 2, "there is no host gpu9"),
-        (("gpu*",), 2, "means 2 hosts"),
-        (("gpu2", "--remote", "nowhere"), 6, "nowhere is not there on gpu2"),
-        (("gpu2", "--remote", ".bashrc"), 6, "is no directory"),
+        (("gpu*",), 2, "matches 2 hosts"),
+        (("gpu2", "--remote", "nowhere"), 6, "nowhere on gpu2 does not exist"),
+        (("gpu2", "--remote", ".bashrc"), 6, "is not a directory"),
         (("gpu2", "--remote", "a\nb"), 2, "newline"),
         (("gpu2", "full"), 6, "is not empty"),
         (("gpu2", "file"), 2, "is a file"),
-        (("gpu2", "file/below"), 2, "cannot be made"),
+        (("gpu2", "file/below"), 2, "cannot make the directory"),
         (("gpu2", "-o", "nonsense=3"), 2, "one of the options"),
     ],
 )
@@ -172,7 +172,7 @@ def test_without_sshfs_the_line_that_installs_it_is_said(
 def test_nothing_named_is_wrong_use_and_what_is_not_ours_is_left_alone(product: Product) -> None:
     assert product("unmount") == 2
     assert product("unmount", "/proc") == 2
-    assert "no mount of a container of yours" in product.err
+    assert "is not a mount of a container of yours" in product.err
     assert product("unmount", "gpu9") == 2
     assert product("unmount", "gpu2") == 0
     assert product("unmount", "./nothing") == 0
@@ -199,7 +199,7 @@ def test_a_mount_that_is_complete_is_taken_back_by_a_ctrl_c(
         assert (isolated / "apexgpu" / "gpu2" / ".bashrc").exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mountnotes, "add", interrupted)
+    monkeypatch.setattr(mountrecords, "add", interrupted)
     assert product("mount", "gpu2") == 130
     assert product.json("mounts")["mounts"] == []
     assert not (isolated / "apexgpu").exists()
@@ -209,14 +209,14 @@ def test_notes_that_are_spoilt_or_missing_lose_no_mount(product: Product) -> Non
     made = one(product.json("mount", "gpu2"))
     state = Path(product.lab.environment["APEXGPU_STATE_DIR"])
     for text in ('{"x": 1}', "[1]", "not JSON"):
-        (state / mountnotes.FILE).write_text(text)
+        (state / mountrecords.FILE).write_text(text)
         found = one(product.json("mounts"))
         assert (found["host"], found["remote"], found["directory"]) == (
             "gpu2",
             "/home/alice",
             made["directory"],
         )
-    (state / mountnotes.FILE).unlink()
+    (state / mountrecords.FILE).unlink()
     assert product("unmount", "gpu2") == 0
     assert product.json("mounts")["mounts"] == []
 
@@ -236,4 +236,4 @@ def test_doctor_tells_what_is_mounted(product: Product) -> None:
     checks = product.json("doctor", "gpu2")["checks"]
     assert any(row["check"] == "programs" and "sshfs" in row["fact"] for row in checks)
     assert not any(row["check"] == "mounts" for row in checks) or made["directory"] in str(checks)
-    assert mounts.ours(Path(product.lab.environment["APEXGPU_STATE_DIR"]))
+    assert mounts.find_own_mounts(Path(product.lab.environment["APEXGPU_STATE_DIR"]))

@@ -31,11 +31,11 @@ def done(code: int, out: bytes = HOME, err: bytes = b"", *, late: bool = False) 
     ],
 )
 def test_where_a_remote_path_begins(word: str, path: str) -> None:
-    assert mountcheck.remote_path(word) == path
+    assert mountcheck.parse_remote_path(word) == path
 
 
 def test_what_sftp_is_asked() -> None:
-    job = mountcheck.job(TARGET, 'a "b\\', config=Path("/c"), limit=4)
+    job = mountcheck.sftp_command(TARGET, 'a "b\\', config=Path("/c"), limit=4)
     assert job.stdin == b'pwd\ncd "a \\"b\\\\"\n'
     assert job.argv[:5] == ("sftp", "-b", "-", "-F", "/c")
     assert job.argv[-1] == "gpu7"
@@ -46,7 +46,7 @@ def test_what_sftp_is_asked() -> None:
         "ControlPath=none",
     } < set(job.argv)
     with pytest.raises(UsageError, match="newline"):
-        mountcheck.job(TARGET, "a\nb", config=Path("/c"), limit=4)
+        mountcheck.sftp_command(TARGET, "a\nb", config=Path("/c"), limit=4)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_sftp_is_asked() -> None:
     ],
 )
 def test_the_full_path(remote: str, out: bytes, full: str) -> None:
-    assert mountcheck.absolute(done(0, out), TARGET, remote) == full
+    assert mountcheck.full_remote_path(done(0, out), TARGET, remote) == full
 
 
 @pytest.mark.parametrize(
@@ -71,15 +71,15 @@ def test_the_full_path(remote: str, out: bytes, full: str) -> None:
             done(1, err=b"stat remote: No such file or directory\n"),
             "no_path",
             6,
-            "data is not there on gpu7",
+            "data on gpu7 does not exist",
         ),
         (
             done(1, err=b'Can\'t change directory: "/x" is not a directory\n'),
             "no_path",
             6,
-            "is no directory",
+            "is not a directory",
         ),
-        (done(1, err=b"stat remote: Permission denied\n"), "no_path", 6, "may not be entered"),
+        (done(1, err=b"stat remote: Permission denied\n"), "no_path", 6, "permission denied"),
         (
             done(255, b"", b"subsystem request failed on channel 0\nConnection closed\n"),
             "no_sftp",
@@ -106,7 +106,7 @@ def test_the_full_path(remote: str, out: bytes, full: str) -> None:
             done(255, b"", b"alice@10.1.2.7: Permission denied (publickey).\nConnection closed.\n"),
             "key_prompt",
             4,
-            "without a prompt",
+            "would ask for a passphrase or a password",
         ),
         (
             done(
@@ -126,17 +126,17 @@ def test_the_full_path(remote: str, out: bytes, full: str) -> None:
 )
 def test_what_stood_in_the_way(answer: Completed, code: str, number: int, part: str) -> None:
     with pytest.raises(ApexError) as caught:
-        mountcheck.absolute(answer, TARGET, "data")
+        mountcheck.full_remote_path(answer, TARGET, "data")
     assert (caught.value.code, caught.value.exit_code) == (code, number)
     assert part in caught.value.message
     assert caught.value.hint
 
 
-def test_a_tilde_that_the_shell_here_has_expanded_is_seen_through() -> None:
+def test_a_tilde_that_the_local_shell_has_expanded_is_recognised() -> None:
     with pytest.raises(ApexError) as caught:
-        mountcheck.absolute(
+        mountcheck.full_remote_path(
             done(1, err=b"stat remote: No such file or directory\n"),
             TARGET,
             f"{Path.home()}/data/x",
         )
-    assert (caught.value.hint or "").startswith("--remote data/x ")
+    assert caught.value.hint == "apexgpu mount gpu7 --remote data/x"

@@ -39,7 +39,7 @@ COMMANDS: dict[str, CommandInfo] = {
     "ssh": CommandInfo("work", "Work there", "Open a shell, or run a command, in your container."),
     "exec": CommandInfo("work", "Work there", "Run a command in your containers on many hosts."),
     "cp": CommandInfo(
-        "copy", "Work there", "Copy files and directories to or from your container."
+        "work", "Work there", "Copy files and directories to or from your container."
     ),
     "snapshot": CommandInfo(
         "backup", "Backups", "Save your container to the NAS, and test the archive."
@@ -63,12 +63,12 @@ COMMANDS: dict[str, CommandInfo] = {
         "ports", "Ports", "Show or make the server's maps of your container's ports."
     ),
     "mount": CommandInfo(
-        "mount", "Files", "Show the files of your container in a directory of this laptop."
+        "files", "Files", "Mount the files of your container in a directory of this laptop."
     ),
     "mounts": CommandInfo(
-        "mounts", "Files", "What is mounted here, and whether it answers: list, repair."
+        "files", "Files", "What is mounted, and whether it answers: list, repair."
     ),
-    "unmount": CommandInfo("mounts", "Files", "Take such a directory away again."),
+    "unmount": CommandInfo("files", "Files", "Unmount a container's files."),
     "x11": CommandInfo(
         "x11", "X11", "Windows of your container on this screen: check, run, install."
     ),

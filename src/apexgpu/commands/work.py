@@ -1,11 +1,11 @@
-"""The commands `ssh` and `exec`."""
+"""The commands `ssh`, `exec` and `cp`."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from apexgpu import shells
+from apexgpu import copying, shells
 from apexgpu.commands.options import AllHosts, Group, OneHost, session_of
 from apexgpu.errors import UsageError
 from apexgpu.results import Result
@@ -75,3 +75,37 @@ def _count_hosts(session: Session, words: Sequence[str]) -> int:
         if index > 0 and word not in known and not is_glob:
             return index
     return len(words)
+
+
+@app.command("cp")
+def cp(
+    ctx: typer.Context,
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="SRC... DST", help="One side is HOST:PATH.", show_default=False),
+    ],
+    method: Annotated[
+        Literal["auto", "rsync", "sftp"],
+        typer.Option(
+            "--method", help="rsync where both sides have it, SFTP otherwise; or one of them."
+        ),
+    ] = "auto",
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "-r",
+            "-R",
+            "-a",
+            "-p",
+            "--recursive",
+            help="Accepted, and not needed: directories are copied, times and modes are kept.",
+            show_default=False,
+        ),
+    ] = True,
+) -> Result:
+    """Copy files and directories between this laptop and your container on HOST. Run it again to resume.
+
+    Examples: apexgpu cp data gpu7:/SSD/alice/ · apexgpu cp gpu7:runs/best.ckpt . · apexgpu cp 'gpu7:runs/*.csv' plots/
+    """
+    chosen = None if method == "auto" else copying.Method(method)
+    return copying.copy(session_of(ctx), words, method=chosen)

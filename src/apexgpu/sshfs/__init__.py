@@ -1,1 +1,1 @@
-"""A container's files in a directory of this laptop, through the user's own sshfs."""
+"""Mounts of a container's files on this laptop, made with the user's own sshfs."""

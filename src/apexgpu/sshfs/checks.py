@@ -12,11 +12,11 @@ from apexgpu.sshfs import mountprograms, mounts
 def check_mount_program(runner: Runner) -> Finding:
     """Check that a program for mounts is installed, and that its version is not known to be bad."""
     try:
-        program = mountprograms.find(runner)
+        program = mountprograms.find_program(runner)
     except MissingProgramError as error:
         fact = f"{error.message}: files can be copied, but not mounted"
         return Finding.note("programs", fact, error.hint)
-    defect = mountprograms.known_bad(program)
+    defect = mountprograms.known_problem(program)
     if defect:
         return Finding.note("programs", defect)
     return Finding.ok("programs", f"{program} ({program.path})")
@@ -24,8 +24,8 @@ def check_mount_program(runner: Runner) -> Finding:
 
 def check_mounts(state_dir: Path, hosts: Sequence[Host]) -> Iterator[Finding]:
     """Check that each mounted directory still answers."""
-    for mount in mounts.looked_at(mounts.found(state_dir, hosts)):
-        if mount.state == mounts.STALE:
+    for mount in mounts.check_states(mounts.find_mounts(state_dir, hosts)):
+        if mount.is_stale:
             yield Finding.problem(
                 "mounts",
                 f"{mount.directory} ({mount.host}) is stale: {mount.reason}",

@@ -1,8 +1,9 @@
-"""What is looked at before a mount: OpenSSH gets there without a prompt, SFTP works, the path is there."""
+"""Checks before a mount: OpenSSH logs in without a prompt, SFTP works, and the path is in the container."""
 
 import posixpath
 import re
 from pathlib import Path
+from shlex import quote
 
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UsageError
 from apexgpu.models import Target
@@ -13,105 +14,130 @@ from apexgpu.ssh.route import config_arguments, target_arguments
 from apexgpu.text import last_line
 
 
-def job(target: Target, remote: str, *, config: Path, limit: float) -> TimedCommand:
-    """OpenSSH's sftp asked for the home and for `remote`, with the options that the mount's ssh will have."""
-    words = ["sftp", "-b", "-", *config_arguments(config), *target_arguments(target)]
-    words += sshoptions.arguments(
-        [
-            *sshoptions.UNATTENDED,
-            *sshoptions.NOT_SHARED,
-            *sshoptions.COMMAND_ONLY,
-            "ClearAllForwardings=yes",
-            sshoptions.connect_timeout(limit),
-            "ConnectionAttempts=1",
-            "LogLevel=INFO",
-        ]
-    )
-    batch = f"pwd\ncd {quoted(remote)}\n" if remote else "pwd\n"
-    return TimedCommand((*words, target.alias), limit, batch.encode("utf-8", "surrogateescape"))
+class PromptNeededError(LoginError):
+    """ssh would ask for a passphrase or a password."""
+
+    code = "key_prompt"
 
 
-def quoted(path: str) -> str:
-    """A path as a word of sftp's (sftp(1), INTERACTIVE COMMANDS). UsageError for one that no line can hold."""
+class HostKeyNotTrustedError(DeclinedError):
+    """The host key is not in known_hosts yet."""
+
+    code = "host_key_unknown"
+
+
+def sftp_command(target: Target, remote: str, *, config: Path, limit: float) -> TimedCommand:
+    """Run OpenSSH's sftp to ask for the home and for `remote`, with the options that the mount's ssh will have.
+
+    `limit` is in seconds.
+    """
+    options = [
+        *sshoptions.UNATTENDED,
+        *sshoptions.NOT_SHARED,
+        *sshoptions.COMMAND_ONLY,
+        "ClearAllForwardings=yes",
+        sshoptions.connect_timeout(limit),
+        "ConnectionAttempts=1",
+        "LogLevel=INFO",
+    ]
+    argv = ["sftp", "-b", "-", *config_arguments(config), *target_arguments(target)]
+    argv += [*sshoptions.arguments(options), target.alias]
+    batch = "pwd\n"
+    if remote:
+        batch += f"cd {quote_for_sftp(remote)}\n"
+    return TimedCommand(tuple(argv), limit, batch.encode("utf-8", "surrogateescape"))
+
+
+def quote_for_sftp(path: str) -> str:
+    """A path as one word of a sftp batch (sftp(1), INTERACTIVE COMMANDS).
+
+    Raises UsageError if it contains a newline, which no batch can express.
+    """
     if "\n" in path or "\0" in path:
-        message = "a remote path with a newline in it cannot be mounted by itself"
-        raise UsageError(message, hint="mount the directory above it")
-    return '"{}"'.format(path.replace("\\", "\\\\").replace('"', '\\"'))
+        message = (
+            "a remote path that contains a newline cannot be mounted: mount the directory above it"
+        )
+        raise UsageError(message, hint="apexgpu mount --help")
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
-def remote_path(word: str) -> str:
-    """What `--remote` stands for: from the home there, unless it begins with a slash; `~/` is the home there too."""
-    path = word.removeprefix("~/") if word.startswith("~/") else "" if word in {"~", "."} else word
+def parse_remote_path(word: str) -> str:
+    """What `--remote` means: a path relative to the home (empty: the home) unless it begins with a slash.
+
+    >>> parse_remote_path("~/data/")
+    'data'
+    """
+    if word in {"", "~", "."}:
+        return ""
+    path = word.removeprefix("~/")
     return posixpath.normpath(path) if path else ""
 
 
-def absolute(done: Completed, target: Target, remote: str) -> str:
-    """The path there in full, from sftp's answer; otherwise our error for what stood in the way."""
-    name = target.host.name
-    said = done.err.decode("utf-8", "replace")
+def full_remote_path(done: Completed, target: Target, remote: str) -> str:
+    """The full path of `remote`, from the output of sftp. Raises the error for whatever prevented it."""
+    stderr = done.err.decode("utf-8", "replace")
     if done.timed_out:
-        raise failure_error(target, SshFailure.TIMEOUT, said)
-    home = re.search(r"^Remote working directory: (/.*)$", done.text, re.MULTILINE)
-    if done.code == 0 and home:
-        plain = "\\" not in home[1]  # sftp shows what is no ASCII in octal, in some locales
-        return (
-            posixpath.normpath(posixpath.join(home[1], remote))
-            if plain or remote.startswith("/")
-            else remote
-        )
-    failure = classify(said)
-    if home is None and failure is SshFailure.KEY_REFUSED:
-        message = f"ssh cannot log in to {name} without a prompt, and a mount has nobody to ask"
-        raise LoginError(
-            message,
-            hint="ssh-add   (then the agent has the key; no key at all: apexgpu login)",
-            code="key_prompt",
-        )
-    if home is None and failure is SshFailure.HOST_KEY_UNKNOWN:
-        raise DeclinedError(
-            f"the host key of {target.alias} is not known yet",
-            code="host_key_unknown",
-            hint=f"apexgpu up {name}   (in a terminal: it shows the key)",
-        )
-    if home is None and failure is not None and "subsystem request failed" not in said:
-        raise failure_error(target, failure, said)
-    raise _there(name, remote, said)
+        raise failure_error(target, SshFailure.TIMEOUT, stderr)
+    match = re.search(r"^Remote working directory: (/.*)$", done.text, re.MULTILINE)
+    if done.code == 0 and match:
+        home = match[1]
+        # In some locales sftp prints what is not ASCII in octal. Then the path is left to sshfs.
+        if "\\" in home and not remote.startswith("/"):
+            return remote
+        return posixpath.normpath(posixpath.join(home, remote))
+    if match is None:
+        _raise_login_error(target, stderr)
+    raise _sftp_error(target.host.name, remote, stderr)
 
 
-def _there(name: str, remote: str, said: str) -> ApexError:
-    """What is wrong in the container, though its sshd took the login."""
-    if "subsystem request failed" in said:
+def _raise_login_error(target: Target, stderr: str) -> None:
+    """Raise the error for a login that failed; return if it did not fail, as far as ssh's stderr tells."""
+    name = target.host.name
+    failure = classify(stderr)
+    if failure is SshFailure.KEY_REFUSED:
+        message = (
+            f"ssh to {name} would ask for a passphrase or a password, and a mount cannot ask: "
+            "it needs a key in ssh-agent (no key at all: apexgpu login)"
+        )
+        raise PromptNeededError(message, hint="ssh-add")
+    if failure is SshFailure.HOST_KEY_UNKNOWN:
+        message = f"the host key of {target.alias} is not known yet; this shows it in a terminal"
+        raise HostKeyNotTrustedError(message, hint=f"apexgpu up {name}")
+    if failure is not None and "subsystem request failed" not in stderr:
+        raise failure_error(target, failure, stderr)
+
+
+def _sftp_error(name: str, remote: str, stderr: str) -> ApexError:
+    """What is wrong in the container, although its sshd accepted the login."""
+    if "subsystem request failed" in stderr:
         hint = f"apexgpu ssh {name} -- sudo apt install openssh-sftp-server"
         return RefusedError(f"the sshd on {name} has no SFTP", hint=hint, code="no_sftp")
-    if "Received message too long" in said or "packet too long" in said.lower():
-        message = f"the shell on {name} prints something at its start, which SFTP cannot have (a line in ~/.bashrc?)"
+    if "Received message too long" in stderr or "packet too long" in stderr.lower():
+        message = (
+            f"the shell on {name} prints something when it starts, which breaks SFTP "
+            "(a line in ~/.bashrc?); this command has to print nothing"
+        )
+        return RefusedError(message, hint=f"ssh {name} true", code="shell_talks")
+    reason = last_line(stderr, "sftp did not say why")
+    if "is not a directory" in reason:
+        return _path_error(name, remote, "is not a directory")
+    if "Permission denied" in reason:
+        return _path_error(name, remote, "cannot be opened: permission denied")
+    if "No such file" in reason or "not found" in reason:
+        return _path_error(name, remote, "does not exist")
+    message = f"{name} cannot be reached by sftp: {reason}"
+    return ApexError(message, hint=f"apexgpu doctor {name}", code="sftp")
+
+
+def _path_error(name: str, remote: str, problem: str) -> RefusedError:
+    home = f"{Path.home()}/"
+    if remote.startswith(home):
+        # The local shell has replaced a `~` by the local home.
+        path = remote.removeprefix(home)
+        message = f"{remote} on {name} {problem} (your shell has replaced ~ by {home})"
         return RefusedError(
-            message, hint=f"ssh {name} true   (it has to print nothing)", code="shell_talks"
+            message, hint=f"apexgpu mount {name} --remote {quote(path)}", code="no_path"
         )
-    why = last_line(said, "sftp did not say why")
-    for part, words in (
-        ("is not a directory", "is no directory"),
-        ("Permission denied", "may not be entered"),
-        ("No such file", "is not there"),
-        ("not found", "is not there"),
-    ):
-        if part in why:
-            return _no_path(name, remote, words)
-    return ApexError(
-        f"{name} cannot be reached by sftp: {why}", hint=f"apexgpu doctor {name}", code="sftp"
-    )
-
-
-def _no_path(name: str, remote: str, words: str) -> RefusedError:
-    home = str(Path.home())
-    if remote.startswith(f"{home}/"):
-        # The shell here has made the home here out of a `~`.
-        hint = (
-            f"--remote {remote.removeprefix(home + '/')}   (your shell here made {home} of the ~)"
-        )
-        return RefusedError(f"{remote} {words} on {name}", hint=hint, code="no_path")
-    return RefusedError(
-        f"{remote or 'your home'} {words} on {name}",
-        hint=f"apexgpu ssh {name} -- ls",
-        code="no_path",
-    )
+    message = f"{remote or 'your home'} on {name} {problem}"
+    return RefusedError(message, hint=f"apexgpu ssh {name} -- ls", code="no_path")

@@ -1,4 +1,4 @@
-"""The processes behind mounts: which sshfs serves a directory, and ending one that is stuck."""
+"""The processes behind mounts: which sshfs serves a directory, and how to end one that hangs."""
 
 import contextlib
 import os
@@ -6,146 +6,168 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apexgpu.errors import ApexError
 from apexgpu.process import TimedCommand, run_all
 from apexgpu.ssh.route import parse
-from apexgpu.sshfs.mountprograms import MARK
-from apexgpu.sshfs.mounttable import Sshfs, name_in, sshfs_of, windows_sshfs
+from apexgpu.sshfs.mounttable import ssh_name
+from apexgpu.sshfs.sshfscommand import SshfsProcess, parse_command_line, parse_windows_processes
 
-PROCESSES = (
+MARK = "APEXGPU_MOUNT"
+"""The environment variable of sshfs and of its ssh that names the directory they serve."""
+
+WINDOWS_COMMAND = (
     "powershell",
     "-NoProfile",
     "-Command",
     "Get-CimInstance Win32_Process -Filter \"Name='sshfs.exe'\" | "
     "Select-Object ProcessId,CommandLine | ConvertTo-Json",
 )
-_PS = ("ps", "-axww", "-o", "pid=,uid=,lstart=,command=")
+_DARWIN_COMMAND = ("ps", "-axww", "-o", "pid=,uid=,lstart=,command=")
+# Fields of /proc/PID/stat (proc(5)), counted after the name, which may contain blanks and brackets.
+_STATE, _START_TIME = 0, 19
+_POLL = 0.02  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
-    """A process of ours: `started` in the system's own ticks tells it from a successor with its number."""
+class MountProcess:
+    """A process behind a mount. `started` (in the kernel's ticks) tells it from a later one with the same number."""
 
     pid: int
     started: str
 
 
-def serving() -> dict[str, Sshfs]:
-    """Every sshfs of this user that runs, by its directory."""
+def find_sshfs() -> dict[str, SshfsProcess]:
+    """Every running sshfs of this user, by its directory."""
     if sys.platform == "win32":
-        found = windows_sshfs(run_all([TimedCommand(PROCESSES, 4)])[0].text)
+        processes = parse_windows_processes(run_all([TimedCommand(WINDOWS_COMMAND, 4)])[0].text)
     elif Path("/proc/self/stat").exists():
-        found = [one for one in (_linux(path) for path in _own()) if one]
+        processes = _find_linux()
     else:
-        found = darwin(run_all([TimedCommand(_PS, 2)])[0].text, os.getuid())
-    return {one.directory: one for one in found}
+        processes = parse_darwin(run_all([TimedCommand(_DARWIN_COMMAND, 2)])[0].text, os.getuid())
+    return {process.directory: process for process in processes}
 
 
-def resolved(sshfs: Sshfs) -> Sshfs:
-    """The sshfs with the address and port that its ssh was led to by its config, as far as `ssh -G` tells now."""
-    name = name_in(sshfs.source)
-    if sshfs.address or not name or name.startswith("-"):
-        return sshfs
-    port = ("-p", str(sshfs.port)) if sshfs.port else ()
-    try:
-        done = run_all(
-            [
-                TimedCommand(
-                    ("ssh", "-G", *(("-F", sshfs.config) if sshfs.config else ()), *port, name), 2
-                )
-            ]
-        )[0]
-    except ApexError:
-        return sshfs
-    found = parse(done.text)
-    address, number = found.get("hostname", [""])[0], found.get("port", [""])[0]
-    return (
-        replace(sshfs, address=address, port=int(number)) if address and number.isdigit() else sshfs
-    )
+def _find_linux() -> list[SshfsProcess]:
+    processes = []
+    for path in _own_processes():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            process = parse_command_line(_argv(path), int(path.name))
+            if process is not None:
+                processes.append(replace(process, started=_start_time(path)))
+    return processes
 
 
-def darwin(text: str, uid: int) -> list[Sshfs]:
-    """From `ps -o pid=,uid=,lstart=,command=` of macOS, whose start time has five words (ps(1))."""
-    found = []
-    for line in text.splitlines():
+def parse_darwin(output: str, uid: int) -> list[SshfsProcess]:
+    """Read `ps -o pid=,uid=,lstart=,command=` of macOS, in which the start time is five words (ps(1))."""
+    processes = []
+    for line in output.splitlines():
         match = re.match(r"\s*(\d+)\s+(\d+)\s+(\w{3} \w{3} +\d+ [\d:]{8} \d{4})\s+(.*)", line)
-        if match and int(match[2]) == uid:
-            began = time.mktime(time.strptime(match[3], "%a %b %d %H:%M:%S %Y"))
-            one = sshfs_of(match[4].split(" "), int(match[1]), began)
-            found += [one] if one else []
-    return found
+        if match is None or int(match[2]) != uid:
+            continue
+        started = time.mktime(time.strptime(match[3], "%a %b %d %H:%M:%S %Y"))
+        process = parse_command_line(match[4].split(" "), int(match[1]), started)
+        if process is not None:
+            processes.append(process)
+    return processes
 
 
-def behind(directory: str) -> list[Process]:
-    """The sshfs of a directory and its ssh, which it leaves to init; they carry our mark. Linux alone tells."""
+def with_address(process: SshfsProcess) -> SshfsProcess:
+    """Add the address and port to which `ssh -G` would lead its ssh now, unless the command line gives one."""
+    name = ssh_name(process.source)
+    # A name that begins with a dash would be an option of ssh.
+    if process.address or not name or name.startswith("-"):
+        return process
+    argv = ["ssh", "-G"]
+    if process.config:
+        argv += ["-F", process.config]
+    if process.port:
+        argv += ["-p", str(process.port)]
+    try:
+        done = run_all([TimedCommand((*argv, name), 2)])[0]
+    except ApexError:
+        return process
+    settings = parse(done.text)
+    address = settings.get("hostname", [""])[0]
+    port = settings.get("port", [""])[0]
+    if not address or not port.isdigit():
+        return process
+    return replace(process, address=address, port=int(port))
+
+
+def find_behind(directory: str) -> list[MountProcess]:
+    """The sshfs that serves a directory and its ssh, which outlives it. Only Linux can tell; none elsewhere."""
     if not Path("/proc/self/stat").exists():
         return []
     mark = f"{MARK}={directory}".encode("utf-8", "surrogateescape")
-    found = []
-    for path in _own():
-        with contextlib.suppress(OSError, ValueError):
-            words = os.fsdecode((path / "cmdline").read_bytes()).split("\0")
-            serves = sshfs_of(words, 0)
-            if mark in (path / "environ").read_bytes().split(b"\0") or (
-                serves and serves.directory == directory
-            ):
-                found.append(Process(int(path.name), _stat(path)[19]))
-    return found
+    processes = []
+    for path in _own_processes():
+        # A process may end, or turn out to be somebody else's, while it is read.
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            sshfs = parse_command_line(_argv(path), 0)
+            serves = sshfs is not None and sshfs.directory == directory
+            is_marked = mark in (path / "environ").read_bytes().split(b"\0")
+            if serves or is_marked:
+                processes.append(MountProcess(int(path.name), _stat(path)[_START_TIME]))
+    return processes
 
 
-def end(processes: Sequence[Process], *, grace: float) -> None:
-    """Wait `grace` seconds until they have ended; kill what has not, also what is stopped."""
+def end(processes: Sequence[MountProcess], *, grace: float) -> None:
+    """Wait up to `grace` seconds until the processes have ended, then kill the rest, including stopped ones."""
     deadline = time.monotonic() + grace
-    while (left := [one for one in processes if _lives(one)]) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    for one in left:
+    alive = [process for process in processes if _is_alive(process)]
+    while alive and time.monotonic() < deadline:
+        time.sleep(_POLL)
+        alive = [process for process in alive if _is_alive(process)]
+    for process in alive:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(one.pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
-    while any(_lives(one) for one in left) and time.monotonic() < deadline + 1:
-        time.sleep(0.02)
+            os.kill(process.pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+    while any(_is_alive(process) for process in alive) and time.monotonic() < deadline + 1:
+        time.sleep(_POLL)
 
 
-def abort(number: str) -> None:
-    """Let the kernel end a FUSE connection: who waits for it gets an error (Linux: fuse.rst, Control filesystem)."""
+def abort_connection(device: str) -> None:
+    """Make the kernel end a FUSE connection: programs that wait for it get an error.
+
+    See fuse.rst of Linux, "Control filesystem". `device` is the number in the table of mounts. Nothing happens
+    where the kernel does not allow it.
+    """
     with contextlib.suppress(OSError):
-        Path(f"/sys/fs/fuse/connections/{number}/abort").write_text("1")
+        Path(f"/sys/fs/fuse/connections/{device}/abort").write_text("1")
 
 
-def _linux(path: Path) -> Sshfs | None:
-    try:
-        words = os.fsdecode((path / "cmdline").read_bytes()).split("\0")[:-1]
-        one = sshfs_of(words, int(path.name))
-        return one and replace(one, started=_began(path))
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _began(path: Path) -> float:
-    """Unix time at which a process began: field 22 of proc(5), in ticks since the boot."""
-    up = float(Path("/proc/uptime").read_text().split()[0])
-    return time.time() - up + int(_stat(path)[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def _stat(path: Path) -> list[str]:
-    """The fields after the name, which may hold blanks and brackets; the first is the state."""
-    return (path / "stat").read_text().rpartition(")")[2].split()
-
-
-def _lives(one: Process) -> bool:
-    try:
-        fields = _stat(Path("/proc") / str(one.pid))
-    except OSError:
-        return False
-    return fields[19] == one.started and fields[0] not in {"Z", "X"}
-
-
-def _own() -> Iterable[Path]:
+def _own_processes() -> Iterator[Path]:
+    """The directories in /proc of this user's processes."""
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             with contextlib.suppress(OSError):
                 if path.stat().st_uid == os.getuid():
                     yield path
+
+
+def _argv(path: Path) -> list[str]:
+    return os.fsdecode((path / "cmdline").read_bytes()).split("\0")[:-1]
+
+
+def _stat(path: Path) -> list[str]:
+    """The fields of /proc/PID/stat after the name."""
+    return (path / "stat").read_text().rpartition(")")[2].split()
+
+
+def _start_time(path: Path) -> float:
+    """The Unix time at which a process began; the kernel counts it in ticks since the boot."""
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    ticks = int(_stat(path)[_START_TIME])
+    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _is_alive(process: MountProcess) -> bool:
+    try:
+        fields = _stat(Path("/proc") / str(process.pid))
+    except OSError:
+        return False
+    is_dead = fields[_STATE] in {"Z", "X"}  # a zombie, or dead
+    return fields[_START_TIME] == process.started and not is_dead

@@ -1,0 +1,146 @@
+"""Copies of files and directories between this laptop and a container.
+
+    from apexgpu import copying
+    from apexgpu.session import Session
+
+    result = copying.copy(Session(), ["data", "gpu7:/SSD/alice/"])
+    print(result.summary.sent, "bytes sent to", result.summary.targets)
+
+What goes where is as with `cp -r`. A file gets its final name only when it is complete; a copy that was interrupted is
+resumed by the same call.
+"""
+
+import asyncio
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from apexgpu import containers, shells
+from apexgpu.errors import DroppedError
+from apexgpu.models import Host, Target
+from apexgpu.reporter import Progress, Transferred
+from apexgpu.results import JsonObject, Result
+from apexgpu.session import Session
+from apexgpu.transfer import copypaths
+from apexgpu.transfer.copier import Copier, CopySummary, Method
+from apexgpu.transfer.copyconnection import CopyConnection
+from apexgpu.transfer.progress import CopyProgress
+from apexgpu.transfer.staging import SourceChangedError
+
+__all__ = ["CopyResult", "CopySummary", "Method", "copy"]
+
+PROGRESS_PERIOD = 0.1
+"""Seconds between two looks at how far a copy is."""
+
+
+@dataclass(frozen=True)
+class CopyResult(Result):
+    """What `copy` returns: the host, and what was done."""
+
+    host: str
+    summary: CopySummary
+
+    def to_json(self) -> JsonObject:
+        """See Result. `bytes` are those of the sources, `transferred` those that had to be sent."""
+        summary = self.summary
+        return {
+            "ok": True,
+            "host": self.host,
+            "files": summary.files,
+            "bytes": summary.size,
+            "transferred": summary.sent,
+            "changed": summary.changed,
+            "left_out": summary.left_out,
+            "seconds": round(summary.seconds, 3),
+            "method": summary.method,
+            "targets": list(summary.targets),
+        }
+
+
+def copy(session: Session, arguments: Sequence[str], *, method: Method | None = None) -> CopyResult:
+    """Copy `arguments[:-1]` to `arguments[-1]`. One side is `HOST:PATH`, the other is on this laptop.
+
+    `method` None means rsync where both sides have it, SFTP otherwise. A stopped container is started if the user
+    agrees.
+
+    Raises UsageError for arguments that are not a copy, RefusedError for a source or a target that is missing or in
+    the way, NoSpaceError, and the errors of a connection. After a DroppedError the partial copy is kept, and the hint
+    is the command that resumes it.
+
+    Example: copy(session, ["gpu7:runs/*.csv", "plots/"])
+    """
+    route = copypaths.parse_route(arguments, sys.platform)
+    host = containers.one_host(session, route.host)
+    containers.ensure_running(session, host)
+    copier = Copier(route, _connector(session, host), session.state_dir, method)
+    try:
+        with ExitStack() as reporting:
+            # Nothing is drawn before the connection is open: ssh may ask for a passphrase.
+            copier.connected = lambda: reporting.enter_context(_reporting(session, copier.progress))
+            summary = asyncio.run(copier.run())
+    except KeyboardInterrupt:
+        _report_partial_copy(session, copier.progress)
+        raise
+    except (DroppedError, SourceChangedError) as error:
+        _report_partial_copy(session, copier.progress)
+        error.hint = error.hint or _command_line(arguments, method)
+        raise
+    return CopyResult(host.name, summary)
+
+
+def _connector(session: Session, host: Host) -> Callable[[], CopyConnection]:
+    """What opens the connection to a container."""
+
+    def connect() -> CopyConnection:
+        return CopyConnection(
+            Target(host, "container"),
+            shells.ssh_arguments(session, host),
+            connect=session.settings.timeout,
+            ask=session.reporter.can_ask,
+        )
+
+    return connect
+
+
+@contextmanager
+def _reporting(session: Session, progress: CopyProgress) -> Iterator[None]:
+    """Report how far the copy is until the block ends."""
+    over = threading.Event()
+    with session.reporter.working("copying") as shown:
+        # The copy keeps the event loop busy, and this must not wait for it.
+        thread = threading.Thread(target=_report, args=(progress, shown, over), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def _report(progress: CopyProgress, shown: Progress, over: threading.Event) -> None:
+    """Pass on how far the copy is, until `over` is set. The rate is that of the present source."""
+    name, began = progress.name, time.monotonic()
+    while not over.wait(PROGRESS_PERIOD):
+        if progress.name != name:
+            name, began = progress.name, time.monotonic()
+        seconds = max(PROGRESS_PERIOD, time.monotonic() - began)
+        rate = (progress.done - progress.resumed) / seconds
+        shown.transferred(Transferred(name, progress.done, progress.total, rate))
+
+
+def _report_partial_copy(session: Session, progress: CopyProgress) -> None:
+    if progress.partial is not None:
+        where, path = progress.partial
+        session.reporter.note(
+            f"the partial copy is kept in {path} on {where}; run the same command to resume"
+        )
+
+
+def _command_line(arguments: Sequence[str], method: Method | None) -> str:
+    """The command that makes this copy."""
+    options = ["--method", str(method)] if method else []
+    return shlex.join(["apexgpu", "cp", *options, *arguments])

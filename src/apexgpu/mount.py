@@ -1,0 +1,471 @@
+"""Mounts: the files of a container in a directory of this laptop.
+
+    from apexgpu import mount
+    from apexgpu.session import Session
+
+    session = Session()
+    result = mount.mount(session, "gpu7", remote="/SSD/alice")
+    print(result.mount.directory)
+    mount.unmount(session, ["gpu7"])
+
+The system's own table is the list of mounts, so those made by hand with sshfs are among them.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from apexgpu import containers
+from apexgpu.errors import (
+    ApexError,
+    ConnectionClosedError,
+    HostKeyError,
+    NoRouteError,
+    PortRefusedError,
+    RefusedError,
+    UnknownHostError,
+    UsageError,
+)
+from apexgpu.models import Host, Target
+from apexgpu.process import Completed, TimedCommand, run_all
+from apexgpu.results import JsonObject, Result, common_exit_code, error_json
+from apexgpu.session import Session
+from apexgpu.sshfs import (
+    mountcheck,
+    mounting,
+    mountprograms,
+    mountrecords,
+    mounts,
+    mounttable,
+    unmounting,
+)
+from apexgpu.sshfs.mountcommands import MountRequest
+from apexgpu.sshfs.mounts import Mount, MountState
+from apexgpu.timelimit import run_with_limit
+
+__all__ = [
+    "Mount",
+    "MountChange",
+    "MountChanges",
+    "MountList",
+    "MountState",
+    "Mounted",
+    "list_mounts",
+    "mount",
+    "repair",
+    "unmount",
+]
+
+IAM_LIMIT = 1.0
+"""Seconds for IAM to list the hosts, where none are remembered."""
+
+REPAIR_CHECK_LIMIT = 3.0
+"""Seconds for a host to show that it could be mounted again."""
+
+# Problems of the check before a mount for which `containers.ensure_running` has a remedy (it asks about a new host key,
+# or starts a stopped container) or a better explanation.
+_WORTH_A_SECOND_LOOK = (
+    mountcheck.HostKeyNotTrustedError,
+    mountcheck.PromptNeededError,
+    HostKeyError,
+    PortRefusedError,
+    ConnectionClosedError,
+    NoRouteError,
+)
+
+
+@dataclass(frozen=True)
+class Mounted(Result):
+    """What `mount` returns; `changed` is False if the same was mounted there already."""
+
+    mount: Mount
+    changed: bool
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {"ok": True, "changed": self.changed, "mounts": [_mount_json(self.mount)]}
+
+
+@dataclass(frozen=True)
+class MountList(Result):
+    """What `list_mounts` returns."""
+
+    mounts: tuple[Mount, ...]
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {"ok": True, "mounts": [_mount_json(mount) for mount in self.mounts]}
+
+
+@dataclass(frozen=True)
+class MountChange:
+    """A mount after `repair` or `unmount`, and the error if that failed."""
+
+    mount: Mount
+    error: ApexError | None = None
+
+    def to_json(self) -> JsonObject:
+        """The mount's row."""
+        outcome = {"ok": self.error is None, "error": error_json(self.error)}
+        return {**_mount_json(self.mount), **outcome}
+
+
+@dataclass(frozen=True)
+class MountChanges(Result):
+    """What `repair` and `unmount` return: the mounts that they worked on."""
+
+    changes: tuple[MountChange, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all succeeded, 3 if some did, else the code that the errors have in common."""
+        return common_exit_code([change.error for change in self.changes])
+
+    def to_json(self) -> JsonObject:
+        """See Result. `changed` says whether any of them succeeded."""
+        return {
+            "ok": self.ok,
+            "changed": any(change.error is None for change in self.changes),
+            "mounts": [change.to_json() for change in self.changes],
+        }
+
+
+def _mount_json(mount: Mount) -> JsonObject:
+    since = None
+    if mount.since:
+        since = datetime.fromtimestamp(mount.since).astimezone().isoformat(timespec="seconds")
+    return {
+        "host": mount.host,
+        "directory": mount.directory,
+        "remote": mount.remote,
+        "read_only": mount.read_only,
+        "since": since,
+        "pid": mount.pid,
+        "state": mount.state,
+        "reason": mount.reason,
+    }
+
+
+# mount
+
+
+def mount(
+    session: Session,
+    host: str,
+    directory: str | None = None,
+    *,
+    remote: str = "",
+    read_only: bool = False,
+    options: Sequence[str] = (),
+) -> Mounted:
+    """Mount the files of the container on `host` in a local directory, by default `~/apexgpu/HOST`.
+
+    `remote` is a path in the container, relative to the home; `options` are handed to sshfs. A stopped container is
+    started if the user agrees. Nothing is changed if the same is mounted there already.
+
+    Raises MissingProgramError without a program that mounts, UsageError for a directory that cannot be used,
+    RefusedError if something else is mounted there or the remote path does not exist, and the errors of a login.
+    Whatever ends it, no half-made mount stays behind.
+
+    Example: mount(session, "gpu7", "~/data", remote="/SSD/alice", read_only=True)
+    """
+    chosen = containers.one_host(session, host)
+    program = mountprograms.find_program(session.runner)
+    requested = mountcheck.parse_remote_path(remote)
+    mountcheck.quote_for_sftp(requested)  # refuses a path that could not be checked below
+    request = MountRequest(
+        target=Target(chosen, "container"),
+        remote=requested,
+        directory=mounts.absolute_path(directory or f"~/apexgpu/{chosen.name}"),
+        config=session.settings.ssh_config,
+        read_only=read_only,
+        options=tuple(options),
+    )
+    # The table is read before the directory is touched: whoever touches a stale mount hangs.
+    existing = _find_existing(session, request)
+    if existing is None:
+        real_path, _ = mounts.inspect_directory(request.directory)
+        request = replace(request, directory=real_path)
+        existing = _find_existing(session, request)
+    if existing is not None:
+        return Mounted(existing, changed=False)
+
+    problem = mountprograms.known_problem(program)
+    if problem:
+        session.reporter.warn(problem)
+    with session.reporter.working(f"checking {chosen.name}"):
+        full_path = _check_remote_path(session, request)
+    ciphers = _faster_ciphers(session, request.target)
+    request = replace(request, remote=full_path, ciphers=ciphers)
+    with session.reporter.working(f"mounting {chosen.name}"):
+        mounted = mounting.mount(
+            session.state_dir,
+            program,
+            request,
+            requested=requested,
+            limit=session.settings.timeout + 10,
+        )
+    return Mounted(mounted, changed=True)
+
+
+def _find_existing(session: Session, request: MountRequest) -> Mount | None:
+    """The mount that is wanted, if it is there already. Raises RefusedError if another one is in its place."""
+    known = mounts.find_mounts(session.state_dir, session.known_hosts)
+    for existing in known:
+        if existing.directory == request.directory:
+            return _accept_existing(session, existing, request)
+    host = request.target.host.name
+    for existing in known:
+        if request.directory.startswith(f"{existing.directory}{os.sep}"):
+            message = (
+                f"{request.directory} is inside {existing.directory}, "
+                f"which is mounted from {existing.host}"
+            )
+            raise RefusedError(message, hint=f"apexgpu mount {host}", code="nested")
+    if mounttable.entry_at(mounts.read_table(), request.directory) is not None:
+        message = f"something else is mounted on {request.directory}"
+        raise RefusedError(message, hint=f"apexgpu mount {host} DIR", code="mounted")
+    return None
+
+
+def _accept_existing(session: Session, existing: Mount, request: MountRequest) -> Mount:
+    """The existing mount with its state. Raises RefusedError if it is stale or not the one that is wanted."""
+    (existing,) = mounts.check_states([existing])
+    if existing.is_stale:
+        message = (
+            f"{existing.directory} is mounted from {existing.host} already, "
+            f"and it is stale: {existing.reason}"
+        )
+        raise RefusedError(message, hint="apexgpu mounts repair", code="stale")
+    # The same path can be written in several ways: as it was typed then, in full, or empty for the home.
+    same_paths = {existing.remote}
+    if existing.remote == "~":
+        same_paths.add("")
+    record = mountrecords.load(session.state_dir).get(existing.directory)
+    if record is not None:
+        same_paths.add(record.requested)
+    if (
+        existing.host != request.target.host.name
+        or request.remote not in same_paths
+        or existing.read_only != request.read_only
+    ):
+        message = f"{describe_source(existing)} is mounted on {existing.directory} already"
+        raise RefusedError(message, hint=f"apexgpu unmount {existing.directory}", code="mounted")
+    return existing
+
+
+def describe_source(mount: Mount) -> str:
+    """What is mounted, for people: `gpu7:/SSD/alice (read-only)`."""
+    suffix = " (read-only)" if mount.read_only else ""
+    return f"{mount.host}:{mount.remote}{suffix}"
+
+
+def _check_remote_path(session: Session, request: MountRequest) -> str:
+    """The full remote path. A new host key or a stopped container is dealt with first, as for every command."""
+    limit = session.settings.timeout
+    if request.target.port:
+        try:
+            return _full_remote_path(request, run_all([_sftp_command(request, limit)])[0])
+        except _WORTH_A_SECOND_LOOK:
+            pass
+    containers.ensure_running(session, request.target.host)
+    return _full_remote_path(request, run_all([_sftp_command(request, limit)])[0])
+
+
+def _sftp_command(request: MountRequest, limit: float) -> TimedCommand:
+    return mountcheck.sftp_command(
+        request.target, request.remote, config=request.config, limit=limit
+    )
+
+
+def _full_remote_path(request: MountRequest, check: Completed) -> str:
+    return mountcheck.full_remote_path(check, request.target, request.remote)
+
+
+def _faster_ciphers(session: Session, target: Target) -> str:
+    """The ciphers to use for a mount; empty for those of the user's ssh config."""
+    configured = session.transport.route(target).option("ciphers")
+    return mountprograms.faster_ciphers(session.runner, configured)
+
+
+# list
+
+
+def list_mounts(session: Session) -> MountList:
+    """Every mount of a container on this laptop, and whether it answers. Takes about two seconds at most."""
+    found = mounts.find_mounts(session.state_dir, _hosts_without_waiting(session))
+    return MountList(tuple(mounts.check_states(found)))
+
+
+def _hosts_without_waiting(session: Session) -> Sequence[Host]:
+    """The remembered hosts: mounts have to be listed without a network too.
+
+    If there are none, and somebody has mounted something by hand, IAM is asked, but not waited for.
+    """
+    hosts = session.account.hosts
+    if hosts or not mounts.has_foreign_sshfs(session.state_dir):
+        return hosts
+    try:
+        return run_with_limit(lambda: session.known_hosts, IAM_LIMIT, name="hosts from IAM")
+    except (ApexError, TimeoutError):
+        return ()
+
+
+# repair
+
+
+def repair(session: Session) -> MountChanges:
+    """Mount again what has become stale, with the options that it had. Returns the mounts that were stale.
+
+    Nothing is unmounted before its host is found to answer. A host that does not answer keeps its mount, which works
+    again by itself when the host is back. The failure of one does not stop the others.
+    """
+    found = mounts.find_mounts(session.state_dir, _hosts_without_waiting(session))
+    requests = [_request_again(session, mount) for mount in found]
+    with session.reporter.working("checking the mounts"):
+        # All at the same time: whether the mounts answer, and whether their hosts do.
+        checks = [_sftp_command(request, REPAIR_CHECK_LIMIT) for request in requests if request]
+        done = run_all([*(mounts.probe_command(mount.directory) for mount in found), *checks])
+    probes, check_results = done[: len(found)], iter(done[len(found) :])
+    changes = []
+    for mount, probe, request in zip(found, probes, requests, strict=True):
+        check = next(check_results) if request else None
+        checked = mounts.with_state(mount, probe)
+        if checked.is_stale:
+            changes.append(_repair_one(session, checked, request, check))
+    if not changes:
+        session.reporter.success("nothing to repair" if found else "nothing is mounted")
+    return MountChanges(tuple(changes))
+
+
+def _request_again(session: Session, mount: Mount) -> MountRequest | None:
+    """The request that makes a mount again; None if its host is no longer known."""
+    record = mountrecords.load(session.state_dir).get(mount.directory)
+    host = record.host if record else None
+    for known in session.hosts_known_so_far:
+        if known.name == mount.host:
+            host = known
+    if host is None or not host.port:
+        return None
+    return MountRequest(
+        target=Target(host, "container"),
+        remote="" if mount.remote == "~" else mount.remote,
+        directory=mount.directory,
+        config=session.settings.ssh_config,
+        read_only=record.read_only if record else mount.read_only,
+        options=record.options if record else (),
+    )
+
+
+def _repair_one(
+    session: Session, mount: Mount, request: MountRequest | None, check: Completed | None
+) -> MountChange:
+    try:
+        mounted = _mount_again(session, mount, request, check)
+    except ApexError as error:
+        session.reporter.error(error, host=mount.host)
+        return MountChange(mount, error)
+    session.reporter.success(f"{mounted.directory} shows {mounted.host}:{mounted.remote} again")
+    return MountChange(mounted)
+
+
+def _mount_again(
+    session: Session, mount: Mount, request: MountRequest | None, check: Completed | None
+) -> Mount:
+    """Replace a stale mount. `check` is the result of sftp with the new connection."""
+    if request is None or check is None:
+        message = f"{mount.directory}: the host {mount.host} is not known any more"
+        raise UsageError(message, hint=f"apexgpu unmount {mount.directory} --force")
+    full_path = _full_remote_path(request, check)
+    program = mountprograms.find_program(session.runner)
+    record = mountrecords.load(session.state_dir).get(mount.directory)
+    unmounting.unmount(session.state_dir, mount, force=True, keep=True)
+    ciphers = record.ciphers if record else _faster_ciphers(session, request.target)
+    return mounting.mount(
+        session.state_dir,
+        program,
+        replace(request, remote=full_path, ciphers=ciphers),
+        requested=record.requested if record else request.remote,
+        limit=session.settings.timeout,
+    )
+
+
+# unmount
+
+
+def unmount(
+    session: Session, names: Sequence[str] = (), *, everything: bool = False, force: bool = False
+) -> MountChanges:
+    """Unmount what is mounted from hosts or on directories, or `everything`.
+
+    `names` are host names, globs of them, and directories. With `force`, a mount disappears at once although programs
+    use it (a lazy unmount), and a stale one is ended. The failure of one does not stop the others: it is in the result.
+
+    Raises UsageError for a name that means nothing. A directory that is not mounted is not an error.
+
+    Example: unmount(session, ["gpu7", "~/data"])
+    """
+    if not names and not everything:
+        raise UsageError("no mount was named", hint="apexgpu unmount --all")
+    found = mounts.find_mounts(session.state_dir, _hosts_without_waiting(session))
+    chosen = found if everything else _choose(session, found, names)
+    if force:
+        chosen = mounts.check_states(chosen)
+    changes = tuple(_unmount_one(session, mount, force=force) for mount in chosen)
+    unmounting.forget_unmounted(session.state_dir, None if everything else names)
+    if not changes:
+        session.reporter.success("nothing to unmount")
+    return MountChanges(changes)
+
+
+def _unmount_one(session: Session, mount: Mount, *, force: bool) -> MountChange:
+    try:
+        unmounting.unmount(session.state_dir, mount, force=force)
+    except ApexError as error:
+        session.reporter.error(error, host=mount.host)
+        return MountChange(mount, error)
+    session.reporter.success(f"unmounted {mount.directory} ({mount.host}:{mount.remote})")
+    return MountChange(replace(mount, state=MountState.UNMOUNTED))
+
+
+def _choose(session: Session, found: Sequence[Mount], names: Sequence[str]) -> list[Mount]:
+    """The mounts that `names` stand for, each once."""
+    directories: list[str] = []
+    for name in names:
+        directories += _directories_of(session, found, name)
+    by_directory = {mount.directory: mount for mount in found}
+    chosen = []
+    for directory in dict.fromkeys(directories):
+        if directory in by_directory:
+            chosen.append(by_directory[directory])
+    return chosen
+
+
+def _directories_of(session: Session, found: Sequence[Mount], name: str) -> list[str]:
+    """The mounted directories that a host name, a glob or a directory stands for.
+
+    No directory is touched here except by a child process, because it may be a stale mount.
+    """
+    mounted = [mount.directory for mount in found]
+    from_host = [mount.directory for mount in found if mount.host == name]
+    path = mounts.absolute_path(name)
+    if from_host or path in mounted:
+        return from_host or [path]
+    is_path = os.sep in name or name[:1] in {"~", "."} or name[1:] == ":"
+    if not is_path:
+        try:
+            hosts = {host.name for host in session.hosts([name])}
+        except UnknownHostError:
+            pass  # it may be a directory without a slash in its name
+        else:
+            return [mount.directory for mount in found if mount.host in hosts]
+    real_path, _ = mounts.inspect_directory(path)
+    if real_path in mounted:
+        return [real_path]
+    if not is_path:
+        session.hosts([name])  # neither a host nor a mount: raises the error for an unknown host
+    if mounttable.entry_at(mounts.read_table(), real_path) is not None:
+        message = f"{real_path} is not a mount of a container of yours"
+        raise UsageError(message, hint="apexgpu mounts")
+    return []

@@ -1,0 +1,172 @@
+"""Makes a mount: the directories it needs, the program that mounts, the record of it; and undoes all of that."""
+
+import contextlib
+import hashlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from shlex import quote
+
+from apexgpu.errors import ApexError, RefusedError, UsageError
+from apexgpu.files import locked
+from apexgpu.process import LocalRunner, TimedCommand, run_all
+from apexgpu.sshfs import mountcommands, mountprocesses, mountrecords, mounttable
+from apexgpu.sshfs.mountcommands import MountRequest
+from apexgpu.sshfs.mountprograms import MountProgram, ProgramKind
+from apexgpu.sshfs.mountrecords import MountRecord
+from apexgpu.sshfs.mounts import LocalContent, Mount, MountState, inspect_directory, read_table
+
+UNMOUNT_LIMIT = 2.0  # seconds for a program that unmounts
+_POLL = 0.05  # seconds
+
+
+def mount(
+    state_dir: Path, program: MountProgram, request: MountRequest, *, requested: str, limit: float
+) -> Mount:
+    """Mount on a directory that is missing or empty, within `limit` seconds.
+
+    `requested` is the remote path as the user gave it. Interrupted at any moment, this leaves nothing behind.
+    """
+    directory = request.directory
+    with locked(_lock_file(state_dir, directory), what=directory, timeout=limit):
+        if mounttable.entry_at(read_table(), directory) is not None:
+            message = f"something is mounted on {directory} already"
+            raise RefusedError(message, hint=f"apexgpu unmount {directory}", code="mounted")
+        content = inspect_directory(directory)[1]
+        _refuse_unusable(request, content)
+        older = mountrecords.load(state_dir).get(directory)
+        created = list(older.created) if older else []
+        try:
+            _make_directories(request, content, created)
+            _run_program(program, request, limit)
+            record = MountRecord(
+                directory=directory,
+                host=request.target.host,
+                remote=request.remote,
+                requested=requested,
+                read_only=request.read_only,
+                options=request.options,
+                since=time.time(),
+                created=tuple(created),
+                ciphers=request.ciphers,
+            )
+            mountrecords.add(state_dir, record)
+        except BaseException:
+            with _ignoring_interrupts():
+                _undo(state_dir, directory, created)
+            raise
+    process = mountprocesses.find_sshfs().get(directory)
+    since, pid = record.since, None
+    if process is not None:
+        since, pid = process.started or record.since, process.pid
+    return Mount(
+        host=record.host.name,
+        directory=directory,
+        remote=record.remote,
+        read_only=record.read_only,
+        since=since,
+        pid=pid,
+        state=MountState.ALIVE,
+    )
+
+
+def _lock_file(state_dir: Path, directory: str) -> Path:
+    name = hashlib.sha256(directory.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return state_dir / "locks" / f"mount-{name}.lock"
+
+
+def _refuse_unusable(request: MountRequest, content: LocalContent) -> None:
+    """Raise an error unless the directory is missing or empty."""
+    directory = request.directory
+    other_directory = f"apexgpu mount {request.target.host.name} DIR"
+    if content is LocalContent.FILE:
+        message = f"{directory} is a file, and a mount needs a directory"
+        raise UsageError(message, hint=other_directory)
+    if content is LocalContent.UNREADABLE:
+        message = f"permission denied: {directory}"
+        raise RefusedError(message, hint=f"ls -ld {quote(directory)}", code="directory")
+    if content is LocalContent.FULL:
+        message = (
+            f"{directory} is not empty, and the mount would hide what is in it: "
+            "choose an empty or a new directory"
+        )
+        raise RefusedError(message, hint=other_directory, code="not_empty")
+
+
+def _make_directories(request: MountRequest, content: LocalContent, created: list[str]) -> None:
+    """Make the directories that are missing. Each is put into `created` before it is made, in case we are interrupted.
+
+    On Windows, WinFsp makes the directory of the mount itself and wants it to be missing.
+    """
+    directory = Path(request.directory)
+    candidates = [*directory.parents]
+    if sys.platform != "win32":
+        candidates.insert(0, directory)
+    elif content is LocalContent.EMPTY:
+        directory.rmdir()
+    missing = [path for path in candidates if not path.exists()]
+    for path in reversed(missing):
+        created.append(str(path))
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            created.remove(str(path))
+        except OSError as exc:
+            message = f"cannot make the directory {path}: {exc.strerror}"
+            hint = f"apexgpu mount {request.target.host.name} DIR"
+            raise UsageError(message, hint=hint, code="directory") from None
+
+
+def _run_program(program: MountProgram, request: MountRequest, limit: float) -> None:
+    """Run the program and wait until the mount is in the system's table."""
+    if program.kind is ProgramKind.SSHFS_WIN:  # it keeps running while the mount is there
+        LocalRunner().spawn(mountcommands.mount_argv(program, request))
+    else:
+        mountcommands.run_mount(program, request, limit=limit)
+    deadline = time.monotonic() + limit
+    while mounttable.entry_at(read_table(), request.directory) is None:
+        if time.monotonic() > deadline:
+            name = request.target.host.name
+            message = f"{name} is not in the system's table of mounts after {limit:g} s"
+            raise ApexError(message, hint=f"apexgpu doctor {name}", code="mount_failed")
+        time.sleep(_POLL)
+
+
+def _undo(state_dir: Path, directory: str, created: Sequence[str]) -> None:
+    """Remove everything that a mount that failed has left."""
+    entry = mounttable.entry_at(read_table(), directory)
+    processes = mountprocesses.find_behind(directory)
+    if entry is not None and mounttable.may_be_ours(entry):
+        argvs = mountcommands.unmount_argvs(directory, force=True)
+        run_all([TimedCommand(tuple(argv), UNMOUNT_LIMIT) for argv in argvs])
+    mountprocesses.end(processes, grace=0)
+    mountrecords.forget(state_dir, directory, remove_directories(created))
+
+
+@contextlib.contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Let a second Ctrl-C wait until the cleaning up that the first one began is finished; it is short."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change signal handlers
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def remove_directories(created: Sequence[str]) -> list[str]:
+    """Remove empty directories that we made, innermost first. Returns those that are not empty, and stay."""
+    not_removed = []
+    for path in sorted(created, key=len, reverse=True):
+        try:
+            Path(path).rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            not_removed.append(path)
+    return not_removed

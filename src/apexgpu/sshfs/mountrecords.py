@@ -1,0 +1,114 @@
+"""Remembers what the table of mounts cannot tell: what was asked for, and which directories we made for it.
+
+A record never proves that something is mounted; only the system's table does.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from apexgpu.files import locked, replace_atomically
+from apexgpu.models import Host
+
+FILE = "mounts.json"
+
+
+@dataclass(frozen=True, slots=True)
+class MountRecord:
+    """A mount that apexgpu made.
+
+    `remote` is the full path in the container, `requested` that path as the user gave it. `created` are the local
+    directories that we had to make, outermost first; `ciphers` and `options` are as in MountRequest.
+    """
+
+    directory: str
+    host: Host
+    remote: str
+    requested: str = ""
+    read_only: bool = False
+    options: tuple[str, ...] = ()
+    since: float = 0.0
+    created: tuple[str, ...] = ()
+    ciphers: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """The record as it is stored."""
+        return {
+            "directory": self.directory,
+            "host": asdict(self.host),
+            "remote": self.remote,
+            "asked": self.requested,
+            "read_only": self.read_only,
+            "options": list(self.options),
+            "since": self.since,
+            "made": list(self.created),
+            "ciphers": self.ciphers,
+        }
+
+
+def _from_json(row: dict[str, Any]) -> MountRecord:
+    return MountRecord(
+        directory=row["directory"],
+        host=Host(**row["host"]),
+        remote=row["remote"],
+        requested=row.get("asked", ""),
+        read_only=row.get("read_only", False),
+        options=tuple(row["options"]),
+        since=row.get("since", 0.0),
+        created=tuple(row["made"]),
+        ciphers=row.get("ciphers", ""),
+    )
+
+
+def load(state_dir: Path) -> dict[str, MountRecord]:
+    """All records by directory; none if the file is missing or damaged, because no mount is lost with it."""
+    try:
+        rows = json.loads((state_dir / FILE).read_bytes())
+        records = [_from_json(row) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+    return {record.directory: record for record in records}
+
+
+def add(state_dir: Path, record: MountRecord) -> None:
+    """Store a record; it replaces an older one for the same directory."""
+    _change(state_dir, lambda records: {**records, record.directory: record})
+
+
+def forget(state_dir: Path, directory: str, not_removed: Sequence[str] = ()) -> None:
+    """Drop the record of a directory.
+
+    `not_removed` are directories that we made and could not remove, because another mount is inside them: its record
+    takes them over.
+    """
+
+    def without(records: dict[str, MountRecord]) -> dict[str, MountRecord]:
+        remaining = {key: record for key, record in records.items() if key != directory}
+        for created in not_removed:
+            heir = _record_inside(created, remaining)
+            if heir is not None and created not in heir.created:
+                remaining[heir.directory] = replace(heir, created=(created, *heir.created))
+        return remaining
+
+    _change(state_dir, without)
+
+
+def _record_inside(directory: str, records: dict[str, MountRecord]) -> MountRecord | None:
+    for record in records.values():
+        if Path(directory) in Path(record.directory).parents:
+            return record
+    return None
+
+
+def _change(
+    state_dir: Path, change: Callable[[dict[str, MountRecord]], dict[str, MountRecord]]
+) -> None:
+    with locked(state_dir / "locks" / "mounts.lock", what="the list of mounts"):
+        before = load(state_dir)
+        after = change(before)
+        if after != before:
+            rows = [record.to_json() for record in after.values()]
+            text = json.dumps(rows, indent=1, ensure_ascii=False)
+            replace_atomically(state_dir / FILE, text.encode())
