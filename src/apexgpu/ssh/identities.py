@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from apexgpu.ssh.route import Route
+from apexgpu.timelimit import run_with_limit
 
 if TYPE_CHECKING:
     import paramiko
@@ -162,19 +163,12 @@ def _public_blob(path: Path) -> bytes | None:
 def _ask_agent_in_time(name: str) -> Sequence["paramiko.PKey"]:
     """The keys of an agent; none if it fails or does not answer in time.
 
-    paramiko has no time limit for an agent, hence the thread: one that hangs is left behind.
+    paramiko has no time limit for an agent.
     """
-    results: list[Sequence[paramiko.PKey]] = []
-
-    def ask() -> None:
-        # Any failure, also of the protocol, means an agent that cannot be used.
-        with contextlib.suppress(Exception):
-            results.append(_ask_agent(name))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_AGENT_LIMIT)
-    return results[0] if results else []
+    try:
+        return run_with_limit(lambda: _ask_agent(name), _AGENT_LIMIT, name="ssh-agent")
+    except Exception:  # any failure, also of the protocol, means an agent that cannot be used
+        return []
 
 
 def _ask_agent(name: str) -> Sequence["paramiko.PKey"]:
