@@ -66,7 +66,7 @@ class TestRegister:
     ) -> None:
         fresh.lab.fault("gpu2", "register-overwritten")
         assert fresh("register", "gpu2") == 6
-        assert "someone else's push replaced it" in fresh.err
+        assert "another user's login replaced it" in fresh.err
 
     def test_an_overwritten_register_key_is_cured_once_and_said(
         self, fresh: Product, monkeypatch: pytest.MonkeyPatch

@@ -47,7 +47,8 @@ def test_a_full_agent_is_not_a_key_that_is_not_known() -> None:
         Target(Host("gpu7", "10.0.0.7", "alice", 22001), "manage"), failure, said
     )
     assert (error.exit_code, error.code) == (4, "too_many_keys")
-    assert "ssh-add -d" in (error.hint or "")
+    assert "ssh-add -d" in error.message
+    assert error.hint == "ssh-add -l"
 
 
 @pytest.mark.parametrize(

@@ -362,8 +362,8 @@ class TestAnswer:
             ),
             (Said(answer(error="failed", said=[], log="/l")), "server_failed", "it prints nothing"),
             (Said("", "sh: syntax error\n", 2), "unexpected", "sh: syntax error"),
-            (Said("apexgpu [1]"), "unexpected", "does not know"),
-            (Said("apexgpu {"), "unexpected", "does not know"),
+            (Said("apexgpu [1]"), "unexpected", "unknown answer"),
+            (Said("apexgpu {"), "unexpected", "unknown answer"),
         ],
     )
     def test_what_stands_in_the_way_is_one_line_that_names_it(

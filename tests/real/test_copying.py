@@ -540,6 +540,6 @@ def test_a_refused_login_is_the_transports_own_error(
 ) -> None:
     server, there = real
     (server.directory / "authorized_keys").write_text("")
-    with pytest.raises(ApexError, match="does not take your key") as caught:
+    with pytest.raises(ApexError, match="rejected your key") as caught:
         there.cp("gpu:x", ".")
     assert caught.value.exit_code == 4

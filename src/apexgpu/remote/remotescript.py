@@ -100,5 +100,5 @@ def output(out: str) -> str:
 def no_answer_error(reply: Reply, host: str, *, hint: str) -> ApexError:
     """The error for a program that printed no answer; it quotes the last line of stderr."""
     last = last_line(reply.err, f"exit status {reply.code}")
-    message = f"the container on {host} answered something apexgpu does not know: {last[:300]}"
+    message = f"the container on {host} sent an unknown answer: {last[:300]}"
     return ApexError(message, hint=hint, code="unexpected")

@@ -107,15 +107,16 @@ def _no_status_error(target: Target, output: SessionOutput, path: Path) -> Dropp
     # A master whose connection is lost has ended. A manage shell reports signals as exit statuses.
     if target.role == "container" and muxclient.is_alive(path):
         return command_killed_error(target, output.out, output.err)
-    message = f"the command on {target.alias} was lost in the middle"
+    message = f"the connection to {target.alias} was lost while the command ran"
     hint = f"apexgpu status {target.host.name}"
     return ConnectionLostError(message, hint=hint, seen=output.out)
 
 
 def _unanswered_error(target: Target) -> UnansweredError:
-    message = f"the command on {target.alias} was not answered by the open connection"
-    hint = f"apexgpu status {target.host.name}   (nobody knows whether it began; then run it again)"
-    return UnansweredError(message, hint=hint)
+    message = (
+        f"the open connection to {target.alias} did not confirm the command, which may have started"
+    )
+    return UnansweredError(message, hint=f"apexgpu status {target.host.name}")
 
 
 def master_argv(target: Target, *, config: Path, path: Path) -> list[str]:

@@ -129,9 +129,11 @@ def failure_error(target: Target, failure: SshFailure, stderr: str) -> ApexError
     if failure is SshFailure.KEY_REFUSED:
         return key_refused_error(target)
     if failure is SshFailure.TOO_MANY_KEYS:
-        message = f"{target.alias} hung up on too many keys: the agent's came first, and yours was not among them"
-        hint = "ssh-add -d KEY   (take out what you do not use: ssh-add -l)"
-        return LoginError(message, hint=hint, code="too_many_keys")
+        message = (
+            f"ssh-agent offered too many other keys first, and {target.alias} disconnected; "
+            "remove the keys that you do not use with ssh-add -d"
+        )
+        return LoginError(message, hint="ssh-add -l", code="too_many_keys")
     if failure is SshFailure.HOST_KEY_CHANGED:
         fingerprint = re.search(r"SHA256:\S+", stderr)
         shown = fingerprint[0].rstrip(".") if fingerprint else "another key"
@@ -153,30 +155,28 @@ def key_refused_error(target: Target) -> ApexError:
         message = f"{target.user} is not registered on {name}, or the key has not reached it yet"
         return NotRegisteredError(message, hint=f"apexgpu register {name}")
     if target.role == "register":
-        message = f"the register account on {name} does not take your key: someone else's push replaced it"
+        message = (
+            f"the register account on {name} rejected your key: another user's login replaced it"
+        )
         return RegisterKeyError(message, hint=f"apexgpu register {name}")
-    message = f"the container on {name} does not take your key"
-    return LoginError(
-        message, hint="apexgpu login   (it sends your key to every host again)", code="key_refused"
-    )
+    message = f"the container on {name} rejected your key; a login sends it to every host again"
+    return LoginError(message, hint="apexgpu login", code="key_refused")
 
 
 def key_locked_error(target: Target, file: Path) -> DeclinedError:
     """The error for a login without the key in `file`, whose passphrase nobody entered."""
-    message = f"no login to {target.alias} without the passphrase of {file}, and it was not given"
+    message = f"no login to {target.alias} without the passphrase of {file}, which was not entered"
     return DeclinedError(message, hint=f"ssh-add {shlex.quote(str(file))}", code="key_locked")
 
 
 def command_timeout_error(target: Target, seen: str) -> CommandTimeoutError:
     """The error for a command that did not finish in time; `seen` is its output until then."""
     last = last_line(seen, "nothing")[-80:]
-    name = target.host.name
-    if target.role == "container":
-        hint = f"apexgpu status {name}"
-    else:
-        # A manage shell asks IAM for the user's port before it prints anything.
-        hint = f"apexgpu doctor {name}   (does IAM answer?)"
-    message = f"{target.alias} took the login, but did not finish in time; last seen: {last}"
+    message = f"{target.alias} accepted the login, but did not finish in time; last output: {last}"
+    hint = f"apexgpu status {target.host.name}"
+    if target.role != "container":
+        # A manage shell asks IAM for the user's port before it prints anything. doctor checks both.
+        hint = f"apexgpu doctor {target.host.name}"
     return CommandTimeoutError(message, hint=hint, seen=seen)
 
 
@@ -219,7 +219,8 @@ def unreachable_error(
     message = f"the container on {host.name} ({host.address} port {target.port}): {reason}"
     hint = f"apexgpu status {host.name}"
     if kind is PortRefusedError:
-        hint = f"apexgpu up {host.name}   (stopped, or its port is not forwarded)"
+        message += " (it is stopped, or its port is not forwarded)"
+        hint = f"apexgpu up {host.name}"
     elif kind is NoRouteError:
         # The host forwards the port to an address that the container had before it was last started.
         hint = "ask the administrators to clear the stale forward of your port; nothing else helps"

@@ -140,7 +140,7 @@ def _connect(
                 raise
         if pause is not None:
             time.sleep(pause)
-    reason = "it hung up before a word was said"
+    reason = "it closed the connection before it sent its SSH version"
     raise unreachable_error(route.target, reason, ConnectionClosedError)
 
 
@@ -310,7 +310,7 @@ def _ssh_error(target: Target, exc: Exception) -> UnreachableError:
     text = str(exc).lower()
     silent = "timeout" in text or "no existing session" in text or "banner" in text
     if silent and "reset" not in text:
-        reason = "it takes the connection but does not answer"
+        reason = "it accepts the connection but does not answer"
         return unreachable_error(target, reason, ConnectTimeoutError)
     reason = f"the SSH connection failed ({str(exc)[:120] or 'closed'})"
     return unreachable_error(target, reason, ConnectionClosedError)

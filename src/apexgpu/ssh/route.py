@@ -82,7 +82,7 @@ class Route:
 
 def keep_host_keys_hint(config: Path) -> str:
     """The hint for a user whose ssh config stores no host keys."""
-    return f"in {config}, above that line: UserKnownHostsFile ~/.ssh/known_hosts   (for the lab's names)"
+    return f"in {config}, above that line: UserKnownHostsFile ~/.ssh/known_hosts"
 
 
 def _split_paths(value: str) -> list[Path]:
