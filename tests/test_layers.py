@@ -82,7 +82,6 @@ NOT_YET_THIN = {
     "commands/setup",
     "commands/snapshots",
     "commands/verify",
-    "commands/x11",
 }
 
 NOT_YET_APART = {"demo.py"}
@@ -103,9 +102,9 @@ PURE = {
     "transfer/copyplan",
     "transfer/fileinfo",
     "transfer/sftppackets",
-    "xserver/probes",
-    "xserver/x11local",
-    "xserver/x11remote",
+    "xserver/sshforwarding",
+    "xserver/localchecks",
+    "xserver/containerchecks",
 }
 WORLD = {"subprocess", "socket", "httpx", "paramiko", "os", "tempfile"}
 

@@ -126,6 +126,25 @@ class Finding:
         return cls(check, "problem", fact, hint, code)
 
     @classmethod
+    def broken(
+        cls, check: str, fact: str, hint: str | None = None, *, code: str | None = None
+    ) -> "Finding":
+        """Return a finding that a link of a chain is broken, so that all after it fail."""
+        return cls(check, "broken", fact, hint, code)
+
+    @classmethod
+    def unknown(
+        cls, check: str, fact: str, hint: str | None = None, *, code: str | None = None
+    ) -> "Finding":
+        """Return a finding that the check could not be made."""
+        return cls(check, "unknown", fact, hint, code)
+
+    @classmethod
+    def skipped(cls, check: str) -> "Finding":
+        """Return a finding for a link of a chain that comes after a broken one."""
+        return cls(check, "skipped", "it needs what is broken above")
+
+    @classmethod
     def from_error(cls, check: str, error: ApexError) -> "Finding":
         """Return the problem that `error` describes."""
         return cls(check, "problem", error.message, error.hint, error.code)

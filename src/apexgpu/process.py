@@ -421,6 +421,11 @@ def in_background() -> bool:
     return False
 
 
+def stdout_is_terminal() -> bool:
+    """Whether a program that is started on our output would write to a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def which(program: str) -> str | None:
     """The path of a program, None if it is not installed."""
     import shutil

@@ -100,7 +100,7 @@ def test_a_host_that_is_silent_costs_its_time_limit_and_its_own_code(product: Pr
 def test_a_host_that_is_not_there_and_a_glob_are_matters_of_usage(product: Product) -> None:
     assert product("x11", "check", "gpu99") == 2
     assert product("x11", "run", "gpu*", "xeyes") == 2
-    assert "means 2 hosts" in product.err
+    assert "matches 2 hosts" in product.err
 
 
 def test_without_a_screen_the_host_is_not_asked(

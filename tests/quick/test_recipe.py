@@ -10,7 +10,7 @@ from apexgpu.recipes import recipe
 from apexgpu.recipes.compatibility import PYTHONS, PYTORCH, TENSORFLOW
 from apexgpu.recipes.recipe import Recipe, Source, Step
 from apexgpu.remote import programs
-from apexgpu.xserver import x11install
+from apexgpu.xserver import installation
 
 GOOD = """
 summary = "a tool"
@@ -234,7 +234,7 @@ def test_every_text_of_a_shipped_recipe_is_plain_sh(name: str, tmp_path: Path) -
 
 def test_setup_installs_for_windows_what_x11_install_does() -> None:
     (step,) = recipe.load(recipe.PACKAGED / "x11.toml").steps
-    words = " ".join(x11install.SMALL)
+    words = " ".join(installation.SMALL)
     assert (step.done, step.do) == (f"has_packages {words}", f"install_packages {words}")
 
 

@@ -11,9 +11,9 @@ import pytest
 from apexgpu.errors import ApexError
 from apexgpu.models import Host
 from apexgpu.process import Completed, LocalRunner
-from apexgpu.xserver import probes, x11remote, x11session
-from apexgpu.xserver.probes import Manner, SshSaid
-from apexgpu.xserver.x11remote import Session, There
+from apexgpu.xserver import containerchecks, sshforwarding, sshsessions
+from apexgpu.xserver.containerchecks import ContainerFacts, WindowTest
+from apexgpu.xserver.sshforwarding import ForwardingOptions, SshLog
 
 HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
 # As OpenSSH 9.2 writes them with -v; "Rejected X11 connection after …" is channels.c, "DISPLAY … invalid" clientloop.c.
@@ -29,15 +29,15 @@ debug1: client_input_channel_req: channel 0 rtype exit-status reply 0
 debug1: Exit status 0
 """
 BARE = "debug1: Remote: No xauth program; cannot forward X11.\r\nX11 forwarding request failed on channel 0\r\n"
-THERE = There(
+THERE = ContainerFacts(
     display="localhost:10.0",
     xauth="/usr/bin/xauth",
     sshd={"x11forwarding": "yes"},
     cookie=True,
     authority="/home/alice/.Xauthority",
 )
-SAID = SshSaid(requested=True, opened=1, ended=True)
-WELL = Session(SAID, THERE, drawn=True, seen=True, painted=True)
+SAID = SshLog(requested=True, opened=1, ended=True)
+WELL = WindowTest(SAID, THERE, drawn=True, seen=True, painted=True)
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ WELL = Session(SAID, THERE, drawn=True, seen=True, painted=True)
     [
         (GOOD, SAID),
         (GOOD + "\r\nX11 forwarding request failed on channel 0\r\n", replace(SAID, refused=True)),
-        (BARE, SshSaid(refused=True, no_xauth_there=True)),
+        (BARE, SshLog(refused=True, no_xauth_there=True)),
         (
             "Warning: untrusted X11 forwarding setup failed: xauth key data not generated\n",
-            SshSaid(untrusted_failed=True),
+            SshLog(untrusted_failed=True),
         ),
-        ("debug1: X11 forwarding requested but DISPLAY not set\n", SshSaid(no_display=True)),
-        ('DISPLAY "; rm -rf" invalid; disabling X11 forwarding\n', SshSaid(no_display=True)),
+        ("debug1: X11 forwarding requested but DISPLAY not set\n", SshLog(no_display=True)),
+        ('DISPLAY "; rm -rf" invalid; disabling X11 forwarding\n', SshLog(no_display=True)),
         (
             "Warning: No xauth data; using fake authentication data for X11 forwarding.\n" + GOOD,
             replace(SAID, made_up=True),
@@ -75,17 +75,17 @@ WELL = Session(SAID, THERE, drawn=True, seen=True, painted=True)
         (GOOD.replace(" x11-forwarding\n", "\n"), replace(SAID, denied_by_key=True)),
         (GOOD.replace("exit-status", "exit-signal"), replace(SAID, signalled=True)),
         (GOOD + "Killed by signal 2.\n", replace(SAID, killed=2)),
-        ("", SshSaid()),
-        ("debug1: Remote: Requesting X11 forwarding of a kind\nnoise\n", SshSaid()),
+        ("", SshLog()),
+        ("debug1: Remote: Requesting X11 forwarding of a kind\nnoise\n", SshLog()),
     ],
 )
-def test_the_words_of_ssh(log: str, said: SshSaid) -> None:
-    assert probes.read(log) == said
+def test_the_words_of_ssh(log: str, said: SshLog) -> None:
+    assert sshforwarding.parse_log(log) == said
 
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_every_link_is_well(trusted: bool) -> None:
-    found = x11remote.chain(WELL, "gpu7", trusted=trusted)
+    found = containerchecks.check_forwarding(WELL, "gpu7", trusted=trusted)
     assert [(one.check, one.verdict) for one in found] == [
         ("ssh", "ok"),
         ("xauth there", "ok"),
@@ -98,7 +98,7 @@ def test_every_link_is_well(trusted: bool) -> None:
 
 NOT_SEEN = replace(WELL, seen=False, painted=False)
 DEAD = replace(NOT_SEEN, drawn=False)
-REFUSED = SshSaid(requested=True, refused=True)
+REFUSED = SshLog(requested=True, refused=True)
 BARE_COOKIE = replace(THERE, cookie=False)
 
 
@@ -106,84 +106,89 @@ BARE_COOKIE = replace(THERE, cookie=False)
     ("session", "check", "code", "words"),
     [
         (
-            Session(SshSaid(untrusted_failed=True)),
+            WindowTest(SshLog(untrusted_failed=True)),
             "ssh",
             "untrusted_refused",
             "check --trusted gpu7",
         ),
-        (Session(SshSaid(no_display=True)), "ssh", "not_requested", "ssh -v -X gpu7"),
-        (Session(SshSaid()), "ssh", "not_requested", "ssh -v -X gpu7"),
+        (WindowTest(SshLog(no_display=True)), "ssh", "not_requested", "ssh -v -X gpu7"),
+        (WindowTest(SshLog()), "ssh", "not_requested", "ssh -v -X gpu7"),
         (
-            Session(replace(REFUSED, no_xauth_there=True), THERE),
+            WindowTest(replace(REFUSED, no_xauth_there=True), THERE),
             "xauth there",
             "no_xauth_there",
             "x11 install gpu7",
         ),
         (
-            Session(REFUSED, replace(THERE, xauth="")),
+            WindowTest(REFUSED, replace(THERE, xauth="")),
             "xauth there",
             "no_xauth_there",
             "x11 install gpu7",
         ),
         (
-            Session(replace(REFUSED, denied_by_key=True), THERE),
+            WindowTest(replace(REFUSED, denied_by_key=True), THERE),
             "sshd",
             "key_option",
             "authorized_keys",
         ),
         (
-            Session(REFUSED, replace(THERE, sshd={"x11forwarding": "no"})),
+            WindowTest(REFUSED, replace(THERE, sshd={"x11forwarding": "no"})),
             "sshd",
             "sshd_refuses",
             "1i X11Forwarding yes",
         ),
-        (Session(REFUSED, replace(THERE, sshd={})), "sshd", "sshd_refuses", "1i X11Forwarding yes"),
-        (Session(REFUSED, THERE), "sshd", "sshd_refuses", "service ssh restart"),
         (
-            Session(REFUSED, replace(THERE, ipv6=False)),
+            WindowTest(REFUSED, replace(THERE, sshd={})),
+            "sshd",
+            "sshd_refuses",
+            "1i X11Forwarding yes",
+        ),
+        (WindowTest(REFUSED, THERE), "sshd", "sshd_refuses", "service ssh restart"),
+        (
+            WindowTest(REFUSED, replace(THERE, ipv6=False)),
             "sshd",
             "sshd_no_address",
             "1i AddressFamily inet",
         ),
         (
-            replace(WELL, there=replace(THERE, display="")),
+            replace(WELL, container=replace(THERE, display="")),
             "DISPLAY there",
             "no_display_there",
             "grep -n DISPLAY",
         ),
         (
-            replace(WELL, there=replace(THERE, display=":0")),
+            replace(WELL, container=replace(THERE, display=":0")),
             "DISPLAY there",
             "other_display_there",
             "grep -n DISPLAY",
         ),
-        (replace(WELL, there=BARE_COOKIE), "cookie there", "no_cookie_there", "df -h"),
+        (replace(WELL, container=BARE_COOKIE), "cookie there", "no_cookie_there", "df -h"),
         (
-            replace(WELL, there=replace(BARE_COOKIE, writable=False)),
+            replace(WELL, container=replace(BARE_COOKIE, writable=False)),
             "cookie there",
             "cookie_unwritable",
             "ls -l",
         ),
         (
-            replace(WELL, there=replace(BARE_COOKIE, locks=("/h/.Xauthority-c",))),
+            replace(WELL, container=replace(BARE_COOKIE, locks=("/h/.Xauthority-c",))),
             "cookie there",
             "cookie_locked",
             "rm -f /h/.Xauthority-c /h/.Xauthority-l",
         ),
         (
-            replace(WELL, there=replace(BARE_COOKIE, rc=("/etc/ssh/sshrc",))),
+            replace(WELL, container=replace(BARE_COOKIE, rc=("/etc/ssh/sshrc",))),
             "cookie there",
             "cookie_rc",
             "mv /etc/ssh/sshrc",
         ),
         (
-            replace(DEAD, said=replace(SAID, rejected=True)),
+            replace(DEAD, log=replace(SAID, rejected=True)),
             "window",
             "rejected",
             "x11 check --trusted gpu7",
         ),
         (
-            replace(DEAD, said=replace(SAID, unreached="localhost port 6000: Connection refused")),
+            replace(DEAD, log=replace(SAID, unreached="localhost port 6000: Connection refused")),
             "window",
             "unreached",
             "apexgpu x11 check",
@@ -207,14 +212,14 @@ BARE_COOKIE = replace(THERE, cookie=False)
             "client_died",
             "apexgpu x11 check",
         ),
-        (replace(DEAD, said=replace(SAID, expired=True)), "window", "expired", "apexgpu x11 check"),
+        (replace(DEAD, log=replace(SAID, expired=True)), "window", "expired", "apexgpu x11 check"),
         (NOT_SEEN, "window", "not_seen", "xwininfo -root -tree"),
     ],
 )
 def test_each_broken_link_has_its_code_and_its_line(
-    session: Session, check: str, code: str, words: str
+    session: WindowTest, check: str, code: str, words: str
 ) -> None:
-    found = x11remote.chain(session, "gpu7", trusted=False)
+    found = containerchecks.check_forwarding(session, "gpu7", trusted=False)
     verdicts = [one.verdict for one in found]
     at = verdicts.index("broken")
     assert (found[at].check, found[at].code) == (check, code)
@@ -230,7 +235,9 @@ def test_what_the_container_calls_its_files_is_not_pasted_unless_it_is_a_plain_p
     change: dict[str, Any],
 ) -> None:
     there = replace(BARE_COOKIE, authority="/h/$(reboot)", **change)
-    found = x11remote.chain(replace(WELL, there=there), "gpu7", trusted=False)[4]
+    found = containerchecks.check_forwarding(replace(WELL, container=there), "gpu7", trusted=False)[
+        4
+    ]
     assert found.verdict == "broken"
     assert "reboot" not in (found.hint or "")
 
@@ -251,7 +258,7 @@ def test_what_the_container_calls_its_files_is_not_pasted_unless_it_is_a_plain_p
     ],
 )
 def test_a_container_that_says_strange_things_is_not_believed(value: dict[str, Any]) -> None:
-    assert x11remote.told(value) == There()
+    assert containerchecks.parse_facts(value) == ContainerFacts()
 
 
 def test_what_a_container_tells() -> None:
@@ -266,16 +273,18 @@ def test_what_a_container_tells() -> None:
         "rc": [],
         "ipv6": True,
     }
-    assert x11remote.told(value) == THERE
+    assert containerchecks.parse_facts(value) == THERE
 
 
 def test_a_container_without_python_leaves_unknown_what_cannot_be_looked_at() -> None:
-    found = x11remote.chain(Session(SAID, trouble="no_python"), "gpu7", trusted=False)
+    found = containerchecks.check_forwarding(
+        WindowTest(SAID, trouble="no_python"), "gpu7", trusted=False
+    )
     assert [one.verdict for one in found] == ["ok", "ok", "ok", "unknown", "unknown", "unknown"]
 
 
 def test_the_line_for_sshd_puts_the_option_first_whatever_stood_there(tmp_path: Path) -> None:
-    line = x11remote.sshd_line("gpu7", "X11Forwarding", "yes")
+    line = containerchecks.set_sshd_option("gpu7", "X11Forwarding", "yes")
     assert line.startswith('apexgpu ssh gpu7 -- "sudo sed -i ')
     edit = line.split('"')[1].split(" && ")[0].removeprefix("sudo ")
     for text in (
@@ -304,23 +313,23 @@ ALWAYS = (
     ("manner", "expected"),
     [
         (
-            Manner(trusted=False),
+            ForwardingOptions(trusted=False),
             f"-T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w {ALWAYS}",
         ),
         (
-            Manner(trusted=True, compress=True, terminal=True, background=True),
+            ForwardingOptions(trusted=True, compress=True, terminal=True, background=True),
             f"-t -C -n -o ForwardX11=yes -o ForwardX11Trusted=yes -o ForwardX11Timeout=1w {ALWAYS}",
         ),
         (
-            Manner(trusted=False, xauth="/opt/X11/bin/xauth", batch=True),
+            ForwardingOptions(trusted=False, xauth="/opt/X11/bin/xauth", batch=True),
             f"-T -o ForwardX11=yes -o ForwardX11Trusted=no -o ForwardX11Timeout=1w {ALWAYS} -o BatchMode=yes "
             "-o ClearAllForwardings=yes -o PermitLocalCommand=no -o XAuthLocation=/opt/X11/bin/xauth",
         ),
     ],
 )
-def test_the_command_line_of_ssh(manner: Manner, expected: str) -> None:
+def test_the_command_line_of_ssh(manner: ForwardingOptions, expected: str) -> None:
     assert (
-        probes.argv(["gpu7"], "xeyes", manner, log="LOG")
+        sshforwarding.ssh_command(["gpu7"], "xeyes", manner, log="LOG")
         == f"ssh -v -E LOG {expected} gpu7 xeyes".split()
     )
 
@@ -339,27 +348,27 @@ def test_the_command_line_of_ssh(manner: Manner, expected: str) -> None:
     ],
 )
 def test_what_is_said_when_a_program_has_ended(
-    said: SshSaid, code: int, trusted: bool, found: tuple[str, str] | None
+    said: SshLog, code: int, trusted: bool, found: tuple[str, str] | None
 ) -> None:
-    probe = x11remote.aftermath(
+    probe = containerchecks.explain_end(
         said, "gpu7", code, trusted=trusted, again="apexgpu x11 run gpu7 xeyes"
     )
     assert (probe and (probe.code, (probe.hint or "").partition("   ")[0])) == found
-    assert not probes.blames_x11(said)
+    assert not said.reports_broken_link
 
 
 @pytest.mark.parametrize(
     "said",
     [
-        SshSaid(),
+        SshLog(),
         REFUSED,
         replace(SAID, rejected=True),
         replace(SAID, unreached="x: y"),
-        SshSaid(untrusted_failed=True),
+        SshLog(untrusted_failed=True),
     ],
 )
-def test_what_ssh_complains_of_is_looked_into(said: SshSaid) -> None:
-    assert probes.blames_x11(said)
+def test_what_ssh_complains_of_is_looked_into(said: SshLog) -> None:
+    assert said.reports_broken_link
 
 
 class Ssh(LocalRunner):
@@ -403,8 +412,13 @@ SIGNALLED = GOOD.replace("exit-status", "exit-signal")
 def test_how_a_program_with_windows_ended(
     code: int, log: str, terminal: bool, ended: int, captured: bool
 ) -> None:
-    found = x11session.show(
-        Ssh(code, log), HOST, ["gpu7"], "xeyes", Manner(True, terminal=terminal), captured=captured
+    found = sshsessions.run_program(
+        Ssh(code, log),
+        HOST,
+        ["gpu7"],
+        "xeyes",
+        ForwardingOptions(True, terminal=terminal),
+        captured=captured,
     )
     assert (found.code, found.out, found.err) == (
         ended,
@@ -426,6 +440,8 @@ def test_a_connection_that_ends_before_the_program_is_an_error(
     log: str, exit_code: int, code: str
 ) -> None:
     with pytest.raises(ApexError) as caught:
-        x11session.show(Ssh(255, log), HOST, ["gpu7"], "xeyes", Manner(True), captured=True)
+        sshsessions.run_program(
+            Ssh(255, log), HOST, ["gpu7"], "xeyes", ForwardingOptions(True), captured=True
+        )
     assert caught.value.exit_code == exit_code
     assert caught.value.code.startswith(code)

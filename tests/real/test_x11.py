@@ -97,7 +97,7 @@ class TestCheck:
         code, probes = laptop.checked("gpu7", *more)
         assert (code, {probe["verdict"] for probe in probes.values()}) == (0, {"ok"}), laptop.out
         assert list(probes) == ["DISPLAY", "X server", "xauth", "cookie", "permission", *LINKS]
-        assert probes["window"]["fact"] == "drawn there, seen here, pixels and all"
+        assert probes["window"]["fact"] == "drawn in the container, seen here, with its pixels"
         assert "apexgpu" not in laptop.screen.windows()  # it is taken away again
 
     def test_without_a_host_only_this_machine_is_looked_at(self, laptop: Laptop) -> None:
@@ -231,7 +231,7 @@ class TestCheck:
         assert (code, probes["sshd"]["verdict"]) == (0, "ok")
         assert (probes["window"]["verdict"], probes["window"]["code"]) == ("unknown", "no_python")
         assert laptop("x11", "check", "gpu7") == 0
-        assert laptop.out.endswith("could be looked at; not: DISPLAY there, cookie there, window\n")
+        assert laptop.out.endswith("Nothing is broken, but not checked: DISPLAY there, cookie there, window\n")
 
     def test_a_host_that_is_down_has_its_own_code(self, laptop: Laptop) -> None:
         laptop.servers[0].kill()

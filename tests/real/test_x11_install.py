@@ -16,7 +16,7 @@ from tests.waiting import until
 
 from apexgpu import cli
 from apexgpu.session import Session
-from apexgpu.xserver import x11install
+from apexgpu.xserver import installation
 
 pytestmark = pytest.mark.openssh
 LIMIT = 60
@@ -130,7 +130,7 @@ def test_what_is_missing_is_installed_once(container: Container) -> None:
     assert container.calls == ["install x11-apps"]
     assert container.installed == {"xauth", "x11-apps"}
     assert container() == 0
-    assert "xauth, x11-apps: on gpu7 already: nothing to do" in container.err
+    assert "xauth, x11-apps: already on gpu7, nothing to do" in container.err
     assert len(container.calls) == 1
     row = container.json()
     assert (row["ok"], row["changed"], row["packages"]) == (True, False, ["xauth", "x11-apps"])
@@ -164,10 +164,10 @@ def test_an_apt_that_never_ends_is_waited_for_so_long(
     held = "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 17 (apt-get)"
     for call in range(1, 9):
         container.says(call, 100, held)
-    real = x11install.command
-    monkeypatch.setattr(x11install, "command", lambda packages: real(packages, lock=1))
+    real = installation.command
+    monkeypatch.setattr(installation, "command", lambda packages: real(packages, lock=1))
     assert container() == 5
-    assert "another apt has been at work" in container.err
+    assert "another apt has been running" in container.err
     assert "held by process 17" in container.err
 
 
@@ -189,7 +189,7 @@ def test_an_apt_that_never_ends_is_waited_for_so_long(
         (
             "E: You don't have enough free space in /var/cache/apt/archives/.",
             "full",
-            "no room",
+            "not enough free space",
             "df -h /",
         ),
     ],
@@ -211,7 +211,7 @@ def test_an_apt_that_only_says_so_is_not_believed(container: Container) -> None:
         '#!/bin/sh\necho "noninteractive: $*" >>"$ROOM/calls"\nexit 0\n'
     )
     assert container() == 6
-    assert "says that it is done, and xauth, x11-apps is not installed" in container.err
+    assert "reports success, but xauth, x11-apps is not installed" in container.err
 
 
 def test_a_sudo_that_asks_for_a_password_is_said(container: Container) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from apexgpu.errors import MissingProgramError, UnreachableError
 from apexgpu.process import Completed
-from apexgpu.xserver import x11facts
-from apexgpu.xserver.x11facts import collect, find_xauth, x_servers
+from apexgpu.xserver import displayfacts
+from apexgpu.xserver.displayfacts import collect, find_xauth, x_servers
+from apexgpu.xserver.localchecks import Answer
 
 INFO = "/Applications/Utilities/XQuartz.app/Contents/Info"
 TASKS = """\
@@ -83,7 +84,7 @@ def test_macos_with_xquartz_that_does_not_run(tmp_path: Path) -> None:
         "2.8.5",
         True,
     )
-    assert (found.answer, found.said) == ("not_there", "no such file or directory")
+    assert (found.answer, found.said) == (Answer.NO_SERVER, "no such file or directory")
 
 
 def test_macos_without_xquartz() -> None:
@@ -94,7 +95,7 @@ def test_macos_without_xquartz() -> None:
         "",
         "",
         None,
-        "not_asked",
+        Answer.NOT_ASKED,
     )
 
 
@@ -139,7 +140,7 @@ def test_the_xauth_that_ssh_is_configured_for_comes_first(
     monkeypatch.setenv("PATH", str(other.parent))
     assert find_xauth(str(own), "linux") == str(own)
     assert find_xauth("/nowhere/xauth", "linux") == str(other)
-    monkeypatch.setattr(x11facts, "_MAC_XAUTH", str(own))
+    monkeypatch.setattr(displayfacts, "_MAC_XAUTH", str(own))
     monkeypatch.setenv("PATH", "")
     assert find_xauth("/usr/X11R6/bin/xauth", "darwin") == str(own)
     assert find_xauth("", "linux") == ""
@@ -148,13 +149,13 @@ def test_the_xauth_that_ssh_is_configured_for_comes_first(
 def test_the_cookie_is_asked_for_by_the_name_that_ssh_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1] - 6000
-    monkeypatch.setattr(x11facts, "find_xauth", lambda *_: "xauth")
+    monkeypatch.setattr(displayfacts, "find_xauth", lambda *_: "xauth")
     listed = f"laptop/unix:{number}  MIT-MAGIC-COOKIE-1  00112233\n"
     runner = Recorded({f"xauth list unix:{number}.0": listed, "ssh -G localhost": ""})
     found = collect(
         runner, {**os.environ, "DISPLAY": f"localhost:{number}.0"}, system="linux"
     ).facts
-    assert (found.cookie, found.answer) == (True, "not_there")
+    assert (found.cookie, found.answer) == (True, Answer.NO_SERVER)
 
 
 @pytest.mark.parametrize(("configured", "told"), [("/nowhere/xauth", True), ("xauth", False)])
@@ -172,7 +173,7 @@ def test_ssh_is_told_of_an_xauth_that_it_would_not_find_itself(
 def test_a_key_of_another_kind_is_no_cookie_and_a_login_over_ssh_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(x11facts, "find_xauth", lambda *_: "xauth")
+    monkeypatch.setattr(displayfacts, "find_xauth", lambda *_: "xauth")
     with socket.create_server(("127.0.0.1", 0)) as server:
         shown = f"127.0.0.1:{server.getsockname()[1] - 6000}"
     runner = Recorded(
@@ -200,4 +201,4 @@ def test_a_server_that_begins_anew_is_tried_again() -> None:
             Recorded({"ssh -G localhost": ""}), {"DISPLAY": shown}, system="win32"
         ).facts
         thread.join(30)
-    assert (found.answer, found.said) == ("not_let_in", "none")
+    assert (found.answer, found.said) == (Answer.REJECTED, "none")

@@ -4,21 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from apexgpu.xserver.x11local import NOT_INSTALLED, Facts, probes
+from apexgpu.xserver.localchecks import NOT_INSTALLED, Answer, DisplayFacts, check_display
 
-LINUX = Facts(
+LINUX = DisplayFacts(
     display=":0",
-    answer="in",
+    answer=Answer.ADMITTED,
     said="The X.Org Foundation",
     security=True,
     xauth="/usr/bin/xauth",
     cookie=True,
 )
 SOCKET = "/private/tmp/com.apple.launchd.X4Qz/org.xquartz:0"
-MACOS = Facts(
+MACOS = DisplayFacts(
     display=SOCKET,
     launchd=SOCKET,
-    answer="in",
+    answer=Answer.ADMITTED,
     said="The X.Org Foundation",
     security=True,
     cookie=True,
@@ -26,9 +26,9 @@ MACOS = Facts(
     xquartz="2.8.5",
     iglx=True,
 )
-WINDOWS = Facts(
+WINDOWS = DisplayFacts(
     display="127.0.0.1:0.0",
-    answer="in",
+    answer=Answer.ADMITTED,
     said="The VcXsrv Project",
     security=True,
     xauth=r"C:\PROGRA~1\VcXsrv\xauth.exe",
@@ -40,11 +40,13 @@ AGAIN = "apexgpu x11 check gpu7"
 
 
 def first_broken(
-    system: str, facts: Facts, *, trusted: bool = False
+    system: str, facts: DisplayFacts, *, trusted: bool = False
 ) -> tuple[str, str | None, str, int]:
     """Name, code, hint and exit code of the one broken link; what comes before is well, what comes after skipped."""
     found = [
-        one for one in probes(system, facts, trusted=trusted, again=AGAIN) if one.check != "OpenGL"
+        one
+        for one in check_display(system, facts, trusted=trusted, again=AGAIN)
+        if one.check != "OpenGL"
     ]
     verdicts = [one.verdict for one in found]
     at = verdicts.index("broken")
@@ -62,15 +64,17 @@ def first_broken(
     ("system", "facts"), [("linux", LINUX), ("darwin", MACOS), ("win32", WINDOWS)]
 )
 @pytest.mark.parametrize("trusted", [True, False])
-def test_all_is_well(system: str, facts: Facts, trusted: bool) -> None:
-    assert {one.verdict for one in probes(system, facts, trusted=trusted, again=AGAIN)} == {"ok"}
+def test_all_is_well(system: str, facts: DisplayFacts, trusted: bool) -> None:
+    assert {one.verdict for one in check_display(system, facts, trusted=trusted, again=AGAIN)} == {
+        "ok"
+    }
 
 
 @pytest.mark.parametrize(
     ("change", "check", "code", "hint", "exit_code"),
     [
         (
-            {"display": "", "answer": "not_asked"},
+            {"display": "", "answer": Answer.NOT_ASKED},
             "DISPLAY",
             "no_display",
             "sudo apt install xorg",
@@ -82,30 +86,30 @@ def test_all_is_well(system: str, facts: Facts, trusted: bool) -> None:
         ({"display": "nonsense"}, "DISPLAY", "bad_display", "export DISPLAY=:0", 6),
         ({"display": ":x", "others": (":3",)}, "DISPLAY", "bad_display", "export DISPLAY=:3", 6),
         (
-            {"answer": "not_there", "said": "connection refused"},
+            {"answer": Answer.NO_SERVER, "said": "connection refused"},
             "X server",
             "no_server",
             "echo $DISPLAY",
             6,
         ),
         (
-            {"answer": "not_there", "others": (":5",)},
+            {"answer": Answer.NO_SERVER, "others": (":5",)},
             "X server",
             "no_server",
             "export DISPLAY=:5",
             6,
         ),
         ({"xauth": ""}, "xauth", "no_xauth", "sudo apt install xauth", 127),
-        ({"answer": "not_let_in"}, "cookie", "bad_cookie", "xhost +si:localuser:$USER", 6),
+        ({"answer": Answer.REJECTED}, "cookie", "bad_cookie", "xhost +si:localuser:$USER", 6),
         (
-            {"answer": "not_let_in", "cookie": False},
+            {"answer": Answer.REJECTED, "cookie": False},
             "cookie",
             "bad_cookie",
             "xhost +si:localuser:$USER",
             6,
         ),
         (
-            {"answer": "not_let_in", "authority": "/run/user/1000/gdm/Xauthority"},
+            {"answer": Answer.REJECTED, "authority": "/run/user/1000/gdm/Xauthority"},
             "cookie",
             "bad_cookie",
             "export XAUTHORITY=/run/user/1000/gdm/Xauthority",
@@ -121,34 +125,37 @@ def test_linux(change: dict[str, object], check: str, code: str, hint: str, exit
 
 
 def test_linux_wayland_names_its_x_server() -> None:
-    found = probes("linux", replace(LINUX, wayland=True), trusted=False, again=AGAIN)
+    found = check_display("linux", replace(LINUX, wayland=True), trusted=False, again=AGAIN)
     assert found[1].fact == "XWayland answers"
 
 
 def test_linux_a_server_that_asks_for_no_cookie_is_well() -> None:
-    found = probes("linux", replace(LINUX, cookie=False), trusted=False, again=AGAIN)
-    assert (found[3].verdict, found[3].fact) == ("ok", "the server asks this account for none")
+    found = check_display("linux", replace(LINUX, cookie=False), trusted=False, again=AGAIN)
+    assert (found[3].verdict, found[3].fact) == (
+        "ok",
+        "the X server admits this account without a cookie",
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "check", "code", "hint", "exit_code"),
     [
         (
-            {"xquartz": "", "display": "", "launchd": "", "answer": "not_asked"},
+            {"xquartz": "", "display": "", "launchd": "", "answer": Answer.NOT_ASKED},
             "DISPLAY",
             "no_server_installed",
             "brew install --cask xquartz",
             127,
         ),
         (
-            {"display": "", "answer": "not_asked"},
+            {"display": "", "answer": Answer.NOT_ASKED},
             "DISPLAY",
             "no_display",
             "export DISPLAY=$(launchctl getenv DISPLAY)",
             6,
         ),
         (
-            {"display": "", "launchd": "", "answer": "not_asked"},
+            {"display": "", "launchd": "", "answer": Answer.NOT_ASKED},
             "DISPLAY",
             "no_display",
             "open -a XQuartz",
@@ -162,21 +169,30 @@ def test_linux_a_server_that_asks_for_no_cookie_is_well() -> None:
             6,
         ),
         (
-            {"display": "/private/tmp/com.apple.launchd.old/org.xquartz:0", "answer": "not_there"},
+            {
+                "display": "/private/tmp/com.apple.launchd.old/org.xquartz:0",
+                "answer": Answer.NO_SERVER,
+            },
             "X server",
             "no_server",
             "export DISPLAY=$(launchctl getenv DISPLAY)",
             6,
         ),
         (
-            {"answer": "not_there", "said": "no answer in time"},
+            {"answer": Answer.NO_SERVER, "said": "no answer in time"},
             "X server",
             "no_server",
             "open -a XQuartz",
             6,
         ),
         ({"xauth": ""}, "xauth", "no_xauth", "brew reinstall --cask xquartz", 127),
-        ({"answer": "not_let_in", "said": "no protocol"}, "cookie", "bad_cookie", "osascript", 6),
+        (
+            {"answer": Answer.REJECTED, "said": "no protocol"},
+            "cookie",
+            "bad_cookie",
+            "osascript",
+            6,
+        ),
         ({"security": False}, "permission", "no_security", "apexgpu x11 check --trusted gpu7", 6),
     ],
 )
@@ -187,19 +203,19 @@ def test_macos(change: dict[str, object], check: str, code: str, hint: str, exit
 
 
 def test_macos_an_xauth_that_ssh_does_not_find_is_well_and_has_its_line() -> None:
-    found = probes("darwin", replace(MACOS, xauth_option=True), trusted=False, again=AGAIN)
+    found = check_display("darwin", replace(MACOS, xauth_option=True), trusted=False, again=AGAIN)
     assert found[2].verdict == "ok"
     assert (found[2].hint or "").endswith("XAuthLocation /opt/X11/bin/xauth")
 
 
 def test_macos_opengl_is_told_and_breaks_nothing() -> None:
-    found = probes("darwin", replace(MACOS, iglx=False), trusted=False, again=AGAIN)
+    found = check_display("darwin", replace(MACOS, iglx=False), trusted=False, again=AGAIN)
     assert [one.verdict for one in found] == ["ok"] * 5 + ["unknown"]
     assert "enable_iglx -bool true" in (found[-1].hint or "")
 
 
 def test_macos_another_x_server_than_xquartz_will_do() -> None:
-    found = probes(
+    found = check_display(
         "darwin", replace(MACOS, xquartz="", iglx=None, display=":0"), trusted=False, again=AGAIN
     )
     assert {one.verdict for one in found} == {"ok"}
@@ -209,49 +225,49 @@ def test_macos_another_x_server_than_xquartz_will_do() -> None:
     ("change", "check", "code", "hint", "exit_code"),
     [
         (
-            {"port": False, "servers": (), "answer": "not_asked", "display": ""},
+            {"port": False, "servers": (), "answer": Answer.NOT_ASKED, "display": ""},
             "X server",
             "no_server_installed",
             "winget install marha.VcXsrv",
             127,
         ),
         (
-            {"port": False, "servers": (), "answer": "not_there", "installed": (VCXSRV,)},
+            {"port": False, "servers": (), "answer": Answer.NO_SERVER, "installed": (VCXSRV,)},
             "X server",
             "no_server",
             f'& "{VCXSRV}" :0 -multiwindow',
             6,
         ),
         (
-            {"port": False, "answer": "not_there"},
+            {"port": False, "answer": Answer.NO_SERVER},
             "X server",
             "no_server",
             "end it, and start it as display 0",
             6,
         ),
         (
-            {"display": "", "answer": "not_asked"},
+            {"display": "", "answer": Answer.NOT_ASKED},
             "DISPLAY",
             "no_display",
             '$env:DISPLAY = "127.0.0.1:0.0"',
             6,
         ),
         (
-            {"display": ":0", "answer": "not_there"},
+            {"display": ":0", "answer": Answer.NO_SERVER},
             "DISPLAY",
             "bad_display",
             '$env:DISPLAY = "127.0.0.1:0.0"',
             6,
         ),
         (
-            {"display": "127.0.0.1:5", "answer": "not_there"},
+            {"display": "127.0.0.1:5", "answer": Answer.NO_SERVER},
             "cookie",
             "no_server",
             "$env:DISPLAY",
             6,
         ),
         (
-            {"answer": "not_let_in", "said": "No protocol specified"},
+            {"answer": Answer.REJECTED, "said": "No protocol specified"},
             "cookie",
             "bad_cookie",
             "Add-Content",
@@ -277,11 +293,13 @@ def test_windows(
 def test_windows_without_xauth_only_trusted_programs_can_be_shown() -> None:
     without = replace(WINDOWS, xauth="")
     assert first_broken("win32", without)[:2] == ("permission", "no_security")
-    assert {one.verdict for one in probes("win32", without, trusted=True, again=AGAIN)} == {"ok"}
+    assert {one.verdict for one in check_display("win32", without, trusted=True, again=AGAIN)} == {
+        "ok"
+    }
 
 
 def test_windows_another_display_than_0_is_well_when_it_answers() -> None:
-    found = probes(
+    found = check_display(
         "win32", replace(WINDOWS, display="127.0.0.1:1.0", port=False), trusted=False, again=AGAIN
     )
     assert {one.verdict for one in found} == {"ok"}
