@@ -231,7 +231,9 @@ class TestCheck:
         assert (code, probes["sshd"]["verdict"]) == (0, "ok")
         assert (probes["window"]["verdict"], probes["window"]["code"]) == ("unknown", "no_python")
         assert laptop("x11", "check", "gpu7") == 0
-        assert laptop.out.endswith("Nothing is broken, but not checked: DISPLAY there, cookie there, window\n")
+        assert laptop.out.endswith(
+            "Nothing is broken, but not checked: DISPLAY there, cookie there, window\n"
+        )
 
     def test_a_host_that_is_down_has_its_own_code(self, laptop: Laptop) -> None:
         laptop.servers[0].kill()

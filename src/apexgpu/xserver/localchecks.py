@@ -143,7 +143,10 @@ def _check_linux_display(facts: DisplayFacts) -> Finding:
         other = facts.others[0] if facts.others else ":0"
         return _check_display_name(facts, f"export DISPLAY={other}")
     if facts.over_ssh:
-        fact = "DISPLAY is not set: this is an ssh session without X11 itself; connect to this machine with X11 forwarding"
+        fact = (
+            "DISPLAY is not set: this is an ssh session without X11 itself; connect to this"
+            " machine with X11 forwarding"
+        )
         hint = "ssh -X THIS_MACHINE"
     elif facts.others:
         fact = f"DISPLAY is not set, and an X server runs here as {facts.others[0]}"
