@@ -1,11 +1,11 @@
 """Shell completion: the script for each shell, and the completions for a line.
 
-The answers come from `completion_table`, which is generated from the command line itself, because a
-Tab must be fast: no typer, no network, no keyring, no prompt. Host names come from a file that login
-writes.
+The answers come from `completion_table`, which is generated from the command line itself, because
+a Tab must be fast: no typer, no network, no keyring, no prompt. Host names come from a file that
+login writes.
 
-The scripts call apexgpu with the environment variable `_APEXGPU_COMPLETE=complete_SHELL`, and with the
-line either as `COMP_WORDS` and `COMP_CWORD`, or up to the cursor as `_TYPER_COMPLETE_ARGS`.
+The scripts call apexgpu with the environment variable `_APEXGPU_COMPLETE=complete_SHELL`, and with
+the line either as `COMP_WORDS` and `COMP_CWORD`, or up to the cursor as `_TYPER_COMPLETE_ARGS`.
 """
 
 import os
@@ -67,7 +67,7 @@ def script(shell: str) -> str:
 
 
 def answer(environment: Mapping[str, str]) -> int:
-    """Print the completions for the line in `environment`, one on each line; return the exit code."""
+    """Print the completions for the line in `environment`, one a line; return the exit code."""
     before, word = _parse_line(environment)
     completions = complete(before, word, environment)
     sys.stdout.write("".join(f"{completion}\n" for completion in completions))
@@ -108,7 +108,7 @@ def _parse_line(environment: Mapping[str, str]) -> tuple[list[str], str]:
 
 
 def _command_path(words: list[str]) -> str:
-    """The longest command in `words` that the table knows: `config sync`, or "" for apexgpu itself."""
+    """The longest command in `words` that the table knows, or "" for apexgpu itself."""
     path = ""
     for word in words:
         longer = f"{path} {word}".strip()

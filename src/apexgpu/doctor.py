@@ -1,4 +1,4 @@
-"""doctor: find out what is wrong between this machine and the containers. Each check gives findings.
+"""doctor: find out what is wrong between this machine and the containers.
 
 It changes nothing: no host key is trusted, no container started, no password sent. The checks
 themselves are in the `checks` module of each technology.
@@ -114,7 +114,7 @@ def check_machine(session: Session) -> Iterator[Finding]:
 
 
 def hosts_are_known(session: Session, findings: Iterable[Finding]) -> bool:
-    """Return whether there are hosts to check after these findings: remembered ones, or from IAM."""
+    """Return whether there are hosts to check: remembered ones, or from an IAM that answers."""
     failed = {finding.check for finding in findings if finding.verdict == "problem"}
     if "settings" in failed:
         return False
@@ -185,10 +185,9 @@ def _check_mounts(session: Session) -> Iterator[Finding]:
 
 
 def _check_agent(session: Session) -> Iterator[Finding]:
-    from apexgpu.sshfiles.agent import list_agent_keys
     from apexgpu.sshfiles.checks import check_agent
 
-    return check_agent(list_agent_keys(session.runner))
+    return check_agent(session.runner)
 
 
 def _check_key(session: Session) -> Iterator[Finding]:

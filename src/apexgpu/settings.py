@@ -1,4 +1,4 @@
-"""The settings, each with its source. The order is: flag, environment, config.toml, last login, default."""
+"""The settings and their sources: flag, environment, config.toml, last login, default."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings. `named` contains them as text with their sources, for `apexgpu config status`."""
+    """All settings. `named` has them as text with their sources, for `apexgpu config status`."""
 
     named: Mapping[str, Setting]
 
@@ -73,7 +73,7 @@ class Settings:
 
     @property
     def networks(self) -> "Sequence[IPv4Network | IPv6Network] | None":
-        """The networks that the lab's addresses may be in; None means private networks and loopback.
+        """The networks of the lab's addresses; None means private networks and loopback.
 
         Raises:
             ConfigError: a network cannot be parsed.
@@ -96,7 +96,7 @@ class Settings:
 
 
 class _Definition(NamedTuple):
-    """A setting that can be in config.toml: its environment variable ("" for none) and default value."""
+    """A setting that can be in config.toml: its environment variable ("" for none) and default."""
 
     variable: str
     default: str

@@ -1,7 +1,7 @@
 """Completion in the user's shell: show the script, install it, remove it.
 
-An installation is a file of ours, and for bash and zsh one line in the shell's own start-up file that
-reads it. What the scripts ask for on a Tab is answered by `completion`.
+An installation is a file of ours, and for bash and zsh one line in the shell's own start-up file
+that reads it. What the scripts ask for on a Tab is answered by `completion`.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class CompletionScript(Result):
 
 @dataclass(frozen=True)
 class Installation(Result):
-    """The completion script of `shell`, installed at `path`; `changed` if a start-up file was changed."""
+    """The script of `shell`, installed at `path`; `changed` if a start-up file was changed."""
 
     shell: str
     path: Path
@@ -77,7 +77,7 @@ def installed_files(config_dir: Path) -> list[Path]:
 
 
 def remove(config_dir: Path) -> None:
-    """Remove our lines from the start-up files, and our own files. A start-up file without other lines is deleted."""
+    """Remove our files, and our lines from start-up files; one without other lines is deleted."""
     for path, rest in list(_installed(config_dir)):
         if rest:
             mode = path.stat().st_mode & 0o777
@@ -137,7 +137,7 @@ def _script_file(shell: str, config_dir: Path) -> Path:
 
 
 def _startup_file(shell: str) -> Path | None:
-    """The start-up file that has to read our script. PowerShell's is left to the user, who pastes a line."""
+    """The start-up file that has to read our script. For PowerShell, the user pastes a line."""
     if shell == "bash":
         return Path.home() / ".bashrc"
     if shell == "zsh":

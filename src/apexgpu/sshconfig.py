@@ -1,4 +1,4 @@
-"""The lab's hosts in the user's ssh config: fetch and merge them, show the state, remove and restore.
+"""The lab's hosts in the user's ssh config: merge them, show the state, remove, restore.
 
 `merge` is the pure heart of it: bytes and hosts in, bytes out. Everything else here plans a change,
 shows it, asks, and lets `sshfiles.configfile` write it safely.
@@ -296,7 +296,7 @@ def restore(session: Session, number: int) -> Restoration:
 
 
 def fetch_hosts(session: Session, client: IamClient | None = None) -> tuple[Host, ...]:
-    """Return the hosts that IAM lists now. They are checked strictly, because they may be forged."""
+    """Return the hosts that IAM lists now. They are checked strictly, as they may be forged."""
     if client is None:
         client = IamClient(session.iam_url, timeout=session.settings.timeout)
     text = client.config(session.user)
@@ -306,7 +306,7 @@ def fetch_hosts(session: Session, client: IamClient | None = None) -> tuple[Host
 def merge_hosts(
     session: Session, hosts: tuple[Host, ...], *, identity: Path | None
 ) -> tuple[Session, bool]:
-    """Merge `hosts` into the ssh config, and remember them; see `sync` for the questions and errors.
+    """Merge `hosts` into the ssh config, and remember them; see `sync` for questions and errors.
 
     `identity` is the private file of the key that the user logged in with. Returns the session that
     knows the hosts, and whether the config changed.
@@ -318,7 +318,7 @@ def merge_hosts(
 
 
 def remove_block(session: Session) -> bool:
-    """Remove our block from the ssh config, and our file that it may include. Return whether there was one."""
+    """Remove our block, and our file that the ssh config may include; return whether one was there."""
     path = session.settings.ssh_config
     include = _include_file(session)
     changed = configfile.remove_block(path, state_dir=session.state_dir, runner=session.runner)
@@ -342,7 +342,7 @@ def pasted_line(session: Session) -> str | None:
 
 @dataclass(frozen=True)
 class _Merged:
-    """The session that knows the merged hosts, the plan that was carried out, and the line to paste if any."""
+    """The session that knows the hosts, the plan that was carried out, the line to paste if any."""
 
     session: Session
     plan: configfile.ConfigPlan
@@ -358,7 +358,7 @@ def _merge(
     dry_run: bool = False,
     include: bool = False,
 ) -> _Merged:
-    """Show what merging `hosts` would change, ask if a question is due, write, and remember the hosts."""
+    """Show what merging `hosts` would change, ask if needed, write, and remember the hosts."""
     include_file = _include_file(session)
     uses_include = include or include_file.exists()
     plan = configfile.plan(
@@ -431,7 +431,7 @@ def _registered_key(session: Session) -> Path | None:
 
 
 def _key_to_pin(session: Session, identity: Path | None) -> str | None:
-    """The private key to name in the block: `identity`, unless it is missing or ssh offers it anyway."""
+    """The private key to name in the block: `identity`, unless ssh offers it by itself."""
     if identity is None or not identity.is_file() or which("ssh") is None:
         return None
     # A name of no host, so that only the user's global settings apply.

@@ -1,4 +1,4 @@
-"""uninstall: remove everything that apexgpu wrote on this machine. The user's keys stay, here and in IAM."""
+"""uninstall: remove everything that apexgpu wrote on this machine. The user's keys stay."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Uninstallation(Result):
-    """What `uninstall` removed, by name; facts about what is left; and interrupted work on hosts."""
+    """What `uninstall` removed, by name; facts about what is left; interrupted work on hosts."""
 
     removed: tuple[str, ...]
     left: tuple[str, ...]
@@ -241,7 +241,7 @@ def _delete(directory: Path, paths: list[Path]) -> None:
 
 
 def _interrupted_work(settings: Settings) -> list[str]:
-    """A sentence for each piece of interrupted work on a host: only the journal in the state directory has it."""
+    """A sentence for each piece of interrupted work on a host: only the journal knows of it."""
     journal = Journal(settings.state_dir)
     facts = []
     for host in journal.hosts():

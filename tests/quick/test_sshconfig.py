@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from apexgpu import sshconfig
 from apexgpu.errors import ConfigError
 from apexgpu.models import Host
 from apexgpu.sshfiles import configblock
@@ -45,6 +46,10 @@ def blocks(count: int) -> bytes:
     return b"".join(
         b"Host h%d\n  HostName 192.0.2.%d\n  User bob\n\n" % (n, n % 250) for n in range(count)
     )
+
+
+def test_merge_is_part_of_the_python_api() -> None:
+    assert sshconfig.merge(b"Host mine\n", HOSTS) == BLOCK + b"Host mine\n"
 
 
 def test_the_block_names_every_host_twice_and_ends_in_a_bare_host_star() -> None:

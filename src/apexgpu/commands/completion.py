@@ -1,4 +1,4 @@
-"""The command `completion show`. `--install-completion` is an option of apexgpu itself: see `cli`."""
+"""The command `completion show`. `--install-completion` is an option of apexgpu: see `cli`."""
 
 from typing import Annotated
 
@@ -17,5 +17,8 @@ app.add_typer(
 
 @group.command("show")
 def show(shell: Annotated[str, typer.Argument(metavar="SHELL", show_default=False)]) -> Result:
-    """Print the completion script of a shell: bash, zsh, fish, powershell. Example: apexgpu completion show bash."""
+    """Print the completion script of a shell: bash, zsh, fish, powershell.
+
+    Example: apexgpu completion show bash
+    """
     return shellcompletion.show(shell)

@@ -48,7 +48,10 @@ def sync(
     ] = False,
     ssh_config: SshConfig = None,
 ) -> Result:
-    """Fetch the hosts from IAM and merge them into your ssh config. Example: apexgpu config sync."""
+    """Fetch the hosts from IAM and merge them into your ssh config.
+
+    Example: apexgpu config sync
+    """
     return sshconfig.sync(
         _session(ctx, ssh_config),
         dry_run=dry_run,
@@ -60,7 +63,7 @@ def sync(
 
 @group.command("status")
 def status(ctx: typer.Context, ssh_config: SshConfig = None) -> Result:
-    """Show each setting with its source, the lab's hosts in the ssh config, and settings that cause problems."""
+    """Show the settings, the lab's hosts in the ssh config, and what may cause problems."""
     return sshconfig.status(_session(ctx, ssh_config))
 
 
@@ -72,7 +75,10 @@ def print_(ctx: typer.Context) -> Result:
 
 @group.command("remove")
 def remove(ctx: typer.Context, ssh_config: SshConfig = None) -> Result:
-    """Remove apexgpu's block from the ssh config; every other byte stays. Example: apexgpu config remove."""
+    """Remove apexgpu's block from the ssh config; every other byte stays.
+
+    Example: apexgpu config remove
+    """
     return sshconfig.remove(_session(ctx, ssh_config))
 
 

@@ -1,4 +1,4 @@
-"""What `apexgpu doctor` checks at IAM: whether it answers, knows the user and has the key. Changes nothing."""
+"""What `apexgpu doctor` checks at IAM: whether it answers, knows the user and has the key."""
 
 from collections.abc import Iterator, Sequence
 

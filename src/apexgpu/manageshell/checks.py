@@ -1,4 +1,4 @@
-"""What `apexgpu doctor` checks on one host: the route, the manage shell, the key, the container. Changes nothing."""
+"""What `apexgpu doctor` checks on one host: route, manage shell, key, container."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ _NO_ANSWER = (ConnectTimeoutError, CommandTimeoutError, NoNetworkError, NoRouteE
 
 @dataclass(frozen=True, slots=True)
 class HostFindings:
-    """What was found on one host; `silent` if nothing there answered, so that the network may be the cause."""
+    """What was found on one host; `silent` if nothing answered (maybe because of the network)."""
 
     host: Host
     findings: tuple[Finding, ...]
@@ -34,8 +34,8 @@ class HostFindings:
 def check_host(connections: Connections, host: Host, *, named: bool) -> HostFindings:
     """Check one host. No ApexError is raised: each becomes a finding.
 
-    The user may not be registered on every host. On a host that was `named` on the command line that
-    is a problem, on the others only a note.
+    The user may not be registered on every host. On a host that was `named` on the command line
+    that is a problem, on the others only a note.
     """
     try:
         route = connections.route(Target(host, "manage"))

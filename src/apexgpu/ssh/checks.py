@@ -1,4 +1,4 @@
-"""What `apexgpu doctor` checks about connections: the ssh program, known_hosts, a host's route. Changes nothing."""
+"""What `apexgpu doctor` checks about connections: ssh programs, known_hosts, routes."""
 
 import re
 from collections.abc import Iterator, Sequence

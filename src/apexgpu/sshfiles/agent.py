@@ -16,9 +16,19 @@ TIME_LIMIT = 3.0
 def list_agent_keys(runner: Runner) -> list[PublicKey]:
     """Return the keys of the ssh-agent; [] if there is no agent, or none that answers in time."""
     try:
-        done = runner.run(["ssh-add", "-L"], timeout=TIME_LIMIT)
+        return query_agent(runner)
     except (MissingProgramError, UnreachableError):
         return []
+
+
+def query_agent(runner: Runner) -> list[PublicKey]:
+    """Return the keys of the ssh-agent; [] if there is no agent.
+
+    Raises:
+        UnreachableError: the agent does not answer in time.
+        MissingProgramError: `ssh-add` is not installed.
+    """
+    done = runner.run(["ssh-add", "-L"], timeout=TIME_LIMIT)
     if done.code != 0:
         return []
     return parse_all(done.text)

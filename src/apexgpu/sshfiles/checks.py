@@ -1,21 +1,33 @@
-"""What `apexgpu doctor` checks in the user's ssh files: the agent, the key, the ssh config. Changes nothing."""
+"""What `apexgpu doctor` checks in the user's ssh files: the agent, the key, the ssh config."""
 
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from apexgpu.errors import MissingProgramError, UnreachableError
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.models import Finding, Host, PublicKey
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configblock, configfile, keys
+from apexgpu.sshfiles.agent import TIME_LIMIT, query_agent
 from apexgpu.sshfiles.configcheck import SettingWarning
 
 _MAX_AGENT_KEYS = 5  # a server disconnects after six refused keys
 
 
-def check_agent(agent_keys: Sequence[PublicKey]) -> Iterator[Finding]:
-    """Check that the agent does not have so many keys that the right one is never offered."""
-    count = len(agent_keys)
+def check_agent(runner: Runner) -> Iterator[Finding]:
+    """Check that the agent answers, and has not so many keys that the right one is never offered."""
+    try:
+        count = len(query_agent(runner))
+    except MissingProgramError:
+        return  # check_programs reports it
+    except UnreachableError:
+        yield Finding.note(
+            "agent",
+            f"ssh-agent does not answer within {TIME_LIMIT:g} s; ssh waits for it every time",
+            "ssh-add -l",
+        )
+        return
     if count > _MAX_AGENT_KEYS:
         yield Finding.note(
             "agent",
@@ -24,7 +36,7 @@ def check_agent(agent_keys: Sequence[PublicKey]) -> Iterator[Finding]:
             "ssh-add -l",
         )
     elif count:
-        yield Finding.ok("agent", f"it has {count_keys(count)}")
+        yield Finding.ok("agent", f"it has {_count_keys(count)}")
     else:
         yield Finding.ok("agent", "no ssh-agent, or it has no keys")
 
@@ -122,6 +134,6 @@ def _setting_finding(path: Path, host: Host, warnings: Sequence[SettingWarning])
     return Finding.note("ssh settings", fact, hint)
 
 
-def count_keys(count: int) -> str:
-    """Return `1 key`, `2 keys` …."""
+def _count_keys(count: int) -> str:
+    """`1 key`, `2 keys` …."""
     return "1 key" if count == 1 else f"{count} keys"

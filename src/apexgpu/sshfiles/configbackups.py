@@ -45,7 +45,7 @@ class _Copy:
 
 
 def list_backups(state_dir: Path, target: Path) -> list[Backup]:
-    """Return the kept earlier states of `target`: number 0 first, if there is one, then 1 (the newest) and on."""
+    """Return the earlier states of `target`: number 0 if there is one, then 1 (the newest) and on."""
     backups = []
     number = 0
     copies = _list_copies(state_dir, target)
@@ -90,7 +90,7 @@ def keep(old: bytes | None, target: Path, state_dir: Path, *, undo: bool = False
 
 
 def created_configs(state_dir: Path) -> set[str]:
-    """Return the config files that apexgpu created; if one is empty without the block, it is deleted."""
+    """Return the config files that apexgpu created. If nothing else is in one, it is deleted."""
     with suppress(FileNotFoundError):
         text = _created_file(state_dir).read_bytes().decode("utf-8", "surrogateescape")
         return set(text.splitlines())
@@ -123,6 +123,6 @@ def _list_copies(state_dir: Path, target: Path) -> list[_Copy]:
 
 
 def _directory(state_dir: Path, target: Path) -> Path:
-    """The directory for the copies of `target` alone: a copy must never be restored over another file."""
+    """The directory for copies of `target` alone: no copy may be restored over another file."""
     real_path = os.fsencode(os.path.realpath(target))
     return state_dir / "backups" / hashlib.sha256(real_path).hexdigest()[:16]

@@ -1,11 +1,11 @@
-"""The marked block that apexgpu owns in an ssh config: render it, merge it, remove it, read it back. Pure.
+"""The block that apexgpu owns in an ssh config: render, merge, remove, read back. Pure.
 
 Everything here works on bytes, because a config may use any encoding and any line ends.
 
-The block is at the very start of the file (after a byte order mark, if there is one): ssh uses the
-first value that it reads, so no setting of the user's can override the block. A bare `Host *` closes
-the block, so that the user's global lines and Includes apply to every host again, as before. No
-other byte changes, and `unmerge` restores the user's bytes exactly.
+The block is at the very start of the file (after a byte order mark, if there is one): ssh uses
+the first value that it reads, so no setting of the user's can override the block. A bare `Host *`
+closes the block, so that the user's global lines and Includes apply to every host again, as before.
+No other byte changes, and `unmerge` restores the user's bytes exactly.
 """
 
 import re
@@ -22,7 +22,7 @@ _NOTE = (
 
 _BOM = b"\xef\xbb\xbf"
 _MANAGE = "-manage"
-# Blanks around a marker are accepted: an editor that indents or trims lines must not orphan a block.
+# Blanks around a marker are accepted: an editor that indents or trims must not orphan a block.
 _MARKER = re.compile(
     rb"(?:^|(?<=\A\xef\xbb\xbf))[ \t]*(# >>> apexgpu >>>|# <<< apexgpu <<<)"
     rb"[ \t]*\r?(?:\n|\Z)",
@@ -88,7 +88,7 @@ def unmerge(old: bytes) -> bytes:
 
 
 def managed_hosts(old: bytes) -> tuple[Host, ...]:
-    """Return the hosts that our block in `old` names; hosts that were edited beyond repair are left out."""
+    """Return the hosts that our block in `old` names, without those that were edited too much."""
     hosts, _identity_file = _parse_lines(_block_lines(old))
     return hosts
 
@@ -111,7 +111,7 @@ def is_edited(old: bytes) -> bool:
 
 
 def check_markers(old: bytes) -> None:
-    """Raise ConfigError with the line numbers if our markers are damaged, duplicated or out of order."""
+    """Raise ConfigError with the line numbers if our markers are damaged or out of order."""
     _find_block(old)
 
 
@@ -132,7 +132,7 @@ def diff(old: bytes, new: bytes, name: str) -> str:
 
     old_lines = old.split(b"\n")
     new_lines = new.split(b"\n")
-    # difflib is slow on long files, and our block is at the start: cut off what is equal at the end.
+    # difflib is slow on long files, and our block is at the start: cut off the equal end.
     equal = 0
     shortest = min(len(old_lines), len(new_lines))
     while equal < shortest and old_lines[-1 - equal] == new_lines[-1 - equal]:
@@ -167,7 +167,7 @@ def _newline_of(data: bytes) -> bytes:
 
 
 def _find_block(old: bytes) -> tuple[int, int] | None:
-    """The offsets of our block's start and end, or None if there is none; ConfigError for damaged markers."""
+    """The offsets of our block's start and end, or None; ConfigError for damaged markers."""
     markers = list(_MARKER.finditer(old))
     if not markers:
         return None
@@ -214,7 +214,7 @@ def _render_lines(hosts: Sequence[Host], identity_file: str | None) -> list[str]
     try:
         for host in hosts:
             for name, port in _names_and_ports(host):
-                # Port is always written, also 22: otherwise a `Port` in the user's `Host *` applies.
+                # Port is written even if it is 22, or a `Port` in the user's `Host *` would apply.
                 config.add(name, HostName=host.address, User=host.user, Port=port, **options)
     except ValueError as error:
         raise ConfigError(f"two hosts have the same name: {error}") from None
@@ -268,7 +268,7 @@ def _parse_host(name: str, options: dict[str, dict[str, str]]) -> Host | None:
 
 
 def _quote(path: str) -> str:
-    """Write `path` so that ssh reads it back unchanged: `%` doubled, quoted if ssh would split it."""
+    """Write `path` so that ssh reads it back unchanged: `%` doubled, quoted if needed."""
     if not path or not path.isprintable() or "${" in path:
         raise ConfigError(
             f"{path!a} cannot be named in an ssh config", hint="apexgpu login --key PATH"

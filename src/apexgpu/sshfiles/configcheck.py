@@ -1,4 +1,4 @@
-"""What OpenSSH makes of an ssh config: `ssh -G` for many names at once, and checks of its output. Writes nothing.
+"""What OpenSSH makes of an ssh config: `ssh -G` for many names, and checks of its output.
 
 OpenSSH is the judge: no rule of ssh_config is reimplemented here.
 """
@@ -100,7 +100,7 @@ def destinations(hosts: Iterable[Host]) -> dict[str, Destination]:
 
 
 def resolve(config: Path, names: Iterable[str], runner: Runner) -> dict[str, Resolved]:
-    """Run `ssh -G` for each of `names`, several at once, with `config` as the user's config file."""
+    """Run `ssh -G` for each of `names`, several at once, with `config` as the user's file."""
     from concurrent.futures import ThreadPoolExecutor
 
     unique_names = list(dict.fromkeys(names))
@@ -213,7 +213,7 @@ def _refuse_unreadable(resolved: Resolved, file: Path, shown: Path, name: str) -
 
 
 def describe_error(resolved: Resolved, file: Path, shown: Path) -> str:
-    """Return ssh's message about `file` on one line, with `shown` as its name and control characters escaped."""
+    """Return ssh's message about `file` on one line, escaped, with `shown` as the file's name."""
     text = resolved.err.decode("utf-8", "replace")
     # ssh starts most messages with the file's name, which our own message gives already.
     text = text.replace(f"{file}: ", "").replace(f"{file} line", "line")
@@ -333,7 +333,7 @@ _AGENT_KEYS_HIDDEN = _Surprise(
 def find_warnings(
     config: Path, hosts: Sequence[Host], *, block_names_key: bool, runner: Runner
 ) -> list[SettingWarning]:
-    """Return a warning for each of the user's own settings that applies to the lab's hosts and causes surprises.
+    """Return a warning for each of the user's settings that causes surprises on the lab's hosts.
 
     `block_names_key` if our block contains IdentityFile and IdentitiesOnly: then these are ours.
     """

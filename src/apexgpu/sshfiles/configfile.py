@@ -129,7 +129,7 @@ def plan(
 
 
 def commit(plan: ConfigPlan, *, state_dir: Path, runner: Runner) -> bool:
-    """Write what `plan` says, verified by ssh before and after. Return whether anything was written.
+    """Write what `plan` says, verified by ssh before and after; return whether anything was written.
 
     If the file changed since the plan was made, the hosts are merged into its present bytes.
 
@@ -225,7 +225,7 @@ def include_line(include: Path) -> str:
 
 
 def leads_to(path: Path, hosts: Sequence[Host], *, runner: Runner) -> bool:
-    """Return whether, with the config `path` as it is, ssh takes every name of `hosts` to its host."""
+    """Return whether ssh, with the config `path`, connects every name of `hosts` to its host."""
     if not path.exists():
         return False
     try:
@@ -236,7 +236,7 @@ def leads_to(path: Path, hosts: Sequence[Host], *, runner: Runner) -> bool:
 
 
 def find_warnings(path: Path, hosts: Sequence[Host], *, runner: Runner) -> list[SettingWarning]:
-    """Return a warning for each setting in `path` that applies to the lab's hosts and causes surprises."""
+    """Return a warning for each setting in `path` that causes surprises on the lab's hosts."""
     with _errors_naming(path):
         old = _read(path)
         if old is None:
@@ -254,8 +254,8 @@ class _SafeWrite:
     """One safe change of the file `path`; every write of an ssh config goes through here.
 
     `change` computes the new bytes. `verify` raises ConfigError if the new bytes, in a temporary
-    file, must not be written. `verify_written` does the same for the file in its place, and the old
-    bytes are restored then. `keep` backs up the old bytes; by default they become the newest backup.
+    file, must not be written. `verify_written` does the same for the file in its place; then the
+    old bytes are restored. `keep` backs up the old bytes; by default they become the newest backup.
     """
 
     path: Path
@@ -283,7 +283,7 @@ class _SafeWrite:
         raise ConfigError(f"another program keeps changing {self.path}", hint="apexgpu config sync")
 
     def _replace(self, target: Path, old: bytes | None, new: bytes) -> bool:
-        """Replace `old` by `new`; return False, with nothing done, if the file is not `old` any more."""
+        """Replace `old` by `new`; return False, with nothing done, if the file has changed."""
         files.private_directory(target.parent)
         candidate = _write_candidate(target, new)
         try:
@@ -371,7 +371,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _keep_owner(candidate: Path, target: Path) -> None:
-    """Give `candidate` the owner of `target`: a file that sudo made root's could not be read by the user's ssh."""
+    """Give `candidate` the owner of `target`: under sudo, the user's ssh could not read it."""
     with suppress(OSError):
         old = target.stat()
         new = candidate.stat()

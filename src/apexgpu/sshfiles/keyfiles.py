@@ -1,4 +1,4 @@
-"""Single key files: whether ssh would use one, what is in it, and why it cannot be used. See `keys` for the choice."""
+"""Single key files: whether ssh would use one, what is in it, and why it cannot be used."""
 
 import os
 import shlex

@@ -39,7 +39,7 @@ _RANKS = {
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A key that can be used to log in: its private file (None: only the agent has it) and its public part.
+    """A key for logging in: its private file (None: only the agent has it) and its public part.
 
     `source` is "agent" if the agent has the key (then no passphrase is needed), even if there is
     a file too. `encrypted` is about the file.
@@ -157,7 +157,7 @@ def _identity(key: PublicKey) -> tuple[str, str]:
 
 
 def _preference(pair: KeyPair) -> tuple[object, ...]:
-    """The sort key: the better type, then no passphrase prompt, then the names that ssh tries itself."""
+    """The sort key: the better type, then no passphrase prompt, then names that ssh tries itself."""
     # ssh's own names (id_rsa) are short; "~" sorts a key without a file behind all names.
     name = pair.path.name if pair.path else "~"
     return (_RANKS[pair.public.kind], pair.source != "agent", pair.encrypted, len(name), name)

@@ -1,4 +1,4 @@
-"""known_hosts files as OpenSSH reads them: the entries, and what is known of a server's key. Changes nothing.
+"""known_hosts files as OpenSSH reads them: the entries, and what is known of a server's key.
 
 `knownhostsedit` changes them. `@cert-authority` lines are never taken for a host's own key.
 """
@@ -31,7 +31,7 @@ class KeyStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KnownHostsEntry:
-    """One line with a key: `marker` ("", "@revoked" or "@cert-authority"), the field with the names, the key."""
+    """One line with a key: `marker` ("", "@revoked" or "@cert-authority"), names, key."""
 
     marker: str
     names: str
@@ -43,14 +43,14 @@ class KnownHostsEntry:
         return self.names.startswith("|")
 
     def covers(self, name: str) -> bool:
-        """Return whether the line applies to the host `name` (lower case), as OpenSSH decides it."""
+        """Return whether the line applies to the host `name` (lower case), as in OpenSSH."""
         if self.hashed:
             return _hash_matches(self.names, name)
         return matches_pattern_list(self.names, name)
 
 
 def lookup_name(address: str, port: int) -> str:
-    """Return the name of a server in known_hosts: its address, or `[address]:port` for ports other than 22."""
+    """Return a server's name in known_hosts: its address, or `[address]:port` if not port 22."""
     address = address.lower()
     if port == 22:
         return address
@@ -94,7 +94,7 @@ def read_entries(path: Path) -> list[KnownHostsEntry]:
 
 
 class KnownHosts:
-    """The entries of several known_hosts files together; the files are read once, at the first question."""
+    """The entries of several known_hosts files together, read once, at the first question."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = tuple(files)

@@ -103,7 +103,7 @@ def remove(path: Path, names: Sequence[str]) -> None:
 
 
 def record_added(state_dir: Path, path: Path, names: Sequence[str]) -> None:
-    """Record that apexgpu added the entries of `names` to `path`, so that `uninstall` can remove them."""
+    """Record that apexgpu added the entries of `names` to `path`, for `uninstall` to remove."""
     record = _load_record(state_dir)
     recorded = record.setdefault(str(path), [])
     for name in names:
@@ -132,7 +132,7 @@ def _load_record(state_dir: Path) -> dict[str, list[str]]:
 
 
 def _rewrite(path: Path, change: Callable[[bytes], bytes], *, backup_dir: Path | None) -> bool:
-    """Replace the file's bytes by `change(bytes)`; start over if ssh itself wrote to it meanwhile."""
+    """Replace the file's bytes by `change(bytes)`; start over if ssh wrote to it meanwhile."""
     try:
         for _attempt in range(_MAX_TRIES):
             old, mode = _read_bytes_and_mode(path)

@@ -29,7 +29,7 @@ _END = b"-----END OPENSSH PRIVATE KEY-----"
 
 @dataclass(frozen=True, slots=True)
 class PrivateKey:
-    """What is known of a private key without its passphrase; `public` is None where the format hides it."""
+    """What is known of a private key without its passphrase; `public` is None if hidden."""
 
     public: PublicKey | None
     encrypted: bool
@@ -153,7 +153,7 @@ def _candidates(path: Path) -> Iterator[Path]:
 
 
 def _parse_openssh(data: bytes) -> PrivateKey | None:
-    """Read OpenSSH's format (PROTOCOL.key): magic, cipher, kdf, kdf options, key count, public key …"""
+    """Read OpenSSH's format: magic, cipher, kdf, its options, key count, public key (PROTOCOL.key)."""
     _before, _begin, rest = data.partition(_BEGIN)
     body, end, _after = rest.partition(_END)
     if not end:

@@ -1,4 +1,4 @@
-"""What `apexgpu doctor` checks about mounts: the program for them, and each mounted directory. Changes nothing."""
+"""What `apexgpu doctor` checks about mounts: the program for them, and each mount."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
