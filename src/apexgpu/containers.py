@@ -24,10 +24,9 @@ from apexgpu.manageshell.containershell import Activity
 from apexgpu.manageshell.manage import HostStatus
 from apexgpu.manageshell.replies import StartReply, StopReply
 from apexgpu.manageshell.starting import StartedContainer
-from apexgpu.models import Container, Host, Outcome, Target
+from apexgpu.models import Container, Host, Outcome
 from apexgpu.results import HostResults, JsonObject
 from apexgpu.session import Session
-from apexgpu.ssh.failures import key_refused_error
 from apexgpu.ssh.route import config_arguments
 
 if TYPE_CHECKING:
@@ -383,10 +382,7 @@ def down(session: Session, patterns: Sequence[str], *, everything: bool = False)
 
 def _find_activity(session: Session, host: Host) -> Activity | None:
     """What runs in the container; None for a stopped container."""
-    found = manage.status(session.transport, host)
-    if not found.registered:
-        raise key_refused_error(Target(host, "manage"))
-    if found.container is None or not found.container.running:
+    if not manage.container_state(session.transport, host).running:
         return None
     return containershell.activity(session.transport, host)
 

@@ -43,7 +43,7 @@ def check_host(connections: Connections, host: Host, *, named: bool) -> HostFind
         return HostFindings(host, (Finding.from_error("route", error),))
     route_finding = Finding.ok("route", describe_route(route))
     try:
-        container = manage.container_state(connections, host)
+        container = manage.container_state(connections, host, new_connection=True)
     except ApexError as error:
         trouble = _manage_trouble(host, error, named=named)
         return HostFindings(host, (route_finding, trouble), silent=isinstance(error, _NO_ANSWER))

@@ -86,16 +86,16 @@ def _query(link: Transport, host: Host, *words: str, limits: Limits = _QUERY_LIM
 def status(link: Transport, host: Host) -> HostStatus:
     """Return whether the user is registered, and the state of the container, which is not started."""
     try:
-        # `help` is the only command that leaves a stopped container stopped and prints its state.
-        reply = _send(link, host, "help", once=False)
+        return HostStatus(registered=True, container=container_state(link, host))
     except NotRegisteredError:
         return HostStatus(registered=False)
-    return HostStatus(registered=True, container=replies.parse_status(reply, host.name))
 
 
-def container_state(link: Transport, host: Host) -> Container:
-    """Return the state of the container, asked over a new connection. NotRegisteredError without an account."""
-    return replies.parse_status(_send(link, host, "help"), host.name)
+def container_state(link: Transport, host: Host, *, new_connection: bool = False) -> Container:
+    """Return the state of the container, which is not started. NotRegisteredError without an account."""
+    # `help` is the only command that prints the state and changes nothing.
+    reply = _send(link, host, "help", once=new_connection)
+    return replies.parse_status(reply, host.name)
 
 
 def register(

@@ -3,7 +3,6 @@
 import json
 import socket
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +51,10 @@ def map_and_remember(link: Transport, host: Host, port: int, *, state_dir: Path)
 
 def check_maps(maps: Sequence[PortMap]) -> list[CheckedMap]:
     """Connect through every map, because the server's list alone does not prove that it works. Takes some seconds."""
+    from concurrent.futures import (
+        ThreadPoolExecutor,  # loads logging, which `status` can do without
+    )
+
     with ThreadPoolExecutor(max_workers=16) as pool:
         answers = list(pool.map(_answers, maps))
     return [CheckedMap(port_map, answer) for port_map, answer in zip(maps, answers, strict=True)]

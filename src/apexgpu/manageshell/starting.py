@@ -140,7 +140,7 @@ def _interrupted_start(host: Host, exc: DroppedError, lines: Sequence[str]) -> A
 def _wait_for_address(link: Transport, host: Host, wait: float, pause: Pause) -> Container:
     deadline = time.monotonic() + min(wait, _ADDRESS_LIMIT)
     while time.monotonic() < deadline:
-        container = manage.container_state(link, host)
+        container = manage.container_state(link, host, new_connection=True)
         if container.addresses:
             return container
         pause(1)

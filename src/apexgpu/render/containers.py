@@ -67,8 +67,8 @@ def show_status(result: Statuses, screen: Screen) -> None:
         if outcome.error is not None:
             screen.reporter.error(outcome.error, host=outcome.host.name)
     for entry in result.interrupted.values():
-        hint = f"apexgpu {entry.what} {entry.host}   finishes it (--undo undoes it)"
-        screen.reporter.warn(entry.describe(), hint=hint)
+        message = f"{entry.describe()}; the command below finishes it, with --undo it is undone"
+        screen.reporter.warn(message, hint=f"apexgpu {entry.what} {entry.host}")
     _show_disks(result, screen)
 
 
