@@ -249,6 +249,7 @@ def _plan(
 
 def open_planned(session: Session, plan: TunnelPlan) -> Tunnel:
     """Open a tunnel in the background; return it once it is up, or if it is open already."""
+    # Also the dead ones: their local ports are used again.
     known = records.list_tunnels(session.state_dir)
     tunnel = _use_existing(session, plan, known)
     if tunnel is None:
@@ -305,7 +306,7 @@ def keep_planned_open(session: Session, plan: TunnelPlan, on_open: Callable[[Tun
 def _use_existing(session: Session, plan: TunnelPlan, known: Sequence[Tunnel]) -> Tunnel | None:
     """Return the open tunnel that does what is planned already; None if there is none."""
     records.remove_dead(session.state_dir, known)
-    tunnel = _same_tunnel(known, plan)
+    tunnel = records.find(known, plan.host.name, plan.destinations, plan.local)
     if tunnel is None or tunnel.state is TunnelState.DEAD:
         return None
     session.reporter.note(
@@ -317,22 +318,11 @@ def _use_existing(session: Session, plan: TunnelPlan, known: Sequence[Tunnel]) -
     return tunnel
 
 
-def _same_tunnel(known: Sequence[Tunnel], plan: TunnelPlan) -> Tunnel | None:
-    destinations = [str(destination) for destination in plan.destinations]
-    for tunnel in known:
-        if tunnel.host != plan.host.name:
-            continue
-        if [forward.destination for forward in tunnel.forwards] != destinations:
-            continue
-        if plan.local in (None, tunnel.forwards[0].local_port):
-            return tunnel
-    return None
-
-
 def _request(
     session: Session, plan: TunnelPlan, known: Sequence[Tunnel], *, in_background: bool
 ) -> TunnelRequest:
     """Look at the container, report what is missing there, and word the request."""
+    # A socket of ours that is in the container's list shows that both are one machine.
     with ports.listen_anywhere() as probe:
         found = _list_listeners(session, plan.host)
         same_machine = listeners.contain(found, probe)
@@ -341,7 +331,7 @@ def _request(
     for destination in plan.destinations:
         _report_missing_listener(session, plan.host, destination, found)
     local_ports: tuple[int | None, ...] = (plan.local,) * len(plan.destinations)
-    dead = _same_tunnel(known, plan)
+    dead = records.find(known, plan.host.name, plan.destinations, plan.local)
     if dead is not None:
         # Its pages may still be open in a browser: they work again on the same ports.
         local_ports = tuple(forward.local_port for forward in dead.forwards)
@@ -390,6 +380,7 @@ def _report_other_port(
         return
     for forward, destination in zip(tunnel.forwards, request.destinations, strict=True):
         expected = next(ports.local_candidates(destination.port))
+        # A privileged port always moves, which is no news.
         is_moved = expected == destination.port and forward.local_port > expected
         if is_moved and not ports.is_free(expected):
             owner = _owner(session, expected, known)

@@ -158,6 +158,7 @@ def stop(
     with session.reporter.working(f"stopping {kind.label} on {chosen.name}") as progress:
 
         def work(each: Host) -> StoppedPorts:
+            # In a stopped container no server runs, and none is started in order to stop it.
             if not containers.is_running(session, each):
                 return StoppedPorts(())
             link = session.transport
@@ -187,6 +188,7 @@ def _serve(
     """Find or start the server; return it with the plan for the tunnel to it."""
     chosen = containers.one_host(session, host)
     if local is not None:
+        # Before a server is started for nothing.
         ports.check_local_port(local)
     containers.ensure_running(session, chosen)
     label = request.kind.label
@@ -194,6 +196,7 @@ def _serve(
         with session.reporter.working(f"looking for {label} on {chosen.name}") as progress:
             server = webservers.serve(session.transport, chosen, request, on_line=progress.update)
     except ServerFailedError as exc:
+        # The error itself quotes the last line only.
         for line in exc.log_lines:
             session.reporter.note(f"  {line}")
         raise

@@ -41,9 +41,11 @@ def start(
     """
     name = secrets.token_hex(6)
     directory = files.private_directory(records.directory(state_dir))
+    # A file and not arguments or a pipe: it can be removed, which tells the process that we gave up.
     request_file = directory / f"{name}.request"
     reply_file = directory / f"{name}.reply"
     files.replace_atomically(request_file, _to_json(tunnel_request))
+    # -P: do not import from the current directory, where the user may have a json.py.
     runner.spawn([sys.executable, "-P", "-m", "apexgpu.forwarding.background", str(request_file)])
     deadline = time.monotonic() + limit
     try:

@@ -4,7 +4,6 @@ For such a URL the browser gets a random address on loopback, which redirects to
 once, so whoever copies it from the browser's command line comes too late.
 """
 
-import secrets
 import threading
 
 LIMIT = 20.0
@@ -24,6 +23,7 @@ def open_url(url: str, *, secret: bool = False) -> bool:
 
 
 def _open_once(url: str, *, limit: float = LIMIT) -> bool:
+    import secrets
     import webbrowser
     from http.server import BaseHTTPRequestHandler, HTTPServer
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from apexgpu import files
 from apexgpu.errors import ApexError
+from apexgpu.forwarding.ports import Destination
 from apexgpu.ssh import controlmaster, muxclient
 from apexgpu.text import duration, size
 
@@ -149,6 +150,27 @@ def list_tunnels(state_dir: Path) -> list[Tunnel]:
 def list_open(state_dir: Path) -> list[Tunnel]:
     """Return the tunnels whose process is alive, by host and local port."""
     return [tunnel for tunnel in list_tunnels(state_dir) if tunnel.state is not TunnelState.DEAD]
+
+
+def find(
+    tunnels: Sequence[Tunnel],
+    host: str,
+    destinations: Sequence[Destination],
+    local_port: int | None,
+) -> Tunnel | None:
+    """Return the tunnel among `tunnels` that leads to these destinations; None if there is none.
+
+    If `local_port` is given, the tunnel must use it for the first destination.
+    """
+    wanted = [str(destination) for destination in destinations]
+    for tunnel in tunnels:
+        if tunnel.host != host:
+            continue
+        if [forward.destination for forward in tunnel.forwards] != wanted:
+            continue
+        if local_port in (None, tunnel.forwards[0].local_port):
+            return tunnel
+    return None
 
 
 def remove_dead(state_dir: Path, tunnels: Sequence[Tunnel]) -> None:

@@ -139,7 +139,7 @@ async def serve(
 
 
 async def _relay(end: ConnectionEnd, traffic: Traffic, find_listener: FindListener) -> None:
-    # ssh may end between its last heartbeat and this connection.
+    # ssh may end between its last heartbeat and this connection: then there is another one soon.
     for _ in range(_CONNECT_ATTEMPTS):
         listener = await find_listener()
         if listener is None:

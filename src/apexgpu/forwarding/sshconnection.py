@@ -61,12 +61,12 @@ def argv(
             *sshoptions.shared(control),
             *sshoptions.keep_alive(keep_alive, _MISSED_KEEP_ALIVES),
             sshoptions.connect_timeout(connect_timeout),
-            "ConnectionAttempts=1",
+            "ConnectionAttempts=1",  # the supervisor tries again
             "TCPKeepAlive=yes",
-            "ClearAllForwardings=no",
+            "ClearAllForwardings=no",  # the user's config may say yes, which would clear ours, too
             "StreamLocalBindUnlink=yes",
             f"ExitOnForwardFailure={'yes' if platform == 'win32' else 'no'}",
-            "LogLevel=INFO",
+            "LogLevel=INFO",  # its messages are the reasons that we report
         ]
     )
     for local_end, destination in forwards:
@@ -175,7 +175,7 @@ class SshConnection:
             # What ssh reported about it arrives before the next heartbeat.
             await self._answers(limit)
             if _FORBIDDEN not in self._refusal:
-                self._refusal = ""
+                self._refusal = ""  # that of the probe is not news for the user
                 return False
         self.last_error = f"{_FORBIDDEN}: its sshd forwards to no such port"
         return True
@@ -211,6 +211,7 @@ class SshConnection:
     async def kill(self) -> None:
         """End ssh, whatever state it is in. Its ports are free afterwards."""
         if self._process is not None and self._process.returncode is None:
+            # Not SIGTERM: an ssh that hangs or is stopped would ignore it.
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()

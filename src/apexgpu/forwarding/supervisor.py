@@ -217,6 +217,8 @@ class Supervisor:
     async def _connect(self) -> bool:
         """Run one ssh from its start to its end; return whether it came up."""
         self._set_state(TunnelState.CONNECTING, self.status.reason)
+        # In the runtime directory, because the path of a socket must be short. Its name has our process
+        # number, so that `tunnels` can remove it after we were killed.
         prefix = sockets_prefix(os.getpid())
         directory = Path(tempfile.mkdtemp(prefix=prefix, dir=controlmaster.runtime_directory()))
         control = directory / CONTROL_SOCKET if self._hand_over else None
@@ -263,6 +265,7 @@ class Supervisor:
         listeners = [forward.ssh_listener for forward in self._forwards]
         if await connection.forwarding_is_forbidden(probe, listeners, timeout):
             return False
+        # Only now is it known to work: ssh also runs while its forwards are forbidden.
         if self._was_up:
             self.status.reconnects += 1
         self._was_up = True
@@ -316,6 +319,8 @@ class Supervisor:
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but at most half a second if a local program wants to use the tunnel."""
+        # A program that came before has had its attempt; only one that comes from now on makes us try
+        # again early. Half a second always passes, so that a dead host is not tried without a pause.
         self._wanted.clear()
         await _wait_for_any([self._stopping], min(seconds, _FIRST_PAUSE))
         if seconds > _FIRST_PAUSE:
@@ -329,6 +334,7 @@ class Supervisor:
             if self._up.is_set() and connection is not None:
                 if connection.heard_within(self._timing.heartbeat_interval):
                     return forward.ssh_listener
+                # The connection may be dead, and whatever we sent into it would be lost.
                 self._wanted.set()
                 await connection.wait_for_heartbeat(left)
             else:
@@ -339,7 +345,7 @@ class Supervisor:
 
     def _set_state(self, state: TunnelState, reason: str) -> None:
         if (state, reason) == (self.status.state, self.status.reason):
-            return
+            return  # `since` stays what it is
         self.status.state = state
         self.status.reason = reason
         self.status.since = time.time()

@@ -243,7 +243,8 @@ def jupyter(request: "dict[str, object]", directory: str, end: float) -> "dict[s
         return pid, log, port
 
     def ready(pid: int, port: int) -> "dict[str, object] | None":
-        # It may have chosen another port, if another program has taken that one meanwhile.
+        # It may have chosen another port, if another program has taken that one meanwhile. Only its
+        # own list knows its base path and whether it has a password.
         if not session_listens(pid, port) and not listening_ports(pid):
             return None
         for argv in startable:
@@ -297,7 +298,7 @@ def first_that_serves(
             if not has_ended(pid):
                 return {"error": "slow", "said": log_lines, "log": log}
             print_line("it ended: " + (log_lines[-1] if log_lines else "it printed nothing"))
-            # If its port answers now, another program took it first: the same program again.
+            # If its port answers now, another program took it first: try the same one again.
             if not accepts_connections(port):
                 break
     return {"error": "failed" if log else "no_program", "said": log_lines, "log": log}
