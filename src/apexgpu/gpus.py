@@ -257,16 +257,16 @@ def free(
         if outcome.value is not None
     }
     offers = choice.offers(reports, need)
-    error = None if offers else _none_free(need, names_of_absent(outcomes, "stopped"))
+    error = None if offers else _none_free(need, names_of_absent(outcomes, StoppedError))
     return FreeGpus(offers, outcomes, error)
 
 
-def names_of_absent(outcomes: Sequence[Outcome[HostGpus]], code: str) -> list[str]:
-    """The hosts without a running container for the reason `code`: "stopped" or "not_registered"."""
+def names_of_absent(outcomes: Sequence[Outcome[HostGpus]], reason: type[RefusedError]) -> list[str]:
+    """The hosts without a running container because of a StoppedError or a NotRegisteredError."""
     names = []
     for outcome in outcomes:
         absent = outcome.value.absent if outcome.value is not None else None
-        if absent is not None and absent.code == code:
+        if isinstance(absent, reason):
             names.append(outcome.host.name)
     return names
 

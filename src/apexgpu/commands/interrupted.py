@@ -61,7 +61,7 @@ def _ask(session: Session, host: Host, entry: JournalEntry) -> None:
     except DeclinedError as exc:
         command = f"apexgpu {entry.what} {host.name}"
         hint = f"{command} --yes   finishes it; {command} --undo   undoes it"
-        raise DeclinedError(exc.message, hint=hint, code=exc.code) from None
+        raise exc.with_message(exc.message, hint=hint) from None
 
 
 def undo(session: Session, context: WorkContext, host: Host) -> bool:

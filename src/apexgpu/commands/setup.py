@@ -9,7 +9,7 @@ import typer
 from apexgpu import manyhosts
 from apexgpu.commands import reach
 from apexgpu.commands.options import Group, session_of
-from apexgpu.errors import ApexError, RefusedError, UsageError
+from apexgpu.errors import ApexError, StoppedError, UsageError
 from apexgpu.manageshell import hostkeys, hostlock
 from apexgpu.models import Host, Target
 from apexgpu.recipes import installers, planner, provision, recipe
@@ -170,7 +170,7 @@ class _Setup:
             outcome = manyhosts.run(
                 session, [host], lambda one: survey(session.transport, one, connect=self._connect)
             )[0]
-        if isinstance(outcome.error, RefusedError) and outcome.error.code == "stopped":
+        if isinstance(outcome.error, StoppedError):
             reach.offer_start(session, host)
             return survey(session.transport, host, connect=self._connect)
         if outcome.error is not None:

@@ -10,6 +10,12 @@ class NvidiaSmiError(RefusedError):
     """nvidia-smi in the container is missing, reports a failure, or prints something unknown."""
 
 
+class UnknownOutputError(NvidiaSmiError):
+    """nvidia-smi printed neither a report nor a failure that is known."""
+
+    code = "garbled"
+
+
 class _Failure(NamedTuple):
     """`phrase` is part of nvidia-smi's output in lower case; `{host}` stands for the host's name."""
 
@@ -112,4 +118,4 @@ def unknown_output(lines: Sequence[str], host: str) -> NvidiaSmiError:
             first = line.strip()[:100]
             break
     message = f"nvidia-smi on {host} printed something that apexgpu does not know: {first}"
-    return NvidiaSmiError(message, hint=f"apexgpu ssh {host} -- nvidia-smi", code="garbled")
+    return UnknownOutputError(message, hint=f"apexgpu ssh {host} -- nvidia-smi")

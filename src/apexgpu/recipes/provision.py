@@ -205,8 +205,8 @@ def _lost(run: Run, exc: UnreachableError) -> UnreachableError:
     if not run.now:
         return exc
     message = f"{exc.message}; the setup goes on there at its own pace, if the container still runs"
-    return UnreachableError(
-        message, hint=f"{run.plan.again}   (follows it, and goes on from there)", code=exc.code
+    return exc.with_message(
+        message, hint=f"{run.plan.again}   (follows it, and goes on from there)"
     )
 
 

@@ -7,11 +7,11 @@ import threading
 from dataclasses import dataclass
 from functools import cache
 
-from apexgpu.errors import DroppedError, RefusedError
+from apexgpu.errors import CommandTimeoutError
 from apexgpu.manageshell import containershell
 from apexgpu.models import Host, Reply
 from apexgpu.nvidia import query, smi
-from apexgpu.nvidia.failures import NvidiaSmiError
+from apexgpu.nvidia.failures import NvidiaSmiError, UnknownOutputError
 from apexgpu.nvidia.smi import Report
 from apexgpu.recipes import evidence, verification
 from apexgpu.recipes.evidence import Run, There
@@ -140,9 +140,7 @@ def _report(link: Transport, host: Host, connect: float) -> Report:
     """What nvidia-smi tells of driver and GPUs; one whose report we do not know is asked for less."""
     try:
         (report,) = query.look(link, host, connect=connect, once=True)
-    except RefusedError as exc:
-        if exc.code != "garbled":
-            raise
+    except UnknownOutputError:
         limits = Limits(connect=connect, total=connect + query.PATIENCE)
         found = smi.brief(
             containershell.query(
@@ -188,8 +186,6 @@ def _compute(
     limits = Limits(connect=connect, total=connect + wish.wait + _GRACE, silence=None)
     try:
         reply = containershell.query(link, host, command, limits=limits, on_line=line, once=True)
-    except DroppedError as exc:
-        if exc.code != "timeout":
-            raise
+    except CommandTimeoutError:
         reply = Reply(0, "\n".join([*seen, f"{evidence.MARK}-end {verification.TOO_SLOW}"]))
     return evidence.run(reply.out, reply.err)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from apexgpu.errors import NotRegisteredError, StoppedError
 from apexgpu.gpus import FreeGpus, GpuList, HostGpus, command_for, names_of_absent
 from apexgpu.models import Host, Outcome
 from apexgpu.nvidia.choice import Offer
@@ -180,11 +181,11 @@ def _offer_row(offer: Offer) -> Row:
 
 
 def _warn_of_absent(outcomes: Sequence[Outcome[HostGpus]], screen: Screen) -> None:
-    for code, why, command in (
-        ("stopped", "container stopped", "up"),
-        ("not_registered", "not registered", "register"),
+    for reason, why, command in (
+        (StoppedError, "container stopped", "up"),
+        (NotRegisteredError, "not registered", "register"),
     ):
-        names = names_of_absent(outcomes, code)
+        names = names_of_absent(outcomes, reason)
         if names:
             listed = ", ".join(names)
             hint = f"apexgpu {command} {' '.join(names)}"
