@@ -318,8 +318,8 @@ def _try_key(
         results.append(outcome)
     if unconfirmed:
         session.reporter.warn(
-            f"the host keys of {counted(unconfirmed, 'host')} are not confirmed yet, so nothing was"
-            " sent there (in a terminal, apexgpu login shows the keys and asks)",
+            f"the host keys of {counted(unconfirmed, 'host')} are not confirmed yet, so nothing"
+            " was sent to them (in a terminal, apexgpu login shows the keys and asks)",
             hint="apexgpu login --accept-new",
         )
     _report_key(session, results, pushed)

@@ -1,1 +1,1 @@
-"""The IAM web site: its requests and answers, sending keys, the password."""
+"""The IAM web site: its requests and responses, the keys that it stores, its key push, and the domain password."""

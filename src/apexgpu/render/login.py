@@ -11,11 +11,16 @@ from apexgpu.render.screen import Screen
 def show_login(result: Login, screen: Screen) -> None:
     """Whether anything changed, and the next command."""
     changed = result.changed
-    ready = [outcome.host.name for outcome in result.hosts.outcomes if _accepts(outcome.value)]
+    ready = []
+    for outcome in result.hosts.outcomes:
+        if outcome.value is not None and outcome.value.accepted:
+            ready.append(outcome.host.name)
     if result.registered is not None:
-        registered = [outcome for outcome in result.registered.outcomes if outcome.ok]
-        changed = changed or any(outcome.value.changed for outcome in registered if outcome.value)
-        ready = [*(outcome.host.name for outcome in registered), *ready]
+        for registered in reversed(result.registered.outcomes):
+            if registered.value is not None:
+                changed = changed or registered.value.changed
+                # A host that the user has just chosen is the most likely next one.
+                ready.insert(0, registered.host.name)
     if changed:
         screen.line("You are logged in.")
     else:
@@ -25,10 +30,6 @@ def show_login(result: Login, screen: Screen) -> None:
     else:
         screen.line(f"Next: apexgpu register {result.hosts.outcomes[0].host.name}")
     screen.line("All hosts: apexgpu status")
-
-
-def _accepts(key: Any) -> bool:
-    return key is not None and bool(key.accepted)
 
 
 def show_logout(result: Logout, screen: Screen) -> None:
