@@ -23,6 +23,7 @@ from apexgpu.models import Finding, Host, Target
 from apexgpu.results import JsonObject, Result, finding_json
 from apexgpu.session import Session
 from apexgpu.ssh import fanout
+from apexgpu.text import counted
 
 Check = Callable[[Session], Iterable[Finding]]
 
@@ -72,7 +73,7 @@ def diagnose(session: Session, pattern: str | None = None) -> Diagnosis:
     if hosts_are_known(session, machine):
         hosts = session.hosts([pattern] if pattern else [])
     is_named = pattern is not None
-    with session.reporter.working(f"asking {len(hosts)} hosts"):
+    with session.reporter.working(f"asking {counted(len(hosts), 'host')}"):
         outcomes = fanout.each(hosts, lambda host: check_host(session, host, named=is_named))
     reports = [outcome.value for outcome in outcomes if outcome.value is not None]
     return Diagnosis(

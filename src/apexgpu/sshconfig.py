@@ -27,6 +27,7 @@ from apexgpu.ssh import route as routes
 from apexgpu.sshfiles import configbackups, configblock, configfile
 from apexgpu.sshfiles.configbackups import Backup
 from apexgpu.sshfiles.configblock import merge
+from apexgpu.text import counted
 
 __all__ = [
     "BackupList",
@@ -401,7 +402,7 @@ def _report_written(session: Session, plan: configfile.ConfigPlan) -> str | None
     """Report the state after a merge; return the Include line if the user still has to paste it."""
     reporter = session.reporter
     config = session.settings.ssh_config
-    count = f"{len(plan.hosts)} hosts"
+    count = counted(len(plan.hosts), "host")
     if session.account.left_out:
         names = ", ".join(session.account.left_out)
         reporter.note(f"Left out: {names} (to include all hosts: apexgpu config sync --no-except)")

@@ -16,6 +16,7 @@ from apexgpu.settings import Settings
 from apexgpu.ssh import controlmaster
 from apexgpu.sshfiles import configblock, configfile, knownhostsedit
 from apexgpu.sshfs import mountrecords, mounts, unmounting
+from apexgpu.text import counted
 
 # The names that apexgpu uses in its two directories. A directory that the user shares with other
 # files (its name does not contain "apexgpu") loses only these.
@@ -169,7 +170,7 @@ def _ssh_config(session: Session) -> Iterator[Item]:
 
 def _known_hosts(session: Session) -> Iterator[Item]:
     for path, names in knownhostsedit.list_added(session.state_dir).items():
-        keys = "a host key" if len(names) == 1 else f"{len(names)} host keys"
+        keys = counted(len(names), "host key")
         remove = partial(knownhostsedit.remove, path, names)
         yield Item("known_hosts", f"{keys} in {path} that apexgpu added", remove)
 
@@ -194,8 +195,8 @@ def _completion(session: Session) -> Iterator[Item]:
 def _connections(session: Session) -> Iterator[Item]:
     count = len(controlmaster.sockets())
     if count:
-        what = "1 open connection" if count == 1 else f"{count} open connections"
-        yield Item("connections", what, partial(controlmaster.close_all, session.runner))
+        description = counted(count, "open connection")
+        yield Item("connections", description, partial(controlmaster.close_all, session.runner))
 
 
 def _directory_items(settings: Settings) -> Iterator[Item]:

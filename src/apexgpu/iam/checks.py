@@ -7,6 +7,7 @@ from apexgpu.iam.client import IamClient
 from apexgpu.iam.publickeys import fingerprint, parse_all
 from apexgpu.iam.urls import is_loopback
 from apexgpu.models import Finding, Host
+from apexgpu.text import counted
 
 _CHECK = "IAM"
 
@@ -55,8 +56,7 @@ def _check_key(authorized_keys: str, registered: str) -> Finding:
             f"it does not have your key {registered} any more: somebody replaced it",
             "apexgpu login",
         )
-    count = len(fingerprints)
-    fact = "it has 1 key of yours" if count == 1 else f"it has {count} keys of yours"
+    fact = f"it has {counted(len(fingerprints), 'key')} of yours"
     if registered:
         fact += ", including this one"
     return Finding.ok(_CHECK, fact)

@@ -6,6 +6,7 @@ from typing import Any
 from apexgpu.doctor import Diagnosis
 from apexgpu.manageshell.checks import HostFindings
 from apexgpu.render.screen import Screen
+from apexgpu.text import counted
 
 _NOT_CHECKED = (
     "Not checked here: GPU computing (apexgpu verify HOST), windows (apexgpu x11 check HOST)"
@@ -25,11 +26,10 @@ def show_diagnosis(result: Diagnosis, screen: Screen) -> None:
     for finding in result.network:
         screen.finding(finding)
     count = len(result.problems)
-    if count == 0:
+    if not count:
         screen.line(f"All well. {_NOT_CHECKED}")
     else:
-        problems = "1 problem" if count == 1 else f"{count} problems"
-        screen.line(f"{problems}; run the command after each `hint:`")
+        screen.line(f"{counted(count, 'problem')}; run the command after each `hint:`")
 
 
 def _show_checks(host: HostFindings, screen: Screen) -> None:

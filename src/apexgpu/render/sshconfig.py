@@ -13,6 +13,7 @@ from apexgpu.sshconfig import (
     Sync,
 )
 from apexgpu.tables import Column
+from apexgpu.text import counted
 
 _SETTING_COLUMNS = (Column("SETTING"), Column("VALUE", least=12), Column("FROM", keep=0))
 
@@ -32,11 +33,11 @@ def show_status(result: ConfigStatus, screen: Screen) -> None:
         rows.append((name, setting.value or "-", setting.source))
     screen.table(_SETTING_COLUMNS, rows)
     screen.line("")
-    own = f"{len(result.own)} names of your own"
+    own = f"{counted(len(result.own), 'name')} of your own"
     if result.managed:
         names = ", ".join(host.name for host in result.managed)
-        count = len(result.managed)
-        screen.line(f"{result.path}: {count} hosts of the lab ({names}), {own}")
+        count = counted(len(result.managed), "host")
+        screen.line(f"{result.path}: {count} of the lab ({names}), {own}")
     else:
         screen.line(f"{result.path}: no hosts of the lab yet, {own}. Next: apexgpu login")
     if result.left_out:

@@ -11,6 +11,7 @@ from apexgpu.process import Runner
 from apexgpu.sshfiles import configblock, configfile, keys
 from apexgpu.sshfiles.agent import TIME_LIMIT, query_agent
 from apexgpu.sshfiles.configcheck import SettingWarning
+from apexgpu.text import counted
 
 _MAX_AGENT_KEYS = 5  # a server disconnects after six refused keys
 
@@ -36,7 +37,7 @@ def check_agent(runner: Runner) -> Iterator[Finding]:
             "ssh-add -l",
         )
     elif count:
-        yield Finding.ok("agent", f"it has {_count_keys(count)}")
+        yield Finding.ok("agent", f"it has {counted(count, 'key')}")
     else:
         yield Finding.ok("agent", "no ssh-agent, or it has no keys")
 
@@ -109,7 +110,9 @@ def check_ssh_config(path: Path, hosts: Sequence[Host], runner: Runner) -> Itera
             check, f"the block in {path} was edited or moved by hand", "apexgpu config sync"
         )
     else:
-        yield Finding.ok(check, f"{path}: every name leads to its host ({len(hosts)} hosts)")
+        yield Finding.ok(
+            check, f"{path}: every name leads to its host ({counted(len(hosts), 'host')})"
+        )
 
 
 def check_ssh_settings(path: Path, hosts: Sequence[Host], runner: Runner) -> Iterator[Finding]:
@@ -132,8 +135,3 @@ def _setting_finding(path: Path, host: Host, warnings: Sequence[SettingWarning])
     if first.harmful:
         return Finding.problem("ssh settings", fact, hint)
     return Finding.note("ssh settings", fact, hint)
-
-
-def _count_keys(count: int) -> str:
-    """`1 key`, `2 keys` …."""
-    return "1 key" if count == 1 else f"{count} keys"
