@@ -7,10 +7,11 @@
     for outcome in result.outcomes:
         print(outcome.host.name, outcome.error or outcome.value.started.container.addresses)
 
-Host names may be globs, such as `gpu1?`. The errors of single hosts are in the result; errors of the whole command,
-such as a host name that does not exist, are raised.
+Host names may be globs, such as `gpu1?`. The errors of single hosts are in the result; errors of
+the whole command, such as a host name that does not exist, are raised.
 
-`status` must stay importable without typer and rich, and without what only the others need: it has to feel instant.
+`status` must stay importable without typer and rich, and without what only the others need: it has
+to feel instant.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +74,10 @@ def _container_json(container: Container) -> JsonObject:
 
 @dataclass(frozen=True)
 class Statuses(HostResults[ContainerStatus]):
-    """What `status` returns. `interrupted` is the work that was cut short, by the name of its host."""
+    """What `status` returns.
+
+    `interrupted` is the work that was cut short, by the name of its host.
+    """
 
     interrupted: "Mapping[str, JournalEntry]"
 
@@ -86,8 +90,8 @@ class Statuses(HostResults[ContainerStatus]):
 def status(session: Session, patterns: Sequence[str], *, watch: bool = False) -> Statuses:
     """Ask the hosts that `patterns` name (all if there are none) how the container is there.
 
-    Hosts that are named are also asked for the container's uptime and disks. `watch` asks again and again, as long
-    as the user looks at it. The errors of hosts are in the result.
+    Hosts that are named are also asked for the container's uptime and disks. `watch` asks again and
+    again, as long as the user looks at it. The errors of hosts are in the result.
     """
     hosts = session.hosts(patterns)
     look = containershell.detailed_status if patterns else manage.status
@@ -103,7 +107,7 @@ def status(session: Session, patterns: Sequence[str], *, watch: bool = False) ->
 
 
 def _interrupted_work(session: Session, hosts: Sequence[Host]) -> "Mapping[str, JournalEntry]":
-    """The work that was cut short on these hosts; not what another apexgpu is busy with right now."""
+    """The interrupted work on these hosts, without what another apexgpu is doing right now."""
     if not (session.state_dir / "journal").is_dir():
         return {}
     from apexgpu.archives.journal import Journal
@@ -141,10 +145,10 @@ def register(
     *,
     everything: bool = False,
 ) -> Registrations:
-    """Make your account and container on the hosts that `patterns` name, or on all with `everything`.
+    """Make your account and container on the hosts that `patterns` name.
 
-    This takes minutes and must not be interrupted: only an administrator can delete a half-made account. Hosts where
-    you are registered already are left alone.
+    This takes minutes and must not be interrupted: only an administrator can delete a half-made
+    account. Hosts where you are registered already are left alone.
     """
     return register_on(session, session.some_hosts(patterns, everything))
 
@@ -219,8 +223,8 @@ def up(
 ) -> Starts:
     """Start the containers on the hosts that `patterns` name, and wait until they answer SSH.
 
-    `wait` is in seconds; see START_WAIT. A container that an interrupted snapshot or recover still works on is not
-    started, unless the session says yes to everything.
+    `wait` is in seconds; see START_WAIT. A container that an interrupted snapshot or recover still
+    works on is not started, unless the session says yes to everything.
     """
     hosts = session.some_hosts(patterns, everything)
 
@@ -293,9 +297,9 @@ def _report_start(session: Session, host: Host, start: Start) -> None:
     driver = start.started.driver
     if driver is not None and not driver.installed:
         session.reporter.warn(
-            f"{host.name}: the container's NVIDIA driver ({driver.container or 'none'}) is not the host's "
-            f"({driver.host}); CUDA programs will fail there; tell the administrators that the installer for this "
-            "driver is missing"
+            f"{host.name}: the container's NVIDIA driver ({driver.container or 'none'}) is not the "
+            f"host's ({driver.host}); CUDA programs will fail there; tell the administrators that "
+            "the installer for this driver is missing"
         )
     state = "was up already" if start.started.was_running else "is up"
     # Plain `ssh` finds the host only in the config that it reads by itself.
@@ -305,7 +309,10 @@ def _report_start(session: Session, host: Host, start: Start) -> None:
 
 
 def _offer_port_maps(session: Session, hosts: Sequence[Host]) -> None:
-    """After a start, offer to make the port maps again that the stop removed. They are forgotten after a no."""
+    """After a start, offer to make the port maps again that the stop removed.
+
+    They are forgotten after a no.
+    """
     lost: dict[Host, tuple[int, ...]] = {}
     for host in hosts:
         ports = portmaps.remembered(session.state_dir, host)
@@ -363,7 +370,8 @@ class Stops(HostResults[Stop]):
 def down(session: Session, patterns: Sequence[str], *, everything: bool = False) -> Stops:
     """Stop the containers on the hosts that `patterns` name, after a question if they run.
 
-    Files stay; programs end. DeclinedError when the user declines. Port maps are remembered for the next `up`.
+    Files stay; programs end. DeclinedError when the user declines. Port maps are remembered for the
+    next `up`.
     """
     hosts = session.some_hosts(patterns, everything)
     with session.reporter.working(f"checking {_list_names(hosts)}"):
@@ -388,7 +396,10 @@ def _find_activity(session: Session, host: Host) -> Activity | None:
 
 
 def confirm_stop(session: Session, activities: Sequence[Outcome[Activity | None]]) -> None:
-    """Show what runs in the containers, and ask whether to stop them. DeclinedError when the user declines."""
+    """Show what runs in the containers, and ask whether to stop them.
+
+    DeclinedError when the user declines.
+    """
     running = []
     busy = []
     for outcome in activities:
@@ -452,7 +463,10 @@ def _report_stop(session: Session, outcome: Outcome[Stop]) -> None:
 
 
 def one_host(session: Session, name: str, *, several: str = "name one of them") -> Host:
-    """Return the host called `name`. UsageError, with the hint `several`, for a glob that matches more than one."""
+    """Return the host called `name`.
+
+    UsageError, with the hint `several`, for a glob that matches more than one.
+    """
     hosts = session.hosts([name])
     if len(hosts) > 1:
         message = f"{name} matches {len(hosts)} hosts, and this needs one"
@@ -461,7 +475,10 @@ def one_host(session: Session, name: str, *, several: str = "name one of them") 
 
 
 def is_running(session: Session, host: Host) -> bool:
-    """Whether the container accepts a login. False for a stopped container; every other problem is raised."""
+    """Whether the container accepts a login.
+
+    False for a stopped container; every other problem is raised.
+    """
     try:
         containershell.query(session.transport, host, "true")
     except StoppedError:
@@ -470,11 +487,11 @@ def is_running(session: Session, host: Host) -> bool:
 
 
 def ensure_running(session: Session, host: Host, command: str = "true") -> str:
-    """Make sure that the container accepts a login, before a program of its own is started that needs it.
+    """Make sure that the container accepts a login, for a program that is about to need one.
 
-    A stopped container is started if the user agrees. Returns the output of `command` in a container that was
-    running, "" for one that had to be started. Raises whatever is in the way: DeclinedError, StoppedError (nobody
-    can be asked), UnreachableError …
+    A stopped container is started if the user agrees. Returns the output of `command` in a
+    container that was running, "" for one that had to be started. Raises whatever is in the way:
+    DeclinedError, StoppedError (nobody can be asked), UnreachableError …
     """
 
     def query(host: Host) -> str | None:

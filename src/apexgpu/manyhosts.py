@@ -1,6 +1,7 @@
 """Works on many hosts at once, and asks about all new host keys in one question.
 
-Every module for users that connects to hosts goes through this one: it is the only place where host keys are accepted.
+Every module for users that connects to hosts goes through this one: it is the only place where host
+keys are accepted.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,16 +31,18 @@ def run(
     *,
     on_done: Callable[[Outcome[T]], None] = lambda _: None,
 ) -> list[Outcome[T]]:
-    """Run `work` on all hosts at once; return a value or an error for each, in the order of `hosts`.
+    """Run `work` on all hosts at once; return a value or an error for each, in their order.
 
-    The hosts whose keys are new wait for the others; then the user is asked about all those keys together, and `work`
-    is run again on these hosts. `on_done` is called in this thread with each final outcome as it arrives.
+    The hosts whose keys are new wait for the others; then the user is asked about all those keys
+    together, and `work` is run again on these hosts. `on_done` is called in this thread with each
+    final outcome as it arrives.
 
-    Raises UnknownHostKeyError when the user does not accept the keys. Nobody can be asked without a terminal; each
-    host then fails with this error.
+    Raises UnknownHostKeyError when the user does not accept the keys. Nobody can be asked without a
+    terminal; each host then fails with this error.
 
     Example:
-        outcomes = manyhosts.run(session, hosts, lambda host: manage.status(session.transport, host))
+        link = session.transport
+        outcomes = manyhosts.run(session, hosts, lambda host: manage.status(link, host))
     """
     can_accept = session.accept_new or session.reporter.can_ask
     waiting: list[Outcome[T]] = []
@@ -72,8 +75,8 @@ def _unknown_keys(outcomes: Sequence[Outcome[T]]) -> list[UnknownHostKeyError]:
 def accept_host_keys(session: Session, errors: Sequence[UnknownHostKeyError]) -> None:
     """Show the fingerprints of all new host keys, ask once, and add the keys to known_hosts.
 
-    With `--accept-new` nobody is asked. Raises the first of `errors` when the user declines, ConfigError when the
-    user's ssh config keeps no host keys.
+    With `--accept-new` nobody is asked. Raises the first of `errors` when the user declines,
+    ConfigError when the user's ssh config keeps no host keys.
     """
     # paramiko and known_hosts are needed for new keys only, and `status` has to start fast.
     from apexgpu.iam.publickeys import fingerprint
@@ -110,10 +113,11 @@ def _file_for(session: Session, new_key: "NewHostKey") -> Path:
 
 
 class AcceptingTransport:
-    """A transport that asks about the new host keys of one host as they appear, for work that must not be run twice.
+    """A transport that asks about new host keys as they appear, for work that must run only once.
 
-    A new key is found before anything is sent, so the command is simply sent again. Nobody is asked about the keys of
-    other hosts: such work only looks at them, in many threads at once.
+    It asks about the keys of one host. A new key is found before anything is sent, so the command
+    is simply sent again. Nobody is asked about the keys of other hosts: such work only looks at
+    them, in many threads at once.
     """
 
     def __init__(self, session: Session, host: Host) -> None:

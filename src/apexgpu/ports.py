@@ -1,4 +1,4 @@
-"""Port maps: ports of the server that lead to ports of your container, for everybody in the lab's network.
+"""Port maps: ports of a host that lead to ports of your container, for the lab's whole network.
 
     from apexgpu import ports
     from apexgpu.session import Session
@@ -6,7 +6,8 @@
     result = ports.map_port(Session(), "gpu7", 6006)
     print(result.outcomes[0].value.maps)
 
-`tunnels` is the safer way to a port of a container: it is open to this machine only, and survives a stop.
+`tunnels` is the safer way to a port of a container: it is open to this machine only, and survives a
+stop.
 """
 
 from collections.abc import Callable
@@ -71,7 +72,10 @@ def list_ports(session: Session, name: str) -> PortList:
 
 
 def map_port(session: Session, name: str, port: int) -> PortList:
-    """Map a port of the container on the host `name`, or find its map. A stopped container is started after a yes."""
+    """Map a port of the container on the host `name`, or find its map.
+
+    A stopped container is started after a yes.
+    """
     host = containers.one_host(session, name)
 
     def map_it(host: Host) -> tuple[PortMap, ...]:
@@ -114,15 +118,16 @@ def _report_dangers(session: Session, host: Host, ports: HostPorts) -> None:
     if not user_maps:
         return
     session.reporter.warn(
-        "anyone on the lab's network can use these addresses, and stopping the container removes them; "
-        "a tunnel is open to this laptop only, and reconnects by itself",
+        "anyone on the lab's network can use these addresses, and stopping the container removes "
+        "them; a tunnel is open to this laptop only, and reconnects by itself",
         hint=f"apexgpu tunnel {host.name} {user_maps[0].map.container_port}",
     )
     for checked in user_maps:
         if not checked.answers:
             session.reporter.note(
-                f"{checked.map.where} does not answer: the program on port {checked.map.container_port} in the "
-                "container must listen on 0.0.0.0, not only on 127.0.0.1"
+                f"{checked.map.where} does not answer: the program on port "
+                f"{checked.map.container_port} in the container must listen on 0.0.0.0, not only on "
+                "127.0.0.1"
             )
 
 

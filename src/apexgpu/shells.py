@@ -22,13 +22,13 @@ from apexgpu.ssh.route import config_arguments, target_arguments
 
 
 def ssh_arguments(session: Session, host: Host) -> list[str]:
-    """Return the arguments with which `ssh` reaches the container: the config file, IAM's address, the alias."""
+    """Return the arguments with which `ssh` reaches the container."""
     options = config_arguments(session.settings.ssh_config)
     return [*options, *target_arguments(Target(host, "container")), host.name]
 
 
 def command_line(words: Sequence[str]) -> str:
-    """Return the string for the remote shell: a single word as it is, because it may be a script; several quoted."""
+    """Return the line for the remote shell: one word as it is (it may be a script), several quoted."""
     if words[:1] == ["--"]:
         words = words[1:]
     if len(words) == 1:
@@ -60,8 +60,8 @@ def ssh(
 ) -> "SshSession | CommandOutputs":
     """Open a shell in the container on the host `name`, or run `command` there, on this terminal.
 
-    A stopped container is started if the user agrees. With `captured`, the output of `command` is returned instead of
-    shown, as `run` does.
+    A stopped container is started if the user agrees. With `captured`, the output of `command` is
+    returned instead of shown, as `run` does.
     """
     host = containers.one_host(session, name, several=f"apexgpu exec '{name}' -- CMD")
     line = command_line(command)
@@ -75,16 +75,17 @@ def ssh(
     containers.ensure_running(session, host)
     arguments = [*_own_connection(session, host), *ssh_arguments(session, host)]
     if command:
-        # The user's config may say what a shell is (RemoteCommand tmux …). ssh refuses to have two commands.
+        # The user's config may say what a shell is (RemoteCommand tmux …). ssh refuses to have two
+        # commands.
         arguments = ["-o", "RemoteCommand=none", *arguments, line]
     return SshSession(session.runner.attach(["ssh", *arguments]))
 
 
 def _own_connection(session: Session, host: Host) -> list[str]:
-    """The options that avoid a shared connection, where the user's ControlPath is the same for two machines.
+    """The options that avoid a shared connection that may lead to another machine.
 
-    A container and its host, or two containers, may differ in the port only. A ControlPath that leaves out the port
-    would lead to the other machine.
+    A container and its host, or two containers, may differ in the port only. A ControlPath that
+    leaves out the port would lead to the other machine.
     """
     path = _control_path(session, Target(host, "container"))
     if path == "none":
@@ -158,7 +159,8 @@ def run(
 ) -> CommandOutputs:
     """Run a command line in the containers on the hosts that `patterns` name, all at once.
 
-    `limit` is the time that it may take, in seconds; None is no limit. Stopped containers are not started.
+    `limit` is the time that it may take, in seconds; None is no limit. Stopped containers are not
+    started.
     """
     return _run(session, session.some_hosts(patterns, everything), command, limit=limit)
 

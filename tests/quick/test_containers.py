@@ -1,4 +1,4 @@
-"""containers, shells and manyhosts as a Python API: no terminal, no command line, recorded replies instead of hosts."""
+"""containers, shells and manyhosts as a Python API, over recorded replies."""
 
 import json
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ HOSTS = (Host("gpu2", "10.0.0.2", "alice", 22001), Host("gpu7", "10.0.0.7", "ali
 
 @dataclass
 class Recorded:
-    """A transport that answers (host, role) with a recording or an error, and notes what was sent."""
+    """A transport that answers (host, role) with a recording or an error."""
 
     answers: dict[tuple[str, str], str | ApexError]
     sent: list[tuple[str, str, str]] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """Parses the replies about snapshots and recovers. Pure; see `replies` for the rules.
 
-These replies are less reliable than the others: `Saved to:` and `Done` are printed even after tar failed. They count
-only when stderr contains no error.
+These replies are less reliable than the others: `Saved to:` and `Done` are printed even after tar
+failed. They count only when stderr contains no error.
 """
 
 import re
@@ -32,7 +32,8 @@ _NOT_UNPACKED = re.compile(
     r"(chmod|mkdir|touch|cp|mv): (cannot|missing)|du: cannot access|"
     r"No space left|quota exceeded|Stale|Input/output|Killed"
 )
-# What tar prints about files that are complete: sockets, clocks that differ, headers of a newer tar.
+# What tar prints about files that are complete: sockets, clocks that differ, headers of a newer
+# tar.
 _HARMLESS = re.compile(
     r"^tar: .*(socket ignored|door ignored|file changed as we read it|time ?stamp|unknown extended header|"
     r"Removing leading|Record size)"
@@ -43,8 +44,8 @@ _HARMLESS = re.compile(
 class Confirmation:
     """What the server asks for before a snapshot or recover: the command again, with a token.
 
-    `token` is valid for some minutes. `path` is the archive that a recover would unpack; `size` is that of the
-    container's files, as `du -h` prints it.
+    `token` is valid for some minutes. `path` is the archive that a recover would unpack; `size` is
+    that of the container's files, as `du -h` prints it.
     """
 
     token: str
@@ -54,7 +55,7 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveReport:
-    """An archive that the server reports to have written or unpacked; `size` as `du -h` prints it."""
+    """An archive that the server reports as written or unpacked; `size` as `du -h` prints it."""
 
     path: str
     size: str
@@ -93,7 +94,10 @@ def _parse_confirmation(
 
 
 def parse_snapshot(reply: Reply, host: str) -> ArchiveReport:
-    """Parse the reply to `snapshot TOKEN`. Raises BadSnapshotError when the archive is not reliable."""
+    """Parse the reply to `snapshot TOKEN`.
+
+    Raises BadSnapshotError when the archive is not reliable.
+    """
     lines, _ = parse_opening(reply, host)
     path = None
     for line in lines:

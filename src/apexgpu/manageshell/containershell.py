@@ -1,7 +1,9 @@
-"""Runs commands in a container. A container that refuses the connection is explained by asking its host.
+"""Runs commands in a container.
 
-The host's reply tells a stopped container from one whose port is not forwarded, and from an account that does not
-exist.
+A container that refuses the connection is explained by asking its host.
+
+The host's reply tells a stopped container from one whose port is not forwarded, and from an account
+that does not exist.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +28,7 @@ _SSH_FAILED = 255  # the exit status of `ssh` itself when the command has none
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a stop would interrupt: the login sessions (lines of `who`), and the processes that use a GPU."""
+    """What a stop would interrupt: login sessions (lines of `who`) and processes on a GPU."""
 
     sessions: tuple[str, ...] = ()
     gpu_processes: tuple[str, ...] = ()
@@ -65,7 +67,8 @@ def query_running(
 ) -> Reply:
     """Run a command that changes nothing, in a container that is known to run.
 
-    It is sent again when an open connection turns out to be dead, as it is after a laptop has slept.
+    It is sent again when an open connection turns out to be dead, as it is after a laptop has
+    slept.
     """
     target = Target(host, "container")
     try:
@@ -126,7 +129,7 @@ def _query_details(link: Transport, host: Host) -> str:
 
 
 def activity(link: Transport, host: Host) -> Activity:
-    """Return what runs in a running container, as far as the container can tell; nothing if it does not answer."""
+    """Return what runs in a running container; nothing if it does not answer."""
     try:
         reply = query_running(link, host, remotescript.sh_command("activity.sh"))
     except ApexError:

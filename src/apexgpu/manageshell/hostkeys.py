@@ -1,4 +1,4 @@
-"""Gives a container host keys of its own, in place of those that it shares with a template or an archive."""
+"""Gives a container host keys of its own: those of a template or an archive are known to others."""
 
 from apexgpu.errors import ApexError
 from apexgpu.iam.publickeys import parse_key
@@ -16,7 +16,8 @@ def renew(
 ) -> KeyChange:
     """Make new host keys in the container, log in with them, and make them the only known ones.
 
-    While sshd restarts, both the old and the new key are known, so that no interruption locks the user out.
+    While sshd restarts, both the old and the new key are known, so that no interruption locks the
+    user out.
     """
     say("making new host keys in the container")
     new = known.preferred(_make_keys(link, host))

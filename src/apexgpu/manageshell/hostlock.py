@@ -1,4 +1,4 @@
-"""A lock for each host against a second apexgpu of this user: a manage shell has no lock of its own."""
+"""A lock for each host against a second apexgpu: a manage shell has no lock of its own."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path

@@ -1,7 +1,9 @@
-"""The commands of the manage shell: one function for each, over any transport. `starting` contains the start.
+"""The commands of the manage shell: one function for each, over any transport.
 
-Commands that change something are sent at most once, over a new connection. Their callers hold the host's lock
-(`hostlock`), except where a function takes it itself.
+`starting` contains the start.
+
+Commands that change something are sent at most once, over a new connection. Their callers hold the
+host's lock (`hostlock`), except where a function takes it itself.
 """
 
 from collections.abc import Callable
@@ -26,12 +28,14 @@ from apexgpu.models import Container, Host, Reply, Target
 from apexgpu.remote.disks import Disk
 from apexgpu.ssh.transport import Limits, OnLine, Transport
 
-# The manage shell splits its line at blanks and expands globs. It has no quoting that would prevent this.
+# The manage shell splits its line at blanks and expands globs. It has no quoting that would prevent
+# this.
 _UNSAFE = frozenset(" \t\r\n'\"\\*?[]$`;&|<>")
 
 _QUERY_LIMITS = Limits(total=120)
 _STOP_LIMITS = Limits(total=180, silence=None)
-# `snapshot` runs `du` over all files of the container: with millions on a slow disk that takes hours.
+# `snapshot` runs `du` over all files of the container: with millions on a slow disk that takes
+# hours.
 _MEASURE_LIMITS = Limits(total=4 * 3600)
 # The server's tar prints nothing while it runs, and nobody knows how long it takes.
 _NO_LIMITS = Limits(total=None, silence=None)
@@ -39,7 +43,7 @@ _NO_LIMITS = Limits(total=None, silence=None)
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
-    """What is known of a host: whether the user is registered there, and the state of the container.
+    """Whether the user is registered on a host, and the state of the container.
 
     `uptime` (seconds) and `disks` are known only when the container was asked too; see
     `containershell.detailed_status`.
@@ -84,7 +88,7 @@ def _query(link: Transport, host: Host, *words: str, limits: Limits = _QUERY_LIM
 
 
 def status(link: Transport, host: Host) -> HostStatus:
-    """Return whether the user is registered, and the state of the container, which is not started."""
+    """Return whether the user is registered, and the state of the container. Starts nothing."""
     try:
         return HostStatus(registered=True, container=container_state(link, host))
     except NotRegisteredError:
@@ -92,7 +96,10 @@ def status(link: Transport, host: Host) -> HostStatus:
 
 
 def container_state(link: Transport, host: Host, *, new_connection: bool = False) -> Container:
-    """Return the state of the container, which is not started. NotRegisteredError without an account."""
+    """Return the state of the container, which is not started.
+
+    NotRegisteredError without an account.
+    """
     # `help` is the only command that prints the state and changes nothing.
     reply = _send(link, host, "help", once=new_connection)
     return replies.parse_status(reply, host.name)
@@ -108,11 +115,12 @@ def register(
 ) -> bool:
     """Make the account and the container of `host.user`, under the host's lock.
 
-    Returns True for a new account, False when there was one. There is no time limit: an interrupted registration
-    leaves a half-made account that only an administrator can delete.
+    Returns True for a new account, False when there was one. There is no time limit: an interrupted
+    registration leaves a half-made account that only an administrator can delete.
 
-    `resend_keys` sends the user's keys to IAM again and returns whether it could. It is called once, when the register
-    account does not accept our key: that account is shared, and contains the keys of whoever sent them last.
+    `resend_keys` sends the user's keys to IAM again and returns whether it could. It is called
+    once, when the register account does not accept our key: that account is shared, and contains
+    the keys of whoever sent them last.
     """
     from apexgpu.iam.client import valid_user
 
@@ -137,7 +145,10 @@ def _register(link: Transport, host: Host, on_line: OnLine) -> bool:
 
 
 def _check_account(link: Transport, host: Host, is_new: bool) -> None:
-    """Raise when the account has no manage shell. `already exist` does not prove that it has one."""
+    """Raise when the account has no manage shell.
+
+    `already exist` does not prove that it has one.
+    """
     try:
         reply = _send(link, host, "help")
     except NotRegisteredError:
@@ -147,8 +158,8 @@ def _check_account(link: Transport, host: Host, is_new: bool) -> None:
     if not has_manage_shell:
         reported = "reports success" if is_new else f"reports that {host.user} exists"
         message = (
-            f"{host.name} {reported}, but the account is half-made: it has no manage shell; ask the administrators "
-            f"to delete the user {host.user} on {host.name}, then register again"
+            f"{host.name} {reported}, but the account is half-made: it has no manage shell; ask the "
+            f"administrators to delete the user {host.user} on {host.name}, then register again"
         )
         raise RefusedError(message, hint=f"apexgpu register {host.name}", code="half_made")
 
@@ -168,8 +179,8 @@ def stop(link: Transport, host: Host, *, on_line: OnLine) -> StopReply:
 def list_port_maps(link: Transport, host: Host) -> tuple[PortMap, ...]:
     """Return all port maps of the container, including that of sshd.
 
-    StoppedError for a stopped container; RefusedError for a container with several addresses, or a host without
-    port maps.
+    StoppedError for a stopped container; RefusedError for a container with several addresses, or a
+    host without port maps.
     """
     reply = _query(link, host, "port")
     try:
@@ -205,7 +216,10 @@ def confirm_snapshot(link: Transport, host: Host) -> Confirmation:
 
 
 def confirm_recover(link: Transport, host: Host) -> Confirmation:
-    """Ask for the token of a recover and the path of the archive. The token is valid for a snapshot too."""
+    """Ask for the token of a recover and the path of the archive.
+
+    The token is valid for a snapshot too.
+    """
     return archivereplies.parse_recover_confirmation(_query(link, host, "recover"), host.name)
 
 
@@ -217,8 +231,8 @@ def confirm_rebuild(link: Transport, host: Host) -> Confirmation:
 def snapshot(link: Transport, host: Host, token: str) -> ArchiveReport:
     """Write the container's files to its archive on the NAS. There is no time limit.
 
-    BadSnapshotError when the server reports success although tar failed. After a DroppedError the server's tar may
-    still be running.
+    BadSnapshotError when the server reports success although tar failed. After a DroppedError the
+    server's tar may still be running.
     """
     reply = _send(link, host, "snapshot", token, limits=_NO_LIMITS)
     return archivereplies.parse_snapshot(reply, host.name)

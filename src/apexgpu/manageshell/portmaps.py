@@ -1,4 +1,4 @@
-"""Port maps of the server: which of them answer, and which ports to map again after a stop removed them."""
+"""Port maps of a host: which of them answer, and which ports to map again after a stop."""
 
 import json
 import socket
@@ -50,7 +50,10 @@ def map_and_remember(link: Transport, host: Host, port: int, *, state_dir: Path)
 
 
 def check_maps(maps: Sequence[PortMap]) -> list[CheckedMap]:
-    """Connect through every map, because the server's list alone does not prove that it works. Takes some seconds."""
+    """Connect through every map, because the server's list alone does not prove that it works.
+
+    Takes some seconds.
+    """
     from concurrent.futures import (
         ThreadPoolExecutor,  # loads logging, which `status` can do without
     )
@@ -70,7 +73,10 @@ def _answers(port_map: PortMap) -> bool:
 
 
 def _stays_open(connection: socket.socket) -> bool:
-    """Whether a connection is kept. A forwarder accepts it even when there is no program behind the map."""
+    """Whether a connection is kept.
+
+    A forwarder accepts it even when there is no program behind the map.
+    """
     connection.settimeout(_SETTLE)
     try:
         return bool(connection.recv(1))
@@ -79,7 +85,10 @@ def _stays_open(connection: socket.socket) -> bool:
 
 
 def map_again(link: Transport, host: Host, ports: Sequence[int], *, note: OnLine) -> None:
-    """Map ports that a stop removed. `note` gets one line for each, also for a port that cannot be mapped."""
+    """Map ports that a stop removed.
+
+    `note` gets one line for each, also for a port that cannot be mapped.
+    """
     for port in ports:
         try:
             port_map = manage.map_port(link, host, port)
@@ -115,7 +124,7 @@ def _change_memory(state_dir: Path, host: Host, change: Callable[[list[int]], li
 
 
 def _read_memory(state_dir: Path) -> dict[str, list[int]]:
-    """Return the remembered ports by host name; nothing for a missing or damaged file, which is a convenience only."""
+    """Return the remembered ports by host name; nothing for a missing or damaged file."""
     try:
         document = json.loads((state_dir / "ports.json").read_bytes())
         return {str(name): [int(port) for port in ports] for name, ports in document.items()}

@@ -1,8 +1,8 @@
 """Parses the replies of a manage shell into values. Pure.
 
-A manage shell exits with 0 on most failures, so the text decides what happened. Text that no rule here knows is an
-error that quotes the text; it never counts as an empty reply. The recordings of real servers in
-`tests/data/transcripts` are the reference.
+A manage shell exits with 0 on most failures, so the text decides what happened. Text that no rule
+here knows is an error that quotes the text; it never counts as an empty reply. The recordings of
+real servers in `tests/data/transcripts` are the reference.
 """
 
 import re
@@ -36,7 +36,10 @@ _DRIVER = re.compile(r"^NVIDIA driver version mismatch! Host=(\S*) Yours=(\S*)$"
 
 @dataclass(frozen=True, slots=True)
 class DriverMismatch:
-    """The container had another NVIDIA driver than its host. `installed`: the server replaced it successfully."""
+    """The container had another NVIDIA driver than its host.
+
+    `installed`: the server replaced it successfully.
+    """
 
     host: str
     container: str
@@ -54,7 +57,7 @@ class StartReply:
 
 @dataclass(frozen=True, slots=True)
 class StopReply:
-    """The reply to a stop, with the port maps that it removed: `10.77.0.1:11001 => container:6006`."""
+    """The reply to a stop. `unmapped` are lines such as `10.77.0.1:11001 => container:6006`."""
 
     was_running: bool
     unmapped: tuple[str, ...] = ()
@@ -146,14 +149,17 @@ def unexpected(reply: Reply, host: str, *, hint: str | None = None) -> ApexError
 
 
 def parse_opening(reply: Reply, host: str) -> tuple[list[str], Container]:
-    """Return the lines of a reply and the container's state. Raises the refusals that every command may get."""
+    """Return the lines of a reply and the container's state.
+
+    Raises the refusals that every command may get.
+    """
     lines = content_lines(reply.out)
     container = parse_container(reply.out)
     _raise_common_refusal(lines, container, host)
     greeted = has_greeting(lines)
     if lines and not greeted:
-        # An ordinary shell answers where a registration was interrupted: the account has no manage shell.
-        # A second registration reports that.
+        # An ordinary shell answers where a registration was interrupted: the account has no manage
+        # shell. A second registration reports that.
         raise unexpected(reply, host, hint=f"apexgpu register {host}")
     if container is None or not greeted:
         raise unexpected(reply, host)
@@ -218,7 +224,10 @@ def parse_status(reply: Reply, host: str) -> Container:
 
 
 def parse_start(reply: Reply, host: str) -> StartReply:
-    """Parse the reply to a start (a login without a command). The container may still lack its address."""
+    """Parse the reply to a start (a login without a command).
+
+    The container may still lack its address.
+    """
     lines, container = parse_opening(reply, host)
     if any(line.startswith("Fail.") for line in lines):
         message = (
@@ -262,7 +271,10 @@ def parse_stop(reply: Reply, host: str) -> StopReply:
 
 
 def parse_port_maps(reply: Reply, host: str) -> tuple[PortMap, ...]:
-    """Parse the list after `Current port forward`. It is the only reliable part of the reply to `port`."""
+    """Parse the list after `Current port forward`.
+
+    It is the only reliable part of the reply to `port`.
+    """
     lines, _ = parse_opening(reply, host)
     require_end(lines, reply, host)
     if any("-P option only supports" in line for line in content_lines(reply.err)):
@@ -279,7 +291,7 @@ def parse_port_maps(reply: Reply, host: str) -> tuple[PortMap, ...]:
 
 
 def parse_port_map(reply: Reply, host: str, port: str) -> PortMap:
-    """Parse the reply to `port PORT`: the map counts only when the list contains exactly this container port."""
+    """Parse the reply to `port PORT`. The map counts only if the list contains exactly this port."""
     lines = content_lines(reply.out)
     if any(line.endswith("is not a valid port number") for line in lines):
         message = f"{host}: {port!r} is not a valid port number"
@@ -296,7 +308,10 @@ def _why_not_mapped(lines: Sequence[str], maps: Sequence[PortMap], host: str, po
     for line in lines:
         match = _MAPPING.match(line)
         if match is not None:
-            return f"{host} reports that {match[1]} leads to port {port}, but its list of maps does not contain it"
+            return (
+                f"{host} reports that {match[1]} leads to port {port}, "
+                "but its list of maps does not contain it"
+            )
     # The server compares by prefix: with 6006 mapped, it believes that 600 is mapped too.
     for port_map in maps:
         if str(port_map.container_port).startswith(port):

@@ -1,4 +1,4 @@
-"""Starts a container: the manage shell's start, the container's address, then its port, which has to answer SSH."""
+"""Starts a container, and waits for its address and until its port answers SSH."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -65,8 +65,9 @@ def up(
 ) -> StartedContainer:
     """Start the container and wait until its port answers SSH, under the host's lock.
 
-    `wait` (seconds) limits both the silence of the start and the wait for the port. `started` remembers the replies
-    to starts by host name: a second call, after a question about a new host key, does not start again.
+    `wait` (seconds) limits both the silence of the start and the wait for the port. `started`
+    remembers the replies to starts by host name: a second call, after a question about a new host
+    key, does not start again.
     """
     with only_one(state_dir, host):
         return start(link, host, on_line=on_line, wait=wait, pause=pause, started=started)
@@ -106,7 +107,8 @@ def _send_start(link: Transport, host: Host, on_line: OnLine, wait: float) -> St
         seen.append(line)
         on_line(line)
 
-    # The installation of a driver prints nothing for a minute or more; the default of `wait` allows for it.
+    # The installation of a driver prints nothing for a minute or more; the default of `wait` allows
+    # for it.
     limits = Limits(total=_START_LIMIT, silence=wait)
     try:
         # A login without a command starts the container.
@@ -123,7 +125,10 @@ def _interrupted_start(host: Host, exc: DroppedError, lines: Sequence[str]) -> A
     name = host.name
     restart = f"apexgpu down {name} && apexgpu up {name}"
     if not lines:
-        message = f"{name} accepted the login, but printed nothing: it may be waiting for IAM; try again in a minute"
+        message = (
+            f"{name} accepted the login, but printed nothing: it may be waiting for IAM; "
+            "try again in a minute"
+        )
         return UnreachableError(message, hint=f"apexgpu up {name}", code="silent")
     waits_for_address = "Starting your container..." in lines and "The container is up" not in lines
     if isinstance(exc, CommandTimeoutError) and waits_for_address:
@@ -148,7 +153,10 @@ def _wait_for_address(link: Transport, host: Host, wait: float, pause: Pause) ->
 
 
 def wait_for_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None:
-    """Wait until the container accepts a login. Its sshd may refuse connections for some seconds after a start."""
+    """Wait until the container accepts a login.
+
+    Its sshd may refuse connections for some seconds after a start.
+    """
     deadline = time.monotonic() + min(wait, _SSH_LIMIT)
     while True:
         try:
@@ -168,8 +176,8 @@ def explain_port_error(host: Host, exc: UnreachableError) -> ApexError:
         return NoForwardError(message, hint=f"apexgpu down {host.name} && apexgpu up {host.name}")
     if isinstance(exc, NoRouteError):
         message = (
-            f"port {host.port} on {host.name} leads to an old address of the container (a stale forward); "
-            "only the administrators can clear it"
+            f"port {host.port} on {host.name} leads to an old address of the container "
+            "(a stale forward); only the administrators can clear it"
         )
         return RefusedError(message, hint=f"apexgpu doctor {host.name}", code="stale_forward")
     return exc

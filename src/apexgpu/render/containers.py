@@ -62,7 +62,7 @@ def _style(row: Row) -> str:
 
 
 def show_status(result: Statuses, screen: Screen) -> None:
-    """What follows the table: the hosts' errors, interrupted work, and the disks of hosts that were named."""
+    """What follows the table: errors, interrupted work, and the disks of hosts that were named."""
     for outcome in result.outcomes:
         if outcome.error is not None:
             screen.reporter.error(outcome.error, host=outcome.host.name)

@@ -11,7 +11,7 @@ TAB = "    "
 
 
 def show_outputs(result: CommandOutputs, screen: Screen) -> None:
-    """The output of a single host as it is; that of several with the host's name in front of every line."""
+    """The output of one host as it is, that of several with the host in front of every line."""
     first = result.outcomes[0].value
     if len(result.outcomes) == 1 and first is not None:
         screen.raw(first.reply.out, first.reply.err)

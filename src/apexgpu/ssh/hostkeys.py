@@ -1,7 +1,8 @@
-"""The host keys of a target in the user's known_hosts files: accepting new ones and replacing old ones.
+"""The host keys of a target in known_hosts: accepting new ones and replacing old ones.
 
-This module only carries out what was decided elsewhere: by the user, who was shown the fingerprints, or by a recover,
-which has read the new keys from the archive over a connection that was checked.
+This module only carries out what was decided elsewhere: by the user, who was shown the
+fingerprints, or by a recover, which has read the new keys from the archive over a connection that
+was checked.
 """
 
 from collections.abc import Sequence
@@ -32,8 +33,9 @@ def wants_hashed_names(route: Route) -> bool:
 class NewHostKey:
     """A host key that no known_hosts file contains.
 
-    `alias` is the ssh name of the target, `name` its name in known_hosts. `file` is where ssh would add the key, None
-    when the ssh config keeps no host keys; `configured_files` is the setting that decides this.
+    `alias` is the ssh name of the target, `name` its name in known_hosts. `file` is where ssh would
+    add the key, None when the ssh config keeps no host keys; `configured_files` is the setting that
+    decides this.
     """
 
     alias: str
@@ -45,7 +47,7 @@ class NewHostKey:
 
 
 def new_host_keys(errors: Sequence[UnknownHostKeyError]) -> list[NewHostKey]:
-    """Return the keys that connections met, each once: a jump through the same host meets its key again."""
+    """Return the keys that connections met, each once."""
     unique = {(error.route.target.alias, error.key.blob): error for error in errors}
     return [
         NewHostKey(
@@ -61,7 +63,7 @@ def new_host_keys(errors: Sequence[UnknownHostKeyError]) -> list[NewHostKey]:
 
 
 def add(file: Path, keys: Sequence[NewHostKey], state_dir: Path) -> None:
-    """Add keys to a known_hosts file, and record that they are apexgpu's, so that `uninstall` can remove them."""
+    """Add keys to a known_hosts file, and record them, so that `uninstall` can remove them."""
     knownhostsedit.record_added(state_dir, file, [new.name for new in keys])
     entries = [(new.name, new.key) for new in keys]
     knownhostsedit.add(file, entries, hashed=keys[0].hashed)
@@ -79,8 +81,8 @@ class KeyChange:
 class KnownKeys:
     """The known host keys of one target.
 
-    `name` is its name in known_hosts, `files` are the files that ssh reads, `backups` is the directory for their old
-    bytes. `hashed`: the ssh config asks for hashed names.
+    `name` is its name in known_hosts, `files` are the files that ssh reads, `backups` is the
+    directory for their old bytes. `hashed`: the ssh config asks for hashed names.
     """
 
     name: str
@@ -111,7 +113,7 @@ class KnownKeys:
         return keys[0]
 
     def expect_one_of(self, keys: Sequence[PublicKey]) -> KeyChange | None:
-        """Replace the known keys if a server with `keys` would be refused; None when nothing had to change.
+        """Replace the known keys if a server with `keys` would be refused; None if it would not.
 
         A target that was never contacted stays unknown: the user has to confirm its first key.
         """
