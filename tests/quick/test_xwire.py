@@ -119,15 +119,15 @@ def test_nobody_at_a_port_or_a_socket(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1] - 6000
     with pytest.raises(NotThereError, match="connection refused"):
-        xdisplay.reach(xwire.Display(number, "127.0.0.1", ""), 1)
+        xdisplay.connect(xwire.Display(number, "127.0.0.1", ""), 1)
     with pytest.raises(NotThereError, match="no such file"):
-        xdisplay.reach(xwire.Display(0, "", str(tmp_path / "X0")), 1)
+        xdisplay.connect(xwire.Display(0, "", str(tmp_path / "X0")), 1)
 
 
 def test_a_system_without_such_sockets_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "AF_UNIX")
     with pytest.raises(NotThereError, match="no such sockets on this system"):
-        xdisplay.reach(xwire.Display(0, "", "/tmp/.X11-unix/X0"), 1)
+        xdisplay.connect(xwire.Display(0, "", "/tmp/.X11-unix/X0"), 1)
 
 
 def test_what_is_sent_is_one_program_of_the_standard_library_that_python_3_5_can_read() -> None:

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from apexgpu.errors import ApexError
 from apexgpu.process import Runner, which
-from apexgpu.remote.programs.xdisplay import Connection, NotLetInError, NotThereError, XError, reach
+from apexgpu.remote.programs.xdisplay import (
+    Connection,
+    NotLetInError,
+    NotThereError,
+    XError,
+    connect,
+)
 from apexgpu.remote.programs.xwire import COOKIE, SECURITY, SOCKETS, Display, parse_display
 from apexgpu.xserver.localchecks import Answer, DisplayFacts
 
@@ -178,7 +184,7 @@ def _answering_displays() -> list[str]:
         number = path.name.removeprefix("X")
         if number.isdigit():
             with suppress(NotThereError):
-                reach(Display(int(number), "", str(path)), 1).close()
+                connect(Display(int(number), "", str(path)), 1).close()
                 displays.append(f":{number}")
     return displays
 
@@ -234,7 +240,7 @@ def _add_windows_facts(
 ) -> DisplayFacts:
     listening = True
     try:
-        reach(Display(0, "127.0.0.1", ""), 2).close()
+        connect(Display(0, "127.0.0.1", ""), 2).close()
     except NotThereError:
         listening = False
     installed = []

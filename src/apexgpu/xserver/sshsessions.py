@@ -188,9 +188,9 @@ def _find_and_close(display: Connection, title: str) -> list[bool]:
 
 def _find(display: Connection, title: str) -> int | None:
     """The window with this title if it is visible. Other windows may close while they are looked at."""
-    for window in xwire.children_of(display.ask(xwire.query_tree(display.server.root))):
+    for window in xwire.parse_children(display.ask(xwire.query_tree(display.server.root))):
         try:
-            if xwire.name_of(display.ask(xwire.get_name(window))) != title:
+            if xwire.parse_name(display.ask(xwire.get_name(window))) != title:
                 continue
             visible = xwire.is_viewable(display.ask(xwire.get_attributes(window)))
         except XError:
@@ -202,7 +202,7 @@ def _find(display: Connection, title: str) -> int | None:
 def _is_painted(display: Connection, window: int) -> bool:
     """Whether the window has the colour that the program in the container filled it with: white."""
     try:
-        pixel = xwire.pixel_of(display.ask(xwire.get_pixel(window)))
+        pixel = xwire.parse_pixel(display.ask(xwire.get_pixel(window)))
     except XError:
         return False
     return pixel & 0xFFFFFF == display.server.white & 0xFFFFFF

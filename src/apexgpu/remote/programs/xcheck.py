@@ -1,7 +1,7 @@
-"""From inside a container, in an ssh session that was to bring windows to the laptop: what is there, and a window.
+"""Tests X11 forwarding from inside a container: reports what windows need there, and shows a window on the laptop.
 
-argv[1] is a JSON object: `title` of the window, `wait` in seconds. Each line said is `apexgpu ` and a JSON object.
-The window stays until the laptop, which looks for it, has taken it away.
+argv[1] is a JSON object: the window's `title`, and `wait`, the seconds that each step may take. Each answer is a line
+`apexgpu ` and a JSON object. The window stays until the laptop, which looks for its title, has destroyed it.
 """
 
 import glob
@@ -14,7 +14,7 @@ import sys
 
 from apexgpu.remote.programs.xdisplay import Connection, NotLetInError, NotThereError, XError
 from apexgpu.remote.programs.xwire import (
-    DESTROYED,
+    DESTROY_NOTIFY,
     EXPOSE,
     cookie_for,
     create_window,
@@ -24,106 +24,110 @@ from apexgpu.remote.programs.xwire import (
 )
 
 SIZE = (160, 60)
+SSHD_CONFIG = "/etc/ssh/sshd_config"
+SSHD_OPTIONS = ("x11forwarding", "x11uselocalhost", "xauthlocation", "addressfamily")
 
 
-def sshd_says() -> "dict[str, str]":
-    """What the sshd here is told of X11: by itself where sudo lets us ask, else by its file."""
-    wanted = ("x11forwarding", "x11uselocalhost", "xauthlocation", "addressfamily")
+def sshd_options() -> "dict[str, str]":
+    """The sshd's options for X11: from `sshd -T` if sudo permits it, else from its config files."""
+    sudo = shutil.which("sudo") or "sudo"
     try:
-        words = [
-            shutil.which("sudo") or "sudo",
-            "-n",
-            "/usr/sbin/sshd",
-            "-T",
-            "-f",
-            "/etc/ssh/sshd_config",
-        ]
         text = subprocess.check_output(
-            words, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=5
+            [sudo, "-n", "/usr/sbin/sshd", "-T", "-f", SSHD_CONFIG],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=5,
         ).decode("utf-8", "replace")
     except (OSError, subprocess.SubprocessError):
-        text = ""
-        for path in [*sorted(glob.glob("/etc/ssh/sshd_config.d/*.conf")), "/etc/ssh/sshd_config"]:
-            try:
-                with open(path, "rb") as file:
-                    text += file.read().decode("utf-8", "replace") + "\n"
-            except OSError:
-                pass
-    found = {}  # type: dict[str, str]
+        text = sshd_config_text()
+    options = {}  # type: dict[str, str]
     for line in text.splitlines():
         words = re.split(r"[\s=]+", line.strip(), maxsplit=1)
-        if len(words) == 2 and words[0].lower() in wanted:
-            found.setdefault(words[0].lower(), words[1].strip())
-    return found
+        if len(words) == 2 and words[0].lower() in SSHD_OPTIONS:
+            options.setdefault(words[0].lower(), words[1].strip())  # the first value counts
+    return options
 
 
-def authority() -> str:
+def sshd_config_text() -> str:
+    """The text of all config files of sshd that can be read; Debian includes the directory first."""
+    text = ""
+    for path in [*sorted(glob.glob("/etc/ssh/sshd_config.d/*.conf")), SSHD_CONFIG]:
+        try:
+            with open(path, "rb") as file:
+                text += file.read().decode("utf-8", "replace") + "\n"
+        except OSError:
+            pass
+    return text
+
+
+def authority_file() -> str:
     """The file in which X clients look for a cookie."""
     return os.environ.get("XAUTHORITY") or os.path.expanduser("~/.Xauthority")
 
 
 def own_cookie(number: int) -> "bytes | None":
-    """The cookie that sshd has left for a display."""
+    """The cookie that sshd has stored for display `number`."""
     try:
-        with open(authority(), "rb") as file:
+        with open(authority_file(), "rb") as file:
             return cookie_for(file.read(), number)
     except OSError:
         return None
 
 
 def facts() -> "dict[str, object]":
-    """What is there for windows."""
+    """What windows need and what may prevent them, for xserver/containerchecks.py."""
     name = os.environ.get("DISPLAY", "")
-    place = parse_display(name)
-    path = authority()
+    display = parse_display(name)
+    authority = authority_file()
+    search_path = os.environ.get("PATH", "") + ":/usr/bin:/usr/local/bin"
+    locks = (authority + "-c", authority + "-l")
+    rc_files = (os.path.expanduser("~/.ssh/rc"), "/etc/ssh/sshrc")
+    written = authority if os.path.exists(authority) else os.path.dirname(authority)
     return {
         "display": name,
-        "xauth": shutil.which("xauth", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/local/bin")
-        or "",
-        "sshd": sshd_says(),
-        "cookie": bool(place and own_cookie(place.number)),
-        "authority": path,
-        "locks": [lock for lock in (path + "-c", path + "-l") if os.path.exists(lock)],
-        "writable": os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK),
-        "rc": [
-            rc for rc in (os.path.expanduser("~/.ssh/rc"), "/etc/ssh/sshrc") if os.path.exists(rc)
-        ],
+        "xauth": shutil.which("xauth", path=search_path) or "",
+        "sshd": sshd_options(),
+        "cookie": bool(display and own_cookie(display.number)),
+        "authority": authority,
+        "locks": [path for path in locks if os.path.exists(path)],
+        "writable": os.access(written, os.W_OK),
+        "rc": [path for path in rc_files if os.path.exists(path)],
         "ipv6": os.path.exists("/proc/net/if_inet6"),
     }
 
 
-def draw(order: "dict[str, object]", say: "object") -> "dict[str, object]":
-    """Show a window until somebody takes it away; what came of it."""
-    place = parse_display(os.environ["DISPLAY"])
-    if place is None:
+def say(answer: "dict[str, object]") -> None:
+    """Print an answer."""
+    sys.stdout.write("apexgpu " + json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def draw(title: str, wait: float) -> "dict[str, object]":
+    """Show a window until the laptop destroys it; the answer says whether it did."""
+    display = parse_display(os.environ["DISPLAY"])
+    if display is None:
         return {"error": "display"}
-    wait = float(str(order["wait"]))
-    link = Connection(place, own_cookie(place.number), wait)
+    connection = Connection(display, own_cookie(display.number), wait)
     try:
-        window, context = link.server.base, link.server.base + 1
-        link.send(create_window(window, link.server, str(order["title"]), SIZE))
-        if not link.event(EXPOSE, wait):
+        window, context = connection.server.base, connection.server.base + 1
+        connection.send(create_window(window, connection.server, title, SIZE))
+        if not connection.event(EXPOSE, wait):
             return {"error": "not_shown"}
-        link.send(fill(window, context, link.server, SIZE))
-        link.ask(get_input_focus())
-        say({"drawn": window, "vendor": link.server.vendor})  # type: ignore[operator]  # it is a function
-        return {"seen": link.event(DESTROYED, wait)}
+        connection.send(fill(window, context, connection.server, SIZE))
+        connection.ask(get_input_focus())
+        say({"drawn": window, "vendor": connection.server.vendor})
+        return {"seen": connection.event(DESTROY_NOTIFY, wait)}
     finally:
-        link.close()
+        connection.close()
 
 
-def main(order: "dict[str, object]") -> None:
-    """Say the facts, then draw."""
-
-    def say(what: "dict[str, object]") -> None:
-        sys.stdout.write("apexgpu " + json.dumps(what) + "\n")
-        sys.stdout.flush()
-
+def main(request: "dict[str, object]") -> None:
+    """Print the facts, then draw."""
     say(facts())
     if not os.environ.get("DISPLAY"):
         return
     try:
-        say(draw(order, say))
+        say(draw(str(request["title"]), float(str(request["wait"]))))
     except NotThereError as exc:
         say({"error": "not_there", "said": str(exc)})
     except NotLetInError as exc:

@@ -1,4 +1,4 @@
-"""A connection to an X server, within a time limit: who is let in, what is asked and answered."""
+"""A client's connection to an X server. Every wait has a time limit. Runs on the laptop and in a container."""
 
 import socket
 import struct
@@ -8,62 +8,69 @@ from apexgpu.remote.programs.xwire import (
     COOKIE,
     Display,
     Setup,
-    hello,
+    login_request,
+    parse_refusal,
+    parse_setup,
     query_extension,
-    refusal,
-    setup_of,
 )
+
+# The first byte of what a server sends; everything else is an event.
+_ERROR, _REPLY = 0, 1
+_GENERIC_EVENT = 35  # the only event that may be longer than 32 bytes
+_SENT_BY_CLIENT = 0x80  # this bit marks an event that another client sent
+_ACCEPTED = 1
+_TIMEOUT = "no answer in time"
 
 
 class NotThereError(Exception):
-    """Nobody answers at the display."""
+    """No X server answers at the display."""
 
 
 class NotLetInError(Exception):
-    """The server refuses the login, in its own words."""
+    """The server refused the login; the message is the server's reason."""
 
 
 class XError(Exception):
-    """The server refuses a request, by number."""
+    """The server refused a request; the message contains the number of the error."""
 
 
-def reach(place: Display, limit: float) -> socket.socket:
-    """A connected socket; NotThereError with the system's reason."""
-    if place.host:
+def connect(display: Display, limit: float) -> socket.socket:
+    """Connect to a display within `limit` seconds; NotThereError with the system's reason."""
+    if display.host:
         try:
-            return socket.create_connection((place.host, place.port), timeout=limit)
+            return socket.create_connection((display.host, display.port), timeout=limit)
         except OSError as exc:
             raise NotThereError(_reason(exc)) from None
     family = getattr(socket, "AF_UNIX", None)
     if family is None:
         raise NotThereError("no such sockets on this system")
     reason = "no such socket"
-    # The abstract one is tried first, as Xlib and ssh do on Linux; elsewhere there is none.
-    for path in ("\0" + place.path, place.path):
-        door = socket.socket(family, socket.SOCK_STREAM)
-        door.settimeout(limit)
+    # On Linux, X servers listen on an abstract socket too; Xlib and ssh try that one first.
+    for path in ("\0" + display.path, display.path):
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        connection.settimeout(limit)
         try:
-            door.connect(path)
+            connection.connect(path)
         except (OSError, ValueError) as exc:
-            door.close()
+            connection.close()
             reason = _reason(exc)
         else:
-            return door
+            return connection
     raise NotThereError(reason)
 
 
 def _reason(exc: BaseException) -> str:
     if isinstance(exc, socket.timeout):
-        return "no answer in time"
+        return _TIMEOUT
     return (getattr(exc, "strerror", None) or str(exc)).lower()
 
 
 class Connection:
-    """An X client's connection. `limit` is in seconds, for each answer."""
+    """A connection that is logged in. `limit` is the time in seconds that each answer may take."""
 
-    def __init__(self, place: Display, cookie: "bytes | None", limit: float) -> None:
+    def __init__(self, display: Display, cookie: "bytes | None", limit: float) -> None:
         self._limit = limit
-        self._socket = reach(place, limit)
+        self._socket = connect(display, limit)
         try:
             self.server = self._log_in(cookie)
         except BaseException:
@@ -72,12 +79,15 @@ class Connection:
         self.events = []  # type: list[bytes]
 
     def _log_in(self, cookie: "bytes | None") -> Setup:
-        self.send(hello(COOKIE if cookie else "", cookie or b""))
-        head = self._take(8, self._limit)
-        rest = self._take(4 * struct.unpack_from("<H", head, 6)[0], self._limit)
-        if head[0] != 1:
-            raise NotLetInError(refusal(rest, head[1] if head[0] == 0 else len(rest)))
-        return setup_of(rest)
+        self.send(login_request(COOKIE if cookie else "", cookie or b""))
+        head = self._receive(8, self._limit)
+        (words,) = struct.unpack_from("<H", head, 6)
+        rest = self._receive(4 * words, self._limit)
+        if head[0] != _ACCEPTED:
+            # "Failed" (0) gives the length of its reason; "Authenticate" does not.
+            length = head[1] if head[0] == 0 else len(rest)
+            raise NotLetInError(parse_refusal(rest, length))
+        return parse_setup(rest)
 
     def send(self, data: bytes) -> None:
         """Send requests."""
@@ -86,48 +96,50 @@ class Connection:
         except OSError as exc:
             raise NotThereError(_reason(exc)) from None
 
-    def ask(self, question: bytes) -> bytes:
-        """The reply to a request; events that come before it are kept. XError when it is refused."""
-        self.send(question)
+    def ask(self, request: bytes) -> bytes:
+        """Send a request and return the reply. XError if the server refuses it. Events before it are kept."""
+        self.send(request)
         while True:
-            kind, packet = self._packet(self._limit)
-            if kind == 1:
+            packet = self._packet(self._limit)
+            if packet[0] == _REPLY:
                 return packet
-            if kind == 0:
+            if packet[0] == _ERROR:
                 raise XError("X error %d" % packet[1])
             self.events.append(packet)
 
     def event(self, kind: int, limit: float) -> bool:
-        """Wait for an event; False when `limit` seconds have gone. XError when something was refused meanwhile."""
+        """Wait for an event; False after `limit` seconds. XError if the server refused an earlier request."""
         end = time.monotonic() + limit
         while True:
             while self.events:
-                if self.events.pop(0)[0] & 0x7F == kind:
+                if self.events.pop(0)[0] & ~_SENT_BY_CLIENT == kind:
                     return True
             left = end - time.monotonic()
             if left <= 0:
                 return False
             try:
-                came, packet = self._packet(left)
+                packet = self._packet(left)
             except NotThereError as exc:
-                if str(exc) == "no answer in time":
+                if str(exc) == _TIMEOUT:
                     return False
                 raise
-            if came == 0:
+            if packet[0] == _ERROR:
                 raise XError("X error %d" % packet[1])
             self.events.append(packet)
 
     def has(self, extension: str) -> bool:
-        """Whether the server has an extension, for this client."""
+        """Whether the server offers an extension to this client."""
         return bool(self.ask(query_extension(extension))[8])
 
-    def _packet(self, limit: float) -> "tuple[int, bytes]":
-        packet = self._take(32, limit)
-        longer = packet[0] == 1 or packet[0] & 0x7F == 35
-        more = 4 * struct.unpack_from("<I", packet, 4)[0] if longer else 0
-        return packet[0], packet + self._take(more, self._limit)
+    def _packet(self, limit: float) -> bytes:
+        """Receive one error, reply or event."""
+        packet = self._receive(32, limit)
+        if packet[0] != _REPLY and packet[0] & ~_SENT_BY_CLIENT != _GENERIC_EVENT:
+            return packet
+        (words,) = struct.unpack_from("<I", packet, 4)
+        return packet + self._receive(4 * words, self._limit)
 
-    def _take(self, count: int, limit: float) -> bytes:
+    def _receive(self, count: int, limit: float) -> bytes:
         data = b""
         self._socket.settimeout(max(limit, 0.001))
         while len(data) < count:
@@ -141,5 +153,5 @@ class Connection:
         return data
 
     def close(self) -> None:
-        """Leave; the windows of this connection go with it."""
+        """Disconnect; the server destroys the windows of this connection."""
         self._socket.close()

@@ -1,7 +1,8 @@
-"""The few words of the X11 protocol that a check needs: a login, a window, a look at the windows there are.
+"""Encodes and decodes the part of the X11 protocol that `x11 check` needs: logging in, showing and finding a window.
 
-Source: X Window System Protocol, X Version 11, appendix B (protocol encoding). Bytes in, values out, or the other
-way round: no socket here. All is little-endian, as the login says.
+Source: X Window System Protocol, X Version 11, appendix B (protocol encoding). The first argument of each `pack` is a
+request's layout there, the number behind it is its opcode. Everything is little-endian, as the login requests. Runs on
+the laptop and, sent as text, in a container: no sockets here, and nothing newer than Python 3.5.
 """
 
 import struct
@@ -9,43 +10,48 @@ import struct
 COOKIE = "MIT-MAGIC-COOKIE-1"
 SECURITY = "SECURITY"
 WM_NAME, STRING = 39, 31  # predefined atoms
-EXPOSE, DESTROYED = 12, 17  # events
+EXPOSE, DESTROY_NOTIFY = 12, 17  # events
 VIEWABLE = 2
-SOCKETS = "/tmp/.X11-unix/X"  # noqa: S108 - where X servers have them
-_OVERRIDE = 0x200
-_EXPOSURE_AND_STRUCTURE = 0x8000 | 0x20000
+SOCKETS = "/tmp/.X11-unix/X"  # noqa: S108 - where X servers create them
+# Attributes of a new window (value-mask), and the events that it asks for.
+_BACKGROUND_PIXEL, _OVERRIDE_REDIRECT, _EVENT_MASK = 0x2, 0x200, 0x800
+_EXPOSURE, _STRUCTURE_NOTIFY = 0x8000, 0x20000
 
 
 class Setup:
-    """What a server says of itself when it lets somebody in."""
+    """What a server reports about itself when it accepts a login.
+
+    `base` is the first resource id that this client may use; `root` is the root window of the first screen, `size` that
+    of the screen in pixels.
+    """
 
     def __init__(
         self, base: int, vendor: str, root: int, white: int, black: int, size: "tuple[int, int]"
     ) -> None:
-        self.base, self.vendor, self.root, self.white, self.black, self.size = (
-            base,
-            vendor,
-            root,
-            white,
-            black,
-            size,
-        )
+        self.base = base
+        self.vendor = vendor
+        self.root = root
+        self.white = white
+        self.black = black
+        self.size = size
 
 
 class Display:
-    """A display's name, taken apart. `path` is a socket of this machine; else `host` and a TCP `port`."""
+    """The parts of a display name: `path`, a Unix socket, or `host`, which is reached over TCP."""
 
     def __init__(self, number: int, host: str, path: str) -> None:
-        self.number, self.host, self.path = number, host, path
+        self.number = number
+        self.host = host
+        self.path = path
 
     @property
     def port(self) -> int:
-        """Where the server of a display listens on TCP."""
+        """The TCP port of the display's server."""
         return 6000 + self.number
 
 
 def parse_display(name: str) -> "Display | None":
-    """`:0`, `unix:0.0`, `localhost:10.0`, or a socket's path and `:0` as launchd gives it; None for anything else."""
+    """Parse `:0`, `unix:0.0`, `localhost:10.0`, or `/path/of/a/socket:0` (launchd). None for anything else."""
     host, colon, rest = name.rpartition(":")
     number = rest.partition(".")[0]
     if not colon or not (number.isdigit() and len(number) < 6):
@@ -58,23 +64,24 @@ def parse_display(name: str) -> "Display | None":
 
 
 def _padded(data: bytes) -> bytes:
+    """`data` filled up to a multiple of four bytes."""
     return data + b"\0" * (-len(data) % 4)
 
 
-def hello(name: str, data: bytes) -> bytes:
-    """The login: the name of a way to prove oneself, and the proof; both empty where there is none."""
+def login_request(name: str, data: bytes) -> bytes:
+    """The login with an authorization protocol and its data, such as a cookie; both may be empty."""
     named = name.encode("ascii")
     head = struct.pack("<BxHHHHxx", 0x6C, 11, 0, len(named), len(data))
     return head + _padded(named) + _padded(data)
 
 
-def refusal(rest: bytes, length: int) -> str:
-    """Why a login was refused, in the server's own words."""
+def parse_refusal(rest: bytes, length: int) -> str:
+    """The reason that the server gives for refusing a login."""
     return rest[:length].decode("latin-1").strip()
 
 
-def setup_of(rest: bytes) -> Setup:
-    """The answer to a login, after its first eight bytes."""
+def parse_setup(rest: bytes) -> Setup:
+    """The reply to an accepted login, without its first eight bytes."""
     base, vendor_length = struct.unpack_from("<I8xH", rest, 4)
     formats = rest[21]
     vendor = rest[32 : 32 + vendor_length].decode("latin-1")
@@ -84,99 +91,101 @@ def setup_of(rest: bytes) -> Setup:
 
 
 def query_extension(name: str) -> bytes:
-    """Ask whether the server has an extension."""
+    """Request whether the server has an extension."""
     named = _padded(name.encode("ascii"))
     return struct.pack("<BxHHxx", 98, 2 + len(named) // 4, len(name)) + named
 
 
 def create_window(window: int, server: Setup, title: str, size: "tuple[int, int]") -> bytes:
-    """A black window that no window manager touches, with its title, and to be shown at once."""
-    values = struct.pack("<III", server.black, 1, _EXPOSURE_AND_STRUCTURE)
-    mask = 0x2 | _OVERRIDE | 0x800
-    made = struct.pack(
+    """Requests that create a black window with a title and show it; no window manager handles it."""
+    values = struct.pack("<III", server.black, 1, _EXPOSURE | _STRUCTURE_NOTIFY)
+    mask = _BACKGROUND_PIXEL | _OVERRIDE_REDIRECT | _EVENT_MASK
+    create = struct.pack(
         "<BBHIIhhHHHHII", 1, 0, 11, window, server.root, 40, 40, size[0], size[1], 0, 1, 0, mask
     )
-    named = title.encode("latin-1")
-    text = _padded(named)
-    name = (
-        struct.pack(
-            "<BBHIIIB3xI", 18, 0, 6 + len(text) // 4, window, WM_NAME, STRING, 8, len(named)
-        )
-        + text
+    name = title.encode("latin-1")
+    text = _padded(name)
+    length = 6 + len(text) // 4
+    set_name = (
+        struct.pack("<BBHIIIB3xI", 18, 0, length, window, WM_NAME, STRING, 8, len(name)) + text
     )
-    return made + values + name + struct.pack("<BxHI", 8, 2, window)
+    show = struct.pack("<BxHI", 8, 2, window)
+    return create + values + set_name + show
 
 
 def fill(window: int, context: int, server: Setup, size: "tuple[int, int]") -> bytes:
-    """Paint all of a window white."""
-    made = struct.pack("<BxHIIII", 55, 5, context, window, 0x4, server.white)
-    return made + struct.pack("<BxHIIhhHH", 70, 5, window, context, 0, 0, size[0], size[1])
+    """Requests that paint a whole window white."""
+    create_context = struct.pack("<BxHIIII", 55, 5, context, window, 0x4, server.white)
+    return create_context + struct.pack(
+        "<BxHIIhhHH", 70, 5, window, context, 0, 0, size[0], size[1]
+    )
 
 
 def get_input_focus() -> bytes:
-    """A question that is only asked to hear that all before it was done."""
+    """A request for its reply alone: when that arrives, all requests before it have been carried out."""
     return struct.pack("<BxH", 43, 1)
 
 
 def query_tree(window: int) -> bytes:
-    """Ask for the windows in a window."""
+    """Request the windows inside a window."""
     return struct.pack("<BxHI", 15, 2, window)
 
 
-def children_of(reply: bytes) -> "list[int]":
-    """The answer to `query_tree`."""
-    return list(struct.unpack_from("<%dI" % struct.unpack_from("<H", reply, 16)[0], reply, 32))
+def parse_children(reply: bytes) -> "list[int]":
+    """The window ids in the reply to `query_tree`."""
+    (count,) = struct.unpack_from("<H", reply, 16)
+    return list(struct.unpack_from("<%dI" % count, reply, 32))
 
 
 def get_name(window: int) -> bytes:
-    """Ask for a window's title."""
+    """Request a window's title."""
     return struct.pack("<BBHIIIII", 20, 0, 6, window, WM_NAME, STRING, 0, 64)
 
 
-def name_of(reply: bytes) -> str:
-    """The answer to `get_name`."""
-    return reply[32 : 32 + struct.unpack_from("<I", reply, 16)[0]].decode("latin-1")
+def parse_name(reply: bytes) -> str:
+    """The title in the reply to `get_name`."""
+    (length,) = struct.unpack_from("<I", reply, 16)
+    return reply[32 : 32 + length].decode("latin-1")
 
 
 def get_attributes(window: int) -> bytes:
-    """Ask for what a window is."""
+    """Request a window's attributes."""
     return struct.pack("<BxHI", 3, 2, window)
 
 
 def is_viewable(reply: bytes) -> bool:
-    """The answer to `get_attributes`: whether the window, and all that it is in, are shown."""
+    """Whether the reply to `get_attributes` says that the window, and each one that contains it, is shown."""
     return reply[26] == VIEWABLE
 
 
 def get_pixel(window: int) -> bytes:
-    """Ask for one pixel of a window."""
+    """Request one pixel of a window."""
     return struct.pack("<BBHIhhHHI", 73, 2, 5, window, 5, 5, 1, 1, 0xFFFFFFFF)
 
 
-def pixel_of(reply: bytes) -> int:
-    """The answer to `get_pixel`; the unused bits of it are whatever they are."""
+def parse_pixel(reply: bytes) -> int:
+    """The colour in the reply to `get_pixel`; bits that the display does not use may be set."""
     return int(struct.unpack_from("<I", reply, 32)[0])
 
 
 def destroy_window(window: int) -> bytes:
-    """Take a window away."""
+    """Request that a window is destroyed."""
     return struct.pack("<BxHI", 4, 2, window)
 
 
 def cookie_for(file: bytes, number: int) -> "bytes | None":
-    """The cookie for a display in an authority file (Xau(3)), None where there is none."""
-    place = 0
-    fields = []  # type: list[bytes]
-    while place + 2 <= len(file):
-        if len(fields) % 5 == 0:
-            place += 2  # the family; four counted fields follow
-            fields.append(b"")
-            continue
-        length = struct.unpack_from(">H", file, place)[0]
-        fields.append(file[place + 2 : place + 2 + length])
-        place += 2 + length
-    for start in range(0, len(fields) - 4, 5):
-        _, _, shown, kind, data = fields[start : start + 5]
-        if shown in (str(number).encode(), b"") and kind == COOKIE.encode():
+    """The cookie for a display in an authority file (Xau(3)); None if it contains none."""
+    position = 0
+    while position + 2 <= len(file):
+        position += 2  # the address family
+        fields = []  # type: list[bytes]
+        for _ in range(4):
+            if position + 2 > len(file):
+                return None
+            (length,) = struct.unpack_from(">H", file, position)
+            fields.append(file[position + 2 : position + 2 + length])
+            position += 2 + length
+        _, display, protocol, data = fields  # the first is the address
+        if display in (str(number).encode(), b"") and protocol == COOKIE.encode():
             return data
     return None
