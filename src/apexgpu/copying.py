@@ -6,8 +6,8 @@
     result = copying.copy(Session(), ["data", "gpu7:/SSD/alice/"])
     print(result.summary.sent, "bytes sent to", result.summary.targets)
 
-What goes where is as with `cp -r`. A file gets its final name only when it is complete; a copy that was interrupted is
-resumed by the same call.
+What goes where is as with `cp -r`. A file gets its final name only when it is complete; a copy that
+was interrupted is resumed by the same call.
 """
 
 import asyncio
@@ -62,14 +62,16 @@ class CopyResult(Result):
 
 
 def copy(session: Session, arguments: Sequence[str], *, method: Method | None = None) -> CopyResult:
-    """Copy `arguments[:-1]` to `arguments[-1]`. One side is `HOST:PATH`, the other is on this laptop.
+    """Copy `arguments[:-1]` to `arguments[-1]`.
 
-    `method` None means rsync where both sides have it, SFTP otherwise. A stopped container is started if the user
-    agrees.
+    One side is `HOST:PATH`, the other is on this laptop.
 
-    Raises UsageError for arguments that are not a copy, RefusedError for a source or a target that is missing or in
-    the way, NoSpaceError, and the errors of a connection. After a DroppedError the partial copy is kept, and the hint
-    is the command that resumes it.
+    `method` None means rsync where both sides have it, SFTP otherwise. A stopped container is
+    started if the user agrees.
+
+    Raises UsageError for arguments that are not a copy, RefusedError for a source or a target that
+    is missing or in the way, NoSpaceError, and the errors of a connection. After a DroppedError the
+    partial copy is kept, and the hint is the command that resumes it.
 
     Example: copy(session, ["gpu7:runs/*.csv", "plots/"])
     """

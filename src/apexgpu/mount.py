@@ -63,8 +63,8 @@ IAM_LIMIT = 1.0
 REPAIR_CHECK_LIMIT = 3.0
 """Seconds for a host to show that it could be mounted again."""
 
-# Problems of the check before a mount for which `containers.ensure_running` has a remedy (it asks about a new host key,
-# or starts a stopped container) or a better explanation.
+# Problems of the check before a mount for which `containers.ensure_running` has a remedy (it asks
+# about a new host key, or starts a stopped container) or a better explanation.
 _WORTH_A_SECOND_LOOK = (
     mountcheck.HostKeyNotTrustedError,
     mountcheck.PromptNeededError,
@@ -161,12 +161,13 @@ def mount(
 ) -> Mounted:
     """Mount the files of the container on `host` in a local directory, by default `~/apexgpu/HOST`.
 
-    `remote` is a path in the container, relative to the home; `options` are handed to sshfs. A stopped container is
-    started if the user agrees. Nothing is changed if the same is mounted there already.
+    `remote` is a path in the container, relative to the home; `options` are handed to sshfs. A
+    stopped container is started if the user agrees. Nothing is changed if the same is mounted there
+    already.
 
-    Raises MissingProgramError without a program that mounts, UsageError for a directory that cannot be used,
-    RefusedError if something else is mounted there or the remote path does not exist, and the errors of a login.
-    Whatever ends it, no half-made mount stays behind.
+    Raises MissingProgramError without a program that mounts, UsageError for a directory that cannot
+    be used, RefusedError if something else is mounted there or the remote path does not exist, and
+    the errors of a login. Whatever ends it, no half-made mount stays behind.
 
     Example: mount(session, "gpu7", "~/data", remote="/SSD/alice", read_only=True)
     """
@@ -210,7 +211,10 @@ def mount(
 
 
 def _find_existing(session: Session, request: MountRequest) -> Mount | None:
-    """The mount that is wanted, if it is there already. Raises RefusedError if another one is in its place."""
+    """The mount that is wanted, if it is there already.
+
+    Raises RefusedError if another one is in its place.
+    """
     known = mounts.find_mounts(session.state_dir, session.known_hosts)
     for existing in known:
         if existing.directory == request.directory:
@@ -230,7 +234,10 @@ def _find_existing(session: Session, request: MountRequest) -> Mount | None:
 
 
 def _accept_existing(session: Session, existing: Mount, request: MountRequest) -> Mount:
-    """The existing mount with its state. Raises RefusedError if it is stale or not the one that is wanted."""
+    """The existing mount with its state.
+
+    Raises RefusedError if it is stale or not the one that is wanted.
+    """
     (existing,) = mounts.check_states([existing])
     if existing.is_stale:
         message = (
@@ -238,7 +245,8 @@ def _accept_existing(session: Session, existing: Mount, request: MountRequest) -
             f"and it is stale: {existing.reason}"
         )
         raise RefusedError(message, hint="apexgpu mounts repair", code="stale")
-    # The same path can be written in several ways: as it was typed then, in full, or empty for the home.
+    # The same path can be written in several ways: as it was typed then, in full, or empty for the
+    # home.
     same_paths = {existing.remote}
     if existing.remote == "~":
         same_paths.add("")
@@ -262,7 +270,10 @@ def describe_source(mount: Mount) -> str:
 
 
 def _check_remote_path(session: Session, request: MountRequest) -> str:
-    """The full remote path. A new host key or a stopped container is dealt with first, as for every command."""
+    """The full remote path.
+
+    A new host key or a stopped container is dealt with first, as for every command.
+    """
     limit = session.settings.timeout
     if request.target.port:
         try:
@@ -293,7 +304,10 @@ def _faster_ciphers(session: Session, target: Target) -> str:
 
 
 def list_mounts(session: Session) -> MountList:
-    """Every mount of a container on this laptop, and whether it answers. Takes about two seconds at most."""
+    """Every mount of a container on this laptop, and whether it answers.
+
+    Takes about two seconds at most.
+    """
     found = mounts.find_mounts(session.state_dir, _hosts_without_waiting(session))
     return MountList(tuple(mounts.check_states(found)))
 
@@ -316,10 +330,13 @@ def _hosts_without_waiting(session: Session) -> Sequence[Host]:
 
 
 def repair(session: Session) -> MountChanges:
-    """Mount again what has become stale, with the options that it had. Returns the mounts that were stale.
+    """Mount again what has become stale, with the options that it had.
 
-    Nothing is unmounted before its host is found to answer. A host that does not answer keeps its mount, which works
-    again by itself when the host is back. The failure of one does not stop the others.
+    Returns the mounts that were stale.
+
+    Nothing is unmounted before its host is found to answer. A host that does not answer keeps its
+    mount, which works again by itself when the host is back. The failure of one does not stop the
+    others.
     """
     found = mounts.find_mounts(session.state_dir, _hosts_without_waiting(session))
     requests = [_request_again(session, mount) for mount in found]
@@ -399,10 +416,12 @@ def unmount(
 ) -> MountChanges:
     """Unmount what is mounted from hosts or on directories, or `everything`.
 
-    `names` are host names, globs of them, and directories. With `force`, a mount disappears at once although programs
-    use it (a lazy unmount), and a stale one is ended. The failure of one does not stop the others: it is in the result.
+    `names` are host names, globs of them, and directories. With `force`, a mount disappears at once
+    although programs use it (a lazy unmount), and a stale one is ended. The failure of one does not
+    stop the others: it is in the result.
 
-    Raises UsageError for a name that means nothing. A directory that is not mounted is not an error.
+    Raises UsageError for a name that means nothing. A directory that is not mounted is not an
+    error.
 
     Example: unmount(session, ["gpu7", "~/data"])
     """

@@ -68,8 +68,8 @@ def show(ctx: typer.Context) -> Result:
 def repair(ctx: typer.Context) -> Result:
     """Mount again what has stopped answering.
 
-    Nothing is unmounted before its host is found to answer. A host that does not answer keeps its mount, which
-    works again by itself when the host is back.
+    Nothing is unmounted before its host is found to answer. A host that does not answer keeps its
+    mount, which works again by itself when the host is back.
 
     Example: apexgpu mounts repair
     """

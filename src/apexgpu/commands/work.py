@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from apexgpu import copying, shells
+from apexgpu import shells
 from apexgpu.commands.options import AllHosts, Group, OneHost, session_of
 from apexgpu.errors import UsageError
 from apexgpu.results import Result
@@ -107,5 +107,8 @@ def cp(
 
     Examples: apexgpu cp data gpu7:/SSD/alice/ · apexgpu cp gpu7:runs/best.ckpt . · apexgpu cp 'gpu7:runs/*.csv' plots/
     """
+    # Imported here: it needs asyncio, and `ssh` and `exec` have to start quickly.
+    from apexgpu import copying
+
     chosen = None if method == "auto" else copying.Method(method)
     return copying.copy(session_of(ctx), words, method=chosen)

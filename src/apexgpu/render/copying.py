@@ -36,7 +36,8 @@ def _targets(summary: CopySummary) -> str:
 def _speed(summary: CopySummary) -> str:
     text = f"{size(summary.sent)} sent in {summary.seconds:.1f} s"
     if summary.seconds >= 1 and summary.sent:
-        text += f" at {size(int(summary.sent / summary.seconds))}/s"
+        rate = int(summary.sent / summary.seconds)
+        text += f" at {size(rate)}/s"
     return f"{text} ({summary.method})"
 
 

@@ -1,4 +1,4 @@
-"""Checks before a mount: OpenSSH logs in without a prompt, SFTP works, and the path is in the container."""
+"""Checks before a mount: ssh logs in without a prompt, SFTP works, and the path exists."""
 
 import posixpath
 import re
@@ -27,7 +27,7 @@ class HostKeyNotTrustedError(DeclinedError):
 
 
 def sftp_command(target: Target, remote: str, *, config: Path, limit: float) -> TimedCommand:
-    """Run OpenSSH's sftp to ask for the home and for `remote`, with the options that the mount's ssh will have.
+    """Ask OpenSSH's sftp for the home and for `remote`, with the options of the mount's ssh.
 
     `limit` is in seconds.
     """
@@ -63,7 +63,7 @@ def quote_for_sftp(path: str) -> str:
 
 
 def parse_remote_path(word: str) -> str:
-    """What `--remote` means: a path relative to the home (empty: the home) unless it begins with a slash.
+    """What `--remote` means: a path relative to the home (empty: the home), or an absolute one.
 
     >>> parse_remote_path("~/data/")
     'data'
@@ -75,7 +75,10 @@ def parse_remote_path(word: str) -> str:
 
 
 def full_remote_path(done: Completed, target: Target, remote: str) -> str:
-    """The full path of `remote`, from the output of sftp. Raises the error for whatever prevented it."""
+    """The full path of `remote`, from the output of sftp.
+
+    Raises the error for whatever prevented it.
+    """
     stderr = done.err.decode("utf-8", "replace")
     if done.timed_out:
         raise failure_error(target, SshFailure.TIMEOUT, stderr)
@@ -92,7 +95,10 @@ def full_remote_path(done: Completed, target: Target, remote: str) -> str:
 
 
 def _raise_login_error(target: Target, stderr: str) -> None:
-    """Raise the error for a login that failed; return if it did not fail, as far as ssh's stderr tells."""
+    """Raise the error for a login that failed.
+
+    Return if it did not fail, as far as ssh's stderr tells.
+    """
     name = target.host.name
     failure = classify(stderr)
     if failure is SshFailure.KEY_REFUSED:

@@ -1,7 +1,9 @@
-"""The command lines that mount and unmount, and what the programs mean when they fail. The argument lists are pure.
+"""The command lines that mount and unmount, and what the programs mean when they fail.
 
-Sources: sshfs(1) 2.5 and 3.7; FUSE's options mount.fuse3(8); fusermount3(1); SSHFS-Win's README and sshfs-win.c;
-rclone's pages on nfsmount and sftp; umount(8) and diskutil(8) of macOS.
+The argument lists are pure.
+
+Sources: sshfs(1) 2.5 and 3.7; FUSE's options mount.fuse3(8); fusermount3(1); SSHFS-Win's README and
+sshfs-win.c; rclone's pages on nfsmount and sftp; umount(8) and diskutil(8) of macOS.
 """
 
 import re
@@ -29,8 +31,8 @@ _CONNECT_LIMIT = 5  # seconds
 class MountRequest:
     """What to mount where.
 
-    `remote` is the path in the container, `config` the ssh config file, `options` the user's own `-o`, `ciphers` the
-    value of ssh's Ciphers (empty: ssh's choice).
+    `remote` is the path in the container, `config` the ssh config file, `options` the user's own
+    `-o`, `ciphers` the value of ssh's Ciphers (empty: ssh's choice).
     """
 
     target: Target
@@ -45,18 +47,23 @@ class MountRequest:
 def mount_argv(
     program: MountProgram, request: MountRequest, *, platform: str = sys.platform
 ) -> list[str]:
-    """The command line that mounts. It ends when the mount is there, except that of SSHFS-Win, which keeps running."""
+    """The command line that mounts.
+
+    It ends when the mount is there, except that of SSHFS-Win, which keeps running.
+    """
     if program.kind is ProgramKind.RCLONE:
         return _rclone_argv(program, request)
     target = request.target
     ssh = "ssh"
     config = config_arguments(request.config)
     if program.kind is ProgramKind.SSHFS_WIN:
-        # It needs its own ssh, because Windows' does not work over Cygwin's sockets; sshfs-win.c sets PATH=/bin.
+        # It needs its own ssh, because Windows' does not work over Cygwin's sockets; sshfs-win.c
+        # sets PATH=/bin.
         ssh = "/bin/ssh"
         config = ["-F", cygwin_path(str(request.config))]
 
-    # Options that sshfs does not hand to ssh by itself. It splits this at blanks, and none of the words has one.
+    # Options that sshfs does not hand to ssh by itself. It splits this at blanks, and none of the
+    # words has one.
     ssh_command = f"ssh_command={ssh} -T -o RemoteCommand=none -o RequestTTY=no -o Tunnel=no"
     # The user's own options have to win: of ssh's the first one counts, of all others the last one.
     own_options: list[str] = []
@@ -83,12 +90,15 @@ def mount_argv(
 
 
 def _belongs_to_ssh(option: str) -> bool:
-    """Whether it is an option of ssh. Those begin with a capital, unlike those of sshfs and FUSE."""
+    """Whether it is an option of ssh.
+
+    Those begin with a capital, unlike those of sshfs and FUSE.
+    """
     return option[:1].isupper()
 
 
 def _ssh_options(target: Target) -> list[str]:
-    """A connection of its own that never asks anything and notices within seconds that it is dead."""
+    """A connection of its own that never asks and notices within seconds that it is dead."""
     return [
         f"HostName={target.host.address}",
         f"Port={target.port}",
@@ -102,10 +112,10 @@ def _ssh_options(target: Target) -> list[str]:
 
 
 def _sshfs_options(program: MountProgram, name: str, platform: str) -> list[str]:
-    # auto_cache: what was read stays in memory until the file has another time or size when it is opened.
-    # ac_attr_timeout=0: sshfs checks that at each open instead of once a second.
-    # attr_timeout=0.1: the kernel believes a size for a tenth of a second instead of one (mount.fuse3(8)); 0 would
-    # make listings three times slower.
+    # auto_cache: what was read stays in memory until the file has another time or size when it is
+    # opened. ac_attr_timeout=0: sshfs checks that at each open instead of once a second.
+    # attr_timeout=0.1: the kernel believes a size for a tenth of a second instead of one
+    # (mount.fuse3(8)); 0 would make listings three times slower.
     options = ["idmap=user", "reconnect", "auto_cache", "ac_attr_timeout=0", "attr_timeout=0.1"]
     if program.kind is ProgramKind.SSHFS_WIN:
         # As in sshfs-win.c: the Windows user becomes the owner, and links become relative.
@@ -116,7 +126,10 @@ def _sshfs_options(program: MountProgram, name: str, platform: str) -> list[str]
 
 
 def _rclone_argv(program: MountProgram, request: MountRequest) -> list[str]:
-    """See https://rclone.org/commands/rclone_nfsmount/ and https://rclone.org/sftp/#sftp-ssh: it uses OpenSSH too."""
+    """The command line of rclone, which uses OpenSSH too.
+
+    See https://rclone.org/commands/rclone_nfsmount/ and https://rclone.org/sftp/#sftp-ssh.
+    """
     target = request.target
     ssh_options = [
         sshoptions.KNOWN_HOST_KEY,
@@ -169,7 +182,9 @@ def unmount_argvs(
     platform: str = sys.platform,
     find: Callable[[str], str | None] = which,
 ) -> list[list[str]]:
-    """The command lines that unmount, to be tried in this order. With `force`, also while programs use the directory.
+    """The command lines that unmount, to be tried in this order.
+
+    With `force`, also while programs use the directory.
 
     None on Windows unless it is a drive: the process is ended there.
     """
@@ -219,7 +234,7 @@ _KNOWN_FAILURES = (
     ),
     _KnownFailure(
         "file system is not available",
-        "macOS has not loaded macFUSE's system extension; allow it in the system settings and restart",
+        "macOS has not loaded macFUSE's system extension; allow it in the settings and restart",
         "open 'x-apple.systempreferences:com.apple.preference.security'",
     ),
     _KnownFailure(

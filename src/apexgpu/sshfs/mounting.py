@@ -1,4 +1,7 @@
-"""Makes a mount: the directories it needs, the program that mounts, the record of it; and undoes all of that."""
+"""Makes a mount: the directories it needs, the program that mounts, the record of it.
+
+And undoes all of that.
+"""
 
 import contextlib
 import hashlib
@@ -28,7 +31,8 @@ def mount(
 ) -> Mount:
     """Mount on a directory that is missing or empty, within `limit` seconds.
 
-    `requested` is the remote path as the user gave it. Interrupted at any moment, this leaves nothing behind.
+    `requested` is the remote path as the user gave it. Interrupted at any moment, this leaves
+    nothing behind.
     """
     directory = request.directory
     with locked(_lock_file(state_dir, directory), what=directory, timeout=limit):
@@ -74,7 +78,8 @@ def mount(
 
 
 def _lock_file(state_dir: Path, directory: str) -> Path:
-    name = hashlib.sha256(directory.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    path = directory.encode("utf-8", "surrogateescape")
+    name = hashlib.sha256(path).hexdigest()[:16]
     return state_dir / "locks" / f"mount-{name}.lock"
 
 
@@ -97,7 +102,9 @@ def _refuse_unusable(request: MountRequest, content: LocalContent) -> None:
 
 
 def _make_directories(request: MountRequest, content: LocalContent, created: list[str]) -> None:
-    """Make the directories that are missing. Each is put into `created` before it is made, in case we are interrupted.
+    """Make the directories that are missing.
+
+    Each is put into `created` before it is made, in case we are interrupted.
 
     On Windows, WinFsp makes the directory of the mount itself and wants it to be missing.
     """
@@ -148,7 +155,10 @@ def _undo(state_dir: Path, directory: str, created: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    """Let a second Ctrl-C wait until the cleaning up that the first one began is finished; it is short."""
+    """Let a second Ctrl-C wait until the cleaning up that the first one began is finished.
+
+    It is short.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may change signal handlers
         return
@@ -160,7 +170,10 @@ def _ignoring_interrupts() -> Iterator[None]:
 
 
 def remove_directories(created: Sequence[str]) -> list[str]:
-    """Remove empty directories that we made, innermost first. Returns those that are not empty, and stay."""
+    """Remove empty directories that we made, innermost first.
+
+    Returns those that are not empty, and stay.
+    """
     not_removed = []
     for path in sorted(created, key=len, reverse=True):
         try:

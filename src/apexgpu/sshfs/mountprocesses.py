@@ -34,7 +34,10 @@ _POLL = 0.02  # seconds
 
 @dataclass(frozen=True, slots=True)
 class MountProcess:
-    """A process behind a mount. `started` (in the kernel's ticks) tells it from a later one with the same number."""
+    """A process behind a mount.
+
+    `started` (in the kernel's ticks) tells it from a later one with the same number.
+    """
 
     pid: int
     started: str
@@ -62,7 +65,7 @@ def _find_linux() -> list[SshfsProcess]:
 
 
 def parse_darwin(output: str, uid: int) -> list[SshfsProcess]:
-    """Read `ps -o pid=,uid=,lstart=,command=` of macOS, in which the start time is five words (ps(1))."""
+    """Read `ps -o pid=,uid=,lstart=,command=` of macOS. The start time is five words (ps(1))."""
     processes = []
     for line in output.splitlines():
         match = re.match(r"\s*(\d+)\s+(\d+)\s+(\w{3} \w{3} +\d+ [\d:]{8} \d{4})\s+(.*)", line)
@@ -76,7 +79,7 @@ def parse_darwin(output: str, uid: int) -> list[SshfsProcess]:
 
 
 def with_address(process: SshfsProcess) -> SshfsProcess:
-    """Add the address and port to which `ssh -G` would lead its ssh now, unless the command line gives one."""
+    """Add the address and port that `ssh -G` reports now, unless the command line has them."""
     name = ssh_name(process.source)
     # A name that begins with a dash would be an option of ssh.
     if process.address or not name or name.startswith("-"):
@@ -99,7 +102,10 @@ def with_address(process: SshfsProcess) -> SshfsProcess:
 
 
 def find_behind(directory: str) -> list[MountProcess]:
-    """The sshfs that serves a directory and its ssh, which outlives it. Only Linux can tell; none elsewhere."""
+    """The sshfs that serves a directory and its ssh, which outlives it.
+
+    Only Linux can tell; none elsewhere.
+    """
     if not Path("/proc/self/stat").exists():
         return []
     mark = f"{MARK}={directory}".encode("utf-8", "surrogateescape")
@@ -116,24 +122,28 @@ def find_behind(directory: str) -> list[MountProcess]:
 
 
 def end(processes: Sequence[MountProcess], *, grace: float) -> None:
-    """Wait up to `grace` seconds until the processes have ended, then kill the rest, including stopped ones."""
+    """Wait up to `grace` seconds until the processes have ended, then kill the rest."""
     deadline = time.monotonic() + grace
     alive = [process for process in processes if _is_alive(process)]
     while alive and time.monotonic() < deadline:
         time.sleep(_POLL)
         alive = [process for process in alive if _is_alive(process)]
+    kill = signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL
     for process in alive:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(process.pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
-    while any(_is_alive(process) for process in alive) and time.monotonic() < deadline + 1:
+            os.kill(process.pid, kill)
+    # Wait until they are gone, because their directory is going to be used again.
+    deadline += 1
+    while alive and time.monotonic() < deadline:
+        alive = [process for process in alive if _is_alive(process)]
         time.sleep(_POLL)
 
 
 def abort_connection(device: str) -> None:
     """Make the kernel end a FUSE connection: programs that wait for it get an error.
 
-    See fuse.rst of Linux, "Control filesystem". `device` is the number in the table of mounts. Nothing happens
-    where the kernel does not allow it.
+    See fuse.rst of Linux, "Control filesystem". `device` is the number in the table of mounts.
+    Nothing happens where the kernel does not allow it.
     """
     with contextlib.suppress(OSError):
         Path(f"/sys/fs/fuse/connections/{device}/abort").write_text("1")
@@ -149,19 +159,24 @@ def _own_processes() -> Iterator[Path]:
 
 
 def _argv(path: Path) -> list[str]:
-    return os.fsdecode((path / "cmdline").read_bytes()).split("\0")[:-1]
+    command_line = (path / "cmdline").read_bytes()
+    *argv, _ = os.fsdecode(command_line).split("\0")  # each word ends in a NUL
+    return argv
 
 
 def _stat(path: Path) -> list[str]:
     """The fields of /proc/PID/stat after the name."""
-    return (path / "stat").read_text().rpartition(")")[2].split()
+    text = (path / "stat").read_text()
+    after_name = text.rpartition(")")[2]
+    return after_name.split()
 
 
 def _start_time(path: Path) -> float:
     """The Unix time at which a process began; the kernel counts it in ticks since the boot."""
-    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    uptime, _ = Path("/proc/uptime").read_text().split()
+    boot_time = time.time() - float(uptime)
     ticks = int(_stat(path)[_START_TIME])
-    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    return boot_time + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _is_alive(process: MountProcess) -> bool:

@@ -1,6 +1,7 @@
-"""The programs that can mount a container on each system: find one, read its version, say how to install it.
+"""The programs that can mount a container: find one, its version, how to install it.
 
-Sources: sshfs(1) 2.5 and 3.7 and its ChangeLog; README of SSHFS-Win; FUSE-T's README and wiki; rclone's change log.
+Sources: sshfs(1) 2.5 and 3.7 and its ChangeLog; README of SSHFS-Win; FUSE-T's README and wiki;
+rclone's change log.
 """
 
 import re
@@ -47,7 +48,10 @@ class ProgramKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MountProgram:
-    """An installed program that can mount; `version` and `fuse` are empty where it does not tell."""
+    """An installed program that can mount.
+
+    `version` and `fuse` are empty where it does not tell.
+    """
 
     kind: ProgramKind
     path: str
@@ -65,7 +69,10 @@ class MountProgram:
 
 
 def find_program(runner: Runner, *, platform: str = sys.platform) -> MountProgram:
-    """The program to mount with on `platform`. Raises MissingProgramError with the command that installs one."""
+    """The program to mount with on `platform`.
+
+    Raises MissingProgramError with the command that installs one.
+    """
     if platform == "win32":
         path = which("sshfs.exe") or _WINDOWS_PATH
         if not Path(path).exists():
@@ -105,7 +112,10 @@ def parse_version(output: str) -> tuple[tuple[int, ...], str]:
 
 
 def not_installed(platform: str, os_release: str) -> MissingProgramError:
-    """The error that says how to install a program on `platform`; `os_release` is the text of /etc/os-release."""
+    """The error that says how to install a program on `platform`.
+
+    `os_release` is the text of /etc/os-release.
+    """
     if platform == "darwin":
         message = (
             "no sshfs is installed: FUSE-T's needs no kernel extension, macFUSE's does "
@@ -140,17 +150,20 @@ def known_problem(program: MountProgram, *, platform: str = sys.platform) -> str
     if platform == "darwin" and program.fuse.lower() == "osxfuse":
         return f"sshfs for OSXFUSE does not run on today's macOS ({_AS_OF}): {_INSTALL_FUSE_T}"
     if (3, 0) <= version < (3, 3):
-        return "sshfs 3.0 to 3.2 can lose what is appended to a file (writeback cache): use 3.3 or newer"
+        return "sshfs 3.0 to 3.2 can lose data appended to a file (writeback cache): use 3.3 or newer"
     if version and version < (2, 5):
         return "sshfs before 2.5 does not have all options that are used here"
     return ""
 
 
 def faster_ciphers(runner: Runner, configured: str, *, cpu: Path = Path("/proc/cpuinfo")) -> str:
-    """The value of ssh's Ciphers that puts AES-GCM first; empty where that would not be faster or is not wanted.
+    """The value of ssh's Ciphers that puts AES-GCM first.
 
-    `configured` is the value that `ssh -G` reports: ciphers that the user has chosen are left alone. AES-GCM is
-    slower on a processor without AES, and an OpenSSH before 8.1 cannot put a cipher in front.
+    Empty where that would not be faster or is not wanted.
+
+    `configured` is the value that `ssh -G` reports: ciphers that the user has chosen are left
+    alone. AES-GCM is slower on a processor without AES, and an OpenSSH before 8.1 cannot put a
+    cipher in front.
     """
     if cpu.exists() and not _has_aes(cpu.read_text()):
         return ""
@@ -169,6 +182,9 @@ def _has_aes(cpuinfo: str) -> bool:
 
 def _openssh_version(runner: Runner) -> tuple[int, int]:
     """Major and minor version; (0, 0) if `ssh -V` does not tell."""
-    output = runner.run(["ssh", "-V"], timeout=5).err.decode("utf-8", "replace")
+    done = runner.run(["ssh", "-V"], timeout=5)
+    output = done.err.decode("utf-8", "replace")
     match = re.search(r"OpenSSH_\D*(\d+)\.(\d+)", output)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+    if match is None:
+        return 0, 0
+    return int(match[1]), int(match[2])

@@ -1,4 +1,4 @@
-"""Remembers what the table of mounts cannot tell: what was asked for, and which directories we made for it.
+"""Remembers what the table of mounts cannot tell: the request, and the directories we made.
 
 A record never proves that something is mounted; only the system's table does.
 """
@@ -19,8 +19,9 @@ FILE = "mounts.json"
 class MountRecord:
     """A mount that apexgpu made.
 
-    `remote` is the full path in the container, `requested` that path as the user gave it. `created` are the local
-    directories that we had to make, outermost first; `ciphers` and `options` are as in MountRequest.
+    `remote` is the full path in the container, `requested` that path as the user gave it. `created`
+    are the local directories that we had to make, outermost first; `ciphers` and `options` are as
+    in MountRequest.
     """
 
     directory: str
@@ -63,7 +64,10 @@ def _from_json(row: dict[str, Any]) -> MountRecord:
 
 
 def load(state_dir: Path) -> dict[str, MountRecord]:
-    """All records by directory; none if the file is missing or damaged, because no mount is lost with it."""
+    """All records by directory.
+
+    None if the file is missing or damaged, because no mount is lost with it.
+    """
     try:
         rows = json.loads((state_dir / FILE).read_bytes())
         records = [_from_json(row) for row in rows]
@@ -74,14 +78,18 @@ def load(state_dir: Path) -> dict[str, MountRecord]:
 
 def add(state_dir: Path, record: MountRecord) -> None:
     """Store a record; it replaces an older one for the same directory."""
-    _change(state_dir, lambda records: {**records, record.directory: record})
+
+    def with_record(records: dict[str, MountRecord]) -> dict[str, MountRecord]:
+        return {**records, record.directory: record}
+
+    _change(state_dir, with_record)
 
 
 def forget(state_dir: Path, directory: str, not_removed: Sequence[str] = ()) -> None:
     """Drop the record of a directory.
 
-    `not_removed` are directories that we made and could not remove, because another mount is inside them: its record
-    takes them over.
+    `not_removed` are directories that we made and could not remove, because another mount is inside
+    them: its record takes them over.
     """
 
     def without(records: dict[str, MountRecord]) -> dict[str, MountRecord]:

@@ -1,7 +1,7 @@
 """Finds the mounts of this laptop in the system's own table, and whether they answer.
 
-Nothing in this process touches a mounted directory: whoever touches a dead one hangs. A child process does it, and is
-abandoned when it hangs.
+Nothing in this process touches a mounted directory: whoever touches a dead one hangs. A child
+process does it, and is abandoned when it hangs.
 """
 
 import errno
@@ -52,7 +52,8 @@ class MountState(StrEnum):
 class Mount:
     """A directory of a container that is mounted on this laptop.
 
-    `since` is a Unix time, None if unknown; `reason` says why it is stale; `device` is the kernel's number for it.
+    `since` is a Unix time, None if unknown; `reason` says why it is stale; `device` is the kernel's
+    number for it.
     """
 
     host: str
@@ -72,7 +73,10 @@ class Mount:
 
 
 class LocalContent(StrEnum):
-    """What is at a local path. FULL: a directory that is not empty; UNREADABLE: one that we have no permission for."""
+    """What is at a local path.
+
+    FULL: a directory that is not empty; UNREADABLE: one that we have no permission for.
+    """
 
     MISSING = "missing"
     EMPTY = "empty"
@@ -97,7 +101,10 @@ def read_table() -> list[MountEntry]:
 
 
 def find_mounts(state_dir: Path, hosts: Sequence[Host]) -> list[Mount]:
-    """The mounts of this user that lead to containers of `hosts`, or that apexgpu made; their state is not checked."""
+    """The mounts of this user that lead to containers of `hosts`, or that apexgpu made.
+
+    Their state is not checked.
+    """
     uid = None if sys.platform == "win32" else os.getuid()
     visible: dict[str, MountEntry] = {}
     for entry in read_table():
@@ -136,7 +143,10 @@ def _find_container(
     process: SshfsProcess | None,
     record: MountRecord | None,
 ) -> tuple[str, str] | None:
-    """The name of the host and the path that are mounted; None if it is neither ours nor one of `hosts`."""
+    """The name of the host and the path that are mounted.
+
+    None if it is neither ours nor one of `hosts`.
+    """
     if record is not None and mounttable.may_be_ours(entry):
         return record.host.name, record.remote
     container = mounttable.find_container(entry, hosts, process)
@@ -188,9 +198,16 @@ def with_state(mount: Mount, probe: Completed) -> Mount:
 
 
 def check_states(mounts: Sequence[Mount]) -> list[Mount]:
-    """The mounts with their states. All are probed at the same time: this takes PROBE_LIMIT seconds at most."""
-    probes = run_all([probe_command(mount.directory) for mount in mounts])
-    return [with_state(mount, probe) for mount, probe in zip(mounts, probes, strict=True)]
+    """The mounts with their states.
+
+    All are probed at the same time: this takes PROBE_LIMIT seconds at most.
+    """
+    commands = [probe_command(mount.directory) for mount in mounts]
+    probes = run_all(commands)
+    checked = []
+    for mount, probe in zip(mounts, probes, strict=True):
+        checked.append(with_state(mount, probe))
+    return checked
 
 
 def inspect_directory(word: str) -> tuple[str, LocalContent]:
@@ -211,7 +228,10 @@ def inspect_directory(word: str) -> tuple[str, LocalContent]:
 
 
 def absolute_path(word: str) -> str:
-    """A local path in full, without touching it: it may be in a stale mount, and the working directory too."""
+    """A local path in full, without touching it.
+
+    It may be in a stale mount, and the working directory too.
+    """
     is_drive = word[1:] == ":"
     if is_drive:
         return word

@@ -1,4 +1,4 @@
-"""The system's table of mounts, as each system prints it, and which of its entries are mounts of containers. Pure."""
+"""The system's table of mounts, and which of its entries are mounts of containers. Pure."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,8 @@ from apexgpu.models import Host
 from apexgpu.sshfs.sshfscommand import SshfsProcess, parse_windows_processes
 
 _OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
-# What each FUSE calls the file systems of sshfs. FUSE-T and rclone mount with `nfs`, which needs a closer look.
+# What each FUSE calls the file systems of sshfs. FUSE-T and rclone mount with `nfs`, which needs a
+# closer look.
 _SSHFS_KINDS = {
     "fuse.sshfs",
     "fuse",
@@ -25,8 +26,8 @@ _SSHFS_KINDS = {
 class MountEntry:
     """An entry of the table.
 
-    `kind` is the file system, `owner` the id of the user who mounted it and `device` the kernel's number for it; None
-    and empty where the system does not tell.
+    `kind` is the file system, `owner` the id of the user who mounted it and `device` the kernel's
+    number for it; None and empty where the system does not tell.
     """
 
     directory: str
@@ -38,7 +39,10 @@ class MountEntry:
 
 
 def parse_linux(text: str) -> list[MountEntry]:
-    """Read /proc/self/mountinfo (proc(5)): 36 35 0:39 ROOT DIRECTORY OPTIONS … - KIND SOURCE SUPER-OPTIONS."""
+    """Read /proc/self/mountinfo (proc(5)).
+
+    Its lines: 36 35 0:39 ROOT DIRECTORY OPTIONS … - KIND SOURCE SUPER-OPTIONS.
+    """
     entries = []
     for line in text.split("\n"):
         before, dash, after = line.partition(" - ")
@@ -68,7 +72,11 @@ def _owner(options: Iterable[str]) -> int | None:
 
 def _unescape(field: str) -> str:
     """The kernel writes blank, tab, newline and backslash as three octal digits."""
-    return _OCTAL_ESCAPE.sub(lambda match: chr(int(match[1], 8)), field)
+
+    def letter(match: re.Match[str]) -> str:
+        return chr(int(match[1], 8))
+
+    return _OCTAL_ESCAPE.sub(letter, field)
 
 
 def parse_darwin(text: str) -> list[MountEntry]:
@@ -84,7 +92,7 @@ def parse_darwin(text: str) -> list[MountEntry]:
 
 
 def parse_windows(processes: str, net_use: str) -> list[MountEntry]:
-    """Read the running sshfs.exe (see parse_windows_processes) and, for drives mapped in Explorer, `net use`."""
+    """Read the running sshfs.exe and, for drives mapped in Explorer, `net use`."""
     entries = []
     for process in parse_windows_processes(processes):
         entries.append(MountEntry(process.directory, process.source, "sshfs"))
@@ -103,9 +111,12 @@ def parse_windows(processes: str, net_use: str) -> list[MountEntry]:
 def find_container(
     entry: MountEntry, hosts: Iterable[Host], process: SshfsProcess | None = None
 ) -> tuple[Host, str] | None:
-    """The host whose container is mounted, and the path in it; None if the entry is not a mount of these hosts.
+    """The host whose container is mounted, and the path in it.
 
-    Another lab may use the same name. If the sshfs behind the mount is known, its address has to be the host's.
+    None if the entry is not a mount of these hosts.
+
+    Another lab may use the same name. If the sshfs behind the mount is known, its address has to be
+    the host's.
     """
     if entry.kind not in _SSHFS_KINDS:
         return None

@@ -1,4 +1,7 @@
-"""The command line of a sshfs that is running: which directory it serves, and where it leads. Pure."""
+"""The command line of a sshfs that is running: which directory it serves, and where it leads.
+
+Pure.
+"""
 
 import json
 import re
@@ -10,8 +13,9 @@ from dataclasses import dataclass
 class SshfsProcess:
     """A running sshfs.
 
-    `source` is what is mounted (`user@host:path`), `started` a Unix time. `address`, `port` and `config` are ssh's
-    HostName, Port and config file, empty or None unless the command line gives them.
+    `source` is what is mounted (`user@host:path`), `started` a Unix time. `address`, `port` and
+    `config` are ssh's HostName, Port and config file, empty or None unless the command line gives
+    them.
     """
 
     pid: int
@@ -26,7 +30,10 @@ class SshfsProcess:
 def parse_command_line(
     argv: Sequence[str], pid: int, started: float | None = None
 ) -> SshfsProcess | None:
-    """Read the command line of a process; None if it is not a sshfs. Options may be anywhere in it."""
+    """Read the command line of a process; None if it is not a sshfs.
+
+    Options may be anywhere in it.
+    """
     if not argv or not re.search(r"(?:^|[/\\])sshfs(?:\.exe)?$", argv[0], re.IGNORECASE):
         return None
     arguments: list[str] = []

@@ -17,9 +17,9 @@ from apexgpu.sshfs.mounts import Mount, check_states, find_own_mounts, read_tabl
 def unmount(state_dir: Path, mount: Mount, *, force: bool = False, keep: bool = False) -> None:
     """Unmount. Raises RefusedError, naming the programs that use it, if it is busy.
 
-    With `force` it disappears at once: a stale one is ended, so that programs that wait for it get an error; one that
-    is alive serves its open files until they are closed. With `keep`, its directory and its record stay, because it is
-    going to be mounted again.
+    With `force` it disappears at once: a stale one is ended, so that programs that wait for it get
+    an error; one that is alive serves its open files until they are closed. With `keep`, its
+    directory and its record stay, because it is going to be mounted again.
     """
     _leave_directory(mount.directory)
     processes = mountprocesses.find_behind(mount.directory)
@@ -50,7 +50,8 @@ def unmount_own(state_dir: Path) -> list[Mount]:
 def forget_unmounted(state_dir: Path, names: Sequence[str] | None = None) -> None:
     """Drop the records of mounts that are gone, and remove the directories that were made for them.
 
-    They were unmounted by hand, or the machine was restarted. `names` are hosts and directories, None means all.
+    They were unmounted by hand, or the machine was restarted. `names` are hosts and directories,
+    None means all.
     """
     mounted = {entry.directory for entry in read_table()}
     for record in mountrecords.load(state_dir).values():
@@ -66,7 +67,7 @@ def _forget(state_dir: Path, directory: str) -> None:
 
 
 def _leave_directory(directory: str) -> None:
-    """Change to another directory if we were started in this one: we would keep it busy ourselves."""
+    """Leave the directory if we were started in it: we would keep it busy ourselves."""
     try:
         current = os.getcwd()  # noqa: PTH109 - Path.cwd() is the same
     except OSError:
@@ -76,7 +77,10 @@ def _leave_directory(directory: str) -> None:
 
 
 def _run_programs(mount: Mount, *, force: bool) -> None:
-    """Try the programs that unmount. Raises the error for a mount that is still there afterwards."""
+    """Try the programs that unmount.
+
+    Raises the error for a mount that is still there afterwards.
+    """
     done = None
     for argv in mountcommands.unmount_argvs(mount.directory, force=force):
         done = run_all([TimedCommand(tuple(argv), UNMOUNT_LIMIT)])[0]

@@ -38,8 +38,9 @@ class Method(StrEnum):
 class CopySummary:
     """What a copy did.
 
-    `files` and `size` (bytes) are those of the sources, `sent` the bytes that had to be sent, `changed` the names that
-    changed, `left_out` the special files that were skipped; `targets` are the paths of the copies.
+    `files` and `size` (bytes) are those of the sources, `sent` the bytes that had to be sent,
+    `changed` the names that changed, `left_out` the special files that were skipped; `targets` are
+    the paths of the copies.
     """
 
     method: Method
@@ -56,8 +57,8 @@ class CopySummary:
 class Copier:
     """One run of `cp`.
 
-    `connect` opens the connection; `connected` is called when it is open. `method` None means rsync where both sides
-    have it, SFTP otherwise. Locks are kept in `state_dir`.
+    `connect` opens the connection; `connected` is called when it is open. `method` None means rsync
+    where both sides have it, SFTP otherwise. Locks are kept in `state_dir`.
     """
 
     route: copypaths.CopyRoute
@@ -68,7 +69,11 @@ class Copier:
     connected: Callable[[], object] = lambda: None
 
     async def run(self) -> CopySummary:
-        """Copy. After an error, what was sent stays in the staging directory, and the next run continues there."""
+        """Copy.
+
+        After an error, what was sent stays in the staging directory, and the next run continues
+        there.
+        """
         began = time.monotonic()
         async with self.connect() as connection:
             self.connected()
@@ -93,7 +98,10 @@ class Copier:
         )
 
     async def _choose_method(self, connection: CopyConnection) -> Method:
-        """rsync if both sides have it. If the user insists on it: MissingProgramError, RefusedError."""
+        """rsync if both sides have it.
+
+        If the user insists on it: MissingProgramError, RefusedError.
+        """
         if self.method is Method.SFTP:
             return Method.SFTP
         if not await rsync.is_installed_locally():
@@ -202,7 +210,7 @@ async def _update_mode(job: CopyJob, source: FileSystem, target: FileSystem) -> 
 
 
 def _local_path(word: str) -> bytes:
-    """The absolute path of a word of the command line, with `/` between its parts on every system."""
+    """The absolute path of a word of the command line, with `/` between its parts."""
     if word.startswith("~"):
         word = str(Path(word).expanduser())
     path = os.fsencode(word)

@@ -1,4 +1,4 @@
-"""The ssh connection of a copy: it carries one SFTP session and, beside it, the commands that a copy has to run."""
+"""The ssh connection of a copy: one SFTP session, and the commands that a copy runs."""
 
 import asyncio
 import contextlib
@@ -25,9 +25,9 @@ _KEPT_STDERR = 8192  # characters of ssh's stderr
 def ssh_options(*, connect: float, ask: bool, control: Path | None, master: bool) -> list[str]:
     """The `-o` arguments of every ssh of a copy (ssh_config(5)); `connect` is in seconds.
 
-    Settings of the user that would turn this connection into something else are switched off. ssh never asks about a
-    host key or for a password, and asks for a passphrase only if `ask` says that somebody can answer. It notices a
-    dead network within 45 s.
+    Settings of the user that would turn this connection into something else are switched off. ssh
+    never asks about a host key or for a password, and asks for a passphrase only if `ask` says that
+    somebody can answer. It notices a dead network within 45 s.
     """
     return sshoptions.arguments(
         [
@@ -90,8 +90,13 @@ class CopyConnection:
         await self.close()
 
     def ssh_argv(self, *, master: bool = False) -> list[str]:
-        """The ssh command line up to its options. Others than the master share its connection if they can."""
-        control = self._socket_directory / "s" if self._socket_directory else None
+        """The ssh command line up to its options.
+
+        Others than the master share its connection if they can.
+        """
+        control = None
+        if self._socket_directory is not None:
+            control = self._socket_directory / "s"
         options = ssh_options(connect=self._connect, ask=self.ask, control=control, master=master)
         return ["ssh", *self._route_options, "-T", "-a", "-x", *options]
 
@@ -146,7 +151,10 @@ class CopyConnection:
             self._stderr = (self._stderr + data.decode("utf-8", "replace"))[-_KEPT_STDERR:]
 
     async def run(self, command: str, *, limit: float = _COMMAND_LIMIT) -> Completed:
-        """Run a shell command in the container. Raises CommandTimeoutError after `limit` seconds."""
+        """Run a shell command in the container.
+
+        Raises CommandTimeoutError after `limit` seconds.
+        """
         argv = [*self.ssh_argv(), self.alias, command]
         process = await start_async(argv, own_group=not self.ask)
         try:

@@ -1,4 +1,7 @@
-"""What the arguments of `cp` mean: which side a path is on, and what a copy of it is called. Pure."""
+"""What the arguments of `cp` mean: which side a path is on, and what a copy of it is called.
+
+Pure.
+"""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +26,10 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class CopyRoute:
-    """What to copy where. Paths are as they were typed; an `upload` goes from this laptop to `host`."""
+    """What to copy where.
+
+    Paths are as they were typed; an `upload` goes from this laptop to `host`.
+    """
 
     host: str
     upload: bool
@@ -78,7 +84,9 @@ def parse_route(arguments: Sequence[str], platform: str) -> CopyRoute:
 
 
 def remote_path(path: str) -> bytes:
-    """A path in the container as bytes, relative to the home; `~` and the empty path are the home itself.
+    """A path in the container as bytes, relative to the home.
+
+    `~` and the empty path are the home itself.
 
     Raises UsageError for `~somebody`, which SFTP cannot look up.
     """
@@ -96,18 +104,20 @@ def has_wildcard(path: bytes) -> bool:
 
 
 def means_contents(path: bytes) -> bool:
-    """Whether a path as typed means what is in it (`.`, `runs/.`, `/`, the home), as with `cp -r`."""
+    """Whether a path means what is in it (`.`, `runs/.`, `/`, the home), as with `cp -r`."""
     return base_name(path) in {b"", b".", b".."}
 
 
 def base_name(path: bytes) -> bytes:
     """The last part of a path."""
-    return path.rstrip(b"/").rpartition(b"/")[2]
+    _, _, name = path.rstrip(b"/").rpartition(b"/")
+    return name
 
 
 def parent(path: bytes) -> bytes:
     """The directory that contains an absolute path."""
-    return path.rstrip(b"/").rpartition(b"/")[0] or b"/"
+    directory, _, _ = path.rstrip(b"/").rpartition(b"/")
+    return directory or b"/"
 
 
 def is_windows_name(name: bytes) -> bool:

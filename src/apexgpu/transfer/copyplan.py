@@ -1,4 +1,7 @@
-"""What a copy has to do: the source compared with the target and with what an earlier run left. Pure."""
+"""What a copy has to do: the source compared with the target and with what an earlier run left.
+
+Pure.
+"""
 
 from dataclasses import dataclass, field
 
@@ -10,13 +13,15 @@ class CopyPlan:
     """What has to be done so that the target holds what the source does. Paths are those of a Tree.
 
     - `directories`: to be made in the staging directory, outermost first
-    - `new_directories`: directories that the target does not have; they get the source's mode and time, innermost first
+    - `new_directories`: directories that the target does not have; they get the source's mode and
+      time, innermost first
     - `files`, `links`: to be sent
     - `modes`: files whose content is right and whose mode is not
     - `complete`: in the staging directory already, sent by an earlier run
     - `leftovers`: also there, and not wanted: the source has no such name any more
     - `conflicts`: a directory on one side, something else on the other
-    - `skipped`: sockets, pipes and devices; also links, on a system that does not let the user make any
+    - `skipped`: sockets, pipes and devices; also links, on a system that does not let the user make
+      any
     """
 
     directories: list[bytes] = field(default_factory=list)
@@ -36,7 +41,9 @@ class CopyPlan:
 
 
 def plan_copy(source: Tree, target: Tree, staged: Tree, *, modes: bool = True) -> CopyPlan:
-    """Compare three trees. What only the target has stays; what is complete in `staged` is not sent again.
+    """Compare three trees.
+
+    What only the target has stays; what is complete in `staged` is not sent again.
 
     `modes` is False when one of the two systems has no permission bits (Windows).
     """

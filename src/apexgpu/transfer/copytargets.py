@@ -1,4 +1,4 @@
-"""Where each source of a copy goes, by the rules of `cp -r`: everything is looked at before anything is written."""
+"""Where each source goes, by the rules of `cp -r`. Nothing is written here."""
 
 import fnmatch
 import hashlib
@@ -17,8 +17,8 @@ from apexgpu.transfer.staging import StageRequest
 class CopyJob:
     """One source and where it goes.
 
-    `existing` is what is at `final` now (links followed), None if nothing is. `key` is a hash of source and target:
-    the same copy finds its staging directory again, and no other copy does.
+    `existing` is what is at `final` now (links followed), None if nothing is. `key` is a hash of
+    source and target: the same copy finds its staging directory again, and no other copy does.
     """
 
     source: bytes
@@ -34,14 +34,22 @@ class CopyJob:
 
     @property
     def stage(self) -> bytes:
-        """The staging directory. It is beside the target (or in it), so that the renames stay on one file system."""
-        directory = self.final if self.merges else copypaths.parent(self.final)
-        return join(directory, STAGE_PREFIX + self.key.encode() + STAGE_SUFFIX)
+        """The staging directory.
+
+        It is beside the target (or in it), so that the renames stay on one file system.
+        """
+        directory = copypaths.parent(self.final)
+        if self.merges:
+            directory = self.final
+        name = STAGE_PREFIX + self.key.encode() + STAGE_SUFFIX
+        return join(directory, name)
 
     @property
     def single_file(self) -> bytes:
         """The name of the file in the staging directory, empty for a directory."""
-        return b"" if self.info.is_directory else copypaths.base_name(self.source)
+        if self.info.is_directory:
+            return b""
+        return copypaths.base_name(self.source)
 
     @property
     def stage_request(self) -> StageRequest:
@@ -55,7 +63,8 @@ async def find_jobs(
 ) -> list[CopyJob]:
     """A job for each of the `origins`, all of which are copied to `goal`.
 
-    Raises RefusedError if one is missing or cannot go there, and UsageError if two would get the same name.
+    Raises RefusedError if one is missing or cannot go there, and UsageError if two would get the
+    same name.
     """
     several = len(origins) > 1
     jobs = [await find_job(source, target, origin, goal, several=several) for origin in origins]
@@ -169,7 +178,10 @@ async def _not_copyable(files: FileSystem, path: bytes, info: FileInfo | None) -
 
 
 async def expand_wildcards(files: FileSystem, pattern: bytes) -> list[bytes]:
-    """The paths that match an absolute pattern, in order; as in a shell, `*` leaves out names that begin with a dot."""
+    """The paths that match an absolute pattern, in order.
+
+    As in a shell, `*` leaves out names that begin with a dot.
+    """
     paths = [b"/"]
     for part in pattern.strip(b"/").split(b"/"):
         if not copypaths.has_wildcard(part):

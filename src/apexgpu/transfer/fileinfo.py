@@ -1,6 +1,7 @@
 """Files and trees of files as plain values. Pure: nothing here touches a disk.
 
-Names are bytes, because a Linux name need not be UTF-8. Times are whole seconds, because SFTP has no finer ones.
+Names are bytes, because a Linux name need not be UTF-8. Times are whole seconds, because SFTP has
+no finer ones.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ class FileKind(Enum):
 class FileInfo:
     """One name in a directory.
 
-    `size` is in bytes, `mtime` in seconds since 1970, `mode` the permission bits, `link_target` where a link points.
+    `size` is in bytes, `mtime` in seconds since 1970, `mode` the permission bits, `link_target`
+    where a link points.
     """
 
     name: bytes
@@ -44,7 +46,7 @@ class FileInfo:
         return self.mode & 0o300 == 0o300
 
     def same_content(self, other: "FileInfo | None") -> bool:
-        """Whether both can be taken to have the same content: rsync's quick check, size and time."""
+        """Whether the content counts as the same: rsync's quick check of size and time."""
         if other is None or other.kind is not self.kind:
             return False
         if self.kind is FileKind.LINK:
@@ -55,7 +57,10 @@ class FileInfo:
 
 
 Tree = Mapping[bytes, FileInfo]
-"""What is below a directory, by relative path; parts are divided by `/`, and a directory precedes its contents."""
+"""What is below a directory, by relative path.
+
+Parts are divided by `/`, and a directory precedes its contents.
+"""
 
 
 def is_directory(tree: Tree, path: bytes) -> bool:
@@ -69,24 +74,36 @@ def parents(path: bytes) -> list[bytes]:
     >>> parents(b"a/b/c")
     [b'a', b'a/b']
     """
-    parts = path.split(b"/")[:-1]
-    return [b"/".join(parts[: count + 1]) for count in range(len(parts))]
+    *directories, _ = path.split(b"/")
+    found = []
+    for count in range(1, len(directories) + 1):
+        found.append(b"/".join(directories[:count]))
+    return found
 
 
 def is_stage(name: bytes) -> bool:
-    """Whether a name is that of a staging directory of a copy; those are never copied themselves."""
+    """Whether a name is that of a staging directory of a copy.
+
+    Those are never copied themselves.
+    """
     return name.startswith(STAGE_PREFIX) and name.endswith(STAGE_SUFFIX)
 
 
 def join(directory: bytes, name: bytes) -> bytes:
-    """A path below an absolute directory; the empty name is the directory itself. `/` works on every system."""
+    """A path below an absolute directory; the empty name is the directory itself.
+
+    `/` works on every system.
+    """
     if not name:
         return directory
     return directory.rstrip(b"/") + b"/" + name
 
 
 def count_files(tree: Tree) -> tuple[int, int]:
-    """The number of files and their bytes. A link counts as a file as long as its target, as in rsync."""
+    """The number of files and their bytes.
+
+    A link counts as a file as long as its target, as in rsync.
+    """
     counted = {FileKind.FILE, FileKind.LINK}
     sizes = [info.size for info in tree.values() if info.kind in counted]
     return len(sizes), sum(sizes)

@@ -44,12 +44,18 @@ class OpenFile(Protocol):
         ...
 
     async def set_attributes(self, mode: int | None, mtime: int) -> None:
-        """Set permission bits (None: leave them) and modification time. Call it last: a write changes the time."""
+        """Set permission bits (None: leave them) and modification time.
+
+        Call it last: a write changes the time.
+        """
         ...
 
 
 class FileSystem(Protocol):
-    """The files on one side. Paths are absolute; errors are ApexErrors that name the path and the side."""
+    """The files on one side.
+
+    Paths are absolute; errors are ApexErrors that name the path and the side.
+    """
 
     where: str  # for people: "this laptop" or the host
     has_modes: bool  # whether files have permission bits
@@ -121,8 +127,9 @@ class FileSystem(Protocol):
 
 
 def io_error(files: FileSystem, path: bytes, number: int, text: str) -> ApexError:
-    """The error for what a system reported about a path: an errno (0 if it gave none) and its words."""
-    if number in {errno.ENOSPC, getattr(errno, "EDQUOT", -1)}:
+    """The error for what a system reported about a path: an errno (0 if none) and its text."""
+    over_quota = getattr(errno, "EDQUOT", -1)  # Windows has none
+    if number in {errno.ENOSPC, over_quota}:
         what = "the disk" if number == errno.ENOSPC else "your quota"
         message = f"{what} is full on {files.where}: {display(path)} could not be written"
         return NoSpaceError(message, hint=files.no_space_hint(parent(path)))

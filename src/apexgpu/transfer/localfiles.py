@@ -1,6 +1,7 @@
 """The files of this laptop, as a FileSystem.
 
-The functions of `os` are used instead of pathlib throughout: paths are bytes here, and pathlib has none.
+The functions of `os` are used instead of pathlib throughout: paths are bytes here, and pathlib has
+none.
 """
 
 import asyncio
@@ -44,7 +45,9 @@ class LocalFiles:
 
     def accepts_name(self, name: bytes) -> bool:
         """See FileSystem."""
-        return sys.platform != "win32" or copypaths.is_windows_name(name)
+        if sys.platform == "win32":
+            return copypaths.is_windows_name(name)
+        return True
 
     def shell_hint(self, command: str) -> str:
         """See FileSystem."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class CopyProgress:
     """Written by the copy, read by the progress bar. Numbers are bytes.
 
-    `total` is None until it is known. `resumed` bytes of `done` were not sent now, because an earlier run had sent
-    them. `partial` is where an unfinished copy is kept: (side, path).
+    `total` is None until it is known. `resumed` bytes of `done` were not sent now, because an
+    earlier run had sent them. `partial` is where an unfinished copy is kept: (side, path).
     """
 
     name: str = ""

@@ -1,4 +1,4 @@
-"""The files of a container, as a FileSystem: an SFTP session, and commands over the same connection."""
+"""The files of a container, as a FileSystem over SFTP."""
 
 import contextlib
 import errno
@@ -16,7 +16,10 @@ _FULL = 1 << 17  # a disk with fewer free bytes counts as full
 
 
 class RemoteFiles:
-    """The container on a host; `home` is the directory where its SFTP session begins. See FileSystem."""
+    """The container on a host; `home` is the directory where its SFTP session begins.
+
+    See FileSystem.
+    """
 
     has_modes = True
 
@@ -112,7 +115,10 @@ class RemoteFiles:
         return bytes.fromhex(words[0])
 
     async def sync(self, directory: bytes, files: Sequence[bytes]) -> None:
-        """See FileSystem. Syncs the whole file system at once; old versions of `sync` have no -f."""
+        """See FileSystem.
+
+        Syncs the whole file system at once; old versions of `sync` have no -f.
+        """
         if files:
             name = shlex.quote(display(directory))
             await self.connection.run(f"sync -f -- {name} 2>/dev/null || sync")
@@ -135,7 +141,8 @@ class RemoteFiles:
     def refusal(self, path: bytes, exc: SftpError) -> ApexError:
         """The error for a request that the server refused.
 
-        SFTP version 3 has no status for a full disk: OpenSSH sends FAILURE, and some servers explain it in words.
+        SFTP version 3 has no status for a full disk: OpenSSH sends FAILURE, and some servers
+        explain it in words.
         """
         if exc.status == Status.NO_SUCH_FILE:
             return FileMissingError(f"there is no {display(path)} on {self.where}")
@@ -150,7 +157,10 @@ class RemoteFiles:
         return io_error(self, path, number, text)
 
     async def write_refusal(self, path: bytes, exc: SftpError) -> ApexError:
-        """The error for a write that the server refused; a bare FAILURE may mean that the disk is full."""
+        """The error for a write that the server refused.
+
+        A bare FAILURE may mean that the disk is full.
+        """
         if exc.status == Status.FAILURE and await self._disk_is_full(path):
             return io_error(self, path, errno.ENOSPC, "")
         return self.refusal(path, exc)

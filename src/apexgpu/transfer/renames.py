@@ -1,4 +1,4 @@
-"""The end of a copy: what is in the staging directory is moved into place by renames, each of which is atomic."""
+"""The end of a copy: renames move the staged files into place, each of them atomically."""
 
 from apexgpu.transfer.concurrency import for_each
 from apexgpu.transfer.fileinfo import FileKind, Tree, is_directory, join, parents
@@ -13,11 +13,12 @@ async def move_into_place(
 ) -> int:
     """Move the content of `stage` to `final` and remove `stage`; the number of names that changed.
 
-    `file` is the name in `stage` of a single file, empty for a directory. With `merge`, `final` is a directory that
-    is kept and added to.
+    `file` is the name in `stage` of a single file, empty for a directory. With `merge`, `final` is
+    a directory that is kept and added to.
     """
     staged = await read_tree(files, stage)
-    # A rename must not become visible before the bytes are on the disk: after a crash the file would be empty.
+    # A rename must not become visible before the bytes are on the disk: after a crash the file
+    # would be empty.
     to_sync = [join(stage, path) for path, info in staged.items() if info.kind is FileKind.FILE]
     if file:
         if file not in staged:
@@ -42,7 +43,8 @@ async def _merge(
     moves, moved_directories = _plan_moves(files, final, staged, existing)
     await files.sync(stage, to_sync)
 
-    # Directories that are not moved as a whole are opened, so that their content can be moved out of them.
+    # Directories that are not moved as a whole are opened, so that their content can be moved out
+    # of them.
     opened = [
         path
         for path in staged
@@ -72,7 +74,8 @@ def _plan_moves(
 ) -> tuple[list[bytes], set[bytes]]:
     """The paths to rename, and those of them that are directories and bring their content along.
 
-    Raises RefusedError for a conflict that has arisen since the copy began; nothing has been moved then.
+    Raises RefusedError for a conflict that has arisen since the copy began; nothing has been moved
+    then.
     """
     moves: list[bytes] = []
     moved_directories: set[bytes] = set()

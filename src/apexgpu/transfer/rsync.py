@@ -1,7 +1,10 @@
-"""Runs rsync for a copy: which versions can be used, the command line, its output. The argv and the parsers are pure.
+"""Runs rsync for a copy: which versions can be used, the command line, its output.
 
-Source: rsync(1) of 3.1 to 3.4. rsync fills a staging directory on either side, in which nothing has its final name.
-No file name appears in a command line, because rsync's two shells and its wildcards would each change it.
+The argv and the parsers are pure.
+
+Source: rsync(1) of 3.1 to 3.4. rsync fills a staging directory on either side, in which nothing has
+its final name. No file name appears in a command line, because rsync's two shells and its wildcards
+would each change it.
 """
 
 import asyncio
@@ -34,11 +37,14 @@ _KEPT_OUTPUT = 65536  # characters
 
 @dataclass(frozen=True, slots=True)
 class RsyncJob:
-    """What one rsync has to do. One of the two directories is a staging directory, which is to be filled.
+    """What one rsync has to do.
 
-    `name` is the only file of the source to copy, None for all of them. With `compare`, the directory above the
-    staging directory holds what the target has already: rsync leaves out what is the same and sends the differences
-    of what is not. What an earlier run left in the staging directory and the source no longer has is deleted there.
+    One of the two directories is a staging directory, which is to be filled.
+
+    `name` is the only file of the source to copy, None for all of them. With `compare`, the
+    directory above the staging directory holds what the target has already: rsync leaves out what
+    is the same and sends the differences of what is not. What an earlier run left in the staging
+    directory and the source no longer has is deleted there.
     """
 
     upload: bool
@@ -51,8 +57,8 @@ class RsyncJob:
 def is_usable(version: str) -> bool:
     """Whether the output of `rsync --version` is that of 3.1 or newer.
 
-    macOS has 2.6.9 and, since 15.4, openrsync (`openrsync: protocol version 29`). Neither has --info=progress2, and
-    openrsync does not promise what a partial file contains.
+    macOS has 2.6.9 and, since 15.4, openrsync (`openrsync: protocol version 29`). Neither has
+    --info=progress2, and openrsync does not promise what a partial file contains.
     """
     match = re.match(r"rsync +version v?(\d+)\.(\d+)", version)
     if match is None:
@@ -95,14 +101,21 @@ def argv(job: RsyncJob, *, ssh: Sequence[str], alias: str, names: Path | None) -
 
 
 def _quote_for_rsh(word: str) -> str:
-    """A word of `-e`: rsync splits at spaces, doubles quotes inside quotes, and reads a backslash as a letter."""
+    """Quote a word of `-e`.
+
+    rsync splits at spaces, expects quotes to be doubled inside quotes, and reads a backslash as a
+    letter.
+    """
     if re.fullmatch(r"[^\s'\"]+", word):
         return word
     return "'" + word.replace("'", "''") + "'"
 
 
 def parse_progress(piece: bytes) -> int | None:
-    """The bytes done so far, from a piece of the output of `--info=progress2`; None for other output."""
+    """The bytes done so far, from a piece of the output of `--info=progress2`.
+
+    None for other output.
+    """
     match = _PROGRESS.match(piece)
     return _parse_number(match[1].decode()) if match else None
 
@@ -121,7 +134,10 @@ def _parse_number(text: str) -> int:
 def failure(
     code: int, stderr: str, *, host: str, target: FileSystem, directory: bytes
 ) -> ApexError:
-    """The error for an exit status of rsync and what it printed. `directory` of `target` was being filled."""
+    """The error for an exit status of rsync and what it printed.
+
+    `directory` of `target` was being filled.
+    """
     reason = _reason(code, stderr)
     if "No space left on device" in stderr or "Disk quota exceeded" in stderr:
         what = "the disk" if "No space left on device" in stderr else "your quota"
@@ -135,7 +151,10 @@ def failure(
 
 
 def _reason(code: int, stderr: str) -> str:
-    """The first line that explains the failure; the last ones only say where in rsync it happened."""
+    """The first line that explains the failure.
+
+    The last ones only say where in rsync it happened.
+    """
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     for line in lines:
         if not line.startswith("rsync error"):

@@ -1,7 +1,7 @@
 """An SFTP client over two streams: many requests at a time, names as bytes.
 
-Sources: draft-ietf-secsh-filexfer-02, and OpenSSH's PROTOCOL for the extensions and for the arguments of SYMLINK, which
-are the other way round in practice.
+Sources: draft-ietf-secsh-filexfer-02, and OpenSSH's PROTOCOL for the extensions and for the
+arguments of SYMLINK, which are the other way round in practice.
 """
 
 import asyncio
@@ -34,7 +34,10 @@ _Reply = tuple[
 
 
 class Client:
-    """One SFTP session. Its methods may run at the same time; they raise SftpError, or OSError when it has ended."""
+    """One SFTP session.
+
+    Its methods may run at the same time; they raise SftpError, or OSError when it has ended.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -122,7 +125,9 @@ class Client:
     async def _request(
         self, kind: PacketType, body: bytes, data: bytes | memoryview = b""
     ) -> bytes:
-        """Send one request and return the body of its reply; `data` follows `body` without being copied.
+        """Send one request and return the body of its reply.
+
+        `data` follows `body` without being copied.
 
         Raises SftpError when the server refuses it.
         """
@@ -140,7 +145,7 @@ class Client:
         except BaseException:
             self._waiting.pop(number, None)
             if not reply.cancel():
-                reply.exception()  # marks it as seen: asyncio warns about errors that nobody looked at
+                reply.exception()  # mark it as seen: asyncio warns about errors nobody looked at
             raise
         reply_kind, reply_body = await reply
         if reply_kind == PacketType.STATUS:
@@ -207,7 +212,8 @@ class Client:
         return await self._open_handle(PacketType.OPEN, body)
 
     async def _open_handle(self, kind: PacketType, body: bytes) -> bytes:
-        return PacketReader(await self._request(kind, body)).string()
+        reply = await self._request(kind, body)
+        return PacketReader(reply).string()
 
     async def read(self, handle: bytes, offset: int, size: int) -> bytes:
         """Read up to `size` bytes; none at the end of the file."""
@@ -227,7 +233,8 @@ class Client:
 
     async def truncate(self, handle: bytes, size: int) -> None:
         """Cut an open file off after `size` bytes."""
-        await self._request(PacketType.FSETSTAT, pack_string(handle) + pack_size(size))
+        body = pack_string(handle) + pack_size(size)
+        await self._request(PacketType.FSETSTAT, body)
 
     async def close_handle(self, handle: bytes) -> None:
         """Close a file or directory. An error of an earlier write may be reported only here."""
@@ -245,7 +252,8 @@ class Client:
 
     async def mkdir(self, path: bytes, mode: int = 0o700) -> None:
         """Make a directory."""
-        await self._request(PacketType.MKDIR, pack_string(path) + pack_mode(mode))
+        body = pack_string(path) + pack_mode(mode)
+        await self._request(PacketType.MKDIR, body)
 
     async def rmdir(self, path: bytes) -> None:
         """Remove an empty directory."""
@@ -257,11 +265,13 @@ class Client:
 
     async def symlink(self, target: bytes, path: bytes) -> None:
         """Make a symbolic link at `path`."""
-        await self._request(PacketType.SYMLINK, pack_string(target) + pack_string(path))
+        body = pack_string(target) + pack_string(path)
+        await self._request(PacketType.SYMLINK, body)
 
     async def rename(self, old: bytes, new: bytes) -> None:
         """Move, atomically replacing what is there (posix-rename@openssh.com)."""
-        await self._extended(b"posix-rename@openssh.com", pack_string(old) + pack_string(new))
+        body = pack_string(old) + pack_string(new)
+        await self._extended(b"posix-rename@openssh.com", body)
 
     async def free_space(self, path: bytes) -> int | None:
         """Bytes that a user can still write there, None if the server cannot tell."""

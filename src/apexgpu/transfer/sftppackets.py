@@ -59,14 +59,18 @@ class OpenFlag(IntFlag):
     CREATE = 0x08
 
 
-# Which attributes follow (section 5). Plain numbers: an IntFlag would make reading large listings slower.
+# Which attributes follow (section 5). Plain numbers: an IntFlag would make reading large listings
+# slower.
 _HAS_SIZE, _HAS_OWNER, _HAS_MODE, _HAS_TIMES, _HAS_EXTENDED = 0x1, 0x2, 0x4, 0x8, 0x80000000
 
 _KINDS = {0o100000: FileKind.FILE, 0o040000: FileKind.DIRECTORY, 0o120000: FileKind.LINK}
 
 
 class SftpError(Exception):
-    """A request that the server refused: a status (see Status; it may be another number) and the server's words."""
+    """A request that the server refused: a status (see Status.
+
+    It may be another number) and the server's words.
+    """
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text or f"status {status}")
@@ -132,7 +136,10 @@ class PacketReader:
         return FileInfo(name, kind, size, mtime, mode & 0o7777)
 
     def names(self) -> list[FileInfo]:
-        """The files of a NAME reply. Raises SftpError for a name that would lead out of its directory."""
+        """The files of a NAME reply.
+
+        Raises SftpError for a name that would lead out of its directory.
+        """
         files = []
         for _ in range(self.uint32()):
             name = self.string()
@@ -149,7 +156,7 @@ def pack_string(value: bytes) -> bytes:
 
 
 def pack_attributes(mode: int | None, mtime: int) -> bytes:
-    """Attributes to be set: the mode unless it is None, and one time for both access and modification.
+    """Attributes to set: the mode unless it is None, and one time for access and modification.
 
     A time that 32 bits cannot hold becomes the nearest one that they can.
     """

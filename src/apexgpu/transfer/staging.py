@@ -17,7 +17,8 @@ from apexgpu.transfer.filesystem import FileSystem, LinksNotAllowedError, OpenFi
 from apexgpu.transfer.progress import CopyProgress
 from apexgpu.transfer.treewalk import conflict_error, make_writable, read_tree
 
-# Bytes of one file that are on the way at a time. The last that many of a partial file may have holes.
+# Bytes of one file that are on the way at a time. The last that many of a partial file may have
+# holes.
 _WINDOW = 1 << 22
 _LARGE_FILE = 1 << 18  # bytes
 _SMALL_AT_ONCE = 48
@@ -38,8 +39,8 @@ class SourceChangedError(ApexError):
 class StageRequest:
     """What to put into the staging directory `stage`: the file or directory `source`.
 
-    `name` is the name of a single file in the staging directory. `existing` is the directory on the target into which
-    a directory is merged, None if it will be new.
+    `name` is the name of a single file in the staging directory. `existing` is the directory on the
+    target into which a directory is merged, None if it will be new.
     """
 
     source: bytes
@@ -73,7 +74,8 @@ async def fill_stage(
 ) -> StageResult:
     """Make the staging directory hold what the target does not have yet. `send_all` replaces SFTP.
 
-    Whatever can be checked beforehand is: errors about names, conflicts and free space come before the first write.
+    Whatever can be checked beforehand is: errors about names, conflicts and free space come before
+    the first write.
     """
     wanted = await _wanted_files(source, target, request)
     existing: Tree = {}
@@ -114,7 +116,10 @@ async def fill_stage(
 
 
 async def _wanted_files(source: FileSystem, target: FileSystem, request: StageRequest) -> Tree:
-    """What has to be on the target in the end. Raises RefusedError for a name that the target cannot have."""
+    """What has to be on the target in the end.
+
+    Raises RefusedError for a name that the target cannot have.
+    """
     wanted: Tree
     if request.info.is_directory:
         wanted = await read_tree(source, request.source)
@@ -132,11 +137,16 @@ async def _wanted_files(source: FileSystem, target: FileSystem, request: StageRe
 
 
 def _size(tree: Tree, path: bytes) -> int:
-    return tree[path].size if path in tree else 0
+    if path not in tree:
+        return 0
+    return tree[path].size
 
 
 async def check_free_space(files: FileSystem, directory: bytes, needed: int) -> None:
-    """Raise ApexError if `needed` bytes do not fit. The disks are shared, so a full one is everybody's trouble."""
+    """Raise ApexError if `needed` bytes do not fit.
+
+    The disks are shared, so a full one is everybody's trouble.
+    """
     free = await files.free_space(directory)
     if free is not None and needed > free:
         message = (
@@ -245,7 +255,7 @@ class _SftpSender:
     async def _send_content(
         self, reader: OpenFile, writer: OpenFile, start: int, end: int, origin: bytes
     ) -> None:
-        """Send the bytes from `start` to `end` in chunks, up to _WINDOW bytes of them at the same time."""
+        """Send the bytes from `start` to `end` in chunks, up to _WINDOW bytes at a time."""
         chunk = self._chunk
         offsets = range(start, end, chunk)
         remaining = iter(offsets)
@@ -263,7 +273,7 @@ class _SftpSender:
         await run_together(worker() for _ in range(min(_WINDOW // chunk, len(offsets))))
 
     async def _verified_bytes(self, origin: bytes, staged_path: bytes, size: int) -> int:
-        """How many of the first `size` bytes need not be sent again, because both sides have the same hash of them."""
+        """How many of the first `size` bytes are the same on both sides, by their hash."""
         # The end of a partial file may have holes, because its chunks are written at the same time.
         whole_chunks = (size - _WINDOW) // self._chunk * self._chunk
         if whole_chunks <= 0:

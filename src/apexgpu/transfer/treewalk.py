@@ -1,4 +1,4 @@
-"""Reads trees of files from either side, and makes directories writable that their owner cannot change."""
+"""Reads trees of files from either side, and makes read-only directories writable."""
 
 from collections.abc import Iterable
 from shlex import quote
@@ -16,7 +16,8 @@ async def read_tree(
 ) -> dict[bytes, FileInfo]:
     """Everything below `top`, except staging directories.
 
-    With `only`, a directory is read only if it is one in that tree too: nobody needs the rest of a large target.
+    With `only`, a directory is read only if it is one in that tree too: nobody needs the rest of a
+    large target.
     """
     tree: dict[bytes, FileInfo] = {}
     level = [b""]  # the directories of one depth are read at the same time
@@ -24,7 +25,8 @@ async def read_tree(
         listings: dict[bytes, list[FileInfo]] = {}
 
         async def read(path: bytes, listings: dict[bytes, list[FileInfo]] = listings) -> None:
-            listings[path] = await files.list_directory(join(top, path))
+            directory = join(top, path)
+            listings[path] = await files.list_directory(directory)
 
         await for_each(level, read, at_once=_LISTINGS_AT_ONCE)
         next_level = []
@@ -56,5 +58,8 @@ async def make_writable(files: FileSystem, top: bytes, paths: Iterable[bytes], t
 def conflict_error(files: FileSystem, directory: bytes, path: bytes) -> RefusedError:
     """The error for a file where a directory has to go, or the other way round."""
     name = display(join(directory, path))
-    message = f"cannot replace a directory with a file, or a file with a directory: {name} on {files.where}"
+    message = (
+        "cannot replace a directory with a file, or a file with a directory: "
+        f"{name} on {files.where}"
+    )
     return RefusedError(message, hint=files.shell_hint(f"ls -ld {quote(name)}"), code="in_the_way")
