@@ -23,7 +23,6 @@ from apexgpu.errors import (
     HostKeyError,
     NoRouteError,
     PortRefusedError,
-    RefusedError,
     UnknownHostError,
     UsageError,
 )
@@ -40,6 +39,7 @@ from apexgpu.sshfs import (
     mounttable,
     unmounting,
 )
+from apexgpu.sshfs.existingmounts import find_existing
 from apexgpu.sshfs.mountcommands import MountRequest
 from apexgpu.sshfs.mounts import Mount, MountState
 from apexgpu.timelimit import run_with_limit
@@ -184,11 +184,11 @@ def mount(
         options=tuple(options),
     )
     # The table is read before the directory is touched: whoever touches a stale mount hangs.
-    existing = _find_existing(session, request)
+    existing = find_existing(session.state_dir, session.known_hosts, request)
     if existing is None:
         real_path, _ = mounts.inspect_directory(request.directory)
         request = replace(request, directory=real_path)
-        existing = _find_existing(session, request)
+        existing = find_existing(session.state_dir, session.known_hosts, request)
     if existing is not None:
         return Mounted(existing, changed=False)
 
@@ -208,65 +208,6 @@ def mount(
             limit=session.settings.timeout + 10,
         )
     return Mounted(mounted, changed=True)
-
-
-def _find_existing(session: Session, request: MountRequest) -> Mount | None:
-    """The mount that is wanted, if it is there already.
-
-    Raises RefusedError if another one is in its place.
-    """
-    known = mounts.find_mounts(session.state_dir, session.known_hosts)
-    for existing in known:
-        if existing.directory == request.directory:
-            return _accept_existing(session, existing, request)
-    host = request.target.host.name
-    for existing in known:
-        if request.directory.startswith(f"{existing.directory}{os.sep}"):
-            message = (
-                f"{request.directory} is inside {existing.directory}, "
-                f"which is mounted from {existing.host}"
-            )
-            raise RefusedError(message, hint=f"apexgpu mount {host}", code="nested")
-    if mounttable.entry_at(mounts.read_table(), request.directory) is not None:
-        message = f"something else is mounted on {request.directory}"
-        raise RefusedError(message, hint=f"apexgpu mount {host} DIR", code="mounted")
-    return None
-
-
-def _accept_existing(session: Session, existing: Mount, request: MountRequest) -> Mount:
-    """The existing mount with its state.
-
-    Raises RefusedError if it is stale or not the one that is wanted.
-    """
-    (existing,) = mounts.check_states([existing])
-    if existing.is_stale:
-        message = (
-            f"{existing.directory} is mounted from {existing.host} already, "
-            f"and it is stale: {existing.reason}"
-        )
-        raise RefusedError(message, hint="apexgpu mounts repair", code="stale")
-    # The same path can be written in several ways: as it was typed then, in full, or empty for the
-    # home.
-    same_paths = {existing.remote}
-    if existing.remote == "~":
-        same_paths.add("")
-    record = mountrecords.load(session.state_dir).get(existing.directory)
-    if record is not None:
-        same_paths.add(record.requested)
-    if (
-        existing.host != request.target.host.name
-        or request.remote not in same_paths
-        or existing.read_only != request.read_only
-    ):
-        message = f"{describe_source(existing)} is mounted on {existing.directory} already"
-        raise RefusedError(message, hint=f"apexgpu unmount {existing.directory}", code="mounted")
-    return existing
-
-
-def describe_source(mount: Mount) -> str:
-    """What is mounted, for people: `gpu7:/SSD/alice (read-only)`."""
-    suffix = " (read-only)" if mount.read_only else ""
-    return f"{mount.host}:{mount.remote}{suffix}"
 
 
 def _check_remote_path(session: Session, request: MountRequest) -> str:

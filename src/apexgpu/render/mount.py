@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from apexgpu.mount import Mount, Mounted, MountList, MountState, describe_source
+from apexgpu.mount import Mount, Mounted, MountList, MountState
 from apexgpu.render.screen import Screen
 from apexgpu.tables import Column, Row
 from apexgpu.text import duration
@@ -23,7 +23,7 @@ _STATE = 3
 def show_mounted(result: Mounted, screen: Screen) -> None:
     """The mount, and how to unmount it."""
     mount = result.mount
-    screen.line(f"{mount.directory}  →  {describe_source(mount)}")
+    screen.line(f"{mount.directory}  →  {mount.describe_source()}")
     if result.changed:
         screen.reporter.note(f"to unmount: apexgpu unmount {mount.host}")
     else:

@@ -1,7 +1,4 @@
-"""Makes a mount: the directories it needs, the program that mounts, the record of it.
-
-And undoes all of that.
-"""
+"""Makes a mount: its directories, the mount itself, the record of it; and undoes all of that."""
 
 import contextlib
 import hashlib

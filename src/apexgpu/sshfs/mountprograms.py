@@ -150,7 +150,9 @@ def known_problem(program: MountProgram, *, platform: str = sys.platform) -> str
     if platform == "darwin" and program.fuse.lower() == "osxfuse":
         return f"sshfs for OSXFUSE does not run on today's macOS ({_AS_OF}): {_INSTALL_FUSE_T}"
     if (3, 0) <= version < (3, 3):
-        return "sshfs 3.0 to 3.2 can lose data appended to a file (writeback cache): use 3.3 or newer"
+        return (
+            "sshfs 3.0 to 3.2 can lose data appended to a file (writeback cache): use 3.3 or newer"
+        )
     if version and version < (2, 5):
         return "sshfs before 2.5 does not have all options that are used here"
     return ""

@@ -71,6 +71,11 @@ class Mount:
         """Whether it was checked and did not answer."""
         return self.state is MountState.STALE
 
+    def describe_source(self) -> str:
+        """What is mounted, for people: `gpu7:/SSD/alice (read-only)`."""
+        suffix = " (read-only)" if self.read_only else ""
+        return f"{self.host}:{self.remote}{suffix}"
+
 
 class LocalContent(StrEnum):
     """What is at a local path.
