@@ -79,9 +79,7 @@ NOT_YET_THIN = {
     "commands/options",
     "commands/reach",
     "commands/recover",
-    "commands/setup",
     "commands/snapshots",
-    "commands/verify",
 }
 
 NOT_YET_APART = {"demo.py"}

@@ -181,7 +181,7 @@ class TestRun:
     ) -> None:
         ended: list[str] = []
         monkeypatch.setattr(
-            "apexgpu.ssh.transport.Connections.forget", lambda _, target: ended.append(target.alias)
+            "apexgpu.ssh.transport.Connections.close", lambda _, target: ended.append(target.alias)
         )
         tool(product)
         assert product("setup", "gpu2", "tool", "--yes") == 0
@@ -267,7 +267,7 @@ class TestRefusals:
 
     def test_one_that_was_replaced_since_it_worked(self, product: Product) -> None:
         assert product("setup", "gpu2", "cuda", "--yes") == 0
-        assert "is not the file that its maker published" in product.err
+        assert "has another checksum than the published file" in product.err
         assert product("up", "gpu3", "--accept-new") == 0
         file = (
             product.lab.call(lambda world: world.nas)
@@ -396,7 +396,7 @@ class TestTerminal:
         child.close()
         assert child.exitstatus == 130
         follower = self.spawn(product, "setup", "gpu2", "tool", "--yes")
-        follower.expect("a setup is under way on gpu2 already")
+        follower.expect("a setup is running on gpu2 already")
         (container(product).home / "go").touch()
         follower.expect("nothing to do")
         follower.expect(pexpect.EOF)
@@ -409,7 +409,7 @@ class TestTerminal:
         first = self.spawn(product, "setup", "gpu2", "tool", "--yes")
         first.expect("working on it")
         second = self.spawn(product, "setup", "gpu2", "tool", "--yes")
-        second.expect("a setup is under way on gpu2 already")
+        second.expect("a setup is running on gpu2 already")
         (container(product).home / "go").touch()
         for child in (first, second):
             child.expect(pexpect.EOF)

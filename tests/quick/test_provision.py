@@ -18,9 +18,10 @@ from apexgpu.errors import (
 from apexgpu.models import Host
 from apexgpu.recipes import planner, provision, setupscript
 from apexgpu.recipes.facts import Facts
-from apexgpu.recipes.planner import Plan, Planned
-from apexgpu.recipes.provision import Run, StepFailedError, Teller
+from apexgpu.recipes.planner import Plan
+from apexgpu.recipes.provision import Run, StepFailedError
 from apexgpu.recipes.recipe import Recipe, Source, Step
+from apexgpu.reporter import Progress, Reporter
 from apexgpu.ssh.transport import Limits
 
 HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
@@ -46,17 +47,27 @@ def planned(*steps: Step, login: str = "", sources: Sequence[Source] = ()) -> Pl
     )
 
 
-class Told:
-    """What was told of a run."""
+class Told(Reporter, Progress):
+    """What was reported of a run."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
         self.did: list[str] = []
         self.notes: list[str] = []
-        self.teller = Teller(self.said.append, self._did, self.notes.append)
 
-    def _did(self, one: Planned) -> None:
-        self.did.append(one.step.name)
+    def update(self, text: str) -> None:
+        self.said.append(text)
+
+    def success(self, text: str) -> None:
+        self.did.append(text)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def run_of(plan: Plan, told: Told | None = None) -> Run:
+    told = told or Told()
+    return Run(plan, told, told)
 
 
 @pytest.fixture
@@ -69,7 +80,7 @@ def link(tmp_path: Path) -> ShellLink:
 def execute(link: ShellLink, plan: Plan, told: Told | None = None, **more: object) -> Run:
     """Check and run, as the command does."""
     plan, _ = provision.check(link, HOST, plan)
-    run = Run(plan, (told or Told()).teller)
+    run = run_of(plan, told)
     provision.execute(link, HOST, run, known=(), actions={}, pause=lambda _: None)
     return run
 
@@ -138,7 +149,7 @@ class TestRun:
     def test_what_is_to_do_is_done_once(self, link: ShellLink) -> None:
         plan, told = planned(touch("one"), touch("two", "echo once >>~/log")), Told()
         run = execute(link, plan, told)
-        assert (run.changed, told.did) == (True, ["one", "two"])
+        assert (run.changed, told.did) == (True, ["the one", "the two"])
         again = execute(link, plan)
         assert (again.changed, again.states) == (False, {})
         assert (link.home / "log").read_text() == "once\n"
@@ -167,7 +178,7 @@ class TestRun:
         assert (caught.value.exit_code, caught.value.said) == (1, ("no disk",))
         assert caught.value.hint == "apexgpu setup gpu7 tools   (goes on with this step)"
         assert (told.did, (link.home / "bad").exists(), (link.home / "three").exists()) == (
-            ["one"],
+            ["the one"],
             False,
             False,
         )
@@ -185,7 +196,7 @@ class TestRun:
         (link.home / "cure").touch()
         told = Told()
         execute(link, plan, told)
-        assert told.did == ["two"]
+        assert told.did == ["the two"]
         assert (link.home / "log").read_text() == "once\n"
 
     def test_a_step_that_hangs_is_ended_at_its_time_limit(self, link: ShellLink) -> None:
@@ -210,7 +221,7 @@ class TestRun:
     def test_a_program_cannot_speak_for_the_run(self, link: ShellLink) -> None:
         told = Told()
         execute(link, planned(touch("one", "echo 'apexgpu@0123 did 2'"), touch("two")), told)
-        assert told.did == ["one", "two"]
+        assert told.did == ["the one", "the two"]
 
     def test_it_may_take_all_day_but_not_say_nothing(self, link: ShellLink) -> None:
         execute(link, planned(touch("one")))
@@ -236,7 +247,7 @@ class TestDrop:
             planned(touch("one"), touch("two", "echo once >>~/log", "echo halfway", "sleep 0.5")),
             told,
         )
-        assert told.did == ["one", "two"]
+        assert told.did == ["the one", "the two"]
         assert (link.home / "log").read_text() == "once\n"
         assert told.notes == [
             "the connection to gpu7 was lost; the work goes on there, connecting again"
@@ -308,7 +319,7 @@ class TestTwo:
     def test_a_second_run_is_refused_while_the_first_goes_on(self, link: ShellLink) -> None:
         first = self.start(link, planned(touch("one", *self.WAITS)))
         try:
-            run = Run(provision.check(link, HOST, planned(touch("two")))[0], Told().teller)
+            run = run_of(provision.check(link, HOST, planned(touch("two")))[0])
             with pytest.raises(
                 ApexError, match="another setup is under way on gpu7: tools"
             ) as caught:
@@ -358,7 +369,7 @@ class TestInterrupt:
         assert told.notes[-1] == "to go on from there: apexgpu setup gpu7 tools"
         after = Told()
         execute(link, plan, after)
-        assert after.did == ["two"]
+        assert after.did == ["the two"]
 
     def test_a_host_that_does_not_answer_any_more_does_not_hold_the_interrupt_up(
         self, link: ShellLink
@@ -393,7 +404,7 @@ class TestAction:
     def test_it_is_done_here_and_checked_there(self, link: ShellLink) -> None:
         told = Told()
         plan, _ = provision.check(link, HOST, planned(touch("one"), self.STEP))
-        run = Run(plan, told.teller)
+        run = run_of(plan, told)
         provision.execute(
             link,
             HOST,
@@ -402,7 +413,7 @@ class TestAction:
             pause=lambda _: None,
             actions={"renew_host_keys": (link.home / "keys").touch},
         )
-        assert told.did == ["one", "keys"]
+        assert told.did == ["the one", "the keys"]
 
     def test_one_that_is_done_already_is_not_done_again(self, link: ShellLink) -> None:
         (link.home / "keys").touch()
@@ -410,7 +421,7 @@ class TestAction:
         provision.execute(
             link,
             HOST,
-            Run(plan, Told().teller),
+            run_of(plan),
             known=(),
             pause=lambda _: None,
             actions={"renew_host_keys": lambda: pytest.fail("it was")},
@@ -422,7 +433,7 @@ class TestAction:
             provision.execute(
                 link,
                 HOST,
-                Run(plan, Told().teller),
+                run_of(plan),
                 known=(),
                 pause=lambda _: None,
                 actions={"renew_host_keys": lambda: None},
@@ -458,6 +469,6 @@ def test_what_is_no_mark_is_a_programs_word(line: str) -> None:
 )
 def test_a_mark_of_a_step_that_is_none_changes_nothing(words: str) -> None:
     told = Told()
-    run = Run(planned(touch("one"), touch("two")), told.teller)
+    run = run_of(planned(touch("one"), touch("two")), told)
     run.line(f"apexgpu@{run.id} {words}")
     assert (run.now, run.states, told.said, told.did) == (0, {}, [], [])

@@ -76,10 +76,10 @@ COMMANDS: dict[str, CommandInfo] = {
         "gpus", "GPUs", "What every GPU does; gpus free: which are free, and what to paste."
     ),
     "setup": CommandInfo(
-        "setup", "Software", "CUDA, cuDNN, TensorFlow, Jupyter … in your container; setup list."
+        "software", "Software", "CUDA, cuDNN, TensorFlow, Jupyter … in your container; setup list."
     ),
     "verify": CommandInfo(
-        "verify", "Software", "Prove that your container computes, from driver to convolution."
+        "software", "Software", "Prove that your container computes, from driver to convolution."
     ),
     "doctor": CommandInfo(
         "troubleshooting",

@@ -14,8 +14,9 @@ from apexgpu.manageshell import containershell
 from apexgpu.manageshell.starting import Pause
 from apexgpu.models import Host, Reply, Target
 from apexgpu.recipes import planner, setupscript
-from apexgpu.recipes.planner import Plan, Planned
+from apexgpu.recipes.planner import Plan
 from apexgpu.recipes.setupscript import Mark, SourceFile
+from apexgpu.reporter import Progress, Reporter
 from apexgpu.ssh.transport import Limits, Transport
 from apexgpu.text import last_line
 
@@ -32,21 +33,13 @@ class Action(Protocol):
     def __call__(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Teller:
-    """How the work is told of: the newest line, a step that was done, a remark."""
-
-    say: Callable[[str], None]
-    step: Callable[[Planned], None]
-    note: Callable[[str], None]
-
-
 @dataclass
 class Run:
     """One run in a container, as its marks tell it. `connect`: seconds that a connection may take to be made."""
 
     plan: Plan
-    teller: Teller
+    reporter: Reporter
+    progress: Progress
     connect: float = 10
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     states: dict[int, str] = field(default_factory=dict)
@@ -67,7 +60,7 @@ class Run:
             clean = _ESCAPES.sub("", text).strip()
             if clean:
                 self.said.append(clean)
-                self.teller.say(clean)
+                self.progress.update(clean)
         elif found.run == self.id:
             self._mark(found)
 
@@ -81,12 +74,12 @@ class Run:
         if found.kind == "begin":
             self.now = number
             self.said.clear()
-            self.teller.say(self.plan.steps[number - 1].title)
+            self.progress.update(self.plan.steps[number - 1].title)
         elif found.kind in {"did", "skipped", "failed"}:
             news = self.states.get(number) != found.kind
             self.states[number] = found.kind
             if news and found.kind == "did":
-                self.teller.step(self.plan.steps[number - 1])
+                self.reporter.success(self.plan.steps[number - 1].title)
 
 
 class StepFailedError(ApexError):
@@ -190,7 +183,7 @@ def _carry(link: Transport, host: Host, run: Run, command: str, pause: Pause) ->
                 isinstance(exc, DroppedError) or run.states or attempt
             ):
                 raise _lost(run, exc) from None
-            run.teller.note(f"{exc.message}; the work goes on there, connecting again")
+            run.reporter.note(f"{exc.message}; the work goes on there, connecting again")
             pause(2**attempt)
         except KeyboardInterrupt:
             _stop(link, host, run)
@@ -216,8 +209,8 @@ def _stop(link: Transport, host: Host, run: Run) -> None:
         asked = f'touch "$HOME/.cache/apexgpu/setup/stop-{run.id}"'
         link.run(Target(host, "container"), asked, limits=Limits(connect=5, total=10), once=True)
     title = run.plan.steps[run.now - 1].title if run.now else "nothing yet"
-    run.teller.note(f"interrupted at: {title}. That step ends on {host.name}, no other begins")
-    run.teller.note(f"to go on from there: {run.plan.again}")
+    run.reporter.note(f"interrupted at: {title}. That step ends on {host.name}, no other begins")
+    run.reporter.note(f"to go on from there: {run.plan.again}")
 
 
 def _judge(host: Host, run: Run) -> None:
@@ -247,14 +240,14 @@ def _act(link: Transport, host: Host, run: Run, actions: Mapping[str, Action]) -
     """What the laptop does, and whether that has worked."""
     for number, one in enumerate(run.plan.steps, 1):
         if one.step.action and one in run.plan.todo:
-            run.teller.say(one.title)
+            run.progress.update(one.title)
             actions[one.step.action]()
             states = check(link, host, run.plan, connect=run.connect)[0].steps
             if states[number - 1].state != planner.DONE:
                 message = f"{host.name}: {one.title}: it was done, but the check after it does not find it so"
                 raise StepFailedError(message, hint=run.plan.again, said=())
             run.states[number] = "did"
-            run.teller.step(one)
+            run.reporter.success(one.title)
 
 
 def prove_logins(link: Transport, host: Host, plan: Plan, *, connect: float = 10) -> None:

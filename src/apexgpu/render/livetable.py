@@ -46,6 +46,16 @@ class RowsView:
     compact: "RowsView | None" = None
 
 
+@dataclass(frozen=True)
+class BlocksView:
+    """Several lines for each host instead of rows, printed when the host has answered.
+
+    The last argument of `show` is whether it is the only host.
+    """
+
+    show: "Callable[[Outcome[Any], Screen, bool], None]"
+
+
 @contextmanager
 def live_rows(
     screen: "Screen", kind: type, hosts: Sequence[Host], *, watch: bool
@@ -55,8 +65,10 @@ def live_rows(
         yield HostRows()
         return
     module = kind.__module__.rpartition(".")[2]
-    view: RowsView = import_module(f"apexgpu.render.{module}").ROWS[kind]
-    if screen.draws and watch:
+    view: RowsView | BlocksView = import_module(f"apexgpu.render.{module}").ROWS[kind]
+    if isinstance(view, BlocksView):
+        yield _Blocks(screen, view, is_only_host=len(hosts) == 1)
+    elif screen.draws and watch:
         watched = _WatchedRows(screen, view, hosts)
         with watched.on_alternate_screen():
             yield watched
@@ -70,6 +82,19 @@ def live_rows(
         printed = _PrintedRows(screen, view, hosts)
         yield printed
         printed.end()
+
+
+class _Blocks(HostRows):
+    """The lines of each host, printed when it has answered."""
+
+    def __init__(self, screen: "Screen", view: BlocksView, *, is_only_host: bool) -> None:
+        self._screen = screen
+        self._view = view
+        self._is_only_host = is_only_host
+
+    def put(self, outcome: Outcome[Any]) -> None:
+        """See HostRows."""
+        self._view.show(outcome, self._screen, self._is_only_host)
 
 
 class _Rows(HostRows):
