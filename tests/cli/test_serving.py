@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from apexgpu import webapps
+from apexgpu.session import Session
 from apexgpu_lab.inprocess import running
 from tests.cli.product import Product, product_of
 
@@ -83,6 +85,14 @@ class TestTensorBoard:
         with pytest.raises(urllib.error.URLError):
             get(made["url"])
         assert product.hosts("tensorboard", "gpu2", "runs", "--stop")["gpu2"]["changed"] is False
+
+    def test_the_python_api_shows_and_stops_it(self, product: Product) -> None:
+        session = Session(environment=os.environ)
+        shown = webapps.show(session, "gpu2", webapps.TENSORBOARD, "runs")
+        assert shown.server.started
+        assert "<h1>TensorBoard</h1>" in get(shown.url)
+        stopped = webapps.stop(session, "gpu2", webapps.TENSORBOARD, "runs")
+        assert stopped.to_json()["hosts"][0]["stopped"] == [shown.server.port]
 
     def test_two_directories_have_one_each(self, product: Product) -> None:
         (home(product) / "other").mkdir()

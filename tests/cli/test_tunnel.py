@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from apexgpu import cli, uninstall
+from apexgpu import cli, tunnels, uninstall
 from apexgpu.forwarding import ports, records, request
 from apexgpu.forwarding.ports import Destination
 from apexgpu.forwarding.records import TunnelState
@@ -239,6 +239,32 @@ def test_in_the_foreground_it_prints_its_address_and_ends_with_ctrl_c(product: P
         assert process.returncode == 130
         assert "Traceback" not in err
     assert product.json("tunnels")["tunnels"] == []
+
+
+def test_the_python_api_opens_lists_and_closes(product: Product) -> None:
+    session = Session(environment=os.environ)
+    with serving(b"loss 0.2") as port:
+        opened = tunnels.open(session, "gpu2", [str(port)])
+        assert get(opened.url) == b"loss 0.2"
+        assert [tunnel.id for tunnel in tunnels.list(session).tunnels] == [opened.tunnel.id]
+        assert [tunnel.id for tunnel in tunnels.close(session, ["gpu2"]).tunnels] == [
+            opened.tunnel.id
+        ]
+        assert tunnels.list(session).tunnels == []
+
+
+def test_the_python_api_keeps_a_tunnel_open_until_ctrl_c(product: Product) -> None:
+    pages: list[bytes] = []
+    with serving(b"loss 0.3") as port:
+
+        def seen(opened: tunnels.OpenTunnel) -> None:
+            pages.append(get(opened.url))
+            os.kill(os.getpid(), signal.SIGINT)
+
+        session = Session(environment=os.environ)
+        assert tunnels.keep_open(session, "gpu2", [str(port)], on_open=seen) == 130
+    assert pages == [b"loss 0.3"]
+    assert tunnels.list(session).tunnels == []
 
 
 def test_uninstall_closes_what_is_open(product: Product) -> None:

@@ -1,5 +1,7 @@
 """The files that tell of tunnels: whose process lives, what a dead one left, and the ports that are taken for one."""
 
+import dataclasses
+import io
 import json
 import os
 import shutil
@@ -7,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +20,9 @@ from apexgpu.forwarding import ports, records, request
 from apexgpu.forwarding.ports import Destination
 from apexgpu.forwarding.records import Forward, Tunnel, TunnelState
 from apexgpu.forwarding.request import PortsTakenError, TunnelRequest
+from apexgpu.render.screen import Screen
 from apexgpu.ssh import muxclient
+from apexgpu.tunnels import TunnelList
 
 HOLDS = """\
 import signal, sys, time
@@ -151,3 +156,45 @@ def test_a_local_port_of_no_use_is_refused(port: int, hint: str) -> None:
         ports.check_local_port(port)
     assert hint in (caught.value.hint or "")
     assert ports.check_local_port(6006) == 6006
+
+
+def test_a_list_of_tunnels_shows_each_forward_and_why_one_is_not_up(tmp_path: Path) -> None:
+    up = Tunnel(
+        "gpu7-6006",
+        "gpu7",
+        (Forward(6006, "6006"), Forward(5432, "db:5432")),
+        11,
+        1.0,
+        True,
+        TunnelState.UP,
+        time.time() - 61,
+        reconnects=2,
+        bytes_carried=2048,
+        reason="Connection refused",
+    )
+    dead = noted(tmp_path, "gpu8-6007", 12, host="gpu8")
+    dead = dataclasses.replace(dead, state=TunnelState.DEAD, reason="its process is gone")
+    out, err = io.StringIO(), io.StringIO()
+    screen = Screen(out=out, err=err)
+    screen.show(TunnelList([up, dead]))
+    header, first, second, third = (line.split() for line in out.getvalue().splitlines())
+    assert header == ["ID", "LOCAL", "REMOTE", "STATE", "SINCE", "CARRIED", "RECONNECTS", "PID"]
+    assert first[:5] == ["gpu7-6006", "127.0.0.1:6006", "gpu7", "6006", "up"]
+    assert first[-5:] == ["s", "2.0", "KiB", "2", "11"]
+    assert second[:5] == ["gpu7-6006", "127.0.0.1:5432", "gpu7", "db:5432", "up"]
+    assert third[0] == "gpu8-6007"
+    assert third[4] == "dead"
+    assert err.getvalue() == (
+        "gpu7-6006: the container answered: Connection refused\ngpu8-6007: its process is gone\n"
+    )
+
+
+def test_the_status_line_of_a_tunnel() -> None:
+    forwards = (Forward(6006, "6006"),)
+    since = time.time()
+    tunnel = Tunnel("gpu7-6006", "gpu7", forwards, 11, 1.0, False, TunnelState.UP, since)
+    assert tunnel.describe() == "http://127.0.0.1:6006 → gpu7 · up 0 s · 0 B"
+    again = dataclasses.replace(tunnel, reconnects=1, reason="Connection refused")
+    assert again.describe().endswith(" · 1 reconnect · the container answered: Connection refused")
+    waiting = dataclasses.replace(again, state=TunnelState.WAITING, reconnects=2)
+    assert waiting.describe().endswith("waiting 0 s · 0 B · 2 reconnects")
