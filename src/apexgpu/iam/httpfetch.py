@@ -53,12 +53,11 @@ def fetch(
     timeout: float,
     limit: int,
     content: bytes | None = None,
-    who: str = "IAM",
 ) -> Response:
     """Send one request and return the response with at most `limit` + 1 bytes of its body.
 
     `timeout` is in seconds, for one step (connect, write, read); the whole request may take twice
-    that. `content` is the body of a form. `who` names the server in error messages. Raises
+    that. `content` is the body of a form. Raises
     UnreachableError (no answer in time), ConnectionLostError (the connection ended early), RefusedError
     (the answer is not understood) or ConfigError (the URL or a proxy setting cannot be used).
     """
@@ -71,16 +70,16 @@ def fetch(
             _client(url, timeout) as client,
             client.stream(method, url, content=content, headers=headers) as response,
         ):
-            return _read(response, limit, who)
+            return _read(response, limit)
 
-    with translated(url, timeout, who):
+    with translated(url, timeout):
         # httpx limits each step only: a name lookup, or a server that sends one byte now and then,
         # could take for ever.
         return run_with_limit(send, _WHOLE_REQUEST * timeout, name="iam")
 
 
 @contextmanager
-def translated(url: str, timeout: float, who: str = "IAM") -> Iterator[None]:
+def translated(url: str, timeout: float) -> Iterator[None]:
     """Turn each error of httpx, and those that it lets through, into one of ours."""
     import httpx
 
@@ -94,14 +93,14 @@ def translated(url: str, timeout: float, who: str = "IAM") -> Iterator[None]:
         OSError,
         UnicodeError,
     ) as error:
-        raise _our_error(error, url, timeout, who) from error
+        raise _our_error(error, url, timeout) from error
 
 
-def _our_error(error: Exception, url: str, timeout: float, who: str) -> ApexError:
+def _our_error(error: Exception, url: str, timeout: float) -> ApexError:
     import httpx
 
     parts = urlsplit(url)
-    server = f"{who} at {parts.netloc}"
+    server = f"IAM at {parts.netloc}"
     head_request = f"curl -I {parts.scheme}://{parts.netloc}/"
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         message = f"{server} did not answer within {timeout:g} s"
@@ -149,12 +148,12 @@ def _cannot_connect(error: Exception, server: str, head_request: str) -> Unreach
     return UnreachableError(f"{server} cannot be reached: {reason}", hint=head_request)
 
 
-def _read(response: "httpx.Response", limit: int, who: str) -> Response:
+def _read(response: "httpx.Response", limit: int) -> Response:
     """Read the response, but no more of its body than `limit` + 1 bytes."""
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         # We asked for an uncompressed body. A few compressed bytes could become gigabytes.
         host = response.url.netloc.decode("ascii", "replace")
-        raise RefusedError(f"{who} at {host} sent a compressed answer")
+        raise RefusedError(f"IAM at {host} sent a compressed answer")
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk
