@@ -1,9 +1,13 @@
-"""Compute on a GPU in whatever Python runs this, link by link, and say of each what it came to.
+"""Tests in a container whether the Python that runs it can compute on a GPU with TensorFlow, and reports each step.
 
-argv[1] is a JSON object. `{"do": "look"}` says which TensorFlow this Python has, without importing it; argv[2] is what
-it was called by. `{"do": "compute", "gpu": N, "limit": SECONDS}` imports it, opens a session as a program does that has
-no wishes of its own, asks for its GPUs, and runs a 3x3 convolution on one of them. Each link is a line `apexgpu ` and a
-JSON object; other lines tell that it lives. It is text for Python 2.7 and later: no annotation survives the sending.
+argv[1] is a JSON object:
+
+- `{"do": "look"}` reports which TensorFlow this Python has, without importing it; argv[2] is the path of the Python.
+- `{"do": "compute", "gpu": NUMBER, "limit": SECONDS}` imports TensorFlow, opens a session with default options, lists
+  its GPUs and computes a 3x3 convolution on one of them.
+
+Each step is a line `apexgpu ` and a JSON object; other lines show progress. Runs on Python 2.7 and later: annotations
+are removed before it is sent, and nothing newer is used.
 """
 
 import ctypes
@@ -19,22 +23,26 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any  # not in Python 2.7
+    from typing import Any  # Python 2.7 has no typing
 
-EVERY = 2.0  # seconds between two signs of life
+PROGRESS_EVERY = 2.0  # seconds
+ERROR_LENGTH = 4000  # characters of an error message that are reported, from its end
+# The directory that pip writes beside an installed TensorFlow: tensorflow_gpu-1.10.1.dist-info
 DISTRIBUTION = re.compile(
     r"(?i)(tensorflow(?:[-_]gpu|[-_]cpu)?|tf[-_]nightly(?:[-_]gpu)?)-(\d[^-]*)(?:-py[\d.]+)?\.(?:dist|egg)-info$"
 )
-NOW = {"step": "starting Python"}  # type: dict[str, Any]
+GPU = "/device:GPU:0"  # the only one that CUDA_VISIBLE_DEVICES leaves
+STATE = {"step": "starting Python"}  # type: dict[str, Any]
+"""The step under way, and for TensorFlow 1 the session and its graph."""
 
 
-def say(step: str, **found: object) -> None:
-    """A link: what it came to."""
-    line("apexgpu " + json.dumps(dict(found, step=step), sort_keys=True))
+def report(step: str, **values: object) -> None:
+    """Print the result of a step."""
+    print_line("apexgpu " + json.dumps(dict(values, step=step), sort_keys=True))
 
 
-def line(text: str) -> None:
-    """A line on stdout, at once; where nobody reads any more, this ends and lets go of the GPU."""
+def print_line(text: str) -> None:
+    """Print a line at once. If nobody reads any more, exit, so that the GPU's memory is released."""
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
@@ -42,230 +50,251 @@ def line(text: str) -> None:
         os._exit(1)
 
 
-def live() -> None:
-    """Tell every few seconds what takes so long."""
+def print_progress() -> None:
+    """Print the step under way every few seconds. Runs in a thread."""
     began = time.time()
     while True:
-        time.sleep(EVERY)
-        line("%s (%d s)" % (NOW["step"], time.time() - began))
+        time.sleep(PROGRESS_EVERY)
+        print_line("%s (%d s)" % (STATE["step"], time.time() - began))
 
 
-def told(trouble: BaseException) -> "dict[str, str]":
-    """An exception as a link tells it: its kind, and its words, whatever letters are in them."""
+def describe(error: BaseException) -> "dict[str, str]":
+    """The class and the message of an exception."""
     try:
-        words = str(trouble)
-    except Exception:
-        words = repr(trouble)
-    return {"error": type(trouble).__name__, "said": words[-4000:]}
+        message = str(error)
+    except Exception:  # on Python 2, a message that is not ASCII
+        message = repr(error)
+    return {"error": type(error).__name__, "said": message[-ERROR_LENGTH:]}
 
 
 def look() -> None:
-    """Which TensorFlow is among the packages of this Python."""
+    """Report which TensorFlow is among the packages of this Python."""
     found = {}  # type: dict[str, str]
-    for room in sys.path:
-        for path in sorted(glob.glob(os.path.join(room or ".", "*-info"))):
+    for directory in sys.path:
+        for path in sorted(glob.glob(os.path.join(directory or ".", "*-info"))):
             match = DISTRIBUTION.match(os.path.basename(path))
             if match and not found:
-                found = {
-                    "name": match.group(1).lower().replace("_", "-"),
-                    "tensorflow": match.group(2),
-                }
-        if not found and os.path.exists(os.path.join(room, "tensorflow", "__init__.py")):
+                name = match.group(1).lower().replace("_", "-")
+                found = {"name": name, "tensorflow": match.group(2)}
+        # One that was built or copied there, without pip's directory.
+        if not found and os.path.exists(os.path.join(directory, "tensorflow", "__init__.py")):
             found = {"name": "tensorflow", "tensorflow": ""}
-    say("look", python=sys.argv[2], version=version(), **found)
+    report("look", python=sys.argv[2], version=python_version(), **found)
 
 
-def version() -> str:
+def python_version() -> str:
     """The version of this Python."""
     return ".".join(str(part) for part in sys.version_info[:3])
 
 
-def held(gpu: int) -> "int | None":
-    """Bytes in use on a GPU; None where nvidia-smi does not tell."""
+def memory_in_use(gpu: int) -> "int | None":
+    """The bytes in use on a GPU, None if nvidia-smi does not report them."""
     argv = ["nvidia-smi", "--query-gpu=index,memory.used", "--format=csv,noheader,nounits"]
     try:
-        rows = [row.split(",") for row in subprocess.check_output(argv).decode().splitlines()]
-        return next(int(row[1]) for row in rows if int(row[0]) == gpu) * 1024 * 1024
-    except (OSError, ValueError, IndexError, StopIteration, subprocess.CalledProcessError):
-        return None
+        for row in subprocess.check_output(argv).decode().splitlines():
+            index, mebibytes = row.split(",")
+            if int(index) == gpu:
+                return int(mebibytes) * 1024 * 1024
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        pass
+    return None
 
 
 def compute(gpu: int) -> None:
-    """The whole chain on GPU number `gpu` as nvidia-smi counts; it ends at the first link that does not hold."""
-    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    """Run all steps on the GPU that nvidia-smi numbers `gpu`; stop at the first one that fails."""
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # number the GPUs as nvidia-smi does
     os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    before = held(gpu)
-    say("python", python=sys.executable, version=version(), nvcc=on_path("nvcc"))
-    for step, name, work in (
-        ("import", "importing TensorFlow", load),
-        ("device", "asking for the GPU", device),
+    before = memory_in_use(gpu)
+    report("python", python=sys.executable, version=python_version(), nvcc=which("nvcc"))
+    for step, progress, work in (
+        ("import", "importing TensorFlow", import_tensorflow),
+        ("device", "asking for the GPU", list_devices),
         ("convolution", "computing on the GPU", convolution),
     ):
-        NOW["step"] = name
+        STATE["step"] = progress
         began = time.time()
         try:
-            found = work()
-        except Exception as trouble:
-            say(step, libraries=libraries(), **told(trouble))
+            values = work()
+        except Exception as error:
+            report(step, libraries=loaded_libraries(), **describe(error))
             return
-        say(step, seconds=round(time.time() - began, 3), **found)
-        if step == "device" and not found["devices"]:
+        report(step, seconds=round(time.time() - began, 3), **values)
+        if step == "device" and not values["devices"]:
             return
-    say("memory", before=before, after=held(gpu))
+    report("memory", before=before, after=memory_in_use(gpu))
 
 
-def on_path(name: str) -> "str | None":
-    """Where a program is on PATH."""
-    for room in os.environ.get("PATH", "").split(os.pathsep):
-        path = os.path.join(room, name)
-        if room and os.access(path, os.X_OK):
+def which(name: str) -> "str | None":
+    """The path of a program (shutil.which is newer than Python 2.7)."""
+    for directory in os.environ.get("PATH", "").split(os.pathsep):
+        path = os.path.join(directory, name)
+        if directory and os.access(path, os.X_OK):
             return path
     return None
 
 
-def load() -> "dict[str, Any]":
+def import_tensorflow() -> "dict[str, Any]":
     """Import TensorFlow."""
     import tensorflow as tf
 
     try:
-        gpus = bool(tf.test.is_built_with_cuda())
+        with_cuda = bool(tf.test.is_built_with_cuda())
     except Exception:
-        gpus = True  # nobody knows: the devices will tell
+        with_cuda = True  # it is not known; the list of devices will show it
     return {
         "tensorflow": str(tf.__version__),
-        "with_cuda": gpus,
+        "with_cuda": with_cuda,
         "path": os.path.dirname(tf.__file__),
-        "libraries": libraries(),
+        "libraries": loaded_libraries(),
     }
 
 
-def device() -> "dict[str, Any]":
-    """Open a session without any wishes, as the guide's own test does, and list the GPUs that it has."""
+def list_devices() -> "dict[str, Any]":
+    """Open a session with default options, and list its GPUs."""
     import tensorflow as tf
     from tensorflow.python.client import device_lib
 
-    if hasattr(tf, "Session"):
-        NOW["graph"] = tf.Graph()
-        NOW["session"] = tf.Session(graph=NOW["graph"])
+    if hasattr(tf, "Session"):  # TensorFlow 1
+        STATE["graph"] = tf.Graph()
+        STATE["session"] = tf.Session(graph=STATE["graph"])
     else:
-        tf.config.list_logical_devices(
-            "GPU"
-        )  # takes the memory that a program of TensorFlow 2 would
-    found = [
-        {
-            "name": str(one.name),
-            "about": str(one.physical_device_desc),
-            "memory": int(one.memory_limit),
-        }
-        for one in device_lib.list_local_devices()
-        if one.device_type == "GPU"
-    ]
-    return {"devices": found, "libraries": libraries()}
+        # As any program of TensorFlow 2, this allocates the GPU's memory.
+        tf.config.list_logical_devices("GPU")
+    devices = []
+    for device in device_lib.list_local_devices():
+        if device.device_type == "GPU":
+            devices.append(
+                {
+                    "name": str(device.name),
+                    "about": str(device.physical_device_desc),
+                    "memory": int(device.memory_limit),
+                }
+            )
+    return {"devices": devices, "libraries": loaded_libraries()}
 
 
 def convolution() -> "dict[str, Any]":
-    """Whether a 3x3 convolution on the GPU gives what plain Python computes."""
+    """Compare a convolution on the GPU with the same one in plain Python."""
     size = 8
-    image = [
-        [
-            [
-                [float((7 * row + 3 * column + channel) % 11) for channel in range(2)]
-                for column in range(size)
-            ]
-            for row in range(size)
-        ]
-    ]
-    kernel = [
-        [
-            [
-                [float((row + 2 * column + channel + 3 * out) % 5 - 2) for out in range(2)]
-                for channel in range(2)
-            ]
-            for column in range(3)
-        ]
-        for row in range(3)
-    ]
-    wanted = [
-        sum(
-            image[0][row + down][column + along][channel] * kernel[down][along][channel][out]
-            for down in range(3)
-            for along in range(3)
-            for channel in range(2)
-        )
-        for row in range(size - 2)
-        for column in range(size - 2)
-        for out in range(2)
-    ]
-    rows = on_gpu(image, kernel, size)
-    got = [float(number) for row in rows[0] for cell in row for number in cell]
-    wrong = [(one, other) for one, other in zip(got, wanted) if not abs(one - other) < 0.01]  # noqa: B905
+    image = example_image(size)
+    kernel = example_kernel()
+    expected = convolve(image[0], kernel, size)
+    rows = convolve_on_gpu(image, kernel, size)
+    computed = [float(number) for row in rows[0] for pixel in row for number in pixel]
+    wrong = []
+    for number, right in zip(computed, expected):  # noqa: B905 - newer than Python 2.7
+        # A NaN is not less than anything, hence the `not`.
+        if not abs(number - right) < 0.01:
+            wrong.append((number, right))
     return {
-        "right": len(got) == len(wanted) and not wrong,
-        "numbers": len(wanted),
+        "right": len(computed) == len(expected) and not wrong,
+        "numbers": len(expected),
         "wrong": len(wrong),
-        "first": [str(one) for pair in wrong[:1] for one in pair],
-        "libraries": libraries(),
+        "first": [str(number) for pair in wrong[:1] for number in pair],
+        "libraries": loaded_libraries(),
     }
 
 
-def on_gpu(image: object, kernel: object, size: int) -> "Any":
-    """What TensorFlow computes; the image comes from outside, or it would be worked out on the CPU beforehand."""
+def example_image(size: int) -> "list[Any]":
+    """One image with two channels: [image][row][column][channel]."""
+    rows = []
+    for row in range(size):
+        pixels = []
+        for column in range(size):
+            pixels.append([float((7 * row + 3 * column + channel) % 11) for channel in range(2)])
+        rows.append(pixels)
+    return [rows]
+
+
+def example_kernel() -> "list[Any]":
+    """A 3x3 kernel from two channels to two: [row][column][channel][output]."""
+    rows = []
+    for row in range(3):
+        columns = []
+        for column in range(3):
+            weights = []
+            for channel in range(2):
+                sums = [row + 2 * column + channel + 3 * output for output in range(2)]
+                weights.append([float(number % 5 - 2) for number in sums])
+            columns.append(weights)
+        rows.append(columns)
+    return rows
+
+
+def convolve(image: "list[Any]", kernel: "list[Any]", size: int) -> "list[float]":
+    """The convolution without padding, in plain Python; the numbers in the order of [row][column][output]."""
+    numbers = []
+    for row in range(size - 2):
+        for column in range(size - 2):
+            for output in range(2):
+                total = 0.0
+                for down in range(3):
+                    for right in range(3):
+                        for channel in range(2):
+                            pixel = image[row + down][column + right][channel]
+                            total += pixel * kernel[down][right][channel][output]
+                numbers.append(total)
+    return numbers
+
+
+def convolve_on_gpu(image: object, kernel: object, size: int) -> "Any":
+    """The convolution as TensorFlow computes it, as nested lists."""
     import tensorflow as tf
 
-    if "session" not in NOW:
-        with tf.device("/device:GPU:0"):
-            return (
-                tf.nn.conv2d(tf.constant(image), tf.constant(kernel), strides=1, padding="VALID")
-                .numpy()
-                .tolist()
+    if "session" not in STATE:  # TensorFlow 2
+        with tf.device(GPU):
+            result = tf.nn.conv2d(
+                tf.constant(image), tf.constant(kernel), strides=1, padding="VALID"
             )
-    with NOW["graph"].as_default(), tf.device("/device:GPU:0"):
+            return result.numpy().tolist()
+    with STATE["graph"].as_default(), tf.device(GPU):
+        # A placeholder: TensorFlow would compute a graph of constants in advance, on the CPU.
         given = tf.placeholder(tf.float32, [1, size, size, 2])
-        wanted = tf.nn.conv2d(given, tf.constant(kernel), [1, 1, 1, 1], "VALID")
-    return NOW["session"].run(wanted, {given: image}).tolist()
+        result = tf.nn.conv2d(given, tf.constant(kernel), [1, 1, 1, 1], "VALID")
+    return STATE["session"].run(result, {given: image}).tolist()
 
 
-def libraries() -> "dict[str, Any]":
-    """The CUDA and cuDNN that have been loaded into this program, wherever they came from."""
-    found = {}  # type: dict[str, Any]
+def loaded_libraries() -> "dict[str, Any]":
+    """The CUDA and cuDNN libraries that this process has loaded, with their versions."""
+    libraries = {}  # type: dict[str, Any]
     try:
         with open("/proc/self/maps") as maps:
             paths = sorted(set(re.findall(r"(/\S*/lib(?:cudart|cudnn)\.so\S*)", maps.read())))
     except (IOError, OSError):
-        return found
+        return libraries
     for path in paths:
         name = "cudnn" if "libcudnn" in path else "cudart"
-        found[name] = {"path": path, "version": asked(path, name)}
-    return found
+        libraries[name] = {"path": path, "version": library_version(path, name)}
+    return libraries
 
 
-def asked(path: str, name: str) -> "int | None":
-    """The number by which a library calls itself: 7005 is cuDNN 7.0.5, 9000 is CUDA 9.0."""
+def library_version(path: str, name: str) -> "int | None":
+    """The version that a library reports: 7005 is cuDNN 7.0.5, 9000 is CUDA 9.0."""
     try:
         library = ctypes.CDLL(path)
         if name == "cudnn":
             library.cudnnGetVersion.restype = ctypes.c_size_t
             return int(library.cudnnGetVersion())
-        number = ctypes.c_int(0)
-        return (
-            int(number.value) if library.cudaRuntimeGetVersion(ctypes.byref(number)) == 0 else None
-        )
+        version = ctypes.c_int(0)
+        status = library.cudaRuntimeGetVersion(ctypes.byref(version))
+        return int(version.value) if status == 0 else None
     except (OSError, AttributeError):
         return None
 
 
 def main() -> None:
-    """Do what argv asks for. The alarm ends this even where it hangs in the driver."""
-    wish = json.loads(sys.argv[1])
-    if wish["do"] == "look":
-        return look()
-    signal.alarm(int(wish["limit"]))
-    teller = threading.Thread(target=live)
-    teller.daemon = True
-    teller.start()
-    compute(int(wish["gpu"]))
+    """Do what argv asks for."""
+    request = json.loads(sys.argv[1])
+    if request["do"] == "look":
+        look()
+        return
+    signal.alarm(int(request["limit"]))  # ends this process even if it hangs in the driver
+    progress = threading.Thread(target=print_progress)
+    progress.daemon = True
+    progress.start()
+    compute(int(request["gpu"]))
     sys.stdout.flush()
-    os._exit(0)  # what a library does on its way out is not what was asked
+    os._exit(0)  # without the exit handlers of libraries, which may crash after the result
 
 
 if __name__ == "__main__":
