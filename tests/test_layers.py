@@ -274,6 +274,29 @@ def test_one_module_knows_the_options_of_ssh() -> None:
     assert stray == []
 
 
+def test_only_manageshell_contains_what_a_manage_shell_prints() -> None:
+    printed = (
+        "Hi, ",
+        "Have a good day",
+        "Welcome to APEX",
+        "The container is up",
+        "Current port forward",
+        "Unmapping port",
+        "Saved to:",
+        "Invalid token",
+        "already exist",
+        "NVIDIA driver version mismatch",
+    )
+    stray = [
+        f"{module}: {text}"
+        for module, path in MODULES.items()
+        if not module.startswith("manageshell/")
+        for text in printed
+        if text in path.read_text()
+    ]
+    assert stray == []
+
+
 def test_pure_modules_touch_nothing() -> None:
     said = {
         name
