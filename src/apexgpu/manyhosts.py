@@ -14,7 +14,7 @@ from apexgpu.results import error_json
 from apexgpu.session import Session
 from apexgpu.ssh import fanout
 from apexgpu.ssh.failures import UnknownHostKeyError
-from apexgpu.ssh.route import keep_host_keys_hint
+from apexgpu.ssh.route import keep_host_keys_advice
 from apexgpu.ssh.transport import Limits, OnLine
 
 if TYPE_CHECKING:
@@ -106,10 +106,9 @@ def _file_for(session: Session, new_key: "NewHostKey") -> Path:
     # Without a file, no host key could ever be checked.
     message = (
         f"your ssh config keeps no host keys: UserKnownHostsFile is {new_key.configured_files}, "
-        f"also for {new_key.alias}"
+        f"also for {new_key.alias}; {keep_host_keys_advice(session.settings.ssh_config)}"
     )
-    hint = keep_host_keys_hint(session.settings.ssh_config)
-    raise ConfigError(message, hint=hint, code="no_known_hosts")
+    raise ConfigError(message, hint=f"ssh -G {new_key.alias}", code="no_known_hosts")
 
 
 class AcceptingTransport:

@@ -86,8 +86,8 @@ class Settings:
         try:
             return tuple(ipaddress.ip_network(network.strip()) for network in text.split(","))
         except ValueError as exc:
-            message = f"networks in config.toml: {exc}"
-            raise ConfigError(message, hint='networks = ["10.0.0.0/8"]') from None
+            message = f'networks in config.toml: {exc} (write for example ["10.0.0.0/8"])'
+            raise ConfigError(message, hint="apexgpu config status") from None
 
     @property
     def keep_connections(self) -> bool:
@@ -214,4 +214,4 @@ def _check_timeout(setting: Setting) -> None:
             f"timeout {setting.value!r} (from {setting.source}) is not a number of seconds "
             f"up to {_LONGEST_TIMEOUT}"
         )
-        raise ConfigError(message, hint="--timeout 10")
+        raise ConfigError(message, hint="apexgpu status --timeout 10")

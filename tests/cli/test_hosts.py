@@ -150,7 +150,9 @@ class TestUp:
         config.write_text(config.read_text().replace(kept, lines))
         assert product("up", "gpu2", "--accept-new") == 2
         assert "your ssh config keeps no host keys" in product.err
-        assert f"in {config}, above that line: UserKnownHostsFile ~/.ssh/known_hosts" in product.err
+        assert (
+            f"into {config}, above that line: UserKnownHostsFile ~/.ssh/known_hosts" in product.err
+        )
         checks = product.json("doctor")["checks"]
         assert next(row["verdict"] for row in checks if row["check"] == "known_hosts") == "problem"
 

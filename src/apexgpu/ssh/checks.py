@@ -6,7 +6,7 @@ from pathlib import Path
 
 from apexgpu.models import Finding, Host
 from apexgpu.process import Runner, missing, which
-from apexgpu.ssh.route import Route, keep_host_keys_hint
+from apexgpu.ssh.route import Route, keep_host_keys_advice
 from apexgpu.sshfiles.knownhosts import KnownHosts, lookup_name
 
 _OLDEST_SSH = (7, 6)  # the first with StrictHostKeyChecking=accept-new
@@ -55,8 +55,9 @@ def check_known_hosts(route: Route, hosts: Sequence[Host], config: Path) -> Iter
         setting = route.option("userknownhostsfile", "none")
         yield Finding.problem(
             check,
-            f"ssh keeps no host keys: UserKnownHostsFile is {setting}",
-            keep_host_keys_hint(config),
+            f"ssh keeps no host keys: UserKnownHostsFile is {setting}; "
+            f"{keep_host_keys_advice(config)}",
+            f"ssh -G {route.target.alias}",
         )
         return
     known = KnownHosts(route.known_hosts_files)

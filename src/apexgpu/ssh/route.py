@@ -80,9 +80,10 @@ class Route:
         return has_proxy or has_special_key
 
 
-def keep_host_keys_hint(config: Path) -> str:
-    """The hint for a user whose ssh config stores no host keys."""
-    return f"in {config}, above that line: UserKnownHostsFile ~/.ssh/known_hosts"
+def keep_host_keys_advice(config: Path) -> str:
+    """What a user has to write whose ssh config stores no host keys; a part of a message."""
+    line = "UserKnownHostsFile ~/.ssh/known_hosts"
+    return f"for the lab's names, write into {config}, above that line: {line}"
 
 
 def _split_paths(value: str) -> list[Path]:
