@@ -73,13 +73,8 @@ FOR_COMMANDS = {*USER_LEVEL, "session", "reporter", "results", "errors", "models
 
 # What has not moved to its place yet: the list may only get shorter.
 NOT_YET_THIN = {
-    "commands/backup",
-    "commands/interrupted",
     "commands/lab",
     "commands/options",
-    "commands/reach",
-    "commands/recover",
-    "commands/snapshots",
 }
 
 NOT_YET_APART = {"demo.py"}

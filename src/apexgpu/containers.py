@@ -302,10 +302,15 @@ def _report_start(session: Session, host: Host, start: Start) -> None:
             "the installer for this driver is missing"
         )
     state = "was up already" if start.started.was_running else "is up"
+    session.reporter.success(f"{host.name} {state}. Next: {ssh_command(session, host)}")
+
+
+def ssh_command(session: Session, host: Host) -> str:
+    """The command with which the user reaches the container."""
     # Plain `ssh` finds the host only in the config that it reads by itself.
-    ssh_reads_config = not config_arguments(session.settings.ssh_config)
-    command = "ssh" if ssh_reads_config else "apexgpu ssh"
-    session.reporter.success(f"{host.name} {state}. Next: {command} {host.name}")
+    if config_arguments(session.settings.ssh_config):
+        return f"apexgpu ssh {host.name}"
+    return f"ssh {host.name}"
 
 
 def _offer_port_maps(session: Session, hosts: Sequence[Host]) -> None:

@@ -220,7 +220,7 @@ class TestSnapshotFaults:
         scene.hooks.append(Hook("gpu2", LOOK, after=not_writable, times=99))
         scene.hooks.append(Hook("gpu2", r".*neither be renamed.*", after=refused))
         assert scene("snapshot", "gpu2", "--yes") == 6
-        assert "may not be written" in scene.err
+        assert "is read-only for you" in scene.err
         assert digest(scene.own) == old
         assert scene.state("gpu2") == "RUNNING"
         assert scene("snapshot", "gpu2", "--yes", "--replace") == 0, scene.err

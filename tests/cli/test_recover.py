@@ -88,7 +88,7 @@ class TestRecover:
             scene.lab.fault(host, "dead")
         scene.lab.fault("gpu2", "start-fails", 1)
         assert scene("recover", "gpu2", "--unverified", "--yes", "--timeout", "2") == 0, scene.err
-        assert "NOT to be trusted" in scene.err
+        assert "could not be checked" in scene.err
         assert thesis(scene) == "first"
 
     def test_no_snapshot_is_a_precondition(self, scene: Scene) -> None:
@@ -259,9 +259,9 @@ class TestAtATerminal:
         with at_terminal("recover", "gpu2", "--from", "first") as child:
             child.expect("Type gpu2 to go ahead: ")
             child.sendline("gpu2")
-            child.expect("Take a snapshot of what is on gpu2 now")
+            child.expect("Take a snapshot of the container on gpu2 first")
             child.sendline("n")
-            child.expect("is up again from alice-gpu2-")
+            child.expect("was restored from alice-gpu2-")
             assert ended(child) == 0
         assert thesis(scene) == "first"
 
@@ -269,10 +269,10 @@ class TestAtATerminal:
         with at_terminal("recover", "gpu2") as child:
             child.expect("Type gpu2 to go ahead: ")
             child.sendline("gpu2")
-            child.expect("Take a snapshot of what is on gpu2 now")
+            child.expect("Take a snapshot of the container on gpu2 first")
             child.sendline("")
             child.expect("the snapshot is good")
-            child.expect("is up again from alice-gpu2-")
+            child.expect("was restored from alice-gpu2-")
             assert ended(child) == 0
         assert thesis(scene) == "first"
         assert len(scene.good_ones()) == 2

@@ -77,7 +77,7 @@ class TestArchive:
         )
         path = "/NAS/Workspaces/mine.tar.gz"
         assert scene("recover", "gpu2", "--from", path, "--no-snapshot", "--yes") == 0, scene.err
-        assert "none of your archives" in scene.err
+        assert "not one of your archives" in scene.err
         assert "1970" not in scene.err
         assert modes == [0o644]
         assert other.stat().st_mode & 0o777 == 0o600

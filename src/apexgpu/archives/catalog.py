@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from apexgpu.errors import UsageError
 from apexgpu.models import PublicKey
+from apexgpu.text import size
 
 UNKNOWN_HOST = "unknown"
 SUFFIX = ".tar.gz"
@@ -95,6 +96,12 @@ class Archive:
     def others_can_read(self) -> bool:
         """Whether everybody in the lab can read it, and so recover from it."""
         return bool(self.mode & 0o004)
+
+    def describe(self) -> str:
+        """The archive in one line, for people."""
+        host = "host unknown" if self.host == UNKNOWN_HOST else self.host
+        check = f"verified {iso(self.verified)[:10]}" if self.verified else "never verified"
+        return f"{self.name} ({host}, {iso(self.created)}, {size(self.size)}, {check})"
 
     def to_json(self) -> dict[str, object]:
         """The archive as JSON documents show it."""

@@ -5,7 +5,7 @@ container. Changes nothing.
 from dataclasses import dataclass, replace
 from posixpath import normpath
 
-from apexgpu.archives import archivehost, scripts
+from apexgpu.archives import archivehost, scripts, verification
 from apexgpu.archives.archivehost import ArchiveHost
 from apexgpu.archives.catalog import SUFFIX, UNKNOWN_HOST, Archive, ArchiveCheck, file_name
 from apexgpu.archives.findhost import NoArchiveHostError, archive_host
@@ -201,10 +201,9 @@ def _unlisted(path: str) -> Archive:
 
 
 def _find_problem(archive: Archive, check: ArchiveCheck) -> str | None:
-    if check.problem is not None:
-        return check.problem
-    if archive.sha256 and archive.sha256 != check.sha256:
-        return "its SHA-256 differs from the one that was noted when it was verified"
+    problem = verification.find_problem(archive, check)
+    if problem is not None:
+        return problem
     if archive.path.split("/")[1] not in _SHARED:
         return "it is not on the NAS, so the server may see another file under this name"
     return None

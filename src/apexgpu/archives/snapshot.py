@@ -102,6 +102,14 @@ class TakenSnapshot:
     has_manifest: bool = True
     start_error: ApexError | None = None
 
+    def to_json(self) -> dict[str, object]:
+        """The snapshot as JSON documents show it."""
+        return {
+            "snapshot": self.archive.to_json(),
+            "previous": self.previous.to_json() if self.previous else None,
+            "restarted": self.restarted,
+        }
+
 
 @contextmanager
 def exclusive_work(state_dir: Path, host: Host) -> Iterator[None]:

@@ -48,10 +48,53 @@ class LostReply:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A good archive, and whether its manifest could be written."""
+    """A good archive, its check, and whether its manifest could be written."""
 
     archive: Archive
+    check: ArchiveCheck
     has_manifest: bool
+
+
+def verify_archive(archives: ArchiveHost, archive: Archive) -> Verified:
+    """Check an archive that is listed, and write its manifest.
+
+    ApexError `archive_damaged` when it is bad; a manifest that says otherwise is deleted.
+    """
+    check = archives.check(archive.path)
+    problem = find_problem(archive, check)
+    if problem is not None:
+        # The manifest is not true any more, and `keep` must not take the archive for a good one.
+        archives.delete_manifest(archive.path)
+        message = f"{archive.name} is damaged: {problem}"
+        raise ApexError(message, hint="apexgpu snapshots", code="archive_damaged")
+    host = archive.host
+    if host == UNKNOWN_HOST:
+        names = [known.name for known in archives.context.hosts]
+        host = saved_host(check, archives.host.user, names) or UNKNOWN_HOST
+    manifest = _manifest(host, archive.label, check)
+    has_manifest = archives.write_manifest(archive.path, manifest)
+    return Verified(archive, check, has_manifest)
+
+
+def find_problem(archive: Archive, check: ArchiveCheck) -> str | None:
+    """Why an archive that is listed cannot be trusted, None when it can."""
+    if check.problem is not None:
+        return check.problem
+    if archive.sha256 and archive.sha256 != check.sha256:
+        return "its SHA-256 differs from the one that was noted when it was verified"
+    return None
+
+
+def _manifest(host: str, label: str, check: ArchiveCheck) -> Manifest:
+    """The manifest of an archive that was checked just now."""
+    return Manifest(
+        host=host,
+        label=label,
+        created=check.stamp.mtime,
+        size=check.stamp.size,
+        sha256=check.sha256,
+        verified=now(),
+    )
 
 
 def verify(
@@ -71,14 +114,7 @@ def verify(
         problem = "the container was started while tar was still saving it"
     if problem is not None or check is None:
         raise _bad_snapshot(archives, host, entry, problem or "the server wrote no archive", check)
-    manifest = Manifest(
-        host=host.name,
-        label=entry.label,
-        created=check.stamp.mtime,
-        size=check.stamp.size,
-        sha256=check.sha256,
-        verified=now(),
-    )
+    manifest = _manifest(host.name, entry.label, check)
     has_manifest = archives.write_manifest(archives.server_path, manifest)
     archive = archives.find(archives.server_path)
     if archive is None:
@@ -99,7 +135,7 @@ def verify(
         sha256=check.sha256,
         verified=manifest.verified,
     )
-    return Verified(archive, has_manifest)
+    return Verified(archive, check, has_manifest)
 
 
 def _overlapped(archives: ArchiveHost, reply: ServerReply | LostReply) -> bool:

@@ -42,16 +42,14 @@ COMMANDS: dict[str, CommandInfo] = {
         "work", "Work there", "Copy files and directories to or from your container."
     ),
     "snapshot": CommandInfo(
-        "backup", "Backups", "Save your container to the NAS, and test the archive."
+        "backups", "Backups", "Save your container to the NAS, and check the archive."
     ),
-    "snapshots": CommandInfo(
-        "snapshots", "Backups", "Every archive that can be seen: list, verify, remove, keep."
-    ),
+    "snapshots": CommandInfo("backups", "Backups", "Your snapshots: list, verify, remove, keep."),
     "recover": CommandInfo(
-        "recover", "Backups", "Bring a saved container back, after its archive was tested."
+        "backups", "Backups", "Restore a saved container, after its archive was checked."
     ),
     "rebuild": CommandInfo(
-        "recover", "Backups", "Make your container new from the administrators' template."
+        "backups", "Backups", "Make your container new from the administrators' template."
     ),
     "tunnel": CommandInfo("ports", "Ports", "Keep ports of your container open on this laptop."),
     "tunnels": CommandInfo("ports", "Ports", "The tunnels of this laptop: list, close."),

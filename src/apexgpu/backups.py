@@ -1,0 +1,687 @@
+"""Backups of your containers: take and keep snapshots, and recover a container from one.
+
+    from apexgpu import backups
+    from apexgpu.session import Session
+
+    session = Session(yes=True)
+    backups.snapshot(session, "gpu7", label="before-upgrade")
+    for archive in backups.snapshots(session).archives:
+        print(archive.name, archive.size, archive.verified)
+    backups.recover(session, "gpu7", "before-upgrade")
+
+A snapshot is a `.tar.gz` file on the NAS that the server writes, an *archive*. Sizes are in bytes
+and times in epoch seconds. Every failure is raised as an ApexError; `RefusedError` means that
+nothing was changed. Work that is interrupted is recorded: the next call on that host offers to
+finish it, and `undo` undoes it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from apexgpu import containers, manyhosts
+from apexgpu.archives import recoverplan, recovery
+from apexgpu.archives import snapshot as taking
+from apexgpu.archives.access import ArchiveChangedError
+from apexgpu.archives.archivehost import ArchiveHost
+from apexgpu.archives.catalog import Archive, checked_label
+from apexgpu.archives.findhost import running_archive_host
+from apexgpu.archives.journal import JournalEntry, ReplacementEntry, SnapshotEntry, Stage, Work, now
+from apexgpu.archives.recoverplan import RecoverPlan
+from apexgpu.archives.recovery import RecoveredContainer
+from apexgpu.archives.selection import archives_to_remove, choose_archive
+from apexgpu.archives.snapshot import SnapshotPlan, TakenSnapshot
+from apexgpu.archives.verification import verify_archive
+from apexgpu.archives.workcontext import WorkContext
+from apexgpu.errors import ApexError, DeclinedError, NoRootfsError, RefusedError, UsageError
+from apexgpu.iam.publickeys import fingerprint
+from apexgpu.manageshell import hostkeys, manage
+from apexgpu.manageshell.replies import clean
+from apexgpu.models import Host, Outcome, Target
+from apexgpu.reporter import Progress
+from apexgpu.results import HostResults, JsonObject, Result
+from apexgpu.session import Session
+from apexgpu.ssh.hostkeys import KeyChange, KnownKeys
+from apexgpu.text import duration, size
+
+_NO = {"n", "no", "否"}
+"""The answers that decline a [Y/n] question; anything else agrees."""
+
+
+# snapshot
+
+
+class Snapshot(HostResults[TakenSnapshot]):
+    """What `snapshot` returns: one host, with an error too if its container does not start again."""
+
+
+def snapshot(
+    session: Session,
+    name: str,
+    *,
+    label: str = "",
+    restart: bool = True,
+    replace_previous: bool = False,
+) -> Snapshot:
+    """Save the container on the host `name` to the NAS, keep the previous archive, check the new
+    one.
+
+    The container is stopped meanwhile, and started again unless `restart` is False. `label` becomes
+    part of the archive's name. `replace_previous` allows that the previous archive is lost where it
+    cannot be kept.
+
+    Raises BadSnapshotError when the new archive is bad (the previous one is still there),
+    DeclinedError when the user declines, RefusedError when something is in the way and nothing was
+    changed.
+
+    Example:
+        backups.snapshot(session, "gpu7", label="before-upgrade")
+    """
+    checked_label(label)
+    host = containers.one_host(session, name, several="apexgpu snapshot HOST")
+    with _exclusive_work(session, host, f"snapshot of {host.name}") as context:
+        taken = _finish_interrupted(session, context, host, Work.SNAPSHOT)
+        if not isinstance(taken, TakenSnapshot):
+            with taking.plan_snapshot(context, host) as plan:
+                _confirm_snapshot(session, plan, allow_loss=replace_previous)
+                taken = taking.take_snapshot(
+                    context, plan, label=label, restart=restart, replace_previous=replace_previous
+                )
+    _report_snapshot(session, host, taken)
+    return Snapshot([Outcome(host, taken, taken.start_error)])
+
+
+def _confirm_snapshot(
+    session: Session, plan: SnapshotPlan, *, allow_loss: bool = False, agreed: bool = False
+) -> None:
+    """Show what would be replaced and stopped, and ask.
+
+    RefusedError when the previous archive cannot be kept, unless `allow_loss`. `agreed` is that the
+    user has already said yes to a snapshot.
+    """
+    host, previous = plan.host, plan.previous
+    if previous is not None:
+        session.reporter.note(f"  the archive that is there: {previous.describe()}")
+        if not plan.writable and not allow_loss:
+            message = (
+                f"{plan.archives.directory} is read-only for you, so the archive that is there "
+                "cannot be kept; --replace gives it up, whether or not the new one is good"
+            )
+            hint = f"apexgpu snapshot {host.name} --replace"
+            raise RefusedError(message, hint=hint, code="not_writable")
+        if plan.free is not None and plan.free < previous.size:
+            session.reporter.warn(
+                f"the NAS has {size(plan.free)} free, less than the size of the last archive"
+            )
+        fate = "is kept under a name of its own" if plan.writable else "is REPLACED"
+        if not (agreed and plan.writable):
+            session.confirm(f"Take a snapshot of {host.name}? The archive that is there {fate}")
+    if plan.was_running:
+        containers.confirm_stop(session, [Outcome(host, plan.activity)])
+
+
+def _report_snapshot(session: Session, host: Host, taken: TakenSnapshot) -> None:
+    reporter = session.reporter
+    reporter.success(f"{host.name}: the snapshot is good: {taken.archive.describe()}")
+    if taken.previous is not None:
+        reporter.note(f"  the previous one is kept: {taken.previous.describe()}")
+        if taken.previous.others_can_read:
+            reporter.warn(f"others can read {taken.previous.path}: it could not be made private")
+    if not taken.has_manifest:
+        reporter.warn(
+            f"its manifest cannot be written beside {taken.archive.path}, so it will be listed as "
+            "never verified"
+        )
+    if taken.start_error is not None:
+        reporter.error(taken.start_error, host=host.name)
+    reporter.note(f"  to restore it: apexgpu recover {host.name} --from {taken.archive.name}")
+
+
+# The archives: list, verify, remove, keep
+
+
+@dataclass(frozen=True)
+class SnapshotList(Result):
+    """What `snapshots` returns: the archives, oldest first, as the container on `seen_from` sees
+    them.
+
+    `free` is in bytes, None if unknown. `server_path` is the file that the next snapshot is written
+    to.
+    """
+
+    archives: Sequence[Archive]
+    free: int | None
+    writable: bool
+    directory: str
+    server_path: str
+    seen_from: str
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {
+            "ok": True,
+            "snapshots": [archive.to_json() for archive in self.archives],
+            "free": self.free,
+            "writable": self.writable,
+            "directory": self.directory,
+            "seen_from": self.seen_from,
+        }
+
+
+def snapshots(session: Session, name: str | None = None) -> SnapshotList:
+    """List your archives, or only those of the hosts that `name` matches.
+
+    They are listed by a container that is running; none is started. NoArchiveHostError when none
+    is.
+    """
+    names = {host.name for host in session.hosts([name])} if name else None
+    with session.reporter.working("listing the archives"):
+        archives = _running_archive_host(session)
+        listing = archives.list_archives()
+    shown = [archive for archive in listing.archives if names is None or archive.host in names]
+    return SnapshotList(
+        archives=shown,
+        free=listing.free,
+        writable=listing.writable,
+        directory=archives.directory,
+        server_path=archives.server_path,
+        seen_from=archives.host.name,
+    )
+
+
+@dataclass(frozen=True)
+class VerifiedSnapshot(Result):
+    """What `verify` returns: a good archive, its number of files, and whether its manifest was
+    written.
+    """
+
+    archive: Archive
+    members: int
+    sha256: str
+    has_manifest: bool
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {"ok": True, "snapshots": [self.archive.to_json()]}
+
+
+def verify(session: Session, wanted: str) -> VerifiedSnapshot:
+    """Read an archive to its end, and record the result in its manifest.
+
+    `wanted` is a name, a label, a file name or a path. ApexError `archive_damaged` when it is bad.
+    """
+    with session.reporter.working("checking") as progress:
+        archives = _running_archive_host(session, progress)
+        archive = choose_archive(archives.list_archives().archives, wanted, host=archives.host.name)
+        verified = verify_archive(archives, archive)
+    return VerifiedSnapshot(
+        archive=archives.find(archive.path) or archive,
+        members=verified.check.members,
+        sha256=verified.check.sha256,
+        has_manifest=verified.has_manifest,
+    )
+
+
+@dataclass(frozen=True)
+class RemovedSnapshot(Result):
+    """What `remove` returns."""
+
+    archive: Archive
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {"ok": True, "snapshots": [self.archive.to_json()]}
+
+
+def remove(session: Session, wanted: str) -> RemovedSnapshot:
+    """Delete an archive, after a question. `wanted` is a name, a label, a file name or a path.
+
+    RefusedError when interrupted work needs it, or when it has changed since it was shown.
+    """
+    with taking.exclusive_archives(session.state_dir):
+        archives = _running_archive_host(session)
+        listed = archives.list_archives().archives
+        archive = choose_archive(listed, wanted, host=archives.host.name)
+        if archive.path in archives.context.journal.archives_needed():
+            message = (
+                f"{archive.name} is needed by what was interrupted; `apexgpu status` shows how to "
+                "finish or undo it"
+            )
+            raise RefusedError(message, hint="apexgpu status", code="needed")
+        _confirm_removal(session, [archive], listed)
+        archives.remove(archive)
+    return RemovedSnapshot(archive)
+
+
+@dataclass(frozen=True)
+class KeptSnapshots(Result):
+    """What `keep` returns."""
+
+    removed: Sequence[Archive]
+    kept: Sequence[Archive]
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {
+            "ok": True,
+            "removed": [archive.to_json() for archive in self.removed],
+            "snapshots": [archive.to_json() for archive in self.kept],
+        }
+
+
+def keep(session: Session, count: int) -> KeptSnapshots:
+    """Keep the newest `count` archives of each host, and delete the others after a question.
+
+    Each host's last verified archive is kept too, and so are those that interrupted work needs.
+    """
+    with taking.exclusive_archives(session.state_dir):
+        archives = _running_archive_host(session)
+        listed = archives.list_archives().archives
+        needed = archives.context.journal.archives_needed()
+        removed = []
+        for archive in archives_to_remove(listed, count):
+            if archive.path not in needed:
+                removed.append(archive)
+        if removed:
+            _confirm_removal(session, removed, listed)
+        for archive in removed:
+            archives.remove(archive)
+    kept = [archive for archive in listed if archive not in removed]
+    return KeptSnapshots(removed, kept)
+
+
+def _running_archive_host(session: Session, progress: Progress | None = None) -> ArchiveHost:
+    progress = progress or Progress()
+    context = WorkContext(
+        session.transport,
+        session.known_hosts,
+        session.state_dir,
+        session.pause,
+        progress=progress.update,
+        note=session.reporter.note,
+    )
+    return running_archive_host(context)
+
+
+def _confirm_removal(
+    session: Session, removed: Sequence[Archive], listed: Sequence[Archive]
+) -> None:
+    for archive in removed:
+        session.reporter.note(f"  {archive.describe()}")
+    removes_verified = any(archive.verified for archive in removed)
+    keeps_verified = any(archive.verified for archive in listed if archive not in removed)
+    if removes_verified and not keeps_verified:
+        session.reporter.warn("no verified snapshot would be left")
+    what = "this archive" if len(removed) == 1 else f"these {len(removed)} archives"
+    session.confirm(f"Delete {what}?")
+
+
+# recover, rebuild
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A container whose files were replaced, and the new host keys that it was given, if any."""
+
+    container: RecoveredContainer
+    new_host_keys: KeyChange | None
+
+    def to_json(self) -> JsonObject:
+        """Its keys in a row of `recover`."""
+        change = self.new_host_keys or self.container.host_key_change
+        return {
+            "from": self.container.archive_name,
+            "changed": True,
+            "keys_put_back": self.container.keys_restored,
+            "host_key": fingerprint(change.new) if change else None,
+            "new_host_keys": self.new_host_keys is not None,
+        }
+
+
+class Recoveries(HostResults[Recovery]):
+    """What `recover` and `rebuild` return: one host."""
+
+
+def recover(
+    session: Session,
+    name: str,
+    source: str | None = None,
+    *,
+    unverified: bool = False,
+    snapshot_first: bool | None = None,
+    new_host_keys: bool | None = None,
+) -> Recoveries:
+    """Replace the container on the host `name` by an archive, after the archive was checked.
+
+    `source` is a name, a label, a file name or a path on the NAS; None for the host's newest
+    archive. `unverified` allows an archive that is damaged, or that no container can read.
+    `snapshot_first` saves what is there now, and `new_host_keys` gives the container keys of its
+    own; None asks the user.
+
+    Raises DeclinedError when the user declines, RefusedError before anything is changed. When it
+    fails later, the message says in which state the container is, and the same call finishes the
+    work.
+
+    Example:
+        backups.recover(session, "gpu7", "before-upgrade", snapshot_first=True)
+    """
+    host = containers.one_host(session, name)
+    if source is not None and not manage.is_sendable(source):
+        message = (
+            f"{source!r} cannot be the name of an archive: a manage shell accepts no blanks, quotes "
+            "or wildcards"
+        )
+        raise UsageError(message, hint="apexgpu snapshots")
+    return _replace_container(
+        session, host, Work.RECOVER, source, unverified, snapshot_first, new_host_keys
+    )
+
+
+def rebuild(
+    session: Session,
+    name: str,
+    *,
+    unverified: bool = False,
+    snapshot_first: bool | None = None,
+    new_host_keys: bool | None = None,
+) -> Recoveries:
+    """Make the container on the host `name` new from the administrators' template.
+
+    Your files in the container are deleted. Keys in authorized_keys and port maps are restored. The
+    parameters and errors are those of `recover`.
+    """
+    host = containers.one_host(session, name)
+    return _replace_container(
+        session, host, Work.REBUILD, None, unverified, snapshot_first, new_host_keys
+    )
+
+
+def _replace_container(
+    session: Session,
+    host: Host,
+    what: Work,
+    source: str | None,
+    unverified: bool,
+    snapshot_first: bool | None,
+    new_host_keys: bool | None,
+) -> Recoveries:
+    with _exclusive_work(session, host, f"{what} of {host.name}") as context:
+        replaces_interrupted = source is not None or what is Work.REBUILD
+        recovered = _finish_interrupted(
+            session, context, host, what, replaces_interrupted=replaces_interrupted
+        )
+        if not isinstance(recovered, RecoveredContainer):
+            plan = recoverplan.plan_recover(context, host, what, source, unverified=unverified)
+            _confirm_recover(session, plan)
+            if _wants_snapshot(session, plan, snapshot_first):
+                plan = _take_snapshot_first(session, context, plan)
+            recovered = recovery.replace_container(context, plan, _known_keys(session, host))
+        _report_recovery(session, host, recovered)
+        change = _renew_host_keys(session, context, host, recovered, new_host_keys)
+    return Recoveries([Outcome(host, Recovery(recovered, change))])
+
+
+def _confirm_recover(session: Session, plan: RecoverPlan) -> None:
+    """Show the archive, and let the user type the host's name, which agrees to a stop too."""
+    host, archive, reporter = plan.host, plan.archive, session.reporter
+    if plan.what is Work.REBUILD:
+        reporter.note(
+            f"  the template: {archive.path}; {host.user}'s files in the container will be deleted"
+        )
+    else:
+        reporter.note(f"  the archive: {archive.describe()}")
+        if plan.check and plan.check.hostname and not archive.name.startswith(host.user):
+            reporter.warn(
+                "it is not one of your archives: the host name of its container is "
+                f"{plan.check.hostname}"
+            )
+    if plan.problem:
+        checked = "failed its check" if plan.check else "could not be checked"
+        reporter.warn(f"the archive {checked}: {plan.problem}")
+    if plan.was_running:
+        containers.show_activity(session, host, plan.activity)
+        effect = f"This stops your container on {host.name}, deletes and replaces all its files"
+    else:
+        effect = f"This deletes and replaces all files of your container on {host.name}"
+    session.confirm_name(host.name, effect)
+
+
+def _wants_snapshot(session: Session, plan: RecoverPlan, chosen: bool | None) -> bool:
+    """Whether to save the container's current files first."""
+    if not plan.can_save:
+        session.reporter.note(
+            "  cannot save the current container first: its files are incomplete, or could not be "
+            "checked"
+        )
+        return False
+    if chosen is not None:
+        return chosen
+    if session.yes:
+        return True
+    # Enter alone takes the snapshot: the default answer never loses anything.
+    question = f"Take a snapshot of the container on {plan.host.name} first? [Y/n]"
+    return session.reporter.ask(question).lower() not in _NO
+
+
+def _take_snapshot_first(session: Session, context: WorkContext, plan: RecoverPlan) -> RecoverPlan:
+    """Save the container's current files; the plan as it is then.
+
+    If the archive to recover from is the one that the server overwrites, it has been moved.
+    """
+    host = plan.host
+    try:
+        with taking.plan_snapshot(context, host) as snapshot_plan:
+            # The user has agreed to stop the container already.
+            snapshot_plan_to_ask = replace(snapshot_plan, was_running=False)
+            _confirm_snapshot(session, snapshot_plan_to_ask, agreed=True)
+            taken = taking.take_snapshot(context, snapshot_plan, label=f"before-{plan.what}")
+    except DeclinedError:
+        raise
+    except NoRootfsError as exc:
+        session.reporter.note(f"  there is nothing to save: {exc.message}")
+        return plan
+    except ApexError as exc:
+        message = (
+            f"{exc.message}; the {plan.what} was not begun (--no-snapshot skips the snapshot, and "
+            "your files in the container are lost then)"
+        )
+        hint = f"apexgpu {plan.what} {host.name} --no-snapshot"
+        raise exc.with_message(message, hint=hint) from None
+    _report_snapshot(session, host, taken)
+    if plan.archive.path != taken.archive.path:
+        return plan
+    moved = taken.previous
+    if moved is None or plan.check is None or moved.stamp != plan.check.stamp:
+        message = (
+            f"the archive that was checked is no longer at {plan.archive.path}; the {plan.what} was "
+            "not begun"
+        )
+        raise ArchiveChangedError(message, hint="apexgpu snapshots")
+    return replace(plan, archive=moved, check=replace(plan.check, mode=moved.mode))
+
+
+def _report_recovery(session: Session, host: Host, recovered: RecoveredContainer) -> None:
+    source = "the template"
+    if recovered.what is Work.RECOVER:
+        source = recovered.archive_name
+    keys = f", {recovered.keys_restored} of your keys restored" if recovered.keys_restored else ""
+    session.reporter.success(
+        f"{host.name} was restored from {source}{keys}; login works. "
+        f"Next: {containers.ssh_command(session, host)}"
+    )
+    if recovered.host_key_change is not None:
+        _report_key_change(session, host, recovered.host_key_change)
+
+
+def _renew_host_keys(
+    session: Session,
+    context: WorkContext,
+    host: Host,
+    recovered: RecoveredContainer,
+    chosen: bool | None,
+) -> KeyChange | None:
+    """Offer the container host keys of its own; the change, None when it keeps those it has.
+
+    The keys of the template are the same for everybody, and those in an archive may have been read.
+    The recover is done by now, so a failure is reported, not raised.
+    """
+    keys_are_old = recovered.host_key_change is None and recovered.what is Work.RECOVER
+    if chosen is False or (chosen is None and keys_are_old):
+        return None
+    try:
+        if chosen is None:
+            session.confirm(
+                "Give the container new host keys? Other people may have read the keys in the archive"
+            )
+        change = hostkeys.renew(
+            context.transport,
+            host,
+            _known_keys(session, host),
+            wait=context.start_timeout,
+            pause=context.pause,
+            say=context.progress,
+        )
+    except DeclinedError:
+        return None
+    except ApexError as exc:
+        session.reporter.error(exc, host=host.name)
+        return None
+    _report_key_change(session, host, change)
+    return change
+
+
+def _report_key_change(session: Session, host: Host, change: KeyChange) -> None:
+    old = ", ".join(fingerprint(key) for key in change.old)
+    session.reporter.note(
+        f"  the host key of {host.name} in known_hosts: was {old}, is {fingerprint(change.new)}"
+    )
+
+
+def _known_keys(session: Session, host: Host) -> KnownKeys:
+    """The container's entries in the user's known_hosts files."""
+    route = session.transport.route(Target(host, "container"))
+    return KnownKeys.of(route, session.state_dir)
+
+
+# Interrupted work
+
+
+@dataclass(frozen=True)
+class Undo:
+    """Whether there was anything to undo on a host."""
+
+    changed: bool
+
+    def to_json(self) -> JsonObject:
+        """Its keys in a row."""
+        return {"changed": self.changed}
+
+
+class Undos(HostResults[Undo]):
+    """What `undo` returns: one host."""
+
+
+def undo(session: Session, name: str) -> Undos:
+    """Undo the snapshot, recover or rebuild that was interrupted on the host `name`.
+
+    The container is started if it ran before, and a moved archive is put back. RefusedError
+    `no_undo` when the container's files are deleted already: then the work can only be finished.
+    """
+    host = containers.one_host(session, name)
+    with _exclusive_work(session, host, f"undoing on {host.name}", user_agreed=True) as context:
+        entry = context.journal.find(host.name)
+        if entry is not None:
+            _undo_entry(context, host, entry)
+    if entry is None:
+        session.reporter.success(f"{host.name}: nothing was interrupted")
+    else:
+        session.reporter.success(f"{host.name}: the interrupted {entry.what} is undone")
+    return Undos([Outcome(host, Undo(entry is not None))])
+
+
+@contextmanager
+def _exclusive_work(
+    session: Session, host: Host, doing: str, *, user_agreed: bool = False
+) -> Iterator[WorkContext]:
+    """Show that work goes on, and hold the locks of the host and of the archives.
+
+    `user_agreed` is that the call itself is the user's yes to everything. When the user interrupts
+    the work, what is left to do is reported.
+    """
+    reporter = session.reporter
+    with reporter.working(doing) as progress:
+        context = WorkContext(
+            manyhosts.AcceptingTransport(session, host),
+            session.known_hosts,
+            session.state_dir,
+            session.pause,
+            progress=lambda line: progress.update(clean(line).strip().lstrip("= ")),
+            note=lambda line: reporter.note(f"  {line}"),
+            may_start=user_agreed or session.yes or reporter.can_ask,
+        )
+        try:
+            with taking.exclusive_work(session.state_dir, host):
+                yield context
+        except KeyboardInterrupt:
+            entry = context.journal.find(host.name)
+            if entry is not None:
+                reporter.warn(
+                    f"{entry.describe()}; the next {entry.what} offers to finish it, --undo undoes it",
+                    hint=f"apexgpu {entry.what} {host.name}",
+                )
+            raise
+
+
+def _finish_interrupted(
+    session: Session,
+    context: WorkContext,
+    host: Host,
+    wanted: Work,
+    *,
+    replaces_interrupted: bool = False,
+) -> TakenSnapshot | RecoveredContainer | None:
+    """Finish what was interrupted on the host.
+
+    Its result if it is the work that is wanted now, else None.
+
+    Work that was interrupted before it changed anything is undone without a question. A recover
+    from another archive (`replaces_interrupted`) replaces an interrupted one, which need not be
+    finished.
+    """
+    entry = context.journal.find(host.name)
+    if entry is None:
+        return None
+    if entry.stage is Stage.STOP:
+        session.reporter.note(f"  {entry.describe()}: undoing that first")
+        _undo_entry(context, host, entry)
+        return None
+    if replaces_interrupted and isinstance(entry, ReplacementEntry):
+        recovery.wait_until_unpacked(context, host, entry)
+        return None
+    _confirm_finish(session, host, entry)
+    result: TakenSnapshot | RecoveredContainer
+    if isinstance(entry, SnapshotEntry):
+        result = taking.finish_snapshot(context, host, entry)
+    else:
+        result = recovery.finish_replacement(context, host, entry, _known_keys(session, host))
+    if entry.what is wanted:
+        return result
+    session.reporter.success(f"{host.name}: the interrupted {entry.what} is finished")
+    return None
+
+
+def _confirm_finish(session: Session, host: Host, entry: JournalEntry) -> None:
+    session.reporter.warn(f"{entry.describe()} ({duration(now() - entry.began)} ago)")
+    try:
+        session.confirm("Finish it now")
+    except DeclinedError as exc:
+        message = f"{exc.message}; --yes finishes the {entry.what}, --undo undoes it"
+        hint = f"apexgpu {entry.what} {host.name} --undo"
+        raise exc.with_message(message, hint=hint) from None
+
+
+def _undo_entry(context: WorkContext, host: Host, entry: SnapshotEntry | ReplacementEntry) -> None:
+    if isinstance(entry, SnapshotEntry):
+        taking.undo_snapshot(context, host, entry)
+    else:
+        recovery.undo_replacement(context, host, entry)

@@ -1,0 +1,77 @@
+"""How the results of `apexgpu.backups` look."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from apexgpu.archives.catalog import MANIFEST_SUFFIX, UNKNOWN_HOST, Archive, iso
+from apexgpu.backups import KeptSnapshots, RemovedSnapshot, SnapshotList, VerifiedSnapshot
+from apexgpu.render.screen import Screen
+from apexgpu.tables import Row
+from apexgpu.text import size
+
+_TITLES = ("NAME", "HOST", "TIME", "SIZE", "VERIFIED", "OTHERS", "PATH")
+
+
+def show_list(result: SnapshotList, screen: Screen) -> None:
+    """A table of the archives, and what the next snapshot has to know about the NAS."""
+    if result.archives:
+        screen.table(_TITLES, [_row(archive) for archive in result.archives])
+    else:
+        screen.reporter.note("no snapshot found; make one with: apexgpu snapshot HOST")
+    screen.reporter.note(
+        f"{size(result.free)} free in {result.directory} (seen from {result.seen_from})"
+    )
+    if not result.writable:
+        screen.reporter.warn(
+            f"{result.directory} is read-only for you: a new snapshot would replace "
+            f"{result.server_path}"
+        )
+
+
+def _row(archive: Archive) -> Row:
+    return (
+        archive.name,
+        "?" if archive.host == UNKNOWN_HOST else archive.host,
+        _minute(archive.created),
+        size(archive.size),
+        _minute(archive.verified) if archive.verified else "never",
+        "can read it" if archive.others_can_read else "no",
+        archive.path,
+    )
+
+
+def _minute(seconds: int) -> str:
+    return iso(seconds)[:16].replace("T", " ")
+
+
+def show_verified(result: VerifiedSnapshot, screen: Screen) -> None:
+    """What was read of a good archive."""
+    archive = result.archive
+    if not result.has_manifest:
+        screen.reporter.warn(
+            f"{archive.path}{MANIFEST_SUFFIX} cannot be written, so the result is not kept"
+        )
+    screen.reporter.success(
+        f"{archive.name} is good: {result.members} files, SHA-256 {result.sha256}"
+    )
+
+
+def show_removed(result: RemovedSnapshot, screen: Screen) -> None:
+    """What was deleted."""
+    screen.reporter.success(f"{result.archive.name} is removed")
+
+
+def show_kept(result: KeptSnapshots, screen: Screen) -> None:
+    """How many were deleted, and how many are left."""
+    if result.removed:
+        screen.reporter.success(f"{len(result.removed)} removed, {len(result.kept)} kept")
+    else:
+        screen.reporter.success("nothing to remove")
+
+
+VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {
+    SnapshotList: show_list,
+    VerifiedSnapshot: show_verified,
+    RemovedSnapshot: show_removed,
+    KeptSnapshots: show_kept,
+}
