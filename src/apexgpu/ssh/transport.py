@@ -116,23 +116,23 @@ class Connections:
             message = f"IAM has no port for {target.user} yet, so there is no container on {target.host.name}"
             raise LoginError(message, hint="apexgpu login")
         if self.open_connections is None or once:
-            return self._run_cold(target, command, limits, on_line)
+            return self._over_new_connection(target, command, limits, on_line)
         # A client of a ControlMaster collects the output; it does not pass on lines as they arrive.
         if on_line is None:
-            reply = self._run_over(self.open_connections, target, command, limits)
+            reply = self._over_open_connection(self.open_connections, target, command, limits)
             if reply is not None:
                 return reply
-        reply = self._run_cold(target, command, limits, on_line)
+        reply = self._over_new_connection(target, command, limits, on_line)
         self.open_connections.open_in_background(target)
         return reply
 
-    def _run_cold(
+    def _over_new_connection(
         self, target: Target, command: str, limits: Limits, on_line: OnLine | None
     ) -> Reply:
         route = self.route(target)
         return self.client_for(route).run(route, command, limits=limits, on_line=on_line)
 
-    def _run_over(
+    def _over_open_connection(
         self, connections: OpenConnections, target: Target, command: str, limits: Limits
     ) -> Reply | None:
         try:
