@@ -242,7 +242,7 @@ def _plan(
     if local is not None:
         if len(parsed) > 1:
             raise UsageError("--local is for one port", hint=f"{command} --local {local}")
-        ports.check_local_port(local)
+        ports.check_local_port(local, command)
     chosen = containers.one_host(session, host)
     return TunnelPlan(chosen, parsed, command, local, once, in_browser)
 

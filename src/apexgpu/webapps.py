@@ -189,7 +189,7 @@ def _serve(
     chosen = containers.one_host(session, host)
     if local is not None:
         # Before a server is started for nothing.
-        ports.check_local_port(local)
+        ports.check_local_port(local, _command(request, chosen, request.directory))
     containers.ensure_running(session, chosen)
     label = request.kind.label
     try:
@@ -200,10 +200,18 @@ def _serve(
         for line in exc.log_lines:
             session.reporter.note(f"  {line}")
         raise
-    command = f"apexgpu {request.kind} {chosen.name} {shlex.quote(server.directory)}"
+    command = _command(request, chosen, server.directory)
     _report_server(session, chosen, label, server, command)
     destination = Destination(server.port, server.host)
     return server, TunnelPlan(chosen, (destination,), command, local, page=_page(server))
+
+
+def _command(request: ServerRequest, host: Host, directory: str | None) -> str:
+    """The command that shows `directory`, for hints."""
+    words = ["apexgpu", request.kind.value, host.name]
+    if directory is not None:
+        words.append(directory)
+    return shlex.join(words)
 
 
 def _report_server(

@@ -149,13 +149,20 @@ def test_where_the_container_is_this_machine_no_tunnel_listens_on_the_port_it_le
 
 
 @pytest.mark.parametrize(
-    ("port", "hint"), [(0, "65535"), (65536, "65535"), (-1, "65535"), (6000, "--local 6001")]
+    ("port", "words", "hint"),
+    [
+        (0, "65535", "apexgpu tunnel gpu7 22"),
+        (65536, "65535", "apexgpu tunnel gpu7 22"),
+        (-1, "65535", "apexgpu tunnel gpu7 22"),
+        (6000, "browsers refuse", "apexgpu tunnel gpu7 22 --local 6001"),
+    ],
 )
-def test_a_local_port_of_no_use_is_refused(port: int, hint: str) -> None:
+def test_a_local_port_of_no_use_is_refused(port: int, words: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        ports.check_local_port(port)
-    assert hint in (caught.value.hint or "")
-    assert ports.check_local_port(6006) == 6006
+        ports.check_local_port(port, "apexgpu tunnel gpu7 22")
+    assert words in caught.value.message
+    assert caught.value.hint == hint
+    ports.check_local_port(6006, "apexgpu tunnel gpu7 22")
 
 
 def test_a_list_of_tunnels_shows_each_forward_and_why_one_is_not_up(tmp_path: Path) -> None:

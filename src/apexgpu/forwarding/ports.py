@@ -69,15 +69,17 @@ def _is_host(text: str) -> bool:
     return all(letter.isalnum() or letter in ".:-_%" for letter in text)
 
 
-def check_local_port(port: int) -> int:
-    """Return `port`, which the user chose; UsageError if no browser or program could use it."""
+def check_local_port(port: int, command: str) -> None:
+    """Raise UsageError if no browser or program could use `port`, which the user chose.
+
+    `command` is the command without `--local`, for the hint.
+    """
     if not 1 <= port <= _LAST_PORT:
-        message = f"there is no port {port}"
-        raise UsageError(message, hint=f"a port is a number from 1 to {_LAST_PORT}")
+        message = f"there is no port {port} (a port is a number from 1 to {_LAST_PORT})"
+        raise UsageError(message, hint=command)
     if port in BLOCKED_BY_BROWSERS:
         message = f"browsers refuse to open port {port}"
-        raise UsageError(message, hint=f"--local {next(local_candidates(port))}")
-    return port
+        raise UsageError(message, hint=f"{command} --local {next(local_candidates(port))}")
 
 
 def local_candidates(port: int) -> Iterator[int]:
