@@ -6,11 +6,10 @@ keys are accepted.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from apexgpu.errors import ApexError, ConfigError
+from apexgpu.errors import ConfigError
 from apexgpu.models import Host, Outcome, Reply, T, Target
-from apexgpu.results import error_json
 from apexgpu.session import Session
 from apexgpu.ssh import fanout
 from apexgpu.ssh.failures import UnknownHostKeyError
@@ -142,38 +141,3 @@ class AcceptingTransport:
                 raise
             accept_host_keys(session, [exc])
         return link.run(target, command, limits=limits, on_line=on_line, once=once)
-
-
-# For commands that have not moved to a user-level module yet.
-
-trust = accept_host_keys
-Trusting = AcceptingTransport
-
-
-def rows(
-    outcomes: Sequence[Outcome[T]], value: Callable[[T], dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """The `hosts` list of a JSON document."""
-    return [
-        {
-            "host": outcome.host.name,
-            "ok": outcome.ok,
-            "error": error_json(outcome.error),
-            **(value(outcome.value) if outcome.value is not None else {}),
-        }
-        for outcome in outcomes
-    ]
-
-
-def finish(
-    session: Session, outcomes: Sequence[Outcome[T]], value: Callable[[T], dict[str, Any]]
-) -> int:
-    """JSON for all hosts, and the exit code of the whole."""
-    code = fanout.exit_code(outcomes)
-    session.screen.document({"ok": code == 0, "hosts": rows(outcomes, value)})
-    return code
-
-
-def show_error(session: Session, host: Host, error: ApexError) -> None:
-    """One host's error line and hint."""
-    session.screen.error(error, host=host.name)

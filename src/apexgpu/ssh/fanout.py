@@ -11,9 +11,6 @@ from apexgpu.models import Host, Outcome, T
 WIDTH = 64
 """How many hosts are worked on at once."""
 
-SOME_FAILED = 3
-"""The exit code if some hosts failed and others did not (docs/reference.md)."""
-
 
 def each(
     hosts: Sequence[Host],
@@ -89,16 +86,3 @@ def _next(results: queue.SimpleQueue[T]) -> T:
     while True:
         with contextlib.suppress(queue.Empty):
             return results.get(timeout=1)
-
-
-def exit_code(outcomes: Sequence[Outcome[T]]) -> int:
-    """The exit code for many hosts.
-
-    0 if all succeeded, SOME_FAILED if some did; if all failed, their exit code if it is the same, else 1.
-    """
-    failures = [outcome.error.exit_code for outcome in outcomes if outcome.error is not None]
-    if not failures:
-        return 0
-    if len(failures) < len(outcomes):
-        return SOME_FAILED
-    return failures[0] if len(set(failures)) == 1 else 1
