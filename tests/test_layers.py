@@ -74,7 +74,6 @@ FOR_COMMANDS = {*USER_LEVEL, "session", "reporter", "results", "errors", "models
 # What has not moved to its place yet: the list may only get shorter.
 NOT_YET_THIN = {
     "commands/lab",
-    "commands/options",
 }
 
 NOT_YET_APART = {"demo.py"}

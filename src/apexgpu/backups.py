@@ -35,7 +35,7 @@ from apexgpu.archives.verification import verify_archive
 from apexgpu.archives.workcontext import WorkContext
 from apexgpu.errors import ApexError, DeclinedError, NoRootfsError, RefusedError, UsageError
 from apexgpu.iam.publickeys import fingerprint
-from apexgpu.manageshell import hostkeys, manage
+from apexgpu.manageshell import manage, newhostkeys
 from apexgpu.manageshell.replies import clean
 from apexgpu.models import Host, Outcome, Target
 from apexgpu.reporter import Progress
@@ -533,7 +533,7 @@ def _renew_host_keys(
             session.confirm(
                 "Give the container new host keys? Other people may have read the keys in the archive"
             )
-        change = hostkeys.renew(
+        change = newhostkeys.renew(
             context.transport,
             host,
             _known_keys(session, host),

@@ -15,7 +15,7 @@ from pathlib import Path
 from apexgpu import containers, manyhosts
 from apexgpu.errors import ApexError, StoppedError, UsageError
 from apexgpu.iam.publickeys import fingerprint
-from apexgpu.manageshell import hostkeys, hostlock
+from apexgpu.manageshell import hostlock, newhostkeys
 from apexgpu.models import Host, Outcome, Target
 from apexgpu.recipes import installers, planner, provision, recipe, trial
 from apexgpu.recipes.facts import Facts, survey
@@ -304,7 +304,7 @@ class _Setup:
         """Make new host keys for the container, and replace the old ones in known_hosts."""
         session, host = self._session, self._host
         route = session.transport.route(Target(host, "container"))
-        change = hostkeys.renew(
+        change = newhostkeys.renew(
             session.transport,
             host,
             KnownKeys.of(route, session.state_dir),
