@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from apexgpu.errors import MissingProgramError, ProgramTimeoutError
 from apexgpu.text import last_line
@@ -32,9 +32,11 @@ _CHUNK = 65536
 _ASYNC_BUFFER = 1 << 20  # bytes in a pipe, or read from it and not used yet
 _SSH_FAILED = 255
 
-# CreateProcess flags of Windows; the subprocess module defines them only there.
-_DETACHED_PROCESS = 0x00000008
-_CREATE_NEW_PROCESS_GROUP = 0x00000200
+# A program without our terminal, which Ctrl-C does not reach, is started with `start_new_session=True` (POSIX; Windows
+# ignores it) and with these CreateProcess flags of Windows, which the subprocess module defines only there.
+_ON_WINDOWS = sys.platform == "win32"
+_OWN_GROUP = 0x00000200 if _ON_WINDOWS else 0  # CREATE_NEW_PROCESS_GROUP
+_DETACHED = 0x00000008 if _ON_WINDOWS else 0  # DETACHED_PROCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,16 +187,14 @@ class LocalRunner:
         """See Runner.spawn."""
         import subprocess
 
-        options = _new_session()
-        if sys.platform == "win32":
-            options["creationflags"] |= _DETACHED_PROCESS
         try:
             process = subprocess.Popen(
                 list(argv),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                **options,
+                start_new_session=True,
+                creationflags=_OWN_GROUP | _DETACHED,
             )
         except OSError:
             return
@@ -317,7 +317,8 @@ class _Running:
                 stdout=self._stdout,
                 stderr=self._stderr,
                 env=_environment(command.env),
-                **_new_session(),
+                start_new_session=True,
+                creationflags=_OWN_GROUP,
             )
         except FileNotFoundError:
             raise missing(command.argv[0]) from None
@@ -376,7 +377,8 @@ async def start_async(
             limit=_ASYNC_BUFFER,
             cwd=cwd,
             env=_environment(env),
-            **(_new_session() if own_group else {}),
+            start_new_session=own_group,
+            creationflags=_OWN_GROUP if own_group else 0,
         )
     except FileNotFoundError:
         raise missing(argv[0]) from None
@@ -395,13 +397,6 @@ def _enlarge_pipes(process: "asyncio.subprocess.Process") -> None:
         # The user may have reached the limit for all pipes, or the program may have ended.
         with contextlib.suppress(OSError, ValueError):
             fcntl.fcntl(transport.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, _ASYNC_BUFFER)
-
-
-def _new_session() -> dict[str, Any]:
-    """Options of Popen for a program without our terminal, which Ctrl-C does not reach."""
-    if sys.platform == "win32":
-        return {"creationflags": _CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
 
 
 def _environment(added: Mapping[str, str] | None) -> dict[str, str] | None:
