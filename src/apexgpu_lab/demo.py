@@ -1,6 +1,7 @@
-"""The demo: the whole first day, played against a lab of its own with the commands a member would type."""
+"""The demo: a first day, played in a lab of its own with the commands that a member would type."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -8,63 +9,80 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from apexgpu.errors import ApexError
-from apexgpu.manageshell.replies import clean
-from apexgpu.render.screen import Screen
+from apexgpu.results import JsonObject, Result
+from apexgpu_lab import client
 
 START_LIMIT = 60.0
 """Seconds that a program of the demo may take to start on a busy machine."""
 
 
-def play(screen: Screen) -> int:
-    """Tell the story; 0 when every step went well. Leaves no file and no process behind."""
-    home = Path(tempfile.mkdtemp(prefix="apexgpu-demo-"))
-    from apexgpu_lab import client
+@dataclass(frozen=True)
+class Demo(Result):
+    """What `play` returns: the commands that were run, with their exit status."""
 
+    steps: Sequence[tuple[str, int]]
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        steps = [{"command": command, "exit": code} for command, code in self.steps]
+        return {"ok": True, "steps": steps}
+
+
+def play(print_line: Callable[[str], None]) -> Demo:
+    """Play a first day, and print each command and its output. Leaves no file and no process behind.
+
+    Raises MissingProgramError without the extra `apexgpu[lab]`, and ApexError if a step fails.
+    """
+    client.need_extra()
+    home = Path(tempfile.mkdtemp(prefix="apexgpu-demo-"))
     try:
-        screen.result("A lab of three GPU hosts, inside this program, on this machine's loopback.")
+        print_line("A lab of three GPU hosts, inside this program, on this machine's loopback.")
         status = client.up(home / "lab", hosts=3, registered=False)
         environment = client.environment(home / "lab")
-        # Connections that stay open would outlive the story by some minutes.
-        (Path(environment["APEXGPU_CONFIG_DIR"]) / "config.toml").write_text(
-            "keep_connections = false\n"
-        )
-        story = _Story(screen, home / "lab", environment, status)
+        # Connections that stay open would outlive the demo by some minutes.
+        config = Path(environment["APEXGPU_CONFIG_DIR"]) / "config.toml"
+        config.write_text("keep_connections = false\n")
+        story = _Story(print_line, home / "lab", environment, status)
         story.tell()
-        screen.document({"ok": True, "steps": story.steps})
     finally:
         client.down(home / "lab")
         shutil.rmtree(home, ignore_errors=True)
-    screen.result(
+    print_line(
         "The lab is gone again; nothing of it is left. In your own lab, start with: apexgpu login"
     )
-    return 0
+    return Demo(story.steps)
 
 
 class _Story:
     """The steps, each a real command in a process of its own."""
 
     def __init__(
-        self, screen: Screen, lab: Path, environment: Mapping[str, str], status: Mapping[str, Any]
+        self,
+        print_line: Callable[[str], None],
+        lab: Path,
+        environment: Mapping[str, str],
+        status: Mapping[str, Any],
     ) -> None:
-        self._screen = screen
+        self._print = print_line
         self._lab = lab
-        # Sockets of connections lie in the runtime directory: the story's own, so that it goes with the rest.
         self._environment = {
             **environment,
             "PYTHONWARNINGS": "ignore",
+            # Sockets of connections are in the runtime directory: one of the demo's own goes with the rest.
             "XDG_RUNTIME_DIR": str(lab.parent),
         }
         self._status = status
         self._config = environment["APEXGPU_SSH_CONFIG"]
-        self._here = lab.parent / "here"  # the working directory of whoever types the commands
-        self._here.mkdir()
-        self.steps: list[dict[str, Any]] = []
+        self._directory = lab.parent / "here"  # in which the commands are run
+        self._directory.mkdir()
+        self.steps: list[tuple[str, int]] = []
 
     def tell(self) -> None:
         """From login to down."""
@@ -86,7 +104,7 @@ class _Story:
         self._chapter("What do the GPUs do?")
         self._apexgpu("gpus", first)
         self._chapter("Take a file there; a tunnel shows what serves it on your laptop's loopback.")
-        (self._here / "hello.txt").write_text("hello from the container\n")
+        (self._directory / "hello.txt").write_text("hello from the container\n")
         self._apexgpu("cp", "hello.txt", f"{first}:")
         self._tunnel(first)
         self._chapter(
@@ -98,8 +116,8 @@ class _Story:
         self._apexgpu("down", first, "--yes")
 
     def _chapter(self, text: str) -> None:
-        self._screen.result("")
-        self._screen.result(f"# {text}")
+        self._print("")
+        self._print(f"# {text}")
 
     def _apexgpu(self, *words: str, stdin: str = "") -> None:
         self._show(["apexgpu", *words], self._run([sys.executable, "-m", "apexgpu", *words], stdin))
@@ -115,18 +133,18 @@ class _Story:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=60,
-            cwd=self._here,
+            cwd=self._directory,
             env={**os.environ, **self._environment},
             check=False,
         )
-        return done.returncode, clean(done.stdout.decode("utf-8", "replace"))
+        return done.returncode, _plain(done.stdout)
 
     def _show(self, words: Sequence[str], done: tuple[int, str]) -> None:
         code, text = done
-        self._screen.result(f"$ {' '.join(words)}")
+        self._print(f"$ {' '.join(words)}")
         for line in text.splitlines():
-            self._screen.result(f"  {line}")
-        self.steps.append({"command": " ".join(words), "exit": code})
+            self._print(f"  {line}")
+        self.steps.append((" ".join(words), code))
         if code:
             message = f"the demo's step `{' '.join(words)}` ended with exit status {code}"
             raise ApexError(message, hint="apexgpu demo --debug")
@@ -145,15 +163,15 @@ class _Story:
             if not _first_line(server):
                 raise ApexError("the demo's web server did not start", hint="apexgpu demo --debug")
             with self._beside([sys.executable, "-m", "apexgpu", *words]) as tunnel:
-                self._screen.result(f"$ apexgpu {' '.join(words)}")
+                self._print(f"$ apexgpu {' '.join(words)}")
                 line = _first_line(tunnel)
-                self._screen.result(f"  {line}")
+                self._print(f"  {line}")
                 if not line:
                     raise ApexError("the demo's tunnel did not open", hint="apexgpu demo --debug")
                 local = int(line.split()[0].rpartition(":")[2])
-                self._screen.result(f"$ curl http://127.0.0.1:{local}/hello.txt")
-                self._screen.result(f"  {_fetch(local).strip()}")
-        self.steps.append({"command": f"apexgpu {' '.join(words)}", "exit": 0})
+                self._print(f"$ curl http://127.0.0.1:{local}/hello.txt")
+                self._print(f"  {_fetch(local).strip()}")
+        self.steps.append((f"apexgpu {' '.join(words)}", 0))
 
     @contextmanager
     def _beside(self, argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
@@ -163,7 +181,7 @@ class _Story:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            cwd=self._here,
+            cwd=self._directory,
             env={**os.environ, **self._environment},
         )
         with running:
@@ -171,6 +189,14 @@ class _Story:
                 yield running
             finally:
                 running.terminate()
+
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+
+
+def _plain(output: bytes) -> str:
+    """A program's output as text, without colours."""
+    return _ESCAPES.sub("", output.decode("utf-8", "replace"))
 
 
 def _first_line(program: subprocess.Popen[bytes]) -> str:
@@ -184,7 +210,7 @@ def _first_line(program: subprocess.Popen[bytes]) -> str:
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     reader.join(START_LIMIT)
-    return clean(lines[0].decode("utf-8", "replace")).strip() if lines else ""
+    return _plain(lines[0]).strip() if lines else ""
 
 
 def _fetch(port: int) -> str:

@@ -1,0 +1,8 @@
+"""The result of `apexgpu_lab.demo` needs no drawing: the demo prints its steps while it plays."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from apexgpu.render.screen import Screen
+
+VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {}

@@ -1,0 +1,71 @@
+"""How the results of `apexgpu_lab.lab` look."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from apexgpu.render.screen import Screen
+from apexgpu_lab.lab import (
+    EndedLab,
+    FaultKinds,
+    LabEnvironment,
+    LabStatus,
+    SetFault,
+    StartedLab,
+)
+
+
+def show_start(result: StartedLab, screen: Screen) -> None:
+    """Where the lab is, and how to use it."""
+    count, iam_url = len(result.description["hosts"]), result.description["iam_url"]
+    screen.line(f"The lab serves {count} hosts and IAM at {iam_url}.")
+    screen.reporter.note(
+        'Next: eval "$(apexgpu lab env)", then apexgpu login   (password: apexgpu lab status)'
+    )
+
+
+def show_environment(result: LabEnvironment, screen: Screen) -> None:
+    """Lines for a shell to evaluate."""
+    for name, value in result.variables.items():
+        screen.result(f"export {name}={shlex.quote(value)}")
+
+
+def show_status(result: LabStatus, screen: Screen) -> None:
+    """IAM, the users with their passwords, and the hosts."""
+    if not result.description.get("hosts"):
+        screen.line("No lab is running. Next: apexgpu lab up")
+        return
+    screen.line(f"IAM   {result.description['iam_url']}")
+    for user in result.description["users"]:
+        screen.line(f"user  {user['name']}   password {user.get('password', '-')}")
+    rows = []
+    for host in result.description["hosts"]:
+        users = [container["user"] for container in host["containers"]]
+        rows.append((host["host"], host["address"], str(host["port"]), ", ".join(users) or "-"))
+    screen.table(("HOST", "ADDRESS", "PORT", "CONTAINERS"), rows)
+
+
+def show_fault_kinds(result: FaultKinds, screen: Screen) -> None:
+    """A row for each kind."""
+    screen.table(("KIND", "WHAT HAPPENS"), list(result.kinds.items()))
+
+
+def show_fault(result: SetFault, screen: Screen) -> None:
+    """The fault, and since when."""
+    state = "is over" if result.cleared else "from now on"
+    screen.line(f"{result.host}: {result.kind} {state}.")
+
+
+def show_end(result: EndedLab, screen: Screen) -> None:
+    """Whether there was a lab."""
+    screen.line("The lab is gone." if result.changed else "Nothing to do: no lab is running.")
+
+
+VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {
+    StartedLab: show_start,
+    LabEnvironment: show_environment,
+    LabStatus: show_status,
+    FaultKinds: show_fault_kinds,
+    SetFault: show_fault,
+    EndedLab: show_end,
+}

@@ -1,0 +1,130 @@
+"""The lab and the demo as commands: start a lab, see it, make a host misbehave, end it, and play a first day in it.
+
+`home` is the lab's directory in each function.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from apexgpu.results import JsonObject, Result
+from apexgpu_lab import client
+from apexgpu_lab.faults import KINDS
+
+
+@dataclass(frozen=True)
+class StartedLab(Result):
+    """What `up` returns: the lab's description, as `lab status --json` prints it."""
+
+    description: JsonObject
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {"ok": True, **_without_schema(self.description)}
+
+
+@dataclass(frozen=True)
+class LabStatus(Result):
+    """What `status` returns. Without a running lab, `hosts` and `users` in the description are empty."""
+
+    description: JsonObject
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return _without_schema(self.description)
+
+
+@dataclass(frozen=True)
+class LabEnvironment(Result):
+    """What `environment` returns: the variables that point apexgpu and ssh at the lab."""
+
+    variables: Mapping[str, str]
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {"ok": True, "environment": dict(self.variables)}
+
+
+@dataclass(frozen=True)
+class FaultKinds(Result):
+    """What `list_faults` returns: what happens with each kind of fault."""
+
+    kinds: Mapping[str, str]
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        faults = [{"name": name, "what": what} for name, what in self.kinds.items()]
+        return {"ok": True, "faults": faults}
+
+
+@dataclass(frozen=True)
+class SetFault(Result):
+    """What `fault` returns: the fault, and whether it was ended (`cleared`) or begun."""
+
+    host: str
+    kind: str
+    cleared: bool
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {"ok": True, "host": self.host, "kind": self.kind, "cleared": self.cleared}
+
+
+@dataclass(frozen=True)
+class EndedLab(Result):
+    """What `down` returns: whether there was a lab."""
+
+    changed: bool
+
+    def to_json(self) -> JsonObject:
+        """See Result."""
+        return {"ok": True, "changed": self.changed}
+
+
+def up(home: Path, *, hosts: int, registered: bool) -> StartedLab:
+    """Start a lab of `hosts` hosts, or find it running. With `registered`, its first user has containers on all.
+
+    Raises RefusedError if another lab is running there, ApexError with the lab's last line if it does not start.
+    """
+    return StartedLab(client.up(home, hosts=hosts, registered=registered))
+
+
+def environment(home: Path) -> LabEnvironment:
+    """Return the variables. RefusedError if no lab is running."""
+    return LabEnvironment(client.environment(home))
+
+
+def status(home: Path) -> LabStatus:
+    """Return the lab's hosts, users and directories."""
+    return LabStatus(client.status(home))
+
+
+def list_faults() -> FaultKinds:
+    """Return the kinds of faults."""
+    return FaultKinds(KINDS)
+
+
+def fault(
+    home: Path, host: str, kind: str, *, times: int | None = None, clear: bool = False
+) -> SetFault:
+    """Begin a fault of a host (or "iam"), for so many `times` or until it is cleared; `clear` ends it.
+
+    Raises UnknownHostError or UsageError for a host or a kind that does not exist, RefusedError if no lab is running.
+    """
+    if clear:
+        client.clear(home, host, kind)
+    else:
+        client.fault(home, host, kind, times)
+    return SetFault(host, kind, cleared=clear)
+
+
+def down(home: Path) -> EndedLab:
+    """End the lab: every process that it started, and its directories."""
+    was_there = home.exists()
+    client.down(home)
+    return EndedLab(was_there)
+
+
+def _without_schema(description: JsonObject) -> JsonObject:
+    """The description without the key that the envelope adds."""
+    return {key: value for key, value in description.items() if key != "schema"}
