@@ -9,19 +9,25 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
+from apexgpu.commands.invocation import Invocation
 from apexgpu.errors import ApexError, UsageError
 from apexgpu.render.screen import Screen
 from apexgpu.results import Result, error_json
-from apexgpu.session import Invocation, Session
+from apexgpu.session import Session
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C. typer returns it where it has caught the interruption itself."""
 
 
-def main(arguments: Sequence[str], session: Session | None = None) -> int:
-    """Run the command line `arguments` and return the exit status. Tests pass a session of their own."""
-    invocation = Invocation(session or Session())
+def main(
+    arguments: Sequence[str], session: Session | None = None, screen: Screen | None = None
+) -> int:
+    """Run the command line `arguments` and return the exit status. Tests pass a session and a screen of their own."""
+    screen = screen or Screen()
+    session = replace(session or Session(), reporter=screen.reporter)
+    invocation = Invocation(session, screen)
     try:
         code = _answer(invocation, arguments)
     except ApexError as exc:
@@ -38,13 +44,13 @@ def main(arguments: Sequence[str], session: Session | None = None) -> int:
             raise
         return _report(invocation, error or _unexpected_error(exc))
     if code == INTERRUPTED:
-        _report_interruption(invocation.base.screen)
+        _report_interruption(invocation.screen)
     return code
 
 
 def _answer(invocation: Invocation, arguments: Sequence[str]) -> int:
     """Run the command and print its result; the exit status. Errors are raised."""
-    screen = invocation.base.screen
+    screen = invocation.screen
     before, separator, after = _split_at_dashes(arguments)
     # For errors that come before the options are parsed, and for `apexgpu --json COMMAND`.
     screen.as_json = "--json" in before
@@ -87,7 +93,7 @@ def _run(invocation: Invocation, words: list[str]) -> Result | int | None:
         # `status` has to feel instant, and importing typer is half of a command's start-up.
         from apexgpu import containers
 
-        screen = invocation.base.screen
+        screen = invocation.screen
         screen.as_json = screen.as_json or "--json" in words
         hosts = [word for word in words[1:] if word != "--json"]
         return containers.status(invocation.session, hosts)
@@ -160,7 +166,7 @@ def _has_working_directory() -> bool:
 
 def _report(invocation: Invocation, error: ApexError) -> int:
     """Print an error as text, and as a document where JSON is wanted."""
-    screen = invocation.base.screen
+    screen = invocation.screen
     # A full disk or a closed pipe under one stream must not keep the error from the other.
     with contextlib.suppress(OSError):
         screen.document(_error_document(invocation, error))

@@ -156,15 +156,15 @@ def show(session: Session, patterns: Sequence[str], *, watch: bool = False) -> G
     of its own, as long as the user looks at it. The errors of hosts are in the result.
     """
     hosts = session.hosts(patterns)
-    watching = watch and session.screen.draws
-
-    def look(host: Host) -> HostGpus:
-        # A connection that stays open is of no use to `follow`, which makes its own.
-        return _look(session, host, named=bool(patterns), keep_connection=not watching)
-
     with session.reporter.host_rows(GpuList, hosts, watch=watch) as rows:
+
+        def look(host: Host) -> HostGpus:
+            # A connection that stays open is of no use to `follow`, which makes its own.
+            keep_connection = not rows.is_watched
+            return _look(session, host, named=bool(patterns), keep_connection=keep_connection)
+
         outcomes = manyhosts.run(session, hosts, look, on_done=rows.put)
-        if watching:
+        if rows.is_watched:
             for host in hosts:
                 follower = threading.Thread(
                     target=_follow, args=(session, host, rows.put), daemon=True

@@ -90,7 +90,12 @@ class Progress:
 
 
 class HostRows:
-    """A table whose rows arrive host by host. Silent: the base of the others."""
+    """A table whose rows arrive host by host. Silent: the base of the others.
+
+    `is_watched` if somebody looks at it until they quit.
+    """
+
+    is_watched = False
 
     def put(self, outcome: "Outcome[Any]") -> None:
         """A host has answered, or has answered anew."""

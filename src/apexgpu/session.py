@@ -17,7 +17,6 @@ from apexgpu.account import Account
 from apexgpu.errors import DeclinedError, LoginError, UnknownHostError, UsageError
 from apexgpu.models import Host
 from apexgpu.process import LocalRunner, Runner
-from apexgpu.render.screen import Screen
 from apexgpu.reporter import Reporter
 from apexgpu.settings import Settings
 
@@ -57,7 +56,7 @@ class Session:
     """
 
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    screen: Screen = field(default_factory=Screen)
+    reporter: Reporter = field(default_factory=Reporter)
     runner: Runner = field(default_factory=LocalRunner)
     flags: Mapping[str, str] = field(default_factory=dict)
     yes: bool = False
@@ -69,11 +68,6 @@ class Session:
     settled_hosts: tuple[Host, ...] | None = None
     settled_iam_url: str | None = None
     _chosen: list[Host] = field(default_factory=list)
-
-    @property
-    def reporter(self) -> Reporter:
-        """How the work reports and asks."""
-        return self.screen.reporter
 
     def with_flags(self, **flags: str) -> "Session":
         """A session with these settings, as if they had been given on the command line."""
@@ -271,27 +265,6 @@ class _Clients:
             return known
         question = f"Passphrase for {path} (ssh-add {path} would spare you this)"
         return self._session.reporter.secret(question) or None
-
-
-@dataclass
-class Invocation:
-    """What the command line has said so far; the parser fills it in, and commands take the session from it."""
-
-    base: Session
-    flags: dict[str, str] = field(default_factory=dict)
-    yes: bool = False
-    accept_new: bool = False
-    debug: bool = False
-
-    @cached_property
-    def session(self) -> Session:
-        """The session for the command. Ask for it when all options are read."""
-        return replace(
-            self.base,
-            flags={**self.base.flags, **self.flags},
-            yes=self.base.yes or self.yes,
-            accept_new=self.base.accept_new or self.accept_new,
-        )
 
 
 def _unknown(pattern: str, names: Sequence[str]) -> UnknownHostError:

@@ -115,13 +115,11 @@ def _live(request: dict[str, Any], report: Path) -> None:
     from apexgpu.session import Session
 
     err = io.StringIO()
-    session = Session(
-        screen=Screen(out=io.StringIO(), err=err, stdin=Piped(request["stdin"])),
-        pause=lambda _: None,
-    )
+    screen = Screen(out=io.StringIO(), err=err, stdin=Piped(request["stdin"]))
+    session = Session(pause=lambda _: None)
     fate = Fate(request["last"], request["places"])
     sys.addaudithook(fate.hear)
-    code = cli.main(request["words"], session)
+    code = cli.main(request["words"], session, screen)
     report.write_text(json.dumps({"code": code, "events": fate.events, "err": err.getvalue()}))
 
 

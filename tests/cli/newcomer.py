@@ -141,10 +141,8 @@ class Newcomer:
     def run(self, *words: str, stdin: str = "") -> Said:
         """Run the command line in this process; everything that it says is kept in `heard` too."""
         out, err = io.StringIO(), io.StringIO()
-        session = Session(
-            environment=os.environ, screen=Screen(out=out, err=err, stdin=Piped(stdin))
-        )
-        code = cli.main(words, session)
+        screen = Screen(out=out, err=err, stdin=Piped(stdin))
+        code = cli.main(words, Session(environment=os.environ), screen)
         self.heard += [out.getvalue(), err.getvalue()]
         return Said(code, out.getvalue(), err.getvalue())
 

@@ -1,7 +1,6 @@
 """What every command promises, where several of them share the code that keeps it."""
 
 import errno
-import io
 import json
 import os
 import stat
@@ -299,9 +298,7 @@ class Answering(Reporter):
 
 
 def answering(answer: str | None) -> Session:
-    screen = Screen(out=io.StringIO(), err=io.StringIO())
-    screen.reporter = Answering(answer)
-    return Session(environment={}, screen=screen)
+    return Session(environment={}, reporter=Answering(answer))
 
 
 @pytest.mark.parametrize(
@@ -336,12 +333,14 @@ def test_hosts_are_in_iams_order_and_each_once(product: Product) -> None:
 def test_ctrl_c_after_the_document_makes_no_second_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def status(session: Session, _: object) -> int:
-        session.screen.document({"ok": True})
+    screen = Screen()
+
+    def status(_session: Session, _: object) -> int:
+        screen.document({"ok": True})
         raise KeyboardInterrupt
 
     monkeypatch.setattr("apexgpu.containers.status", status)
-    assert cli.main(["status", "--json"], Session(environment={})) == 130
+    assert cli.main(["status", "--json"], Session(environment={}), screen) == 130
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
 

@@ -57,7 +57,7 @@ def typed(answer: str, *words: str) -> tuple[int, str]:
     screen = Screen(
         out=io.StringIO(), err=err, stdin=Terminal(f"{answer}\n"), environment={"TERM": "dumb"}
     )
-    return cli.main(words, Session(environment=os.environ, screen=screen)), err.getvalue()
+    return cli.main(words, Session(environment=os.environ), screen), err.getvalue()
 
 
 def mapped(product: Product, host: str = "gpu2") -> list[int]:

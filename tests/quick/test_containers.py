@@ -12,7 +12,6 @@ from apexgpu import containers, manyhosts, shells
 from apexgpu.commands import work
 from apexgpu.errors import ApexError, PortRefusedError, RefusedError, StoppedError, UnreachableError
 from apexgpu.models import Host, Outcome, PublicKey, Reply, Target
-from apexgpu.reporter import Reporter
 from apexgpu.session import Session
 from apexgpu.shells import CommandOutput, CommandOutputs
 from apexgpu.ssh.failures import UnknownHostKeyError
@@ -41,7 +40,7 @@ class Recorded:
 
 def session_with(link: Any, tmp_path: Path, **more: Any) -> Session:
     """A session as a program has it that imports apexgpu."""
-    session = Session(
+    return Session(
         environment={"APEXGPU_STATE_DIR": str(tmp_path), "HOME": str(tmp_path)},
         flags={"user": "alice"},
         make_transport=lambda _: link,
@@ -49,8 +48,6 @@ def session_with(link: Any, tmp_path: Path, **more: Any) -> Session:
         pause=lambda _: None,
         **more,
     )
-    session.screen.reporter = Reporter()
-    return session
 
 
 def test_a_status_is_a_value_for_each_host(tmp_path: Path) -> None:

@@ -40,10 +40,10 @@ def screen(
 def test_what_a_server_says_is_shown_and_not_done(text: str, shown: str) -> None:
     assert safe(text) == shown
     view, out, err = screen(terminal=True, NO_COLOR="1")
-    view.note(text)
-    view.warn(text, hint=text)
-    view.error(ApexError(text, hint=text), host="gpu2")
-    view.good(text)
+    view.reporter.note(text)
+    view.reporter.warn(text, hint=text)
+    view.reporter.error(ApexError(text, hint=text), host="gpu2")
+    view.reporter.success(text)
     view.table(("NAME",), [(text,)])
     for said in (out.getvalue(), err.getvalue()):
         assert text not in said or text == shown
@@ -54,7 +54,7 @@ def test_what_a_server_says_is_shown_and_not_done(text: str, shown: str) -> None
 def test_reports_differences_and_what_lives_on_the_terminal_obey_no_server_either() -> None:
     view, out, err = screen(terminal=True, NO_COLOR="1")
     view.verdict("ok", "\x1b[1m", "\x1b[2J", hint="\x1b[3m")
-    view.block("+ \x1b[4m\n- \x9b5m")
+    view.reporter.diff("+ \x1b[4m\n- \x9b5m")
     assert "\x1b" not in out.getvalue() + err.getvalue()
     assert "\x9b" not in err.getvalue()
     for shown in ("[1m", "[2J", "[3m"):
@@ -77,7 +77,9 @@ def test_reports_differences_and_what_lives_on_the_terminal_obey_no_server_eithe
 )
 def test_nothing_but_yes_is_yes(typed: str, yes: bool) -> None:
     assert (
-        Screen(out=io.StringIO(), err=io.StringIO(), stdin=io.StringIO(typed)).confirm("Go ahead")
+        Screen(out=io.StringIO(), err=io.StringIO(), stdin=io.StringIO(typed)).reporter.confirm(
+            "Go ahead"
+        )
         is yes
     )
 
@@ -85,7 +87,7 @@ def test_nothing_but_yes_is_yes(typed: str, yes: bool) -> None:
 def test_the_end_of_input_is_no_answer() -> None:
     view = Screen(out=io.StringIO(), err=io.StringIO(), stdin=io.StringIO())
     with pytest.raises(DeclinedError):
-        view.ask("Name", default="alice")
+        view.reporter.ask("Name", default="alice")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_the_end_of_input_is_no_answer() -> None:
 def test_who_does_not_see_a_question_cannot_answer_it(
     stdin: io.StringIO, err: io.StringIO, can: bool
 ) -> None:
-    assert Screen(out=io.StringIO(), err=err, stdin=stdin).can_ask is can
+    assert Screen(out=io.StringIO(), err=err, stdin=stdin).reporter.can_ask is can
 
 
 def test_a_terminal_that_knows_no_chinese_ends_no_command() -> None:
@@ -111,7 +113,7 @@ def test_a_terminal_that_knows_no_chinese_ends_no_command() -> None:
 
 def test_markup_is_letters() -> None:
     view, _, err = screen(terminal=True)
-    view.note("[red]no[/red] :smile:")
+    view.reporter.note("[red]no[/red] :smile:")
     assert "[red]no[/red] :smile:" in err.getvalue()
 
 
@@ -128,7 +130,7 @@ def test_colour_is_for_terminals_that_want_it(
     terminal: bool, environment: dict[str, str], coloured: bool
 ) -> None:
     view, out, err = screen(terminal=terminal, **environment)
-    view.good("done")
+    view.reporter.success("done")
     view.table(("A",), [("b",)], styles=lambda _: "red")
     assert ("\x1b" in err.getvalue()) is coloured
     assert ("\x1b" in out.getvalue()) is coloured
@@ -139,7 +141,7 @@ def test_json_is_one_document_and_the_only_thing_on_stdout() -> None:
     view.as_json = True
     view.result("for people")
     view.table(("A",), [("b",)])
-    view.note("beside")
+    view.reporter.note("beside")
     view.document({"ok": True, "name": "爱丽丝\x1b"})
     assert json.loads(out.getvalue()) == {"schema": 1, "ok": True, "name": "爱丽丝\x1b"}
     assert "\x1b" not in out.getvalue()

@@ -9,9 +9,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from apexgpu.commands.invocation import Invocation
 from apexgpu.commands.table import COMMANDS, LAB_PANEL
 from apexgpu.errors import UsageError
-from apexgpu.session import Invocation
 
 
 def _common_options() -> list[TyperOption]:
@@ -22,7 +22,7 @@ def _common_options() -> list[TyperOption]:
         if value is None or value is False or invocation is None:
             return
         if param.name == "json":
-            invocation.base.screen.as_json = True
+            invocation.screen.as_json = True
             invocation.flags["json"] = "yes"
         elif param.name == "timeout":
             invocation.flags["timeout"] = str(value)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from apexgpu.commands.options import Group, session_of
+from apexgpu.commands.options import Group, output_line, session_of
 from apexgpu.results import Result
 from apexgpu.session import Session
 
@@ -92,5 +92,4 @@ def demo(ctx: typer.Context) -> Result:
     """Play a first day in a lab inside this program, then remove the lab. Nothing of yours is touched."""
     from apexgpu_lab import demo
 
-    screen = session_of(ctx).screen
-    return demo.play(screen.line)
+    return demo.play(print_line=output_line(ctx))

@@ -7,7 +7,9 @@ import typer
 from typer.core import TyperGroup
 
 from apexgpu.commands.app import Command
-from apexgpu.session import Invocation, Session
+from apexgpu.commands.invocation import Invocation
+from apexgpu.results import Result
+from apexgpu.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,3 +77,15 @@ def session_of(ctx: typer.Context) -> Session:
     """The session of this run. Its options have been read by the time a command asks for it."""
     invocation: Invocation = ctx.find_root().obj
     return invocation.session
+
+
+def show_now(ctx: typer.Context) -> Callable[[Result], None]:
+    """What prints a result while the command still runs, such as the address of a tunnel."""
+    invocation: Invocation = ctx.find_root().obj
+    return invocation.screen.show
+
+
+def output_line(ctx: typer.Context) -> Callable[[str], None]:
+    """What prints a line of a result while the command still runs."""
+    invocation: Invocation = ctx.find_root().obj
+    return invocation.screen.line

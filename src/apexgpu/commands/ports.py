@@ -5,9 +5,8 @@ from typing import Annotated, NamedTuple
 import typer
 
 from apexgpu import ports, tunnels, webapps
-from apexgpu.commands.options import Group, ListByDefault, OneHost, session_of
+from apexgpu.commands.options import Group, ListByDefault, OneHost, session_of, show_now
 from apexgpu.results import Result
-from apexgpu.session import Session
 
 app = Group()
 listing = Group(cls=ListByDefault)
@@ -64,7 +63,7 @@ def tunnel(
         session,
         host,
         port,
-        on_open=session.screen.show,
+        on_open=show_now(ctx),
         local=local,
         once=once,
         in_browser=open_browser,
@@ -127,7 +126,7 @@ def tensorboard(
     Example: apexgpu tensorboard gpu7 runs
     """
     options = _Options(program, wait, local, background, open_browser, once)
-    return _show_or_stop(session_of(ctx), host, webapps.TENSORBOARD, logdir, options, stop=stop)
+    return _show_or_stop(ctx, host, webapps.TENSORBOARD, logdir, options, stop=stop)
 
 
 @app.command("jupyter")
@@ -157,7 +156,7 @@ def jupyter(
     Example: apexgpu jupyter gpu7 --open
     """
     options = _Options(program, wait, local, background, open_browser, once)
-    return _show_or_stop(session_of(ctx), host, webapps.JUPYTER, directory, options, stop=stop)
+    return _show_or_stop(ctx, host, webapps.JUPYTER, directory, options, stop=stop)
 
 
 class _Options(NamedTuple):
@@ -172,7 +171,7 @@ class _Options(NamedTuple):
 
 
 def _show_or_stop(
-    session: Session,
+    ctx: typer.Context,
     host: str,
     kind: webapps.ServerKind,
     directory: str | None,
@@ -180,6 +179,7 @@ def _show_or_stop(
     *,
     stop: bool,
 ) -> Result | int:
+    session = session_of(ctx)
     if stop:
         return webapps.stop(session, host, kind, directory, program=options.program)
     if options.background:
@@ -199,7 +199,7 @@ def _show_or_stop(
         host,
         kind,
         directory,
-        on_open=session.screen.show,
+        on_open=show_now(ctx),
         program=options.program,
         wait=options.wait,
         local=options.local,

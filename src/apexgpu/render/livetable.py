@@ -159,6 +159,8 @@ class _DrawnRows(_Rows):
 class _WatchedRows(_DrawnRows):
     """The table on the alternate screen, under a line with the time, until the user quits."""
 
+    is_watched = True
+
     @contextmanager
     def on_alternate_screen(self) -> Iterator[None]:
         """Fill the screen until the block ends; what was on the terminal before is there again then."""

@@ -13,9 +13,8 @@ from functools import cached_property
 from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any
 
-from apexgpu.errors import ApexError
 from apexgpu.models import Finding, Host
-from apexgpu.reporter import HostRows, PlainReporter, Progress, Reporter, TerminalReporter
+from apexgpu.reporter import HostRows, PlainReporter, Reporter, TerminalReporter
 from apexgpu.results import JsonObject, Result, envelope
 from apexgpu.tables import Column, Row, aligned, columns_of, fit, natural_widths
 from apexgpu.text import safe
@@ -195,53 +194,6 @@ class Screen:
         from apexgpu.render.livetable import live_rows
 
         return live_rows(self, kind, hosts, watch=watch)
-
-    # For commands that have not moved to a user-level module and a Reporter yet.
-
-    @property
-    def can_ask(self) -> bool:
-        """See Reporter."""
-        return self.reporter.can_ask
-
-    def note(self, text: str) -> None:
-        """See Reporter."""
-        self.reporter.note(text)
-
-    def good(self, text: str) -> None:
-        """See Reporter.success."""
-        self.reporter.success(text)
-
-    def warn(self, text: str, *, hint: str | None = None) -> None:
-        """See Reporter."""
-        self.reporter.warn(text, hint=hint)
-
-    def error(self, error: ApexError, *, host: str | None = None) -> None:
-        """See Reporter."""
-        self.reporter.error(error, host=host)
-
-    def block(self, text: str) -> None:
-        """See Reporter.diff."""
-        self.reporter.diff(text)
-
-    def ask(self, question: str, *, default: str = "") -> str:
-        """See Reporter."""
-        return self.reporter.ask(question, default=default)
-
-    def confirm(self, question: str) -> bool:
-        """See Reporter."""
-        return self.reporter.confirm(question)
-
-    def secret(self, question: str) -> str:
-        """See Reporter."""
-        return self.reporter.secret(question)
-
-    def piped_line(self) -> str:
-        """See Reporter."""
-        return self.reporter.piped_line()
-
-    def working(self, what: str) -> AbstractContextManager[Progress]:
-        """See Reporter."""
-        return self.reporter.working(what)
 
 
 def as_columns(columns: Sequence[Column] | Sequence[str]) -> list[Column]:
