@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING
 
 from apexgpu import manyhosts
 from apexgpu.errors import RefusedError, StoppedError, UsageError
-from apexgpu.manageshell import containershell, hostlock, manage, portmaps, replies, starting
+from apexgpu.manageshell import containershell, hostlock, manage, replies
 from apexgpu.manageshell.containershell import Activity
 from apexgpu.manageshell.manage import HostStatus
 from apexgpu.manageshell.replies import StartReply, StopReply
-from apexgpu.manageshell.starting import StartedContainer
 from apexgpu.models import Container, Host, Outcome
 from apexgpu.results import HostResults, JsonObject
 from apexgpu.session import Session
@@ -32,6 +31,7 @@ from apexgpu.ssh.route import config_arguments
 
 if TYPE_CHECKING:
     from apexgpu.archives.journal import JournalEntry
+    from apexgpu.manageshell.starting import StartedContainer
 
 START_WAIT = 120.0
 """Seconds that a start may print nothing, and that the container's port may take to answer."""
@@ -191,7 +191,7 @@ def register_on(session: Session, hosts: Sequence[Host]) -> Registrations:
 class Start:
     """A container that answers SSH, and what its start reported."""
 
-    started: StartedContainer
+    started: "StartedContainer"
 
     def to_json(self) -> JsonObject:
         """Its keys in a row of `up`."""
@@ -245,6 +245,8 @@ def _start(
     allow_during_backup: bool,
     report: Callable[[Outcome[Start]], None],
 ) -> list[Outcome[Start]]:
+    from apexgpu.manageshell import starting  # `status` does not need it
+
     # A host whose key is new is asked twice (see manyhosts). Its container is started once.
     started: dict[str, StartReply] = {}
     with session.reporter.working(f"starting on {_list_names(hosts)}") as progress:
@@ -318,6 +320,8 @@ def _offer_port_maps(session: Session, hosts: Sequence[Host]) -> None:
 
     They are forgotten after a no.
     """
+    from apexgpu.manageshell import portmaps  # `status` does not need it
+
     lost: dict[Host, tuple[int, ...]] = {}
     for host in hosts:
         ports = portmaps.remembered(session.state_dir, host)
@@ -431,6 +435,8 @@ def show_activity(session: Session, host: Host, activity: Activity | None) -> No
 
 
 def _stop(session: Session, hosts: Sequence[Host]) -> dict[Host, Outcome[Stop]]:
+    from apexgpu.manageshell import portmaps  # `status` does not need it
+
     if not hosts:
         return {}
     with session.reporter.working(f"stopping on {_list_names(hosts)}") as progress:

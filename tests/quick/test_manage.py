@@ -29,7 +29,14 @@ from apexgpu.errors import (
     UsageError,
 )
 from apexgpu.files import locked
-from apexgpu.manageshell import containershell, hostlock, manage, portmaps, starting
+from apexgpu.manageshell import (
+    archivecommands,
+    containershell,
+    hostlock,
+    manage,
+    portmaps,
+    starting,
+)
 from apexgpu.manageshell.replies import StartReply
 from apexgpu.models import Host, Reply, Target
 from apexgpu.ssh.failures import command_killed_error
@@ -211,7 +218,7 @@ def test_no_registration_for_a_name_that_a_shell_would_read(tmp_path: Path, user
 def test_only_plain_words_go_to_a_manage_shell(word: str) -> None:
     link = Told({})
     with pytest.raises(RefusedError, match="cannot be sent"):
-        manage.recover(link, HOST, "0123abcd", word)
+        archivecommands.recover(link, HOST, "0123abcd", word)
     assert link.sent == []
     assert manage.is_sendable("/NAS/用户/alice_1.2-3.tar.gz")
 

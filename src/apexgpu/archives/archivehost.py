@@ -26,7 +26,7 @@ from apexgpu.errors import (
     RefusedError,
     UnreachableError,
 )
-from apexgpu.manageshell import manage
+from apexgpu.manageshell import archivecommands
 from apexgpu.models import Host, Reply, Target
 from apexgpu.ssh.transport import Limits, OnLine, Transport
 from apexgpu.text import size
@@ -280,7 +280,7 @@ def rootfs_size(transport: Transport, host: Host) -> str | None:
     The server reads all of them: with millions on a slow disk this takes longer than any other
     command. NoRootfsError when there are none.
     """
-    return manage.confirm_snapshot(transport, host).size
+    return archivecommands.confirm_snapshot(transport, host).size
 
 
 def template_path(transport: Transport, host: Host) -> str:
@@ -288,7 +288,7 @@ def template_path(transport: Transport, host: Host) -> str:
 
     The archives are in the same directory.
     """
-    offer = manage.confirm_rebuild(transport, host)
+    offer = archivecommands.confirm_rebuild(transport, host)
     if not offer.path or not offer.path.startswith("/"):
         message = f"`rebuild` on {host.name} names no template to make a container from"
         raise RefusedError(message, hint=f"ssh {host.manage_name} rebuild", code="unexpected")

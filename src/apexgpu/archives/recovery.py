@@ -27,7 +27,7 @@ from apexgpu.errors import (
     TokenError,
 )
 from apexgpu.iam.publickeys import parse_all
-from apexgpu.manageshell import manage, portmaps
+from apexgpu.manageshell import archivecommands, portmaps
 from apexgpu.models import Host, Target
 from apexgpu.ssh.failures import ChangedHostKeyError
 from apexgpu.ssh.hostkeys import KeyChange, KnownKeys
@@ -201,11 +201,11 @@ def _unpack(context: WorkContext, host: Host, entry: ReplacementEntry) -> Replac
     """
     already_deleted = entry.stage is Stage.UNPACK
     for attempt in range(1, TOKEN_ATTEMPTS + 1):
-        token = manage.confirm_recover(context.transport, host).token
+        token = archivecommands.confirm_recover(context.transport, host).token
         entry = context.journal.record(replace(entry, stage=Stage.UNPACK))
         context.progress(f"the server unpacks {entry.archive_name}")
         try:
-            manage.recover(context.transport, host, token, entry.path)
+            archivecommands.recover(context.transport, host, token, entry.path)
         except ApexError as exc:
             if changed_nothing(exc) and not already_deleted:
                 entry = context.journal.record(replace(entry, stage=Stage.STOP))

@@ -41,7 +41,7 @@ from apexgpu.errors import (
     UnsafeArgumentError,
 )
 from apexgpu.files import locked
-from apexgpu.manageshell import containershell, hostlock, manage, portmaps
+from apexgpu.manageshell import archivecommands, containershell, hostlock, portmaps
 from apexgpu.models import Host, Target
 from apexgpu.ssh.failures import key_refused_error
 from apexgpu.text import size
@@ -236,7 +236,7 @@ def _write_archive(
         entry = context.journal.record(replace(entry, stage=Stage.TAR, tar_began=now()))
         context.progress(f"tar is writing; {_describe_sizes(entry)}")
         try:
-            written = manage.snapshot(context.transport, host, token)
+            written = archivecommands.snapshot(context.transport, host, token)
         except ApexError as exc:
             if not changed_nothing(exc):
                 return entry, _reply_after_error(context, exc)
@@ -281,7 +281,7 @@ def _get_token(context: WorkContext, host: Host, entry: SnapshotEntry) -> str:
 
     It also prints which file is concerned: this must be the one that was moved away.
     """
-    offer = manage.confirm_recover(context.transport, host)
+    offer = archivecommands.confirm_recover(context.transport, host)
     if offer.path not in {None, entry.path}:
         message = f"{host.name} would write {offer.path}, not {entry.path}, which was checked"
         hint = f"ssh {host.manage_name} recover"

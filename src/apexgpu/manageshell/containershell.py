@@ -17,7 +17,6 @@ from apexgpu.errors import (
 )
 from apexgpu.manageshell import manage, replies
 from apexgpu.manageshell.manage import HostStatus
-from apexgpu.manageshell.starting import explain_port_error
 from apexgpu.models import Host, Reply, Target
 from apexgpu.remote import disks, remotescript
 from apexgpu.ssh.failures import key_refused_error
@@ -97,6 +96,8 @@ def _explain_refusal(link: Transport, host: Host, refusal: PortRefusedError) -> 
     if not found.registered:
         return key_refused_error(Target(host, "manage"))
     if found.container is not None and found.container.running:
+        from apexgpu.manageshell.starting import explain_port_error  # rarely needed
+
         return explain_port_error(host, refusal)
     return replies.container_stopped(host.name)
 

@@ -1,6 +1,6 @@
 """The commands of the manage shell: one function for each, over any transport.
 
-`starting` contains the start.
+`starting` has the start, `archivecommands` those that save and restore.
 
 Commands that change something are sent at most once, over a new connection. Their callers hold the
 host's lock (`hostlock`), except where a function takes it itself.
@@ -20,8 +20,7 @@ from apexgpu.errors import (
     UnsafeArgumentError,
     UsageError,
 )
-from apexgpu.manageshell import archivereplies, replies
-from apexgpu.manageshell.archivereplies import ArchiveReport, Confirmation
+from apexgpu.manageshell import replies
 from apexgpu.manageshell.hostlock import only_one
 from apexgpu.manageshell.replies import PortMap, StopReply
 from apexgpu.models import Container, Host, Reply, Target
@@ -34,10 +33,7 @@ _UNSAFE = frozenset(" \t\r\n'\"\\*?[]$`;&|<>")
 
 _QUERY_LIMITS = Limits(total=120)
 _STOP_LIMITS = Limits(total=180, silence=None)
-# `snapshot` runs `du` over all files of the container: with millions on a slow disk that takes
-# hours.
-_MEASURE_LIMITS = Limits(total=4 * 3600)
-# The server's tar prints nothing while it runs, and nobody knows how long it takes.
+# A registration copies the template, and nobody knows how long that takes.
 _NO_LIMITS = Limits(total=None, silence=None)
 
 
@@ -60,7 +56,7 @@ def is_sendable(word: str) -> bool:
     return bool(word) and not _UNSAFE & set(word) and all(letter.isprintable() for letter in word)
 
 
-def _send(
+def send(
     link: Transport,
     host: Host,
     *words: str,
@@ -77,14 +73,14 @@ def _send(
     )
 
 
-def _query(link: Transport, host: Host, *words: str, limits: Limits = _QUERY_LIMITS) -> Reply:
+def query(link: Transport, host: Host, *words: str, limits: Limits = _QUERY_LIMITS) -> Reply:
     """Send a command that changes nothing. It is sent again once when the connection drops."""
     try:
-        return _send(link, host, *words, limits=limits)
+        return send(link, host, *words, limits=limits)
     except CommandTimeoutError:
         raise
     except DroppedError:
-        return _send(link, host, *words, limits=limits)
+        return send(link, host, *words, limits=limits)
 
 
 def status(link: Transport, host: Host) -> HostStatus:
@@ -101,7 +97,7 @@ def container_state(link: Transport, host: Host, *, new_connection: bool = False
     NotRegisteredError without an account.
     """
     # `help` is the only command that prints the state and changes nothing.
-    reply = _send(link, host, "help", once=new_connection)
+    reply = send(link, host, "help", once=new_connection)
     return replies.parse_status(reply, host.name)
 
 
@@ -150,7 +146,7 @@ def _check_account(link: Transport, host: Host, is_new: bool) -> None:
     `already exist` does not prove that it has one.
     """
     try:
-        reply = _send(link, host, "help")
+        reply = send(link, host, "help")
     except NotRegisteredError:
         has_manage_shell = False
     else:
@@ -172,7 +168,7 @@ def down(link: Transport, host: Host, *, state_dir: Path, on_line: OnLine) -> St
 
 def stop(link: Transport, host: Host, *, on_line: OnLine) -> StopReply:
     """As `down`, for callers that already hold the host's lock."""
-    reply = _send(link, host, "stop", limits=_STOP_LIMITS, on_line=on_line)
+    reply = send(link, host, "stop", limits=_STOP_LIMITS, on_line=on_line)
     return replies.parse_stop(reply, host.name)
 
 
@@ -182,7 +178,7 @@ def list_port_maps(link: Transport, host: Host) -> tuple[PortMap, ...]:
     StoppedError for a stopped container; RefusedError for a container with several addresses, or a
     host without port maps.
     """
-    reply = _query(link, host, "port")
+    reply = query(link, host, "port")
     try:
         return replies.parse_port_maps(reply, host.name)
     except UnknownCommandError:
@@ -194,7 +190,7 @@ def map_port(link: Transport, host: Host, port: int) -> PortMap:
     if not 0 < port < 65536:
         message = f"{port} is not a port number"
         raise UsageError(message, hint=f"apexgpu port {host.name} 6006", code="port")
-    reply = _send(link, host, "port", str(port))
+    reply = send(link, host, "port", str(port))
     try:
         return replies.parse_port_map(reply, host.name, str(port))
     except UnknownCommandError:
@@ -204,41 +200,3 @@ def map_port(link: Transport, host: Host, port: int) -> PortMap:
 def _no_port_command(host: Host, port: str) -> RefusedError:
     message = f"{host.name} is an older host that has no port maps"
     return RefusedError(message, hint=f"apexgpu tunnel {host.name} {port}", code="no_port_command")
-
-
-def confirm_snapshot(link: Transport, host: Host) -> Confirmation:
-    """Ask for the token of a snapshot. The reply also contains the size of the files.
-
-    This may take hours: the server measures all files. NoRootfsError when there are none.
-    """
-    reply = _query(link, host, "snapshot", limits=_MEASURE_LIMITS)
-    return archivereplies.parse_snapshot_confirmation(reply, host.name)
-
-
-def confirm_recover(link: Transport, host: Host) -> Confirmation:
-    """Ask for the token of a recover and the path of the archive.
-
-    The token is valid for a snapshot too.
-    """
-    return archivereplies.parse_recover_confirmation(_query(link, host, "recover"), host.name)
-
-
-def confirm_rebuild(link: Transport, host: Host) -> Confirmation:
-    """Ask for the token of a recover from the administrators' template, and the template's path."""
-    return archivereplies.parse_recover_confirmation(_query(link, host, "rebuild"), host.name)
-
-
-def snapshot(link: Transport, host: Host, token: str) -> ArchiveReport:
-    """Write the container's files to its archive on the NAS. There is no time limit.
-
-    BadSnapshotError when the server reports success although tar failed. After a DroppedError the
-    server's tar may still be running.
-    """
-    reply = _send(link, host, "snapshot", token, limits=_NO_LIMITS)
-    return archivereplies.parse_snapshot(reply, host.name)
-
-
-def recover(link: Transport, host: Host, token: str, path: str) -> ArchiveReport:
-    """Replace the container's files with those of the archive at `path`. There is no time limit."""
-    reply = _send(link, host, "recover", token, path, limits=_NO_LIMITS)
-    return archivereplies.parse_recover(reply, host.name)
