@@ -14,6 +14,7 @@ from typing import cast
 import asyncssh
 from asyncssh.stream import SSHServerStreamSession
 
+from apexgpu_lab import socketowners
 from apexgpu_lab.containers import Container, Host
 from apexgpu_lab.jobs import Job, TerminalSize, drained, with_pipes, with_terminal
 from apexgpu_lab.paths import READS_COMMANDS, Outward, Paths
@@ -33,6 +34,8 @@ class ContainerDoor(Door):
     ) -> None:
         super().__init__(world, host, tasks)
         self.container = container
+        # Found when the first forwarded connection is requested: most logins request none.
+        self._client_processes: frozenset[int] | None = None
 
     def keys_of(self, user: str) -> str:
         """The container's authorized_keys; nobody but its user has an account there."""
@@ -62,13 +65,30 @@ class ContainerDoor(Door):
         return self._connect(dest_port)
 
     async def _connect(self, port: int) -> asyncssh.SSHTCPSession[bytes]:
-        if self.connection is None:
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "Connection refused")
         try:
-            forwarder = await self.connection.forward_connection("127.0.0.1", port)
+            return await self._connect_to("127.0.0.1", port)
         except asyncssh.ChannelOpenError:
-            forwarder = await self.connection.forward_connection("::1", port)
+            return await self._connect_to("::1", port)
+
+    async def _connect_to(self, address: str, port: int) -> asyncssh.SSHTCPSession[bytes]:
+        connection = self.connection
+        if connection is None or await asyncio.to_thread(self._client_listens, address, port):
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "Connection refused")
+        forwarder = await connection.forward_connection(address, port)
         return cast("asyncssh.SSHTCPSession[bytes]", forwarder)  # as asyncssh itself does with it
+
+    def _client_listens(self, address: str, port: int) -> bool:
+        """Tell whether the client itself has this port, as the local end of its tunnel.
+
+        A port of a container is not a port of the laptop. Here both are ports of this machine, and
+        a tunnel with the same number at both ends would lead to itself.
+        """
+        if self._client_processes is None and self.connection is not None:
+            self._client_processes = socketowners.client_processes(
+                client=self.connection.get_extra_info("peername")[:2],
+                server=self.connection.get_extra_info("sockname")[:2],
+            )
+        return socketowners.listens(self._client_processes or (), address, port)
 
 
 class ContainerSession(SSHServerStreamSession[bytes]):

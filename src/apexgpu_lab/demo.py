@@ -158,8 +158,8 @@ class _Story:
         serve = ["python3", "-u", "-m", "http.server", "--bind", "127.0.0.1", port]
         words = ["tunnel", host, port]
         with self._beside(["ssh", "-F", self._config, host, "exec", *serve]) as server:
-            # The lab's containers share this machine's ports. A tunnel that is opened before the server has its port
-            # takes that port for itself, and then leads to itself.
+            # The lab's containers share this machine's ports: a tunnel that is opened before the
+            # server has its port takes that port, and the server cannot listen any more.
             if not _first_line(server):
                 raise ApexError("the demo's web server did not start", hint="apexgpu demo --debug")
             with self._beside([sys.executable, "-m", "apexgpu", *words]) as tunnel:

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -294,6 +295,53 @@ class TestForwarding:
         said = ssh(container, "-W", "localhost:1", "gpu2")
         assert said.code == 255
 
+    @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc")
+    @pytest.mark.parametrize("destination", ["localhost", "gpu2-alice"])
+    def test_a_tunnel_whose_ends_have_one_number_never_leads_to_itself(
+        self, container: Lab, destination: str
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        argv = ssh_argv(
+            container, "-v", "-N", "-L", f"127.0.0.1:{port}:{destination}:{port}", "gpu2"
+        )
+        argv[argv.index("LogLevel=ERROR")] = "LogLevel=VERBOSE"
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as tunnel:
+            wait_until(lambda: _accepts("127.0.0.1", port), container)
+            # ssh closes the connection: nothing listens on that port of the container.
+            assert not _answers("127.0.0.1", port)
+            tunnel.terminate()
+            _, messages = tunnel.communicate(timeout=LIMIT)
+        lines = messages.decode().splitlines()
+        refusals = [line for line in lines if "open failed: connect failed" in line]
+        requests = [line for line in lines if "forwarding" in line and "requested" in line]
+        # Our two connections were passed on, and neither came back to the listening port. (ssh may
+        # end before it has heard what became of the first one.)
+        assert 1 <= len(refusals) <= len(requests) <= 2
+
+    @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc")
+    def test_a_tunnel_of_the_program_that_started_ssh_never_leads_to_itself(
+        self, container: Lab
+    ) -> None:
+        """As apexgpu does it: the local port is that of the program that started ssh."""
+        relay = (
+            "import socket, subprocess, sys\n"
+            "server = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+            "sys.exit(subprocess.call(sys.argv[2:], stdin=subprocess.DEVNULL))\n"
+        )
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        argv = ssh_argv(container, "-W", f"localhost:{port}", "gpu2")
+        done = subprocess.run(
+            [sys.executable, "-c", relay, str(port), *argv],
+            capture_output=True,
+            timeout=LIMIT,
+            check=False,
+            text=True,
+        )
+        assert done.returncode == 255
+        assert "stdio forwarding failed" in done.stderr
+
     def test_other_machines_are_out_of_reach(self, container: Lab, echo: int) -> None:
         assert ssh(container, "-W", f"127.0.0.2:{echo}", "gpu2", stdin="x").code == 255
 
@@ -304,6 +352,14 @@ class TestForwarding:
         assert _answers(address, 11001)
         ssh(container, "gpu2-manage", "stop")
         assert not _answers(address, 11001)
+
+
+def _accepts(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=LIMIT):
+            return True
+    except OSError:
+        return False
 
 
 def _answers(address: str, port: int) -> bool:
