@@ -40,8 +40,8 @@ def run(
     terminal; each host then fails with this error.
 
     Example:
-        link = session.transport
-        outcomes = manyhosts.run(session, hosts, lambda host: manage.status(link, host))
+        transport = session.transport
+        outcomes = manyhosts.run(session, hosts, lambda host: manage.status(transport, host))
     """
     can_accept = session.accept_new or session.reporter.can_ask
     waiting: list[Outcome[T]] = []
@@ -132,12 +132,12 @@ class AcceptingTransport:
         once: bool = False,
     ) -> Reply:
         """See transport.Transport."""
-        session, link = self._session, self._session.transport
+        session, transport = self._session, self._session.transport
         try:
-            return link.run(target, command, limits=limits, on_line=on_line, once=once)
+            return transport.run(target, command, limits=limits, on_line=on_line, once=once)
         except UnknownHostKeyError as exc:
             can_accept = session.accept_new or session.reporter.can_ask
             if target.host != self._host or not can_accept:
                 raise
             accept_host_keys(session, [exc])
-        return link.run(target, command, limits=limits, on_line=on_line, once=once)
+        return transport.run(target, command, limits=limits, on_line=on_line, once=once)

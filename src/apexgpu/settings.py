@@ -17,7 +17,7 @@ DEFAULT_TIMEOUT = 10.0
 _LONGEST_TIMEOUT = 3600
 
 
-class Source(StrEnum):
+class SettingSource(StrEnum):
     """Where the value of a setting comes from."""
 
     FLAG = "flag"
@@ -32,7 +32,7 @@ class Setting:
     """One value, as text, and its source."""
 
     value: str
-    source: Source
+    source: SettingSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +138,13 @@ def load(
     file = _read_file(Path(named["config_dir"].value) / "config.toml")
     for name, definition in _DEFINITIONS.items():
         candidates = (
-            (flags.get(name), Source.FLAG),
-            (environment.get(definition.variable), Source.ENVIRONMENT),
-            (file.get(name), Source.FILE),
-            (login.get(name), Source.LOGIN),
+            (flags.get(name), SettingSource.FLAG),
+            (environment.get(definition.variable), SettingSource.ENVIRONMENT),
+            (file.get(name), SettingSource.FILE),
+            (login.get(name), SettingSource.LOGIN),
         )
         # An empty value counts as not set, as with `APEXGPU_USER= apexgpu status`.
-        named[name] = Setting(definition.default, Source.DEFAULT)
+        named[name] = Setting(definition.default, SettingSource.DEFAULT)
         for value, source in candidates:
             if value:
                 named[name] = Setting(value, source)
@@ -160,17 +160,17 @@ def state_directory(flags: Mapping[str, str], environment: Mapping[str, str]) ->
 
 def _directory(name: str, flags: Mapping[str, str], environment: Mapping[str, str]) -> Setting:
     if flags.get(name):
-        return Setting(flags[name], Source.FLAG)
+        return Setting(flags[name], SettingSource.FLAG)
     variable = _DIRECTORY_VARIABLES[name]
     if environment.get(variable):
-        return Setting(environment[variable], Source.ENVIRONMENT)
+        return Setting(environment[variable], SettingSource.ENVIRONMENT)
     import platformdirs  # only here: a run with both variables set need not load it
 
     if name == "config_dir":
         path = platformdirs.user_config_path("apexgpu", appauthor=False)
     else:
         path = platformdirs.user_state_path("apexgpu", appauthor=False)
-    return Setting(str(path), Source.DEFAULT)
+    return Setting(str(path), SettingSource.DEFAULT)
 
 
 def _read_file(path: Path) -> dict[str, str]:

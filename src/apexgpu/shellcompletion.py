@@ -30,7 +30,7 @@ class CompletionScript(Result):
 
 
 @dataclass(frozen=True)
-class Installation(Result):
+class CompletionInstallation(Result):
     """The script of `shell`, installed at `path`; `changed` if a start-up file was changed."""
 
     shell: str
@@ -57,7 +57,7 @@ def show(shell: str) -> CompletionScript:
     return CompletionScript(shell, script(shell))
 
 
-def install(session: Session, shell: str | None = None) -> Installation:
+def install(session: Session, shell: str | None = None) -> CompletionInstallation:
     """Install completion for `shell`; without a name, for the shell that runs this program.
 
     Raises:
@@ -68,7 +68,7 @@ def install(session: Session, shell: str | None = None) -> Installation:
     replace_atomically(file, script(shell).encode(), mode=0o644)
     startup = _startup_file(shell)
     changed = startup is not None and _add_line(startup, file)
-    return Installation(shell, file, changed)
+    return CompletionInstallation(shell, file, changed)
 
 
 def installed_files(config_dir: Path) -> list[Path]:

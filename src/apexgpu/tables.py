@@ -28,7 +28,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableLayout:
     """The columns that are shown, as indexes with their widths in cells, and the titles of those that are not."""
 
     widths: dict[int, int]
@@ -49,17 +49,17 @@ def natural_widths(columns: Sequence[Column], rows: Sequence[Row]) -> list[int]:
     return widths
 
 
-def fit(columns: Sequence[Column], widths: Sequence[int], room: int) -> Layout:
+def fit(columns: Sequence[Column], widths: Sequence[int], room: int) -> TableLayout:
     """Choose what is shown of `columns`, `widths` wide in full, in `room` cells."""
     shown = list(range(len(columns)))
     dropped: list[str] = []
     while True:
         layout = _shortened(columns, {index: widths[index] for index in shown}, room)
         if layout is not None:
-            return Layout(layout, tuple(dropped))
+            return TableLayout(layout, tuple(dropped))
         droppable = [index for index in shown if columns[index].keep is not None]
         if not droppable:
-            return Layout(
+            return TableLayout(
                 _squeezed({index: widths[index] for index in shown}, room), tuple(dropped)
             )
         first = min(droppable, key=lambda index: columns[index].keep or 0)

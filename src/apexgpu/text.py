@@ -1,9 +1,5 @@
 """Values as text for people (sizes, durations), and text of others made safe to print. Pure."""
 
-from collections.abc import Sequence
-
-Row = Sequence[str]
-
 # A unit with its length in seconds, and the unit of its remainder.
 _DURATION_UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 
@@ -83,16 +79,3 @@ def width(text: str) -> int:
             continue
         cells += 2 if east_asian_width(letter) in "WF" else 1
     return cells
-
-
-def columns(header: Row, rows: Sequence[Row], least: Sequence[int] = ()) -> list[str]:
-    """Aligned lines, never cut, nothing trailing; `least` are widths that no column goes below."""
-    table = [[safe(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(width(row[index]) for row in table) for index in range(len(header))]
-    widths = [max(pair) for pair in zip(widths, least, strict=True)] if least else widths
-    return [
-        "  ".join(
-            cell + " " * (widths[index] - width(cell)) for index, cell in enumerate(row)
-        ).rstrip()
-        for row in table
-    ]

@@ -161,8 +161,8 @@ def stop(
             # In a stopped container no server runs, and none is started in order to stop it.
             if not containers.is_running(session, each):
                 return StoppedPorts(())
-            link = session.transport
-            return StoppedPorts(webservers.stop(link, each, request, on_line=progress.update))
+            transport = session.transport
+            return StoppedPorts(webservers.stop(transport, each, request, on_line=progress.update))
 
         outcome = manyhosts.run(session, [chosen], work)[0]
     if outcome.error is not None:

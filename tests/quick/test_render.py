@@ -8,7 +8,7 @@ import pytest
 from apexgpu.errors import ApexError, DeclinedError
 from apexgpu.render.screen import Screen
 from apexgpu.results import error_json
-from apexgpu.text import columns, duration, safe, size, width
+from apexgpu.text import duration, safe, size, width
 
 
 class Terminal(io.StringIO):
@@ -163,12 +163,8 @@ def test_an_error_as_a_value() -> None:
     }
 
 
-def test_columns_line_up_also_in_chinese_and_are_never_cut() -> None:
-    rows = [("gpu2", "x" * 200), ("主机", "b")]
-    lines = columns(("HOST", "NOTE"), rows)
-    assert lines == ["HOST  NOTE", f"gpu2  {'x' * 200}", "主机  b"]
+def test_a_chinese_letter_takes_two_cells() -> None:
     assert width("主机") == 4
-    assert columns(("A", "B"), [("x", "")]) == ["A  B", "x"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from apexgpu.transfer import sftp
 from apexgpu.transfer.fileinfo import FileInfo, FileKind
-from apexgpu.transfer.sftp import Client
+from apexgpu.transfer.sftp import SftpClient
 from apexgpu.transfer.sftppackets import NotSftpError, OpenFlag, SftpError, Status
 
 Answer = Callable[[int, bytes], tuple[int, bytes]]
@@ -37,7 +37,7 @@ def name(value: bytes, mode: int = 0o100644, *, more: bool = False) -> bytes:
 
 def talk(
     answer: Answer,
-    work: Callable[[Client], Coroutine[Any, Any, Any]],
+    work: Callable[[SftpClient], Coroutine[Any, Any, Any]],
     *,
     hello: bytes | None = None,
 ) -> Any:
@@ -66,7 +66,7 @@ def talk(
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-            client = Client(reader, writer)
+            client = SftpClient(reader, writer)
             try:
                 await client.start()
                 return await work(client)
@@ -135,7 +135,7 @@ def test_a_refusal_has_its_code_and_words_and_what_is_missing_is_none() -> None:
 
 
 def test_answers_in_any_order_find_their_requests() -> None:
-    async def work(client: Client) -> list[bytes]:
+    async def work(client: SftpClient) -> list[bytes]:
         return await asyncio.gather(*(client.read(b"h", number, 10) for number in range(50)))
 
     def answer(_: int, body: bytes) -> tuple[int, bytes]:
@@ -147,7 +147,7 @@ def test_answers_in_any_order_find_their_requests() -> None:
 def test_a_server_that_stays_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sftp, "_SILENCE_LIMIT", 0.05)
 
-    async def work(client: Client) -> None:
+    async def work(client: SftpClient) -> None:
         with pytest.raises(ConnectionError, match="no answer in time"):
             await client.real_path(b".")
 
@@ -155,7 +155,7 @@ def test_a_server_that_stays_silent_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_connection_that_ends_fails_what_waits_and_what_comes() -> None:
-    async def work(client: Client) -> None:
+    async def work(client: SftpClient) -> None:
         with pytest.raises(ConnectionError):
             await client.real_path(b".")
         with pytest.raises(ConnectionError):
@@ -196,7 +196,7 @@ def test_what_a_close_or_a_write_says_is_heard() -> None:
 
 
 def heard_by(
-    server: Answer, work: Callable[[Client], Coroutine[Any, Any, Any]]
+    server: Answer, work: Callable[[SftpClient], Coroutine[Any, Any, Any]]
 ) -> list[tuple[int, bytes]]:
     """The requests that reach a server."""
     heard: list[tuple[int, bytes]] = []
@@ -210,7 +210,7 @@ def heard_by(
 
 
 def test_a_listing_closes_its_directory_also_when_it_breaks_off() -> None:
-    async def work(client: Client) -> None:
+    async def work(client: SftpClient) -> None:
         with pytest.raises(SftpError):
             await client.list_directory(b"/x")
 
@@ -222,7 +222,7 @@ def test_a_listing_closes_its_directory_also_when_it_breaks_off() -> None:
 
 
 def test_what_is_made_is_the_owners_alone_until_it_gets_its_mode() -> None:
-    async def work(client: Client) -> None:
+    async def work(client: SftpClient) -> None:
         await client.open(b"/f", OpenFlag.WRITE | OpenFlag.CREATE)
         await client.mkdir(b"/d")
 
@@ -268,7 +268,7 @@ def test_links_are_listed_with_where_they_lead() -> None:
 def test_a_servers_own_limits_are_kept(read: int, write: int, chunk: int) -> None:
     hello = packet(2, struct.pack(">I", 3) + string(b"limits@openssh.com") + string(b"1"))
 
-    async def work(client: Client) -> int:
+    async def work(client: SftpClient) -> int:
         return client.chunk
 
     assert (

@@ -6,7 +6,7 @@ import pytest
 
 from apexgpu.errors import RefusedError
 from apexgpu.nvidia import smi
-from apexgpu.nvidia.smi import MIB, Gpu, Process
+from apexgpu.nvidia.smi import MIB, Gpu, GpuProcess
 
 RECORDED = (Path(__file__).parent.parent / "data" / "nvidia-smi" / "q-390.48.txt").read_text()
 
@@ -43,8 +43,8 @@ class TestARecording:
         assert [gpu.utilization for gpu in found.gpus] == [5, 30, 84, 93]
         assert [gpu.temperature for gpu in found.gpus] == [41, found.gpus[1].temperature, 73, 65]
         assert [gpu.processes for gpu in found.gpus[2:]] == [
-            (Process(33746, "python", 8886 * MIB),),
-            (Process(35132, "python", 7410 * MIB),),
+            (GpuProcess(33746, "python", 8886 * MIB),),
+            (GpuProcess(35132, "python", 7410 * MIB),),
         ]
         assert found.gpus[0].uuid == "GPU-d42df4c5-4d4b-dd91-c65a-17d2cc7648c9"
 
@@ -167,7 +167,10 @@ class TestFormsOfTheReleases:
                     20000 * MIB,
                     4197 * MIB,
                     "Default",
-                    (Process(4242, "/home/a b/python3 : x", 15000 * MIB), Process(4243, "?", None)),
+                    (
+                        GpuProcess(4242, "/home/a b/python3 : x", 15000 * MIB),
+                        GpuProcess(4243, "?", None),
+                    ),
                 ),
                 id="560",
             ),
@@ -237,7 +240,9 @@ class TestFormsOfTheReleases:
 
 class TestWhoHoldsTheMemory:
     def gpu(self, used: int | None, *shares: int | None) -> Gpu:
-        processes = tuple(Process(number, "python", share) for number, share in enumerate(shares))
+        processes = tuple(
+            GpuProcess(number, "python", share) for number, share in enumerate(shares)
+        )
         return Gpu(0, "TITAN V", used=used, processes=processes)
 
     @pytest.mark.parametrize(

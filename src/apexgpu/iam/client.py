@@ -15,7 +15,7 @@ from apexgpu.errors import (
     UnreachableError,
     UsageError,
 )
-from apexgpu.iam.httpfetch import Response, fetch
+from apexgpu.iam.httpfetch import HttpResponse, fetch
 from apexgpu.iam.urls import normalize_url
 
 CONFIG_LIMIT = 64 * 1024  # bytes
@@ -133,7 +133,7 @@ class IamClient:
             return ""
         return self._plain_text(response, errors="replace")
 
-    def _check_post(self, user: str, response: Response) -> None:
+    def _check_post(self, user: str, response: HttpResponse) -> None:
         if response.status == 401:
             raise PasswordError(
                 f"IAM refused the password of {user} (or the domain's directory is down)",
@@ -167,7 +167,7 @@ class IamClient:
             return None
         return self._plain_text(response, errors=errors)
 
-    def _plain_text(self, response: Response, *, errors: str) -> str:
+    def _plain_text(self, response: HttpResponse, *, errors: str) -> str:
         """Return the body of a text answer as UTF-8: IAM names no encoding, and uses no other."""
         self._expect(response, 200)
         if not response.complete:
@@ -176,7 +176,7 @@ class IamClient:
             raise self._not_iam("a web page instead of plain text")
         return response.body.decode("utf-8", errors)
 
-    def _expect(self, response: Response, *statuses: int) -> None:
+    def _expect(self, response: HttpResponse, *statuses: int) -> None:
         status = response.status
         if status in statuses:
             return
@@ -223,12 +223,12 @@ class IamClient:
             code="not_iam",
         )
 
-    def _get(self, path: str, *, limit: int) -> Response:
+    def _get(self, path: str, *, limit: int) -> HttpResponse:
         return self._fetch("GET", path, limit=limit)
 
     def _fetch(
         self, method: str, path: str, *, limit: int = PAGE_LIMIT, form: dict[str, str] | None = None
-    ) -> Response:
+    ) -> HttpResponse:
         content = None
         if form is not None:
             content = urlencode(form, encoding="utf-8", errors="surrogateescape").encode()

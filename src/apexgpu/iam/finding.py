@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from apexgpu.errors import ApexError, DeclinedError, RefusedError, UnreachableError
 from apexgpu.iam.client import IamClient
-from apexgpu.iam.httpfetch import Response
+from apexgpu.iam.httpfetch import HttpResponse
 from apexgpu.iam.urls import candidate_urls, is_loopback
 
 # A firewall that drops https silently must not use up the whole of a long --timeout.
@@ -59,5 +59,5 @@ def _probe(url: str, timeout: float) -> None:
     """Raise ApexError unless an IAM answers at `url`."""
     # IAM answers this request for any name, registers nobody for it, and the answer is short.
     body = IamClient(url, timeout=timeout).config("nobody")
-    if Response(200, body=body).is_html:
+    if HttpResponse(200, body=body).is_html:
         raise RefusedError(f"{url} is a web site, but not IAM")

@@ -29,7 +29,7 @@ _BLANKS_BEFORE_HTML = b"\xef\xbb\xbf \t\r\n"  # a byte order mark and white spac
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class HttpResponse:
     """A server's response: the status, two headers, and the body (`complete` unless it was cut)."""
 
     status: int
@@ -53,7 +53,7 @@ def fetch(
     timeout: float,
     limit: int,
     content: bytes | None = None,
-) -> Response:
+) -> HttpResponse:
     """Send one request and return the response with at most `limit` + 1 bytes of its body.
 
     `timeout` is in seconds, for one step (connect, write, read); the whole request may take twice
@@ -65,7 +65,7 @@ def fetch(
     if content is not None:
         headers["Content-Type"] = "application/x-www-form-urlencoded"
 
-    def send() -> Response:
+    def send() -> HttpResponse:
         with (
             _client(url, timeout) as client,
             client.stream(method, url, content=content, headers=headers) as response,
@@ -148,7 +148,7 @@ def _cannot_connect(error: Exception, server: str, head_request: str) -> Unreach
     return UnreachableError(f"{server} cannot be reached: {reason}", hint=head_request)
 
 
-def _read(response: "httpx.Response", limit: int) -> Response:
+def _read(response: "httpx.Response", limit: int) -> HttpResponse:
     """Read the response, but no more of its body than `limit` + 1 bytes."""
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         # We asked for an uncompressed body. A few compressed bytes could become gigabytes.
@@ -159,7 +159,7 @@ def _read(response: "httpx.Response", limit: int) -> Response:
         body += chunk
         if len(body) > limit:
             break
-    return Response(
+    return HttpResponse(
         status=response.status_code,
         content_type=response.headers.get("content-type", ""),
         location=response.headers.get("location", ""),

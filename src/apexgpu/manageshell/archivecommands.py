@@ -15,39 +15,43 @@ _MEASURE_LIMITS = Limits(total=4 * 3600)
 _NO_LIMITS = Limits(total=None, silence=None)
 
 
-def confirm_snapshot(link: Transport, host: Host) -> Confirmation:
+def confirm_snapshot(transport: Transport, host: Host) -> Confirmation:
     """Ask for the token of a snapshot. The reply also contains the size of the files.
 
     This may take hours: the server measures all files. NoRootfsError when there are none.
     """
-    reply = manage.query(link, host, "snapshot", limits=_MEASURE_LIMITS)
+    reply = manage.query(transport, host, "snapshot", limits=_MEASURE_LIMITS)
     return archivereplies.parse_snapshot_confirmation(reply, host.name)
 
 
-def confirm_recover(link: Transport, host: Host) -> Confirmation:
+def confirm_recover(transport: Transport, host: Host) -> Confirmation:
     """Ask for the token of a recover and the path of the archive.
 
     The token is valid for a snapshot too.
     """
-    return archivereplies.parse_recover_confirmation(manage.query(link, host, "recover"), host.name)
+    return archivereplies.parse_recover_confirmation(
+        manage.query(transport, host, "recover"), host.name
+    )
 
 
-def confirm_rebuild(link: Transport, host: Host) -> Confirmation:
+def confirm_rebuild(transport: Transport, host: Host) -> Confirmation:
     """Ask for the token of a recover from the administrators' template, and the template's path."""
-    return archivereplies.parse_recover_confirmation(manage.query(link, host, "rebuild"), host.name)
+    return archivereplies.parse_recover_confirmation(
+        manage.query(transport, host, "rebuild"), host.name
+    )
 
 
-def snapshot(link: Transport, host: Host, token: str) -> ArchiveReport:
+def snapshot(transport: Transport, host: Host, token: str) -> ArchiveReport:
     """Write the container's files to its archive on the NAS. There is no time limit.
 
     BadSnapshotError when the server reports success although tar failed. After a DroppedError the
     server's tar may still be running.
     """
-    reply = manage.send(link, host, "snapshot", token, limits=_NO_LIMITS)
+    reply = manage.send(transport, host, "snapshot", token, limits=_NO_LIMITS)
     return archivereplies.parse_snapshot(reply, host.name)
 
 
-def recover(link: Transport, host: Host, token: str, path: str) -> ArchiveReport:
+def recover(transport: Transport, host: Host, token: str, path: str) -> ArchiveReport:
     """Replace the container's files with those of the archive at `path`. There is no time limit."""
-    reply = manage.send(link, host, "recover", token, path, limits=_NO_LIMITS)
+    reply = manage.send(transport, host, "recover", token, path, limits=_NO_LIMITS)
     return archivereplies.parse_recover(reply, host.name)

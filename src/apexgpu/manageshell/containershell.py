@@ -39,7 +39,7 @@ class Activity:
 
 
 def query(
-    link: Transport,
+    transport: Transport,
     host: Host,
     command: str,
     *,
@@ -55,14 +55,14 @@ def query(
         if once or on_line is not None:
             # These need a new connection. Only an open one can turn out to be dead.
             target = Target(host, "container")
-            return link.run(target, command, limits=limits, on_line=on_line, once=once)
-        return query_running(link, host, command, limits=limits)
+            return transport.run(target, command, limits=limits, on_line=on_line, once=once)
+        return query_running(transport, host, command, limits=limits)
     except PortRefusedError as exc:
-        raise _explain_refusal(link, host, exc) from None
+        raise _explain_refusal(transport, host, exc) from None
 
 
 def query_running(
-    link: Transport, host: Host, command: str, *, limits: Limits | None = None
+    transport: Transport, host: Host, command: str, *, limits: Limits | None = None
 ) -> Reply:
     """Run a command that changes nothing, in a container that is known to run.
 
@@ -71,28 +71,28 @@ def query_running(
     """
     target = Target(host, "container")
     try:
-        return link.run(target, command, limits=limits)
+        return transport.run(target, command, limits=limits)
     except UnansweredError:
-        return link.run(target, command, limits=limits)
+        return transport.run(target, command, limits=limits)
 
 
-def execute(link: Transport, host: Host, command: str, *, total: float | None) -> Reply:
+def execute(transport: Transport, host: Host, command: str, *, total: float | None) -> Reply:
     """Run a command of the user's, at most once. Its exit status is a value, never an error.
 
     `total` limits it, in seconds; None is no limit. StoppedError for a stopped container.
     """
     limits = Limits(total=total, silence=None)
     try:
-        return link.run(Target(host, "container"), command, limits=limits)
+        return transport.run(Target(host, "container"), command, limits=limits)
     except CommandKilledError as exc:
         return Reply(_SSH_FAILED, exc.seen, f"{exc.err}{exc.message}\n")
     except PortRefusedError as exc:
-        raise _explain_refusal(link, host, exc) from None
+        raise _explain_refusal(transport, host, exc) from None
 
 
-def _explain_refusal(link: Transport, host: Host, refusal: PortRefusedError) -> ApexError:
+def _explain_refusal(transport: Transport, host: Host, refusal: PortRefusedError) -> ApexError:
     """Ask the host why the container's port refuses connections."""
-    found = manage.status(link, host)
+    found = manage.status(transport, host)
     if not found.registered:
         return key_refused_error(Target(host, "manage"))
     if found.container is not None and found.container.running:
@@ -102,15 +102,15 @@ def _explain_refusal(link: Transport, host: Host, refusal: PortRefusedError) -> 
     return replies.container_stopped(host.name)
 
 
-def detailed_status(link: Transport, host: Host) -> HostStatus:
+def detailed_status(transport: Transport, host: Host) -> HostStatus:
     """As `manage.status`, and a running container is asked for its uptime and its disks.
 
     A disk that hangs costs only the values after it; a container that is out of reach costs both.
     """
-    found = manage.status(link, host)
+    found = manage.status(transport, host)
     if found.container is None or not found.container.running:
         return found
-    output = _query_details(link, host)
+    output = _query_details(transport, host)
     first_line = output.partition("\n")[0].strip()
     uptime = None
     if first_line.replace(".", "", 1).isdigit():
@@ -118,10 +118,10 @@ def detailed_status(link: Transport, host: Host) -> HostStatus:
     return replace(found, uptime=uptime, disks=disks.parse_disks(output))
 
 
-def _query_details(link: Transport, host: Host) -> str:
+def _query_details(transport: Transport, host: Host) -> str:
     command = remotescript.sh_command("uptime.sh", "disks.sh", arguments=disks.ROOTS)
     try:
-        reply = query_running(link, host, command, limits=Limits(total=12))
+        reply = query_running(transport, host, command, limits=Limits(total=12))
     except DroppedError as exc:
         return remotescript.output(exc.seen)
     except ApexError:
@@ -129,10 +129,10 @@ def _query_details(link: Transport, host: Host) -> str:
     return remotescript.output(reply.out)
 
 
-def activity(link: Transport, host: Host) -> Activity:
+def activity(transport: Transport, host: Host) -> Activity:
     """Return what runs in a running container; nothing if it does not answer."""
     try:
-        reply = query_running(link, host, remotescript.sh_command("activity.sh"))
+        reply = query_running(transport, host, remotescript.sh_command("activity.sh"))
     except ApexError:
         return Activity()
     sessions, _, processes = remotescript.output(reply.out).partition("---\n")

@@ -57,7 +57,7 @@ def is_sendable(word: str) -> bool:
 
 
 def send(
-    link: Transport,
+    transport: Transport,
     host: Host,
     *words: str,
     limits: Limits | None = None,
@@ -68,41 +68,41 @@ def send(
         if not is_sendable(word):
             message = f"{word!r} cannot be sent to a manage shell"
             raise UnsafeArgumentError(message)
-    return link.run(
+    return transport.run(
         Target(host, "manage"), " ".join(words), limits=limits, on_line=on_line, once=once
     )
 
 
-def query(link: Transport, host: Host, *words: str, limits: Limits = _QUERY_LIMITS) -> Reply:
+def query(transport: Transport, host: Host, *words: str, limits: Limits = _QUERY_LIMITS) -> Reply:
     """Send a command that changes nothing. It is sent again once when the connection drops."""
     try:
-        return send(link, host, *words, limits=limits)
+        return send(transport, host, *words, limits=limits)
     except CommandTimeoutError:
         raise
     except DroppedError:
-        return send(link, host, *words, limits=limits)
+        return send(transport, host, *words, limits=limits)
 
 
-def status(link: Transport, host: Host) -> HostStatus:
+def status(transport: Transport, host: Host) -> HostStatus:
     """Return whether the user is registered, and the state of the container. Starts nothing."""
     try:
-        return HostStatus(registered=True, container=container_state(link, host))
+        return HostStatus(registered=True, container=container_state(transport, host))
     except NotRegisteredError:
         return HostStatus(registered=False)
 
 
-def container_state(link: Transport, host: Host, *, new_connection: bool = False) -> Container:
+def container_state(transport: Transport, host: Host, *, new_connection: bool = False) -> Container:
     """Return the state of the container, which is not started.
 
     NotRegisteredError without an account.
     """
     # `help` is the only command that prints the state and changes nothing.
-    reply = send(link, host, "help", once=new_connection)
+    reply = send(transport, host, "help", once=new_connection)
     return replies.parse_status(reply, host.name)
 
 
 def register(
-    link: Transport,
+    transport: Transport,
     host: Host,
     *,
     state_dir: Path,
@@ -125,28 +125,28 @@ def register(
         raise RefusedError(message, hint="apexgpu login USER", code="user_name")
     with only_one(state_dir, host):
         try:
-            is_new = _register(link, host, on_line)
+            is_new = _register(transport, host, on_line)
         except RegisterKeyError:
             if not resend_keys():
                 raise
-            is_new = _register(link, host, on_line)
-        _check_account(link, host, is_new)
+            is_new = _register(transport, host, on_line)
+        _check_account(transport, host, is_new)
     return is_new
 
 
-def _register(link: Transport, host: Host, on_line: OnLine) -> bool:
+def _register(transport: Transport, host: Host, on_line: OnLine) -> bool:
     target = Target(host, "register")
-    reply = link.run(target, host.user, limits=_NO_LIMITS, on_line=on_line, once=True)
+    reply = transport.run(target, host.user, limits=_NO_LIMITS, on_line=on_line, once=True)
     return replies.parse_register(reply, host.name)
 
 
-def _check_account(link: Transport, host: Host, is_new: bool) -> None:
+def _check_account(transport: Transport, host: Host, is_new: bool) -> None:
     """Raise when the account has no manage shell.
 
     `already exist` does not prove that it has one.
     """
     try:
-        reply = send(link, host, "help")
+        reply = send(transport, host, "help")
     except NotRegisteredError:
         has_manage_shell = False
     else:
@@ -160,37 +160,37 @@ def _check_account(link: Transport, host: Host, is_new: bool) -> None:
         raise RefusedError(message, hint=f"apexgpu register {host.name}", code="half_made")
 
 
-def down(link: Transport, host: Host, *, state_dir: Path, on_line: OnLine) -> StopReply:
+def down(transport: Transport, host: Host, *, state_dir: Path, on_line: OnLine) -> StopReply:
     """Stop the container under the host's lock. A stopped container stays stopped."""
     with only_one(state_dir, host):
-        return stop(link, host, on_line=on_line)
+        return stop(transport, host, on_line=on_line)
 
 
-def stop(link: Transport, host: Host, *, on_line: OnLine) -> StopReply:
+def stop(transport: Transport, host: Host, *, on_line: OnLine) -> StopReply:
     """As `down`, for callers that already hold the host's lock."""
-    reply = send(link, host, "stop", limits=_STOP_LIMITS, on_line=on_line)
+    reply = send(transport, host, "stop", limits=_STOP_LIMITS, on_line=on_line)
     return replies.parse_stop(reply, host.name)
 
 
-def list_port_maps(link: Transport, host: Host) -> tuple[PortMap, ...]:
+def list_port_maps(transport: Transport, host: Host) -> tuple[PortMap, ...]:
     """Return all port maps of the container, including that of sshd.
 
     StoppedError for a stopped container; RefusedError for a container with several addresses, or a
     host without port maps.
     """
-    reply = query(link, host, "port")
+    reply = query(transport, host, "port")
     try:
         return replies.parse_port_maps(reply, host.name)
     except UnknownCommandError:
         raise _no_port_command(host, "PORT") from None
 
 
-def map_port(link: Transport, host: Host, port: int) -> PortMap:
+def map_port(transport: Transport, host: Host, port: int) -> PortMap:
     """Map a port of the container to a port of the host, or return the map that exists."""
     if not 0 < port < 65536:
         message = f"{port} is not a port number"
         raise UsageError(message, hint=f"apexgpu port {host.name} 6006", code="port")
-    reply = send(link, host, "port", str(port))
+    reply = send(transport, host, "port", str(port))
     try:
         return replies.parse_port_map(reply, host.name, str(port))
     except UnknownCommandError:

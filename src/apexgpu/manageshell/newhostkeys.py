@@ -12,7 +12,7 @@ from apexgpu.text import last_line
 
 
 def renew(
-    link: Transport, host: Host, known: KnownKeys, *, wait: float, pause: Pause, say: OnLine
+    transport: Transport, host: Host, known: KnownKeys, *, wait: float, pause: Pause, say: OnLine
 ) -> KeyChange:
     """Make new host keys in the container, log in with them, and make them the only known ones.
 
@@ -20,26 +20,26 @@ def renew(
     user out.
     """
     say("making new host keys in the container")
-    new = known.preferred(_make_keys(link, host))
+    new = known.preferred(_make_keys(transport, host))
     known.add(new)
-    link.run(
+    transport.run(
         Target(host, "container"),
         remotescript.sh_command("host_keys_use.sh", sudo=True),
         limits=Limits(total=60),
         once=True,
     )
-    starting.wait_for_ssh(link, host, wait, pause)
+    starting.wait_for_ssh(transport, host, wait, pause)
     change = known.replace(new)
     # The login that proves the new key: it is the only known one now.
-    starting.wait_for_ssh(link, host, wait, pause)
+    starting.wait_for_ssh(transport, host, wait, pause)
     return change
 
 
-def _make_keys(link: Transport, host: Host) -> list[PublicKey]:
+def _make_keys(transport: Transport, host: Host) -> list[PublicKey]:
     """Make keys in the container, without using them yet; return their public halves."""
     command = remotescript.sh_command("host_keys_make.sh", sudo=True)
     limits = Limits(total=120)
-    reply = link.run(Target(host, "container"), command, limits=limits, once=True)
+    reply = transport.run(Target(host, "container"), command, limits=limits, once=True)
     keys = []
     for line in reply.out.splitlines():
         key = parse_key(line)

@@ -27,10 +27,10 @@ class CheckedMap:
     answers: bool
 
 
-def mapped_ports(link: Transport, host: Host) -> tuple[int, ...]:
+def mapped_ports(transport: Transport, host: Host) -> tuple[int, ...]:
     """Return the container ports that the user mapped; none when the host cannot list them."""
     try:
-        return user_ports(manage.list_port_maps(link, host))
+        return user_ports(manage.list_port_maps(transport, host))
     except ApexError:
         return ()
 
@@ -41,10 +41,10 @@ def user_ports(maps: Sequence[PortMap]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(port for port in ports if port != SSH_PORT))
 
 
-def map_and_remember(link: Transport, host: Host, port: int, *, state_dir: Path) -> PortMap:
+def map_and_remember(transport: Transport, host: Host, port: int, *, state_dir: Path) -> PortMap:
     """Map a port under the host's lock, and remember it for the next start."""
     with hostlock.only_one(state_dir, host):
-        port_map = manage.map_port(link, host, port)
+        port_map = manage.map_port(transport, host, port)
     remember(state_dir, host, user_ports([port_map]))
     return port_map
 
@@ -84,14 +84,14 @@ def _stays_open(connection: socket.socket) -> bool:
         return True  # the program waits for us to send something
 
 
-def map_again(link: Transport, host: Host, ports: Sequence[int], *, note: OnLine) -> None:
+def map_again(transport: Transport, host: Host, ports: Sequence[int], *, note: OnLine) -> None:
     """Map ports that a stop removed.
 
     `note` gets one line for each, also for a port that cannot be mapped.
     """
     for port in ports:
         try:
-            port_map = manage.map_port(link, host, port)
+            port_map = manage.map_port(transport, host, port)
         except ApexError as exc:
             note(f"port {port} is no longer mapped: {exc.message}")
         else:

@@ -54,7 +54,7 @@ class StartedContainer:
 
 
 def up(
-    link: Transport,
+    transport: Transport,
     host: Host,
     *,
     state_dir: Path,
@@ -70,11 +70,11 @@ def up(
     key, does not start again.
     """
     with only_one(state_dir, host):
-        return start(link, host, on_line=on_line, wait=wait, pause=pause, started=started)
+        return start(transport, host, on_line=on_line, wait=wait, pause=pause, started=started)
 
 
 def start(
-    link: Transport,
+    transport: Transport,
     host: Host,
     *,
     on_line: OnLine,
@@ -86,12 +86,12 @@ def start(
     started = {} if started is None else started
     reply = started.get(host.name)
     if reply is None:
-        reply = _send_start(link, host, on_line, wait)
+        reply = _send_start(transport, host, on_line, wait)
         started[host.name] = reply
     container = reply.container
     if container.running and not container.addresses:
-        container = _wait_for_address(link, host, wait, pause)
-    wait_for_ssh(link, host, wait, pause)
+        container = _wait_for_address(transport, host, wait, pause)
+    wait_for_ssh(transport, host, wait, pause)
     return StartedContainer(container, reply.was_running, reply.driver)
 
 
@@ -100,7 +100,7 @@ def is_milestone(line: str) -> bool:
     return line.startswith(_MILESTONES)
 
 
-def _send_start(link: Transport, host: Host, on_line: OnLine, wait: float) -> StartReply:
+def _send_start(transport: Transport, host: Host, on_line: OnLine, wait: float) -> StartReply:
     seen: list[str] = []
 
     def remember_line(line: str) -> None:
@@ -112,7 +112,7 @@ def _send_start(link: Transport, host: Host, on_line: OnLine, wait: float) -> St
     limits = Limits(total=_START_LIMIT, silence=wait)
     try:
         # A login without a command starts the container.
-        reply = link.run(
+        reply = transport.run(
             Target(host, "manage"), "", limits=limits, on_line=remember_line, once=True
         )
     except DroppedError as exc:
@@ -142,17 +142,17 @@ def _interrupted_start(host: Host, exc: DroppedError, lines: Sequence[str]) -> A
     return ConnectionLostError(message, hint=restart)
 
 
-def _wait_for_address(link: Transport, host: Host, wait: float, pause: Pause) -> Container:
+def _wait_for_address(transport: Transport, host: Host, wait: float, pause: Pause) -> Container:
     deadline = time.monotonic() + min(wait, _ADDRESS_LIMIT)
     while time.monotonic() < deadline:
-        container = manage.container_state(link, host, new_connection=True)
+        container = manage.container_state(transport, host, new_connection=True)
         if container.addresses:
             return container
         pause(1)
     raise replies.no_address(host.name)
 
 
-def wait_for_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None:
+def wait_for_ssh(transport: Transport, host: Host, wait: float, pause: Pause) -> None:
     """Wait until the container accepts a login.
 
     Its sshd may refuse connections for some seconds after a start.
@@ -160,7 +160,7 @@ def wait_for_ssh(link: Transport, host: Host, wait: float, pause: Pause) -> None
     deadline = time.monotonic() + min(wait, _SSH_LIMIT)
     while True:
         try:
-            link.run(Target(host, "container"), "true", once=True)
+            transport.run(Target(host, "container"), "true", once=True)
         except UnreachableError as exc:
             if not isinstance(exc, _TOO_EARLY) or time.monotonic() >= deadline:
                 raise explain_port_error(host, exc) from None

@@ -31,7 +31,7 @@ COMMAND_NOT_FOUND = 127
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class GpuProcess:
     """A program on a GPU, of this container. `memory` is in bytes, None if the driver does not report it."""
 
     pid: int
@@ -52,7 +52,7 @@ class Gpu:
     used: int | None = None
     free: int | None = None
     compute_mode: str = "Default"
-    processes: tuple[Process, ...] = ()
+    processes: tuple[GpuProcess, ...] = ()
 
     @property
     def own(self) -> int | None:
@@ -232,7 +232,7 @@ def _difference(total: int | None, used: int | None) -> int | None:
     return max(0, total - used)
 
 
-def _processes(fields: Sequence[Field]) -> Iterator[Process]:
+def _processes(fields: Sequence[Field]) -> Iterator[GpuProcess]:
     """The programs on a GPU. Each begins with its process id; drivers before 346 call them `Compute Processes`."""
     pid: int | None = None
     details: dict[str, str] = {}
@@ -243,7 +243,7 @@ def _processes(fields: Sequence[Field]) -> Iterator[Process]:
         if path[1:] == ("process id",):
             if pid is not None:
                 memory = _bytes(details.get("used gpu memory", ""))
-                yield Process(pid, details.get("name") or "?", memory)
+                yield GpuProcess(pid, details.get("name") or "?", memory)
             pid, details = _number(value), {}
         elif len(path) == 3:
             details[path[2]] = value

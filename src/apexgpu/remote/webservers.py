@@ -99,14 +99,16 @@ def command(action: Literal["serve", "stop"], request: ServerRequest) -> str:
     return remotescript.python_command(*PROGRAMS, request=action_and_request)
 
 
-def serve(link: Transport, host: Host, request: ServerRequest, *, on_line: OnLine) -> WebServer:
+def serve(
+    transport: Transport, host: Host, request: ServerRequest, *, on_line: OnLine
+) -> WebServer:
     """Return the server that shows the directory: the running one, else one that is started now.
 
     A new one keeps running after we have left. `on_line` is called with lines of progress.
     Raises RefusedError (no such directory or program), ServerFailedError (it does not start),
-    UnreachableError (it does not answer in time) and the errors of `link`.
+    UnreachableError (it does not answer in time) and the errors of `transport`.
     """
-    answer = _ask(link, host, "serve", request, on_line)
+    answer = _ask(transport, host, "serve", request, on_line)
     token = str(answer.get("token") or "")
     path = str(answer["path"])
     return WebServer(
@@ -123,9 +125,9 @@ def serve(link: Transport, host: Host, request: ServerRequest, *, on_line: OnLin
     )
 
 
-def stop(link: Transport, host: Host, request: ServerRequest, *, on_line: OnLine) -> list[int]:
+def stop(transport: Transport, host: Host, request: ServerRequest, *, on_line: OnLine) -> list[int]:
     """Stop the servers that show the directory; return the ports on which they listened."""
-    answer = _ask(link, host, "stop", request, on_line)
+    answer = _ask(transport, host, "stop", request, on_line)
     return [int(server["port"]) for server in answer["stopped"]]
 
 
@@ -137,7 +139,7 @@ def _reachable_name(address: str) -> str:
 
 
 def _ask(
-    link: Transport,
+    transport: Transport,
     host: Host,
     action: Literal["serve", "stop"],
     request: ServerRequest,
@@ -150,7 +152,7 @@ def _ask(
 
     limits = Limits(total=request.wait + _SEARCH_LIMIT, silence=None)
     target = Target(host, "container")
-    reply = link.run(target, command(action, request), limits=limits, on_line=progress)
+    reply = transport.run(target, command(action, request), limits=limits, on_line=progress)
     answer = _parse(reply, host)
     if "error" in answer:
         raise _error(answer, host, request)

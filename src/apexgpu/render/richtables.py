@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from apexgpu.tables import GAP, Column, Layout, Row
+from apexgpu.tables import GAP, Column, Row, TableLayout
 from apexgpu.text import safe
 
 StyleOf = Callable[[Row], str]
@@ -13,7 +13,10 @@ StyleOf = Callable[[Row], str]
 
 
 def table(
-    columns: Sequence[Column], rows: Sequence[Row], layout: Layout, style: StyleOf | None = None
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    layout: TableLayout,
+    style: StyleOf | None = None,
 ) -> Table:
     """The columns of `layout`, in its widths. Cells are data: rich reads no markup in them."""
     drawn = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from apexgpu.render.screen import Screen
-from apexgpu.shellcompletion import CompletionScript, Installation
+from apexgpu.shellcompletion import CompletionInstallation, CompletionScript
 
 
 def show_script(result: CompletionScript, screen: Screen) -> None:
@@ -12,7 +12,7 @@ def show_script(result: CompletionScript, screen: Screen) -> None:
     screen.result(result.script.rstrip("\n"))
 
 
-def show_installation(result: Installation, screen: Screen) -> None:
+def show_installation(result: CompletionInstallation, screen: Screen) -> None:
     """What is left to do."""
     if result.shell == "powershell":
         screen.line(f"Put this line into $PROFILE: . '{result.path}'")
@@ -24,5 +24,5 @@ def show_installation(result: Installation, screen: Screen) -> None:
 
 VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {
     CompletionScript: show_script,
-    Installation: show_installation,
+    CompletionInstallation: show_installation,
 }

@@ -26,7 +26,7 @@ _NOISE = ("Pseudo-terminal will not", "terminating,")
 _KEEP_FILE_HINT = "apexgpu config sync --include"
 
 
-class Destination(NamedTuple):
+class SshDestination(NamedTuple):
     """Where `ssh NAME` goes; empty strings where ssh printed none."""
 
     hostname: str
@@ -55,10 +55,10 @@ class Resolved:
             options.setdefault(keyword, value)
         return options
 
-    def destination(self) -> Destination:
+    def destination(self) -> SshDestination:
         """Return where ssh would connect to."""
         options = self.options()
-        return Destination(
+        return SshDestination(
             options.get("hostname", ""), options.get("user", ""), options.get("port", "")
         )
 
@@ -89,13 +89,13 @@ class SettingWarning:
     harmful: bool
 
 
-def destinations(hosts: Iterable[Host]) -> dict[str, Destination]:
+def destinations(hosts: Iterable[Host]) -> dict[str, SshDestination]:
     """Return every ssh name of `hosts` with the destination that it must have."""
     names = {}
     for host in hosts:
-        names[host.manage_name] = Destination(host.address, host.user, str(host.manage_port))
+        names[host.manage_name] = SshDestination(host.address, host.user, str(host.manage_port))
         if host.port is not None:
-            names[host.name] = Destination(host.address, host.user, str(host.port))
+            names[host.name] = SshDestination(host.address, host.user, str(host.port))
     return names
 
 

@@ -15,7 +15,7 @@ from apexgpu.ssh import sshoptions
 from apexgpu.ssh.controlmaster import runtime_directory
 from apexgpu.ssh.failures import SshFailure, classify, failure_error
 from apexgpu.text import last_line
-from apexgpu.transfer.sftp import Client
+from apexgpu.transfer.sftp import SftpClient
 from apexgpu.transfer.sftppackets import NotSftpError
 
 _COMMAND_LIMIT = 3600.0  # seconds: a command may have to read a terabyte
@@ -52,7 +52,7 @@ class CopyConnection:
     `ssh_arguments` are the options that lead there and, last, the alias. `connect` is in seconds.
     """
 
-    client: Client
+    client: SftpClient
 
     def __init__(
         self, target: Target, ssh_arguments: Sequence[str], *, connect: float, ask: bool
@@ -79,7 +79,7 @@ class CopyConnection:
             self._stderr_reader = asyncio.create_task(self._read_stderr())
             assert self._ssh.stdout is not None  # noqa: S101 - start_async() made it a pipe
             assert self._ssh.stdin is not None  # noqa: S101 - the same
-            self.client = Client(self._ssh.stdout, self._ssh.stdin)
+            self.client = SftpClient(self._ssh.stdout, self._ssh.stdin)
             await self._start_sftp()
         except BaseException:
             await self.close()

@@ -33,7 +33,7 @@ _Reply = tuple[
 ]  # packet type (a PacketType, or another number), body after the request number
 
 
-class Client:
+class SftpClient:
     """One SFTP session.
 
     Its methods may run at the same time; they raise SftpError, or OSError when it has ended.

@@ -7,7 +7,7 @@ import time
 from apexgpu.remote.programs.xwire import (
     COOKIE,
     Display,
-    Setup,
+    XServerSetup,
     login_request,
     parse_refusal,
     parse_setup,
@@ -78,7 +78,7 @@ class Connection:
             raise
         self.events = []  # type: list[bytes]
 
-    def _log_in(self, cookie: "bytes | None") -> Setup:
+    def _log_in(self, cookie: "bytes | None") -> XServerSetup:
         self.send(login_request(COOKIE if cookie else "", cookie or b""))
         head = self._receive(8, self._limit)
         (words,) = struct.unpack_from("<H", head, 6)

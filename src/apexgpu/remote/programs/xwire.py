@@ -18,7 +18,7 @@ _BACKGROUND_PIXEL, _OVERRIDE_REDIRECT, _EVENT_MASK = 0x2, 0x200, 0x800
 _EXPOSURE, _STRUCTURE_NOTIFY = 0x8000, 0x20000
 
 
-class Setup:
+class XServerSetup:
     """What a server reports about itself when it accepts a login.
 
     `base` is the first resource id that this client may use; `root` is the root window of the first screen, `size` that
@@ -80,14 +80,14 @@ def parse_refusal(rest: bytes, length: int) -> str:
     return rest[:length].decode("latin-1").strip()
 
 
-def parse_setup(rest: bytes) -> Setup:
+def parse_setup(rest: bytes) -> XServerSetup:
     """The reply to an accepted login, without its first eight bytes."""
     base, vendor_length = struct.unpack_from("<I8xH", rest, 4)
     formats = rest[21]
     vendor = rest[32 : 32 + vendor_length].decode("latin-1")
     screen = 32 + vendor_length + (-vendor_length % 4) + 8 * formats
     root, _, white, black, _, width, height = struct.unpack_from("<IIIIIHH", rest, screen)
-    return Setup(base, vendor, root, white, black, (width, height))
+    return XServerSetup(base, vendor, root, white, black, (width, height))
 
 
 def query_extension(name: str) -> bytes:
@@ -96,7 +96,7 @@ def query_extension(name: str) -> bytes:
     return struct.pack("<BxHHxx", 98, 2 + len(named) // 4, len(name)) + named
 
 
-def create_window(window: int, server: Setup, title: str, size: "tuple[int, int]") -> bytes:
+def create_window(window: int, server: XServerSetup, title: str, size: "tuple[int, int]") -> bytes:
     """Requests that create a black window with a title and show it; no window manager handles it."""
     values = struct.pack("<III", server.black, 1, _EXPOSURE | _STRUCTURE_NOTIFY)
     mask = _BACKGROUND_PIXEL | _OVERRIDE_REDIRECT | _EVENT_MASK
@@ -113,7 +113,7 @@ def create_window(window: int, server: Setup, title: str, size: "tuple[int, int]
     return create + values + set_name + show
 
 
-def fill(window: int, context: int, server: Setup, size: "tuple[int, int]") -> bytes:
+def fill(window: int, context: int, server: XServerSetup, size: "tuple[int, int]") -> bytes:
     """Requests that paint a whole window white."""
     create_context = struct.pack("<BxHIIII", 55, 5, context, window, 0x4, server.white)
     return create_context + struct.pack(
