@@ -156,7 +156,7 @@ def test_only_the_labs_own_commands_and_uninstall_know_the_lab() -> None:
         for module, path in MODULES.items()
         if any(name.startswith("apexgpu_lab") for name in imports(path))
         and not module.startswith("commands/")
-        and module not in {"render/lab", "uninstall"}
+        and module not in {"render/demo", "render/lab", "uninstall"}
     ]
     assert stray == []
 

@@ -4,8 +4,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from apexgpu.archives.catalog import MANIFEST_SUFFIX, UNKNOWN_HOST, Archive, iso
-from apexgpu.backups import KeptSnapshots, RemovedSnapshot, SnapshotList, VerifiedSnapshot
-from apexgpu.render.screen import Screen
+from apexgpu.backups import (
+    KeptSnapshots,
+    Recoveries,
+    RemovedSnapshot,
+    Snapshot,
+    SnapshotList,
+    Undos,
+    VerifiedSnapshot,
+)
+from apexgpu.render.screen import Screen, reported_already
 from apexgpu.tables import Row
 from apexgpu.text import size
 
@@ -74,4 +82,7 @@ VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {
     VerifiedSnapshot: show_verified,
     RemovedSnapshot: show_removed,
     KeptSnapshots: show_kept,
+    Recoveries: reported_already,
+    Snapshot: reported_already,
+    Undos: reported_already,
 }

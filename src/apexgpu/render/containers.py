@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from apexgpu.containers import ContainerStatus, Statuses
+from apexgpu.containers import ContainerStatus, Registrations, Starts, Statuses, Stops
 from apexgpu.models import Host, Outcome
 from apexgpu.render.livetable import RowsView
-from apexgpu.render.screen import Screen
+from apexgpu.render.screen import Screen, reported_already
 from apexgpu.tables import Column, Row
 from apexgpu.text import duration, size
 
@@ -106,4 +106,9 @@ ROWS: Mapping[type, RowsView] = {
     )
 }
 
-VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {Statuses: show_status}
+VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {
+    Statuses: show_status,
+    Registrations: reported_already,
+    Starts: reported_already,
+    Stops: reported_already,
+}

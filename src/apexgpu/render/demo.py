@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from apexgpu.render.screen import Screen
+from apexgpu.render.screen import Screen, reported_already
+from apexgpu_lab.demo import Demo
 
-VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {}
+VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {Demo: reported_already}

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from apexgpu.mount import Mount, Mounted, MountList, MountState
-from apexgpu.render.screen import Screen
+from apexgpu.mount import Mount, MountChanges, Mounted, MountList, MountState
+from apexgpu.render.screen import Screen, reported_already
 from apexgpu.tables import Column, Row
 from apexgpu.text import duration
 
@@ -57,4 +57,5 @@ def _style(row: Row) -> str:
 VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {
     Mounted: show_mounted,
     MountList: show_list,
+    MountChanges: reported_already,
 }

@@ -83,9 +83,7 @@ class Screen:
         module = type(result).__module__.rpartition(".")[2]
         views: Mapping[type, Callable[[Any, Screen], None]]
         views = import_module(f"apexgpu.render.{module}").VIEWS
-        # Some commands have reported everything while they worked: their results need no drawing.
-        if type(result) in views:
-            views[type(result)](result, self)
+        views[type(result)](result, self)
 
     def document(self, document: JsonObject) -> None:
         """Print the JSON document, when JSON is wanted."""
@@ -194,6 +192,10 @@ class Screen:
         from apexgpu.render.livetable import live_rows
 
         return live_rows(self, kind, hosts, watch=watch)
+
+
+def reported_already(result: Result, screen: Screen) -> None:
+    """The view of results that need none: the command has reported everything while it worked."""
 
 
 def as_columns(columns: Sequence[Column] | Sequence[str]) -> list[Column]:

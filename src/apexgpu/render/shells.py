@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from apexgpu.render.screen import Screen
-from apexgpu.shells import CommandOutputs
+from apexgpu.render.screen import Screen, reported_already
+from apexgpu.shells import CommandOutputs, SshSession
 
 TAB = "    "
 """Stands for a tab, which would break the columns: the host's name is in front of every line."""
@@ -32,4 +32,7 @@ def show_outputs(result: CommandOutputs, screen: Screen) -> None:
                 screen.reporter.note(f"{label}  exit status {reply.code}")
 
 
-VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {CommandOutputs: show_outputs}
+VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {
+    CommandOutputs: show_outputs,
+    SshSession: reported_already,
+}

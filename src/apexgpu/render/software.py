@@ -5,7 +5,7 @@ from typing import Any
 
 from apexgpu.models import Outcome
 from apexgpu.render.livetable import BlocksView
-from apexgpu.render.screen import Screen
+from apexgpu.render.screen import Screen, reported_already
 from apexgpu.software import (
     STEP_TITLES,
     RecipeList,
@@ -75,4 +75,5 @@ ROWS: Mapping[type, BlocksView] = {Verifications: BlocksView(_show_verification)
 VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {
     RecipeList: show_recipes,
     Setup: show_setup,
+    Verifications: reported_already,
 }

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from apexgpu.forwarding.records import Forward, Tunnel, TunnelState
-from apexgpu.render.screen import Screen
+from apexgpu.render.screen import Screen, reported_already
 from apexgpu.tables import Column, Row
 from apexgpu.text import duration, size
-from apexgpu.tunnels import OpenTunnel, TunnelList
+from apexgpu.tunnels import ClosedTunnels, OpenTunnel, TunnelList
 
 _COLUMNS = (
     Column("ID"),
@@ -67,4 +67,5 @@ def _style(row: Row) -> str:
 VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {
     OpenTunnel: show_open,
     TunnelList: show_list,
+    ClosedTunnels: reported_already,
 }

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from apexgpu.render.screen import Screen
+from apexgpu.render.screen import Screen, reported_already
 from apexgpu.render.tunnels import show_forward
-from apexgpu.webapps import ShownServer
+from apexgpu.webapps import ShownServer, StoppedServers
 
 
 def show_server(result: ShownServer, screen: Screen) -> None:
@@ -13,4 +13,7 @@ def show_server(result: ShownServer, screen: Screen) -> None:
     show_forward(result.url, result.tunnel, result.tunnel.forwards[0], screen)
 
 
-VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {ShownServer: show_server}
+VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {
+    ShownServer: show_server,
+    StoppedServers: reported_already,
+}
