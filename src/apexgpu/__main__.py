@@ -47,10 +47,10 @@ def _open_closed() -> None:
     """A standard stream that was closed (`<&-`) becomes the null device, before a socket gets its number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            found = os.open(os.devnull, os.O_RDWR)
-            if found != number:
-                os.dup2(found, number)
-                os.close(found)
+            lowest_free = os.open(os.devnull, os.O_RDWR)
+            if lowest_free != number:
+                os.dup2(lowest_free, number)
+                os.close(lowest_free)
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
 
 

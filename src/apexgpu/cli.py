@@ -76,10 +76,10 @@ def _split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str], li
 
 def _without_leading_options(words: Sequence[str]) -> list[str]:
     """`words` without a `--json` or `--debug` in front of the command, which are dealt with already."""
-    rest = list(words)
-    while rest and rest[0] in {"--json", "--debug"}:
-        rest = rest[1:]
-    return rest
+    remaining = list(words)
+    while remaining and remaining[0] in {"--json", "--debug"}:
+        remaining = remaining[1:]
+    return remaining
 
 
 def _run(invocation: Invocation, words: list[str]) -> Result | int | None:

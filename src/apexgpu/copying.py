@@ -136,9 +136,9 @@ def _report(progress: CopyProgress, shown: Progress, over: threading.Event) -> N
 
 def _report_partial_copy(session: Session, progress: CopyProgress) -> None:
     if progress.partial is not None:
-        where, path = progress.partial
+        machine, path = progress.partial
         session.reporter.note(
-            f"the partial copy is kept in {path} on {where}; run the same command to resume"
+            f"the partial copy is kept in {path} on {machine}; run the same command to resume"
         )
 
 

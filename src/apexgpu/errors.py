@@ -37,12 +37,12 @@ class ApexError(Exception):
 
     def with_message(self, message: str, *, hint: str | None) -> Self:
         """The same failure (class, code, all other attributes) with another message and hint."""
-        other = type(self).__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other.args = (message,)
-        other.message = message
-        other.hint = hint
-        return other
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy.args = (message,)
+        copy.message = message
+        copy.hint = hint
+        return copy
 
 
 # Exit code 2: wrong use or configuration

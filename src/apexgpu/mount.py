@@ -249,8 +249,8 @@ def list_mounts(session: Session) -> MountList:
 
     Takes about two seconds at most.
     """
-    found = mounts.find_mounts(session.state_dir, _hosts_without_waiting(session))
-    return MountList(tuple(mounts.check_states(found)))
+    all_mounts = mounts.find_mounts(session.state_dir, _hosts_without_waiting(session))
+    return MountList(tuple(mounts.check_states(all_mounts)))
 
 
 def _hosts_without_waiting(session: Session) -> Sequence[Host]:
@@ -279,21 +279,23 @@ def repair(session: Session) -> MountChanges:
     mount, which works again by itself when the host is back. The failure of one does not stop the
     others.
     """
-    found = mounts.find_mounts(session.state_dir, _hosts_without_waiting(session))
-    requests = [_request_again(session, mount) for mount in found]
+    all_mounts = mounts.find_mounts(session.state_dir, _hosts_without_waiting(session))
+    requests = [_request_again(session, mount) for mount in all_mounts]
     with session.reporter.working("checking the mounts"):
         # All at the same time: whether the mounts answer, and whether their hosts do.
         checks = [_sftp_command(request, REPAIR_CHECK_LIMIT) for request in requests if request]
-        done = run_all([*(mounts.probe_command(mount.directory) for mount in found), *checks])
-    probes, check_results = done[: len(found)], iter(done[len(found) :])
+        completed = run_all(
+            [*(mounts.probe_command(mount.directory) for mount in all_mounts), *checks]
+        )
+    probes, check_results = completed[: len(all_mounts)], iter(completed[len(all_mounts) :])
     changes = []
-    for mount, probe, request in zip(found, probes, requests, strict=True):
+    for mount, probe, request in zip(all_mounts, probes, requests, strict=True):
         check = next(check_results) if request else None
         checked = mounts.with_state(mount, probe)
         if checked.is_stale:
             changes.append(_repair_one(session, checked, request, check))
     if not changes:
-        session.reporter.success("nothing to repair" if found else "nothing is mounted")
+        session.reporter.success("nothing to repair" if all_mounts else "nothing is mounted")
     return MountChanges(tuple(changes))
 
 
@@ -368,8 +370,8 @@ def unmount(
     """
     if not names and not everything:
         raise UsageError("no mount was named", hint="apexgpu unmount --all")
-    found = mounts.find_mounts(session.state_dir, _hosts_without_waiting(session))
-    chosen = found if everything else _choose(session, found, names)
+    all_mounts = mounts.find_mounts(session.state_dir, _hosts_without_waiting(session))
+    chosen = all_mounts if everything else _choose(session, all_mounts, names)
     if force:
         chosen = mounts.check_states(chosen)
     changes = tuple(_unmount_one(session, mount, force=force) for mount in chosen)
@@ -389,12 +391,12 @@ def _unmount_one(session: Session, mount: Mount, *, force: bool) -> MountChange:
     return MountChange(replace(mount, state=MountState.UNMOUNTED))
 
 
-def _choose(session: Session, found: Sequence[Mount], names: Sequence[str]) -> list[Mount]:
+def _choose(session: Session, all_mounts: Sequence[Mount], names: Sequence[str]) -> list[Mount]:
     """The mounts that `names` stand for, each once."""
     directories: list[str] = []
     for name in names:
-        directories += _directories_of(session, found, name)
-    by_directory = {mount.directory: mount for mount in found}
+        directories += _directories_of(session, all_mounts, name)
+    by_directory = {mount.directory: mount for mount in all_mounts}
     chosen = []
     for directory in dict.fromkeys(directories):
         if directory in by_directory:
@@ -402,13 +404,13 @@ def _choose(session: Session, found: Sequence[Mount], names: Sequence[str]) -> l
     return chosen
 
 
-def _directories_of(session: Session, found: Sequence[Mount], name: str) -> list[str]:
+def _directories_of(session: Session, all_mounts: Sequence[Mount], name: str) -> list[str]:
     """The mounted directories that a host name, a glob or a directory stands for.
 
     No directory is touched here except by a child process, because it may be a stale mount.
     """
-    mounted = [mount.directory for mount in found]
-    from_host = [mount.directory for mount in found if mount.host == name]
+    mounted = [mount.directory for mount in all_mounts]
+    from_host = [mount.directory for mount in all_mounts if mount.host == name]
     path = mounts.absolute_path(name)
     if from_host or path in mounted:
         return from_host or [path]
@@ -419,7 +421,7 @@ def _directories_of(session: Session, found: Sequence[Mount], name: str) -> list
         except UnknownHostError:
             pass  # it may be a directory without a slash in its name
         else:
-            return [mount.directory for mount in found if mount.host in hosts]
+            return [mount.directory for mount in all_mounts if mount.host in hosts]
     real_path, _ = mounts.inspect_directory(path)
     if real_path in mounted:
         return [real_path]

@@ -116,7 +116,7 @@ class LocalRunner:
         import subprocess
 
         try:
-            done = subprocess.run(
+            completed = subprocess.run(
                 list(argv),
                 input=stdin,
                 capture_output=True,
@@ -129,7 +129,7 @@ class LocalRunner:
         except subprocess.TimeoutExpired:
             message = f"{argv[0]} did not end within {timeout:g} s"
             raise ProgramTimeoutError(message) from None
-        return Completed(tuple(argv), done.returncode, done.stdout, done.stderr)
+        return Completed(tuple(argv), completed.returncode, completed.stdout, completed.stderr)
 
     def stream(
         self,

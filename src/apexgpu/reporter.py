@@ -234,9 +234,9 @@ class PlainReporter(Reporter):
 
     def error(self, error: ApexError, *, host: str | None = None) -> None:
         """See Reporter."""
-        where = f"{host}: " if host and host not in error.message else ""
+        prefix = f"{host}: " if host and host not in error.message else ""
         with self._lock:
-            self._write("error: ", "red", where + error.message)
+            self._write("error: ", "red", prefix + error.message)
             if error.hint:
                 self._write(" hint: ", "red", error.hint)
 

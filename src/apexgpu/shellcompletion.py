@@ -78,10 +78,10 @@ def installed_files(config_dir: Path) -> list[Path]:
 
 def remove(config_dir: Path) -> None:
     """Remove our files, and our lines from start-up files; one without other lines is deleted."""
-    for path, rest in list(_installed(config_dir)):
-        if rest:
+    for path, without_ours in list(_installed(config_dir)):
+        if without_ours:
             mode = path.stat().st_mode & 0o777
-            replace_atomically(path, rest, mode=mode)
+            replace_atomically(path, without_ours, mode=mode)
         else:
             path.unlink()
 
@@ -120,9 +120,9 @@ def _installed(config_dir: Path) -> Iterator[tuple[Path, bytes]]:
             continue
         old = startup.read_bytes()
         lines = old.splitlines(keepends=True)
-        rest = b"".join(line for line in lines if not _is_our_line(line))
-        if rest != old:
-            yield startup, rest
+        without_ours = b"".join(line for line in lines if not _is_our_line(line))
+        if without_ours != old:
+            yield startup, without_ours
 
 
 def _is_our_line(line: bytes) -> bool:

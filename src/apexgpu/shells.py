@@ -90,12 +90,12 @@ def _own_connection(session: Session, host: Host) -> list[str]:
     path = _control_path(session, Target(host, "container"))
     if path == "none":
         return []
-    others = [Target(host, "manage")]
+    targets = [Target(host, "manage")]
     for other in session.known_hosts:
         if other != host and other.port:
-            others.append(Target(other, "container"))
+            targets.append(Target(other, "container"))
             break
-    if path in {_control_path(session, other) for other in others}:
+    if path in {_control_path(session, other) for other in targets}:
         return ["-o", "ControlPath=none"]
     return []
 

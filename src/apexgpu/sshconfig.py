@@ -223,8 +223,8 @@ def status(session: Session) -> ConfigStatus:
         managed = configblock.managed_hosts(configfile.read_config(_include_file(session)))
     warnings = []
     if managed:
-        found = configfile.find_warnings(path, managed, runner=session.runner)
-        warnings = [warning.text for warning in found]
+        for warning in configfile.find_warnings(path, managed, runner=session.runner):
+            warnings.append(warning.text)
     if configblock.is_edited(old):
         warnings.append(
             "the block was edited or moved by hand; the next `apexgpu config sync` undoes that"

@@ -62,8 +62,8 @@ def duration(seconds: float | None) -> str:
     for unit, length, smaller_unit, smaller_length in _DURATION_UNITS:
         if whole >= length:
             text = f"{whole // length} {unit}"
-            rest = whole % length // smaller_length
-            return f"{text} {rest} {smaller_unit}" if rest else text
+            remainder = whole % length // smaller_length
+            return f"{text} {remainder} {smaller_unit}" if remainder else text
     return f"{whole} s"
 
 

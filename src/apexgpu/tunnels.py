@@ -201,9 +201,9 @@ def close(
 
 def _check_names(session: Session, names: Sequence[str], tunnels: Sequence[Tunnel]) -> None:
     """Raise UsageError for a name that is neither a host nor the ID of a tunnel, open or closed."""
-    known = {tunnel.id for tunnel in tunnels} | {tunnel.host for tunnel in tunnels}
+    known_names = {tunnel.id for tunnel in tunnels} | {tunnel.host for tunnel in tunnels}
     for name in names:
-        if name in known:
+        if name in known_names:
             continue
         # The ID of a tunnel that is closed already: its host must exist. This may ask IAM.
         host, _, number = name.rpartition("-")
@@ -250,19 +250,19 @@ def _plan(
 def open_planned(session: Session, plan: TunnelPlan) -> Tunnel:
     """Open a tunnel in the background; return it once it is up, or if it is open already."""
     # Also the dead ones: their local ports are used again.
-    known = records.list_tunnels(session.state_dir)
-    tunnel = _use_existing(session, plan, known)
+    existing = records.list_tunnels(session.state_dir)
+    tunnel = _use_existing(session, plan, existing)
     if tunnel is None:
-        tunnel = _start_in_background(session, plan, known)
+        tunnel = _start_in_background(session, plan, existing)
     if plan.in_browser:
         _show_in_browser(session, plan, tunnel)
     return tunnel
 
 
-def _start_in_background(session: Session, plan: TunnelPlan, known: Sequence[Tunnel]) -> Tunnel:
+def _start_in_background(session: Session, plan: TunnelPlan, existing: Sequence[Tunnel]) -> Tunnel:
     from apexgpu.forwarding import background
 
-    request = _request(session, plan, known, in_background=True)
+    request = _request(session, plan, existing, in_background=True)
     try:
         with session.reporter.working(f"opening the tunnel to {plan.host.name}"):
             tunnel = background.start(session.state_dir, request, session.runner)
@@ -270,27 +270,27 @@ def _start_in_background(session: Session, plan: TunnelPlan, known: Sequence[Tun
         raise tunnel_error(plan.host, exc.message) from None
     except PortsTakenError as exc:
         raise _port_in_use(session, exc.ports[0], plan) from None
-    _report_other_port(session, request, tunnel, known)
+    _report_other_port(session, request, tunnel, existing)
     return tunnel
 
 
 def keep_planned_open(session: Session, plan: TunnelPlan, on_open: Callable[[Tunnel], None]) -> int:
     """Open a tunnel and carry it in this process; `on_open` is called once it is up."""
-    known = records.list_tunnels(session.state_dir)
-    existing = _use_existing(session, plan, known)
-    if existing is not None:
-        on_open(existing)
+    existing = records.list_tunnels(session.state_dir)
+    open_tunnel = _use_existing(session, plan, existing)
+    if open_tunnel is not None:
+        on_open(open_tunnel)
         if plan.in_browser:
-            _show_in_browser(session, plan, existing)
+            _show_in_browser(session, plan, open_tunnel)
         return 0
-    request = _request(session, plan, known, in_background=False)
+    request = _request(session, plan, existing, in_background=False)
     try:
         sockets = take_ports(request)
     except PortsTakenError as exc:
         raise _port_in_use(session, exc.ports[0], plan) from None
 
     def came_up(tunnel: Tunnel) -> None:
-        _report_other_port(session, request, tunnel, known)
+        _report_other_port(session, request, tunnel, existing)
         on_open(tunnel)
         session.reporter.note("Ctrl-C closes it")
         if plan.in_browser:
@@ -303,10 +303,10 @@ def keep_planned_open(session: Session, plan: TunnelPlan, on_open: Callable[[Tun
     return _Foreground(session, plan, request, came_up).carry(sockets)
 
 
-def _use_existing(session: Session, plan: TunnelPlan, known: Sequence[Tunnel]) -> Tunnel | None:
+def _use_existing(session: Session, plan: TunnelPlan, existing: Sequence[Tunnel]) -> Tunnel | None:
     """Return the open tunnel that does what is planned already; None if there is none."""
-    records.remove_dead(session.state_dir, known)
-    tunnel = records.find(known, plan.host.name, plan.destinations, plan.local)
+    records.remove_dead(session.state_dir, existing)
+    tunnel = records.find(existing, plan.host.name, plan.destinations, plan.local)
     if tunnel is None or tunnel.state is TunnelState.DEAD:
         return None
     session.reporter.note(
@@ -319,19 +319,20 @@ def _use_existing(session: Session, plan: TunnelPlan, known: Sequence[Tunnel]) -
 
 
 def _request(
-    session: Session, plan: TunnelPlan, known: Sequence[Tunnel], *, in_background: bool
+    session: Session, plan: TunnelPlan, existing: Sequence[Tunnel], *, in_background: bool
 ) -> TunnelRequest:
     """Look at the container, report what is missing there, and word the request."""
     # A socket of ours that is in the container's list shows that both are one machine.
     with ports.listen_anywhere() as probe:
-        found = _list_listeners(session, plan.host)
-        same_machine = listeners.contain(found, probe)
-    if same_machine and plan.local in {each.port for each in plan.destinations}:
+        listening = _list_listeners(session, plan.host)
+        same_machine = listeners.contain(listening, probe)
+    wanted_ports = [destination.port for destination in plan.destinations]
+    if same_machine and plan.local in wanted_ports:
         raise _own_port(plan)
     for destination in plan.destinations:
-        _report_missing_listener(session, plan.host, destination, found)
+        _report_missing_listener(session, plan.host, destination, listening)
     local_ports: tuple[int | None, ...] = (plan.local,) * len(plan.destinations)
-    dead = records.find(known, plan.host.name, plan.destinations, plan.local)
+    dead = records.find(existing, plan.host.name, plan.destinations, plan.local)
     if dead is not None:
         # Its pages may still be open in a browser: they work again on the same ports.
         local_ports = tuple(forward.local_port for forward in dead.forwards)
@@ -358,10 +359,10 @@ def _list_listeners(session: Session, host: Host) -> Sequence[Listener]:
 
 
 def _report_missing_listener(
-    session: Session, host: Host, destination: Destination, found: Sequence[Listener]
+    session: Session, host: Host, destination: Destination, listening: Sequence[Listener]
 ) -> None:
     # The tunnel is opened all the same: the program may be started later.
-    state = listeners.state_of(destination, found)
+    state = listeners.state_of(destination, listening)
     port = destination.port
     if state is ListenerState.NOTHING:
         session.reporter.note(f"nothing listens on port {port} of {host.name} yet")
@@ -373,7 +374,7 @@ def _report_missing_listener(
 
 
 def _report_other_port(
-    session: Session, request: TunnelRequest, tunnel: Tunnel, known: Sequence[Tunnel]
+    session: Session, request: TunnelRequest, tunnel: Tunnel, existing: Sequence[Tunnel]
 ) -> None:
     """Tell which program has the port that a user would expect, if another one was taken."""
     if request.exact_ports:
@@ -383,14 +384,14 @@ def _report_other_port(
         # A privileged port always moves, which is no news.
         is_moved = expected == destination.port and forward.local_port > expected
         if is_moved and not ports.is_free(expected):
-            owner = _owner(session, expected, known)
+            owner = _owner(session, expected, existing)
             session.reporter.note(
                 f"local port {expected} is in use by {owner}; using {forward.local_port}"
             )
 
 
-def _owner(session: Session, port: int, known: Sequence[Tunnel]) -> str:
-    for tunnel in known:
+def _owner(session: Session, port: int, existing: Sequence[Tunnel]) -> str:
+    for tunnel in existing:
         if any(forward.local_port == port for forward in tunnel.forwards):
             return f"your tunnel {tunnel.id}"
     return str(portowners.port_owner(port, session.runner))

@@ -157,12 +157,14 @@ def stop(
     request = _request(kind, directory, program, WAIT)
     with session.reporter.working(f"stopping {kind.label} on {chosen.name}") as progress:
 
-        def work(each: Host) -> StoppedPorts:
+        def work(target: Host) -> StoppedPorts:
             # In a stopped container no server runs, and none is started in order to stop it.
-            if not containers.is_running(session, each):
+            if not containers.is_running(session, target):
                 return StoppedPorts(())
             transport = session.transport
-            return StoppedPorts(webservers.stop(transport, each, request, on_line=progress.update))
+            return StoppedPorts(
+                webservers.stop(transport, target, request, on_line=progress.update)
+            )
 
         outcome = manyhosts.run(session, [chosen], work)[0]
     if outcome.error is not None:

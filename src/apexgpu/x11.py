@@ -107,8 +107,8 @@ def check(session: Session, name: str | None = None, *, trusted: bool = False) -
 
 
 def _local_display(session: Session, host: Host | None) -> LocalDisplay:
-    where = shells.ssh_arguments(session, host) if host is not None else []
-    return displayfacts.collect(session.runner, session.environment, where)
+    ssh_arguments = shells.ssh_arguments(session, host) if host is not None else []
+    return displayfacts.collect(session.runner, session.environment, ssh_arguments)
 
 
 def _check_container(
@@ -141,8 +141,10 @@ def _show_test_window(
         batch=True,
         connect=session.settings.timeout,
     )
-    where = shells.ssh_arguments(session, host)
-    test = sshsessions.show_test_window(session.runner, host, where, display.connection, options)
+    ssh_arguments = shells.ssh_arguments(session, host)
+    test = sshsessions.show_test_window(
+        session.runner, host, ssh_arguments, display.connection, options
+    )
     return containerchecks.check_forwarding(test, host.name, trusted=trusted)
 
 
@@ -309,8 +311,10 @@ def install(session: Session, name: str, *, full: bool = False) -> Installations
     with session.reporter.working(f"installing on {host.name}") as progress:
 
         def work(host: Host) -> InstalledPackages:
-            done = installation.install(session.transport, host, full=full, on_line=progress.update)
-            return InstalledPackages(done.packages, done.changed)
+            completed = installation.install(
+                session.transport, host, full=full, on_line=progress.update
+            )
+            return InstalledPackages(completed.packages, completed.changed)
 
         outcomes: list[Outcome[InstalledPackages]] = manyhosts.run(session, [host], work)
     return Installations(outcomes)

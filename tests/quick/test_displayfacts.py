@@ -84,7 +84,7 @@ def test_macos_with_xquartz_that_does_not_run(tmp_path: Path) -> None:
         "2.8.5",
         True,
     )
-    assert (found.answer, found.said) == (Answer.NO_SERVER, "no such file or directory")
+    assert (found.answer, found.server_answer) == (Answer.NO_SERVER, "no such file or directory")
 
 
 def test_macos_without_xquartz() -> None:
@@ -201,4 +201,4 @@ def test_a_server_that_begins_anew_is_tried_again() -> None:
             Recorded({"ssh -G localhost": ""}), {"DISPLAY": shown}, system="win32"
         ).facts
         thread.join(30)
-    assert (found.answer, found.said) == (Answer.REJECTED, "none")
+    assert (found.answer, found.server_answer) == (Answer.REJECTED, "none")

@@ -42,9 +42,9 @@ def archive_host(
         if sees_archives(candidate):
             yield candidate
             return
-    others = [other for other in context.hosts if may_use_own or other != host]
+    candidates = [other for other in context.hosts if may_use_own or other != host]
     stopped: list[Host] = []
-    for outcome in _statuses(context, others):
+    for outcome in _statuses(context, candidates):
         if _is_running(outcome) and outcome.host != host:
             candidate = ArchiveHost(context, outcome.host, directory)
             if sees_archives(candidate):
@@ -95,9 +95,9 @@ def _started(
                 )
             except ApexError:
                 continue  # a broken container, or a host that is in use: the next one may work
-            found = ArchiveHost(context, candidate, directory)
-            if sees_archives(found):
-                yield found
+            archive_host = ArchiveHost(context, candidate, directory)
+            if sees_archives(archive_host):
+                yield archive_host
                 return
     raise no_archive_host(host)
 

@@ -79,17 +79,17 @@ def _hoisted(args: list[str], params: list[Any]) -> list[str]:
     )
     front: list[str] = []
     hosts: list[str] = []
-    rest = list(args)
-    while rest and rest[0] != "--":
-        name, joined, _ = rest[0].partition("=")
+    remaining = list(args)
+    while remaining and remaining[0] != "--":
+        name, joined, _ = remaining[0].partition("=")
         if name in takes:
             count = 2 if takes[name] and not joined else 1
-            front, rest = [*front, *rest[:count]], rest[count:]
+            front, remaining = [*front, *remaining[:count]], remaining[count:]
         elif (several or not hosts) and not name.startswith("-"):
-            hosts.append(rest.pop(0))
+            hosts.append(remaining.pop(0))
         else:
             break
-    return [*front, *hosts, *rest]
+    return [*front, *hosts, *remaining]
 
 
 class Root(TyperGroup):

@@ -71,7 +71,7 @@ def _from_json(data: bytes) -> TunnelRequest:
         **{
             **values,
             "ssh_arguments": tuple(values["ssh_arguments"]),
-            "destinations": tuple(Destination(**each) for each in values["destinations"]),
+            "destinations": tuple(Destination(**fields) for fields in values["destinations"]),
             "local_ports": tuple(values["local_ports"]),
         }
     )

@@ -52,7 +52,7 @@ def state_of(destination: Destination, listeners: Sequence[Listener]) -> Listene
     """Tell whether a program in the container listens on `destination`."""
     if not listeners or destination.host != "localhost":
         return ListenerState.UNKNOWN
-    addresses = {each.address for each in listeners if each.port == destination.port}
+    addresses = {listener.address for listener in listeners if listener.port == destination.port}
     if not addresses:
         return ListenerState.NOTHING
     if addresses == {_IPV6_LOOPBACK}:
@@ -69,4 +69,4 @@ def contain(listeners: Sequence[Listener], ours: socket.socket) -> bool:
     """
     port = ours.getsockname()[1]
     inode = os.fstat(ours.fileno()).st_ino
-    return any(each.port == port and each.inode == inode for each in listeners)
+    return any(listener.port == port and listener.inode == inode for listener in listeners)

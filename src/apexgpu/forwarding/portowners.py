@@ -100,8 +100,8 @@ def users_of(directory: str) -> list[LocalProgram]:
             for process, name in _linux_processes()
             if process.name != str(os.getpid()) and _uses(process, directory)
         ]
-    done = run_all([TimedCommand(("lsof", "-w", "-b", "-Fpc", "+f", "--", directory), 3)])[0]
-    return lsof_processes(done.text)
+    completed = run_all([TimedCommand(("lsof", "-w", "-b", "-Fpc", "+f", "--", directory), 3)])[0]
+    return lsof_processes(completed.text)
 
 
 def waiting_for_fuse() -> list[LocalProgram]:

@@ -109,7 +109,7 @@ class Tunnel:
     def from_json(cls, values: Mapping[str, Any]) -> "Tunnel":
         """Read what `to_json` wrote; KeyError, TypeError or ValueError if it is anything else."""
         forwards = tuple(
-            Forward(int(each["local"]), str(each["remote"])) for each in values["forwards"]
+            Forward(int(fields["local"]), str(fields["remote"])) for fields in values["forwards"]
         )
         if not forwards:
             message = "a tunnel has at least one forward"

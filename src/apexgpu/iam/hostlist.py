@@ -77,8 +77,8 @@ def quoted(text: str) -> str:
 
 
 def _refuse(reason: str, line: int | None = None, *, hint: str = "apexgpu doctor") -> Never:
-    place = "" if line is None else f" line {line}"
-    message = f"IAM's .ssh/config{place}: {reason}; nothing was changed"
+    position = "" if line is None else f" line {line}"
+    message = f"IAM's .ssh/config{position}: {reason}; nothing was changed"
     raise ConfigError(message, hint=hint)
 
 

@@ -92,10 +92,10 @@ def execute(transport: Transport, host: Host, command: str, *, total: float | No
 
 def _explain_refusal(transport: Transport, host: Host, refusal: PortRefusedError) -> ApexError:
     """Ask the host why the container's port refuses connections."""
-    found = manage.status(transport, host)
-    if not found.registered:
+    host_status = manage.status(transport, host)
+    if not host_status.registered:
         return key_refused_error(Target(host, "manage"))
-    if found.container is not None and found.container.running:
+    if host_status.container is not None and host_status.container.running:
         from apexgpu.manageshell.starting import explain_port_error  # rarely needed
 
         return explain_port_error(host, refusal)
@@ -107,15 +107,15 @@ def detailed_status(transport: Transport, host: Host) -> HostStatus:
 
     A disk that hangs costs only the values after it; a container that is out of reach costs both.
     """
-    found = manage.status(transport, host)
-    if found.container is None or not found.container.running:
-        return found
+    host_status = manage.status(transport, host)
+    if host_status.container is None or not host_status.container.running:
+        return host_status
     output = _query_details(transport, host)
     first_line = output.partition("\n")[0].strip()
     uptime = None
     if first_line.replace(".", "", 1).isdigit():
         uptime = float(first_line)
-    return replace(found, uptime=uptime, disks=disks.parse_disks(output))
+    return replace(host_status, uptime=uptime, disks=disks.parse_disks(output))
 
 
 def _query_details(transport: Transport, host: Host) -> str:

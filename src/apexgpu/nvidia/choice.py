@@ -94,12 +94,12 @@ def offers(reports: Mapping[str, Sequence[Report]], need: Need) -> tuple[Offer, 
     Empty GPUs come before shared ones, then more free GiB, then less load, then hosts with more GPUs left over, then
     the order of names.
     """
-    found = []
+    possible = []
     for host, reports_of_host in reports.items():
         offer = Offer(host, fitting(reports_of_host, need), need.count)
         if len(offer.fits) >= need.count:
-            found.append(offer)
-    return tuple(sorted(found, key=_rank_of_offer))
+            possible.append(offer)
+    return tuple(sorted(possible, key=_rank_of_offer))
 
 
 def fitting(reports: Sequence[Report], need: Need) -> tuple[Fit, ...]:

@@ -69,8 +69,8 @@ class Gpu:
         """Bytes in use that no program of the container accounts for; None if that is unknown."""
         if self.used is None or self.own is None:
             return None
-        rest = self.used - self.own
-        return rest if rest > DRIVER_SHARE else 0
+        unexplained = self.used - self.own
+        return unexplained if unexplained > DRIVER_SHARE else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +86,17 @@ def reports(text: str, host: str) -> tuple[Report, ...]:
 
     Raises NvidiaSmiError if nvidia-smi reports a failure, or if not even one report is complete.
     """
-    found: list[Report] = []
+    reports_so_far: list[Report] = []
     lines: list[str] = []
     for line in text.splitlines():
         if line.startswith(f"{END} "):
-            found.append(report(lines, _number(line) or 0, host))
+            reports_so_far.append(report(lines, _number(line) or 0, host))
             lines = []
         else:
             lines.append(line)
-    if not found:
+    if not reports_so_far:
         raise unknown_output(lines, host)
-    return tuple(found)
+    return tuple(reports_so_far)
 
 
 def report(lines: Sequence[str], status: int, host: str) -> Report:

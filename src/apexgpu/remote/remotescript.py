@@ -81,15 +81,15 @@ def answers(out: str) -> list[str]:
 
 def json_answers(out: str) -> list[dict[str, Any]]:
     """The answers in `out` that are JSON objects, in order."""
-    found = []
+    objects = []
     for answer in answers(out):
         try:
             value = json.loads(answer)
         except ValueError:
             continue
         if isinstance(value, dict):
-            found.append(value)
-    return found
+            objects.append(value)
+    return objects
 
 
 def output(out: str) -> str:

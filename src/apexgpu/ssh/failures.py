@@ -195,10 +195,11 @@ def host_key_changed_error(
     key: PublicKey | None = None,
 ) -> ChangedHostKeyError:
     """The error for a host key that is not the known one; fingerprints in OpenSSH's SHA256 form."""
-    where = ", ".join(str(file) for file in files[:1])
+    known_hosts_file = ", ".join(str(file) for file in files[:1])
+    known_fingerprints = " or ".join(known)
     message = (
-        f"the host key of {target.alias} has changed: it shows {shown}, known is {' or '.join(known)} ({where}); "
-        "nothing was sent"
+        f"the host key of {target.alias} has changed: it shows {shown}, "
+        f"known is {known_fingerprints} ({known_hosts_file}); nothing was sent"
     )
     hint = "ask the administrators whether this change is theirs before you trust it"
     return ChangedHostKeyError(message, hint=hint, key=key)

@@ -58,10 +58,12 @@ class OpenSshClient:
             # ssh's messages go to a file (-E), so that they cannot be confused with the command's stderr.
             log = Path(directory) / "log"
             words[1:1] = ["-E", str(log)]
-            done = self._runner.stream(words, on_line=on_line, total=total, silence=limits.silence)
+            completed = self._runner.stream(
+                words, on_line=on_line, total=total, silence=limits.silence
+            )
             messages = log.read_text(errors="replace") if log.exists() else ""
-        reply = Reply(done.code, done.text, done.err.decode("utf-8", "replace"))
-        if done.timed_out:
+        reply = Reply(completed.code, completed.text, completed.err.decode("utf-8", "replace"))
+        if completed.timed_out:
             raise command_timeout_error(target, reply.out)
         if reply.code == _SSH_FAILED:
             self._raise_failure(route, reply, messages, limits)

@@ -139,11 +139,13 @@ def resolve(target: Target, *, config: Path, runner: Runner) -> Route:
     """Ask `ssh -G` for the route. ConfigError with ssh's message if ssh rejects the user's config."""
     config_file = config_arguments(config) if config.exists() else ["-F", os.devnull]
     argv = ["ssh", "-G", *config_file, *target_arguments(target), target.alias]
-    done = runner.run(argv, timeout=_TIME_LIMIT)
-    if done.code != 0:
-        message = f"ssh cannot read its configuration: {_config_error(done.err, done.code)}"
+    completed = runner.run(argv, timeout=_TIME_LIMIT)
+    if completed.code != 0:
+        message = (
+            f"ssh cannot read its configuration: {_config_error(completed.err, completed.code)}"
+        )
         raise ConfigError(message, hint=f"correct that line in {config}", code="ssh_config")
-    return Route(target, parse(done.text))
+    return Route(target, parse(completed.text))
 
 
 def _config_error(stderr: bytes, status: int) -> str:

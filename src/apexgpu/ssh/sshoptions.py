@@ -44,7 +44,7 @@ def shared(socket: Path | None, *, master: bool = True) -> tuple[str, str, str]:
 
 def arguments(options: Iterable[str]) -> list[str]:
     """The options as arguments of ssh: `-o NAME=VALUE` for each."""
-    found: list[str] = []
+    argv: list[str] = []
     for option in options:
-        found += ["-o", option]
-    return found
+        argv += ["-o", option]
+    return argv

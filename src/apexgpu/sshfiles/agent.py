@@ -28,10 +28,10 @@ def query_agent(runner: Runner) -> list[PublicKey]:
         UnreachableError: the agent does not answer in time.
         MissingProgramError: `ssh-add` is not installed.
     """
-    done = runner.run(["ssh-add", "-L"], timeout=TIME_LIMIT)
-    if done.code != 0:
+    completed = runner.run(["ssh-add", "-L"], timeout=TIME_LIMIT)
+    if completed.code != 0:
         return []
-    return parse_all(done.text)
+    return parse_all(completed.text)
 
 
 def add_to_agent(path: Path, runner: Runner, passphrase: str | None = None) -> bool:

@@ -112,10 +112,10 @@ def resolve(config: Path, names: Iterable[str], runner: Runner) -> dict[str, Res
 
 def _resolve(config: Path, name: str, runner: Runner) -> Resolved:
     try:
-        done = runner.run(["ssh", "-G", "-F", str(config), "--", name], timeout=_TIMEOUT)
+        completed = runner.run(["ssh", "-G", "-F", str(config), "--", name], timeout=_TIMEOUT)
     except UnreachableError as error:
         return Resolved(-1, b"", error.message.encode(), timed_out=True)
-    return Resolved(done.code, done.out, done.err)
+    return Resolved(completed.code, completed.out, completed.err)
 
 
 @contextmanager

@@ -360,12 +360,12 @@ def _check_writable(path: Path) -> None:
     while not existing.exists():
         existing = existing.parent
     directory = existing if existing.is_dir() else existing.parent
-    for place in (existing, directory):
-        has_write_bit = place.stat().st_mode & 0o222
-        is_in_nix_store = "/nix/store/" in str(place)  # where home-manager keeps its files
-        if not has_write_bit or not os.access(place, os.W_OK) or is_in_nix_store:
+    for real_path in (existing, directory):
+        has_write_bit = real_path.stat().st_mode & 0o222
+        is_in_nix_store = "/nix/store/" in str(real_path)  # where home-manager keeps its files
+        if not has_write_bit or not os.access(real_path, os.W_OK) or is_in_nix_store:
             raise ConfigError(
-                f"{path} is read-only: {place} cannot be written (a dotfiles tool may own it)",
+                f"{path} is read-only: {real_path} cannot be written (a dotfiles tool may own it)",
                 hint="apexgpu config sync --include",
             )
 

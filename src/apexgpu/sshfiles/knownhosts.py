@@ -60,14 +60,14 @@ def lookup_name(address: str, port: int) -> str:
 def parse_entry(line: bytes) -> KnownHostsEntry | None:
     """Return the entry of one line, or None for blank lines, comments and anything else."""
     text = line.decode("utf-8", "surrogateescape").strip(" \t\r\n")
-    first, rest = _split_first(text)
+    first, remaining = _split_first(text)
     marker = ""
     if first in _MARKERS:
         marker = first
-        first, rest = _split_first(rest)
-    if not rest or first.startswith(("#", "@")):
+        first, remaining = _split_first(remaining)
+    if not remaining or first.startswith(("#", "@")):
         return None
-    key = parse_key(rest)
+    key = parse_key(remaining)
     if key is None:
         return None
     return KnownHostsEntry(marker, first, key)
@@ -117,10 +117,10 @@ class KnownHosts:
         entries = self._entries_for(name)
         if any(entry.marker == "@revoked" and entry.key.blob == blob for entry in entries):
             return KeyStatus.REVOKED
-        known = {(entry.key.kind, entry.key.blob) for entry in entries if not entry.marker}
-        if not known:
+        keys = {(entry.key.kind, entry.key.blob) for entry in entries if not entry.marker}
+        if not keys:
             return KeyStatus.UNKNOWN
-        if (kind, blob) in known:
+        if (kind, blob) in keys:
             return KeyStatus.KNOWN
         return KeyStatus.CHANGED
 

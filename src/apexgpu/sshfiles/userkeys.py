@@ -25,11 +25,11 @@ class KnownKey:
     places: tuple[str, ...] = ()
     path: Path | None = None
 
-    def found_in(self, place: str, path: Path | None = None) -> "KnownKey":
+    def found_in(self, source: str, path: Path | None = None) -> "KnownKey":
         """Return this key with one more place; each place is listed once."""
         places = self.places
-        if place not in places:
-            places = (*places, place)
+        if source not in places:
+            places = (*places, source)
         return replace(self, places=places, path=self.path or path)
 
     def to_json(self) -> JsonObject:
@@ -68,10 +68,10 @@ def list_known_keys(
     `login_fingerprint` is that of the last login's key, "" if there was none.
     """
     known: dict[str, KnownKey] = {}
-    for key, place, path in _find_keys(directory, stored, runner):
+    for key, source, path in _find_keys(directory, stored, runner):
         mark = fingerprint(key)
         entry = known.get(mark) or KnownKey(mark, key.kind, key.comment)
-        known[mark] = entry.found_in(place, path)
+        known[mark] = entry.found_in(source, path)
     if login_fingerprint in known:
         known[login_fingerprint] = known[login_fingerprint].found_in("login")
     return tuple(known.values())

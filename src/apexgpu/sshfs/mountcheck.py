@@ -74,16 +74,16 @@ def parse_remote_path(word: str) -> str:
     return posixpath.normpath(path) if path else ""
 
 
-def full_remote_path(done: Completed, target: Target, remote: str) -> str:
+def full_remote_path(completed: Completed, target: Target, remote: str) -> str:
     """The full path of `remote`, from the output of sftp.
 
     Raises the error for whatever prevented it.
     """
-    stderr = done.err.decode("utf-8", "replace")
-    if done.timed_out:
+    stderr = completed.err.decode("utf-8", "replace")
+    if completed.timed_out:
         raise failure_error(target, SshFailure.TIMEOUT, stderr)
-    match = re.search(r"^Remote working directory: (/.*)$", done.text, re.MULTILINE)
-    if done.code == 0 and match:
+    match = re.search(r"^Remote working directory: (/.*)$", completed.text, re.MULTILINE)
+    if completed.code == 0 and match:
         home = match[1]
         # In some locales sftp prints what is not ASCII in octal. Then the path is left to sshfs.
         if "\\" in home and not remote.startswith("/"):

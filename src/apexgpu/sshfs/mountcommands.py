@@ -268,9 +268,9 @@ def run_mount(program: MountProgram, request: MountRequest, *, limit: float) -> 
     """Mount within `limit` seconds. The program is killed if it takes longer."""
     name = request.target.host.name
     argv = tuple(mount_argv(program, request))
-    done = run_all([TimedCommand(argv, limit, env={MARK: request.directory})])[0]
-    if done.timed_out:
+    completed = run_all([TimedCommand(argv, limit, env={MARK: request.directory})])[0]
+    if completed.timed_out:
         message = f"{program} did not mount {name} within {limit:g} s"
         raise RefusedError(message, hint=f"apexgpu doctor {name}", code="timeout")
-    if done.code != 0:
-        raise mount_failure(name, done.err.decode("utf-8", "replace") + done.text)
+    if completed.code != 0:
+        raise mount_failure(name, completed.err.decode("utf-8", "replace") + completed.text)

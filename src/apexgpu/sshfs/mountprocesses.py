@@ -90,10 +90,10 @@ def with_address(process: SshfsProcess) -> SshfsProcess:
     if process.port:
         argv += ["-p", str(process.port)]
     try:
-        done = run_all([TimedCommand((*argv, name), 2)])[0]
+        completed = run_all([TimedCommand((*argv, name), 2)])[0]
     except ApexError:
         return process
-    settings = parse(done.text)
+    settings = parse(completed.text)
     address = settings.get("hostname", [""])[0]
     port = settings.get("port", [""])[0]
     if not address or not port.isdigit():

@@ -91,10 +91,10 @@ def find_program(runner: Runner, *, platform: str = sys.platform) -> MountProgra
 
 def _read_version(runner: Runner, argv: Sequence[str]) -> tuple[tuple[int, ...], str]:
     try:
-        done = runner.run(argv, timeout=5)
+        completed = runner.run(argv, timeout=5)
     except (ApexError, OSError):
         return (), ""
-    return parse_version(done.text + done.err.decode("utf-8", "replace"))
+    return parse_version(completed.text + completed.err.decode("utf-8", "replace"))
 
 
 def parse_version(output: str) -> tuple[tuple[int, ...], str]:
@@ -171,8 +171,8 @@ def faster_ciphers(runner: Runner, configured: str, *, cpu: Path = Path("/proc/c
         return ""
     if _openssh_version(runner) < (8, 1):
         return ""
-    done = runner.run(["ssh", "-F", "none", "-G", "x"], timeout=5)
-    default = re.search(r"^ciphers (.*)$", done.text, re.MULTILINE)
+    completed = runner.run(["ssh", "-F", "none", "-G", "x"], timeout=5)
+    default = re.search(r"^ciphers (.*)$", completed.text, re.MULTILINE)
     if default is None or default[1] != configured:
         return ""
     return "^aes128-gcm@openssh.com"
@@ -184,8 +184,8 @@ def _has_aes(cpuinfo: str) -> bool:
 
 def _openssh_version(runner: Runner) -> tuple[int, int]:
     """Major and minor version; (0, 0) if `ssh -V` does not tell."""
-    done = runner.run(["ssh", "-V"], timeout=5)
-    output = done.err.decode("utf-8", "replace")
+    completed = runner.run(["ssh", "-V"], timeout=5)
+    output = completed.err.decode("utf-8", "replace")
     match = re.search(r"OpenSSH_\D*(\d+)\.(\d+)", output)
     if match is None:
         return 0, 0

@@ -224,11 +224,11 @@ def inspect_directory(word: str) -> tuple[str, LocalContent]:
         return word.upper(), LocalContent.MISSING
     path = str(Path(word).expanduser().absolute())
     argv = (sys.executable, "-I", "-S", "-c", _INSPECT_PROGRAM, path)
-    done = run_all([TimedCommand(argv, PROBE_LIMIT)])[0]
-    if done.timed_out or done.code != 0:
+    completed = run_all([TimedCommand(argv, PROBE_LIMIT)])[0]
+    if completed.timed_out or completed.code != 0:
         message = f"{path} does not answer: it is inside a stale mount"
         raise RefusedError(message, hint="apexgpu mounts repair", code="stale")
-    real_path, content = json.loads(done.text)
+    real_path, content = json.loads(completed.text)
     return real_path, LocalContent(content)
 
 

@@ -81,10 +81,10 @@ def _run_programs(mount: Mount, *, force: bool) -> None:
 
     Raises the error for a mount that is still there afterwards.
     """
-    done = None
+    completed = None
     for argv in mountcommands.unmount_argvs(mount.directory, force=force):
-        done = run_all([TimedCommand(tuple(argv), UNMOUNT_LIMIT)])[0]
-        if done.code == 0 and not done.timed_out:
+        completed = run_all([TimedCommand(tuple(argv), UNMOUNT_LIMIT)])[0]
+        if completed.code == 0 and not completed.timed_out:
             return
     if sys.platform == "win32" and mount.pid is not None:
         os.kill(mount.pid, signal.SIGTERM)
@@ -93,15 +93,15 @@ def _run_programs(mount: Mount, *, force: bool) -> None:
     was_replaced = entry is not None and mount.device and entry.device != mount.device
     if entry is None or was_replaced:
         return  # somebody else has unmounted it meanwhile
-    raise _still_mounted(mount, done)
+    raise _still_mounted(mount, completed)
 
 
-def _still_mounted(mount: Mount, done: Completed | None) -> ApexError:
-    """The error for a mount that could not be unmounted; `done` is the last program that tried."""
+def _still_mounted(mount: Mount, completed: Completed | None) -> ApexError:
+    """The error for a mount that could not be unmounted; `completed` is the last program that tried."""
     hint = f"apexgpu unmount {mount.host} --force"
     reason = "the program that unmounts does not end"
-    if done is not None and not done.timed_out:
-        reason = done.last_error_line
+    if completed is not None and not completed.timed_out:
+        reason = completed.last_error_line
     users = portowners.users_of(mount.directory)
     if not users and "busy" not in reason.lower():
         message = f"{mount.directory} cannot be unmounted: {reason}"

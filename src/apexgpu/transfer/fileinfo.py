@@ -75,10 +75,10 @@ def parents(path: bytes) -> list[bytes]:
     [b'a', b'a/b']
     """
     *directories, _ = path.split(b"/")
-    found = []
+    ancestors = []
     for count in range(1, len(directories) + 1):
-        found.append(b"/".join(directories[:count]))
-    return found
+        ancestors.append(b"/".join(directories[:count]))
+    return ancestors
 
 
 def is_stage(name: bytes) -> bool:

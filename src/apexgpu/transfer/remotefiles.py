@@ -108,9 +108,9 @@ class RemoteFiles:
             name = path.decode()
         except UnicodeDecodeError:
             return None  # ssh's command line would not carry these bytes unchanged
-        done = await self.connection.run(f"head -c {size} -- {shlex.quote(name)} | sha256sum")
-        words = done.text.split()
-        if done.code != 0 or not words or len(words[0]) != 64:
+        completed = await self.connection.run(f"head -c {size} -- {shlex.quote(name)} | sha256sum")
+        words = completed.text.split()
+        if completed.code != 0 or not words or len(words[0]) != 64:
             return None
         return bytes.fromhex(words[0])
 

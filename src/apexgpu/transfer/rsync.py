@@ -188,8 +188,8 @@ async def is_installed_locally() -> bool:
 
 async def is_installed_remotely(connection: CopyConnection) -> bool:
     """Whether the container has a usable rsync."""
-    done = await connection.run(_VERSION_COMMAND, limit=30)
-    return is_usable(done.text)
+    completed = await connection.run(_VERSION_COMMAND, limit=30)
+    return is_usable(completed.text)
 
 
 async def run(
@@ -227,14 +227,14 @@ async def _read_output(stream: asyncio.StreamReader | None, progress: CopyProgre
     """The end of a stream as text; the progress lines of stdout go to `progress` instead."""
     assert stream is not None  # noqa: S101 - start_async() made it a pipe
     text = ""
-    rest = b""
+    incomplete = b""
     while data := await stream.read(65536):
         # rsync ends a progress line with a carriage return, all others with a newline.
-        *pieces, rest = re.split(rb"[\r\n]", rest + data)
+        *pieces, incomplete = re.split(rb"[\r\n]", incomplete + data)
         for piece in pieces:
             done = parse_progress(piece) if progress else None
             if progress is not None and done is not None:
                 progress.done = done
             elif piece:
                 text = (text + piece.decode("utf-8", "replace") + "\n")[-_KEPT_OUTPUT:]
-    return text + rest.decode("utf-8", "replace")
+    return text + incomplete.decode("utf-8", "replace")

@@ -54,26 +54,27 @@ class LocalDisplay:
 def collect(
     runner: Runner,
     environment: Mapping[str, str],
-    where: Sequence[str] = (),
+    ssh_arguments: Sequence[str] = (),
     *,
     system: str = sys.platform,
 ) -> LocalDisplay:
-    """Collect the facts. `where` are ssh's arguments for a container: the user's config may name another xauth for it.
+    """Collect the facts.
 
+    `ssh_arguments` lead to a container, for which the user's ssh config may name another xauth.
     `system` is a `sys.platform` value.
     """
     name = environment.get("DISPLAY", "")
     display = parse_display(name)
-    configured_xauth = _configured_xauth(runner, where)
+    configured_xauth = _configured_xauth(runner, ssh_arguments)
     xauth = find_xauth(configured_xauth, system)
     cookie = _cookie(runner, xauth, name) if display and xauth else None
     # A path as display is a socket of launchd, which starts XQuartz.
     limit = _START_LIMIT if name.startswith("/") else _LIMIT
-    answer, said, connection = _connect(display, cookie, limit)
+    answer, server_answer, connection = _connect(display, cookie, limit)
     facts = DisplayFacts(
         display=name,
         answer=answer,
-        said=said,
+        server_answer=server_answer,
         security=_has_security(connection),
         xauth=xauth,
         xauth_option=bool(xauth) and xauth != configured_xauth,
@@ -84,10 +85,10 @@ def collect(
     return LocalDisplay(add_system_facts(facts, runner, environment), connection)
 
 
-def _configured_xauth(runner: Runner, where: Sequence[str]) -> str:
+def _configured_xauth(runner: Runner, ssh_arguments: Sequence[str]) -> str:
     """The XAuthLocation that `ssh -G` prints."""
     try:
-        text = runner.run(["ssh", "-G", *(where or ["localhost"])], timeout=_LIMIT).text
+        text = runner.run(["ssh", "-G", *(ssh_arguments or ["localhost"])], timeout=_LIMIT).text
     except ApexError:
         return ""
     match = re.search(r"^xauthlocation (.+)$", text, re.MULTILINE)
@@ -156,9 +157,9 @@ def _has_security(connection: Connection | None) -> bool:
 def _output(runner: Runner, *argv: str) -> str:
     """The output of a program, stripped; "" if it fails."""
     with suppress(ApexError):
-        done = runner.run(list(argv), timeout=_LIMIT)
-        if done.code == 0:
-            return done.text.strip()
+        completed = runner.run(list(argv), timeout=_LIMIT)
+        if completed.code == 0:
+            return completed.text.strip()
     return ""
 
 
@@ -171,7 +172,7 @@ def _add_linux_facts(
     facts = replace(facts, wayland=bool(environment.get("WAYLAND_DISPLAY")))
     display = parse_display(facts.display)
     if display is None or facts.answer is Answer.NO_SERVER:
-        return replace(facts, others=tuple(_answering_displays()))
+        return replace(facts, other_displays=tuple(_answering_displays()))
     if facts.answer is Answer.REJECTED:
         return replace(facts, authority=_other_authority(runner, display, environment))
     return facts

@@ -28,26 +28,26 @@ class Answer(Enum):
 class DisplayFacts:
     """What was found on this machine. Empty strings and tuples where there is nothing.
 
-    display: the environment's DISPLAY. answer: see Answer. said: the X server's vendor, or why it did not admit us.
-    security: whether the X server has the SECURITY extension. xauth: the program that ssh will use. xauth_option:
-    whether ssh must be given its path. cookie: whether xauth has one for this display. over_ssh: whether this is an
-    ssh session.
+    `display` is the environment's DISPLAY. `server_answer` is the X server's vendor, or why it
+    rejected us; `security` tells whether it has the SECURITY extension. `xauth` is the program that
+    ssh will use, and `xauth_option` whether ssh must be given its path; `cookie` tells whether
+    xauth has one for this display. `over_ssh` tells whether this is an ssh session.
 
-    Linux: `others` are displays whose sockets answer. `authority` is another file whose cookie the server accepts.
-    macOS: `launchd` is the login session's DISPLAY, `xquartz` its version, `iglx` whether it allows indirect OpenGL.
-    Windows: `servers` are X servers that run, `installed` programs that could be started, `port` whether port 6000
-    answers.
+    Linux: `other_displays` have sockets that answer; `authority` is another file whose cookie the
+    server accepts. macOS: `launchd` is the login session's DISPLAY, `xquartz` its version, `iglx`
+    whether it allows indirect OpenGL. Windows: `servers` are X servers that run, `installed`
+    programs that could be started, `port` whether port 6000 answers.
     """
 
     display: str = ""
     answer: Answer = Answer.NOT_ASKED
-    said: str = ""
+    server_answer: str = ""
     security: bool = False
     xauth: str = ""
     xauth_option: bool = False
     cookie: bool = False
     over_ssh: bool = False
-    others: tuple[str, ...] = ()
+    other_displays: tuple[str, ...] = ()
     wayland: bool = False
     authority: str = ""
     launchd: str = ""
@@ -94,7 +94,7 @@ def _server_answers(facts: DisplayFacts) -> Finding:
     if facts.answer is Answer.NOT_ASKED:
         return Finding.unknown("X server", f"{facts.display} was not asked")
     is_xwayland = facts.wayland and facts.display.startswith(":")
-    name = "XWayland" if is_xwayland else facts.said
+    name = "XWayland" if is_xwayland else facts.server_answer
     # A server that rejected us has said why instead of its name.
     if facts.answer is Answer.ADMITTED and name:
         return Finding.ok("X server", f"{name} answers")
@@ -140,7 +140,7 @@ def _check_permission(facts: DisplayFacts, trusted: bool, again: str) -> Finding
 
 def _check_linux_display(facts: DisplayFacts) -> Finding:
     if facts.display:
-        other = facts.others[0] if facts.others else ":0"
+        other = facts.other_displays[0] if facts.other_displays else ":0"
         return _check_display_name(facts, f"export DISPLAY={other}")
     if facts.over_ssh:
         fact = (
@@ -148,9 +148,9 @@ def _check_linux_display(facts: DisplayFacts) -> Finding:
             " machine with X11 forwarding"
         )
         hint = "ssh -X THIS_MACHINE"
-    elif facts.others:
-        fact = f"DISPLAY is not set, and an X server runs here as {facts.others[0]}"
-        hint = f"export DISPLAY={facts.others[0]}"
+    elif facts.other_displays:
+        fact = f"DISPLAY is not set, and an X server runs here as {facts.other_displays[0]}"
+        hint = f"export DISPLAY={facts.other_displays[0]}"
     elif facts.wayland:
         fact = "DISPLAY is not set: this Wayland session has no XWayland; after its installation, log in again"
         hint = "sudo apt install xwayland"
@@ -163,9 +163,9 @@ def _check_linux_display(facts: DisplayFacts) -> Finding:
 def _check_linux_server(facts: DisplayFacts) -> Finding:
     if facts.answer is not Answer.NO_SERVER:
         return _server_answers(facts)
-    fact = f"no X server answers at {facts.display}: {facts.said}"
-    if facts.others:
-        hint = f"export DISPLAY={facts.others[0]}"
+    fact = f"no X server answers at {facts.display}: {facts.server_answer}"
+    if facts.other_displays:
+        hint = f"export DISPLAY={facts.other_displays[0]}"
     else:
         fact += "; tmux and screen keep an old DISPLAY, so compare it in a new terminal window"
         hint = "echo $DISPLAY"
@@ -185,7 +185,7 @@ def _check_linux_cookie(facts: DisplayFacts) -> Finding:
         hint = f"export XAUTHORITY={facts.authority}"
     else:
         fact = (
-            f"{facts.display} rejects you: {why} ({facts.said}); log out and in again, or run the command in a"
+            f"{facts.display} rejects you: {why} ({facts.server_answer}); log out and in again, or run the command in a"
             " window of that screen"
         )
         hint = "xhost +si:localuser:$USER"
@@ -222,7 +222,7 @@ def _check_macos_server(facts: DisplayFacts) -> Finding:
         fact = f"no X server answers at {facts.display}, which belongs to an old session (tmux and screen keep it)"
         hint = _MACOS_DISPLAY
     else:
-        fact = f"XQuartz does not answer at {facts.display}: {facts.said}"
+        fact = f"XQuartz does not answer at {facts.display}: {facts.server_answer}"
         hint = "open -a XQuartz"
     return Finding.broken("X server", fact, hint, code="no_server")
 
@@ -242,7 +242,7 @@ def _check_macos_xauth(facts: DisplayFacts) -> Finding:
 def _check_macos_cookie(facts: DisplayFacts) -> Finding:
     if facts.answer is not Answer.REJECTED:
         return _admitted(facts)
-    fact = f"XQuartz rejects you: {facts.said or 'the cookie is not its own'}"
+    fact = f"XQuartz rejects you: {facts.server_answer or 'the cookie is not its own'}"
     hint = "osascript -e 'quit app \"XQuartz\"'; rm -f ~/.Xauthority; open -a XQuartz"
     return Finding.broken("cookie", fact, hint, code="bad_cookie")
 
@@ -267,7 +267,7 @@ _START_SERVER = '& "{}" :0 -multiwindow -clipboard -wgl'
 def _check_windows_server(facts: DisplayFacts) -> Finding:
     names = ", ".join(facts.servers)
     if facts.answer in {Answer.ADMITTED, Answer.REJECTED}:
-        server = names or facts.said or "an X server"
+        server = names or facts.server_answer or "an X server"
         return Finding.ok("X server", f"{server} answers at {facts.display}")
     if facts.port:
         return Finding.ok("X server", f"{names or 'a program'} listens on port 6000")
@@ -297,12 +297,12 @@ def _check_windows_display(facts: DisplayFacts) -> Finding:
 
 def _check_windows_login(facts: DisplayFacts) -> Finding:
     if facts.answer is Answer.NO_SERVER:
-        fact = f"no X server answers at {facts.display}: {facts.said}"
+        fact = f"no X server answers at {facts.display}: {facts.server_answer}"
         return Finding.broken("cookie", fact, _SET_DISPLAY, code="no_server")
     if facts.answer is Answer.REJECTED:
         fact = (
-            f"the X server rejects 127.0.0.1 ({facts.said}); run the command as administrator, then start the X"
-            " server again"
+            f"the X server rejects 127.0.0.1 ({facts.server_answer}); run the command as "
+            "administrator, then start the X server again"
         )
         hint = 'Add-Content "$env:ProgramFiles\\VcXsrv\\X0.hosts" 127.0.0.1'
         return Finding.broken("cookie", fact, hint, code="bad_cookie")

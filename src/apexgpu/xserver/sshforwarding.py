@@ -76,7 +76,7 @@ def ssh_options(options: ForwardingOptions) -> list[str]:
 
     A shared connection is never used, because it has the X11 settings of the command that opened it.
     """
-    found = [
+    settings = [
         "ForwardX11=yes",
         f"ForwardX11Trusted={'yes' if options.trusted else 'no'}",
         f"ForwardX11Timeout={TIMEOUT}",
@@ -86,26 +86,26 @@ def ssh_options(options: ForwardingOptions) -> list[str]:
         sshoptions.connect_timeout(options.connect),
     ]
     if options.batch:
-        found += [sshoptions.NO_PROMPT, "ClearAllForwardings=yes", "PermitLocalCommand=no"]
+        settings += [sshoptions.NO_PROMPT, "ClearAllForwardings=yes", "PermitLocalCommand=no"]
     if options.xauth:
-        found.append(f"XAuthLocation={options.xauth}")
-    return found
+        settings.append(f"XAuthLocation={options.xauth}")
+    return settings
 
 
 def ssh_command(
-    where: Sequence[str], command: str, options: ForwardingOptions, *, log: str
+    ssh_arguments: Sequence[str], command: str, options: ForwardingOptions, *, log: str
 ) -> list[str]:
     """The argument list that runs `command` with its windows on the laptop.
 
-    `where` are the arguments that lead to the container. ssh's own messages go to the file `log`, so that they cannot
-    be mistaken for the program's.
+    `ssh_arguments` lead to the container. ssh's own messages go to the file `log`, so that they
+    cannot be mistaken for the program's.
     """
     arguments = ["ssh", "-v", "-E", log, "-t" if options.terminal else "-T"]
     if options.compress:
         arguments.append("-C")
     if options.background:
         arguments.append("-n")
-    return [*arguments, *sshoptions.arguments(ssh_options(options)), *where, command]
+    return [*arguments, *sshoptions.arguments(ssh_options(options)), *ssh_arguments, command]
 
 
 def parse_log(log: str) -> SshLog:

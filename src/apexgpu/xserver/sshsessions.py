@@ -44,7 +44,7 @@ class EndedProgram:
 def run_program(
     runner: Runner,
     host: Host,
-    where: Sequence[str],
+    ssh_arguments: Sequence[str],
     command: str,
     options: ForwardingOptions,
     *,
@@ -52,16 +52,20 @@ def run_program(
 ) -> EndedProgram:
     """Run `command` in the container with its windows on this screen, until it ends.
 
-    With `captured`, its output is returned instead of shown. `where` are ssh's arguments that lead to the container.
+    With `captured`, its output is returned instead of shown. `ssh_arguments` lead to the container.
 
     Raises UnreachableError or LoginError if ssh cannot log in, and ConnectionLostError if the connection ends before
     the program does.
     """
     with _log_file() as log:
-        argv = sshforwarding.ssh_command(where, command, options, log=str(log))
+        argv = sshforwarding.ssh_command(ssh_arguments, command, options, log=str(log))
         if captured:
-            done = runner.stream(argv, on_line=None, total=None, silence=None)
-            code, out, err = done.code, done.text, done.err.decode("utf-8", "replace")
+            completed = runner.stream(argv, on_line=None, total=None, silence=None)
+            code, out, err = (
+                completed.code,
+                completed.text,
+                completed.err.decode("utf-8", "replace"),
+            )
         else:
             code, out, err = runner.attach(argv), "", ""
         text = _read(log)
@@ -98,7 +102,7 @@ def _read(log: Path) -> str:
 def show_test_window(
     runner: Runner,
     host: Host,
-    where: Sequence[str],
+    ssh_arguments: Sequence[str],
     display: Connection,
     options: ForwardingOptions,
 ) -> WindowTest:
@@ -120,14 +124,16 @@ def show_test_window(
             sightings.extend(_find_and_close(display, title))
 
     with _log_file() as log:
-        argv = sshforwarding.ssh_command(where, command, options, log=str(log))
-        done = runner.stream(argv, on_line=on_line, total=_TEST_LIMIT, silence=None)
+        argv = sshforwarding.ssh_command(ssh_arguments, command, options, log=str(log))
+        completed = runner.stream(argv, on_line=on_line, total=_TEST_LIMIT, silence=None)
         text = _read(log)
-    if done.code == _SSH_FAILED and not answers:
+    if completed.code == _SSH_FAILED and not answers:
         failure = classify(text)
         if failure is not None:
             raise failure_error(Target(host, "container"), failure, text)
-    return _result(answers, sightings, text, done.code, done.err.decode("utf-8", "replace"))
+    return _result(
+        answers, sightings, text, completed.code, completed.err.decode("utf-8", "replace")
+    )
 
 
 def _result(

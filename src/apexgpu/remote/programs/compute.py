@@ -69,17 +69,17 @@ def describe(error: BaseException) -> "dict[str, str]":
 
 def look() -> None:
     """Report which TensorFlow is among the packages of this Python."""
-    found = {}  # type: dict[str, str]
+    module = {}  # type: dict[str, str]
     for directory in sys.path:
         for path in sorted(glob.glob(os.path.join(directory or ".", "*-info"))):
             match = DISTRIBUTION.match(os.path.basename(path))
-            if match and not found:
+            if match and not module:
                 name = match.group(1).lower().replace("_", "-")
-                found = {"name": name, "tensorflow": match.group(2)}
+                module = {"name": name, "tensorflow": match.group(2)}
         # One that was built or copied there, without pip's directory.
-        if not found and os.path.exists(os.path.join(directory, "tensorflow", "__init__.py")):
-            found = {"name": "tensorflow", "tensorflow": ""}
-    report("look", python=sys.argv[2], version=python_version(), **found)
+        if not module and os.path.exists(os.path.join(directory, "tensorflow", "__init__.py")):
+            module = {"name": "tensorflow", "tensorflow": ""}
+    report("look", python=sys.argv[2], version=python_version(), **module)
 
 
 def python_version() -> str:

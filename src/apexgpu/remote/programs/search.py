@@ -34,14 +34,14 @@ PYTHON_LIMIT = 20.0
 
 def bin_directories(directory: str) -> "list[str]":
     """Where programs may be: on PATH, in environments near `directory`, in the usual environments."""
-    found = [path for path in os.environ.get("PATH", "").split(os.pathsep) if path]
+    directories = [path for path in os.environ.get("PATH", "").split(os.pathsep) if path]
     while directory.startswith(HOME + os.sep) or directory == HOME:
         for name in (".venv", "venv", "env"):
-            found.append(os.path.join(directory, name, "bin"))
+            directories.append(os.path.join(directory, name, "bin"))
         directory = os.path.dirname(directory)
     for environment in environments():
-        found.append(os.path.join(environment, "bin"))
-    return unique(found)
+        directories.append(os.path.join(environment, "bin"))
+    return unique(directories)
 
 
 def environments() -> "list[str]":
@@ -82,13 +82,13 @@ def find_modules(
         python = shutil.which("python3", path=path)
         if python:
             pythons.append(python)
-    found = []
+    commands = []
     for python in unique(pythons):
         packages = package_directories(python)
         for module, file in names.values():
             if any(os.path.exists(os.path.join(package, file)) for package in packages):
-                found.append([python, "-m", module])
-    return found
+                commands.append([python, "-m", module])
+    return commands
 
 
 def unique(items: "list[str]") -> "list[str]":

@@ -81,13 +81,13 @@ class Connection:
     def _log_in(self, cookie: "bytes | None") -> XServerSetup:
         self.send(login_request(COOKIE if cookie else "", cookie or b""))
         head = self._receive(8, self._limit)
-        (words,) = struct.unpack_from("<H", head, 6)
-        rest = self._receive(4 * words, self._limit)
+        (length_in_words,) = struct.unpack_from("<H", head, 6)
+        reply = self._receive(4 * length_in_words, self._limit)
         if head[0] != _ACCEPTED:
             # "Failed" (0) gives the length of its reason; "Authenticate" does not.
-            length = head[1] if head[0] == 0 else len(rest)
-            raise NotLetInError(parse_refusal(rest, length))
-        return parse_setup(rest)
+            length = head[1] if head[0] == 0 else len(reply)
+            raise NotLetInError(parse_refusal(reply, length))
+        return parse_setup(reply)
 
     def send(self, data: bytes) -> None:
         """Send requests."""

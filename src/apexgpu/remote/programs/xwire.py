@@ -52,8 +52,8 @@ class Display:
 
 def parse_display(name: str) -> "Display | None":
     """Parse `:0`, `unix:0.0`, `localhost:10.0`, or `/path/of/a/socket:0` (launchd). None for anything else."""
-    host, colon, rest = name.rpartition(":")
-    number = rest.partition(".")[0]
+    host, colon, display_and_screen = name.rpartition(":")
+    number = display_and_screen.partition(".")[0]
     if not colon or not (number.isdigit() and len(number) < 6):
         return None
     if host.startswith("/"):
@@ -75,18 +75,18 @@ def login_request(name: str, data: bytes) -> bytes:
     return head + _padded(named) + _padded(data)
 
 
-def parse_refusal(rest: bytes, length: int) -> str:
+def parse_refusal(reply: bytes, length: int) -> str:
     """The reason that the server gives for refusing a login."""
-    return rest[:length].decode("latin-1").strip()
+    return reply[:length].decode("latin-1").strip()
 
 
-def parse_setup(rest: bytes) -> XServerSetup:
+def parse_setup(reply: bytes) -> XServerSetup:
     """The reply to an accepted login, without its first eight bytes."""
-    base, vendor_length = struct.unpack_from("<I8xH", rest, 4)
-    formats = rest[21]
-    vendor = rest[32 : 32 + vendor_length].decode("latin-1")
+    base, vendor_length = struct.unpack_from("<I8xH", reply, 4)
+    formats = reply[21]
+    vendor = reply[32 : 32 + vendor_length].decode("latin-1")
     screen = 32 + vendor_length + (-vendor_length % 4) + 8 * formats
-    root, _, white, black, _, width, height = struct.unpack_from("<IIIIIHH", rest, screen)
+    root, _, white, black, _, width, height = struct.unpack_from("<IIIIIHH", reply, screen)
     return XServerSetup(base, vendor, root, white, black, (width, height))
 
 
