@@ -4,6 +4,7 @@ A new wrong word goes into `WRONG_WORDS` with the right one. Code, in blocks and
 is not looked at.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ PAGES = sorted(
     if page.name != "reference.md"
 )
 X11_PAGES = [page for page in PAGES if page.startswith("docs/zh/x11")]
+# Quoted in a table, but printed by a program in the container.
+FROM_OTHER_PROGRAMS = {"Can't open display"}
 HAN = "[\u4e00-\u9fff]"
 
 # A pattern that does not belong into a Chinese page, and what to write instead.
@@ -104,3 +107,36 @@ def test_chinese_sentences_have_full_width_punctuation(page: str) -> None:
     assert not list(places(f"{HAN}[,;:!?()]|[,;:!?()]{HAN}", text)), "，；：！？（）"
     assert not list(places("`[,;:] *`", text)), "between code spans: 、；："
     assert not list(places(f"{HAN} +{HAN}", text)), "a blank between two Han letters"
+
+
+def strings_of_the_program() -> str:
+    """All string literals of the package; a NUL stands for what an f-string fills in."""
+    parts = []
+    for source in (ROOT / "src/apexgpu").rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                parts.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                values = [getattr(value, "value", None) for value in node.values]
+                parts.append("".join(v if isinstance(v, str) else "\0" for v in values))
+    text = "\n".join(parts)
+    # States are codes in the source, and are shown without their underscores.
+    return text + text.replace("_", " ")
+
+
+def test_the_output_that_a_table_quotes_is_what_the_program_prints() -> None:
+    """The first cell of a row quotes the program, with … and example values for what varies."""
+    printed = strings_of_the_program()
+    quotes = 0
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for table in re.findall(
+            r"^\| (?:输出|显示|check 的输出) \|.*\n\|---.*\n((?:\|.*\n)+)", text, re.MULTILINE
+        ):
+            for row in table.splitlines():
+                for quote in re.findall("`([^`]+)`", row.split(" | ")[0]):
+                    quotes += 1
+                    parts = re.split(r"…|\bgpu\d+\b|:\d+|: ", quote)
+                    missing = [part for part in parts if part.strip(" :") not in printed]
+                    assert quote in FROM_OTHER_PROGRAMS or not missing, f"{page}: {quote}"
+    assert quotes > 40
