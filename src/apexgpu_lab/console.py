@@ -41,7 +41,7 @@ class Console(ABC):
         """Let `seconds` of the real server's time pass, at the lab's pace."""
         await asyncio.sleep(seconds * self.pace)
 
-    def lose(self) -> None:
+    def disconnected(self) -> None:
         """The client has gone."""
         self.gone = True
         if self.tty:

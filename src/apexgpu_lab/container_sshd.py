@@ -16,28 +16,34 @@ from asyncssh.stream import SSHServerStreamSession
 
 from apexgpu_lab import socketowners
 from apexgpu_lab.containers import Container, Host
-from apexgpu_lab.jobs import Job, TerminalSize, drained, with_pipes, with_terminal
-from apexgpu_lab.paths import READS_COMMANDS, Outward, Paths
-from apexgpu_lab.sftp import Files
-from apexgpu_lab.sshd import Door
-from apexgpu_lab.world import World
+from apexgpu_lab.labstate import LabState
+from apexgpu_lab.pathtranslation import READS_COMMANDS, OutputTranslator, PathTranslator
+from apexgpu_lab.programs import (
+    RunningProgram,
+    TerminalSize,
+    start_with_pipes,
+    start_with_terminal,
+    wait_for_end,
+)
+from apexgpu_lab.sftp import ContainerSftp
+from apexgpu_lab.sshd import LabSshServer
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", ""})  # noqa: S104 - a name to recognise
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class ContainerDoor(Door):
-    """The user's own door: the keys are the container's file, as it is now."""
+class ContainerSshServer(LabSshServer):
+    """The user's own server: the keys are the container's file, as it is now."""
 
     def __init__(
-        self, world: World, host: Host, container: Container, tasks: set[asyncio.Task[None]]
+        self, lab_state: LabState, host: Host, container: Container, tasks: set[asyncio.Task[None]]
     ) -> None:
-        super().__init__(world, host, tasks)
+        super().__init__(lab_state, host, tasks)
         self.container = container
         # Found when the first forwarded connection is requested: most logins request none.
         self._client_processes: frozenset[int] | None = None
 
-    def keys_of(self, user: str) -> str:
+    def authorized_keys_of(self, user: str) -> str:
         """The container's authorized_keys; nobody but its user has an account there."""
         if user != self.container.user:
             return ""
@@ -54,8 +60,8 @@ class ContainerDoor(Door):
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
     ) -> Awaitable[asyncssh.SSHTCPSession[bytes]]:
         """Forwarding: the container's own ports are this machine's, and nothing else can be reached."""
-        if self.world.faults.take(self.host.name, "drop"):
-            asyncio.get_running_loop().call_soon(self.cut)
+        if self.lab_state.faults.trigger(self.host.name, "drop"):
+            asyncio.get_running_loop().call_soon(self.disconnect)
         if dest_host not in {
             *_LOCAL,
             f"{self.host.name}-{self.container.user}",
@@ -94,11 +100,11 @@ class ContainerDoor(Door):
 class ContainerSession(SSHServerStreamSession[bytes]):
     """One session; asyncssh answers SFTP and SCP, we run the commands."""
 
-    def __init__(self, door: ContainerDoor) -> None:
-        self.paths = container_paths(door.world, door.host, door.container)
-        super().__init__(self._begin, partial(Files, paths=self.paths), 3, True)
-        self._door = door
-        self._job: Job | None = None
+    def __init__(self, server: ContainerSshServer) -> None:
+        self.paths = container_paths(server.lab_state, server.host, server.container)
+        super().__init__(self._begin, partial(ContainerSftp, paths=self.paths), 3, True)
+        self._server = server
+        self._program: RunningProgram | None = None
         self._gone = asyncio.Event()
 
     def pty_requested(
@@ -109,13 +115,13 @@ class ContainerSession(SSHServerStreamSession[bytes]):
 
     def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
         """Pass a new window size on."""
-        if self._job:
-            self._job.resize((width, height, pixwidth, pixheight))
+        if self._program:
+            self._program.resize((width, height, pixwidth, pixheight))
 
     def signal_received(self, signal: str) -> None:
         """Pass a signal on."""
-        if self._job:
-            self._job.signal(signal)
+        if self._program:
+            self._program.signal(signal)
 
     def break_received(self, msec: int) -> bool:
         """A break is an interrupt."""
@@ -134,7 +140,7 @@ class ContainerSession(SSHServerStreamSession[bytes]):
         stderr: asyncssh.SSHWriter[bytes],
     ) -> None:
         """Not by asyncssh's own task: nobody would wait for that one when the lab ends."""
-        self._door.spawn(self._serve(stdin, stdout, stderr))
+        self._server.start_task(self._serve(stdin, stdout, stderr))
 
     async def _serve(
         self,
@@ -146,73 +152,79 @@ class ContainerSession(SSHServerStreamSession[bytes]):
         if channel.get_extra_info("peername") is None:
             return  # the client went between its request and this task's first turn
         command = channel.get_command()
-        job = self._job = await self._start(channel, command)
-        drop = self._door.world.faults.take(self._door.host.name, "drop")
+        program = self._program = await self._start(channel, command)
+        drop = self._server.lab_state.faults.trigger(self._server.host.name, "drop")
         translate = (
             command is not None
             and READS_COMMANDS.fullmatch(command) is not None
-            and not job.terminal
+            and not program.terminal
         )
-        feeding = asyncio.ensure_future(self._feed(stdin, job, translate=translate))
+        feeding = asyncio.ensure_future(self._feed(stdin, program, translate=translate))
         pumps = [
-            asyncio.ensure_future(_deliver(reader, writer, self.paths.outward(command), self._gone))
-            for reader, writer in ((job.out, stdout), (job.err, stderr))
+            asyncio.ensure_future(
+                _deliver(reader, writer, self.paths.output_translator(command), self._gone)
+            )
+            for reader, writer in ((program.stdout, stdout), (program.stderr, stderr))
             if reader
         ]
         try:
-            with _logged_in(self._door, channel.get_terminal_type()):
-                code = await self._until_end(job, pumps, drop=drop)
+            with _logged_in(self._server, channel.get_terminal_type()):
+                code = await self._until_end(program, pumps, drop=drop)
         finally:
             for task in (feeding, *pumps):
                 task.cancel()
             await asyncio.gather(feeding, *pumps, return_exceptions=True)
-            await job.close()
+            await program.close()
         if code is not None and not self._gone.is_set():
             _say_exit(channel, code)
 
-    async def _start(self, channel: "asyncssh.SSHServerChannel[bytes]", command: str | None) -> Job:
+    async def _start(
+        self, channel: "asyncssh.SSHServerChannel[bytes]", command: str | None
+    ) -> RunningProgram:
         shell = shutil.which("bash") or shutil.which("sh") or os.environ.get("COMSPEC", "cmd.exe")
         flag = "/c" if shell.lower().endswith("cmd.exe") else "-c"
         terminal = channel.get_terminal_type()
         argv = (
-            [shell, flag, self.paths.inward(command)]
+            [shell, flag, self.paths.translate_input(command)]
             if command is not None
             else [shell, *(["-i"] if terminal else [])]
         )
-        env = environment(self._door, channel, shell)
-        home = self._door.container.home
+        env = environment(self._server, channel, shell)
+        home = self._server.container.home
         if terminal:
-            return await with_terminal(argv, env, home, channel.get_terminal_size())
-        return await with_pipes(argv, env, home)
+            return await start_with_terminal(argv, env, home, channel.get_terminal_size())
+        return await start_with_pipes(argv, env, home)
 
-    async def _feed(self, stdin: asyncssh.SSHReader[bytes], job: Job, *, translate: bool) -> None:
+    async def _feed(
+        self, stdin: asyncssh.SSHReader[bytes], program: RunningProgram, *, translate: bool
+    ) -> None:
         """Client to program; commands on stdin are translated line by line."""
-        if job.feed is None:
+        if program.stdin is None:
             return
         with contextlib.suppress(OSError, asyncssh.Error):
             while data := await (stdin.readline() if translate else stdin.read(65536)):
                 if translate:
-                    data = self.paths.inward(data.decode("utf-8", "surrogateescape")).encode(
-                        "utf-8", "surrogateescape"
-                    )
-                job.feed.write(data)
-                await job.feed.drain()
-        job.end_input()
+                    data = self.paths.translate_input(
+                        data.decode("utf-8", "surrogateescape")
+                    ).encode("utf-8", "surrogateescape")
+                program.stdin.write(data)
+                await program.stdin.drain()
+        program.end_input()
 
     async def _until_end(
-        self, job: Job, pumps: list[asyncio.Task[None]], *, drop: bool
+        self, program: RunningProgram, pumps: list[asyncio.Task[None]], *, drop: bool
     ) -> int | None:
         """The exit status, or None when the client went first."""
-        ending = asyncio.ensure_future(drained(job, pumps))
+        ending = asyncio.ensure_future(wait_for_end(program, pumps))
         leaving = asyncio.ensure_future(self._gone.wait())
         if drop:
             await asyncio.wait([ending], timeout=0.1)
-            self._door.cut()
+            self._server.disconnect()
         try:
             await asyncio.wait([ending, leaving], return_when=asyncio.FIRST_COMPLETED)
             if ending.done():
                 return ending.result()
-            await job.hang_up()
+            await program.hang_up()
         finally:
             leaving.cancel()
             ending.cancel()
@@ -220,18 +232,20 @@ class ContainerSession(SSHServerStreamSession[bytes]):
         return None
 
 
-def container_paths(world: World, host: Host, container: Container) -> Paths:
+def container_paths(lab_state: LabState, host: Host, container: Container) -> PathTranslator:
     """The translation of a container's paths."""
-    ssd = world.directory / "hosts" / host.name / "ssd"
+    ssd = lab_state.directory / "hosts" / host.name / "ssd"
     ssd.mkdir(parents=True, exist_ok=True)
-    return Paths(container, {"NAS": world.nas, "newNAS": world.new_nas, "SSD": ssd})
+    return PathTranslator(
+        container, {"NAS": lab_state.nas, "newNAS": lab_state.new_nas, "SSD": ssd}
+    )
 
 
 def environment(
-    door: ContainerDoor, channel: "asyncssh.SSHServerChannel[bytes]", shell: str
+    server: ContainerSshServer, channel: "asyncssh.SSHServerChannel[bytes]", shell: str
 ) -> dict[str, str]:
     """A login's environment: nothing of this process's own, and the stand-in programs first."""
-    container, tools = door.container, door.world.directory / "bin"
+    container, tools = server.container, server.lab_state.directory / "bin"
     sent = {
         os.fsdecode(name): os.fsdecode(value)
         for name, value in channel.get_environment_bytes().items()
@@ -250,7 +264,7 @@ def environment(
         "SSH_CLIENT": f"{peer} {port} {own_port}",
         "SSH_CONNECTION": f"{peer} {port} {own} {own_port}",
         "APEXGPU_LAB_BIN": str(tools),
-        "APEXGPU_LAB_HOST": door.host.name,
+        "APEXGPU_LAB_HOST": server.host.name,
         "APEXGPU_LAB_CONTAINER": f"{container.directory}/",
         **{name: value for name, value in sent.items() if name == "LANG" or name.startswith("LC_")},
     }
@@ -284,7 +298,7 @@ def login_variables(container: Container) -> dict[str, str]:
 async def _deliver(
     reader: asyncio.StreamReader,
     writer: asyncssh.SSHWriter[bytes],
-    outward: Outward,
+    outward: OutputTranslator,
     gone: asyncio.Event,
 ) -> None:
     """Program to client, in the container's names; what may be half a name waits a moment for its rest."""
@@ -292,7 +306,7 @@ async def _deliver(
     try:
         while not gone.is_set():
             reading = reading or asyncio.ensure_future(reader.read(65536))
-            done, _ = await asyncio.wait([reading], timeout=0.05 if outward.holding else None)
+            done, _ = await asyncio.wait([reading], timeout=0.05 if outward.has_pending else None)
             if not done:
                 writer.write(outward.flush())
                 continue
@@ -327,15 +341,16 @@ def _say_exit(channel: "asyncssh.SSHServerChannel[bytes]", code: int) -> None:
 
 
 @contextlib.contextmanager
-def _logged_in(door: ContainerDoor, terminal: str | None) -> Iterator[None]:
+def _logged_in(server: ContainerSshServer, terminal: str | None) -> Iterator[None]:
     """Show a session with a terminal to `who` while it lasts."""
     if not terminal:
         yield
         return
-    notes = door.container.notes
-    path = notes / f"session-{id(door):x}-{time.monotonic_ns()}.json"
+    notes = server.container.notes
+    path = notes / f"session-{id(server):x}-{time.monotonic_ns()}.json"
     path.write_text(
-        json.dumps({"user": door.user, "from": door.peer, "since": time.time()}), encoding="utf-8"
+        json.dumps({"user": server.user, "from": server.peer, "since": time.time()}),
+        encoding="utf-8",
     )
     try:
         yield

@@ -6,16 +6,16 @@ from typing import Any, Protocol
 
 from apexgpu.errors import ApexError, UsageError
 from apexgpu_lab.faults import IAM
+from apexgpu_lab.labstate import LabState
 from apexgpu_lab.web import Request, Response
-from apexgpu_lab.world import World
 
 _JSON = "application/json"
 
 
-class Controlled(Protocol):
+class ControlledLab(Protocol):
     """What is controlled."""
 
-    world: World
+    lab_state: LabState
 
     def status(self) -> dict[str, Any]:
         """The lab's state for people."""
@@ -30,7 +30,7 @@ class Controlled(Protocol):
 class Control:
     """The handler of control requests."""
 
-    def __init__(self, lab: Controlled, token: str) -> None:
+    def __init__(self, lab: ControlledLab, token: str) -> None:
         self.token = token
         self._lab = lab
 
@@ -42,11 +42,11 @@ class Control:
                 403, {"error": "the token is not this lab's", "hint": None, "code": "refused"}
             )
         try:
-            return _json(200, self._obey(request))
+            return _json(200, self._dispatch(request))
         except ApexError as error:
             return _json(400, {"error": error.message, "hint": error.hint, "code": error.code})
 
-    def _obey(self, request: Request) -> dict[str, Any]:
+    def _dispatch(self, request: Request) -> dict[str, Any]:
         match (request.method, request.path):
             case ("GET", "/status"):
                 return self._lab.status()
@@ -54,33 +54,33 @@ class Control:
                 self._lab.stopping.set()
                 return {"stopping": True}
             case ("POST", "/fault"):
-                return self._fault(_asked(request))
+                return self._fault(_json_body(request))
             case ("POST", "/user"):
-                return self._user(_asked(request))
+                return self._user(_json_body(request))
         raise UsageError(f"the lab's control knows no {request.method} {request.path}")
 
     def _fault(self, asked: dict[str, Any]) -> dict[str, Any]:
-        world = self._lab.world
+        lab_state = self._lab.lab_state
         where, kind, times = str(asked.get("host")), str(asked.get("kind")), asked.get("times")
         if where != IAM:
-            world.host(where)
+            lab_state.host(where)
         if asked.get("clear"):
-            world.faults.clear(where, kind)
+            lab_state.faults.clear(where, kind)
         elif times is None or isinstance(times, int):
-            world.faults.set(where, kind, times)
+            lab_state.faults.set(where, kind, times)
         else:
             raise UsageError(f"{times!r} is no number of times")
-        return {"faults": world.faults.listed()}
+        return {"faults": lab_state.faults.to_json()}
 
     def _user(self, asked: dict[str, Any]) -> dict[str, Any]:
         name, display_name = asked.get("name"), asked.get("display_name")
         if not isinstance(name, str) or not name or not isinstance(display_name, str | None):
             raise UsageError("a user has a name, and perhaps a display name")
-        person = self._lab.world.roster.add(name, display_name)
+        person = self._lab.lab_state.users.add(name, display_name)
         return {"name": person.name, "password": person.password}
 
 
-def _asked(request: Request) -> dict[str, Any]:
+def _json_body(request: Request) -> dict[str, Any]:
     try:
         asked = json.loads(request.body)
     except ValueError as error:

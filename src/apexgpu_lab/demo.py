@@ -49,7 +49,7 @@ def play(print_line: Callable[[str], None]) -> Demo:
         # Connections that stay open would outlive the demo by some minutes.
         config = Path(environment["APEXGPU_CONFIG_DIR"]) / "config.toml"
         config.write_text("keep_connections = false\n")
-        story = _Story(print_line, home / "lab", environment, status)
+        story = _Demo(print_line, home / "lab", environment, status)
         story.tell()
     finally:
         client.down(home / "lab")
@@ -60,7 +60,7 @@ def play(print_line: Callable[[str], None]) -> Demo:
     return Demo(story.steps)
 
 
-class _Story:
+class _Demo:
     """The steps, each a real command in a process of its own."""
 
     def __init__(

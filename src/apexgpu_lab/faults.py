@@ -74,7 +74,7 @@ KINDS = MappingProxyType(
 ONCE = frozenset({"register-overwritten"})  # events: for these "until cleared" would leave no cure
 
 
-class FaultBoard:
+class ActiveFaults:
     """Which faults are set: `changed(where, kind)` is called when one comes into force or ends."""
 
     def __init__(self, changed: Callable[[str, str], None]) -> None:
@@ -98,15 +98,15 @@ class FaultBoard:
             del self._left[where, kind]
             self._changed(where, kind)
 
-    def active(self, where: str, kind: str) -> bool:
+    def is_active(self, where: str, kind: str) -> bool:
         """Whether the fault is in force, without using it up."""
         return (where, kind) in self._left
 
-    def counted(self, where: str, kind: str) -> bool:
+    def is_counted(self, where: str, kind: str) -> bool:
         """Whether the fault is in force for a number of occasions."""
         return self._left.get((where, kind)) is not None
 
-    def take(self, where: str, kind: str) -> bool:
+    def trigger(self, where: str, kind: str) -> bool:
         """Whether the fault strikes now; one of its occasions is used up."""
         if (where, kind) not in self._left:
             return False
@@ -118,7 +118,7 @@ class FaultBoard:
                 self.clear(where, kind)
         return True
 
-    def listed(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, Any]]:
         """The faults in force as `{"host", "kind", "times"}`; times is None when until cleared."""
         return [
             {"host": where, "kind": kind, "times": left}

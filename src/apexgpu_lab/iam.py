@@ -5,9 +5,9 @@ import html
 from collections.abc import Callable
 
 from apexgpu_lab.faults import IAM
+from apexgpu_lab.labstate import LabState
 from apexgpu_lab.pusher import LOG_PATH, Pusher
-from apexgpu_lab.web import Request, Response, plain
-from apexgpu_lab.world import World
+from apexgpu_lab.web import Request, Response, text_response
 
 _GARBLED = (
     "Host *\n    ProxyCommand touch /tmp/owned\nHost gpu2-manage gpu3\n"
@@ -16,33 +16,33 @@ _GARBLED = (
 _PAGE = (
     '<!doctype html>\n<html lang="en">\n<title>{title}</title>\n<h1>{title}</h1>\n{body}\n</html>\n'
 )
-_USER_TEXTS: dict[str, Callable[[World, str], str]] = {
-    "name": lambda world, name: world.roster.registered[name].display_name,
-    "port": lambda world, name: str(world.roster.registered[name].port),
-    "subuid": lambda world, name: str(world.roster.registered[name].subuid),
-    ".ssh/authorized_keys": lambda world, name: world.roster.keys.get(name, ""),
+_USER_TEXTS: dict[str, Callable[[LabState, str], str]] = {
+    "name": lambda lab_state, name: lab_state.users.registered[name].display_name,
+    "port": lambda lab_state, name: str(lab_state.users.registered[name].port),
+    "subuid": lambda lab_state, name: str(lab_state.users.registered[name].subuid),
+    ".ssh/authorized_keys": lambda lab_state, name: lab_state.users.keys.get(name, ""),
 }
 
 
-class Site:
+class IamSite:
     """The handler of IAM's requests."""
 
-    def __init__(self, world: World, pusher: Pusher) -> None:
-        self.world = world
+    def __init__(self, lab_state: LabState, pusher: Pusher) -> None:
+        self.lab_state = lab_state
         self.pusher = pusher
 
     async def answer(self, request: Request) -> Response:
         """One request, after what IAM's faults do to it."""
-        faults = self.world.faults
-        if faults.take(IAM, "hang"):
+        faults = self.lab_state.faults
+        if faults.trigger(IAM, "hang"):
             await asyncio.Event().wait()
-        if faults.take(IAM, "slow"):
-            await asyncio.sleep(self.world.slow_seconds)
+        if faults.trigger(IAM, "slow"):
+            await asyncio.sleep(self.lab_state.slow_seconds)
         parts = request.path.strip("/").split("/", 2)
         if request.method == "POST":
             return self._post(request, parts)
         if request.method != "GET":
-            return page(405, "Method Not Allowed")
+            return html_page(405, "Method Not Allowed")
         return self._get(parts)
 
     def _get(self, parts: list[str]) -> Response:
@@ -50,9 +50,9 @@ class Site:
             case [""]:
                 return self._front()
             case ["users"]:
-                return plain(self._users())
+                return text_response(self._users())
             case ["log", "push-keys"]:
-                return plain(
+                return text_response(
                     self.pusher.log,
                     **({"Refresh": f"1; url={LOG_PATH}"} if self.pusher.running else {}),
                 )
@@ -65,77 +65,77 @@ class Site:
             case ["user", name, ".ssh/config"]:
                 return self._config(name)
             case ["user", name, what] if (
-                what in _USER_TEXTS and name in self.world.roster.registered
+                what in _USER_TEXTS and name in self.lab_state.users.registered
             ):
-                return plain(_USER_TEXTS[what](self.world, name))
-        return page(404, "Not Found")
+                return text_response(_USER_TEXTS[what](self.lab_state, name))
+        return html_page(404, "Not Found")
 
     def _post(self, request: Request, parts: list[str]) -> Response:
         match parts:
             case ["manage", "ssh-key"]:
                 name = request.form.get("username")
                 return (
-                    page(400, "Bad Request")
+                    html_page(400, "Bad Request")
                     if name is None
                     else _redirect(request, f"/manage/ssh-key/{name}")
                 )
             case ["manage", "ssh-key", name]:
                 return self._store(request, name)
-        return page(404, "Not Found")
+        return html_page(404, "Not Found")
 
     def _store(self, request: Request, name: str) -> Response:
         """Replace a user's keys and start a push; nobody checks that the user has a port."""
         form = request.form
         if "keys" not in form or "password" not in form:
-            return page(400, "Bad Request")
-        if not self.world.roster.password_right(name, form["password"]):
-            return page(401, "Unauthorized")
-        if self.world.faults.take(IAM, "db-locked"):
-            return page(500, "Internal Server Error")
-        self.world.roster.keys[name] = form["keys"]
+            return html_page(400, "Bad Request")
+        if not self.lab_state.users.accepts_password(name, form["password"]):
+            return html_page(401, "Unauthorized")
+        if self.lab_state.faults.trigger(IAM, "db-locked"):
+            return html_page(500, "Internal Server Error")
+        self.lab_state.users.keys[name] = form["keys"]
         self.pusher.start(name)
         return _redirect(request, LOG_PATH)
 
     def _manage(self, name: str) -> Response:
         """The form for a user's keys; looking at it registers the user."""
-        person = self.world.roster.find(name)
+        person = self.lab_state.users.find(name)
         if person is None:
-            return page(404, "Not Found")
+            return html_page(404, "Not Found")
         if person.display_name is None:
-            return page(500, "Internal Server Error")
-        self.world.roster.visit(name)
-        keys = html.escape(self.world.roster.keys.get(name, ""))
+            return html_page(500, "Internal Server Error")
+        self.lab_state.users.ensure_registered(name)
+        keys = html.escape(self.lab_state.users.keys.get(name, ""))
         form = (
             f'<form method="post"><textarea name="keys" rows="10" cols="80">{keys}</textarea>'
             '<input type="password" name="password"><input type="submit" value="Apply"></form>'
         )
-        return page(200, f"SSH keys of {html.escape(person.display_name)}", form)
+        return html_page(200, f"SSH keys of {html.escape(person.display_name)}", form)
 
     def _users(self) -> str:
-        rows = self.world.roster.registered.values()
+        rows = self.lab_state.users.registered.values()
         return "".join(f"{one.name},{one.display_name},{one.port},{one.subuid}\n" for one in rows)
 
     def _front(self) -> Response:
         rows = "".join(
             f"<tr><td>{html.escape(one.name)}<td>{html.escape(one.display_name)}<td>{one.port}"
             f'<td><a href="/user/{one.name}/.ssh/config">(.ssh/config)</a>'
-            for one in self.world.roster.registered.values()
+            for one in self.lab_state.users.registered.values()
         )
         form = (
             '<form method="post" action="/manage/ssh-key"><input name="username">'
             '<input type="submit" value="Manage"></form>'
         )
-        return page(200, "IAM", f"{form}<table>{rows}</table>")
+        return html_page(200, "IAM", f"{form}<table>{rows}</table>")
 
     def _config(self, name: str) -> Response:
-        if self.world.faults.take(IAM, "html"):
-            return page(200, "Welcome to the network", "<p>Please log in.</p>")
-        if self.world.faults.take(IAM, "garbled-config"):
-            return plain(_GARBLED)
-        return plain(ssh_config(self.world, name))
+        if self.lab_state.faults.trigger(IAM, "html"):
+            return html_page(200, "Welcome to the network", "<p>Please log in.</p>")
+        if self.lab_state.faults.trigger(IAM, "garbled-config"):
+            return text_response(_GARBLED)
+        return text_response(ssh_config(self.lab_state, name))
 
 
-def ssh_config(world: World, name: str) -> str:
+def ssh_config(lab_state: LabState, name: str) -> str:
     """The ssh config that IAM gives for any name; container blocks only for one that is registered.
 
     The one thing that the real site does not say is the `Port` of the -manage blocks: there it is 22.
@@ -143,23 +143,23 @@ def ssh_config(world: World, name: str) -> str:
     manage = "".join(
         f"Host {host.name}-manage\n    HostName {host.address}\n    User {name}\n"
         f"    Port {host.manage_port}\n"
-        for host in world.hosts.values()
+        for host in lab_state.hosts.values()
     )
-    if name not in world.roster.registered:
+    if name not in lab_state.users.registered:
         return manage
     return manage + "".join(
         f"Host {host.name}\n    HostName {host.address}\n    User {name}\n"
-        f"    Port {world.port_of(host, name)}\n"
-        for host in world.hosts.values()
+        f"    Port {lab_state.port_of(host, name)}\n"
+        for host in lab_state.hosts.values()
     )
 
 
-def page(status: int, title: str, body: str = "") -> Response:
+def html_page(status: int, title: str, body: str = "") -> Response:
     """An HTML page."""
     return Response(status, _PAGE.format(title=title, body=body))
 
 
 def _redirect(request: Request, path: str) -> Response:
     target = f"http://{request.headers.get('host', 'localhost')}{path}"
-    answer = page(302, "Redirecting", f'<a href="{html.escape(target)}">here</a>')
+    answer = html_page(302, "Redirecting", f'<a href="{html.escape(target)}">here</a>')
     return Response(302, answer.body, answer.kind, {"Location": target})

@@ -8,12 +8,13 @@ import asyncssh
 
 from apexgpu_lab.console import ClientGone, Console
 from apexgpu_lab.containers import Account
-from apexgpu_lab.register import register
-from apexgpu_lab.shell import manage
-from apexgpu_lab.sshd import Door
+from apexgpu_lab.shell import run_manage_shell
+from apexgpu_lab.shell_register import run_register_shell
+from apexgpu_lab.sshd import LabSshServer
 
-# Where "the middle" of a command is: the line after which a cut leaves the work half done.
-_MIDDLES = (
+# Where "the middle" of a command is: a connection that breaks after one of these lines leaves the
+# work half done.
+_MIDPOINTS = (
     "Starting your container...",
     "Stopping your container...",
     "Taking a snapshot...",
@@ -23,10 +24,10 @@ _MIDDLES = (
 )
 
 
-class ManageDoor(Door):
+class ManageSshServer(LabSshServer):
     """Who gets in: `register` with the keys of the newest push, users with theirs."""
 
-    def keys_of(self, user: str) -> str:
+    def authorized_keys_of(self, user: str) -> str:
         """The keys that were pushed to an account of this host."""
         if user == "register":
             return self.host.register_keys
@@ -41,8 +42,8 @@ class ManageDoor(Door):
 class ManageSession(asyncssh.SSHServerSession[bytes]):
     """A login: the command runs in a task that outlives the connection, as a server's processes do."""
 
-    def __init__(self, door: ManageDoor) -> None:
-        self._door = door
+    def __init__(self, server: ManageSshServer) -> None:
+        self._server = server
         self._command: str | None = None
         self._terminal = False
         self._console: ChannelConsole | None = None
@@ -77,13 +78,17 @@ class ManageSession(asyncssh.SSHServerSession[bytes]):
         """Begin to answer."""
         if self._channel is None:
             return
-        door = self._door
-        reboot = door.world.faults.take(door.host.name, "reboot")
-        cut = reboot or door.world.faults.take(door.host.name, "drop")
+        server = self._server
+        reboots_midway = server.lab_state.faults.trigger(server.host.name, "reboot")
+        breaks_midway = reboots_midway or server.lab_state.faults.trigger(server.host.name, "drop")
         self._console = ChannelConsole(
-            door, self._channel, tty=self._terminal, cut=cut, reboot=reboot
+            server,
+            self._channel,
+            tty=self._terminal,
+            breaks_midway=breaks_midway,
+            reboots_midway=reboots_midway,
         )
-        door.spawn(self._answer(self._console, self._channel))
+        server.start_task(self._answer(self._console, self._channel))
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """The shell reads nothing; Ctrl-C reaches it through a terminal only."""
@@ -97,7 +102,7 @@ class ManageSession(asyncssh.SSHServerSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client went."""
         if self._console:
-            self._console.lose()
+            self._console.disconnected()
 
     async def _answer(
         self, console: "ChannelConsole", channel: asyncssh.SSHServerChannel[bytes]
@@ -106,42 +111,43 @@ class ManageSession(asyncssh.SSHServerSession[bytes]):
             code = await self._work(console)
         except ClientGone:
             return
-        if console.cutting:
-            console.strike()
+        if console.breaks_midway:
+            console.break_connection()
         elif not console.gone:
             channel.exit(code)
 
     def _work(self, console: "ChannelConsole") -> Awaitable[int]:
-        world, host, user = self._door.world, self._door.host, self._door.user
+        lab_state, host, user = self._server.lab_state, self._server.host, self._server.user
         if user == "register":
-            return register(world, host, self._command, console)
+            return run_register_shell(lab_state, host, self._command, console)
         account = host.accounts.get(user) or Account(user, half_made=True)
         if console.tty and self._command is None:
             if account.last_login:
                 console.out(f"Last login: {account.last_login}\r\n")
             account.last_login = f"{time.strftime('%a %b %e %H:%M:%S %Y')} from {console.peer}"
-        return manage(world, host, account, self._command, console)
+        return run_manage_shell(lab_state, host, account, self._command, console)
 
 
 class ChannelConsole(Console):
-    """A console at the end of an ssh channel; with `cut` the connection ends in the middle of the command.
+    """A console at the end of an ssh channel.
 
-    With `reboot` the whole host goes down then, and what the command was doing with it.
+    With `breaks_midway`, the connection breaks in the middle of the command. With `reboots_midway`,
+    the whole host goes down at that moment, and the command with it.
     """
 
     def __init__(
         self,
-        door: Door,
+        server: LabSshServer,
         channel: asyncssh.SSHServerChannel[bytes],
         *,
         tty: bool,
-        cut: bool,
-        reboot: bool,
+        breaks_midway: bool,
+        reboots_midway: bool,
     ) -> None:
-        super().__init__(pace=door.world.pace, tty=tty, peer=door.peer)
-        self.cutting = cut
-        self._reboot = reboot
-        self._door = door
+        super().__init__(pace=server.lab_state.pace, tty=tty, peer=server.peer)
+        self.breaks_midway = breaks_midway
+        self._reboots_midway = reboots_midway
+        self._server = server
         self._channel = channel
 
     def send(self, text: str, *, error: bool) -> None:
@@ -153,15 +159,15 @@ class ChannelConsole(Console):
             self._channel.write_stderr(data)
         else:
             self._channel.write(data)
-        if self.cutting and any(middle in text for middle in _MIDDLES):
-            self.cutting = False
-            self.lose()
-            asyncio.get_running_loop().call_soon(self.strike)
+        if self.breaks_midway and any(middle in text for middle in _MIDPOINTS):
+            self.breaks_midway = False
+            self.disconnected()
+            asyncio.get_running_loop().call_soon(self.break_connection)
 
-    def strike(self) -> None:
+    def break_connection(self) -> None:
         """Cut the connection, or take the host down."""
-        self.cutting = False
-        if self._reboot:
+        self.breaks_midway = False
+        if self._reboots_midway:
             self.interrupted.set()
-            self._door.world.reboot(self._door.host)
-        self._door.cut()
+            self._server.lab_state.reboot(self._server.host)
+        self._server.disconnect()

@@ -1,4 +1,4 @@
-"""The lab's sockets: what listens where, opened and closed as the world and its faults want it."""
+"""The sockets of the lab: opened and closed as its state and its faults demand."""
 
 import asyncio
 import contextlib
@@ -9,61 +9,63 @@ from pathlib import Path
 
 import asyncssh
 
-from apexgpu_lab.container_sshd import ContainerDoor
+from apexgpu_lab.container_sshd import ContainerSshServer
 from apexgpu_lab.containers import Container, Host, PortMap
 from apexgpu_lab.faults import IAM
-from apexgpu_lab.manage_sshd import ManageDoor
+from apexgpu_lab.labstate import LabState
+from apexgpu_lab.listeners import Listener, relay, reset_connection
+from apexgpu_lab.manage_sshd import ManageSshServer
 from apexgpu_lab.processes import kill_marked
-from apexgpu_lab.sockets import Port, pump, reset
-from apexgpu_lab.sshd import admitted, options, talk
-from apexgpu_lab.world import World
+from apexgpu_lab.sshd import apply_connection_faults, serve_ssh, server_options
 
 _CLOSING = {"refuse", "dead"}
 
 
 class LoopbackNetwork:
-    """The real sockets of a world."""
+    """The real sockets of a lab."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, lab_state: LabState) -> None:
+        self.lab_state = lab_state
         self.tasks: set[asyncio.Task[None]] = set()
-        self.iam: Port | None = None
-        self._manage: dict[str, Port] = {}
-        self._mapped: dict[tuple[str, int], Port] = {}
-        self._inside: dict[
+        self.iam: Listener | None = None
+        self._manage: dict[str, Listener] = {}
+        self._mapped: dict[tuple[str, int], Listener] = {}
+        self._connections_into: dict[
             Path, set[asyncio.Task[None]]
         ] = {}  # the connections that lead into each container
         self._options: dict[tuple[str, object], asyncssh.SSHServerConnectionOptions] = {}
-        world.network = self
+        lab_state.network = self
 
     def listen(self, sockets: list[socket.socket]) -> None:
         """Open the manage ports of all hosts on the sockets that were bound for them."""
-        for host, sock in zip(self.world.hosts.values(), sockets, strict=True):
-            port = Port(host.address, host.manage_port, partial(self._manage_login, host), sock)
-            self._manage[host.name] = port
+        for host, sock in zip(self.lab_state.hosts.values(), sockets, strict=True):
+            listener = Listener(
+                host.address, host.manage_port, partial(self._manage_login, host), sock
+            )
+            self._manage[host.name] = listener
 
     def forward(self, host: Host, mapping: PortMap) -> None:
-        """Open a forwarded port; a number that something else on this machine has stays closed."""
-        place = (host.name, mapping.host_port)
-        if place in self._mapped or self.world.faults.active(host.name, "dead"):
+        """Open a forwarded listener; a number that something else on this machine has stays closed."""
+        key = (host.name, mapping.host_port)
+        if key in self._mapped or self.lab_state.faults.is_active(host.name, "dead"):
             return
         with contextlib.suppress(OSError):
             serve = partial(self._mapped_login, host, mapping.host_port)
-            self._mapped[place] = Port(host.address, mapping.host_port, serve)
+            self._mapped[key] = Listener(host.address, mapping.host_port, serve)
 
     def unforward(self, host: Host, host_port: int) -> None:
-        """Close a forwarded port; connections that are open stay so, as in a connection table."""
-        if port := self._mapped.pop((host.name, host_port), None):
-            port.shut()
-            self._await_at_end(port)
+        """Close a forwarded listener; connections that are open stay so, as in a connection table."""
+        if listener := self._mapped.pop((host.name, host_port), None):
+            listener.close()
+            self._wait_at_end(listener)
 
     def container_down(self, host: Host, container: Container) -> None:
         """End what runs in a container and cut its connections."""
-        for place in list(self._mapped):
-            owner = self._owner(host, place[1])
-            if place[0] == host.name and (owner is None or owner is container):
-                self._cut(place)
-        for task in self._inside.pop(container.directory, ()):
+        for key in list(self._mapped):
+            owner = self._owner(host, key[1])
+            if key[0] == host.name and (owner is None or owner is container):
+                self._abort_mapped(key)
+        for task in self._connections_into.pop(container.directory, ()):
             task.cancel()
         kill_marked(f"APEXGPU_LAB_CONTAINER={container.directory}/")
 
@@ -71,81 +73,87 @@ class LoopbackNetwork:
         """Open or close listeners as the faults now in force want it."""
         if where == IAM:
             if kind == "down" and self.iam:
-                self._set(self.iam, up=not self.world.faults.active(IAM, "down"))
+                self._set_open(self.iam, up=not self.lab_state.faults.is_active(IAM, "down"))
         elif kind in _CLOSING and where in self._manage:
-            self._settle(self.world.host(where))
+            self._apply_listener_faults(self.lab_state.host(where))
         elif kind == "host-key-changed":
             self._options.pop((where, "manage"), None)
 
     async def close(self) -> None:
         """Close everything and wait until it is closed: connections, and sessions that began meanwhile."""
         ports = [*self._manage.values(), *self._mapped.values(), *([self.iam] if self.iam else [])]
-        for port in ports:
-            port.cut()
-        tasks = {task for port in ports for task in port.all_tasks}
+        for listener in ports:
+            listener.abort()
+        tasks = {task for listener in ports for task in listener.all_tasks}
         while waiting := {task for task in self.tasks | tasks if not task.done()}:
             for task in waiting:
                 task.cancel()
             await asyncio.wait(waiting)
 
-    def _settle(self, host: Host) -> None:
+    def _apply_listener_faults(self, host: Host) -> None:
         """Bring a host's listeners into the state that `refuse` and `dead` want."""
-        faults = self.world.faults
-        dead = faults.active(host.name, "dead")
-        refusing = faults.active(host.name, "refuse") and not faults.counted(host.name, "refuse")
+        faults = self.lab_state.faults
+        dead = faults.is_active(host.name, "dead")
+        refusing = faults.is_active(host.name, "refuse") and not faults.is_counted(
+            host.name, "refuse"
+        )
         manage = self._manage[host.name]
-        self._set(manage, up=not (dead or refusing))
+        self._set_open(manage, up=not (dead or refusing))
         if not dead:
             for mapping in host.maps:
                 if host.container_of(mapping.address):
                     self.forward(host, mapping)
             return
-        manage.cut()
-        for place in [place for place in self._mapped if place[0] == host.name]:
-            self._cut(place)
+        manage.abort()
+        for key in [key for key in self._mapped if key[0] == host.name]:
+            self._abort_mapped(key)
 
-    def _cut(self, place: tuple[str, int]) -> None:
-        port = self._mapped.pop(place)
-        port.cut()
-        self._await_at_end(port)
+    def _abort_mapped(self, key: tuple[str, int]) -> None:
+        listener = self._mapped.pop(key)
+        listener.abort()
+        self._wait_at_end(listener)
 
-    def _await_at_end(self, port: Port) -> None:
-        for task in port.serving:
+    def _wait_at_end(self, listener: Listener) -> None:
+        for task in listener.serving:
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
-    def _set(self, port: Port, *, up: bool) -> None:
+    def _set_open(self, listener: Listener, *, up: bool) -> None:
         if up:
-            port.reopen()
+            listener.reopen()
         else:
-            port.shut()
+            listener.close()
 
     async def _manage_login(self, host: Host, client: socket.socket, _peer: str) -> None:
-        if self.world.faults.take(host.name, "refuse"):
-            reset(client)
-        elif await admitted(self.world, host, client):
-            changed = self.world.faults.take(host.name, "host-key-changed")
-            prepared = self._prepared(host.name, changed, [host.other_key if changed else host.key])
-            await talk(client, prepared, partial(ManageDoor, self.world, host, self.tasks))
+        if self.lab_state.faults.trigger(host.name, "refuse"):
+            reset_connection(client)
+        elif await apply_connection_faults(self.lab_state, host, client):
+            changed = self.lab_state.faults.trigger(host.name, "host-key-changed")
+            options = self._options_for(
+                host.name, changed, [host.other_key if changed else host.key]
+            )
+            await serve_ssh(
+                client, options, partial(ManageSshServer, self.lab_state, host, self.tasks)
+            )
 
     async def _mapped_login(
         self, host: Host, host_port: int, client: socket.socket, _peer: str
     ) -> None:
-        """Lead a connection where the first map of the port says; a stale map leads nowhere."""
+        """Lead a connection where the first map of the listener says; a stale map leads nowhere."""
         mapping = next((one for one in host.maps if one.host_port == host_port), None)
         container = host.container_of(mapping.address) if mapping else None
         if mapping is None or container is None:
-            reset(client)
+            reset_connection(client)
             return
-        with self._counted(container):
+        with self._tracked(container):
             await self._enter(host, container, mapping.container_port, client)
 
     @contextlib.contextmanager
-    def _counted(self, container: Container) -> Iterator[None]:
-        """The task at work is one that ends with the container, even when its port was unmapped before."""
+    def _tracked(self, container: Container) -> Iterator[None]:
+        """The task at work is one that ends with the container, even when its listener was unmapped before."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for mypy
-        inside = self._inside.setdefault(container.directory, set())
+        inside = self._connections_into.setdefault(container.directory, set())
         inside.add(task)
         try:
             yield
@@ -153,46 +161,46 @@ class LoopbackNetwork:
             inside.discard(task)
 
     async def _enter(
-        self, host: Host, container: Container, port: int, client: socket.socket
+        self, host: Host, container: Container, listener: int, client: socket.socket
     ) -> None:
-        if port != 22:
-            await pump(client, "127.0.0.1", port)
-        elif await admitted(self.world, host, client):
-            if prepared := self._container_options(host, container):
-                await talk(
+        if listener != 22:
+            await relay(client, "127.0.0.1", listener)
+        elif await apply_connection_faults(self.lab_state, host, client):
+            if options := self._container_options(host, container):
+                await serve_ssh(
                     client,
-                    prepared,
-                    partial(ContainerDoor, self.world, host, container, self.tasks),
+                    options,
+                    partial(ContainerSshServer, self.lab_state, host, container, self.tasks),
                 )
             else:
-                reset(client)
+                reset_connection(client)
 
     def _container_options(
         self, host: Host, container: Container
     ) -> asyncssh.SSHServerConnectionOptions | None:
         """The container's sshd has the keys, and the say on X11, that were there when it was started last."""
-        place = f"{host.name}/{container.user}"
+        key = f"{host.name}/{container.user}"
         restart = container.notes / "sshd-restart"
         generation = (container.started, restart.stat().st_mtime_ns if restart.exists() else 0)
-        if (place, generation) not in self._options:
+        if (key, generation) not in self._options:
             keys = host_keys(container.rootfs)
             if not keys:
                 return None
-            for old in [known for known in self._options if known[0] == place]:
+            for old in [known for known in self._options if known[0] == key]:
                 del self._options[old]
-            self._options[place, generation] = options(
+            self._options[key, generation] = server_options(
                 keys,
                 x11_forwarding=forwards_x11(container.rootfs),
                 x11_auth_path=str(container.home / ".Xauthority"),
             )
-        return self._options[place, generation]
+        return self._options[key, generation]
 
-    def _prepared(
-        self, place: str, generation: object, keys: list[bytes]
+    def _options_for(
+        self, key: str, generation: object, keys: list[bytes]
     ) -> asyncssh.SSHServerConnectionOptions:
-        if (place, generation) not in self._options:
-            self._options[place, generation] = options(keys)
-        return self._options[place, generation]
+        if (key, generation) not in self._options:
+            self._options[key, generation] = server_options(keys)
+        return self._options[key, generation]
 
     def _owner(self, host: Host, host_port: int) -> Container | None:
         address = next((one.address for one in host.maps if one.host_port == host_port), "")

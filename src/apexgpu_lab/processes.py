@@ -10,7 +10,7 @@ from pathlib import Path
 _LOOKS = 20
 
 
-def marked(mark: str) -> list[int]:
+def find_marked(mark: str) -> list[int]:
     """Process ids whose environment holds `mark` (NAME=value, or a beginning of the value)."""
     if sys.platform == "win32":
         return []
@@ -40,7 +40,7 @@ def marked(mark: str) -> list[int]:
 def kill_marked(mark: str) -> None:
     """End every marked process, and those that they started meanwhile."""
     for _ in range(3):
-        found = marked(mark)
+        found = find_marked(mark)
         for pid in found:
             kill(pid)
         if not found:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from apexgpu_lab import nasfiles
 from apexgpu_lab.containers import Container
-from apexgpu_lab.hostkeys import public_line
+from apexgpu_lab.keypairs import public_line
 from apexgpu_lab.trees import pack
 
 SNAPSHOTS = Path("Workspaces") / "lxc-snapshot"

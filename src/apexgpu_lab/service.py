@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from apexgpu.files import locked
-from apexgpu_lab.core import Core
+from apexgpu_lab.labserver import LabServer
 from apexgpu_lab.layout import Layout
 
 
@@ -18,15 +18,15 @@ def serve(directory: Path, *, hosts: int, registered: bool, pace: float) -> int:
 
 
 async def _serve(directory: Path, *, hosts: int, registered: bool, pace: float) -> None:
-    core = Core(directory, hosts=hosts, registered=registered, pace=pace)
-    _stop_on_signals(core.stopping)
+    lab_server = LabServer(directory, hosts=hosts, registered=registered, pace=pace)
+    _stop_on_signals(lab_server.stopping)
     try:
-        await core.start()
-        await core.stopping.wait()
+        await lab_server.start()
+        await lab_server.stopping.wait()
     finally:
         await asyncio.sleep(0.05)  # the answer to the stop that was asked for is still on its way
-        await core.stop()
-        for trouble in core.troubles:
+        await lab_server.stop()
+        for trouble in lab_server.troubles:
             sys.stderr.write(f"{trouble}\n")
 
 

@@ -6,17 +6,17 @@ from pathlib import PurePosixPath
 
 import asyncssh
 
-from apexgpu_lab.paths import Paths
+from apexgpu_lab.pathtranslation import PathTranslator
 
 
-class Files(asyncssh.SFTPServer):
+class ContainerSftp(asyncssh.SFTPServer):
     """asyncssh's server over translated paths."""
 
-    def __init__(self, chan: asyncssh.SSHServerChannel[bytes], paths: Paths) -> None:
+    def __init__(self, chan: asyncssh.SSHServerChannel[bytes], paths: PathTranslator) -> None:
         super().__init__(chan)
         self._paths = paths
         self._home = PurePosixPath("/") / paths.home.relative_to(paths.rootfs).as_posix()
-        self._outward = paths.outward
+        self._output_translator = paths.output_translator
 
     def map_path(self, path: bytes) -> bytes:
         """The real path of what the client names, from its home when it is relative."""
@@ -24,7 +24,7 @@ class Files(asyncssh.SFTPServer):
 
     def reverse_map_path(self, path: bytes) -> bytes:
         """The container's name of a real path."""
-        shown = self._outward()
+        shown = self._output_translator()
         return shown.feed(path) + shown.flush() or b"/"
 
     def exit(self) -> None:

@@ -1,4 +1,4 @@
-"""The manage shell, word for word: one coroutine a login, over the world and a console."""
+"""The manage shell, word for word: one coroutine for each login."""
 
 import asyncio
 import fnmatch
@@ -7,11 +7,11 @@ import re
 from apexgpu_lab import rootfs, texts
 from apexgpu_lab.console import Console
 from apexgpu_lab.containers import Account, Host
+from apexgpu_lab.labstate import LabState
 from apexgpu_lab.shell_archive import rebuild, recover, snapshot
 from apexgpu_lab.shell_call import GARBLE, Call, Command, iam_answers, information
 from apexgpu_lab.shell_port import port
-from apexgpu_lab.texts import BYE, head, heads, mark
-from apexgpu_lab.world import World
+from apexgpu_lab.texts import BYE, heading, headings, highlight
 
 _GLOB = re.compile(r"[*?[]")
 _SERVER_FILES = ("/etc/host.conf", "/etc/hostname", "/etc/hosts")
@@ -19,28 +19,30 @@ OTHER_DRIVER = "396.26"
 _INSTALLERS = "/newNAS/Share/GPU_Server/NVIDIA-Linux-x86_64"
 
 
-async def manage(
-    world: World, host: Host, account: Account, command: str | None, console: Console
+async def run_manage_shell(
+    lab_state: LabState, host: Host, account: Account, command: str | None, console: Console
 ) -> int:
     """Answer one login as the manage shell does; `command` is None for a shell request. The exit status."""
-    if world.faults.take(host.name, "garble"):
+    if lab_state.faults.trigger(host.name, "garble"):
         console.out(GARBLE)
         return 0
     if account.half_made or account.container is None:
         return _login_shell(command, console)
     words = split_words(command or "")
-    call = Call(world, host, account.user, account.container, words, console)
+    call = Call(lab_state, host, account.user, account.container, words, console)
     answered = await iam_answers(
-        world, host
+        lab_state, host
     )  # asked before the first word: a hanging IAM means silence
     console.out(
-        heads(f"Hi, {mark(account.user)}", f"Welcome to APEX GPU Server (IP: {host.address})")
+        headings(
+            f"Hi, {highlight(account.user)}", f"Welcome to APEX GPU Server (IP: {host.address})"
+        )
     )
     if not answered:
         console.out(texts.IAM_DOWN)
         return 1
     await console.wait(0.1)
-    console.out(head("Your LXC Container Information:") + information(call))
+    console.out(heading("Your LXC Container Information:") + information(call))
     code = await _command(call)(call)
     if code == 0:
         console.out(BYE)
@@ -56,16 +58,16 @@ async def start(call: Call) -> int:
     """The shell request: start the container if it is stopped, then the tips."""
     if not call.container.running:
         call.console.out(
-            heads("It seems that your container is not running", "Starting your container...")
+            headings("It seems that your container is not running", "Starting your container...")
         )
         await call.console.wait(0.15)
-        if call.fault("start-fails") or not call.container.bootable:
+        if call.trigger_fault("start-fails") or not call.container.bootable:
             call.console.err(texts.start_failed(call.user))
-            call.console.out(head("Fail. Please contact administrators"))
+            call.console.out(heading("Fail. Please contact administrators"))
             return 1
-        call.world.boot(call.host, call.container)
+        call.lab_state.boot(call.host, call.container)
         await _address(call)
-        call.console.out(head("The container is up"))
+        call.console.out(heading("The container is up"))
         _first_forward(call)
         await call.console.wait(0.15)
         _driver(call)
@@ -76,19 +78,19 @@ async def start(call: Call) -> int:
 
 async def stop(call: Call) -> int:
     """`stop`: drop the maps, then the container."""
-    call.console.out(head("Stopping your container..."))
+    call.console.out(heading("Stopping your container..."))
     if not call.container.running:
         call.console.err(texts.not_running(call.user))
     else:
-        if len(call.world.addresses(call.host, call.container)) > 1:
+        if len(call.lab_state.addresses(call.host, call.container)) > 1:
             call.console.err(texts.BAD_SCRIPT)
         else:
-            for one in call.world.maps(call.host, call.container):
+            for one in call.lab_state.maps(call.host, call.container):
                 place = f"{call.host.address}:{one.host_port} => container:{one.container_port}"
                 call.console.out(f"Unmapping port {place}...\n")
-                call.world.unforward(call.host, one)
+                call.lab_state.unforward(call.host, one)
         await call.console.wait(0.2)
-        call.world.halt(call.host, call.container)
+        call.lab_state.halt(call.host, call.container)
     call.console.out(information(call))
     return 0
 
@@ -101,7 +103,7 @@ async def show_help(call: Call) -> int:
 
 async def unknown(call: Call) -> int:
     """Anything else."""
-    call.console.out(head("Unknown command") + _tips(call))
+    call.console.out(heading("Unknown command") + _tips(call))
     return 1
 
 
@@ -116,44 +118,49 @@ def _command(call: Call) -> Command:
         "rebuild": rebuild,
     }
     verb = call.words[0] if call.words else ""
-    if verb == "port" and call.world.faults.active(call.host.name, "no-port-command"):
+    if verb == "port" and call.lab_state.faults.is_active(call.host.name, "no-port-command"):
         return unknown
     return table.get(verb, unknown)
 
 
 def _tips(call: Call) -> str:
-    with_port = not call.world.faults.active(call.host.name, "no-port-command")
+    with_port = not call.lab_state.faults.is_active(call.host.name, "no-port-command")
     return texts.tips(
-        call.user, call.host.address, call.world.port_of(call.host, call.user), with_port=with_port
+        call.user,
+        call.host.address,
+        call.lab_state.port_of(call.host, call.user),
+        with_port=with_port,
     )
 
 
 async def _address(call: Call) -> None:
     """Wait as the shell does until the container has an address: without any limit."""
-    polled = call.fault("no-address")
-    while polled and call.world.faults.active(call.host.name, "no-address"):
+    polled = call.trigger_fault("no-address")
+    while polled and call.lab_state.faults.is_active(call.host.name, "no-address"):
         await asyncio.sleep(0.05)
 
 
 def _first_forward(call: Call) -> None:
-    if not call.fault("no-forward"):
-        call.world.forward(call.host, call.container, 22, call.world.port_of(call.host, call.user))
+    if not call.trigger_fault("no-forward"):
+        call.lab_state.forward(
+            call.host, call.container, 22, call.lab_state.port_of(call.host, call.user)
+        )
 
 
 def _driver(call: Call) -> None:
     """Compare the host's NVIDIA driver with the container's, as the shell does after a start."""
-    if call.fault("driver-mismatch"):
+    if call.trigger_fault("driver-mismatch"):
         rootfs.set_driver(call.container, rootfs.DRIVER)
         call.console.out(
-            f"NVIDIA driver version mismatch! Host={mark(OTHER_DRIVER)} Yours={mark(rootfs.DRIVER)}\n"
-            f"Failed to find the installer at {mark(f'{_INSTALLERS}-{OTHER_DRIVER}.run')}"
+            f"NVIDIA driver version mismatch! Host={highlight(OTHER_DRIVER)} Yours={highlight(rootfs.DRIVER)}\n"
+            f"Failed to find the installer at {highlight(f'{_INSTALLERS}-{OTHER_DRIVER}.run')}"
             "You might need to manually install the driver\n"
         )
-    elif call.fault("driver-install"):
-        version = mark(rootfs.DRIVER)
+    elif call.trigger_fault("driver-install"):
+        version = highlight(rootfs.DRIVER)
         call.console.out(
-            f"NVIDIA driver version mismatch! Host={version} Yours={mark('')}\n"
-            f"Installing the driver from {mark(f'{_INSTALLERS}-{rootfs.DRIVER}.run')}\n"
+            f"NVIDIA driver version mismatch! Host={version} Yours={highlight('')}\n"
+            f"Installing the driver from {highlight(f'{_INSTALLERS}-{rootfs.DRIVER}.run')}\n"
         )
         rootfs.set_driver(call.container, rootfs.DRIVER)
         call.console.out(

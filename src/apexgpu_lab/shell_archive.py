@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from apexgpu_lab import rootfs, texts, trees
 from apexgpu_lab.containers import size_du
 from apexgpu_lab.shell_call import Call
-from apexgpu_lab.texts import SNAPSHOTS, TEMPLATE, head, heads, mark
+from apexgpu_lab.texts import SNAPSHOTS, TEMPLATE, heading, headings, highlight
 
 _STEPS = 8
 _UNREADABLE = (
@@ -29,14 +29,14 @@ async def snapshot(call: Call) -> int:
         return _stop_first(call)
     if not call.argument:
         return _offer_snapshot(call)
-    if call.argument != call.world.token():
+    if call.argument != call.lab_state.token():
         return _invalid(call, "snapshot")
     path = f"{SNAPSHOTS}/{call.user}.tar.gz"
-    call.console.out(head("Taking a snapshot..."))
+    call.console.out(heading("Taking a snapshot..."))
     await _take(call, path)
-    call.console.out(f"Saved to: {mark(path)}\n")
+    call.console.out(f"Saved to: {highlight(path)}\n")
     _du(call, path)
-    call.console.out(call.hint("Start your container"))
+    call.console.out(call.command_hint("Start your container"))
     return 0
 
 
@@ -46,16 +46,16 @@ async def recover(call: Call) -> int:
         return _stop_first(call)
     if not call.argument:
         return _offer_recover(call, f"{SNAPSHOTS}/{call.user}.tar.gz")
-    if call.argument != call.world.token():
+    if call.argument != call.lab_state.token():
         return _invalid(call, "recover")
-    call.console.out(head("Recover from a snapshot..."))
+    call.console.out(heading("Recover from a snapshot..."))
     path = call.words[2] if len(call.words) > 2 else ""
     if not path:
         _measure_home(call)
     elif _du(call, path):
         await _replace(call, path)
         return 0
-    call.console.out(head("Snapshot does not exists."))
+    call.console.out(heading("Snapshot does not exists."))
     return 0
 
 
@@ -66,46 +66,48 @@ async def rebuild(call: Call) -> int:
 
 def _stop_first(call: Call) -> int:
     call.console.out(
-        heads("It seems that your container is running", "You need to first stop your container")
-        + call.hint("Manually stop your container", "stop")
+        headings("It seems that your container is running", "You need to first stop your container")
+        + call.command_hint("Manually stop your container", "stop")
     )
     return 0
 
 
 def _invalid(call: Call, command: str) -> int:
     call.console.out(
-        heads("Invalid token", f"Maybe you want to run the {command} command again?")
-        + call.hint("Take a snapshot", command)
+        headings("Invalid token", f"Maybe you want to run the {command} command again?")
+        + call.command_hint("Take a snapshot", command)
     )
     return 0
 
 
 def _offer_snapshot(call: Call) -> int:
-    call.console.out(head("Calculating the size of rootfs..."))
+    call.console.out(heading("Calculating the size of rootfs..."))
     shown = f"{_shown_rootfs(call)}/"
     if call.container.rootfs.is_dir():
         call.console.out(f"{size_du(trees.tree_size(call.container.rootfs))}\t{shown}\n")
     else:
         call.console.err(texts.du_missing(shown))
     call.console.out(
-        heads(
+        headings(
             "If you are sure to take a snapshot and save it to NAS,",
             "please run the following command in 5 minutes",
         )
-        + call.hint("Confirm snapshot", f"snapshot {call.world.token_to_print(call.host)}")
+        + call.command_hint(
+            "Confirm snapshot", f"snapshot {call.lab_state.token_to_print(call.host)}"
+        )
     )
     return 0
 
 
 def _offer_recover(call: Call, path: str) -> int:
-    token = call.world.token_to_print(call.host)
+    token = call.lab_state.token_to_print(call.host)
     call.console.out(
-        heads(
+        headings(
             "The whole rootfs will be replaced after recovery.",
             "If you are sure to recover a snapshot from NAS,",
             "please run the following command in 5 minutes",
         )
-        + call.hint("Confirm recover", f"recover {token} {path}")
+        + call.command_hint("Confirm recover", f"recover {token} {path}")
     )
     return 0
 
@@ -113,7 +115,7 @@ def _offer_recover(call: Call, path: str) -> int:
 async def _take(call: Call, path: str) -> None:
     """Write the archive in place, slowly, with tar's complaints."""
     target = _on_server(call, path)
-    if call.fault("nas-readonly"):
+    if call.trigger_fault("nas-readonly"):
         call.console.err(texts.tar_cannot_open(path, "Read-only file system"))
     elif target.is_dir():
         last = "Wrote only 2048 of 10240 bytes"
@@ -135,8 +137,8 @@ async def _write(call: Call, target: Path, path: str) -> None:
     packed = Path(name)
     try:
         await asyncio.to_thread(trees.pack, call.container.rootfs, packed)
-        full = call.fault("nas-full")
-        if full or call.fault("damaged-archive"):
+        full = call.trigger_fault("nas-full")
+        if full or call.trigger_fault("damaged-archive"):
             trees.cut_short(packed)
         await _copy_slowly(call, packed, target)
     finally:
@@ -161,11 +163,11 @@ async def _replace(call: Call, path: str) -> None:
     archive = _on_server(call, path)
     container.owned = container.intact = False
     container.address = ""
-    call.world.network.container_down(call.host, container)
+    call.lab_state.network.container_down(call.host, container)
     trouble = await _unpack(call, archive)
     if trouble:
         call.console.err(_tar_words(trouble, path))
-    call.console.out(head("Fixing filesystem permission..."))
+    call.console.out(heading("Fixing filesystem permission..."))
     await call.console.wait(0.1)
     container.owned = True
     container.intact = trouble is None
@@ -173,12 +175,12 @@ async def _replace(call: Call, path: str) -> None:
         _complain(call, gone=trouble != "cut")
     elif not container.home.is_dir():
         _make_user(call)
-    call.console.out(head("Configuring..."))
+    call.console.out(heading("Configuring..."))
     if trouble is None:
         rootfs.configure(container.rootfs, call.host.name, call.user)
         if container.home.is_dir():
-            rootfs.write_keys(container.home, call.world.roster.keys.get(call.user, ""))
-    call.console.out(head("Done") + call.hint("Start your container"))
+            rootfs.write_keys(container.home, call.lab_state.users.keys.get(call.user, ""))
+    call.console.out(heading("Done") + call.command_hint("Start your container"))
 
 
 async def _unpack(call: Call, archive: Path) -> str | None:
@@ -189,8 +191,8 @@ async def _unpack(call: Call, archive: Path) -> str | None:
 
 
 def _make_user(call: Call) -> None:
-    call.console.out(head("Adding user in the container..."))
-    if call.fault("user-not-made"):
+    call.console.out(heading("Adding user in the container..."))
+    if call.trigger_fault("user-not-made"):
         call.console.err(
             texts.user_not_made(call.user) + texts.keys_not_written(_shown_rootfs(call), call.user)
         )
@@ -202,7 +204,7 @@ def _complain(call: Call, *, gone: bool) -> None:
     """The noise of every later step on a tree that is not there, or not all there."""
     before, after = texts.tree_not_there(_shown_rootfs(call), gone=gone)
     call.console.err(before + texts.start_failed(call.user))
-    call.console.out(head("Adding user in the container..."))
+    call.console.out(heading("Adding user in the container..."))
     call.console.err(
         texts.attach_failed(call.user, 8)
         + texts.not_running(call.user)
@@ -249,5 +251,5 @@ def _on_server(call: Call, path: str) -> Path:
     """Where a path of the server's lies in the lab; only the NAS is there."""
     parts = PurePosixPath(path).parts
     if len(parts) > 1 and parts[0] == "/" and parts[1] in ("NAS", "newNAS") and ".." not in parts:
-        return call.world.nas.joinpath(*parts[2:])
-    return call.world.directory / "nowhere"
+        return call.lab_state.nas.joinpath(*parts[2:])
+    return call.lab_state.directory / "nowhere"

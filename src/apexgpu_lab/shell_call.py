@@ -8,8 +8,8 @@ from apexgpu_lab import texts
 from apexgpu_lab.console import Console
 from apexgpu_lab.containers import Container, Host, size_iec
 from apexgpu_lab.faults import IAM
-from apexgpu_lab.texts import hint
-from apexgpu_lab.world import World
+from apexgpu_lab.labstate import LabState
+from apexgpu_lab.texts import command_hint
 
 GARBLE = "\x1b]0;maintenance\x07[bold]Maintenance[/bold]: \u2603 \x07please come back\tlater\n"
 
@@ -18,20 +18,20 @@ GARBLE = "\x1b]0;maintenance\x07[bold]Maintenance[/bold]: \u2603 \x07please come
 class Call:
     """One login to a manage shell: who, where, what was asked, and the client's end."""
 
-    world: World
+    lab_state: LabState
     host: Host
     user: str
     container: Container
     words: list[str]
     console: Console
 
-    def fault(self, kind: str) -> bool:
+    def trigger_fault(self, kind: str) -> bool:
         """Whether a fault of this host strikes now."""
-        return self.world.faults.take(self.host.name, kind)
+        return self.lab_state.faults.trigger(self.host.name, kind)
 
-    def hint(self, label: str, words: str = "") -> str:
+    def command_hint(self, label: str, words: str = "") -> str:
         """A command to type, for this user on this host."""
-        return hint(label, self.user, self.host.address, words)
+        return command_hint(label, self.user, self.host.address, words)
 
     @property
     def argument(self) -> str:
@@ -50,7 +50,7 @@ def information(call: Call) -> str:
         sent, received = container.traffic()
         rows += [
             ("PID:", str(container.pid)),
-            *(("IP:", address) for address in call.world.addresses(call.host, container)),
+            *(("IP:", address) for address in call.lab_state.addresses(call.host, container)),
             ("Memory use:", size_iec(3030000 + 4096 * container.calls)),
             ("KMem use:", size_iec(589824)),
             ("Link:", container.link),
@@ -61,8 +61,10 @@ def information(call: Call) -> str:
     return texts.lines(f"{label:<15} {value}" for label, value in rows)
 
 
-async def iam_answers(world: World, host: Host) -> bool:
+async def iam_answers(lab_state: LabState, host: Host) -> bool:
     """What the server's unbounded question to IAM comes to: an answer, a failure, or no end at all."""
-    if world.faults.take(host.name, "hang") or world.faults.active(IAM, "hang"):
+    if lab_state.faults.trigger(host.name, "hang") or lab_state.faults.is_active(IAM, "hang"):
         await asyncio.Event().wait()
-    return not (world.faults.take(host.name, "iam-down") or world.faults.active(IAM, "down"))
+    return not (
+        lab_state.faults.trigger(host.name, "iam-down") or lab_state.faults.is_active(IAM, "down")
+    )

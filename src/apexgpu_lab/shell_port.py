@@ -2,7 +2,7 @@
 
 from apexgpu_lab import texts
 from apexgpu_lab.shell_call import Call
-from apexgpu_lab.texts import head, heads, mark
+from apexgpu_lab.texts import heading, headings, highlight
 
 _TOO_GREAT = (
     '/public/login.bash: line 226: [[: {0}: value too great for base (error token is "{0}")\n'
@@ -11,21 +11,25 @@ _TOO_GREAT = (
 
 async def port(call: Call) -> int:
     """`port` lists the maps, `port P` makes one."""
-    addresses = call.world.addresses(call.host, call.container) if call.container.running else []
+    addresses = (
+        call.lab_state.addresses(call.host, call.container) if call.container.running else []
+    )
     if not addresses:
         call.console.out(
-            heads("It seems that your container is down", "You need to start your container first")
-            + call.hint("Start your container")
+            headings(
+                "It seems that your container is down", "You need to start your container first"
+            )
+            + call.command_hint("Start your container")
         )
         return 0
     two = len(addresses) > 1
     if not call.argument:
         call.console.out(
-            heads(
+            headings(
                 "If you'd like to forward a port from your container,",
                 "please run the following command",
             )
-            + f"Port forward: {mark(f'ssh {call.user}@{call.host.address} port PORT_NUMBER')}\n"
+            + f"Port forward: {highlight(f'ssh {call.user}@{call.host.address} port PORT_NUMBER')}\n"
         )
     elif not _valid(call):
         call.console.out(f"{call.argument} is not a valid port number\n")
@@ -33,7 +37,7 @@ async def port(call: Call) -> int:
         _map(call, two=two)
     if two:
         call.console.err(texts.BAD_SCRIPT)
-    call.console.out(head("Current port forward") + ("" if two else _listed(call)))
+    call.console.out(heading("Current port forward") + ("" if two else _listed(call)))
     return 0
 
 
@@ -52,11 +56,11 @@ def _valid(call: Call) -> bool:
 
 def _map(call: Call, *, two: bool) -> None:
     """Map a port, unless a map to a port that begins with the same digits is found first."""
-    world, host = call.world, call.host
+    lab_state, host = call.lab_state, call.host
     wanted = call.argument
     found = [
         str(one.host_port)
-        for one in world.maps(host, call.container)
+        for one in lab_state.maps(host, call.container)
         if two or str(one.container_port).startswith(wanted)
     ]
     if found:
@@ -65,16 +69,16 @@ def _map(call: Call, *, two: bool) -> None:
             f"The port has already been mapped. {host.address}:{places} => container:{wanted}\n"
         )
         return
-    host_port = world.next_port(host)
+    host_port = lab_state.next_port(host)
     call.console.out(f"Mapping {host.address}:{host_port} => container:{wanted}...\n")
     if int(wanted) > 65535:
         call.console.err(texts.BAD_IPTABLES.format(wanted))
     else:
-        world.forward(host, call.container, int(wanted), host_port)
+        lab_state.forward(host, call.container, int(wanted), host_port)
 
 
 def _listed(call: Call) -> str:
     return texts.lines(
         f"{call.host.address}:{one.host_port} => container:{one.container_port}"
-        for one in call.world.maps(call.host, call.container)
+        for one in call.lab_state.maps(call.host, call.container)
     )

@@ -10,19 +10,19 @@ from typing import Any
 import asyncssh
 
 from apexgpu_lab.containers import Host
-from apexgpu_lab.hostkeys import blobs
-from apexgpu_lab.sockets import hold
-from apexgpu_lab.world import World
+from apexgpu_lab.keypairs import public_key_blobs
+from apexgpu_lab.labstate import LabState
+from apexgpu_lab.listeners import read_until_closed
 
 
-class Door(asyncssh.SSHServer):
+class LabSshServer(asyncssh.SSHServer):
     """The login to one host: by public key only, as the faults of the host allow.
 
     `tasks` is where sessions are waited for when the lab ends: a connection's end is not theirs.
     """
 
-    def __init__(self, world: World, host: Host, tasks: set[asyncio.Task[None]]) -> None:
-        self.world = world
+    def __init__(self, lab_state: LabState, host: Host, tasks: set[asyncio.Task[None]]) -> None:
+        self.lab_state = lab_state
         self.host = host
         self.connection: asyncssh.SSHServerConnection | None = None
         self.user = ""
@@ -30,7 +30,7 @@ class Door(asyncssh.SSHServer):
         self._tasks = tasks
 
     @abstractmethod
-    def keys_of(self, user: str) -> str:
+    def authorized_keys_of(self, user: str) -> str:
         """The authorized_keys text of `user`; empty when there is no such account."""
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -40,7 +40,7 @@ class Door(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
         """Every login needs a key."""
         self.user = username
-        self._denied = self.world.faults.take(self.host.name, "denied")
+        self._denied = self.lab_state.faults.trigger(self.host.name, "denied")
         return True
 
     def public_key_auth_supported(self) -> bool:
@@ -49,7 +49,9 @@ class Door(asyncssh.SSHServer):
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         """Whether the key is among those of the account."""
-        return not self._denied and key.public_data in blobs(self.keys_of(username))
+        return not self._denied and key.public_data in public_key_blobs(
+            self.authorized_keys_of(username)
+        )
 
     @property
     def peer(self) -> str:
@@ -57,7 +59,7 @@ class Door(asyncssh.SSHServer):
         peer = self.connection.get_extra_info("peername") if self.connection else None
         return str(peer[0]) if peer else ""
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def start_task(self, work: Coroutine[Any, Any, None]) -> None:
         """Let a session's work run; an error in it is the lab's trouble and ends the connection."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -69,15 +71,15 @@ class Door(asyncssh.SSHServer):
             task.get_loop().call_exception_handler(
                 {"message": "a session failed", "exception": error}
             )
-            self.cut()
+            self.disconnect()
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         """End the connection in mid-sentence."""
         if self.connection:
             self.connection.abort()
 
 
-def options(host_keys: list[bytes], **more: object) -> asyncssh.SSHServerConnectionOptions:
+def server_options(host_keys: list[bytes], **more: object) -> asyncssh.SSHServerConnectionOptions:
     """Server options that are the same for every connection to a place; made once, they cost milliseconds."""
     keys = [asyncssh.import_private_key(key) for key in host_keys]
     return asyncssh.SSHServerConnectionOptions(
@@ -85,15 +87,15 @@ def options(host_keys: list[bytes], **more: object) -> asyncssh.SSHServerConnect
     )
 
 
-async def talk(
+async def serve_ssh(
     client: socket.socket,
-    prepared: asyncssh.SSHServerConnectionOptions,
-    door: Callable[[], asyncssh.SSHServer],
+    options: asyncssh.SSHServerConnectionOptions,
+    server: Callable[[], asyncssh.SSHServer],
 ) -> None:
     """Speak ssh on an accepted socket until one side ends it."""
     loop = asyncio.get_running_loop()
-    prepared.protocol_factory = door
-    connection = asyncssh.SSHServerConnection(loop, prepared, error_handler=_ignore)
+    options.protocol_factory = server
+    connection = asyncssh.SSHServerConnection(loop, options, error_handler=_ignore)
     await loop.create_connection(lambda: connection, sock=client)
     try:
         await connection.wait_closed()
@@ -104,13 +106,13 @@ async def talk(
         raise
 
 
-async def admitted(world: World, host: Host, client: socket.socket) -> bool:
+async def apply_connection_faults(lab_state: LabState, host: Host, client: socket.socket) -> bool:
     """Whether a connection gets as far as ssh, after what the host's faults do to it."""
-    if world.faults.take(host.name, "silent"):
-        await hold(client)
+    if lab_state.faults.trigger(host.name, "silent"):
+        await read_until_closed(client)
         return False
-    if world.faults.take(host.name, "slow"):
-        await asyncio.sleep(world.slow_seconds)
+    if lab_state.faults.trigger(host.name, "slow"):
+        await asyncio.sleep(lab_state.slow_seconds)
     return True
 
 

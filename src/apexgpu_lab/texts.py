@@ -9,7 +9,7 @@ TEMPLATE = f"{SNAPSHOTS}/template.tar.gz"
 _LXC = "../src/lxc"
 
 
-def mark(text: str) -> str:
+def highlight(text: str) -> str:
     """`text` in the shell's highlight colour."""
     return f"\x1b[96;1m{text}\x1b[0m"
 
@@ -19,20 +19,20 @@ def link(text: str) -> str:
     return f"\x1b[96;1;4m{text}\x1b[0m"
 
 
-def head(text: str) -> str:
+def heading(text: str) -> str:
     """A line of the shell's own."""
     return f"========== {text}\n"
 
 
-def heads(*lines: str) -> str:
+def headings(*lines: str) -> str:
     """Several lines of the shell's own."""
-    return "".join(head(line) for line in lines)
+    return "".join(heading(line) for line in lines)
 
 
-def hint(label: str, user: str, address: str, words: str = "", *, width: int = 0) -> str:
+def command_hint(label: str, user: str, address: str, words: str = "", *, width: int = 0) -> str:
     """`label` and the ssh command to type, as the shell prints it."""
     command = f"ssh {user}@{address} {words}".rstrip()
-    return f"{label + ':':<{width}} {mark(command)}\n"
+    return f"{label + ':':<{width}} {highlight(command)}\n"
 
 
 def tips(user: str, address: str, port: int, *, with_port: bool = True) -> str:
@@ -47,18 +47,18 @@ def tips(user: str, address: str, port: int, *, with_port: bool = True) -> str:
         ("Port forward", "port"),
     ]
     commands = (
-        hint(label, user, address, words, width=22)
+        command_hint(label, user, address, words, width=22)
         for label, words in rows
         if with_port or words != "port"
     )
     return "".join(
         (
-            head("Tips:"),
+            heading("Tips:"),
             *commands,
-            f"Use {mark('scp')} or {mark('SFTP')} to transfer data to your container\n",
-            f"SSD mounted at {mark('/SSD')}\n",
-            f"NAS mounted at {mark('/newNAS')}\n",
-            f"See GPU load: {mark('nvidia-smi')}\n",
+            f"Use {highlight('scp')} or {highlight('SFTP')} to transfer data to your container\n",
+            f"SSD mounted at {highlight('/SSD')}\n",
+            f"NAS mounted at {highlight('/newNAS')}\n",
+            f"See GPU load: {highlight('nvidia-smi')}\n",
             f"More detailed guide: {link(GUIDE)}\n",
         )
     )
@@ -68,7 +68,7 @@ IAM_DOWN = (
     "Failed to get your allocated port.\n"
     "If this problem cannot be solved by retrying, please contact administrators.\n"
 )
-BYE = head("Have a good day :-)")
+BYE = heading("Have a good day :-)")
 BAD_SCRIPT = (
     "sed: -e expression #2, char 15: unterminated `s' command\n"
     "grep: the -P option only supports a single pattern\n"

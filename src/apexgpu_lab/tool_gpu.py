@@ -99,7 +99,7 @@ def card(number: int, now: float) -> dict[str, Any]:
 
 
 def cards(now: float) -> list[dict[str, Any]]:
-    """Every GPU: as the lab was told (see World.set_gpus; lists go round, a step a call), else by the clock."""
+    """Every GPU: as the lab was told (see LabState.set_gpus; lists go round, a step a call), else by the clock."""
     told = told_by_the_lab("gpus.json")
     if not told:
         return [{**IDLE, **card(number, now)} for number in range(COUNT)]

@@ -113,8 +113,8 @@ def processes() -> Iterator[Process]:
         "5400",
         "/sbin/init",
     )
-    marked = runpy.run_path(str(Path(__file__).with_name("processes.py")))["marked"]
-    pids = ",".join(str(pid) for pid in marked(f"APEXGPU_LAB_CONTAINER={CONTAINER}/"))
+    find_marked = runpy.run_path(str(Path(__file__).with_name("processes.py")))["find_marked"]
+    pids = ",".join(str(pid) for pid in find_marked(f"APEXGPU_LAB_CONTAINER={CONTAINER}/"))
     bin_directory = os.environ.get("APEXGPU_LAB_BIN")
     path = os.pathsep.join(
         part for part in os.environ.get("PATH", "").split(os.pathsep) if part != bin_directory

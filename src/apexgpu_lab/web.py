@@ -43,7 +43,7 @@ class Response:
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def plain(body: str, **headers: str) -> Response:
+def text_response(body: str, **headers: str) -> Response:
     """Text, with a content type that does not name its charset."""
     return Response(200, body, "text/plain", headers)
 

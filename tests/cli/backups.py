@@ -110,7 +110,7 @@ class Scene(Product):
         return self.nas / "alice.tar.gz"
 
     def container(self, host: str) -> Container:
-        found = self.lab.call(lambda world: world.hosts[host].accounts["alice"].container)
+        found = self.lab.call(lambda lab_state: lab_state.hosts[host].accounts["alice"].container)
         assert found is not None
         return found
 

@@ -198,14 +198,14 @@ class Newcomer:
 
     def stored(self, user: str = "alice") -> str:
         """What IAM keeps for a user."""
-        return self.lab.call(lambda world: world.roster.keys.get(user, ""))
+        return self.lab.call(lambda lab_state: lab_state.users.keys.get(user, ""))
 
     def store(self, text: str, user: str = "alice") -> None:
         """Let IAM know the user and these keys."""
 
-        def change(world: Any) -> None:
-            world.roster.visit(user)
-            world.roster.keys[user] = text
+        def change(lab_state: Any) -> None:
+            lab_state.users.ensure_registered(user)
+            lab_state.users.keys[user] = text
 
         self.lab.call(change)
 

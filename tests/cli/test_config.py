@@ -35,8 +35,8 @@ def asked(laptop: Newcomer, name: str) -> dict[str, str]:
 def move(laptop: Newcomer, host: str, address: str) -> None:
     """Let IAM tell another address for a host."""
 
-    def change(world: Any) -> None:
-        world.hosts[host].address = address
+    def change(lab_state: Any) -> None:
+        lab_state.hosts[host].address = address
 
     laptop.lab.call(change)
 

@@ -36,7 +36,7 @@ def product(
 
 
 def home(product: Product, host: str = "gpu2") -> Path:
-    container = product.lab.call(lambda world: world.host(host).accounts["alice"].container)
+    container = product.lab.call(lambda lab_state: lab_state.host(host).accounts["alice"].container)
     assert container is not None
     return container.home
 
@@ -84,7 +84,7 @@ class TestInTheLab:
     def test_without_rsync_there_sftp_carries_and_rsync_by_name_says_how_to_get_it(
         self, product: Product
     ) -> None:
-        bin_ = product.lab.call(lambda world: world.directory) / "bin"
+        bin_ = product.lab.call(lambda lab_state: lab_state.directory) / "bin"
         (bin_ / "rsync").write_text(
             "#!/bin/sh\necho 'bash: rsync: command not found' >&2\nexit 127\n"
         )

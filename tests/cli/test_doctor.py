@@ -200,7 +200,7 @@ class TestThisMachine:
         assert hint
 
     def test_the_key_is_gone_from_iam(self, laptop: Product) -> None:
-        laptop.lab.call(lambda world: world.roster.keys.update(alice=""))
+        laptop.lab.call(lambda lab_state: lab_state.users.keys.update(alice=""))
         fact, hint = problems(laptop.json("doctor")["checks"])["IAM"]
         assert "does not have your key SHA256:" in fact
         assert hint == "apexgpu login"

@@ -88,7 +88,7 @@ class TestTheTable:
             "own": [[4242, "/usr/bin/python3", 3000], [4243, "python3", 1000]],
         }
         product.lab.call(
-            lambda world: world.set_gpus(world.host("gpu2"), [card, TITAN | CARDS["O"]])
+            lambda lab_state: lab_state.set_gpus(lab_state.host("gpu2"), [card, TITAN | CARDS["O"]])
         )
         assert product("gpus", "gpu2") == 0
         assert row(product, "gpu2")[-1] == "you 3.9 GiB (python3), others 4.9 GiB"
@@ -116,7 +116,7 @@ class TestTheTable:
 
     def test_words_of_a_server_are_data(self, product: Product) -> None:
         card = TITAN | {"name": "\x1b[31mTITAN", "own": [[1, "[bold]\x07x", 5000]], "used": 5011}
-        product.lab.call(lambda world: world.set_gpus(world.host("gpu2"), [card]))
+        product.lab.call(lambda lab_state: lab_state.set_gpus(lab_state.host("gpu2"), [card]))
         assert product("gpus", "gpu2") == 0
         assert r"\x1b[31mTITAN" in product.out
         assert r"[bold]\x07x" in product.out
@@ -167,7 +167,7 @@ class TestBadRows:
         assert product("gpus", "gpu[24]") == 3
 
     def test_named_and_not_registered_is_exit_6(self, product: Product) -> None:
-        product.lab.call(lambda world: world.host("gpu4").accounts.clear())
+        product.lab.call(lambda lab_state: lab_state.host("gpu4").accounts.clear())
         assert product("gpus", "gpu4") == 6
         assert row(product, "gpu4") == ["gpu4", "-", "not registered", "apexgpu register gpu4"]
         assert product("gpus") == 0
@@ -208,7 +208,7 @@ class TestWatch:
         self, product: Product
     ) -> None:
         card = TITAN | {"used": [1000, 2000, 3000], "load": 50}
-        product.lab.call(lambda world: world.set_gpus(world.host("gpu2"), [card]))
+        product.lab.call(lambda lab_state: lab_state.set_gpus(lab_state.host("gpu2"), [card]))
         with at_terminal("gpus", "--watch", "gpu2", "gpu3") as child:
             child.expect(r"gpu2 +0 .*█.* 1000.0 MiB")
             child.expect(r"gpu2 +0 .* 2.0 GiB")

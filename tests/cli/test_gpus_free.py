@@ -151,7 +151,7 @@ def eighteen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def set_cards(lab: Lab, name: str, letters: str) -> None:
-    lab.call(lambda world: world.set_gpus(world.host(name), cards(letters)))
+    lab.call(lambda lab_state: lab_state.set_gpus(lab_state.host(name), cards(letters)))
 
 
 def tell(lab: Lab, scene: dict[str, str]) -> None:
@@ -273,7 +273,7 @@ class TestHostsThatAreNotUp:
     ) -> Iterator[Product]:
         """gpu2 runs, gpu3 is stopped, on gpu4 nobody is registered."""
         with running(tmp_path / "lab", hosts=3, registered=True) as lab:
-            lab.call(lambda world: world.host("gpu4").accounts.clear())
+            lab.call(lambda lab_state: lab_state.host("gpu4").accounts.clear())
             started(lab, "gpu2")
             yield product_of(lab, monkeypatch, capsys)
 

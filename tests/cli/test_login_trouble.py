@@ -125,7 +125,11 @@ class TestStuckPusher:
     """IAM 11: the wait is bounded, and the hosts themselves are asked."""
 
     def test_each_host_tells_whether_it_has_the_key(self, new: Newcomer) -> None:
-        new.lab.call(lambda world: [world.register(host, "alice") for host in world.hosts.values()])
+        new.lab.call(
+            lambda lab_state: [
+                lab_state.register(host, "alice") for host in lab_state.hosts.values()
+            ]
+        )
         new.lab.fault("iam", "stuck-pusher")  # dies at the second host
         said = new.log_in("--timeout", "5", "--json")
         assert said.code == 0

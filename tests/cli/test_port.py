@@ -15,7 +15,7 @@ from apexgpu.render.screen import Screen
 from apexgpu.session import Session
 from apexgpu_lab.containers import Container
 from apexgpu_lab.inprocess import running
-from apexgpu_lab.world import World
+from apexgpu_lab.labstate import LabState
 from tests.cli.product import Product, product_of
 
 
@@ -44,9 +44,9 @@ def listening() -> Iterator[tuple[int, socket.socket]]:
         yield server.getsockname()[1], server
 
 
-def container_of_alice(world: World) -> Container:
+def container_of_alice(lab_state: LabState) -> Container:
     """Alice's container on gpu2, which the lab made."""
-    container = world.host("gpu2").accounts["alice"].container
+    container = lab_state.host("gpu2").accounts["alice"].container
     assert container is not None
     return container
 
@@ -123,7 +123,9 @@ class TestMapping:
         for _ in range(2):
             assert two("port", "gpu2", "7000") == 0
         two.lab.call(
-            lambda world: world.forward(world.host("gpu2"), container_of_alice(world), 9, 11111)
+            lambda lab_state: lab_state.forward(
+                lab_state.host("gpu2"), container_of_alice(lab_state), 9, 11111
+            )
         )
         assert two("port", "gpu2", "5000") == 6
         assert "11112 leads to port 5000, but its list of maps does not contain it" in two.err
@@ -197,7 +199,9 @@ class TestAfterAStop:
         self, two: Product
     ) -> None:
         two.lab.call(
-            lambda world: world.forward(world.host("gpu2"), container_of_alice(world), 8888, 11007)
+            lambda lab_state: lab_state.forward(
+                lab_state.host("gpu2"), container_of_alice(lab_state), 8888, 11007
+            )
         )
         assert two("down", "gpu2", "--yes") == 0
         assert two("up", "gpu2") == 0

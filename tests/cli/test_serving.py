@@ -35,7 +35,9 @@ def product(
 
 def home(product: Product) -> Path:
     """alice's home in her container on gpu2, as it lies on this machine."""
-    container = product.lab.call(lambda world: world.host("gpu2").accounts["alice"].container)
+    container = product.lab.call(
+        lambda lab_state: lab_state.host("gpu2").accounts["alice"].container
+    )
     assert container is not None
     return container.home
 

@@ -54,7 +54,7 @@ def product(
 
 
 def container(product: Product, name: str = "gpu2") -> Container:
-    found = product.lab.call(lambda world: world.host(name).accounts["alice"].container)
+    found = product.lab.call(lambda lab_state: lab_state.host(name).accounts["alice"].container)
     assert found is not None
     return found
 
@@ -259,7 +259,7 @@ class TestRefusals:
 
     def test_an_installer_that_is_not_there(self, product: Product) -> None:
         (
-            product.lab.call(lambda world: world.nas)
+            product.lab.call(lambda lab_state: lab_state.nas)
             / "Share/GPU_Server/cuda_9.0.176_384.81_linux.run"
         ).unlink()
         row = product.hosts("setup", "gpu2", "cuda", "--yes")["gpu2"]
@@ -270,7 +270,7 @@ class TestRefusals:
         assert "has another checksum than the published file" in product.err
         assert product("up", "gpu3", "--accept-new") == 0
         file = (
-            product.lab.call(lambda world: world.nas)
+            product.lab.call(lambda lab_state: lab_state.nas)
             / "Share/GPU_Server/cuda_9.0.176_384.81_linux.run"
         )
         file.write_text(file.read_text() + "# changed\n")
@@ -318,7 +318,7 @@ class TestTrouble:
         self, product: Product
     ) -> None:
         file = (
-            product.lab.call(lambda world: world.nas)
+            product.lab.call(lambda lab_state: lab_state.nas)
             / "Share/GPU_Server/cuda_9.0.176_384.81_linux.run"
         )
         good = file.read_text()

@@ -36,7 +36,9 @@ def product(
 def cards(lab: Lab, host: str, *used: int) -> None:
     """GPUs with so many MiB in use."""
     lab.call(
-        lambda world: world.set_gpus(world.host(host), [TITAN | {"used": one} for one in used])
+        lambda lab_state: lab_state.set_gpus(
+            lab_state.host(host), [TITAN | {"used": one} for one in used]
+        )
     )
 
 

@@ -60,7 +60,9 @@ def test_a_window_of_the_labs_container_is_seen(product: Product) -> None:
 def test_an_sshd_that_refuses_is_cured_by_the_line_that_is_told(
     product: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    container = product.lab.call(lambda world: world.host("gpu2").accounts["alice"].container)
+    container = product.lab.call(
+        lambda lab_state: lab_state.host("gpu2").accounts["alice"].container
+    )
     assert container is not None
     config = container.rootfs / "etc" / "ssh" / "sshd_config"
     config.write_text(config.read_text().replace("X11Forwarding yes", "X11Forwarding no"))

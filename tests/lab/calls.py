@@ -9,15 +9,15 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 from apexgpu_lab.inprocess import Lab
-from apexgpu_lab.world import World
+from apexgpu_lab.labstate import LabState
 
 LIMIT = 60
 TEMPLATE = "/NAS/Workspaces/lxc-snapshot/template.tar.gz"
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a program said."""
+class Finished:
+    """A finished program: its exit status and its output."""
 
     code: int
     out: str
@@ -26,7 +26,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Page:
-    """What a web server said."""
+    """The response of a web server."""
 
     status: int
     headers: dict[str, str]
@@ -47,7 +47,7 @@ def ssh_argv(lab: Lab, *words: str, program: str = "ssh") -> list[str]:
     ]
 
 
-def ssh(lab: Lab, *words: str, program: str = "ssh", stdin: str = "") -> Said:
+def ssh(lab: Lab, *words: str, program: str = "ssh", stdin: str = "") -> Finished:
     """Run it to its end."""
     done = subprocess.run(
         ssh_argv(lab, *words, program=program),
@@ -57,7 +57,7 @@ def ssh(lab: Lab, *words: str, program: str = "ssh", stdin: str = "") -> Said:
         check=False,
         env={**os.environ, "TERM": "dumb"},
     )
-    return Said(
+    return Finished(
         done.returncode,
         done.stdout.decode("utf-8", "replace"),
         done.stderr.decode("utf-8", "replace"),
@@ -92,12 +92,12 @@ def post_keys(lab: Lab, user: str, keys: str) -> Page:
 def started(lab: Lab, host: str = "gpu2", user: str = "alice") -> None:
     """A running container with its port forwarded, without an ssh login."""
 
-    def start(world: World) -> None:
-        place = world.hosts[host]
+    def start(lab_state: LabState) -> None:
+        place = lab_state.hosts[host]
         container = place.accounts[user].container
         assert container
-        world.boot(place, container)
-        world.forward(place, container, 22, world.port_of(place, user))
+        lab_state.boot(place, container)
+        lab_state.forward(place, container, 22, lab_state.port_of(place, user))
 
     lab.call(start)
 
@@ -115,7 +115,7 @@ def rootfs_of(lab: Lab, host: str = "gpu2", user: str = "alice") -> Path:
 
 def token_of(lab: Lab) -> str:
     """The token of now."""
-    return lab.call(lambda world: world.token())
+    return lab.call(lambda lab_state: lab_state.token())
 
 
 def wait_until(condition: Callable[[], bool], lab: Lab) -> None:
@@ -128,7 +128,7 @@ def wait_until(condition: Callable[[], bool], lab: Lab) -> None:
         lab.call(_one_turn)  # type: ignore[arg-type]  # a coroutine is awaited there
 
 
-async def _one_turn(_world: World) -> None:
+async def _one_turn(_world: LabState) -> None:
     import asyncio
 
     await asyncio.sleep(0.005)

@@ -14,7 +14,7 @@ from tests.waiting import until
 
 from apexgpu.errors import ApexError, RefusedError, UnknownHostError, UnreachableError, UsageError
 from apexgpu_lab import client
-from apexgpu_lab.processes import marked
+from apexgpu_lab.processes import find_marked
 
 
 @pytest.fixture
@@ -126,10 +126,10 @@ def test_down_leaves_neither_process_nor_directory(home: Path) -> None:
     ssh(home, "-T", "gpu2-manage")
     ssh(home, "gpu2", "nohup setsid sleep 1000 >/dev/null 2>&1 </dev/null &")
     mark, pid = f"APEXGPU_LAB_CONTAINER={home}/", pid_of(home)
-    assert marked(mark)
+    assert find_marked(mark)
     assert client.down(home) is True
     assert not home.exists()
-    assert not marked(mark)
+    assert not find_marked(mark)
     assert not lives(pid)
     assert client.down(home) is False
 
@@ -145,7 +145,7 @@ def test_down_ends_a_service_that_does_not_answer(home: Path, number: signal.Sig
     assert client.down(home, timeout=0.3) is True
     assert not home.exists()
     assert not lives(pid)
-    assert not marked(f"APEXGPU_LAB_CONTAINER={home}/")
+    assert not find_marked(f"APEXGPU_LAB_CONTAINER={home}/")
 
 
 def test_up_after_a_crash_starts_anew(home: Path) -> None:

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.lab.calls import LIMIT, Said, rootfs_of, ssh, ssh_argv, started, state_of, wait_until
+from tests.lab.calls import LIMIT, Finished, rootfs_of, ssh, ssh_argv, started, state_of, wait_until
 
 from apexgpu_lab.inprocess import Lab, running
-from apexgpu_lab.processes import marked
+from apexgpu_lab.processes import find_marked
 
 pytestmark = pytest.mark.openssh
 
@@ -29,7 +29,7 @@ def container(lab: Lab) -> Lab:
     return lab
 
 
-def run(lab: Lab, command: str, stdin: str = "") -> Said:
+def run(lab: Lab, command: str, stdin: str = "") -> Finished:
     """A command in the container."""
     return ssh(lab, "gpu2", command, stdin=stdin)
 
@@ -41,19 +41,19 @@ def mark_of(lab: Lab) -> str:
 
 class TestCommands:
     def test_streams_and_status_are_kept_apart(self, container: Lab) -> None:
-        assert run(container, "echo out; echo err >&2; exit 7") == Said(7, "out\n", "err\n")
+        assert run(container, "echo out; echo err >&2; exit 7") == Finished(7, "out\n", "err\n")
 
     def test_the_recorded_words(self, container: Lab) -> None:
-        said = run(container, "id; hostname; exit 7")
-        assert said == Said(
+        finished = run(container, "id; hostname; exit 7")
+        assert finished == Finished(
             7, "uid=1000(alice) gid=1000(alice) groups=1000(alice),27(sudo)\ngpu2-alice\n", ""
         )
 
     def test_the_environment_is_the_containers(self, container: Lab) -> None:
-        said = run(container, "echo $HOME $USER $LOGNAME; pwd; env")
-        assert said.out.startswith("/home/alice alice alice\n/home/alice\n")
-        assert "PYTEST" not in said.out
-        assert re.search(r"^SSH_CONNECTION=127\S+ \d+ 127\S+ 22001$", said.out, re.MULTILINE)
+        finished = run(container, "echo $HOME $USER $LOGNAME; pwd; env")
+        assert finished.out.startswith("/home/alice alice alice\n/home/alice\n")
+        assert "PYTEST" not in finished.out
+        assert re.search(r"^SSH_CONNECTION=127\S+ \d+ 127\S+ 22001$", finished.out, re.MULTILINE)
 
     def test_stdin_reaches_the_program(self, container: Lab) -> None:
         assert run(container, "tr a-z A-Z", stdin="words\n").out == "WORDS\n"
@@ -69,11 +69,11 @@ class TestCommands:
 
     def test_paths_are_the_containers_own(self, container: Lab) -> None:
         (container.layout.home / "nas" / "mark").write_text("on the NAS\n", encoding="utf-8")
-        said = run(
+        finished = run(
             container,
             "cat /NAS/mark /newNAS/mark; cat /etc/hostname; touch /home/alice/x '/tmp/y z'; ls /tmp",
         )
-        assert said == Said(0, "on the NAS\non the NAS\ngpu2-alice\ny z\n", "")
+        assert finished == Finished(0, "on the NAS\non the NAS\ngpu2-alice\ny z\n", "")
         assert (rootfs_of(container) / "home" / "alice" / "x").exists()
         assert run(container, "cd /NAS/Workspaces && pwd").out == "/NAS/Workspaces\n"
         assert (
@@ -102,15 +102,15 @@ class TestCommands:
 
 class TestTerminals:
     def test_a_command_gets_one(self, container: Lab) -> None:
-        said = ssh(container, "-tt", "gpu2", "tty; who; stty size; exit 3")
-        assert said.code == 3
-        assert re.search(r"^/dev/(pts/|tty)", said.out)
-        assert re.search(r"alice +pts/0 +\d{4}-\d\d-\d\d \d\d:\d\d \(127\.0\.0\.1\)", said.out)
+        finished = ssh(container, "-tt", "gpu2", "tty; who; stty size; exit 3")
+        assert finished.code == 3
+        assert re.search(r"^/dev/(pts/|tty)", finished.out)
+        assert re.search(r"alice +pts/0 +\d{4}-\d\d-\d\d \d\d:\d\d \(127\.0\.0\.1\)", finished.out)
 
     def test_a_shell_is_one(self, container: Lab) -> None:
-        said = ssh(container, "-tt", "gpu2", stdin="echo here-$((20+2))\nexit 4\n")
-        assert said.code == 4
-        assert "here-22" in said.out
+        finished = ssh(container, "-tt", "gpu2", stdin="echo here-$((20+2))\nexit 4\n")
+        assert finished.code == 4
+        assert "here-22" in finished.out
 
     def test_who_shows_nobody_without(self, container: Lab) -> None:
         assert run(container, "who").out == ""
@@ -125,9 +125,9 @@ class TestLeaving:
         ) as client:
             assert client.stdout
             assert client.stdout.readline() == b"on\n"
-            assert marked(mark_of(container))
+            assert find_marked(mark_of(container))
             client.kill()
-        wait_until(lambda: not marked(mark_of(container)), container)
+        wait_until(lambda: not find_marked(mark_of(container)), container)
 
     def test_one_that_does_not_listen_is_ended_all_the_same(self, container: Lab) -> None:
         command = "trap '' HUP TERM; echo on; while :; do sleep 1; done"
@@ -137,13 +137,13 @@ class TestLeaving:
             assert client.stdout
             assert client.stdout.readline() == b"on\n"
             client.kill()
-        wait_until(lambda: not marked(mark_of(container)), container)
+        wait_until(lambda: not find_marked(mark_of(container)), container)
 
     def test_a_detached_program_stays_until_the_container_stops(self, container: Lab) -> None:
         assert run(container, "nohup sleep 1000 >/dev/null 2>&1 </dev/null & echo $!").code == 0
-        assert len(marked(mark_of(container))) == 1
+        assert len(find_marked(mark_of(container))) == 1
         assert ssh(container, "gpu2-manage", "stop").code == 0
-        wait_until(lambda: not marked(mark_of(container)), container)
+        wait_until(lambda: not find_marked(mark_of(container)), container)
 
     def test_a_stop_cuts_sessions(self, container: Lab) -> None:
         with subprocess.Popen(
@@ -181,7 +181,7 @@ class TestLeaving:
         for client in clients:
             with client:
                 assert client.wait(LIMIT) != 0
-        assert not marked(mark_of(lab))
+        assert not find_marked(mark_of(lab))
         assert lab.troubles == []
         # Collected here, a task that was left over would fail this test instead of a later one.
         del lab
@@ -191,7 +191,7 @@ class TestLeaving:
         container.fault("gpu2", "drop", 1)
         assert run(container, "sleep 1000").code == 255
         assert run(container, "true").code == 0
-        wait_until(lambda: not marked(mark_of(container)), container)
+        wait_until(lambda: not find_marked(mark_of(container)), container)
 
 
 @pytest.mark.skipif(
@@ -206,24 +206,24 @@ def test_a_process_that_becomes_another_program_over_and_over_is_always_found() 
     ) as process:
         name = Path(f"/proc/{process.pid}/comm")
         while name.read_text() != "cat\n":
-            assert marked(f"LAB_TEST_MARK={os.getpid()}") == [process.pid]
+            assert find_marked(f"LAB_TEST_MARK={os.getpid()}") == [process.pid]
         process.communicate(timeout=LIMIT)
 
 
 class TestFiles:
-    def batch(self, lab: Lab, *lines: str) -> Said:
+    def batch(self, lab: Lab, *lines: str) -> Finished:
         return ssh(lab, "-b", "-", "gpu2", program="sftp", stdin="\n".join(lines) + "\n")
 
     def test_sftp_begins_at_home_and_sees_the_containers_root(
         self, container: Lab, tmp_path: Path
     ) -> None:
         (tmp_path / "file").write_text("text", encoding="utf-8")
-        said = self.batch(
+        finished = self.batch(
             container, "pwd", f"put {tmp_path}/file", "ls -1 /", "rename file other", "ls -1"
         )
-        assert said.code == 0
-        assert "Remote working directory: /home/alice\n" in said.out
-        assert "/NAS" in said.out
+        assert finished.code == 0
+        assert "Remote working directory: /home/alice\n" in finished.out
+        assert "/NAS" in finished.out
         assert (rootfs_of(container) / "home" / "alice" / "other").read_text(
             encoding="utf-8"
         ) == "text"
@@ -292,8 +292,8 @@ class TestForwarding:
             tunnel.terminate()
 
     def test_a_refused_port_is_refused(self, container: Lab) -> None:
-        said = ssh(container, "-W", "localhost:1", "gpu2")
-        assert said.code == 255
+        finished = ssh(container, "-W", "localhost:1", "gpu2")
+        assert finished.code == 255
 
     @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc")
     @pytest.mark.parametrize("destination", ["localhost", "gpu2-alice"])
@@ -346,9 +346,9 @@ class TestForwarding:
         assert ssh(container, "-W", f"127.0.0.2:{echo}", "gpu2", stdin="x").code == 255
 
     def test_a_mapped_port_leads_to_the_container(self, container: Lab, echo: int) -> None:
-        said = ssh(container, "gpu2-manage", f"port {echo}")
+        finished = ssh(container, "gpu2-manage", f"port {echo}")
         address = container.status()["hosts"][0]["address"]
-        assert f"{address}:11001 => container:{echo}" in said.out
+        assert f"{address}:11001 => container:{echo}" in finished.out
         assert _answers(address, 11001)
         ssh(container, "gpu2-manage", "stop")
         assert not _answers(address, 11001)
@@ -382,7 +382,7 @@ class TestHostKeys:
             in ssh(container, "-o", "LogLevel=INFO", "gpu2", "true").err
         )
         ssh(container, "gpu2-manage", "stop")
-        token = container.call(lambda world: world.token())
+        token = container.call(lambda lab_state: lab_state.token())
         ssh(
             container,
             "gpu2-manage",
@@ -408,40 +408,40 @@ class TestPrograms:
         assert " up 3 days, 2:00,  0 users,  load average: " in run(container, "uptime").out
 
     def test_ps_lists_the_containers_processes_only(self, container: Lab) -> None:
-        said = run(
+        finished = run(
             container,
             "sleep 1000 & ps -eo pid,ppid,user,args; ps aux; ps -C sleep -o pid=; echo $!; kill $!",
         )
-        lines = said.out.splitlines()
+        lines = finished.out.splitlines()
         assert lines[0].split() == ["PID", "PPID", "USER", "COMMAND"]
         assert lines[1].split() == ["1", "0", "root", "/sbin/init"]
         assert any(line.split()[2:] == ["alice", "sleep", "1000"] for line in lines)
-        assert "pytest" not in said.out
+        assert "pytest" not in finished.out
         assert lines[-2].strip() == lines[-1]
         assert run(container, f"ps -p {os.getpid()}").code == 1
 
     def test_gpus_in_the_forms_that_scripts_ask_for(self, container: Lab) -> None:
-        said = run(
+        finished = run(
             container,
             "nvidia-smi --query-gpu=index,memory.used,memory.total,utilization.gpu --format=csv",
         )
-        header, *rows = said.out.splitlines()
+        header, *rows = finished.out.splitlines()
         assert header == "index, memory.used [MiB], memory.total [MiB], utilization.gpu [%]"
         assert re.fullmatch(r"0, \d+ MiB, 12066 MiB, \d+ %", rows[0])
-        said = run(
+        finished = run(
             container, "nvidia-smi --query-gpu=uuid,driver_version --format=csv,noheader,nounits"
         )
-        assert len(said.out.splitlines()) == 4
-        assert said.out.splitlines()[0].endswith(", 390.48")
+        assert len(finished.out.splitlines()) == 4
+        assert finished.out.splitlines()[0].endswith(", 390.48")
 
     def test_what_computes_is_on_the_busy_gpus(self, container: Lab) -> None:
-        said = run(
+        finished = run(
             container,
             "nvidia-smi --query-compute-apps=gpu_uuid,pid,process_name,used_memory"
             " --format=csv,noheader,nounits",
         )
         assert all(
-            re.fullmatch(r"GPU-\S+, \d+, python, \d+", line) for line in said.out.splitlines()
+            re.fullmatch(r"GPU-\S+, \d+, python, \d+", line) for line in finished.out.splitlines()
         )
 
     def test_the_long_report_has_a_block_for_every_gpu(self, container: Lab) -> None:
@@ -467,23 +467,27 @@ class TestPrograms:
             "used": [500, 900],
         }
         container.call(
-            lambda world: world.set_gpus(world.host("gpu2"), [{**card, "load": [0, 90, 40]}])
+            lambda lab_state: lab_state.set_gpus(
+                lab_state.host("gpu2"), [{**card, "load": [0, 90, 40]}]
+            )
         )
         asked = "nvidia-smi --query-gpu=memory.used,utilization.gpu --format=csv,noheader,nounits"
-        said = [run(container, asked).out for _ in range(4)]
-        assert said == ["500, 0\n", "900, 90\n", "500, 40\n", "900, 0\n"]
+        finished = [run(container, asked).out for _ in range(4)]
+        assert finished == ["500, 0\n", "900, 90\n", "500, 40\n", "900, 0\n"]
         assert "Process ID                  : 7\n" in run(container, "nvidia-smi -q").out
 
     def test_a_fault_of_the_gpus_is_said_as_nvidia_smi_says_it(self, container: Lab) -> None:
         container.fault("gpu2", "gpu-mismatch")
-        said = run(container, "nvidia-smi -q")
-        assert said == Said(18, "Failed to initialize NVML: Driver/library version mismatch\n", "")
+        finished = run(container, "nvidia-smi -q")
+        assert finished == Finished(
+            18, "Failed to initialize NVML: Driver/library version mismatch\n", ""
+        )
         container.clear("gpu2", "gpu-mismatch")
         assert run(container, "nvidia-smi -q").code == 0
 
     def test_an_unknown_field_is_said_to_be_one(self, container: Lab) -> None:
-        said = run(container, "nvidia-smi --query-gpu=colour --format=csv")
-        assert said == Said(2, 'Field "colour" is not a valid field to query.\n\n', "")
+        finished = run(container, "nvidia-smi --query-gpu=colour --format=csv")
+        assert finished == Finished(2, 'Field "colour" is not a valid field to query.\n\n', "")
 
     def test_the_picture_and_the_list(self, container: Lab) -> None:
         assert "TITAN V" in run(container, "nvidia-smi").out
@@ -494,14 +498,14 @@ class TestPrograms:
         run(container, command)
         wait_until(lambda: "token=" in run(container, "jupyter notebook list").out, container)
         note = json.loads(run(container, "jupyter notebook list --json").out)
-        said = ssh(
+        finished = ssh(
             container,
             "-W",
             f"localhost:{note['port']}",
             "gpu2",
             stdin=f"GET /?token={note['token']} HTTP/1.0\r\n\r\n",
         )
-        assert "200 OK" in said.out
+        assert "200 OK" in finished.out
         denied = ssh(
             container, "-W", f"localhost:{note['port']}", "gpu2", stdin="GET / HTTP/1.0\r\n\r\n"
         )

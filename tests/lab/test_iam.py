@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 from tests.lab.calls import Page, fetch, post_keys, wait_until
-from tests.lab.scene import TRANSCRIPTS
+from tests.lab.situations import TRANSCRIPTS
 
 from apexgpu_lab.inprocess import Lab
-from apexgpu_lab.web import Response, plain
+from apexgpu_lab.web import Response, text_response
 
 KEY = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFI3ejlo01kPk+MsgdwAb2xJDPBYsBpWoEBu0NMWG8Xh alice@laptop"
@@ -181,7 +181,7 @@ def test_keys_are_stored_as_posted(new_lab: Lab) -> None:
 
 
 def test_plain_text_names_no_charset() -> None:
-    assert plain("x").kind == "text/plain"
+    assert text_response("x").kind == "text/plain"
     assert Response(200).kind == "text/html; charset=utf-8"
 
 
@@ -200,7 +200,7 @@ class TestFaults:
         assert fetch(lab.iam_url, "/users").status == 200
 
     def test_slow(self, lab: Lab) -> None:
-        lab.call(lambda world: setattr(world, "slow_seconds", 0.4))
+        lab.call(lambda lab_state: setattr(lab_state, "slow_seconds", 0.4))
         lab.fault("iam", "slow")
         with pytest.raises(TimeoutError):
             fetch(lab.iam_url, "/users", timeout=0.1)

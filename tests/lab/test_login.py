@@ -1,4 +1,4 @@
-"""OpenSSH's own client at the lab's manage hosts: who gets in, what is said, what a lost connection leaves."""
+"""OpenSSH's own client at the lab's manage hosts: who gets in, what is printed, what a lost connection leaves."""
 
 import subprocess
 import threading
@@ -43,11 +43,11 @@ def reach_by_address(lab: Lab) -> None:
 
 
 def test_a_registered_user_gets_the_manage_shell(lab: Lab) -> None:
-    said = ssh(lab, "gpu2-manage", "help")
-    assert said.code == 0
-    assert "State:          STOPPED" in said.out
-    assert said.out.endswith("========== Have a good day :-)\n")
-    assert said.err == ""
+    finished = ssh(lab, "gpu2-manage", "help")
+    assert finished.code == 0
+    assert "State:          STOPPED" in finished.out
+    assert finished.out.endswith("========== Have a good day :-)\n")
+    assert finished.err == ""
 
 
 def test_a_shell_request_starts_the_container_and_its_port_answers(lab: Lab) -> None:
@@ -61,17 +61,17 @@ def test_a_shell_request_starts_the_container_and_its_port_answers(lab: Lab) -> 
 def test_nobody_registered_means_permission_denied(new_lab: Lab) -> None:
     pushed(new_lab, "alice", own_keys(new_lab))
     reach_by_address(new_lab)
-    said = ssh(new_lab, "gpu2-manage", "help")
-    assert said.code == 255
-    assert "alice@" in said.err
-    assert "Permission denied (publickey" in said.err
+    finished = ssh(new_lab, "gpu2-manage", "help")
+    assert finished.code == 255
+    assert "alice@" in finished.err
+    assert "Permission denied (publickey" in finished.err
 
 
 def test_the_first_day(new_lab: Lab) -> None:
     pushed(new_lab, "alice", own_keys(new_lab))
     reach_by_address(new_lab)
-    said = ssh(new_lab, "register@gpu2-manage", "alice")
-    assert said.out.endswith("Done!\n")
+    finished = ssh(new_lab, "register@gpu2-manage", "alice")
+    assert finished.out.endswith("Done!\n")
     assert ssh(new_lab, "register@gpu2-manage", "alice").out == "User alice already exist\n"
     assert "State:          STOPPED" in ssh(new_lab, "gpu2-manage", "help").out
     ssh(new_lab, "gpu2-manage")
@@ -119,10 +119,10 @@ def test_snapshot_and_recover_over_the_wire(lab: Lab) -> None:
     ).stdout
     assert "rootfs/home/alice/precious.txt\n" in listed
     precious.write_text("spoiled", encoding="utf-8")
-    said = ssh(
+    finished = ssh(
         lab, "gpu2-manage", f"recover {token_of(lab)} /NAS/Workspaces/lxc-snapshot/alice.tar.gz"
     )
-    assert (said.code, said.err) == (0, "")
+    assert (finished.code, finished.err) == (0, "")
     assert precious.read_text(encoding="utf-8") == "precious"
     ssh(lab, "gpu2-manage", f"recover {token_of(lab)} {TEMPLATE}")
     assert not precious.exists()
@@ -145,9 +145,9 @@ class TestDropped:
         lab.fault("gpu2", "drop", 1)
 
     def test_start_leaves_a_running_container_without_its_port(self, lab: Lab) -> None:
-        said = ssh(lab, "gpu2-manage")
-        assert said.code == 255
-        assert said.out.endswith("Starting your container...\n")
+        finished = ssh(lab, "gpu2-manage")
+        assert finished.code == 255
+        assert finished.out.endswith("Starting your container...\n")
         wait_until(lambda: state_of(lab) == "RUNNING", lab)
         assert "container:22" not in ssh(lab, "gpu2-manage", "port").out
         assert "Connection refused" in ssh(lab, "gpu2", "true").err
@@ -156,16 +156,16 @@ class TestDropped:
         assert ssh(lab, "gpu2", "true").code == 0
 
     def test_snapshot_goes_on_to_its_end(self, lab: Lab) -> None:
-        said = ssh(lab, "gpu2-manage", f"snapshot {token_of(lab)}")
-        assert said.code == 255
-        assert said.out.endswith("Taking a snapshot...\n")
+        finished = ssh(lab, "gpu2-manage", f"snapshot {token_of(lab)}")
+        assert finished.code == 255
+        assert finished.out.endswith("Taking a snapshot...\n")
         archive = lab.layout.home / "nas" / "Workspaces" / "lxc-snapshot" / "alice.tar.gz"
         wait_until(lambda: archive.exists() and _is_archive(archive), lab)
 
     def test_recover_leaves_a_container_that_starts_only_after_another(self, lab: Lab) -> None:
-        said = ssh(lab, "gpu2-manage", f"recover {token_of(lab)} {TEMPLATE}")
-        assert said.code == 255
-        assert "Fixing" not in said.out
+        finished = ssh(lab, "gpu2-manage", f"recover {token_of(lab)} {TEMPLATE}")
+        assert finished.code == 255
+        assert "Fixing" not in finished.out
         wait_until(lambda: rootfs_of(lab).is_dir(), lab)
         assert "Fail. Please contact administrators" in ssh(lab, "gpu2-manage").out
         assert "Done" in ssh(lab, "gpu2-manage", f"recover {token_of(lab)} {TEMPLATE}").out
@@ -175,7 +175,7 @@ class TestDropped:
         fetch(lab.iam_url, "/manage/ssh-key/bob")
         assert ssh(lab, "register@gpu2-manage", "bob").code == 255
         assert ssh(lab, "register@gpu2-manage", "bob").out == "User bob already exist\n"
-        assert lab.call(lambda world: world.hosts["gpu2"].accounts["bob"].half_made)
+        assert lab.call(lambda lab_state: lab_state.hosts["gpu2"].accounts["bob"].half_made)
 
     def test_stop_stops_nothing(self, lab: Lab) -> None:
         started(lab)
@@ -188,7 +188,7 @@ class TestDropped:
 
 
 def test_a_killed_client_with_a_terminal_breaks_its_snapshot(lab: Lab) -> None:
-    lab.call(lambda world: setattr(world, "pace", 2))
+    lab.call(lambda lab_state: setattr(lab_state, "pace", 2))
     (rootfs_of(lab) / "home" / "alice" / "noise").write_bytes(bytes(range(256)) * 2000)
     argv = ssh_argv(lab, "-tt", "gpu2-manage", f"snapshot {token_of(lab)}")
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as client:
@@ -241,4 +241,4 @@ def _is_archive(path: object) -> bool:
 
 
 def _manage_tasks(lab: Lab) -> int:
-    return lab.call(lambda world: len(getattr(world.network, "tasks", ())))
+    return lab.call(lambda lab_state: len(getattr(lab_state.network, "tasks", ())))

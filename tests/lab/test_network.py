@@ -39,10 +39,14 @@ def test_all_hosts_on_one_address_where_there_is_only_one(tmp_path: Path) -> Non
 def test_a_home_with_blanks_does_not_trouble_commands(tmp_path: Path) -> None:
     with running(tmp_path / "Application Support" / "the lab", hosts=1, registered=True) as lab:
         started(lab)
-        said = ssh(
+        finished = ssh(
             lab, "gpu2", "echo text > /home/alice/file && cat /home/alice/file && pwd && ls /NAS"
         )
-        assert (said.code, said.out, said.err) == (0, "text\n/home/alice\nShare\nWorkspaces\n", "")
+        assert (finished.code, finished.out, finished.err) == (
+            0,
+            "text\n/home/alice\nShare\nWorkspaces\n",
+            "",
+        )
         assert (
             lab.layout.home / "hosts" / "gpu2" / "alice" / "rootfs" / "home" / "alice" / "file"
         ).exists()

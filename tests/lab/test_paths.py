@@ -5,11 +5,11 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from apexgpu_lab.containers import Container, size_du, size_iec
-from apexgpu_lab.hostkeys import blobs, new_key, public_line
-from apexgpu_lab.paths import READS_COMMANDS, Paths
+from apexgpu_lab.keypairs import new_private_key, public_key_blobs, public_line
+from apexgpu_lab.pathtranslation import READS_COMMANDS, PathTranslator
 
 ROOT = Path("/lab/hosts/gpu2/alice/rootfs")
-PATHS = Paths(
+PATHS = PathTranslator(
     Container("alice", ROOT.parent), {"NAS": Path("/lab/nas"), "newNAS": Path("/lab/newNAS")}
 )
 
@@ -36,7 +36,7 @@ PATHS = Paths(
     ],
 )
 def test_commands_are_translated(command: str, translated: str) -> None:
-    assert PATHS.inward(command) == translated
+    assert PATHS.translate_input(command) == translated
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_paths_cannot_leave_the_tree(path: str, real: Path) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_output_is_translated_however_it_is_cut(size: int) -> None:
     data = f"{ROOT}\n{ROOT}/home/alice and /lab/nas/x, /lab/hosts/other {ROOT}".encode()
-    outward = PATHS.outward()
+    outward = PATHS.output_translator()
     found = (
         b"".join(outward.feed(data[place : place + size]) for place in range(0, len(data), size))
         + outward.flush()
@@ -65,12 +65,12 @@ def test_output_is_translated_however_it_is_cut(size: int) -> None:
 
 
 def test_only_the_beginning_of_a_name_is_held_back() -> None:
-    outward = PATHS.outward()
+    outward = PATHS.output_translator()
     assert outward.feed(b"50/") == b"50"
-    assert outward.holding
+    assert outward.has_pending
     assert outward.flush() == b"/"
     assert outward.feed(b"no name here") == b"no name here"
-    assert not outward.holding
+    assert not outward.has_pending
 
 
 @pytest.mark.parametrize(
@@ -117,14 +117,14 @@ def test_sizes_as_lxc_shows_them(count: int, shown: str) -> None:
 
 
 def test_keys_are_found_whatever_stands_around_them() -> None:
-    line = public_line(new_key(), "me@laptop").strip()
+    line = public_line(new_private_key(), "me@laptop").strip()
     kind, blob, comment = line.split()
-    alone = blobs(line)
+    alone = public_key_blobs(line)
     assert len(alone) == 1
     assert (
-        blobs(
+        public_key_blobs(
             f'from="10.0.0.0/8",no-pty {kind} {blob} {comment} more\r\n# a comment\n\nssh-rsa nonsense\n'
         )
         == alone
     )
-    assert blobs("") == blobs("ssh-ed25519") == set()
+    assert public_key_blobs("") == public_key_blobs("ssh-ed25519") == set()

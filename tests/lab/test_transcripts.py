@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.lab.scene import TRANSCRIPTS, Answer, replay
+from tests.lab.situations import TRANSCRIPTS, Answer, replay
 
 _TWO = "running map:8888 map:6006 map:7001 fault:two-addresses"
 _STALE = "running map:8888 map:6006 map:7001 halted"
 
-# Recording -> the state to set. Words: see scene.STATES.
+# Recording -> the state to set. Words: see situations.STATES.
 STATES = {
     "02-register-unknown": "",
     "03-register": "",

@@ -20,7 +20,7 @@ from apexgpu.transfer.copier import Copier, CopySummary, Method
 from apexgpu.transfer.copyconnection import CopyConnection
 from apexgpu.transfer.progress import CopyProgress
 from apexgpu_lab.inprocess import Lab
-from apexgpu_lab.world import World
+from apexgpu_lab.labstate import LabState
 
 SFTP = "Subsystem sftp /usr/lib/openssh/sftp-server"
 
@@ -81,9 +81,11 @@ def lab_there(lab: Lab, state: Path) -> There:
     """alice's container on gpu2."""
     started(lab)
 
-    def find(world: World) -> Host:
-        host = world.host("gpu2")
-        return Host("gpu2", host.address, "alice", world.port_of(host, "alice"), host.manage_port)
+    def find(lab_state: LabState) -> Host:
+        host = lab_state.host("gpu2")
+        return Host(
+            "gpu2", host.address, "alice", lab_state.port_of(host, "alice"), host.manage_port
+        )
 
     return There(lab.call(find), lab.layout.ssh_config, rootfs_of(lab) / "home" / "alice", state)
 

@@ -8,7 +8,7 @@ from tests.lab.calls import rootfs_of, started
 
 from apexgpu.models import Host
 from apexgpu_lab.inprocess import Lab
-from apexgpu_lab.world import World
+from apexgpu_lab.labstate import LabState
 
 
 class Place:
@@ -91,22 +91,24 @@ class LabHosts(Place):
         self.host = self._host("gpu2")
 
     def _host(self, name: str) -> Host:
-        def find(world: World) -> Host:
-            host = world.host(name)
-            return Host(name, host.address, "alice", world.port_of(host, "alice"), host.manage_port)
+        def find(lab_state: LabState) -> Host:
+            host = lab_state.host(name)
+            return Host(
+                name, host.address, "alice", lab_state.port_of(host, "alice"), host.manage_port
+            )
 
         return self._lab.call(find)
 
     def stopped(self) -> Host:
         """Earlier tests may have started it."""
 
-        def halt(world: World) -> None:
-            host = world.host("gpu3")
+        def halt(lab_state: LabState) -> None:
+            host = lab_state.host("gpu3")
             container = host.accounts["alice"].container
             assert container
-            for mapping in world.maps(host, container):
-                world.unforward(host, mapping)
-            world.halt(host, container)
+            for mapping in lab_state.maps(host, container):
+                lab_state.unforward(host, mapping)
+            lab_state.halt(host, container)
 
         self._lab.call(halt)
         return self._host("gpu3")

@@ -1,4 +1,4 @@
-"""A whole lab in one event loop: the world, its sockets, IAM and the files that a client starts from."""
+"""A whole lab in one event loop: its state, its sockets, IAM, and the files that a client needs."""
 
 import asyncio
 import contextlib
@@ -15,22 +15,25 @@ from typing import Any
 from apexgpu.files import private_directory, replace_atomically
 from apexgpu_lab import standins
 from apexgpu_lab.control import Control
-from apexgpu_lab.hostkeys import new_key, public_line
-from apexgpu_lab.iam import Site, ssh_config
+from apexgpu_lab.iam import IamSite, ssh_config
+from apexgpu_lab.keypairs import new_private_key, public_line
+from apexgpu_lab.labstate import LabState
 from apexgpu_lab.layout import USER, Layout
+from apexgpu_lab.listeners import Listener, bind_host_addresses
 from apexgpu_lab.network import LoopbackNetwork
 from apexgpu_lab.processes import kill_marked
 from apexgpu_lab.pusher import Pusher
-from apexgpu_lab.roster import FIRST_PORT
-from apexgpu_lab.sockets import Port, find_places
+from apexgpu_lab.users import FIRST_PORT
 from apexgpu_lab.web import serve
-from apexgpu_lab.world import World
 
 _PLAIN_PATH = re.compile(r"[\w@%+=:,./\\-]+")
 
 
-class Core:
-    """The lab: `start` it, use `world`, `stop` it. All in the loop that started it."""
+class LabServer:
+    """A running lab. Call all methods in the event loop that called `start`.
+
+    `troubles` collects errors in tasks that nobody awaits; it is empty in a healthy lab.
+    """
 
     def __init__(
         self, home: Path, *, hosts: int, registered: bool, pace: float = 1, shared: bool = False
@@ -41,16 +44,16 @@ class Core:
         self.troubles: list[str] = []
         self.stopping = asyncio.Event()
         self._alias = _plain_alias(self.layout.home)
-        iam_address, found = find_places(hosts, shared=shared)
+        iam_address, found = bind_host_addresses(hosts, shared=shared)
         self._sockets = [sock for _, sock in found]
         self._iam_address = iam_address
-        self.world = World(
-            self._alias or self.layout.home, [place for place, _ in found], pace=pace
+        self.lab_state = LabState(
+            self._alias or self.layout.home, [key for key, _ in found], pace=pace
         )
-        self.network = LoopbackNetwork(self.world)
-        self.pusher = Pusher(self.world)
+        self.network = LoopbackNetwork(self.lab_state)
+        self.pusher = Pusher(self.lab_state)
         self.control = Control(self, secrets.token_urlsafe(24))
-        self._control_port: Port | None = None
+        self._control_listener: Listener | None = None
 
     async def start(self) -> None:
         """Serve; lab.json is written when everything listens."""
@@ -59,32 +62,32 @@ class Core:
         self.layout.marker.write_text(
             "a lab of apexgpu; `apexgpu lab down` deletes it\n", encoding="utf-8"
         )
-        standins.install(self.world.directory / "bin")
+        standins.install(self.lab_state.directory / "bin")
         self.network.listen(self._sockets)
-        site = Site(self.world, self.pusher)
-        self.network.iam = Port(self._iam_address, 0, partial(serve, site.answer))
-        self.iam_url = f"http://{self._iam_address}:{self.network.iam.number}"
-        self._control_port = Port("127.0.0.1", 0, partial(serve, self.control.answer))
+        site = IamSite(self.lab_state, self.pusher)
+        self.network.iam = Listener(self._iam_address, 0, partial(serve, site.answer))
+        self.iam_url = f"http://{self._iam_address}:{self.network.iam.port}"
+        self._control_listener = Listener("127.0.0.1", 0, partial(serve, self.control.answer))
         self._write_client_files()
-        self._describe(self._control_port.number)
+        self._describe(self._control_listener.port)
 
     async def stop(self) -> None:
         """Close every socket and end every process; the files stay, but for lab.json."""
         self.layout.description.unlink(missing_ok=True)
         await self.pusher.stop()
-        if self._control_port:
-            self._control_port.shut()
+        if self._control_listener:
+            self._control_listener.close()
         await self.network.close()
-        await asyncio.to_thread(kill_marked, f"APEXGPU_LAB_CONTAINER={self.world.directory}/")
-        if self._control_port:
-            self._control_port.cut()
-            await asyncio.gather(*self._control_port.all_tasks, return_exceptions=True)
+        await asyncio.to_thread(kill_marked, f"APEXGPU_LAB_CONTAINER={self.lab_state.directory}/")
+        if self._control_listener:
+            self._control_listener.abort()
+            await asyncio.gather(*self._control_listener.all_tasks, return_exceptions=True)
         if self._alias:
             self._alias.unlink(missing_ok=True)
 
     def status(self) -> dict[str, Any]:
         """The lab as `lab status --json` shows it."""
-        world = self.world
+        lab_state = self.lab_state
         return {
             "schema": 1,
             "running": True,
@@ -101,14 +104,14 @@ class Core:
                         if account.container
                     ],
                 }
-                for host in world.hosts.values()
+                for host in lab_state.hosts.values()
             ],
             "users": [
                 {"name": one.name, "display_name": one.display_name, "password": one.password}
-                for one in world.roster.people.values()
+                for one in lab_state.users.people.values()
                 if one.name not in ("carol", "dave")
             ],
-            "faults": world.faults.listed(),
+            "faults": lab_state.faults.to_json(),
             "nas": str(self.layout.home / "nas"),
             "state": str(self.layout.state),
             "directory": str(self.layout.home),
@@ -116,7 +119,7 @@ class Core:
         }
 
     def _container(self, host_name: str, user: str) -> dict[str, Any]:
-        host = self.world.hosts[host_name]
+        host = self.lab_state.hosts[host_name]
         container = host.accounts[user].container
         if container is None:
             return {"user": user}
@@ -125,38 +128,38 @@ class Core:
             "state": container.state,
             "pid": container.pid or None,
             "address": container.address or None,
-            "port": self.world.port_of(host, user),
+            "port": self.lab_state.port_of(host, user),
             "rootfs": str(container.rootfs),
             "maps": [
                 {"host_port": one.host_port, "container_port": one.container_port}
-                for one in self.world.maps(host, container)
+                for one in self.lab_state.maps(host, container)
             ],
         }
 
     def _write_client_files(self) -> None:
         """An identity, known_hosts and ssh config of the lab's own; with `registered`, a user who is everywhere."""
-        layout, world = self.layout, self.world
-        key = new_key()
+        layout, lab_state = self.layout, self.lab_state
+        key = new_private_key()
         public = public_line(key, f"{USER}@laptop")
         replace_atomically(layout.identity, key)
         replace_atomically(layout.identity.with_suffix(".pub"), public.encode(), mode=0o644)
         for directory in (layout.config, layout.state):
             private_directory(directory)
         if self.registered:
-            world.roster.visit(USER)
-            world.roster.keys[USER] = public
-            for host in world.hosts.values():
-                world.register(host, USER)
+            lab_state.users.ensure_registered(USER)
+            lab_state.users.keys[USER] = public
+            for host in lab_state.hosts.values():
+                lab_state.register(host, USER)
                 host.register_keys = public
         replace_atomically(layout.known_hosts, self._known_hosts().encode())
-        blocks = ssh_config(world, USER) if self.registered else ""
+        blocks = ssh_config(lab_state, USER) if self.registered else ""
         replace_atomically(layout.ssh_config, (blocks + _global_block(layout)).encode())
 
     def _known_hosts(self) -> str:
         """Every manage host's key, and the template's for the first two users' ports."""
-        template = public_line(self.world.template_key)
+        template = public_line(self.lab_state.template_key)
         rows = []
-        for host in self.world.hosts.values():
+        for host in self.lab_state.hosts.values():
             rows.append(f"[{host.address}]:{host.manage_port} {public_line(host.key)}")
             rows += [
                 f"[{host.address}]:{port + host.shift} {template}"
@@ -171,9 +174,9 @@ class Core:
             "iam_url": self.iam_url,
             "control": f"http://127.0.0.1:{control_port}",
             "token": self.control.token,
-            "hosts": len(self.world.hosts),
+            "hosts": len(self.lab_state.hosts),
             "registered": self.registered,
-            "root": str(self.world.directory),
+            "root": str(self.lab_state.directory),
             "alias": str(self._alias) if self._alias else None,
         }
         replace_atomically(self.layout.description, json.dumps(description, indent=1).encode())

@@ -17,21 +17,21 @@ _LAST_WORDS = (
 TerminalSize = tuple[int, int, int, int]
 
 
-class Job:
+class RunningProgram:
     """One program: its output streams, its input, and its end."""
 
     def __init__(
         self,
         process: asyncio.subprocess.Process,
-        out: asyncio.StreamReader | None,
-        err: asyncio.StreamReader | None,
-        feed: asyncio.StreamWriter | None,
+        stdout: asyncio.StreamReader | None,
+        stderr: asyncio.StreamReader | None,
+        stdin: asyncio.StreamWriter | None,
         master: int | None,
     ) -> None:
         self.process = process
-        self.out = out
-        self.err = err
-        self.feed = feed
+        self.stdout = stdout
+        self.stderr = stderr
+        self.stdin = stdin
         self._master = master
 
     @property
@@ -41,13 +41,13 @@ class Job:
 
     def end_input(self) -> None:
         """Tell the program that nothing more will come."""
-        if self.feed is None:
+        if self.stdin is None:
             return
         with contextlib.suppress(OSError, RuntimeError):
             if self.terminal:
-                self.feed.write(b"\x04")
+                self.stdin.write(b"\x04")
             else:
-                self.feed.close()
+                self.stdin.close()
 
     def resize(self, size: TerminalSize) -> None:
         """The client's window has another size."""
@@ -78,20 +78,20 @@ class Job:
     async def close(self) -> None:
         """End a program that runs on, and let go of pipes that others may still hold open."""
         await self._end()
-        if self.feed is not None:
-            self.feed.close()
+        if self.stdin is not None:
+            self.stdin.close()
         transport = getattr(
             self.process, "_transport", None
         )  # asyncio has no public way to close the pipes
         if transport is not None:
             transport.close()
-        for stream in (self.out, self.err):
+        for stream in (self.stdout, self.stderr):
             reading = getattr(stream, "_transport", None)
             if reading is not None:
                 reading.close()
 
 
-async def with_pipes(argv: list[str], env: dict[str, str], cwd: Path) -> Job:
+async def start_with_pipes(argv: list[str], env: dict[str, str], cwd: Path) -> RunningProgram:
     """Start a program with stdin, stdout and stderr on pipes."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
@@ -103,10 +103,12 @@ async def with_pipes(argv: list[str], env: dict[str, str], cwd: Path) -> Job:
         cwd=cwd,
         start_new_session=sys.platform != "win32",
     )
-    return Job(process, process.stdout, process.stderr, process.stdin, None)
+    return RunningProgram(process, process.stdout, process.stderr, process.stdin, None)
 
 
-async def with_terminal(argv: list[str], env: dict[str, str], cwd: Path, size: TerminalSize) -> Job:
+async def start_with_terminal(
+    argv: list[str], env: dict[str, str], cwd: Path, size: TerminalSize
+) -> RunningProgram:
     """Start a program on a terminal of its own (not on Windows)."""
     master, slave = os.openpty()
     _set_size(master, size)
@@ -132,17 +134,17 @@ async def with_terminal(argv: list[str], env: dict[str, str], cwd: Path, size: T
         asyncio.streams.FlowControlMixin, os.fdopen(os.dup(master), "wb", 0)
     )
     writer = asyncio.StreamWriter(transport, protocol, None, loop)
-    return Job(process, reader, None, writer, master)
+    return RunningProgram(process, reader, None, writer, master)
 
 
-async def drained(job: Job, pumps: list[asyncio.Task[None]]) -> int:
+async def wait_for_end(program: RunningProgram, pumps: list[asyncio.Task[None]]) -> int:
     """Wait as sshd does: for every holder of the pipes, but for a terminal's own program only. Exit status."""
-    if job.terminal:
-        await job.process.wait()
+    if program.terminal:
+        await program.process.wait()
         await asyncio.wait(pumps, timeout=_LAST_WORDS)
     else:
         await asyncio.gather(*pumps)
-    return await job.process.wait()
+    return await program.process.wait()
 
 
 class _TerminalEnd(asyncio.StreamReaderProtocol):

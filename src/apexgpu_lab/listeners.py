@@ -11,15 +11,15 @@ from functools import partial
 from ipaddress import IPv4Address
 
 from apexgpu.errors import ApexError
-from apexgpu_lab.world import Place
+from apexgpu_lab.labstate import HostAddress
 
 MANAGE_PORT = 2222
 _TRIES = 40
 Serve = Callable[[socket.socket, str], Awaitable[None]]
 
 
-def listening(address: str, port: int) -> socket.socket:
-    """A bound, listening, non-blocking socket; OSError when the address or the port is not to be had."""
+def listening_socket(address: str, port: int) -> socket.socket:
+    """A bound, listening_socket, non-blocking socket; OSError when the address or the port is not to be had."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         if sys.platform != "win32":  # there the option would let two labs share a port
@@ -33,10 +33,10 @@ def listening(address: str, port: int) -> socket.socket:
     return sock
 
 
-def find_places(
+def bind_host_addresses(
     hosts: int, *, shared: bool = False
-) -> tuple[str, list[tuple[Place, socket.socket]]]:
-    """IAM's address, and a place with its manage socket for each host.
+) -> tuple[str, list[tuple[HostAddress, socket.socket]]]:
+    """IAM's address, and a key with its manage socket for each host.
 
     On most systems all of 127/8 is loopback: a lab takes addresses of its own there, in a random network that
     no other lab is in, so that a user's port can be the same on every host. Where that cannot be bound
@@ -45,22 +45,22 @@ def find_places(
     for _ in range(0 if shared else _TRIES):
         base = IPv4Address(f"127.{random.randint(16, 250)}.{random.randrange(0, 254, 2)}.0")  # noqa: S311
         try:
-            return str(base + 1), _places(base, hosts)
+            return str(base + 1), _bind_own_addresses(base, hosts)
         except OSError:
             continue
     try:
-        return "127.0.0.1", _shared_places(hosts)
+        return "127.0.0.1", _bind_shared_address(hosts)
     except OSError as error:
         message = f"the lab found no loopback address to listen on: {error}"
         raise ApexError(message) from None
 
 
-def _places(base: IPv4Address, hosts: int) -> list[tuple[Place, socket.socket]]:
-    opened: list[tuple[Place, socket.socket]] = []
+def _bind_own_addresses(base: IPv4Address, hosts: int) -> list[tuple[HostAddress, socket.socket]]:
+    opened: list[tuple[HostAddress, socket.socket]] = []
     try:
         for number in range(2, hosts + 2):
-            place = Place(str(base + number), MANAGE_PORT)
-            opened.append((place, listening(place.address, MANAGE_PORT)))
+            key = HostAddress(str(base + number), MANAGE_PORT)
+            opened.append((key, listening_socket(key.address, MANAGE_PORT)))
     except OSError:
         for _, sock in opened:
             sock.close()
@@ -68,24 +68,24 @@ def _places(base: IPv4Address, hosts: int) -> list[tuple[Place, socket.socket]]:
     return opened
 
 
-def _shared_places(hosts: int) -> list[tuple[Place, socket.socket]]:
+def _bind_shared_address(hosts: int) -> list[tuple[HostAddress, socket.socket]]:
     opened = []
     for number in range(hosts):
-        sock = listening("127.0.0.1", 0)
-        opened.append((Place("127.0.0.1", sock.getsockname()[1], 100 * number), sock))
+        sock = listening_socket("127.0.0.1", 0)
+        opened.append((HostAddress("127.0.0.1", sock.getsockname()[1], 100 * number), sock))
     return opened
 
 
-class Port:
-    """A listening port: every connection goes to `serve(socket, peer)` in a task of its own."""
+class Listener:
+    """A listening_socket port: every connection goes to `serve(socket, peer)` in a task of its own."""
 
     def __init__(
         self, address: str, port: int, serve: Serve, sock: socket.socket | None = None
     ) -> None:
         self.address = address
         self._serve = serve
-        self._sock: socket.socket | None = sock or listening(address, port)
-        self.number: int = self._sock.getsockname()[1]
+        self._sock: socket.socket | None = sock or listening_socket(address, port)
+        self.port: int = self._sock.getsockname()[1]
         self._accepting = asyncio.get_running_loop().create_task(self._accept(self._sock))
         self.serving: set[asyncio.Task[None]] = set()
 
@@ -95,18 +95,18 @@ class Port:
         return [self._accepting, *self.serving]
 
     @property
-    def open(self) -> bool:
-        """Whether connections are accepted."""
+    def is_open(self) -> bool:
+        """Whether connections are accept_connection."""
         return self._sock is not None
 
     def reopen(self) -> None:
         """Listen again on the same port; one that is open stays."""
         if self._sock is None:
-            self._sock = listening(self.address, self.number)
+            self._sock = listening_socket(self.address, self.port)
             self._accepting = asyncio.get_running_loop().create_task(self._accept(self._sock))
 
-    def shut(self) -> None:
-        """Accept no more; what was accepted goes on."""
+    def close(self) -> None:
+        """Accept no more; what was accept_connection goes on."""
         if self._sock is not None:
             self._accepting.cancel()
             with contextlib.suppress(NotImplementedError):  # Windows' loop watches no readers
@@ -114,9 +114,9 @@ class Port:
             self._sock.close()
             self._sock = None
 
-    def cut(self) -> None:
-        """Accept no more and end what was accepted."""
-        self.shut()
+    def abort(self) -> None:
+        """Accept no more and end what was accept_connection."""
+        self.close()
         for task in self.serving:
             task.cancel()
 
@@ -124,7 +124,7 @@ class Port:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                client, peer = await accepted(sock)
+                client, peer = await accept_connection(sock)
             except OSError:
                 await asyncio.sleep(0.05)  # out of descriptors: some may be free again later
                 continue
@@ -146,8 +146,8 @@ class Port:
             client.close()
 
 
-async def accepted(sock: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-    """The next connection of a listening socket.
+async def accept_connection(sock: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
+    """The next connection of a listening_socket socket.
 
     asyncio's own `sock_accept` loses the connection that comes in the moment in which it is cancelled.
     """
@@ -164,18 +164,18 @@ async def accepted(sock: socket.socket) -> tuple[socket.socket, tuple[str, int]]
         loop.remove_reader(sock)
 
 
-def reset(sock: socket.socket) -> None:
-    """Close a connection so that the other side sees it reset."""
+def reset_connection(sock: socket.socket) -> None:
+    """Close a connection so that the other side sees it reset_connection."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
 
-async def pump(client: socket.socket, address: str, port: int) -> None:
-    """Join an accepted connection to a local port until both sides are done."""
+async def relay(client: socket.socket, address: str, port: int) -> None:
+    """Join an accept_connection connection to a local port until both sides are done."""
     try:
         there, back = await asyncio.open_connection(address, port)
     except OSError:
-        reset(client)
+        reset_connection(client)
         return
     reader, writer = await asyncio.open_connection(sock=client)
     try:
@@ -185,7 +185,7 @@ async def pump(client: socket.socket, address: str, port: int) -> None:
         writer.close()
 
 
-async def hold(client: socket.socket) -> None:
+async def read_until_closed(client: socket.socket) -> None:
     """Keep a connection and say nothing until the other side has had enough."""
     loop = asyncio.get_running_loop()
     while await loop.sock_recv(client, 65536):

@@ -7,7 +7,7 @@ from itertools import pairwise
 import asyncssh
 
 
-def new_key() -> bytes:
+def new_private_key() -> bytes:
     """A new ed25519 private key in OpenSSH's format."""
     return asyncssh.generate_private_key("ssh-ed25519").export_private_key()
 
@@ -18,7 +18,7 @@ def public_line(private: bytes, comment: str = "") -> str:
     return " ".join([*line, comment]).rstrip() + "\n"
 
 
-def blobs(authorized_keys: str) -> set[bytes]:
+def public_key_blobs(authorized_keys: str) -> set[bytes]:
     """The public keys that an authorized_keys text lets in, whatever options or comments stand around them."""
     found = set()
     for line in authorized_keys.splitlines():

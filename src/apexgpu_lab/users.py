@@ -27,7 +27,7 @@ class Registration:
     subuid: int
 
 
-class Roster:
+class UserDatabase:
     """The directory and IAM's database."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Roster:
         """The directory's entry: it ignores the case of a name, which IAM does not."""
         return self.people.get(name.lower())
 
-    def visit(self, name: str) -> Registration:
+    def ensure_registered(self, name: str) -> Registration:
         """Register a name as IAM's manage page does on the way; the name is taken as it is written."""
         if name not in self.registered:
             person, count = self.find(name), len(self.registered)
@@ -63,7 +63,7 @@ class Roster:
             )
         return self.registered[name]
 
-    def password_right(self, name: str, password: str) -> bool:
+    def accepts_password(self, name: str, password: str) -> bool:
         """Whether the directory lets this password in: an empty one passes as an unauthenticated bind."""
         person = self.find(name)
         if person is None:

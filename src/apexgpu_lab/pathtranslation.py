@@ -1,4 +1,4 @@
-"""Paths of a container and where they lie on this machine: there is no chroot, so names are translated."""
+"""PathTranslator of a container and where they lie on this machine: there is no chroot, so names are translated."""
 
 import os
 import re
@@ -17,15 +17,18 @@ READS_COMMANDS = re.compile(
 )
 
 
-class Paths:
-    """The translation for one container: `inward` for what a client sends, `Outward` for what it gets."""
+class PathTranslator:
+    """Translates the paths of one container.
+
+    `translate_input` is for what a client sends, `output_translator` for what it gets.
+    """
 
     def __init__(self, container: Container, mounts: dict[str, Path]) -> None:
         self.rootfs = container.rootfs
         self.home = container.home
         self.mounts = mounts
 
-    def inward(self, text: str) -> str:
+    def translate_input(self, text: str) -> str:
         """A command with the container's absolute paths replaced by this machine's."""
         return _NAMED.sub(self._named, text)
 
@@ -41,15 +44,15 @@ class Paths:
             return self.mounts[parts[0]].joinpath(*parts[1:])
         return self.rootfs.joinpath(*parts)
 
-    def outward(self, command: str | None = None) -> "Outward":
+    def output_translator(self, command: str | None = None) -> "OutputTranslator":
         """A translator for one stream of output; what `command` says in no text is left as it is."""
         if command is not None and _BINARY.search(command):
-            return Outward({})
+            return OutputTranslator({})
         names = {bytes(real): f"/{name}".encode() for name, real in self.mounts.items()}
         names[bytes(self.rootfs)] = b""
         for name, shown in list(names.items()):
             names.setdefault(os.fsencode(os.path.realpath(name)), shown)
-        return Outward(names)
+        return OutputTranslator(names)
 
     def _named(self, match: re.Match[str]) -> str:
         if match[1]:
@@ -57,7 +60,7 @@ class Paths:
         return f"{self.rootfs}/{match[2]}"
 
 
-class Outward:
+class OutputTranslator:
     """Replaces real names by the container's in a stream, wherever the chunks happen to break."""
 
     def __init__(self, names: dict[bytes, bytes]) -> None:
@@ -70,7 +73,7 @@ class Outward:
         self._held = b""
 
     @property
-    def holding(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether the end of the last chunk may be the beginning of a name."""
         return bool(self._held)
 

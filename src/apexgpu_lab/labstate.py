@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from apexgpu.errors import UnknownHostError
 from apexgpu_lab import rootfs
 from apexgpu_lab.containers import Account, Container, Host, PortMap
-from apexgpu_lab.faults import IAM, FaultBoard
-from apexgpu_lab.hostkeys import new_key, public_line
-from apexgpu_lab.roster import Roster
+from apexgpu_lab.faults import IAM, ActiveFaults
+from apexgpu_lab.keypairs import new_private_key, public_line
+from apexgpu_lab.users import UserDatabase
 
 WINDOW = 300
 _BOOT = 5
@@ -25,7 +25,7 @@ MAPPED_PORTS = range(11001, 12000)
 
 
 @dataclass(frozen=True)
-class Place:
+class HostAddress:
     """Where a host listens."""
 
     address: str
@@ -34,7 +34,7 @@ class Place:
 
 
 class Network(Protocol):
-    """The sockets of the lab, told what the world wants open."""
+    """The sockets of the lab, as the lab's state uses them."""
 
     def forward(self, host: Host, mapping: PortMap) -> None:
         """Open a forwarded port."""
@@ -49,8 +49,8 @@ class Network(Protocol):
         """Open or close listeners as the faults now in force want it."""
 
 
-class NoNetwork:
-    """A world without sockets: its words only."""
+class NoSockets:
+    """No sockets: for tests of what the manage shell prints."""
 
     def forward(self, host: Host, mapping: PortMap) -> None:
         """Nothing to open."""
@@ -65,23 +65,23 @@ class NoNetwork:
         """Nothing to change."""
 
 
-class World:
+class LabState:
     """The state, and the few changes that more than one server makes to it."""
 
-    def __init__(self, directory: Path, places: Sequence[Place], *, pace: float = 1) -> None:
+    def __init__(self, directory: Path, places: Sequence[HostAddress], *, pace: float = 1) -> None:
         self.directory = directory
         self.nas = directory / "nas"
         self.new_nas = _second_name(self.nas, directory / "newNAS")
         self.pace = pace
         self.slow_seconds = 3.0
         self.clock: Callable[[], float] = time.time
-        self.network: Network = NoNetwork()
-        self.roster = Roster()
-        self.faults = FaultBoard(self._fault_changed)
-        self.template_key = new_key()
+        self.network: Network = NoSockets()
+        self.users = UserDatabase()
+        self.faults = ActiveFaults(self._fault_changed)
+        self.template_key = new_private_key()
         self.hosts = {
             f"gpu{number}": Host(
-                f"gpu{number}", place.address, place.manage_port, place.shift, key=new_key()
+                f"gpu{number}", place.address, place.manage_port, place.shift, key=new_private_key()
             )
             for number, place in enumerate(places, start=2)
         }
@@ -102,20 +102,20 @@ class World:
 
     def token_to_print(self, host: Host) -> str:
         """The token as the shell shows it."""
-        return self.token(windows_ago=1 if self.faults.take(host.name, "expired-token") else 0)
+        return self.token(windows_ago=1 if self.faults.trigger(host.name, "expired-token") else 0)
 
     def port_of(self, host: Host, user: str) -> int:
         """The user's ssh port on a host."""
-        return self.roster.visit(user).port + host.shift
+        return self.users.ensure_registered(user).port + host.shift
 
     # -- keys -------------------------------------------------------------------------------------------------
 
     def push(self, host: Host, user: str) -> tuple[bool, bool]:
         """Write a user's keys on a host as IAM's pusher does: (is there an account, is there a container)."""
-        keys = self.roster.keys.get(user, "")
+        keys = self.users.keys.get(user, "")
         host.register_keys = keys
-        if self.faults.take(host.name, "register-overwritten"):
-            host.register_keys = public_line(new_key())
+        if self.faults.trigger(host.name, "register-overwritten"):
+            host.register_keys = public_line(new_private_key())
         account = host.accounts.get(user)
         if account is None:
             return False, False
@@ -136,13 +136,13 @@ class World:
         rootfs.clone_template(self.directory, container.rootfs)
         rootfs.configure(container.rootfs, host.name, account.user)
         rootfs.add_user(container.rootfs, account.user)
-        rootfs.write_keys(container.home, self.roster.keys.get(account.user, ""))
+        rootfs.write_keys(container.home, self.users.keys.get(account.user, ""))
         account.container = container
         return container
 
     def register(self, host: Host, user: str) -> Account:
         """Make an account with its container at once, as a finished register leaves it."""
-        account = Account(user, self.roster.keys.get(user, ""))
+        account = Account(user, self.users.keys.get(user, ""))
         host.accounts[user] = account
         self.add_container(host, account)
         return account
@@ -163,9 +163,9 @@ class World:
 
     def addresses(self, host: Host, container: Container) -> list[str]:
         """The container's addresses as lxc-info sees them."""
-        if self.faults.active(host.name, "no-address"):
+        if self.faults.is_active(host.name, "no-address"):
             return []
-        second = self.faults.active(host.name, "two-addresses")
+        second = self.faults.is_active(host.name, "two-addresses")
         return [container.address, *(["172.17.0.1"] if second else [])]
 
     def maps(self, host: Host, container: Container) -> list[PortMap]:
@@ -218,7 +218,7 @@ class World:
 
     def _fault_changed(self, where: str, kind: str) -> None:
         if where != IAM:
-            self._mark(self.host(where), kind, on=self.faults.active(where, kind))
+            self._mark(self.host(where), kind, on=self.faults.is_active(where, kind))
         self.network.fault_changed(where, kind)
 
     def _mark(self, host: Host, kind: str, *, on: bool) -> None:
@@ -226,14 +226,14 @@ class World:
         if kind == "no-forward" and on and host.maps:
             for mapping in list(host.maps):
                 self.unforward(host, mapping)
-            self.faults.take(host.name, kind)
+            self.faults.trigger(host.name, kind)
         elif kind == "register-overwritten" and on:
-            host.register_keys = public_line(new_key())
-            self.faults.take(host.name, kind)
+            host.register_keys = public_line(new_private_key())
+            self.faults.trigger(host.name, kind)
         elif kind == "half-made":
             self._half_made(host, on=on)
         elif kind == "host-key-changed" and on:
-            host.other_key = new_key()
+            host.other_key = new_private_key()
         elif kind.startswith("gpu-"):
             self._tell_gpus(host, "gpu-fault", kind if on else "")
 
