@@ -112,7 +112,11 @@ def _is_plain(word: str) -> bool:
 def _report_interruption(screen: Screen) -> None:
     # A command that was interrupted may have printed its document already.
     if not screen.printed_document:
-        error = {"code": "interrupted", "message": "interrupted", "hint": "run the same line again"}
+        error = {
+            "code": "interrupted",
+            "message": "interrupted",
+            "hint": "run the same command again",
+        }
         screen.document({"ok": False, "error": error})
 
 

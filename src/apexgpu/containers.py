@@ -28,6 +28,7 @@ from apexgpu.models import Container, Host, Outcome
 from apexgpu.results import HostResults, JsonObject
 from apexgpu.session import Session
 from apexgpu.ssh.route import config_arguments
+from apexgpu.text import counted
 
 if TYPE_CHECKING:
     from apexgpu.archives.journal import JournalEntry
@@ -334,7 +335,7 @@ def _offer_port_maps(session: Session, hosts: Sequence[Host]) -> None:
     if not session.yes and not reporter.can_ask:
         host, ports = next(iter(lost.items()))
         command = f"apexgpu port {host.name} {ports[0]}"
-        reporter.note(f"port maps that the stop removed: {listed}   (to map one again: {command})")
+        reporter.note(f"port maps that the stop removed: {listed}; to map one again: {command}")
         return
     if not session.yes and not reporter.confirm(
         f"Open these ports to the lab's network again ({listed})?"
@@ -464,7 +465,7 @@ def _report_stop(session: Session, outcome: Outcome[Stop]) -> None:
         session.reporter.error(outcome.error, host=name)
     elif outcome.value is not None and outcome.value.reply.was_running:
         maps = outcome.value.reply.user_maps
-        removed = f" Port maps that went with it: {', '.join(maps)}." if maps else ""
+        removed = f" Port maps that were removed: {', '.join(maps)}." if maps else ""
         session.reporter.success(f"{name} is down.{removed} Next: apexgpu up {name}")
     else:
         session.reporter.success(f"{name} was down already")
@@ -540,5 +541,5 @@ def offer_start(session: Session, host: Host) -> None:
 
 def _list_names(hosts: Sequence[Host]) -> str:
     if len(hosts) > 4:
-        return f"{len(hosts)} hosts"
+        return counted(len(hosts), "host")
     return ", ".join(host.name for host in hosts)

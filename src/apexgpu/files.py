@@ -87,7 +87,7 @@ def locked(path: Path, *, what: str, timeout: float = 10) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         message = f"{what} is in use by another apexgpu"
-        hint = "when that one has ended, run the same line again"
+        hint = "when the other one has ended, run the same command again"
         raise ApexError(message, hint=hint, code="busy") from None
     try:
         yield

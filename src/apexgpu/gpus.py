@@ -274,8 +274,9 @@ def names_of_absent(outcomes: Sequence[Outcome[HostGpus]], reason: type[RefusedE
 def _none_free(need: Need, stopped: Sequence[str]) -> ApexError:
     what = "a free GPU" if need.count == 1 else f"{need.count} free GPUs"
     room = f" with {size(need.memory)}" if need.memory is not None else ""
+    message = f"no host that runs your container has {what}{room} now"
     hint = "apexgpu gpus --watch"
     if stopped:
-        hint = f"apexgpu up {stopped[0]}   (its GPUs have not been looked at)"
-    message = f"no host that runs your container has {what}{room} now"
+        message += f"; the GPUs of {stopped[0]} were not checked, because your container is stopped"
+        hint = f"apexgpu up {stopped[0]}"
     return RefusedError(message, hint=hint, code="none_free")

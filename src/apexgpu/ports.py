@@ -135,4 +135,4 @@ def _report_lost(session: Session, host: Host, ports: HostPorts) -> None:
     if ports.lost:
         listed = ", ".join(map(str, ports.lost))
         command = f"apexgpu port {host.name} {ports.lost[0]}"
-        session.reporter.note(f"no longer mapped: {listed}   (to map one again: {command})")
+        session.reporter.note(f"no longer mapped: {listed}; to map one again: {command}")

@@ -272,7 +272,7 @@ def _unknown(pattern: str, names: Sequence[str]) -> UnknownHostError:
 
     near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5) or list(names[:3])
     what = "no host matches" if set(pattern) & set("*?[") else "there is no host"
-    hint = f"did you mean {', '.join(near)}?" if near else "apexgpu config sync"
-    return UnknownHostError(
-        f"{what} {pattern}", hint=f"{hint}   (all of them: apexgpu status)" if near else hint
-    )
+    message = f"{what} {pattern}"
+    if not near:
+        return UnknownHostError(message, hint="apexgpu config sync")
+    return UnknownHostError(f"{message}; did you mean {', '.join(near)}?", hint="apexgpu status")

@@ -29,6 +29,7 @@ from apexgpu.reporter import Reporter
 from apexgpu.results import HostResults, JsonObject, Result, error_json, finding_json
 from apexgpu.session import Session
 from apexgpu.ssh.hostkeys import KnownKeys
+from apexgpu.text import counted
 
 _MIB = 1024**2
 _START_WAIT = 120.0
@@ -447,7 +448,7 @@ def verify(
     hosts = session.hosts([pattern])
     # The laptop's shell may have expanded a `~` in the path.
     wish = Wish(python, wait, str(Path.home()))
-    what = hosts[0].name if len(hosts) == 1 else f"{len(hosts)} hosts"
+    what = hosts[0].name if len(hosts) == 1 else counted(len(hosts), "host")
     with (
         session.reporter.working(f"computing on {what}") as progress,
         session.reporter.host_rows(Verifications, hosts) as rows,

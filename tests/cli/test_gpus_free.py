@@ -291,7 +291,8 @@ class TestHostsThatAreNotUp:
     def test_are_the_way_out_where_nothing_is_free(self, three: Product) -> None:
         set_cards(three.lab, "gpu2", "BB")
         assert three("gpus", "free", "--over", "0") == 6
-        assert "hint: apexgpu up gpu3   (its GPUs have not been looked at)" in three.err
+        assert "the GPUs of gpu3 were not checked, because your container is stopped" in three.err
+        assert "hint: apexgpu up gpu3\n" in three.err
 
     def test_one_that_fails_does_not_spoil_what_another_has(self, three: Product) -> None:
         three.lab.fault("gpu3", "dead")

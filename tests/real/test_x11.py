@@ -97,7 +97,10 @@ class TestCheck:
         code, probes = laptop.checked("gpu7", *more)
         assert (code, {probe["verdict"] for probe in probes.values()}) == (0, {"ok"}), laptop.out
         assert list(probes) == ["DISPLAY", "X server", "xauth", "cookie", "permission", *LINKS]
-        assert probes["window"]["fact"] == "drawn in the container, seen here, with its pixels"
+        assert (
+            probes["window"]["fact"]
+            == "drawn in the container, shown on this screen, with its pixels"
+        )
         assert "apexgpu" not in laptop.screen.windows()  # it is taken away again
 
     def test_without_a_host_only_this_machine_is_looked_at(self, laptop: Laptop) -> None:

@@ -185,7 +185,7 @@ def _problem(
         return "the archive is the old one: the server wrote nothing"
     if isinstance(reply, ServerReply):
         if reply.path != archives.server_path:
-            return f"the server says that it wrote {reply.path}"
+            return f"the server reports that it wrote {reply.path}"
         if not sizes_agree(reply.shown_size, check):
             return (
                 f"the server shows {reply.shown_size}, but the archive has {check.stamp.size} bytes"

@@ -36,21 +36,23 @@ def login(
         str | None, typer.Option(help="The address of IAM: a URL or a host name.")
     ] = None,
     key: Annotated[
-        Path | None, typer.Option(help="The ssh key to use, instead of the best one found.")
+        Path | None,
+        typer.Option(help="The ssh key to use. By default, the best one that you have."),
     ] = None,
     password_stdin: PasswordStdin = False,
     no_save_password: NoSave = False,
     allow_http: AllowHttp = False,
     register: Annotated[
-        list[str] | None, typer.Option(metavar="HOST", help="Register on HOST too; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Also register on HOST. Can be repeated."),
     ] = None,
     register_all: Annotated[
-        bool, typer.Option("--register-all", help="Register on every host.")
+        bool, typer.Option("--register-all", help="Also register on every host.")
     ] = False,
 ) -> Result:
     """Log in to IAM, send it a key, and write the lab's hosts into your ssh config.
 
-    Run twice, it changes nothing the second time. Example: apexgpu login alice
+    A second run changes nothing. Example: apexgpu login alice
     """
     return logins.login(
         session_of(ctx),
@@ -72,7 +74,8 @@ def logout(
 ) -> Result:
     """Forget the login on this laptop: the saved password, the account, and our part of the ssh config.
 
-    Mounts, tunnels and open connections end. Keys stay, here and in IAM (see: apexgpu keys remove).
+    Mounts, tunnels and open connections are closed. Your keys stay, on this laptop and
+    in IAM (see: apexgpu keys remove).
 
     Example: apexgpu logout
     """
@@ -119,7 +122,9 @@ def remove(
     fingerprint: Annotated[
         str,
         typer.Argument(
-            metavar="FINGERPRINT", help="As printed by: apexgpu keys list.", show_default=False
+            metavar="FINGERPRINT",
+            help="The fingerprint that `apexgpu keys list` shows.",
+            show_default=False,
         ),
     ],
     password_stdin: PasswordStdin = False,

@@ -137,8 +137,10 @@ def _no_such_command(name: str) -> UsageError:
     import difflib
 
     near = difflib.get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
-    hint = f"did you mean: apexgpu {near[0]}?" if near else "apexgpu --help"
-    return UsageError(f"there is no command {name}", hint=hint)
+    message = f"there is no command {name}"
+    if not near:
+        return UsageError(message, hint="apexgpu --help")
+    return UsageError(f"{message}; did you mean {near[0]}?", hint=f"apexgpu {near[0]} --help")
 
 
 app = typer.Typer(

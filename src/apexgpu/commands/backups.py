@@ -22,7 +22,7 @@ SnapshotFirst = Annotated[
     bool | None,
     typer.Option(
         "--snapshot/--no-snapshot",
-        help="Save the container's current files first, or do not; asked otherwise.",
+        help="Whether to take a snapshot of the current files first. By default, you are asked.",
         show_default=False,
     ),
 ]
@@ -30,13 +30,13 @@ NewKeys = Annotated[
     bool | None,
     typer.Option(
         "--new-host-keys/--keep-host-keys",
-        help="Give the container host keys of its own, or do not; asked otherwise.",
+        help="Whether to give the container new host keys. By default, you are asked.",
         show_default=False,
     ),
 ]
 Unverified = Annotated[
     bool,
-    typer.Option("--unverified", help="Use an archive that is damaged, or that cannot be checked."),
+    typer.Option("--unverified", help="Also use an archive that is damaged or cannot be checked."),
 ]
 Undo = Annotated[
     bool,
@@ -48,7 +48,9 @@ Undo = Annotated[
 def snapshot(
     ctx: typer.Context,
     host: OneHost,
-    name: Annotated[str, typer.Option(help="A word to find it by, such as before-upgrade.")] = "",
+    name: Annotated[
+        str, typer.Option(help="A name for the snapshot, such as before-upgrade.")
+    ] = "",
     no_restart: Annotated[
         bool, typer.Option("--no-restart", help="Leave the container stopped.")
     ] = False,
@@ -56,7 +58,7 @@ def snapshot(
         bool,
         typer.Option(
             "--replace",
-            help="Continue where the previous archive cannot be kept: it is overwritten.",
+            help="Overwrite the previous archive if it cannot be kept.",
         ),
     ] = False,
     undo: Undo = False,
@@ -83,7 +85,7 @@ def list_snapshots(
 ) -> Result:
     """Show every snapshot, and the free space on the NAS.
 
-    A running container of yours lists them; none is started for it.
+    This needs one running container; none is started for it.
 
     Example: apexgpu snapshots
     """
@@ -114,12 +116,15 @@ def remove(ctx: typer.Context, name: Name) -> Result:
 def keep(
     ctx: typer.Context,
     count: Annotated[
-        int, typer.Argument(metavar="N", min=1, help="How many of each host.", show_default=False)
+        int,
+        typer.Argument(
+            metavar="N", min=1, help="How many snapshots to keep of each host.", show_default=False
+        ),
     ],
 ) -> Result:
     """Keep the newest N snapshots of each host; delete the rest.
 
-    The last verified one of each host is kept in any case.
+    The newest verified snapshot of each host is always kept.
 
     Example: apexgpu snapshots keep 3
     """
@@ -135,7 +140,7 @@ def recover(
         typer.Option(
             "--from",
             metavar="NAME|PATH",
-            help="The snapshot to use (see: apexgpu snapshots); the newest of HOST by default.",
+            help="The snapshot to use (see: apexgpu snapshots). By default, the newest of HOST.",
         ),
     ] = None,
     unverified: Unverified = False,
@@ -143,7 +148,7 @@ def recover(
     new_host_keys: NewKeys = None,
     undo: Undo = False,
 ) -> Result:
-    """Replace your container on HOST by a saved one, after its archive was checked.
+    """Replace your container on HOST with a saved one. The archive is checked first.
 
     Example: apexgpu recover gpu7 --from before-upgrade
     """
@@ -169,7 +174,7 @@ def rebuild(
     new_host_keys: NewKeys = None,
     undo: Undo = False,
 ) -> Result:
-    """Make your container on HOST new from the administrators' template.
+    """Make your container on HOST anew from the administrators' template.
 
     Your files in it are deleted.
 

@@ -10,9 +10,7 @@ from apexgpu.results import Result
 
 app = Group()
 group = Group()
-app.add_typer(
-    group, name="completion", help="Print what your shell needs to complete apexgpu's words."
-)
+app.add_typer(group, name="completion", help="Print the script for completion in your shell.")
 
 
 @group.command("show")

@@ -17,7 +17,8 @@ app.add_typer(
 )
 
 SshConfig = Annotated[
-    Path | None, typer.Option("--ssh-config", help="Another file than ~/.ssh/config.")
+    Path | None,
+    typer.Option("--ssh-config", help="The ssh config to use instead of ~/.ssh/config."),
 ]
 
 
@@ -32,19 +33,25 @@ def _session(ctx: typer.Context, ssh_config: Path | None) -> Session:
 def sync(
     ctx: typer.Context,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the difference, write nothing.")
+        bool, typer.Option("--dry-run", help="Show the difference and write nothing.")
     ] = False,
     include: Annotated[
-        bool, typer.Option("--include", help="Write a separate file; you paste one Include line.")
+        bool,
+        typer.Option(
+            "--include",
+            help="Write a separate file, and print the Include line for your ssh config.",
+        ),
     ] = False,
     except_: Annotated[
         list[str] | None,
         typer.Option(
-            "--except", metavar="HOST", help="Leave HOST out, now and in later syncs; repeatable."
+            "--except",
+            metavar="HOST",
+            help="Leave HOST out, now and in later syncs. Can be repeated.",
         ),
     ] = None,
     no_except: Annotated[
-        bool, typer.Option("--no-except", help="Leave no host out any more.")
+        bool, typer.Option("--no-except", help="Include all hosts again.")
     ] = False,
     ssh_config: SshConfig = None,
 ) -> Result:
@@ -63,7 +70,7 @@ def sync(
 
 @group.command("status")
 def status(ctx: typer.Context, ssh_config: SshConfig = None) -> Result:
-    """Show the settings, the lab's hosts in the ssh config, and what may cause problems."""
+    """Show the settings, the lab's hosts in the ssh config, and possible problems."""
     return sshconfig.status(_session(ctx, ssh_config))
 
 
@@ -75,7 +82,7 @@ def print_(ctx: typer.Context) -> Result:
 
 @group.command("remove")
 def remove(ctx: typer.Context, ssh_config: SshConfig = None) -> Result:
-    """Remove apexgpu's block from the ssh config; every other byte stays.
+    """Remove apexgpu's block from the ssh config; the rest of the file stays as it is.
 
     Example: apexgpu config remove
     """
@@ -89,7 +96,7 @@ def restore(
         int | None,
         typer.Argument(
             metavar="[N]",
-            help="Which copy: 1 is the newest, 0 what the last restore replaced.",
+            help="The number of the copy: 1 is the newest; 0 is what the last restore replaced.",
             show_default=False,
         ),
     ] = None,

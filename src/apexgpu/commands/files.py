@@ -31,13 +31,11 @@ def mount(
             "--remote", metavar="PATH", help="A directory in the container; by default your home."
         ),
     ] = "",
-    read_only: Annotated[
-        bool, typer.Option("--read-only", help="Nothing can be changed through the mount.")
-    ] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Mount read-only.")] = False,
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--option", "-o", metavar="OPT[=VALUE]", help="An option for sshfs; repeatable."
+            "--option", "-o", metavar="OPT[=VALUE]", help="An option for sshfs. Can be repeated."
         ),
     ] = None,
 ) -> Result:
@@ -66,10 +64,10 @@ def show(ctx: typer.Context) -> Result:
 
 @group.command("repair")
 def repair(ctx: typer.Context) -> Result:
-    """Mount again what has stopped answering.
+    """Mount again what does not answer any more.
 
-    Nothing is unmounted before its host is found to answer. A host that does not answer keeps its
-    mount, which works again by itself when the host is back.
+    A mount is replaced only if its host answers. Otherwise it is kept, and works again by itself
+    when the host is back.
 
     Example: apexgpu mounts repair
     """
@@ -82,18 +80,21 @@ def unmount(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[HOST|DIR...]", help="Host names, globs, directories.", show_default=False
+            metavar="[HOST|DIR...]", help="Host names, globs or directories.", show_default=False
         ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every mount of a container.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Unmount everything that is mounted from your containers.")
+    ] = False,
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Also when a program uses it, or it does not answer (a lazy unmount)."
+            "--force",
+            help="Unmount even if a program uses the directory or the server does not answer (a lazy unmount).",
         ),
     ] = False,
 ) -> Result:
-    """Unmount what is mounted from HOST, or on DIR.
+    """Unmount everything that is mounted from HOST, or the directory DIR.
 
     Examples: apexgpu unmount gpu7 · apexgpu unmount ~/data · apexgpu unmount --all --force
     """

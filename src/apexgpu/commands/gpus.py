@@ -18,13 +18,13 @@ def show(
     ctx: typer.Context,
     hosts: HostsArgument = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")
+        bool, typer.Option("--watch", help="Refresh until you press q or Ctrl-C.")
     ] = False,
 ) -> Result:
-    """Show every GPU: load, memory, who uses it.
+    """Show every GPU: its load, its memory, and who uses it.
 
-    Of all hosts, or of those that are named, where your container runs. A container shows your own programs only:
-    memory that none of them accounts for is `others`.
+    By default, of all hosts where your container runs. A container shows only your own programs:
+    memory that none of them uses is shown as `others`.
 
     Examples: apexgpu gpus · apexgpu gpus gpu7 --watch
     """
@@ -37,16 +37,23 @@ def free(
     hosts: HostsArgument = None,
     memory: Annotated[
         float | None,
-        typer.Option(metavar="GIB", min=0.001, help="GiB free on each; without it, empty ones."),
+        typer.Option(
+            metavar="GIB",
+            min=0.001,
+            help="GiB that must be free on each GPU. By default, GPUs must be empty.",
+        ),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many GPUs, all on one host.")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="How many GPUs you need on one host.")] = 1,
     over: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, max=3600, help="How long to look.")
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0, max=3600, help="Seconds over which the GPUs are checked."
+        ),
     ] = 5,
 ) -> Result:
-    """Show the free GPUs, best first, with the line to paste.
+    """Show the free GPUs, best first, and a command that uses them.
 
-    Each is looked at several times: a pause between two batches does not count as free.
+    Each GPU is checked several times: one that pauses between two batches is not free.
 
     Example: apexgpu gpus free --memory 8 --count 2
     """

@@ -28,7 +28,7 @@ def up(
     hosts: HostsArgument = None,
     everything: AllHosts = False,
     wait: Annotated[
-        float, typer.Option(help="Seconds to wait for the start and for its port.")
+        float, typer.Option(help="Seconds to wait for the start, and for the container's port.")
     ] = containers.START_WAIT,
 ) -> Result:
     """Start your container on HOST and wait until it answers SSH.
@@ -40,7 +40,7 @@ def up(
 
 @app.command("down")
 def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts = False) -> Result:
-    """Stop your container on HOST. Its files stay; what runs in it ends.
+    """Stop your container on HOST. Its files stay; the programs in it end.
 
     Example: apexgpu down gpu7
     """
@@ -52,11 +52,12 @@ def status(
     ctx: typer.Context,
     hosts: HostsArgument = None,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Keep showing it, refreshed every 5 s.")
+        bool, typer.Option("--watch", "-w", help="Refresh every 5 s until you press q or Ctrl-C.")
     ] = False,
 ) -> Result:
-    """Show every host: registered, running, address, memory, and what is wrong.
+    """Show every host: whether you are registered, and state, address and memory of your container.
 
-    Name hosts to also learn their uptime and what is free on their disks. Example: apexgpu status gpu7
+    If you name hosts, their uptime and the free space on their disks are shown, too. Example:
+    apexgpu status gpu7
     """
     return containers.status(session_of(ctx), hosts or [], watch=watch)

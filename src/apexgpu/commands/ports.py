@@ -21,17 +21,18 @@ Background = Annotated[
 ]
 Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
 Once = Annotated[
-    bool, typer.Option("--once", help="End with the connection instead of connecting again.")
+    bool, typer.Option("--once", help="End when the connection ends, instead of connecting again.")
 ]
 Stop = Annotated[
     bool,
-    typer.Option("--stop", help="Stop it in the container, and close the tunnels that lead to it."),
+    typer.Option("--stop", help="Stop it in the container, and close its tunnels."),
 ]
 Program = Annotated[
-    str | None, typer.Option("--program", metavar="PATH", help="Start this program or environment.")
+    str | None,
+    typer.Option("--program", metavar="PATH", help="The program or the environment to start."),
 ]
 Wait = Annotated[
-    float, typer.Option("--wait", metavar="SECONDS", help="How long it may take to start.", min=1)
+    float, typer.Option("--wait", metavar="SECONDS", help="Seconds it may take to start.", min=1)
 ]
 
 
@@ -74,7 +75,7 @@ def tunnel(
 def list_tunnels(ctx: typer.Context) -> Result:
     """Show every tunnel of this laptop.
 
-    Dead ones are shown once and forgotten.
+    A tunnel whose process was killed is shown once, as dead.
 
     Example: apexgpu tunnels
     """
@@ -94,7 +95,8 @@ def close(
 ) -> Result:
     """Close tunnels by ID, by host, or all of them.
 
-    Examples: apexgpu tunnels close gpu7-6006 · apexgpu tunnels close gpu7 · apexgpu tunnels close --all
+    Examples: apexgpu tunnels close gpu7-6006 · apexgpu tunnels close gpu7 · apexgpu tunnels close
+    --all
     """
     return tunnels.close(session_of(ctx), names or [], everything=everything)
 
@@ -219,8 +221,8 @@ def port(
 ) -> Result:
     """Show the ports of your container that the server maps to its own address, or map PORT as well.
 
-    A map has no password and is open to the lab's whole network, and every stop of the container takes it away:
-    `apexgpu tunnel HOST PORT` is the safer way. Example: apexgpu port gpu7 6006
+    A map has no password and is open to the lab's whole network, and every stop of the container
+    removes it: `apexgpu tunnel HOST PORT` is the safer way. Example: apexgpu port gpu7 6006
     """
     session = session_of(ctx)
     if number is None:

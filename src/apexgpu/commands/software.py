@@ -18,7 +18,7 @@ def setup(
         str,
         typer.Argument(
             metavar="HOST",
-            help="A host name; or the word list, for all recipes.",
+            help="A host name, or `list` to list all recipes.",
             show_default=False,
         ),
     ],
@@ -26,7 +26,7 @@ def setup(
         list[str] | None,
         typer.Argument(
             metavar="RECIPE...",
-            help="Recipes, with a version where you want one: tensorflow==1.8.0.",
+            help="Recipes, with a version if you need a certain one: tensorflow==1.8.0.",
             show_default=False,
         ),
     ] = None,
@@ -36,23 +36,29 @@ def setup(
     python: Annotated[
         int,
         typer.Option(
-            "--python", metavar="2|3", min=2, max=3, help="The Python of TensorFlow and PyTorch."
+            "--python",
+            metavar="2|3",
+            min=2,
+            max=3,
+            help="The Python version for TensorFlow and PyTorch.",
         ),
     ] = 3,
     accept_files: Annotated[
         bool,
         typer.Option(
             "--accept-files",
-            help="Accept installers on the NAS that have been replaced since the last time.",
+            help="Accept installers on the NAS whose checksums have changed since the last time.",
         ),
     ] = False,
 ) -> Result:
-    """Set up software in your container on HOST: compatible versions, or the reason why there are none.
+    """Set up software in your container on HOST, in compatible versions.
 
-    The plan is shown before anything is changed. The work continues if the connection is lost; the same command then
-    follows it, resumes it, and changes nothing when all is done.
+    The plan is shown before anything is changed. If the connection is lost, the work continues in
+    the container; run the same command again to follow or resume it. If everything is set up,
+    nothing is changed.
 
-    Examples: apexgpu setup list · apexgpu setup gpu7 tensorflow jupyter · apexgpu setup gpu7 cuda --plan
+    Examples: apexgpu setup list · apexgpu setup gpu7 tensorflow jupyter · apexgpu setup gpu7 cuda
+    --plan
     """
     session = session_of(ctx)
     if host == "list":
@@ -74,16 +80,19 @@ def verify(
         str, typer.Argument(metavar="HOST", help="A host name or glob.", show_default=False)
     ],
     python: Annotated[
-        str | None, typer.Option("--python", metavar="PATH", help="A Python or environment.")
+        str | None,
+        typer.Option("--python", metavar="PATH", help="The Python or the environment to test."),
     ] = None,
     wait: Annotated[
-        float, typer.Option("--wait", metavar="SECONDS", min=1, help="How long one run may take.")
+        float,
+        typer.Option("--wait", metavar="SECONDS", min=1, help="Seconds that each run may take."),
     ] = software.RUN_LIMIT,
 ) -> Result:
-    """Test that your container computes: driver, CUDA, cuDNN, TensorFlow, a convolution on a GPU, memory.
+    """Test GPU computing in your container: driver, CUDA, cuDNN, TensorFlow, a convolution, memory.
 
-    The first check that fails is named, with the command that helps. The GPU with most free memory is used, first as
-    after a login and then as a plain command; nothing is changed. Exit code 1: it does not compute; 6: others use
-    the GPUs; 5: not done in time. Example: apexgpu verify gpu7
+    The first check that fails is shown, with a command that helps. The GPU with the most free
+    memory is used: once in a login shell, and once in a non-interactive shell. Nothing is changed.
+    Exit code 1: it does not work; 6: others use the GPUs; 5: not finished in time. Example: apexgpu
+    verify gpu7
     """
     return software.verify(session_of(ctx), host, python=python, wait=wait)

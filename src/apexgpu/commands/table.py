@@ -36,10 +36,14 @@ COMMANDS: dict[str, CommandInfo] = {
     "status": CommandInfo(
         "hosts", "Hosts", "Show every host: registered, running, address, memory."
     ),
-    "ssh": CommandInfo("work", "Work there", "Open a shell, or run a command, in your container."),
-    "exec": CommandInfo("work", "Work there", "Run a command in your containers on many hosts."),
+    "ssh": CommandInfo(
+        "work", "Work in a container", "Open a shell, or run a command, in your container."
+    ),
+    "exec": CommandInfo(
+        "work", "Work in a container", "Run a command in your containers on many hosts."
+    ),
     "cp": CommandInfo(
-        "work", "Work there", "Copy files and directories to or from your container."
+        "work", "Work in a container", "Copy files and directories to or from your container."
     ),
     "snapshot": CommandInfo(
         "backups", "Backups", "Save your container to the NAS, and check the archive."
@@ -51,33 +55,31 @@ COMMANDS: dict[str, CommandInfo] = {
     "rebuild": CommandInfo(
         "backups", "Backups", "Make your container new from the administrators' template."
     ),
-    "tunnel": CommandInfo("ports", "Ports", "Keep ports of your container open on this laptop."),
+    "tunnel": CommandInfo("ports", "Ports", "Forward ports of your container to this laptop."),
     "tunnels": CommandInfo("ports", "Ports", "The tunnels of this laptop: list, close."),
     "tensorboard": CommandInfo(
         "ports", "Ports", "Show a directory of your container in TensorBoard."
     ),
     "jupyter": CommandInfo("ports", "Ports", "Show your container in Jupyter."),
-    "port": CommandInfo(
-        "ports", "Ports", "Show or make the server's maps of your container's ports."
-    ),
+    "port": CommandInfo("ports", "Ports", "Show or make port maps on the server's own address."),
     "mount": CommandInfo(
         "files", "Files", "Mount the files of your container in a directory of this laptop."
     ),
     "mounts": CommandInfo(
-        "files", "Files", "What is mounted, and whether it answers: list, repair."
+        "files", "Files", "The mounts of this laptop, and whether they answer: list, repair."
     ),
     "unmount": CommandInfo("files", "Files", "Unmount a container's files."),
     "x11": CommandInfo(
         "x11", "X11", "Windows of your container on this screen: check, run, install."
     ),
     "gpus": CommandInfo(
-        "gpus", "GPUs", "What every GPU does; gpus free: which are free, and what to paste."
+        "gpus", "GPUs", "Show every GPU and who uses it; gpus free: find free ones."
     ),
     "setup": CommandInfo(
         "software", "Software", "CUDA, cuDNN, TensorFlow, Jupyter … in your container; setup list."
     ),
     "verify": CommandInfo(
-        "software", "Software", "Prove that your container computes, from driver to convolution."
+        "software", "Software", "Test GPU computing in your container, from driver to convolution."
     ),
     "doctor": CommandInfo(
         "troubleshooting",
@@ -90,10 +92,8 @@ COMMANDS: dict[str, CommandInfo] = {
         "Remove all that apexgpu wrote on this machine; your keys stay.",
     ),
     "completion": CommandInfo(
-        "completion", "This program", "Print what your shell needs to complete apexgpu's words."
+        "completion", "This program", "Print the script for completion in your shell."
     ),
-    "demo": CommandInfo(
-        "lab", LAB_PANEL, "Play the whole story against a lab inside this program."
-    ),
+    "demo": CommandInfo("lab", LAB_PANEL, "Show a first day in a lab inside this program."),
     "lab": CommandInfo("lab", LAB_PANEL, "The embedded lab: up, env, status, fault, down."),
 }

@@ -22,7 +22,7 @@ def doctor(
         ),
     ] = None,
 ) -> Result:
-    """Check everything between this machine and your containers, and show what helps.
+    """Check everything between this machine and your containers, and show how to fix it.
 
     It changes nothing. Exit code 1 if there is a problem. Example: apexgpu doctor gpu7
     """
@@ -31,8 +31,9 @@ def doctor(
 
 @app.command("uninstall")
 def uninstall(ctx: typer.Context) -> Result:
-    """Remove everything that apexgpu wrote on this machine. Your keys stay, here and in IAM.
+    """Remove everything that apexgpu wrote on this machine. Your keys stay, on this machine and in IAM.
 
-    It shows everything first, and asks. A second run has nothing to do. Example: apexgpu uninstall
+    It lists everything and asks before it removes anything. A second run has nothing to do.
+    Example: apexgpu uninstall
     """
     return uninstall_everything(session_of(ctx))

@@ -23,10 +23,10 @@ def ssh(
     host: OneHost,
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- CMD...]", help="A command instead of a shell."),
+        typer.Argument(metavar="[-- CMD...]", help="The command to run instead of a shell."),
     ] = None,
 ) -> Result:
-    """Open a shell in your container on HOST, or run CMD there; its exit status is ours.
+    """Open a shell in your container on HOST, or run CMD in it. The exit status is that of CMD.
 
     Examples: apexgpu ssh gpu7 · apexgpu ssh gpu7 -- nvidia-smi
     """
@@ -45,7 +45,7 @@ def execute(
         float | None, typer.Option(help="Seconds the command may take; no limit by default.")
     ] = None,
 ) -> Result:
-    """Run CMD in your containers on HOST..., and show what each said.
+    """Run CMD in your containers on HOST..., and show the output of each.
 
     Examples: apexgpu exec gpu7 gpu8 -- nvidia-smi -L · apexgpu exec --all -- 'df -h /SSD | tail -1'
     """
@@ -87,7 +87,8 @@ def cp(
     method: Annotated[
         Literal["auto", "rsync", "sftp"],
         typer.Option(
-            "--method", help="rsync where both sides have it, SFTP otherwise; or one of them."
+            "--method",
+            help="How to send the files. By default rsync if both sides have it, otherwise SFTP.",
         ),
     ] = "auto",
     recursive: Annotated[
@@ -98,14 +99,15 @@ def cp(
             "-a",
             "-p",
             "--recursive",
-            help="Accepted, and not needed: directories are copied, times and modes are kept.",
+            help="Accepted for compatibility: directories are always copied, times and modes always kept.",
             show_default=False,
         ),
     ] = True,
 ) -> Result:
     """Copy files and directories between this laptop and your container on HOST. Run it again to resume.
 
-    Examples: apexgpu cp data gpu7:/SSD/alice/ · apexgpu cp gpu7:runs/best.ckpt . · apexgpu cp 'gpu7:runs/*.csv' plots/
+    Examples: apexgpu cp data gpu7:/SSD/alice/ · apexgpu cp gpu7:runs/best.ckpt . · apexgpu cp
+    'gpu7:runs/*.csv' plots/
     """
     # Imported here: it needs asyncio, and `ssh` and `exec` have to start quickly.
     from apexgpu import copying

@@ -33,10 +33,11 @@ def check(
     ] = None,
     trusted: Trusted = False,
 ) -> Result:
-    """Find the broken link between a window of your container and this screen.
+    """Find out why windows of your container do not show up on this screen.
 
-    Every link to your container on HOST is checked; without HOST, those of this machine. A small window is shown
-    for a moment. Nothing is changed. Example: apexgpu x11 check gpu7
+    Everything between this screen and your container on HOST is checked; without HOST, only this
+    machine. A small window is shown for a moment. Nothing is changed. Example: apexgpu x11 check
+    gpu7
     """
     return x11.check(session_of(ctx), host, trusted=trusted)
 
@@ -46,18 +47,20 @@ def run(
     ctx: typer.Context,
     host: OneHost,
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="CMD...", help="The program.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="CMD...", help="The program to run.", show_default=False),
     ] = None,
     trusted: Trusted = False,
     compress: Annotated[
-        bool, typer.Option("--compress", "-C", help="Compress, for slow connections.")
+        bool, typer.Option("--compress", "-C", help="Compress the data, for slow connections.")
     ] = False,
 ) -> Result:
-    """Run CMD in your container, its windows on this screen.
+    """Run CMD in your container, and show its windows on this screen.
 
-    Its exit status is ours. By default it is untrusted: it cannot read what other windows show, nor their keys.
-    Some programs (OpenGL, copy and paste) need --trusted, with which it, and whoever is root on HOST, can read this
-    whole screen and every key. Example: apexgpu x11 run gpu7 xeyes
+    The exit status is that of CMD. By default CMD is untrusted: it cannot read other windows, nor
+    what you type in them. Some programs (OpenGL, copy and paste) need --trusted. Then CMD, and
+    whoever is root on HOST, can read this whole screen and everything that you type. Example:
+    apexgpu x11 run gpu7 xeyes
     """
     session = session_of(ctx)
     words, own = _split_own_options(command or [])
@@ -90,11 +93,13 @@ def _split_own_options(words: list[str]) -> tuple[list[str], set[str]]:
 def install(
     ctx: typer.Context,
     host: OneHost,
-    full: Annotated[bool, typer.Option("--full", help="All of xorg too: half a gigabyte.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also install all of xorg: half a gigabyte.")
+    ] = False,
 ) -> Result:
-    """Install in your container what windows need.
+    """Install the programs that windows need in your container.
 
-    These are xauth and x11-apps (xeyes, xclock), through apt. A second run has nothing to do. After Ctrl-C, apt
-    continues in the container. Example: apexgpu x11 install gpu7
+    These are the packages xauth and x11-apps (xeyes, xclock). A second run has nothing to do. After
+    Ctrl-C, apt continues in the container. Example: apexgpu x11 install gpu7
     """
     return x11.install(session_of(ctx), host, full=full)

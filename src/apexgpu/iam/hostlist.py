@@ -108,7 +108,7 @@ def _blocks(text: str) -> dict[str, _Block]:
             continue
         match = _LINE.fullmatch(line)
         if match is None:
-            reason = f"{quoted(line)} is none of Host, HostName, User, Port with one value"
+            reason = f"{quoted(line)} is not Host, HostName, User or Port with one value"
             _refuse(reason, number)
         keyword, value = match.groups()
         if keyword == "Host":

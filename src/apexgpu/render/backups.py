@@ -15,7 +15,7 @@ from apexgpu.backups import (
 )
 from apexgpu.render.screen import Screen, reported_already
 from apexgpu.tables import Row
-from apexgpu.text import size
+from apexgpu.text import counted, size
 
 _TITLES = ("NAME", "HOST", "TIME", "SIZE", "VERIFIED", "OTHERS", "PATH")
 
@@ -60,7 +60,7 @@ def show_verified(result: VerifiedSnapshot, screen: Screen) -> None:
             f"{archive.path}{MANIFEST_SUFFIX} cannot be written, so the result is not kept"
         )
     screen.reporter.success(
-        f"{archive.name} is good: {result.members} files, SHA-256 {result.sha256}"
+        f"{archive.name} is good: {counted(result.members, 'file')}, SHA-256 {result.sha256}"
     )
 
 

@@ -8,6 +8,7 @@ from apexgpu.models import Finding, Host
 from apexgpu.process import Runner, missing, which
 from apexgpu.ssh.route import Route, keep_host_keys_advice
 from apexgpu.sshfiles.knownhosts import KnownHosts, lookup_name
+from apexgpu.text import counted
 
 _OLDEST_SSH = (7, 6)  # the first with StrictHostKeyChecking=accept-new
 _PROGRAMS = ("ssh", "ssh-keygen", "ssh-add")
@@ -65,7 +66,7 @@ def check_known_hosts(route: Route, hosts: Sequence[Host], config: Path) -> Iter
     for host in hosts:
         if known.keys(lookup_name(host.address, host.manage_port)):
             confirmed += 1
-    fact = f"{file}: the keys of {confirmed} of {len(hosts)} hosts are confirmed"
+    fact = f"{file}: {confirmed} of {counted(len(hosts), 'host')} confirmed"
     if confirmed == len(hosts):
         yield Finding.ok(check, fact)
     else:

@@ -105,7 +105,7 @@ def _check_ssh(test: WindowTest, host: str, trusted: bool) -> Finding:
     if log.untrusted_failed:
         return Finding.broken(
             "ssh",
-            "the X server here gave ssh no untrusted cookie (xauth generate); what trusting means:"
+            "this machine's X server gave ssh no untrusted cookie (xauth generate); what trusting means:"
             " apexgpu x11 run --help",
             f"apexgpu x11 check --trusted {host}",
             code="untrusted_refused",
@@ -261,7 +261,7 @@ def _plain_path(path: str, default: str) -> str:
 
 def _check_window(test: WindowTest, host: str, trusted: bool) -> Finding:
     if test.seen:
-        fact = "drawn in the container, seen here"
+        fact = "drawn in the container, shown on this screen"
         if test.painted:
             fact += ", with its pixels"
         return Finding.ok("window", fact)
@@ -283,7 +283,7 @@ def _find_why_not_seen(test: WindowTest, host: str, trusted: bool) -> Finding:
     if test.log.unreached:
         return Finding.broken(
             "window",
-            f"ssh could not reach the X server here: {test.log.unreached}",
+            f"ssh could not reach the X server of this machine: {test.log.unreached}",
             "apexgpu x11 check",
             code="unreached",
         )

@@ -121,7 +121,7 @@ def _check_permission(facts: DisplayFacts, trusted: bool, again: str) -> Finding
         fact = "programs in the container are trusted with this whole screen, as requested"
         return Finding.ok("permission", fact)
     if not facts.xauth:  # possible on Windows only; elsewhere it is a broken link
-        why = "there is no xauth here to make an untrusted cookie with"
+        why = "this machine has no xauth to make an untrusted cookie with"
     elif facts.security:
         return Finding.ok("permission", "the X server can restrict untrusted programs (SECURITY)")
     elif facts.answer is not Answer.ADMITTED:
@@ -288,9 +288,7 @@ def _check_windows_display(facts: DisplayFacts) -> Finding:
         return Finding.broken("DISPLAY", fact, _SET_DISPLAY, code="no_display")
     display = parse_display(facts.display)
     if display is not None and not display.host:
-        fact = (
-            f"DISPLAY is {facts.display}: ssh would look for a Unix socket, which Windows has not"
-        )
+        fact = f"DISPLAY is {facts.display}: ssh would look for a Unix socket, and Windows has none"
         return Finding.broken("DISPLAY", fact, _SET_DISPLAY, code="bad_display")
     return _check_display_name(facts, _SET_DISPLAY)
 
