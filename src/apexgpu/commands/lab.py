@@ -38,7 +38,7 @@ def up(
     from apexgpu_lab import lab
 
     session = session_of(ctx)
-    with session.reporter.working(f"starting a lab of {hosts} hosts"):
+    with session.reporter.working("starting the lab"):
         return lab.up(_home(session), hosts=hosts, registered=registered)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from apexgpu.render.screen import Screen
+from apexgpu.text import counted
 from apexgpu_lab.lab import (
     EndedLab,
     FaultKinds,
@@ -17,10 +18,10 @@ from apexgpu_lab.lab import (
 
 def show_start(result: StartedLab, screen: Screen) -> None:
     """Where the lab is, and how to use it."""
-    count, iam_url = len(result.description["hosts"]), result.description["iam_url"]
-    screen.line(f"The lab serves {count} hosts and IAM at {iam_url}.")
+    hosts = counted(len(result.description["hosts"]), "host")
+    screen.line(f"The lab serves {hosts} and IAM at {result.description['iam_url']}.")
     screen.reporter.note(
-        'Next: eval "$(apexgpu lab env)", then apexgpu login   (password: apexgpu lab status)'
+        'Next: eval "$(apexgpu lab env)", then apexgpu login. The password: apexgpu lab status'
     )
 
 
