@@ -56,10 +56,12 @@ def load(state_dir: Path) -> Account:
 
 def save(state_dir: Path, account: Account) -> None:
     """Write the account, and beside it a file with one host name a line for the completion."""
-    if (state_dir / _FILE).exists() and load(state_dir) == account:
+    file = state_dir / _FILE
+    if file.exists() and load(state_dir) == account:
         return
-    document = json.dumps(asdict(account), indent=1, ensure_ascii=False, sort_keys=True)
-    replace_atomically(state_dir / _FILE, document.encode() + b"\n")
+    fields = asdict(account)
+    document = json.dumps(fields, indent=1, ensure_ascii=False, sort_keys=True)
+    replace_atomically(file, document.encode() + b"\n")
     names = "".join(f"{host.name}\n" for host in account.hosts)
     replace_atomically(state_dir / _HOST_NAMES, names.encode())
 

@@ -308,12 +308,14 @@ def _confirm_removal(
 ) -> None:
     for archive in removed:
         session.reporter.note(f"  {archive.describe()}")
-    removes_verified = any(archive.verified for archive in removed)
-    keeps_verified = any(archive.verified for archive in listed if archive not in removed)
-    if removes_verified and not keeps_verified:
+    verified = [archive for archive in listed if archive.verified]
+    verified_left = [archive for archive in verified if archive not in removed]
+    if verified and not verified_left:
         session.reporter.warn("no verified snapshot would be left")
-    what = "this archive" if len(removed) == 1 else f"these {len(removed)} archives"
-    session.confirm(f"Delete {what}?")
+    if len(removed) == 1:
+        session.confirm("Delete this archive?")
+    else:
+        session.confirm(f"Delete these {len(removed)} archives?")
 
 
 # recover, rebuild

@@ -69,8 +69,8 @@ def script(shell: str) -> str:
 def answer(environment: Mapping[str, str]) -> int:
     """Print the completions for the line in `environment`, one a line; return the exit code."""
     before, word = _parse_line(environment)
-    completions = complete(before, word, environment)
-    sys.stdout.write("".join(f"{completion}\n" for completion in completions))
+    for completion in complete(before, word, environment):
+        sys.stdout.write(f"{completion}\n")
     return 0
 
 
@@ -96,9 +96,15 @@ def _parse_line(environment: Mapping[str, str]) -> tuple[list[str], str]:
     """The words before the cursor (without `apexgpu`), and the word at the cursor."""
     if "COMP_WORDS" in environment:
         line = environment["COMP_WORDS"]
-        words = line.split("\n") if "\n" in line else line.split()
-        index = int(environment.get("COMP_CWORD", str(len(words) - 1)))
-        current = words[index] if index < len(words) else ""
+        # Our script for bash joins the words with newlines, so that a word may contain blanks.
+        separator = "\n" if "\n" in line else None
+        words = line.split(separator)
+        index = len(words) - 1
+        if "COMP_CWORD" in environment:
+            index = int(environment["COMP_CWORD"])
+        current = ""
+        if index < len(words):
+            current = words[index]
         return words[1:index], current
     line = environment.get("_TYPER_COMPLETE_ARGS", "")
     words = line.split()

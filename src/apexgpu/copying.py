@@ -125,12 +125,16 @@ def _reporting(session: Session, progress: CopyProgress) -> Iterator[None]:
 
 def _report(progress: CopyProgress, shown: Progress, over: threading.Event) -> None:
     """Pass on how far the copy is, until `over` is set. The rate is that of the present source."""
-    name, began = progress.name, time.monotonic()
+    name = progress.name
+    began = time.monotonic()
     while not over.wait(PROGRESS_PERIOD):
         if progress.name != name:
-            name, began = progress.name, time.monotonic()
+            name = progress.name
+            began = time.monotonic()
         seconds = max(PROGRESS_PERIOD, time.monotonic() - began)
-        rate = (progress.done - progress.resumed) / seconds
+        # What an earlier run had sent would make the rate look too high.
+        sent_now = progress.done - progress.resumed
+        rate = sent_now / seconds
         shown.transferred(Transferred(name, progress.done, progress.total, rate))
 
 

@@ -219,12 +219,18 @@ def _follow(session: Session, host: Host, put: Callable[[Outcome[HostGpus]], Non
 
 def _none_running(outcomes: Sequence[Outcome[HostGpus]]) -> ApexError | None:
     """The error that no container runs: every host that answered said so."""
-    answers = [outcome.value for outcome in outcomes if outcome.value is not None]
-    if not answers or any(answer.absent is None for answer in answers):
+    has_answer = False
+    for outcome in outcomes:
+        if outcome.value is None:
+            continue
+        has_answer = True
+        if outcome.value.absent is None:
+            return None  # this container runs
+    if not has_answer or exit_code_of(outcomes) not in {0, 3}:
         return None
-    if exit_code_of(outcomes) not in {0, 3}:
-        return None
-    host = outcomes[0].host.name if len(outcomes) == 1 else "HOST"
+    host = "HOST"
+    if len(outcomes) == 1:
+        host = outcomes[0].host.name
     return StoppedError("no container of yours is running", hint=f"apexgpu up {host}")
 
 

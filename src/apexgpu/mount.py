@@ -280,22 +280,29 @@ def repair(session: Session) -> MountChanges:
     others.
     """
     all_mounts = mounts.find_mounts(session.state_dir, _hosts_without_waiting(session))
-    requests = [_request_again(session, mount) for mount in all_mounts]
+    requests = {}
+    for mount in all_mounts:
+        request = _request_again(session, mount)
+        if request is not None:
+            requests[mount.directory] = request
+    probe_commands = [mounts.probe_command(mount.directory) for mount in all_mounts]
+    check_commands = [_sftp_command(request, REPAIR_CHECK_LIMIT) for request in requests.values()]
     with session.reporter.working("checking the mounts"):
         # All at the same time: whether the mounts answer, and whether their hosts do.
-        checks = [_sftp_command(request, REPAIR_CHECK_LIMIT) for request in requests if request]
-        completed = run_all(
-            [*(mounts.probe_command(mount.directory) for mount in all_mounts), *checks]
-        )
-    probes, check_results = completed[: len(all_mounts)], iter(completed[len(all_mounts) :])
+        results = run_all([*probe_commands, *check_commands])
+    probes = results[: len(all_mounts)]
+    checks = dict(zip(requests, results[len(all_mounts) :], strict=True))
     changes = []
-    for mount, probe, request in zip(all_mounts, probes, requests, strict=True):
-        check = next(check_results) if request else None
+    for mount, probe in zip(all_mounts, probes, strict=True):
         checked = mounts.with_state(mount, probe)
         if checked.is_stale:
+            request = requests.get(mount.directory)
+            check = checks.get(mount.directory)
             changes.append(_repair_one(session, checked, request, check))
-    if not changes:
-        session.reporter.success("nothing to repair" if all_mounts else "nothing is mounted")
+    if not all_mounts:
+        session.reporter.success("nothing is mounted")
+    elif not changes:
+        session.reporter.success("nothing to repair")
     return MountChanges(tuple(changes))
 
 

@@ -209,8 +209,10 @@ class _Output:
         self.out = bytearray()
         self.err = bytearray()
         self._parts: queue.SimpleQueue[tuple[bytearray, bytes]] = queue.SimpleQueue()
-        for pipe, buffer in ((process.stdout, self.out), (process.stderr, self.err)):
-            threading.Thread(target=self._pump, args=(pipe, buffer), daemon=True).start()
+        streams = ((process.stdout, self.out), (process.stderr, self.err))
+        for pipe, buffer in streams:
+            thread = threading.Thread(target=self._pump, args=(pipe, buffer), daemon=True)
+            thread.start()
 
     def _pump(self, pipe: IO[bytes], buffer: bytearray) -> None:
         with pipe:
@@ -228,8 +230,11 @@ class _Output:
         while open_streams:
             timeout = silence
             if deadline is not None:
-                left = max(0.0, deadline - time.monotonic())
-                timeout = left if timeout is None else min(left, timeout)
+                time_left = max(0.0, deadline - time.monotonic())
+                if silence is None:
+                    timeout = time_left
+                else:
+                    timeout = min(time_left, silence)
             try:
                 buffer, data = self._parts.get(timeout=timeout)
             except queue.Empty:

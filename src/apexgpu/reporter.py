@@ -67,8 +67,8 @@ class Transferred:
         """The numbers for a person, with `bar` where a terminal draws one."""
         parts = [self.step] if self.step else []
         if self.total:
-            share = min(1.0, self.done / self.total)
-            parts.append(f"{bar}{share * 100:3.0f} %")
+            percent = min(100.0, 100 * self.done / self.total)
+            parts.append(f"{bar}{percent:3.0f} %")
             parts.append(f"{size(self.done)} of {size(self.total)}")
         else:
             parts.append(size(self.done))
@@ -352,9 +352,11 @@ class _PlainProgress(Progress):
 
     def _repeat(self) -> None:
         while not self._over.wait(PLAIN_PERIOD):
-            elapsed = duration(time.monotonic() - self._began)
-            last = f"  {self._last}" if self._last else ""
-            self._reporter.still_working(f"{self._what} … {elapsed}{last}")
+            elapsed = time.monotonic() - self._began
+            line = f"{self._what} … {duration(elapsed)}"
+            if self._last:
+                line += f"  {self._last}"
+            self._reporter.still_working(line)
 
 
 class TerminalReporter(PlainReporter):

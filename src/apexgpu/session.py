@@ -260,9 +260,9 @@ class _Clients:
         return ParamikoClient(identities)
 
     def _passphrase(self, path: Path) -> str | None:
-        known = self._session.passphrases.get(path)
-        if known is not None or not self._session.reporter.can_ask:
-            return known
+        passphrase = self._session.passphrases.get(path)
+        if passphrase is not None or not self._session.reporter.can_ask:
+            return passphrase
         question = f"Passphrase for {path} (ssh-add {path} would spare you this)"
         return self._session.reporter.secret(question) or None
 
@@ -270,9 +270,11 @@ class _Clients:
 def _unknown(pattern: str, names: Sequence[str]) -> UnknownHostError:
     import difflib
 
-    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5) or list(names[:3])
-    what = "no host matches" if set(pattern) & set("*?[") else "there is no host"
-    message = f"{what} {pattern}"
-    if not near:
+    message = f"there is no host {pattern}"
+    if set(pattern) & set("*?["):
+        message = f"no host matches {pattern}"
+    if not names:
         return UnknownHostError(message, hint="apexgpu config sync")
-    return UnknownHostError(f"{message}; did you mean {', '.join(near)}?", hint="apexgpu status")
+    similar = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5) or names[:3]
+    suggestions = ", ".join(similar)
+    return UnknownHostError(f"{message}; did you mean {suggestions}?", hint="apexgpu status")

@@ -380,12 +380,17 @@ def describe_facts(facts: Facts) -> str:
     counts: dict[str, int] = {}
     for card in facts.cards:
         counts[card.name] = counts.get(card.name, 0) + 1
-    gpus = ", ".join(f"{count} × {name}" for name, count in counts.items()) or "no GPU"
-    pythons = ", ".join(python.version for python in facts.pythons) or "-"
-    return (
-        f"{facts.system or facts.machine}, driver {facts.driver or '-'}, {gpus}, CUDA {facts.cuda or '-'}, "
-        f"cuDNN {facts.cudnn or '-'}, Python {pythons}"
-    )
+    gpus = ", ".join(f"{count} × {name}" for name, count in counts.items())
+    pythons = ", ".join(python.version for python in facts.pythons)
+    parts = [
+        facts.system or facts.machine,
+        f"driver {facts.driver or '-'}",
+        gpus or "no GPU",
+        f"CUDA {facts.cuda or '-'}",
+        f"cuDNN {facts.cudnn or '-'}",
+        f"Python {pythons or '-'}",
+    ]
+    return ", ".join(parts)
 
 
 def _is_set_up(plan: Plan) -> str:

@@ -113,13 +113,14 @@ def aligned(columns: Sequence[Column], rows: Sequence[Row], least: Sequence[int]
     widths = natural_widths(columns, rows)
     if least:
         widths = [max(pair) for pair in zip(widths, least, strict=True)]
-    table = [[column.title for column in columns], *rows]
-    return [_line(row, widths) for row in table]
+    header = [column.title for column in columns]
+    return [_line(row, widths) for row in [header, *rows]]
 
 
 def _line(row: Row, widths: Sequence[int]) -> str:
     cells = []
     for cell, cell_width in zip(row, widths, strict=True):
         text = safe(cell)
-        cells.append(text + " " * (cell_width - width(text)))
+        padding = cell_width - width(text)
+        cells.append(text + " " * padding)
     return (" " * GAP).join(cells).rstrip()

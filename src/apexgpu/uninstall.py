@@ -169,7 +169,8 @@ def _ssh_config(session: Session) -> Iterator[Item]:
 
 
 def _known_hosts(session: Session) -> Iterator[Item]:
-    for path, names in knownhostsedit.list_added(session.state_dir).items():
+    added = knownhostsedit.list_added(session.state_dir)
+    for path, names in added.items():
         keys = counted(len(names), "host key")
         remove = partial(knownhostsedit.remove, path, names)
         yield Item("known_hosts", f"{keys} in {path} that apexgpu added", remove)

@@ -34,6 +34,10 @@ class NoRoomError(CannotMoveError):
     code = "no_room"
 
 
+_FILE_LINE = re.compile(r"(\d+) (\d+) ([0-7]+) (.+)")
+"""The value of a `file` line: size, time, mode (octal) and name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line of output: the word that says what it is, and the value after it."""
@@ -96,12 +100,15 @@ def _parse_archive(
     line: Line, directory: str, user: str, hosts: Collection[str], manifest: str | None
 ) -> Archive | None:
     """The archive of a `file` line; None for another line, or another user's file."""
-    match = re.fullmatch(r"(\d+) (\d+) ([0-7]+) (.+)", line.value)
-    if line.word != "file" or match is None:
+    if line.word != "file":
         return None
-    path = f"{directory}/{match[4]}"
-    stamp = FileStamp(int(match[1]), int(match[2]))
-    return identify(user, hosts, path, stamp, mode=int(match[3], 8), manifest_text=manifest)
+    match = _FILE_LINE.fullmatch(line.value)
+    if match is None:
+        return None
+    byte_count, mtime, mode, name = match.groups()
+    path = f"{directory}/{name}"
+    stamp = FileStamp(int(byte_count), int(mtime))
+    return identify(user, hosts, path, stamp, mode=int(mode, 8), manifest_text=manifest)
 
 
 def parse_check(reply: Reply, host: str, path: str) -> ArchiveCheck:

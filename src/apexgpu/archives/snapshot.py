@@ -275,12 +275,11 @@ def _reply_after_error(context: WorkContext, exc: ApexError) -> ServerReply | Lo
 
 
 def _get_token(context: WorkContext, host: Host, entry: SnapshotEntry) -> str:
-    """A fresh token.
+    """Return a fresh token for the snapshot.
 
-    `recover` prints the same one as `snapshot`, but does not measure the files for minutes first.
-
-    It also prints which file is concerned: this must be the one that was moved away.
+    Raises RefusedError if the server would write another file than the one that was moved away.
     """
+    # `recover` prints the same token as `snapshot`, but does not measure the files for minutes first.
     offer = archivecommands.confirm_recover(context.transport, host)
     if offer.path not in {None, entry.path}:
         message = f"{host.name} would write {offer.path}, not {entry.path}, which was checked"
@@ -329,19 +328,24 @@ def finish_snapshot(context: WorkContext, host: Host, entry: SnapshotEntry) -> T
 def _complete(
     context: WorkContext, host: Host, entry: SnapshotEntry, reply: ServerReply | LostReply
 ) -> TakenSnapshot:
-    """What follows the server's tar: start a container that ran, check the archive, write its
-    manifest.
+    """Do what follows the server's tar.
+
+    Starts a container that ran, checks the archive, and writes its manifest.
     """
     if isinstance(reply, LostReply) and entry.stage is Stage.TAR:
         reply = _wait_for_tar(context, host, entry)
     entry = context.journal.record(replace(entry, stage=Stage.TEST))
     wants_restart = entry.was_running and entry.restart
-    start_error = _start_again(context, host, entry) if wants_restart else None
+    start_error = None
+    if wants_restart:
+        start_error = _start_again(context, host, entry)
     with ExitStack() as cleanup:
         archives = _find_checker(context, host, entry, cleanup, start_error)
         context.progress("checking the archive: gzip -t, tar -t, SHA-256")
         verified = verify(archives, host, entry, reply)
-        previous = archives.find(entry.moved_to) if entry.moved_to else None
+        previous = None
+        if entry.moved_to:
+            previous = archives.find(entry.moved_to)
     context.journal.end(entry)
     return _taken(verified, previous, wants_restart, start_error)
 

@@ -71,20 +71,25 @@ class Command(TyperCommand):
 
 def _hoisted(args: list[str], params: list[Any]) -> list[str]:
     """`args` with the options that follow HOST (or several, up to `--`) put in front of it."""
-    takes = {
-        name: not param.is_flag for param in params for name in param.opts if name.startswith("-")
-    }
-    several = (
-        next(param for param in params if param.opts[0] not in takes).nargs == -1 and "--" in args
-    )
+    takes_value: dict[str, bool] = {}  # by the names of the options
+    arguments = []
+    for param in params:
+        if not param.opts[0].startswith("-"):
+            arguments.append(param)
+            continue
+        for name in param.opts:
+            takes_value[name] = not param.is_flag
+    several = arguments[0].nargs == -1 and "--" in args
     front: list[str] = []
     hosts: list[str] = []
     remaining = list(args)
     while remaining and remaining[0] != "--":
         name, joined, _ = remaining[0].partition("=")
-        if name in takes:
-            count = 2 if takes[name] and not joined else 1
-            front, remaining = [*front, *remaining[:count]], remaining[count:]
+        if name in takes_value:
+            # `--name VALUE` is two words, `--name=VALUE` and a flag are one.
+            count = 2 if takes_value[name] and not joined else 1
+            front += remaining[:count]
+            remaining = remaining[count:]
         elif (several or not hosts) and not name.startswith("-"):
             hosts.append(remaining.pop(0))
         else:

@@ -118,9 +118,13 @@ def forget(state_dir: Path, host: Host) -> None:
 def _change_memory(state_dir: Path, host: Host, change: Callable[[list[int]], list[int]]) -> None:
     with locked(state_dir / "locks" / "ports.lock", what="the list of port maps"):
         memory = _read_memory(state_dir)
-        memory[host.name] = list(dict.fromkeys(change(memory.get(host.name, []))))
-        kept = {name: ports for name, ports in memory.items() if ports}
-        replace_atomically(state_dir / "ports.json", json.dumps(kept, indent=1).encode())
+        ports = change(memory.get(host.name, []))
+        if ports:
+            memory[host.name] = list(dict.fromkeys(ports))  # each once, in order
+        else:
+            memory.pop(host.name, None)
+        document = json.dumps(memory, indent=1)
+        replace_atomically(state_dir / "ports.json", document.encode())
 
 
 def _read_memory(state_dir: Path) -> dict[str, list[int]]:

@@ -100,9 +100,12 @@ def clean(text: str) -> str:
 
 def content_lines(text: str) -> list[str]:
     """Return the lines that are not blank, without colours and without a leading `==========`."""
-    return [
-        re.sub(r"^=+ ", "", line).rstrip(" ") for line in clean(text).split("\n") if line.strip()
-    ]
+    lines = []
+    for line in clean(text).split("\n"):
+        if line.strip():
+            without_marks = re.sub(r"^=+ ", "", line)
+            lines.append(without_marks.rstrip(" "))
+    return lines
 
 
 def parse_container(text: str) -> Container | None:
@@ -142,10 +145,16 @@ def _parse_size(text: str) -> int | None:
 
 def unexpected(reply: Reply, host: str, *, hint: str | None = None) -> ApexError:
     """Return the error for a reply that no rule knows; its message quotes the last lines."""
-    last_lines = content_lines(reply.out)[-3:] or content_lines(reply.err)[-3:]
-    quoted = " | ".join(last_lines) or "nothing"
-    message = f"{host} answered something apexgpu does not know: {quoted[:300]}"
-    return RefusedError(message, hint=hint or f"ssh {host}-manage help", code="unexpected")
+    lines = content_lines(reply.out)
+    if not lines:
+        lines = content_lines(reply.err)
+    quoted = "nothing"
+    if lines:
+        quoted = " | ".join(lines[-3:])[:300]
+    message = f"{host} answered something apexgpu does not know: {quoted}"
+    if hint is None:
+        hint = f"ssh {host}-manage help"
+    return RefusedError(message, hint=hint, code="unexpected")
 
 
 def parse_opening(reply: Reply, host: str) -> tuple[list[str], Container]:

@@ -134,9 +134,15 @@ def _fit(states: Sequence[Gpu | None], need: Need) -> Fit | None:
             loads.append(state.utilization)
     last = states[-1]
     assert last is not None  # noqa: S101  # checked above
+    # The worst of all reports counts: a program that pauses now and then still needs its GPU.
     fit = Fit(last, min(free), max(used), max(loads, default=0))
-    has_memory = fit.is_empty if need.memory is None else fit.free >= need.memory
-    is_idle = fit.load <= IDLE and (bool(loads) or fit.is_empty)
+    if need.memory is None:
+        has_memory = fit.is_empty
+    else:
+        has_memory = fit.free >= need.memory
+    # A GPU that reports no load is only taken for idle if no memory is in use.
+    load_is_known = bool(loads) or fit.is_empty
+    is_idle = load_is_known and fit.load <= IDLE
     if has_memory and is_idle and _admits(last.compute_mode, fit.is_empty):
         return fit
     return None
@@ -157,9 +163,22 @@ def _rank_of_fit(fit: Fit) -> tuple[bool, int, int, int]:
 
 
 def _rank_of_offer(offer: Offer) -> tuple[int, int, int, int, list[int | str]]:
-    shared = sum(not fit.is_empty for fit in offer.offered)
-    # gpu9 comes before gpu10.
-    name: list[int | str] = []
-    for part in re.split(r"(\d+)", offer.host):
-        name.append(int(part) if part.isdigit() else part)
-    return (shared, -(offer.free // GIB), offer.load, -len(offer.fits), name)
+    """The sort key of an offer: fewer shared GPUs, more free GiB, less load, more GPUs that fit, name."""
+    shared_gpus = 0
+    for fit in offer.offered:
+        if not fit.is_empty:
+            shared_gpus += 1
+    free_gib = offer.free // GIB
+    name = _natural_order(offer.host)
+    return (shared_gpus, -free_gib, offer.load, -len(offer.fits), name)
+
+
+def _natural_order(name: str) -> list[int | str]:
+    """The sort key that puts gpu9 before gpu10."""
+    key: list[int | str] = []
+    for part in re.split(r"(\d+)", name):
+        if part.isdigit():
+            key.append(int(part))
+        else:
+            key.append(part)
+    return key

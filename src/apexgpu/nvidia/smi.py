@@ -182,9 +182,15 @@ def _fields(lines: Sequence[str]) -> Iterator[Field]:
         while headings and headings[-1][0] >= indentation:
             headings.pop()
         match = _NAME_AND_VALUE.fullmatch(text)
-        name, value = (match[1], match[2] or "") if match else (text, "")
+        if match is None:
+            name = text  # a heading
+            value = ""
+        else:
+            name = match[1]
+            value = match[2] or ""
         headings.append((indentation, name.lower()))
-        yield tuple(heading for _, heading in headings), value
+        path = tuple(heading for _, heading in headings)
+        yield path, value
 
 
 # One GPU

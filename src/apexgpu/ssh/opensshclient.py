@@ -52,16 +52,20 @@ class OpenSshClient:
     def run(self, route: Route, command: str, *, limits: Limits, on_line: OnLine | None) -> Reply:
         """See transport.Client."""
         target = route.target
-        words = argv(target, command, config=self._config, connect=limits.connect)
-        total = None if limits.total is None else limits.connect + limits.total
+        arguments = argv(target, command, config=self._config, connect=limits.connect)
+        total = None
+        if limits.total is not None:
+            total = limits.connect + limits.total
         with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
             # ssh's messages go to a file (-E), so that they cannot be confused with the command's stderr.
             log = Path(directory) / "log"
-            words[1:1] = ["-E", str(log)]
+            arguments[1:1] = ["-E", str(log)]
             completed = self._runner.stream(
-                words, on_line=on_line, total=total, silence=limits.silence
+                arguments, on_line=on_line, total=total, silence=limits.silence
             )
-            messages = log.read_text(errors="replace") if log.exists() else ""
+            messages = ""
+            if log.exists():
+                messages = log.read_text(errors="replace")
         reply = Reply(completed.code, completed.text, completed.err.decode("utf-8", "replace"))
         if completed.timed_out:
             raise command_timeout_error(target, reply.out)

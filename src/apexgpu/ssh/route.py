@@ -137,13 +137,16 @@ def parse(text: str) -> dict[str, list[str]]:
 
 def resolve(target: Target, *, config: Path, runner: Runner) -> Route:
     """Ask `ssh -G` for the route. ConfigError with ssh's message if ssh rejects the user's config."""
-    config_file = config_arguments(config) if config.exists() else ["-F", os.devnull]
+    if config.exists():
+        config_file = config_arguments(config)
+    else:
+        # Without -F, ssh would read the user's own config instead.
+        config_file = ["-F", os.devnull]
     argv = ["ssh", "-G", *config_file, *target_arguments(target), target.alias]
     completed = runner.run(argv, timeout=_TIME_LIMIT)
     if completed.code != 0:
-        message = (
-            f"ssh cannot read its configuration: {_config_error(completed.err, completed.code)}"
-        )
+        reason = _config_error(completed.err, completed.code)
+        message = f"ssh cannot read its configuration: {reason}"
         raise ConfigError(message, hint=f"correct that line in {config}", code="ssh_config")
     return Route(target, parse(completed.text))
 

@@ -134,13 +134,15 @@ def diff(old: bytes, new: bytes, name: str) -> str:
     new_lines = new.split(b"\n")
     # difflib is slow on long files, and our block is at the start: cut off the equal end.
     equal = 0
-    shortest = min(len(old_lines), len(new_lines))
-    while equal < shortest and old_lines[-1 - equal] == new_lines[-1 - equal]:
+    for old_line, new_line in zip(reversed(old_lines), reversed(new_lines), strict=False):
+        if old_line != new_line:
+            break
         equal += 1
     cut = max(0, equal - _DIFF_CONTEXT)
     shown_old = [_printable(line) for line in old_lines[: len(old_lines) - cut]]
     shown_new = [_printable(line) for line in new_lines[: len(new_lines) - cut]]
-    return "\n".join(unified_diff(shown_old, shown_new, name, f"{name} (after)", lineterm=""))
+    lines = unified_diff(shown_old, shown_new, name, f"{name} (after)", lineterm="")
+    return "\n".join(lines)
 
 
 def escape(text: str) -> str:

@@ -268,9 +268,12 @@ def run_mount(program: MountProgram, request: MountRequest, *, limit: float) -> 
     """Mount within `limit` seconds. The program is killed if it takes longer."""
     name = request.target.host.name
     argv = tuple(mount_argv(program, request))
-    completed = run_all([TimedCommand(argv, limit, env={MARK: request.directory})])[0]
+    # The mark tells `mounts` which processes belong to which directory.
+    command = TimedCommand(argv, limit, env={MARK: request.directory})
+    completed = run_all([command])[0]
     if completed.timed_out:
         message = f"{program} did not mount {name} within {limit:g} s"
         raise RefusedError(message, hint=f"apexgpu doctor {name}", code="timeout")
     if completed.code != 0:
-        raise mount_failure(name, completed.err.decode("utf-8", "replace") + completed.text)
+        messages = completed.err.decode("utf-8", "replace")
+        raise mount_failure(name, messages + completed.text)

@@ -176,7 +176,8 @@ def _start_time(path: Path) -> float:
     uptime, _ = Path("/proc/uptime").read_text().split()
     boot_time = time.time() - float(uptime)
     ticks = int(_stat(path)[_START_TIME])
-    return boot_time + ticks / os.sysconf("SC_CLK_TCK")
+    ticks_per_second = os.sysconf("SC_CLK_TCK")
+    return boot_time + ticks / ticks_per_second
 
 
 def _is_alive(process: MountProcess) -> bool:

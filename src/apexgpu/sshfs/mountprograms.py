@@ -107,8 +107,11 @@ def parse_version(output: str) -> tuple[tuple[int, ...], str]:
     version: tuple[int, ...] = ()
     if match:
         version = tuple(int(part) for part in match[1].split("."))
+    fuse_name = ""
     fuse = re.search(r"(FUSE-T|macFUSE|OSXFUSE)", output, re.IGNORECASE)
-    return version, fuse[1] if fuse else ""
+    if fuse:
+        fuse_name = fuse[1]
+    return version, fuse_name
 
 
 def not_installed(platform: str, os_release: str) -> MissingProgramError:

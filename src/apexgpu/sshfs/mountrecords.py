@@ -93,11 +93,13 @@ def forget(state_dir: Path, directory: str, not_removed: Sequence[str] = ()) -> 
     """
 
     def without(records: dict[str, MountRecord]) -> dict[str, MountRecord]:
-        remaining = {key: record for key, record in records.items() if key != directory}
+        remaining = dict(records)
+        remaining.pop(directory, None)
         for created in not_removed:
             heir = _record_inside(created, remaining)
             if heir is not None and created not in heir.created:
-                remaining[heir.directory] = replace(heir, created=(created, *heir.created))
+                directories = (created, *heir.created)
+                remaining[heir.directory] = replace(heir, created=directories)
         return remaining
 
     _change(state_dir, without)

@@ -195,11 +195,14 @@ def with_state(mount: Mount, probe: Completed) -> Mount:
     if probe.timed_out:
         reason = f"it does not answer within {PROBE_LIMIT:g} s"
         return replace(mount, state=MountState.STALE, reason=reason)
+    # The probe prints the number and the text of the error that it met, if any.
     number, _, text = probe.text.strip().partition(" ")
-    found_nothing = not number or (number.isdigit() and int(number) in _SERVER_ANSWERED)
-    if probe.code == 0 and found_nothing:
+    met_no_error = number == ""
+    server_answered = number.isdigit() and int(number) in _SERVER_ANSWERED
+    if probe.code == 0 and (met_no_error or server_answered):
         return replace(mount, state=MountState.ALIVE)
-    return replace(mount, state=MountState.STALE, reason=text or probe.last_error_line)
+    reason = text or probe.last_error_line
+    return replace(mount, state=MountState.STALE, reason=reason)
 
 
 def check_states(mounts: Sequence[Mount]) -> list[Mount]:

@@ -54,16 +54,19 @@ def forget_unmounted(state_dir: Path, names: Sequence[str] | None = None) -> Non
     None means all.
     """
     mounted = {entry.directory for entry in read_table()}
-    for record in mountrecords.load(state_dir).values():
-        is_meant = names is None or record.directory in names or record.host.name in names
-        if is_meant and record.directory not in mounted:
+    records = mountrecords.load(state_dir)
+    for record in records.values():
+        if record.directory in mounted:
+            continue
+        if names is None or record.directory in names or record.host.name in names:
             _forget(state_dir, record.directory)
 
 
 def _forget(state_dir: Path, directory: str) -> None:
     record = mountrecords.load(state_dir).get(directory)
     if record is not None:
-        mountrecords.forget(state_dir, directory, remove_directories(record.created))
+        not_removed = remove_directories(record.created)
+        mountrecords.forget(state_dir, directory, not_removed)
 
 
 def _leave_directory(directory: str) -> None:

@@ -202,11 +202,12 @@ class Copier:
 async def _update_mode(job: CopyJob, source: FileSystem, target: FileSystem) -> StageResult:
     """Give a file whose content is right the source's mode."""
     assert job.existing is not None  # noqa: S101 - its content is the same
-    modes_count = source.has_modes and target.has_modes
-    differs = modes_count and job.existing.mode != job.info.mode
-    if differs:
-        await target.set_attributes(job.final, job.info.mode, job.info.mtime)
-    return StageResult(1, job.info.size, 0, 0, int(differs), staged=False)
+    info = job.info
+    changed = 0
+    if source.has_modes and target.has_modes and job.existing.mode != info.mode:
+        await target.set_attributes(job.final, info.mode, info.mtime)
+        changed = 1
+    return StageResult(files=1, size=info.size, sent=0, left_out=0, changed=changed, staged=False)
 
 
 def _local_path(word: str) -> bytes:

@@ -101,19 +101,25 @@ async def find_job(
     real_source = await source.real_path(origin)
 
     final, existing = await _final_path(target, origin, info, goal, several=several)
-    name = copypaths.base_name(final)
-    if existing is None and not target.accepts_name(name):
+    if existing is None:
+        _require_valid_name(target, copypaths.base_name(final))
+    elif existing.kind is not info.kind:
+        raise _in_the_way(target, final, existing, info)
+    elif existing.kind is FileKind.FILE:
+        final = await target.real_path(final)  # a link to a file stays; its file is replaced
+
+    # The same copy gets the same key in a later run, which then continues this one.
+    ends = [source.where.encode(), real_source, target.where.encode(), final]
+    key = hashlib.sha256(b"\0".join(ends)).hexdigest()[:10]
+    return CopyJob(real_source, info, final, existing, key)
+
+
+def _require_valid_name(target: FileSystem, name: bytes) -> None:
+    if not target.accepts_name(name):
         message = (
             f"a file cannot have the name {display(name)} on {target.where}: give the copy another"
         )
         raise RefusedError(message, hint="apexgpu cp HOST:PATH NEW-NAME", code="name")
-    if existing is not None and existing.kind is not info.kind:
-        raise _in_the_way(target, final, existing, info)
-    if existing is not None and existing.kind is FileKind.FILE:
-        final = await target.real_path(final)  # a link to a file stays; its file is replaced
-    identity = b"\0".join([source.where.encode(), real_source, target.where.encode(), final])
-    key = hashlib.sha256(identity).hexdigest()[:10]
-    return CopyJob(real_source, info, final, existing, key)
 
 
 async def _final_path(

@@ -128,15 +128,19 @@ class FileSystem(Protocol):
 
 def io_error(files: FileSystem, path: bytes, number: int, text: str) -> ApexError:
     """The error for what a system reported about a path: an errno (0 if none) and its text."""
-    over_quota = getattr(errno, "EDQUOT", -1)  # Windows has none
-    if number in {errno.ENOSPC, over_quota}:
-        what = "the disk" if number == errno.ENOSPC else "your quota"
-        message = f"{what} is full on {files.where}: {display(path)} could not be written"
-        return NoSpaceError(message, hint=files.no_space_hint(parent(path)))
+    full = {errno.ENOSPC: "the disk"}
+    if hasattr(errno, "EDQUOT"):  # Windows has none
+        full[errno.EDQUOT] = "your quota"
+    if number in full:
+        message = f"{full[number]} is full on {files.where}: {display(path)} could not be written"
+        hint = files.no_space_hint(parent(path))
+        return NoSpaceError(message, hint=hint)
     if number in {errno.EACCES, errno.EPERM}:
         message = f"permission denied on {files.where}: {display(path)}"
         return RefusedError(message, code="permission")
-    return ApexError(f"{display(path)} on {files.where}: {text[:1].lower()}{text[1:]}")
+    # Messages begin in lower case; those of systems do not.
+    reason = text[:1].lower() + text[1:]
+    return ApexError(f"{display(path)} on {files.where}: {reason}")
 
 
 def display(path: bytes) -> str:

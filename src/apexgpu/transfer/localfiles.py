@@ -77,8 +77,11 @@ class LocalFiles:
     def _file_info(self, path: bytes, name: bytes, status: os.stat_result) -> FileInfo:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), FileKind.SPECIAL)
         mode = stat.S_IMODE(status.st_mode)
-        if not self.has_modes:  # what a new directory or file gets on Linux
-            mode = 0o755 if kind is FileKind.DIRECTORY else 0o644
+        if not self.has_modes:
+            # What a new file or directory gets on Linux.
+            mode = 0o644
+            if kind is FileKind.DIRECTORY:
+                mode = 0o755
         target = b""
         if kind is FileKind.LINK:
             target = os.readlink(path)  # noqa: PTH115
@@ -129,12 +132,15 @@ class LocalFiles:
     @asynccontextmanager
     async def open(self, path: bytes, *, write: bool = False) -> AsyncIterator[OpenFile]:
         """See FileSystem."""
-        flags = os.O_RDWR | os.O_CREAT if write else os.O_RDONLY
+        if write:
+            flags, mode = os.O_RDWR | os.O_CREAT, "r+b"
+        else:
+            flags, mode = os.O_RDONLY, "rb"
         flags |= getattr(os, "O_BINARY", 0)  # Windows
         with self.translated_errors(path):
             # A new file is its owner's alone until it is complete and gets the source's mode.
             descriptor = os.open(path, flags, 0o600)
-        with os.fdopen(descriptor, "r+b" if write else "rb", buffering=0) as stream:
+        with os.fdopen(descriptor, mode, buffering=0) as stream:
             yield _LocalFile(self, stream, path)
 
     async def hash_start(self, path: bytes, size: int) -> bytes | None:

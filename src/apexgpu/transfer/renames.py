@@ -45,26 +45,28 @@ async def _merge(
 
     # Directories that are not moved as a whole are opened, so that their content can be moved out
     # of them.
-    opened = [
-        path
-        for path in staged
-        if is_directory(staged, path) and not moved_directories.intersection(parents(path))
-    ]
+    opened = []
+    for path in staged:
+        moves_with_parent = moved_directories.intersection(parents(path))
+        if is_directory(staged, path) and not moves_with_parent:
+            opened.append(path)
     await files.set_attributes(stage, 0o700, 0)
     await make_writable(files, stage, opened, staged)
 
     async def move(path: bytes) -> None:
         info = staged[path]
-        await files.rename(join(stage, path), join(final, path))
+        new_path = join(final, path)
+        await files.rename(join(stage, path), new_path)
         if files.has_modes and info.is_directory and not info.owner_can_change:
             # make_writable() changed its mode.
-            await files.set_attributes(join(final, path), info.mode, info.mtime)
+            await files.set_attributes(new_path, info.mode, info.mtime)
 
     await for_each(moves, move, at_once=_AT_ONCE)
     await remove_stage(files, stage)
     changed = len(moves)
     for path in staged:
-        if not is_directory(staged, path) and moved_directories.intersection(parents(path)):
+        moved_with_parent = moved_directories.intersection(parents(path))
+        if moved_with_parent and not is_directory(staged, path):
             changed += 1
     return changed
 
@@ -103,8 +105,13 @@ async def remove_stage(files: FileSystem, stage: bytes) -> None:
     async def remove(path: bytes) -> None:
         await files.remove(join(stage, path))
 
-    not_directories = [path for path, info in tree.items() if not info.is_directory]
-    directories = [path for path, info in tree.items() if info.is_directory]
+    directories = []
+    not_directories = []
+    for path, info in tree.items():
+        if info.is_directory:
+            directories.append(path)
+        else:
+            not_directories.append(path)
     await for_each(not_directories, remove, at_once=_AT_ONCE)
     for path in sorted(directories, reverse=True):  # innermost first
         await files.rmdir(join(stage, path))

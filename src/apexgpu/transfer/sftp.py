@@ -169,16 +169,17 @@ class SftpClient:
 
     async def list_directory(self, path: bytes) -> list[FileInfo]:
         """The files in a directory, links with their targets."""
-        files = [
-            file for file in await self._read_directory(path) if file.name not in {b".", b".."}
-        ]
-        links = [file for file in files if file.kind is FileKind.LINK]
-        targets = await asyncio.gather(*(self.read_link(path + b"/" + link.name) for link in links))
-        target_of = dict(zip((link.name for link in links), targets, strict=True))
-        return [
-            replace(file, link_target=target_of[file.name]) if file.name in target_of else file
-            for file in files
-        ]
+        files = {}
+        for file in await self._read_directory(path):
+            if file.name not in {b".", b".."}:
+                files[file.name] = file
+        links = [file for file in files.values() if file.kind is FileKind.LINK]
+        # All at the same time: the answers of a distant server are awaited once, not one by one.
+        reads = [self.read_link(path + b"/" + link.name) for link in links]
+        targets = await asyncio.gather(*reads)
+        for link, target in zip(links, targets, strict=True):
+            files[link.name] = replace(link, link_target=target)
+        return list(files.values())
 
     async def _read_directory(self, path: bytes) -> list[FileInfo]:
         files: list[FileInfo] = []

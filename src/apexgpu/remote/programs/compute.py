@@ -69,17 +69,25 @@ def describe(error: BaseException) -> "dict[str, str]":
 
 def look() -> None:
     """Report which TensorFlow is among the packages of this Python."""
-    module = {}  # type: dict[str, str]
+    tensorflow = {}  # type: dict[str, str]
     for directory in sys.path:
-        for path in sorted(glob.glob(os.path.join(directory or ".", "*-info"))):
-            match = DISTRIBUTION.match(os.path.basename(path))
-            if match and not module:
-                name = match.group(1).lower().replace("_", "-")
-                module = {"name": name, "tensorflow": match.group(2)}
-        # One that was built or copied there, without pip's directory.
-        if not module and os.path.exists(os.path.join(directory, "tensorflow", "__init__.py")):
-            module = {"name": "tensorflow", "tensorflow": ""}
-    report("look", python=sys.argv[2], version=python_version(), **module)
+        tensorflow = find_tensorflow(directory)
+        if tensorflow:
+            break
+    report("look", python=sys.argv[2], version=python_version(), **tensorflow)
+
+
+def find_tensorflow(directory: str) -> "dict[str, str]":
+    """Return the name and the version of the TensorFlow in a directory of packages, if any."""
+    for path in sorted(glob.glob(os.path.join(directory or ".", "*-info"))):
+        match = DISTRIBUTION.match(os.path.basename(path))
+        if match:
+            name = match.group(1).lower().replace("_", "-")
+            return {"name": name, "tensorflow": match.group(2)}
+    # One that was built or copied there, without pip's directory.
+    if os.path.exists(os.path.join(directory, "tensorflow", "__init__.py")):
+        return {"name": "tensorflow", "tensorflow": ""}
+    return {}
 
 
 def python_version() -> str:

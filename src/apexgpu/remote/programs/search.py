@@ -34,7 +34,9 @@ PYTHON_LIMIT = 20.0
 
 def bin_directories(directory: str) -> "list[str]":
     """Where programs may be: on PATH, in environments near `directory`, in the usual environments."""
-    directories = [path for path in os.environ.get("PATH", "").split(os.pathsep) if path]
+    search_path = os.environ.get("PATH", "").split(os.pathsep)
+    directories = [path for path in search_path if path]
+    # A project's own environment comes before the general ones.
     while directory.startswith(HOME + os.sep) or directory == HOME:
         for name in (".venv", "venv", "env"):
             directories.append(os.path.join(directory, name, "bin"))

@@ -321,7 +321,8 @@ def stop_servers(request: "dict[str, object]", directory: str) -> "dict[str, obj
     servers = []  # type: list[tuple[int, int]]
     if request["what"] == "tensorboard":
         for pid, _ in running_tensorboards(directory):
-            servers.append((pid, (listening_ports(pid) or [0])[0]))
+            open_ports = listening_ports(pid) or [0]
+            servers.append((pid, open_ports[0]))
     else:
         startable = start_commands(request, JUPYTER, directory)
         running = running_jupyters(startable[0]) if startable else []
