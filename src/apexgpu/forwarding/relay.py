@@ -51,8 +51,14 @@ class ConnectionEnd(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: connected. Nothing is read before there is another end to write to."""
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.pause_reading()
         self._traffic.ends.add(self)
+        # Not at once: Python 3.11.2 (Debian 12) starts to read after this method has returned, even
+        # if it pauses reading. The next turn of the loop is before the first byte is read.
+        asyncio.get_running_loop().call_soon(self._pause_until_joined)
+
+    def _pause_until_joined(self) -> None:
+        if self.other is None and self.transport is not None:
+            self.transport.pause_reading()
 
     def join(self, other: "ConnectionEnd") -> None:
         """Start to relay between the two ends; if one has been closed, close both."""
