@@ -17,14 +17,14 @@ from apexgpu.errors import ApexError, StoppedError, UsageError
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.manageshell import hostlock, newhostkeys
 from apexgpu.models import Host, Outcome, Target
-from apexgpu.recipes import installers, planner, provision, recipe, trial
-from apexgpu.recipes.facts import Facts, survey
-from apexgpu.recipes.installers import Judged, Memory
-from apexgpu.recipes.planner import Plan, Planned
-from apexgpu.recipes.provision import Run, StepFailedError
+from apexgpu.recipes import computetest, installers, planner, recipe, setuprun
+from apexgpu.recipes.computetest import VerifyRequest
+from apexgpu.recipes.facts import Facts, query_facts
+from apexgpu.recipes.installers import CheckedInstaller, InstallerChecksums, Trust
+from apexgpu.recipes.planner import PlannedStep, SetupPlan, StepState
 from apexgpu.recipes.recipe import Recipe
-from apexgpu.recipes.trial import Wish
-from apexgpu.recipes.verification import Proof
+from apexgpu.recipes.setuprun import SetupRun, StepFailedError
+from apexgpu.recipes.verification import ComputeChecks
 from apexgpu.reporter import Reporter
 from apexgpu.results import HostResults, JsonObject, Result, error_json, finding_json
 from apexgpu.session import Session
@@ -58,7 +58,7 @@ def _recipe_json(recipe: Recipe) -> JsonObject:
         "name": recipe.name,
         "summary": recipe.summary,
         "needs": list(recipe.needs),
-        "own": recipe.own,
+        "own": recipe.is_users_own,
         "steps": [step.name for step in recipe.steps],
     }
 
@@ -72,13 +72,13 @@ def list_recipes(session: Session) -> RecipeList:
 
 
 @dataclass(frozen=True)
-class StepState:
-    """A step of a plan. `state` is "done" (before), "did" (now), "failed" or "to do"."""
+class SetupStep:
+    """A step of a plan, and how far it is. `state` is a string too: "done" (before), "did" (now), "failed", "to do"."""
 
     recipe: str
     step: str
     title: str
-    state: str
+    state: StepState
 
     def to_json(self) -> JsonObject:
         """Its row in `steps`."""
@@ -95,16 +95,16 @@ class Setup(Result):
     """What `setup` returns: how far it came, and the error that ended it, if one did.
 
     `facts` is what was found in the container, `versions` what was chosen for it; None if it did not come that far.
-    `changed` if any step was done, or begun. `again` is the command that does the work of a dry run.
+    `changed` if any step was done, or begun. `command` is the one that does the work of a dry run.
     """
 
     host: Host
     dry_run: bool
     facts: Facts | None = None
     versions: dict[str, str] | None = None
-    steps: Sequence[StepState] | None = None
+    steps: Sequence[SetupStep] | None = None
     changed: bool = False
-    again: str = ""
+    command: str = ""
     error: ApexError | None = None
 
     @property
@@ -137,9 +137,9 @@ def _facts_json(facts: Facts) -> JsonObject:
         "driver": facts.driver,
         "cuda": facts.cuda,
         "cudnn": facts.cudnn,
-        "cudnn_archives": sorted(facts.archives),
+        "cudnn_archives": sorted(facts.cudnn_archives),
         "pythons": [python.version for python in facts.pythons],
-        "gpus": [{"name": card.name, "memory_total": card.memory * _MIB} for card in facts.cards],
+        "gpus": [{"name": gpu.name, "memory_total": gpu.memory * _MIB} for gpu in facts.gpus],
     }
 
 
@@ -158,20 +158,21 @@ def setup(
     shown, and the user is asked, before anything is changed; `dry_run` ends there. `python` (2 or 3) is the Python of
     TensorFlow and PyTorch. `accept_files` accepts installers on the NAS that have changed since they worked.
 
-    The work goes on in the container if the connection is lost. The same call follows it then, resumes it, and
+    The work continues in the container if the connection is lost. The same call follows it then, resumes it, and
     changes nothing when all is done. UsageError for unknown recipes; other errors are in the result.
     """
     known = recipe.load_all(session.settings.config_dir)
     if not recipes:
         message = f"no recipe was named; the recipes are: {', '.join(known)}"
         raise UsageError(message, hint=f"apexgpu setup {name} RECIPE")
-    order = planner.order(recipes, known, python)
+    request = planner.parse_request(recipes, known, python)
     command = f"apexgpu setup HOST {' '.join(recipes)}"
     host = containers.one_host(session, name, several=command)
     work = _Setup(session, Setup(host, dry_run))
     try:
         facts = _find_facts(session, host)
-        work.run(planner.plan(host.name, facts, known, order), accept_files=accept_files)
+        plan = planner.make_plan(host.name, facts, known, request)
+        work.run(plan, accept_files=accept_files)
     except ApexError as exc:
         if isinstance(exc, StepFailedError):
             _report_last_lines(session.reporter, host, exc)
@@ -182,9 +183,9 @@ def setup(
 
 def _report_last_lines(reporter: Reporter, host: Host, error: StepFailedError) -> None:
     """Show what a failed step printed last, and where the rest is."""
-    if not error.said:
+    if not error.last_lines:
         return
-    for line in error.said:
+    for line in error.last_lines:
         reporter.note(f"  {line}")
     log = f"apexgpu ssh {host.name} -- cat .cache/apexgpu/setup/log"
     reporter.note(f"  (the whole log: {log})")
@@ -192,35 +193,39 @@ def _report_last_lines(reporter: Reporter, host: Host, error: StepFailedError) -
 
 def _find_facts(session: Session, host: Host) -> Facts:
     """What the container has. A stopped one is started if the user agrees; a setup that is running is awaited."""
-    connect = session.settings.timeout
+    connect_timeout = session.settings.timeout
 
-    def survey_host(host: Host) -> Facts:
-        return survey(session.transport, host, connect=connect)
+    def query_host(host: Host) -> Facts:
+        return query_facts(session.transport, host, connect_timeout=connect_timeout)
 
     with session.reporter.working(f"checking {host.name}"):
-        (outcome,) = manyhosts.run(session, [host], survey_host)
+        (outcome,) = manyhosts.run(session, [host], query_host)
     if isinstance(outcome.error, StoppedError):
         containers.offer_start(session, host)
-        return survey_host(host)
+        return query_host(host)
     if outcome.error is not None or outcome.value is None:
         raise outcome.error or ApexError(f"{host.name} was not asked")
-    if outcome.value.busy is None:
+    if outcome.value.running_setup is None:
         return outcome.value
-    _follow_running_setup(session, host, outcome.value.busy)
-    facts = survey_host(host)
-    if facts.busy is not None:
+    _follow_running_setup(session, host, outcome.value.running_setup)
+    facts = query_host(host)
+    if facts.running_setup is not None:
         message = f"another setup is still running on {host.name}; try again in some minutes"
         raise ApexError(message, hint=f"apexgpu status {host.name}", code="busy")
     return facts
 
 
-def _follow_running_setup(session: Session, host: Host, busy: str) -> None:
-    """Show the setup that is running already until it ends. `busy` is its id and what it sets up."""
-    what = busy.partition(" ")[2] or busy
+def _follow_running_setup(session: Session, host: Host, running_setup: str) -> None:
+    """Show the setup that is running already until it ends. `running_setup` is its id and what it sets up."""
+    what = running_setup.partition(" ")[2] or running_setup
     session.reporter.note(f"a setup is running on {host.name} already ({what}): following it")
     with session.reporter.working(f"following it on {host.name}") as progress:
-        provision.follow(
-            session.transport, host, busy, progress.update, connect=session.settings.timeout
+        setuprun.follow_setup(
+            session.transport,
+            host,
+            running_setup,
+            progress.update,
+            connect_timeout=session.settings.timeout,
         )
 
 
@@ -231,77 +236,86 @@ class _Setup:
         self._session = session
         self._host = result.host
         self._reporter = session.reporter
-        self._connect = session.settings.timeout
+        self._connect_timeout = session.settings.timeout
         self.result = result
 
-    def run(self, plan: Plan, *, accept_files: bool) -> None:
+    def run(self, plan: SetupPlan, *, accept_files: bool) -> None:
         """Check which steps are done, show the plan, and do the rest."""
         host, transport = self._host, self._session.transport
         self.result = replace(
-            self.result, facts=plan.facts, versions=_versions(plan), again=plan.again
+            self.result, facts=plan.facts, versions=_versions(plan), command=plan.command
         )
         with self._reporter.working(f"checking what is set up on {host.name}"):
-            plan, files = provision.check(transport, host, plan, connect=self._connect)
-        self.result = replace(self.result, steps=_step_states(plan))
-        judged = installers.judge(plan, files, Memory(self._session.state_dir).read())
-        self._show(plan, judged)
+            plan, files = setuprun.check_plan(
+                transport, host, plan, connect_timeout=self._connect_timeout
+            )
+        self.result = replace(self.result, steps=_setup_steps(plan))
+        remembered = InstallerChecksums(self._session.state_dir).read()
+        checked_files = installers.check_installers(plan, files, remembered)
+        self._show(plan, checked_files)
         if not accept_files:
-            installers.refuse_changed(plan, judged)
-        if not plan.todo:
+            installers.refuse_changed(plan, checked_files)
+        if not plan.steps_to_do:
             with self._reporter.working(f"testing a new login to {host.name}"):
-                provision.prove_logins(transport, host, plan, connect=self._connect)
+                setuprun.verify_new_logins(
+                    transport, host, plan, connect_timeout=self._connect_timeout
+                )
             self._reporter.success(f"{host.name}: nothing to do, {_is_set_up(plan)}")
         elif not self.result.dry_run:
             self._session.confirm(f"Set this up on {host.name}?")
-            self._execute(plan, judged)
+            self._execute(plan, checked_files)
 
-    def _show(self, plan: Plan, judged: Sequence[Judged]) -> None:
+    def _show(self, plan: SetupPlan, checked_files: Sequence[CheckedInstaller]) -> None:
         """Show what the container has, what was chosen for it, and every step."""
-        self._reporter.note(f"{plan.where}: {describe_facts(plan.facts)}")
+        self._reporter.note(f"{plan.host}: {describe_facts(plan.facts)}")
         versions = _versions(plan)
         if versions:
             self._reporter.note(f"chosen: {describe_versions(versions)}")
         if not self.result.dry_run:
             # The result of a dry run is this table, so it is printed as such.
-            rows = step_rows(_step_states(plan))
+            rows = step_rows(_setup_steps(plan))
             self._reporter.table(STEP_TITLES, rows)
-        for verdict in judged:
-            file = f"{verdict.file.path} (SHA-256 {verdict.file.sha256[:16]}…)"
-            if verdict.trust == "new":
+        for checked in checked_files:
+            file = f"{checked.file.path} (SHA-256 {checked.file.sha256[:16]}…)"
+            if checked.trust is Trust.NEW:
                 self._reporter.warn(
                     f"{file} has another checksum than the published file; if the installation succeeds, this"
                     " checksum is accepted from then on"
                 )
-            elif verdict.trust == "known":
+            elif checked.trust is Trust.PUBLISHED:
                 self._reporter.note(f"{file} is the published file")
 
-    def _execute(self, plan: Plan, judged: Sequence[Judged]) -> None:
+    def _execute(self, plan: SetupPlan, checked_files: Sequence[CheckedInstaller]) -> None:
         session, host = self._session, self._host
+        published_sources = []
+        for checked in checked_files:
+            if checked.trust is Trust.PUBLISHED:
+                published_sources.append(checked.file.name)
         with (
             hostlock.only_one(session.state_dir, host),
             self._reporter.working(f"setting up on {host.name}") as progress,
         ):
-            run = Run(plan, self._reporter, progress, self._connect)
+            run = SetupRun(plan, self._reporter, progress, self._connect_timeout)
             try:
-                provision.execute(
+                setuprun.run_plan(
                     session.transport,
                     host,
                     run,
                     pause=session.pause,
-                    known=[verdict.file.name for verdict in judged if verdict.trust == "known"],
+                    published_sources=published_sources,
                     actions={"renew_host_keys": lambda: self._renew_host_keys(run)},
                 )
             finally:
                 # An open connection has the environment variables of before.
                 session.transport.close(Target(host, "container"))
                 self.result = replace(
-                    self.result, changed=run.changed, steps=_step_states(plan, run)
+                    self.result, changed=run.has_changed_something, steps=_setup_steps(plan, run)
                 )
-        Memory(session.state_dir).keep([verdict.file for verdict in judged])
+        InstallerChecksums(session.state_dir).remember([checked.file for checked in checked_files])
         self._reporter.success(f"{host.name}: {_is_set_up(plan)}")
         self._report_use(plan)
 
-    def _renew_host_keys(self, run: Run) -> None:
+    def _renew_host_keys(self, run: SetupRun) -> None:
         """Make new host keys for the container, and replace the old ones in known_hosts."""
         session, host = self._session, self._host
         route = session.transport.route(Target(host, "container"))
@@ -317,43 +331,43 @@ class _Setup:
         new = fingerprint(change.new)
         self._reporter.note(f"  the host key of {host.name} in known_hosts: was {old}, is {new}")
 
-    def _report_use(self, plan: Plan) -> None:
+    def _report_use(self, plan: SetupPlan) -> None:
         for recipe_ in plan.recipes:
             if recipe_.use:
                 use = recipe_.use.format_map(plan.variables)
                 self._reporter.note(f"  {recipe_.name}, in the container: {use}")
-        if plan.choice.tensorflow:
-            self._reporter.note(f"to verify that it computes: apexgpu verify {self._host.name}")
+        if plan.versions.tensorflow:
+            self._reporter.note(f"to verify that it works: apexgpu verify {self._host.name}")
 
 
 STEP_TITLES = ("#", "RECIPE", "STATE", "WHAT")
 
 
-def step_rows(steps: Sequence[StepState]) -> list[tuple[str, ...]]:
+def step_rows(steps: Sequence[SetupStep]) -> list[tuple[str, ...]]:
     """The rows of a table of steps."""
     return [
         (str(number), step.recipe, step.state, step.title) for number, step in enumerate(steps, 1)
     ]
 
 
-def _step_states(plan: Plan, run: Run | None = None) -> list[StepState]:
+def _setup_steps(plan: SetupPlan, run: SetupRun | None = None) -> list[SetupStep]:
     """The steps as the plan has them, or as they are after a run."""
-    states = []
+    steps = []
     for number, planned in enumerate(plan.steps, 1):
         state = planned.state
         if run is not None:
             state = run.states.get(number, state)
-        # The run skips what another run has done meanwhile.
-        states.append(_step_state(planned, "done" if state == "skipped" else state))
-    return states
+        steps.append(_setup_step(planned, state))
+    return steps
 
 
-def _step_state(planned: Planned, state: str) -> StepState:
-    return StepState(planned.recipe.name, planned.step.name, planned.title, state)
+def _setup_step(planned: PlannedStep, state: StepState) -> SetupStep:
+    return SetupStep(planned.recipe.name, planned.step.name, planned.title, state)
 
 
-def _versions(plan: Plan) -> dict[str, str]:
-    return {name: version for name, version in asdict(plan.choice).items() if version}
+def _versions(plan: SetupPlan) -> dict[str, str]:
+    """The versions that were chosen, without those of parts that are not needed."""
+    return {name: version for name, version in asdict(plan.versions).items() if version}
 
 
 _VERSION_TITLES = {
@@ -378,8 +392,8 @@ def describe_versions(versions: dict[str, str]) -> str:
 def describe_facts(facts: Facts) -> str:
     """What a container has in one line."""
     counts: dict[str, int] = {}
-    for card in facts.cards:
-        counts[card.name] = counts.get(card.name, 0) + 1
+    for gpu in facts.gpus:
+        counts[gpu.name] = counts.get(gpu.name, 0) + 1
     gpus = ", ".join(f"{count} × {name}" for name, count in counts.items())
     pythons = ", ".join(python.version for python in facts.pythons)
     parts = [
@@ -393,7 +407,7 @@ def describe_facts(facts: Facts) -> str:
     return ", ".join(parts)
 
 
-def _is_set_up(plan: Plan) -> str:
+def _is_set_up(plan: SetupPlan) -> str:
     names = ", ".join(recipe.name for recipe in plan.recipes)
     return f"{names} {'is' if len(plan.recipes) == 1 else 'are'} set up"
 
@@ -403,33 +417,33 @@ def _is_set_up(plan: Plan) -> str:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found about one container: a finding for each link, and the verdict."""
+    """What was found about one container: a finding for each check, and the verdict."""
 
-    proof: Proof
+    checks: ComputeChecks
 
     def to_json(self) -> JsonObject:
         """Its keys in a row of `verify`; memory in bytes."""
-        gpu, python = self.proof.gpu, self.proof.python
+        gpu, python = self.checks.gpu, self.checks.python
         gpu_json = None
         if gpu is not None:
             gpu_json = {
                 "index": gpu.index,
                 "name": gpu.name,
-                "compute_capability": gpu.capability or None,
-                "pci_bus_id": gpu.bus or None,
-                "memory_total": gpu.total,
-                "memory_free": gpu.free,
+                "compute_capability": gpu.compute_capability or None,
+                "pci_bus_id": gpu.pci_bus_id or None,
+                "memory_total": gpu.memory_total,
+                "memory_free": gpu.memory_free,
             }
         python_json = None
         if python is not None:
             python_json = {"path": python.path, "version": python.version}
         return {
-            "verdict": self.proof.verdict,
-            "driver": self.proof.driver or None,
+            "verdict": self.checks.verdict,
+            "driver": self.checks.driver or None,
             "python": python_json,
             "tensorflow": python.tensorflow if python is not None else None,
             "gpu": gpu_json,
-            "checks": [finding_json(finding) for finding in self.proof.links],
+            "checks": [finding_json(finding) for finding in self.checks.findings],
         }
 
 
@@ -452,7 +466,7 @@ def verify(
     """
     hosts = session.hosts([pattern])
     # The laptop's shell may have expanded a `~` in the path.
-    wish = Wish(python, wait, str(Path.home()))
+    request = VerifyRequest(python, wait, str(Path.home()))
     what = hosts[0].name if len(hosts) == 1 else counted(len(hosts), "host")
     with (
         session.reporter.working(f"computing on {what}") as progress,
@@ -463,14 +477,14 @@ def verify(
             def show_line(line: str) -> None:
                 progress.update(line if len(hosts) == 1 else f"{host.name}: {line}")
 
-            proof = trial.prove(
+            checks = computetest.verify_container(
                 session.transport,
                 host,
-                wish,
-                connect=session.settings.timeout,
+                request,
+                connect_timeout=session.settings.timeout,
                 on_line=show_line,
             )
-            return Verification(proof)
+            return Verification(checks)
 
         outcomes = manyhosts.run(
             session, hosts, work, on_done=lambda outcome: rows.put(_with_error(outcome))
@@ -482,4 +496,4 @@ def _with_error(outcome: Outcome[Verification]) -> Outcome[Verification]:
     """The outcome with the error of what was found: a container that does not compute has failed."""
     if outcome.value is None:
         return outcome
-    return replace(outcome, error=outcome.value.proof.error)
+    return replace(outcome, error=outcome.value.checks.error)

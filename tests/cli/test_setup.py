@@ -236,13 +236,13 @@ class TestRefusals:
             (
                 ("tensorflow==1.12.3",),
                 6,
-                "1.12.3 computes with cuDNN 7.1 or a newer 7.x, and gpu2 has 7.0.5",
+                "1.12.3 works with cuDNN 7.1 or a newer 7.x, and gpu2 has 7.0.5",
             ),
-            (("tensorflow==1.13.1",), 6, "wants CUDA 10.0 or newer"),
+            (("tensorflow==1.13.1",), 6, "needs CUDA 10.0 or newer"),
             (("cuda==10.0",), 6, "needs driver 410.48"),
             (("cudnn==7.6.5",), 6, "no cuDNN 7.6.5"),
             (("tensorflwo",), 2, "did you mean tensorflow"),
-            (("cuda==x",), 2, "is no version"),
+            (("cuda==x",), 2, "is not a version"),
             ((), 2, "no recipe was named"),
         ],
     )
@@ -305,8 +305,8 @@ class TestTrouble:
         assert (row["ok"], row["changed"], states(row)) == (False, True, ["did", "failed"])
         assert row["error"] == {
             "code": "step_failed",
-            "message": "gpu2: the second part: did not work; it said: E: no space left on device",
-            "hint": "apexgpu setup gpu2 tool   (goes on with this step)",
+            "message": "gpu2: the second part: failed; last output: E: no space left on device",
+            "hint": "apexgpu setup gpu2 tool",
         }
         assert "  working on it\n" in product.err
         assert product("setup", "gpu2", "tool", "--yes") == 1
@@ -354,7 +354,7 @@ class TestTrouble:
         release.touch()
         thread.join(LIMIT)
         assert codes == [0], product.err
-        assert "the work goes on there, connecting again" in product.err
+        assert "the work continues in the container, reconnecting" in product.err
 
 
 class TestTerminal:

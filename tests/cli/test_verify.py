@@ -46,14 +46,14 @@ SHOWN = """\
 ok      driver         390.48
 note    CUDA           there is none in /usr/local
         hint:          apexgpu setup gpu2 cuda
-note    cuDNN          its header is nowhere
+note    cuDNN          no cudnn.h found
         hint:          apexgpu setup gpu2 cudnn
 ok      TensorFlow     2.10.0 (/home/alice/packages/tensorflow)
 ok      GPU            TITAN V, compute capability 7.0, pci bus id 0000:02:00.0, 11.8 GiB memory, 11.8 GiB free
 ok      convolution    all 72 numbers are right in 0.0 s
 ok      memory         took 0 B, and more only as needed
 ok      as a command   the same through `ssh gpu2 COMMAND`
-gpu2 computes.
+TensorFlow works on gpu2.
 """
 
 
@@ -71,8 +71,11 @@ def test_calls_the_python_by_the_name_that_was_found(product: Product) -> None:
 
 def test_several_hosts_have_a_row_each_and_3_means_that_some_hold(product: Product) -> None:
     assert product("verify", "gpu*") == 3
-    assert product.out.splitlines().count("gpu2 computes.") == 1
-    assert "error: gpu3 does not compute: no Python has TensorFlow\n" in product.err
+    assert product.out.splitlines().count("TensorFlow works on gpu2.") == 1
+    assert (
+        "error: TensorFlow does not work on gpu3: TensorFlow is not installed in any Python"
+        in product.err
+    )
     assert "error: the container on gpu4 is stopped\n hint: apexgpu up gpu4\n" in product.err
     rows = {one["host"]: one for one in product.json("verify", "gpu*")["hosts"]}
     assert {name: one["error"] and one["error"]["code"] for name, one in rows.items()} == {

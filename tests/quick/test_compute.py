@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apexgpu.recipes import trial
+from apexgpu.recipes import computetest
 
 # TensorFlow 2, as far as the program speaks to it; the numbers are worked out by plain Python.
 EAGER = """\
@@ -65,7 +65,7 @@ def packages(tmp_path: Path) -> Path:
 def told(packages: Path, **wish: Any) -> list[dict[str, Any]]:
     """What the program says, step by step."""
     done = subprocess.run(
-        [sys.executable, "-c", trial.program(), json.dumps(wish), "/as/it/was/called"],
+        [sys.executable, "-c", computetest.program(), json.dumps(wish), "/as/it/was/called"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -10,8 +10,8 @@ import pytest
 from apexgpu.errors import ApexError
 from apexgpu.models import Reply
 from apexgpu.recipes import facts
-from apexgpu.recipes.compatibility import Python
-from apexgpu.recipes.facts import Card, Facts
+from apexgpu.recipes.compatibility import PythonVersion
+from apexgpu.recipes.facts import Facts, FreeSpace, GpuModel
 
 SAID = """Welcome to Ubuntu
 apexgpu machine x86_64
@@ -37,44 +37,51 @@ apexgpu end
 
 
 def test_an_answer_is_read_whole() -> None:
-    assert facts.read(Reply(0, SAID), "gpu7") == Facts(
+    assert facts.read_facts(Reply(0, SAID), "gpu7") == Facts(
         machine="x86_64",
         home="/home/alice",
         system="Ubuntu 16.04.7 LTS",
         distribution=("ubuntu", "16.04"),
         driver="390.48",
-        cards=(Card("TITAN V", 12066), Card("GeForce GTX TITAN X", 0)),
+        gpus=(GpuModel("TITAN V", 12066), GpuModel("GeForce GTX TITAN X", 0)),
         cuda="9.0.176",
         cudnn="7.0.5",
         cudnn_library="7.0.5",
-        archives={"7.0.5": "/newNAS/Share/a b.tgz"},
-        pythons=(Python("2.7.12"), Python("3.5.2")),
-        free={"/usr/local": (77715, "64769"), "/home/my alice": (10, "77")},
+        cudnn_archives={"7.0.5": "/newNAS/Share/a b.tgz"},
+        pythons=(PythonVersion("2.7.12"), PythonVersion("3.5.2")),
+        free={
+            "/usr/local": FreeSpace(77715, "64769"),
+            "/home/my alice": FreeSpace(10, "77"),
+        },
     )
 
 
 def test_an_empty_container_has_nothing() -> None:
-    bare = facts.read(
+    bare = facts.read_facts(
         Reply(0, "apexgpu sudo no\napexgpu gpu_trouble there is no nvidia-smi\napexgpu end\n"),
         "gpu7",
     )
-    assert (bare.driver, bare.cards, bare.cuda, bare.cudnn) == (None, (), None, None)
+    assert (bare.driver, bare.gpus, bare.cuda, bare.cudnn) == (None, (), None, None)
     assert (bare.pythons, bare.sudo) == ((), False)
-    assert bare.have("gpu7").trouble == "there is no nvidia-smi"
+    assert bare.software("gpu7").gpu_trouble == "there is no nvidia-smi"
 
 
 def test_what_runs_there_is_told() -> None:
     assert (
-        facts.read(Reply(0, "apexgpu busy abc cuda tensorflow\napexgpu end\n"), "gpu7").busy
+        facts.read_facts(
+            Reply(0, "apexgpu busy abc cuda tensorflow\napexgpu end\n"), "gpu7"
+        ).running_setup
         == "abc cuda tensorflow"
     )
 
 
 def test_an_answer_that_was_cut_is_none() -> None:
     with pytest.raises(
-        ApexError, match="the container on gpu7 could not be looked at: sh: fork: no memory"
+        ApexError, match="cannot find out what the container on gpu7 has: sh: fork: no memory"
     ):
-        facts.read(Reply(2, SAID.replace("apexgpu end\n", ""), "sh: fork: no memory\n"), "gpu7")
+        facts.read_facts(
+            Reply(2, SAID.replace("apexgpu end\n", ""), "sh: fork: no memory\n"), "gpu7"
+        )
 
 
 NEEDED = "awk cat cut df env flock gzip head readlink sed sh stat tail tar timeout tr true uname"
@@ -102,13 +109,13 @@ class TestScript:
     def asked(self, place: Path) -> Facts:
         environment = {"PATH": str(place / "bin"), "HOME": str(place)}
         done = subprocess.run(
-            ["sh", "-c", facts.command(str(place / "installers"))],
+            ["sh", "-c", facts.facts_command(str(place / "installers"))],
             env=environment,
             capture_output=True,
             text=True,
             check=True,
         )
-        return facts.read(Reply(0, done.stdout, done.stderr), "gpu7")
+        return facts.read_facts(Reply(0, done.stdout, done.stderr), "gpu7")
 
     def test_cards_and_driver(self, place: Path) -> None:
         self.program(
@@ -117,16 +124,16 @@ class TestScript:
             "printf '384.111, Tesla P100, 16276\\n384.111, Tesla P100, 16276\\n'",
         )
         found = self.asked(place)
-        assert (found.driver, found.cards) == ("384.111", (Card("Tesla P100", 16276),) * 2)
+        assert (found.driver, found.gpus) == ("384.111", (GpuModel("Tesla P100", 16276),) * 2)
         assert found.home == str(place)
-        assert found.free["/"][0] > 0
+        assert found.free["/"].mebibytes > 0
 
     def test_an_old_nvidia_smi_that_does_not_know_every_field(self, place: Path) -> None:
         self.program(
             place, "nvidia-smi", 'case "$*" in *name*) exit 2 ;; esac; printf "381.09\\n381.09\\n"'
         )
         found = self.asked(place)
-        assert (found.driver, found.cards) == ("381.09", (Card("GPU", 0),) * 2)
+        assert (found.driver, found.gpus) == ("381.09", (GpuModel("GPU", 0),) * 2)
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -142,16 +149,19 @@ class TestScript:
     def test_an_nvidia_smi_that_cannot(self, place: Path, text: str, said: str) -> None:
         self.program(place, "nvidia-smi", text)
         found = self.asked(place)
-        assert (found.driver, said in found.trouble) == (None, True)
+        assert (found.driver, said in found.gpu_trouble) == (None, True)
 
     def test_no_nvidia_smi(self, place: Path) -> None:
-        assert self.asked(place).trouble == "there is no nvidia-smi"
+        assert self.asked(place).gpu_trouble == "there is no nvidia-smi"
 
     def test_pythons_of_every_kind_and_one_that_is_broken(self, place: Path) -> None:
         self.program(place, "python2.7", "echo '2.7.12 0'")
         self.program(place, "python3.5", "echo '3.5.2 1'")
         self.program(place, "python3.6", "exit 127")
-        assert self.asked(place).pythons == (Python("2.7.12", wide=False), Python("3.5.2"))
+        assert self.asked(place).pythons == (
+            PythonVersion("2.7.12", wide=False),
+            PythonVersion("3.5.2"),
+        )
 
     def test_archives_are_read_by_their_header_not_their_name(self, place: Path) -> None:
         for name, version in (
@@ -168,7 +178,7 @@ class TestScript:
                 tar.add(header, "cuda/include/cudnn.h")
         (place / "installers" / "cudnn-9.0-linux-x64-v7.4.tgz").write_bytes(b"no archive")
         (place / "installers" / "cudnn-10.0-linux-x64-v7.tgz").write_bytes(b"of another CUDA")
-        archives = self.asked(place).archives
+        archives = self.asked(place).cudnn_archives
         assert {version: Path(path).name for version, path in archives.items()} == {
             "7.1.4": "cudnn-9.0-linux-x64-v7.tgz",
             "7.0.5": "cudnn-9.0-linux-x64-v7.9.tgz",
@@ -181,13 +191,13 @@ class TestScript:
     def test_a_run_that_holds_the_lock_is_told_and_nothing_is_left_behind(
         self, place: Path
     ) -> None:
-        assert self.asked(place).busy is None
+        assert self.asked(place).running_setup is None
         assert not (place / ".cache").exists()
         notes = place / ".cache" / "apexgpu" / "setup"
         notes.mkdir(parents=True)
         (notes / "id").write_text("abc cuda\n")
         (notes / "lock").touch()
-        assert self.asked(place).busy is None
+        assert self.asked(place).running_setup is None
         holder = subprocess.Popen(
             ["flock", notes / "lock", "sh", "-c", "echo held; read x"],
             stdin=subprocess.PIPE,
@@ -196,5 +206,5 @@ class TestScript:
         with holder:
             assert holder.stdout is not None
             assert holder.stdout.readline() == b"held\n"
-            assert self.asked(place).busy == "abc cuda"
+            assert self.asked(place).running_setup == "abc cuda"
             holder.communicate(b"\n")

@@ -68,7 +68,7 @@ when = {{ GROWTH = "hook", TAG = ["py35", "py36"] }}
     assert found.sources == (Source("ARCHIVE", "/newNAS/tool-{CUDA}.tgz", (sha,)),)
     assert found.steps[0].when == {"GROWTH": ("hook",), "TAG": ("py35", "py36")}
     assert found.steps[0].disk == {"/usr/local": 20, "~": 3}
-    assert found.own
+    assert found.is_users_own
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ when = {{ GROWTH = "hook", TAG = ["py35", "py36"] }}
         ('summary = "a tool"', "summary = 3", "summary must be a text that is not empty"),
         ('summary = "a tool"', 'summary = "  "', "summary must be a text that is not empty"),
         ("", "needs = 'cuda'\n", "needs must be a list of texts"),
-        ("", "needs = ['nothing']\n", "needs there is no recipe nothing"),
-        ("", "choose = ['keras']\n", "choose names keras, and knows cuda, cudnn"),
+        ("", "needs = ['nothing']\n", "needs names nothing, and there is no recipe nothing"),
+        ("", "choose = ['keras']\n", "choose names keras, and may name cuda, cudnn"),
         ("", "files = ['../x']\n", "files names ../x, and may name files in files/"),
-        ("", "files = ['x.txt']\n", "x.txt is not there, or no text"),
+        ("", "files = ['x.txt']\n", "x.txt does not exist, or is not UTF-8 text"),
         ("", "constraints = '{NOTHING}.txt'\n", "constraints may name CUDA"),
         ("", "use = '{'\n", "use may name CUDA"),
         ('name = "one"', 'name = "One"', "steps[1].name must be lower-case"),
@@ -126,7 +126,7 @@ when = {{ GROWTH = "hook", TAG = ["py35", "py36"] }}
         (
             'do = "touch ~/tool"',
             'do = "x\\nEND_OF_APEXGPU_TEXT\\ny"',
-            "steps[1].do holds what no script may hold",
+            "steps[1].do contains a NUL character or END_OF_APEXGPU_TEXT",
         ),
         ("[[steps]]", "[steps]", "steps must be a list of tables"),
         (GOOD, "summary = 'x'", "steps is missing"),
@@ -145,7 +145,7 @@ when = {{ GROWTH = "hook", TAG = ["py35", "py36"] }}
         (
             "[[steps]]",
             "[[sources]]\nname='X'\npath='/x'\nsha256=['abc']\n[[steps]]",
-            "sources[1].sha256 must hold 64",
+            "sources[1].sha256 must contain 64",
         ),
         (
             "[[steps]]",
@@ -170,8 +170,8 @@ def test_a_mistake_is_named_by_file_and_key(tmp_path: Path, old: str, new: str, 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"\xff", "is not there, or no text"),
-        (b"x\nEND_OF_APEXGPU_TEXT\n", "holds what no script may hold"),
+        (b"\xff", "does not exist, or is not UTF-8 text"),
+        (b"x\nEND_OF_APEXGPU_TEXT\n", "which contains a NUL character or END_OF_APEXGPU_TEXT"),
     ],
 )
 def test_a_file_that_cannot_be_sent_is_named(tmp_path: Path, data: bytes, said: str) -> None:
@@ -199,9 +199,9 @@ def test_the_users_recipes_stand_beside_the_packages_and_take_their_place(tmp_pa
     written(tmp_path, GOOD)
     written(tmp_path, GOOD, "cuda.toml")
     found = recipe.load_all(tmp_path)
-    assert found["tool"].own
+    assert found["tool"].is_users_own
     assert found["cuda"].summary == "a tool"
-    assert not found["cudnn"].own
+    assert not found["cudnn"].is_users_own
 
 
 SHIPPED = recipe.load_all(Path("/nonexistent"))

@@ -1,15 +1,21 @@
 """What containers and TensorFlow say -> verdicts: recorded words of the real ones, and the chain that they make."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
 from apexgpu.nvidia.smi import MIB, Gpu, Report
-from apexgpu.recipes import causes, compatibility, evidence, groundwork, verification
-from apexgpu.recipes.evidence import Python, There
-from apexgpu.recipes.verification import Proof
+from apexgpu.recipes import causes, compatibility, computeoutput, filechecks, verification
+from apexgpu.recipes.checks import CHECKS, Check
+from apexgpu.recipes.computeoutput import (
+    ComputeRun,
+    InstalledSoftware,
+    PythonInstallation,
+)
+from apexgpu.recipes.verification import ComputeChecks
 
 # What is said, the link at which it ended, the exit status -> the link that is to blame, its verdict and code.
 WORDS: list[tuple[str, str, int, tuple[str, str, str]]] = [
@@ -183,7 +189,9 @@ WORDS: list[tuple[str, str, int, tuple[str, str, str]]] = [
 
 @pytest.mark.parametrize(("said", "check", "code", "wanted"), WORDS)
 def test_words_have_a_cause(said: str, check: str, code: int, wanted: tuple[str, str, str]) -> None:
-    found = causes.cause(said, check=check, code=code, version="1.10.1", host="gpu7")
+    found = causes.find_cause(
+        said, check=Check(check), exit_code=code, version="1.10.1", host="gpu7"
+    )
     assert (found.check, found.verdict, found.code) == wanted
     assert found.hint
     assert "{" not in found.fact + found.hint
@@ -194,7 +202,9 @@ def test_a_warning_about_memory_does_not_hide_what_is_broken() -> None:
         "I failed to allocate 11.50G (12348030976 bytes) from device: CUDA_ERROR_OUT_OF_MEMORY\n"
         "E Loaded runtime CuDNN library: 7.0.5 but source was compiled with: 7.1.4."
     )
-    found = causes.cause(said, check="convolution", code=0, version="1.12.0", host="gpu7")
+    found = causes.find_cause(
+        said, check=Check.CONVOLUTION, exit_code=0, version="1.12.0", host="gpu7"
+    )
     assert (found.verdict, found.fact) == (
         "problem",
         "cuDNN 7.0.5 is loaded, and TensorFlow 1.12.0 is built with 7.1.4",
@@ -206,7 +216,7 @@ def test_the_last_words_are_not_those_of_a_shell_without_a_terminal() -> None:
         "ValueError: this one\n\nbash: cannot set terminal process group (9): Inappropriate ioctl for device\n"
         "bash: no job control in this shell\n2018-04-29 11:01:33.1: I tensorflow/core/x.cc:1] all is well\n"
     )
-    assert causes.said(said) == "ValueError: this one"
+    assert causes.last_meaningful_line(said) == "ValueError: this one"
 
 
 LOOK = """\
@@ -224,12 +234,15 @@ apexgpu {broken
 
 
 def test_what_was_found_is_read() -> None:
-    found = evidence.there(LOOK)
+    found = computeoutput.read_software(LOOK)
     assert found.cudas == (("9.0.176", "/usr/local/cuda-9.0"), ("", "/usr/local/cuda-8.0"))
     assert found.cudnns == (("7.0.5", "/usr/local/cuda-9.0/include/cudnn.h"),)
     assert [one.tensorflow for one in found.pythons] == ["", "", "1.10.1", ""]
     assert found.pythons[2].path == "/home/alice/my env/bin/python"
-    assert (found.looked, evidence.there(LOOK + "apexgpu-looked\n").looked) == (False, True)
+    assert (
+        found.is_complete,
+        computeoutput.read_software(LOOK + "apexgpu-looked\n").is_complete,
+    ) == (False, True)
 
 
 def gpu(index: int = 0, free: int | None = 12000, mode: str = "Default") -> Gpu:
@@ -250,13 +263,13 @@ def begun(
     cuda: str = "9.0.176",
     cudnn: str = "7.0.5",
     gpus: tuple[Gpu, ...] = (gpu(),),
-) -> Proof:
-    found = There(
+) -> ComputeChecks:
+    found = InstalledSoftware(
         ((cuda, "/usr/local/cuda-9.0"),) if cuda else (),
         ((cudnn, "cudnn.h"),) if cudnn else (),
-        (Python("/p", "3.5.2", "tensorflow-gpu" if tensorflow else "", tensorflow),),
+        (PythonInstallation("/p", "3.5.2", "tensorflow-gpu" if tensorflow else "", tensorflow),),
     )
-    return verification.begin("gpu7", Report(driver, gpus), found)
+    return verification.check_files("gpu7", Report(driver, gpus), found)
 
 
 DRIVERS = [
@@ -275,8 +288,8 @@ DRIVERS = [
 def test_each_driver_of_the_table_is_judged_by_the_cuda_that_is_there(
     cuda: str, driver: str, verdict: str
 ) -> None:
-    proof = begun(driver=driver, tensorflow="", cuda=cuda)
-    link = proof.link("driver")
+    checks = begun(driver=driver, tensorflow="", cuda=cuda)
+    link = checks.finding(Check.DRIVER)
     assert link is not None
     assert link.verdict == verdict
 
@@ -294,21 +307,23 @@ def test_each_driver_of_the_table_is_judged_by_the_cuda_that_is_there(
 def test_the_driver_is_judged_by_the_cuda_that_tensorflow_wants(
     tensorflow: str, cuda: str, driver: str, verdict: str
 ) -> None:
-    link = begun(driver=driver, tensorflow=tensorflow, cuda=cuda).link("driver")
+    link = begun(driver=driver, tensorflow=tensorflow, cuda=cuda).finding(Check.DRIVER)
     assert link is not None
     assert link.verdict == verdict
 
 
-@pytest.mark.parametrize("wheel", compatibility.TENSORFLOW, ids=lambda wheel: str(wheel.version))
+@pytest.mark.parametrize(
+    "release", compatibility.TENSORFLOW, ids=lambda release: str(release.version)
+)
 @pytest.mark.parametrize("cudnn", ["7.0.5", "7.1.4", "7.2.1", "7.6.5", "6.0.21"])
 def test_a_cudnn_that_does_not_go_with_tensorflow_is_noted_and_ends_nothing(
-    wheel: compatibility.Wheel, cudnn: str
+    release: compatibility.TensorFlowRelease, cudnn: str
 ) -> None:
-    proof = begun(tensorflow=wheel.version, cudnn=cudnn)
-    link = proof.link("cudnn")
+    checks = begun(tensorflow=release.version, cudnn=cudnn)
+    link = checks.finding(Check.CUDNN)
     assert link is not None
-    assert link.verdict == ("ok" if wheel.takes(cudnn) else "note")
-    assert not proof.decided
+    assert link.verdict == ("ok" if release.accepts_cudnn(cudnn) else "note")
+    assert not checks.is_decided
 
 
 @pytest.mark.parametrize(
@@ -326,7 +341,7 @@ def test_a_cudnn_that_does_not_go_with_tensorflow_is_noted_and_ends_nothing(
 def test_the_gpu_with_most_free_memory_is_chosen(
     gpus: tuple[Gpu, ...], index: int | None, code: str | None
 ) -> None:
-    card, trouble = groundwork.choose(gpus, "gpu7")
+    card, trouble = filechecks.choose_gpu(gpus, "gpu7")
     assert (card.index if card else None, trouble.code if trouble else None) == (index, code)
 
 
@@ -343,32 +358,32 @@ STEPS: dict[str, dict[str, Any]] = {
 }
 
 
-def ran(words: str = "", code: int = 0, until: str = "memory", **changes: Any) -> evidence.Run:
+def ran(words: str = "", code: int = 0, until: str = "memory", **changes: Any) -> ComputeRun:
     names = [*STEPS][: [*STEPS].index(until) + 1]
     lines = [
         "apexgpu " + json.dumps({**STEPS[name], **changes.get(f"{name}_", {}), "step": name})
         for name in names
     ]
-    return evidence.run("\n".join([*lines, f"apexgpu-end {code}"]), words)
+    return computeoutput.read_run("\n".join([*lines, f"apexgpu-end {code}"]), words)
 
 
 def judged(
-    first: evidence.Run, second: evidence.Run | None = None, proof: Proof | None = None
-) -> Proof:
-    proof = verification.add(proof or begun(), first)
+    first: ComputeRun, second: ComputeRun | None = None, checks: ComputeChecks | None = None
+) -> ComputeChecks:
+    checks = verification.add_run(checks or begun(), first)
     if second is not None:
-        assert not proof.decided
-        proof = verification.again(proof, second)
-    return verification.finish(proof)
+        assert not checks.is_decided
+        checks = verification.add_command_run(checks, second)
+    return verification.complete(checks)
 
 
 def test_a_chain_that_holds_tells_what_the_guide_s_log_shows() -> None:
-    proof = judged(ran(), ran())
-    assert [one.check for one in proof.links] == list(verification.CHECKS)
-    assert {one.verdict for one in proof.links} == {"ok"}
-    assert (proof.verdict, proof.error) == ("works", None)
-    assert proof.gpu is not None
-    assert (proof.gpu.name, proof.gpu.capability, proof.gpu.bus) == (
+    checks = judged(ran(), ran())
+    assert [one.check for one in checks.findings] == list(CHECKS)
+    assert {one.verdict for one in checks.findings} == {"ok"}
+    assert (checks.verdict, checks.error) == ("works", None)
+    assert checks.gpu is not None
+    assert (checks.gpu.name, checks.gpu.compute_capability, checks.gpu.pci_bus_id) == (
         "TITAN V",
         "7.0",
         "0000:02:00.0",
@@ -379,7 +394,7 @@ MISSING = {
     "error": "ImportError",
     "said": "libcublas.so.9.0: cannot open shared object file: No such file",
 }
-RUNS: list[tuple[evidence.Run, evidence.Run | None, str, str, type[ApexError]]] = [
+RUNS: list[tuple[ComputeRun, ComputeRun | None, str, str, type[ApexError]]] = [
     (
         ran(until="import", import_={"with_cuda": False}),
         None,
@@ -426,16 +441,16 @@ RUNS: list[tuple[evidence.Run, evidence.Run | None, str, str, type[ApexError]]] 
 
 @pytest.mark.parametrize(("first", "second", "check", "code", "kind"), RUNS)
 def test_runs_are_judged(
-    first: evidence.Run, second: evidence.Run | None, check: str, code: str, kind: type[ApexError]
+    first: ComputeRun, second: ComputeRun | None, check: str, code: str, kind: type[ApexError]
 ) -> None:
-    proof = judged(first, second)
-    error = proof.error
+    checks = judged(first, second)
+    error = checks.error
     assert error is not None
     assert (type(error), error.code) == (kind, code)
-    assert error.message.startswith("gpu7 ")
-    bad = [one.check for one in proof.links if one.verdict in {"problem", "busy", "slow"}]
+    assert re.match(r"(TensorFlow (works|does not work) on )?gpu7\b", error.message)
+    bad = [one.check for one in checks.findings if one.verdict in {"problem", "busy", "slow"}]
     assert bad == [check]
-    assert [one.check for one in proof.links] == list(verification.CHECKS)
+    assert [one.check for one in checks.findings] == list(CHECKS)
 
 
 def test_a_cudnn_of_conda_s_own_makes_the_note_good() -> None:
@@ -445,9 +460,9 @@ def test_a_cudnn_of_conda_s_own_makes_the_note_good() -> None:
             "cudart": {"path": "/c/libcudart.so.9.0", "version": 9000},
         }
     }
-    proof = judged(ran(convolution_=loaded), ran(), begun(tensorflow="1.12.3", cuda="", cudnn=""))
-    assert proof.error is None
-    facts = {one.check: one.fact for one in proof.links}
+    checks = judged(ran(convolution_=loaded), ran(), begun(tensorflow="1.12.3", cuda="", cudnn=""))
+    assert checks.error is None
+    facts = {one.check: one.fact for one in checks.findings}
     assert (facts["cudnn"], facts["cuda"]) == (
         "7.6.5 (/c/libcudnn.so.7.6.5)",
         "9.0 (/c/libcudart.so.9.0)",
@@ -458,9 +473,9 @@ def test_a_convolution_that_fails_without_a_word_is_put_down_to_the_cudnn_that_d
     None
 ):
     said = {"error": "UnknownError", "said": "Failed to get convolution algorithm"}
-    proof = judged(ran(until="convolution", convolution_=said), proof=begun(tensorflow="1.12.3"))
-    assert proof.error is not None
-    assert proof.error.code == "cudnn_mismatch"
+    checks = judged(ran(until="convolution", convolution_=said), checks=begun(tensorflow="1.12.3"))
+    assert checks.error is not None
+    assert checks.error.code == "cudnn_mismatch"
 
 
 def test_memory_that_others_took_meanwhile_is_not_laid_to_the_session() -> None:
@@ -469,12 +484,12 @@ def test_memory_that_others_took_meanwhile_is_not_laid_to_the_session() -> None:
     )
     told = steps.replace(f'"after": {500 * MIB}', f'"after": {9000 * MIB}')
     assert told != steps
-    others = evidence.run(
+    others = computeoutput.read_run(
         f"{told}\napexgpu-left 1, 0\napexgpu-left 0, 8600\napexgpu-left 0, N/A\napexgpu-end 0", ""
     )
-    assert others.left == {0: 8600 * MIB, 1: 0}
-    ours = evidence.run(f"{told}\napexgpu-left 0, 70\napexgpu-end 0", "")
-    facts = {one.check: one for one in judged(others, others).links}
+    assert others.memory_left == {0: 8600 * MIB, 1: 0}
+    ours = computeoutput.read_run(f"{told}\napexgpu-left 0, 70\napexgpu-end 0", "")
+    facts = {one.check: one for one in judged(others, others).findings}
     assert (facts["memory"].verdict, facts["memory"].fact) == (
         "ok",
         "took 400.0 MiB, and more only as needed",
@@ -483,8 +498,12 @@ def test_memory_that_others_took_meanwhile_is_not_laid_to_the_session() -> None:
 
 
 def test_nvcc_that_a_command_does_not_find_is_a_note() -> None:
-    proof = judged(ran(), ran(python_={"nvcc": None}))
-    assert (proof.error, proof.links[-1].verdict, proof.links[-1].code) == (None, "note", "no_path")
+    checks = judged(ran(), ran(python_={"nvcc": None}))
+    assert (checks.error, checks.findings[-1].verdict, checks.findings[-1].code) == (
+        None,
+        "note",
+        "no_path",
+    )
 
 
 @pytest.mark.parametrize(
@@ -500,4 +519,5 @@ def test_nvcc_that_a_command_does_not_find_is_a_note() -> None:
     ],
 )
 def test_a_library_s_number_is_read(number: int, name: str, text: str) -> None:
-    assert verification._number(number, name) == text
+    read = verification.cudnn_version if name == "cudnn" else verification.cuda_version
+    assert read(number) == text

@@ -78,6 +78,6 @@ def test_the_keys_in_it(link: Transport, server: openssh.OpenSSH, tmp_path: Path
 
 
 def test_its_gpus_and_its_software(link: Transport, server: openssh.OpenSSH) -> None:
-    assert facts.survey(link, server.host).machine
+    assert facts.query_facts(link, server.host).machine
     with pytest.raises(Exception, match="nvidia-smi"):
         query.look(link, server.host, connect=10)

@@ -209,7 +209,7 @@ def test_an_installer_that_was_killed_half_way_is_run_again(own: Root, laptop: L
     ):
         if pid != own.pid and Path(f"/proc/{pid}").exists():
             os.kill(pid, signal.SIGKILL)
-    assert child.wait(60) == 0  # it connects again, and goes on by itself
+    assert child.wait(60) == 0  # it reconnects and resumes by itself
     said = set_up(laptop, own, "cuda")
     assert said.code == 0, said.err
     assert (own.path / CUDA / "lib64/libcudart.so.9.0").exists()

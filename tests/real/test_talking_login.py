@@ -43,7 +43,7 @@ def test_the_uptime_is_the_containers_own(link: Transport, talking: Root) -> Non
 
 
 def test_the_first_thing_that_is_told_is_not_lost(link: Transport, talking: Root) -> None:
-    assert facts.survey(link, talking.host).machine == "x86_64"
+    assert facts.query_facts(link, talking.host).machine == "x86_64"
 
 
 def test_a_server_is_asked_for_and_its_answer_is_understood(laptop: Laptop, talking: Root) -> None:

@@ -1,7 +1,7 @@
-"""What goes with what in a container: driver, CUDA, cuDNN, TensorFlow, PyTorch, Python, pip. Pure: tables and choices.
+"""Which versions of driver, CUDA, cuDNN, TensorFlow, PyTorch, Python and pip are compatible: tables, choices. Pure.
 
-M = measured on the published wheels' own binaries or metadata; D = NVIDIA's release notes (RN-06722-001, table 1) or
-the project's documentation.
+M = measured on the published wheels' own binaries or metadata; D = NVIDIA's release notes
+(RN-06722-001, table 1) or the project's documentation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,9 @@ from apexgpu.errors import RefusedError, UsageError
 CUDA = "9.0"
 """The toolkit whose installer the lab has."""
 
+INSTALLERS = "/newNAS/Share/GPU_Server"
+"""The directory with the installers, as containers see the NAS."""
+
 DRIVERS: Mapping[str, str] = {
     "8.0": "375.26",
     "9.0": "384.81",
@@ -19,56 +22,65 @@ DRIVERS: Mapping[str, str] = {
     "9.2": "396.26",
     "10.0": "410.48",
 }
-"""CUDA -> the Linux driver that it needs at least (D)."""
+"""CUDA -> the oldest Linux driver that supports it (D)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wheel:
-    """A release of tensorflow-gpu: what it is built with, which cuDNN it takes, whether it knows the growth variable.
+class TensorFlowRelease:
+    """A release of tensorflow-gpu, and the cuDNN versions that it works with (M).
 
-    It takes cuDNN from `least` on, `x.y` the same or newer within 7; `only` means no other `x.y` (M).
+    `built_with_cudnn` is the version it was compiled with. It accepts `oldest_cudnn` (`x.y`) and
+    newer ones with the same first number; with `only_oldest_cudnn`, no other `x.y`.
+    `reads_growth_variable` is whether it reads TF_FORCE_GPU_ALLOW_GROWTH.
     """
 
     version: str
     cuda: str
-    built: str
-    least: str
-    only: bool
-    growth: bool
+    built_with_cudnn: str
+    oldest_cudnn: str
+    only_oldest_cudnn: bool
+    reads_growth_variable: bool
 
-    def takes(self, cudnn: str) -> bool:
-        """Whether it computes with this cuDNN."""
-        have, least = numbers(cudnn)[:2], numbers(self.least)[:2]
-        return have == least if self.only else have[0] == least[0] and have >= least
+    def accepts_cudnn(self, cudnn: str) -> bool:
+        """Whether this release computes with that version of cuDNN."""
+        version = version_numbers(cudnn)[:2]
+        oldest = version_numbers(self.oldest_cudnn)[:2]
+        if self.only_oldest_cudnn:
+            return version == oldest
+        return version[0] == oldest[0] and version >= oldest
 
-    @property
-    def wants(self) -> str:
-        """The cuDNN it takes, in words."""
-        return (
-            f"{self.least}.x only"
-            if self.only
-            else f"{self.least} or a newer {self.least.split('.')[0]}.x"
-        )
+    def describe_cudnn(self) -> str:
+        """The versions of cuDNN that it accepts, for a sentence."""
+        if self.only_oldest_cudnn:
+            return f"{self.oldest_cudnn}.x only"
+        major = self.oldest_cudnn.split(".")[0]
+        return f"{self.oldest_cudnn} or a newer {major}.x"
+
+
+def _release(
+    version: str, built_with: str, oldest: str, *, only_oldest: bool = False, variable: bool = False
+) -> TensorFlowRelease:
+    return TensorFlowRelease(version, CUDA, built_with, oldest, only_oldest, variable)
 
 
 TENSORFLOW = (
-    Wheel("1.5.0", "9.0", "7.0.4", "7.0", only=True, growth=False),
-    Wheel("1.6.0", "9.0", "7.0.4", "7.0", only=True, growth=False),
-    Wheel("1.7.1", "9.0", "7.0.5", "7.0", only=True, growth=False),
-    Wheel("1.8.0", "9.0", "7.0.5", "7.0", only=False, growth=False),
-    Wheel("1.9.0", "9.0", "7.0.5", "7.0", only=False, growth=False),
-    Wheel("1.10.1", "9.0", "7.0.5", "7.0", only=False, growth=False),
-    Wheel("1.11.0", "9.0", "7.2.1", "7.2", only=False, growth=False),
-    Wheel("1.12.0", "9.0", "7.1.4", "7.1", only=False, growth=True),
-    Wheel("1.12.3", "9.0", "7.1.4", "7.1", only=False, growth=True),
+    _release("1.5.0", "7.0.4", "7.0", only_oldest=True),
+    _release("1.6.0", "7.0.4", "7.0", only_oldest=True),
+    _release("1.7.1", "7.0.5", "7.0", only_oldest=True),
+    _release("1.8.0", "7.0.5", "7.0"),
+    _release("1.9.0", "7.0.5", "7.0"),
+    _release("1.10.1", "7.0.5", "7.0"),
+    _release("1.11.0", "7.2.1", "7.2"),
+    _release("1.12.0", "7.1.4", "7.1", variable=True),
+    _release("1.12.3", "7.1.4", "7.1", variable=True),
 )
-"""Oldest first."""
+"""The releases for the lab's CUDA, oldest first."""
 
 OTHER_CUDA: Mapping[str, str] = {"1.13.1": "10.0"}
-"""TensorFlow releases that the lab's CUDA cannot serve -> the CUDA that they want (M)."""
+"""The first TensorFlow release that needs another CUDA than the lab's -> that CUDA (M)."""
 
 PYTORCH = "1.1.0"
-"""The last build for CUDA 9.0, which it brings along (D)."""
+"""The last build for CUDA 9.0, which the wheel contains (D)."""
 
 PYTHONS = ("2.7", "3.5", "3.6")
 """Pythons that TensorFlow 1.5 ... 1.12.3 and PyTorch 1.1.0 have wheels for: cp27mu, cp35m, cp36m (M)."""
@@ -87,12 +99,15 @@ SYSTEM_PYTHONS: Mapping[tuple[str, str], Sequence[str]] = {
     ("debian", "12"): ("3.11",),
     ("debian", "13"): ("3.13",),
 }
-"""What apt installs where there is no Python: newest first."""
+"""(distribution, release) -> the Pythons that apt installs, newest first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Python:
-    """A Python in a container. `wide`: whether its unicode is UCS-4, as the cp27mu wheels need."""
+class PythonVersion:
+    """A Python in a container.
+
+    `wide`: its unicode is UCS-4, which the wheels for Python 2 (cp27mu) need.
+    """
 
     version: str
     wide: bool = True
@@ -104,22 +119,30 @@ class Python:
 
 
 @dataclass(frozen=True, slots=True)
-class Have:
-    """What is there, as far as choices depend on it. `archives` are cuDNN versions that could be installed."""
+class ContainerSoftware:
+    """What a container has, as far as choices depend on it.
 
-    where: str
+    `driver` is None if the container shows no GPU; `gpu_trouble` is what nvidia-smi said then.
+    `cudnn_archives` are the versions of cuDNN that can be installed from the NAS.
+    """
+
+    host: str
     machine: str = "x86_64"
     distribution: tuple[str, str] = ("ubuntu", "16.04")
     driver: str | None = None
-    trouble: str = ""
-    pythons: Sequence[Python] = ()
+    gpu_trouble: str = ""
+    pythons: Sequence[PythonVersion] = ()
     cudnn: str | None = None
-    archives: Sequence[str] = ()
+    cudnn_archives: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is wanted: parts (`cuda`, `cudnn`, `tensorflow`, `pytorch`, `python3`), versions of some, Python 2 or 3."""
+class VersionRequest:
+    """The parts to choose versions for (`cuda`, `cudnn`, `tensorflow`, `pytorch`, `python3`).
+
+    `versions` are those that the user named. `python` (2 or 3) is the Python of TensorFlow and
+    PyTorch.
+    """
 
     parts: frozenset[str]
     versions: Mapping[str, str]
@@ -127,8 +150,12 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """Versions that go together; empty where nothing was to be chosen. `growth`: `variable`, `hook` or empty."""
+class ChosenVersions:
+    """Versions that are compatible; empty for a part that was not requested.
+
+    `python` is for TensorFlow and PyTorch, `python3` for tools. `growth` is how TensorFlow is told
+    to take GPU memory only as needed: by a `variable`, or by a `hook` in its Python.
+    """
 
     cuda: str = ""
     cudnn: str = ""
@@ -139,215 +166,291 @@ class Choice:
     growth: str = ""
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """A version to compare: the numbers of its dotted parts, as far as they are numbers."""
-    found = []
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a dotted version, for comparisons; it ends at the first part that is not a number."""
+    numbers = []
     for part in version.split("."):
         if not part.isdecimal():
             break
-        found.append(int(part))
-    return tuple(found)
+        numbers.append(int(part))
+    return tuple(numbers)
 
 
-def choose(have: Have, wish: Wish) -> Choice:
-    """Versions for all wanted parts; RefusedError with the reason and the ways out when none go together."""
-    _known(wish)
-    computing = wish.parts & {"cuda", "cudnn", "tensorflow", "pytorch"}
-    if computing:
-        _check_machine(have)
-        _check_driver(have, CUDA)
-    wheel = _tensorflow(have, wish) if "tensorflow" in wish.parts else None
-    cudnn = ""
-    if wish.parts & {"cudnn", "tensorflow"}:
-        cudnn = _cudnn(have, wish, wheel)
-        wheel = _newest(have, cudnn) if "tensorflow" in wish.parts and wheel is None else wheel
-    return Choice(
-        cuda=CUDA if wish.parts & {"cuda", "cudnn", "tensorflow"} else "",
-        cudnn=cudnn,
-        tensorflow=wheel.version if wheel else "",
-        pytorch=PYTORCH if "pytorch" in wish.parts else "",
-        python=_python(have, wish.python) if wish.parts & {"tensorflow", "pytorch"} else "",
-        python3=_any_python(have) if "python3" in wish.parts else "",
-        growth=("variable" if wheel.growth else "hook") if wheel else "",
-    )
+def choose_versions(software: ContainerSoftware, request: VersionRequest) -> ChosenVersions:
+    """Choose compatible versions for all requested parts.
+
+    RefusedError with the reason and a way out if there are none; UsageError for a version of a part
+    that has none.
+    """
+    _check_requested_versions(software, request)
+    parts = request.parts
+    needs_gpu = parts & {"cuda", "cudnn", "tensorflow", "pytorch"}
+    needs_cuda = parts & {"cuda", "cudnn", "tensorflow"}
+    if needs_gpu:
+        _check_machine(software)
+        _check_driver(software)
+    cuda = CUDA if needs_cuda else ""
+    cudnn = tensorflow = growth = ""
+    if "tensorflow" in parts:
+        release, cudnn = _choose_tensorflow(software, request)
+        tensorflow = release.version
+        growth = "variable" if release.reads_growth_variable else "hook"
+    elif "cudnn" in parts:
+        cudnn = _choose_cudnn(software, request, None)
+    python = python3 = ""
+    if parts & {"tensorflow", "pytorch"}:
+        python = _choose_python(software, request)
+    if "python3" in parts:
+        python3 = _choose_python_for_tools(software)
+    pytorch = PYTORCH if "pytorch" in parts else ""
+    return ChosenVersions(cuda, cudnn, tensorflow, pytorch, python, python3, growth)
 
 
-def _known(wish: Wish) -> None:
-    """Wanted versions that are nobody's."""
-    for part, version in wish.versions.items():
+def _check_requested_versions(software: ContainerSoftware, request: VersionRequest) -> None:
+    """Refuse versions that no container can have."""
+    for part, version in request.versions.items():
         if part == "cuda" and version != CUDA:
-            needs = f", and needs driver {DRIVERS[version]} or newer" if version in DRIVERS else ""
-            message = (
-                f"CUDA {version} is not what the lab has an installer of{needs}: that is {CUDA}"
-            )
-            raise RefusedError(
-                message, hint=f"leave the version out, or write cuda=={CUDA}", code="no_version"
-            )
+            needs = ""
+            if version in DRIVERS:
+                needs = f" (which needs driver {DRIVERS[version]} or newer)"
+            message = f"the lab has no installer of CUDA {version}{needs}, only of CUDA {CUDA}"
+            hint = f"apexgpu setup {software.host} cuda=={CUDA}"
+            raise RefusedError(message, hint=hint, code="no_version")
         if part == "pytorch" and not _matches(PYTORCH, version):
-            message = f"PyTorch {version} cannot be had for CUDA {CUDA}: {PYTORCH} is the last build for it"
-            raise RefusedError(
-                message,
-                hint=f"leave the version out, or write pytorch=={PYTORCH}",
-                code="no_version",
+            message = (
+                f"there is no PyTorch {version} for CUDA {CUDA}: the last build for it is {PYTORCH}"
             )
+            hint = f"apexgpu setup {software.host} pytorch=={PYTORCH}"
+            raise RefusedError(message, hint=hint, code="no_version")
         if part not in {"cuda", "cudnn", "tensorflow", "pytorch"}:
             message = f"there are no versions of {part} to choose from"
-            raise UsageError(message, hint=f"write {part} alone")
+            raise UsageError(message, hint=f"apexgpu setup {software.host} {part}")
 
 
-def _matches(version: str, wanted: str) -> bool:
-    return version == wanted or version.startswith(f"{wanted}.")
+def _matches(version: str, requested: str) -> bool:
+    """Whether `version` is the requested one, or begins with it: 1.12.3 matches 1.12."""
+    return version == requested or version.startswith(f"{requested}.")
 
 
-def _check_machine(have: Have) -> None:
-    if have.machine != "x86_64":
+def _check_machine(software: ContainerSoftware) -> None:
+    if software.machine != "x86_64":
         message = (
-            f"{have.where} is a {have.machine} machine, and CUDA {CUDA} is there for x86_64 only"
+            f"{software.host} is a {software.machine} machine, and the lab's CUDA {CUDA} is for x86_64 only;"
+            " use another host"
         )
-        raise RefusedError(message, hint="take another host: apexgpu gpus", code="machine")
+        raise RefusedError(message, hint="apexgpu gpus", code="machine")
 
 
-def _check_driver(have: Have, cuda: str) -> None:
-    least = DRIVERS[cuda]
-    if have.driver is None:
-        why = f": {have.trouble}" if have.trouble else ""
-        message = f"{have.where} shows no GPU with a driver to its container{why}"
-        hint = (
-            f"apexgpu down {have.where} && apexgpu up {have.where}   (a start may mend the driver; else take "
-            "another host: apexgpu gpus, or ask the administrators)"
+def _check_driver(software: ContainerSoftware) -> None:
+    """Refuse a driver that is missing, or too old for the lab's CUDA."""
+    host, driver = software.host, software.driver
+    if driver is None:
+        reason = f": {software.gpu_trouble}" if software.gpu_trouble else ""
+        message = (
+            f"the container on {host} has no GPU with a driver{reason}; restart the container, and if that does"
+            " not help, use another host"
         )
+        hint = f"apexgpu down {host} && apexgpu up {host}"
         raise RefusedError(message, hint=hint, code="no_driver")
-    if numbers(have.driver) < numbers(least):
-        fitting = [
-            one for one, driver in DRIVERS.items() if numbers(have.driver) >= numbers(driver)
-        ]
-        upto = f"; this one is good for CUDA {fitting[-1]}" if fitting else ""
-        message = (
-            f"{have.where} has driver {have.driver}, and CUDA {cuda} needs {least} or newer{upto}"
-        )
-        hint = f"take a host with driver {least} or newer: apexgpu gpus; or ask the administrators to update this one"
-        raise RefusedError(message, hint=hint, code="driver_too_old")
+    oldest = DRIVERS[CUDA]
+    if version_numbers(driver) >= version_numbers(oldest):
+        return
+    supported = ""
+    for cuda, oldest_driver in DRIVERS.items():
+        if version_numbers(driver) >= version_numbers(oldest_driver):
+            supported = cuda
+    message = f"{host} has driver {driver}, and CUDA {CUDA} needs {oldest} or newer"
+    if supported:
+        message += f" (this one supports CUDA {supported})"
+    message += "; use another host, or ask the administrators to update the driver"
+    raise RefusedError(message, hint="apexgpu gpus", code="driver_too_old")
 
 
-def _tensorflow(have: Have, wish: Wish) -> Wheel | None:
-    """The wanted release; None when any will do."""
-    wanted = wish.versions.get("tensorflow")
-    if wanted is None:
-        return None
-    found = [one for one in TENSORFLOW if _matches(one.version, wanted)]
-    if found:
-        return found[-1]
-    other = next(
-        (cuda for version, cuda in OTHER_CUDA.items() if numbers(wanted) >= numbers(version)), None
-    )
-    names = ", ".join(one.version for one in TENSORFLOW)
-    if other:
-        needs = f"CUDA {other} or newer (driver {DRIVERS[other]})"
-        message = f"TensorFlow {wanted} wants {needs}, and the lab has CUDA {CUDA}"
-    else:
-        message = f"TensorFlow {wanted} is none that goes with CUDA {CUDA}"
+def _choose_tensorflow(
+    software: ContainerSoftware, request: VersionRequest
+) -> tuple[TensorFlowRelease, str]:
+    """The release of TensorFlow and the version of cuDNN: the requested release, else the newest for the cuDNN."""
+    requested = request.versions.get("tensorflow")
+    if requested is not None:
+        release = _find_release(software, requested)
+        return release, _choose_cudnn(software, request, release)
+    cudnn = _choose_cudnn(software, request, None)
+    releases = releases_for(cudnn)
+    if not releases:
+        raise _incompatible_cudnn(software, TENSORFLOW[-1], cudnn)
+    return releases[-1], cudnn
+
+
+def releases_for(cudnn: str) -> list[TensorFlowRelease]:
+    """The releases of TensorFlow that compute with a version of cuDNN, oldest first."""
+    return [release for release in TENSORFLOW if release.accepts_cudnn(cudnn)]
+
+
+def _find_release(software: ContainerSoftware, requested: str) -> TensorFlowRelease:
+    """The newest release that matches the requested version."""
+    for release in reversed(TENSORFLOW):
+        if _matches(release.version, requested):
+            return release
+    available = ", ".join(release.version for release in TENSORFLOW)
+    message = f"there is no TensorFlow {requested} for CUDA {CUDA}"
+    for first, cuda in OTHER_CUDA.items():
+        if version_numbers(requested) >= version_numbers(first):
+            message = (
+                f"TensorFlow {requested} needs CUDA {cuda} or newer (driver {DRIVERS[cuda]}), and the lab has CUDA"
+                f" {CUDA}"
+            )
+            break
     raise RefusedError(
-        message,
-        hint=f"apexgpu setup {have.where} tensorflow   (or tensorflow==VERSION of: {names})",
+        f"{message}; the versions for it are {available}",
+        hint=f"apexgpu setup {software.host} tensorflow",
         code="no_version",
     )
 
 
-def _cudnn(have: Have, wish: Wish, wheel: Wheel | None) -> str:
-    """The cuDNN that is to be there in the end: the wanted one, the one that is there, the newest that fits."""
-    wanted = wish.versions.get("cudnn")
-    offered = sorted(
-        {*have.archives, *([have.cudnn] if have.cudnn else [])}, key=numbers, reverse=True
-    )
-    listed = ", ".join(offered) or "none"
-    if wanted is not None:
-        offered = [one for one in offered if _matches(one, wanted)]
-        if not offered:
-            message = f"{have.where} has no cuDNN {wanted} for CUDA {CUDA}, nor has the NAS; there is: {listed}"
-            hint = f"take one of these, or ask the administrators for cudnn-{CUDA}-linux-x64-v{wanted}.tgz on the NAS"
-            raise RefusedError(message, hint=hint, code="no_cudnn")
-    elif have.cudnn:
-        offered = [have.cudnn]
-    usable = [one for one in offered if wheel is None or wheel.takes(one)]
-    if not usable and wheel is not None and offered:
-        raise _cudnn_unfit(have, wheel, offered[0])
-    if not usable:
-        message = f"{have.where} has no cuDNN, and its NAS has no archive of one for CUDA {CUDA}"
-        hint = f"ask the administrators to put cudnn-{CUDA}-linux-x64-v7.tgz into /newNAS/Share/GPU_Server"
-        raise RefusedError(message, hint=hint, code="no_cudnn")
-    return usable[0]
-
-
-def _cudnn_unfit(have: Have, wheel: Wheel, cudnn: str) -> RefusedError:
-    message = f"TensorFlow {wheel.version} computes with cuDNN {wheel.wants}, and {have.where} has {cudnn}"
-    ways = [
-        f"apexgpu setup {have.where} cudnn=={one} tensorflow=={wheel.version}"
-        for one in have.archives
-        if one != cudnn and wheel.takes(one)
-    ][:1]
-    fitting = [one.version for one in TENSORFLOW if one.takes(cudnn)]
-    if fitting:
-        ways.append(
-            f"apexgpu setup {have.where} tensorflow=={fitting[-1]}   (the newest for cuDNN {cudnn})"
-        )
-    elif not ways:
-        pairs = [
-            (archive, one) for one in TENSORFLOW for archive in have.archives if one.takes(archive)
-        ]
-        ways += [
-            f"apexgpu setup {have.where} cudnn=={archive} tensorflow=={one.version}"
-            for archive, one in pairs[-1:]
-        ]
-    ways = ways or [f"ask the administrators for the archive of a cuDNN {wheel.wants}"]
-    return RefusedError(message, hint="; or: ".join(ways), code="cudnn")
-
-
-def _newest(have: Have, cudnn: str) -> Wheel:
-    fitting = [one for one in TENSORFLOW if one.takes(cudnn)]
-    if not fitting:
-        raise _cudnn_unfit(have, TENSORFLOW[-1], cudnn)
-    return fitting[-1]
-
-
-def _python(have: Have, major: int) -> str:
-    """The newest Python of `major` that has wheels: one that is there, else what apt would install."""
-    there = [one for one in have.pythons if one.short in PYTHONS and (one.wide or major == 3)]
-    by_apt = [one for one in SYSTEM_PYTHONS.get(have.distribution, ()) if one in PYTHONS]
-    for offered in ([one.short for one in there], by_apt):
-        fitting = sorted((one for one in offered if one.startswith(f"{major}.")), key=numbers)
-        if fitting:
-            return fitting[-1]
-    found = (
-        ", ".join(one.version for one in have.pythons if one.version.startswith(f"{major}."))
-        or "none"
-    )
-    narrow = " with wide unicode (cp27mu)" if major == 2 else ""
-    listed = " or ".join(one for one in PYTHONS if one.startswith(f"{major}."))
+def _choose_cudnn(
+    software: ContainerSoftware, request: VersionRequest, release: TensorFlowRelease | None
+) -> str:
+    """The cuDNN that the container will have: the requested one, else its own, else the newest that fits `release`."""
+    host, requested = software.host, request.versions.get("cudnn")
+    versions = set(software.cudnn_archives)
+    if software.cudnn:
+        versions.add(software.cudnn)
+    available = sorted(versions, key=version_numbers, reverse=True)
+    candidates = available
+    if requested is not None:
+        candidates = [version for version in available if _matches(version, requested)]
+        if not candidates:
+            listed = ", ".join(available) or "none"
+            message = (
+                f"{host} has no cuDNN {requested} for CUDA {CUDA}, and the NAS has none; there is: {listed};"
+                f" administrators can put {_archive_name(requested)} into {INSTALLERS}"
+            )
+            raise RefusedError(message, hint=f"apexgpu setup {host} cudnn", code="no_cudnn")
+    elif software.cudnn:
+        # A cuDNN that is installed is replaced only if the user names another version.
+        candidates = [software.cudnn]
+    for version in candidates:
+        if release is None or release.accepts_cudnn(version):
+            return version
+    if release is not None and candidates:
+        raise _incompatible_cudnn(software, release, candidates[0])
     message = (
-        f"{have.where} has no Python {listed}{narrow}, which the wheels are for; there is: {found}"
+        f"{host} has no cuDNN, and its NAS has no archive of one for CUDA {CUDA}; administrators can put"
+        f" {_archive_name('7')} into {INSTALLERS}"
     )
-    other = 2 if major == 3 else 3
-    ways = []
-    if any(one.short in PYTHONS and one.short.startswith(f"{other}.") for one in have.pythons):
-        ways.append(f"the same with --python {other}")
-    ways.append(
-        f"a container of Ubuntu 16.04 or 18.04: apexgpu rebuild {have.where}   (it deletes your files there)"
-    )
-    raise RefusedError(message, hint="; or: ".join(ways), code="no_python")
+    raise RefusedError(message, hint=_list_installers(host), code="no_cudnn")
 
 
-def _any_python(have: Have) -> str:
-    """The Python 3 for tools that have no wheels of their own: the system's, which apt has packages for."""
-    system = [one for one in SYSTEM_PYTHONS.get(have.distribution, ()) if one.startswith("3.")]
-    there = sorted(
-        (one.short for one in have.pythons if numbers(one.version) >= (3, 5)), key=numbers
+def _archive_name(cudnn: str) -> str:
+    """The file name under which NVIDIA publishes a version of cuDNN."""
+    return f"cudnn-{CUDA}-linux-x64-v{cudnn}.tgz"
+
+
+def _list_installers(host: str) -> str:
+    return f"apexgpu ssh {host} -- ls -l {INSTALLERS}"
+
+
+def _incompatible_cudnn(
+    software: ContainerSoftware, release: TensorFlowRelease, cudnn: str
+) -> RefusedError:
+    """The error for a release and a cuDNN that are not compatible.
+
+    The hint keeps the TensorFlow and replaces the cuDNN if the NAS has one that fits; otherwise it
+    keeps the cuDNN; otherwise it replaces both.
+    """
+    host = software.host
+    message = (
+        f"TensorFlow {release.version} works with cuDNN {release.describe_cudnn()}, and {host} has"
+        f" {cudnn}"
     )
-    for one in [*system, *reversed(there)]:
-        if one in there or not there:
-            return one
-    message = f"{have.where} has no Python 3.5 or newer"
-    raise RefusedError(
-        message,
-        hint=f"apexgpu ssh {have.where} -- sudo apt-get install -y python3",
-        code="no_python",
+    hints = []
+    for archive in software.cudnn_archives:
+        if archive != cudnn and release.accepts_cudnn(archive):
+            hints.append(f"apexgpu setup {host} cudnn=={archive} tensorflow=={release.version}")
+            break
+    releases = releases_for(cudnn)
+    if releases:
+        newest = releases[-1].version
+        message += f"; the newest TensorFlow for cuDNN {cudnn} is {newest}"
+        hints.append(f"apexgpu setup {host} tensorflow=={newest}")
+    pair = _newest_pair(software)
+    if pair:
+        hints.append(f"apexgpu setup {host} cudnn=={pair[0]} tensorflow=={pair[1]}")
+    if not hints:
+        message += f"; ask the administrators for the archive of a cuDNN {release.describe_cudnn()}"
+        hints.append(_list_installers(host))
+    return RefusedError(message, hint=hints[0], code="cudnn")
+
+
+def _newest_pair(software: ContainerSoftware) -> tuple[str, str] | None:
+    """The newest TensorFlow that computes with a cuDNN from the NAS, as (cuDNN, TensorFlow)."""
+    pair = None
+    for release in TENSORFLOW:
+        for archive in software.cudnn_archives:
+            if release.accepts_cudnn(archive):
+                pair = archive, release.version
+    return pair
+
+
+def _choose_python(software: ContainerSoftware, request: VersionRequest) -> str:
+    """The newest Python of the requested major version that has wheels: an installed one, else one of apt's."""
+    major = request.python
+    installed = []
+    for python in software.pythons:
+        # Wheels for Python 2 exist for wide unicode only.
+        if python.short in PYTHONS and (python.wide or major == 3):
+            installed.append(python.short)
+    by_apt = [
+        version for version in SYSTEM_PYTHONS.get(software.distribution, ()) if version in PYTHONS
+    ]
+    for versions in (installed, by_apt):
+        candidates = [version for version in versions if version.startswith(f"{major}.")]
+        if candidates:
+            return max(candidates, key=version_numbers)
+    raise _no_python(software, request)
+
+
+def _no_python(software: ContainerSoftware, request: VersionRequest) -> RefusedError:
+    host, major = software.host, request.python
+    other_major = 2 if major == 3 else 3
+    installed = []
+    other_has_wheels = False
+    for python in software.pythons:
+        if python.version.startswith(f"{major}."):
+            installed.append(python.version)
+        if python.short in PYTHONS and python.short.startswith(f"{other_major}."):
+            other_has_wheels = True
+    with_wheels = " or ".join(version for version in PYTHONS if version.startswith(f"{major}."))
+    narrow = " with wide unicode (cp27mu)" if major == 2 else ""
+    message = (
+        f"{host} has no Python {with_wheels}{narrow}, which the wheels are for; there is:"
+        f" {', '.join(installed) or 'none'}"
     )
+    if other_has_wheels:
+        parts = " ".join(sorted(request.parts & {"tensorflow", "pytorch"}))
+        hint = f"apexgpu setup {host} {parts} --python {other_major}"
+    else:
+        message += "; a container of Ubuntu 16.04 or 18.04 has one (a rebuild deletes your files in the container)"
+        hint = f"apexgpu rebuild {host}"
+    return RefusedError(message, hint=hint, code="no_python")
+
+
+def _choose_python_for_tools(software: ContainerSoftware) -> str:
+    """The Python 3 for tools that need no wheels: the system's own, because apt has its packages; else the newest."""
+    system = []
+    for version in SYSTEM_PYTHONS.get(software.distribution, ()):
+        if version.startswith("3."):
+            system.append(version)
+    installed = []
+    for python in software.pythons:
+        if version_numbers(python.version) >= (3, 5):
+            installed.append(python.short)
+    if not installed and system:
+        return system[0]
+    installed.sort(key=version_numbers, reverse=True)
+    for version in (*system, *installed):
+        if version in installed:
+            return version
+    message = f"{software.host} has no Python 3.5 or newer"
+    hint = f"apexgpu ssh {software.host} -- sudo apt-get install -y python3"
+    raise RefusedError(message, hint=hint, code="no_python")

@@ -1,4 +1,4 @@
-"""What is in a container that decides which software goes together: asked for in one round trip, and read."""
+"""Finds out what a container has that decides which software is compatible, in one round trip (facts.sh)."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -7,28 +7,40 @@ from dataclasses import dataclass, field
 from apexgpu.errors import ApexError
 from apexgpu.manageshell import containershell
 from apexgpu.models import Host, Reply
-from apexgpu.recipes.compatibility import Have, Python
+from apexgpu.recipes.compatibility import INSTALLERS, ContainerSoftware, PythonVersion
 from apexgpu.remote import remotescript
 from apexgpu.ssh.transport import Limits, Transport
 from apexgpu.text import last_line
 
-INSTALLERS = "/newNAS/Share/GPU_Server"
+_LIMIT = 180
+"""Seconds that the container may take; the archives on the NAS are read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """A GPU: its name, and its memory in MiB."""
+class GpuModel:
+    """A GPU: its name, and its memory in MiB (0 if it is not known)."""
 
     name: str
     memory: int
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """A container. Versions are None where there is nothing; `free` is path -> (MiB, device).
+class FreeSpace:
+    """The free space of a directory in MiB, and the file system (its device number) that the directory is on."""
 
-    `cudnn` is what cudnn.h says, `cudnn_library` what the library is that programs load. `archives` are cuDNN versions
-    on the NAS -> the file. `busy` is the run that changes it at this moment.
+    mebibytes: int
+    file_system: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a container has. Versions are None if there is nothing.
+
+    `system` is the distribution's full name, `distribution` its id and release. `gpu_trouble` is
+    why nvidia-smi reports no driver. `cudnn` is the version in cudnn.h, `cudnn_library` that of the
+    library that programs load. `cudnn_archives` are versions on the NAS -> the file. `free` is
+    directory -> its free space. `sudo` is whether sudo works without a password. `running_setup` is
+    the id and the recipes of a setup that is running now.
     """
 
     machine: str = "x86_64"
@@ -36,117 +48,148 @@ class Facts:
     system: str = ""
     distribution: tuple[str, str] = ("", "")
     driver: str | None = None
-    cards: Sequence[Card] = ()
-    trouble: str = ""
+    gpus: Sequence[GpuModel] = ()
+    gpu_trouble: str = ""
     cuda: str | None = None
     cudnn: str | None = None
     cudnn_library: str | None = None
-    archives: Mapping[str, str] = field(default_factory=dict)
-    pythons: Sequence[Python] = ()
-    free: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    cudnn_archives: Mapping[str, str] = field(default_factory=dict)
+    pythons: Sequence[PythonVersion] = ()
+    free: Mapping[str, FreeSpace] = field(default_factory=dict)
     sudo: bool = True
-    busy: str | None = None
+    running_setup: str | None = None
 
-    def have(self, where: str) -> Have:
-        """What choices depend on. A cuDNN whose header and library disagree is none."""
-        whole = (
+    def software(self, host: str) -> ContainerSoftware:
+        """The facts that choices depend on.
+
+        A cuDNN whose header and library disagree does not count.
+        """
+        cudnn = None
+        # The library may report less of the version than the header: 7 for 7.0.5.
+        if (
             self.cudnn
             and self.cudnn_library
             and f"{self.cudnn}.".startswith(f"{self.cudnn_library}.")
-        )
-        return Have(
-            where,
+        ):
+            cudnn = self.cudnn
+        return ContainerSoftware(
+            host,
             self.machine,
             self.distribution,
             self.driver,
-            self.trouble,
+            self.gpu_trouble,
             self.pythons,
-            self.cudnn if whole else None,
-            tuple(self.archives),
+            cudnn,
+            tuple(self.cudnn_archives),
         )
 
 
-def command(installers: str = INSTALLERS) -> str:
-    """The command line that tells the facts."""
+def facts_command(installers: str = INSTALLERS) -> str:
+    """The command line that prints the facts."""
+    program = remotescript.text("facts.sh")
     return remotescript.apart(
-        shlex.join(
-            ["env", "LC_ALL=C", "sh", "-c", remotescript.text("facts.sh"), "apexgpu", installers]
-        )
+        shlex.join(["env", "LC_ALL=C", "sh", "-c", program, "apexgpu", installers])
     )
 
 
-def survey(link: Transport, host: Host, *, connect: float = 10, once: bool = False) -> Facts:
-    """Ask the container on `host`; `connect` in seconds. RefusedError (stopped …), UnreachableError …"""
-    reply = containershell.query(
-        link, host, command(), limits=Limits(connect=connect, total=180), once=once
-    )
-    return read(reply, host.name)
+def query_facts(
+    transport: Transport, host: Host, *, connect_timeout: float = 10, once: bool = False
+) -> Facts:
+    """Ask the container on `host`; with `once`, over a new connection. `connect_timeout` in seconds.
+
+    Raises RefusedError (stopped, not registered), UnreachableError, LoginError; ApexError for an
+    incomplete answer.
+    """
+    limits = Limits(connect=connect_timeout, total=_LIMIT)
+    reply = containershell.query(transport, host, facts_command(), limits=limits, once=once)
+    return read_facts(reply, host.name)
 
 
-def read(reply: Reply, where: str) -> Facts:
-    """The facts that the script told; ApexError when it did not come to its end."""
-    told: dict[str, list[str]] = {}
+def read_facts(reply: Reply, host: str) -> Facts:
+    """Read what facts.sh printed; ApexError if it did not come to its end."""
+    values: dict[str, list[str]] = {}
     for line in remotescript.answers(reply.out):
         name, _, value = line.partition(" ")
-        told.setdefault(name, []).append(value.strip())
-    if "end" not in told:
-        said = last_line(reply.err, f"exit status {reply.code}")
-        message = f"the container on {where} could not be looked at: {said[:200]}"
-        raise ApexError(message, hint=f"apexgpu ssh {where} -- uname -a", code="unexpected")
+        values.setdefault(name, []).append(value.strip())
+    if "end" not in values:
+        last = last_line(reply.err, f"exit status {reply.code}")
+        message = f"cannot find out what the container on {host} has: {last[:200]}"
+        raise ApexError(message, hint=f"apexgpu ssh {host} -- uname -a", code="unexpected")
 
-    def one(name: str) -> str:
-        return told.get(name, [""])[0]
+    def first(name: str) -> str:
+        return values.get(name, [""])[0]
 
-    cards, driver = _cards(told.get("gpu", []))
+    driver, gpus = _read_gpus(values.get("gpu", []))
     return Facts(
-        machine=one("machine"),
-        home=one("home"),
-        system=one("os_PRETTY_NAME"),
-        distribution=(one("os_ID"), one("os_VERSION_ID")),
+        machine=first("machine"),
+        home=first("home"),
+        system=first("os_PRETTY_NAME"),
+        distribution=(first("os_ID"), first("os_VERSION_ID")),
         driver=driver,
-        cards=cards,
-        trouble=one("gpu_trouble"),
-        cuda=one("cuda") or None,
-        cudnn=one("cudnn") or None,
-        cudnn_library=one("cudnn_library") or None,
-        archives=_archives(told.get("cudnn_archive", [])),
-        pythons=_pythons(told.get("python", [])),
-        free=_free(told.get("free", [])),
-        sudo=one("sudo") == "yes",
-        busy=one("busy") if "busy" in told else None,
+        gpus=gpus,
+        gpu_trouble=first("gpu_trouble"),
+        cuda=first("cuda") or None,
+        cudnn=first("cudnn") or None,
+        cudnn_library=first("cudnn_library") or None,
+        cudnn_archives=_read_archives(values.get("cudnn_archive", [])),
+        pythons=_read_pythons(values.get("python", [])),
+        free=_read_free_space(values.get("free", [])),
+        sudo=first("sudo") == "yes",
+        running_setup=first("busy") if "busy" in values else None,
     )
 
 
-def _cards(lines: Sequence[str]) -> tuple[tuple[Card, ...], str | None]:
-    """`390.48, TITAN V, 12066` a line, or the driver alone."""
-    rows = [
-        [part.strip() for part in f"{line},,".split(",")] for line in lines if line[:1].isdigit()
-    ]
-    cards = tuple(Card(row[1] or "GPU", int(row[2]) if row[2].isdigit() else 0) for row in rows)
-    return cards, rows[0][0] if rows else None
+def _read_gpus(lines: Sequence[str]) -> tuple[str | None, tuple[GpuModel, ...]]:
+    """The driver and the GPUs.
+
+    A line is `390.48, TITAN V, 12066`, or the driver alone from an old nvidia-smi.
+    """
+    driver = None
+    gpus = []
+    for line in lines:
+        if not line[:1].isdigit():
+            continue
+        version, name, memory, *_ = [part.strip() for part in f"{line},,".split(",")]
+        if driver is None:
+            driver = version
+        gpus.append(GpuModel(name or "GPU", int(memory) if memory.isdigit() else 0))
+    return driver, tuple(gpus)
 
 
-def _archives(lines: Sequence[str]) -> dict[str, str]:
-    """`7.0.5 /newNAS/…tgz` a line; one that no version could be read of is none."""
-    pairs = [line.partition(" ") for line in lines]
-    return {version: path for version, _, path in reversed(pairs) if version[:1].isdigit() and path}
+def _read_archives(lines: Sequence[str]) -> dict[str, str]:
+    """A line is `7.0.5 /newNAS/…tgz`; the version is missing if it could not be read.
+
+    If several files have the same version, the first counts.
+    """
+    archives: dict[str, str] = {}
+    for line in lines:
+        version, _, path = line.partition(" ")
+        if version[:1].isdigit() and path:
+            archives.setdefault(version, path)
+    return archives
 
 
-def _pythons(lines: Sequence[str]) -> tuple[Python, ...]:
-    """`3.5.2 1 /usr/bin/python3` a line, each version once."""
-    found: dict[str, Python] = {}
+def _read_pythons(lines: Sequence[str]) -> tuple[PythonVersion, ...]:
+    """A line is `3.5.2 1 /usr/bin/python3`, where 1 means wide unicode.
+
+    Each version counts once.
+    """
+    pythons: dict[str, PythonVersion] = {}
     for line in lines:
         version, wide, *_ = [*line.split(), "", ""]
         if version[:1].isdigit():
-            found.setdefault(version, Python(version, wide == "1"))
-    return tuple(found.values())
+            pythons.setdefault(version, PythonVersion(version, wide == "1"))
+    return tuple(pythons.values())
 
 
-def _free(lines: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """`/usr/local 77715 64769` a line; a path may hold blanks."""
-    found: dict[str, tuple[int, str]] = {}
+def _read_free_space(lines: Sequence[str]) -> dict[str, FreeSpace]:
+    """A line is `/usr/local 77715 64769`: directory, MiB, device.
+
+    A directory may contain spaces.
+    """
+    free: dict[str, FreeSpace] = {}
     for line in lines:
-        path, size, system = [*line.rsplit(" ", 2), "", ""][:3]
-        if size.isdigit():
-            found[path] = int(size), system
-    return found
+        directory, mebibytes, device = [*line.rsplit(" ", 2), "", ""][:3]
+        if mebibytes.isdigit():
+            free[directory] = FreeSpace(int(mebibytes), device)
+    return free

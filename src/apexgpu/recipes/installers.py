@@ -1,75 +1,102 @@
-"""The files that are installed from: known by their checksum, else remembered when they have worked, else new."""
+"""Checks the files that a setup installs from: published by their maker, used before with success, new, or changed."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Literal
 
 from apexgpu.errors import RefusedError
 from apexgpu.files import replace_atomically
-from apexgpu.recipes.planner import Plan
+from apexgpu.recipes.planner import SetupPlan
 from apexgpu.recipes.setupscript import SourceFile
 
-Trust = Literal["known", "remembered", "new", "changed"]
+
+class Trust(StrEnum):
+    """What is known of an installer, by its checksum."""
+
+    PUBLISHED = "published"
+    """The recipe contains this checksum: it is the file that its maker published."""
+
+    REMEMBERED = "remembered"
+    """A setup has worked with the same file."""
+
+    NEW = "new"
+    """No setup has worked with a file of this path."""
+
+    CHANGED = "changed"
+    """A setup has worked with another file of this path."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A file and what is known of it."""
+class CheckedInstaller:
+    """A file, and what is known of it."""
 
     file: SourceFile
     trust: Trust
 
 
-class Memory:
-    """Checksums of files that a setup has worked with, by their path: the NAS is the same for all hosts."""
+class InstallerChecksums:
+    """The checksums of files that a setup has worked with, by path: all hosts have the same NAS."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "installers.json"
 
     def read(self) -> dict[str, str]:
-        """Path -> SHA-256. A file that cannot be read is as good as none: then all is new again."""
+        """Return path -> SHA-256.
+
+        If the file is damaged, it is empty, so that every installer is new again.
+        """
         try:
-            found = json.loads(self._path.read_bytes())
+            checksums = json.loads(self._path.read_bytes())
         except (OSError, ValueError):
             return {}
-        return (
-            {str(path): str(one) for path, one in found.items()} if isinstance(found, dict) else {}
-        )
+        if not isinstance(checksums, dict):
+            return {}
+        return {str(path): str(checksum) for path, checksum in checksums.items()}
 
-    def keep(self, files: Sequence[SourceFile]) -> None:
-        """Remember what has worked."""
+    def remember(self, files: Sequence[SourceFile]) -> None:
+        """Add the files of a setup that has worked."""
         if not files:
             return
-        now = self.read() | {file.path: file.sha256 for file in files}
-        replace_atomically(self._path, json.dumps(now, indent=1, sort_keys=True).encode())
+        checksums = self.read()
+        for file in files:
+            checksums[file.path] = file.sha256
+        replace_atomically(self._path, json.dumps(checksums, indent=1, sort_keys=True).encode())
 
 
-def judge(plan: Plan, files: Sequence[SourceFile], memory: Mapping[str, str]) -> tuple[Judged, ...]:
-    """What is known of each file; RefusedError for one that is not there."""
-    known = {source.name: source.sha256 for _, source in plan.sources}
-    found = []
+def check_installers(
+    plan: SetupPlan, files: Sequence[SourceFile], remembered: Mapping[str, str]
+) -> tuple[CheckedInstaller, ...]:
+    """Return what is known of each file. RefusedError for a file that does not exist."""
+    published = {source.name: source.sha256 for _, source in plan.sources}
+    checked = []
     for file in files:
         if not file.sha256:
-            message = f"there is no {file.path} in the container on {plan.where}"
-            room = file.path.rpartition("/")[0]
-            hint = f"apexgpu ssh {plan.where} -- ls -l {room}   (is the NAS there? else ask the administrators)"
+            message = f"there is no {file.path} in the container on {plan.host}; is the NAS mounted there?"
+            directory = file.path.rpartition("/")[0]
+            hint = f"apexgpu ssh {plan.host} -- ls -l {directory}"
             raise RefusedError(message, hint=hint, code="no_installer")
-        before = memory.get(file.path)
-        if file.sha256 in known.get(file.name, ()):
-            found.append(Judged(file, "known"))
-        elif before is None:
-            found.append(Judged(file, "new"))
+        if file.sha256 in published.get(file.name, ()):
+            trust = Trust.PUBLISHED
         else:
-            found.append(Judged(file, "remembered" if before == file.sha256 else "changed"))
-    return tuple(found)
+            trust = _compare(file, remembered.get(file.path))
+        checked.append(CheckedInstaller(file, trust))
+    return tuple(checked)
 
 
-def refuse_changed(plan: Plan, judged: Sequence[Judged]) -> None:
-    """RefusedError for a file that is another than the one that has worked before."""
-    for one in judged:
-        if one.trust == "changed":
-            message = f"{one.file.path} is another file than the one that was installed from before"
-            hint = f"ask the administrators whether they replaced it; then: {plan.again} --accept-files"
-            raise RefusedError(message, hint=hint, code="file_changed")
+def _compare(file: SourceFile, remembered: str | None) -> Trust:
+    if remembered is None:
+        return Trust.NEW
+    return Trust.REMEMBERED if remembered == file.sha256 else Trust.CHANGED
+
+
+def refuse_changed(plan: SetupPlan, installers: Sequence[CheckedInstaller]) -> None:
+    """RefusedError if a file is not the one that a setup has worked with before."""
+    for installer in installers:
+        if installer.trust is Trust.CHANGED:
+            message = (
+                f"{installer.file.path} has changed since a setup worked with it; ask the administrators whether"
+                " they replaced it before you accept it"
+            )
+            raise RefusedError(message, hint=f"{plan.command} --accept-files", code="file_changed")

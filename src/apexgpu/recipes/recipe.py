@@ -1,6 +1,10 @@
-"""Recipes: what can be set up in a container, as data. Read from the package and the user's own directory, strictly."""
+"""Recipes: what `apexgpu setup` can set up, as data.
+
+They are read, strictly, from the package and the user's files.
+"""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,21 +28,27 @@ VARIABLES = (
     "GROWTH",
     "PIP",
 )
-"""What the planner tells the scripts, beside `FILES`, `CONSTRAINTS` and the sources' own names."""
+"""The variables that the planner gives to scripts, beside `FILES`, `CONSTRAINTS` and the names of the sources."""
 
 ACTIONS = ("renew_host_keys",)
-"""What a step may have done by the laptop instead of by a script."""
+"""What this machine can do for a step instead of a script in the container."""
 
 PACKAGED = Path(__file__).with_name("builtin")
+
+END_OF_TEXT = "END_OF_APEXGPU_TEXT"
+"""The line that ends each text in the script that is sent, so no text may contain it."""
+
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,30}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-END_OF_TEXT = "END_OF_APEXGPU_TEXT"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file in the container that is installed from. `path` may name a variable; `sha256` are those that are known."""
+    """A file in the container to install from.
+
+    `path` may name a variable; `sha256` are the published checksums.
+    """
 
     name: str
     path: str
@@ -47,10 +57,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`done` says whether there is nothing to do, `verify` whether `do` has worked: sh, under `set -e`.
+    """A step of a recipe; its texts are sh, run under `set -e`.
 
-    `action` stands in place of `do` for what the laptop does. `when`: variable -> the values with which it is wanted.
-    `disk`: path -> MiB that it takes.
+    `done` succeeds if there is nothing to do, `verify` if `do` has worked. A step has either `do`
+    or `action`, the name of what this machine does instead. `when` is variable -> the values with
+    which the step is needed, `disk` is path -> MiB that it takes.
     """
 
     name: str
@@ -65,15 +76,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One recipe. `needs` are recipes that come first, `choose` what the planner has to choose a version of.
+    """One recipe.
 
-    `login` is what a new login must find in the end, `use` how it is used, `room` where its files lie.
+    `needs` are recipes that come first, `choose` the parts that the planner has to choose a version
+    of. `login` is a script that must succeed in a new login afterwards, `use` tells the user how to
+    use the software. `directory` contains the recipe's file, and in `files/` the `files` and
+    `constraints` that it sends along.
     """
 
     name: str
     summary: str
     steps: Sequence[Step]
-    room: Path
+    directory: Path
     needs: Sequence[str] = ()
     choose: Sequence[str] = ()
     sources: Sequence[Source] = ()
@@ -83,208 +97,222 @@ class Recipe:
     use: str = ""
 
     @cached_property
-    def own(self) -> bool:
-        """Whether it is the user's own."""
-        return self.room != PACKAGED
+    def is_users_own(self) -> bool:
+        """Whether it comes from the user's config directory, not from the package."""
+        return self.directory != PACKAGED
 
 
 def load_all(config_dir: Path) -> dict[str, Recipe]:
-    """Every recipe by its name; the user's take the place of the package's. ConfigError with file and key."""
-    found = {}
-    for room in (PACKAGED, config_dir / "recipes"):
-        for path in sorted(room.glob("*.toml")):
-            found[path.stem] = load(path)
-    for recipe in found.values():
+    """Load every recipe, by name; the user's replace the package's.
+
+    ConfigError names the file and the key.
+    """
+    recipes = {}
+    for directory in (PACKAGED, config_dir / "recipes"):
+        for path in sorted(directory.glob("*.toml")):
+            recipes[path.stem] = load(path)
+    for recipe in recipes.values():
         for name in recipe.needs:
-            if name not in found:
-                raise _wrong(
-                    recipe.room / f"{recipe.name}.toml", "needs", f"there is no recipe {name}"
-                )
-    return found
+            if name not in recipes:
+                path = recipe.directory / f"{recipe.name}.toml"
+                raise _error(path, "needs", f"names {name}, and there is no recipe {name}")
+    return recipes
 
 
 def load(path: Path) -> Recipe:
-    """The recipe in one file."""
+    """Load the recipe in one file. ConfigError names the file and the key."""
     import tomllib
 
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as exc:
-        message = f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}"
-        raise ConfigError(message, hint=f"ls -l {path}", code="recipe") from None
+        reason = getattr(exc, "strerror", None) or exc
+        message = f"{path} cannot be read: {reason}"
+        raise ConfigError(message, hint=f"ls -l {shlex.quote(str(path))}", code="recipe") from None
     except tomllib.TOMLDecodeError as exc:
         message = f"{path} is not valid TOML: {exc}"
-        raise ConfigError(
-            message, hint="correct the line, or move the file away", code="recipe"
-        ) from None
-    return _recipe(_Table(path, "", table))
+        raise ConfigError(message, hint=f"cat -n {shlex.quote(str(path))}", code="recipe") from None
+    return _read_recipe(_Table(path, "", values))
+
+
+def _error(path: Path, key: str, problem: str) -> ConfigError:
+    # The hint shows a correct recipe.
+    hint = f"cat {shlex.quote(str(PACKAGED / 'cuda.toml'))}"
+    return ConfigError(f"{path}: {key} {problem}", hint=hint, code="recipe")
 
 
 class _Table:
-    """A table of a recipe file, whose keys are taken one by one; what is left over in the end is wrong."""
+    """A table of a recipe file.
 
-    def __init__(self, path: Path, where: str, values: Any) -> None:
+    Each method takes a key out; `end` refuses the keys that are left.
+    """
+
+    def __init__(self, path: Path, prefix: str, values: Any) -> None:
         self.path = path
-        self._where = where
+        self._prefix = prefix
         if not isinstance(values, dict):
-            raise _wrong(path, where.rstrip("."), "must be a table")
+            raise _error(path, prefix.rstrip("."), "must be a table")
         self._left: dict[str, Any] = dict(values)
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A string that is not empty; required without a default."""
+        """A string; without a default, it must be there and not be empty."""
         value = self._left.pop(key, default)
         if value is None:
-            raise self.wrong(key, "is missing")
+            raise self.error(key, "is missing")
         if not isinstance(value, str) or (not value.strip() and default is None):
-            raise self.wrong(key, "must be a text that is not empty")
-        if END_OF_TEXT in value or "\0" in value:
-            raise self.wrong(key, "holds what no script may hold")
+            raise self.error(key, "must be a text that is not empty")
+        if not _can_be_sent(value):
+            raise self.error(key, _CANNOT_BE_SENT)
         return value.replace("\r\n", "\n")
 
     def template(self, key: str, default: str | None = None) -> str:
-        """A string that may name the planner's variables in braces."""
+        """A string that may name variables in braces."""
         value = self.text(key, default)
         try:
             value.format_map(dict.fromkeys(VARIABLES, ""))
         except (KeyError, ValueError, IndexError, AttributeError):
-            raise self.wrong(
-                key, f"may name {', '.join(VARIABLES)} in braces, and nothing else"
-            ) from None
+            problem = f"may name {', '.join(VARIABLES)} in braces, and nothing else"
+            raise self.error(key, problem) from None
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """A list of strings."""
-        value = self._left.pop(key, [])
-        if not isinstance(value, list) or not all(
-            isinstance(one, str) and one.strip() for one in value
-        ):
-            raise self.wrong(key, "must be a list of texts")
-        return tuple(value)
+        """A list of strings; empty if it is not there."""
+        values = self._left.pop(key, [])
+        if not isinstance(values, list):
+            raise self.error(key, "must be a list of texts")
+        for value in values:
+            if not isinstance(value, str) or not value.strip():
+                raise self.error(key, "must be a list of texts")
+        return tuple(values)
 
     def tables(self, key: str) -> list["_Table"]:
-        """A list of tables."""
-        value = self._left.pop(key, [])
-        if not isinstance(value, list):
-            raise self.wrong(key, "must be a list of tables")
-        return [
-            _Table(self.path, f"{self._where}{key}[{number}].", one)
-            for number, one in enumerate(value, 1)
-        ]
+        """A list of tables; empty if it is not there."""
+        values = self._left.pop(key, [])
+        if not isinstance(values, list):
+            raise self.error(key, "must be a list of tables")
+        tables = []
+        for number, value in enumerate(values, 1):
+            tables.append(_Table(self.path, f"{self._prefix}{key}[{number}].", value))
+        return tables
 
     def mapping(self, key: str) -> dict[str, Any]:
-        """A table as it stands."""
+        """A table whose keys are not fixed; empty if it is not there."""
         value = self._left.pop(key, {})
         if not isinstance(value, dict):
-            raise self.wrong(key, "must be a table")
+            raise self.error(key, "must be a table")
         return value
 
     def end(self) -> None:
-        """Nothing may be left."""
+        """ConfigError if a key is left that nothing has asked for."""
         for key in self._left:
-            raise self.wrong(key, "is not known")
+            raise self.error(key, "is not known")
 
-    def wrong(self, key: str, what: str) -> ConfigError:
-        """The error for one key."""
-        return _wrong(self.path, f"{self._where}{key}", what)
-
-
-def _wrong(path: Path, key: str, what: str) -> ConfigError:
-    hint = f"correct it; one that is right, to compare with: {PACKAGED / 'cuda.toml'}"
-    return ConfigError(f"{path}: {key} {what}", hint=hint, code="recipe")
+    def error(self, key: str, problem: str) -> ConfigError:
+        """The error about one key of this table."""
+        return _error(self.path, f"{self._prefix}{key}", problem)
 
 
-def _recipe(table: _Table) -> Recipe:
+_CANNOT_BE_SENT = f"contains a NUL character or {END_OF_TEXT}"
+
+
+def _can_be_sent(text: str) -> bool:
+    """Whether a text can be part of a shell script, see `setupscript.files_script`."""
+    return END_OF_TEXT not in text and "\0" not in text
+
+
+def _read_recipe(table: _Table) -> Recipe:
     path = table.path
     if not _NAME.fullmatch(path.stem):
-        raise _wrong(path, "the file's name", "must be lower-case letters, digits and dashes")
+        raise _error(path, "the file's name", "must be lower-case letters, digits and dashes")
     recipe = Recipe(
         name=path.stem,
-        room=path.parent,
+        directory=path.parent,
         summary=table.text("summary"),
         needs=table.texts("needs"),
         choose=table.texts("choose"),
-        sources=tuple(map(_source, table.tables("sources"))),
+        sources=tuple(_read_source(source) for source in table.tables("sources")),
         files=table.texts("files"),
         constraints=table.template("constraints", ""),
         login=table.text("login", ""),
         use=table.template("use", ""),
-        steps=tuple(map(_step, table.tables("steps"))),
+        steps=tuple(_read_step(step) for step in table.tables("steps")),
     )
     table.end()
     if not recipe.steps:
-        raise table.wrong("steps", "is missing")
-    for one in recipe.choose:
-        if one not in CHOOSABLE:
-            raise table.wrong("choose", f"names {one}, and knows {', '.join(CHOOSABLE)}")
+        raise table.error("steps", "is missing")
+    for part in recipe.choose:
+        if part not in CHOOSABLE:
+            raise table.error("choose", f"names {part}, and may name {', '.join(CHOOSABLE)}")
     for name in (*recipe.files, recipe.constraints):
         if "/" in name or "\\" in name or name.startswith("."):
-            raise table.wrong(
-                "files", f"names {name}, and may name files in files/ beside the recipe"
-            )
+            problem = f"names {name}, and may name files in files/ beside the recipe"
+            raise table.error("files", problem)
     for name in recipe.files:
         _check_file(table, path.parent / "files" / name)
-    names = [step.name for step in recipe.steps]
-    if len(set(names)) < len(names):
-        raise table.wrong("steps", "has two of one name")
+    step_names = {step.name for step in recipe.steps}
+    if len(step_names) < len(recipe.steps):
+        raise table.error("steps", "has two of one name")
     return recipe
-
-
-def _disk(table: _Table) -> dict[str, int]:
-    found = table.mapping("disk")
-    for place, size in found.items():
-        if (
-            not place.startswith(("/", "~"))
-            or not isinstance(size, int)
-            or isinstance(size, bool)
-            or size < 0
-        ):
-            raise table.wrong(
-                f"disk.{place!r}", "must be a path, and its value MiB as a whole number"
-            )
-    return found
 
 
 def _check_file(table: _Table, file: Path) -> None:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        raise table.wrong(
-            "files", f"names {file.name}, and {file} is not there, or no text"
-        ) from None
-    if END_OF_TEXT in text or "\0" in text:
-        raise table.wrong("files", f"names {file.name}, which holds what no script may hold")
+        problem = f"names {file.name}, and {file} does not exist, or is not UTF-8 text"
+        raise table.error("files", problem) from None
+    if not _can_be_sent(text):
+        raise table.error("files", f"names {file.name}, which {_CANNOT_BE_SENT}")
 
 
-def _source(table: _Table) -> Source:
+def _read_source(table: _Table) -> Source:
     source = Source(table.text("name"), table.template("path"), table.texts("sha256"))
     table.end()
     if not _VARIABLE.fullmatch(source.name) or source.name in VARIABLES:
-        raise table.wrong("name", "must be upper-case letters and none of the planner's own")
-    if any(not _SHA256.fullmatch(one) for one in source.sha256):
-        raise table.wrong("sha256", "must hold 64 lower-case hexadecimal digits each")
+        problem = "must be upper-case letters, and not the name of a variable of the planner"
+        raise table.error("name", problem)
+    for checksum in source.sha256:
+        if not _SHA256.fullmatch(checksum):
+            raise table.error("sha256", "must contain 64 lower-case hexadecimal digits each")
     return source
 
 
-def _step(table: _Table) -> Step:
-    name, title, done = table.text("name"), table.template("title"), table.text("done")
-    do, action = table.text("do", ""), table.text("action", "")
-    verify, disk = table.text("verify", done), _disk(table)
-    when = {key: _values(table, key, value) for key, value in table.mapping("when").items()}
+def _read_step(table: _Table) -> Step:
+    name = table.text("name")
+    title = table.template("title")
+    done = table.text("done")
+    do = table.text("do", "")
+    action = table.text("action", "")
+    verify = table.text("verify", done)
+    disk = _read_disk(table)
+    when = _read_when(table)
     table.end()
     if not _NAME.fullmatch(name):
-        raise table.wrong("name", "must be lower-case letters, digits and dashes")
+        raise table.error("name", "must be lower-case letters, digits and dashes")
     if bool(do.strip()) == bool(action):
-        raise table.wrong("do", "must be there, or else action")
+        raise table.error("do", "must be there, or else action")
     if action and action not in ACTIONS:
-        raise table.wrong("action", f"must be one of {', '.join(ACTIONS)}")
+        raise table.error("action", f"must be one of {', '.join(ACTIONS)}")
     return Step(name, title, done, do, verify, action, when, disk)
 
 
-def _values(table: _Table, key: str, value: Any) -> tuple[str, ...]:
-    values = value if isinstance(value, list) else [value]
-    if key not in VARIABLES or not all(isinstance(one, str) for one in values):
-        raise table.wrong(
-            f"when.{key}",
-            f"must be one of {', '.join(VARIABLES)}, its value a text or a list of texts",
-        )
-    return tuple(values)
+def _read_disk(table: _Table) -> dict[str, int]:
+    disk = table.mapping("disk")
+    for path, mebibytes in disk.items():
+        # In Python, true is an integer.
+        is_number = isinstance(mebibytes, int) and not isinstance(mebibytes, bool)
+        if not path.startswith(("/", "~")) or not is_number or mebibytes < 0:
+            problem = "must be a path, and its value MiB as a whole number"
+            raise table.error(f"disk.{path!r}", problem)
+    return disk
+
+
+def _read_when(table: _Table) -> dict[str, tuple[str, ...]]:
+    when = {}
+    for variable, value in table.mapping("when").items():
+        values = value if isinstance(value, list) else [value]
+        if variable not in VARIABLES or not all(isinstance(text, str) for text in values):
+            problem = f"must be one of {', '.join(VARIABLES)}, its value a text or a list of texts"
+            raise table.error(f"when.{variable}", problem)
+        when[variable] = tuple(values)
+    return when

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from apexgpu.models import Outcome
+from apexgpu.recipes.planner import StepState
 from apexgpu.render.livetable import BlocksView
 from apexgpu.render.screen import Screen, reported_already
 from apexgpu.software import (
@@ -44,12 +45,12 @@ def show_setup(result: Setup, screen: Screen) -> None:
     if not result.dry_run or result.steps is None:
         return
     screen.table(STEP_TITLES, step_rows(result.steps), styles=_style_of_step)
-    if result.ok and any(step.state != "done" for step in result.steps):
-        screen.reporter.note(f"nothing was changed; to do it: {result.again}")
+    if result.ok and any(step.state is not StepState.DONE for step in result.steps):
+        screen.reporter.note(f"nothing was changed; to do it: {result.command}")
 
 
 def _style_of_step(row: Row) -> str:
-    return "dim" if row[2] == "done" else ""
+    return "dim" if row[2] == StepState.DONE else ""
 
 
 def _show_verification(outcome: Outcome[Verification], screen: Screen, is_only_host: bool) -> None:
@@ -61,11 +62,11 @@ def _show_verification(outcome: Outcome[Verification], screen: Screen, is_only_h
         return
     if not is_only_host:
         screen.line(host)
-    for finding in outcome.value.proof.links:
+    for finding in outcome.value.checks.findings:
         name = _CHECK_NAMES.get(finding.check, finding.check)
         screen.verdict(finding.verdict, name, finding.fact, hint=finding.hint)
     if outcome.error is None:
-        screen.line(f"{host} computes.")
+        screen.line(f"TensorFlow works on {host}.")
     else:
         screen.reporter.error(outcome.error)
 

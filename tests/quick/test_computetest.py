@@ -19,8 +19,8 @@ from apexgpu.errors import (
     StoppedError,
 )
 from apexgpu.models import Host, Reply, Target
-from apexgpu.recipes import evidence, trial
-from apexgpu.recipes.trial import Wish
+from apexgpu.recipes import computeoutput, computetest
+from apexgpu.recipes.computetest import VerifyRequest
 from apexgpu.ssh.transport import Limits, OnLine
 
 HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
@@ -51,7 +51,7 @@ SINCE_3 = {
 
 
 def test_what_is_sent_can_be_read_by_python_2_7_and_3_5() -> None:
-    text = trial.program()
+    text = computetest.program()
     assert text.isascii()
     tree = ast.parse(text, feature_version=(3, 5))
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, NEWER)] == []
@@ -79,18 +79,18 @@ def test_what_is_sent_can_be_read_by_python_2_7_and_3_5() -> None:
 
 
 def test_many_hosts_at_once_read_it_once() -> None:
-    trial._program.cache_clear()
+    computetest._program.cache_clear()
     with ThreadPoolExecutor(32) as pool:
-        assert len({*pool.map(lambda _: trial.program(), range(64))}) == 1
-    assert trial._program.cache_info().misses == 1
+        assert len({*pool.map(lambda _: computetest.program(), range(64))}) == 1
+    assert computetest._program.cache_info().misses == 1
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        trial.look_command(Wish("/p"), login=True),
-        trial.compute_command("/p", 0, 600, login=True),
-        trial.compute_command("/p", 0, 600, login=False),
+        computetest.look_command(VerifyRequest("/p"), login=True),
+        computetest.compute_command("/p", 0, 600, login=True),
+        computetest.compute_command("/p", 0, 600, login=False),
     ],
 )
 def test_a_command_fits_into_one_argument_of_a_shell(command: str) -> None:
@@ -114,11 +114,13 @@ def test_the_look_comes_through_every_login_shell(tmp_path: Path, shell: str) ->
         "HOME": str(tmp_path),
         "SHELL": str(fish) if "fish" in shell else shell,
     }
-    command = trial.look_command(Wish(f"~/{name}", home="/Users/alice"), login=True)
+    command = computetest.look_command(
+        VerifyRequest(f"~/{name}", local_home="/Users/alice"), login=True
+    )
     done = subprocess.run(
         ["sh", "-c", command], env=environment, capture_output=True, text=True, check=True
     )
-    (found,) = evidence.there(done.stdout).pythons
+    (found,) = computeoutput.read_software(done.stdout).pythons
     assert (found.path, found.tensorflow) == (str(room / "python"), "")
 
 
@@ -167,28 +169,32 @@ def test_a_connection_that_is_cut_by_our_limit_is_a_verdict_and_no_answer_is_sho
 ):
     link = Scripted(SMI, LOOK, CommandTimeoutError("too long"))
     told: list[str] = []
-    proof = trial.prove(link, HOST, Wish(wait=5), connect=1, on_line=told.append)
-    assert (proof.verdict, proof.error.code if proof.error else None, link.answers) == (
+    checks = computetest.verify_container(
+        link, HOST, VerifyRequest(wait=5), connect_timeout=1, on_line=told.append
+    )
+    assert (checks.verdict, checks.error.code if checks.error else None, link.answers) == (
         "slow",
         "slow",
         [],
     )
-    assert not any(line.startswith(evidence.MARK) for line in told)
+    assert not any(line.startswith(computeoutput.MARK) for line in told)
 
 
 def test_a_connection_that_is_lost_is_no_verdict() -> None:
     link = Scripted(SMI, LOOK, ConnectionLostError("lost"))
     with pytest.raises(DroppedError, match="lost"):
-        trial.prove(link, HOST, Wish(), connect=1, on_line=lambda _: None)
+        computetest.verify_container(
+            link, HOST, VerifyRequest(), connect_timeout=1, on_line=lambda _: None
+        )
 
 
 def test_a_container_that_is_stopped_is_no_verdict() -> None:
     with pytest.raises(RefusedError) as caught:
-        trial.prove(
+        computetest.verify_container(
             Scripted(StoppedError("stopped")),
             HOST,
-            Wish(),
-            connect=1,
+            VerifyRequest(),
+            connect_timeout=1,
             on_line=lambda _: None,
         )
     assert caught.value.code == "stopped"
@@ -196,19 +202,31 @@ def test_a_container_that_is_stopped_is_no_verdict() -> None:
 
 def test_an_nvidia_smi_that_tells_less_is_asked_for_less() -> None:
     link = Scripted("390.48\n@@ 0\n", "390.48\n", LOOK, "apexgpu-end 142\n")
-    proof = trial.prove(link, HOST, Wish(), connect=1, on_line=lambda _: None)
-    assert (proof.driver, proof.gpu.index if proof.gpu else None, link.answers) == ("390.48", 0, [])
-    proof = trial.prove(
-        Scripted("what?\n@@ 0\n", "what?\n"), HOST, Wish(), connect=1, on_line=lambda _: None
+    checks = computetest.verify_container(
+        link, HOST, VerifyRequest(), connect_timeout=1, on_line=lambda _: None
     )
-    assert (proof.verdict, proof.links[0].code) == ("broken", "garbled")
+    assert (checks.driver, checks.gpu.index if checks.gpu else None, link.answers) == (
+        "390.48",
+        0,
+        [],
+    )
+    checks = computetest.verify_container(
+        Scripted("what?\n@@ 0\n", "what?\n"),
+        HOST,
+        VerifyRequest(),
+        connect_timeout=1,
+        on_line=lambda _: None,
+    )
+    assert (checks.verdict, checks.findings[0].code) == ("broken", "garbled")
 
 
 def test_signs_of_life_are_shown_and_answers_are_not() -> None:
     steps = "\n".join("apexgpu " + json.dumps({"step": name}) for name in ("python", "import"))
     link = Scripted(SMI, LOOK, f"{steps}\ncomputing on the GPU (4 s)\napexgpu-end 142\n")
     told: list[str] = []
-    trial.prove(link, HOST, Wish(), connect=1, on_line=told.append)
+    computetest.verify_container(
+        link, HOST, VerifyRequest(), connect_timeout=1, on_line=told.append
+    )
     assert told == [
         "driver 390.48; looking for CUDA and TensorFlow",
         "computing",

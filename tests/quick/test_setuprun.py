@@ -16,17 +16,20 @@ from apexgpu.errors import (
     UnreachableError,
 )
 from apexgpu.models import Host
-from apexgpu.recipes import planner, provision, setupscript
-from apexgpu.recipes.facts import Facts
-from apexgpu.recipes.planner import Plan
-from apexgpu.recipes.provision import Run, StepFailedError
+from apexgpu.recipes import planner, setuprun, setupscript
+from apexgpu.recipes.facts import Facts, FreeSpace
+from apexgpu.recipes.planner import SetupPlan
 from apexgpu.recipes.recipe import Recipe, Source, Step
+from apexgpu.recipes.setuprun import SetupRun, StepFailedError
+from apexgpu.recipes.setupscript import ScriptMode
 from apexgpu.reporter import Progress, Reporter
 from apexgpu.ssh.transport import Limits
 
 HOST = Host("gpu7", "10.0.0.7", "alice", 22001)
 ROOM = Path("/nonexistent")
-FACTS = Facts(home="/home/alice", distribution=("ubuntu", "16.04"), free={"/": (1000, "sda")})
+FACTS = Facts(
+    home="/home/alice", distribution=("ubuntu", "16.04"), free={"/": FreeSpace(1000, "sda")}
+)
 
 
 def touch(name: str, *more: str, title: str = "") -> Step:
@@ -40,10 +43,10 @@ def touch(name: str, *more: str, title: str = "") -> Step:
     )
 
 
-def planned(*steps: Step, login: str = "", sources: Sequence[Source] = ()) -> Plan:
+def planned(*steps: Step, login: str = "", sources: Sequence[Source] = ()) -> SetupPlan:
     recipe = Recipe("tools", "tools", steps, ROOM, login=login, sources=tuple(sources))
-    return planner.plan(
-        "gpu7", FACTS, {"tools": recipe}, planner.order(["tools"], {"tools": recipe})
+    return planner.make_plan(
+        "gpu7", FACTS, {"tools": recipe}, planner.parse_request(["tools"], {"tools": recipe})
     )
 
 
@@ -65,9 +68,9 @@ class Told(Reporter, Progress):
         self.notes.append(text)
 
 
-def run_of(plan: Plan, told: Told | None = None) -> Run:
+def run_of(plan: SetupPlan, told: Told | None = None) -> SetupRun:
     told = told or Told()
-    return Run(plan, told, told)
+    return SetupRun(plan, told, told)
 
 
 @pytest.fixture
@@ -77,11 +80,11 @@ def link(tmp_path: Path) -> ShellLink:
     return ShellLink(home)
 
 
-def execute(link: ShellLink, plan: Plan, told: Told | None = None, **more: object) -> Run:
+def execute(link: ShellLink, plan: SetupPlan, told: Told | None = None, **more: object) -> SetupRun:
     """Check and run, as the command does."""
-    plan, _ = provision.check(link, HOST, plan)
+    plan, _ = setuprun.check_plan(link, HOST, plan)
     run = run_of(plan, told)
-    provision.execute(link, HOST, run, known=(), actions={}, pause=lambda _: None)
+    setuprun.run_plan(link, HOST, run, published_sources=(), actions={}, pause=lambda _: None)
     return run
 
 
@@ -96,12 +99,14 @@ class TestCheck:
     def test_it_tells_what_is_done_and_changes_nothing(self, link: ShellLink) -> None:
         (link.home / "two").touch()
         before = sorted(link.home.rglob("*"))
-        made, _ = provision.check(link, HOST, planned(touch("one"), touch("two"), touch("three")))
+        made, _ = setuprun.check_plan(
+            link, HOST, planned(touch("one"), touch("two"), touch("three"))
+        )
         assert [one.state for one in made.steps] == ["to do", "done", "to do"]
         assert sorted(link.home.rglob("*")) == before
 
     def test_any_command_of_a_check_that_fails_means_not_done(self, link: ShellLink) -> None:
-        made, _ = provision.check(link, HOST, planned(Step("x", "x", "false\ntrue", "true")))
+        made, _ = setuprun.check_plan(link, HOST, planned(Step("x", "x", "false\ntrue", "true")))
         assert made.steps[0].state == "to do"
 
     def test_a_check_that_hangs_on_input_or_ends_the_shell_spoils_nothing(
@@ -112,7 +117,7 @@ class TestCheck:
             Step("b", "b", "exit 0", "true"),
             Step("c", "c", "if then", "true"),
         ]
-        made, _ = provision.check(link, HOST, planned(*steps))
+        made, _ = setuprun.check_plan(link, HOST, planned(*steps))
         assert [one.state for one in made.steps] == ["to do", "done", "to do"]
 
     def test_files_are_summed_for_steps_that_are_to_do_only(
@@ -122,17 +127,17 @@ class TestCheck:
         file.write_bytes(b"abc")
         sources = [Source("INSTALLER", str(file)), Source("OTHER", "/nonexistent/file")]
         step = touch("one", 'test -r "$INSTALLER"', 'test ! -r "$OTHER"')
-        _, files = provision.check(link, HOST, planned(step, sources=sources))
+        _, files = setuprun.check_plan(link, HOST, planned(step, sources=sources))
         assert [(one.name, one.path, one.size, one.sha256[:8]) for one in files] == [
             ("INSTALLER", str(file), 3, "ba7816bf"),
             ("OTHER", "/nonexistent/file", 0, ""),
         ]
         (link.home / "one").touch()
-        assert provision.check(link, HOST, planned(step, sources=sources))[1] == ()
+        assert setuprun.check_plan(link, HOST, planned(step, sources=sources))[1] == ()
 
     def test_no_room_is_refused(self, link: ShellLink) -> None:
         with pytest.raises(RefusedError, match="1000 MiB free"):
-            provision.check(
+            setuprun.check_plan(
                 link, HOST, planned(Step("x", "x", "false", "true", disk={"/usr": 2000}))
             )
 
@@ -142,16 +147,16 @@ class TestCheck:
         )
         (link.home / "bin" / "mktemp").chmod(0o755)
         with pytest.raises(ApexError, match="mktemp: no space left"):
-            provision.check(link, HOST, planned(touch("one")))
+            setuprun.check_plan(link, HOST, planned(touch("one")))
 
 
 class TestRun:
     def test_what_is_to_do_is_done_once(self, link: ShellLink) -> None:
         plan, told = planned(touch("one"), touch("two", "echo once >>~/log")), Told()
         run = execute(link, plan, told)
-        assert (run.changed, told.did) == (True, ["the one", "the two"])
+        assert (run.has_changed_something, told.did) == (True, ["the one", "the two"])
         again = execute(link, plan)
-        assert (again.changed, again.states) == (False, {})
+        assert (again.has_changed_something, again.states) == (False, {})
         assert (link.home / "log").read_text() == "once\n"
 
     def test_variables_and_files_reach_the_scripts_whole(self, link: ShellLink) -> None:
@@ -174,9 +179,9 @@ class TestRun:
         )
         with pytest.raises(StepFailedError) as caught:
             execute(link, plan, told)
-        assert caught.value.message == "gpu7: the bad: did not work; it said: no disk"
-        assert (caught.value.exit_code, caught.value.said) == (1, ("no disk",))
-        assert caught.value.hint == "apexgpu setup gpu7 tools   (goes on with this step)"
+        assert caught.value.message == "gpu7: the bad: failed; last output: no disk"
+        assert (caught.value.exit_code, caught.value.last_lines) == (1, ("no disk",))
+        assert caught.value.hint == "apexgpu setup gpu7 tools"
         assert (told.did, (link.home / "bad").exists(), (link.home / "three").exists()) == (
             ["the one"],
             False,
@@ -184,7 +189,7 @@ class TestRun:
         )
 
     def test_one_that_says_that_it_worked_and_did_not_is_found_out(self, link: ShellLink) -> None:
-        with pytest.raises(StepFailedError, match="the liar: did not work"):
+        with pytest.raises(StepFailedError, match="the liar: failed"):
             execute(
                 link, planned(Step("liar", "the liar", "false", "echo all done", "test -e ~/liar"))
             )
@@ -202,14 +207,14 @@ class TestRun:
     def test_a_step_that_hangs_is_ended_at_its_time_limit(self, link: ShellLink) -> None:
         link.variables["APEXGPU_STEP_LIMIT"] = "1"
         with pytest.raises(
-            StepFailedError, match="the one: did not work; it said: it took longer than it may"
+            StepFailedError, match="the one: failed; last output: it took longer than it may"
         ):
             execute(link, planned(touch("one", "sleep 300")))
 
     def test_a_home_that_takes_no_file_is_told_in_the_shells_words(self, link: ShellLink) -> None:
         (link.home / ".cache").touch()
         with pytest.raises(
-            StepFailedError, match=r"the setup could not begin; it said: .+setup/lock"
+            StepFailedError, match=r"the setup could not start; last output: .+setup/lock"
         ):
             execute(link, planned(touch("one")))
 
@@ -233,7 +238,7 @@ class TestRun:
         pid = int((link.home / "pid").read_text())
         try:
             (link.home / "two").unlink()
-            assert execute(link, plan).changed
+            assert execute(link, plan).has_changed_something
         finally:
             os.kill(pid, signal.SIGKILL)
 
@@ -250,7 +255,7 @@ class TestDrop:
         assert told.did == ["the one", "the two"]
         assert (link.home / "log").read_text() == "once\n"
         assert told.notes == [
-            "the connection to gpu7 was lost; the work goes on there, connecting again"
+            "the connection to gpu7 was lost; the work continues in the container, reconnecting"
         ]
 
     def test_what_has_ended_meanwhile_is_told_as_it_ended(self, link: ShellLink) -> None:
@@ -259,7 +264,7 @@ class TestDrop:
                 await_end(link)
 
         link.drop, link.before = (lambda line: "halfway" in line), ended
-        with pytest.raises(StepFailedError, match="it said: broken"):
+        with pytest.raises(StepFailedError, match="last output: broken"):
             execute(link, planned(touch("one", "echo halfway", "echo broken", "false")))
 
     def test_a_connection_that_stays_lost_says_what_to_type(self, link: ShellLink) -> None:
@@ -271,10 +276,8 @@ class TestDrop:
         link.drop, link.before = (lambda line: "halfway" in line), gone
         with pytest.raises(UnreachableError) as caught:
             execute(link, planned(touch("one", "echo halfway", "sleep 0.3")))
-        assert "goes on there" in caught.value.message
-        assert (
-            caught.value.hint == "apexgpu setup gpu7 tools   (follows it, and goes on from there)"
-        )
+        assert "continues in the container" in caught.value.message
+        assert caught.value.hint == "apexgpu setup gpu7 tools"
         assert len(link.commands) == 7
 
     def test_one_that_was_never_made_is_not_tried_again_and_again(self, link: ShellLink) -> None:
@@ -298,7 +301,7 @@ class TestDrop:
             "test -e ~/cure || kill -9 $(cat ~/.cache/apexgpu/setup/pid)\nsleep 0.1\ntouch ~/two",
         )
         plan = planned(touch("one"), kill)
-        with pytest.raises(StepFailedError, match="was cut: the container was stopped"):
+        with pytest.raises(StepFailedError, match="was interrupted: the container was stopped"):
             execute(link, plan)
         (link.home / "cure").touch()
         execute(link, plan)
@@ -306,7 +309,7 @@ class TestDrop:
 
 
 class TestTwo:
-    def start(self, link: ShellLink, plan: Plan) -> threading.Thread:
+    def start(self, link: ShellLink, plan: SetupPlan) -> threading.Thread:
         """Another apexgpu's run, which waits for the file `go`."""
         thread = threading.Thread(target=execute, args=(ShellLink(link.home), plan))
         thread.start()
@@ -319,11 +322,13 @@ class TestTwo:
     def test_a_second_run_is_refused_while_the_first_goes_on(self, link: ShellLink) -> None:
         first = self.start(link, planned(touch("one", *self.WAITS)))
         try:
-            run = run_of(provision.check(link, HOST, planned(touch("two")))[0])
+            run = run_of(setuprun.check_plan(link, HOST, planned(touch("two")))[0])
             with pytest.raises(
-                ApexError, match="another setup is under way on gpu7: tools"
+                ApexError, match="another setup is running on gpu7: tools"
             ) as caught:
-                provision.execute(link, HOST, run, known=(), actions={}, pause=lambda _: None)
+                setuprun.run_plan(
+                    link, HOST, run, published_sources=(), actions={}, pause=lambda _: None
+                )
             assert (caught.value.code, caught.value.exit_code) == ("busy", 1)
         finally:
             (link.home / "go").touch()
@@ -334,7 +339,9 @@ class TestTwo:
         first = self.start(link, planned(touch("one", *self.WAITS)))
         said: list[str] = []
         busy = (link.home / ".cache/apexgpu/setup/id").read_text().strip()
-        follower = threading.Thread(target=provision.follow, args=(link, HOST, busy, said.append))
+        follower = threading.Thread(
+            target=setuprun.follow_setup, args=(link, HOST, busy, said.append)
+        )
         follower.start()
         (link.home / "go").touch()
         first.join(30)
@@ -345,7 +352,7 @@ class TestTwo:
     def test_following_what_has_ended_ends_at_once(self, link: ShellLink) -> None:
         execute(link, planned(touch("one", "echo words")))
         said: list[str] = []
-        provision.follow(
+        setuprun.follow_setup(
             link, HOST, (link.home / ".cache/apexgpu/setup/id").read_text().strip(), said.append
         )
         assert said == ["words"]
@@ -366,7 +373,7 @@ class TestInterrupt:
         await_end(link)
         assert (link.home / "one").exists()
         assert not (link.home / "two").exists()
-        assert told.notes[-1] == "to go on from there: apexgpu setup gpu7 tools"
+        assert told.notes[-1] == "to resume: apexgpu setup gpu7 tools"
         after = Told()
         execute(link, plan, after)
         assert after.did == ["the two"]
@@ -395,7 +402,7 @@ class TestLogin:
         with pytest.raises(StepFailedError) as caught:
             execute(link, planned(touch("one"), login="echo nvcc: not found\nfalse\ntrue"))
         assert caught.value.message == "tools is set up on gpu7, but a new login does not find it"
-        assert caught.value.said == ("nvcc: not found",)
+        assert caught.value.last_lines == ("nvcc: not found",)
 
 
 class TestAction:
@@ -403,13 +410,13 @@ class TestAction:
 
     def test_it_is_done_here_and_checked_there(self, link: ShellLink) -> None:
         told = Told()
-        plan, _ = provision.check(link, HOST, planned(touch("one"), self.STEP))
+        plan, _ = setuprun.check_plan(link, HOST, planned(touch("one"), self.STEP))
         run = run_of(plan, told)
-        provision.execute(
+        setuprun.run_plan(
             link,
             HOST,
             run,
-            known=(),
+            published_sources=(),
             pause=lambda _: None,
             actions={"renew_host_keys": (link.home / "keys").touch},
         )
@@ -417,24 +424,24 @@ class TestAction:
 
     def test_one_that_is_done_already_is_not_done_again(self, link: ShellLink) -> None:
         (link.home / "keys").touch()
-        plan, _ = provision.check(link, HOST, planned(touch("one"), self.STEP))
-        provision.execute(
+        plan, _ = setuprun.check_plan(link, HOST, planned(touch("one"), self.STEP))
+        setuprun.run_plan(
             link,
             HOST,
             run_of(plan),
-            known=(),
+            published_sources=(),
             pause=lambda _: None,
             actions={"renew_host_keys": lambda: pytest.fail("it was")},
         )
 
     def test_one_that_had_no_effect_is_found_out(self, link: ShellLink) -> None:
-        plan, _ = provision.check(link, HOST, planned(self.STEP))
-        with pytest.raises(StepFailedError, match="the check after it does not find it so"):
-            provision.execute(
+        plan, _ = setuprun.check_plan(link, HOST, planned(self.STEP))
+        with pytest.raises(StepFailedError, match="the check afterwards fails"):
+            setuprun.run_plan(
                 link,
                 HOST,
                 run_of(plan),
-                known=(),
+                published_sources=(),
                 pause=lambda _: None,
                 actions={"renew_host_keys": lambda: None},
             )
@@ -442,18 +449,18 @@ class TestAction:
 
 def test_a_whole_setup_fits_into_one_argument_of_a_shell() -> None:
     from apexgpu.recipes import recipe
-    from apexgpu.recipes.compatibility import Python
+    from apexgpu.recipes.compatibility import PythonVersion
 
     recipes = recipe.load_all(ROOM)
     facts = Facts(
         distribution=("ubuntu", "16.04"),
         driver="390.48",
-        archives={"7.0.5": "/newNAS/x.tgz"},
-        pythons=(Python("3.5.2"), Python("2.7.12")),
+        cudnn_archives={"7.0.5": "/newNAS/x.tgz"},
+        pythons=(PythonVersion("3.5.2"), PythonVersion("2.7.12")),
     )
-    made = planner.plan("gpu7", facts, recipes, planner.order(list(recipes), recipes))
+    made = planner.make_plan("gpu7", facts, recipes, planner.parse_request(list(recipes), recipes))
     assert (
-        len(setupscript.command("run", "0123456789abcdef", made)) < 100_000
+        len(setupscript.script_command(ScriptMode.RUN, "0123456789abcdef", made)) < 100_000
     )  # Linux takes 131,072
 
 
@@ -461,7 +468,7 @@ def test_a_whole_setup_fits_into_one_argument_of_a_shell() -> None:
     "line", ["", "apexgpu@ did 1", "xapexgpu@ab did 1", "apexgpu@AB did 1", "apexgpu did 1"]
 )
 def test_what_is_no_mark_is_a_programs_word(line: str) -> None:
-    assert setupscript.mark(line) is None
+    assert setupscript.parse_mark(line) is None
 
 
 @pytest.mark.parametrize(
@@ -470,5 +477,5 @@ def test_what_is_no_mark_is_a_programs_word(line: str) -> None:
 def test_a_mark_of_a_step_that_is_none_changes_nothing(words: str) -> None:
     told = Told()
     run = run_of(planned(touch("one"), touch("two")), told)
-    run.line(f"apexgpu@{run.id} {words}")
-    assert (run.now, run.states, told.said, told.did) == (0, {}, [], [])
+    run.handle_line(f"apexgpu@{run.id} {words}")
+    assert (run.current_step, run.states, told.said, told.did) == (0, {}, [], [])
