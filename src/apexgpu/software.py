@@ -1,4 +1,4 @@
-"""Software in your containers: set it up in versions that are compatible, and verify that it computes.
+"""Software in your containers: set it up in compatible versions, and verify that it computes.
 
 from apexgpu import software
 from apexgpu.session import Session
@@ -73,7 +73,10 @@ def list_recipes(session: Session) -> RecipeList:
 
 @dataclass(frozen=True)
 class SetupStep:
-    """A step of a plan, and how far it is. `state` is a string too: "done" (before), "did" (now), "failed", "to do"."""
+    """A step of a plan, and how far it is.
+
+    `state` is a string too: "done" (before), "did" (now), "failed", "to do".
+    """
 
     recipe: str
     step: str
@@ -94,8 +97,9 @@ class SetupStep:
 class Setup(Result):
     """What `setup` returns: how far it came, and the error that ended it, if one did.
 
-    `facts` is what was found in the container, `versions` what was chosen for it; None if it did not come that far.
-    `changed` if any step was done, or begun. `command` is the one that does the work of a dry run.
+    `facts` is what was found in the container, `versions` what was chosen for it; None if it did
+    not come that far. `changed` if any step was done, or begun. `command` is the one that does the
+    work of a dry run.
     """
 
     host: Host
@@ -154,12 +158,14 @@ def setup(
 ) -> Setup:
     """Set up `recipes` ("tensorflow", "tensorflow==1.8.0") in the container on the host `name`.
 
-    Compatible versions are chosen for what the container has, or the setup is refused with the reason. The plan is
-    shown, and the user is asked, before anything is changed; `dry_run` ends there. `python` (2 or 3) is the Python of
-    TensorFlow and PyTorch. `accept_files` accepts installers on the NAS that have changed since they worked.
+    Compatible versions are chosen for what the container has, or the setup is refused with the
+    reason. The plan is shown, and the user is asked, before anything is changed; `dry_run` ends
+    there. `python` (2 or 3) is the Python of TensorFlow and PyTorch. `accept_files` accepts
+    installers on the NAS that have changed since they worked.
 
-    The work continues in the container if the connection is lost. The same call follows it then, resumes it, and
-    changes nothing when all is done. UsageError for unknown recipes; other errors are in the result.
+    The work continues in the container if the connection is lost. The same call follows it then,
+    resumes it, and changes nothing when all is done. UsageError for unknown recipes; other errors
+    are in the result.
     """
     known = recipe.load_all(session.settings.config_dir)
     if not recipes:
@@ -192,7 +198,10 @@ def _report_last_lines(reporter: Reporter, host: Host, error: StepFailedError) -
 
 
 def _find_facts(session: Session, host: Host) -> Facts:
-    """What the container has. A stopped one is started if the user agrees; a setup that is running is awaited."""
+    """What the container has.
+
+    A stopped one is started if the user agrees; a setup that is running is awaited.
+    """
     connect_timeout = session.settings.timeout
 
     def query_host(host: Host) -> Facts:
@@ -216,7 +225,10 @@ def _find_facts(session: Session, host: Host) -> Facts:
 
 
 def _follow_running_setup(session: Session, host: Host, running_setup: str) -> None:
-    """Show the setup that is running already until it ends. `running_setup` is its id and what it sets up."""
+    """Show the setup that is running already until it ends.
+
+    `running_setup` is its id and what it sets up.
+    """
     what = running_setup.partition(" ")[2] or running_setup
     session.reporter.note(f"a setup is running on {host.name} already ({what}): following it")
     with session.reporter.working(f"following it on {host.name}") as progress:
@@ -448,7 +460,10 @@ class Verification:
 
 
 class Verifications(HostResults[Verification]):
-    """What `verify` returns. A container that does not compute has both a value and the error that says why."""
+    """What `verify` returns.
+
+    A container that does not compute has both a value and the error that says why.
+    """
 
 
 def verify(
@@ -458,11 +473,11 @@ def verify(
     python: str | None = None,
     wait: float = RUN_LIMIT,
 ) -> Verifications:
-    """Test that the containers on the hosts that `pattern` names compute on a GPU, from the driver to a convolution.
+    """Test that containers compute on a GPU, from the driver to a convolution.
 
-    The GPU with most free memory is used, first as after a login and then as a plain command. Nothing is changed.
-    `python` is a Python or an environment in the container; None finds one with TensorFlow. `wait` is how many
-    seconds one run may take.
+    `pattern` is the name of a host or a glob. The GPU with most free memory is used, first as after
+    a login and then as a plain command. Nothing is changed. `python` is a Python or an environment
+    in the container; None finds one with TensorFlow. `wait` is how many seconds one run may take.
     """
     hosts = session.hosts([pattern])
     # The laptop's shell may have expanded a `~` in the path.
@@ -493,7 +508,8 @@ def verify(
 
 
 def _with_error(outcome: Outcome[Verification]) -> Outcome[Verification]:
-    """The outcome with the error of what was found: a container that does not compute has failed."""
+    """The outcome with the error of what was found: a container that does not compute has
+    failed."""
     if outcome.value is None:
         return outcome
     return replace(outcome, error=outcome.value.checks.error)

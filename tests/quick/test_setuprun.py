@@ -207,7 +207,7 @@ class TestRun:
     def test_a_step_that_hangs_is_ended_at_its_time_limit(self, link: ShellLink) -> None:
         link.variables["APEXGPU_STEP_LIMIT"] = "1"
         with pytest.raises(
-            StepFailedError, match="the one: failed; last output: it took longer than it may"
+            StepFailedError, match="the one: failed; last output: the step reached its time limit"
         ):
             execute(link, planned(touch("one", "sleep 300")))
 

@@ -183,7 +183,7 @@ class TestPackages:
             "apt-get", 'case "$*" in *update*) exit 100 ;; *) exit "$(cat ~/code)" ;; esac'
         )
         (shell.home / "code").write_text("0\n")
-        assert "going on with the old ones" in shell.good("install_packages a")
+        assert "continuing with the old ones" in shell.good("install_packages a")
         (shell.home / "code").write_text("100\n")
         assert shell.run("install_packages a")[0] == 100
 

@@ -1,4 +1,4 @@
-"""Finds out why TensorFlow does not work, from the messages of TensorFlow, CUDA, cuDNN and the loader. Pure.
+"""Finds out why TensorFlow does not work, from its messages and those of CUDA and the loader. Pure.
 
 The messages are those of TensorFlow 1.5 ... 2.x, CUDA 8 ... 12 and the GNU loader. The first rule
 that matches is the cause, so rules for unambiguous messages come before rules for messages with
@@ -220,7 +220,7 @@ def _no_avx(failure: _Failure) -> Finding:
 
 
 def last_meaningful_line(output: str) -> str:
-    """Return the last line that explains something, at most 300 characters of it; empty if there is none."""
+    """Return the last line that explains something, cut at 300 characters; empty without one."""
     for line in reversed(output.splitlines()):
         if not _NOISE.search(line):
             return line.strip()[:300]

@@ -1,4 +1,4 @@
-"""Which versions of driver, CUDA, cuDNN, TensorFlow, PyTorch, Python and pip are compatible: tables, choices. Pure.
+"""Which versions of driver, CUDA, cuDNN, TensorFlow, PyTorch and Python are compatible. Pure.
 
 M = measured on the published wheels' own binaries or metadata; D = NVIDIA's release notes
 (RN-06722-001, table 1) or the project's documentation.
@@ -83,7 +83,7 @@ PYTORCH = "1.1.0"
 """The last build for CUDA 9.0, which the wheel contains (D)."""
 
 PYTHONS = ("2.7", "3.5", "3.6")
-"""Pythons that TensorFlow 1.5 ... 1.12.3 and PyTorch 1.1.0 have wheels for: cp27mu, cp35m, cp36m (M)."""
+"""TensorFlow 1.5 ... 1.12.3 and PyTorch 1.1.0 have wheels for these: cp27mu, cp35m, cp36m (M)."""
 
 PIP = "20.3.4"
 """The last pip for Python 2.7 and 3.5 (M)."""
@@ -167,7 +167,7 @@ class ChosenVersions:
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a dotted version, for comparisons; it ends at the first part that is not a number."""
+    """The numbers of a dotted version, for comparisons, up to the first part that is no number."""
     numbers = []
     for part in version.split("."):
         if not part.isdecimal():
@@ -269,7 +269,7 @@ def _check_driver(software: ContainerSoftware) -> None:
 def _choose_tensorflow(
     software: ContainerSoftware, request: VersionRequest
 ) -> tuple[TensorFlowRelease, str]:
-    """The release of TensorFlow and the version of cuDNN: the requested release, else the newest for the cuDNN."""
+    """The release and the cuDNN: the requested release, else the newest for the cuDNN."""
     requested = request.versions.get("tensorflow")
     if requested is not None:
         release = _find_release(software, requested)
@@ -310,7 +310,7 @@ def _find_release(software: ContainerSoftware, requested: str) -> TensorFlowRele
 def _choose_cudnn(
     software: ContainerSoftware, request: VersionRequest, release: TensorFlowRelease | None
 ) -> str:
-    """The cuDNN that the container will have: the requested one, else its own, else the newest that fits `release`."""
+    """The cuDNN to have: the requested, else the installed, else the newest for `release`."""
     host, requested = software.host, request.versions.get("cudnn")
     versions = set(software.cudnn_archives)
     if software.cudnn:
@@ -393,7 +393,7 @@ def _newest_pair(software: ContainerSoftware) -> tuple[str, str] | None:
 
 
 def _choose_python(software: ContainerSoftware, request: VersionRequest) -> str:
-    """The newest Python of the requested major version that has wheels: an installed one, else one of apt's."""
+    """The newest Python 2 or 3, as requested, with wheels: an installed one, else one of apt's."""
     major = request.python
     installed = []
     for python in software.pythons:
@@ -436,7 +436,7 @@ def _no_python(software: ContainerSoftware, request: VersionRequest) -> RefusedE
 
 
 def _choose_python_for_tools(software: ContainerSoftware) -> str:
-    """The Python 3 for tools that need no wheels: the system's own, because apt has its packages; else the newest."""
+    """The Python 3 for tools: the system's own, for which apt has packages, else the newest one."""
     system = []
     for version in SYSTEM_PYTHONS.get(software.distribution, ()):
         if version.startswith("3."):

@@ -37,7 +37,7 @@ class PythonInstallation:
 
 @dataclass(frozen=True, slots=True)
 class InstalledSoftware:
-    """The CUDAs as (version, directory), the cuDNNs as (version, header), and the Pythons of a container.
+    """What a container has: CUDAs as (version, directory), cuDNNs as (version, header), Pythons.
 
     `is_complete` is False if the output ends too early.
     """
@@ -145,7 +145,7 @@ class ConvolutionStep:
 
 @dataclass(frozen=True, slots=True)
 class MemoryStep:
-    """Bytes in use on the GPU before TensorFlow was imported, and at the end; None if nvidia-smi does not report it."""
+    """Bytes in use on the GPU before TensorFlow was imported, and at the end; None if unknown."""
 
     before: int | None
     after: int | None

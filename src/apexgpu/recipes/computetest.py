@@ -1,4 +1,4 @@
-"""Tests one container: sends the programs that look at its CUDA and its Pythons and that compute, and judges them."""
+"""Tests one container: sends the programs that list its software and that compute."""
 
 import ast
 import json
@@ -61,7 +61,7 @@ _PARSER_LOCK = threading.Lock()
 
 
 def program() -> str:
-    """The program that runs in the container's Python: `apexgpu.remote.programs.compute` without annotations."""
+    """The program for the container's Python: `remote/programs/compute.py` without annotations."""
     with _PARSER_LOCK:
         return _program()
 
@@ -73,14 +73,14 @@ def _program() -> str:
 
 
 def look_command(request: VerifyRequest, *, login: bool) -> str:
-    """The command line that lists CUDAs, cuDNNs and Pythons; with `login`, on the PATH that a login has."""
+    """The command line that lists CUDAs, cuDNNs and Pythons; with `login`, on a login's PATH."""
     return _command(
         "look.sh", program(), request.python or "", request.local_home, as_after_login=login
     )
 
 
 def compute_command(python: str, gpu: int, wait: float, *, login: bool) -> str:
-    """The command line that computes with a Python on a GPU: as after a login, or as any command that ssh is given."""
+    """The command line that computes on a GPU: as after a login, or as any command of ssh."""
     # The program ends itself at `limit`; `timeout` is for one that hangs in the driver.
     request = json.dumps({"do": "compute", "gpu": gpu, "limit": max(1, round(wait))})
     return _command(
@@ -187,7 +187,7 @@ class _ContainerQueries:
         return computeoutput.read_run(reply.out, reply.err)
 
     def _query(self, command: str, seconds: float, *, on_line: OnLine | None = None) -> Reply:
-        """Run a command on a new connection: an open one may have the environment variables of before a setup."""
+        """Run a command on a new connection: an open one may have old variables."""
         limits = Limits(connect=self.connect_timeout, total=self.connect_timeout + seconds)
         return containershell.query(
             self.transport, self.host, command, limits=limits, on_line=on_line, once=True

@@ -1,4 +1,4 @@
-"""Finds out what a container has that decides which software is compatible, in one round trip (facts.sh)."""
+"""Finds out, in one round trip (facts.sh), what a container has that choices depend on."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ class GpuModel:
 
 @dataclass(frozen=True, slots=True)
 class FreeSpace:
-    """The free space of a directory in MiB, and the file system (its device number) that the directory is on."""
+    """The free space of a directory in MiB, and the device number of its file system."""
 
     mebibytes: int
     file_system: str
@@ -95,7 +95,7 @@ def facts_command(installers: str = INSTALLERS) -> str:
 def query_facts(
     transport: Transport, host: Host, *, connect_timeout: float = 10, once: bool = False
 ) -> Facts:
-    """Ask the container on `host`; with `once`, over a new connection. `connect_timeout` in seconds.
+    """Ask the container on `host`; with `once`, over a new connection. Timeout in seconds.
 
     Raises RefusedError (stopped, not registered), UnreachableError, LoginError; ApexError for an
     incomplete answer.

@@ -1,4 +1,4 @@
-"""Checks what files and nvidia-smi report before anything is run: driver, CUDA, cuDNN, and the GPU to use. Pure."""
+"""Checks what files and nvidia-smi report before anything is run, and chooses the GPU. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from apexgpu.recipes.computeoutput import InstalledSoftware
 from apexgpu.text import size
 
 LEAST_FREE_MEMORY = 768 * MIB
-"""Bytes that CUDA's context and cuDNN need before anything is computed; a GPU with less free memory is busy."""
+"""Bytes that CUDA's context and cuDNN need; a GPU with less free memory is busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class ChosenGpu:
 
 
 def find_release(version: str) -> TensorFlowRelease | None:
-    """The row of compatibility's table for a version of TensorFlow: the same, else the newest of the same x.y."""
+    """The row of compatibility's table for a version: the same one, else the newest of its x.y."""
     similar = None
     for release in TENSORFLOW:
         if release.version == version:
@@ -61,7 +61,7 @@ def _short(version: str) -> str:
 
 
 def check_driver(driver: str, software: InstalledSoftware, tensorflow: str) -> Finding:
-    """Check that the driver is new enough for the CUDA that TensorFlow needs, else for the newest installed one."""
+    """Check that the driver is new enough for TensorFlow's CUDA, else for the newest installed."""
     cuda = required_cuda(tensorflow)
     if not cuda:
         versions = [version for version, _ in software.cudas]
@@ -132,7 +132,7 @@ def missing_tensorflow(software: InstalledSoftware, host: str, named: str | None
 
 
 def choose_gpu(gpus: Sequence[Gpu], host: str) -> tuple[ChosenGpu | None, Finding | None]:
-    """The GPU with most free memory, and the finding if it cannot be used; no GPU if none admits programs."""
+    """The GPU with most free memory (None if all refuse programs), and a finding if it is busy."""
     best = None
     for gpu in gpus:
         if gpu.compute_mode.lower().startswith("prohibited"):

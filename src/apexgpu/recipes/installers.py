@@ -1,4 +1,4 @@
-"""Checks the files that a setup installs from: published by their maker, used before with success, new, or changed."""
+"""Checks the files that a setup installs from: published, used before, new, or changed."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Makes a plan from the facts about a container and the recipes, or refuses before anything is changed. Pure."""
+"""Makes a plan from facts and recipes, or refuses before anything is changed. Pure."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class StepState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RecipeRequest:
-    """What the user asks for: recipes, versions of some, and the Python (2 or 3) of TensorFlow and PyTorch."""
+    """What the user asks for: recipes, versions of some, and the Python (2 or 3) for TensorFlow."""
 
     names: tuple[str, ...]
     versions: Mapping[str, str]
@@ -52,7 +52,7 @@ class RecipeRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """One step of a plan; its title and the name of its constraints file have their variables filled in."""
+    """One step of a plan; the variables in `title` and `constraints` are filled in."""
 
     recipe: Recipe
     step: Step
@@ -63,7 +63,7 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class SetupPlan:
-    """What is to be done in one container: the steps in their order, and the variables and files of their scripts."""
+    """What is to be done in one container: the steps, and the variables and files for them."""
 
     host: str
     arguments: tuple[str, ...]
@@ -141,7 +141,7 @@ def with_dependencies(names: Sequence[str], recipes: Mapping[str, Recipe]) -> li
 def make_plan(
     host: str, facts: Facts, recipes: Mapping[str, Recipe], request: RecipeRequest
 ) -> SetupPlan:
-    """Make the plan for one container; RefusedError with the reason and a way out if no versions are compatible."""
+    """Make the plan for one container; RefusedError, with a way out, if nothing is compatible."""
     needed = with_dependencies(request.names, recipes)
     parts: set[str] = set()
     for recipe in needed:
@@ -198,7 +198,7 @@ def _python_tag(version: str) -> str:
 
 
 def with_states(plan: SetupPlan, done: frozenset[int]) -> SetupPlan:
-    """Return the plan with the states of its steps; `done` are the numbers (from 1) of those with nothing to do.
+    """Return the plan with the states of its steps; `done` are the numbers (from 1) of those done.
 
     RefusedError if the disk has no room for the others.
     """

@@ -28,7 +28,7 @@ VARIABLES = (
     "GROWTH",
     "PIP",
 )
-"""The variables that the planner gives to scripts, beside `FILES`, `CONSTRAINTS` and the names of the sources."""
+"""The planner's variables for scripts, beside `FILES`, `CONSTRAINTS` and the sources' names."""
 
 ACTIONS = ("renew_host_keys",)
 """What this machine can do for a step instead of a script in the container."""

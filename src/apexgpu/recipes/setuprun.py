@@ -28,7 +28,7 @@ _CHECK_LIMIT = 1200.0
 """Seconds for a check, which may include the checksum of 1.6 GB over the network."""
 
 _SILENCE_LIMIT = 90.0
-"""Seconds without output after which a connection counts as lost: the script prints a mark every 15 s."""
+"""Seconds without output after which a connection is lost: run.sh prints a mark every 15 s."""
 
 _LOGIN_TEST_LIMIT = 300.0
 _CONNECT_ATTEMPTS = 6
@@ -140,7 +140,7 @@ def _without_terminal_codes(line: str) -> str:
 def check_plan(
     transport: Transport, host: Host, plan: SetupPlan, *, connect_timeout: float = 10
 ) -> tuple[SetupPlan, tuple[SourceFile, ...]]:
-    """Return the plan with the state of each step, and the files that would be installed from. Changes nothing.
+    """Return the plan with the state of each step, and the files to install from. Changes nothing.
 
     RefusedError if the disk has no room; other errors if the container cannot be asked.
     """
@@ -213,7 +213,7 @@ def run_plan(
     actions: Mapping[str, LocalAction],
     pause: Pause,
 ) -> None:
-    """Do the steps of a run's plan that are not done yet, verify each, and test what new logins are promised.
+    """Do the steps that are not done yet, verify each, and test what new logins are promised.
 
     `published_sources` are the names of sources whose checksum is the published one; `actions` are
     the actions that recipes may name. `run` is updated on the way. If the connection is lost, the
@@ -234,7 +234,7 @@ def run_plan(
 def _run_script(
     transport: Transport, host: Host, run: SetupRun, command: str, pause: Pause
 ) -> None:
-    """Send the script, and again after a lost connection: with the same id, it follows the run that has begun."""
+    """Send the script, and again after a lost connection: with the same id, it follows the run."""
     limits = Limits(run.connect_timeout, None, _SILENCE_LIMIT)
     for attempt in range(_CONNECT_ATTEMPTS):
         try:

@@ -1,4 +1,4 @@
-"""Builds the command that checks or does the steps of a plan in a container (run.sh), and reads its marks.
+"""Builds the command (run.sh) that checks or does the steps of a plan, and reads its marks.
 
 Pure but for the recipes' own files, which it reads.
 """
@@ -64,7 +64,7 @@ class RunEnd(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScriptMark:
-    """A line that run.sh itself prints, among the output of the steps: `apexgpu@RUN KIND ARGUMENTS`."""
+    """A line of run.sh itself among the output of the steps: `apexgpu@RUN_ID KIND ARGUMENTS`."""
 
     run_id: str
     kind: MarkKind

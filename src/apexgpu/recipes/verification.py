@@ -1,4 +1,4 @@
-"""Judges whether a container computes: what its files and its runs report, as one finding for each check. Pure.
+"""Judges whether a container computes, from its files and its runs: a finding per check. Pure.
 
 The checks are driver, CUDA, cuDNN, TensorFlow, GPU, convolution, memory, and all of it again as a
 command without a terminal. What the files report is only a note: conda, for example, brings its own
@@ -70,7 +70,7 @@ class ComputeChecks:
 
     @property
     def failure(self) -> Finding | None:
-        """The finding that is to blame if the container does not compute: a problem rather than busy or slow."""
+        """The finding that is to blame for a failure: a problem rather than busy or slow."""
         for verdicts in ({"problem"}, {"busy", "slow"}):
             for finding in self.findings:
                 if finding.verdict in verdicts:
@@ -96,7 +96,7 @@ class ComputeChecks:
 
     @property
     def error(self) -> ApexError | None:
-        """The failure as an error: exit code 1 if it is broken, 6 if it is busy, 5 if it is too slow."""
+        """The failure as an error: exit code 1 for broken, 6 for busy, 5 for too slow."""
         failure = self.failure
         if failure is None:
             return None
@@ -272,7 +272,7 @@ _Step = ImportStep | DeviceStep | ConvolutionStep | FailedStep | None
 
 
 def _judge_step(step: _Step, checks: ComputeChecks) -> Finding | None:
-    """The finding of a step; None if it failed, or was not reached, for a reason that is still to be found."""
+    """The finding of a step; None if it failed, or was not reached."""
     if isinstance(step, ImportStep):
         return _judge_import(step, checks.host)
     if isinstance(step, DeviceStep) and step.gpus:
@@ -324,7 +324,7 @@ def _judge_numbers(step: ConvolutionStep, host: str) -> Finding:
 def _explain_failure(
     checks: ComputeChecks, run: ComputeRun, check: Check, step: _Step
 ) -> list[Finding]:
-    """The finding of the check that failed, and of the check that is to blame if that is another one."""
+    """The finding of the check that failed; and, if another check is to blame, of that one."""
     if step is None and run.exit_code in {ALARM_EXIT_CODE, _TIMEOUT_EXIT_CODE}:
         fact = f"{check} was not done in time; CUDA may have been compiling for this GPU, which it does once"
         return [Finding(check, "slow", fact, f"apexgpu verify {checks.host} --wait 3600", "slow")]
@@ -382,7 +382,7 @@ def cuda_version(number: int) -> str:
 
 
 def cudnn_version(number: int) -> str:
-    """The version behind the number of cudnnGetVersion: 7005 is 7.0.5, and from 9 on, 90100 is 9.1.0."""
+    """The version behind the number of cudnnGetVersion: 7005 is 7.0.5, but 90100 is 9.1.0."""
     major = 10000 if number >= 90000 else 1000
     return f"{number // major}.{number % major // 100}.{number % 100}"
 
@@ -433,7 +433,7 @@ def _judge_command_run(checks: ComputeChecks, run: ComputeRun) -> Finding:
 
 
 def _new_failure(checks: ComputeChecks, findings: list[Finding]) -> Finding | None:
-    """The first failure, unless it is that TensorFlow takes all memory and the first run did so too."""
+    """The first failure, without one that the first run had too: TensorFlow takes all memory."""
     memory = checks.finding(Check.MEMORY)
     is_known = memory is not None and memory.code == CauseCode.TAKES_ALL_MEMORY
     for finding in findings:

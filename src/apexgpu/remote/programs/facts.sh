@@ -1,5 +1,6 @@
-# What of a container decides which software goes together, in one round trip: lines `apexgpu NAME VALUE`.
-# POSIX sh, sent as text; $1 is the directory of the installers. Nothing is changed.
+# Prints the facts about a container that decide which software is compatible: lines `apexgpu NAME VALUE`.
+# POSIX sh, sent as text. $1 is the directory with the installers. It changes nothing.
+# recipes/facts.py reads the output.
 say() { printf 'apexgpu %s\n' "$*"; }
 short() { tr '\n\t' '  ' | cut -c 1-300; }
 quick() { if command -v timeout >/dev/null 2>&1; then timeout 20 "$@"; else "$@"; fi; }
@@ -11,19 +12,19 @@ for name in ID VERSION_ID PRETTY_NAME; do
 done
 
 smi() {
-  asked=$(quick nvidia-smi --query-gpu="$1" --format="$2" 2>&1)
+  output=$(quick nvidia-smi --query-gpu="$1" --format="$2" 2>&1)
   code=$?
 }
 if ! command -v nvidia-smi >/dev/null 2>&1; then
   say gpu_trouble "there is no nvidia-smi"
 else
   smi driver_version,name,memory.total csv,noheader,nounits
-  [ "$code" = 0 ] || [ "$code" = 124 ] || smi driver_version csv,noheader # an old one may not know every field
+  [ "$code" = 0 ] || [ "$code" = 124 ] || smi driver_version csv,noheader # an old nvidia-smi may not know every field
   if [ "$code" = 0 ]; then
-    printf '%s\n' "$asked" | while IFS= read -r line; do say gpu "$line"; done
+    printf '%s\n' "$output" | while IFS= read -r line; do say gpu "$line"; done
   else
-    [ "$code" != 124 ] || asked="nvidia-smi does not answer within 20 s"
-    say gpu_trouble "$(printf '%s' "$asked" | tail -n 1 | short)"
+    [ "$code" != 124 ] || output="nvidia-smi does not answer within 20 s"
+    say gpu_trouble "$(printf '%s' "$output" | tail -n 1 | short)"
   fi
 fi
 
@@ -33,32 +34,33 @@ if [ -x "$cuda/bin/nvcc" ]; then
 fi
 header=$cuda/include/cudnn.h
 [ -e "$header" ] || header=/usr/include/cudnn.h
-cudnn_of() { # the version in a cudnn.h on stdin
+cudnn_version() { # of the cudnn.h on stdin
   awk '$1 == "#define" && $2 == "CUDNN_MAJOR" { a = $3 } $1 == "#define" && $2 == "CUDNN_MINOR" { b = $3 }
        $1 == "#define" && $2 == "CUDNN_PATCHLEVEL" { c = $3 } END { if (a != "") print a "." b "." c }'
 }
-[ ! -e "$header" ] || say cudnn "$(cudnn_of <"$header")"
+[ ! -e "$header" ] || say cudnn "$(cudnn_version <"$header")"
 for library in "$cuda/lib64/libcudnn.so.7" /usr/lib/x86_64-linux-gnu/libcudnn.so.7; do
   [ ! -e "$library" ] || { say cudnn_library "$(readlink -f "$library" | sed 's/.*\.so\.//')"; break; }
 done
 for archive in "$1"/cudnn-9.0-linux-x64-*.tgz; do
   [ ! -e "$archive" ] || say cudnn_archive "$(
-    quick tar -xzOf "$archive" --occurrence=1 cuda/include/cudnn.h 2>/dev/null | cudnn_of) $archive"
+    quick tar -xzOf "$archive" --occurrence=1 cuda/include/cudnn.h 2>/dev/null | cudnn_version) $archive"
 done
 
 for python in python2.7 python3 python3.4 python3.5 python3.6 python3.7 python3.8; do
   program=$(command -v "$python" 2>/dev/null) || continue
-  told=$(quick "$program" -c 'import sys; print("%d.%d.%d %d" % (sys.version_info[:3] + (sys.maxunicode > 65535,)))' \
+  version=$(quick "$program" -c 'import sys; print("%d.%d.%d %d" % (sys.version_info[:3] + (sys.maxunicode > 65535,)))' \
     2>/dev/null) || continue
-  say python "$told $program"
+  say python "$version $program"
 done
 
-for place in / /usr/local /tmp "$HOME"; do
-  free=$(df -Pk "$place" 2>/dev/null | awk 'NR == 2 { print int($4 / 1024) }')
-  [ -z "$free" ] || say free "$place $free $(stat -c %d "$place")" # two tmpfs have one name and two numbers
+for directory in / /usr/local /tmp "$HOME"; do
+  free=$(df -Pk "$directory" 2>/dev/null | awk 'NR == 2 { print int($4 / 1024) }')
+  [ -z "$free" ] || say free "$directory $free $(stat -c %d "$directory")" # two tmpfs have the same name, but two numbers
 done
 
 if sudo -n true 2>/dev/null; then say sudo yes; else say sudo no; fi
 notes=$HOME/.cache/apexgpu/setup
+# A setup holds this lock as long as it runs.
 if [ -e "$notes/lock" ] && ! flock -s -n "$notes/lock" true; then say busy "$(cat "$notes/id" 2>/dev/null | short)"; fi
 say end

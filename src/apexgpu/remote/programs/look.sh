@@ -1,5 +1,7 @@
-# What there is of CUDA and cuDNN, and what each Python tells of itself: $1 is the program that asks it, $2 the Python or
-# environment that was named (or nothing), $3 the home of the laptop, which its shell may have put for a `~`.
+# Lists the CUDAs, the cuDNNs and the Pythons of a container. recipes/computeoutput.py reads the output.
+#   $1  the program (compute.py) that each Python runs to report its TensorFlow
+#   $2  the Python or environment that the user named, or nothing
+#   $3  the home directory on the laptop, whose shell may have expanded a `~` in $2 to it
 for d in /usr/local/cuda /usr/local/cuda-*; do
   [ -d "$d" ] || continue
   v=$(sed -n 's/^CUDA Version \([0-9.]*\).*/\1/p' "$d/version.txt" 2>/dev/null)

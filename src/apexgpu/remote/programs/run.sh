@@ -1,12 +1,16 @@
-# Checks the steps of a setup, or does them. POSIX sh, sent as text: $1 check|run|follow, $2 the run's id and what it
-# sets up, $3 a script that lays out the run's files under $RUN: steps.sh, variables.sh, files/, and for each step N
-# N.done, N.do, N.verify, N.constraints; N.here where the laptop does it; sources ("NAME N PATH" lines); count.
-# What it says is marked with `apexgpu@ID `; all else is what the steps' programs say.
+# Checks or does the steps of a setup. POSIX sh, sent as text.
+#   $1  check | run | follow
+#   $2  the id of the run, and what it sets up
+#   $3  a script that writes the run's files into $RUN: steps.sh, variables.sh, files/, count (of the steps), sources
+#       (lines "NAME N PATH"), and for each step N: N.done, N.do, N.verify, N.constraints, and N.here if the laptop does it
+#   $4  for run: this text itself
+# Its own lines begin with `apexgpu@ID `; all others are output of the steps' programs. recipes/setupscript.py builds the
+# arguments and reads the lines.
 mode=$1 id=${2%% *} what=$2
 notes=$HOME/.cache/apexgpu/setup
 mark() { printf 'apexgpu@%s %s\n' "$id" "$*"; }
 
-part() ( # part N done|do|verify; 124 when it takes longer than it may
+part() ( # part N done|do|verify: run one text of a step; 124 at its time limit
   cd "$HOME" || exit 1
   limit=${APEXGPU_STEP_LIMIT:-7200}
   [ "$2" = "do" ] || limit=$((limit / 8))
@@ -38,11 +42,11 @@ check() {
 }
 
 failed() {
-  [ "$3" != 124 ] || echo "it took longer than it may, and was ended"
+  [ "$3" != 124 ] || echo "the step reached its time limit, and was ended"
   mark failed "$@"
   echo failed >"$notes/ended"
 }
-work() { # in a session of its own, so that it outlives the connection
+work() { # do the steps; it has its own session, so that it outlives the connection
   number=0
   while [ "$number" -lt "$(cat "$RUN/count")" ]; do
     number=$((number + 1))
@@ -57,7 +61,7 @@ work() { # in a session of its own, so that it outlives the connection
   echo finished >"$notes/ended"
 }
 
-begin() { # a new run, or the same one again that died before its end
+begin() { # start a new run, or one again that died before its end
   rm -rf "$notes/run" "$notes/ended" "$notes/pid" "$notes"/stop-*
   : >"$notes/log"
   echo "$what" >"$notes/id"
@@ -71,9 +75,9 @@ begin() { # a new run, or the same one again that died before its end
 }
 
 follow() {
-  while sleep 15 >/dev/null; do mark alive; done & # a sleep that outlives it must not hold the connection
+  while sleep 15 >/dev/null; do mark alive; done & # >/dev/null: a sleep must not keep the connection open
   beat=$!
-  if [ "$alive" = yes ]; then
+  if [ "$runs" = yes ]; then
     tail -n +1 -s 0.2 -f --pid="$(cat "$notes/pid")" "$notes/log"
   else
     cat "$notes/log"
@@ -93,12 +97,12 @@ case $mode in
     umask 022
     texts=${3:-} program=${4:-}
     exec 9>>"$notes/lock"
-    alive=yes
-    if flock -w 1 9; then # a look at the facts holds it for a moment
+    runs=yes
+    if flock -w 1 9; then # -w 1: facts.sh holds the lock for a moment
       if [ "$mode" = run ] && { [ "$(cat "$notes/id" 2>/dev/null)" != "$what" ] || [ ! -e "$notes/ended" ]; }; then
         begin
       else
-        alive=no
+        runs=no
       fi
     elif [ "$(cut -d ' ' -f 1 "$notes/id" 2>/dev/null)" != "$id" ]; then
       mark busy "$(cat "$notes/id" 2>/dev/null)"

@@ -1,4 +1,4 @@
-# What the steps of recipes may call. POSIX sh; dot-sourced before each of a step's texts, which run under `set -e`.
+# Functions for the texts of steps in recipes. POSIX sh, read before each text; the texts run under `set -e`.
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PYTHONNOUSERSITE=1
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_PYTHON_VERSION_WARNING=1 PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
 ENVIRONMENTS=$HOME/.virtualenvs
@@ -14,13 +14,14 @@ has_packages() {
 }
 install_packages() {
   has_packages "$@" && return 0
-  when_unlocked dpkg --configure -a # what an earlier run that was killed left half done
-  when_unlocked apt-get -q update || say "the package lists could not be renewed; going on with the old ones"
+  when_unlocked dpkg --configure -a # finishes what a killed run left half done
+  when_unlocked apt-get -q update || say "could not update the package lists; continuing with the old ones"
   when_unlocked apt-get -q -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef \
     -o Dpkg::Options::=--force-confold install --no-install-recommends "$@"
 }
 LOCK_LOOKS=60
-when_unlocked() { # apt's own option to wait is newer than Ubuntu 18.04; a new container often upgrades itself first
+# A new container often upgrades itself first, and apt's own option to wait for it is newer than Ubuntu 18.04.
+when_unlocked() {
   looks=0
   while :; do
     { as_root env DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@" 2>&1 && echo 0 >"$RUN/code" || echo $? >"$RUN/code"; } |
@@ -34,12 +35,12 @@ when_unlocked() { # apt's own option to wait is newer than Ubuntu 18.04; a new c
   done
 }
 
-# --- files of the system: in one move, the original kept once
-same_file() { as_root cmp -s - "$1"; } # whether stdin is what PATH holds
+# --- files of the system: replaced atomically; the first version is kept
+same_file() { as_root cmp -s - "$1"; } # whether the file $1 has the content of stdin
 keep_original() {
   as_root test ! -e "$1" || as_root test -e "$1.before-apexgpu" || as_root cp -p "$1" "$1.before-apexgpu"
 }
-put_file() { # put_file PATH: stdin becomes PATH, which everybody may read
+put_file() { # put_file PATH: write stdin to PATH, readable for everybody
   new=$(mktemp "${TMPDIR:-/tmp}/apexgpu.XXXXXX")
   cat >"$new"
   if ! same_file "$1" <"$new"; then
@@ -53,7 +54,7 @@ put_file() { # put_file PATH: stdin becomes PATH, which everybody may read
 }
 
 # --- /etc/environment, which reaches every login: `ssh HOST COMMAND` too
-login_path_has() { # whether every PATH line there, and at least one, names the directory
+login_path_has() { # whether there is a PATH line, and every one contains the directory
   awk -v dir="$1" '
     /^[ \t]*(export[ \t]+)?PATH=/ {
       seen = 1; value = $0; sub(/^[^=]*=/, "", value); gsub(/["'"'"' \t\r]/, "", value)
@@ -85,14 +86,14 @@ set_login_variable() { # set_login_variable NAME VALUE
   put_file /etc/environment <"$RUN/environment"
 }
 
-# --- Python environments: made in their place (they cannot be moved), and ready only when their mark is there
+# --- Python environments: made where they stay (they cannot be moved); ready when the file .apexgpu-ready is there
 python_can_make() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
 environment_ready() { # environment_ready DIRECTORY WHAT CODE
   [ "$(cat "$1/.apexgpu-ready" 2>/dev/null)" = "$2" ] && "$1/bin/python" -c "$3" >/dev/null 2>&1
 }
-begin_environment() { # begin_environment DIRECTORY PYTHON: with the pinned pip, setuptools and wheel; a ready one stays
+begin_environment() { # begin_environment DIRECTORY PYTHON: with the pinned pip, setuptools and wheel; keeps a ready one
   if [ -e "$1" ] && [ ! -e "$1/.apexgpu-making" ] && [ ! -e "$1/.apexgpu-ready" ]; then
-    say "$1 is there and was not made by apexgpu: move it away first"
+    say "$1 exists and was not made by apexgpu: move it away first"
     return 1
   fi
   if [ ! -e "$1/.apexgpu-ready" ]; then
@@ -125,15 +126,15 @@ into_environment() { # into_environment DIRECTORY REQUIREMENT...
     "$into/bin/python" -m pip install "$@"
   fi
 }
-finish_environment() { # finish_environment DIRECTORY WHAT [NAME]: the mark, and the name by which it is found
+finish_environment() { # finish_environment DIRECTORY WHAT [NAME]: mark it as ready, and link NAME to it
   printf '%s\n' "$2" >"$1/.apexgpu-new"
   mv -f "$1/.apexgpu-new" "$1/.apexgpu-ready"
   rm -f "$1/.apexgpu-making"
   [ -z "${3:-}" ] || point_to "$1" "$ENVIRONMENTS/$3"
 }
-point_to() { # the link in one move; what is there and is no link stays
+point_to() { # point_to DIRECTORY LINK: replace the link atomically, never anything else
   if [ -e "$2" ] && [ ! -L "$2" ]; then
-    say "$2 is there and was not made by apexgpu: move it away first"
+    say "$2 exists and was not made by apexgpu: move it away first"
     return 1
   fi
   rm -f "$2.apexgpu-new"
@@ -142,9 +143,9 @@ point_to() { # the link in one move; what is there and is no link stays
 }
 points_to() { [ "$(readlink "$2" 2>/dev/null)" = "$(basename "$1")" ]; }
 
-# --- notebooks: environments that Jupyter offers, by the name of their link
+# --- notebooks: environments as Jupyter kernels, by the name of their link
 KERNELS=$ENVIRONMENTS/jupyter/share/jupyter/kernels
-offers_kernel() { # true too where there is no Jupyter, or the environment has no kernel to offer
+offers_kernel() { # also true without Jupyter, or without the environment
   [ ! -e "$ENVIRONMENTS/jupyter/.apexgpu-ready" ] || [ ! -e "$ENVIRONMENTS/$1/.apexgpu-ready" ] ||
     [ -s "$KERNELS/$1/kernel.json" ]
 }
@@ -153,14 +154,15 @@ offer_kernel() {
     --name "$1" --display-name "$1"
 }
 
-# --- growth: the hook in a directory of packages
-has_old_tensorflow() { # whether a directory of packages holds one before 1.12
+# --- memory growth: the hook in a directory of packages
+has_old_tensorflow() { # whether a directory of packages contains a TensorFlow before 1.12
   for info in "$1"/tensorflow*-1.[0-9].*-info "$1"/tensorflow*-1.1[01].*-info; do
     [ ! -e "$info" ] || return 0
   done
   return 1
 }
-growth_places() { # of the system's own Pythons, and of every environment with a TensorFlow that has no variable for it
+# The package directories of the system's Pythons, and of every environment with a TensorFlow before 1.12.
+growth_places() {
   for python in /usr/bin/python2.7 /usr/bin/python3; do
     [ ! -x "$python" ] || echo "/usr/local/lib/python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')/dist-packages"
   done
