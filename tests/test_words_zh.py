@@ -140,3 +140,14 @@ def test_the_output_that_a_table_quotes_is_what_the_program_prints() -> None:
                     missing = [part for part in parts if part.strip(" :") not in printed]
                     assert quote in FROM_OTHER_PROGRAMS or not missing, f"{page}: {quote}"
     assert quotes > 40
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/zh/")])
+def test_tables_in_both_languages_have_the_same_rows(page: str) -> None:
+    """What a row is about (a command, a setting, an output of the program) is code in its first cell."""
+
+    def rows(path: Path) -> list[list[str]]:
+        cells = re.findall(r"^\| *(.*?) \|", path.read_text(encoding="utf-8"), re.MULTILINE)
+        return [re.findall(r"`([^`]+)`", cell) for cell in cells]
+
+    assert rows(ROOT / page) == rows(ROOT / page.replace("docs/zh/", "docs/"))
