@@ -14,16 +14,25 @@ from apexgpu.backups import (
     VerifiedSnapshot,
 )
 from apexgpu.render.screen import Screen, reported_already
-from apexgpu.tables import Row
+from apexgpu.tables import Column, Row
 from apexgpu.text import counted, size
 
-_TITLES = ("NAME", "HOST", "TIME", "SIZE", "VERIFIED", "OTHERS", "PATH")
+# A snapshot is named when it is restored, so its name is never shortened. The name contains the time and ends the path.
+_COLUMNS = (
+    Column("NAME"),
+    Column("HOST"),
+    Column("TIME", keep=2),
+    Column("SIZE", keep=3),
+    Column("VERIFIED", keep=4),
+    Column("OTHERS", keep=1),
+    Column("PATH", least=20, keep=0),
+)
 
 
 def show_list(result: SnapshotList, screen: Screen) -> None:
     """A table of the archives, and what the next snapshot has to know about the NAS."""
     if result.archives:
-        screen.table(_TITLES, [_row(archive) for archive in result.archives])
+        screen.table(_COLUMNS, [_row(archive) for archive in result.archives])
     else:
         screen.reporter.note("no snapshot found; make one with: apexgpu snapshot HOST")
     screen.reporter.note(
