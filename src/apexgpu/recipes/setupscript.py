@@ -136,9 +136,11 @@ def script_command(
 
 def login_test_command(plan: SetupPlan, recipe: Recipe) -> str:
     """The command line that tests, in a new login, what `recipe` promises to every login."""
-    # SUFFIX is meant to be set even if it is empty.
-    variables = {name: value for name, value in plan.variables.items() if value or name == "SUFFIX"}
-    assignments = [f"{name}={value}" for name, value in variables.items()]
+    assignments = []
+    for name, value in plan.variables.items():
+        # An empty SUFFIX has a meaning: Python 3.
+        if value or name == "SUFFIX":
+            assignments.append(f"{name}={value}")
     return shlex.join(["env", *assignments, "sh", "-c", f"set -e\n{recipe.login}"])
 
 

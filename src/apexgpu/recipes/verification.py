@@ -130,7 +130,10 @@ def _ends_checks(finding: Finding) -> bool:
 
 
 def _in_order(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    return tuple(sorted(findings, key=lambda finding: CHECKS.index(Check(finding.check))))
+    def position(finding: Finding) -> int:
+        return CHECKS.index(Check(finding.check))
+
+    return tuple(sorted(findings, key=position))
 
 
 # The four parts of a verification, in this order
@@ -199,7 +202,8 @@ def add_run(checks: ComputeChecks, run: ComputeRun) -> ComputeChecks:
 
 def add_command_run(checks: ComputeChecks, run: ComputeRun) -> ComputeChecks:
     """Add what the second run, as a command without a terminal, came to: one finding."""
-    return replace(checks, findings=(*checks.findings, _judge_command_run(checks, run)))
+    finding = _judge_command_run(checks, run)
+    return replace(checks, findings=(*checks.findings, finding))
 
 
 def complete(checks: ComputeChecks) -> ComputeChecks:
