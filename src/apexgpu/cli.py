@@ -128,7 +128,9 @@ def _usage_error(exc: Exception) -> UsageError | None:
     context = getattr(exc, "ctx", None)
     path = context.command_path if context is not None else "apexgpu"
     message = format_message().rstrip(".").replace("\n", " ")
-    return UsageError(f"{path}: {message[:1].lower()}{message[1:]}", hint=f"{path} --help")
+    # Our messages begin in lower case.
+    message = message[:1].lower() + message[1:]
+    return UsageError(f"{path}: {message}", hint=f"{path} --help")
 
 
 def _unexpected_error(exc: Exception) -> ApexError:

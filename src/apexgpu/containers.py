@@ -95,10 +95,11 @@ def status(session: Session, patterns: Sequence[str], *, watch: bool = False) ->
     again, as long as the user looks at it. The errors of hosts are in the result.
     """
     hosts = session.hosts(patterns)
-    look = containershell.detailed_status if patterns else manage.status
 
     def ask(host: Host) -> ContainerStatus:
-        return ContainerStatus(look(session.transport, host))
+        if patterns:
+            return ContainerStatus(containershell.detailed_status(session.transport, host))
+        return ContainerStatus(manage.status(session.transport, host))
 
     with session.reporter.host_rows(Statuses, hosts, watch=watch) as rows:
         outcomes = manyhosts.run(session, hosts, ask, on_done=rows.put)
@@ -387,7 +388,8 @@ def down(session: Session, patterns: Sequence[str], *, everything: bool = False)
     with session.reporter.working(f"checking {_list_names(hosts)}"):
         activities = manyhosts.run(session, hosts, lambda host: _find_activity(session, host))
     confirm_stop(session, activities)
-    stops = _stop(session, [outcome.host for outcome in activities if outcome.ok])
+    answering = [outcome.host for outcome in activities if outcome.ok]
+    stops = _stop(session, answering)
     outcomes: list[Outcome[Stop]] = []
     for outcome in activities:
         if outcome.error is not None:
@@ -464,9 +466,11 @@ def _report_stop(session: Session, outcome: Outcome[Stop]) -> None:
     if outcome.error is not None:
         session.reporter.error(outcome.error, host=name)
     elif outcome.value is not None and outcome.value.reply.was_running:
-        maps = outcome.value.reply.user_maps
-        removed = f" Port maps that were removed: {', '.join(maps)}." if maps else ""
-        session.reporter.success(f"{name} is down.{removed} Next: apexgpu up {name}")
+        message = f"{name} is down."
+        maps = ", ".join(outcome.value.reply.user_maps)
+        if maps:
+            message += f" Port maps that were removed: {maps}."
+        session.reporter.success(f"{message} Next: apexgpu up {name}")
     else:
         session.reporter.success(f"{name} was down already")
 

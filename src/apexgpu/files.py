@@ -56,9 +56,11 @@ def written_beside(target: Path, data: bytes, *, mode: int) -> Iterator[Path]:
 
 def _delete_stale(directory: Path, prefix: str) -> None:
     """Delete temporary files that killed processes left behind. A recent one may be in use by another process."""
-    for path in directory.glob(f"{glob.escape(prefix)}*.tmp"):
+    pattern = f"{glob.escape(prefix)}*.tmp"
+    for path in directory.glob(pattern):
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_AFTER:
+            age = time.time() - path.stat().st_mtime
+            if age > _STALE_AFTER:
                 path.unlink()
 
 

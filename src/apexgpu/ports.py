@@ -103,14 +103,17 @@ def _ask(
 
 def _check(session: Session, outcome: Outcome[tuple[PortMap, ...]]) -> Outcome[HostPorts]:
     """Remember the maps for the next start, and test them."""
-    host, maps = outcome.host, outcome.value
+    host = outcome.host
+    maps = outcome.value
     if maps is None:
         if outcome.error is not None:
             session.reporter.error(outcome.error, host=host.name)
         return Outcome(host, None, outcome.error)
-    portmaps.remember(session.state_dir, host, portmaps.user_ports(maps))
+    ports = portmaps.user_ports(maps)
+    portmaps.remember(session.state_dir, host, ports)
     checked = tuple(portmaps.check_maps(maps))
-    return Outcome(host, HostPorts(checked, portmaps.remembered(session.state_dir, host)))
+    remembered = portmaps.remembered(session.state_dir, host)
+    return Outcome(host, HostPorts(checked, remembered))
 
 
 def _report_dangers(session: Session, host: Host, ports: HostPorts) -> None:
@@ -133,6 +136,6 @@ def _report_dangers(session: Session, host: Host, ports: HostPorts) -> None:
 
 def _report_lost(session: Session, host: Host, ports: HostPorts) -> None:
     if ports.lost:
-        listed = ", ".join(map(str, ports.lost))
+        listed = ", ".join(str(port) for port in ports.lost)
         command = f"apexgpu port {host.name} {ports.lost[0]}"
         session.reporter.note(f"no longer mapped: {listed}; to map one again: {command}")

@@ -63,7 +63,9 @@ def install(session: Session, shell: str | None = None) -> CompletionInstallatio
     Raises:
         UsageError: there is no completion for this shell, or the shell cannot be found out.
     """
-    shell = _check_shell(shell or _detect_shell())
+    if shell is None:
+        shell = _detect_shell()
+    shell = _check_shell(shell)
     file = _script_file(shell, session.settings.config_dir)
     replace_atomically(file, script(shell).encode(), mode=0o644)
     startup = _startup_file(shell)

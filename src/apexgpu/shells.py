@@ -19,6 +19,7 @@ from apexgpu.models import Host, Reply, Target
 from apexgpu.results import HostResults, JsonObject, Result, exit_code_of
 from apexgpu.session import Session
 from apexgpu.ssh.route import config_arguments, target_arguments
+from apexgpu.text import counted
 
 
 def ssh_arguments(session: Session, host: Host) -> list[str]:
@@ -90,13 +91,15 @@ def _own_connection(session: Session, host: Host) -> list[str]:
     path = _control_path(session, Target(host, "container"))
     if path == "none":
         return []
-    targets = [Target(host, "manage")]
-    for other in session.known_hosts:
-        if other != host and other.port:
-            targets.append(Target(other, "container"))
+    # One other container is enough: a path that does not tell two apart does not tell any apart.
+    other_targets = [Target(host, "manage")]
+    for other_host in session.known_hosts:
+        if other_host != host and other_host.port:
+            other_targets.append(Target(other_host, "container"))
             break
-    if path in {_control_path(session, other) for other in targets}:
-        return ["-o", "ControlPath=none"]
+    for target in other_targets:
+        if _control_path(session, target) == path:
+            return ["-o", "ControlPath=none"]
     return []
 
 
@@ -172,6 +175,6 @@ def _run(
         reply = containershell.execute(session.transport, host, command, total=limit)
         return CommandOutput(reply)
 
-    plural = "s" if len(hosts) > 1 else ""
-    with session.reporter.working(f"running on {len(hosts)} host{plural}"):
-        return CommandOutputs(manyhosts.run(session, hosts, work))
+    with session.reporter.working(f"running on {counted(len(hosts), 'host')}"):
+        outcomes = manyhosts.run(session, hosts, work)
+    return CommandOutputs(outcomes)

@@ -248,9 +248,10 @@ def print_block(session: Session) -> ConfigBlock:
     """
     left_out = session.account.left_out
     hosts = tuple(host for host in fetch_hosts(session) if host.name not in left_out)
-    identity_file = _key_to_pin(session, _registered_key(session))
-    text = configblock.render_block(hosts, identity_file=identity_file).decode()
-    return ConfigBlock(text, hosts)
+    key = _registered_key(session)
+    identity_file = _key_to_pin(session, key)
+    block = configblock.render_block(hosts, identity_file=identity_file)
+    return ConfigBlock(block.decode(), hosts)
 
 
 def remove(session: Session) -> Removal:
@@ -279,8 +280,9 @@ def restore(session: Session, number: int) -> Restoration:
         DeclinedError: the user did not agree.
     """
     path = session.settings.ssh_config
-    backups = configbackups.list_backups(session.state_dir, path)
-    by_number = {backup.number: backup for backup in backups}
+    by_number = {}
+    for backup in configbackups.list_backups(session.state_dir, path):
+        by_number[backup.number] = backup
     if number not in by_number:
         raise UsageError(f"there is no copy {number} of {path}", hint="apexgpu config restore")
     old = configfile.read_config(path)

@@ -207,7 +207,10 @@ def _check_names(session: Session, names: Sequence[str], tunnels: Sequence[Tunne
             continue
         # The ID of a tunnel that is closed already: its host must exist. This may ask IAM.
         host, _, number = name.rpartition("-")
-        session.hosts([host if host and number.isdigit() else name])
+        if host and number.isdigit():
+            session.hosts([host])
+        else:
+            session.hosts([name])
 
 
 # The steps of opening a tunnel, which TensorBoard and Jupyter take as well.
@@ -451,8 +454,11 @@ class _Foreground:
         if tunnel.reason in self.lost_since:
             return
         self.lost_since[tunnel.reason] = tunnel.since
-        then = "" if self.request.once else "; connecting again …"
-        self.session.reporter.note(f"{tunnel.host}: {tunnel.reason.rstrip('.')}{then}")
+        reason = tunnel.reason.rstrip(".")
+        message = f"{tunnel.host}: {reason}"
+        if not self.request.once:
+            message += "; connecting again …"
+        self.session.reporter.note(message)
 
     def _raise_reason(self, ending: "Ending") -> None:
         reason = ending.status.reason
@@ -472,9 +478,11 @@ def _show_in_browser(session: Session, plan: TunnelPlan, tunnel: Tunnel) -> None
 
 
 def _port_in_use(session: Session, port: int, plan: TunnelPlan) -> RefusedError:
-    owner = _owner(session, port, records.list_tunnels(session.state_dir))
+    own_tunnels = records.list_tunnels(session.state_dir)
+    owner = _owner(session, port, own_tunnels)
     message = f"local port {port} is in use by {owner}"
-    hint = f"{plan.command} --local {ports.next_free(port)}"
+    free_port = ports.next_free(port)
+    hint = f"{plan.command} --local {free_port}"
     return RefusedError(message, hint=hint, code="port_taken")
 
 

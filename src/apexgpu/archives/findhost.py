@@ -57,16 +57,20 @@ def archive_host(
 
 
 def _start_order(context: WorkContext, host: Host, stopped: list[Host]) -> list[Host]:
-    """The stopped containers that may be started, `host` first, the others in the order of the
-    user's hosts.
+    """Return the stopped containers that may be started.
+
+    `host` comes first, the others in the order of the user's hosts.
     """
-    order = list(context.hosts)
     startable = []
-    for candidate in stopped:
+    if host in stopped:
+        startable.append(host)
+    for candidate in context.hosts:
+        if candidate == host or candidate not in stopped:
+            continue
         # Starting a container whose files another command is saving would spoil that archive.
-        if candidate == host or context.journal.find(candidate.name) is None:
+        if context.journal.find(candidate.name) is None:
             startable.append(candidate)
-    return sorted(startable, key=lambda candidate: (candidate != host, order.index(candidate)))
+    return startable
 
 
 @contextmanager

@@ -229,10 +229,12 @@ class IamClient:
     def _fetch(
         self, method: str, path: str, *, limit: int = PAGE_LIMIT, form: dict[str, str] | None = None
     ) -> HttpResponse:
+        url = self.url + path
         content = None
         if form is not None:
+            # As a browser does; bytes that are not UTF-8 stay what they are.
             content = urlencode(form, encoding="utf-8", errors="surrogateescape").encode()
-        return fetch(method, self.url + path, timeout=self.timeout, limit=limit, content=content)
+        return fetch(method, url, timeout=self.timeout, limit=limit, content=content)
 
 
 def _with_line_ends(text: str) -> str:

@@ -82,8 +82,10 @@ def add_key(stored: str, new: PublicKey) -> str:
     Returns `stored` itself if it contains the key already. Raises UsageError if sshd could not read
     `new`.
     """
+    # The line that is sent is read back, as sshd would read it.
     added = parse_line(new.line)
-    if added is None or (added.kind, added.blob) != (new.kind, new.blob):
+    is_same = added is not None and (added.kind, added.blob) == (new.kind, new.blob)
+    if added is None or not is_same:
         message = f"sshd could not read this public key: {_printable(new.kind)[:40]}"
         raise UsageError(message, hint="ssh-keygen -y -f PRIVATE_KEY")
     for key in parse_all(stored):

@@ -82,11 +82,18 @@ class ControlMasters:
         the ssh config, an older master is not found any more, and ends when it is idle.
         """
         assert self._directory is not None  # noqa: S101 - the callers have checked
-        host = target.host
-        identity = (
-            f"{target.alias}\0{host.address}\0{target.port}\0{target.user}\0{self._config_state}"
+        identity = "\0".join(
+            [
+                target.alias,
+                target.host.address,
+                str(target.port),
+                target.user,
+                str(self._config_state),
+            ]
         )
-        return self._directory / f"{target.alias[:24]}-{zlib.crc32(identity.encode()):08x}"
+        checksum = zlib.crc32(identity.encode())
+        # Short, because the path of a socket has about a hundred bytes at most.
+        return self._directory / f"{target.alias[:24]}-{checksum:08x}"
 
 
 def _finish(connection: MuxConnection, path: Path, target: Target, limits: Limits) -> Reply:
@@ -141,7 +148,12 @@ def sockets() -> list[Path]:
     directory = _runtime_path()
     if directory is None or not directory.is_dir():
         return []
-    return [path for path in sorted(directory.iterdir()) if stat.S_ISSOCK(path.lstat().st_mode)]
+    masters = []
+    for path in sorted(directory.iterdir()):
+        mode = path.lstat().st_mode
+        if stat.S_ISSOCK(mode):
+            masters.append(path)
+    return masters
 
 
 def close_all(runner: Runner) -> None:

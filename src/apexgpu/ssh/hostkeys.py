@@ -118,8 +118,11 @@ class KnownKeys:
         A target that was never contacted stays unknown: the user has to confirm its first key.
         """
         known = self.read()
+        if not keys or not known:
+            return None
         blobs = {key.blob for key in keys}
-        if not keys or not known or all(key.blob in blobs for key in known):
+        outdated = [key for key in known if key.blob not in blobs]
+        if not outdated:
             return None
         return self.replace(self.preferred(keys))
 
@@ -134,7 +137,8 @@ class KnownKeys:
         old: list[PublicKey] = []
         for file in self._files_that_know_it():
             old += knownhostsedit.replace(file, self.name, key, self.backups)
-        return KeyChange(tuple(dict.fromkeys(old)), key)
+        unique = tuple(dict.fromkeys(old))  # two files may have had the same key
+        return KeyChange(unique, key)
 
     def _files_that_know_it(self) -> list[Path]:
         return [file for file in self.files if KnownHosts([file]).keys(self.name)]

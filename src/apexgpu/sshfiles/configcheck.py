@@ -93,7 +93,8 @@ def destinations(hosts: Iterable[Host]) -> dict[str, SshDestination]:
     """Return every ssh name of `hosts` with the destination that it must have."""
     names = {}
     for host in hosts:
-        names[host.manage_name] = SshDestination(host.address, host.user, str(host.manage_port))
+        manage_port = str(host.manage_port)
+        names[host.manage_name] = SshDestination(host.address, host.user, manage_port)
         if host.port is not None:
             names[host.name] = SshDestination(host.address, host.user, str(host.port))
     return names
@@ -111,8 +112,9 @@ def resolve(config: Path, names: Iterable[str], runner: Runner) -> dict[str, Res
 
 
 def _resolve(config: Path, name: str, runner: Runner) -> Resolved:
+    argv = ["ssh", "-G", "-F", str(config), "--", name]
     try:
-        completed = runner.run(["ssh", "-G", "-F", str(config), "--", name], timeout=_TIMEOUT)
+        completed = runner.run(argv, timeout=_TIMEOUT)
     except UnreachableError as error:
         return Resolved(-1, b"", error.message.encode(), timed_out=True)
     return Resolved(completed.code, completed.out, completed.err)
@@ -379,7 +381,8 @@ def _group_by_value(options: Mapping[str, Mapping[str, str]], keyword: str) -> d
     for name, values in options.items():
         value = values.get(keyword.lower(), "none")
         if value != "none":
-            groups.setdefault(ascii(value)[1:-1], []).append(name)
+            printable = ascii(value)[1:-1]  # the value may contain anything
+            groups.setdefault(printable, []).append(name)
     return groups
 
 

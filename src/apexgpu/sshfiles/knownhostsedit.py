@@ -168,10 +168,12 @@ def _read_bytes_and_mode(path: Path) -> tuple[bytes, int]:
 
 def _back_up(path: Path, data: bytes, directory: Path) -> None:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    replace_atomically(directory / f"{path.name}.{stamp}", data)
-    copies = sorted(directory.glob(f"{path.name}.[0-9]*T*Z"))
-    for copy in copies[:-_BACKUPS_KEPT]:
-        copy.unlink(missing_ok=True)
+    backup = directory / f"{path.name}.{stamp}"
+    replace_atomically(backup, data)
+    # Their names sort by time.
+    backups = sorted(directory.glob(f"{path.name}.[0-9]*T*Z"))
+    for old_backup in backups[:-_BACKUPS_KEPT]:
+        old_backup.unlink(missing_ok=True)
 
 
 def _append(old: bytes, lines: Sequence[str]) -> bytes:

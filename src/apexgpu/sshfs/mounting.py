@@ -145,9 +145,11 @@ def _undo(state_dir: Path, directory: str, created: Sequence[str]) -> None:
     processes = mountprocesses.find_behind(directory)
     if entry is not None and mounttable.may_be_ours(entry):
         argvs = mountcommands.unmount_argvs(directory, force=True)
-        run_all([TimedCommand(tuple(argv), UNMOUNT_LIMIT) for argv in argvs])
+        commands = [TimedCommand(tuple(argv), UNMOUNT_LIMIT) for argv in argvs]
+        run_all(commands)
     mountprocesses.end(processes, grace=0)
-    mountrecords.forget(state_dir, directory, remove_directories(created))
+    not_removed = remove_directories(created)
+    mountrecords.forget(state_dir, directory, not_removed)
 
 
 @contextlib.contextmanager

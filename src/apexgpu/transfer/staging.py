@@ -100,13 +100,17 @@ async def fill_stage(
         left_out, changed = len(plan.skipped), len(plan.modes)
         return StageResult(files, size, 0, left_out, changed, staged=False)
 
-    to_write = sum(wanted[path].size - _size(staged, path) for path in plan.files)
+    to_send = 0
+    already_staged = 0
+    for path in plan.files:
+        to_send += wanted[path].size
+        already_staged += _size(staged, path)
     disk = request.stage if stage_exists else parent(request.stage)
-    await check_free_space(target, disk, to_write)
+    await check_free_space(target, disk, to_send - already_staged)
     if not stage_exists:
         await target.mkdir(request.stage)
     progress.partial = (target.where, display(request.stage))
-    progress.begin(progress.name, sum(wanted[path].size for path in plan.files))
+    progress.begin(progress.name, to_send)
     if send_all is None:
         sender = _SftpSender(source, target, request, wanted, staged, progress)
         sent = await sender.send(plan)

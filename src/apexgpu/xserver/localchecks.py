@@ -94,7 +94,9 @@ def _server_answers(facts: DisplayFacts) -> Finding:
     if facts.answer is Answer.NOT_ASKED:
         return Finding.unknown("X server", f"{facts.display} was not asked")
     is_xwayland = facts.wayland and facts.display.startswith(":")
-    name = "XWayland" if is_xwayland else facts.server_answer
+    name = facts.server_answer
+    if is_xwayland:
+        name = "XWayland"
     # A server that rejected us has said why instead of its name.
     if facts.answer is Answer.ADMITTED and name:
         return Finding.ok("X server", f"{name} answers")

@@ -79,13 +79,18 @@ class Connection:
         self.events = []  # type: list[bytes]
 
     def _log_in(self, cookie: "bytes | None") -> XServerSetup:
-        self.send(login_request(COOKIE if cookie else "", cookie or b""))
+        if cookie:
+            self.send(login_request(COOKIE, cookie))
+        else:
+            self.send(login_request("", b""))
         head = self._receive(8, self._limit)
         (length_in_words,) = struct.unpack_from("<H", head, 6)
         reply = self._receive(4 * length_in_words, self._limit)
         if head[0] != _ACCEPTED:
             # "Failed" (0) gives the length of its reason; "Authenticate" does not.
-            length = head[1] if head[0] == 0 else len(reply)
+            length = len(reply)
+            if head[0] == 0:
+                length = head[1]
             raise NotLetInError(parse_refusal(reply, length))
         return parse_setup(reply)
 
@@ -134,10 +139,12 @@ class Connection:
     def _packet(self, limit: float) -> bytes:
         """Receive one error, reply or event."""
         packet = self._receive(32, limit)
-        if packet[0] != _REPLY and packet[0] & ~_SENT_BY_CLIENT != _GENERIC_EVENT:
-            return packet
-        (words,) = struct.unpack_from("<I", packet, 4)
-        return packet + self._receive(4 * words, self._limit)
+        kind = packet[0]
+        # Only these two are longer than 32 bytes.
+        if kind == _REPLY or kind & ~_SENT_BY_CLIENT == _GENERIC_EVENT:
+            (length_in_words,) = struct.unpack_from("<I", packet, 4)
+            packet += self._receive(4 * length_in_words, self._limit)
+        return packet
 
     def _receive(self, count: int, limit: float) -> bytes:
         data = b""

@@ -53,14 +53,16 @@ class Display:
 def parse_display(name: str) -> "Display | None":
     """Parse `:0`, `unix:0.0`, `localhost:10.0`, or `/path/of/a/socket:0` (launchd). None for anything else."""
     host, colon, display_and_screen = name.rpartition(":")
-    number = display_and_screen.partition(".")[0]
-    if not colon or not (number.isdigit() and len(number) < 6):
+    digits = display_and_screen.partition(".")[0]
+    is_number = digits.isdigit() and len(digits) < 6
+    if not colon or not is_number:
         return None
+    number = int(digits)
     if host.startswith("/"):
-        return Display(int(number), "", name)
+        return Display(number, "", name)
     if host in ("", "unix"):
-        return Display(int(number), "", SOCKETS + number)
-    return Display(int(number), host.strip("[]"), "")
+        return Display(number, "", SOCKETS + digits)
+    return Display(number, host.strip("[]"), "")
 
 
 def _padded(data: bytes) -> bytes:
@@ -83,10 +85,14 @@ def parse_refusal(reply: bytes, length: int) -> str:
 def parse_setup(reply: bytes) -> XServerSetup:
     """The reply to an accepted login, without its first eight bytes."""
     base, vendor_length = struct.unpack_from("<I8xH", reply, 4)
-    formats = reply[21]
-    vendor = reply[32 : 32 + vendor_length].decode("latin-1")
-    screen = 32 + vendor_length + (-vendor_length % 4) + 8 * formats
-    root, _, white, black, _, width, height = struct.unpack_from("<IIIIIHH", reply, screen)
+    format_count = reply[21]
+    vendor_end = 32 + vendor_length
+    vendor = reply[32:vendor_end].decode("latin-1")
+    # The first screen comes after the vendor, filled up to four bytes, and the pixmap formats.
+    padding = -vendor_length % 4
+    screen = vendor_end + padding + 8 * format_count
+    fields = struct.unpack_from("<IIIIIHH", reply, screen)
+    root, _, white, black, _, width, height = fields
     return XServerSetup(base, vendor, root, white, black, (width, height))
 
 
