@@ -168,15 +168,16 @@ def _last_words(layout: Layout) -> str:
         for line in layout.log.read_text(encoding="utf-8", errors="replace").splitlines()
         if line.strip()
     ]
-    return lines[-1].removeprefix("error: ") if lines else "it ended without a word"
+    return lines[-1].removeprefix("error: ") if lines else "it printed nothing"
 
 
 def _same(layout: Layout, *, hosts: int, registered: bool) -> None:
     described = _described(layout)
     if described["hosts"] != hosts or (registered and not described["registered"]):
         kind = "registered" if described["registered"] else "not registered"
+        size = "1 host" if described["hosts"] == 1 else f"{described['hosts']} hosts"
         raise RefusedError(
-            f"another lab is running, with {described['hosts']} hosts ({kind})",
+            f"another lab is running, with {size} ({kind})",
             hint="apexgpu lab down",
         )
 

@@ -69,7 +69,7 @@ class Control:
         elif times is None or isinstance(times, int):
             lab_state.faults.set(where, kind, times)
         else:
-            raise UsageError(f"{times!r} is no number of times")
+            raise UsageError(f"{times!r} is not a number of times")
         return {"faults": lab_state.faults.to_json()}
 
     def _user(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -84,9 +84,9 @@ def _json_body(request: Request) -> dict[str, Any]:
     try:
         asked = json.loads(request.body)
     except ValueError as error:
-        raise UsageError(f"the request is no JSON: {error}") from None
+        raise UsageError(f"the request is not JSON: {error}") from None
     if not isinstance(asked, dict):
-        raise UsageError("the request is no JSON object")
+        raise UsageError("the request is not a JSON object")
     return asked
 
 

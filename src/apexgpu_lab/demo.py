@@ -103,7 +103,9 @@ class _Demo:
         )
         self._chapter("What do the GPUs do?")
         self._apexgpu("gpus", first)
-        self._chapter("Take a file there; a tunnel shows what serves it on your laptop's loopback.")
+        self._chapter(
+            "Copy a file into the container; a tunnel opens its web server on your laptop's loopback."
+        )
         (self._directory / "hello.txt").write_text("hello from the container\n")
         self._apexgpu("cp", "hello.txt", f"{first}:")
         self._tunnel(first)

@@ -12,12 +12,12 @@ HOST_KINDS = MappingProxyType(
     {
         "refuse": "the manage port refuses connections (with --times: resets that many)",
         "dead": "every port of the host is closed and its open connections are cut",
-        "silent": "connections are accepted, and nothing is ever said",
+        "silent": "connections are accepted, but nothing is ever sent",
         "slow": "connections are answered seconds late",
         "denied": "every public key is refused",
         "drop": "the connection is cut in the middle of the next command",
         "reboot": "the host restarts in the middle of the next command: what ran is dead, containers are stopped",
-        "garble": "the manage shell says something nobody knows",
+        "garble": "the manage shell prints something unknown",
         "hang": "logins succeed, and the manage shell waits for IAM for ever",
         "iam-down": "the manage shell cannot reach IAM",
         "no-address": "containers get no address: a start polls for ever",
@@ -28,11 +28,11 @@ HOST_KINDS = MappingProxyType(
         "expired-token": "every token is dead when it is printed",
         "nas-full": "the NAS has no room: a snapshot is cut short, with words on stderr only",
         "nas-readonly": "the NAS is mounted read-only",
-        "damaged-archive": "snapshots come out cut short without a word",
-        "user-not-made": "a recover cannot make the user in the container, and says Done",
+        "damaged-archive": "snapshots are truncated without an error message",
+        "user-not-made": "a recover cannot make the user in the container, but prints Done",
         "two-addresses": "running containers have a second address, which breaks the port commands",
         "no-port-command": "an older manage shell without the port command",
-        "register-overwritten": "another user's push has replaced the keys of register (once; a push cures it)",
+        "register-overwritten": "another user's push has replaced the keys of register (once; a push restores them)",
         "half-made": "accounts are half-made: an ordinary login shell and no container (clear: they are deleted)",
         "host-key-changed": "the host shows another host key",
         "gpu-mismatch": "nvidia-smi finds a driver of another version than its library's",
@@ -130,4 +130,4 @@ def check(where: str, kind: str) -> None:
     """UsageError unless `kind` is one that can be set at `where`."""
     if kind not in (IAM_KINDS if where == IAM else HOST_KINDS):
         place = "iam" if where == IAM else "a host"
-        raise UsageError(f"{kind!r} is no fault of {place}", hint="apexgpu lab fault --list")
+        raise UsageError(f"{kind!r} is not a fault of {place}", hint="apexgpu lab fault --list")

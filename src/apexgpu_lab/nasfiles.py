@@ -59,7 +59,7 @@ def _cudnn(archive: Path) -> None:
     header = f"#define CUDNN_MAJOR {major}\n#define CUDNN_MINOR {minor}\n#define CUDNN_PATCHLEVEL {patch}\n"
     with tarfile.open(archive, "w:gz") as tar:
         _add(tar, "cuda/include/cudnn.h", header)
-        _add(tar, "cuda/NVIDIA_SLA_cuDNN_Support.txt", "The words of a licence.\n")
+        _add(tar, "cuda/NVIDIA_SLA_cuDNN_Support.txt", "The text of a licence.\n")
         _add(tar, f"cuda/lib64/libcudnn.so.{CUDNN}", "a stand-in of libcudnn\n")
         for name, target in (
             ("libcudnn.so.7", f"libcudnn.so.{CUDNN}"),

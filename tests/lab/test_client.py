@@ -101,7 +101,7 @@ def test_up_again_is_the_same_lab_and_another_size_is_refused(home: Path) -> Non
     pid = pid_of(home)
     client.up(home, hosts=1, registered=False, pace=0)
     assert pid_of(home) == pid
-    with pytest.raises(RefusedError, match="with 1 hosts"):
+    with pytest.raises(RefusedError, match="with 1 host "):
         client.up(home, hosts=2, registered=False)
     with pytest.raises(RefusedError, match="not registered"):
         client.up(home, hosts=1, registered=True)
@@ -200,7 +200,7 @@ def test_faults_and_users_by_remote_control(home: Path) -> None:
     assert client.clear(home, "gpu2", "dead") == []
     with pytest.raises(UnknownHostError):
         client.fault(home, "gpu9", "dead")
-    with pytest.raises(UsageError, match="is no fault of"):
+    with pytest.raises(UsageError, match="is not a fault of"):
         client.fault(home, "gpu2", "nonsense")
     with pytest.raises(UsageError, match="number of times"):
         client.fault(home, "gpu2", "dead", "often")  # type: ignore[arg-type]  # what a script may send

@@ -58,7 +58,7 @@ class TestBoard:
         ("where", "kind"), [("gpu2", "html"), ("iam", "dead"), ("gpu2", "nonsense")]
     )
     def test_a_kind_belongs_to_a_place(self, where: str, kind: str) -> None:
-        with pytest.raises(UsageError, match="is no fault of"):
+        with pytest.raises(UsageError, match="is not a fault of"):
             ActiveFaults(lambda *_: None).set(where, kind)
 
     def test_no_times_at_all_is_refused(self) -> None:
