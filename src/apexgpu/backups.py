@@ -605,10 +605,10 @@ def undo(session: Session, name: str) -> Undos:
 def _exclusive_work(
     session: Session, host: Host, doing: str, *, user_agreed: bool = False
 ) -> Iterator[WorkContext]:
-    """Show that work goes on, and hold the locks of the host and of the archives.
+    """Show the progress of work on archives, and hold the locks of the host and of the archives.
 
-    `user_agreed` is that the call itself is the user's yes to everything. When the user interrupts
-    the work, what is left to do is reported.
+    With `user_agreed`, the user has agreed to everything by calling the command. If the user
+    interrupts the work, the remaining steps are reported.
     """
     reporter = session.reporter
     with reporter.working(doing) as progress:

@@ -537,7 +537,7 @@ def offer_start(session: Session, host: Host) -> None:
         if outcome.value is not None:
             _report_start(session, host, outcome.value)
 
-    # A yes to this question is no yes to a start in the middle of a backup.
+    # The user agreed to a start, but not to one in the middle of a backup.
     (outcome,) = _start(session, [host], START_WAIT, False, report)
     if outcome.error is not None:
         raise outcome.error

@@ -95,7 +95,7 @@ def copy(session: Session, arguments: Sequence[str], *, method: Method | None = 
 
 
 def _connector(session: Session, host: Host) -> Callable[[], CopyConnection]:
-    """What opens the connection to a container."""
+    """Return a function that opens the connection to a container."""
 
     def connect() -> CopyConnection:
         return CopyConnection(

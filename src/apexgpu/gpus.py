@@ -34,7 +34,7 @@ LOOKS = 5
 
 @dataclass(frozen=True)
 class HostGpus:
-    """What is known of a host's GPUs: the reports of its looks, oldest first, or why no container runs there."""
+    """The GPUs of a host: its reports, oldest first, or the reason why no container runs there."""
 
     reports: tuple[Report, ...] = ()
     absent: ApexError | None = None

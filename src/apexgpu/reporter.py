@@ -30,7 +30,7 @@ YES = {"y", "yes", "是"}
 """The answers that agree to a y/N question; anything else declines."""
 
 PLAIN_PERIOD = 10.0
-"""Seconds between two lines that tell a log that long work goes on."""
+"""Seconds between two lines of long work in a log."""
 
 DRAW_AFTER = 0.2
 """Seconds that work may take before a spinner is drawn: most commands are over by then, without flicker."""
@@ -151,7 +151,7 @@ class Reporter:
     # What is going on
 
     def working(self, what: str) -> AbstractContextManager[Progress]:
-        """Show that long work goes on until the block ends; `what` is a phrase such as "starting on gpu7"."""
+        """Show long work until the block ends; `what` describes it: "starting on gpu7"."""
         return nullcontext(Progress())
 
     def status_line(self) -> AbstractContextManager[Callable[[str], None]]:
@@ -296,7 +296,7 @@ class PlainReporter(Reporter):
         return self._stdin.readline().rstrip("\r\n")
 
     def still_working(self, text: str) -> None:
-        """A line that tells a log that long work goes on; not in the middle of a question."""
+        """Write a line about long work that still runs; not in the middle of a question."""
         with self._lock:
             if not self._asking:
                 self.note(text)

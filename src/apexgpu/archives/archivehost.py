@@ -268,7 +268,7 @@ class ArchiveHost:
 
 
 def _endings() -> Iterator[str]:
-    """What makes a name unique: nothing, then `-2`, `-3` …"""
+    """Yield suffixes that make a name unique: nothing, then `-2`, `-3` …"""
     yield ""
     for number in range(2, 100):
         yield f"-{number}"

@@ -80,12 +80,12 @@ def session_of(ctx: typer.Context) -> Session:
 
 
 def show_now(ctx: typer.Context) -> Callable[[Result], None]:
-    """What prints a result while the command still runs, such as the address of a tunnel."""
+    """Return a function that prints a result while the command still runs: a tunnel's address."""
     invocation: Invocation = ctx.find_root().obj
     return invocation.screen.show
 
 
 def output_line(ctx: typer.Context) -> Callable[[str], None]:
-    """What prints a line of a result while the command still runs."""
+    """Return a function that prints a line of a result while the command still runs."""
     invocation: Invocation = ctx.find_root().obj
     return invocation.screen.line

@@ -127,7 +127,7 @@ class _TunnelProcess:
         tunnel = self._tunnel()
         if tunnel == self._written or not self._has_directory():
             return
-        with contextlib.suppress(OSError):  # a full disk is no reason to end a tunnel
+        with contextlib.suppress(OSError):  # a full disk must not end a tunnel
             records.write(self._state_dir, tunnel)
             self._written = tunnel
 

@@ -22,7 +22,7 @@ def find_iam(text: str, allow_http: Callable[[str], bool], *, timeout: float = 1
 
     For a bare host name, https is tried before http; `timeout` is in seconds. Plain http to another
     machine needs the consent of `allow_http(url)`. Raises PlainHttpError without that consent,
-    UnreachableError when neither https nor http answers, ConfigError when `text` is no address.
+    UnreachableError if neither https nor http answers, ConfigError if `text` is not an address.
 
     >>> find_iam("https://iam.example.org/", lambda url: False)
     'https://iam.example.org'

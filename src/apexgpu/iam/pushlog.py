@@ -147,7 +147,7 @@ class _Follower:
 
 
 def _read_log(client: IamClient) -> str | None:
-    # A failed request is no progress, but no reason to stop: the push continues without us.
+    # A failed request does not end the wait: the push continues without us.
     try:
         return client.push_log_text()
     except (UnreachableError, RefusedError):

@@ -97,7 +97,7 @@ def _server_answers(facts: DisplayFacts) -> Finding:
     name = facts.server_answer
     if is_xwayland:
         name = "XWayland"
-    # A server that rejected us has said why instead of its name.
+    # A server that rejected us answered with its reason instead of its name.
     if facts.answer is Answer.ADMITTED and name:
         return Finding.ok("X server", f"{name} answers")
     return Finding.ok("X server", "it answers")
