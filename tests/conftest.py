@@ -1,6 +1,7 @@
 """Every test gets an empty HOME and state of its own, so that none can touch the developer's."""
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -15,6 +16,16 @@ _FOREIGN = (
     "LINES",
     "COLUMNS",
 )
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C work in what the tests start, in a run in the background too.
+
+    A shell starts `make test &` with SIGINT ignored, and every program below inherits that: a
+    test that interrupts one would wait for an end that never comes.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
