@@ -22,7 +22,7 @@ from apexgpu import containers, shells
 from apexgpu.errors import DroppedError, RefusedError, UsageError
 from apexgpu.forwarding import browser, listeners, portowners, ports, records
 from apexgpu.forwarding.failures import is_final, tunnel_error
-from apexgpu.forwarding.listeners import Listener, ListenerState
+from apexgpu.forwarding.listeners import ContainerListener, ListenerState
 from apexgpu.forwarding.ports import Destination
 from apexgpu.forwarding.records import Tunnel, TunnelState
 from apexgpu.forwarding.request import PortsTakenError, TunnelRequest, take_ports
@@ -351,7 +351,7 @@ def _request(
     )
 
 
-def _list_listeners(session: Session, host: Host) -> Sequence[Listener]:
+def _list_listeners(session: Session, host: Host) -> Sequence[ContainerListener]:
     """Return what listens in the container, which is started if the user agrees."""
     command = listeners.list_command()
     output = containers.ensure_running(session, host, command)
@@ -362,7 +362,7 @@ def _list_listeners(session: Session, host: Host) -> Sequence[Listener]:
 
 
 def _report_missing_listener(
-    session: Session, host: Host, destination: Destination, listening: Sequence[Listener]
+    session: Session, host: Host, destination: Destination, listening: Sequence[ContainerListener]
 ) -> None:
     # The tunnel is opened all the same: the program may be started later.
     state = listeners.state_of(destination, listening)

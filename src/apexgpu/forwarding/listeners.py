@@ -15,7 +15,7 @@ _IPV6_LOOPBACK = "00000000000000000000000001000000"
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class ContainerListener:
     """A listening socket: its address in the kernel's hexadecimal form, its port, its inode."""
 
     address: str
@@ -37,18 +37,18 @@ def list_command() -> str:
     return remotescript.sh_command("listeners.sh")
 
 
-def parse(output: str) -> list[Listener]:
+def parse(output: str) -> list[ContainerListener]:
     """Read the output of `list_command`; empty if the container did not list any."""
     listeners = []
     for line in remotescript.answers(output):
         match = _LINE.fullmatch(line)
         if match:
             address, port, inode = match.groups()
-            listeners.append(Listener(address, int(port, 16), int(inode)))
+            listeners.append(ContainerListener(address, int(port, 16), int(inode)))
     return listeners
 
 
-def state_of(destination: Destination, listeners: Sequence[Listener]) -> ListenerState:
+def state_of(destination: Destination, listeners: Sequence[ContainerListener]) -> ListenerState:
     """Tell whether a program in the container listens on `destination`."""
     if not listeners or destination.host != "localhost":
         return ListenerState.UNKNOWN
@@ -60,7 +60,7 @@ def state_of(destination: Destination, listeners: Sequence[Listener]) -> Listene
     return ListenerState.LISTENING
 
 
-def contain(listeners: Sequence[Listener], ours: socket.socket) -> bool:
+def contain(listeners: Sequence[ContainerListener], ours: socket.socket) -> bool:
     """Tell whether `listeners` contain our own listening socket.
 
     If so, the container's ports are this machine's ports, as in the embedded lab, and a tunnel that

@@ -21,7 +21,7 @@ _LOCK_FAILED = "99"
 
 
 @dataclass(frozen=True, slots=True)
-class InstalledPackages:
+class AptOutcome:
     """The packages that are installed now; `changed` if any of them was not before."""
 
     packages: tuple[str, ...]
@@ -34,7 +34,7 @@ def command(packages: tuple[str, ...], *, lock: int = LOCK) -> str:
     return remotescript.sh_command("install.sh", arguments=arguments)
 
 
-def install(transport: Transport, host: Host, *, full: bool, on_line: OnLine) -> InstalledPackages:
+def install(transport: Transport, host: Host, *, full: bool, on_line: OnLine) -> AptOutcome:
     """Install the packages; `full` adds all of xorg. `on_line` gets apt's output.
 
     Raises RefusedError with apt's own last line if it fails, UnreachableError if another apt is running.
@@ -52,9 +52,9 @@ def install(transport: Transport, host: Host, *, full: bool, on_line: OnLine) ->
     reply = transport.run(target, command(packages), limits=limits, on_line=keep, once=True)
     outcome = _outcome(reply, host)
     if outcome == ["present"]:
-        return InstalledPackages(packages, changed=False)
+        return AptOutcome(packages, changed=False)
     if outcome == ["done", "0"]:
-        return InstalledPackages(packages, changed=True)
+        return AptOutcome(packages, changed=True)
     raise _failure(host, outcome, output, packages)
 
 
