@@ -1,4 +1,4 @@
-"""The lab from outside: start it in a process of its own, ask it, break it, end it. Cheap to import."""
+"""Starts a lab in a process of its own, and controls it over HTTP on loopback. Cheap to import."""
 
 import contextlib
 import json
@@ -21,20 +21,22 @@ from apexgpu_lab.layout import Layout
 if TYPE_CHECKING:
     import subprocess
 
-_POLL = 0.02
-_ASK = 10.0
+_POLL_INTERVAL = 0.02
+_REQUEST_TIMEOUT = 10.0
 MOST_HOSTS = 256
-# Services that this process started: kept so that they can be reaped when they end.
+# Services that this process started, by process number: `down` waits for them, or they would stay zombies.
 _started: dict[int, "subprocess.Popen[bytes]"] = {}
 
 
 def up(
     home: Path, *, hosts: int, registered: bool, timeout: float = 60, pace: float = 1
 ) -> dict[str, Any]:
-    """Start a lab of `hosts` hosts in the directory `home`, or find it running there; its status.
+    """Start a lab of `hosts` hosts in the directory `home`, unless it runs already; return its status.
 
-    A running lab of another size is an error (RefusedError), as is one that does not come up (ApexError with its
-    own last words, UnreachableError after `timeout` seconds).
+    `pace` scales the pauses of the real servers (1: as slow as they are, 0: no pauses).
+
+    Raises RefusedError if a lab of another size runs there, ApexError (with the last line of its
+    log) if it ends while it starts, UnreachableError if it does not start within `timeout` seconds.
     """
     if not 1 <= hosts <= MOST_HOSTS:
         raise UsageError(
@@ -43,18 +45,18 @@ def up(
     need_extra()
     layout = Layout(private_directory(home).absolute())
     with locked(layout.home / "up.lock", what=f"the lab in {home}", timeout=timeout):
-        if _alive(layout):
-            _same(layout, hosts=hosts, registered=registered)
+        if _is_running(layout):
+            _require_same_lab(layout, hosts=hosts, registered=registered)
         else:
-            _clear_remains(layout)
+            _delete_remains(layout)
             _start(layout, hosts=hosts, registered=registered, pace=pace, timeout=timeout)
     return status(home)
 
 
 def status(home: Path) -> dict[str, Any]:
-    """The lab as `lab status --json` shows it; `running` is false, and the lists empty, when there is none."""
+    """Return what `lab status --json` prints; if no lab runs, `running` is false and the lists are empty."""
     layout = Layout(home)
-    if not _alive(layout):
+    if not _is_running(layout):
         return {
             "schema": 1,
             "running": False,
@@ -65,49 +67,52 @@ def status(home: Path) -> dict[str, Any]:
             "nas": None,
             "state": None,
         }
-    return _ask(layout, "GET", "/status")
+    return _request(layout, "GET", "/status")
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The variables that make an apexgpu use the running lab; RefusedError when none runs."""
-    return Layout(home).environment(str(_described(Layout(home))["iam_url"]))
+    """Return the environment variables that point apexgpu at the lab. Raises RefusedError if none runs."""
+    return Layout(home).environment(str(_running_description(Layout(home))["iam_url"]))
 
 
 def fault(home: Path, host: str, kind: str, times: int | None = None) -> list[dict[str, Any]]:
-    """Put a fault in force at a host or "iam"; the faults that are in force now."""
-    asked = {"host": host, "kind": kind, "times": times}
-    return list(_ask(Layout(home), "POST", "/fault", asked)["faults"])
+    """Set a fault on a host or on "iam"; return all faults that are set now."""
+    wanted = {"host": host, "kind": kind, "times": times}
+    return list(_request(Layout(home), "POST", "/fault", wanted)["faults"])
 
 
 def clear(home: Path, host: str, kind: str) -> list[dict[str, Any]]:
-    """End a fault; the faults that are in force now."""
-    asked = {"host": host, "kind": kind, "clear": True}
-    return list(_ask(Layout(home), "POST", "/fault", asked)["faults"])
+    """Clear a fault; return the faults that are still set."""
+    wanted = {"host": host, "kind": kind, "clear": True}
+    return list(_request(Layout(home), "POST", "/fault", wanted)["faults"])
 
 
 def add_user(home: Path, name: str, display_name: str | None = None) -> dict[str, Any]:
-    """Put someone into the lab's directory: `{"name", "password"}`."""
-    return _ask(Layout(home), "POST", "/user", {"name": name, "display_name": display_name})
+    """Add a user to the lab's domain; return `{"name", "password"}`."""
+    return _request(Layout(home), "POST", "/user", {"name": name, "display_name": display_name})
 
 
 def down(home: Path, timeout: float = 15) -> bool:
-    """End the lab, every process it started and its directory; False when there was none."""
+    """Stop the lab and delete its directory; return False if there was none.
+
+    Ends every process that the lab started, also if the lab itself was killed.
+    """
     layout = Layout(home)
     if not layout.home.is_dir() or not (layout.marker.exists() or layout.lock.exists()):
         return False
-    described = layout.read()
-    if _held(layout):
+    description = layout.read()
+    if _lock_is_held(layout):
         with contextlib.suppress(ApexError):
-            _ask(layout, "POST", "/stop", {}, limit=min(timeout, _ASK))
-        if not _gone(layout, timeout):
-            _kill(layout, described)
-    _sweep(described)
-    _remove(layout.home, timeout)
+            _request(layout, "POST", "/stop", {}, timeout=min(timeout, _REQUEST_TIMEOUT))
+        if not _wait_until_stopped(layout, timeout):
+            _kill_service(layout, description)
+    _clean_up_after_service(description)
+    _remove_home(layout.home, timeout)
     return True
 
 
 def need_extra() -> None:
-    """MissingProgramError where the lab's own libraries, an extra, are not installed."""
+    """Raise MissingProgramError if the libraries of the extra `lab` are not installed."""
     from importlib.util import find_spec
 
     missing = [name for name in ("asyncssh", "h11") if find_spec(name) is None]
@@ -147,22 +152,22 @@ def _start(layout: Layout, *, hosts: int, registered: bool, pace: float, timeout
             start_new_session=sys.platform != "win32",
         )
     _started[child.pid] = child
-    limit = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     while layout.read() is None:
         if child.poll() is not None:
             raise ApexError(
-                f"the lab did not start: {_last_words(layout)}", hint=f"look at {layout.log}"
+                f"the lab did not start: {_last_log_line(layout)}", hint=f"look at {layout.log}"
             )
-        if time.monotonic() > limit:
+        if time.monotonic() > deadline:
             child.kill()
             child.wait()
             raise UnreachableError(
                 f"the lab did not come up within {timeout:g} s", hint=f"look at {layout.log}"
             )
-        time.sleep(_POLL)
+        time.sleep(_POLL_INTERVAL)
 
 
-def _last_words(layout: Layout) -> str:
+def _last_log_line(layout: Layout) -> str:
     lines = [
         line
         for line in layout.log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -171,24 +176,29 @@ def _last_words(layout: Layout) -> str:
     return lines[-1].removeprefix("error: ") if lines else "it printed nothing"
 
 
-def _same(layout: Layout, *, hosts: int, registered: bool) -> None:
-    described = _described(layout)
-    if described["hosts"] != hosts or (registered and not described["registered"]):
-        kind = "registered" if described["registered"] else "not registered"
-        size = "1 host" if described["hosts"] == 1 else f"{described['hosts']} hosts"
+def _require_same_lab(layout: Layout, *, hosts: int, registered: bool) -> None:
+    description = _running_description(layout)
+    if description["hosts"] != hosts or (registered and not description["registered"]):
+        kind = "registered" if description["registered"] else "not registered"
+        count = description["hosts"]
+        size = "1 host" if count == 1 else f"{count} hosts"
         raise RefusedError(
             f"another lab is running, with {size} ({kind})",
             hint="apexgpu lab down",
         )
 
 
-def _alive(layout: Layout) -> bool:
-    """Whether a service serves."""
-    return layout.read() is not None and _held(layout)
+def _is_running(layout: Layout) -> bool:
+    """Tell whether a service serves in this directory."""
+    return layout.read() is not None and _lock_is_held(layout)
 
 
-def _held(layout: Layout) -> bool:
-    """Whether a service holds the lab's lock: a pid may be someone else's by now, or a zombie's."""
+def _lock_is_held(layout: Layout) -> bool:
+    """Tell whether a service holds the lab's lock.
+
+    The lock, not the process number, is the proof: a killed service's number may belong to another
+    program by now.
+    """
     if not layout.lock.exists():
         return False
     try:
@@ -198,95 +208,97 @@ def _held(layout: Layout) -> bool:
         return True
 
 
-def _described(layout: Layout) -> dict[str, Any]:
-    described = layout.read() if _alive(layout) else None
-    if described is None:
+def _running_description(layout: Layout) -> dict[str, Any]:
+    description = layout.read() if _is_running(layout) else None
+    if description is None:
         raise RefusedError("no lab is running", hint="apexgpu lab up")
-    return described
+    return description
 
 
-def _ask(
+def _request(
     layout: Layout,
     method: str,
     path: str,
-    asked: dict[str, Any] | None = None,
+    content: dict[str, Any] | None = None,
     *,
-    limit: float = _ASK,
+    timeout: float = _REQUEST_TIMEOUT,
 ) -> dict[str, Any]:
     from urllib.error import HTTPError, URLError
     from urllib.request import ProxyHandler, Request, build_opener
 
-    described = _described(layout)
-    body = None if asked is None else json.dumps(asked).encode()
+    description = _running_description(layout)
+    body = None if content is None else json.dumps(content).encode()
     request = Request(  # noqa: S310  # our own http URL
-        f"{described['control']}{path}",
+        f"{description['control']}{path}",
         body,
         method=method,
-        headers={"Authorization": f"Bearer {described['token']}"},
+        headers={"Authorization": f"Bearer {description['token']}"},
     )
     try:
-        with build_opener(ProxyHandler({})).open(request, timeout=limit) as answer:
-            return dict(json.load(answer))
+        with build_opener(ProxyHandler({})).open(request, timeout=timeout) as response:
+            return dict(json.load(response))
     except HTTPError as error:
         with error:
-            told = json.load(error)
-        kind = UnknownHostError if told["code"] == UnknownHostError.code else UsageError
-        raise kind(told["error"], hint=told["hint"], code=told["code"]) from None
+            reply = json.load(error)
+        # An error of the lab arrives as JSON: its code is all that is left of its class.
+        is_unknown_host = reply["code"] == UnknownHostError.code
+        error_class = UnknownHostError if is_unknown_host else UsageError
+        raise error_class(reply["error"], hint=reply["hint"], code=reply["code"]) from None
     except (URLError, OSError) as error:
         raise UnreachableError(
             f"the lab does not answer: {error}", hint="apexgpu lab down"
         ) from None
 
 
-def _gone(layout: Layout, timeout: float) -> bool:
-    limit = time.monotonic() + timeout
-    while _held(layout):
-        if time.monotonic() > limit:
+def _wait_until_stopped(layout: Layout, timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while _lock_is_held(layout):
+        if time.monotonic() > deadline:
             return False
-        time.sleep(_POLL)
+        time.sleep(_POLL_INTERVAL)
     return True
 
 
-def _kill(layout: Layout, described: dict[str, Any] | None) -> None:
-    """End a service that does not listen any more; that it holds the lock proves that the pid is its own."""
+def _kill_service(layout: Layout, description: dict[str, Any] | None) -> None:
+    """Kill a service that does not answer. It holds the lock, so the process number is its own."""
     from apexgpu_lab.processes import kill
 
-    if described and _held(layout):
-        kill(int(described["pid"]))
-        if not _gone(layout, 5):
+    if description and _lock_is_held(layout):
+        kill(int(description["pid"]))
+        if not _wait_until_stopped(layout, 5):
             raise ApexError(
-                f"the lab's process {described['pid']} cannot be ended",
-                hint=f"kill -9 {described['pid']}",
+                f"the lab's process {description['pid']} cannot be ended",
+                hint=f"kill -9 {description['pid']}",
             )
 
 
-def _sweep(described: dict[str, Any] | None) -> None:
-    """What a killed service left behind: programs in containers, and its second name for its directory."""
+def _clean_up_after_service(description: dict[str, Any] | None) -> None:
+    """Remove what a killed service left: programs in containers, and the symlink to its directory."""
     from apexgpu_lab.processes import kill_marked
 
-    if described:
-        child = _started.pop(int(described["pid"]), None)
+    if description:
+        child = _started.pop(int(description["pid"]), None)
         if child:
             child.wait(5)
-        kill_marked(f"APEXGPU_LAB_CONTAINER={described['root']}/")
-        if described.get("alias"):
-            Path(described["alias"]).unlink(missing_ok=True)
+        kill_marked(f"APEXGPU_LAB_CONTAINER={description['root']}/")
+        if description.get("alias"):
+            Path(description["alias"]).unlink(missing_ok=True)
 
 
-def _clear_remains(layout: Layout) -> None:
-    """Take away what an earlier lab left in the directory, but for the locks."""
-    _sweep(layout.read())
+def _delete_remains(layout: Layout) -> None:
+    """Delete what an earlier lab left in the directory, except the locks."""
+    _clean_up_after_service(layout.read())
     if layout.marker.exists():
         for path in layout.home.iterdir():
             if path.name not in ("up.lock", "lab.lock"):
                 _delete(path)
 
 
-def _remove(home: Path, timeout: float) -> None:
-    limit = time.monotonic() + timeout
+def _remove_home(home: Path, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
     while home.exists():
         _delete(home)
-        if home.exists() and time.monotonic() > limit:
+        if home.exists() and time.monotonic() > deadline:
             raise ApexError(f"{home} cannot be removed", hint=f"rm -r {home}")
 
 

@@ -33,7 +33,7 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class ContainerSshServer(LabSshServer):
-    """The user's own server: the keys are the container's file, as it is now."""
+    """The ssh server of one container; its authorized_keys file is read at every login."""
 
     def __init__(
         self, lab_state: LabState, host: Host, container: Container, tasks: set[asyncio.Task[None]]
@@ -44,7 +44,7 @@ class ContainerSshServer(LabSshServer):
         self._client_processes: frozenset[int] | None = None
 
     def authorized_keys_of(self, user: str) -> str:
-        """The container's authorized_keys; nobody but its user has an account there."""
+        """Return the container's authorized_keys; only its user has an account."""
         if user != self.container.user:
             return ""
         try:
@@ -53,13 +53,16 @@ class ContainerSshServer(LabSshServer):
             return ""
 
     def session_requested(self) -> "ContainerSession":
-        """A shell, a command or a file transfer."""
+        """Return the session for a shell, a command or a file transfer."""
         return ContainerSession(self)
 
     def connection_requested(
         self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
     ) -> Awaitable[asyncssh.SSHTCPSession[bytes]]:
-        """Forwarding: the container's own ports are this machine's, and nothing else can be reached."""
+        """Forward a connection to the container itself; nothing else can be reached.
+
+        The container's ports are those of this machine: there are no network namespaces here.
+        """
         if self.lab_state.faults.trigger(self.host.name, "drop"):
             asyncio.get_running_loop().call_soon(self.disconnect)
         if dest_host not in {
@@ -98,7 +101,7 @@ class ContainerSshServer(LabSshServer):
 
 
 class ContainerSession(SSHServerStreamSession[bytes]):
-    """One session; asyncssh answers SFTP and SCP, we run the commands."""
+    """One session: asyncssh serves SFTP and SCP, we run the commands."""
 
     def __init__(self, server: ContainerSshServer) -> None:
         self.paths = container_paths(server.lab_state, server.host, server.container)
@@ -110,7 +113,7 @@ class ContainerSession(SSHServerStreamSession[bytes]):
     def pty_requested(
         self, term_type: str, term_size: TerminalSize, term_modes: Mapping[int, int]
     ) -> bool:
-        """Terminals are there wherever this machine has them."""
+        """Give the session a terminal, except on Windows."""
         return sys.platform != "win32"
 
     def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
@@ -129,7 +132,7 @@ class ContainerSession(SSHServerStreamSession[bytes]):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client went, or has heard everything."""
+        """Note that the client disconnected."""
         super().connection_lost(exc)
         self._gone.set()
 
@@ -139,7 +142,7 @@ class ContainerSession(SSHServerStreamSession[bytes]):
         stdout: asyncssh.SSHWriter[bytes],
         stderr: asyncssh.SSHWriter[bytes],
     ) -> None:
-        """Not by asyncssh's own task: nobody would wait for that one when the lab ends."""
+        """Start the session's task. asyncssh's own would not be waited for when the lab ends."""
         self._server.start_task(self._serve(stdin, stdout, stderr))
 
     async def _serve(
@@ -176,7 +179,7 @@ class ContainerSession(SSHServerStreamSession[bytes]):
             await asyncio.gather(feeding, *pumps, return_exceptions=True)
             await program.close()
         if code is not None and not self._gone.is_set():
-            _say_exit(channel, code)
+            _send_exit_status(channel, code)
 
     async def _start(
         self, channel: "asyncssh.SSHServerChannel[bytes]", command: str | None
@@ -198,7 +201,7 @@ class ContainerSession(SSHServerStreamSession[bytes]):
     async def _feed(
         self, stdin: asyncssh.SSHReader[bytes], program: RunningProgram, *, translate: bool
     ) -> None:
-        """Client to program; commands on stdin are translated line by line."""
+        """Copy the client's input to the program; translate paths in it, line by line, if it is commands."""
         if program.stdin is None:
             return
         with contextlib.suppress(OSError, asyncssh.Error):
@@ -214,7 +217,7 @@ class ContainerSession(SSHServerStreamSession[bytes]):
     async def _until_end(
         self, program: RunningProgram, pumps: list[asyncio.Task[None]], *, drop: bool
     ) -> int | None:
-        """The exit status, or None when the client went first."""
+        """Return the exit status, or None if the client disconnected first."""
         ending = asyncio.ensure_future(wait_for_end(program, pumps))
         leaving = asyncio.ensure_future(self._gone.wait())
         if drop:
@@ -233,7 +236,7 @@ class ContainerSession(SSHServerStreamSession[bytes]):
 
 
 def container_paths(lab_state: LabState, host: Host, container: Container) -> PathTranslator:
-    """The translation of a container's paths."""
+    """Return the translation of a container's paths."""
     ssd = lab_state.directory / "hosts" / host.name / "ssd"
     ssd.mkdir(parents=True, exist_ok=True)
     return PathTranslator(
@@ -244,8 +247,9 @@ def container_paths(lab_state: LabState, host: Host, container: Container) -> Pa
 def environment(
     server: ContainerSshServer, channel: "asyncssh.SSHServerChannel[bytes]", shell: str
 ) -> dict[str, str]:
-    """A login's environment: nothing of this process's own, and the stand-in programs first."""
-    container, tools = server.container, server.lab_state.directory / "bin"
+    """Return the environment of a login: nothing of this process's, and the stand-in programs first."""
+    container = server.container
+    tools = server.lab_state.directory / "bin"
     sent = {
         os.fsdecode(name): os.fsdecode(value)
         for name, value in channel.get_environment_bytes().items()
@@ -282,7 +286,7 @@ def environment(
 
 
 def login_variables(container: Container) -> dict[str, str]:
-    """What the container's /etc/environment gives every login, as pam_env reads it."""
+    """Return the variables of the container's /etc/environment, as pam_env reads it."""
     try:
         lines = (
             (container.rootfs / "etc" / "environment")
@@ -301,7 +305,10 @@ async def _deliver(
     outward: OutputTranslator,
     gone: asyncio.Event,
 ) -> None:
-    """Program to client, in the container's names; what may be half a name waits a moment for its rest."""
+    """Copy a program's output to the client, with the container's paths in it.
+
+    The end of a chunk may be the first part of a path: it is kept back for a moment.
+    """
     reading: asyncio.Task[bytes] | None = None
     try:
         while not gone.is_set():
@@ -322,7 +329,7 @@ async def _deliver(
             reading.cancel()
 
 
-def _say_exit(channel: "asyncssh.SSHServerChannel[bytes]", code: int) -> None:
+def _send_exit_status(channel: "asyncssh.SSHServerChannel[bytes]", code: int) -> None:
     if code >= 0:
         channel.exit(code)
         return
@@ -342,7 +349,7 @@ def _say_exit(channel: "asyncssh.SSHServerChannel[bytes]", code: int) -> None:
 
 @contextlib.contextmanager
 def _logged_in(server: ContainerSshServer, terminal: str | None) -> Iterator[None]:
-    """Show a session with a terminal to `who` while it lasts."""
+    """List a session with a terminal in `who` while it lasts."""
     if not terminal:
         yield
         return

@@ -1,4 +1,4 @@
-"""One user's place on one host: the account, the container, and the ports that lead into it."""
+"""Hosts, accounts and containers of the lab, and the ports that are forwarded to containers."""
 
 import secrets
 import string
@@ -13,7 +13,10 @@ NAMED_PORTS = frozenset({11112})
 
 @dataclass(frozen=True)
 class PortMap:
-    """A forwarded port: `address` is the container's at the time it was made, which is all that says whose it is."""
+    """A forwarded port. `address` is that of the container when the map was made.
+
+    As on the real hosts, nothing else records whose map it is.
+    """
 
     address: str
     host_port: int
@@ -21,13 +24,16 @@ class PortMap:
 
     @property
     def hidden(self) -> bool:
-        """Whether the listing prints a service name where the scripts look for a number."""
+        """Whether the listing shows a service name instead of a number, so that the scripts miss it."""
         return self.host_port in NAMED_PORTS
 
 
 @dataclass
 class Container:
-    """A container: its directory holds `rootfs` and, beside it, what the lab itself notes."""
+    """A container. Its directory contains `rootfs` and the lab's own notes about it.
+
+    `owned` and `intact` are false while a recover has not restored the files completely.
+    """
 
     user: str
     directory: Path
@@ -38,7 +44,7 @@ class Container:
     started: float = 0
     owned: bool = True
     intact: bool = True
-    calls: int = 0
+    info_count: int = 0
 
     @property
     def rootfs(self) -> Path:
@@ -47,7 +53,7 @@ class Container:
 
     @property
     def notes(self) -> Path:
-        """Where the lab and the stand-in programs leave notes for each other."""
+        """The files through which the lab and the programs in the container exchange data."""
         return self.directory / "notes"
 
     @property
@@ -57,7 +63,7 @@ class Container:
 
     @property
     def authorized_keys(self) -> Path:
-        """The keys that open the container."""
+        """The public keys with which one can log in to the container."""
         return self.home / ".ssh" / "authorized_keys"
 
     @property
@@ -67,24 +73,29 @@ class Container:
 
     @property
     def bootable(self) -> bool:
-        """Whether a start would bring it up."""
+        """Whether a start succeeds."""
         return self.owned and self.intact and self.rootfs.is_dir()
 
     def boot(self, pid: int, address: str) -> None:
-        """Bring it up, with an address that it keeps over a restart."""
-        self.state, self.pid, self.started, self.calls = "RUNNING", pid, time.time(), 0
+        """Start it. It keeps the address of an earlier start."""
+        self.state = "RUNNING"
+        self.pid = pid
+        self.started = time.time()
+        self.info_count = 0
         self.address = self.address or address
         self.link = f"veth{1000 + pid % 90}_{''.join(secrets.choice(_LETTERS) for _ in range(4))}"
 
-    def traffic(self) -> tuple[int, int]:
-        """Bytes sent and received since the start: a little more at each look."""
-        self.calls += 1
-        return 1208 + 61 * (self.calls - 1), 1608 + 40 * (self.calls - 1)
+    def next_traffic(self) -> tuple[int, int]:
+        """Return the bytes sent and received since the start: a little more at each call."""
+        sent = 1208 + 61 * self.info_count
+        received = 1608 + 40 * self.info_count
+        self.info_count += 1
+        return sent, received
 
 
 @dataclass
 class Account:
-    """A user's account on a physical host; a half-made one has an ordinary shell and no container."""
+    """A user's account on a GPU host. A half-made one has an ordinary shell and no container."""
 
     user: str
     keys: str = ""
@@ -95,12 +106,12 @@ class Account:
 
 @dataclass
 class Host:
-    """A GPU host. `shift` is added to users' ports where all hosts share one address."""
+    """A GPU host. `port_offset` is added to the users' ports if all hosts share one address."""
 
     name: str
     address: str
     manage_port: int
-    shift: int = 0
+    port_offset: int = 0
     accounts: dict[str, Account] = field(default_factory=dict)
     register_keys: str = ""
     maps: list[PortMap] = field(default_factory=list)
@@ -108,19 +119,16 @@ class Host:
     other_key: bytes = b""
 
     def container_of(self, address: str) -> Container | None:
-        """The running container that has `address` now."""
+        """Return the running container that has `address` now, or None."""
         for account in self.accounts.values():
-            if (
-                account.container
-                and account.container.running
-                and account.container.address == address
-            ):
-                return account.container
+            container = account.container
+            if container and container.running and container.address == address:
+                return container
         return None
 
 
 def size_iec(count: float) -> str:
-    """Bytes as lxc-info prints them."""
+    """Format a number of bytes as lxc-info does."""
     if count < 1024:
         return f"{count:.0f} bytes"
     for unit in ("KiB", "MiB", "GiB"):
@@ -131,13 +139,15 @@ def size_iec(count: float) -> str:
 
 
 def size_du(count: int) -> str:
-    """Bytes as `du -h` prints them: rounded up, one decimal below ten, never below a block."""
-    kibibytes, scale = max(1, -(-count // 4096)) * 4, 1
+    """Format a number of bytes as `du -h` does: rounded up, one decimal below ten, at least a block."""
+    blocks = max(1, -(-count // 4096))
+    kibibytes = blocks * 4
+    scale = 1
     for unit in ("K", "M", "G", "T"):
         if kibibytes < 1024 * scale or unit == "T":
             break
         scale *= 1024
     tenths = -(-kibibytes * 10 // scale)
-    return (
-        f"{tenths // 10}.{tenths % 10}{unit}" if tenths < 100 else f"{-(-kibibytes // scale)}{unit}"
-    )
+    if tenths < 100:
+        return f"{tenths // 10}.{tenths % 10}{unit}"
+    return f"{-(-kibibytes // scale)}{unit}"

@@ -1,4 +1,4 @@
-"""The misbehaviour a lab can be told to show: the kinds, and which of them are set where, how often."""
+"""Faults of the lab: which kinds there are, and which are set where, for how many occasions."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -71,18 +71,21 @@ KINDS = MappingProxyType(
     }
 )
 
-ONCE = frozenset({"register-overwritten"})  # events: for these "until cleared" would leave no cure
+ONCE = frozenset({"register-overwritten"})  # events: with "until cleared" nothing could undo them
 
 
 class ActiveFaults:
-    """Which faults are set: `changed(where, kind)` is called when one comes into force or ends."""
+    """The faults that are set now.
+
+    `changed(where, kind)` is called when a fault is set or ends. `where` is a host or "iam".
+    """
 
     def __init__(self, changed: Callable[[str, str], None]) -> None:
         self._left: dict[tuple[str, str], int | None] = {}
         self._changed = changed
 
     def set(self, where: str, kind: str, times: int | None = None) -> None:
-        """Put a fault in force at a host or "iam", for `times` occasions or until cleared."""
+        """Set a fault, for `times` occasions or until it is cleared. Raises UsageError."""
         check(where, kind)
         if times is not None and times < 1:
             raise UsageError(
@@ -92,22 +95,22 @@ class ActiveFaults:
         self._changed(where, kind)
 
     def clear(self, where: str, kind: str) -> None:
-        """End a fault; one that is not in force is no error."""
+        """Clear a fault; one that is not set is ignored."""
         check(where, kind)
         if (where, kind) in self._left:
             del self._left[where, kind]
             self._changed(where, kind)
 
     def is_active(self, where: str, kind: str) -> bool:
-        """Whether the fault is in force, without using it up."""
+        """Tell whether a fault is set, without using up an occasion."""
         return (where, kind) in self._left
 
     def is_counted(self, where: str, kind: str) -> bool:
-        """Whether the fault is in force for a number of occasions."""
+        """Tell whether a fault is set for a limited number of occasions."""
         return self._left.get((where, kind)) is not None
 
     def trigger(self, where: str, kind: str) -> bool:
-        """Whether the fault strikes now; one of its occasions is used up."""
+        """Tell whether a fault happens now; if so, use up one of its occasions."""
         if (where, kind) not in self._left:
             return False
         left = self._left[where, kind]
@@ -119,7 +122,7 @@ class ActiveFaults:
         return True
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The faults in force as `{"host", "kind", "times"}`; times is None when until cleared."""
+        """Return the faults as `{"host", "kind", "times"}`; `times` is None if set until cleared."""
         return [
             {"host": where, "kind": kind, "times": left}
             for (where, kind), left in self._left.items()
@@ -127,7 +130,7 @@ class ActiveFaults:
 
 
 def check(where: str, kind: str) -> None:
-    """UsageError unless `kind` is one that can be set at `where`."""
+    """Raise UsageError unless `kind` can be set at `where`."""
     if kind not in (IAM_KINDS if where == IAM else HOST_KINDS):
         place = "iam" if where == IAM else "a host"
         raise UsageError(f"{kind!r} is not a fault of {place}", hint="apexgpu lab fault --list")

@@ -1,4 +1,4 @@
-"""IAM's web site: the pages and texts that it serves, and what posting keys sets going."""
+"""IAM's web site: its pages and texts, and the push that starts when keys are posted."""
 
 import asyncio
 import html
@@ -32,7 +32,7 @@ class IamSite:
         self.pusher = pusher
 
     async def answer(self, request: Request) -> Response:
-        """One request, after what IAM's faults do to it."""
+        """Return the response to a request, after applying the faults of IAM."""
         faults = self.lab_state.faults
         if faults.trigger(IAM, "hang"):
             await asyncio.Event().wait()
@@ -48,7 +48,7 @@ class IamSite:
     def _get(self, parts: list[str]) -> Response:
         match parts:
             case [""]:
-                return self._front()
+                return self._front_page()
             case ["users"]:
                 return text_response(self._users())
             case ["log", "push-keys"]:
@@ -57,10 +57,10 @@ class IamSite:
                     **({"Refresh": f"1; url={LOG_PATH}"} if self.pusher.running else {}),
                 )
             case ["manage", "ssh-key", name]:
-                return self._manage(name)
-        return self._of_user(parts)
+                return self._manage_page(name)
+        return self._user_page(parts)
 
-    def _of_user(self, parts: list[str]) -> Response:
+    def _user_page(self, parts: list[str]) -> Response:
         match parts:
             case ["user", name, ".ssh/config"]:
                 return self._config(name)
@@ -80,11 +80,11 @@ class IamSite:
                     else _redirect(request, f"/manage/ssh-key/{name}")
                 )
             case ["manage", "ssh-key", name]:
-                return self._store(request, name)
+                return self._store_keys(request, name)
         return html_page(404, "Not Found")
 
-    def _store(self, request: Request, name: str) -> Response:
-        """Replace a user's keys and start a push; nobody checks that the user has a port."""
+    def _store_keys(self, request: Request, name: str) -> Response:
+        """Replace a user's keys and start a push. As on the real site, the user may have no port."""
         form = request.form
         if "keys" not in form or "password" not in form:
             return html_page(400, "Bad Request")
@@ -96,8 +96,8 @@ class IamSite:
         self.pusher.start(name)
         return _redirect(request, LOG_PATH)
 
-    def _manage(self, name: str) -> Response:
-        """The form for a user's keys; looking at it registers the user."""
+    def _manage_page(self, name: str) -> Response:
+        """Return the form for a user's keys. As on the real site, a GET registers the user."""
         person = self.lab_state.users.find(name)
         if person is None:
             return html_page(404, "Not Found")
@@ -113,13 +113,15 @@ class IamSite:
 
     def _users(self) -> str:
         rows = self.lab_state.users.registered.values()
-        return "".join(f"{one.name},{one.display_name},{one.port},{one.subuid}\n" for one in rows)
+        return "".join(
+            f"{entry.name},{entry.display_name},{entry.port},{entry.subuid}\n" for entry in rows
+        )
 
-    def _front(self) -> Response:
+    def _front_page(self) -> Response:
         rows = "".join(
-            f"<tr><td>{html.escape(one.name)}<td>{html.escape(one.display_name)}<td>{one.port}"
-            f'<td><a href="/user/{one.name}/.ssh/config">(.ssh/config)</a>'
-            for one in self.lab_state.users.registered.values()
+            f"<tr><td>{html.escape(entry.name)}<td>{html.escape(entry.display_name)}<td>{entry.port}"
+            f'<td><a href="/user/{entry.name}/.ssh/config">(.ssh/config)</a>'
+            for entry in self.lab_state.users.registered.values()
         )
         form = (
             '<form method="post" action="/manage/ssh-key"><input name="username">'
@@ -136,9 +138,9 @@ class IamSite:
 
 
 def ssh_config(lab_state: LabState, name: str) -> str:
-    """The ssh config that IAM gives for any name; container blocks only for one that is registered.
+    """Return the ssh config for any user name; container blocks only for entry that is registered.
 
-    The one thing that the real site does not say is the `Port` of the -manage blocks: there it is 22.
+    It differs from the real site's in one point: the -manage blocks have a `Port`, which is 22 there.
     """
     manage = "".join(
         f"Host {host.name}-manage\n    HostName {host.address}\n    User {name}\n"
@@ -155,7 +157,7 @@ def ssh_config(lab_state: LabState, name: str) -> str:
 
 
 def html_page(status: int, title: str, body: str = "") -> Response:
-    """An HTML page."""
+    """Return a response with an HTML page."""
     return Response(status, _PAGE.format(title=title, body=body))
 
 

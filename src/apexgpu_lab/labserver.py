@@ -43,12 +43,12 @@ class LabServer:
         self.iam_url = ""
         self.troubles: list[str] = []
         self.stopping = asyncio.Event()
-        self._alias = _plain_alias(self.layout.home)
-        iam_address, found = bind_host_addresses(hosts, shared=shared)
-        self._sockets = [sock for _, sock in found]
+        self._alias = _alias_without_blanks(self.layout.home)
+        iam_address, bound = bind_host_addresses(hosts, shared=shared)
+        self._sockets = [sock for _, sock in bound]
         self._iam_address = iam_address
         self.lab_state = LabState(
-            self._alias or self.layout.home, [key for key, _ in found], pace=pace
+            self._alias or self.layout.home, [address for address, _ in bound], pace=pace
         )
         self.network = LoopbackNetwork(self.lab_state)
         self.pusher = Pusher(self.lab_state)
@@ -56,9 +56,9 @@ class LabServer:
         self._control_listener: Listener | None = None
 
     async def start(self) -> None:
-        """Serve; lab.json is written when everything listens."""
+        """Start to serve; lab.json is written when everything listens."""
         logging.getLogger("asyncssh").setLevel(logging.CRITICAL)
-        asyncio.get_running_loop().set_exception_handler(self._trouble)
+        asyncio.get_running_loop().set_exception_handler(self._note_trouble)
         self.layout.marker.write_text(
             "a lab of apexgpu; `apexgpu lab down` deletes it\n", encoding="utf-8"
         )
@@ -72,7 +72,7 @@ class LabServer:
         self._describe(self._control_listener.port)
 
     async def stop(self) -> None:
-        """Close every socket and end every process; the files stay, but for lab.json."""
+        """Close every socket and end every process. The files stay, except lab.json."""
         self.layout.description.unlink(missing_ok=True)
         await self.pusher.stop()
         if self._control_listener:
@@ -107,9 +107,9 @@ class LabServer:
                 for host in lab_state.hosts.values()
             ],
             "users": [
-                {"name": one.name, "display_name": one.display_name, "password": one.password}
-                for one in lab_state.users.people.values()
-                if one.name not in ("carol", "dave")
+                {"name": entry.name, "display_name": entry.display_name, "password": entry.password}
+                for entry in lab_state.users.people.values()
+                if entry.name not in ("carol", "dave")
             ],
             "faults": lab_state.faults.to_json(),
             "nas": str(self.layout.home / "nas"),
@@ -131,13 +131,16 @@ class LabServer:
             "port": self.lab_state.port_of(host, user),
             "rootfs": str(container.rootfs),
             "maps": [
-                {"host_port": one.host_port, "container_port": one.container_port}
-                for one in self.lab_state.maps(host, container)
+                {"host_port": entry.host_port, "container_port": entry.container_port}
+                for entry in self.lab_state.maps(host, container)
             ],
         }
 
     def _write_client_files(self) -> None:
-        """An identity, known_hosts and ssh config of the lab's own; with `registered`, a user who is everywhere."""
+        """Write a key, known_hosts and ssh config of the lab's own.
+
+        If the lab is `registered`, also register its first user on every host.
+        """
         layout, lab_state = self.layout, self.lab_state
         key = new_private_key()
         public = public_line(key, f"{USER}@laptop")
@@ -156,13 +159,13 @@ class LabServer:
         replace_atomically(layout.ssh_config, (blocks + _global_block(layout)).encode())
 
     def _known_hosts(self) -> str:
-        """Every manage host's key, and the template's for the first two users' ports."""
+        """Return known_hosts: the key of every host, and the template's for the first two users' containers."""
         template = public_line(self.lab_state.template_key)
         rows = []
         for host in self.lab_state.hosts.values():
             rows.append(f"[{host.address}]:{host.manage_port} {public_line(host.key)}")
             rows += [
-                f"[{host.address}]:{port + host.shift} {template}"
+                f"[{host.address}]:{port + host.port_offset} {template}"
                 for port in (FIRST_PORT, FIRST_PORT + 1)
             ]
         return "".join(rows)
@@ -181,8 +184,8 @@ class LabServer:
         }
         replace_atomically(self.layout.description, json.dumps(description, indent=1).encode())
 
-    def _trouble(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What nobody awaited went wrong: kept, for the log and the tests, and never printed."""
+    def _note_trouble(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Collect an error in a task that nobody awaits, for the log and the tests."""
         error = context.get("exception")
         if not isinstance(error, ConnectionError | BrokenPipeError):
             self.troubles.append(f"{context.get('message')}: {error!r}")
@@ -202,8 +205,11 @@ def _global_block(layout: Layout) -> str:
     return "Host *\n" + "\n".join(lines) + "\n"
 
 
-def _plain_alias(home: Path) -> Path | None:
-    """A second name without blanks or quotes, for commands in containers to name; None where none is needed."""
+def _alias_without_blanks(home: Path) -> Path | None:
+    """Make a symlink without blanks or quotes to the lab's directory; None if its own path has none.
+
+    Paths of the container are replaced in commands by paths below that directory, unquoted.
+    """
     if _PLAIN_PATH.fullmatch(str(home)):
         return None
     alias = Path(tempfile.gettempdir()) / f"apexgpu-lab-{secrets.token_hex(6)}"

@@ -1,4 +1,7 @@
-"""All state of a lab: who exists, which hosts, accounts and containers, what is broken. One thread, no locks."""
+"""The state of a lab: users, hosts, accounts, containers and faults.
+
+It belongs to one thread and has no locks.
+"""
 
 import asyncio
 import hashlib
@@ -26,11 +29,11 @@ MAPPED_PORTS = range(11001, 12000)
 
 @dataclass(frozen=True)
 class HostAddress:
-    """Where a host listens."""
+    """The address of a host, and the port of its manage shell."""
 
     address: str
     manage_port: int
-    shift: int = 0
+    port_offset: int = 0
 
 
 class Network(Protocol):
@@ -43,10 +46,10 @@ class Network(Protocol):
         """Close a forwarded port."""
 
     def container_down(self, host: Host, container: Container) -> None:
-        """End what runs in a container and cut its connections."""
+        """End the programs in a container and break its connections."""
 
     def fault_changed(self, where: str, kind: str) -> None:
-        """Open or close listeners as the faults now in force want it."""
+        """Open or close listening sockets as the faults that are set now demand."""
 
 
 class NoSockets:
@@ -66,12 +69,12 @@ class NoSockets:
 
 
 class LabState:
-    """The state, and the few changes that more than one server makes to it."""
+    """The state, and the changes to it that more than one server makes."""
 
     def __init__(self, directory: Path, places: Sequence[HostAddress], *, pace: float = 1) -> None:
         self.directory = directory
         self.nas = directory / "nas"
-        self.new_nas = _second_name(self.nas, directory / "newNAS")
+        self.new_nas = _make_alias(self.nas, directory / "newNAS")
         self.pace = pace
         self.slow_seconds = 3.0
         self.clock: Callable[[], float] = time.time
@@ -81,7 +84,11 @@ class LabState:
         self.template_key = new_private_key()
         self.hosts = {
             f"gpu{number}": Host(
-                f"gpu{number}", place.address, place.manage_port, place.shift, key=new_private_key()
+                f"gpu{number}",
+                place.address,
+                place.manage_port,
+                place.port_offset,
+                key=new_private_key(),
             )
             for number, place in enumerate(places, start=2)
         }
@@ -90,28 +97,32 @@ class LabState:
         rootfs.make_template(directory, self.template_key)
 
     def host(self, name: str) -> Host:
-        """The host called `name`; UnknownHostError."""
+        """Return the host called `name`; raises UnknownHostError."""
         if name not in self.hosts:
             raise UnknownHostError(f"the lab has no host {name}", hint="apexgpu lab status")
         return self.hosts[name]
 
     def token(self, *, windows_ago: int = 0) -> str:
-        """The word that confirms a snapshot or a recover: one for everybody in a clock window."""
+        """Return the token that confirms a snapshot or recover.
+
+        As on the real servers it is the same for all users, and changes every five minutes.
+        """
         window = int(self.clock() // WINDOW) - windows_ago
         return hashlib.sha256(f"{self._secret}{window}".encode()).hexdigest()[:8]
 
     def token_to_print(self, host: Host) -> str:
-        """The token as the shell shows it."""
-        return self.token(windows_ago=1 if self.faults.trigger(host.name, "expired-token") else 0)
+        """Return the token that the shell prints: an expired one if that fault is set."""
+        expired = self.faults.trigger(host.name, "expired-token")
+        return self.token(windows_ago=int(expired))
 
     def port_of(self, host: Host, user: str) -> int:
-        """The user's ssh port on a host."""
-        return self.users.ensure_registered(user).port + host.shift
+        """Return the user's ssh port on a host."""
+        return self.users.ensure_registered(user).port + host.port_offset
 
     # -- keys -------------------------------------------------------------------------------------------------
 
     def push(self, host: Host, user: str) -> tuple[bool, bool]:
-        """Write a user's keys on a host as IAM's pusher does: (is there an account, is there a container)."""
+        """Write a user's keys to a host as IAM's pusher does; return whether account and container exist."""
         keys = self.users.keys.get(user, "")
         host.register_keys = keys
         if self.faults.trigger(host.name, "register-overwritten"):
@@ -129,7 +140,7 @@ class LabState:
     # -- accounts ---------------------------------------------------------------------------------------------
 
     def add_container(self, host: Host, account: Account) -> Container:
-        """Clone the template for a new account and make its user there."""
+        """Create the container of a new account: a clone of the template, with the user in it."""
         directory = self.directory / "hosts" / host.name / account.user
         container = Container(account.user, directory)
         container.notes.mkdir(parents=True, exist_ok=True)
@@ -141,7 +152,7 @@ class LabState:
         return container
 
     def register(self, host: Host, user: str) -> Account:
-        """Make an account with its container at once, as a finished register leaves it."""
+        """Create an account and its container at once, as a completed `register` does."""
         account = Account(user, self.users.keys.get(user, ""))
         host.accounts[user] = account
         self.add_container(host, account)
@@ -150,7 +161,7 @@ class LabState:
     # -- containers -------------------------------------------------------------------------------------------
 
     def boot(self, host: Host, container: Container) -> None:
-        """Bring a container up, without its ports."""
+        """Start a container; its ssh port is not forwarded yet."""
         taken = {
             account.container.address for account in host.accounts.values() if account.container
         }
@@ -162,40 +173,46 @@ class LabState:
                 self.network.forward(host, mapping)
 
     def addresses(self, host: Host, container: Container) -> list[str]:
-        """The container's addresses as lxc-info sees them."""
+        """Return the container's addresses as lxc-info prints them."""
         if self.faults.is_active(host.name, "no-address"):
             return []
         second = self.faults.is_active(host.name, "two-addresses")
         return [container.address, *(["172.17.0.1"] if second else [])]
 
     def maps(self, host: Host, container: Container) -> list[PortMap]:
-        """The maps that the host's scripts can see of a container, in the order they were made."""
-        return [one for one in host.maps if one.address == container.address and not one.hidden]
+        """Return the port maps of a container that the host's scripts can see, oldest first."""
+        return [
+            port_map
+            for port_map in host.maps
+            if port_map.address == container.address and not port_map.hidden
+        ]
 
     def forward(
         self, host: Host, container: Container, container_port: int, host_port: int
     ) -> None:
-        """Make a map and open its port."""
+        """Forward a port of the host to one of the container."""
         mapping = PortMap(container.address, host_port, container_port)
         host.maps.append(mapping)
         self.network.forward(host, mapping)
 
     def next_port(self, host: Host) -> int:
-        """The host port that the scripts would take next: one above the highest that they see."""
+        """Return the host port that the scripts use next: one above the highest that they see."""
         used = [
-            one.host_port for one in host.maps if not one.hidden and one.host_port in MAPPED_PORTS
+            port_map.host_port
+            for port_map in host.maps
+            if not port_map.hidden and port_map.host_port in MAPPED_PORTS
         ]
         above = max(used, default=MAPPED_PORTS.start - 1) + 1
         return above if above in MAPPED_PORTS else min(set(MAPPED_PORTS) - set(used))
 
     def unforward(self, host: Host, mapping: PortMap) -> None:
-        """Drop a map, and close its port when no other map is on it."""
+        """Remove a port map; its port is closed unless another map uses it too."""
         host.maps.remove(mapping)
-        if all(one.host_port != mapping.host_port for one in host.maps):
+        if all(port_map.host_port != mapping.host_port for port_map in host.maps):
             self.network.unforward(host, mapping.host_port)
 
     def halt(self, host: Host, container: Container) -> None:
-        """Take a container down; maps that the scripts did not drop stay behind, leading nowhere."""
+        """Stop a container. Port maps that the scripts did not remove stay, and lead nowhere."""
         container.state, container.pid = "STOPPED", 0
         self.network.container_down(host, container)
         for mapping in host.maps:
@@ -203,7 +220,7 @@ class LabState:
                 self.network.unforward(host, mapping.host_port)
 
     def reboot(self, host: Host) -> None:
-        """Take a host down, and up again after some seconds of its own: maps are gone, containers stay stopped."""
+        """Restart a host. Port maps are lost and containers stay stopped; it is dead for some seconds."""
         for mapping in list(host.maps):
             self.unforward(host, mapping)
         for account in host.accounts.values():
@@ -218,11 +235,11 @@ class LabState:
 
     def _fault_changed(self, where: str, kind: str) -> None:
         if where != IAM:
-            self._mark(self.host(where), kind, on=self.faults.is_active(where, kind))
+            self._apply_fault(self.host(where), kind, on=self.faults.is_active(where, kind))
         self.network.fault_changed(where, kind)
 
-    def _mark(self, host: Host, kind: str, *, on: bool) -> None:
-        """What setting or clearing a fault does to the host there and then."""
+    def _apply_fault(self, host: Host, kind: str, *, on: bool) -> None:
+        """Do what setting or clearing a fault changes on the host at once."""
         if kind == "no-forward" and on and host.maps:
             for mapping in list(host.maps):
                 self.unforward(host, mapping)
@@ -231,26 +248,27 @@ class LabState:
             host.register_keys = public_line(new_private_key())
             self.faults.trigger(host.name, kind)
         elif kind == "half-made":
-            self._half_made(host, on=on)
+            self._set_half_made(host, on=on)
         elif kind == "host-key-changed" and on:
             host.other_key = new_private_key()
         elif kind.startswith("gpu-"):
-            self._tell_gpus(host, "gpu-fault", kind if on else "")
+            self._write_gpu_note(host, "gpu-fault", kind if on else "")
 
     def set_gpus(self, host: Host, cards: Sequence[Mapping[str, Any]]) -> None:
-        """Let the host have these GPUs, instead of some whose load changes by the clock.
+        """Give the host these GPUs instead of the default ones, whose load changes with the clock.
 
-        Each has `name`, `mode`, `own` ([pid, name, MiB] of the container's programs), and `total` and `used` in MiB
-        and `load` in percent, of which a list goes round, a step with every call of nvidia-smi.
+        Each has `name`, `mode`, `own` (a list of [pid, name, MiB], the container's programs), `total`
+        and `used` in MiB, and `load` in percent. A list in place of a number is repeated for ever,
+        one element for each call of nvidia-smi.
         """
-        self._tell_gpus(host, "gpus.json", json.dumps(list(cards)))
-        self._tell_gpus(host, "gpus.calls", "")
+        self._write_gpu_note(host, "gpus.json", json.dumps(list(cards)))
+        self._write_gpu_note(host, "gpus.calls", "")
 
-    def _tell_gpus(self, host: Host, name: str, text: str) -> None:
+    def _write_gpu_note(self, host: Host, name: str, text: str) -> None:
         (self.directory / "hosts" / host.name).mkdir(parents=True, exist_ok=True)
         (self.directory / "hosts" / host.name / name).write_text(text, encoding="utf-8")
 
-    def _half_made(self, host: Host, *, on: bool) -> None:
+    def _set_half_made(self, host: Host, *, on: bool) -> None:
         for account in list(host.accounts.values()):
             if on and account.container:
                 if account.container.running:
@@ -261,8 +279,8 @@ class LabState:
                 del host.accounts[account.user]
 
 
-def _second_name(target: Path, name: Path) -> Path:
-    """Another name for a directory, where this machine lets us make one."""
+def _make_alias(target: Path, name: Path) -> Path:
+    """Make a symlink `name` to `target`; return `target` itself where symlinks are not allowed."""
     try:
         name.symlink_to(target)
     except FileExistsError:

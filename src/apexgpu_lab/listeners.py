@@ -1,4 +1,4 @@
-"""Listening sockets of the lab: addresses on loopback, and a port that hands over each connection."""
+"""Listening sockets of the lab, and addresses on loopback for its hosts."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ Serve = Callable[[socket.socket, str], Awaitable[None]]
 
 
 def listening_socket(address: str, port: int) -> socket.socket:
-    """A bound, listening_socket, non-blocking socket; OSError when the address or the port is not to be had."""
+    """Return a listening, non-blocking socket. Raises OSError if the address or port is in use."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         if sys.platform != "win32":  # there the option would let two labs share a port
@@ -36,11 +36,13 @@ def listening_socket(address: str, port: int) -> socket.socket:
 def bind_host_addresses(
     hosts: int, *, shared: bool = False
 ) -> tuple[str, list[tuple[HostAddress, socket.socket]]]:
-    """IAM's address, and a key with its manage socket for each host.
+    """Return an address for IAM, and for each host its address with the socket of its manage port.
 
-    On most systems all of 127/8 is loopback: a lab takes addresses of its own there, in a random network that
-    no other lab is in, so that a user's port can be the same on every host. Where that cannot be bound
-    (macOS), or with `shared`, all hosts are on 127.0.0.1 and ports are what differs.
+    On most systems all of 127/8 is loopback. There a lab uses addresses of its own, in a random
+    network that no other lab uses, so that a user's port can be the same on every host. Where these
+    cannot be bound (macOS), or with `shared`, all hosts are on 127.0.0.1 and have different ports.
+
+    Raises ApexError if there is nothing to listen on.
     """
     for _ in range(0 if shared else _TRIES):
         base = IPv4Address(f"127.{random.randint(16, 250)}.{random.randrange(0, 254, 2)}.0")  # noqa: S311
@@ -59,8 +61,9 @@ def _bind_own_addresses(base: IPv4Address, hosts: int) -> list[tuple[HostAddress
     opened: list[tuple[HostAddress, socket.socket]] = []
     try:
         for number in range(2, hosts + 2):
-            key = HostAddress(str(base + number), MANAGE_PORT)
-            opened.append((key, listening_socket(key.address, MANAGE_PORT)))
+            host_address = HostAddress(str(base + number), MANAGE_PORT)
+            sock = listening_socket(host_address.address, MANAGE_PORT)
+            opened.append((host_address, sock))
     except OSError:
         for _, sock in opened:
             sock.close()
@@ -77,7 +80,7 @@ def _bind_shared_address(hosts: int) -> list[tuple[HostAddress, socket.socket]]:
 
 
 class Listener:
-    """A listening_socket port: every connection goes to `serve(socket, peer)` in a task of its own."""
+    """A listening socket. Every connection is passed to `serve(socket, peer)` in a task of its own."""
 
     def __init__(
         self, address: str, port: int, serve: Serve, sock: socket.socket | None = None
@@ -91,22 +94,22 @@ class Listener:
 
     @property
     def all_tasks(self) -> list[asyncio.Task[None]]:
-        """What there is to wait for after a cut."""
+        """The tasks to wait for after `abort`."""
         return [self._accepting, *self.serving]
 
     @property
     def is_open(self) -> bool:
-        """Whether connections are accept_connection."""
+        """Whether new connections are accepted."""
         return self._sock is not None
 
     def reopen(self) -> None:
-        """Listen again on the same port; one that is open stays."""
+        """Listen on the same port again; does nothing while the socket is open."""
         if self._sock is None:
             self._sock = listening_socket(self.address, self.port)
             self._accepting = asyncio.get_running_loop().create_task(self._accept(self._sock))
 
     def close(self) -> None:
-        """Accept no more; what was accept_connection goes on."""
+        """Accept no more connections; those that were accepted continue."""
         if self._sock is not None:
             self._accepting.cancel()
             with contextlib.suppress(NotImplementedError):  # Windows' loop watches no readers
@@ -115,7 +118,7 @@ class Listener:
             self._sock = None
 
     def abort(self) -> None:
-        """Accept no more and end what was accept_connection."""
+        """Accept no more connections, and end those that were accepted."""
         self.close()
         for task in self.serving:
             task.cancel()
@@ -129,25 +132,25 @@ class Listener:
                 await asyncio.sleep(0.05)  # out of descriptors: some may be free again later
                 continue
             client.setblocking(False)
-            task = loop.create_task(self._one(client, peer[0]))
+            task = loop.create_task(self._serve_one(client, peer[0]))
             self.serving.add(task)
-            task.add_done_callback(partial(self._done, client))
+            task.add_done_callback(partial(self._close_if_cancelled, client))
 
-    async def _one(self, client: socket.socket, peer: str) -> None:
+    async def _serve_one(self, client: socket.socket, peer: str) -> None:
         try:
             await self._serve(client, peer)
         except OSError:
             client.close()
 
-    def _done(self, client: socket.socket, task: asyncio.Task[None]) -> None:
-        """Also of a task that was cancelled before its first turn, and closed nothing itself."""
+    def _close_if_cancelled(self, client: socket.socket, task: asyncio.Task[None]) -> None:
+        """Close the socket of a cancelled task: it may never have run, so it closed nothing itself."""
         self.serving.discard(task)
         if task.cancelled():
             client.close()
 
 
 async def accept_connection(sock: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-    """The next connection of a listening_socket socket.
+    """Return the next connection of a listening socket.
 
     asyncio's own `sock_accept` loses the connection that comes in the moment in which it is cancelled.
     """
@@ -165,28 +168,28 @@ async def accept_connection(sock: socket.socket) -> tuple[socket.socket, tuple[s
 
 
 def reset_connection(sock: socket.socket) -> None:
-    """Close a connection so that the other side sees it reset_connection."""
+    """Close a connection so that the other side gets a reset (RST)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
 
 async def relay(client: socket.socket, address: str, port: int) -> None:
-    """Join an accept_connection connection to a local port until both sides are done."""
+    """Relay between an accepted connection and a local port until both sides have ended."""
     try:
-        there, back = await asyncio.open_connection(address, port)
+        remote_reader, remote_writer = await asyncio.open_connection(address, port)
     except OSError:
         reset_connection(client)
         return
     reader, writer = await asyncio.open_connection(sock=client)
     try:
-        await asyncio.gather(_copy(reader, back), _copy(there, writer))
+        await asyncio.gather(_copy(reader, remote_writer), _copy(remote_reader, writer))
     finally:
-        back.close()
+        remote_writer.close()
         writer.close()
 
 
 async def read_until_closed(client: socket.socket) -> None:
-    """Keep a connection and say nothing until the other side has had enough."""
+    """Keep a connection open without sending anything until the other side closes it."""
     loop = asyncio.get_running_loop()
     while await loop.sock_recv(client, 65536):
         pass

@@ -25,7 +25,7 @@ _MIDPOINTS = (
 
 
 class ManageSshServer(LabSshServer):
-    """Who gets in: `register` with the keys of the newest push, users with theirs."""
+    """Logins: `register` with the keys that were pushed last, users with their own."""
 
     def authorized_keys_of(self, user: str) -> str:
         """The keys that were pushed to an account of this host."""
@@ -35,12 +35,12 @@ class ManageSshServer(LabSshServer):
         return account.keys if account else ""
 
     def session_requested(self) -> "ManageSession":
-        """One command, or a shell request."""
+        """Return the session for a command or a shell."""
         return ManageSession(self)
 
 
 class ManageSession(asyncssh.SSHServerSession[bytes]):
-    """A login: the command runs in a task that outlives the connection, as a server's processes do."""
+    """One session. Its command runs in a task that outlives the connection, as processes on a server do."""
 
     def __init__(self, server: ManageSshServer) -> None:
         self._server = server
@@ -50,32 +50,32 @@ class ManageSession(asyncssh.SSHServerSession[bytes]):
         self._channel: asyncssh.SSHServerChannel[bytes] | None = None
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
-        """The channel to answer on."""
+        """Keep the channel, for the replies."""
         self._channel = chan
 
     def pty_requested(
         self, term_type: str, term_size: tuple[int, int, int, int], term_modes: Mapping[int, int]
     ) -> bool:
-        """A terminal changes what a lost connection does."""
+        """Note that there is a terminal: then a lost connection has another effect."""
         self._terminal = True
         return True
 
     def shell_requested(self) -> bool:
-        """The shell request is the start command."""
+        """Accept a shell request: it starts the container."""
         return True
 
     def exec_requested(self, command: str) -> bool:
-        """The words to obey."""
+        """Keep the command line."""
         self._command = command
         return True
 
     def subsystem_requested(self, subsystem: str) -> bool:
-        """The login shell is asked to run the SFTP server, and talks instead."""
+        """Accept a subsystem: sshd lets the login shell run its program, and the manage shell answers."""
         self._command = "/usr/lib/openssh/sftp-server"
         return True
 
     def session_started(self) -> None:
-        """Begin to answer."""
+        """Run the command."""
         if self._channel is None:
             return
         server = self._server
@@ -96,11 +96,11 @@ class ManageSession(asyncssh.SSHServerSession[bytes]):
             self._console.interrupted.set()
 
     def eof_received(self) -> bool:
-        """A closed stdin is no reason to close the session."""
+        """Keep the session open when the client closes stdin."""
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client went."""
+        """Tell the command that the client disconnected."""
         if self._console:
             self._console.disconnected()
 
@@ -159,13 +159,13 @@ class ChannelConsole(Console):
             self._channel.write_stderr(data)
         else:
             self._channel.write(data)
-        if self.breaks_midway and any(middle in text for middle in _MIDPOINTS):
+        if self.breaks_midway and any(midpoint in text for midpoint in _MIDPOINTS):
             self.breaks_midway = False
             self.disconnected()
             asyncio.get_running_loop().call_soon(self.break_connection)
 
     def break_connection(self) -> None:
-        """Cut the connection, or take the host down."""
+        """Break the connection, or restart the host."""
         self.breaks_midway = False
         if self._reboots_midway:
             self.interrupted.set()

@@ -29,7 +29,7 @@ class LoopbackNetwork:
         self.tasks: set[asyncio.Task[None]] = set()
         self.iam: Listener | None = None
         self._manage: dict[str, Listener] = {}
-        self._mapped: dict[tuple[str, int], Listener] = {}
+        self._forwarded: dict[tuple[str, int], Listener] = {}
         self._connections_into: dict[
             Path, set[asyncio.Task[None]]
         ] = {}  # the connections that lead into each container
@@ -40,37 +40,37 @@ class LoopbackNetwork:
         """Open the manage ports of all hosts on the sockets that were bound for them."""
         for host, sock in zip(self.lab_state.hosts.values(), sockets, strict=True):
             listener = Listener(
-                host.address, host.manage_port, partial(self._manage_login, host), sock
+                host.address, host.manage_port, partial(self._serve_manage, host), sock
             )
             self._manage[host.name] = listener
 
     def forward(self, host: Host, mapping: PortMap) -> None:
-        """Open a forwarded listener; a number that something else on this machine has stays closed."""
+        """Open a forwarded port; one that another program on this machine uses stays closed."""
         key = (host.name, mapping.host_port)
-        if key in self._mapped or self.lab_state.faults.is_active(host.name, "dead"):
+        if key in self._forwarded or self.lab_state.faults.is_active(host.name, "dead"):
             return
         with contextlib.suppress(OSError):
-            serve = partial(self._mapped_login, host, mapping.host_port)
-            self._mapped[key] = Listener(host.address, mapping.host_port, serve)
+            serve = partial(self._serve_forwarded, host, mapping.host_port)
+            self._forwarded[key] = Listener(host.address, mapping.host_port, serve)
 
     def unforward(self, host: Host, host_port: int) -> None:
-        """Close a forwarded listener; connections that are open stay so, as in a connection table."""
-        if listener := self._mapped.pop((host.name, host_port), None):
+        """Close a forwarded port. Open connections continue, as they do in the kernel's connection table."""
+        if listener := self._forwarded.pop((host.name, host_port), None):
             listener.close()
             self._wait_at_end(listener)
 
     def container_down(self, host: Host, container: Container) -> None:
-        """End what runs in a container and cut its connections."""
-        for key in list(self._mapped):
-            owner = self._owner(host, key[1])
+        """End the programs in a container and break its connections."""
+        for key in list(self._forwarded):
+            owner = self._container_behind(host, key[1])
             if key[0] == host.name and (owner is None or owner is container):
-                self._abort_mapped(key)
+                self._abort_forwarded(key)
         for task in self._connections_into.pop(container.directory, ()):
             task.cancel()
         kill_marked(f"APEXGPU_LAB_CONTAINER={container.directory}/")
 
     def fault_changed(self, where: str, kind: str) -> None:
-        """Open or close listeners as the faults now in force want it."""
+        """Open or close listening sockets as the faults that are set now demand."""
         if where == IAM:
             if kind == "down" and self.iam:
                 self._set_open(self.iam, up=not self.lab_state.faults.is_active(IAM, "down"))
@@ -80,8 +80,15 @@ class LoopbackNetwork:
             self._options.pop((where, "manage"), None)
 
     async def close(self) -> None:
-        """Close everything and wait until it is closed: connections, and sessions that began meanwhile."""
-        ports = [*self._manage.values(), *self._mapped.values(), *([self.iam] if self.iam else [])]
+        """Close everything, and wait until connections and sessions have ended.
+
+        Loops because a session may begin while the others end.
+        """
+        ports = [
+            *self._manage.values(),
+            *self._forwarded.values(),
+            *([self.iam] if self.iam else []),
+        ]
         for listener in ports:
             listener.abort()
         tasks = {task for listener in ports for task in listener.all_tasks}
@@ -91,7 +98,7 @@ class LoopbackNetwork:
             await asyncio.wait(waiting)
 
     def _apply_listener_faults(self, host: Host) -> None:
-        """Bring a host's listeners into the state that `refuse` and `dead` want."""
+        """Open or close a host's listening sockets as its faults `refuse` and `dead` demand."""
         faults = self.lab_state.faults
         dead = faults.is_active(host.name, "dead")
         refusing = faults.is_active(host.name, "refuse") and not faults.is_counted(
@@ -105,11 +112,11 @@ class LoopbackNetwork:
                     self.forward(host, mapping)
             return
         manage.abort()
-        for key in [key for key in self._mapped if key[0] == host.name]:
-            self._abort_mapped(key)
+        for key in [key for key in self._forwarded if key[0] == host.name]:
+            self._abort_forwarded(key)
 
-    def _abort_mapped(self, key: tuple[str, int]) -> None:
-        listener = self._mapped.pop(key)
+    def _abort_forwarded(self, key: tuple[str, int]) -> None:
+        listener = self._forwarded.pop(key)
         listener.abort()
         self._wait_at_end(listener)
 
@@ -124,7 +131,7 @@ class LoopbackNetwork:
         else:
             listener.close()
 
-    async def _manage_login(self, host: Host, client: socket.socket, _peer: str) -> None:
+    async def _serve_manage(self, host: Host, client: socket.socket, _peer: str) -> None:
         if self.lab_state.faults.trigger(host.name, "refuse"):
             reset_connection(client)
         elif await apply_connection_faults(self.lab_state, host, client):
@@ -136,21 +143,21 @@ class LoopbackNetwork:
                 client, options, partial(ManageSshServer, self.lab_state, host, self.tasks)
             )
 
-    async def _mapped_login(
+    async def _serve_forwarded(
         self, host: Host, host_port: int, client: socket.socket, _peer: str
     ) -> None:
-        """Lead a connection where the first map of the listener says; a stale map leads nowhere."""
+        """Connect a client with the container of the first map of this port; reset it if there is none."""
         mapping = next((one for one in host.maps if one.host_port == host_port), None)
         container = host.container_of(mapping.address) if mapping else None
         if mapping is None or container is None:
             reset_connection(client)
             return
         with self._tracked(container):
-            await self._enter(host, container, mapping.container_port, client)
+            await self._connect_to_container(host, container, mapping.container_port, client)
 
     @contextlib.contextmanager
     def _tracked(self, container: Container) -> Iterator[None]:
-        """The task at work is one that ends with the container, even when its listener was unmapped before."""
+        """Let the current task end with the container, even if its port is unmapped before that."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for mypy
         inside = self._connections_into.setdefault(container.directory, set())
@@ -160,7 +167,7 @@ class LoopbackNetwork:
         finally:
             inside.discard(task)
 
-    async def _enter(
+    async def _connect_to_container(
         self, host: Host, container: Container, listener: int, client: socket.socket
     ) -> None:
         if listener != 22:
@@ -178,7 +185,10 @@ class LoopbackNetwork:
     def _container_options(
         self, host: Host, container: Container
     ) -> asyncssh.SSHServerConnectionOptions | None:
-        """The container's sshd has the keys, and the say on X11, that were there when it was started last."""
+        """Return the options of a container's sshd, or None if it has no host key.
+
+        As a real sshd, it keeps the host keys and X11 setting that it had when it was last started.
+        """
         key = f"{host.name}/{container.user}"
         restart = container.notes / "sshd-restart"
         generation = (container.started, restart.stat().st_mtime_ns if restart.exists() else 0)
@@ -202,20 +212,20 @@ class LoopbackNetwork:
             self._options[key, generation] = server_options(keys)
         return self._options[key, generation]
 
-    def _owner(self, host: Host, host_port: int) -> Container | None:
-        address = next((one.address for one in host.maps if one.host_port == host_port), "")
-        return next(
-            (
-                account.container
-                for account in host.accounts.values()
-                if account.container and account.container.address == address
-            ),
-            None,
-        )
+    def _container_behind(self, host: Host, host_port: int) -> Container | None:
+        for mapping in host.maps:
+            if mapping.host_port == host_port:
+                break
+        else:
+            return None
+        for account in host.accounts.values():
+            if account.container and account.container.address == mapping.address:
+                return account.container
+        return None
 
 
 def host_keys(rootfs: Path) -> list[bytes]:
-    """The private host keys in a tree that can be read."""
+    """Return the readable private host keys of a root file system."""
     found = []
     for path in sorted((rootfs / "etc" / "ssh").glob("ssh_host_*_key")):
         with contextlib.suppress(OSError, asyncssh.KeyImportError):
@@ -225,7 +235,7 @@ def host_keys(rootfs: Path) -> list[bytes]:
 
 
 def forwards_x11(rootfs: Path) -> bool:
-    """What the sshd_config in a tree says of X11: its first word on it counts, and no word is no."""
+    """Tell whether sshd_config allows X11 forwarding: the first such line counts, the default is no."""
     try:
         lines = (
             (rootfs / "etc" / "ssh" / "sshd_config")
@@ -234,5 +244,8 @@ def forwards_x11(rootfs: Path) -> bool:
         )
     except OSError:
         return False
-    told = [line.split() for line in lines if line.lower().lstrip().startswith("x11forwarding")]
-    return bool(told) and told[0][1:] == ["yes"]
+    for line in lines:
+        keyword, *values = line.split() or [""]
+        if keyword.lower() == "x11forwarding":
+            return values == ["yes"]
+    return False

@@ -22,7 +22,10 @@ _INSTALLERS = "/newNAS/Share/GPU_Server/NVIDIA-Linux-x86_64"
 async def run_manage_shell(
     lab_state: LabState, host: Host, account: Account, command: str | None, console: Console
 ) -> int:
-    """Answer one login as the manage shell does; `command` is None for a shell request. The exit status."""
+    """Answer one login as the manage shell does; return the exit status.
+
+    `command` is the command line, None for a shell request.
+    """
     if lab_state.faults.trigger(host.name, "garble"):
         console.out(GARBLE)
         return 0
@@ -43,15 +46,18 @@ async def run_manage_shell(
         return 1
     await console.wait(0.1)
     console.out(heading("Your LXC Container Information:") + information(call))
-    code = await _command(call)(call)
+    code = await _find_command(call)(call)
     if code == 0:
         console.out(BYE)
     return code
 
 
 def split_words(command: str) -> list[str]:
-    """Words as the shell sees them: split on blanks, expanded in the server's home, quotes are letters."""
-    return [match for word in command.split() for match in _expand(word)]
+    """Split a command line as the manage shell does: on blanks, with globs expanded, quotes kept."""
+    words: list[str] = []
+    for word in command.split():
+        words += _expand(word)
+    return words
 
 
 async def start(call: Call) -> int:
@@ -66,18 +72,18 @@ async def start(call: Call) -> int:
             call.console.out(heading("Fail. Please contact administrators"))
             return 1
         call.lab_state.boot(call.host, call.container)
-        await _address(call)
+        await _wait_for_address(call)
         call.console.out(heading("The container is up"))
-        _first_forward(call)
+        _forward_ssh(call)
         await call.console.wait(0.15)
-        _driver(call)
+        _compare_driver(call)
         call.console.out(information(call))
     call.console.out(_tips(call))
     return 0
 
 
 async def stop(call: Call) -> int:
-    """`stop`: drop the maps, then the container."""
+    """`stop`: remove the port maps, then stop the container."""
     call.console.out(heading("Stopping your container..."))
     if not call.container.running:
         call.console.err(texts.not_running(call.user))
@@ -85,10 +91,10 @@ async def stop(call: Call) -> int:
         if len(call.lab_state.addresses(call.host, call.container)) > 1:
             call.console.err(texts.BAD_SCRIPT)
         else:
-            for one in call.lab_state.maps(call.host, call.container):
-                place = f"{call.host.address}:{one.host_port} => container:{one.container_port}"
+            for port_map in call.lab_state.maps(call.host, call.container):
+                place = f"{call.host.address}:{port_map.host_port} => container:{port_map.container_port}"
                 call.console.out(f"Unmapping port {place}...\n")
-                call.lab_state.unforward(call.host, one)
+                call.lab_state.unforward(call.host, port_map)
         await call.console.wait(0.2)
         call.lab_state.halt(call.host, call.container)
     call.console.out(information(call))
@@ -96,18 +102,18 @@ async def stop(call: Call) -> int:
 
 
 async def show_help(call: Call) -> int:
-    """`help`: the tips, and nothing changed."""
+    """`help`: print the tips."""
     call.console.out(_tips(call))
     return 0
 
 
 async def unknown(call: Call) -> int:
-    """Anything else."""
+    """Any other command: an error and the tips."""
     call.console.out(heading("Unknown command") + _tips(call))
     return 1
 
 
-def _command(call: Call) -> Command:
+def _find_command(call: Call) -> Command:
     table: dict[str, Command] = {
         "": start,
         "help": show_help,
@@ -133,21 +139,21 @@ def _tips(call: Call) -> str:
     )
 
 
-async def _address(call: Call) -> None:
-    """Wait as the shell does until the container has an address: without any limit."""
+async def _wait_for_address(call: Call) -> None:
+    """Wait until the container has an address, without a limit, as the real shell does."""
     polled = call.trigger_fault("no-address")
     while polled and call.lab_state.faults.is_active(call.host.name, "no-address"):
         await asyncio.sleep(0.05)
 
 
-def _first_forward(call: Call) -> None:
+def _forward_ssh(call: Call) -> None:
     if not call.trigger_fault("no-forward"):
         call.lab_state.forward(
             call.host, call.container, 22, call.lab_state.port_of(call.host, call.user)
         )
 
 
-def _driver(call: Call) -> None:
+def _compare_driver(call: Call) -> None:
     """Compare the host's NVIDIA driver with the container's, as the shell does after a start."""
     if call.trigger_fault("driver-mismatch"):
         rootfs.set_driver(call.container, rootfs.DRIVER)
@@ -170,7 +176,7 @@ def _driver(call: Call) -> None:
 
 
 def _login_shell(command: str | None, console: Console) -> int:
-    """The ordinary shell of a half-made account, which knows none of the manage shell's words."""
+    """Answer as the ordinary shell of a half-made account, which has none of the manage commands."""
     if command is None or not command.strip():
         return 0
     console.err(f"bash: {command.split()[0]}: command not found\n")
@@ -178,4 +184,7 @@ def _login_shell(command: str | None, console: Console) -> int:
 
 
 def _expand(word: str) -> list[str]:
-    return (_GLOB.search(word) and fnmatch.filter(_SERVER_FILES, word)) or [word]
+    matches: list[str] = []
+    if _GLOB.search(word):
+        matches = fnmatch.filter(_SERVER_FILES, word)
+    return matches or [word]

@@ -1,4 +1,7 @@
-"""The manage shell's snapshot, recover and rebuild: real archives, and a shell that looks at no exit status."""
+"""The manage shell's snapshot, recover and rebuild.
+
+The archives are real. As the real shell does, this one ignores every exit status and continues.
+"""
 
 import asyncio
 import os
@@ -30,12 +33,12 @@ async def snapshot(call: Call) -> int:
     if not call.argument:
         return _offer_snapshot(call)
     if call.argument != call.lab_state.token():
-        return _invalid(call, "snapshot")
+        return _reject_token(call, "snapshot")
     path = f"{SNAPSHOTS}/{call.user}.tar.gz"
     call.console.out(heading("Taking a snapshot..."))
-    await _take(call, path)
+    await _write_snapshot(call, path)
     call.console.out(f"Saved to: {highlight(path)}\n")
-    _du(call, path)
+    _print_size(call, path)
     call.console.out(call.command_hint("Start your container"))
     return 0
 
@@ -47,12 +50,12 @@ async def recover(call: Call) -> int:
     if not call.argument:
         return _offer_recover(call, f"{SNAPSHOTS}/{call.user}.tar.gz")
     if call.argument != call.lab_state.token():
-        return _invalid(call, "recover")
+        return _reject_token(call, "recover")
     call.console.out(heading("Recover from a snapshot..."))
     path = call.words[2] if len(call.words) > 2 else ""
     if not path:
         _measure_home(call)
-    elif _du(call, path):
+    elif _print_size(call, path):
         await _replace(call, path)
         return 0
     call.console.out(heading("Snapshot does not exists."))
@@ -60,7 +63,7 @@ async def recover(call: Call) -> int:
 
 
 async def rebuild(call: Call) -> int:
-    """`rebuild` shows how to recover from the template; it looks at nothing else."""
+    """`rebuild` shows how to recover from the template; it checks nothing."""
     return _offer_recover(call, TEMPLATE)
 
 
@@ -72,7 +75,7 @@ def _stop_first(call: Call) -> int:
     return 0
 
 
-def _invalid(call: Call, command: str) -> int:
+def _reject_token(call: Call, command: str) -> int:
     call.console.out(
         headings("Invalid token", f"Maybe you want to run the {command} command again?")
         + call.command_hint("Take a snapshot", command)
@@ -112,8 +115,8 @@ def _offer_recover(call: Call, path: str) -> int:
     return 0
 
 
-async def _take(call: Call, path: str) -> None:
-    """Write the archive in place, slowly, with tar's complaints."""
+async def _write_snapshot(call: Call, path: str) -> None:
+    """Write the archive in place, slowly, with the errors that tar prints."""
     target = _on_server(call, path)
     if call.trigger_fault("nas-readonly"):
         call.console.err(texts.tar_cannot_open(path, "Read-only file system"))
@@ -128,10 +131,10 @@ async def _take(call: Call, path: str) -> None:
                 f"tar: {name}: socket ignored" for name in trees.sockets(call.container.rootfs)
             )
         )
-        await _write(call, target, path)
+        await _write_archive(call, target, path)
 
 
-async def _write(call: Call, target: Path, path: str) -> None:
+async def _write_archive(call: Call, target: Path, path: str) -> None:
     handle, name = tempfile.mkstemp(prefix=".pack-", dir=call.container.directory)
     os.close(handle)
     packed = Path(name)
@@ -148,7 +151,7 @@ async def _write(call: Call, target: Path, path: str) -> None:
 
 
 async def _copy_slowly(call: Call, source: Path, target: Path) -> None:
-    """Copy in steps over a second of the server's time; an interrupted one leaves what it had written."""
+    """Copy in steps over a second of the server's time. An interrupted copy stays incomplete."""
     step = -(-source.stat().st_size // _STEPS)
     with source.open("rb") as reading, target.open("wb", buffering=0) as writing:
         while (chunk := reading.read(step)) and not call.console.interrupted.is_set():
@@ -158,7 +161,7 @@ async def _copy_slowly(call: Call, source: Path, target: Path) -> None:
 
 
 async def _replace(call: Call, path: str) -> None:
-    """Delete the tree, unpack the archive over its ashes, and go through the motions whatever came of it."""
+    """Delete the files, unpack the archive, and take all later steps whether that worked or not."""
     container = call.container
     archive = _on_server(call, path)
     container.owned = container.intact = False
@@ -166,13 +169,13 @@ async def _replace(call: Call, path: str) -> None:
     call.lab_state.network.container_down(call.host, container)
     trouble = await _unpack(call, archive)
     if trouble:
-        call.console.err(_tar_words(trouble, path))
+        call.console.err(_tar_errors(trouble, path))
     call.console.out(heading("Fixing filesystem permission..."))
     await call.console.wait(0.1)
     container.owned = True
     container.intact = trouble is None
     if trouble:
-        _complain(call, gone=trouble != "cut")
+        _print_failures(call, gone=trouble != "cut")
     elif not container.home.is_dir():
         _make_user(call)
     call.console.out(heading("Configuring..."))
@@ -200,8 +203,8 @@ def _make_user(call: Call) -> None:
         rootfs.add_user(call.container.rootfs, call.user)
 
 
-def _complain(call: Call, *, gone: bool) -> None:
-    """The noise of every later step on a tree that is not there, or not all there."""
+def _print_failures(call: Call, *, gone: bool) -> None:
+    """Print what every later step reports when the files are missing or incomplete."""
     before, after = texts.tree_not_there(_shown_rootfs(call), gone=gone)
     call.console.err(before + texts.start_failed(call.user))
     call.console.out(heading("Adding user in the container..."))
@@ -213,7 +216,7 @@ def _complain(call: Call, *, gone: bool) -> None:
     )
 
 
-def _tar_words(trouble: str, path: str) -> str:
+def _tar_errors(trouble: str, path: str) -> str:
     end = "tar: Error is not recoverable: exiting now\n"
     if trouble == "directory":
         return f"tar: {path}: Cannot read: Is a directory\ntar: At beginning of tape, quitting now\n{end}"
@@ -223,8 +226,8 @@ def _tar_words(trouble: str, path: str) -> str:
     return f"\ngzip: stdin: unexpected end of file\n{cut}{cut}{end}"
 
 
-def _du(call: Call, path: str) -> bool:
-    """Print the size of a path as `du -sh` does; false, with its complaint, when there is nothing."""
+def _print_size(call: Call, path: str) -> bool:
+    """Print the size of a path as `du -sh` does; return False, after its error, if there is none."""
     target = _on_server(call, path)
     if not target.exists():
         call.console.err(texts.du_missing(path))
@@ -234,7 +237,9 @@ def _du(call: Call, path: str) -> bool:
 
 
 def _measure_home(call: Call) -> None:
-    """Without a path, du measures the server's home, and fails only because parts of it cannot be read."""
+    """Print what du reports if no path is given: it measures the home on the server, and fails at
+    directories that it cannot read.
+    """
     size = trees.tree_size(call.container.rootfs) if call.container.rootfs.is_dir() else 4096
     call.console.out(f"{size_du(size)}\t.\n")
     inside = f"./.local/share/lxc/{call.user}/rootfs"
@@ -248,7 +253,7 @@ def _shown_rootfs(call: Call) -> str:
 
 
 def _on_server(call: Call, path: str) -> Path:
-    """Where a path of the server's lies in the lab; only the NAS is there."""
+    """Return where a path on the server is in the lab; only the NAS exists."""
     parts = PurePosixPath(path).parts
     if len(parts) > 1 and parts[0] == "/" and parts[1] in ("NAS", "newNAS") and ".." not in parts:
         return call.lab_state.nas.joinpath(*parts[2:])

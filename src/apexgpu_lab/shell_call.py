@@ -1,4 +1,4 @@
-"""One login to a manage shell: what its commands share."""
+"""One login to a manage shell: what all its commands need."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ GARBLE = "\x1b]0;maintenance\x07[bold]Maintenance[/bold]: \u2603 \x07please come
 
 @dataclass(frozen=True)
 class Call:
-    """One login to a manage shell: who, where, what was asked, and the client's end."""
+    """One login to a manage shell: the user, the host, the command line and the output."""
 
     lab_state: LabState
     host: Host
@@ -26,16 +26,16 @@ class Call:
     console: Console
 
     def trigger_fault(self, kind: str) -> bool:
-        """Whether a fault of this host strikes now."""
+        """Tell whether a fault of this host happens now; uses up one of its occasions."""
         return self.lab_state.faults.trigger(self.host.name, kind)
 
     def command_hint(self, label: str, words: str = "") -> str:
-        """A command to type, for this user on this host."""
+        """Return a line that shows the user a command to type."""
         return command_hint(label, self.user, self.host.address, words)
 
     @property
     def argument(self) -> str:
-        """The word after the command, or nothing."""
+        """The word after the command; empty if there is none."""
         return self.words[1] if len(self.words) > 1 else ""
 
 
@@ -43,15 +43,15 @@ Command = Callable[[Call], Awaitable[int]]
 
 
 def information(call: Call) -> str:
-    """What lxc-info prints of the container."""
+    """Return what lxc-info prints about the container."""
     container = call.container
     rows = [("Name:", container.user), ("State:", container.state)]
     if container.running:
-        sent, received = container.traffic()
+        sent, received = container.next_traffic()
         rows += [
             ("PID:", str(container.pid)),
             *(("IP:", address) for address in call.lab_state.addresses(call.host, container)),
-            ("Memory use:", size_iec(3030000 + 4096 * container.calls)),
+            ("Memory use:", size_iec(3030000 + 4096 * container.info_count)),
             ("KMem use:", size_iec(589824)),
             ("Link:", container.link),
             (" TX bytes:", size_iec(sent)),
@@ -62,7 +62,10 @@ def information(call: Call) -> str:
 
 
 async def iam_answers(lab_state: LabState, host: Host) -> bool:
-    """What the server's unbounded question to IAM comes to: an answer, a failure, or no end at all."""
+    """Ask IAM for the user's port, as the server does before every command; False if IAM fails.
+
+    The real server sets no time limit: if IAM hangs, this never returns.
+    """
     if lab_state.faults.trigger(host.name, "hang") or lab_state.faults.is_active(IAM, "hang"):
         await asyncio.Event().wait()
     return not (

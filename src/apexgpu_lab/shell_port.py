@@ -1,4 +1,4 @@
-"""The manage shell's `port` command, with what is wrong in it."""
+"""The manage shell's `port` command, with the errors of the real one."""
 
 from apexgpu_lab import texts
 from apexgpu_lab.shell_call import Call
@@ -22,7 +22,7 @@ async def port(call: Call) -> int:
             + call.command_hint("Start your container")
         )
         return 0
-    two = len(addresses) > 1
+    has_two_addresses = len(addresses) > 1
     if not call.argument:
         call.console.out(
             headings(
@@ -31,18 +31,20 @@ async def port(call: Call) -> int:
             )
             + f"Port forward: {highlight(f'ssh {call.user}@{call.host.address} port PORT_NUMBER')}\n"
         )
-    elif not _valid(call):
+    elif not _is_valid(call):
         call.console.out(f"{call.argument} is not a valid port number\n")
     else:
-        _map(call, two=two)
-    if two:
+        _map(call, has_two_addresses=has_two_addresses)
+    if has_two_addresses:
         call.console.err(texts.BAD_SCRIPT)
-    call.console.out(heading("Current port forward") + ("" if two else _listed(call)))
+    call.console.out(
+        heading("Current port forward") + ("" if has_two_addresses else _list_maps(call))
+    )
     return 0
 
 
-def _valid(call: Call) -> bool:
-    """The script's own check: a leading zero makes the number octal, and 65536 passes."""
+def _is_valid(call: Call) -> bool:
+    """Check a port number as the script does: a leading zero makes it octal, and 65536 passes."""
     word = call.argument
     if not (word.isascii() and word.isdigit()):
         return False
@@ -54,14 +56,17 @@ def _valid(call: Call) -> bool:
     return 0 < int(word) <= 65536
 
 
-def _map(call: Call, *, two: bool) -> None:
-    """Map a port, unless a map to a port that begins with the same digits is found first."""
+def _map(call: Call, *, has_two_addresses: bool) -> None:
+    """Map a port, unless there is a map to a port that begins with the same digits.
+
+    That is an error of the real script: it searches its list with grep.
+    """
     lab_state, host = call.lab_state, call.host
     wanted = call.argument
     found = [
-        str(one.host_port)
-        for one in lab_state.maps(host, call.container)
-        if two or str(one.container_port).startswith(wanted)
+        str(port_map.host_port)
+        for port_map in lab_state.maps(host, call.container)
+        if has_two_addresses or str(port_map.container_port).startswith(wanted)
     ]
     if found:
         places = "\n".join(found)
@@ -77,8 +82,8 @@ def _map(call: Call, *, two: bool) -> None:
         lab_state.forward(host, call.container, int(wanted), host_port)
 
 
-def _listed(call: Call) -> str:
+def _list_maps(call: Call) -> str:
     return texts.lines(
-        f"{call.host.address}:{one.host_port} => container:{one.container_port}"
-        for one in call.lab_state.maps(call.host, call.container)
+        f"{call.host.address}:{port_map.host_port} => container:{port_map.container_port}"
+        for port_map in call.lab_state.maps(call.host, call.container)
     )

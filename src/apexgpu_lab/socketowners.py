@@ -5,7 +5,7 @@ to its own listening socket, and then again, without end: on a real host, port 6
 is another port than that of the laptop. The ssh server of a container uses this module to refuse
 such a connection.
 
-Where there is no /proc, every function finds nothing.
+Where there is no /proc, nothing is found, and nothing refused.
 """
 
 import contextlib
@@ -20,13 +20,16 @@ _ESTABLISHED, _LISTENING = "01", "0A"  # proc_net_tcp(5)
 _INIT = 1
 
 
-def client_processes(client: tuple[str, int], server: tuple[str, int]) -> frozenset[int]:
+def client_processes(client: tuple[str, int], server: tuple[str, int]) -> frozenset[int] | None:
     """Return the processes at the client's end of a connection, with their parents and children.
 
     `client` and `server` are the addresses and ports of the two ends. A tunnel's local port may be
     that of ssh itself or of the program that started ssh (apexgpu relays the connections of its
     tunnels itself), so the answer includes relatives. Reads the descriptors of every process that
     may be read: some ten milliseconds, so ask once for a connection.
+
+    Returns None if the connection is not listed: /proc/net/tcp is not read in one piece, and a
+    busy system may skip a row.
     """
     local, remote = _kernel_form(*client), _kernel_form(*server)
     for row_local, row_remote, state, inode in _tcp_sockets("tcp"):
@@ -34,7 +37,7 @@ def client_processes(client: tuple[str, int], server: tuple[str, int]) -> frozen
             owners = {pid for pid in _all_processes() if inode in _sockets_of(pid)}
             break
     else:
-        return frozenset()
+        return None
     if os.getpid() in owners:
         return frozenset()  # a test's proxy in this process: the client behind it is not known
     # In tests the lab runs in the process that also plays the server in the container.

@@ -1,4 +1,4 @@
-"""What the lab's ssh servers share: who may log in, and a connection handed over by a listening port."""
+"""What the two ssh servers of the lab have in common: the login, and how a connection is served."""
 
 import asyncio
 import contextlib
@@ -16,9 +16,10 @@ from apexgpu_lab.listeners import read_until_closed
 
 
 class LabSshServer(asyncssh.SSHServer):
-    """The login to one host: by public key only, as the faults of the host allow.
+    """The ssh server's side of one connection: login by public key only, and the faults of the host.
 
-    `tasks` is where sessions are waited for when the lab ends: a connection's end is not theirs.
+    Sessions are added to `tasks`, because they outlive the connection: the lab waits for them when it
+    ends.
     """
 
     def __init__(self, lab_state: LabState, host: Host, tasks: set[asyncio.Task[None]]) -> None:
@@ -31,10 +32,10 @@ class LabSshServer(asyncssh.SSHServer):
 
     @abstractmethod
     def authorized_keys_of(self, user: str) -> str:
-        """The authorized_keys text of `user`; empty when there is no such account."""
+        """Return the authorized_keys of `user`; empty if there is no such account."""
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        """Remember the connection: sessions ask for it, faults cut it."""
+        """Keep the connection: sessions need it, and faults break it."""
         self.connection = conn
 
     def begin_auth(self, username: str) -> bool:
@@ -60,7 +61,7 @@ class LabSshServer(asyncssh.SSHServer):
         return str(peer[0]) if peer else ""
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let a session's work run; an error in it is the lab's trouble and ends the connection."""
+        """Run a session's work in a task. An error in it is reported as the lab's, and ends the connection."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -74,13 +75,13 @@ class LabSshServer(asyncssh.SSHServer):
             self.disconnect()
 
     def disconnect(self) -> None:
-        """End the connection in mid-sentence."""
+        """Break the connection without a message."""
         if self.connection:
             self.connection.abort()
 
 
 def server_options(host_keys: list[bytes], **more: object) -> asyncssh.SSHServerConnectionOptions:
-    """Server options that are the same for every connection to a place; made once, they cost milliseconds."""
+    """Return asyncssh's options for an ssh server. Keep them: to make them takes milliseconds."""
     keys = [asyncssh.import_private_key(key) for key in host_keys]
     return asyncssh.SSHServerConnectionOptions(
         server_host_keys=keys, encoding=None, line_editor=False, agent_forwarding=False, **more
@@ -92,7 +93,7 @@ async def serve_ssh(
     options: asyncssh.SSHServerConnectionOptions,
     server: Callable[[], asyncssh.SSHServer],
 ) -> None:
-    """Speak ssh on an accepted socket until one side ends it."""
+    """Serve ssh on an accepted socket until one side ends the connection."""
     loop = asyncio.get_running_loop()
     options.protocol_factory = server
     connection = asyncssh.SSHServerConnection(loop, options, error_handler=_ignore)
@@ -107,7 +108,7 @@ async def serve_ssh(
 
 
 async def apply_connection_faults(lab_state: LabState, host: Host, client: socket.socket) -> bool:
-    """Whether a connection gets as far as ssh, after what the host's faults do to it."""
+    """Apply the host's faults to a new connection; return whether ssh is to be served on it."""
     if lab_state.faults.trigger(host.name, "silent"):
         await read_until_closed(client)
         return False
@@ -117,4 +118,4 @@ async def apply_connection_faults(lab_state: LabState, host: Host, client: socke
 
 
 def _ignore(_connection: object, _error: Exception | None) -> None:
-    """A client that vanishes, or is no ssh client, is nothing to report."""
+    """Report nothing: a client may disconnect at any time, or not be an ssh client."""
