@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,8 +206,10 @@ def _first_line(program: subprocess.Popen[bytes]) -> str:
     lines: list[bytes] = []
 
     def read() -> None:
-        if program.stdout is not None:
-            lines.append(program.stdout.readline())
+        # Ctrl-C closes the output, perhaps before this thread has begun to read it.
+        with suppress(ValueError):
+            if program.stdout is not None:
+                lines.append(program.stdout.readline())
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
