@@ -307,6 +307,20 @@ class TestDrop:
         execute(link, plan)
         assert (link.home / "two").exists()
 
+    @pytest.mark.parametrize("note", ["", "other words"])
+    def test_an_end_that_cannot_be_read_is_not_called_an_interruption(
+        self, link: ShellLink, note: str
+    ) -> None:
+        notes = "~/.cache/apexgpu/setup"
+        end = Step(
+            "two",
+            "the two",
+            "test -e ~/two",
+            f"printf '{note}' >{notes}/ended\nkill -9 $(cat {notes}/pid)\nsleep 0.1",
+        )
+        with pytest.raises(StepFailedError, match="did not record how"):
+            execute(link, planned(touch("one"), end))
+
 
 class TestTwo:
     def start(self, link: ShellLink, plan: SetupPlan) -> threading.Thread:

@@ -129,8 +129,8 @@ def _read_end(mark: ScriptMark) -> RunEnd:
     try:
         return RunEnd(mark.arguments[0])
     except ValueError:
-        # The file in which the run notes its end is empty: the disk may be full.
-        return RunEnd.DIED
+        # The file in which the run notes its end may be empty: the disk may be full.
+        return RunEnd.UNKNOWN
 
 
 def _without_terminal_codes(line: str) -> str:
@@ -296,6 +296,7 @@ def _stop_after_current_step(transport: Transport, host: Host, run: SetupRun) ->
 _FAILURES = {
     RunEnd.FAILED: "failed",
     RunEnd.STOPPED: "was the last step before a Ctrl-C elsewhere",
+    RunEnd.UNKNOWN: "ended, but the container did not record how (its disk may be full)",
 }
 
 

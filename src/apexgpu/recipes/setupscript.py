@@ -61,6 +61,9 @@ class RunEnd(StrEnum):
     DIED = "died"
     """The container was stopped, or the run was killed."""
 
+    UNKNOWN = "unknown"
+    """The container's note of the end cannot be read, for example because the disk was full."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScriptMark:
