@@ -16,7 +16,7 @@ class UnknownOutputError(NvidiaSmiError):
     code = "garbled"
 
 
-class _KnownFailure(NamedTuple):
+class _SmiFailure(NamedTuple):
     """`phrase` is part of nvidia-smi's output in lower case; `{host}` stands for the host's name."""
 
     phrase: str
@@ -30,63 +30,63 @@ _RESTART = "apexgpu down {host} && apexgpu up {host}"
 _ASK = "ask the administrators to look at the GPUs of {host}; meanwhile: apexgpu gpus free"
 
 _FAILURES = (
-    _KnownFailure(
+    _SmiFailure(
         "version mismatch",
         "driver_mismatch",
         "the driver in the container on {host} has another version than the host's",
         _RESTART,
     ),
-    _KnownFailure(
+    _SmiFailure(
         "couldn't find libnvidia-ml",
         "driver_missing",
         "the driver in the container on {host} is incomplete: its library is missing",
         _RESTART,
     ),
-    _KnownFailure(
+    _SmiFailure(
         "nvml: unknown error",
         "gpu_access_lost",
         "the container on {host} has lost its access to the GPUs",
         _RESTART,
     ),
-    _KnownFailure(
+    _SmiFailure(
         "nvml: insufficient permissions",
         "gpu_access_lost",
         "the container on {host} has no permission to use the GPUs",
         _RESTART,
     ),
-    _KnownFailure(
+    _SmiFailure(
         "nvml: gpu access blocked",
         "gpu_access_lost",
         "the container on {host} has no permission to use the GPUs",
         _RESTART,
     ),
-    _KnownFailure(
+    _SmiFailure(
         "couldn't communicate with the nvidia driver",
         "driver_down",
         "the NVIDIA driver of {host} does not answer",
         _ASK,
     ),
-    _KnownFailure(
+    _SmiFailure(
         "nvml: driver not loaded",
         "driver_down",
         "the NVIDIA driver of {host} is not loaded",
         _ASK,
     ),
-    _KnownFailure(
+    _SmiFailure(
         "gpu is lost",
         "gpu_lost",
         "a GPU of {host} is lost, and nvidia-smi reports none of the others",
         _ASK,
     ),
-    _KnownFailure("fallen off the bus", "gpu_lost", "a GPU of {host} has fallen off the bus", _ASK),
-    _KnownFailure(
+    _SmiFailure("fallen off the bus", "gpu_lost", "a GPU of {host} has fallen off the bus", _ASK),
+    _SmiFailure(
         "unable to determine the device handle",
         "gpu_lost",
         "a GPU of {host} does not answer",
         _ASK,
     ),
-    _KnownFailure("no devices were found", "no_gpus", "the container on {host} sees no GPU", _ASK),
-    _KnownFailure("attached gpus : 0", "no_gpus", "the container on {host} sees no GPU", _ASK),
+    _SmiFailure("no devices were found", "no_gpus", "the container on {host} sees no GPU", _ASK),
+    _SmiFailure("attached gpus : 0", "no_gpus", "the container on {host} sees no GPU", _ASK),
 )
 
 
