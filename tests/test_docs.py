@@ -70,6 +70,22 @@ def test_both_languages_show_the_same_commands(page: str) -> None:
     assert blocks((ROOT / page).read_text()) == blocks((ROOT / PAGES[page]).read_text())
 
 
+def test_every_file_that_contributing_names_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|sh|toml|md|svg|json))`", text))
+    # Files that one makes oneself, or that stand for any file of their kind.
+    named -= {"render/<module>.py", "config.toml"}
+    existing = [
+        str(path.relative_to(ROOT))
+        for directory in ("src", "tests", "docs", "bench")
+        for path in (ROOT / directory).rglob("*.*")
+    ] + [path.name for path in ROOT.glob("*.*")]
+    missing = {
+        name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in existing)
+    }
+    assert missing == set()
+
+
 def test_every_setting_is_documented() -> None:
     page = (ROOT / "docs/reference.md").read_text()
     in_file = [definition.variable for definition in settings._DEFINITIONS.values()]

@@ -21,7 +21,7 @@ OWNERS = {
     "subprocess": {"process", "remote/programs/"},  # programs run in a container, without apexgpu
     "rich": {"render/", "reporter"},
     "typer": {"cli", "commands/"},
-    "paramiko": {"ssh/paramiko_link", "ssh/identities"},
+    "paramiko": {"ssh/paramikoclient", "ssh/identities"},
     "httpx": {"iam/httpfetch"},
     "keyring": {"iam/passwords"},
     "sshconf": {"sshfiles/configblock"},
