@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from apexgpu import readers
+from apexgpu.errors import UnexpectedError
 from apexgpu.files import replace_atomically
 from apexgpu.models import Host
 
@@ -39,19 +41,29 @@ def load(state_dir: Path) -> Account:
     A missing or damaged file counts as "no login": the next login writes it again.
     """
     try:
-        document = json.loads((state_dir / _FILE).read_bytes())
+        document = readers.json_object((state_dir / _FILE).read_bytes(), _FILE)
         return Account(
-            user=document["user"],
-            iam_url=document["iam_url"],
-            fingerprint=document["fingerprint"],
-            identity_file=document["identity_file"],
-            hosts=tuple(Host(**host) for host in document["hosts"]),
+            user=document.text("user"),
+            iam_url=document.text("iam_url"),
+            fingerprint=document.text("fingerprint"),
+            identity_file=document.text("identity_file"),
+            hosts=tuple(_host(host) for host in document.objects("hosts")),
             # Older versions did not write these two.
-            allow_http=tuple(document.get("allow_http", ())),
-            left_out=tuple(document.get("left_out", ())),
+            allow_http=document.texts("allow_http", ()),
+            left_out=document.texts("left_out", ()),
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, UnexpectedError):
         return Account()
+
+
+def _host(fields: readers.Fields) -> Host:
+    return Host(
+        name=fields.text("name"),
+        address=fields.text("address"),
+        user=fields.text("user"),
+        port=fields.port("port") if "port" in fields else None,
+        manage_port=fields.port("manage_port") if "manage_port" in fields else 22,
+    )
 
 
 def save(state_dir: Path, account: Account) -> None:

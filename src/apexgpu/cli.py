@@ -5,14 +5,13 @@ Nothing heavy is imported before it is needed: `apexgpu.commands.app` (typer) un
 """
 
 import contextlib
-import errno
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from apexgpu import uncaught
 from apexgpu.commands.invocation import Invocation
-from apexgpu.errors import ApexError, UsageError
+from apexgpu.errors import ApexError, BugError, UsageError
 from apexgpu.render.screen import Screen
 from apexgpu.results import Result, error_json
 from apexgpu.session import Session
@@ -42,7 +41,7 @@ def main(
         error = _usage_error(exc)
         if error is None and invocation.debug:
             raise
-        return _report(invocation, error or _unexpected_error(exc))
+        return _report(invocation, error or uncaught.as_apex_error(exc))
     if code == INTERRUPTED:
         _report_interruption(invocation.screen)
     return code
@@ -63,8 +62,17 @@ def _answer(invocation: Invocation, arguments: Sequence[str]) -> int:
     outcome = _run(invocation, [*words, *separator, *after])
     if isinstance(outcome, Result):
         screen.show(outcome)
+        if invocation.debug:
+            _show_bugs(invocation, outcome)
         return outcome.exit_code
     return outcome or 0
+
+
+def _show_bugs(invocation: Invocation, result: Result) -> None:
+    """Show where the exceptions came from that ended the work on single hosts."""
+    for error in result.errors:
+        if isinstance(error, BugError):
+            _show_traceback(invocation, error)
 
 
 def _split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
@@ -133,43 +141,6 @@ def _usage_error(exc: Exception) -> UsageError | None:
     return UsageError(f"{path}: {message}", hint=f"{path} --help")
 
 
-def _unexpected_error(exc: Exception) -> ApexError:
-    """An error for what no module expected: the user's business where it is about a file, else a bug of ours."""
-    if isinstance(exc, OSError):
-        error = _file_error(exc)
-        if error is not None:
-            return error
-    return ApexError(
-        f"apexgpu itself failed: {type(exc).__name__}",
-        code="bug",
-        hint="run it again with --debug and report what it shows",
-    )
-
-
-def _file_error(exc: OSError) -> ApexError | None:
-    from pathlib import Path
-
-    if isinstance(exc.filename, str | os.PathLike) and exc.strerror:
-        path = Path(exc.filename)
-        hint = f"ls -ld {path.parent}"
-        return ApexError(f"cannot use {path}: {exc.strerror}", code="file", hint=hint)
-    if isinstance(exc, FileNotFoundError) and not _has_working_directory():
-        return ApexError("the directory that you are in is gone", code="directory_gone", hint="cd")
-    if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
-        message = f"the disk is full: {exc.strerror}"
-        return ApexError(message, code="no_space", hint="df -h ~ .")
-    return None
-
-
-def _has_working_directory() -> bool:
-    from pathlib import Path
-
-    try:
-        return Path.cwd().is_dir()
-    except OSError:
-        return False
-
-
 def _report(invocation: Invocation, error: ApexError) -> int:
     """Print an error as text, and as a document where JSON is wanted."""
     screen = invocation.screen
@@ -179,10 +150,17 @@ def _report(invocation: Invocation, error: ApexError) -> int:
     with contextlib.suppress(OSError):
         screen.reporter.error(error)
         if invocation.debug:
-            import traceback
-
-            screen.reporter.diff("".join(traceback.format_tb(error.__traceback__)))
+            _show_traceback(invocation, error)
     return error.exit_code
+
+
+def _show_traceback(invocation: Invocation, error: ApexError) -> None:
+    import traceback
+
+    lines = traceback.format_tb(error.__traceback__)
+    if isinstance(error, BugError) and error.__cause__ is not None:
+        lines += traceback.format_exception(error.__cause__)
+    invocation.screen.reporter.diff("".join(lines))
 
 
 def _error_document(invocation: Invocation, error: ApexError) -> dict[str, object]:

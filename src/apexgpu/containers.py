@@ -15,7 +15,7 @@ to feel instant.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from apexgpu import manyhosts
@@ -105,7 +105,16 @@ def status(session: Session, patterns: Sequence[str], *, watch: bool = False) ->
         outcomes = manyhosts.run(session, hosts, ask, on_done=rows.put)
         while rows.another_round(WATCH_PERIOD):
             outcomes = manyhosts.run(session, hosts, ask, on_done=rows.put)
+    outcomes = [_with_unread_lines(outcome) for outcome in outcomes]
     return Statuses(outcomes, _interrupted_work(session, hosts))
+
+
+def _with_unread_lines(outcome: Outcome[ContainerStatus]) -> Outcome[ContainerStatus]:
+    """The outcome with an error if a part of the host's answer is not understood. What is stays in it."""
+    if outcome.value is None or outcome.value.found.container is None:
+        return outcome
+    error = replies.unread_lines(outcome.value.found.container, outcome.host.name)
+    return outcome if error is None else replace(outcome, error=error)
 
 
 def _interrupted_work(session: Session, hosts: Sequence[Host]) -> "Mapping[str, JournalEntry]":

@@ -195,6 +195,18 @@ class RefusedError(ApexError):
     code = "refused"
 
 
+class UnexpectedError(RefusedError):
+    """A reply, a file or a part of one is not understood. The message quotes what was not."""
+
+    code = "unexpected"
+
+
+class TooMuchOutputError(RefusedError):
+    """A reply is larger than any reply of its kind can be. Reading it was stopped."""
+
+    code = "too_much_output"
+
+
 class NotRegisteredError(RefusedError):
     """The user has no account on this host, or the public key has not arrived there yet."""
 
@@ -268,6 +280,12 @@ class NoSnapshotError(RefusedError):
 
 
 # Exit code 1: everything else
+
+
+class BugError(ApexError):
+    """A failure that no module expected: a bug of apexgpu. `__cause__` is the exception behind it."""
+
+    code = "bug"
 
 
 class BadSnapshotError(ApexError):

@@ -69,12 +69,16 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container, as the manage shell's `lxc-info` describes it. Memory in bytes, None if it is not known."""
+    """A container, as the manage shell's `lxc-info` describes it. Memory in bytes, None if it is not known.
+
+    `unread` are the lines of the description that are not understood.
+    """
 
     state: str
     pid: int | None = None
     addresses: tuple[str, ...] = ()
     memory: int | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def running(self) -> bool:

@@ -34,6 +34,11 @@ class Result:
         """Whether everything that was asked for is done."""
         return self.exit_code == 0
 
+    @property
+    def errors(self) -> Sequence[ApexError]:
+        """The errors of single hosts, where a command works on several."""
+        return ()
+
     def to_json(self) -> JsonObject:
         """The keys of the command's JSON document, without `schema`; `ok` comes first."""
         raise NotImplementedError
@@ -63,6 +68,11 @@ class HostResults(Result, Generic[T]):
     def exit_code(self) -> int:
         """See `exit_code_of`."""
         return exit_code_of(self.outcomes)
+
+    @property
+    def errors(self) -> Sequence[ApexError]:
+        """See Result."""
+        return [outcome.error for outcome in self.outcomes if outcome.error is not None]
 
     def to_json(self) -> JsonObject:
         """`ok`, and a row for each host."""

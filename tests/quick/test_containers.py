@@ -1,7 +1,8 @@
 """containers, shells and manyhosts as a Python API, over recorded replies."""
 
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,53 @@ def test_a_status_is_a_value_for_each_host(tmp_path: Path) -> None:
     assert result.exit_code == 3
     assert [row["running"] for row in result.to_json()["hosts"] if row["ok"]] == [True]
     assert result.outcomes[1].error is not None
+
+
+@dataclass
+class Edited(Recorded):
+    """As Recorded, with one text of gpu2's answers replaced."""
+
+    old: str = ""
+    new: str = ""
+
+    def run(self, target: Target, command: str, **_: object) -> Reply:
+        reply = super().run(target, command)
+        if target.host.name != "gpu2":
+            return reply
+        text = re.sub(f"^{self.old}.*$", self.new, reply.out, flags=re.MULTILINE)
+        assert text != reply.out
+        return replace(reply, out=text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "quoted"),
+    [
+        ("PID:", "PID:            ²", "PID: ²"),
+        ("PID:", f"PID:            {'9' * 5000}", f"PID: {'9' * 195}…"),
+        ("Memory use:", "Memory use:     1.2.3 MiB", "Memory use: 1.2.3 MiB"),
+        ("IP:", "IP:             nowhere", "IP: nowhere"),
+    ],
+)
+def test_what_is_not_understood_of_one_host_is_its_error_and_the_rest_stays(
+    tmp_path: Path, old: str, new: str, quoted: str
+) -> None:
+    answers: dict[tuple[str, str], str | ApexError] = {
+        (name, "manage"): "07-up-running" for name in ("gpu2", "gpu7")
+    }
+    result = containers.status(session_with(Edited(answers, [], old, new), tmp_path), [])
+    first, second = result.to_json()["hosts"]
+    assert (first["state"], first["ok"], first["error"]["code"]) == ("RUNNING", False, "unexpected")
+    assert quoted in first["error"]["message"]
+    assert (second["state"], second["ok"]) == ("RUNNING", True)
+    assert result.exit_code == 3
+
+
+def test_a_state_that_is_no_word_is_the_hosts_error(tmp_path: Path) -> None:
+    link = Edited({("gpu2", "manage"): "07-up-running"}, [], "State:", "State:          ²running")
+    session = replace(session_with(link, tmp_path), settled_hosts=HOSTS[:1])
+    (row,) = containers.status(session, []).to_json()["hosts"]
+    assert row["error"]["code"] == "unexpected"
+    assert "²running" in row["error"]["message"]
 
 
 def test_a_running_container_is_not_stopped_while_nobody_can_agree(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from apexgpu import readers
 from apexgpu.errors import UsageError
 from apexgpu.forwarding import ports, records, request
 from apexgpu.forwarding.ports import Destination
@@ -130,7 +131,7 @@ def test_the_files_of_an_earlier_version_can_be_read(tmp_path: Path) -> None:
         '"pid": 1, "started": 1.5, "background": true, "state": "waiting", "since": 2.5, '
         '"reconnects": 3, "carried": 4, "reason": "closed"}'
     )
-    tunnel = Tunnel.from_json(json.loads(text))
+    tunnel = Tunnel.from_json(readers.json_object(text, "the record"))
     forwards = (Forward(6006, "db:5432"),)
     assert tunnel == Tunnel(
         "gpu7-6006", "gpu7", forwards, 1, 1.5, True, TunnelState.WAITING, 2.5, 3, 4, "closed"

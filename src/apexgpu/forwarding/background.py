@@ -12,9 +12,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from apexgpu import files
+from apexgpu import files, readers
 from apexgpu.errors import ApexError, UnreachableError
 from apexgpu.forwarding import records, request
 from apexgpu.forwarding.ports import Destination
@@ -78,12 +77,12 @@ def _from_json(data: bytes) -> TunnelRequest:
 
 
 def _read_reply(data: bytes) -> Tunnel:
-    values: dict[str, Any] = json.loads(data)
-    if "taken" in values:
-        raise PortsTakenError(values["taken"])
-    if "error" in values:
-        raise TunnelFailedError(str(values["error"]))
-    return Tunnel.from_json(values["tunnel"])
+    fields = readers.json_object(data, "the answer of the tunnel's process")
+    if "taken" in fields:
+        raise PortsTakenError(list(fields.numbers("taken")))
+    if "error" in fields:
+        raise TunnelFailedError(fields.text("error"))
+    return Tunnel.from_json(fields.fields("tunnel"))
 
 
 class _NobodyWaitsError(Exception):

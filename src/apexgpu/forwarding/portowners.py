@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from apexgpu import readers
 from apexgpu.errors import ApexError
 from apexgpu.process import Runner, TimedCommand, run_all
 
@@ -142,7 +143,9 @@ def _linux_owner(port: int) -> LocalProgram:
 
 def _linux_processes() -> Iterator[tuple[Path, str]]:
     """Yield the directory in /proc and the name of every process, by process number."""
-    processes = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    processes = [
+        entry for entry in Path("/proc").iterdir() if readers.number(entry.name) is not None
+    ]
     for process in sorted(processes, key=lambda entry: int(entry.name)):
         try:
             name = (process / "comm").read_text().strip()

@@ -13,15 +13,14 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-from apexgpu import files
-from apexgpu.errors import ApexError
+from apexgpu import files, readers
+from apexgpu.errors import ApexError, UnexpectedError
 from apexgpu.forwarding.ports import Destination
 from apexgpu.ssh import controlmaster, muxclient
 from apexgpu.text import duration, size
@@ -31,6 +30,7 @@ CONTROL_SOCKET = "m"
 
 _POLL = 0.05
 _KILL_LIMIT = 2.0
+_LARGEST_PID = (1 << 31) - 1
 
 
 class TunnelState(StrEnum):
@@ -106,26 +106,29 @@ class Tunnel:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Tunnel":
-        """Read what `to_json` wrote; KeyError, TypeError or ValueError if it is anything else."""
+    def from_json(cls, fields: readers.Fields) -> "Tunnel":
+        """Read what `to_json` wrote; UnexpectedError if it is anything else."""
         forwards = tuple(
-            Forward(int(fields["local"]), str(fields["remote"])) for fields in values["forwards"]
+            Forward(forward.port("local"), forward.text("remote"))
+            for forward in fields.objects("forwards")
         )
-        if not forwards:
-            message = "a tunnel has at least one forward"
-            raise ValueError(message)
+        state = fields.text("state")
+        pid = fields.number("pid", most=_LARGEST_PID)
+        # A signal to process 0 would reach our own process group.
+        if not forwards or not pid or state not in set(TunnelState):
+            raise UnexpectedError("this is not the record of a tunnel")
         return cls(
-            id=str(values["id"]),
-            host=str(values["host"]),
+            id=fields.text("id"),
+            host=fields.text("host"),
             forwards=forwards,
-            pid=int(values["pid"]),
-            started=float(values["started"]),
-            background=bool(values["background"]),
-            state=TunnelState(values["state"]),
-            since=float(values["since"]),
-            reconnects=int(values["reconnects"]),
-            bytes_carried=int(values["carried"]),
-            reason=str(values["reason"]),
+            pid=pid,
+            started=fields.decimal("started"),
+            background=fields.flag("background"),
+            state=TunnelState(state),
+            since=fields.time("since"),
+            reconnects=fields.number("reconnects"),
+            bytes_carried=fields.number("carried"),
+            reason=fields.text("reason"),
         )
 
 
@@ -264,6 +267,6 @@ def _is_locked(path: Path) -> bool:
 
 def _read(path: Path) -> Tunnel | None:
     try:
-        return Tunnel.from_json(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return Tunnel.from_json(readers.json_object(path.read_bytes(), path.name))
+    except (OSError, UnexpectedError):
         return None

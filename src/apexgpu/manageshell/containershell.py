@@ -8,6 +8,7 @@ that does not exist.
 
 from dataclasses import dataclass, replace
 
+from apexgpu import readers
 from apexgpu.errors import (
     ApexError,
     CommandKilledError,
@@ -22,6 +23,7 @@ from apexgpu.remote import disks, remotescript
 from apexgpu.ssh.failures import key_refused_error
 from apexgpu.ssh.transport import Limits, OnLine, Transport
 
+_DIGITS = frozenset("0123456789")
 _SSH_FAILED = 255  # the exit status of `ssh` itself when the command has none
 
 
@@ -112,9 +114,7 @@ def detailed_status(transport: Transport, host: Host) -> HostStatus:
         return host_status
     output = _query_details(transport, host)
     first_line = output.partition("\n")[0].strip()
-    uptime = None
-    if first_line.replace(".", "", 1).isdigit():
-        uptime = float(first_line)
+    uptime = readers.decimal(first_line)
     return replace(host_status, uptime=uptime, disks=disks.parse_disks(output))
 
 
@@ -140,6 +140,6 @@ def activity(transport: Transport, host: Host) -> Activity:
         sessions=tuple(line.strip() for line in sessions.splitlines() if line.strip()),
         # A line of a process begins with its PID. nvidia-smi prints its own errors here too.
         gpu_processes=tuple(
-            line.strip() for line in processes.splitlines() if line.strip()[:1].isdigit()
+            line.strip() for line in processes.splitlines() if line.strip()[:1] in _DIGITS
         ),
     )

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apexgpu.errors import ApexError
+from apexgpu import readers
+from apexgpu.errors import ApexError, UnexpectedError
 from apexgpu.files import locked, replace_atomically
 from apexgpu.manageshell import hostlock, manage
 from apexgpu.manageshell.replies import SSH_PORT, PortMap
@@ -130,7 +131,8 @@ def _change_memory(state_dir: Path, host: Host, change: Callable[[list[int]], li
 def _read_memory(state_dir: Path) -> dict[str, list[int]]:
     """Return the remembered ports by host name; nothing for a missing or damaged file."""
     try:
-        document = json.loads((state_dir / "ports.json").read_bytes())
-        return {str(name): [int(port) for port in ports] for name, ports in document.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        document = (state_dir / "ports.json").read_bytes()
+        memory = readers.json_object(document, "the list of port maps")
+        return {name: list(memory.numbers(name, most=65535)) for name in memory.names}
+    except (OSError, UnexpectedError):
         return {}

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from apexgpu import readers
 from apexgpu.errors import (
     ApexError,
     IamDownError,
@@ -17,6 +18,7 @@ from apexgpu.errors import (
     StartFailedError,
     StoppedError,
     TokenError,
+    UnexpectedError,
     UnknownCommandError,
     UsageError,
 )
@@ -26,10 +28,11 @@ SSH_PORT = 22  # the container's own sshd; its map belongs to the server, not to
 
 _ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _FIELD = re.compile(r"^ ?(Name|State|PID|IP|Memory use|CPU use|KMem use|Link): +(\S.*)$")
-_SIZE = re.compile(r"^([0-9.]+) ?(bytes|KiB|MiB|GiB|TiB)$")
+_STATE = re.compile(r"[A-Z_]{1,20}")
+_IP_ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}(?:%\w{1,15})?")
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_MAP = re.compile(r"^([0-9.]+):(\d+) => container:(\d+)$")
-_MAPPING = re.compile(r"^Mapping ([0-9.]+:\d+) => container:\d+\.\.\.$")
+_MAP = re.compile(r"^([0-9.]{7,15}):([0-9]{1,5}) => container:([0-9]{1,5})$")
+_MAPPING = re.compile(r"^Mapping ([0-9.]{7,15}:[0-9]{1,5}) => container:[0-9]{1,5}\.\.\.$")
 _UNMAPPING = "Unmapping port "
 _DRIVER = re.compile(r"^NVIDIA driver version mismatch! Host=(\S*) Yours=(\S*)$")
 
@@ -111,7 +114,8 @@ def content_lines(text: str) -> list[str]:
 def parse_container(text: str) -> Container | None:
     """Parse the last `lxc-info` block of `text`; None when there is no block.
 
-    A start and a stop print two: the state before and the state after.
+    A start and a stop print two: the state before and the state after. UnexpectedError if the state
+    is not a word such as RUNNING. Other values that are not understood are in `unread`.
     """
     fields: dict[str, str] = {}
     addresses: list[str] = []
@@ -127,20 +131,35 @@ def parse_container(text: str) -> Container | None:
         fields[key] = value
     if "State" not in fields:
         return None
-    pid = fields.get("PID", "")
+    state = fields["State"]
+    if not _STATE.fullmatch(state):
+        readers.required(None, "the state of the container", state)
+    unread = []
+    pid = readers.number(fields.get("PID", "0"))
+    if pid is None:
+        unread.append(f"PID: {fields['PID']}")
+    memory = None
+    if "Memory use" in fields:
+        memory = readers.size(fields["Memory use"], _UNITS)
+        if memory is None:
+            unread.append(f"Memory use: {fields['Memory use']}")
+    unread += [f"IP: {address}" for address in addresses if not _IP_ADDRESS.fullmatch(address)]
     return Container(
-        state=fields["State"],
-        pid=int(pid) if pid.isdigit() else None,
-        addresses=tuple(addresses),
-        memory=_parse_size(fields.get("Memory use", "")),
+        state=state,
+        pid=pid or None,
+        addresses=tuple(address for address in addresses if _IP_ADDRESS.fullmatch(address)),
+        memory=memory,
+        unread=tuple(unread),
     )
 
 
-def _parse_size(text: str) -> int | None:
-    match = _SIZE.match(text)
-    if match is None:
+def unread_lines(container: Container, host: str) -> UnexpectedError | None:
+    """Return the error for a description that is understood in part; None if all of it is."""
+    if not container.unread:
         return None
-    return round(float(match[1]) * _UNITS[match[2]])
+    quoted = readers.quote(" | ".join(container.unread))
+    message = f"{host} describes the container in words that apexgpu does not know: {quoted}"
+    return UnexpectedError(message, hint=f"ssh {host}-manage help")
 
 
 def unexpected(reply: Reply, host: str, *, hint: str | None = None) -> ApexError:
@@ -154,7 +173,7 @@ def unexpected(reply: Reply, host: str, *, hint: str | None = None) -> ApexError
     message = f"{host} answered something apexgpu does not know: {quoted}"
     if hint is None:
         hint = f"ssh {host}-manage help"
-    return RefusedError(message, hint=hint, code="unexpected")
+    return UnexpectedError(message, hint=hint)
 
 
 def parse_opening(reply: Reply, host: str) -> tuple[list[str], Container]:
@@ -295,7 +314,11 @@ def parse_port_maps(reply: Reply, host: str) -> tuple[PortMap, ...]:
     for line in lines[lines.index("Current port forward") :]:
         match = _MAP.match(line)
         if match is not None:
-            maps.append(PortMap(match[1], int(match[2]), int(match[3])))
+            port, container_port = readers.port(match[2]), readers.port(match[3])
+            if port is None or container_port is None:
+                readers.required(None, f"a port map of {host}", line)
+            else:
+                maps.append(PortMap(match[1], port, container_port))
     return tuple(dict.fromkeys(maps))
 
 

@@ -3,12 +3,13 @@
 Pure.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from apexgpu import readers
+from apexgpu.errors import UnexpectedError
 from apexgpu.nvidia.smi import MIB
 
 MARK = "apexgpu"
@@ -182,10 +183,10 @@ def read_run(out: str, err: str) -> ComputeRun:
     other_lines = []
     for line in out.splitlines():
         word, _, rest = line.partition(" ")
-        if word == f"{MARK}-end" and rest.isdigit():
-            exit_code = int(rest)
+        if word == f"{MARK}-end" and readers.number(rest) is not None:
+            exit_code = readers.number(rest, most=255) or 0
         elif word == f"{MARK}-left":
-            for index, mebibytes in re.findall(r"^(\d+), (\d+)$", rest):
+            for index, mebibytes in re.findall(r"^([0-9]{1,4}), ([0-9]{1,12})$", rest):
                 memory_left[int(index)] = int(mebibytes) * MIB
         elif word == MARK:
             answer = _json_object(rest)
@@ -233,7 +234,7 @@ _DEVICE_FIELD = re.compile(
 
 def _device_step(answer: dict[str, Any]) -> DeviceStep:
     gpus = []
-    for device in answer.get("devices") or []:
+    for device in _objects(answer.get("devices")):
         fields = dict(_DEVICE_FIELD.findall(_text(device, "about")))
         gpus.append(
             VisibleGpu(
@@ -248,13 +249,15 @@ def _device_step(answer: dict[str, Any]) -> DeviceStep:
 def _convolution_step(answer: dict[str, Any]) -> ConvolutionStep:
     seconds = answer.get("seconds")
     libraries = {}
-    for name, library in (answer.get("libraries") or {}).items():
-        libraries[name] = LoadedLibrary(_text(library, "path"), library.get("version"))
+    found = answer.get("libraries")
+    for name, library in (found if isinstance(found, dict) else {}).items():
+        if isinstance(library, dict):
+            libraries[name] = LoadedLibrary(_text(library, "path"), library.get("version"))
     return ConvolutionStep(
         is_right=bool(answer.get("right")),
-        numbers=int(answer.get("numbers") or 0),
-        wrong_numbers=int(answer.get("wrong") or 0),
-        example=tuple(answer.get("first") or ()),
+        numbers=_integer(answer.get("numbers")) or 0,
+        wrong_numbers=_integer(answer.get("wrong")) or 0,
+        example=_numbers(answer.get("first")),
         seconds=float(seconds) if isinstance(seconds, int | float) else None,
         libraries=libraries,
     )
@@ -270,6 +273,18 @@ def _integer(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
+def _objects(value: object) -> list[dict[str, Any]]:
+    """The objects of a JSON list; empty if it is not a list."""
+    if not isinstance(value, list):
+        return []
+    return [item for item in value if isinstance(item, dict)]
+
+
+def _numbers(value: object) -> tuple[str, ...]:
+    """The items of a JSON list as texts; empty if it is not a list."""
+    return tuple(str(item) for item in value) if isinstance(value, list) else ()
+
+
 def _text(answer: Mapping[str, Any], key: str) -> str:
     return str(answer.get(key, ""))
 
@@ -277,7 +292,7 @@ def _text(answer: Mapping[str, Any], key: str) -> str:
 def _json_object(text: str) -> dict[str, Any]:
     """The JSON object in `text`; empty if it is not one."""
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = readers.json_value(text, "an answer")
+    except UnexpectedError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from apexgpu import readers
 from apexgpu.errors import ApexError
 from apexgpu.manageshell import containershell
 from apexgpu.models import Host, Reply
@@ -152,7 +153,7 @@ def _read_gpus(lines: Sequence[str]) -> tuple[str | None, tuple[GpuModel, ...]]:
         version, name, memory, *_ = [part.strip() for part in f"{line},,".split(",")]
         if driver is None:
             driver = version
-        gpus.append(GpuModel(name or "GPU", int(memory) if memory.isdigit() else 0))
+        gpus.append(GpuModel(name or "GPU", readers.number(memory) or 0))
     return driver, tuple(gpus)
 
 
@@ -190,6 +191,7 @@ def _read_free_space(lines: Sequence[str]) -> dict[str, FreeSpace]:
     free: dict[str, FreeSpace] = {}
     for line in lines:
         directory, mebibytes, device = [*line.rsplit(" ", 2), "", ""][:3]
-        if mebibytes.isdigit():
-            free[directory] = FreeSpace(int(mebibytes), device)
+        count = readers.number(mebibytes)
+        if count is not None:
+            free[directory] = FreeSpace(count, device)
     return free

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from apexgpu.errors import RefusedError
+from apexgpu import readers
+from apexgpu.errors import RefusedError, UnexpectedError
 from apexgpu.files import replace_atomically
 from apexgpu.recipes.planner import SetupPlan
 from apexgpu.recipes.setupscript import SourceFile
@@ -48,12 +49,10 @@ class InstallerChecksums:
         If the file is damaged, it is empty, so that every installer is new again.
         """
         try:
-            checksums = json.loads(self._path.read_bytes())
-        except (OSError, ValueError):
+            checksums = readers.json_object(self._path.read_bytes(), self._path.name)
+            return {path: checksums.text(path) for path in checksums.names}
+        except (OSError, UnexpectedError):
             return {}
-        if not isinstance(checksums, dict):
-            return {}
-        return {str(path): str(checksum) for path, checksum in checksums.items()}
 
     def remember(self, files: Sequence[SourceFile]) -> None:
         """Add the files of a setup that has worked."""

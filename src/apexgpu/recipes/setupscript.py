@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from apexgpu import readers
 from apexgpu.recipes.planner import PlannedStep, SetupPlan
 from apexgpu.recipes.recipe import END_OF_TEXT, Recipe
 from apexgpu.remote import remotescript
@@ -76,7 +77,7 @@ class ScriptMark:
     @property
     def step(self) -> int:
         """The number of the step, from 1; 0 if the mark has none."""
-        return int(self.arguments[0]) if self.arguments[0].isdecimal() else 0
+        return readers.number(self.arguments[0]) or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class SourceFile:
 
 
 _MARK = re.compile(r"apexgpu@([0-9a-f]+) (\w+) ?(.*)")
+_FILE_ARGUMENTS = 3  # name, size, checksum; the path follows
 _MARK_KINDS = frozenset(MarkKind)
 
 
@@ -106,12 +108,13 @@ def parse_mark(line: str) -> ScriptMark | None:
 
 def source_file(mark: ScriptMark) -> SourceFile | None:
     """The file that a mark describes; None if it describes none."""
-    if mark.kind is MarkKind.NO_FILE:
+    if mark.kind is MarkKind.NO_FILE and mark.arguments:
         name, *path = mark.arguments
         return SourceFile(name, " ".join(path))
-    if mark.kind is MarkKind.FILE:
-        name, size, sha256, *path = mark.arguments
-        return SourceFile(name, " ".join(path), int(size), sha256)
+    if mark.kind is MarkKind.FILE and len(mark.arguments) >= _FILE_ARGUMENTS:
+        name, size_text, sha256, *path = mark.arguments
+        size = readers.required(readers.number(size_text), f"the size of {name}", size_text)
+        return SourceFile(name, " ".join(path), size, sha256)
     return None
 
 

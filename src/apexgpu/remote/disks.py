@@ -3,13 +3,18 @@
 import re
 from dataclasses import dataclass, replace
 
+from apexgpu import readers
+
 ROOTS = ("/SSD", "/newNAS", "/NAS")
 """Where the lab's shared disks are mounted; the arguments of disks.sh."""
 
 _MARK = "@disk "
 # A line of `df -P`: device, blocks of 1024 bytes, used, available, capacity, mount point. The device and the mount
 # point may contain blanks; a value may be `-`; behind a reserve for root, `available` is negative.
-_LINE = re.compile(r"^(.+?) +(\d+) +(\d+|-) +(-?\d+|-) +(\d+%|-) +(/.*)$")
+# The search begins at the numbers, so that it is quick for a long line of blanks.
+_NUMBERS = re.compile(
+    r"(?<=\S) +([0-9]{1,18}) +([0-9]{1,18}|-) +(-?[0-9]{1,18}|-) +([0-9]{1,18}%|-) +(/.*)$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +58,14 @@ def parse_disks(text: str) -> tuple[Disk, ...]:
 
 
 def _parse_line(line: str) -> Disk | None:
-    match = _LINE.match(line.rstrip())
+    text = line.rstrip()
+    match = _NUMBERS.search(text)
     if match is None:
         return None
-    device, blocks, _, available, _, path = match.groups()
-    free_blocks = int(available) if available.isdigit() else 0
-    return Disk(path, device, int(blocks) * 1024, free_blocks * 1024)
+    blocks, _, available, _, path = match.groups()
+    device = text[: match.start()]
+    free_blocks = readers.number(available) or 0
+    return Disk(path, device, (readers.number(blocks) or 0) * 1024, free_blocks * 1024)
 
 
 def _position(disk: Disk) -> tuple[int, str]:

@@ -24,7 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from apexgpu.errors import ApexError
+from apexgpu import readers
+from apexgpu.errors import ApexError, UnexpectedError
 from apexgpu.models import Reply
 from apexgpu.text import last_line
 
@@ -84,8 +85,8 @@ def json_answers(out: str) -> list[dict[str, Any]]:
     objects = []
     for answer in answers(out):
         try:
-            value = json.loads(answer)
-        except ValueError:
+            value = readers.json_value(answer, "an answer")
+        except UnexpectedError:
             continue
         if isinstance(value, dict):
             objects.append(value)
@@ -101,4 +102,4 @@ def no_answer_error(reply: Reply, host: str, *, hint: str) -> ApexError:
     """The error for a program that printed no answer; it quotes the last line of stderr."""
     last = last_line(reply.err, f"exit status {reply.code}")
     message = f"the container on {host} sent an unknown answer: {last[:300]}"
-    return ApexError(message, hint=hint, code="unexpected")
+    return UnexpectedError(message, hint=hint)

@@ -5,7 +5,8 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from apexgpu.errors import ApexError
+from apexgpu import uncaught
+from apexgpu.errors import ApexError, UnexpectedError
 from apexgpu.models import Host, Outcome, T
 
 WIDTH = 64
@@ -21,11 +22,11 @@ def each(
 ) -> list[Outcome[T]]:
     """Call `work` for every host, `width` at once, and return the outcomes in the order of `hosts`.
 
-    `on_done` is called with each outcome as it arrives, in the caller's thread. Exceptions other than ApexError are
-    bugs: they are raised here.
+    `on_done` is called with each outcome as it arrives, in the caller's thread. Any exception of `work` is that host's
+    error: one host must not cost the others their results, not even by a bug of ours (then it is a BugError).
     """
     if len(hosts) == 1:
-        outcome = _raise_bug(_attempt(hosts[0], work))
+        outcome = _raise_interruption(_attempt(hosts[0], work))
         on_done(outcome)
         return [outcome]
     outcomes: dict[str, Outcome[T]] = {}
@@ -40,7 +41,7 @@ def arriving(
 ) -> Iterator[Outcome[T]]:
     """As `each`, but yield the outcomes as they arrive. The caller may stop before the last one."""
     waiting: queue.SimpleQueue[Host] = queue.SimpleQueue()
-    done: queue.SimpleQueue[Outcome[T] | _Bug] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Outcome[T] | _Interruption] = queue.SimpleQueue()
     for host in hosts:
         waiting.put(host)
 
@@ -56,27 +57,39 @@ def arriving(
     for _ in range(min(width, len(hosts))):
         threading.Thread(target=worker, daemon=True).start()
     for _ in hosts:
-        yield _raise_bug(_next(done))
+        yield _raise_interruption(_next(done))
 
 
-class _Bug:
-    """An exception in a worker thread, on its way to the caller's thread."""
+class _Interruption:
+    """A KeyboardInterrupt or SystemExit in a worker thread, on its way to the caller's thread."""
 
     def __init__(self, exception: BaseException) -> None:
         self.exception = exception
 
 
-def _attempt(host: Host, work: Callable[[Host], T]) -> Outcome[T] | _Bug:
+def _attempt(host: Host, work: Callable[[Host], T]) -> Outcome[T] | _Interruption:
     try:
         return Outcome(host, work(host))
+    except UnexpectedError as exc:
+        return Outcome(host, None, _about(host, exc))
     except ApexError as exc:
         return Outcome(host, None, exc)
+    except Exception as exc:
+        return Outcome(host, None, uncaught.as_apex_error(exc))
     except BaseException as exc:
-        return _Bug(exc)
+        return _Interruption(exc)
 
 
-def _raise_bug(result: Outcome[T] | _Bug) -> Outcome[T]:
-    if isinstance(result, _Bug):
+def _about(host: Host, error: UnexpectedError) -> UnexpectedError:
+    """The error of a parser with the host's name. A parser knows the text only, not who sent it."""
+    if error.hint is not None:
+        return error
+    hint = f"apexgpu doctor {host.name}"
+    return error.with_message(f"the answer of {host.name}: {error.message}", hint=hint)
+
+
+def _raise_interruption(result: Outcome[T] | _Interruption) -> Outcome[T]:
+    if isinstance(result, _Interruption):
         raise result.exception
     return result
 

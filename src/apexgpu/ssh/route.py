@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from apexgpu import readers
 from apexgpu.errors import ConfigError
 from apexgpu.models import Target
 from apexgpu.process import Runner
@@ -38,7 +39,8 @@ class Route:
     @property
     def port(self) -> int:
         """The TCP port."""
-        return int(self.option("port", str(self.target.port)))
+        text = self.option("port", str(self.target.port))
+        return readers.required(readers.port(text), f"the port of {self.target.alias}", text)
 
     @property
     def user(self) -> str:

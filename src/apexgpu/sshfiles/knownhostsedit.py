@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from apexgpu.errors import ApexError, ConfigError
+from apexgpu import readers
+from apexgpu.errors import ApexError, ConfigError, UnexpectedError
 from apexgpu.files import replace_atomically
 from apexgpu.iam.publickeys import parse_key
 from apexgpu.models import PublicKey
@@ -126,8 +127,9 @@ def list_added(state_dir: Path) -> dict[Path, list[str]]:
 
 def _load_record(state_dir: Path) -> dict[str, list[str]]:
     try:
-        return dict(json.loads((state_dir / _RECORD).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        record = readers.json_object((state_dir / _RECORD).read_bytes(), _RECORD)
+        return {name: list(record.texts(name)) for name in record.names}
+    except (OSError, UnexpectedError):
         return {}
 
 

@@ -7,8 +7,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from apexgpu import readers
+from apexgpu.errors import UnexpectedError
 from apexgpu.files import locked, replace_atomically
 from apexgpu.models import Host
 
@@ -49,17 +50,17 @@ class MountRecord:
         }
 
 
-def _from_json(row: dict[str, Any]) -> MountRecord:
+def _from_json(row: readers.Fields) -> MountRecord:
     return MountRecord(
-        directory=row["directory"],
-        host=Host(**row["host"]),
-        remote=row["remote"],
-        requested=row.get("asked", ""),
-        read_only=row.get("read_only", False),
-        options=tuple(row["options"]),
-        since=row.get("since", 0.0),
-        created=tuple(row["made"]),
-        ciphers=row.get("ciphers", ""),
+        directory=row.text("directory"),
+        host=readers.host(row.fields("host")),
+        remote=row.text("remote"),
+        requested=row.text("asked", ""),
+        read_only=row.flag("read_only", False),
+        options=row.texts("options"),
+        since=row.time("since", 0.0),
+        created=row.texts("made"),
+        ciphers=row.text("ciphers", ""),
     )
 
 
@@ -69,9 +70,9 @@ def load(state_dir: Path) -> dict[str, MountRecord]:
     None if the file is missing or damaged, because no mount is lost with it.
     """
     try:
-        rows = json.loads((state_dir / FILE).read_bytes())
+        rows = readers.json_objects((state_dir / FILE).read_bytes(), FILE)
         records = [_from_json(row) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, UnexpectedError):
         return {}
     return {record.directory: record for record in records}
 

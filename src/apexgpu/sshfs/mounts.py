@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from apexgpu import readers
 from apexgpu.errors import RefusedError
 from apexgpu.models import Host
 from apexgpu.process import Completed, TimedCommand, run_all
@@ -198,7 +199,7 @@ def with_state(mount: Mount, probe: Completed) -> Mount:
     # The probe prints the number and the text of the error that it met, if any.
     number, _, text = probe.text.strip().partition(" ")
     met_no_error = number == ""
-    server_answered = number.isdigit() and int(number) in _SERVER_ANSWERED
+    server_answered = readers.number(number) in _SERVER_ANSWERED
     if probe.code == 0 and (met_no_error or server_answered):
         return replace(mount, state=MountState.ALIVE)
     reason = text or probe.last_error_line

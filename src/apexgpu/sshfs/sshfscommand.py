@@ -3,10 +3,12 @@
 Pure.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from apexgpu import readers
+from apexgpu.errors import UnexpectedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def parse_command_line(
         directory=directory,
         started=started,
         address=options.get("hostname", ""),
-        port=int(port) if port.isdigit() else None,
+        port=readers.port(port),
         source=source,
         config=config,
     )
@@ -76,17 +78,19 @@ def _parse_options(text: str) -> dict[str, str]:
 def parse_windows_processes(output: str) -> list[SshfsProcess]:
     """The running sshfs.exe, from `Get-CimInstance Win32_Process … | ConvertTo-Json`."""
     try:
-        rows = json.loads(output or "[]")
-    except ValueError:
+        rows = readers.json_value(output or "[]", "the list of processes")
+    except UnexpectedError:
         return []
     if not isinstance(rows, list):
         rows = [rows]  # PowerShell prints a single process without a list
     processes = []
     for row in rows:
+        if not isinstance(row, dict):
+            continue
         argv = []
-        for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', row.get("CommandLine") or ""):
+        for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', str(row.get("CommandLine") or "")):
             argv.append(quoted or plain)
-        process = parse_command_line(argv, int(row.get("ProcessId") or 0))
+        process = parse_command_line(argv, readers.number(str(row.get("ProcessId"))) or 0)
         if process is not None:
             processes.append(process)
     return processes

@@ -1,6 +1,5 @@
 """ssh sessions with X11 forwarding: one runs a program of the user's, the other tests with a window of its own."""
 
-import json
 import secrets
 import tempfile
 import time
@@ -10,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apexgpu.errors import ApexError, ConnectionLostError
+from apexgpu import readers
+from apexgpu.errors import ApexError, ConnectionLostError, UnexpectedError
 from apexgpu.models import Host, Target
 from apexgpu.process import Runner
 from apexgpu.remote import remotescript
@@ -168,8 +168,8 @@ def _answer(line: str) -> Mapping[str, Any]:
     if not line.startswith(MARK):
         return {}
     try:
-        value = json.loads(line.removeprefix(MARK))
-    except ValueError:
+        value = readers.json_value(line.removeprefix(MARK), "an answer")
+    except UnexpectedError:
         return {}
     return value if isinstance(value, dict) else {}
 
