@@ -44,6 +44,8 @@ _PASSING = (
 
 _START = """\
 set -eu
+# In a plain chroot / is no mount point, and only the namespace's own root can be made private; nsenter goes there.
+mount --make-rprivate / 2>/dev/null || nsenter --mount=/proc/self/ns/mnt mount --make-rprivate /
 mount -t tmpfs -o mode=755,size=8g tmpfs "$1"  # held only as far as it is written to
 mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
@@ -170,7 +172,7 @@ def start(directory: Path, share: Path, *, tmp: str = "size=4g", local: str = ""
         "--fork",
         "--kill-child",
         "--propagation",
-        "private",
+        "unchanged",
     ]
     with (directory / "sshd.log").open("wb") as log:
         process = subprocess.Popen(
