@@ -6,18 +6,22 @@ Shared by the user-level modules that change something in IAM (`login`, `contain
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from apexgpu.errors import DeclinedError
+from apexgpu.files import locked
 from apexgpu.iam.client import IamClient
 from apexgpu.iam.finding import PlainHttpError, find_iam
 from apexgpu.iam.passwords import StoredPassword
 from apexgpu.iam.passwordsource import PasswordSource
-from apexgpu.iam.publish import publish
-from apexgpu.iam.pushlog import follow_push
+from apexgpu.iam.publish import KeyPublisher
+from apexgpu.iam.pushlog import PushLog, follow_push
 from apexgpu.session import Session
+from apexgpu.text import counted
 
 _LEAST_PUSH_LIMIT = 20.0  # seconds
+_LOCK_LIMIT = 60.0  # seconds; whoever holds the lock makes a few requests
 
 
 @dataclass(frozen=True)
@@ -101,17 +105,49 @@ def _ask_for_consent(session: Session, url: str) -> bool:
     return session.reporter.confirm("Send the password anyway, now and every time?")
 
 
-def change_keys(
+def key_publisher(
     session: Session,
     client: IamClient,
     change: Callable[[str], str],
     passwords: PasswordSource,
-) -> bool:
-    """Make IAM store `change(stored authorized_keys text)`; return whether that changed anything.
+) -> KeyPublisher:
+    """Return the publisher that makes IAM store `change(stored authorized_keys text)`.
 
-    The user is asked again if IAM refuses the password. Call `passwords.keep` afterwards.
+    Pass it to `publish`, and to `confirm` if that returned True.
     """
-    return passwords.retry(lambda: publish(client, session.user, change, passwords.get))
+
+    def lock() -> AbstractContextManager[None]:
+        path = session.state_dir / "locks" / f"+keys-{session.user}.lock"
+        return locked(path, what=f"the list of keys of {session.user}", timeout=_LOCK_LIMIT)
+
+    return KeyPublisher(client, session.user, change, passwords.get, lock=lock, wait=session.pause)
+
+
+def publish(publisher: KeyPublisher, passwords: PasswordSource) -> bool:
+    """Make IAM store the changed keys; return whether anything had to be sent.
+
+    The user is asked again if IAM refuses the password. A password that worked is kept.
+    """
+    sent = passwords.retry(publisher.publish)
+    passwords.keep()
+    return sent
+
+
+def follow_own_push(session: Session, client: IamClient) -> PushLog:
+    """Follow the push of the keys sent last, and return its log. Warn if its end was not seen."""
+    with session.reporter.working("IAM is sending the keys to the hosts") as progress:
+        log = follow_push(
+            client,
+            session.user,
+            limit=2 * session.settings.timeout,
+            on_log=lambda log: progress.update(f"{counted(len(log.hosts), 'host')} so far"),
+        )
+    if not log.done:
+        message = "IAM did not start on your keys; its pusher may be stuck on another one"
+        if log.started_by == session.user:
+            message = "IAM's pusher looks stuck: it did not report an end"
+        session.reporter.warn(f"{message}. An administrator can restart IAM.")
+    return log
 
 
 def resend_keys(session: Session) -> Callable[[], bool]:
@@ -133,18 +169,16 @@ def resend_keys(session: Session) -> Callable[[], bool]:
 
 
 def _resend(session: Session) -> bool:
-    stored = read_client(session).keys_text(session.user)
-    if not stored:
+    if not read_client(session).keys_text(session.user):
         return False
-    lines = [line for line in stored.splitlines() if line.strip()]
-    text = "".join(f"{line}\n" for line in lines)
     try:
         session, client = password_client(session, NO_OPTIONS)
         session.reporter.note(
             "The register account has someone else's keys; sending yours to IAM again."
         )
         passwords = password_source(session, NO_OPTIONS)
-        passwords.retry(lambda: client.post_keys(session.user, text, passwords.get()))
+        publisher = key_publisher(session, client, _without_blank_lines, passwords)
+        passwords.retry(lambda: publisher.publish(even_if_unchanged=True))
     except PlainHttpError as error:
         session.reporter.warn(error.message, hint=error.hint)
         return False
@@ -158,3 +192,8 @@ def _resend(session: Session) -> bool:
         on_log=lambda log: None,
     )
     return True
+
+
+def _without_blank_lines(stored: str) -> str:
+    lines = [line for line in stored.split("\n") if line.strip()]
+    return "".join(f"{line}\n" for line in lines)

@@ -131,8 +131,10 @@ def remove(
 def _change_keys(session: Session, change: Callable[[str], str], options: PasswordOptions) -> bool:
     session, client = credentials.password_client(session, options)
     passwords = credentials.password_source(session, options)
-    changed = credentials.change_keys(session, client, change, passwords)
-    passwords.keep()
+    publisher = credentials.key_publisher(session, client, change, passwords)
+    changed = credentials.publish(publisher, passwords)
+    if changed:
+        publisher.confirm(lambda: credentials.follow_own_push(session, client))
     return changed
 
 

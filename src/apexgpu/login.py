@@ -20,9 +20,9 @@ from apexgpu import containers, credentials, keys, manyhosts, sshconfig
 from apexgpu.credentials import NO_OPTIONS, PasswordOptions
 from apexgpu.errors import DeclinedError, LoginError, UsageError
 from apexgpu.iam.client import IamClient, valid_user
-from apexgpu.iam.passwordsource import PasswordSource
 from apexgpu.iam.publickeys import add_key, fingerprint
-from apexgpu.iam.pushlog import follow_push
+from apexgpu.iam.publish import KeyPublisher
+from apexgpu.iam.pushlog import PushLog
 from apexgpu.manageshell import manage
 from apexgpu.models import Host, Outcome
 from apexgpu.results import HostResults, JsonObject, Result
@@ -156,19 +156,25 @@ def login(
     with session.reporter.working("asking IAM for the hosts"):
         client.open_page(session.user)
         hosts = sshconfig.fetch_hosts(session, client)
-        stored = client.keys_text(session.user) or ""
+        stored = client.stored_keys(session.user)
     session = session.with_hosts(hosts)
     to_register = _hosts_to_register(session, register, register_all)
     configfile.read_config(session.settings.ssh_config)  # raises if it cannot be used
 
     pair = _choose_key(session, key, stored)
     passwords = credentials.password_source(session, password)
-    session, sent = _send_key(session, client, pair, passwords)
+    publisher = credentials.key_publisher(
+        session, client, lambda keys: add_key(keys, pair.public), passwords
+    )
+    with session.reporter.working("talking to IAM"):
+        sent = credentials.publish(publisher, passwords)
+    session = _remember_login(session, pair)
     session, written = sshconfig.merge_hosts(session, hosts, identity=pair.path)
 
     pushed: dict[str, bool | None] = {}
     if sent:
-        pushed = _follow_push(session, client, hosts)
+        pushed = _confirm_key(session, client, publisher, hosts)
+    _report_key_in_iam(session, pair, sent=sent)
     key_on_hosts = _try_key(session, hosts, pushed)
     registered = None
     if to_register:
@@ -237,17 +243,8 @@ def _make_key(session: Session, path: Path) -> KeyPair:
     return pair
 
 
-def _send_key(
-    session: Session, client: IamClient, pair: KeyPair, passwords: PasswordSource
-) -> tuple[Session, bool]:
-    """Add the key to those that IAM stores, and remember the account.
-
-    Returns the session that knows the account, and whether the key had to be sent.
-    """
-    with session.reporter.working("talking to IAM"):
-        sent = credentials.change_keys(
-            session, client, lambda stored: add_key(stored, pair.public), passwords
-        )
+def _remember_login(session: Session, pair: KeyPair) -> Session:
+    """Remember the account and its key, and return the session that knows them."""
     account = replace(
         session.account,
         user=session.user,
@@ -255,40 +252,29 @@ def _send_key(
         fingerprint=fingerprint(pair.public),
         identity_file=str(pair.path) if pair.path else "",
     )
-    session = session.remember(account)
-    has = "now has" if sent else "had"
-    session.reporter.success(
-        f"IAM {has} your key {account.fingerprint} ({pair.path or 'ssh agent'})"
-    )
-    passwords.keep()
-    return session, sent
+    return session.remember(account)
 
 
-def _follow_push(
-    session: Session, client: IamClient, hosts: Sequence[Host]
+def _confirm_key(
+    session: Session, client: IamClient, publisher: KeyPublisher, hosts: Sequence[Host]
 ) -> dict[str, bool | None]:
-    """Follow IAM's push to its end.
+    """Follow IAM's push to its end, and make sure that IAM still has the key then.
 
     Returns for each host whether it accepted the key; None where the log does not say.
     """
-    with session.reporter.working("IAM is sending the key to the hosts") as progress:
-        log = follow_push(
-            client,
-            session.user,
-            limit=2 * session.settings.timeout,
-            on_log=lambda log: progress.update(
-                f"{len(log.hosts)} of {counted(len(hosts), 'host')}"
-            ),
-        )
-    if not log.done:
-        message = "IAM did not start on your key; its pusher may be stuck on another one"
-        if log.started_by == session.user:
-            message = "IAM's pusher looks stuck: it did not report an end"
-        session.reporter.warn(
-            f"{message}. An administrator can restart IAM; meanwhile, the hosts are asked one by one."
-        )
-    accepted = {pushed.address: pushed.account_ok for pushed in log.hosts}
+    logs: list[PushLog] = []
+    publisher.confirm(lambda: logs.append(credentials.follow_own_push(session, client)))
+    if not logs[-1].done:
+        session.reporter.note("The hosts are asked one by one.")
+    accepted = {pushed.address: pushed.account_ok for pushed in logs[-1].hosts}
     return {host.name: accepted.get(host.address) for host in hosts}
+
+
+def _report_key_in_iam(session: Session, pair: KeyPair, *, sent: bool) -> None:
+    has = "now has" if sent else "had"
+    session.reporter.success(
+        f"IAM {has} your key {fingerprint(pair.public)} ({pair.path or 'ssh agent'})"
+    )
 
 
 def _try_key(

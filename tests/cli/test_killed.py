@@ -53,15 +53,18 @@ def assert_whole(new: Newcomer) -> None:
         assert whole, f"{path} is no whole key"
 
 
-def test_a_login_killed_at_every_write(new: Newcomer, mortals: Mortals) -> None:
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_login_killed_at_every_write(new: Newcomer, mortals: Mortals, first: int) -> None:
+    """Every second write in each half: the two run at the same time."""
     login = ("login", "alice", "--password-stdin", "--yes", "--accept-new")
     start_over(new)
     killed, code, events, err = mortals.run(*login)
     assert (killed, code) == (False, 0), err
-    for last in range(1, len(events) + 1):
+    for last in range(first, len(events) + 1, 2):
         start_over(new)
-        killed, _, _, _ = mortals.run(*login, last=last)
-        assert killed, events[last - 1]
+        killed, code, done, _ = mortals.run(*login, last=last)
+        # How often it looks whether the key stays depends on the time that the push took.
+        assert killed or (code == 0 and len(done) < last), events[last - 1]
         assert_whole(new)
         killed, code, _, err = mortals.run(*login)
         assert (killed, code) == (False, 0), f"after {events[last - 1]}: {err}"

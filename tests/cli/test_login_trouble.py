@@ -144,7 +144,7 @@ class TestStuckPusher:
         assert new.log_in("--timeout", "3", user="bob").code == 0
         said = new.log_in("--timeout", "3")
         assert said.code == 0
-        assert "IAM did not start on your key; its pusher may be stuck on another one" in said.err
+        assert "IAM did not start on your keys; its pusher may be stuck on another one" in said.err
 
     def test_a_silent_host_that_stops_the_pusher_costs_its_own_row_only(
         self, new: Newcomer

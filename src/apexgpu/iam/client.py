@@ -50,7 +50,7 @@ class IamClient:
         """`timeout` is in seconds, see `httpfetch.fetch`. Raises ConfigError for an unusable URL."""
         self.url = normalize_url(url)
         self.timeout = timeout
-        # The push log just before the last POST. It is about an earlier push, perhaps ours too.
+        # The push log as `note_push_log` saw it. It is about an earlier push, perhaps ours too.
         self.log_before_post = ""
         self._host = urlsplit(self.url).netloc
 
@@ -74,7 +74,20 @@ class IamClient:
 
         Bytes that are not UTF-8 become surrogates, so that `post_keys` can send them back unchanged.
         """
-        return self._user_text(user, ".ssh/authorized_keys", errors="surrogateescape")
+        text = self._user_text(user, ".ssh/authorized_keys", errors="surrogateescape")
+        if text is None and self.port(user) is not None:
+            raise self._no_keys_page(user)
+        return text
+
+    def stored_keys(self, user: str) -> str:
+        """Return the stored authorized_keys text of a user whose page IAM has opened.
+
+        Whoever posts keys replaces all of them, so "404" must never be read as "no keys".
+        """
+        text = self._user_text(user, ".ssh/authorized_keys", errors="surrogateescape")
+        if text is None:
+            raise self._no_keys_page(user)
+        return text
 
     def config(self, user: str) -> bytes:
         """Return the ssh config that IAM offers; parse it with `hostlist.parse`.
@@ -119,9 +132,15 @@ class IamClient:
         if not password or "\0" in password:
             # A directory server may accept an empty password as an anonymous login (RFC 4513).
             raise PasswordError("an empty password is never sent", hint="apexgpu login")
-        self.log_before_post = self._push_log_now()
         form = {"keys": _with_line_ends(text), "password": password}
         self._check_post(user, self._fetch("POST", path, form=form))
+
+    def note_push_log(self) -> None:
+        """Remember the push log as it is now, so that `follow_push` can tell the next push from it."""
+        try:
+            self.log_before_post = self.push_log_text()
+        except ApexError:
+            self.log_before_post = ""
 
     def push_log_text(self) -> str:
         """Return the log of the newest push (of any user), or "" if there has been none.
@@ -154,12 +173,6 @@ class IamClient:
         if target not in (_PUSH_LOG, urlsplit(self.url).path + _PUSH_LOG):
             shown = repr(response.location[:80])
             raise self._not_iam(f"a redirect to {shown} instead of the push log")
-
-    def _push_log_now(self) -> str:
-        try:
-            return self.push_log_text()
-        except ApexError:
-            return ""
 
     def _user_text(self, user: str, what: str, *, errors: str = "replace") -> str | None:
         response = self._get(_user_path(user, what), limit=CONFIG_LIMIT)
@@ -221,6 +234,14 @@ class IamClient:
             " answered (a network's login page?)",
             hint=f"curl -i {self.url}/users",
             code="not_iam",
+        )
+
+    def _no_keys_page(self, user: str) -> RefusedError:
+        return RefusedError(
+            f"IAM at {self._host} knows {user}, but answered 404 for the stored keys; without them,"
+            " nothing can be changed",
+            hint=f"curl -i {self.url}{_user_path(user, '.ssh/authorized_keys')}",
+            code="no_keys_page",
         )
 
     def _get(self, path: str, *, limit: int) -> HttpResponse:
