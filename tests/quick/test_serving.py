@@ -4,10 +4,10 @@ import ast
 import json
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,22 +125,16 @@ def test_ports_and_the_session_of_a_process_are_seen() -> None:
         assert processes.free_port(number) != number
 
 
+# The first time it says which port it will take, waits until that one is taken, and ends as servers then do.
 ROBBED = """#!{python} -S
 import os, socket, sys
-port, thief = int(sys.argv[-1]), {marker!r}
-if not os.path.exists(thief):
-    said, tell = os.pipe()
-    if os.fork():
-        os.read(said, 1)
-        sys.exit("Address already in use")
-    os.setsid()
-    server = socket.create_server(("127.0.0.1", port))
-    with open(thief, "w") as file:
-        file.write(str(os.getpid()))
-    os.write(tell, b"x")
-    # For good: whoever asks whether the port is taken, and however often, gets the same answer.
-    while True:
-        server.accept()[0].close()
+port, robbed = int(sys.argv[-1]), {marker!r}
+if not os.path.exists(robbed):
+    open(robbed, "w").close()
+    thief = socket.create_connection(("127.0.0.1", {thief}))
+    thief.sendall(b"%d\\n" % port)
+    thief.recv(1)
+    sys.exit("Address already in use")
 server = socket.create_server(("127.0.0.1", port))
 while True:
     server.accept()[0].close()
@@ -148,8 +142,19 @@ while True:
 
 
 def test_a_port_that_is_lost_before_the_server_has_it_is_another_one(tmp_path: Path) -> None:
+    thief = socket.create_server(("127.0.0.1", 0))
+    thief.settimeout(60)
+
+    def steal() -> socket.socket:
+        with thief, thief.accept()[0] as victim, victim.makefile() as said:
+            return socket.create_server(("127.0.0.1", int(said.readline())))
+
     program = tmp_path / "tensorboard"
-    program.write_text(ROBBED.format(python=sys.executable, marker=str(tmp_path / "thief")))
+    program.write_text(
+        ROBBED.format(
+            python=sys.executable, marker=str(tmp_path / "robbed"), thief=thief.getsockname()[1]
+        )
+    )
     program.chmod(0o755)
     wish = ServerRequest(ServerKind.TENSORBOARD, str(tmp_path), program=str(program))
 
@@ -164,11 +169,12 @@ def test_a_port_that_is_lost_before_the_server_has_it_is_another_one(tmp_path: P
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1].removeprefix("apexgpu "))
         return found
 
-    try:
+    with ThreadPoolExecutor(1) as pool:
+        robbery = pool.submit(steal)
         made = asked("serve")
-    finally:
-        os.kill(int((tmp_path / "thief").read_text()), signal.SIGKILL)
-    assert made.get("started"), made
+    with robbery.result() as stolen:
+        assert made.get("started"), made
+        assert made["port"] != stolen.getsockname()[1]
     assert asked("stop")["stopped"] == [{"pid": made["pid"], "port": made["port"]}]
 
 
