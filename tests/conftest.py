@@ -1,8 +1,10 @@
 """Every test gets an empty HOME and state of its own, so that none can touch the developer's."""
 
 import os
+import shutil
 import signal
-from collections.abc import Generator
+import tempfile
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,6 @@ _FOREIGN = (
     "DISPLAY",
     "DBUS_SESSION_BUS_ADDRESS",
     "NO_COLOR",
-    "XDG_RUNTIME_DIR",
     "LINES",
     "COLUMNS",
 )
@@ -28,8 +29,29 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    """The directory in XDG_RUNTIME_DIR. A socket's path is short, and pytest's directories are not."""
+    directory = Path(tempfile.mkdtemp(prefix="r-", dir="/tmp" if Path("/tmp").is_dir() else None))
+    yield directory
+    if any(directory.iterdir()):
+        _end_connections(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _end_connections(runtime: Path) -> None:
+    """End the masters that a test has left open, as they would by themselves minutes later."""
+    from apexgpu import ownprocesses
+
+    left = []
+    for process in ownprocesses.list_processes():
+        if any(f"{runtime}/" in word for word in process.argv):
+            left.append(process)
+    assert ownprocesses.end(left, grace=2) == []
+
+
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def isolated(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A temporary HOME; nothing of the machine's agent, keyring, display or apexgpu settings."""
     home = tmp_path / "home"
     home.mkdir()
@@ -43,6 +65,9 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "APEXGPU_STATE_DIR": "apexgpu-state",
     }.items():
         monkeypatch.setenv(name, str(tmp_path / directory))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    # An uninstall in a test must not end connections of the developer's.
+    monkeypatch.setattr("apexgpu.ssh.controlmaster._ELSEWHERE", ())
     for name in (
         *_FOREIGN,
         "APEXGPU_IAM_URL",

@@ -54,6 +54,22 @@ class OpenSSH:
         answers[command] = reply
         file.write_text(json.dumps(answers))
 
+    @property
+    def force_command(self) -> str:
+        """What sshd runs for every login, in the place of the account's login shell."""
+        (line,) = re.findall(r"^ForceCommand (.*)$", self._config.read_text(), re.MULTILINE)
+        return str(line)
+
+    @property
+    def _config(self) -> Path:
+        return self.directory / "sshd_config"
+
+    def change_shell(self, shell: str) -> None:
+        """Give the account another login shell. As after `chsh`, open connections keep the one that they have."""
+        old = self._config.read_text()
+        self._config.write_text(old.replace(self.force_command, shell))
+        self.process.send_signal(signal.SIGHUP)
+
     def kill(self) -> None:
         """End it and its sessions without a word, as a crash does."""
         for pid in family(self.process.pid):
@@ -65,8 +81,15 @@ class OpenSSH:
         """Stop it and its sessions where they are, so that it takes connections and says nothing. Which processes."""
         frozen = family(self.process.pid)
         for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         return frozen
+
+    def thaw(self, frozen: list[int]) -> None:
+        """Let what `freeze` has stopped run on."""
+        for pid in frozen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def again(self) -> None:
         """Start it again on the same port, with the same keys."""
@@ -139,14 +162,14 @@ def start(
     return OpenSSH(directory, Host(name, address, getpass.getuser(), port, port), config, process)
 
 
-def remember(host: Host) -> None:
-    """Let this laptop know one host, as a login leaves it, and open each connection anew."""
+def remember(host: Host, *, keep_connections: bool = False) -> None:
+    """Let this laptop know one host, as a login leaves it, and open each connection anew unless they are kept."""
     account.save(
         Path(os.environ["APEXGPU_STATE_DIR"]), account.Account(user=host.user, hosts=(host,))
     )
     settings = Path(os.environ["APEXGPU_CONFIG_DIR"])
     settings.mkdir(exist_ok=True)
-    (settings / "config.toml").write_text("keep_connections = false\n")
+    (settings / "config.toml").write_text(f"keep_connections = {str(keep_connections).lower()}\n")
 
 
 @cache

@@ -407,7 +407,8 @@ def _replace_container(
     snapshot_first: bool | None,
     new_host_keys: bool | None,
 ) -> Recoveries:
-    with _exclusive_work(session, host, f"{what} of {host.name}") as context:
+    exclusive_work = _exclusive_work(session, host, f"{what} of {host.name}")
+    with exclusive_work as context, session.transport.dropped_after(host):
         replaces_interrupted = source is not None or what is Work.REBUILD
         recovered = _finish_interrupted(
             session, context, host, what, replaces_interrupted=replaces_interrupted
@@ -419,6 +420,8 @@ def _replace_container(
                 plan = _take_snapshot_first(session, context, plan)
             recovered = recovery.replace_container(context, plan, _known_keys(session, host))
         _report_recovery(session, host, recovered)
+        # An open connection led to the container of before.
+        session.transport.drop(host)
         change = _renew_host_keys(session, context, host, recovered, new_host_keys)
     return Recoveries([Outcome(host, Recovery(recovered, change))])
 

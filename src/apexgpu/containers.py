@@ -24,7 +24,7 @@ from apexgpu.manageshell import containershell, hostlock, manage, replies
 from apexgpu.manageshell.containershell import Activity
 from apexgpu.manageshell.manage import HostStatus
 from apexgpu.manageshell.replies import StartReply, StopReply
-from apexgpu.models import Container, Host, Outcome
+from apexgpu.models import Container, Host, Outcome, Target
 from apexgpu.results import HostResults, JsonObject
 from apexgpu.session import Session
 from apexgpu.ssh.route import config_arguments
@@ -174,13 +174,16 @@ def register_on(session: Session, hosts: Sequence[Host]) -> Registrations:
     with reporter.working(doing) as progress:
 
         def work(host: Host) -> Registration:
-            changed = manage.register(
-                session.transport,
-                host,
-                state_dir=session.state_dir,
-                resend_keys=resend_keys,
-                on_line=lambda line: progress.update(f"{host.name}: {replies.clean(line)}"),
-            )
+            # While a registration runs, the account has an ordinary shell, and a connection that
+            # another apexgpu opens in that time keeps it.
+            with session.transport.dropped_after(host):
+                changed = manage.register(
+                    session.transport,
+                    host,
+                    state_dir=session.state_dir,
+                    resend_keys=resend_keys,
+                    on_line=lambda line: progress.update(f"{host.name}: {replies.clean(line)}"),
+                )
             return Registration(changed)
 
         def report(outcome: Outcome[Registration]) -> None:
@@ -461,6 +464,8 @@ def _stop(session: Session, hosts: Sequence[Host]) -> dict[Host, Outcome[Stop]]:
                 on_line=lambda line: progress.update(f"{host.name}: {replies.clean(line)}"),
             )
             portmaps.remember(session.state_dir, host, reply.ports)
+            # The other end of an open connection is gone, which it may take half a minute to notice.
+            session.transport.close(Target(host, "container"))
             return Stop(reply)
 
         def report(outcome: Outcome[Stop]) -> None:

@@ -366,7 +366,7 @@ def logout(session: Session, *, keep_config: bool = False) -> Logout:
     for tunnel in open_tunnels:
         records.close(session.state_dir, tunnel)
         session.reporter.success(f"closed {tunnel.id}")
-    controlmaster.close_all(session.runner)
+    controlmaster.close_all()
     forgot_password = False
     if session.settings.user:
         forgot_password = credentials.forget_password(session)

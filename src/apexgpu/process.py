@@ -100,6 +100,13 @@ class Runner(Protocol):
         """Start a program that outlives us, without our terminal. One that is missing is ignored."""
         ...
 
+    def spawn_reader(self, argv: Sequence[str]) -> int | None:
+        """As `spawn`, for a program that reads from us: return the file descriptor of its stdin, which is a pipe.
+
+        None if the program is missing. The program sees the end of its stdin when we close it, or end.
+        """
+        ...
+
 
 class LocalRunner:
     """The real Runner."""
@@ -187,19 +194,39 @@ class LocalRunner:
         """See Runner.spawn."""
         import subprocess
 
+        _spawn(argv, subprocess.DEVNULL)
+
+    def spawn_reader(self, argv: Sequence[str]) -> int | None:
+        """See Runner.spawn_reader."""
+        stdin, ours = os.pipe()
         try:
-            process = subprocess.Popen(
-                list(argv),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                creationflags=_OWN_GROUP | _DETACHED,
-            )
-        except OSError:
-            return
-        # Without a status, Popen would warn when it is deleted that the process still runs.
-        process.returncode = 0
+            started = _spawn(argv, stdin)
+        finally:
+            os.close(stdin)
+        if not started:
+            os.close(ours)
+            return None
+        return ours
+
+
+def _spawn(argv: Sequence[str], stdin: int) -> bool:
+    """Start a program that outlives us; whether it was found."""
+    import subprocess
+
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=stdin,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            creationflags=_OWN_GROUP | _DETACHED,
+        )
+    except OSError:
+        return False
+    # Without a status, Popen would warn when it is deleted that the process still runs.
+    process.returncode = 0
+    return True
 
 
 class _Output:

@@ -213,6 +213,7 @@ class Session:
 
 def connections(session: Session) -> "Connections":
     """Connections to the hosts, as the session's settings say."""
+    from apexgpu.manageshell.replies import is_manage_shell
     from apexgpu.ssh.transport import Connections, Limits
 
     config = session.settings.ssh_config
@@ -224,7 +225,12 @@ def connections(session: Session) -> "Connections":
         open_connections = ControlMasters(config, session.runner)
     limits = Limits(connect=timeout, total=max(timeout, 10))
     return Connections(
-        config, session.runner, _Clients(session).client_for, open_connections, limits
+        config,
+        session.runner,
+        _Clients(session).client_for,
+        open_connections,
+        limits,
+        is_manage_shell,
     )
 
 

@@ -319,7 +319,7 @@ class _Setup:
                 )
             finally:
                 # An open connection has the environment variables of before.
-                session.transport.close(Target(host, "container"))
+                session.transport.drop(host)
                 self.result = replace(
                     self.result, changed=run.has_changed_something, steps=_setup_steps(plan, run)
                 )

@@ -112,7 +112,7 @@ def list_items(session: Session) -> list[Item]:
         *_known_hosts(session),
         *_password(session),
         *_completion(session),
-        *_connections(session),
+        *_connections(),
         *_directory_items(session.settings),
     ]
 
@@ -193,11 +193,11 @@ def _completion(session: Session) -> Iterator[Item]:
         yield Item("completion", f"completion in {names}", remove)
 
 
-def _connections(session: Session) -> Iterator[Item]:
-    count = len(controlmaster.sockets())
-    if count:
-        description = counted(count, "open connection")
-        yield Item("connections", description, partial(controlmaster.close_all, session.runner))
+def _connections() -> Iterator[Item]:
+    processes = controlmaster.list_open()
+    if processes or controlmaster.sockets():
+        description = counted(len(processes), "open connection")
+        yield Item("connections", description, controlmaster.close_all)
 
 
 def _directory_items(settings: Settings) -> Iterator[Item]:

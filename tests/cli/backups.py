@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from apexgpu import cli
 from apexgpu.errors import ConnectionLostError
-from apexgpu.models import Reply, Target
+from apexgpu.models import Host, Reply, Target
 from apexgpu.session import Session, connections
 from apexgpu.ssh.transport import Connections, Limits, OnLine
 from apexgpu_lab.containers import Container
@@ -78,6 +78,15 @@ class Wire:
 
     def route(self, target: Target) -> Any:
         return self.link.route(target)
+
+    def drop(self, host: Host) -> None:
+        self.link.drop(host)
+
+    def dropped_after(self, host: Host) -> AbstractContextManager[None]:
+        return self.link.dropped_after(host)
+
+    def close(self, target: Target) -> None:
+        self.link.close(target)
 
 
 @dataclass

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,8 +56,6 @@ def laptop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Product]:
     """Two hosts, and a laptop that has seen neither; its directories are the default ones."""
-    runtime = Path(tempfile.mkdtemp(prefix="r-"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     with running(tmp_path / "lab", hosts=2) as lab:
         lab.layout.known_hosts.write_text(FOREIGN)
         product = product_of(lab, monkeypatch, capsys)
@@ -69,7 +65,6 @@ def laptop(
         settings.parent.mkdir(parents=True)
         settings.write_text("keep_connections = false\n")
         yield product
-    shutil.rmtree(runtime)
 
 
 def log_in(laptop: Product, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,9 @@ class Recorded:
     def spawn(self, argv: Sequence[str]) -> None:
         raise AssertionError(argv)
 
+    def spawn_reader(self, argv: Sequence[str]) -> int | None:
+        raise AssertionError(argv)
+
 
 def test_macos_with_xquartz_that_does_not_run(tmp_path: Path) -> None:
     shown = str(tmp_path / "org.xquartz:0")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import socket
@@ -544,10 +545,12 @@ class TestControlMasters:
 
     def test_no_master_is_opened_twice_and_not_any_number_of_them(self, sockets: Path) -> None:
         class Spawning(LocalRunner):
-            def spawn(self, argv: Sequence[str]) -> None:
-                spawned.append(argv)
+            def spawn_reader(self, argv: Sequence[str]) -> int | None:
+                processes.append(argv)
+                return os.dup(requests)
 
-        spawned: list[Sequence[str]] = []
+        processes: list[Sequence[str]] = []
+        read_end, requests = os.pipe()
         masters = ControlMasters(Path("/nothing"), Spawning(), directory=sockets)
         targets = [
             Target(Host(f"gpu{number}", "10.0.0.7", "alice", 22001), "manage")
@@ -555,9 +558,14 @@ class TestControlMasters:
         ]
         masters.path(targets[0]).touch()
         masters.open_in_background(targets[0])
-        assert spawned == []
-        for target in targets[1:]:
+        assert processes == []
+        for target in (*targets[1:], *targets[1:]):
             masters.open_in_background(target)
+        os.close(requests)
+        del masters
+        with os.fdopen(read_end, "rb") as stream:
+            spawned = [json.loads(line)["argv"] for line in stream]
+        assert len(processes) == 1
         assert len(spawned) == 32
         assert {
             "BatchMode=yes",

@@ -1,30 +1,44 @@
 """OpenSSH connections that stay open between runs of apexgpu: the ControlMasters that it starts and uses.
 
 A ControlMaster (ssh_config(5)) is an ssh process that has logged in and lets other processes run commands over its
-connection. apexgpu starts one in the background after the first command on a target, and it ends by itself after
-some idle minutes (ControlPersist). Commands are run over it by `muxclient`. Never on Windows, whose ssh has none.
+connection. apexgpu has one started in the background after the first command on a target (`masterstarter`), and it
+ends by itself after some idle minutes (ControlPersist). Commands are run over it by `muxclient`. Never on Windows,
+whose ssh has none.
 """
 
 import contextlib
 import os
+import re
+import shutil
 import stat
 import sys
 import time
 import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from apexgpu import ownprocesses
 from apexgpu.errors import ApexError, ConnectionLostError, DroppedError, UnansweredError
 from apexgpu.models import Reply, Target
+from apexgpu.ownprocesses import OwnProcess
 from apexgpu.process import Runner
-from apexgpu.ssh import muxclient, sshoptions
+from apexgpu.ssh import masterstarter, muxclient, sshoptions
 from apexgpu.ssh.failures import command_killed_error, command_timeout_error
 from apexgpu.ssh.muxclient import MuxConnection, SessionOutput
 from apexgpu.ssh.route import config_arguments, target_arguments
 from apexgpu.ssh.transport import Limits
 
 _IDLE_SECONDS = 180
+_STOP_LIMIT = 0.5  # seconds; see _leave
+_END_LIMIT = 2.0  # seconds that a process may take to end when it is asked to
 _ANSWER_LIMIT = 3.0  # seconds; a master is local and answers at once, unless its network is gone
 _MOST_MASTERS = 32  # each takes about 1.4 MiB and, with a post-quantum exchange, 0.1 s of CPU
+# Where a run in another environment (a cron job's, say) may have had its sockets.
+_ELSEWHERE = ("/run/user/{uid}/apexgpu", "/tmp/apexgpu-{uid}")  # noqa: S108
+# The directory of the sockets of one process, a tunnel's or a copy's.
+_OWNED_DIRECTORY = re.compile(r"[a-z]-(\d+)-\w+")
 # A socket path has 104 bytes on macOS, and ssh appends 17 characters while it creates the socket.
 _LONGEST_DIRECTORY = 70
 
@@ -55,8 +69,8 @@ class ControlMasters:
                     return None
                 return _finish(connection, path, target, limits)
             except muxclient.ERRORS:
-                # The master has lost its network. Without its socket, the next command need not wait for it.
-                path.unlink(missing_ok=True)
+                # The master has lost its network. The next command need not wait for it.
+                muxclient.stop_listening(path, timeout=_STOP_LIMIT)
                 if connection.session_requested:
                     raise _unanswered_error(target) from None
                 return None
@@ -66,14 +80,28 @@ class ControlMasters:
         if self._directory is None or self._started >= _MOST_MASTERS:
             return
         path = self.path(target)
-        if not path.exists():
+        if masterstarter.reserve(path):
             self._started += 1
-            self._runner.spawn(master_argv(target, config=self._config, path=path))
+            argv = master_argv(target, config=self._config.absolute(), path=path)
+            self._starter.start(argv, path)
 
     def close(self, target: Target) -> None:
         """See transport.OpenConnections.close."""
-        if self._directory is not None:
-            muxclient.terminate(self.path(target))
+        if self._directory is None:
+            return
+        # Those for an earlier state of the ssh config lead to the same account.
+        name = re.compile(re.escape(_name_of(target)) + "-[0-9a-f]{8}")
+        for path in _entries(self._directory):
+            socket = masterstarter.socket_of(path)
+            if name.fullmatch(socket.name):
+                # First, so that a master that is being started just now sees it.
+                masterstarter.cancel(socket)
+                muxclient.stop_listening(socket)
+
+    @cached_property
+    def _starter(self) -> masterstarter.MasterStarter:
+        assert self._directory is not None  # noqa: S101 - the caller has checked
+        return masterstarter.MasterStarter(self._runner, self._directory)
 
     def path(self, target: Target) -> Path:
         """The socket of the master for `target`, whether it exists or not.
@@ -92,8 +120,12 @@ class ControlMasters:
             ]
         )
         checksum = zlib.crc32(identity.encode())
-        # Short, because the path of a socket has about a hundred bytes at most.
-        return self._directory / f"{target.alias[:24]}-{checksum:08x}"
+        return self._directory / f"{_name_of(target)}-{checksum:08x}"
+
+
+def _name_of(target: Target) -> str:
+    # Short, because the path of a socket has about a hundred bytes at most.
+    return target.alias[:24]
 
 
 def _finish(connection: MuxConnection, path: Path, target: Target, limits: Limits) -> Reply:
@@ -127,8 +159,12 @@ def _unanswered_error(target: Target) -> UnansweredError:
 
 
 def master_argv(target: Target, *, config: Path, path: Path) -> list[str]:
-    """The command line of a master: in the background, without a session, a terminal or a prompt."""
-    argv = ["ssh", *config_arguments(config), "-f", "-N", "-T", *target_arguments(target)]
+    """The command line of a master: without a session, a terminal or a prompt.
+
+    With ControlPersist, ssh goes to the background when it has its socket. It is not told to do so anyway (-f), so that
+    one without a socket stays where it can be killed.
+    """
+    argv = ["ssh", *config_arguments(config), "-N", "-T", *target_arguments(target)]
     options = [
         "ControlMaster=yes",
         f"ControlPath={path}",
@@ -143,33 +179,106 @@ def master_argv(target: Target, *, config: Path, path: Path) -> list[str]:
     return [*argv, *sshoptions.arguments(options), target.alias]
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionProcess:
+    """What `list_open` finds: a process of ours that holds a connection open, or starts one."""
+
+    process: OwnProcess
+    starts_others: bool
+
+
+def list_open() -> list[ConnectionProcess]:
+    """The processes of this user that hold connections of apexgpu open, whether they have a socket or not.
+
+    They are known by their command lines, which contain a path in the directory of our sockets. The ssh of a tunnel or
+    a copy is among them if it has outlived the process that started it.
+    """
+    directories = _possible_directories()
+    connections = []
+    for process in ownprocesses.list_processes():
+        for directory in directories:
+            starts_others = masterstarter.is_starter(process.argv, directory)
+            if starts_others or _is_left_behind(_socket_in(process.argv, directory)):
+                connections.append(ConnectionProcess(process, starts_others))
+    return connections
+
+
+def _socket_in(argv: Sequence[str], directory: Path) -> str:
+    """The control socket in `directory` of the ssh with this command line, relative to it; "" if it has none there."""
+    if not argv:
+        return ""
+    if argv[0] == "ssh:":  # as a master calls itself where that is possible: "ssh: SOCKET [mux]"
+        words = argv[1:2]
+        option = f"{directory}/"
+    elif Path(argv[0]).name == "ssh":
+        words = argv[1:]
+        option = f"ControlPath={directory}/"
+    else:
+        return ""
+    for word in words:
+        if word.startswith(option):
+            return word.removeprefix(option)
+    return ""
+
+
+def _is_left_behind(socket: str) -> bool:
+    """Whether the ssh with this control socket is a master of ours, or its owner has ended."""
+    directory, _, _ = socket.rpartition("/")
+    if not directory:
+        return socket != ""
+    owner = _OWNED_DIRECTORY.fullmatch(directory)
+    return owner is not None and not ownprocesses.is_running(int(owner[1]))
+
+
 def sockets() -> list[Path]:
     """The sockets of masters that may be running."""
-    directory = _runtime_path()
-    if directory is None or not directory.is_dir():
-        return []
     masters = []
-    for path in sorted(directory.iterdir()):
-        mode = path.lstat().st_mode
-        if stat.S_ISSOCK(mode):
-            masters.append(path)
+    for directory in _possible_directories():
+        for path in _entries(directory):
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(path.lstat().st_mode):
+                    masters.append(path)
     return masters
 
 
-def close_all(runner: Runner) -> None:
-    """End every master, and delete the sockets and their directory."""
-    for path in sockets():
-        # A master that does not answer is left: it ends when it has been idle.
-        with contextlib.suppress(ApexError):
-            runner.run(
-                ["ssh", "-F", os.devnull, "-o", f"ControlPath={path}", "-O", "exit", "apexgpu"],
-                timeout=5,
-            )
-        path.unlink(missing_ok=True)
-    directory = _runtime_path()
-    if directory is not None:
-        with contextlib.suppress(OSError):  # there is none, or it contains something else
-            directory.rmdir()
+def close_all() -> None:
+    """End every process that holds a connection of apexgpu open, and delete the sockets with their directories.
+
+    Raises ApexError for a process that does not end.
+    """
+    connections = list_open()
+    # First those that start others.
+    left = ownprocesses.end(
+        [connection.process for connection in connections if connection.starts_others],
+        grace=_END_LIMIT,
+    )
+    left += ownprocesses.end(
+        [connection.process for connection in connections if not connection.starts_others],
+        grace=_END_LIMIT,
+    )
+    for socket in sockets():
+        # Its process was not found in the list.
+        muxclient.terminate(socket)
+    for directory in _possible_directories():
+        if _is_private(directory):
+            _delete_files(directory)
+    if left:
+        numbers = " ".join(str(process.pid) for process in left)
+        message = f"some ssh processes do not end: {numbers}"
+        raise ApexError(message, hint=f"kill -9 {numbers}", code="still_running")
+
+
+def _delete_files(directory: Path) -> None:
+    """Delete what is left of ended processes, and the directory if nothing else is in it."""
+    for path in _entries(directory):
+        owner = _OWNED_DIRECTORY.fullmatch(path.name)
+        with contextlib.suppress(OSError):
+            if owner is None:
+                path.unlink()
+            elif not ownprocesses.is_running(int(owner[1])):
+                shutil.rmtree(path)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def runtime_directory() -> Path | None:
@@ -180,32 +289,60 @@ def runtime_directory() -> Path | None:
     path = _runtime_path()
     if path is None:
         return None
-    try:
+    with contextlib.suppress(OSError):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path if _is_private(path) else None
+
+
+def _is_private(path: Path) -> bool:
+    """Whether this is a directory of this user's that nobody else may enter."""
+    try:
         status = path.lstat()
     except OSError:
-        return None
-    is_private = (
+        return False
+    return (
         stat.S_ISDIR(status.st_mode)
         and status.st_uid == os.getuid()
         and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
     )
-    return path if is_private else None
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
 
 
 def _runtime_path() -> Path | None:
     """The first directory whose path is short enough for sockets."""
     if sys.platform == "win32":
         return None
-    own_name = f"apexgpu-{os.getuid()}"
-    candidates = [Path(os.environ.get("TMPDIR") or "/tmp") / own_name, Path("/tmp") / own_name]  # noqa: S108
-    base = os.environ.get("XDG_RUNTIME_DIR", "")
-    if base and os.access(base, os.W_OK):
-        candidates.insert(0, Path(base) / "apexgpu")
-    for path in candidates:
+    for path in _candidates():
         if len(str(path)) < _LONGEST_DIRECTORY:
             return path
     return None
+
+
+def _candidates() -> Iterator[Path]:
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if base and os.access(base, os.W_OK):
+        yield Path(base) / "apexgpu"
+    own_name = f"apexgpu-{os.getuid()}"
+    if os.environ.get("TMPDIR"):
+        yield Path(os.environ["TMPDIR"]) / own_name
+    yield Path("/tmp") / own_name  # noqa: S108
+
+
+def _possible_directories() -> list[Path]:
+    """Where sockets of ours may be: another run may have had another environment."""
+    if sys.platform == "win32":
+        return []
+    directories = [Path(name.format(uid=os.getuid())) for name in _ELSEWHERE]
+    own = _runtime_path()
+    if own is not None:
+        directories.insert(0, own)
+    return list(dict.fromkeys(directories))
 
 
 def _state_of(config: Path) -> str:

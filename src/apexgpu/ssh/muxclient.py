@@ -29,6 +29,7 @@ _MUX_MSG_HELLO = 0x00000001
 _MUX_C_NEW_SESSION = 0x10000002
 _MUX_C_TERMINATE = 0x10000005
 _MUX_C_OPEN_FWD = 0x10000006
+_MUX_C_STOP_LISTENING = 0x10000009
 _MUX_S_OK = 0x80000001
 _MUX_S_EXIT_MESSAGE = 0x80000004
 _MUX_S_SESSION_OPENED = 0x80000006
@@ -135,6 +136,13 @@ class MuxConnection:
             self._send(struct.pack(">II", _MUX_C_TERMINATE, _REQUEST_ID))
             self._receive(deadline)
 
+    def stop_listening(self, deadline: float) -> bool:
+        """Have the master accept no more clients, and exit after its last session; whether it agrees."""
+        if not self.greet(deadline):
+            return False
+        self._send(struct.pack(">II", _MUX_C_STOP_LISTENING, _REQUEST_ID))
+        return _type(self._receive(deadline)) == _MUX_S_OK
+
     def _send_streams(self) -> None:
         stdin = os.open(os.devnull, os.O_RDONLY)
         self._stdout, stdout = os.pipe()
@@ -172,13 +180,14 @@ def connect(path: Path, timeout: float) -> MuxConnection | None:
     connection.settimeout(timeout)
     try:
         connection.connect(str(path))
-    except FileNotFoundError:
-        connection.close()
-        return None
-    except OSError:
+    except ConnectionRefusedError:
         connection.close()
         # A master that was killed leaves its socket behind.
         path.unlink(missing_ok=True)
+        return None
+    except OSError:
+        # There is no socket, or a master that is busy: without its socket, nobody could use it any more.
+        connection.close()
         return None
     return MuxConnection(connection)
 
@@ -218,6 +227,17 @@ def forward(
             return connection.open_forward(port, host, host_port, deadline, before_request)
         except ERRORS:
             return False
+
+
+def stop_listening(path: Path, *, timeout: float = 1) -> None:
+    """Let nobody use the master at `path` from now on. It exits at once, or after the sessions that it carries."""
+    connection = connect(path, timeout)
+    if connection is None:
+        return
+    with connection, contextlib.suppress(*ERRORS):
+        connection.stop_listening(time.monotonic() + timeout)
+    # It removes its socket by itself, unless it does not answer.
+    path.unlink(missing_ok=True)
 
 
 def terminate(path: Path, *, timeout: float = 3) -> None:

@@ -10,20 +10,24 @@
 All of them return the same `Reply` and raise the same errors (`failures`).
 """
 
+import contextlib
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from apexgpu.errors import LoginError, UnansweredError
-from apexgpu.models import Reply, Target
+from apexgpu.models import Host, Reply, Target
 from apexgpu.process import Runner
 from apexgpu.ssh import route as routes
 from apexgpu.ssh.route import Route
 
 OnLine = Callable[[str], None]
 """Receives each line of a command's stdout as it arrives."""
+
+_LEAST_LIMIT = 1.0  # seconds that a new connection gets in any case
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,8 @@ class Transport(Protocol):
         """Run `command` without a terminal, and return its output and exit status.
 
         An empty command asks for a shell, which makes a manage shell start the container. `once` is for commands that
-        must not run twice: only a new connection carries them, because an open one may turn out to be dead.
+        must not run twice: only a new connection carries them. An open one may turn out to be dead, and a command to a
+        manage host is repeated if something else than a manage shell replies over an open one.
         """
         ...
 
@@ -87,13 +92,19 @@ class OpenConnections(Protocol):
 
 @dataclass
 class Connections:
-    """The real `Transport`. `client_for` chooses a client for a route that has no open connection."""
+    """The real `Transport`. `client_for` chooses a client for a route that has no open connection.
+
+    `is_manage_reply` tells whether a manage shell wrote a reply. sshd keeps the login shell that an account had when a
+    connection was made: over one from the time of a registration, bash on the host would run the commands. So no
+    connection to a manage host is kept before its shell has replied, and none that has replied anything else.
+    """
 
     config: Path
     runner: Runner
     client_for: Callable[[Route], Client]
     open_connections: OpenConnections | None = None
     limits: Limits = field(default_factory=Limits)
+    is_manage_reply: Callable[[Reply], bool] = lambda _reply: True
     _routes: dict[Target, Route] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -115,15 +126,21 @@ class Connections:
         if target.port == 0:
             message = f"IAM has no port for {target.user} yet, so there is no container on {target.host.name}"
             raise LoginError(message, hint="apexgpu login")
-        if self.open_connections is None or once:
-            return self._over_new_connection(target, command, limits, on_line)
         # A client of a ControlMaster collects the output; it does not pass on lines as they arrive.
-        if on_line is None:
+        if self.open_connections is not None and not once and on_line is None:
+            began = time.monotonic()
             reply = self._over_open_connection(self.open_connections, target, command, limits)
             if reply is not None:
                 return reply
+            # The time for an open connection that does not answer is a part of the user's limit.
+            time_left = limits.connect - (time.monotonic() - began)
+            limits = replace(limits, connect=max(min(_LEAST_LIMIT, limits.connect), time_left))
         reply = self._over_new_connection(target, command, limits, on_line)
-        self.open_connections.open_in_background(target)
+        if self.open_connections is not None:
+            if not self._is_recognised(target, reply):
+                self.open_connections.close(target)
+            elif not once:
+                self.open_connections.open_in_background(target)
         return reply
 
     def _over_new_connection(
@@ -135,19 +152,45 @@ class Connections:
     def _over_open_connection(
         self, connections: OpenConnections, target: Target, command: str, limits: Limits
     ) -> Reply | None:
+        """The reply over the open connection. None if it is to be asked for over a new one.
+
+        Manage commands that change something are sent with `once`, so those that arrive here can be repeated. A command
+        in the container may be anything.
+        """
         try:
-            return connections.run(target, command, limits=limits)
+            reply = connections.run(target, command, limits=limits)
         except UnansweredError:
-            # Manage commands that change something are sent with `once`, so this one can be repeated. A command in
-            # the container may be anything.
             if target.role == "manage":
                 return None
             raise
+        if reply is not None and not self._is_recognised(target, reply):
+            connections.close(target)
+            return None
+        return reply
+
+    def _is_recognised(self, target: Target, reply: Reply) -> bool:
+        return target.role != "manage" or self.is_manage_reply(reply)
 
     def close(self, target: Target) -> None:
         """Close the open connection, so that the next command logs in anew, with what a login now gives it."""
         if self.open_connections is not None:
             self.open_connections.close(target)
+
+    def drop(self, host: Host) -> None:
+        """Close the open connections to a host and to the container there, because a login now leads to something else.
+
+        That is so after a registration, and after everything that replaces or changes the container.
+        """
+        self.close(Target(host, "manage"))
+        self.close(Target(host, "container"))
+
+    @contextlib.contextmanager
+    def dropped_after(self, host: Host) -> Iterator[None]:
+        """Do `drop` after the block, also when it fails: then nobody knows how far it got."""
+        try:
+            yield
+        finally:
+            self.drop(host)
 
     def route(self, target: Target) -> Route:
         """How ssh reaches the target. `ssh -G` runs once for each target."""

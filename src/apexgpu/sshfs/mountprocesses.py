@@ -3,14 +3,15 @@
 import contextlib
 import os
 import re
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from apexgpu import ownprocesses
 from apexgpu.errors import ApexError
+from apexgpu.ownprocesses import OwnProcess
 from apexgpu.process import TimedCommand, run_all
 from apexgpu.ssh.route import parse
 from apexgpu.sshfs.mounttable import ssh_name
@@ -27,27 +28,14 @@ WINDOWS_COMMAND = (
     "Select-Object ProcessId,CommandLine | ConvertTo-Json",
 )
 _DARWIN_COMMAND = ("ps", "-axww", "-o", "pid=,uid=,lstart=,command=")
-# Fields of /proc/PID/stat (proc(5)), counted after the name, which may contain blanks and brackets.
-_STATE, _START_TIME = 0, 19
 _POLL = 0.02  # seconds
-
-
-@dataclass(frozen=True, slots=True)
-class MountProcess:
-    """A process behind a mount.
-
-    `started` (in the kernel's ticks) tells it from a later one with the same number.
-    """
-
-    pid: int
-    started: str
 
 
 def find_sshfs() -> dict[str, SshfsProcess]:
     """Every running sshfs of this user, by its directory."""
     if sys.platform == "win32":
         processes = parse_windows_processes(run_all([TimedCommand(WINDOWS_COMMAND, 4)])[0].text)
-    elif Path("/proc/self/stat").exists():
+    elif ownprocesses.has_proc():
         processes = _find_linux()
     else:
         processes = parse_darwin(run_all([TimedCommand(_DARWIN_COMMAND, 2)])[0].text, os.getuid())
@@ -56,9 +44,9 @@ def find_sshfs() -> dict[str, SshfsProcess]:
 
 def _find_linux() -> list[SshfsProcess]:
     processes = []
-    for path in _own_processes():
+    for path in ownprocesses.own_directories():
         with contextlib.suppress(OSError, ValueError, IndexError):
-            process = parse_command_line(_argv(path), int(path.name))
+            process = parse_command_line(ownprocesses.read_argv(path), int(path.name))
             if process is not None:
                 processes.append(replace(process, started=_start_time(path)))
     return processes
@@ -101,42 +89,37 @@ def with_address(process: SshfsProcess) -> SshfsProcess:
     return replace(process, address=address, port=int(port))
 
 
-def find_behind(directory: str) -> list[MountProcess]:
+def find_behind(directory: str) -> list[OwnProcess]:
     """The sshfs that serves a directory and its ssh, which outlives it.
 
     Only Linux can tell; none elsewhere.
     """
-    if not Path("/proc/self/stat").exists():
+    if not ownprocesses.has_proc():
         return []
     mark = f"{MARK}={directory}".encode("utf-8", "surrogateescape")
     processes = []
-    for path in _own_processes():
+    for path in ownprocesses.own_directories():
         # A process may end, or turn out to be somebody else's, while it is read.
         with contextlib.suppress(OSError, ValueError, IndexError):
-            sshfs = parse_command_line(_argv(path), 0)
+            sshfs = parse_command_line(ownprocesses.read_argv(path), 0)
             serves = sshfs is not None and sshfs.directory == directory
             is_marked = mark in (path / "environ").read_bytes().split(b"\0")
             if serves or is_marked:
-                processes.append(MountProcess(int(path.name), _stat(path)[_START_TIME]))
+                processes.append(OwnProcess(int(path.name), ownprocesses.start_ticks(path)))
     return processes
 
 
-def end(processes: Sequence[MountProcess], *, grace: float) -> None:
-    """Wait up to `grace` seconds until the processes have ended, then kill the rest."""
+def end(processes: Sequence[OwnProcess], *, grace: float) -> None:
+    """Wait up to `grace` seconds until the processes have ended, then kill the rest.
+
+    Returns when they are gone, because their directory is going to be used again.
+    """
     deadline = time.monotonic() + grace
-    alive = [process for process in processes if _is_alive(process)]
+    alive = [process for process in processes if ownprocesses.is_alive(process)]
     while alive and time.monotonic() < deadline:
         time.sleep(_POLL)
-        alive = [process for process in alive if _is_alive(process)]
-    kill = signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL
-    for process in alive:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(process.pid, kill)
-    # Wait until they are gone, because their directory is going to be used again.
-    deadline += 1
-    while alive and time.monotonic() < deadline:
-        alive = [process for process in alive if _is_alive(process)]
-        time.sleep(_POLL)
+        alive = [process for process in alive if ownprocesses.is_alive(process)]
+    ownprocesses.kill(alive)
 
 
 def abort_connection(device: str) -> None:
@@ -149,41 +132,10 @@ def abort_connection(device: str) -> None:
         Path(f"/sys/fs/fuse/connections/{device}/abort").write_text("1")
 
 
-def _own_processes() -> Iterator[Path]:
-    """The directories in /proc of this user's processes."""
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            with contextlib.suppress(OSError):
-                if path.stat().st_uid == os.getuid():
-                    yield path
-
-
-def _argv(path: Path) -> list[str]:
-    command_line = (path / "cmdline").read_bytes()
-    *argv, _ = os.fsdecode(command_line).split("\0")  # each word ends in a NUL
-    return argv
-
-
-def _stat(path: Path) -> list[str]:
-    """The fields of /proc/PID/stat after the name."""
-    text = (path / "stat").read_text()
-    after_name = text.rpartition(")")[2]
-    return after_name.split()
-
-
 def _start_time(path: Path) -> float:
     """The Unix time at which a process began; the kernel counts it in ticks since the boot."""
     uptime, _ = Path("/proc/uptime").read_text().split()
     boot_time = time.time() - float(uptime)
-    ticks = int(_stat(path)[_START_TIME])
+    ticks = int(ownprocesses.start_ticks(path))
     ticks_per_second = os.sysconf("SC_CLK_TCK")
     return boot_time + ticks / ticks_per_second
-
-
-def _is_alive(process: MountProcess) -> bool:
-    try:
-        fields = _stat(Path("/proc") / str(process.pid))
-    except OSError:
-        return False
-    is_dead = fields[_STATE] in {"Z", "X"}  # a zombie, or dead
-    return fields[_START_TIME] == process.started and not is_dead

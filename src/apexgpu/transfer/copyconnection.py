@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -72,7 +73,9 @@ class CopyConnection:
         directory = runtime_directory() if sys.platform != "win32" else None
         # Without a directory whose path is short enough for a socket, every ssh logs in by itself.
         if directory is not None:
-            self._socket_directory = Path(tempfile.mkdtemp(prefix="c-", dir=directory))
+            # Its name has our process number, so that `uninstall` can tell whether we are gone.
+            prefix = f"c-{os.getpid()}-"
+            self._socket_directory = Path(tempfile.mkdtemp(prefix=prefix, dir=directory))
         try:
             argv = [*self.ssh_argv(master=True), "-s", self.alias, "sftp"]
             self._ssh = await start_async(argv, own_group=not self.ask)
