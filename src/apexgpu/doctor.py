@@ -192,12 +192,14 @@ def _check_agent(session: Session) -> Iterator[Finding]:
 
 
 def _check_key(session: Session) -> Iterator[Finding]:
-    from apexgpu.sshfiles.agent import list_agent_keys
+    from apexgpu import keys
     from apexgpu.sshfiles.checks import check_key
+    from apexgpu.sshfiles.userkeys import ask_agents
 
     account = session.account
-    agent_keys = list_agent_keys(session.runner)
-    return check_key(account.identity_file, account.fingerprint, agent_keys)
+    offered = keys.offered_keys(session, account.hosts)
+    agent_keys, _silent = ask_agents(offered)
+    return check_key(account.identity_file, account.fingerprint, agent_keys, session.runner)
 
 
 def _check_iam(session: Session) -> Iterator[Finding]:

@@ -9,20 +9,21 @@
 A key is also listed if only this laptop or its ssh-agent has it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu import credentials
 from apexgpu.credentials import NO_OPTIONS, PasswordOptions
-from apexgpu.errors import UsageError
+from apexgpu.errors import ConfigError, UsageError
 from apexgpu.iam import publickeys
 from apexgpu.iam.client import IamClient
 from apexgpu.iam.publickeys import fingerprint, parse_all
-from apexgpu.models import PublicKey
+from apexgpu.models import Host, PublicKey
 from apexgpu.results import JsonObject, Result
 from apexgpu.session import Session
 from apexgpu.sshfiles.keys import read_public
+from apexgpu.sshfiles.offeredkeys import OfferedKeys, find_offered_keys
 from apexgpu.sshfiles.userkeys import KnownKey, list_known_keys
 
 
@@ -84,7 +85,7 @@ def add(
     Raises ConfigError (no usable key in the file), LoginError (refused password), RefusedError or
     UnreachableError (IAM), DeclinedError (no consent to plain http, or nobody to ask).
     """
-    public = read_public(path)
+    public = read_public(path, session.runner)
     changed = _change_keys(
         session,
         lambda stored: publickeys.add_key(stored, public),
@@ -140,12 +141,23 @@ def _change_keys(session: Session, change: Callable[[str], str], options: Passwo
 
 def known_keys(session: Session, client: IamClient) -> tuple[KnownKey, ...]:
     """Return every key that IAM, this laptop or the agent has; `client` is the way to IAM."""
+    try:
+        offered = offered_keys(session, session.hosts_known_so_far)
+    except ConfigError as error:
+        session.reporter.warn(error.message, hint=error.hint)
+        offered = OfferedKeys()
     return list_known_keys(
+        offered,
         directory(session),
         client.keys_text(session.user) or "",
         session.runner,
         login_fingerprint=session.account.fingerprint,
     )
+
+
+def offered_keys(session: Session, hosts: Sequence[Host]) -> OfferedKeys:
+    """Return which key files and agents ssh uses for `hosts`. Raises ConfigError if ssh cannot tell."""
+    return find_offered_keys(session.settings.ssh_config, hosts, session.runner)
 
 
 def directory(session: Session) -> Path:

@@ -18,7 +18,7 @@ from typing import ClassVar
 from apexgpu import account as accounts
 from apexgpu import containers, credentials, keys, manyhosts, sshconfig
 from apexgpu.credentials import NO_OPTIONS, PasswordOptions
-from apexgpu.errors import DeclinedError, LoginError, UsageError
+from apexgpu.errors import ConfigError, DeclinedError, LoginError, UnreachableError, UsageError
 from apexgpu.iam.client import IamClient, valid_user
 from apexgpu.iam.publickeys import add_key, fingerprint
 from apexgpu.iam.publish import KeyPublisher
@@ -30,9 +30,12 @@ from apexgpu.secret import Secret
 from apexgpu.session import Session
 from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.sshfiles import configfile
-from apexgpu.sshfiles.agent import add_to_agent, list_agent_keys
+from apexgpu.sshfiles.agent import add_to_agent
+from apexgpu.sshfiles.agentquery import DEFAULT_AGENT
+from apexgpu.sshfiles.keyfiles import why_not_usable
 from apexgpu.sshfiles.keys import KeyPair, generate, load
-from apexgpu.sshfiles.userkeys import KnownKey, choose_pair
+from apexgpu.sshfiles.offeredkeys import OfferedKeys
+from apexgpu.sshfiles.userkeys import KnownKey, ask_agents, find_keys
 from apexgpu.text import counted
 
 
@@ -161,7 +164,7 @@ def login(
     to_register = _hosts_to_register(session, register, register_all)
     configfile.read_config(session.settings.ssh_config)  # raises if it cannot be used
 
-    pair = _choose_key(session, key, stored)
+    pair = _choose_key(session, hosts, key, stored)
     passwords = credentials.password_source(session, password)
     publisher = credentials.key_publisher(
         session, client, lambda keys: add_key(keys, pair.public), passwords
@@ -212,15 +215,102 @@ def _hosts_to_register(session: Session, patterns: Sequence[str], every_host: bo
     return []
 
 
-def _choose_key(session: Session, wanted: Path | None, stored: str) -> KeyPair:
-    """Return the key `wanted`, one that IAM has in `stored`, the best one there is, or a new one."""
+def _choose_key(
+    session: Session, hosts: Sequence[Host], wanted: Path | None, stored: str
+) -> KeyPair:
+    """Return the key `wanted`, that of the last login, the best one there is, or a new one.
+
+    `stored` are the keys that IAM has, as authorized_keys text.
+    """
+    offered = keys.offered_keys(session, hosts)
     if wanted is not None:
+        agent_keys, _silent = ask_agents(offered)
         # The path is remembered, so it must not depend on the working directory.
-        path = wanted.expanduser().absolute()
-        return load(path, list_agent_keys(session.runner))
+        return load(wanted.expanduser().absolute(), agent_keys, session.runner)
+    pair = _key_of_last_login(session, offered)
+    if pair is not None:
+        return pair
     directory = keys.directory(session)
-    pair = choose_pair(directory, stored, session.runner)
-    return pair or _make_key(session, directory / "id_ed25519")
+    found = find_keys(offered, directory, session.runner)
+    for agent in found.silent_agents:
+        session.reporter.warn(
+            f"{_describe_agent(agent)} does not answer, so its keys are not considered"
+        )
+    pair = found.best(stored)
+    if pair is not None:
+        return pair
+    _report_unusable_files(session, offered)
+    _check_no_vault(session, offered)
+    return _make_key(session, directory / "id_ed25519")
+
+
+def _key_of_last_login(session: Session, offered: OfferedKeys) -> KeyPair | None:
+    """Return the key that the last login of this account used, None if it cannot be used any more.
+
+    Raises UnreachableError if an agent has it that does not answer.
+    """
+    account = session.account
+    if account.user != session.user or not account.fingerprint:
+        return None
+    agent_keys, silent = ask_agents(offered)
+    if account.identity_file:
+        problem = f"{account.identity_file} contains another key now"
+        try:
+            pair = load(Path(account.identity_file), agent_keys, session.runner)
+        except ConfigError as error:
+            problem = error.message
+        else:
+            if fingerprint(pair.public) == account.fingerprint:
+                return pair
+    else:
+        for key in agent_keys:
+            if fingerprint(key) == account.fingerprint:
+                return KeyPair(None, key, "agent", encrypted=False)
+        if silent:
+            raise UnreachableError(
+                f"{_describe_agent(silent[0])} does not answer; it has the key"
+                f" {account.fingerprint} of your last login (unlock it, and log in again)",
+                hint="ssh-add -l",
+            )
+        problem = "ssh-agent does not have it any more"
+    session.reporter.warn(
+        f"the key of your last login, {account.fingerprint}, cannot be used: {problem}"
+    )
+    return None
+
+
+def _describe_agent(agent: str) -> str:
+    if agent == DEFAULT_AGENT:
+        return "ssh-agent"
+    return f"the agent {agent} (IdentityAgent in your ssh config)"
+
+
+def _report_unusable_files(session: Session, offered: OfferedKeys) -> None:
+    """Say why the key files that ssh would offer cannot be used, before a new key is made."""
+    for path in offered.files:
+        if path.is_file():
+            reason = why_not_usable(path, session.runner)
+            if reason is not None:
+                session.reporter.warn(reason.message, hint=reason.hint)
+
+
+def _check_no_vault(session: Session, offered: OfferedKeys) -> None:
+    """Ask before a new key file is made where the user keeps the keys in a vault.
+
+    Raises DeclinedError if the user does not agree. `--yes` does not agree to that.
+    """
+    if not offered.configured_agents:
+        return
+    message = (
+        f"{_describe_agent(offered.configured_agents[0])} has no key that can be used"
+        " (is it locked?), so no key was made and nothing was sent"
+    )
+    hint = "ssh-keygen -t ed25519"
+    if session.yes or not session.reporter.can_ask:
+        raise DeclinedError(message, hint=hint, code="no_key")
+    session.reporter.warn(message.removesuffix(", so no key was made and nothing was sent"))
+    if not session.reporter.confirm("Make a new key file anyway?"):
+        raise DeclinedError(message, hint=hint, code="no_key")
 
 
 def _make_key(session: Session, path: Path) -> KeyPair:

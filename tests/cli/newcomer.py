@@ -191,6 +191,11 @@ class Newcomer:
         """The user's ssh config."""
         return self.ssh / "config"
 
+    def configure(self, text: str) -> None:
+        """Write the user's ssh config."""
+        self.ssh.mkdir(mode=0o700, exist_ok=True)
+        self.config.write_text(text)
+
     @property
     def state(self) -> Path:
         """Where apexgpu remembers things."""
@@ -247,11 +252,23 @@ def newcomer(
 
 
 def _believe_in_home(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An `ssh` before the real one in PATH: ssh takes its home from the password database, not from HOME."""
+    """An `ssh` before the real one in PATH: ssh takes its home from the password database, not from HOME.
+
+    `ssh -G` prints its default key files with a `~`, which stands for that home.
+    """
     directory.mkdir()
     script = directory / "ssh"
     script.write_text(
-        '#!/bin/sh\nexec /usr/bin/ssh -o "UserKnownHostsFile=$HOME/.ssh/known_hosts" "$@"\n'
+        """#!/bin/sh
+case " $* " in
+*" -G "*)
+    exec 3>&1
+    status=$( { { /usr/bin/ssh -o "UserKnownHostsFile=$HOME/.ssh/known_hosts" "$@"; echo $? >&4; } |
+        sed "s#^identityfile ~/#identityfile $HOME/#" >&3; } 4>&1 )
+    exit "$status"
+esac
+exec /usr/bin/ssh -o "UserKnownHostsFile=$HOME/.ssh/known_hosts" "$@"
+"""
     )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")

@@ -1,7 +1,11 @@
 """login, logout and whoami against the lab: a whole first day, a second one, and which key is taken."""
 
 import os
+import re
+import signal
 import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -41,6 +45,40 @@ def key(path: Path, kind: str = "ed25519", comment: str = "") -> str:
 def blob(line: str) -> str:
     """What identifies a key."""
     return parse_all(line)[0].blob
+
+
+@dataclass
+class Vault:
+    """An agent at a socket that only the ssh config names, as those of 1Password and Secretive."""
+
+    process: "subprocess.Popen[bytes]"
+    socket: Path
+    keys: Path
+
+    def add(self, name: str, kind: str = "ed25519") -> str:
+        """Make a key that only this agent has; the line of its public half."""
+        line = key(self.keys / name, kind)
+        subprocess.run(
+            ["ssh-add", "-q", str(self.keys / name)],
+            check=True,
+            timeout=LIMIT,
+            capture_output=True,
+            env={**os.environ, "SSH_AUTH_SOCK": str(self.socket)},
+        )
+        (self.keys / name).unlink()
+        return line
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    socket = tmp_path / "Group Containers" / "agent.sock"
+    socket.parent.mkdir()
+    argv = ["ssh-agent", "-D", "-a", str(socket)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as agent:
+        assert agent.stdout is not None
+        agent.stdout.readline()
+        yield Vault(agent, socket, tmp_path / "vault")
+        agent.kill()
 
 
 class TestTheFirstDay:
@@ -162,9 +200,111 @@ class TestWhichKey:
     def test_ed25519_before_others(self, new: Newcomer) -> None:
         key(new.ssh / "id_rsa", "rsa")
         key(new.ssh / "id_ecdsa", "ecdsa")
+        line = key(new.ssh / "id_ed25519", "ed25519")
+        assert self.chosen(new) == blob(line)
+
+    def test_one_that_ssh_offers_before_a_better_one_that_it_does_not(self, new: Newcomer) -> None:
+        line = key(new.ssh / "id_rsa", "rsa")
+        key(new.ssh / "work", "ed25519")
+        assert self.chosen(new) == blob(line)
+
+    def test_one_in_ssh_s_directory_before_a_new_one(self, new: Newcomer) -> None:
         line = key(new.ssh / "work", "ed25519")
         assert self.chosen(new) == blob(line)
         assert f"IdentityFile {new.ssh / 'work'}" in new.config.read_text()
+
+    def test_the_one_that_the_config_names_before_all(self, new: Newcomer) -> None:
+        key(new.ssh / "id_ed25519")
+        (new.ssh / "keys").mkdir()
+        line = key(new.ssh / "keys" / "my work", "rsa")
+        new.configure(f'Host gpu*\n  IdentityFile "{new.ssh}/keys/my work"\n')
+        said = new.log_in()
+        assert said.code == 0, said.err
+        assert "made a new key" not in said.err
+        assert blob(new.stored()) == blob(line)
+
+    def test_one_in_an_agent_that_the_config_names(self, new: Newcomer, vault: Vault) -> None:
+        line = vault.add("in_vault")
+        new.configure(f'Host *\n  IdentityAgent "{vault.socket}"\n')
+        with new.at_terminal("login", "alice", "--yes", "--accept-new") as child:
+            child.expect("Domain password")
+            child.sendline(new.password())
+            assert ended(child) == 0
+        assert blob(new.stored()) == blob(line)
+        rows = new.run("keys", "list", "--json").json["keys"]
+        assert [row["known"] for row in rows] == [["iam", "agent", "login"]]
+        public = new.home / "in_vault.pub"
+        public.write_text(line + "\n")
+        with new.at_terminal("login", "--key", str(public), "--yes", "--accept-new") as child:
+            assert ended(child) == 0
+
+    @pytest.mark.parametrize("state", ["empty", "gone", "silent"])
+    def test_no_key_file_is_made_where_the_keys_are_in_a_vault(
+        self, new: Newcomer, vault: Vault, state: str
+    ) -> None:
+        if state == "gone":
+            vault.process.kill()
+            vault.process.wait(LIMIT)
+        if state == "silent":
+            vault.process.send_signal(signal.SIGSTOP)
+        new.configure(f'Host *\n  IdentityAgent "{vault.socket}"\n')
+        said = new.log_in()
+        assert said.code == 7
+        assert f"the agent {vault.socket} (IdentityAgent in your ssh config) has no key" in said.err
+        assert "hint: ssh-keygen -t ed25519" in said.err
+        assert ("does not answer" in said.err) == (state == "silent")
+        assert new.spy.posts == []
+        assert [path.name for path in new.ssh.iterdir()] == ["config"]
+
+    def test_a_key_file_is_made_beside_a_vault_if_the_user_asks_for_it(
+        self, new: Newcomer, vault: Vault
+    ) -> None:
+        new.configure(f'Host *\n  IdentityAgent "{vault.socket}"\n')
+        with new.at_terminal("login", "alice") as child:
+            child.expect(r"Make a new key file anyway\? \[y/N\]: ")
+            child.sendline("y")
+            child.expect("Passphrase for the new key")
+            child.sendline("")
+            child.expect("Domain password of alice: ")
+            child.sendline(new.password())
+            child.expect("Write this into")
+            child.sendline("n")
+            assert ended(child) == 7
+        assert (new.ssh / "id_ed25519").exists()
+
+    def test_the_choice_lasts_until_another_is_made(self, new: Newcomer) -> None:
+        key(new.ssh / "id_ed25519")
+        line = key(new.ssh / "work", "rsa")
+        assert new.log_in("--key", str(new.ssh / "work")).code == 0
+        for _ in range(2):
+            said = new.log_in("--json")
+            assert said.json["key"]["path"] == str(new.ssh / "work")
+            assert not said.json["changed"]
+        (new.ssh / "work").unlink()
+        said = new.log_in("--json")
+        assert "the key of your last login" in said.err
+        assert said.json["key"]["path"] == str(new.ssh / "id_ed25519")
+        assert blob(line) in new.stored()
+
+    def test_a_file_that_this_ssh_cannot_read_is_not_chosen_and_the_way_out_is_shown(
+        self, new: Newcomer
+    ) -> None:
+        new.ssh.mkdir(mode=0o700, exist_ok=True)
+        path = new.ssh / "id_ed25519"
+        argv = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(path)]
+        subprocess.run(argv, check=True, timeout=LIMIT, capture_output=True)
+        path.chmod(0o600)
+        argv = ["ssh-keygen", "-y", "-P", "", "-f", str(path)]
+        if subprocess.run(argv, check=False, capture_output=True, timeout=LIMIT).returncode == 0:
+            pytest.skip("this ssh reads ed25519 keys in PKCS#8 format")
+        said = new.log_in("--json")
+        assert said.code == 0
+        assert said.json["key"]["path"] == str(new.ssh / "id_ed25519_apexgpu")
+        hint = re.search(r"hint: (.*convertkey.*)", said.err)
+        assert "an ed25519 key in PKCS#8 format" in said.err
+        assert hint
+        subprocess.run(hint[1], shell=True, check=True, timeout=LIMIT, capture_output=True)
+        assert new.log_in("--key", f"{path}_openssh").code == 0
 
     def test_none_without_its_private_half(self, new: Newcomer) -> None:
         key(new.ssh / "id_ed25519")

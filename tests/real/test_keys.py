@@ -85,7 +85,7 @@ def test_a_line_is_read_as_sshd_reads_it(line: str, key: PublicKey | None) -> No
 
 
 def test_fingerprint_is_that_of_ssh_keygen(keygen: "Keygen") -> None:
-    key = read_public(keygen("id_ed25519", "ed25519").with_suffix(".pub"))
+    key = read_public(keygen("id_ed25519", "ed25519").with_suffix(".pub"), LocalRunner())
     told = subprocess.run(
         ["ssh-keygen", "-lf", keygen.directory / "id_ed25519.pub"], capture_output=True, check=True
     )
@@ -205,7 +205,7 @@ def test_best_key_comes_first(keygen: Keygen) -> None:
     keygen("work", "ed25519")
     keygen("id_ed25519", "ed25519", passphrase="secret")
     keygen("small", "rsa", "-b", "1024")
-    assert names(discover(keygen.directory, [])) == [
+    assert names(discover(keygen.directory, [], LocalRunner())) == [
         ("work", "file", False),
         ("id_ed25519", "file", True),
         ("id_ecdsa", "file", False),
@@ -216,8 +216,8 @@ def test_best_key_comes_first(keygen: Keygen) -> None:
 def test_a_key_in_the_agent_comes_before_one_that_is_not(keygen: Keygen) -> None:
     keygen("a", "ed25519")
     keygen("loaded", "ed25519", passphrase="secret")
-    agent = [read_public(keygen.directory / "loaded.pub")]
-    assert names(discover(keygen.directory, agent)) == [
+    agent = [read_public(keygen.directory / "loaded.pub", LocalRunner())]
+    assert names(discover(keygen.directory, agent, LocalRunner())) == [
         ("loaded", "agent", True),
         ("a", "file", False),
     ]
@@ -227,10 +227,10 @@ def test_a_pub_whose_private_half_is_missing_is_not_offered_unless_the_agent_has
     keygen: Keygen,
 ) -> None:
     keygen("id_ed25519", "ed25519").unlink()
-    public = read_public(keygen.directory / "id_ed25519.pub")
-    assert discover(keygen.directory, []) == []
+    public = read_public(keygen.directory / "id_ed25519.pub", LocalRunner())
+    assert discover(keygen.directory, [], LocalRunner()) == []
     from_agent = PublicKey(public.kind, public.blob, "(stdin)")
-    assert discover(keygen.directory, [from_agent]) == [
+    assert discover(keygen.directory, [from_agent], LocalRunner()) == [
         KeyPair(None, public, "agent", encrypted=False)
     ]
 
@@ -240,9 +240,9 @@ def test_the_public_part_of_a_lonely_private_key_is_read_without_its_passphrase(
     keygen: Keygen, passphrase: str
 ) -> None:
     path = keygen("id_ed25519", "ed25519", passphrase=passphrase)
-    public = read_public(path.with_suffix(".pub"))
+    public = read_public(path.with_suffix(".pub"), LocalRunner())
     path.with_suffix(".pub").unlink()
-    (pair,) = discover(keygen.directory, [])
+    (pair,) = discover(keygen.directory, [], LocalRunner())
     assert (pair.path, pair.public.blob, pair.encrypted) == (path, public.blob, bool(passphrase))
 
 
@@ -250,19 +250,21 @@ def test_the_public_part_of_a_lonely_private_key_is_read_without_its_passphrase(
 def test_old_pem_keys_are_offered_with_their_pub(keygen: Keygen, passphrase: str) -> None:
     path = keygen("id_rsa", "rsa", "-b", "2048", "-m", "PEM", passphrase=passphrase)
     assert path.read_text().startswith("-----BEGIN RSA PRIVATE KEY")
-    assert names(discover(keygen.directory, [])) == [("id_rsa", "file", bool(passphrase))]
+    assert names(discover(keygen.directory, [], LocalRunner())) == [
+        ("id_rsa", "file", bool(passphrase))
+    ]
     path.with_suffix(".pub").unlink()
     # Only an unencrypted one tells its public part.
-    assert len(discover(keygen.directory, [])) == (0 if passphrase else 1)
+    assert len(discover(keygen.directory, [], LocalRunner())) == (0 if passphrase else 1)
 
 
 def test_a_pub_of_another_key_spoils_the_pair(keygen: Keygen) -> None:
     path = keygen("id_ed25519", "ed25519")
     keygen("other", "ed25519")
     path.with_suffix(".pub").write_bytes((keygen.directory / "other.pub").read_bytes())
-    assert names(discover(keygen.directory, [])) == [("other", "file", False)]
+    assert names(discover(keygen.directory, [], LocalRunner())) == [("other", "file", False)]
     with pytest.raises(ConfigError, match="belongs to another key"):
-        load(path)
+        load(path, (), LocalRunner())
 
 
 @pytest.mark.skipif(
@@ -271,10 +273,10 @@ def test_a_pub_of_another_key_spoils_the_pair(keygen: Keygen) -> None:
 def test_files_of_another_user_are_not_offered(keygen: Keygen) -> None:
     path = keygen("id_ed25519", "ed25519")
     os.chown(path.with_suffix(".pub"), 12345, -1)
-    (pair,) = discover(keygen.directory, [])
-    assert pair.public.comment == ""  # the public part is the private file's own, not that .pub's
+    (pair,) = discover(keygen.directory, [], LocalRunner())
+    assert pair.public.comment == "c-id_ed25519"  # the private file's own, not that .pub's
     os.chown(path, 12345, -1)
-    assert discover(keygen.directory, []) == []
+    assert discover(keygen.directory, [], LocalRunner()) == []
 
 
 def test_a_private_key_that_others_may_read_is_not_offered_for_ssh_ignores_it(
@@ -282,9 +284,9 @@ def test_a_private_key_that_others_may_read_is_not_offered_for_ssh_ignores_it(
 ) -> None:
     path = keygen("id_ed25519", "ed25519")
     path.chmod(0o644)
-    assert discover(keygen.directory, []) == []
+    assert discover(keygen.directory, [], LocalRunner()) == []
     with pytest.raises(ConfigError, match="others may read it") as told:
-        load(path)
+        load(path, (), LocalRunner())
     assert told.value.hint == f"chmod 600 {path}"
 
 
@@ -303,9 +305,9 @@ def test_a_key_whose_line_ends_ssh_cannot_read_is_refused_with_the_cure(
         ).returncode
         != 0
     )
-    assert discover(path.parent, []) == []
+    assert discover(path.parent, [], LocalRunner()) == []
     with pytest.raises(ConfigError, match="Windows line endings") as caught:
-        load(path)
+        load(path, (), LocalRunner())
     subprocess.run(["sh", "-c", caught.value.hint or ""], check=True)
     assert (
         subprocess.run(
@@ -313,7 +315,7 @@ def test_a_key_whose_line_ends_ssh_cannot_read_is_refused_with_the_cure(
         ).returncode
         == 0
     )
-    assert load(path).path == path
+    assert load(path, (), LocalRunner()).path == path
 
 
 def test_certificates_and_dsa_and_unknown_types_are_never_offered(keygen: Keygen) -> None:
@@ -336,7 +338,7 @@ def test_certificates_and_dsa_and_unknown_types_are_never_offered(keygen: Keygen
         PublicKey("ssh-dss", blob(b"ssh-dss", b"p", b"q", b"g", b"y")),
         PublicKey("ssh-mldsa@example.org", FUTURE),
     ]
-    assert names(discover(keygen.directory, agent)) == [
+    assert names(discover(keygen.directory, agent, LocalRunner())) == [
         ("ca", "file", False),
         ("id_ed25519", "file", False),
     ]
@@ -352,7 +354,7 @@ def test_hardware_keys_come_last() -> None:
     hardware = PublicKey(
         "sk-ssh-ed25519@openssh.com", blob(b"sk-ssh-ed25519@openssh.com", bytes(32), b"ssh:")
     )
-    found = discover(Path("/nonexistent"), [hardware, KEY])
+    found = discover(Path("/nonexistent"), [hardware, KEY], LocalRunner())
     assert [pair.public.kind for pair in found] == ["ssh-ed25519", "sk-ssh-ed25519@openssh.com"]
 
 
@@ -374,7 +376,9 @@ def test_sockets_pipes_directories_and_huge_files_do_no_harm(
         Path(name).chmod(0o600)
     with socket.socket(socket.AF_UNIX) as master:
         master.bind("master")
-        assert names(discover(keygen.directory, [])) == [("id_ed25519", "file", False)]
+        assert names(discover(keygen.directory, [], LocalRunner())) == [
+            ("id_ed25519", "file", False)
+        ]
 
 
 def test_a_cut_private_key_is_never_offered(keygen: Keygen) -> None:
@@ -383,7 +387,7 @@ def test_a_cut_private_key_is_never_offered(keygen: Keygen) -> None:
     path.with_suffix(".pub").unlink()
     for length in range(0, len(whole) - 1, 7):
         path.write_bytes(whole[:length])
-        assert discover(keygen.directory, []) == []
+        assert discover(keygen.directory, [], LocalRunner()) == []
 
 
 @pytest.mark.parametrize("passphrase", [None, "correct horse"])
@@ -402,7 +406,7 @@ def test_a_new_key_is_one_that_openssh_reads(isolated: Path, passphrase: str | N
     )
     assert told.stdout.split()[1].decode() == pair.public.blob
     assert (pair.path.parent / "id_ed25519.pub").read_text() == f"{pair.public.line}\n"
-    assert discover(pair.path.parent, []) == [pair]
+    assert discover(pair.path.parent, [], LocalRunner()) == [pair]
     if passphrase:
         wrong = subprocess.run(
             ["ssh-keygen", "-y", "-P", "", "-f", pair.path], capture_output=True, check=False
@@ -436,7 +440,7 @@ def test_a_temporary_file_of_a_killed_run_is_not_offered(isolated: Path) -> None
     pair = generate(isolated / ".ssh" / "id_ed25519", comment="a", passphrase=None)
     assert pair.path is not None
     pair.path.rename(pair.path.with_name(".id_ed25519.x.tmp"))
-    assert discover(isolated / ".ssh", []) == []
+    assert discover(isolated / ".ssh", [], LocalRunner()) == []
 
 
 def test_a_directory_that_cannot_be_written_is_named(isolated: Path) -> None:
@@ -447,20 +451,26 @@ def test_a_directory_that_cannot_be_written_is_named(isolated: Path) -> None:
 
 def test_load_takes_either_half(keygen: Keygen) -> None:
     path = keygen("mine", "ed25519", passphrase="x")
-    expected = KeyPair(path, read_public(path.with_suffix(".pub")), "file", encrypted=True)
-    assert load(path) == load(path.with_suffix(".pub")) == expected
-    assert load(path, [expected.public]).source == "agent"
+    expected = KeyPair(
+        path, read_public(path.with_suffix(".pub"), LocalRunner()), "file", encrypted=True
+    )
+    assert (
+        load(path, (), LocalRunner())
+        == load(path.with_suffix(".pub"), (), LocalRunner())
+        == expected
+    )
+    assert load(path, [expected.public], LocalRunner()).source == "agent"
 
 
 def test_load_takes_a_lonely_pub_when_the_agent_has_it(keygen: Keygen) -> None:
     path = keygen("mine", "ed25519")
     path.unlink()
-    public = read_public(path.with_suffix(".pub"))
-    assert load(path.with_suffix(".pub"), [public]) == KeyPair(
+    public = read_public(path.with_suffix(".pub"), LocalRunner())
+    assert load(path.with_suffix(".pub"), [public], LocalRunner()) == KeyPair(
         None, public, "agent", encrypted=False
     )
     with pytest.raises(ConfigError, match="private key is neither"):
-        load(path.with_suffix(".pub"))
+        load(path.with_suffix(".pub"), (), LocalRunner())
 
 
 REFUSED: dict[str, tuple[Callable[[Keygen], Path], str]] = {
@@ -511,19 +521,21 @@ def test_a_given_key_that_is_no_good_is_refused_with_the_reason(
     keygen: Keygen, make: Callable[[Keygen], Path], reason: str
 ) -> None:
     path = make(keygen)
-    for read in (load, read_public):
-        with pytest.raises(ConfigError, match=reason) as told:
-            read(path)
-        assert told.value.hint
+    with pytest.raises(ConfigError, match=reason) as told:
+        load(path, (), LocalRunner())
+    assert told.value.hint
+    with pytest.raises(ConfigError, match=reason) as told:
+        read_public(path, LocalRunner())
+    assert told.value.hint
 
 
 def test_read_public_gives_the_public_part_of_a_private_file_and_drops_options(
     keygen: Keygen,
 ) -> None:
     path = keygen("mine", "ed25519")
-    public = read_public(path)
-    assert public == read_public(path.with_suffix(".pub"))
-    assert read_public(written(keygen, f"no-pty {public.line}")) == public
+    public = read_public(path, LocalRunner())
+    assert public == read_public(path.with_suffix(".pub"), LocalRunner())
+    assert read_public(written(keygen, f"no-pty {public.line}"), LocalRunner()) == public
 
 
 class FakeRunner(LocalRunner):

@@ -11,6 +11,7 @@ from apexgpu.process import LocalRunner
 from apexgpu.ssh import route as routes
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import Route
+from apexgpu.sshfiles.sshhome import home
 
 pytestmark = pytest.mark.openssh
 
@@ -109,7 +110,7 @@ def test_files_that_are_none_are_no_files(tmp_path: Path) -> None:
         "GlobalKnownHostsFile none",
     )
     assert found.identity_files == []
-    assert found.known_hosts_files == [Path("/x/known"), Path(routes.home()) / "y"]
+    assert found.known_hosts_files == [Path("/x/known"), Path(home()) / "y"]
 
 
 def test_a_config_that_is_not_there_is_none(tmp_path: Path) -> None:

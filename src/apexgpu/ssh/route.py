@@ -12,6 +12,7 @@ from apexgpu import readers
 from apexgpu.errors import ConfigError
 from apexgpu.models import Target
 from apexgpu.process import Runner
+from apexgpu.sshfiles.sshhome import home
 from apexgpu.text import last_line
 
 _TIME_LIMIT = 10  # seconds for `ssh -G`; it is local, but a `Match exec` may run any program
@@ -101,18 +102,6 @@ def _path(name: str) -> Path:
     if name.startswith("~/"):
         return Path(home() + name[1:])
     return Path(name)
-
-
-def home() -> str:
-    """The home directory as ssh determines it: from the password database, not from $HOME."""
-    try:
-        import pwd
-    except ImportError:  # on Windows, ssh uses the profile directory
-        return str(Path.home())
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:
-        return str(Path.home())
 
 
 def config_arguments(config: Path) -> list[str]:

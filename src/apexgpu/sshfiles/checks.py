@@ -43,7 +43,7 @@ def check_agent(runner: Runner) -> Iterator[Finding]:
 
 
 def check_key(
-    identity_file: str, registered: str, agent_keys: Sequence[PublicKey]
+    identity_file: str, registered: str, agent_keys: Sequence[PublicKey], runner: Runner
 ) -> Iterator[Finding]:
     """Check that the key of the last login can still be used.
 
@@ -67,7 +67,7 @@ def check_key(
                 "key", f"the agent does not have {registered} any more", "apexgpu login"
             )
         return
-    pair = keys.load(Path(identity_file), agent_keys)
+    pair = keys.load(Path(identity_file), agent_keys, runner)
     present = fingerprint(pair.public)
     if present != registered:
         yield Finding.problem(

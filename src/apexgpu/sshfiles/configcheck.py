@@ -20,7 +20,9 @@ from apexgpu.sshfiles import configblock
 MAX_OTHER_NAMES = 25
 """How many of the user's own names are compared before and after a merge."""
 
-_TIMEOUT = 5.0  # one name may have to wait for DNS (CanonicalizeHostname) or for a `Match exec`
+TIME_LIMIT = 30.0
+"""Seconds for one `ssh -G`: it may have to wait for DNS (CanonicalizeHostname) or a `Match exec`."""
+
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _NOISE = ("Pseudo-terminal will not", "terminating,")
 _KEEP_FILE_HINT = "apexgpu config sync --include"
@@ -47,13 +49,17 @@ class Resolved:
     err: bytes
     timed_out: bool = False
 
-    def options(self) -> dict[str, str]:
-        """Return each keyword (in lower case) with its first value."""
-        options: dict[str, str] = {}
+    def all_options(self) -> dict[str, list[str]]:
+        """Return each keyword (in lower case) with its values in order."""
+        options: dict[str, list[str]] = {}
         for line in self.out.decode("utf-8", "replace").splitlines():
             keyword, _, value = line.partition(" ")
-            options.setdefault(keyword, value)
+            options.setdefault(keyword, []).append(value)
         return options
+
+    def options(self) -> dict[str, str]:
+        """Return each keyword (in lower case) with its first value."""
+        return {keyword: values[0] for keyword, values in self.all_options().items()}
 
     def destination(self) -> SshDestination:
         """Return where ssh would connect to."""
@@ -114,7 +120,7 @@ def resolve(config: Path, names: Iterable[str], runner: Runner) -> dict[str, Res
 def _resolve(config: Path, name: str, runner: Runner) -> Resolved:
     argv = ["ssh", "-G", "-F", str(config), "--", name]
     try:
-        completed = runner.run(argv, timeout=_TIMEOUT)
+        completed = runner.run(argv, timeout=TIME_LIMIT)
     except UnreachableError as error:
         return Resolved(-1, b"", error.message.encode(), timed_out=True)
     return Resolved(completed.code, completed.out, completed.err)

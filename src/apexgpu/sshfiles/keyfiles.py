@@ -1,6 +1,7 @@
 """Single key files: whether ssh would use one, what is in it, and why it cannot be used."""
 
 import os
+import re
 import shlex
 import stat
 import sys
@@ -9,9 +10,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from apexgpu.errors import ConfigError
+from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.models import PublicKey
+from apexgpu.process import Completed, Runner
 from apexgpu.sshfiles.privatekeys import (
     PrivateKey,
     has_line_ends_for_ssh,
@@ -20,6 +22,8 @@ from apexgpu.sshfiles.privatekeys import (
 )
 
 _LARGEST = 64 * 1024
+_KEYGEN_LIMIT = 10.0  # seconds
+_WRONG_PASSPHRASE = b"incorrect passphrase"
 
 
 def read_text(path: Path) -> str:
@@ -39,8 +43,8 @@ def read_text(path: Path) -> str:
 
 
 def is_private_text(text: str) -> bool:
-    """Return whether `text` starts like a private key file."""
-    return text.lstrip().startswith("-----BEGIN ") and "PRIVATE KEY-----" in text[:200]
+    """Return whether `text` may be a private key file. ssh accepts other text before a PEM key."""
+    return re.search(r"^-----BEGIN [A-Z ]*PRIVATE KEY-----", text, re.MULTILINE) is not None
 
 
 def list_private_candidates(directory: Path) -> list[Path]:
@@ -67,12 +71,18 @@ def read_public_files(directory: Path) -> Iterator[PublicKey]:
                 yield from parse_all(read_text(path))[:1]
 
 
-def read_usable_private(path: Path) -> tuple[PublicKey, bool] | None:
+def read_public_half(path: Path) -> PublicKey | None:
+    """Return the public key that ssh finds for the IdentityFile `path`: in that file, or in its .pub."""
+    return _read_public_file(path) or _read_public_beside(path)
+
+
+def read_usable_private(path: Path, runner: Runner) -> tuple[PublicKey, bool] | None:
     """Return the public part of the private key at `path`, and whether it is encrypted.
 
-    Return None if ssh could not use the file, or if its `.pub` file belongs to another key.
+    Return None if the installed ssh cannot use the file, or if its `.pub` file belongs to another
+    key.
     """
-    key = _read_private(path)
+    key = _read_private(path, runner)
     if key is None:
         return None
     published = _read_public_beside(path)
@@ -86,14 +96,17 @@ def read_usable_private(path: Path) -> tuple[PublicKey, bool] | None:
     return published or key.public, key.encrypted
 
 
-def public_part(path: Path, text: str) -> PublicKey:
+def public_part(path: Path, text: str, runner: Runner) -> PublicKey:
     """Return the public part of the private key file `path`, whose text is `text`.
 
     Raises:
         ConfigError: it cannot be derived, or the `.pub` file belongs to another key.
     """
-    write_pub_hint = f"ssh-keygen -y -f {path} > {path}.pub"
-    key = parse_private_key(text.encode("utf-8", "surrogateescape"))
+    quoted = shlex.quote(str(path))
+    write_pub_hint = f"ssh-keygen -y -f {quoted} > {quoted}.pub"
+    data = text.encode("utf-8", "surrogateescape")
+    # A key that this ssh cannot load may be in the agent: its public part is enough then.
+    key = _ask_ssh_keygen(path, data, runner) or parse_private_key(data)
     published = _read_public_beside(path)
     if key is not None and key.public is None and published is not None:
         return published
@@ -130,14 +143,21 @@ def only_public_key(path: Path, text: str) -> PublicKey:
     raise ConfigError(f"{path}: {reason}", hint="ls ~/.ssh/*.pub")
 
 
-def no_private_key_error(path: Path, private: Path) -> ConfigError:
-    """Return the error for a public key `path` whose private file `private` cannot be used."""
+def no_private_key_error(path: Path, private: Path, runner: Runner) -> ConfigError:
+    """Return the error for a key `path` whose private file `private` cannot be used."""
+    return why_not_usable(private, runner) or ConfigError(
+        f"{path}: its private key is neither in {private} nor in ssh-agent", hint="ssh-add -l"
+    )
+
+
+def why_not_usable(private: Path, runner: Runner) -> ConfigError | None:
+    """Return the error that says why ssh cannot use the private key file; None if there is none."""
     is_own = _is_own_file(private)
-    if is_own and not _is_private_enough(private):
+    if is_own and _is_readable_by_others(private):
         return ConfigError(
             f"{private}: others may read it, so ssh will not use it", hint=f"chmod 600 {private}"
         )
-    if private.exists() and not is_own:
+    if os.path.exists(private) and not is_own:  # noqa: PTH110  # no error for a closed directory
         return ConfigError(f"{private}: the file belongs to another user", hint=f"ls -l {private}")
     if is_own and not has_line_ends_for_ssh(private.read_bytes()):
         # Remove carriage returns and add a final newline; the new file is private from the start.
@@ -147,8 +167,22 @@ def no_private_key_error(path: Path, private: Path) -> ConfigError:
             f"{private}: the file has Windows line endings or no final newline; ssh cannot read it",
             hint=f"""printf '%s\\n' "$(tr -d '\\r' <{name})" >{new}""",
         )
+    if not is_own or not is_private_text(read_text(private)):
+        return None
+    reason = _ssh_keygen_error(private, runner)
+    if not reason:
+        return None
+    name = shlex.quote(str(private))
+    if _is_unread_ed25519(private):
+        # OpenSSH before 9.6 reads ed25519 keys in its own format only.
+        program = shlex.quote(sys.executable)
+        return ConfigError(
+            f"{private}: an ed25519 key in PKCS#8 format, which the ssh on this machine cannot"
+            " read (OpenSSH 9.6 and newer can); the command below writes a copy that it can read",
+            hint=f"{program} -m apexgpu.sshfiles.convertkey {name} {name}_openssh",
+        )
     return ConfigError(
-        f"{path}: its private key is neither in {private} nor in ssh-agent", hint="ssh-add -l"
+        f"ssh cannot read the private key {private}: {reason}", hint=f"ssh-keygen -y -f {name}"
     )
 
 
@@ -157,21 +191,72 @@ def same_key(first: PublicKey, second: PublicKey) -> bool:
     return (first.kind, first.blob) == (second.kind, second.blob)
 
 
-def _read_private(path: Path) -> PrivateKey | None:
+def _read_private(path: Path, runner: Runner) -> PrivateKey | None:
     """The private key at `path`, or None if ssh could not use the file."""
-    if not _is_own_file(path) or not _is_private_enough(path):
+    if not _is_own_file(path):
         return None
     with suppress(ConfigError):
         text = read_text(path)
-        data = text.encode("utf-8", "surrogateescape")
-        if is_private_text(text) and has_line_ends_for_ssh(data):
-            return parse_private_key(data)
+        if is_private_text(text):
+            return _ask_ssh_keygen(path, text.encode("utf-8", "surrogateescape"), runner)
     return None
+
+
+def _ask_ssh_keygen(path: Path, data: bytes, runner: Runner) -> PrivateKey | None:
+    """What the installed ssh reads from the private key file `path`; None if it cannot use it.
+
+    No library decides: which formats, ciphers and key types work depends on the installed ssh.
+    """
+    try:
+        completed = _load_without_passphrase(path, runner)
+    except MissingProgramError:
+        # Without OpenSSH on this machine, our own reader is the best there is.
+        return parse_private_key(data) if has_line_ends_for_ssh(data) else None
+    except UnreachableError:
+        return None
+    if completed.code == 0:
+        keys = parse_all(completed.text)
+        return PrivateKey(keys[0], encrypted=False) if keys else None
+    if _WRONG_PASSPHRASE not in completed.err:
+        return None
+    embedded = None
+    if b"-----BEGIN OPENSSH PRIVATE KEY-----" in data:
+        embedded = parse_private_key(data)
+    return PrivateKey(embedded.public if embedded else None, encrypted=True)
+
+
+def _load_without_passphrase(path: Path, runner: Runner) -> Completed:
+    argv = ["ssh-keygen", "-y", "-P", "", "-f", str(path)]
+    return runner.run(argv, timeout=_KEYGEN_LIMIT)
+
+
+def _ssh_keygen_error(path: Path, runner: Runner) -> str:
+    """ssh-keygen's reason for not loading the key file; "" if it can, or asks for a passphrase."""
+    try:
+        completed = _load_without_passphrase(path, runner)
+    except (MissingProgramError, UnreachableError):
+        return ""
+    if completed.code == 0 or _WRONG_PASSPHRASE in completed.err:
+        return ""
+    # The line is: Load key "PATH": REASON
+    return completed.last_error_line.rpartition('": ')[2]
+
+
+def _is_unread_ed25519(path: Path) -> bool:
+    """Whether the key file, which ssh cannot read, is a sound ed25519 key in PKCS#8 format."""
+    data = path.read_bytes()
+    if b"-----BEGIN PRIVATE KEY-----" not in data:
+        return False
+    key = parse_private_key(data)
+    return key is not None and key.public is not None and key.public.kind == "ssh-ed25519"
 
 
 def _read_public_beside(path: Path) -> PublicKey | None:
     """The key of the `.pub` file that belongs to `path`, if that file is this user's."""
-    pub = public_path(path)
+    return _read_public_file(public_path(path))
+
+
+def _read_public_file(pub: Path) -> PublicKey | None:
     if not _is_own_file(pub):
         return None
     with suppress(ConfigError):
@@ -187,10 +272,14 @@ def _is_own_file(path: Path) -> bool:
         status = path.stat()
     except OSError:
         return False
-    is_own = sys.platform == "win32" or status.st_uid == os.getuid()
+    # root may have put a key there for the user; anybody else could log in with it.
+    is_own = sys.platform == "win32" or status.st_uid in {os.getuid(), 0}
     return stat.S_ISREG(status.st_mode) and is_own and status.st_size <= _LARGEST
 
 
-def _is_private_enough(path: Path) -> bool:
-    # ssh ignores a key that others may read: to offer it would end in 'permission denied'.
-    return sys.platform == "win32" or not path.stat().st_mode & 0o077
+def _is_readable_by_others(path: Path) -> bool:
+    # ssh ignores such a key if it is the user's own (sshkey_perm_ok in authfile.c).
+    if sys.platform == "win32":
+        return False
+    status = path.stat()
+    return status.st_uid == os.getuid() and bool(status.st_mode & 0o077)

@@ -12,6 +12,7 @@ from typing import Literal
 from apexgpu.errors import ApexError, ConfigError
 from apexgpu.iam.publickeys import parse_line, rsa_bits
 from apexgpu.models import PublicKey
+from apexgpu.process import Runner
 from apexgpu.sshfiles.keyfiles import (
     is_private_text,
     list_private_candidates,
@@ -51,22 +52,20 @@ class KeyPair:
     encrypted: bool
 
 
-def discover(ssh_dir: Path, agent: Sequence[PublicKey]) -> list[KeyPair]:
+def discover(ssh_dir: Path, agent: Sequence[PublicKey], runner: Runner) -> list[KeyPair]:
     """Return the key pairs that a login can use, best first.
 
     The order is ed25519, ECDSA, RSA of 2048 bits or more, hardware keys. The private half is in
     `ssh_dir` or in `agent`. Certificates, DSA keys, files of other users and keys whose `.pub` file
-    belongs to another key are left out.
+    belongs to another key are left out, and files that the installed ssh cannot read.
     """
     pairs: dict[tuple[str, str], KeyPair] = {}
-    for path in list_private_candidates(ssh_dir):
-        pair = _pair_from_file(path)
-        if pair is not None and _why_unusable(pair.public) is None:
-            pairs.setdefault(_identity(pair.public), pair)
+    for pair in pairs_from_files(list_private_candidates(ssh_dir), runner):
+        pairs.setdefault(_identity(pair.public), pair)
     # The agent knows only the comment that a key was added with; the .pub file's is the user's own.
     comments = {_identity(public): public.comment for public in read_public_files(ssh_dir)}
     for public in agent:
-        if _why_unusable(public) is not None:
+        if why_unusable(public) is not None:
             continue
         identity = _identity(public)
         if identity in pairs:
@@ -74,10 +73,26 @@ def discover(ssh_dir: Path, agent: Sequence[PublicKey]) -> list[KeyPair]:
         else:
             named = replace(public, comment=comments.get(identity, public.comment))
             pairs[identity] = KeyPair(None, named, "agent", encrypted=False)
-    return sorted(pairs.values(), key=_preference)
+    return sorted(pairs.values(), key=preference)
 
 
-def load(path: Path, agent: Sequence[PublicKey] = ()) -> KeyPair:
+def pairs_from_files(paths: Sequence[Path], runner: Runner) -> list[KeyPair]:
+    """Return the key pairs of those private files that a login can use, in the order of `paths`."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    if not paths:
+        return []
+    # ssh-keygen reads each file: a few milliseconds, several at once.
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(lambda path: _pair_from_file(path, runner), paths))
+    pairs = []
+    for pair in read:
+        if pair is not None and why_unusable(pair.public) is None:
+            pairs.append(pair)
+    return pairs
+
+
+def load(path: Path, agent: Sequence[PublicKey], runner: Runner) -> KeyPair:
     """Return the key pair of `path`, which is its private or its public file.
 
     The private half must be in the file (for a public file, in the one beside it) or in `agent`.
@@ -90,7 +105,7 @@ def load(path: Path, agent: Sequence[PublicKey] = ()) -> KeyPair:
     text = read_text(path)
     if is_private_text(text):
         private = path
-        public = public_part(path, text)
+        public = public_part(path, text, runner)
     else:
         private = path.with_suffix("")
         public = only_public_key(path, text)
@@ -99,15 +114,15 @@ def load(path: Path, agent: Sequence[PublicKey] = ()) -> KeyPair:
     pair = None
     # A public file without the suffix .pub is not the neighbour of a private file.
     if path.suffix == ".pub" or private == path:
-        pair = _pair_from_file(private)
+        pair = _pair_from_file(private, runner)
     if pair is not None and same_key(pair.public, public):
         return replace(pair, source="agent" if in_agent else "file")
     if in_agent:
         return KeyPair(None, public, "agent", encrypted=False)
-    raise no_private_key_error(path, private)
+    raise no_private_key_error(path, private, runner)
 
 
-def read_public(path: Path) -> PublicKey:
+def read_public(path: Path, runner: Runner) -> PublicKey:
     """Return the public key in a file, which may be a key of another machine.
 
     Of a private key, only the public part is returned.
@@ -118,7 +133,7 @@ def read_public(path: Path) -> PublicKey:
     path = path.expanduser()
     text = read_text(path)
     if is_private_text(text):
-        public = public_part(path, text)
+        public = public_part(path, text, runner)
     else:
         public = only_public_key(path, text)
     _check_usable(path, public)
@@ -144,8 +159,8 @@ def generate(path: Path, *, comment: str, passphrase: str | None) -> KeyPair:
     return KeyPair(path, public, "file", encrypted=bool(passphrase))
 
 
-def _pair_from_file(path: Path) -> KeyPair | None:
-    private = read_usable_private(path)
+def _pair_from_file(path: Path, runner: Runner) -> KeyPair | None:
+    private = read_usable_private(path, runner)
     if private is None:
         return None
     public, encrypted = private
@@ -156,21 +171,21 @@ def _identity(key: PublicKey) -> tuple[str, str]:
     return (key.kind, key.blob)
 
 
-def _preference(pair: KeyPair) -> tuple[object, ...]:
-    """The sort key: the better type, then no passphrase prompt, then names that ssh tries itself."""
+def preference(pair: KeyPair) -> tuple[object, ...]:
+    """The key to sort pairs with: the better type, then no passphrase prompt, then names that ssh tries."""
     # ssh's own names (id_rsa) are short; "~" sorts a key without a file behind all names.
     name = pair.path.name if pair.path else "~"
     return (_RANKS[pair.public.kind], pair.source != "agent", pair.encrypted, len(name), name)
 
 
 def _check_usable(path: Path, public: PublicKey) -> None:
-    reason = _why_unusable(public)
+    reason = why_unusable(public)
     if reason is not None:
         raise ConfigError(f"{path}: {reason}", hint="ssh-keygen -t ed25519")
 
 
-def _why_unusable(key: PublicKey) -> str | None:
-    """Why this key cannot be used to log in, or None."""
+def why_unusable(key: PublicKey) -> str | None:
+    """Return why this key cannot be used to log in, or None."""
     if key.kind == "ssh-dss":
         return "a DSA key, which current versions of ssh refuse"
     if "-cert-v01@" in key.kind:

@@ -83,6 +83,31 @@ def decrypt(data: bytes, passphrase: str) -> bytes | None:
         return None
 
 
+def convert(data: bytes, passphrase: str | None) -> tuple[bytes, str] | None:
+    """Return the key file `data` in OpenSSH's format with the same passphrase, and its public line.
+
+    Return None if the passphrase is wrong or the file cannot be read.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
+    password = passphrase.encode() if passphrase else None
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if password:
+        encryption = serialization.BestAvailableEncryption(password)
+    try:
+        key = serialization.load_pem_private_key(data, password)
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, encryption
+        )
+        public = key.public_key().public_bytes(
+            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        )
+    except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm):
+        return None
+    return private, public.decode("ascii")
+
+
 def generate_ed25519(comment: str, passphrase: str | None) -> tuple[bytes, str]:
     """Make a new key; return the bytes of its private file and its public line.
 

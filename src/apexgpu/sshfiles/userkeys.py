@@ -1,15 +1,19 @@
 """The user's keys, wherever they are: the one to log in with, and a list of all with their places."""
 
-from collections.abc import Iterator
+import base64
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from apexgpu.iam.publickeys import fingerprint, parse_all
+from apexgpu.iam.publickeys import fingerprint, parse_all, parse_key
 from apexgpu.models import PublicKey
 from apexgpu.process import Runner
 from apexgpu.results import JsonObject
-from apexgpu.sshfiles.agent import list_agent_keys
-from apexgpu.sshfiles.keys import KeyPair, discover
+from apexgpu.sshfiles.agentquery import AgentState, agent_socket, ask_agent
+from apexgpu.sshfiles.keyfiles import read_public_files, read_public_half
+from apexgpu.sshfiles.keys import KeyPair, discover, pairs_from_files, preference, why_unusable
+from apexgpu.sshfiles.offeredkeys import OfferedKeys
 
 
 @dataclass(frozen=True)
@@ -43,32 +47,91 @@ class KnownKey:
         }
 
 
-def choose_pair(directory: Path, stored: str, runner: Runner) -> KeyPair | None:
-    """Return the key pair to log in with: one that IAM has in `stored`, or the best one.
+@dataclass(frozen=True, slots=True)
+class FoundKeys:
+    """The user's usable keys, best first: those that ssh offers to the lab's hosts, and all others.
 
-    `directory` is that of the ssh config, `stored` authorized_keys text. None if there is no pair.
+    `silent_agents` did not answer, so their keys are not known.
     """
+
+    offered: tuple[KeyPair, ...]
+    others: tuple[KeyPair, ...]
+    silent_agents: tuple[str, ...] = ()
+
+    def best(self, stored: str) -> KeyPair | None:
+        """Return the key pair to log in with, None if there is none.
+
+        Keys that ssh offers come first, and of these a key that IAM has in `stored`
+        (authorized_keys text).
+        """
+        stored_blobs = {key.blob for key in parse_all(stored)}
+        for pairs in (self.offered, self.others):
+            for pair in pairs:
+                if pair.public.blob in stored_blobs:
+                    return pair
+            if pairs:
+                return pairs[0]
+        return None
+
+
+def find_keys(offered: OfferedKeys, directory: Path, runner: Runner) -> FoundKeys:
+    """Find the keys that a login can use, in what ssh offers and in `directory`.
+
+    `directory` is that of the ssh config. The keys of ~/.ssh count too if it has none.
+    """
+    agent_keys, silent = ask_agents(offered)
+    found = _offered_pairs(offered.files, agent_keys, runner)
+    in_agent = []
+    if not offered.identities_only:
+        in_agent = _pairs_in_agent(agent_keys)
     default_directory = Path.home() / ".ssh"
-    # An ssh config elsewhere has its own keys, and the agent's are not among them.
-    pairs = discover(directory, [])
-    if directory == default_directory or not pairs:
-        pairs = discover(default_directory, list_agent_keys(runner))
-    stored_blobs = {key.blob for key in parse_all(stored)}
-    for pair in pairs:
-        if pair.public.blob in stored_blobs:
-            return pair
-    return pairs[0] if pairs else None
+    others = discover(directory, [], runner)
+    if offered.files_are_configured:
+        # The user's own lines come first, in their order.
+        found += in_agent
+    else:
+        # ssh's default files and the agent are equal. The keys beside an ssh config elsewhere
+        # come before both: that config is for them.
+        found = sorted(found + in_agent, key=preference)
+        if directory != default_directory:
+            found = [*others, *found]
+    if directory != default_directory:
+        others += discover(default_directory, [], runner)
+    unique = _unique(found, files=others)
+    blobs = {pair.public.blob for pair in unique}
+    rest = [pair for pair in _unique(others) if pair.public.blob not in blobs]
+    return FoundKeys(_with_comments(unique, default_directory), tuple(rest), silent)
+
+
+def ask_agents(offered: OfferedKeys) -> tuple[tuple[PublicKey, ...], tuple[str, ...]]:
+    """Return the keys of the agents that ssh asks, and the agents that do not answer in time.
+
+    The agents are named by their values of IdentityAgent.
+    """
+    keys: list[PublicKey] = []
+    silent = []
+    for agent in offered.agents:
+        reply = ask_agent(agent_socket(agent, os.environ))
+        if reply.state in {AgentState.SILENT, AgentState.BROKEN}:
+            silent.append(agent)
+        for held in reply.keys:
+            blob = base64.b64encode(held.blob).decode("ascii")
+            key = parse_key(f"{held.kind} {blob} {held.comment}")
+            if key is not None:
+                keys.append(key)
+    return tuple(keys), tuple(silent)
 
 
 def list_known_keys(
-    directory: Path, stored: str, runner: Runner, *, login_fingerprint: str
+    offered: OfferedKeys, directory: Path, stored: str, runner: Runner, *, login_fingerprint: str
 ) -> tuple[KnownKey, ...]:
-    """Return every key that IAM (`stored`), the files in `directory` or the agent have.
+    """Return every key that IAM (`stored`), the files on this laptop or an agent have.
 
-    `login_fingerprint` is that of the last login's key, "" if there was none.
+    The files are those that ssh offers, and those in `directory`. `login_fingerprint` is that of
+    the last login's key, "" if there was none.
     """
     known: dict[str, KnownKey] = {}
-    for key, source, path in _find_keys(directory, stored, runner):
+    for key, source, path in _find_keys(offered, directory, stored, runner):
         mark = fingerprint(key)
         entry = known.get(mark) or KnownKey(mark, key.kind, key.comment)
         known[mark] = entry.found_in(source, path)
@@ -78,13 +141,72 @@ def list_known_keys(
 
 
 def _find_keys(
-    directory: Path, stored: str, runner: Runner
+    offered: OfferedKeys, directory: Path, stored: str, runner: Runner
 ) -> Iterator[tuple[PublicKey, str, Path | None]]:
     """Yield each key with a place that has it, and its private file."""
     for key in parse_all(stored):
         yield key, "iam", None
-    agent_keys = list_agent_keys(runner)
-    for pair in discover(directory, agent_keys):
+    agent_keys, _silent = ask_agents(offered)
+    files = _offered_pairs(offered.files, agent_keys, runner)
+    for pair in [*discover(directory, agent_keys, runner), *files]:
         yield pair.public, "laptop" if pair.path else "agent", pair.path
     for key in agent_keys:
         yield key, "agent", None
+
+
+def _offered_pairs(
+    files: Sequence[Path], agent_keys: Sequence[PublicKey], runner: Runner
+) -> list[KeyPair]:
+    """The pairs that ssh makes of IdentityFile values: private files, or the agent's keys by their public files."""
+    from_files = {pair.path: pair for pair in pairs_from_files(files, runner)}
+    in_agent = {key.blob: key for key in agent_keys}
+    pairs = []
+    for path in files:
+        pair = from_files.get(path)
+        if pair is None:
+            public = read_public_half(path)
+            if public is None or public.blob not in in_agent or why_unusable(public):
+                continue
+            pair = KeyPair(None, public, "agent", encrypted=False)
+        elif pair.public.blob in in_agent:
+            pair = replace(pair, source="agent")
+        pairs.append(pair)
+    return pairs
+
+
+def _pairs_in_agent(agent_keys: Sequence[PublicKey]) -> list[KeyPair]:
+    pairs = []
+    for key in agent_keys:
+        if why_unusable(key) is None:
+            pairs.append(KeyPair(None, key, "agent", encrypted=False))
+    return sorted(pairs, key=preference)
+
+
+def _unique(pairs: Sequence[KeyPair], *, files: Sequence[KeyPair] = ()) -> list[KeyPair]:
+    """The pairs without repetitions of a key. A key in a file and in the agent is one pair.
+
+    `files` are pairs that may have the private file of a key that only the agent seems to have.
+    """
+    unique: dict[str, KeyPair] = {}
+    for pair in pairs:
+        earlier = unique.setdefault(pair.public.blob, pair)
+        if "agent" in {pair.source, earlier.source}:
+            with_file = earlier if earlier.path is not None else pair
+            unique[pair.public.blob] = replace(with_file, source="agent")
+    for pair in files:
+        known = unique.get(pair.public.blob)
+        if known is not None and known.path is None:
+            unique[pair.public.blob] = replace(pair, source="agent")
+    return list(unique.values())
+
+
+def _with_comments(pairs: Sequence[KeyPair], directory: Path) -> tuple[KeyPair, ...]:
+    """The pairs with the comments of the .pub files in `directory`, where only the agent has the key."""
+    comments = {key.blob: key.comment for key in read_public_files(directory)}
+    named = []
+    for pair in pairs:
+        if pair.path is None and pair.public.blob in comments:
+            public = replace(pair.public, comment=comments[pair.public.blob])
+            pair = replace(pair, public=public)
+        named.append(pair)
+    return tuple(named)
