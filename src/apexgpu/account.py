@@ -18,8 +18,9 @@ class Account:
     """The remembered login. Before the first login, every field is empty.
 
     `fingerprint` and `identity_file` are the key that login registered; `identity_file` is empty if
-    only an agent holds it. `allow_http` are the URLs to which the password may be sent without TLS.
-    `left_out` are the hosts that `config sync --except` left out of the ssh config.
+    only an agent holds it. `public_key` is the line of its public half. `allow_http` are the URLs
+    to which the password may be sent without TLS. `left_out` are the hosts that
+    `config sync --except` left out of the ssh config.
     """
 
     user: str = ""
@@ -29,6 +30,7 @@ class Account:
     hosts: tuple[Host, ...] = ()
     allow_http: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    public_key: str = ""
 
     def as_settings(self) -> dict[str, str]:
         """Return the fields that serve as settings, by the setting's name."""
@@ -48,9 +50,10 @@ def load(state_dir: Path) -> Account:
             fingerprint=document.text("fingerprint"),
             identity_file=document.text("identity_file"),
             hosts=tuple(_host(host) for host in document.objects("hosts")),
-            # Older versions did not write these two.
+            # Older versions did not write these.
             allow_http=document.texts("allow_http", ()),
             left_out=document.texts("left_out", ()),
+            public_key=document.text("public_key", ""),
         )
     except (OSError, UnexpectedError):
         return Account()

@@ -29,7 +29,7 @@ from apexgpu.results import HostResults, JsonObject, Result
 from apexgpu.secret import Secret
 from apexgpu.session import Session
 from apexgpu.ssh.failures import UnknownHostKeyError
-from apexgpu.sshfiles import configfile
+from apexgpu.sshfiles import configfile, pinnedkeys
 from apexgpu.sshfiles.agent import add_to_agent
 from apexgpu.sshfiles.agentquery import DEFAULT_AGENT
 from apexgpu.sshfiles.keyfiles import why_not_usable
@@ -172,7 +172,7 @@ def login(
     with session.reporter.working("talking to IAM"):
         sent = credentials.publish(publisher, passwords)
     session = _remember_login(session, pair)
-    session, written = sshconfig.merge_hosts(session, hosts, identity=pair.path)
+    session, written = sshconfig.merge_hosts(session, hosts)
 
     pushed: dict[str, bool | None] = {}
     if sent:
@@ -341,6 +341,7 @@ def _remember_login(session: Session, pair: KeyPair) -> Session:
         iam_url=session.settings.iam_url,
         fingerprint=fingerprint(pair.public),
         identity_file=str(pair.path) if pair.path else "",
+        public_key=replace(pair.public, options="").line,
     )
     return session.remember(account)
 
@@ -464,6 +465,7 @@ def logout(session: Session, *, keep_config: bool = False) -> Logout:
     removed_block = False
     if not keep_config:
         removed_block = sshconfig.remove_block(session)
+        pinnedkeys.forget(session.state_dir)  # only the block names these files
     if removed_block:
         path = session.settings.ssh_config
         session.reporter.success(f"removed apexgpu's part of {path}; the rest is unchanged")

@@ -18,13 +18,13 @@ from pathlib import Path
 from apexgpu.errors import UsageError
 from apexgpu.iam import hostlist
 from apexgpu.iam.client import IamClient
-from apexgpu.models import Host, Target
-from apexgpu.process import which
+from apexgpu.iam.publickeys import parse_line
+from apexgpu.models import Host
 from apexgpu.results import JsonObject, Result
 from apexgpu.session import Session
 from apexgpu.settings import Setting
 from apexgpu.ssh import route as routes
-from apexgpu.sshfiles import configbackups, configblock, configfile
+from apexgpu.sshfiles import configbackups, configblock, configfile, pinnedkeys
 from apexgpu.sshfiles.configbackups import Backup
 from apexgpu.sshfiles.configblock import merge
 from apexgpu.text import counted
@@ -195,7 +195,6 @@ def sync(
     merged = _merge(
         session,
         hosts,
-        identity=_registered_key(session),
         left_out=left_out,
         dry_run=dry_run,
         include=include,
@@ -248,8 +247,7 @@ def print_block(session: Session) -> ConfigBlock:
     """
     left_out = session.account.left_out
     hosts = tuple(host for host in fetch_hosts(session) if host.name not in left_out)
-    key = _registered_key(session)
-    identity_file = _key_to_pin(session, key)
+    identity_file = key_to_pin(session)
     block = configblock.render_block(hosts, identity_file=identity_file)
     return ConfigBlock(block.decode(), hosts)
 
@@ -306,15 +304,13 @@ def fetch_hosts(session: Session, client: IamClient | None = None) -> tuple[Host
     return hostlist.parse(text, user=session.user, networks=session.networks)
 
 
-def merge_hosts(
-    session: Session, hosts: tuple[Host, ...], *, identity: Path | None
-) -> tuple[Session, bool]:
+def merge_hosts(session: Session, hosts: tuple[Host, ...]) -> tuple[Session, bool]:
     """Merge `hosts` into the ssh config, and remember them; see `sync` for questions and errors.
 
-    `identity` is the private file of the key that the user logged in with. Returns the session that
-    knows the hosts, and whether the config changed.
+    The block names the key of the last login. Returns the session that knows the hosts, and whether
+    the config changed.
     """
-    merged = _merge(session, hosts, identity=identity, left_out=session.account.left_out)
+    merged = _merge(session, hosts, left_out=session.account.left_out)
     if merged.line_to_paste is not None:
         session.reporter.note(merged.line_to_paste)
     return merged.session, merged.plan.changed
@@ -356,7 +352,6 @@ def _merge(
     session: Session,
     hosts: tuple[Host, ...],
     *,
-    identity: Path | None,
     left_out: tuple[str, ...],
     dry_run: bool = False,
     include: bool = False,
@@ -368,7 +363,7 @@ def _merge(
         session.settings.ssh_config,
         hosts,
         runner=session.runner,
-        identity_file=_key_to_pin(session, identity),
+        identity_file=key_to_pin(session),
         except_names=left_out,
         include=include_file if uses_include else None,
         networks=session.networks,
@@ -427,22 +422,24 @@ def _include_file(session: Session) -> Path:
     return session.settings.config_dir / "ssh_hosts.conf"
 
 
-def _registered_key(session: Session) -> Path | None:
-    """The private file of the key of the last login."""
-    identity_file = session.account.identity_file
-    return Path(identity_file) if identity_file else None
+def key_to_pin(session: Session) -> str | None:
+    """The file of the last login's key for the block to name, None if there is no such key or file.
 
-
-def _key_to_pin(session: Session, identity: Path | None) -> str | None:
-    """The private key to name in the block: `identity`, unless ssh offers it by itself."""
-    if identity is None or not identity.is_file() or which("ssh") is None:
+    It is always named, also if ssh would offer that key anyway: a server disconnects after six
+    refused keys, and the agent's come first.
+    """
+    account = session.account
+    if account.identity_file:
+        # ssh reports a file that does not exist every time it is used.
+        try:
+            exists = Path(account.identity_file).is_file()
+        except OSError:  # its directory cannot be searched
+            exists = False
+        return account.identity_file if exists else None
+    key = parse_line(account.public_key)
+    if key is None:
         return None
-    # A name of no host, so that only the user's global settings apply.
-    probe = Target(Host("apexgpu-probe", "192.0.2.1", "nobody", 22), "container")
-    route = routes.resolve(probe, config=session.settings.ssh_config, runner=session.runner)
-    if identity in route.identity_files:
-        return None
-    return str(identity)
+    return str(pinnedkeys.write_public_half(session.state_dir, key))
 
 
 def _host_json(host: Host) -> JsonObject:

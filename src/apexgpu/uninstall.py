@@ -28,6 +28,7 @@ _OUR_NAMES = (
     "hosts",
     "installers.json",
     "journal",
+    "keys",
     "known_hosts",
     "known_hosts.json",
     "lab",

@@ -346,7 +346,15 @@ class TestWhichKey:
                 "login",
             ]
             agent.kill()
-        assert "IdentityFile" not in new.config.read_text()
+        (pinned,) = (new.state / "keys").iterdir()
+        assert blob(pinned.read_text()) == blob(line)
+        assert (pinned.stat().st_mode & 0o777, pinned.parent.stat().st_mode & 0o777) == (
+            0o600,
+            0o700,
+        )
+        assert new.config.read_text().count(f"IdentityFile {pinned}\n    IdentitiesOnly yes") == 4
+        assert new.run("logout").code == 0
+        assert not pinned.exists()
 
     def test_the_one_that_iam_has_already(self, new: Newcomer) -> None:
         key(new.ssh / "id_ed25519")
