@@ -60,11 +60,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The result of a remote command: exit status, stdout and stderr as text."""
+    """The result of a remote command: exit status, stdout and stderr as text.
+
+    `is_cut`: it printed more than is kept, and a line in its output says how much is left out.
+    """
 
     code: int
     out: str
     err: str = ""
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

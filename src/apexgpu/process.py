@@ -19,8 +19,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import IO, TYPE_CHECKING, Protocol
 
+from apexgpu.boundedoutput import BoundedOutput, LineSplitter
 from apexgpu.errors import MissingProgramError, ProgramTimeoutError
 from apexgpu.text import last_line
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 _CHUNK = 65536
 _ASYNC_BUFFER = 1 << 20  # bytes in a pipe, or read from it and not used yet
 _SSH_FAILED = 255
+_MOST_OUTPUT = 1 << 24  # bytes that are read of a program of `run_all`
+_PARTS_AHEAD = 64  # how many parts of a program's output wait to be processed
 
 # A program without our terminal, which Ctrl-C does not reach, is started with `start_new_session=True` (POSIX; Windows
 # ignores it) and with these CreateProcess flags of Windows, which the subprocess module defines only there.
@@ -43,7 +47,8 @@ _DETACHED = 0x00000008 if _ON_WINDOWS else 0  # DETACHED_PROCESS
 class Completed:
     """A program that ended: its arguments, exit status, and output as bytes.
 
-    A negative `code` is the signal that ended it. `timed_out`: it was killed at a time limit.
+    A negative `code` is the signal that ended it. `timed_out`: it was killed at a time limit. `too_much`: it was
+    killed because it printed too much. `is_cut`: the middle of its output is left out.
     """
 
     argv: tuple[str, ...]
@@ -51,6 +56,8 @@ class Completed:
     out: bytes
     err: bytes
     timed_out: bool = False
+    too_much: bool = False
+    is_cut: bool = False
 
     @property
     def text(self) -> str:
@@ -84,11 +91,14 @@ class Runner(Protocol):
         on_line: Callable[[str], None] | None,
         total: float | None,
         silence: float | None,
+        output: int | None = None,
+        keeps_reading: bool = False,
     ) -> Completed:
         """Run with an empty stdin, and call `on_line` with each line of stdout as it arrives.
 
         The program is killed after `total` seconds, or after `silence` seconds without output; what it printed until
-        then is returned, with `timed_out` set.
+        then is returned, with `timed_out` set. If it prints more than `output` bytes it is killed too, with `too_much`
+        set; with `keeps_reading`, it goes on, and the middle of its output is left out.
         """
         ...
 
@@ -145,6 +155,8 @@ class LocalRunner:
         on_line: Callable[[str], None] | None,
         total: float | None,
         silence: float | None,
+        output: int | None = None,
+        keeps_reading: bool = False,
     ) -> Completed:
         """See Runner.stream."""
         import subprocess
@@ -155,17 +167,27 @@ class LocalRunner:
             )
         except FileNotFoundError:
             raise missing(argv[0]) from None
+        kept = BoundedOutput(output)
+        streams = _Output(process, kept)
         try:
-            output = _Output(process)
-            timed_out = not output.read(on_line, total, silence)
+            end = streams.read(on_line, total, silence, keeps_reading)
         except BaseException:
             process.kill()
             process.wait()
             raise
-        if timed_out:
+        finally:
+            streams.stop()
+        if end is not _End.OF_STREAMS:
             process.kill()
-        out, err = bytes(output.out), bytes(output.err)
-        return Completed(tuple(argv), process.wait(), out, err, timed_out)
+        return Completed(
+            tuple(argv),
+            process.wait(),
+            kept.out,
+            kept.err,
+            timed_out=end is _End.TIME_LIMIT,
+            too_much=end is _End.TOO_MUCH,
+            is_cut=kept.is_full,
+        )
 
     def attach(self, argv: Sequence[str]) -> int:
         """See Runner.attach."""
@@ -229,28 +251,52 @@ def _spawn(argv: Sequence[str], stdin: int) -> bool:
     return True
 
 
+class _End(Enum):
+    """Why reading a program's output ended."""
+
+    OF_STREAMS = "both streams have ended"
+    TIME_LIMIT = "a time limit"
+    TOO_MUCH = "too much output"
+
+
 class _Output:
     """The two output streams of a process, read by a thread each. (Windows cannot wait for two pipes.)"""
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        self.out = bytearray()
-        self.err = bytearray()
-        self._parts: queue.SimpleQueue[tuple[bytearray, bytes]] = queue.SimpleQueue()
-        streams = ((process.stdout, self.out), (process.stderr, self.err))
-        for pipe, buffer in streams:
-            thread = threading.Thread(target=self._pump, args=(pipe, buffer), daemon=True)
+    def __init__(self, process: "subprocess.Popen[bytes]", kept: BoundedOutput) -> None:
+        self._kept = kept
+        # A bounded queue: a program that prints faster than we read waits, as it does for a slow terminal.
+        self._parts: queue.Queue[tuple[_Add, bytes]] = queue.Queue(_PARTS_AHEAD)
+        self._stopped = False
+        for pipe, add in ((process.stdout, kept.add_out), (process.stderr, kept.add_err)):
+            thread = threading.Thread(target=self._pump, args=(pipe, add), daemon=True)
             thread.start()
 
-    def _pump(self, pipe: IO[bytes], buffer: bytearray) -> None:
+    def stop(self) -> None:
+        """Let the threads end, although nobody takes what they have read."""
+        self._stopped = True
+
+    def _pump(self, pipe: IO[bytes], add: "_Add") -> None:
         with pipe:
             while data := os.read(pipe.fileno(), _CHUNK):
-                self._parts.put((buffer, data))
-        self._parts.put((buffer, b""))  # the end of this stream
+                self._put(add, data)
+                if self._stopped:
+                    return
+        self._put(add, b"")  # the end of this stream
+
+    def _put(self, add: "_Add", data: bytes) -> None:
+        while not self._stopped:
+            with contextlib.suppress(queue.Full):
+                self._parts.put((add, data), timeout=1)
+                return
 
     def read(
-        self, on_line: Callable[[str], None] | None, total: float | None, silence: float | None
-    ) -> bool:
-        """Read until both streams end; False if a time limit came first."""
+        self,
+        on_line: Callable[[str], None] | None,
+        total: float | None,
+        silence: float | None,
+        keeps_reading: bool,
+    ) -> _End:
+        """Read until both streams end, a time limit comes first, or there is too much output."""
         lines = LineSplitter(on_line)
         deadline = None if total is None else time.monotonic() + total
         open_streams = 2
@@ -263,37 +309,23 @@ class _Output:
                 else:
                     timeout = min(time_left, silence)
             try:
-                buffer, data = self._parts.get(timeout=timeout)
+                add, data = self._parts.get(timeout=timeout)
             except queue.Empty:
-                return False
+                return _End.TIME_LIMIT
+            if deadline is not None and time.monotonic() >= deadline:
+                return _End.TIME_LIMIT
             if not data:
                 open_streams -= 1
-            buffer += data
-            if buffer is self.out:
+            add(data)
+            if add == self._kept.add_out:
                 lines.feed(data)
+            if self._kept.is_full and not keeps_reading:
+                return _End.TOO_MUCH
         lines.end()
-        return True
+        return _End.OF_STREAMS
 
 
-class LineSplitter:
-    """Takes bytes as they arrive, and calls `on_line` with each whole line as text."""
-
-    def __init__(self, on_line: Callable[[str], None] | None) -> None:
-        self._on_line = on_line
-        self._rest = b""
-
-    def feed(self, data: bytes) -> None:
-        """Take more bytes."""
-        if self._on_line is None:
-            return
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._on_line(line.decode("utf-8", "replace"))
-
-    def end(self) -> None:
-        """Pass on a last line without a newline."""
-        if self._rest:
-            self.feed(b"\n")
+_Add = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +398,7 @@ class _Running:
             self.kill()
         self._stdout.seek(0)
         self._stderr.seek(0)
-        out, err = self._stdout.read(), self._stderr.read()
+        out, err = self._stdout.read(_MOST_OUTPUT), self._stderr.read(_MOST_OUTPUT)
         return Completed(self._command.argv, self._process.returncode, out, err, timed_out)
 
     def kill(self) -> None:

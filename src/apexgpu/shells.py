@@ -21,6 +21,12 @@ from apexgpu.session import Session
 from apexgpu.ssh.route import config_arguments, target_arguments
 from apexgpu.text import counted
 
+_OUTPUT_OF_ALL = 1 << 26
+"""Bytes of stdout, and of stderr, that are kept of all hosts together."""
+
+_LEAST_OUTPUT = 1 << 18
+"""The same for each host, however many there are."""
+
 
 def ssh_arguments(session: Session, host: Host) -> list[str]:
     """Return the arguments with which `ssh` reaches the container."""
@@ -123,7 +129,12 @@ class CommandOutput:
 
     def to_json(self) -> JsonObject:
         """Its keys in a row of `exec`."""
-        return {"exit": self.reply.code, "stdout": self.reply.out, "stderr": self.reply.err}
+        return {
+            "exit": self.reply.code,
+            "stdout": self.reply.out,
+            "stderr": self.reply.err,
+            "truncated": self.reply.is_cut,
+        }
 
 
 class CommandOutputs(HostResults[CommandOutput]):
@@ -171,8 +182,10 @@ def run(
 def _run(
     session: Session, hosts: Sequence[Host], command: str, *, limit: float | None
 ) -> CommandOutputs:
+    output = max(_LEAST_OUTPUT, _OUTPUT_OF_ALL // max(1, len(hosts)))
+
     def work(host: Host) -> CommandOutput:
-        reply = containershell.execute(session.transport, host, command, total=limit)
+        reply = containershell.execute(session.transport, host, command, total=limit, output=output)
         return CommandOutput(reply)
 
     with session.reporter.working(f"running on {counted(len(hosts), 'host')}"):

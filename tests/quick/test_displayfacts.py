@@ -57,6 +57,8 @@ class Recorded:
         on_line: Callable[[str], None] | None,
         total: float | None,
         silence: float | None,
+        output: int | None = None,
+        keeps_reading: bool = False,
     ) -> Completed:
         raise AssertionError(argv)
 

@@ -67,6 +67,8 @@ def test_the_time_to_connect_is_not_taken_from_the_commands_own(
             on_line: Callable[[str], None] | None,
             total: float | None,
             silence: float | None,
+            output: int | None = None,
+            keeps_reading: bool = False,
         ) -> Completed:
             asked.append((total, silence))
             return Completed(tuple(argv), 0, b"", b"")

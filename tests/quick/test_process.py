@@ -78,7 +78,12 @@ def test_what_was_said_before_a_limit_is_kept(limits: dict[str, float | None]) -
     script = (
         "import time; print('one', flush=True); print('tw', end='', flush=True); time.sleep(600)"
     )
-    done = RUNNER.stream([PYTHON, "-I", "-S", "-c", script], on_line=heard.append, **limits)
+    done = RUNNER.stream(
+        [PYTHON, "-I", "-S", "-c", script],
+        on_line=heard.append,
+        total=limits["total"],
+        silence=limits["silence"],
+    )
     assert done.timed_out
     assert done.out == b"one\ntw"
     assert heard == ["one"]

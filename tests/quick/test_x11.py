@@ -388,6 +388,8 @@ class Ssh(LocalRunner):
         on_line: Callable[[str], None] | None,
         total: float | None,
         silence: float | None,
+        output: int | None = None,
+        keeps_reading: bool = False,
     ) -> Completed:
         assert (total, silence) == (None, None)  # it may run all day
         return Completed(tuple(argv), self.attach(argv), b"out", b"err")

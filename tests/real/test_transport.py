@@ -28,6 +28,7 @@ from apexgpu.errors import (
     DroppedError,
     HostKeyError,
     LoginError,
+    TooMuchOutputError,
     UnansweredError,
     UnreachableError,
 )
@@ -396,6 +397,27 @@ def test_what_to_do_about_one_that_is_too_slow(role: Role, hint: str) -> None:
     assert command_timeout_error(target, "").hint == hint
 
 
+def test_endless_output_ends_at_its_limit(make: Make, server: Place) -> None:
+    limits = Limits(connect=60, total=600, output=1 << 20)
+    with pytest.raises(TooMuchOutputError, match=r"sent more than 1\.0 MiB"):
+        run(make, server, "yes", limits=limits)
+    with pytest.raises(TooMuchOutputError):
+        run(make, server, "yes >&2", limits=limits)
+
+
+def test_of_a_command_that_must_not_be_cut_off_the_middle_is_left_out(
+    make: Make, server: Place
+) -> None:
+    limits = Limits(connect=60, total=600, output=1 << 20, keeps_reading=True)
+    command = "echo begin; yes | head -c 5000000; echo end; exit 3"
+    reply = run(make, server, command, limits=limits)
+    assert (reply.code, reply.is_cut) == (3, True)
+    assert reply.out.startswith("begin\ny\n")
+    assert reply.out.endswith("y\nend\n")
+    assert "bytes are left out]" in reply.out
+    assert len(reply.out) < (1 << 20) + 100
+
+
 def test_silence_is_bounded_by_its_own_limit(make: Make, server: Place) -> None:
     limits = Limits(connect=20, total=None, silence=3)
     with pytest.raises(DroppedError):
@@ -516,6 +538,20 @@ class TestControlMasters:
                 "exec tail -f /dev/null",
                 limits=Limits(connect=20, total=0.3),
             )
+
+    def test_endless_output_over_a_master_ends_at_its_limit(
+        self, masters: ControlMasters, server: Place
+    ) -> None:
+        target = Target(server.host, "container")
+        limits = Limits(60, 600, output=1 << 20)
+        with pytest.raises(TooMuchOutputError):
+            masters.run(target, "yes", limits=limits)
+        reply = masters.run(
+            target, "yes | head -c 5000000; echo end", limits=replace(limits, keeps_reading=True)
+        )
+        assert reply is not None
+        assert reply.is_cut
+        assert reply.out.endswith("y\nend\n")
 
     def test_no_master_and_a_dead_socket_are_no_way(self, server: Place, sockets: Path) -> None:
         masters = ControlMasters(server.config, RUNNER, directory=sockets)

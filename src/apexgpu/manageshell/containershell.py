@@ -21,7 +21,7 @@ from apexgpu.manageshell.manage import HostStatus
 from apexgpu.models import Host, Reply, Target
 from apexgpu.remote import disks, remotescript
 from apexgpu.ssh.failures import key_refused_error
-from apexgpu.ssh.transport import Limits, OnLine, Transport
+from apexgpu.ssh.transport import MOST_OUTPUT, Limits, OnLine, Transport
 
 _DIGITS = frozenset("0123456789")
 _SSH_FAILED = 255  # the exit status of `ssh` itself when the command has none
@@ -78,12 +78,20 @@ def query_running(
         return transport.run(target, command, limits=limits)
 
 
-def execute(transport: Transport, host: Host, command: str, *, total: float | None) -> Reply:
+def execute(
+    transport: Transport,
+    host: Host,
+    command: str,
+    *,
+    total: float | None,
+    output: int = MOST_OUTPUT,
+) -> Reply:
     """Run a command of the user's, at most once. Its exit status is a value, never an error.
 
-    `total` limits it, in seconds; None is no limit. StoppedError for a stopped container.
+    `total` limits it, in seconds; None is no limit. Of output that is longer than `output` bytes,
+    the middle is left out. StoppedError for a stopped container.
     """
-    limits = Limits(total=total, silence=None)
+    limits = Limits(total=total, silence=None, output=output, keeps_reading=True)
     try:
         return transport.run(Target(host, "container"), command, limits=limits)
     except CommandKilledError as exc:

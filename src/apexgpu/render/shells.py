@@ -15,6 +15,7 @@ def show_outputs(result: CommandOutputs, screen: Screen) -> None:
     first = result.outcomes[0].value
     if len(result.outcomes) == 1 and first is not None:
         screen.raw(first.reply.out, first.reply.err)
+        _warn_of_cuts(result, screen)
         return
     name_width = max(len(outcome.host.name) for outcome in result.outcomes)
     for outcome in result.outcomes:
@@ -30,6 +31,15 @@ def show_outputs(result: CommandOutputs, screen: Screen) -> None:
                 screen.reporter.note(f"{label}  {line}")
             if reply.code:
                 screen.reporter.note(f"{label}  exit status {reply.code}")
+    _warn_of_cuts(result, screen)
+
+
+def _warn_of_cuts(result: CommandOutputs, screen: Screen) -> None:
+    for outcome in result.outcomes:
+        if outcome.value is not None and outcome.value.reply.is_cut:
+            name = outcome.host.name
+            message = f"the output on {name} is too long to be kept; its middle is left out"
+            screen.reporter.warn(message, hint=f"apexgpu ssh {name} -- CMD > FILE")
 
 
 VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {

@@ -25,7 +25,11 @@ from apexgpu.models import Reply, Target
 from apexgpu.ownprocesses import OwnProcess
 from apexgpu.process import Runner
 from apexgpu.ssh import masterstarter, muxclient, sshoptions
-from apexgpu.ssh.failures import command_killed_error, command_timeout_error
+from apexgpu.ssh.failures import (
+    command_killed_error,
+    command_timeout_error,
+    too_much_output_error,
+)
 from apexgpu.ssh.muxclient import MuxConnection, SessionOutput
 from apexgpu.ssh.route import config_arguments, target_arguments
 from apexgpu.ssh.transport import Limits
@@ -133,12 +137,14 @@ def _finish(connection: MuxConnection, path: Path, target: Target, limits: Limit
     deadline = None
     if limits.total is not None:
         deadline = time.monotonic() + limits.total
-    output = connection.read_session(deadline)
+    output = connection.read_session(deadline, limits.output, keeps_reading=limits.keeps_reading)
     if output.timed_out:
         raise command_timeout_error(target, output.out)
+    if output.too_much:
+        raise too_much_output_error(target, limits.output)
     if output.exit_status is None:
         raise _no_status_error(target, output, path)
-    return Reply(output.exit_status, output.out, output.err)
+    return Reply(output.exit_status, output.out, output.err, output.is_cut)
 
 
 def _no_status_error(target: Target, output: SessionOutput, path: Path) -> DroppedError:

@@ -25,12 +25,13 @@ from apexgpu.errors import (
     PortRefusedError,
     RefusedError,
     RegisterKeyError,
+    TooMuchOutputError,
     UnknownNameError,
     UnreachableError,
 )
 from apexgpu.models import PublicKey, Target
 from apexgpu.ssh.route import Route
-from apexgpu.text import last_line
+from apexgpu.text import last_line, size
 
 
 class UnknownHostKeyError(DeclinedError):
@@ -203,6 +204,12 @@ def host_key_changed_error(
     )
     hint = "ask the administrators whether this change is theirs before you trust it"
     return ChangedHostKeyError(message, hint=hint, key=key)
+
+
+def too_much_output_error(target: Target, limit: int) -> TooMuchOutputError:
+    """The error for a command that printed more than `limit` bytes, and was ended."""
+    message = f"{target.alias} sent more than {size(limit)}, and apexgpu stopped reading"
+    return TooMuchOutputError(message, hint=f"apexgpu doctor {target.host.name}")
 
 
 def unreachable_error(

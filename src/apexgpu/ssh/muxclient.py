@@ -18,11 +18,13 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from apexgpu.boundedoutput import BoundedOutput
 
 # Message types, named as in PROTOCOL.mux (MUX_MSG_…, MUX_C_… from the client, MUX_S_… from the server).
 _MUX_MSG_HELLO = 0x00000001
@@ -47,12 +49,17 @@ ERRORS = (OSError, struct.error, ValueError)
 
 @dataclass(frozen=True, slots=True)
 class SessionOutput:
-    """What a command printed, and its exit status: None if it has none, because it was killed or did not finish."""
+    """What a command printed, and its exit status: None if it has none, because it was killed or did not finish.
+
+    `too_much`: it printed more than the limit and was not read to its end. `is_cut`: a part of its output is left out.
+    """
 
     out: str
     err: str
     exit_status: int | None
     timed_out: bool = False
+    too_much: bool = False
+    is_cut: bool = False
 
 
 class MuxConnection:
@@ -98,18 +105,35 @@ class MuxConnection:
         self._send_streams()
         return _type(self._receive(deadline)) == _MUX_S_SESSION_OPENED
 
-    def read_session(self, deadline: float | None) -> SessionOutput:
-        """Read both streams and the exit status until all three end, or until the deadline."""
+    def read_session(
+        self, deadline: float | None, limit: int, *, keeps_reading: bool = False
+    ) -> SessionOutput:
+        """Read both streams and the exit status until all three end, or until the deadline.
+
+        A stream with more than `limit` bytes ends the session too; with `keeps_reading`, its middle is left out.
+        """
         assert self._stdout is not None  # noqa: S101 - open_session made the pipes
         assert self._stderr is not None  # noqa: S101 - open_session made the pipes
-        out, err, messages = bytearray(), bytearray(), bytearray()
-        received = {self._stdout: out, self._stderr: err, self._socket.fileno(): messages}
-        timed_out = not _read_all(received, deadline)
+        output = BoundedOutput(limit)
+        messages = BoundedOutput(_LONGEST_MESSAGE)
+        takers = {
+            self._stdout: output.add_out,
+            self._stderr: output.add_err,
+            self._socket.fileno(): messages.add_out,
+        }
+
+        def is_too_much() -> bool:
+            return messages.is_full or (output.is_full and not keeps_reading)
+
+        timed_out = not _read_all(takers, deadline, is_too_much)
+        exit_status = _exit_status(messages.out)
         return SessionOutput(
-            out.decode("utf-8", "replace"),
-            err.decode("utf-8", "replace"),
-            _exit_status(bytes(messages)),
+            output.out_text,
+            output.err_text,
+            exit_status,
             timed_out,
+            is_too_much(),
+            output.is_full,
         )
 
     def open_forward(
@@ -163,7 +187,7 @@ class MuxConnection:
         return self._receive_exactly(length, deadline)
 
     def _receive_exactly(self, size: int, deadline: float) -> bytes:
-        data = b""
+        data = bytearray()
         while len(data) < size:
             self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             more = self._socket.recv(size - len(data))
@@ -171,7 +195,7 @@ class MuxConnection:
                 message = "the ControlMaster closed the connection"
                 raise ValueError(message)
             data += more
-        return data
+        return bytes(data)
 
 
 def connect(path: Path, timeout: float) -> MuxConnection | None:
@@ -262,31 +286,41 @@ def _type(payload: bytes) -> int | None:
 
 def _exit_status(data: bytes) -> int | None:
     """The exit status in the messages of a session, None if there is none."""
-    while len(data) >= 4:
-        length = int.from_bytes(data[:4], "big")
-        payload, data = data[4 : 4 + length], data[4 + length :]
-        if _type(payload) == _MUX_S_EXIT_MESSAGE:
+    position = 0
+    while position + 4 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        payload = data[position + 4 : position + 4 + length]
+        position += 4 + length
+        if _type(payload) == _MUX_S_EXIT_MESSAGE and len(payload) == 12:
             _, _, status = struct.unpack(">III", payload)  # type, session id, exit status
             return int(status)
     return None
 
 
-def _read_all(received: dict[int, bytearray], deadline: float | None) -> bool:
-    """Read from descriptors until each has ended; False at the deadline."""
+def _read_all(
+    takers: Mapping[int, Callable[[bytes], None]],
+    deadline: float | None,
+    is_too_much: Callable[[], bool],
+) -> bool:
+    """Read from descriptors until each has ended or there is too much; False at the deadline.
+
+    `takers` get what was read from each descriptor.
+    """
     poll = select.poll()  # unlike select, for more than 1024 open files too
-    for descriptor in received:
+    for descriptor in takers:
         poll.register(descriptor, select.POLLIN)
-    waiting = len(received)
-    while waiting:
+    waiting = len(takers)
+    while waiting and not is_too_much():
         milliseconds = None
         if deadline is not None:
             milliseconds = max(0.0, deadline - time.monotonic()) * 1000
         ready = poll.poll(milliseconds)
-        if not ready:
+        # The time too, for a command that never stops printing.
+        if not ready or (deadline is not None and time.monotonic() >= deadline):
             return False
         for descriptor, _ in ready:
             data = _read(descriptor)
-            received[descriptor] += data
+            takers[descriptor](data)
             if not data:
                 poll.unregister(descriptor)
                 waiting -= 1

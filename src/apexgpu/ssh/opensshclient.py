@@ -14,6 +14,7 @@ from apexgpu.ssh.failures import (
     classify,
     command_timeout_error,
     failure_error,
+    too_much_output_error,
     unreachable_error,
     was_logged_in,
 )
@@ -61,14 +62,22 @@ class OpenSshClient:
             log = Path(directory) / "log"
             arguments[1:1] = ["-E", str(log)]
             completed = self._runner.stream(
-                arguments, on_line=on_line, total=total, silence=limits.silence
+                arguments,
+                on_line=on_line,
+                total=total,
+                silence=limits.silence,
+                output=limits.output,
+                keeps_reading=limits.keeps_reading,
             )
             messages = ""
             if log.exists():
                 messages = log.read_text(errors="replace")
-        reply = Reply(completed.code, completed.text, completed.err.decode("utf-8", "replace"))
+        err = completed.err.decode("utf-8", "replace")
+        reply = Reply(completed.code, completed.text, err, completed.is_cut)
         if completed.timed_out:
             raise command_timeout_error(target, reply.out)
+        if completed.too_much:
+            raise too_much_output_error(target, limits.output)
         if reply.code == _SSH_FAILED:
             self._raise_failure(route, reply, messages, limits)
         return reply

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from apexgpu.boundedoutput import BoundedOutput, LineSplitter
 from apexgpu.errors import (
     ApexError,
     ConnectionClosedError,
@@ -27,7 +28,6 @@ from apexgpu.errors import (
 )
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.models import PublicKey, Reply, Target
-from apexgpu.process import LineSplitter
 from apexgpu.ssh.failures import (
     UnknownHostKeyError,
     command_killed_error,
@@ -35,6 +35,7 @@ from apexgpu.ssh.failures import (
     host_key_changed_error,
     key_locked_error,
     key_refused_error,
+    too_much_output_error,
     unreachable_error,
 )
 from apexgpu.ssh.hostkeys import known_hosts_name
@@ -235,32 +236,34 @@ def _read(
     on_line: OnLine | None,
 ) -> Reply:
     """Read both streams until the command has ended."""
-    out, err = bytearray(), bytearray()
+    output = BoundedOutput(limits.output)
     lines = LineSplitter(on_line)
     deadline = None if limits.total is None else time.monotonic() + limits.total
     while True:
         data_arrived.reset()
         # Before the buffers are emptied: what arrives later still sets the event.
         ended = channel.closed
-        while channel.recv_ready():
+        # Once per round only: a server that never stops sending must not keep us from the time limits below.
+        if channel.recv_ready():
             data = channel.recv(_CHUNK)
-            out += data
+            output.add_out(data)
             lines.feed(data)
-        while channel.recv_stderr_ready():
-            err += channel.recv_stderr(_CHUNK)
-        if ended:
+        if channel.recv_stderr_ready():
+            output.add_err(channel.recv_stderr(_CHUNK))
+        if output.is_full and not limits.keeps_reading:
+            raise too_much_output_error(target, limits.output)
+        has_more = channel.recv_ready() or channel.recv_stderr_ready()
+        if ended and not has_more:
             break
         timeout = limits.silence
         if deadline is not None:
             left = _seconds_until(deadline)
             timeout = left if timeout is None else min(timeout, left)
-        arrived = data_arrived.wait(timeout)
+        arrived = has_more or data_arrived.wait(timeout)
         if not arrived or (deadline is not None and time.monotonic() >= deadline):
-            raise command_timeout_error(target, out.decode("utf-8", "replace"))
+            raise command_timeout_error(target, output.out_text)
     lines.end()
-    reply = Reply(
-        channel.exit_status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
-    )
+    reply = Reply(channel.exit_status, output.out_text, output.err_text, output.is_full)
     if reply.code < 0:
         raise _no_status_error(channel, target, reply)
     return reply

@@ -30,16 +30,28 @@ OnLine = Callable[[str], None]
 _LEAST_LIMIT = 1.0  # seconds that a new connection gets in any case
 
 
+MOST_OUTPUT = 1 << 24
+"""Bytes of stdout, and of stderr, that a reply may have: more than any listing or report needs."""
+
+
+_MOST_MANAGE_OUTPUT = 1 << 20
+"""The same for a manage shell. The longest reply are tar's complaints about each file of a damaged archive."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Time limits in seconds: for connecting and logging in, for the whole command, and between two outputs of it.
 
-    None means no limit.
+    None means no limit. `output` limits stdout and stderr, in bytes each. A command that prints more ends with a
+    TooMuchOutputError. `keeps_reading` is for commands that must not be cut off: then the middle of the
+    output is left out instead.
     """
 
     connect: float = 10
     total: float | None = 30
     silence: float | None = None
+    output: int = MOST_OUTPUT
+    keeps_reading: bool = False
 
 
 class Transport(Protocol):
@@ -123,6 +135,9 @@ class Connections:
         else:
             # The user decides how long connecting may take (--timeout), whatever the command is.
             limits = replace(limits, connect=self.limits.connect)
+        if target.role != "container":
+            # A manage command that changes something must not be cut off, whatever it prints.
+            limits = replace(limits, output=_MOST_MANAGE_OUTPUT, keeps_reading=once)
         if target.port == 0:
             message = f"IAM has no port for {target.user} yet, so there is no container on {target.host.name}"
             raise LoginError(message, hint="apexgpu login")

@@ -22,6 +22,7 @@ from apexgpu.xserver import containerchecks, sshforwarding
 from apexgpu.xserver.containerchecks import WindowTest
 from apexgpu.xserver.sshforwarding import ForwardingOptions, SshLog
 
+_MOST_OUTPUT = 1 << 24  # bytes that are kept of what a program prints
 _PROGRAMS = ("xwire.py", "xdisplay.py", "xcheck.py")  # in the order in which they need each other
 _STEP_LIMIT = 10.0  # seconds for each step of the window in the container
 _TEST_LIMIT = 60.0
@@ -60,7 +61,14 @@ def run_program(
     with _log_file() as log:
         argv = sshforwarding.ssh_command(ssh_arguments, command, options, log=str(log))
         if captured:
-            completed = runner.stream(argv, on_line=None, total=None, silence=None)
+            completed = runner.stream(
+                argv,
+                on_line=None,
+                total=None,
+                silence=None,
+                output=_MOST_OUTPUT,
+                keeps_reading=True,
+            )
             code, out, err = (
                 completed.code,
                 completed.text,
