@@ -208,7 +208,7 @@ def host_key_changed_error(
 
 def too_much_output_error(target: Target, limit: int) -> TooMuchOutputError:
     """The error for a command that printed more than `limit` bytes, and was ended."""
-    message = f"{target.alias} sent more than {size(limit)}, and apexgpu stopped reading"
+    message = f"{target.alias} sent more than {size(limit)}, and the rest was not read"
     return TooMuchOutputError(message, hint=f"apexgpu doctor {target.host.name}")
 
 
