@@ -18,7 +18,7 @@ from apexgpu.errors import ApexError, NotRegisteredError, RefusedError, StoppedE
 from apexgpu.models import Host, Outcome
 from apexgpu.nvidia import choice, query
 from apexgpu.nvidia.choice import GIB, Need, Offer
-from apexgpu.nvidia.smi import Gpu, Report
+from apexgpu.nvidia.smi import Gpu, MigInstance, Report
 from apexgpu.results import HostResults, JsonObject, Result, error_json, exit_code_of
 from apexgpu.session import Session
 from apexgpu.text import size
@@ -76,6 +76,20 @@ def _gpu_json(gpu: Gpu, driver: str) -> JsonObject:
             for process in gpu.processes
         ],
         "others": gpu.others,
+        "condition": gpu.condition.value,
+        "reason": gpu.reason or None,
+        "instances": [_instance_json(instance) for instance in gpu.instances],
+    }
+
+
+def _instance_json(instance: MigInstance) -> JsonObject:
+    return {
+        "index": instance.index,
+        "gpu_instance": instance.gpu_instance,
+        "compute_instance": instance.compute_instance,
+        "memory_total": instance.total,
+        "memory_used": instance.used,
+        "memory_free": instance.free,
     }
 
 

@@ -112,6 +112,9 @@ class TestTheTable:
             "compute_mode": "Default",
             "processes": [],
             "others": 9000 * MIB,
+            "condition": "healthy",
+            "reason": None,
+            "instances": [],
         }
 
     def test_words_of_a_server_are_data(self, product: Product) -> None:

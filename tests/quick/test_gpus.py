@@ -57,7 +57,13 @@ def test_following_is_one_connection_for_all_looks() -> None:
     query.follow(link, HOST, seen.append, seconds=5, connect=10)
     assert link.calls == 1
     assert len(seen) == 7
-    assert link.limits == Limits(connect=10, total=None, silence=query.PATIENCE + 5)
+    assert link.limits == Limits(
+        connect=10,
+        total=None,
+        silence=query.PATIENCE + 5,
+        output=query.MOST_OUTPUT,
+        keeps_reading=True,
+    )
 
 
 def test_following_ends_at_the_first_trouble() -> None:

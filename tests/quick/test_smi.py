@@ -1,12 +1,14 @@
 """nvidia-smi -q of drivers old and new, in a recording and in the forms that its releases print, and its refusals."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from apexgpu.errors import RefusedError
 from apexgpu.nvidia import smi
-from apexgpu.nvidia.smi import MIB, Gpu, GpuProcess
+from apexgpu.nvidia.choice import GIB, Need, offers
+from apexgpu.nvidia.smi import MIB, Condition, Gpu, GpuProcess, MigInstance, Report
 
 RECORDED = (Path(__file__).parent.parent / "data" / "nvidia-smi" / "q-390.48.txt").read_text()
 
@@ -190,7 +192,15 @@ class TestFormsOfTheReleases:
                     "    Utilization",
                     "        Gpu : N/A",
                 ),
-                Gpu(0, "A100", "", None, None, 40960 * MIB, 13 * MIB, 40947 * MIB),
+                Gpu(
+                    0,
+                    "A100",
+                    total=40960 * MIB,
+                    used=13 * MIB,
+                    free=40947 * MIB,
+                    condition=Condition.MIG,
+                    instances=(MigInstance(0, total=4864 * MIB, used=12 * MIB),),
+                ),
                 id="mig",
             ),
             pytest.param(
@@ -205,12 +215,25 @@ class TestFormsOfTheReleases:
                     "        GPU Current Temp : Unknown Error",
                     "    Processes : [Not Supported]",
                 ),
-                Gpu(0, "GeForce GT 610", "", None, None, 2047 * MIB, 100 * MIB, 1947 * MIB),
+                Gpu(
+                    0,
+                    "GeForce GT 610",
+                    total=2047 * MIB,
+                    used=100 * MIB,
+                    free=1947 * MIB,
+                    condition=Condition.BROKEN,
+                    reason="temperature gpu current temp: Unknown Error",
+                ),
                 id="little-is-supported",
             ),
             pytest.param(
                 ("    Product Name : Unknown Error", "    FB Memory Usage : GPU is lost"),
-                Gpu(0, "Unknown Error"),
+                Gpu(
+                    0,
+                    "Unknown Error",
+                    condition=Condition.LOST,
+                    reason="fb memory usage: GPU is lost",
+                ),
                 id="nothing-is-told",
             ),
         ],
@@ -228,11 +251,19 @@ class TestFormsOfTheReleases:
         )
         assert smi.reports(said, "gpu7")[0].gpus[0].used == 5000 * MIB
 
-    def test_that_end_at_a_lost_card_are_no_whole_report(self) -> None:
+    def test_that_end_at_a_lost_card_list_the_others_and_the_lost_one(self) -> None:
         lost = "Unable to determine the device handle for GPU 0000:02:00.0: GPU is lost."
-        with pytest.raises(RefusedError) as caught:
-            smi.reports(text(*MEMORY).replace("@@ 0", f"{lost}\n@@ 15"), "gpu7")
-        assert caught.value.code == "gpu_lost"
+        (found,) = smi.reports(text(*MEMORY).replace("@@ 0", f"{lost}\n@@ 15"), "gpu7")
+        assert [(gpu.index, gpu.condition, gpu.reason) for gpu in found.gpus] == [
+            (0, Condition.HEALTHY, ""),
+            (1, Condition.LOST, lost),
+        ]
+        assert not found.is_complete
+
+    def test_with_fewer_cards_than_are_attached_are_not_complete(self) -> None:
+        said = text(*MEMORY).replace("Attached GPUs     : 1", "Attached GPUs     : 3")
+        (found,) = smi.reports(said, "gpu7")
+        assert (len(found.gpus), found.missing, found.is_complete) == (1, 2, False)
 
     def test_in_several_reports_of_one_answer_are_as_many(self) -> None:
         assert len(smi.reports("\n".join([text(*MEMORY)] * 3), "gpu7")) == 3
@@ -302,13 +333,13 @@ class TestRefusals:
                 "NVIDIA driver is installed and running.",
                 9,
                 "driver_down",
-                "ask the administrators",
+                "apexgpu gpus free",
             ),
             (
                 "Failed to initialize NVML: Driver Not Loaded",
                 9,
                 "driver_down",
-                "ask the administrators",
+                "apexgpu gpus free",
             ),
             (
                 "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system.",
@@ -316,28 +347,28 @@ class TestRefusals:
                 "driver_missing",
                 "apexgpu down gpu7",
             ),
-            ("No devices were found", 6, "no_gpus", "ask the administrators"),
-            ("Attached GPUs                       : 0", 0, "no_gpus", "ask the administrators"),
+            ("No devices were found", 6, "no_gpus", "apexgpu gpus free"),
+            ("Attached GPUs                       : 0", 0, "no_gpus", "apexgpu gpus free"),
             (
                 "Unable to determine the device handle for GPU 0000:02:00.0: GPU is lost.  Reboot the system to recover"
                 " this GPU",
                 15,
                 "gpu_lost",
-                "ask the administrators",
+                "apexgpu gpus free",
             ),
             (
                 "Unable to determine the device handle for GPU 0000:02:00.0: Unknown Error",
                 255,
                 "gpu_lost",
-                "ask the",
+                "apexgpu gpus free",
             ),
             (
                 "sh: 3: nvidia-smi: not found",
                 127,
                 "no_nvidia_smi",
-                "apexgpu down gpu7 && apexgpu up gpu7",
+                "apexgpu doctor gpu7",
             ),
-            ("bash: nvidia-smi: 未找到命令", 127, "no_nvidia_smi", "apexgpu down gpu7"),
+            ("bash: nvidia-smi: 未找到命令", 127, "no_nvidia_smi", "apexgpu doctor gpu7"),
             ("Segmentation fault", 139, "garbled", "apexgpu ssh gpu7 -- nvidia-smi"),
             ("", 0, "garbled", "apexgpu ssh gpu7 -- nvidia-smi"),
         ],
@@ -379,3 +410,131 @@ def test_the_brief_answer_is_read_as_far_as_it_goes(
 
 def test_a_brief_answer_without_a_driver_is_none() -> None:
     assert smi.brief('Field "name" is not a valid field to query.\n') is None
+
+
+CASES = Path(__file__).parent.parent / "data" / "nvidia-smi"
+
+
+def case(name: str) -> Report:
+    """What nvidia-smi printed on a machine of another lab, with its exit status."""
+    output = (CASES / f"{name}.txt").read_text()
+    status = (CASES / f"{name}.code").read_text().strip()
+    (found,) = smi.reports(f"{output}\n@@ {status}\n", "gpu7")
+    return found
+
+
+def offered(found: Report, memory: int | None = None) -> list[str]:
+    """The environment variables of the offer that is made of a host with this report, seen twice."""
+    return [offer.variables for offer in offers({"gpu7": [found, found]}, Need(memory))]
+
+
+class TestCases:
+    """Each bad condition is distinguished and shown, and only healthy cards are offered."""
+
+    def test_a_card_that_needs_a_reset_is_not_offered_and_the_other_one_is_busy(self) -> None:
+        found = case("reset-required")
+        assert [gpu.condition for gpu in found.gpus] == [Condition.NEEDS_RESET, Condition.HEALTHY]
+        assert found.gpus[0].reason == "channel repair pending: GPU requires reset"
+        assert found.gpus[0].utilization is None
+        assert offered(found) == offered(found, GIB) == []
+
+    def test_cards_in_mig_mode_are_not_offered_as_a_whole_and_their_instances_are_shown(
+        self,
+    ) -> None:
+        found = case("mig-1g")
+        assert [gpu.condition for gpu in found.gpus] == [Condition.MIG, Condition.MIG]
+        assert found.gpus[0].instances == (
+            MigInstance(0, 9, 0, 9856 * MIB, 14 * MIB, 9842 * MIB),
+            MigInstance(1, 10, 0, 9856 * MIB, 9100 * MIB, 756 * MIB),
+        )
+        assert found.gpus[1].instances == ()
+        assert offered(found) == offered(found, GIB) == []
+
+    def test_a_lost_card_is_listed_and_the_healthy_one_is_offered_by_its_uuid(self) -> None:
+        found = case("one-lost-others-listed-exit15")
+        assert [(gpu.index, gpu.condition) for gpu in found.gpus] == [
+            (0, Condition.LOST),
+            (1, Condition.HEALTHY),
+        ]
+        # Whether CUDA counts the lost card is not certain, so numbers would be.
+        uuid = "GPU-00000002-1111-2222-3333-444444444444"
+        assert offered(found) == [f"CUDA_VISIBLE_DEVICES={uuid}"]
+
+    def test_a_card_whose_memory_is_hidden_is_not_offered(self) -> None:
+        found = case("parent-hidden")
+        (gpu,) = found.gpus
+        assert (gpu.condition, gpu.total, gpu.free) == (Condition.MIG, None, None)
+        assert gpu.instances == (MigInstance(0, 1, 0, 20096 * MIB, 5 * MIB, 20091 * MIB),)
+        assert offered(found, GIB) == []
+
+    def test_a_card_without_memory_of_its_own_is_shown_and_not_offered(self) -> None:
+        found = case("gb10")
+        (gpu,) = found.gpus
+        assert (gpu.condition, gpu.total, gpu.used, gpu.utilization) == (
+            Condition.HEALTHY,
+            None,
+            None,
+            0,
+        )
+        assert gpu.processes == (GpuProcess(2203, "/app/llama server/bin : x", 22686 * MIB),)
+        assert offered(found, GIB) == []
+
+    def test_a_card_under_wsl_tells_no_memory_of_its_programs(self) -> None:
+        (gpu,) = case("wsl").gpus
+        assert (gpu.condition, gpu.used, gpu.own, gpu.others) == (
+            Condition.HEALTHY,
+            7400 * MIB,
+            None,
+            None,
+        )
+        assert offered(case("wsl"), GIB // 2) == []
+
+    @pytest.mark.parametrize(
+        ("old", "new", "condition"),
+        [
+            ("Reset Required : No", "Reset Required : Yes", "needs_reset"),
+            ("GPU Recovery Action : None", "GPU Recovery Action : Reboot", "needs_reset"),
+            ("GPU : 0 %", "GPU : Unknown Error", "broken"),
+            ("GPU : 0 %", "GPU : 1.2.3 %", "unexpected"),
+            ("GPU : 0 %", "GPU : ² %", "unexpected"),
+            ("GPU : 0 %", "GPU : 4294967295 %", "unexpected"),
+            ("Used : 4 MiB", "Used : 1.2.3 MiB", "unexpected"),
+            ("Used : 4 MiB", f"Used : {'9' * 5000} MiB", "unexpected"),
+            ("Total : 81559 MiB", "Total : GPU is lost", "lost"),
+            ("Total : 81559 MiB", "Total : Insufficient Permissions", "hidden"),
+            ("Current : Disabled", "Current : Enabled", "mig"),
+            ("Pending : Disabled", "Pending : Enabled", "mig"),
+            ("Compute Mode : Default", "Compute Mode : Strange", "healthy"),
+        ],
+    )  # fmt: skip
+    def test_a_card_with_one_bad_value_is_not_offered(
+        self, old: str, new: str, condition: str
+    ) -> None:
+        output = (CASES / "one-lost-others-listed-exit15.txt").read_text()
+        healthy = output.partition("==============NVSMI")[2].replace(
+            "GPUs                                     : 2", "GPUs : 1"
+        )
+        (found,) = smi.reports(f"=={healthy}\n@@ 0\n", "gpu7")
+        assert len(offered(found)) == 1
+        bad = re.sub(old.replace(" : ", " +: "), new, healthy, count=1)
+        assert bad != healthy
+        (found,) = smi.reports(f"=={bad}\n@@ 0\n", "gpu7")
+        assert found.gpus[0].condition == condition
+        assert offered(found) == []
+
+    def test_a_program_may_be_called_like_a_failure(self) -> None:
+        output = (CASES / "gb10.txt").read_text().replace("/app/llama server/bin", "Unknown Error")
+        (found,) = smi.reports(f"{output}\n@@ 0\n", "gpu7")
+        assert found.gpus[0].condition is Condition.HEALTHY
+
+
+def test_a_load_that_nothing_reports_is_unknown() -> None:
+    idle = Gpu(0, "GT 610", "GPU-1", total=GIB, used=0, free=GIB)
+    (offer,) = offers({"gpu7": [Report("390.48", (idle,))]}, Need())
+    assert offer.load is None
+
+
+def test_a_long_line_of_blanks_takes_linear_time() -> None:
+    line = "x" + " " * 2_000_000 + "y"
+    with pytest.raises(RefusedError):
+        smi.reports(f"{line}\n@@ 0\n", "gpu7")

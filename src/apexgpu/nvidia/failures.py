@@ -16,6 +16,12 @@ class UnknownOutputError(NvidiaSmiError):
     code = "garbled"
 
 
+class GpuLostError(NvidiaSmiError):
+    """The driver cannot reach a GPU any more. nvidia-smi may still report the others."""
+
+    code = "gpu_lost"
+
+
 class _SmiFailure(NamedTuple):
     """`phrase` is part of nvidia-smi's output in lower case; `{host}` stands for the host's name."""
 
@@ -27,7 +33,7 @@ class _SmiFailure(NamedTuple):
 
 # A start of the container puts the host's driver into it.
 _RESTART = "apexgpu down {host} && apexgpu up {host}"
-_ASK = "ask the administrators to look at the GPUs of {host}; meanwhile: apexgpu gpus free"
+_ASK = "apexgpu gpus free"
 
 _FAILURES = (
     _SmiFailure(
@@ -63,30 +69,45 @@ _FAILURES = (
     _SmiFailure(
         "couldn't communicate with the nvidia driver",
         "driver_down",
-        "the NVIDIA driver of {host} does not answer",
+        "the NVIDIA driver of {host} does not answer; tell the administrators",
         _ASK,
     ),
     _SmiFailure(
         "nvml: driver not loaded",
         "driver_down",
-        "the NVIDIA driver of {host} is not loaded",
+        "the NVIDIA driver of {host} is not loaded; tell the administrators",
         _ASK,
     ),
     _SmiFailure(
         "gpu is lost",
         "gpu_lost",
-        "a GPU of {host} is lost, and nvidia-smi reports none of the others",
+        "a GPU of {host} is lost, and nvidia-smi reports none of the others; tell the administrators",
         _ASK,
     ),
-    _SmiFailure("fallen off the bus", "gpu_lost", "a GPU of {host} has fallen off the bus", _ASK),
+    _SmiFailure(
+        "fallen off the bus",
+        "gpu_lost",
+        "a GPU of {host} has fallen off the bus; tell the administrators",
+        _ASK,
+    ),
     _SmiFailure(
         "unable to determine the device handle",
         "gpu_lost",
-        "a GPU of {host} does not answer",
+        "a GPU of {host} does not answer; tell the administrators",
         _ASK,
     ),
-    _SmiFailure("no devices were found", "no_gpus", "the container on {host} sees no GPU", _ASK),
-    _SmiFailure("attached gpus : 0", "no_gpus", "the container on {host} sees no GPU", _ASK),
+    _SmiFailure(
+        "no devices were found",
+        "no_gpus",
+        "the container on {host} sees no GPU; tell the administrators",
+        _ASK,
+    ),
+    _SmiFailure(
+        "attached gpus : 0",
+        "no_gpus",
+        "the container on {host} sees no GPU; tell the administrators",
+        _ASK,
+    ),
 )
 
 
@@ -96,7 +117,8 @@ def known_failure(lines: Sequence[str], host: str) -> NvidiaSmiError | None:
     text = " ".join(" ".join(lines).split()).lower()
     for failure in _FAILURES:
         if failure.phrase in text:
-            return NvidiaSmiError(
+            kind = GpuLostError if failure.code == GpuLostError.code else NvidiaSmiError
+            return kind(
                 failure.message.format(host=host),
                 hint=failure.hint.format(host=host),
                 code=failure.code,
@@ -106,8 +128,12 @@ def known_failure(lines: Sequence[str], host: str) -> NvidiaSmiError | None:
 
 def missing_program(host: str) -> NvidiaSmiError:
     """The error for a container without nvidia-smi, which comes with the driver."""
-    message = f"there is no nvidia-smi in the container on {host}, so it has no driver"
-    return NvidiaSmiError(message, hint=_RESTART.format(host=host), code="no_nvidia_smi")
+    message = (
+        f"there is no nvidia-smi in the container on {host}, so it has no NVIDIA driver; "
+        "tell the administrators"
+    )
+    # Not a restart: it ends all running work, and a start does not install what was never there.
+    return NvidiaSmiError(message, hint=f"apexgpu doctor {host}", code="no_nvidia_smi")
 
 
 def unknown_output(lines: Sequence[str], host: str) -> NvidiaSmiError:

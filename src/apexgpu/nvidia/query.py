@@ -6,12 +6,16 @@ from apexgpu.errors import CommandTimeoutError, UnreachableError
 from apexgpu.manageshell import containershell
 from apexgpu.models import Host
 from apexgpu.nvidia import smi
+from apexgpu.nvidia.failures import unknown_output
 from apexgpu.nvidia.smi import Report
 from apexgpu.remote import remotescript
 from apexgpu.ssh.transport import Limits, Transport
 
 PATIENCE = 30.0
 """Seconds that one nvidia-smi may take. It wakes up every GPU if nothing keeps the driver loaded."""
+
+MOST_OUTPUT = 1 << 22
+"""Bytes that the reports of one question may have. A report on eight GPUs has about 50 KiB."""
 
 REPORTS_PER_CONNECTION = 60
 """How many reports `follow` reads before it returns, so that what the connection has printed stays small."""
@@ -45,7 +49,8 @@ def look(
     Raises StoppedError or NotRegisteredError if no container runs there, NvidiaSmiError if nvidia-smi cannot report,
     GpuHangsError if it does not end, and UnreachableError if the host does not answer.
     """
-    limits = Limits(connect=connect, total=connect + PATIENCE + looks * seconds)
+    total = connect + PATIENCE + looks * seconds
+    limits = Limits(connect=connect, total=total, output=MOST_OUTPUT)
     try:
         reply = containershell.query(
             transport, host, command(looks, seconds), limits=limits, once=once
@@ -65,15 +70,22 @@ def follow(
 ) -> None:
     """Call `on_report` every `seconds` seconds, for `REPORTS_PER_CONNECTION` reports. Raises what `look` raises."""
     lines: list[str] = []
+    length = 0
 
     def on_line(line: str) -> None:
+        nonlocal length
         lines.append(line)
+        length += len(line)
+        if length > MOST_OUTPUT or len(lines) > MOST_OUTPUT:
+            raise unknown_output(lines, host.name)
         if line.startswith(f"{smi.END} "):
             (report,) = smi.reports("\n".join(lines), host.name)
             lines.clear()
+            length = 0
             on_report(report)
 
-    limits = Limits(connect=connect, total=None, silence=PATIENCE + seconds)
+    silence = PATIENCE + seconds
+    limits = Limits(connect, None, silence, output=MOST_OUTPUT, keeps_reading=True)
     script = command(REPORTS_PER_CONNECTION, seconds)
     try:
         containershell.query(transport, host, script, limits=limits, on_line=on_line, once=True)
@@ -82,8 +94,8 @@ def follow(
 
 
 def _hangs(host: Host) -> GpuHangsError:
-    message = f"nvidia-smi on {host.name} does not answer: one of its GPUs may hang"
-    hint = (
-        f"ask the administrators to look at the GPUs of {host.name}; meanwhile: apexgpu gpus free"
+    message = (
+        f"nvidia-smi on {host.name} does not answer: one of its GPUs may hang; "
+        "tell the administrators"
     )
-    return GpuHangsError(message, hint=hint)
+    return GpuHangsError(message, hint="apexgpu gpus free")

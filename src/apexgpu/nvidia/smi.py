@@ -8,15 +8,23 @@ The output is a tree of names and values, by indentation:
         FB Memory Usage
             Total                   : 12066 MiB
 
-Names and their places changed over the years. A value that is missing, or is not what it should be (`N/A`,
-`[Not Supported]`, `Unknown Error`), is None and never an error.
+Names and their places changed over the years. A value that is missing or not available (`N/A`, `[Not Supported]`) is
+None and never an error. What a GPU reports about its health, and values that are not understood, decide its
+`condition`: one bad GPU does not hide the others, and is not mistaken for a free one.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
-from apexgpu.nvidia.failures import known_failure, missing_program, unknown_output
+from apexgpu import readers
+from apexgpu.nvidia.failures import (
+    GpuLostError,
+    known_failure,
+    missing_program,
+    unknown_output,
+)
 
 MIB = 1024**2
 
@@ -39,9 +47,41 @@ class GpuProcess:
     memory: int | None
 
 
+class Condition(StrEnum):
+    """Whether programs can run on a GPU, as far as the GPU reports it."""
+
+    HEALTHY = "healthy"
+    MIG = "mig"
+    """It is divided into instances (Multi-Instance GPU). No program can use it as a whole."""
+    NEEDS_RESET = "needs_reset"
+    BROKEN = "broken"
+    """It reports errors instead of values."""
+    LOST = "lost"
+    """The driver cannot reach it any more."""
+    HIDDEN = "hidden"
+    """The container has no permission to see its values."""
+    UNEXPECTED = "unexpected"
+    """It reports values that are not understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class MigInstance:
+    """A part of a GPU in MIG mode: its numbers, and its memory in bytes."""
+
+    index: int
+    gpu_instance: int | None = None
+    compute_instance: int | None = None
+    total: int | None = None
+    used: int | None = None
+    free: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU, with nvidia-smi's `index`. Temperature in °C, utilization in percent, memory in bytes."""
+    """One GPU, with nvidia-smi's `index`. Temperature in °C, utilization in percent, memory in bytes.
+
+    `reason` is what the GPU printed where its condition is not HEALTHY. `instances` are those of MIG.
+    """
 
     index: int
     name: str
@@ -53,6 +93,9 @@ class Gpu:
     free: int | None = None
     compute_mode: str = "Default"
     processes: tuple[GpuProcess, ...] = ()
+    condition: Condition = Condition.HEALTHY
+    reason: str = ""
+    instances: tuple[MigInstance, ...] = ()
 
     @property
     def own(self) -> int | None:
@@ -75,22 +118,35 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What nvidia-smi printed once: the driver's version, and the GPUs."""
+    """What nvidia-smi printed once: the driver's version, and the GPUs.
+
+    `missing` is how many GPUs the driver has attached that nvidia-smi neither lists nor reports as lost.
+    """
 
     driver: str
     gpus: tuple[Gpu, ...]
+    missing: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all GPUs are there, so that CUDA counts them as nvidia-smi does."""
+        return not self.missing and all(gpu.condition is not Condition.LOST for gpu in self.gpus)
 
 
 def reports(text: str, host: str) -> tuple[Report, ...]:
     """Parse the output of programs/nvidia_smi.sh, in which each report ends with a line `@@ STATUS`.
 
-    Raises NvidiaSmiError if nvidia-smi reports a failure, or if not even one report is complete.
+    Raises NvidiaSmiError if nvidia-smi reports a failure, or if not even one report is complete. Lost GPUs are no
+    failure as long as others are listed.
     """
     reports_so_far: list[Report] = []
     lines: list[str] = []
     for line in text.splitlines():
         if line.startswith(f"{END} "):
-            reports_so_far.append(report(lines, _number(line) or 0, host))
+            status = readers.number(line.removeprefix(END).strip())
+            if status is None:
+                raise unknown_output([line], host)
+            reports_so_far.append(report(lines, status, host))
             lines = []
         else:
             lines.append(line)
@@ -104,7 +160,7 @@ def report(lines: Sequence[str], status: int, host: str) -> Report:
     head, gpu_blocks = _split(lines)
     failure = known_failure(lines, host)
     # A status alone proves nothing: 14, for example, is a warning about the infoROM after a whole report.
-    if status and failure is not None:
+    if status and failure is not None and not (gpu_blocks and isinstance(failure, GpuLostError)):
         raise failure
     if not gpu_blocks:
         if failure is not None:
@@ -112,8 +168,46 @@ def report(lines: Sequence[str], status: int, host: str) -> Report:
         if status == COMMAND_NOT_FOUND:
             raise missing_program(host)
         raise unknown_output(lines, host)
-    gpus = [_gpu(index, block) for index, block in enumerate(gpu_blocks)]
-    return Report(head.get("driver version", "?"), tuple(gpus))
+    gpus = [_gpu(bus, block) for bus, block in gpu_blocks]
+    gpus += _lost_gpus(lines)
+    # nvidia-smi numbers the GPUs by their place on the bus, lost ones included.
+    gpus.sort(key=lambda placed: placed[0])
+    attached = readers.number(head.get("attached gpus", "")) or 0
+    numbered = [replace(gpu, index=index) for index, (_, gpu) in enumerate(gpus)]
+    driver = head.get("driver version") or "?"
+    return Report(driver, tuple(numbered), max(0, attached - len(numbered)))
+
+
+# The GPU's number is there in new versions only: `GPU0: 0000:17:00.0`, `GPU 0000:02:00.0`.
+_LOST = re.compile(
+    r"\bGPU ?(?:[0-9]{1,3}: ?)?([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f])"
+)
+
+Place = tuple[int, ...]
+"""Where a GPU is on the bus: domain, bus, device, function."""
+
+
+def _lost_gpus(lines: Sequence[str]) -> list[tuple[Place, Gpu]]:
+    """The GPUs that nvidia-smi names outside of its report because it cannot reach them."""
+    lost = {}
+    for line in lines:
+        match = _LOST.search(line)
+        is_heading = match is not None and line.strip() == match[0]
+        if match is None or is_heading or line[:1].isspace():
+            continue
+        reason = line.strip()
+        if any(word in reason.lower() for word in ("unable", "lost", "fallen off")):
+            gpu = Gpu(0, "?", condition=Condition.LOST, reason=reason[: readers.QUOTED])
+            lost[_place(match[1])] = gpu
+    return list(lost.items())
+
+
+def _place(text: str) -> Place:
+    """The place that a text such as `00000000:17:00.0` names; texts that name none come last."""
+    parts = re.split("[:.]", text)
+    if not all(re.fullmatch("[0-9A-Fa-f]{1,8}", part) for part in parts):
+        return (1 << 32,)
+    return tuple(int(part, 16) for part in parts)
 
 
 BRIEF_COMMAND = (
@@ -123,7 +217,7 @@ BRIEF_COMMAND = (
 """A shorter question, for when the output of `-q` is not understood. `brief` parses the answer."""
 
 _BRIEF_CELLS = 5
-_VERSION = re.compile(r"\d+(\.\d+)+")
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){1,5}")
 
 
 def brief(text: str) -> Report | None:
@@ -139,7 +233,8 @@ def brief(text: str) -> Report | None:
             _, index, name, mib_total, mib_used = cells
             total, used = _bytes(f"{mib_total} MiB"), _bytes(f"{mib_used} MiB")
             free = _difference(total, used)
-            gpus.append(Gpu(_number(index) or 0, name, total=total, used=used, free=free))
+            number = readers.number(index) or 0
+            gpus.append(Gpu(number, name, total=total, used=used, free=free))
     if driver is None:
         return None
     return Report(driver, tuple(gpus) or (Gpu(0, "?"),))
@@ -150,22 +245,29 @@ def brief(text: str) -> Report | None:
 Path = tuple[str, ...]
 """The names above a value and its own, in lower case."""
 
+_DEEPEST = 12
+"""How many headings can be above each other; real reports have five."""
+
 Field = tuple[Path, str]
 """A line of the output: its path and its value ("" for a heading)."""
 
-_NAME_AND_VALUE = re.compile(r"(.*?)\s+:(?:\s+(.*))?")
+# The end of a name and the start of its value. A search for it is quick in a long line of blanks, too.
+_COLON = re.compile(r"\s:(?=\s|$)")
+_GPU_HEADING = re.compile(r"gpu ([0-9a-f:.]+)")
 
 
-def _split(lines: Sequence[str]) -> tuple[dict[str, str], list[list[Field]]]:
-    """The fields before the first GPU, and those of each GPU."""
+def _split(lines: Sequence[str]) -> tuple[dict[str, str], list[tuple[Place, list[Field]]]]:
+    """The fields before the first GPU, and the place and the fields of each GPU."""
     head: dict[str, str] = {}
-    gpu_blocks: list[list[Field]] = []
+    gpu_blocks: list[tuple[Place, list[Field]]] = []
     for path, value in _fields(lines):
-        is_heading = len(path) == 1 and not value
-        if is_heading and path[0].startswith("gpu "):
-            gpu_blocks.append([])
+        heading = None
+        if len(path) == 1 and not value:
+            heading = _GPU_HEADING.fullmatch(path[0])
+        if heading is not None:
+            gpu_blocks.append((_place(heading[1]), []))
         elif gpu_blocks and len(path) > 1:
-            gpu_blocks[-1].append((path[1:], value))
+            gpu_blocks[-1][1].append((path[1:], value))
         elif len(path) == 1:
             head.setdefault(path[0], value)
     return head, gpu_blocks
@@ -181,13 +283,15 @@ def _fields(lines: Sequence[str]) -> Iterator[Field]:
         indentation = len(line) - len(line.lstrip())
         while headings and headings[-1][0] >= indentation:
             headings.pop()
-        match = _NAME_AND_VALUE.fullmatch(text)
+        match = _COLON.search(text)
         if match is None:
             name = text  # a heading
             value = ""
         else:
-            name = match[1]
-            value = match[2] or ""
+            name = text[: match.start()].rstrip()
+            value = text[match.end() :].strip()
+        if len(headings) >= _DEEPEST:
+            continue
         headings.append((indentation, name.lower()))
         path = tuple(heading for _, heading in headings)
         yield path, value
@@ -196,32 +300,135 @@ def _fields(lines: Sequence[str]) -> Iterator[Field]:
 # One GPU
 
 
-def _gpu(index: int, fields: Sequence[Field]) -> Gpu:
+def _gpu(place: Place, fields: Sequence[Field]) -> tuple[Place, Gpu]:
+    """The place and the state of a GPU; its index is that in the list of all."""
     values: dict[Path, str] = {}
     for path, value in fields:
         values.setdefault(path, value)
-    total = _memory(values, "total")
-    used = _memory(values, "used")
-    free = _memory(values, "free")
-    return Gpu(
-        index,
+    unread: list[str] = []
+
+    def measure(unit: str, *paths: Path, most: int) -> int | None:
+        text = _first(values, *paths)
+        number = _measure(text, unit, most)
+        if number is None and not _is_unavailable(text):
+            unread.append(f"{' '.join(paths[0])}: {text}")
+        return number
+
+    def memory(name: str) -> int | None:
+        # "FB" is the frame buffer; drivers before 331 have "Memory Usage".
+        text = _first(values, ("fb memory usage", name), ("memory usage", name))
+        size = _bytes(text)
+        if size is None and not _is_unavailable(text):
+            unread.append(f"memory {name}: {text}")
+        return size
+
+    total, used, free = memory("total"), memory("used"), memory("free")
+    temperature = measure(
+        "C", ("temperature", "gpu current temp"), ("temperature", "gpu"), most=1000
+    )
+    utilization = measure("%", ("utilization", "gpu"), most=100)
+    condition, reason = _condition(fields, values, unread)
+    gpu = Gpu(
+        0,
         name=values.get(("product name",)) or "?",
         uuid=values.get(("gpu uuid",), ""),
-        temperature=_number(
-            _first(values, ("temperature", "gpu current temp"), ("temperature", "gpu"))
-        ),
-        utilization=_number(values.get(("utilization", "gpu"), "")),
+        temperature=temperature,
+        utilization=utilization,
         total=total,
         used=used,
         free=free if free is not None else _difference(total, used),
         compute_mode=values.get(("compute mode",)) or "Default",
         processes=tuple(_processes(fields)),
+        condition=condition,
+        reason=reason[: readers.QUOTED],
+        instances=tuple(_instances(fields)),
     )
+    return place, gpu
 
 
-def _memory(values: Mapping[Path, str], name: str) -> int | None:
-    # "FB" is the frame buffer; drivers before 331 have "Memory Usage".
-    return _bytes(_first(values, ("fb memory usage", name), ("memory usage", name)))
+_NOT_AVAILABLE = ("n/a", "not supported", "not available", "deprecated", "insufficient permissions")
+_LOST_VALUES = ("gpu is lost", "fallen off the bus")
+_RESET_VALUES = ("requires reset", "requires a reset")
+_BROKEN_VALUES = ("unknown error", "err!")
+# What a healthy GPU prints for each of these, if it prints them at all.
+_HEALTH: Mapping[Path, tuple[str, ...]] = {
+    ("gpu reset status", "reset required"): ("no",),
+    ("gpu reset status", "drain and reset recommended"): ("no",),
+    ("gpu recovery action",): ("none",),
+    ("channel repair pending",): ("no",),
+    ("tpc repair pending",): ("no",),
+    ("remapped rows", "pending"): ("no",),
+    ("remapped rows", "remapping failure occurred"): ("no",),
+    ("retired pages", "pending page blacklist"): ("no",),
+    ("retired pages", "pending"): ("no",),
+}
+
+
+def _condition(
+    fields: Sequence[Field], values: Mapping[Path, str], unread: Sequence[str]
+) -> tuple[Condition, str]:
+    """The condition of a GPU and what it printed about it: the worst of all that it reports."""
+    for words, condition in (
+        (_LOST_VALUES, Condition.LOST),
+        (_RESET_VALUES, Condition.NEEDS_RESET),
+        (_BROKEN_VALUES, Condition.BROKEN),
+    ):
+        for path, value in fields:
+            # The name of a program may be anything.
+            is_program = path[0] in {"processes", "compute processes"} and len(path) > 1
+            if not is_program and any(word in value.lower() for word in words):
+                return condition, f"{' '.join(path)}: {value}"
+    for path, good in _HEALTH.items():
+        value = values.get(path, "")
+        if not _is_unavailable(value) and value.lower() not in good:
+            return Condition.NEEDS_RESET, f"{' '.join(path)}: {value}"
+    modes = {values.get(("mig mode", name), "").lower() for name in ("current", "pending")}
+    has_instances = any("mig device" in path for path, _ in fields)
+    if "enabled" in modes or has_instances:
+        return Condition.MIG, ""
+    if unread:
+        return Condition.UNEXPECTED, ", ".join(unread)
+    if "insufficient permissions" in _first(values, ("fb memory usage", "total")).lower():
+        return Condition.HIDDEN, ""
+    return Condition.HEALTHY, ""
+
+
+def _is_unavailable(value: str) -> bool:
+    """Whether a value is one that nvidia-smi prints where it has none, or a word about the GPU's health."""
+    text = value.lower()
+    words = (*_NOT_AVAILABLE, *_LOST_VALUES, *_RESET_VALUES, *_BROKEN_VALUES)
+    return not text or any(word in text for word in words)
+
+
+def _instances(fields: Sequence[Field]) -> Iterator[MigInstance]:
+    """The instances of a GPU in MIG mode. Each begins with its index."""
+    values: dict[Path, str] = {}
+    end: Field = (("mig device", "index"), "")
+    for path, value in [*fields, end]:
+        if "mig device" not in path:
+            continue
+        inner = path[path.index("mig device") + 1 :]
+        if inner == ("index",):
+            index = readers.number(values.get(("index",), ""))
+            if index is not None:
+                yield _instance(index, values)
+            values = {}
+        values.setdefault(inner, value)
+
+
+def _instance(index: int, values: Mapping[Path, str]) -> MigInstance:
+    def memory(name: str) -> int | None:
+        paths = (("shared fb memory usage", name), ("fb memory usage", name))
+        return _bytes(_first(values, *paths))
+
+    return MigInstance(
+        index,
+        readers.number(values.get(("gpu instance id",), "")),
+        readers.number(values.get(("compute instance id",), "")),
+        memory("total"),
+        memory("used"),
+        memory("free"),
+    )
 
 
 def _first(values: Mapping[Path, str], *paths: Path) -> str:
@@ -250,7 +457,7 @@ def _processes(fields: Sequence[Field]) -> Iterator[GpuProcess]:
             if pid is not None:
                 memory = _bytes(details.get("used gpu memory", ""))
                 yield GpuProcess(pid, details.get("name") or "?", memory)
-            pid, details = _number(value), {}
+            pid, details = readers.number(value), {}
         elif len(path) == 3:
             details[path[2]] = value
 
@@ -268,16 +475,11 @@ _UNITS = {
 }
 
 
-def _number(text: str) -> int | None:
-    """The first whole number in a text such as "97 %"."""
-    match = re.search(r"(?<![\w.])\d+", text)
-    return int(match[0]) if match else None
+def _measure(text: str, unit: str, most: int) -> int | None:
+    """The number in a text such as "97 %"; None for anything else, and for one above `most`."""
+    return readers.number(text.removesuffix(unit).strip(), most=most)
 
 
 def _bytes(text: str) -> int | None:
     """A size such as "12066 MiB" in bytes. Old drivers write MB and mean MiB."""
-    match = re.fullmatch(r"(\d+)\s*([A-Za-z]+)", text.strip())
-    if match is None:
-        return None
-    unit = _UNITS.get(match[2].lower())
-    return None if unit is None else int(match[1]) * unit
+    return readers.size(text.strip().lower(), _UNITS)

@@ -8,11 +8,11 @@ from apexgpu.errors import NotRegisteredError, StoppedError
 from apexgpu.gpus import FreeGpus, GpuList, HostGpus, command_for, names_of_absent
 from apexgpu.models import Host, Outcome
 from apexgpu.nvidia.choice import Offer
-from apexgpu.nvidia.smi import Gpu
+from apexgpu.nvidia.smi import Condition, Gpu, MigInstance
 from apexgpu.render.livetable import RowsView
 from apexgpu.render.screen import Screen
 from apexgpu.tables import Column, Row
-from apexgpu.text import size
+from apexgpu.text import counted, size
 
 # Who looks for a GPU wants to know where memory is free and who holds the rest: these go last.
 _COLUMNS = (
@@ -53,7 +53,19 @@ def _style(row: Row) -> str:
     if row[1] == "-":
         return "dim" if row[2] in {"stopped", "not registered"} else "red"
     is_gpu = len(row) == len(_COLUMNS) and row[1] != "…"
+    if is_gpu and row[-1].startswith(tuple(_CONDITIONS.values())):
+        return "red"
     return "green" if is_gpu and not row[-1] else ""
+
+
+_CONDITIONS = {
+    Condition.NEEDS_RESET: "needs a reset",
+    Condition.BROKEN: "broken",
+    Condition.LOST: "lost",
+    Condition.HIDDEN: "hidden from this container",
+    Condition.UNEXPECTED: "unknown values",
+}
+"""What the table calls a GPU that is not offered because of its condition."""
 
 
 def _rows(outcome: Outcome[HostGpus], draws: bool) -> list[Row]:
@@ -62,7 +74,26 @@ def _rows(outcome: Outcome[HostGpus], draws: bool) -> list[Row]:
     if report is None:
         word, hint = _trouble(outcome)
         return [(outcome.host.name, "-", word, "", "", "", "", "", hint)]
-    return [_row(outcome.host.name, gpu, report.driver, draws) for gpu in report.gpus]
+    rows = []
+    for gpu in report.gpus:
+        rows.append(_row(outcome.host.name, gpu, report.driver, draws))
+        rows += [_instance_row(outcome.host.name, gpu, instance) for instance in gpu.instances]
+    return rows
+
+
+def _instance_row(host: str, gpu: Gpu, instance: MigInstance) -> Row:
+    """The row of a part of a GPU. Its text at the end keeps it from being drawn as a free GPU."""
+    return (
+        host,
+        f"{gpu.index}/{instance.index}",
+        "MIG instance",
+        "-",
+        "-",
+        size(instance.used),
+        size(instance.free),
+        "",
+        "part of the GPU above",
+    )
 
 
 def _trouble(outcome: Outcome[HostGpus]) -> tuple[str, str]:
@@ -108,6 +139,10 @@ def _bar(percent: int | None) -> str:
 def used_by(gpu: Gpu) -> str:
     """Who holds the memory: your programs with their names, and others."""
     parts = []
+    if gpu.condition is Condition.MIG:
+        parts.append("divided into MIG instances")
+    elif gpu.condition is not Condition.HEALTHY:
+        parts.append(_CONDITIONS[gpu.condition])
     if gpu.processes:
         names = {PurePosixPath(process.name).name or process.name for process in gpu.processes}
         parts.append(f"you {size(gpu.own)} ({', '.join(sorted(names))})")
@@ -147,9 +182,29 @@ def show_gpus(result: GpuList, screen: Screen) -> None:
         screen.reporter.note(
             "others: GPU memory used outside your container; a container cannot see whose it is"
         )
+    _warn_of_conditions(result.outcomes, screen)
     _report_errors(result.outcomes, screen)
     if result.error is not None:
         screen.reporter.error(result.error)
+
+
+def _warn_of_conditions(outcomes: Sequence[Outcome[HostGpus]], screen: Screen) -> None:
+    """Warn of every GPU on which nothing can run, with what it printed."""
+    for outcome in outcomes:
+        report = outcome.value.newest if outcome.value else None
+        if report is None:
+            continue
+        host = outcome.host.name
+        hint = f"apexgpu ssh {host} -- nvidia-smi -q"
+        for gpu in report.gpus:
+            if gpu.condition in _CONDITIONS:
+                state = _CONDITIONS[gpu.condition]
+                reason = f" ({gpu.reason})" if gpu.reason else ""
+                message = f"GPU {gpu.index} of {host}: {state}{reason}"
+                screen.reporter.warn(message, hint=hint)
+        if report.missing:
+            missing = counted(report.missing, "attached GPU")
+            screen.reporter.warn(f"nvidia-smi on {host} does not list {missing}", hint=hint)
 
 
 def _report_errors(outcomes: Sequence[Outcome[HostGpus]], screen: Screen) -> None:
@@ -167,7 +222,9 @@ def show_free(result: FreeGpus, screen: Screen) -> None:
         for outcome in result.outcomes:
             if outcome.error is not None:
                 screen.reporter.warn(outcome.error.message, hint=outcome.error.hint)
+        _warn_of_conditions(result.outcomes, screen)
     else:
+        _warn_of_conditions(result.outcomes, screen)
         _report_errors(result.outcomes, screen)
     _warn_of_absent(result.outcomes, screen)
     if result.error is not None:
@@ -177,7 +234,8 @@ def show_free(result: FreeGpus, screen: Screen) -> None:
 def _offer_row(offer: Offer) -> Row:
     numbers = ",".join(str(number) for number in sorted(fit.gpu.index for fit in offer.fits))
     model = offer.fits[0].gpu.name
-    return (offer.host, numbers, model, size(offer.free), f"{offer.load}%", offer.variables)
+    load = "unknown" if offer.load is None else f"{offer.load}%"
+    return (offer.host, numbers, model, size(offer.free), load, offer.variables)
 
 
 def _warn_of_absent(outcomes: Sequence[Outcome[HostGpus]], screen: Screen) -> None:
