@@ -139,9 +139,9 @@ class TestBadRows:
         ("fault", "words", "cure", "code"),
         [
             ("gpu-mismatch", "driver mismatch", "apexgpu down gpu3 && apexgpu up gpu3", 6),
-            ("gpu-no-driver", "no nvidia smi", "apexgpu down gpu3 && apexgpu up gpu3", 6),
-            ("gpu-lost", "gpu lost", "ask the administrators", 6),
-            ("gpu-none", "no gpus", "ask the administrators", 6),
+            ("gpu-no-driver", "no nvidia smi", "apexgpu doctor gpu3", 6),
+            ("gpu-lost", "gpu lost", "apexgpu gpus free", 6),
+            ("gpu-none", "no gpus", "apexgpu gpus free", 6),
             ("denied", "key refused", "apexgpu login", 4),
             ("dead", "unreachable", "apexgpu doctor gpu3", 5),
             ("silent", "timeout", "apexgpu status gpu3", 5),
