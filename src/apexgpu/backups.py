@@ -33,7 +33,14 @@ from apexgpu.archives.selection import archives_to_remove, choose_archive
 from apexgpu.archives.snapshot import SnapshotPlan, TakenSnapshot
 from apexgpu.archives.verification import verify_archive
 from apexgpu.archives.workcontext import WorkContext
-from apexgpu.errors import ApexError, DeclinedError, NoRootfsError, RefusedError, UsageError
+from apexgpu.errors import (
+    ApexError,
+    BadSnapshotError,
+    DeclinedError,
+    NoRootfsError,
+    RefusedError,
+    UsageError,
+)
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.manageshell import manage, newhostkeys
 from apexgpu.manageshell.replies import clean
@@ -212,7 +219,7 @@ def verify(session: Session, wanted: str) -> VerifiedSnapshot:
     """
     with session.reporter.working("checking") as progress:
         archives = _running_archive_host(session, progress)
-        archive = choose_archive(archives.list_archives().archives, wanted, host=archives.host.name)
+        archive = choose_archive(archives.list_archives().archives, wanted)
         verified = verify_archive(archives, archive)
     return VerifiedSnapshot(
         archive=archives.find(archive.path) or archive,
@@ -241,7 +248,7 @@ def remove(session: Session, wanted: str) -> RemovedSnapshot:
     with taking.exclusive_archives(session.state_dir):
         archives = _running_archive_host(session)
         listed = archives.list_archives().archives
-        archive = choose_archive(listed, wanted, host=archives.host.name)
+        archive = choose_archive(listed, wanted)
         if archive.path in archives.context.journal.archives_needed():
             message = (
                 f"{archive.name} is needed by what was interrupted; `apexgpu status` shows how to "
@@ -272,7 +279,8 @@ class KeptSnapshots(Result):
 def keep(session: Session, count: int) -> KeptSnapshots:
     """Keep the newest `count` archives of each host, and delete the others after a question.
 
-    Each host's last verified archive is kept too, and so are those that interrupted work needs.
+    Each host's last verified archive is kept too, the newest of those that a recover or rebuild
+    saved itself, and those that interrupted work needs.
     """
     with taking.exclusive_archives(session.state_dir):
         archives = _running_archive_host(session)
@@ -356,9 +364,10 @@ def recover(
     """Replace the container on the host `name` by an archive, after the archive was checked.
 
     `source` is a name, a label, a file name or a path on the NAS; None for the host's newest
-    archive. `unverified` allows an archive that is damaged, or that no container can read.
-    `snapshot_first` saves what is there now, and `new_host_keys` gives the container keys of its
-    own; None asks the user.
+    verified archive that a user asked for, or the one that an interrupted recover began with. What
+    a recover saved itself is used only when it is named. `unverified` allows an archive that is
+    damaged, or that no container can read. `snapshot_first` saves what is there now, and
+    `new_host_keys` gives the container keys of its own; None asks the user.
 
     Raises DeclinedError when the user declines, RefusedError before anything is changed. When it
     fails later, the message says in which state the container is, and the same call finishes the
@@ -409,15 +418,18 @@ def _replace_container(
 ) -> Recoveries:
     exclusive_work = _exclusive_work(session, host, f"{what} of {host.name}")
     with exclusive_work as context, session.transport.dropped_after(host):
-        replaces_interrupted = source is not None or what is Work.REBUILD
-        recovered = _finish_interrupted(
-            session, context, host, what, replaces_interrupted=replaces_interrupted
-        )
-        if not isinstance(recovered, RecoveredContainer):
-            plan = recoverplan.plan_recover(context, host, what, source, unverified=unverified)
-            _confirm_recover(session, plan)
-            if _wants_snapshot(session, plan, snapshot_first):
-                plan = _take_snapshot_first(session, context, plan)
+        interrupted = _finish_interrupted(session, context, host, what, source)
+        if isinstance(interrupted, RecoveredContainer):
+            recovered = interrupted
+        else:
+            resumed = interrupted if isinstance(interrupted, ReplacementEntry) else None
+            with _forgotten_on_error(context, resumed):
+                plan = recoverplan.plan_recover(
+                    context, host, what, source, resumed=resumed, unverified=unverified
+                )
+                _confirm_recover(session, plan, is_resumed=resumed is not None)
+                if _wants_snapshot(session, plan, snapshot_first):
+                    plan = _take_snapshot_first(session, context, plan)
             recovered = recovery.replace_container(context, plan, _known_keys(session, host))
         _report_recovery(session, host, recovered)
         # An open connection led to the container of before.
@@ -426,7 +438,18 @@ def _replace_container(
     return Recoveries([Outcome(host, Recovery(recovered, change))])
 
 
-def _confirm_recover(session: Session, plan: RecoverPlan) -> None:
+@contextmanager
+def _forgotten_on_error(context: WorkContext, resumed: ReplacementEntry | None) -> Iterator[None]:
+    """Forget an interrupted recover that is not begun again: declined, or its archive is bad."""
+    try:
+        yield
+    except ApexError:
+        if resumed is not None and context.journal.find(resumed.host) == resumed:
+            context.journal.end(resumed)
+        raise
+
+
+def _confirm_recover(session: Session, plan: RecoverPlan, *, is_resumed: bool) -> None:
     """Show the archive, and let the user type the host's name, which agrees to a stop too."""
     host, archive, reporter = plan.host, plan.archive, session.reporter
     if plan.what is Work.REBUILD:
@@ -435,6 +458,8 @@ def _confirm_recover(session: Session, plan: RecoverPlan) -> None:
         )
     else:
         reporter.note(f"  the archive: {archive.describe()}")
+        if is_resumed:
+            reporter.note("  the recover that was interrupted began with it")
         if plan.check and plan.check.hostname and not archive.name.startswith(host.user):
             reporter.warn(
                 "it is not one of your archives: the host name of its container is "
@@ -443,11 +468,18 @@ def _confirm_recover(session: Session, plan: RecoverPlan) -> None:
     if plan.problem:
         checked = "failed its check" if plan.check else "could not be checked"
         reporter.warn(f"the archive {checked}: {plan.problem}")
+    source = "the template" if plan.what is Work.REBUILD else archive.name
     if plan.was_running:
         containers.show_activity(session, host, plan.activity)
-        effect = f"This stops your container on {host.name}, deletes and replaces all its files"
+        effect = (
+            f"This stops your container on {host.name}, deletes and replaces all its files "
+            f"by those of {source}"
+        )
     else:
-        effect = f"This deletes and replaces all files of your container on {host.name}"
+        effect = (
+            f"This deletes and replaces all files of your container on {host.name} "
+            f"by those of {source}"
+        )
     session.confirm_name(host.name, effect)
 
 
@@ -474,24 +506,28 @@ def _take_snapshot_first(session: Session, context: WorkContext, plan: RecoverPl
     If the archive to recover from is the one that the server overwrites, it has been moved.
     """
     host = plan.host
+    then = recovery.planned_entry(plan)
     try:
         with taking.plan_snapshot(context, host) as snapshot_plan:
             # The user has agreed to stop the container already.
             snapshot_plan_to_ask = replace(snapshot_plan, was_running=False)
             _confirm_snapshot(session, snapshot_plan_to_ask, agreed=True)
-            taken = taking.take_snapshot(context, snapshot_plan, label=f"before-{plan.what}")
+            taken = taking.take_snapshot(
+                context, snapshot_plan, label=f"before-{plan.what}", then=then
+            )
     except DeclinedError:
         raise
     except NoRootfsError as exc:
         session.reporter.note(f"  there is nothing to save: {exc.message}")
         return plan
     except ApexError as exc:
+        if context.journal.find(host.name) == then:
+            context.journal.end(then)
         message = (
             f"{exc.message}; the {plan.what} was not begun (--no-snapshot skips the snapshot, and "
             "your files in the container are lost then)"
         )
-        hint = f"apexgpu {plan.what} {host.name} --no-snapshot"
-        raise exc.with_message(message, hint=hint) from None
+        raise exc.with_message(message, hint=f"{then.resume_command} --no-snapshot") from None
     _report_snapshot(session, host, taken)
     if plan.archive.path != taken.archive.path:
         return plan
@@ -632,25 +668,21 @@ def _exclusive_work(
             if entry is not None:
                 reporter.warn(
                     f"{entry.describe()}; the next {entry.what} offers to finish it, --undo undoes it",
-                    hint=f"apexgpu {entry.what} {host.name}",
+                    hint=entry.resume_command,
                 )
             raise
 
 
 def _finish_interrupted(
-    session: Session,
-    context: WorkContext,
-    host: Host,
-    wanted: Work,
-    *,
-    replaces_interrupted: bool = False,
-) -> TakenSnapshot | RecoveredContainer | None:
+    session: Session, context: WorkContext, host: Host, wanted: Work, source: str | None = None
+) -> TakenSnapshot | RecoveredContainer | ReplacementEntry | None:
     """Finish what was interrupted on the host.
 
-    Its result if it is the work that is wanted now, else None.
+    Its result if it is the work that is wanted now. The journal entry of a recover that is to be
+    begun anew, from the archive that it began with. Otherwise None.
 
     Work that was interrupted before it changed anything is undone without a question. A recover
-    from another archive (`replaces_interrupted`) replaces an interrupted one, which need not be
+    from another archive than the interrupted one (`source`) replaces it, which need not be
     finished.
     """
     entry = context.journal.find(host.name)
@@ -658,27 +690,79 @@ def _finish_interrupted(
         return None
     if entry.stage is Stage.STOP:
         session.reporter.note(f"  {entry.describe()}: undoing that first")
-        _undo_entry(context, host, entry)
-        return None
-    if replaces_interrupted and isinstance(entry, ReplacementEntry):
+        return _begin_anew(context, host, entry, wanted, source)
+    if isinstance(entry, SnapshotEntry):
+        return _finish_snapshot(session, context, host, entry, wanted, source)
+    is_other = source is not None or wanted is Work.REBUILD
+    if is_other and not entry.is_resumed_by(wanted, source):
         recovery.wait_until_unpacked(context, host, entry)
         return None
     _confirm_finish(session, host, entry)
-    result: TakenSnapshot | RecoveredContainer
-    if isinstance(entry, SnapshotEntry):
-        result = taking.finish_snapshot(context, host, entry)
-    else:
-        result = recovery.finish_replacement(context, host, entry, _known_keys(session, host))
+    recovered = recovery.finish_replacement(context, host, entry, _known_keys(session, host))
     if entry.what is wanted:
-        return result
+        return recovered
     session.reporter.success(f"{host.name}: the interrupted {entry.what} is finished")
+    return None
+
+
+def _begin_anew(
+    context: WorkContext,
+    host: Host,
+    entry: SnapshotEntry | ReplacementEntry,
+    wanted: Work,
+    source: str | None,
+) -> ReplacementEntry | None:
+    """Undo work that had changed nothing.
+
+    The entry of the recover to go on with, if that is what is wanted.
+    """
+    if isinstance(entry, ReplacementEntry):
+        if entry.is_resumed_by(wanted, source):
+            return recovery.begin_anew(context, host, entry)
+    elif entry.then is not None and entry.then.is_resumed_by(wanted, source):
+        return taking.begin_recover_anew(context, host, entry, entry.then)
+    _undo_entry(context, host, entry)
+    return None
+
+
+def _finish_snapshot(
+    session: Session,
+    context: WorkContext,
+    host: Host,
+    entry: SnapshotEntry,
+    wanted: Work,
+    source: str | None,
+) -> TakenSnapshot | ReplacementEntry | None:
+    """Finish an interrupted snapshot; see `_finish_interrupted`."""
+    _confirm_finish(session, host, entry)
+    if entry.then is None:
+        taken = taking.finish_snapshot(context, host, entry)
+        if wanted is Work.SNAPSHOT:
+            return taken
+    else:
+        # It was to save the container before a recover. If that failed, it is saved again.
+        try:
+            taking.finish_snapshot(context, host, entry)
+        except BadSnapshotError as exc:
+            session.reporter.warn(exc.message)
+    session.reporter.success(f"{host.name}: the interrupted {entry.what} is finished")
+    then = context.journal.find(host.name)
+    if not isinstance(then, ReplacementEntry):
+        return None
+    if then.is_resumed_by(wanted, source):
+        return then
+    # The container was saved for a recover that nobody wants any more.
+    context.journal.end(then)
     return None
 
 
 def _confirm_finish(session: Session, host: Host, entry: JournalEntry) -> None:
     session.reporter.warn(f"{entry.describe()} ({duration(now() - entry.began)} ago)")
+    question = "Finish it now"
+    if isinstance(entry, ReplacementEntry) and entry.what is Work.RECOVER:
+        question = f"Finish the recover from {entry.archive_name} now"
     try:
-        session.confirm("Finish it now")
+        session.confirm(question)
     except DeclinedError as exc:
         message = f"{exc.message}; --yes finishes the {entry.what}, --undo undoes it"
         hint = f"apexgpu {entry.what} {host.name} --undo"

@@ -71,6 +71,8 @@ class TestRecover:
                 timeout=30,
             )
         assert scene("recover", "gpu2", "--yes") == 6
+        assert "no verified snapshot of gpu2" in scene.err or "no snapshot of gpu2" in scene.err
+        assert scene("recover", "gpu2", "--from", "alice.tar.gz", "--yes") == 6
         assert "cannot be trusted" in scene.err
         assert thesis(scene) == "second"
         assert scene.state("gpu2") == "RUNNING"
@@ -80,6 +82,11 @@ class TestRecover:
         for host in ("gpu2", "gpu3", "gpu4"):
             scene.lab.fault(host, "start-fails")
         assert scene("recover", "gpu2", "--yes") == 6
+        assert "the default is not known; name the archive with --from" in scene.err
+        own = "/NAS/Workspaces/lxc-snapshot/alice.tar.gz"
+        words = ("recover", "gpu2", "--unverified", "--from", own)
+        assert f"hint: apexgpu {' '.join(words)}\n" in scene.err
+        assert scene("recover", "gpu2", "--from", own, "--yes") == 6
         assert "none of your containers is running" in scene.err
         assert all("recover TOKEN" not in command for command in scene.sent)
         scene.lab.clear("gpu2", "start-fails")
@@ -87,7 +94,7 @@ class TestRecover:
         for host in ("gpu3", "gpu4"):
             scene.lab.fault(host, "dead")
         scene.lab.fault("gpu2", "start-fails", 1)
-        assert scene("recover", "gpu2", "--unverified", "--yes", "--timeout", "2") == 0, scene.err
+        assert scene(*words, "--yes", "--timeout", "2") == 0, scene.err
         assert "could not be checked" in scene.err
         assert thesis(scene) == "first"
 
@@ -281,7 +288,7 @@ class TestAtATerminal:
         scene.at(UNPACK, "drop")
         assert scene("recover", "gpu2", "--no-snapshot", "--yes") == 5
         with at_terminal("recover", "gpu2") as child:
-            child.expect("Finish it now")
+            child.expect(r"Finish the recover from alice-gpu2-\w+-first now")
             child.sendline("n")
             child.expect("--undo")
             assert ended(child) == 7

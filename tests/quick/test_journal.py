@@ -81,6 +81,62 @@ def test_no_archive_is_given_up_that_is_needed_to_continue(tmp_path: Path) -> No
     assert journal.archives_needed() == {"/NAS/a", "/NAS/b", "/NAS/c", "/NAS/d"}
 
 
+def test_the_recover_that_a_snapshot_is_for_is_read_back_and_needs_its_archives(
+    tmp_path: Path,
+) -> None:
+    then = replace(RECOVER, host="gpu2", wanted="before upgrade", moved_from=None)
+    entry = replace(SNAPSHOT, then=then)
+    journal = Journal(tmp_path)
+    assert journal.record(entry) == journal.find("gpu2") == entry
+    assert then.path in journal.archives_needed()
+    assert entry.resume_command == "apexgpu recover gpu2 --from 'before upgrade'"
+    path = tmp_path / "journal" / "gpu2.json"
+    document = json.loads(path.read_text())
+    document["then"]["what"] = "snapshot"
+    path.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        journal.find("gpu2")
+
+
+def test_an_entry_of_an_earlier_version_knows_no_words(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.record(RECOVER)
+    journal.record(SNAPSHOT)
+    for name, key in (("gpu3", "wanted"), ("gpu2", "then")):
+        path = tmp_path / "journal" / f"{name}.json"
+        document = json.loads(path.read_text())
+        del document[key]
+        path.write_text(json.dumps(document))
+    assert (journal.find("gpu3"), journal.find("gpu2")) == (RECOVER, SNAPSHOT)
+
+
+@pytest.mark.parametrize(
+    ("began_with", "what", "wanted", "resumes"),
+    [
+        (None, Work.RECOVER, None, True),
+        ("x", Work.RECOVER, None, True),
+        ("x", Work.RECOVER, "x", True),
+        ("x", Work.RECOVER, "y", False),
+        (None, Work.RECOVER, "x", False),
+        (None, Work.REBUILD, None, False),
+        (None, Work.SNAPSHOT, None, False),
+    ],
+)
+def test_the_same_words_go_on_with_a_recover(
+    began_with: str | None, what: Work, wanted: str | None, resumes: bool
+) -> None:
+    entry = replace(RECOVER, wanted=began_with)
+    assert entry.is_resumed_by(what, wanted) is resumes
+    rebuild = replace(entry, what=Work.REBUILD)
+    assert not rebuild.is_resumed_by(what, wanted)
+
+
+def test_what_was_interrupted_is_described_with_its_archive() -> None:
+    assert RECOVER.archive_name in RECOVER.describe()
+    rebuild = replace(RECOVER, what=Work.REBUILD)
+    assert "a rebuild on gpu3 from the template was interrupted" in rebuild.describe()
+
+
 def test_it_is_private(tmp_path: Path) -> None:
     Journal(tmp_path).record(SNAPSHOT)
     assert (tmp_path / "journal" / "gpu2.json").stat().st_mode & 0o777 == 0o600

@@ -59,6 +59,10 @@ def saved(name: str, created: int, *, host: str = "gpu2", verified: int | None =
     return Archive(name, host, "", f"/NAS/{name}.tar.gz", 10, created, 0o600, None, verified)
 
 
+def for_undo(name: str, created: int) -> Archive:
+    return replace(saved(name, created, verified=9), label="before-recover")
+
+
 def make(path: Path, *members: str, root: bool = True, text: str = "x") -> Path:
     with tarfile.open(path, "w:gz") as tar:
         if root:
@@ -221,29 +225,52 @@ class TestChoice:
     def test_by_name_label_file_or_path(self) -> None:
         one = replace(saved("alice-gpu2-20231114T221320Z-x", 1), label="x")
         for wanted in (one.name, "x", f"{one.name}.tar.gz", one.path):
-            assert choose_archive([one, saved("other", 2)], wanted, "gpu2") == one
-        assert (
-            choose_archive([one, replace(saved("other", 2), label=one.name)], one.name, "gpu2")
-            == one
-        )
-        with pytest.raises(RefusedError, match="name of 2 snapshots"):
-            choose_archive([one, replace(one, name="y", path="/NAS/y")], "x", "gpu2")
+            assert choose_archive([one, saved("other", 2)], wanted) == one
+        assert choose_archive([one, replace(saved("other", 2), label=one.name)], one.name) == one
         with pytest.raises(RefusedError, match="no snapshot nothere"):
-            choose_archive([one], "nothere", "gpu2")
+            choose_archive([one], "nothere")
 
-    def test_by_default_the_servers_own_when_it_is_the_hosts(self) -> None:
-        own, older = saved("own", 3), saved("older", 2)
-        assert default_archive([older, own], "gpu2", own.path) == own
-        assert (
-            default_archive([older, replace(own, host=UNKNOWN_HOST)], "gpu2", own.path).path
-            == own.path
-        )
-        foreign = replace(own, host="gpu12")
-        assert default_archive([older, foreign], "gpu2", own.path) == older
-        with pytest.raises(RefusedError, match="is of gpu12"):
-            default_archive([foreign], "gpu2", own.path)
-        with pytest.raises(RefusedError, match="no snapshot found"):
-            default_archive([], "gpu2", own.path)
+    def test_several_of_a_name_are_listed_and_the_hint_chooses_none(self) -> None:
+        one = replace(saved("alice-gpu2-20231114T221320Z-x", 1), label="x")
+        other = replace(saved("alice-gpu2-20231115T221320Z-x", 1), label="x")
+        with pytest.raises(RefusedError, match="name of several snapshots") as caught:
+            choose_archive([one, other], "x")
+        assert one.name in caught.value.message
+        assert other.name in caught.value.message
+        assert caught.value.hint == "apexgpu snapshots"
+
+    def test_by_default_the_newest_verified_one_that_a_user_asked_for(self) -> None:
+        good, better = saved("good", 3, verified=9), saved("better", 4, verified=9)
+        untested = saved("untested", 5)
+        unknown = saved("alice", 6, host=UNKNOWN_HOST)
+        foreign = saved("foreign", 7, host="gpu12", verified=9)
+        undo = for_undo("undo", 8)
+        found = [good, better, untested, unknown, foreign, undo]
+        assert default_archive(found, "gpu2") == better
+        assert default_archive([*reversed(found)], "gpu2") == better
+
+    @pytest.mark.parametrize(
+        ("archives", "message", "hint"),
+        [
+            (["untested", "unknown"], "no verified snapshot of gpu2", "--from untested"),
+            (["undo", "foreign"], "a recover or rebuild saved itself", "--from undo"),
+            (["foreign", "unknown"], "is of gpu12", "--from foreign"),
+            (["unknown"], "host unknown.*has to be named", "--from alice"),
+            ([], "no snapshot found", "apexgpu snapshot gpu2"),
+        ],
+    )
+    def test_what_comes_nearest_is_named_and_never_taken(
+        self, archives: list[str], message: str, hint: str
+    ) -> None:
+        known = {
+            "untested": saved("untested", 5),
+            "unknown": saved("alice", 6, host=UNKNOWN_HOST),
+            "foreign": saved("foreign", 7, host="gpu12", verified=9),
+            "undo": for_undo("undo", 8),
+        }
+        with pytest.raises(RefusedError, match=message) as caught:
+            default_archive([known[name] for name in archives], "gpu2")
+        assert hint in (caught.value.hint or "")
 
     def test_a_rotation_keeps_the_newest_and_the_last_verified(self) -> None:
         found = [
@@ -258,6 +285,30 @@ class TestChoice:
         assert archives_to_remove(found, 5) == []
         with pytest.raises(UsageError):
             archives_to_remove(found, 0)
+
+    def test_what_recovers_saved_pushes_out_nothing_that_a_user_asked_for(self) -> None:
+        found = [saved("a", 1, verified=9), saved("b", 2, verified=9)]
+        found += [for_undo(f"undo{number}", number) for number in range(3, 7)]
+        assert [one.name for one in archives_to_remove(found, 2)] == ["undo5", "undo4", "undo3"]
+
+    @pytest.mark.parametrize(
+        ("label", "undo"),
+        [
+            ("before-recover", True),
+            ("before-rebuild", True),
+            ("before-recover-2", True),
+            ("before-upgrade", False),
+            ("before-recovery", False),
+            ("", False),
+        ],
+    )
+    def test_what_a_recover_saves_itself_has_a_name_that_no_user_can_give(
+        self, label: str, undo: bool
+    ) -> None:
+        assert replace(saved("a", 1), label=label).made_for_undo is undo
+        if undo:
+            with pytest.raises(UsageError, match="saves itself"):
+                checked_label(label)
 
 
 @pytest.fixture

@@ -21,6 +21,9 @@ SUFFIX = ".tar.gz"
 MANIFEST_SUFFIX = ".json"
 """Added to an archive's path: `alice.tar.gz.json`."""
 
+# The labels of the archives that apexgpu makes itself before it replaces a container. Where a name
+# was taken, a number is added to it.
+_UNDO_LABEL = re.compile(r"before-(?:recover|rebuild)(?:-\d+)?")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DU_SIZE = re.compile(r"([0-9.]+)([KMGTP]?)")
@@ -97,6 +100,13 @@ class Archive:
         """Whether everybody in the lab can read it, and so recover from it."""
         return bool(self.mode & 0o004)
 
+    @property
+    def made_for_undo(self) -> bool:
+        """Whether it was saved before a recover or rebuild, to undo that, and not because a user
+        asked for it.
+        """
+        return bool(_UNDO_LABEL.fullmatch(self.label))
+
     def describe(self) -> str:
         """The archive in one line, for people."""
         host = "host unknown" if self.host == UNKNOWN_HOST else self.host
@@ -113,6 +123,7 @@ class Archive:
             "created": iso(self.created),
             "verified": None if self.verified is None else iso(self.verified),
             "sha256": self.sha256,
+            "for_undo": self.made_for_undo,
         }
 
 
@@ -198,6 +209,9 @@ def checked_label(label: str) -> str:
     """Return a --name that can be part of a file's name; UsageError for any other."""
     if label and not _LABEL.fullmatch(label):
         message = f"{label!r} cannot be a snapshot's name: use only A-Z a-z 0-9 . _ -, at most 40"
+        raise UsageError(message, hint="apexgpu snapshot HOST --name before-upgrade")
+    if _UNDO_LABEL.fullmatch(label):
+        message = f"{label} is the name of what a recover or rebuild saves itself; use another one"
         raise UsageError(message, hint="apexgpu snapshot HOST --name before-upgrade")
     return label
 

@@ -10,6 +10,7 @@ recover may be older than an update.
 """
 
 import json
+import shlex
 import time
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -81,31 +82,14 @@ class JournalEntry:
         """The entry as JSON documents show it."""
         return {"what": self.what, "stage": self.stage, "began": iso(int(self.began))}
 
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with the work."""
+        return f"apexgpu {self.what} {self.host}"
+
     def describe(self) -> str:
         """What was interrupted, and where."""
         return f"a {self.what} on {self.host} was interrupted {INTERRUPTED_AT[self.stage]}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotEntry(JournalEntry):
-    """A snapshot under way.
-
-    `previous` is the stamp of the archive that was there before, and `moved_to` the path that it
-    was moved to (None where it was not moved). `rootfs_size` is the size of the container's files
-    as `du -h` shows it. `tar_began` is when the server was told to write, in epoch seconds.
-    """
-
-    restart: bool
-    label: str
-    previous: FileStamp | None
-    moved_to: str | None = None
-    rootfs_size: str | None = None
-    tar_began: int | None = None
-
-    @property
-    def archives_needed(self) -> set[str]:
-        """See JournalEntry."""
-        return {path for path in (self.path, self.moved_to) if path}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +108,8 @@ class ReplacementEntry(JournalEntry):
     --unverified). `server_path` is the path that every snapshot overwrites. An archive that was
     there is moved away for the time of the recover; `moved_from` is its old path then. `host_keys`
     are those in the archive, `authorized_keys` the lines that were in the container. `grants` are
-    the archives that were made readable and must be made private again.
+    the archives that were made readable and must be made private again. `wanted` is what the user
+    named with --from: the same words may mean another archive by the time they are repeated.
     """
 
     archive_name: str
@@ -135,11 +120,69 @@ class ReplacementEntry(JournalEntry):
     authorized_keys: tuple[str, ...] = ()
     grants: tuple[Grant, ...] = ()
     moved_from: str | None = None
+    wanted: str | None = None
 
     @property
     def archives_needed(self) -> set[str]:
         """See JournalEntry."""
         return {path for path in (self.path, self.moved_from) if path}
+
+    @property
+    def resume_command(self) -> str:
+        """See JournalEntry."""
+        command = f"apexgpu {self.what} {self.host}"
+        if self.wanted is not None:
+            command += f" --from {shlex.quote(self.wanted)}"
+        return command
+
+    def describe(self) -> str:
+        """What was interrupted, and where."""
+        source = "the template" if self.what is Work.REBUILD else self.archive_name
+        return (
+            f"a {self.what} on {self.host} from {source} was interrupted "
+            f"{INTERRUPTED_AT[self.stage]}"
+        )
+
+    def is_resumed_by(self, what: Work, wanted: str | None) -> bool:
+        """Whether a command goes on with this recover: the same words, or none that name an archive.
+
+        A rebuild is never resumed but begun anew: the template is always the one of today.
+        """
+        return self.what is what is Work.RECOVER and wanted in {None, self.wanted}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotEntry(JournalEntry):
+    """A snapshot under way.
+
+    `previous` is the stamp of the archive that was there before, and `moved_to` the path that it
+    was moved to (None where it was not moved). `rootfs_size` is the size of the container's files
+    as `du -h` shows it. `tar_began` is when the server was told to write, in epoch seconds. `then`
+    is the recover or rebuild for which the container is saved, as it was planned.
+    """
+
+    restart: bool
+    label: str
+    previous: FileStamp | None
+    moved_to: str | None = None
+    rootfs_size: str | None = None
+    tar_began: int | None = None
+    then: ReplacementEntry | None = None
+
+    @property
+    def archives_needed(self) -> set[str]:
+        """See JournalEntry."""
+        needed = {path for path in (self.path, self.moved_to) if path}
+        if self.then is not None:
+            needed |= self.then.archives_needed
+        return needed
+
+    @property
+    def resume_command(self) -> str:
+        """See JournalEntry."""
+        if self.then is not None:
+            return self.then.resume_command
+        return f"apexgpu {self.what} {self.host}"
 
 
 class Journal:
@@ -213,8 +256,14 @@ def _parse(document: dict[str, Any]) -> SnapshotEntry | ReplacementEntry:
         "port_maps": tuple(document["port_maps"]),
     }
     if what is Work.SNAPSHOT:
+        then = document.get("then")
+        then_entry = None if then is None else _parse({**then, "version": VERSION})
+        if isinstance(then_entry, SnapshotEntry):
+            message = "a snapshot before a snapshot"
+            raise ValueError(message)
         return SnapshotEntry(
             **common,
+            then=then_entry,
             restart=bool(document["restart"]),
             label=document["label"],
             previous=_parse_stamp(document["previous"]),
@@ -232,6 +281,8 @@ def _parse(document: dict[str, Any]) -> SnapshotEntry | ReplacementEntry:
         authorized_keys=tuple(document["authorized_keys"]),
         grants=tuple(Grant(**grant) for grant in document["grants"]),
         moved_from=document["moved_from"],
+        # Not in the entries of earlier versions.
+        wanted=document.get("wanted"),
     )
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from posixpath import normpath
 
 from apexgpu.archives import archivehost, scripts, verification
+from apexgpu.archives.access import ArchiveChangedError
 from apexgpu.archives.archivehost import ArchiveHost
 from apexgpu.archives.catalog import SUFFIX, UNKNOWN_HOST, Archive, ArchiveCheck, file_name
 from apexgpu.archives.findhost import NoArchiveHostError, archive_host
-from apexgpu.archives.journal import JournalEntry, ReplacementEntry, Work
+from apexgpu.archives.journal import JournalEntry, ReplacementEntry, Stage, Work
 from apexgpu.archives.selection import choose_archive, default_archive
 from apexgpu.archives.workcontext import WorkContext
 from apexgpu.errors import ApexError, RefusedError, UnsafeArgumentError
@@ -29,7 +30,7 @@ class RecoverPlan:
     `problem` is why the archive cannot be trusted, None when it can; `check` is None when no
     container could read it. `can_save` is whether a snapshot of the container makes sense first:
     its files are complete, and the snapshot could be checked. `server_path` is the file that every
-    snapshot of the user overwrites.
+    snapshot of the user overwrites. `wanted` is what the user named with --from.
     """
 
     host: Host
@@ -44,15 +45,23 @@ class RecoverPlan:
     server_path: str
     port_maps: tuple[int, ...] = ()
     authorized_keys: tuple[str, ...] = ()
+    wanted: str | None = None
 
 
 def plan_recover(
-    context: WorkContext, host: Host, what: Work, wanted: str | None, *, unverified: bool = False
+    context: WorkContext,
+    host: Host,
+    what: Work,
+    wanted: str | None,
+    *,
+    resumed: ReplacementEntry | None = None,
+    unverified: bool = False,
 ) -> RecoverPlan:
     """Choose the archive and check it through a running container.
 
-    `wanted` is a name, label, file or absolute path; None for the default. RefusedError when the
-    archive cannot be trusted; with `unverified` the plan names the problem instead.
+    `wanted` is a name, label, file or absolute path; None for the default. `resumed` is an
+    interrupted recover: its archive is chosen, whatever `wanted` means by now. RefusedError when
+    the archive cannot be trusted; with `unverified` the plan names the problem instead.
     """
     container = context.status(host).container
     if container is None:
@@ -62,17 +71,27 @@ def plan_recover(
     directory = archivehost.parent_directory(template)
     server_path = f"{directory}/{host.user}{SUFFIX}"
     interrupted = context.journal.find(host.name)
+    if interrupted is not None and interrupted.stage is Stage.STOP:
+        # Its container was put back as it was: the files are complete.
+        interrupted = None
     # A stopped container whose files are incomplete must not be started to look.
     may_use_own = interrupted is None or is_running
     try:
         with archive_host(context, host, directory, may_use_own=may_use_own) as archives:
             if what is Work.REBUILD:
                 archive = _unlisted(template)
+            elif resumed is not None:
+                archive = _find_resumed(archives, resumed)
             else:
                 archive = _find_archive(archives, host, wanted)
             choice = _check_choice(context, archives, host, archive)
     except NoArchiveHostError:
-        path = template if what is Work.REBUILD else _guess_path(wanted, directory, server_path)
+        if what is Work.REBUILD:
+            path = template
+        elif resumed is not None:
+            path = resumed.path
+        else:
+            path = _guess_path(host, wanted, directory, server_path)
         choice = _Choice(
             _unlisted(path), problem="none of your containers is running and can read it"
         )
@@ -99,6 +118,7 @@ def plan_recover(
         server_path=server_path,
         port_maps=_port_maps(context, host, interrupted, is_running=is_running),
         authorized_keys=choice.authorized_keys or _keys_before(interrupted),
+        wanted=resumed.wanted if resumed is not None else wanted,
     )
 
 
@@ -163,17 +183,58 @@ def _find_archive(archives: ArchiveHost, host: Host, wanted: str | None) -> Arch
     """The archive that the user means, as a container sees it."""
     listing = archives.list_archives()
     if wanted is None:
-        return default_archive(listing.archives, host.name, archives.server_path)
+        return default_archive(listing.archives, host.name)
     if wanted.startswith("/"):
         path = _normalized(wanted)
-        return listing.find(path) or _unlisted(path)
-    return choose_archive(listing.archives, wanted, host.name)
+        archive = listing.find(path) or _unlisted(path)
+    else:
+        archive = choose_archive(listing.archives, wanted)
+    is_own_name = wanted in {archive.name, archive.label}
+    if archive.path == archives.server_path and archive.made_for_undo and not is_own_name:
+        # The first time, these words named the archive that was here before.
+        message = (
+            f"{wanted} is now what was saved {archive.label.replace('-', ' a ')}: {archive.name}"
+        )
+        hint = f"apexgpu recover {host.name} --from {archive.name}"
+        raise RefusedError(message, hint=hint, code="for_undo")
+    return archive
 
 
-def _guess_path(wanted: str | None, directory: str, server_path: str) -> str:
+def _find_resumed(archives: ArchiveHost, entry: ReplacementEntry) -> Archive:
+    """The archive that an interrupted recover began with, wherever it is by now.
+
+    ArchiveChangedError when it is not there any more.
+    """
+    listing = archives.list_archives()
+    archive = listing.find(entry.path)
+    if archive is not None and entry.checked in {None, archive.stamp}:
+        return archive
+    # One that is not among the user's own, but was named with its path.
+    stamp = archives.size_and_mtime(entry.path)
+    if stamp is not None and entry.checked in {None, stamp}:
+        return replace(_unlisted(entry.path), size=stamp.size, created=stamp.mtime)
+    # A snapshot has moved it away: its size and time are the same, and its name, if it had one.
+    same = [archive for archive in listing.archives if archive.stamp == entry.checked]
+    for archive in same:
+        if archive.name == entry.archive_name or len(same) == 1:
+            return archive
+    message = (
+        f"{entry.archive_name}, from which the interrupted recover began, is gone or has changed; "
+        "name a snapshot with --from"
+    )
+    raise ArchiveChangedError(message, hint="apexgpu snapshots")
+
+
+def _guess_path(host: Host, wanted: str | None, directory: str, server_path: str) -> str:
     """The path of the archive that the user means, when no container can list the archives."""
     if wanted is None:
-        return server_path
+        # Whose the server's own file is, and whether it is what a recover saved, is not known.
+        message = (
+            "none of your containers is running and can list the archives, so the default is not "
+            "known; name the archive with --from"
+        )
+        hint = f"apexgpu recover {host.name} --unverified --from {server_path}"
+        raise RefusedError(message, hint=hint, code="no_eye")
     if wanted.startswith("/"):
         return _normalized(wanted)
     return f"{directory}/{wanted.removesuffix(SUFFIX)}{SUFFIX}"

@@ -50,26 +50,12 @@ class RecoveredContainer:
     keys_restored: int
 
 
-def replace_container(
-    context: WorkContext, plan: RecoverPlan, known_keys: KnownKeys
-) -> RecoveredContainer:
-    """Carry out a plan.
-
-    When it fails, the error says in which state the container is and what to do.
-    """
-    host, check = plan.host, plan.check
-    interrupted = context.journal.find(host.name)
-    authorized_keys = plan.authorized_keys
-    if plan.what is Work.REBUILD and not plan.was_running and interrupted is None:
-        authorized_keys = authorized_keys or _keys_of_stopped_container(context, host)
-    # Interrupted work may have replaced some of the files already; how many is not known.
-    stage = Stage.STOP
-    if interrupted is not None and interrupted.stage is not Stage.STOP:
-        stage = Stage.UNPACK
-    entry = ReplacementEntry(
-        host=host.name,
+def planned_entry(plan: RecoverPlan) -> ReplacementEntry:
+    """The journal entry of a plan before anything is done."""
+    check = plan.check
+    return ReplacementEntry(
+        host=plan.host.name,
         what=plan.what,
-        stage=stage,
         began=now(),
         directory=plan.directory,
         path=plan.archive.path,
@@ -80,10 +66,30 @@ def replace_container(
         checked=check.stamp if check else None,
         mode=check.mode if check else None,
         host_keys=check.host_keys if check else (),
-        authorized_keys=authorized_keys,
-        # What the interrupted recover made readable has to be made private again by this one.
-        grants=interrupted.grants if isinstance(interrupted, ReplacementEntry) else (),
+        authorized_keys=plan.authorized_keys,
+        wanted=plan.wanted,
     )
+
+
+def replace_container(
+    context: WorkContext, plan: RecoverPlan, known_keys: KnownKeys
+) -> RecoveredContainer:
+    """Carry out a plan.
+
+    When it fails, the error says in which state the container is and what to do.
+    """
+    host = plan.host
+    interrupted = context.journal.find(host.name)
+    entry = planned_entry(plan)
+    if plan.what is Work.REBUILD and not plan.was_running and interrupted is None:
+        keys = plan.authorized_keys or _keys_of_stopped_container(context, host)
+        entry = replace(entry, authorized_keys=keys)
+    if interrupted is not None and interrupted.stage is not Stage.STOP:
+        # Interrupted work may have replaced some of the files already; how many is not known.
+        entry = replace(entry, stage=Stage.UNPACK)
+    if isinstance(interrupted, ReplacementEntry):
+        # What the interrupted recover made readable has to be made private again by this one.
+        entry = replace(entry, grants=interrupted.grants)
     return _replace_files(context, host, context.journal.record(entry), known_keys)
 
 
@@ -119,12 +125,27 @@ def undo_replacement(context: WorkContext, host: Host, entry: ReplacementEntry) 
             f"the files of the container on {host.name} are already replaced; this cannot be "
             f"undone. Finish the {entry.what}, or recover from another snapshot with --from"
         )
-        raise RefusedError(message, hint=f"apexgpu {entry.what} {host.name}", code="no_undo")
+        raise RefusedError(message, hint=entry.resume_command, code="no_undo")
+    _put_back(context, host, entry)
+    context.journal.end(entry)
+
+
+def begin_anew(context: WorkContext, host: Host, entry: ReplacementEntry) -> ReplacementEntry:
+    """Put everything back as it was before an interrupted recover that had changed no files.
+
+    The entry stays in the journal, as that of a recover that is only planned: which archive it is
+    from must not be forgotten, whatever happens now.
+    """
+    _put_back(context, host, entry)
+    path = entry.moved_from or entry.path
+    return context.journal.record(replace(entry, path=path, moved_from=None, grants=()))
+
+
+def _put_back(context: WorkContext, host: Host, entry: ReplacementEntry) -> None:
     if entry.was_running and not context.is_known_to_run(host):
         context.start(host)
         portmaps.map_again(context.transport, host, entry.port_maps, note=context.note)
     revoke_access(context, host, entry)
-    context.journal.end(entry)
 
 
 def wait_until_unpacked(context: WorkContext, host: Host, entry: ReplacementEntry) -> None:
@@ -227,7 +248,7 @@ def _files_incomplete(host: Host, entry: ReplacementEntry, exc: ApexError) -> Ap
         f"{exc.message}; the container on {host.name} is stopped, and its files are deleted or "
         f"incomplete: {choices}"
     )
-    return exc.with_message(message, hint=f"apexgpu {entry.what} {host.name}")
+    return exc.with_message(message, hint=entry.resume_command)
 
 
 def _start_and_log_in(
@@ -252,9 +273,7 @@ def _start_and_log_in(
         message = (
             f"{exc.message}; the files on {host.name} are replaced, but no login has worked yet"
         )
-        raise exc.with_message(
-            message, hint=exc.hint or f"apexgpu {entry.what} {host.name}"
-        ) from None
+        raise exc.with_message(message, hint=exc.hint or entry.resume_command) from None
     keys_restored = 0
     if entry.what is Work.REBUILD:
         keys_restored = _restore_keys(context, host, entry)

@@ -6,12 +6,12 @@ from apexgpu.archives.catalog import SUFFIX, UNKNOWN_HOST, Archive, file_name
 from apexgpu.errors import NoSnapshotError, RefusedError, UsageError
 
 
-def choose_archive(archives: Sequence[Archive], wanted: str, host: str) -> Archive:
+def choose_archive(archives: Sequence[Archive], wanted: str) -> Archive:
     """The archive with the name, label, file name or path `wanted`.
 
     RefusedError for none, or several.
 
-    A name, a file or a path counts before a label that has the same text. `host` is for the hint.
+    A name, a file or a path counts before a label that has the same text.
     """
     matches = [archive for archive in archives if wanted in _names(archive)]
     if not matches:
@@ -20,10 +20,10 @@ def choose_archive(archives: Sequence[Archive], wanted: str, host: str) -> Archi
         message = f"there is no snapshot {wanted}"
         raise NoSnapshotError(message, hint="apexgpu snapshots")
     if len(matches) > 1:
+        # Which of them is meant, nobody knows, so the hint names none: it might be pasted.
         names = ", ".join(archive.name for archive in matches)
-        message = f"{wanted} is the name of {len(matches)} snapshots: {names}"
-        hint = f"apexgpu recover {host} --from {matches[0].name}"
-        raise RefusedError(message, hint=hint, code="several_snapshots")
+        message = f"{wanted} is the name of several snapshots: {names}; use the whole name"
+        raise RefusedError(message, hint="apexgpu snapshots", code="several_snapshots")
     return matches[0]
 
 
@@ -32,45 +32,85 @@ def _names(archive: Archive) -> set[str]:
     return {archive.name, archive.path, stem, f"{stem}{SUFFIX}"}
 
 
-def default_archive(archives: Sequence[Archive], host: str, server_path: str) -> Archive:
-    """The archive that `recover HOST` uses: the one at `server_path` if it is this host's, else the
-    host's newest.
+def default_archive(archives: Sequence[Archive], host: str) -> Archive:
+    """The archive that `recover HOST` uses: the newest verified one of this host that a user asked
+    for.
+
+    What a recover saved itself does not count: after the first recover it is the newest archive,
+    and the same command would bring back what the user wanted to be rid of. NoSnapshotError names
+    the archive that comes nearest.
     """
-    newest = None
-    of_server = None
-    for archive in archives:
-        if archive.path == server_path:
-            of_server = archive
-        if archive.host == host and (newest is None or archive.created >= newest.created):
-            newest = archive
-    if of_server is not None and of_server.host in {host, UNKNOWN_HOST}:
-        return of_server
-    if newest is not None:
-        return newest
-    if of_server is not None:
+    usable = [
+        archive
+        for archive in archives
+        if archive.host == host and archive.verified and not archive.made_for_undo
+    ]
+    if usable:
+        return _newest(usable)
+    raise _no_default(archives, host)
+
+
+def _newest(archives: Sequence[Archive]) -> Archive:
+    return max(archives, key=lambda archive: archive.created)
+
+
+def _no_default(archives: Sequence[Archive], host: str) -> NoSnapshotError:
+    """The error when no archive can be the default; its hint names the nearest one."""
+    of_host = [archive for archive in archives if archive.host == host]
+    requested = [archive for archive in of_host if not archive.made_for_undo]
+    of_others = [archive for archive in archives if archive.host not in {host, UNKNOWN_HOST}]
+    if requested:
+        nearest = _newest(requested)
+        message = f"no verified snapshot of {host} found; {nearest.describe()} has to be named"
+    elif of_host:
+        nearest = _newest(of_host)
         message = (
-            f"no snapshot of {host} found; the newest archive is of {of_server.host} "
-            f"({of_server.name})"
+            f"no snapshot of {host} found but what a recover or rebuild saved itself; "
+            f"{nearest.name} has to be named"
         )
-        hint = f"apexgpu recover {host} --from {of_server.name}"
-        raise NoSnapshotError(message, hint=hint)
-    raise NoSnapshotError("no snapshot found", hint=f"apexgpu snapshot {host}")
+    elif of_others:
+        nearest = _newest(of_others)
+        message = (
+            f"no snapshot of {host} found; the newest archive is of {nearest.host} ({nearest.name})"
+        )
+    elif archives:
+        nearest = _newest(archives)
+        message = f"no snapshot of {host} found; {nearest.describe()} has to be named"
+    else:
+        return NoSnapshotError("no snapshot found", hint=f"apexgpu snapshot {host}")
+    return NoSnapshotError(message, hint=f"apexgpu recover {host} --from {nearest.name}")
 
 
 def archives_to_remove(archives: Sequence[Archive], keep: int) -> list[Archive]:
-    """All archives but the newest `keep` of each host; each host's last verified one is kept too."""
+    """All archives but the newest `keep` of each host, its last verified one, and the newest of
+    those that a recover or rebuild saved itself.
+
+    The latter are not counted among the `keep`: otherwise, three recovers would push out all
+    snapshots that the user asked for.
+    """
     if keep < 1:
         raise UsageError("at least one snapshot must be kept", hint="apexgpu snapshots keep 3")
-    by_host: dict[str, list[Archive]] = {}
+    requested: dict[str, list[Archive]] = {}
+    for_undo: dict[str, list[Archive]] = {}
     for archive in archives:
-        by_host.setdefault(archive.host, []).append(archive)
+        group = for_undo if archive.made_for_undo else requested
+        group.setdefault(archive.host, []).append(archive)
     removed: list[Archive] = []
-    for of_host in by_host.values():
-        newest_first = sorted(of_host, key=lambda archive: -archive.created)
-        verified_is_kept = any(archive.verified for archive in newest_first[:keep])
-        for archive in newest_first[keep:]:
-            if archive.verified and not verified_is_kept:
-                verified_is_kept = True
-            else:
-                removed.append(archive)
+    for of_host in requested.values():
+        removed += _older_than(of_host, keep)
+    for of_host in for_undo.values():
+        removed += _older_than(of_host, 1)
+    return removed
+
+
+def _older_than(archives: Sequence[Archive], keep: int) -> list[Archive]:
+    """All but the newest `keep` and the newest verified one."""
+    newest_first = sorted(archives, key=lambda archive: -archive.created)
+    verified_is_kept = any(archive.verified for archive in newest_first[:keep])
+    removed = []
+    for archive in newest_first[keep:]:
+        if archive.verified and not verified_is_kept:
+            verified_is_kept = True
+        else:
+            removed.append(archive)
     return removed

@@ -15,7 +15,7 @@ from apexgpu.archives import archivehost
 from apexgpu.archives.archivehost import ArchiveHost
 from apexgpu.archives.catalog import Archive, parse_du_size
 from apexgpu.archives.findhost import NoArchiveHostError, archive_host
-from apexgpu.archives.journal import SnapshotEntry, Stage, Work, now
+from apexgpu.archives.journal import ReplacementEntry, SnapshotEntry, Stage, Work, now
 from apexgpu.archives.scriptreplies import CannotMoveError
 from apexgpu.archives.verification import LostReply, ServerReply, Verified, verify
 from apexgpu.archives.workcontext import WorkContext
@@ -169,10 +169,12 @@ def take_snapshot(
     label: str = "",
     restart: bool = True,
     replace_previous: bool = False,
+    then: ReplacementEntry | None = None,
 ) -> TakenSnapshot:
     """Take the snapshot of a plan; BadSnapshotError when it is bad, with the previous one kept.
 
-    `replace_previous` lets the server overwrite an archive that cannot be moved away.
+    `replace_previous` lets the server overwrite an archive that cannot be moved away. `then` is the
+    recover for which the container is saved: it is in the journal when the snapshot is good.
     """
     host = plan.host
     entry = context.journal.record(
@@ -187,6 +189,7 @@ def take_snapshot(
             restart=restart,
             label=label,
             previous=plan.previous.stamp if plan.previous else None,
+            then=then,
         )
     )
     try:
@@ -309,6 +312,22 @@ def undo_snapshot(context: WorkContext, host: Host, entry: SnapshotEntry) -> Non
 
     A new archive, if there is one, stays where it is. When it fails, the journal entry stays.
     """
+    _put_back(context, host, entry)
+    context.journal.end(entry)
+
+
+def begin_recover_anew(
+    context: WorkContext, host: Host, entry: SnapshotEntry, then: ReplacementEntry
+) -> ReplacementEntry:
+    """As `undo_snapshot`, but the recover for which the container was to be saved stays planned.
+
+    Its entry, as it is in the journal then.
+    """
+    _put_back(context, host, entry)
+    return context.journal.record(then)
+
+
+def _put_back(context: WorkContext, host: Host, entry: SnapshotEntry) -> None:
     if entry.stage is Stage.TAR:
         _wait_for_tar(context, host, entry)
     if entry.was_running and not context.is_known_to_run(host):
@@ -317,7 +336,6 @@ def undo_snapshot(context: WorkContext, host: Host, entry: SnapshotEntry) -> Non
     if entry.moved_to:
         with archive_host(context, host, entry.directory, may_use_own=True) as archives:
             archives.undo_move(entry.moved_to)
-    context.journal.end(entry)
 
 
 def finish_snapshot(context: WorkContext, host: Host, entry: SnapshotEntry) -> TakenSnapshot:
@@ -346,8 +364,20 @@ def _complete(
         previous = None
         if entry.moved_to:
             previous = archives.find(entry.moved_to)
-    context.journal.end(entry)
+    _end(context, entry, previous)
     return _taken(verified, previous, wants_restart, start_error)
+
+
+def _end(context: WorkContext, entry: SnapshotEntry, previous: Archive | None) -> None:
+    """End the entry of a good snapshot; the recover that follows it takes its place."""
+    then = entry.then
+    if then is None:
+        context.journal.end(entry)
+        return
+    if previous is not None and then.path == entry.path:
+        # The archive to recover from was the one that had to be moved away.
+        then = replace(then, path=previous.path, mode=previous.mode)
+    context.journal.record(then)
 
 
 def _taken(
@@ -380,7 +410,7 @@ def _find_checker(
             f"the snapshot on {host.name} is written, but could not be checked yet: {reason}; run "
             "the command again to check it, and keep the previous one until then"
         )
-        raise ApexError(message, hint=f"apexgpu snapshot {host.name}", code="not_tested") from None
+        raise ApexError(message, hint=entry.resume_command, code="not_tested") from None
 
 
 def _start_again(context: WorkContext, host: Host, entry: SnapshotEntry) -> ApexError | None:
@@ -425,7 +455,7 @@ def _wait_for_tar(context: WorkContext, host: Host, entry: SnapshotEntry) -> Los
         f"tar may still be writing the snapshot of {host.name}, and no other container can see it: "
         f"wait {minutes} minutes (do not start the container), then run the command again"
     )
-    raise ConnectionLostError(message, hint=f"apexgpu snapshot {host.name}")
+    raise ConnectionLostError(message, hint=entry.resume_command)
 
 
 def _tar_wait(entry: SnapshotEntry) -> float:

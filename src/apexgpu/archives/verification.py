@@ -213,10 +213,16 @@ def _bad_snapshot(
 ) -> BadSnapshotError:
     """The error for a bad snapshot.
 
-    Puts the previous archive back where that costs nothing, and ends the entry.
+    Puts the previous archive back where that costs nothing, and ends the entry. The recover for
+    which the container was to be saved takes its place in the journal.
     """
     kept = _keep_previous(archives, entry, check)
-    archives.context.journal.end(entry)
+    journal = archives.context.journal
+    if entry.then is None:
+        journal.end(entry)
+    else:
+        # The recover that was to follow is still planned: its caller decides what becomes of it.
+        journal.record(entry.then)
     if not problem.startswith("the snapshot on "):
         problem = f"the snapshot on {host.name} is bad: {problem}"
     return BadSnapshotError(f"{problem}; {kept}", hint="apexgpu snapshots")

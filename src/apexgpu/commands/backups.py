@@ -124,7 +124,7 @@ def keep(
 ) -> Result:
     """Keep the newest N snapshots of each host; delete the rest.
 
-    The newest verified snapshot of each host is always kept.
+    The newest verified snapshot of each host is always kept, and the newest that a recover saved.
 
     Example: apexgpu snapshots keep 3
     """
@@ -140,7 +140,7 @@ def recover(
         typer.Option(
             "--from",
             metavar="NAME|PATH",
-            help="The snapshot to use (see: apexgpu snapshots). By default, the newest of HOST.",
+            help="The snapshot to use (see: apexgpu snapshots). By default, the newest good one that you took.",
         ),
     ] = None,
     unverified: Unverified = False,
