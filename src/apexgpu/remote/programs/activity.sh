@@ -1,4 +1,5 @@
 # Print who is logged in, a line `---`, and the programs that compute on the GPUs.
+LC_ALL=C; export LC_ALL
 echo apexgpu-starts
 who 2>/dev/null
 echo ---
