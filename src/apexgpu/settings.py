@@ -1,6 +1,7 @@
 """The settings and their sources: flag, environment, config.toml, last login, default."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -135,6 +136,7 @@ def load(
     named: dict[str, Setting] = {}
     for name in _DIRECTORY_VARIABLES:
         named[name] = _directory(name, flags, environment)
+    _check_state_dir(Path(named["state_dir"].value))
     file = _read_file(Path(named["config_dir"].value) / "config.toml")
     for name, definition in _DEFINITIONS.items():
         candidates = (
@@ -150,6 +152,12 @@ def load(
                 named[name] = Setting(value, source)
                 break
     _check_timeout(named["timeout"])
+    is_home_used = named["ssh_config"].value.startswith("~") or SettingSource.DEFAULT in (
+        named["config_dir"].source,
+        named["state_dir"].source,
+    )
+    if is_home_used:
+        _check_home()
     return Settings(named)
 
 
@@ -166,11 +174,95 @@ def _directory(name: str, flags: Mapping[str, str], environment: Mapping[str, st
         return Setting(environment[variable], SettingSource.ENVIRONMENT)
     import platformdirs  # only here: a run with both variables set need not load it
 
+    home_directory()  # without one, platformdirs would name a directory called "~"
     if name == "config_dir":
         path = platformdirs.user_config_path("apexgpu", appauthor=False)
     else:
         path = platformdirs.user_state_path("apexgpu", appauthor=False)
     return Setting(str(path), SettingSource.DEFAULT)
+
+
+def home_directory() -> Path:
+    """Return the user's home directory. Raises ConfigError if there is none."""
+    given = os.environ.get("HOME")
+    if os.name == "posix" and given is not None and not Path(given).is_absolute():
+        raise ConfigError(
+            f"HOME is {given!r}, which is not the full path of a directory",
+            hint='export HOME="$(getent passwd "$(id -u)" | cut -d: -f6)"',
+        )
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ConfigError(
+            f"there is no home directory: HOME is not set, and {_my_name()} has no entry in the"
+            " password database",
+            hint="export HOME=/path/of/a/directory",
+        ) from None
+
+
+def _check_home() -> None:
+    """Refuse another user's home (sudo may keep HOME): its files would end up with a wrong owner.
+
+    Also refuse a user without an entry in the password database: ssh does not run for one.
+    """
+    home = home_directory()
+    if sys.platform == "win32":
+        return
+    import pwd
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        raise ConfigError(
+            f"{_my_name()} has no entry in the password database, and ssh does not run without one",
+            hint="getent passwd $(id -u)",
+        ) from None
+    try:
+        owner = home.stat().st_uid
+    except OSError:
+        return  # the first write will name it
+    if owner not in (os.geteuid(), 0):
+        raise ConfigError(
+            f"HOME is {home}, which belongs to {_user_name(owner)}, but this runs as {_my_name()}:"
+            f" {_user_name(owner)} could not use the files that it makes there",
+            hint="run the same command without sudo",
+        )
+
+
+def _check_state_dir(path: Path) -> None:
+    """Refuse a state directory of another user, who could put files there for us to trust."""
+    if sys.platform == "win32":
+        return
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return  # there is none yet
+    if owner in (os.geteuid(), 0):
+        return
+    hint = f"ls -ld {path}"
+    if os.geteuid() == 0:
+        hint = "run the same command without sudo"
+    raise ConfigError(
+        f"{path} belongs to {_user_name(owner)}, but this runs as {_my_name()}: APEXGPU_STATE_DIR must"
+        " name a directory of your own",
+        hint=hint,
+    )
+
+
+def _my_name() -> str:
+    return _user_name(os.geteuid()) if sys.platform != "win32" else "this user"
+
+
+def _user_name(uid: int) -> str:
+    """Return the name of a user, or `uid 1234` if it has none."""
+    if sys.platform == "win32":
+        return f"uid {uid}"
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _read_file(path: Path) -> dict[str, str]:

@@ -4,7 +4,10 @@ import errno
 import os
 from pathlib import Path
 
+from apexgpu import files, settings
 from apexgpu.errors import ApexError, BugError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def as_apex_error(exc: Exception) -> ApexError:
@@ -24,15 +27,35 @@ def as_apex_error(exc: Exception) -> ApexError:
 
 def _file_error(exc: OSError) -> ApexError | None:
     if isinstance(exc.filename, str | os.PathLike) and exc.strerror:
-        path = Path(exc.filename)
-        hint = f"ls -ld {path.parent}"
-        return ApexError(f"cannot use {path}: {exc.strerror}", code="file", hint=hint)
+        return _named_file_error(Path(exc.filename), exc)
     if isinstance(exc, FileNotFoundError) and not _has_working_directory():
         return ApexError("the directory that you are in is gone", code="directory_gone", hint="cd")
-    if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if exc.errno in _FULL:
         message = f"the disk is full: {exc.strerror}"
         return ApexError(message, code="no_space", hint="df -h ~ .")
     return None
+
+
+def _named_file_error(path: Path, exc: OSError) -> ApexError:
+    message = f"cannot use {path}: {exc.strerror}"
+    hint = f"ls -ld {path.parent}"
+    is_full = exc.errno in _FULL
+    if is_full:
+        hint = f"df -h {_existing(path)}"
+    state_dir = settings.state_directory({}, os.environ)
+    if path.is_relative_to(state_dir):
+        message += "; APEXGPU_STATE_DIR can name another directory for what apexgpu keeps"
+        if not is_full:
+            hint = files.local_state_dir_command()
+    return ApexError(message, code="no_space" if is_full else "file", hint=hint)
+
+
+def _existing(path: Path) -> Path:
+    """The nearest directory above `path` that exists: df needs one."""
+    for parent in path.parents:
+        if parent.is_dir():
+            return parent
+    return Path("/")
 
 
 def _has_working_directory() -> bool:

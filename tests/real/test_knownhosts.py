@@ -259,6 +259,61 @@ def test_what_ssh_writes_meanwhile_stays_and_so_does_the_mode(
     assert file.stat().st_mode & 0o777 == 0o644
 
 
+def test_a_line_that_ssh_appends_during_a_slow_sync_stays(
+    file: Path, tmp_path: Path, keys: dict[str, PublicKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk may need seconds for our new version; another ssh does not wait for it."""
+    knownhostsedit.add(file, [(NAME, keys["a"])], hashed=False)
+    sync = os.fsync
+    names = [f"[10.77.1.{number}]:22" for number in range(3)]
+
+    def slow_sync(descriptor: int) -> None:
+        sync(descriptor)
+        if names and not Path(f"/proc/self/fd/{descriptor}").resolve().is_dir():
+            with file.open("a") as stream:
+                stream.write(f"{names.pop()} {keys['ec'].line}\n")
+
+    monkeypatch.setattr(os, "fsync", slow_sync)
+    knownhostsedit.replace(file, NAME, keys["b"], tmp_path / "backups")
+    assert names == []
+    assert ours(file, NAME) == {(keys["b"].kind, keys["b"].blob)}
+    for number in range(3):
+        assert ours(file, f"[10.77.1.{number}]:22") == {(keys["ec"].kind, keys["ec"].blob)}
+
+
+def test_a_line_that_goes_to_the_replaced_file_is_brought_over(
+    file: Path, tmp_path: Path, keys: dict[str, PublicKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ssh that opened the file before the rename writes into the old one."""
+    knownhostsedit.add(file, [(NAME, keys["a"])], hashed=False)
+    rename = os.replace
+
+    with file.open("a") as late:
+
+        def replace(old: Path, new: Path) -> None:
+            rename(old, new)
+            if new == file:
+                late.write(f"{OTHER} {keys['ec'].line}\n")
+                late.flush()
+
+        monkeypatch.setattr(os, "replace", replace)
+        knownhostsedit.replace(file, NAME, keys["b"], tmp_path / "backups")
+    assert ours(file, OTHER) == {(keys["ec"].kind, keys["ec"].blob)}
+
+
+def test_adding_keeps_hard_links_and_replacing_refuses_them(
+    file: Path, tmp_path: Path, keys: dict[str, PublicKey]
+) -> None:
+    file.parent.mkdir()
+    (tmp_path / "dotfiles").touch()
+    file.hardlink_to(tmp_path / "dotfiles")
+    knownhostsedit.add(file, [(NAME, keys["a"])], hashed=False)
+    assert (tmp_path / "dotfiles").read_bytes() == file.read_bytes() != b""
+    with pytest.raises(ConfigError, match="hard link"):
+        knownhostsedit.replace(file, NAME, keys["b"], tmp_path / "backups")
+    assert file.samefile(tmp_path / "dotfiles")
+
+
 def test_ten_earlier_states_are_kept(
     file: Path, tmp_path: Path, keys: dict[str, PublicKey]
 ) -> None:

@@ -225,7 +225,7 @@ def file(state_dir: Path, tunnel_id: str) -> Path:
 
 
 def lock(path: Path, *, timeout: float) -> AbstractContextManager[None]:
-    """Lock the tunnel file `path`, as the process that carries the tunnel does; ApexError if busy."""
+    """Lock the tunnel file `path`, as the process that carries the tunnel does; BusyError if it does."""
     return files.locked(path.with_suffix(".lock"), what=f"tunnel {path.stem}", timeout=timeout)
 
 
@@ -261,7 +261,7 @@ def _is_locked(path: Path) -> bool:
     try:
         with lock(path, timeout=0):
             return False
-    except ApexError:
+    except files.BusyError:
         return True
 
 

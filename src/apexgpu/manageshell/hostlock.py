@@ -3,13 +3,12 @@
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from apexgpu.errors import ApexError
-from apexgpu.files import locked
+from apexgpu.files import BusyError, locked
 from apexgpu.models import Host
 
 
 def only_one(state_dir: Path, host: Host) -> AbstractContextManager[None]:
-    """Hold the host's lock: only one changing command at a time. ApexError after 5 s."""
+    """Hold the host's lock: only one changing command at a time. BusyError after 5 s."""
     return locked(_lock_file(state_dir, host), what=host.name, timeout=5)
 
 
@@ -18,7 +17,7 @@ def in_use(state_dir: Path, host: Host) -> bool:
     try:
         with locked(_lock_file(state_dir, host), what=host.name, timeout=0):
             return False
-    except ApexError:
+    except BusyError:
         return True
 
 

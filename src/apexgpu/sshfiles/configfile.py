@@ -364,11 +364,16 @@ def _write_candidate(target: Path, new: bytes) -> Path:
         with suppress(OSError):
             stale.unlink()
     descriptor, name = mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(new)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return Path(name)
+    candidate = Path(name)
+    try:
+        with files.errors_naming(target), os.fdopen(descriptor, "wb") as stream:
+            stream.write(new)
+            stream.flush()
+            files.sync(stream.fileno())
+    except OSError:
+        candidate.unlink()  # a full disk
+        raise
+    return candidate
 
 
 def _read(path: Path) -> bytes | None:
@@ -382,11 +387,18 @@ def _read(path: Path) -> bytes | None:
 
 
 def _check_writable(path: Path) -> None:
-    """Raise ConfigError if the file or its directory is read-only.
+    """Raise ConfigError if the file or its directory is read-only, or the file has two names.
 
     The mode bits are looked at too, because root could write a file that is read-only on purpose.
     """
     target = Path(os.path.realpath(path))
+    if target.exists() and target.stat().st_nlink > 1:
+        # A safe write makes a new file, and the other name would silently keep the old one.
+        raise ConfigError(
+            f"{target} has a second name (a hard link), which a safe write would cut off; make one of"
+            " the two a symbolic link",
+            hint=f"ls -li {target}",
+        )
     existing = target if target.exists() else target.parent
     while not existing.exists():
         existing = existing.parent
@@ -421,6 +433,9 @@ def _errors_naming(path: Path) -> Iterator[None]:
             error.args = (error.message,)
         raise
     except OSError as error:
+        place = Path(os.fsdecode(error.filename or path))
+        if place.parent not in (path.parent, Path(os.path.realpath(path)).parent):
+            raise  # about a file in the state directory: a backup, the lock
         raise ConfigError(
             f"{path} cannot be used: {error.strerror or error}",
             hint="apexgpu config sync --include",

@@ -4,13 +4,15 @@ The files are the user's own. Lines that are not understood or not concerned sta
 """
 
 import json
+import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from apexgpu import readers
+from apexgpu import files, readers
 from apexgpu.errors import ApexError, ConfigError, UnexpectedError
 from apexgpu.files import replace_atomically
 from apexgpu.iam.publickeys import parse_key
@@ -39,15 +41,17 @@ def add(path: Path, entries: Sequence[tuple[str, PublicKey]], *, hashed: bool) -
         ConfigError: the file cannot be written.
     """
 
-    def change(old: bytes) -> bytes:
+    def addition(old: bytes) -> bytes:
         known = parse_entries(old)
         lines = []
         for name, key in dict.fromkeys(entries):
             if not _contains(known, name, key):
                 lines.append(_format_line(name, key, hashed=hashed))
-        return _append(old, lines)
+        return _append(old, lines)[len(old) :]
 
-    return _rewrite(path, change, backup_dir=None)
+    with _errors_naming(path):
+        _read_bytes_and_mode(path)  # raises for what is not a regular file
+        return files.append(path, addition)
 
 
 def replace(path: Path, name: str, new: PublicKey, backup_dir: Path) -> list[PublicKey]:
@@ -100,17 +104,20 @@ def remove(path: Path, names: Sequence[str]) -> None:
 
     changed = _rewrite(path, change, backup_dir=None)
     if changed and not path.is_symlink() and path.stat().st_size == 0:
-        path.unlink()
+        with _late_lines(path, b""):
+            path.unlink()
 
 
 def record_added(state_dir: Path, path: Path, names: Sequence[str]) -> None:
     """Record that apexgpu added the entries of `names` to `path`, for `uninstall` to remove."""
-    record = _load_record(state_dir)
-    recorded = record.setdefault(str(path), [])
-    for name in names:
-        if name.lower() not in recorded:
-            recorded.append(name.lower())
-    replace_atomically(state_dir / _RECORD, json.dumps(record, indent=1).encode())
+    lock = state_dir / "locks" / "known_hosts.lock"
+    with files.locked(lock, what="the list of added host keys"):
+        record = _load_record(state_dir)
+        recorded = record.setdefault(str(path), [])
+        for name in names:
+            if name.lower() not in recorded:
+                recorded.append(name.lower())
+        replace_atomically(state_dir / _RECORD, json.dumps(record, indent=1).encode())
 
 
 def list_added(state_dir: Path) -> dict[Path, list[str]]:
@@ -135,26 +142,75 @@ def _load_record(state_dir: Path) -> dict[str, list[str]]:
 
 def _rewrite(path: Path, change: Callable[[bytes], bytes], *, backup_dir: Path | None) -> bool:
     """Replace the file's bytes by `change(bytes)`; start over if ssh wrote to it meanwhile."""
-    try:
+    with _errors_naming(path):
+        target = Path(os.path.realpath(path))
         for _attempt in range(_MAX_TRIES):
-            old, mode = _read_bytes_and_mode(path)
+            old, mode = _read_bytes_and_mode(target)
             new = change(old)
             if new == old:
                 return False
             if backup_dir is not None and old:
                 _back_up(path, old, backup_dir)
-            present, _mode = _read_bytes_and_mode(path)
-            if present == old:
-                replace_atomically(path, new, mode=mode)
+            if _replace(target, old, new, mode):
                 return True
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ConfigError(f"cannot write {path}: {reason}", hint=f"ls -l {path}") from error
     raise ApexError(
         f"another program keeps changing {path}; run the command again",
         hint="pgrep -a ssh",
         code="busy",
     )
+
+
+def _replace(target: Path, old: bytes, new: bytes, mode: int) -> bool:
+    """Replace `old` by `new`; return False, with nothing done, if the file has changed."""
+    if target.exists() and target.stat().st_nlink > 1:
+        raise ConfigError(
+            f"{target} has a second name (a hard link), which would keep the old content;"
+            " replace the hard link by a symbolic link",
+            hint=f"ls -li {target}",
+        )
+    # A slow disk may need seconds for the new bytes. Lines that ssh appends meanwhile must stay.
+    with files.written_beside(target, new, mode=mode) as temporary:
+        present, _mode = _read_bytes_and_mode(target)
+        if present != old:
+            return False
+        with _late_lines(target, old):
+            temporary.replace(target)
+    files.sync_directory(target.parent)
+    return True
+
+
+@contextmanager
+def _late_lines(path: Path, old: bytes) -> Iterator[None]:
+    """Append to `path` what a program writes into the file that the block replaces or deletes.
+
+    Such a program had opened the file before. `old` is what the file had then. Windows does not
+    replace a file that is open.
+    """
+    if os.name == "nt" or not path.exists():
+        yield
+        return
+    with path.open("rb") as replaced:
+        yield
+        late = replaced.read()[len(old) :]
+    if late:
+        files.append(path, lambda _present: late)
+
+
+@contextmanager
+def _errors_naming(path: Path) -> Iterator[None]:
+    """Turn an OSError into a ConfigError that names the file that it is about."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        place = error.filename or path
+        message = f"cannot write {path}: {reason}"
+        if Path(os.fsdecode(place)).parent not in (
+            path.parent,
+            Path(os.path.realpath(path)).parent,
+        ):
+            message = f"cannot write {path}: {place}: {reason}"
+        raise ConfigError(message, hint=f"ls -l {path}") from error
 
 
 def _read_bytes_and_mode(path: Path) -> tuple[bytes, int]:

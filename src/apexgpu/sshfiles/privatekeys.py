@@ -139,11 +139,14 @@ def save_pair(path: Path, private: bytes, public: bytes) -> Path:
     Raises:
         ConfigError: the files cannot be written; nothing is left behind.
     """
+    made: Path | None = None
     try:
         with written_beside(path, private, mode=0o600) as temporary:
-            path = _move_to_free_name(temporary, path)
+            made = path = _move_to_free_name(temporary, path)
         replace_atomically(public_path(path), public, mode=0o644)
     except OSError as error:
+        if made is not None:
+            made.unlink()  # half a pair would be taken for the user's key by the next run
         raise ConfigError(
             f"cannot write {path}: {error.strerror}", hint=f"ls -ld {path.parent}"
         ) from error
