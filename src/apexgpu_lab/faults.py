@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from apexgpu.errors import UsageError
+from apexgpu_lab.socketowners import identifies_clients
 
 IAM = "iam"
 
@@ -52,6 +53,7 @@ IAM_KINDS = MappingProxyType(
         "html": "an HTML page instead of the ssh config",
         "garbled-config": "an ssh config with lines that nobody should believe",
         "db-locked": "storing keys fails with status 500",
+        "empty-password": "an empty password is accepted, as by a directory that allows unauthenticated binds",
     }
 )
 
@@ -87,6 +89,12 @@ class ActiveFaults:
     def set(self, where: str, kind: str, times: int | None = None) -> None:
         """Set a fault, for `times` occasions or until it is cleared. Raises UsageError."""
         check(where, kind)
+        if kind == "empty-password" and not identifies_clients():
+            # The password is what keeps other users of this machine out.
+            raise UsageError(
+                "empty-password is not possible on this system: any user could log in to the lab",
+                hint="apexgpu lab fault --list",
+            )
         if times is not None and times < 1:
             raise UsageError(
                 f"a fault cannot happen {times} times", hint="leave --times out: until cleared"

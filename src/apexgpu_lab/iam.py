@@ -88,7 +88,10 @@ class IamSite:
         form = request.form
         if "keys" not in form or "password" not in form:
             return html_page(400, "Bad Request")
-        if not self.lab_state.users.accepts_password(name, form["password"]):
+        password = form["password"]
+        empty_accepted = not password and self.lab_state.faults.trigger(IAM, "empty-password")
+        users = self.lab_state.users
+        if not users.accepts_password(name, password, empty_accepted=empty_accepted):
             return html_page(401, "Unauthorized")
         if self.lab_state.faults.trigger(IAM, "db-locked"):
             return html_page(500, "Internal Server Error")

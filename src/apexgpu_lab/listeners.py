@@ -12,6 +12,7 @@ from ipaddress import IPv4Address
 
 from apexgpu.errors import ApexError
 from apexgpu_lab.labstate import HostAddress
+from apexgpu_lab.socketowners import is_own_client
 
 MANAGE_PORT = 2222
 _TRIES = 40
@@ -80,7 +81,10 @@ def _bind_shared_address(hosts: int) -> list[tuple[HostAddress, socket.socket]]:
 
 
 class Listener:
-    """A listening socket. Every connection is passed to `serve(socket, peer)` in a task of its own."""
+    """A listening socket. Every connection is passed to `serve(socket, peer)` in a task of its own.
+
+    Connections of other users of this machine are reset, where the system tells whose they are.
+    """
 
     def __init__(
         self, address: str, port: int, serve: Serve, sock: socket.socket | None = None
@@ -130,6 +134,10 @@ class Listener:
                 client, peer = await accept_connection(sock)
             except OSError:
                 await asyncio.sleep(0.05)  # out of descriptors: some may be free again later
+                continue
+            # A login to the lab is a shell of the user who runs it.
+            if not is_own_client(peer, client.getsockname()):
+                reset_connection(client)
                 continue
             client.setblocking(False)
             task = loop.create_task(self._serve_one(client, peer[0]))

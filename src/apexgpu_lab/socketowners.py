@@ -5,6 +5,8 @@ to its own listening socket, and then again, without end: on a real host, port 6
 is another port than that of the laptop. The ssh server of a container uses this module to refuse
 such a connection.
 
+It also tells whose a connection is: nobody but the user who runs the lab may use it.
+
 Where there is no /proc, nothing is found, and nothing refused.
 """
 
@@ -14,10 +16,40 @@ import socket
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _PROC = Path("/proc")
 _ESTABLISHED, _LISTENING = "01", "0A"  # proc_net_tcp(5)
+_NO_INODE = "0"  # a socket that no process has any more; the kernel reports the uid 0 for it
 _INIT = 1
+_READS = 5  # of a table from which a busy system may leave out a row
+
+
+def identifies_clients() -> bool:
+    """Tell whether this system says which user is at the other end of a connection on loopback."""
+    return os.access(_PROC / "net" / "tcp", os.R_OK)
+
+
+def is_own_client(client: tuple[str, int], server: tuple[str, int]) -> bool:
+    """Tell whether the user who runs this program also is at the client's end of a connection.
+
+    A client that cannot be found is not: it may have sent its request and disconnected at once.
+    Where the system does not identify clients, each counts as the user's own.
+    """
+    if not identifies_clients():
+        return True
+    local, remote = _kernel_form(*client), _kernel_form(*server)
+    # A client may have used an IPv6 socket for this IPv4 connection; it is in the other table then.
+    mapped_local, mapped_remote = _mapped_form(local), _mapped_form(remote)
+    for _ in range(_READS):
+        for table, ours, theirs in (
+            ("tcp", local, remote),
+            ("tcp6", mapped_local, mapped_remote),
+        ):
+            for row in _tcp_sockets(table):
+                if (row.local, row.remote) == (ours, theirs) and row.inode != _NO_INODE:
+                    return row.uid == os.geteuid()
+    return False
 
 
 def client_processes(client: tuple[str, int], server: tuple[str, int]) -> frozenset[int] | None:
@@ -32,9 +64,9 @@ def client_processes(client: tuple[str, int], server: tuple[str, int]) -> frozen
     busy system may skip a row.
     """
     local, remote = _kernel_form(*client), _kernel_form(*server)
-    for row_local, row_remote, state, inode in _tcp_sockets("tcp"):
-        if (row_local, row_remote, state) == (local, remote, _ESTABLISHED):
-            owners = {pid for pid in _all_processes() if inode in _sockets_of(pid)}
+    for row in _tcp_sockets("tcp"):
+        if (row.local, row.remote, row.state) == (local, remote, _ESTABLISHED):
+            owners = {pid for pid in _all_processes() if row.inode in _sockets_of(pid)}
             break
     else:
         return None
@@ -67,18 +99,31 @@ def _listening_inodes(address: str, port: int) -> set[str]:
 
 def _inodes(table: str, local: str) -> set[str]:
     return {
-        inode
-        for row_local, _, state, inode in _tcp_sockets(table)
-        if state == _LISTENING and row_local == local
+        row.inode for row in _tcp_sockets(table) if row.state == _LISTENING and row.local == local
     }
 
 
-def _tcp_sockets(table: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield local address, remote address, state and inode of each socket in /proc/net/`table`."""
+class _Row(NamedTuple):
+    """A socket in /proc/net/tcp: `uid` is the user who opened it."""
+
+    local: str
+    remote: str
+    state: str
+    uid: int
+    inode: str
+
+
+def _tcp_sockets(table: str) -> Iterator[_Row]:
     with contextlib.suppress(OSError):
         for line in (_PROC / "net" / table).read_text(encoding="ascii").splitlines()[1:]:
             fields = line.split()
-            yield fields[1], fields[2], fields[3], fields[9]
+            yield _Row(fields[1], fields[2], fields[3], int(fields[7]), fields[9])
+
+
+def _mapped_form(ipv4: str) -> str:
+    """Return an IPv4 address of /proc/net/tcp as /proc/net/tcp6 writes it (`::ffff:127.0.0.1`)."""
+    prefix = int.from_bytes(b"\0\0\xff\xff", sys.byteorder)
+    return f"{'0' * 16}{prefix:08X}{ipv4}"
 
 
 def _kernel_form(address: str, port: int) -> str:

@@ -14,6 +14,8 @@ from apexgpu_lab.keypairs import public_key_blobs
 from apexgpu_lab.labstate import LabState
 from apexgpu_lab.listeners import read_until_closed
 
+_MAX_AUTH_TRIES = 6  # sshd_config(5)
+
 
 class LabSshServer(asyncssh.SSHServer):
     """The ssh server's side of one connection: login by public key only, and the faults of the host.
@@ -28,6 +30,7 @@ class LabSshServer(asyncssh.SSHServer):
         self.connection: asyncssh.SSHServerConnection | None = None
         self.user = ""
         self._denied = False
+        self._refused_keys = 0
         self._tasks = tasks
 
     @abstractmethod
@@ -49,10 +52,16 @@ class LabSshServer(asyncssh.SSHServer):
         return True
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """Whether the key is among those of the account."""
-        return not self._denied and key.public_data in public_key_blobs(
+        """Whether the key is among those of the account. After six that are not, disconnect."""
+        if not self._denied and key.public_data in public_key_blobs(
             self.authorized_keys_of(username)
-        )
+        ):
+            return True
+        self._refused_keys += 1
+        if self._refused_keys >= _MAX_AUTH_TRIES:
+            # As OpenSSH's sshd does: an agent with many keys may never get to the right one.
+            raise asyncssh.ProtocolError("Too many authentication failures")
+        return False
 
     @property
     def peer(self) -> str:

@@ -34,7 +34,6 @@ class UserDatabase:
         self.people: dict[str, Person] = {}
         self.registered: dict[str, Registration] = {}
         self.keys: dict[str, str] = {}
-        self.empty_password_accepted = True
         for name, display_name in (
             ("alice", "王芳"),
             ("bob", "Li, Bob"),
@@ -63,11 +62,15 @@ class UserDatabase:
             )
         return self.registered[name]
 
-    def accepts_password(self, name: str, password: str) -> bool:
-        """Whether the directory lets this password in: an empty one passes as an unauthenticated bind."""
+    def accepts_password(self, name: str, password: str, *, empty_accepted: bool) -> bool:
+        """Whether the directory lets this password in.
+
+        With `empty_accepted`, an empty one passes as an unauthenticated bind (RFC 4513), as it does
+        at some real directories.
+        """
         person = self.find(name)
         if person is None:
             return False
         if not password:
-            return self.empty_password_accepted
+            return empty_accepted
         return secrets.compare_digest(person.password.encode(), password.encode())

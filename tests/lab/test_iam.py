@@ -74,6 +74,7 @@ def test_iam_answers_as_recorded(new_lab: Lab) -> None:
     _same(fetch(url, "/manage/ssh-key/alice"), seen["GET manage"])
     _same(fetch(url, "/user/alice/port"), seen["port after"])
     _same(fetch(url, "/manage/ssh-key/alice", {**form, "password": "wrong"}), seen["wrong pw"])
+    new_lab.fault("iam", "empty-password", 1)
     _same(fetch(url, "/manage/ssh-key/alice", {**form, "password": ""}), seen["empty pw"])
     _same(fetch(url, "/manage/ssh-key/alice", form), seen["right pw"])
     wait_until(lambda: fetch(url, "/log/push-keys").body.endswith("]done\n"), new_lab)
