@@ -44,7 +44,7 @@ def _named_file_error(path: Path, exc: OSError) -> ApexError:
         hint = f"df -h {_existing(path)}"
     state_dir = settings.state_directory({}, os.environ)
     if path.is_relative_to(state_dir):
-        message += "; APEXGPU_STATE_DIR can name another directory for what apexgpu keeps"
+        message += "; APEXGPU_STATE_DIR can name another directory for apexgpu's own files"
         if not is_full:
             hint = files.local_state_dir_command()
     return ApexError(message, code="no_space" if is_full else "file", hint=hint)
