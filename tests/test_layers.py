@@ -45,6 +45,7 @@ USER_LEVEL = (
     "copying",
     "x11",
     "gpus",
+    "runs",
     "software",
     "shellcompletion",
     "doctor",
@@ -64,6 +65,7 @@ TECHNOLOGY = {
     "forwarding": 6,
     "xserver": 6,
     "sshfs": 7,
+    "detached": 7,
     "recipes": 7,
 }
 """The packages, one per technology. Each may import those with a lower number."""

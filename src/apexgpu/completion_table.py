@@ -3,7 +3,7 @@
 # A generated table.
 # fmt: off
 TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'cp', 'snapshot', 'snapshots', 'recover', 'rebuild', 'tunnel', 'tunnels', 'tensorboard', 'jupyter', 'port', 'mount', 'mounts', 'unmount', 'x11', 'gpus', 'setup', 'verify', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
+    '': ('words', ('login', 'logout', 'whoami', 'keys', 'config', 'register', 'up', 'down', 'status', 'ssh', 'exec', 'cp', 'run', 'runs', 'snapshot', 'snapshots', 'recover', 'rebuild', 'tunnel', 'tunnels', 'tensorboard', 'jupyter', 'port', 'mount', 'mounts', 'unmount', 'x11', 'gpus', 'setup', 'verify', 'doctor', 'uninstall', 'completion', 'demo', 'lab'), ('--version', '--install-completion', '--help')),
     'completion': ('words', ('show',), ('--help',)),
     'completion show': ('words', ('bash', 'zsh', 'fish', 'powershell'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config': ('words', ('sync', 'status', 'print', 'remove', 'restore'), ('--help',)),
@@ -41,6 +41,13 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'rebuild': ('host', (), ('--unverified', '--snapshot', '--new-host-keys', '--undo', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'recover': ('host', (), ('--from', '--unverified', '--snapshot', '--new-host-keys', '--undo', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'register': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'run': ('host', (), ('--name', '--gpu', '--memory', '--workdir', '--env', '--env-file', '--sync', '--wait', '--follow', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'runs': ('hosts', ('list', 'logs', 'wait', 'stop', 'clean'), ('--all', '--watch', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'runs clean': ('hosts', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'runs list': ('hosts', (), ('--all', '--watch', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'runs logs': ('files', (), ('--follow', '--tail', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'runs stop': ('files', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'runs wait': ('files', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'setup': ('host', (), ('--dry-run', '--plan', '--python', '--accept-files', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'snapshot': ('host', (), ('--name', '--no-restart', '--replace', '--undo', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'snapshots': ('host', ('list', 'verify', 'remove', 'keep'), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),

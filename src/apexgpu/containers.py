@@ -447,6 +447,8 @@ def show_activity(session: Session, host: Host, activity: Activity | None) -> No
         session.reporter.note(f"  {host.name}: logged in: {line}")
     for line in activity.gpu_processes:
         session.reporter.note(f"  {host.name}: on a GPU: {line}")
+    for name in activity.runs:
+        session.reporter.note(f"  {host.name}: a run that would end: {name}")
 
 
 def _stop(session: Session, hosts: Sequence[Host]) -> dict[Host, Outcome[Stop]]:

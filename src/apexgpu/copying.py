@@ -61,13 +61,20 @@ class CopyResult(Result):
         }
 
 
-def copy(session: Session, arguments: Sequence[str], *, method: Method | None = None) -> CopyResult:
+def copy(
+    session: Session,
+    arguments: Sequence[str],
+    *,
+    method: Method | None = None,
+    ignored: frozenset[bytes] = frozenset(),
+) -> CopyResult:
     """Copy `arguments[:-1]` to `arguments[-1]`.
 
     One side is `HOST:PATH`, the other is on this laptop.
 
     `method` None means rsync where both sides have it, SFTP otherwise. A stopped container is
-    started if the user agrees.
+    started if the user agrees. `ignored` are paths in the sources, which are directories, that are
+    left out with all that is below them.
 
     Raises UsageError for arguments that are not a copy, RefusedError for a source or a target that
     is missing or in the way, NoSpaceError, and the errors of a connection. After a DroppedError the
@@ -79,6 +86,7 @@ def copy(session: Session, arguments: Sequence[str], *, method: Method | None = 
     host = containers.one_host(session, route.host)
     containers.ensure_running(session, host)
     copier = Copier(route, _connector(session, host), session.state_dir, method)
+    copier.ignored = ignored
     try:
         with ExitStack() as reporting:
             # Nothing is drawn before the connection is open: ssh may ask for a passphrase.

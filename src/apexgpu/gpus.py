@@ -9,12 +9,13 @@
 A container sees its own programs only. GPU memory that none of them accounts for belongs to others.
 """
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from apexgpu import manyhosts
-from apexgpu.errors import ApexError, NotRegisteredError, RefusedError, StoppedError
+from apexgpu import manyhosts, readers
+from apexgpu.errors import ApexError, NotRegisteredError, RefusedError, StoppedError, UsageError
 from apexgpu.models import Host, Outcome
 from apexgpu.nvidia import choice, query
 from apexgpu.nvidia.choice import GIB, Need, Offer
@@ -23,13 +24,28 @@ from apexgpu.results import HostResults, JsonObject, Result, error_json, exit_co
 from apexgpu.session import Session
 from apexgpu.text import size
 
-__all__ = ["GIB", "FreeGpus", "GpuList", "HostGpus", "free", "show"]
+__all__ = [
+    "GIB",
+    "FreeGpus",
+    "GpuList",
+    "HostGpus",
+    "NoneFreeError",
+    "free",
+    "parse_memory",
+    "show",
+]
 
 WATCH_PERIOD = 5.0
 """Seconds between two reports of a host with `--watch`."""
 
 LOOKS = 5
 """How often `free` looks at each GPU: one look may fall into a pause between two batches."""
+
+
+class NoneFreeError(RefusedError):
+    """No GPU has what was asked for now."""
+
+    code = "none_free"
 
 
 @dataclass(frozen=True)
@@ -163,6 +179,29 @@ def command_for(offer: Offer) -> str:
     return f'apexgpu ssh {offer.host} -- "{offer.variables} python train.py"'
 
 
+_UNITS = {
+    "": GIB,
+    **dict.fromkeys(("G", "GB", "GIB"), GIB),
+    **dict.fromkeys(("M", "MB", "MIB"), GIB // 1024),
+    **dict.fromkeys(("T", "TB", "TIB"), GIB * 1024),
+}
+"""The bytes of a unit of memory: GPUs have powers of two, whatever people call them."""
+
+
+def parse_memory(text: str) -> int:
+    """The bytes of a size on a command line: `8`, `8G`, `8GB` and `8GiB` are all 8 GiB, `500M` is 500 MiB.
+
+    UsageError for anything else, and for nothing.
+    """
+    match = re.fullmatch(r"([0-9.]+) ?([A-Za-z]*)", text.strip())
+    count = readers.decimal(match[1]) if match is not None else None
+    unit = _UNITS.get(match[2].upper()) if match is not None else None
+    if not count or unit is None:
+        message = f"{text} is not a size of memory: write 8, 8G or 8GiB"
+        raise UsageError(message, hint="apexgpu gpus free --memory 8G")
+    return round(count * unit)
+
+
 def show(session: Session, patterns: Sequence[str], *, watch: bool = False) -> GpuList:
     """Look at the GPUs of the hosts that `patterns` name, or of all hosts where your container runs.
 
@@ -277,7 +316,10 @@ def free(
         if outcome.value is not None
     }
     offers = choice.offers(reports, need)
-    error = None if offers else _none_free(need, names_of_absent(outcomes, StoppedError))
+    error = None
+    if not offers:
+        stopped = names_of_absent(outcomes, StoppedError)
+        error = _none_free(need, stopped, _roomiest(outcomes))
     return FreeGpus(offers, outcomes, error)
 
 
@@ -291,12 +333,29 @@ def names_of_absent(outcomes: Sequence[Outcome[HostGpus]], reason: type[RefusedE
     return names
 
 
-def _none_free(need: Need, stopped: Sequence[str]) -> ApexError:
+def _roomiest(outcomes: Sequence[Outcome[HostGpus]]) -> tuple[str, Gpu] | None:
+    """The GPU with the most free memory, and its host: the one to look at when none is free."""
+    best: tuple[str, Gpu] | None = None
+    for outcome in outcomes:
+        report = outcome.value.newest if outcome.value is not None else None
+        for gpu in report.gpus if report is not None else ():
+            if gpu.free is not None and (best is None or gpu.free > (best[1].free or 0)):
+                best = outcome.host.name, gpu
+    return best
+
+
+def _none_free(
+    need: Need, stopped: Sequence[str], roomiest: tuple[str, Gpu] | None
+) -> NoneFreeError:
     what = "a free GPU" if need.count == 1 else f"{need.count} free GPUs"
     room = f" with {size(need.memory)}" if need.memory is not None else ""
     message = f"no host that runs your container has {what}{room} now"
     hint = "apexgpu gpus --watch"
+    if roomiest is not None:
+        host, gpu = roomiest
+        load = "unknown" if gpu.utilization is None else f"{gpu.utilization} %"
+        message += f"; GPU {gpu.index} of {host} has most: {size(gpu.free)} free, load {load}"
     if stopped:
         message += f"; the GPUs of {stopped[0]} were not checked, because your container is stopped"
         hint = f"apexgpu up {stopped[0]}"
-    return RefusedError(message, hint=hint, code="none_free")
+    return NoneFreeError(message, hint=hint)

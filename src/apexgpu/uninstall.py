@@ -35,6 +35,7 @@ _OUR_NAMES = (
     "locks",
     "mounts.json",
     "ports.json",
+    "runs.json",
     "ssh_config.*",
     "ssh_hosts.conf",
     "tunnels",

@@ -36,11 +36,10 @@ def free(
     ctx: typer.Context,
     hosts: HostsArgument = None,
     memory: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            metavar="GIB",
-            min=0.001,
-            help="GiB that must be free on each GPU. By default, GPUs must be empty.",
+            metavar="SIZE",
+            help="What must be free on each GPU: 8, 8G and 8GiB are 8 GiB. By default, GPUs must be empty.",
         ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many GPUs you need on one host.")] = 1,
@@ -57,5 +56,5 @@ def free(
 
     Example: apexgpu gpus free --memory 8 --count 2
     """
-    in_bytes = None if memory is None else int(memory * gpus.GIB)
+    in_bytes = None if memory is None else gpus.parse_memory(memory)
     return gpus.free(session_of(ctx), hosts or [], memory=in_bytes, count=count, seconds=over)

@@ -85,6 +85,12 @@ def show_now(ctx: typer.Context) -> Callable[[Result], None]:
     return invocation.screen.show
 
 
+def output_bytes(ctx: typer.Context) -> Callable[[bytes], None] | None:
+    """Return a function that passes on what a user's program printed; None when JSON is wanted."""
+    invocation: Invocation = ctx.find_root().obj
+    return None if invocation.screen.as_json else invocation.screen.raw_bytes
+
+
 def output_line(ctx: typer.Context) -> Callable[[str], None]:
     """Return a function that prints a line of a result while the command still runs."""
     invocation: Invocation = ctx.find_root().obj

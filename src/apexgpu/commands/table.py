@@ -45,6 +45,10 @@ COMMANDS: dict[str, CommandInfo] = {
     "cp": CommandInfo(
         "work", "Work in a container", "Copy files and directories to or from your container."
     ),
+    "run": CommandInfo(
+        "runs", "Long-running work", "Start a command that keeps running without this laptop."
+    ),
+    "runs": CommandInfo("runs", "Long-running work", "Your runs: list, logs, wait, stop, clean."),
     "snapshot": CommandInfo(
         "backups", "Backups", "Save your container to the NAS, and check the archive."
     ),

@@ -29,15 +29,16 @@ _SSH_FAILED = 255  # the exit status of `ssh` itself when the command has none
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a stop would interrupt: login sessions (lines of `who`) and processes on a GPU."""
+    """What a stop would interrupt: login sessions (lines of `who`), processes on a GPU, runs (their names)."""
 
     sessions: tuple[str, ...] = ()
     gpu_processes: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
     @property
     def busy(self) -> bool:
         """Whether anybody would notice a stop."""
-        return bool(self.sessions or self.gpu_processes)
+        return bool(self.sessions or self.gpu_processes or self.runs)
 
 
 def query(
@@ -140,14 +141,17 @@ def _query_details(transport: Transport, host: Host) -> str:
 def activity(transport: Transport, host: Host) -> Activity:
     """Return what runs in a running container; nothing if it does not answer."""
     try:
-        reply = query_running(transport, host, remotescript.sh_command("activity.sh"))
+        command = remotescript.sh_command("run_processes.sh", "activity.sh")
+        reply = query_running(transport, host, command)
     except ApexError:
         return Activity()
-    sessions, _, processes = remotescript.output(reply.out).partition("---\n")
+    sessions, _, others = remotescript.output(reply.out).partition("---\n")
+    processes, _, runs = others.partition("---\n")
     return Activity(
         sessions=tuple(line.strip() for line in sessions.splitlines() if line.strip()),
         # A line of a process begins with its PID. nvidia-smi prints its own errors here too.
         gpu_processes=tuple(
             line.strip() for line in processes.splitlines() if line.strip()[:1] in _DIGITS
         ),
+        runs=tuple(line.strip() for line in runs.splitlines() if line.strip()),
     )

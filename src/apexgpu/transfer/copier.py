@@ -58,7 +58,8 @@ class Copier:
     """One run of `cp`.
 
     `connect` opens the connection; `connected` is called when it is open. `method` None means rsync
-    where both sides have it, SFTP otherwise. Locks are kept in `state_dir`.
+    where both sides have it, SFTP otherwise. Locks are kept in `state_dir`. `ignored` are paths in
+    the sources, which are directories, that are left out with all that is below them.
     """
 
     route: copypaths.CopyRoute
@@ -67,6 +68,7 @@ class Copier:
     method: Method | None = None
     progress: CopyProgress = field(default_factory=CopyProgress)
     connected: Callable[[], object] = lambda: None
+    ignored: frozenset[bytes] = frozenset()
 
     async def run(self) -> CopySummary:
         """Copy.
@@ -162,9 +164,8 @@ class Copier:
                 send_all = None
                 if method is Method.RSYNC:
                     send_all = partial(self._send_by_rsync, job, target, connection)
-                result = await fill_stage(
-                    source, target, job.stage_request, self.progress, send_all
-                )
+                request = replace(job.stage_request, ignored=self.ignored)
+                result = await fill_stage(source, target, request, self.progress, send_all)
                 if not result.staged:
                     return result
                 changed = await move_into_place(
@@ -194,7 +195,7 @@ class Copier:
         else:
             local_directory, remote_directory = job.stage, origin
         rsync_job = rsync.RsyncJob(
-            self.route.upload, local_directory, remote_directory, name, compare
+            self.route.upload, local_directory, remote_directory, name, compare, self.ignored
         )
         return await rsync.run(rsync_job, connection, target, self.progress)
 

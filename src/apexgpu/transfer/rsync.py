@@ -44,7 +44,8 @@ class RsyncJob:
     `name` is the only file of the source to copy, None for all of them. With `compare`, the
     directory above the staging directory holds what the target has already: rsync leaves out what
     is the same and sends the differences of what is not. What an earlier run left in the staging
-    directory and the source no longer has is deleted there.
+    directory and the source no longer has is deleted there. `ignored` are paths in the source that
+    are left out.
     """
 
     upload: bool
@@ -52,6 +53,7 @@ class RsyncJob:
     remote_directory: bytes
     name: bytes | None = None
     compare: bool = False
+    ignored: frozenset[bytes] = frozenset()
 
 
 def is_usable(version: str) -> bool:
@@ -66,10 +68,18 @@ def is_usable(version: str) -> bool:
     return (int(match[1]), int(match[2])) >= _OLDEST_USABLE
 
 
-def argv(job: RsyncJob, *, ssh: Sequence[str], alias: str, names: Path | None) -> list[str]:
+def argv(
+    job: RsyncJob,
+    *,
+    ssh: Sequence[str],
+    alias: str,
+    names: Path | None,
+    patterns: Path | None = None,
+) -> list[str]:
     """The command line, to be run in `job.local_directory`.
 
-    `ssh` is ssh with its options; `names` is a file that lists what to copy, divided by NUL bytes.
+    `ssh` is ssh with its options; `names` is a file that lists what to copy, `patterns` one with
+    what to leave out, both divided by NUL bytes.
     """
     stages = os.fsdecode(STAGE_PREFIX + b"*" + STAGE_SUFFIX)
     remote_directory = shlex.quote(os.fsdecode(job.remote_directory))
@@ -93,6 +103,9 @@ def argv(job: RsyncJob, *, ssh: Sequence[str], alias: str, names: Path | None) -
         arguments += ["--from0", f"--files-from={names}"]
     else:
         arguments += ["--recursive", "--delete"]
+    if patterns is not None:
+        # An earlier run may have sent what is left out now.
+        arguments += ["--from0", f"--exclude-from={patterns}", "--delete-excluded"]
     if job.compare:
         arguments += ["--compare-dest=.."]
     local, remote = "./", f"{alias}:./"
@@ -109,6 +122,17 @@ def _quote_for_rsh(word: str) -> str:
     if re.fullmatch(r"[^\s'\"]+", word):
         return word
     return "'" + word.replace("'", "''") + "'"
+
+
+def exclude_pattern(path: bytes) -> bytes:
+    """The line of --exclude-from that leaves out exactly `path` (FILTER RULES in rsync(1)).
+
+    A slash in front ties it to the top of the copy. In a pattern without wildcards, a backslash is a
+    letter; in one with wildcards, it takes the meaning from the letter behind it.
+    """
+    if re.search(rb"[*?[]", path):
+        path = re.sub(rb"([*?\[\\])", rb"\\\1", path)
+    return b"/" + path + b"\0"
 
 
 def parse_progress(piece: bytes) -> int | None:
@@ -204,8 +228,18 @@ async def run(
         if job.name is not None:
             names = Path(directory) / "names"
             names.write_bytes(b"./" + job.name + b"\0")
+        patterns = None
+        if job.ignored:
+            patterns = Path(directory) / "patterns"
+            patterns.write_bytes(b"".join(exclude_pattern(path) for path in sorted(job.ignored)))
         process = await start_async(
-            argv(job, ssh=connection.ssh_argv(), alias=connection.alias, names=names),
+            argv(
+                job,
+                ssh=connection.ssh_argv(),
+                alias=connection.alias,
+                names=names,
+                patterns=patterns,
+            ),
             own_group=not connection.ask,
             cwd=job.local_directory,
             env={"LC_ALL": "C"},  # failure() reads English

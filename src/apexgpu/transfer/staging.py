@@ -40,7 +40,8 @@ class StageRequest:
     """What to put into the staging directory `stage`: the file or directory `source`.
 
     `name` is the name of a single file in the staging directory. `existing` is the directory on the
-    target into which a directory is merged, None if it will be new.
+    target into which a directory is merged, None if it will be new. `ignored` are the paths in a
+    directory that are left out, with all that is below them.
     """
 
     source: bytes
@@ -48,6 +49,7 @@ class StageRequest:
     stage: bytes
     name: bytes = b""
     existing: bytes | None = None
+    ignored: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ async def _wanted_files(source: FileSystem, target: FileSystem, request: StageRe
     """
     wanted: Tree
     if request.info.is_directory:
-        wanted = await read_tree(source, request.source)
+        wanted = await read_tree(source, request.source, without=request.ignored)
     else:
         wanted = {request.name: request.info}
     for info in wanted.values():

@@ -1,6 +1,6 @@
 """Reads trees of files from either side, and makes read-only directories writable."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from shlex import quote
 
 from apexgpu.errors import RefusedError
@@ -12,9 +12,13 @@ _LISTINGS_AT_ONCE = 32
 
 
 async def read_tree(
-    files: FileSystem, top: bytes, *, only: Tree | None = None
+    files: FileSystem,
+    top: bytes,
+    *,
+    only: Tree | None = None,
+    without: Collection[bytes] = frozenset(),
 ) -> dict[bytes, FileInfo]:
-    """Everything below `top`, except staging directories.
+    """Everything below `top`, except staging directories and the paths `without`.
 
     With `only`, a directory is read only if it is one in that tree too: nobody needs the rest of a
     large target.
@@ -35,6 +39,8 @@ async def read_tree(
                 if is_stage(info.name):
                     continue
                 path = directory + b"/" + info.name if directory else info.name
+                if path in without:
+                    continue
                 tree[path] = info
                 if info.is_directory and (only is None or is_directory(only, path)):
                     next_level.append(path)

@@ -1,0 +1,1 @@
+"""Commands that keep running in a container without a connection: started, listed, followed, stopped."""

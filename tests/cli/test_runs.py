@@ -1,0 +1,266 @@
+"""`run` and `runs` against the embedded lab: the whole life of a run, as a member sees it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apexgpu_lab.inprocess import Lab, running
+from apexgpu_lab.labstate import LabState
+from tests.cli.product import Product, product_of
+from tests.waiting import until
+
+IDLE = [{"name": "TITAN V", "total": 12066, "mode": "Default", "own": [], "used": 11, "load": 0}]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with running(tmp_path / "lab", hosts=2, registered=True) as started:
+        yield started
+
+
+@pytest.fixture
+def product(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Product]:
+    """A member whose containers run. What a test leaves running is ended with the lab."""
+    made = product_of(lab, monkeypatch, capsys)
+    assert made("up", "--all", "--accept-new") == 0, made.err
+    yield made
+    for run in made.json("runs")["runs"]:
+        if run["state"] == "running":
+            made("runs", "stop", f"{run['host']}:{run['name']}")
+
+
+def only(product: Product, name: str) -> dict[str, Any]:
+    (run,) = [run for run in product.json("runs")["runs"] if run["name"] == name]
+    assert isinstance(run, dict)
+    return run
+
+
+def set_gpus(lab: Lab, count: int) -> None:
+    def change(state: LabState) -> None:
+        for host in state.hosts.values():
+            state.set_gpus(host, IDLE * count)
+
+    lab.call(change)
+
+
+def kill_followers() -> None:
+    """Kill the programs that send logs, as the end of a connection does."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"Sends the log of a run" in (directory / "cmdline").read_bytes():
+                os.kill(int(directory.name), signal.SIGKILL)
+        except OSError:
+            continue
+
+
+def test_a_run_from_its_start_to_its_end(product: Product) -> None:
+    assert product("run", "gpu2", "--name", "one", "--", "sh", "-c", "echo works; exit 3") == 0
+    assert product.out == "one\n"
+    assert "one runs on gpu2" in product.err
+    assert product("runs", "wait", "one") == 3
+    run = only(product, "one")
+    assert (run["host"], run["state"], run["exit"], run["gpus"]) == ("gpu2", "failed", 3, [])
+    assert run["last_line"] == "works"
+    assert run["started"] <= run["ended"]
+    assert product("runs", "logs", "one") == 0
+    assert product.out == "works\n"
+    assert "failed 3" in product.err
+    assert product("runs", "clean", "--yes") == 0
+    assert product.json("runs")["runs"] == []
+    assert product("runs", "clean", "--yes") == 0
+    assert "there is no run to remove" in product.err
+
+
+def test_follow_shows_the_output_and_exits_with_the_status(product: Product) -> None:
+    code = product(
+        "run", "gpu2", "--follow", "--name", "one", "--", "echo first; sleep 1; echo last; exit 4"
+    )
+    assert code == 4
+    assert product.out == "first\nlast\n"
+
+
+def test_another_laptop_sees_the_same(
+    product: Product, lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert product("run", "gpu3", "--name", "one", "--", "echo hello; sleep 1000") == 0
+    other = tmp_path / "other"
+    shutil.copytree(
+        lab.environment["APEXGPU_STATE_DIR"], other, ignore=shutil.ignore_patterns("lab")
+    )
+    (other / "runs.json").unlink()
+    monkeypatch.setenv("APEXGPU_STATE_DIR", str(other))
+    until(lambda: only(product, "one")["last_line"] == "hello")
+    assert product("runs", "logs", "one") == 0
+    assert product.out == "hello\n"
+    assert product("runs", "stop", "one") == 0
+    assert only(product, "one")["state"] == "killed"
+
+
+def test_a_container_that_is_stopped_loses_its_runs_and_names_them_before(product: Product) -> None:
+    assert product("run", "gpu2", "--name", "one", "--", "sleep 1000") == 0
+    assert product("down", "gpu2") == 7
+    assert "a run that would end: one" in product.err
+    assert only(product, "one")["state"] == "running"
+    assert product("down", "gpu2", "--yes") == 0
+    assert product.json("runs")["runs"] == []
+    until(lambda: product("up", "gpu2") == 0)
+    assert only(product, "one")["state"] in {"lost", "killed"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        (["gpu2", "--", "no-such-program"], 6, "no_command"),
+        (["gpu2", "--", "no-such-program", "--option"], 6, "no_command"),
+        (["gpu2", "--workdir", "no/such", "--", "true"], 6, "no_directory"),
+        (["gpu2", "--name", "../x", "--", "true"], 2, "usage"),
+        (["gpu2", "--gpu", "first", "--", "true"], 2, "usage"),
+        (["gpu2", "--gpu", "99", "--", "true"], 6, "no_gpu"),
+        (["any", "--gpu", "1", "--", "true"], 2, "usage"),
+        (["gpu2", "--memory", "lots", "--gpu", "any", "--", "true"], 2, "usage"),
+        (["gpu2", "--env", "no-name", "--", "true"], 2, "usage"),
+        (["gpu2", "--env-file", "no-such-file", "--", "true"], 2, "usage"),
+        (["gpu2", "--sync", "no-such-directory", "--", "true"], 6, "no_source"),
+        (["gpu9", "--", "true"], 2, "unknown_host"),
+        (["gpu2"], 2, "usage"),
+    ],
+)
+def test_what_cannot_be_started_is_an_error_and_leaves_nothing(
+    product: Product, words: list[str], code: int, error: str
+) -> None:
+    # `--json` belongs before the command, as every option of ours.
+    assert product("run", "--json", *words) == code
+    assert json.loads(product.out)["error"]["code"] == error
+    assert product.json("runs")["runs"] == []
+
+
+def test_runs_that_do_not_exist(product: Product) -> None:
+    for words in (["logs"], ["wait"], ["stop"]):
+        assert product("runs", *words, "none") == 6
+        assert "there is no run called none" in product.err
+
+
+def test_any_takes_the_best_gpu_and_no_gpu_is_taken_twice(product: Product, lab: Lab) -> None:
+    set_gpus(lab, 2)
+    taken = set()
+    for number in range(4):
+        assert product("run", "any", "--name", f"run-{number}", "--", "sleep 1000") == 0, (
+            product.err
+        )
+        run = only(product, f"run-{number}")
+        taken.add((run["host"], *run["gpus"]))
+    assert taken == {("gpu2", 0), ("gpu2", 1), ("gpu3", 0), ("gpu3", 1)}
+    assert product("run", "any", "--", "true") == 6
+    assert product("runs", "stop", "run-0") == 0
+    freed = only(product, "run-0")
+    assert product("run", "any", "--name", "next", "--", "sleep 1000") == 0
+    assert (only(product, "next")["host"], only(product, "next")["gpus"]) == (
+        freed["host"],
+        freed["gpus"],
+    )
+
+
+def test_the_gpu_is_in_the_environment_of_the_command(product: Product, lab: Lab) -> None:
+    set_gpus(lab, 3)
+    line = "echo $CUDA_DEVICE_ORDER $CUDA_VISIBLE_DEVICES"
+    assert product("run", "gpu2", "--gpu", "1", "--follow", "--", line) == 0
+    assert product.out == "PCI_BUS_ID 1\n"
+
+
+def test_variables_reach_the_command_and_no_list_of_processes(
+    product: Product, tmp_path: Path
+) -> None:
+    file = tmp_path / "variables"
+    file.write_text("# a comment\n\nTOKEN=from file\nOTHER=a 'b' $c\n")
+    words = ["--env", "TOKEN=from option", "--env-file", str(file), "--follow"]
+    assert product("run", "gpu2", *words, "--", 'echo "$TOKEN|$OTHER"') == 0
+    assert product.out == "from option|a 'b' $c\n"
+
+
+def test_sync_copies_what_git_does_not_ignore(product: Product, tmp_path: Path, lab: Lab) -> None:
+    project = tmp_path / "project"
+    (project / "data").mkdir(parents=True)
+    (project / "train.py").write_text("print('trained')\n")
+    (project / "data" / "large.bin").write_text("x")
+    (project / "data" / "[1]*.txt").write_text("x")
+    (project / "data" / "1.txt").write_text("kept")
+    (project / ".gitignore").write_text("*.bin\n\\[1\\]\\*.txt\n")
+    for round_ in range(2):
+        code = product(
+            "run",
+            "gpu2",
+            "--sync",
+            str(project),
+            "--follow",
+            "--name",
+            f"run-{round_}",
+            "--",
+            f"{sys.executable} train.py && find . -type f | sort",
+        )
+        assert code == 0, product.err
+        assert product.out == "trained\n./.gitignore\n./data/1.txt\n./train.py\n"
+    assert "data/large.bin" in product.err
+
+
+def test_output_into_a_pipe_that_closes_is_no_error(product: Product) -> None:
+    assert product("run", "gpu2", "--name", "one", "--", "seq 200000") == 0
+    assert product("runs", "wait", "one") == 0
+    line = f"{sys.executable} -m apexgpu runs logs one | head -n 1"
+    done = subprocess.run(
+        ["sh", "-c", line], capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+    assert done.stdout == "1\n"
+    assert "Traceback" not in done.stderr
+    assert "error" not in done.stderr
+
+
+def test_follow_survives_a_lost_connection_without_gap_or_repetition(
+    product: Product, lab: Lab
+) -> None:
+    command = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; sleep 0.02; done"
+    assert product("run", "gpu2", "--name", "one", "--", command) == 0
+    expected = "".join(f"line {number}\n" for number in range(1, 301))
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(1.5):
+            kill_followers()
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    try:
+        assert product("runs", "logs", "one", "--follow") == 0, product.err
+    finally:
+        over.set()
+        thread.join()
+    assert "connecting again" in product.err
+    assert product.out == expected
+
+
+def test_an_interrupted_follow_leaves_the_run_alone(product: Product, lab: Lab) -> None:
+    assert product("run", "gpu2", "--name", "one", "--", "echo begun; sleep 1000") == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "apexgpu", "runs", "logs", "one", "--follow"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "one keeps running on gpu2" in err
+    assert only(product, "one")["state"] == "running"
