@@ -186,9 +186,23 @@ def _check_mounts(session: Session) -> Iterator[Finding]:
 
 
 def _check_agent(session: Session) -> Iterator[Finding]:
+    from apexgpu import keys
+    from apexgpu.sshfiles.agentquery import agent_socket
     from apexgpu.sshfiles.checks import check_agent
 
-    return check_agent(session.runner)
+    account = session.account
+    sockets = []
+    for agent in keys.offered_keys(session, account.hosts).agents:
+        if agent != "none":
+            sockets.append(agent_socket(agent, session.environment))
+    # Two names may lead to one agent.
+    for socket in dict.fromkeys(sockets):
+        yield check_agent(
+            session.agents.ask(socket),
+            registered=account.fingerprint,
+            needed=bool(account.fingerprint) and not account.identity_file,
+            config=session.settings.ssh_config,
+        )
 
 
 def _check_key(session: Session) -> Iterator[Finding]:
@@ -198,8 +212,14 @@ def _check_key(session: Session) -> Iterator[Finding]:
 
     account = session.account
     offered = keys.offered_keys(session, account.hosts)
-    agent_keys, _silent = ask_agents(offered)
-    return check_key(account.identity_file, account.fingerprint, agent_keys, session.runner)
+    agent_keys, silent = ask_agents(offered, session.agents.ask)
+    return check_key(
+        account.identity_file,
+        account.fingerprint,
+        agent_keys,
+        session.runner,
+        agents_answer=not silent,
+    )
 
 
 def _check_iam(session: Session) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from apexgpu import containers
+from apexgpu import containers, shells
 from apexgpu.errors import (
     ApexError,
     ConnectionClosedError,
@@ -195,6 +195,7 @@ def mount(
     problem = mountprograms.known_problem(program)
     if problem:
         session.reporter.warn(problem)
+    request = replace(request, agent_options=shells.agent_options(session, request.target))
     with session.reporter.working(f"checking {chosen.name}"):
         full_path = _check_remote_path(session, request)
     ciphers = _faster_ciphers(session, request.target)
@@ -227,7 +228,11 @@ def _check_remote_path(session: Session, request: MountRequest) -> str:
 
 def _sftp_command(request: MountRequest, limit: float) -> TimedCommand:
     return mountcheck.sftp_command(
-        request.target, request.remote, config=request.config, limit=limit
+        request.target,
+        request.remote,
+        config=request.config,
+        limit=limit,
+        agent_options=request.agent_options,
     )
 
 
@@ -315,13 +320,15 @@ def _request_again(session: Session, mount: Mount) -> MountRequest | None:
             host = known
     if host is None or not host.port:
         return None
+    target = Target(host, "container")
     return MountRequest(
-        target=Target(host, "container"),
+        target=target,
         remote="" if mount.remote == "~" else mount.remote,
         directory=mount.directory,
         config=session.settings.ssh_config,
         read_only=record.read_only if record else mount.read_only,
         options=record.options if record else (),
+        agent_options=shells.agent_options(session, target),
     )
 
 

@@ -102,8 +102,11 @@ class Runner(Protocol):
         """
         ...
 
-    def attach(self, argv: Sequence[str]) -> int:
-        """Let the program use our terminal until it ends; return its exit status as a shell would, 130 for Ctrl-C."""
+    def attach(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+        """Let the program use our terminal until it ends; return its exit status as a shell would, 130 for Ctrl-C.
+
+        `env` is added to our environment.
+        """
         ...
 
     def spawn(self, argv: Sequence[str]) -> None:
@@ -189,7 +192,7 @@ class LocalRunner:
             is_cut=kept.is_full,
         )
 
-    def attach(self, argv: Sequence[str]) -> int:
+    def attach(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
         """See Runner.attach."""
         import subprocess
 
@@ -199,6 +202,7 @@ class LocalRunner:
         try:
             process = subprocess.Popen(
                 list(argv),
+                env=_environment(env),
                 # If we were started with SIGINT ignored (`nohup`, `&`), the program would inherit that.
                 preexec_fn=None if sys.platform == "win32" else _restore_sigint,
             )

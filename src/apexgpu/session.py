@@ -15,7 +15,7 @@ from apexgpu import account as accounts
 from apexgpu import settings as all_settings
 from apexgpu.account import Account
 from apexgpu.errors import DeclinedError, LoginError, UnknownHostError, UsageError
-from apexgpu.models import Host
+from apexgpu.models import Host, Target
 from apexgpu.process import LocalRunner, Runner
 from apexgpu.reporter import Reporter
 from apexgpu.settings import Settings
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from apexgpu.secret import Secret
     from apexgpu.ssh.route import Route
     from apexgpu.ssh.transport import Client, Connections
+    from apexgpu.sshfiles.agentquery import AgentReply, Agents
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Session:
     settled_hosts: tuple[Host, ...] | None = None
     settled_iam_url: str | None = None
     _chosen: list[Host] = field(default_factory=list)
+    _agents: "list[Agents]" = field(default_factory=list)  # one for all copies of this session
 
     def with_flags(self, **flags: str) -> "Session":
         """A session with these settings, as if they had been given on the command line."""
@@ -175,6 +177,21 @@ class Session:
         return self.make_transport(self)
 
     @property
+    def agents(self) -> "Agents":
+        """The ssh-agents, each asked once in this run. One that does not answer is reported once."""
+        if not self._agents:
+            from apexgpu.sshfiles.agentquery import Agents
+
+            self._agents.append(Agents(on_silent=self._report_silent_agent))
+        return self._agents[0]
+
+    def _report_silent_agent(self, reply: "AgentReply") -> None:
+        from apexgpu.sshfiles.agentquery import silent_agent_fact
+
+        message = f"{silent_agent_fact(reply)}; continuing without it"
+        self.reporter.warn(message, hint="ssh-add -l")
+
+    @property
     def hosts_known_so_far(self) -> tuple[Host, ...]:
         """The hosts that can be listed without asking IAM; maybe none."""
         return self.settled_hosts or self.account.hosts or self.__dict__.get("known_hosts", ())
@@ -220,9 +237,13 @@ def connections(session: Session) -> "Connections":
     timeout = session.settings.timeout
     open_connections = None
     if session.settings.keep_connections and sys.platform != "win32":
+        from apexgpu.ssh import silentagent
         from apexgpu.ssh.controlmaster import ControlMasters
 
-        open_connections = ControlMasters(config, session.runner)
+        def agent_options(target: Target) -> Sequence[str]:
+            return silentagent.options(session.transport.route(target), session.agents)
+
+        open_connections = ControlMasters(config, session.runner, agent_options=agent_options)
     limits = Limits(connect=timeout, total=max(timeout, 10))
     return Connections(
         config,

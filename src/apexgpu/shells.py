@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from apexgpu import containers, manyhosts
 from apexgpu.errors import UsageError
-from apexgpu.manageshell import containershell
+from apexgpu.manageshell import containershell, terminals
 from apexgpu.models import Host, Reply, Target
 from apexgpu.results import HostResults, JsonObject, Result, exit_code_of
 from apexgpu.session import Session
+from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import config_arguments, target_arguments
 from apexgpu.text import counted
 
@@ -30,8 +31,21 @@ _LEAST_OUTPUT = 1 << 18
 
 def ssh_arguments(session: Session, host: Host) -> list[str]:
     """Return the arguments with which `ssh` reaches the container."""
+    target = Target(host, "container")
     options = config_arguments(session.settings.ssh_config)
-    return [*options, *target_arguments(Target(host, "container")), host.name]
+    options += target_arguments(target)
+    options += sshoptions.arguments(agent_options(session, target))
+    return [*options, host.name]
+
+
+def agent_options(session: Session, target: Target) -> tuple[str, ...]:
+    """Return the ssh options that leave out an agent that does not answer: ssh would wait forever.
+
+    The first call takes up to three seconds if there is such an agent.
+    """
+    from apexgpu.ssh import silentagent  # most commands start no ssh
+
+    return silentagent.options(session.transport.route(target), session.agents)
 
 
 def command_line(words: Sequence[str]) -> str:
@@ -79,13 +93,32 @@ def ssh(
             raise UsageError(message, hint=hint)
         containers.ensure_running(session, host)
         return _run(session, [host], line, limit=None)
-    containers.ensure_running(session, host)
-    arguments = [*_own_connection(session, host), *ssh_arguments(session, host)]
+    terminal = session.environment.get("TERM", "")
+    output = containers.ensure_running(session, host, terminals.check_command(terminal))
+    arguments = [
+        *_own_connection(session, host),
+        *_connect_timeout(session, host),
+        *ssh_arguments(session, host),
+    ]
     if command:
         # The user's config may say what a shell is (RemoteCommand tmux …). ssh refuses to have two
         # commands.
         arguments = ["-o", "RemoteCommand=none", *arguments, line]
-    return SshSession(session.runner.attach(["ssh", *arguments]))
+    # The name of the terminal is all that a server learns about it.
+    env = terminals.environment(terminal, output)
+    return SshSession(session.runner.attach(["ssh", *arguments], env=env))
+
+
+def _connect_timeout(session: Session, host: Host) -> list[str]:
+    """The option that limits the time until the keys are exchanged.
+
+    What comes after that has no limit: ssh may ask for a passphrase, or for a touch of a key. A limit
+    in the user's config is left alone.
+    """
+    configured = session.transport.route(Target(host, "container")).option("connecttimeout", "none")
+    if configured != "none":
+        return []
+    return sshoptions.arguments([sshoptions.connect_timeout(session.settings.timeout)])
 
 
 def _own_connection(session: Session, host: Host) -> list[str]:

@@ -62,7 +62,7 @@ class Recorded:
     ) -> Completed:
         raise AssertionError(argv)
 
-    def attach(self, argv: Sequence[str]) -> int:
+    def attach(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
         raise AssertionError(argv)
 
     def spawn(self, argv: Sequence[str]) -> None:

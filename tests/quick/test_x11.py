@@ -1,7 +1,7 @@
 """What ssh is told, what its words mean, and the links beyond this machine: tables of recorded words and facts."""
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -377,7 +377,7 @@ class Ssh(LocalRunner):
     def __init__(self, code: int, log: str) -> None:
         self.code, self.log = code, log
 
-    def attach(self, argv: Sequence[str]) -> int:
+    def attach(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
         Path(argv[argv.index("-E") + 1]).write_text(self.log)
         return self.code
 

@@ -80,6 +80,7 @@ class Member:
                 if self.files not in (path, *path.parents):
                     os.chown(path, uid, uid)
 
+        self.socket = ""  # that of an agent
         self.slowness = 1.0
         self.slowness = max(1.0, self("--version").seconds / _START)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests import openssh
+from tests import agents, openssh
 from tests.waiting import until
 
 from apexgpu import cli, ownprocesses
@@ -128,6 +128,19 @@ def test_a_master_whose_socket_another_one_has_taken_is_ended(
     until(lambda: logins(server) == 1)
     assert masters.run(target, "echo on", limits=LIMITS) is not None
     ownprocesses.end([left.process], grace=5)
+
+
+def test_a_master_starts_without_an_agent_that_does_not_answer(
+    server: openssh.OpenSSH, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openssh.remember(server.host, keep_connections=True)
+    environment = {**os.environ, "APEXGPU_SSH_CONFIG": str(server.config)}
+    with agents.short_directory() as directory, agents.hanging(directory / "agent") as socket:
+        monkeypatch.setenv("SSH_AUTH_SOCK", socket)
+        assert cli.main(["exec", "gpu7", "--", "true"], Session(environment=environment)) == 0
+        until(settled)
+        (master,) = ours()
+    assert "IdentityAgent=none" in master.process.argv
 
 
 def test_a_start_is_announced_so_that_there_is_one(

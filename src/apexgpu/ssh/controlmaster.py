@@ -14,7 +14,7 @@ import stat
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,11 +50,20 @@ _LONGEST_DIRECTORY = 70
 class ControlMasters:
     """The ControlMasters of apexgpu: an implementation of transport.OpenConnections."""
 
-    def __init__(self, config: Path, runner: Runner, *, directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Path,
+        runner: Runner,
+        *,
+        directory: Path | None = None,
+        agent_options: Callable[[Target], Sequence[str]] = lambda _target: (),
+    ) -> None:
+        """`agent_options` returns the options with which a master leaves out an agent that does not answer."""
         self._config = config
         self._runner = runner
         self._directory = directory or runtime_directory()
         self._config_state = _state_of(config)
+        self._agent_options = agent_options
         self._started = 0
 
     def run(self, target: Target, command: str, *, limits: Limits) -> Reply | None:
@@ -86,7 +95,12 @@ class ControlMasters:
         path = self.path(target)
         if masterstarter.reserve(path):
             self._started += 1
-            argv = master_argv(target, config=self._config.absolute(), path=path)
+            argv = master_argv(
+                target,
+                config=self._config.absolute(),
+                path=path,
+                agent_options=self._agent_options(target),
+            )
             self._starter.start(argv, path)
 
     def close(self, target: Target) -> None:
@@ -164,7 +178,9 @@ def _unanswered_error(target: Target) -> UnansweredError:
     return UnansweredError(message, hint=f"apexgpu status {target.host.name}")
 
 
-def master_argv(target: Target, *, config: Path, path: Path) -> list[str]:
+def master_argv(
+    target: Target, *, config: Path, path: Path, agent_options: Sequence[str] = ()
+) -> list[str]:
     """The command line of a master: without a session, a terminal or a prompt.
 
     With ControlPersist, ssh goes to the background when it has its socket. It is not told to do so anyway (-f), so that
@@ -172,6 +188,7 @@ def master_argv(target: Target, *, config: Path, path: Path) -> list[str]:
     """
     argv = ["ssh", *config_arguments(config), "-N", "-T", *target_arguments(target)]
     options = [
+        *agent_options,
         "ControlMaster=yes",
         f"ControlPath={path}",
         f"ControlPersist={_IDLE_SECONDS}",

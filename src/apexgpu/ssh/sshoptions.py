@@ -23,6 +23,10 @@ COMMAND_ONLY = ("RemoteCommand=none", "RequestTTY=no", "PermitLocalCommand=no", 
 NO_FORWARDING = ("ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes")
 
 
+NO_AGENT = "IdentityAgent=none"
+"""Log in without an agent. See `silentagent`."""
+
+
 def connect_timeout(seconds: float) -> str:
     """The time limit for connecting. ssh takes whole seconds, and 0 would mean no limit."""
     return f"ConnectTimeout={max(1, round(seconds))}"

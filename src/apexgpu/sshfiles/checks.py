@@ -1,55 +1,109 @@
 """What `apexgpu doctor` checks in the user's ssh files: the agent, the key, the ssh config."""
 
+import base64
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from apexgpu.errors import MissingProgramError, UnreachableError
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.models import Finding, Host, PublicKey
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configblock, configfile, keys
-from apexgpu.sshfiles.agent import TIME_LIMIT, query_agent
+from apexgpu.sshfiles.agentquery import (
+    AgentKey,
+    AgentReply,
+    AgentState,
+    default_socket,
+    silent_agent_fact,
+)
 from apexgpu.sshfiles.configcheck import SettingWarning
 from apexgpu.text import counted
 
 _MAX_AGENT_KEYS = 5  # a server disconnects after six refused keys
 
 
-def check_agent(runner: Runner) -> Iterator[Finding]:
-    """Check that the agent answers, and has not so many keys that the right one is never offered."""
-    try:
-        count = len(query_agent(runner))
-    except MissingProgramError:
-        return  # check_programs reports it
-    except UnreachableError:
-        yield Finding.note(
-            "agent",
-            f"ssh-agent does not answer within {TIME_LIMIT:g} s; ssh waits for it every time",
-            "ssh-add -l",
-        )
-        return
+def check_agent(reply: AgentReply, *, registered: str, needed: bool, config: Path) -> Finding:
+    """Check the ssh-agent that gave `reply`: that it answers, and has the key of the last login.
+
+    Args:
+        reply: what the agent answered that ssh asks for the lab's hosts.
+        registered: the fingerprint of the key of the last login, "" before the first login.
+        needed: that key is in no file, so only an agent can have it.
+        config: the ssh config, which may name the agent.
+    """
+    if reply.state is AgentState.SILENT:
+        fact = f"{silent_agent_fact(reply)}; ssh waits for it forever"
+        return Finding.problem("agent", fact, _leave_out(reply, config))
+    if reply.state is AgentState.BROKEN:
+        fact = f"the ssh-agent at {reply.socket} does not understand the agent protocol"
+        return Finding.problem("agent", fact, _leave_out(reply, config))
+    if reply.state is AgentState.ABSENT:
+        return _no_agent(reply, registered, needed, config)
+    if reply.state is AgentState.EMPTY:
+        fact = f"the ssh-agent at {reply.socket} has no keys"
+        if needed:
+            return Finding.problem("agent", f"{fact}; it needs {registered}", "ssh-add")
+        return Finding.ok("agent", fact)
+    return _agent_with_keys(reply, registered, needed)
+
+
+def _no_agent(reply: AgentReply, registered: str, needed: bool, config: Path) -> Finding:
+    fact = "no ssh-agent is running"
+    if reply.socket:
+        fact = f"no ssh-agent is running at {reply.socket}"
+    if needed:
+        fact = f"{fact}, and only an agent has {registered}"
+        return Finding.problem("agent", fact, 'eval "$(ssh-agent)" && ssh-add')
+    if reply.socket:
+        return Finding.note("agent", fact, _leave_out(reply, config))
+    return Finding.ok("agent", fact)
+
+
+def _agent_with_keys(reply: AgentReply, registered: str, needed: bool) -> Finding:
+    count = len(reply.keys)
+    has_it = registered in {_fingerprint(key) for key in reply.keys}
+    if needed and not has_it:
+        keys_of_it = counted(count, "other key")
+        fact = f"the ssh-agent at {reply.socket} does not have {registered}, but {keys_of_it}"
+        return Finding.problem("agent", fact, "ssh-add -l")
     if count > _MAX_AGENT_KEYS:
-        yield Finding.note(
-            "agent",
+        fact = (
             f"the agent has {count} keys, and a server disconnects after six refused ones; "
-            "remove those that you do not use with ssh-add -d",
-            "ssh-add -l",
+            "remove those that you do not use with ssh-add -d"
         )
-    elif count:
-        yield Finding.ok("agent", f"it has {counted(count, 'key')}")
-    else:
-        yield Finding.ok("agent", "no ssh-agent, or it has no keys")
+        return Finding.note("agent", fact, "ssh-add -l")
+    fact = f"it has {counted(count, 'key')}"
+    if registered and not has_it:
+        fact += ", but not the key of the last login, which is in a file"
+    return Finding.ok("agent", fact)
+
+
+def _leave_out(reply: AgentReply, config: Path) -> str:
+    """A command that leaves out an agent that cannot be used, or shows which line names it."""
+    if reply.socket == default_socket():
+        return "unset SSH_AUTH_SOCK"
+    return f"grep -in identityagent {shlex.quote(str(config))}"
+
+
+def _fingerprint(key: AgentKey) -> str:
+    return fingerprint(PublicKey(key.kind, base64.b64encode(key.blob).decode("ascii")))
 
 
 def check_key(
-    identity_file: str, registered: str, agent_keys: Sequence[PublicKey], runner: Runner
+    identity_file: str,
+    registered: str,
+    agent_keys: Sequence[PublicKey],
+    runner: Runner,
+    *,
+    agents_answer: bool = True,
 ) -> Iterator[Finding]:
     """Check that the key of the last login can still be used.
 
     Args:
         identity_file: its private file, "" if only the agent had it.
         registered: its fingerprint, "" before the first login.
+        agents_answer: `agent_keys` are the keys of every agent, because all have answered.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -62,6 +116,10 @@ def check_key(
     if not identity_file:
         if registered in {fingerprint(key) for key in agent_keys}:
             yield Finding.ok("key", f"the agent has {registered}")
+        elif not agents_answer:
+            yield Finding.problem(
+                "key", f"only an agent has {registered}, and it does not answer", "ssh-add -l"
+            )
         else:
             yield Finding.problem(
                 "key", f"the agent does not have {registered} any more", "apexgpu login"

@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from apexgpu.iam.publickeys import fingerprint, parse_all, parse_key
 from apexgpu.models import PublicKey
 from apexgpu.process import Runner
 from apexgpu.results import JsonObject
-from apexgpu.sshfiles.agentquery import AgentState, agent_socket, ask_agent
+from apexgpu.sshfiles.agentquery import AgentReply, AgentState, agent_socket, ask_agent
 from apexgpu.sshfiles.keyfiles import read_public_files, read_public_half
 from apexgpu.sshfiles.keys import KeyPair, discover, pairs_from_files, preference, why_unusable
 from apexgpu.sshfiles.offeredkeys import OfferedKeys
@@ -103,15 +103,17 @@ def find_keys(offered: OfferedKeys, directory: Path, runner: Runner) -> FoundKey
     return FoundKeys(_with_comments(unique, default_directory), tuple(rest), silent)
 
 
-def ask_agents(offered: OfferedKeys) -> tuple[tuple[PublicKey, ...], tuple[str, ...]]:
+def ask_agents(
+    offered: OfferedKeys, ask: Callable[[str], AgentReply] = ask_agent
+) -> tuple[tuple[PublicKey, ...], tuple[str, ...]]:
     """Return the keys of the agents that ssh asks, and the agents that do not answer in time.
 
-    The agents are named by their values of IdentityAgent.
+    The agents are named by their values of IdentityAgent. `ask` asks the one at a socket.
     """
     keys: list[PublicKey] = []
     silent = []
     for agent in offered.agents:
-        reply = ask_agent(agent_socket(agent, os.environ))
+        reply = ask(agent_socket(agent, os.environ))
         if reply.state in {AgentState.SILENT, AgentState.BROKEN}:
             silent.append(agent)
         for held in reply.keys:

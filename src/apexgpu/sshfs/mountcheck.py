@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -26,12 +27,20 @@ class HostKeyNotTrustedError(DeclinedError):
     code = "host_key_unknown"
 
 
-def sftp_command(target: Target, remote: str, *, config: Path, limit: float) -> TimedCommand:
+def sftp_command(
+    target: Target,
+    remote: str,
+    *,
+    config: Path,
+    limit: float,
+    agent_options: Sequence[str] = (),
+) -> TimedCommand:
     """Ask OpenSSH's sftp for the home and for `remote`, with the options of the mount's ssh.
 
     `limit` is in seconds.
     """
     options = [
+        *agent_options,
         *sshoptions.UNATTENDED,
         *sshoptions.NOT_SHARED,
         *sshoptions.COMMAND_ONLY,

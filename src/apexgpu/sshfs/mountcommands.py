@@ -32,7 +32,8 @@ class MountRequest:
     """What to mount where.
 
     `remote` is the path in the container, `config` the ssh config file, `options` the user's own
-    `-o`, `ciphers` the value of ssh's Ciphers (empty: ssh's choice).
+    `-o`, `ciphers` the value of ssh's Ciphers (empty: ssh's choice), `agent_options` those of ssh
+    that leave out an agent that does not answer.
     """
 
     target: Target
@@ -42,6 +43,7 @@ class MountRequest:
     read_only: bool = False
     options: tuple[str, ...] = ()
     ciphers: str = ""
+    agent_options: tuple[str, ...] = ()
 
 
 def mount_argv(
@@ -71,7 +73,7 @@ def mount_argv(
         own_options += re.split(r"(?<!\\),", option)
     options = [sshoptions.KNOWN_HOST_KEY]
     options += [option for option in own_options if _belongs_to_ssh(option)]
-    options += _ssh_options(target)
+    options += [*_ssh_options(target), *request.agent_options]
     if request.ciphers:
         options.append(f"Ciphers={request.ciphers}")
     options += _sshfs_options(program, target.alias, platform)
@@ -135,6 +137,7 @@ def _rclone_argv(program: MountProgram, request: MountRequest) -> list[str]:
         sshoptions.KNOWN_HOST_KEY,
         *(option for option in request.options if _belongs_to_ssh(option)),
         *_ssh_options(target),
+        *request.agent_options,
         f"User={target.user}",
         "RemoteCommand=none",
         "ClearAllForwardings=yes",
