@@ -94,6 +94,7 @@ def _gpu_json(gpu: Gpu, driver: str) -> JsonObject:
         "others": gpu.others,
         "condition": gpu.condition.value,
         "reason": gpu.reason or None,
+        "locked_by": gpu.locked_by or None,
         "instances": [_instance_json(instance) for instance in gpu.instances],
     }
 

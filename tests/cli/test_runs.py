@@ -162,6 +162,9 @@ def test_any_takes_the_best_gpu_and_no_gpu_is_taken_twice(product: Product, lab:
         taken.add((run["host"], *run["gpus"]))
     assert taken == {("gpu2", 0), ("gpu2", 1), ("gpu3", 0), ("gpu3", 1)}
     assert product("run", "any", "--", "true") == 6
+    locks = [gpu["locked_by"] for row in product.json("gpus")["hosts"] for gpu in row["gpus"]]
+    assert sorted(locks) == [f"alice run-{number}" for number in range(4)]
+    assert product("gpus", "free") == 6
     assert product("runs", "stop", "run-0") == 0
     freed = only(product, "run-0")
     assert product("run", "any", "--name", "next", "--", "sleep 1000") == 0

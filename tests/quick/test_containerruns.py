@@ -222,6 +222,55 @@ def test_the_gpu_stays_locked_while_a_process_of_the_run_lives(shell: Shell) -> 
     begin(shell, "c", "true", gpus=GPUS[:1])
 
 
+def test_a_lock_works_between_members_and_is_shown_to_them(tmp_path: Path) -> None:
+    shared = tmp_path / "SSD"
+    shared.mkdir()
+
+    def member(name: str) -> Shell:
+        (tmp_path / name).mkdir()
+        return Shell(tmp_path / name, edit=lambda command: command.replace("/SSD", str(shared)))
+
+    alice, bob = member("alice"), member("bob")
+    assert gpu_locks(bob) == []
+    assert begin(alice, "train", "sleep 1000", gpus=GPUS[:1]) == GPUS[0]
+    assert gpu_locks(bob) == ["@lock GPU-aa alice train"]
+    with pytest.raises(GpuTakenError) as caught:
+        begin(bob, "mine", "true", gpus=GPUS[:1])
+    assert "alice train" in caught.value.message
+    assert (shared / ".apexgpu-gpus").stat().st_mode & 0o7777 == 0o1777
+    os.killpg(leader(alice, "train"), signal.SIGKILL)
+    until(lambda: gpu_locks(bob) == [])
+    begin(bob, "mine", "true", gpus=GPUS[:1])
+
+
+def gpu_locks(shell: Shell) -> list[str]:
+    command = remotescript.sh_command("gpu_locks.sh").replace(
+        "# Functions that keep", "trap gpu_locks EXIT # Functions that keep"
+    )
+    return shell.run(Target(HOST, "container"), command).out.split("\n")[1:-1]
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_what_somebody_else_put_in_the_place_of_a_lock_is_not_opened(
+    tmp_path: Path, kind: str
+) -> None:
+    locks = tmp_path / "SSD/.apexgpu-gpus"
+    locks.mkdir(parents=True)
+    own_file = tmp_path / "precious"
+    own_file.write_text("precious")
+    if kind == "link":
+        (locks / "GPU-aa").symlink_to(own_file)
+    elif kind == "fifo":
+        os.mkfifo(locks / "GPU-aa")
+    else:
+        (locks / "GPU-aa").mkdir()
+    shell = Shell(tmp_path, edit=lambda command: command.replace("/SSD", str(tmp_path / "SSD")))
+    with pytest.raises(GpuTakenError):
+        begin(shell, "one", "true", gpus=GPUS[:1])
+    assert own_file.read_text() == "precious"
+    assert gpu_locks(shell) == []
+
+
 def test_stop_ends_a_whole_session_and_nothing_else(shell: Shell) -> None:
     begin(shell, "other", "sleep 1000")
     begin(shell, "one", "sleep 1000 & sh -c 'sleep 1000; true' & wait")

@@ -5,6 +5,7 @@ A GPU fits if, in every report,
 - it is idle (IDLE percent at most), and
 - the requested memory is free; or, if none was requested, nearly none is in use (EMPTY at most): memory of an idle
   program will be needed again soon;
+- no run has locked it,
 - and its compute mode admits one more program.
 
 A GPU that does not report its utilization fits if it is empty. One that does not report its memory never fits, and
@@ -148,7 +149,7 @@ def _fit(states: Sequence[Gpu | None], need: Need) -> Fit | None:
     for state in states:
         if state is None or state.free is None or state.used is None:
             return None
-        if state.condition is not Condition.HEALTHY:
+        if state.condition is not Condition.HEALTHY or state.locked_by:
             return None
         free.append(state.free)
         used.append(state.used)

@@ -29,7 +29,9 @@ class GpuHangsError(UnreachableError):
 
 def command(count: int, seconds: float) -> str:
     """The command line for `count` reports, `seconds` apart."""
-    return remotescript.sh_command("nvidia_smi.sh", arguments=[str(count), f"{seconds:g}"])
+    return remotescript.sh_command(
+        "gpu_locks.sh", "nvidia_smi.sh", arguments=[str(count), f"{seconds:g}"]
+    )
 
 
 def look(

@@ -34,6 +34,9 @@ DRIVER_SHARE = 64 * MIB
 END = "@@"
 """Stands before nvidia-smi's exit status on the line that ends a report (see programs/nvidia_smi.sh)."""
 
+LOCK = "@lock"
+"""Begins a line with the UUID of a GPU that a run has locked, and who that is (see programs/gpu_locks.sh)."""
+
 COMMAND_NOT_FOUND = 127
 """sh's exit status when a program does not exist."""
 
@@ -80,7 +83,8 @@ class MigInstance:
 class Gpu:
     """One GPU, with nvidia-smi's `index`. Temperature in °C, utilization in percent, memory in bytes.
 
-    `reason` is what the GPU printed where its condition is not HEALTHY. `instances` are those of MIG.
+    `reason` is what the GPU printed where its condition is not HEALTHY. `instances` are those of MIG. `locked_by` is
+    the user and the name of the run that has locked the GPU, "" if none has.
     """
 
     index: int
@@ -96,6 +100,7 @@ class Gpu:
     condition: Condition = Condition.HEALTHY
     reason: str = ""
     instances: tuple[MigInstance, ...] = ()
+    locked_by: str = ""
 
     @property
     def own(self) -> int | None:
@@ -157,6 +162,8 @@ def reports(text: str, host: str) -> tuple[Report, ...]:
 
 def report(lines: Sequence[str], status: int, host: str) -> Report:
     """Parse one report, from what nvidia-smi printed and its exit status. Raises NvidiaSmiError."""
+    locks = _locks(lines)
+    lines = [line for line in lines if not line.startswith(f"{LOCK} ")]
     head, gpu_blocks = _split(lines)
     failure = known_failure(lines, host)
     # A status alone proves nothing: 14, for example, is a warning about the infoROM after a whole report.
@@ -173,9 +180,23 @@ def report(lines: Sequence[str], status: int, host: str) -> Report:
     # nvidia-smi numbers the GPUs by their place on the bus, lost ones included.
     gpus.sort(key=lambda placed: placed[0])
     attached = readers.number(head.get("attached gpus", "")) or 0
-    numbered = [replace(gpu, index=index) for index, (_, gpu) in enumerate(gpus)]
+    numbered = []
+    for index, (_, gpu) in enumerate(gpus):
+        # A GPU without a UUID is locked by its number (see apexgpu.runs).
+        locked_by = locks.get(gpu.uuid or f"GPU-{index}", "")
+        numbered.append(replace(gpu, index=index, locked_by=locked_by))
     driver = head.get("driver version") or "?"
     return Report(driver, tuple(numbered), max(0, attached - len(numbered)))
+
+
+def _locks(lines: Sequence[str]) -> dict[str, str]:
+    """Who has locked a GPU, by its UUID."""
+    locks = {}
+    for line in lines:
+        if line.startswith(f"{LOCK} "):
+            uuid, _, owner = line.removeprefix(f"{LOCK} ").partition(" ")
+            locks[uuid] = owner.strip()[: readers.QUOTED] or "?"
+    return locks
 
 
 # The GPU's number is there in new versions only: `GPU0: 0000:17:00.0`, `GPU 0000:02:00.0`.

@@ -143,6 +143,9 @@ def used_by(gpu: Gpu) -> str:
         parts.append("divided into MIG instances")
     elif gpu.condition is not Condition.HEALTHY:
         parts.append(_CONDITIONS[gpu.condition])
+    if gpu.locked_by:
+        user, _, run = gpu.locked_by.partition(" ")
+        parts.append(f"run {run} of {user}")
     if gpu.processes:
         names = {PurePosixPath(process.name).name or process.name for process in gpu.processes}
         parts.append(f"you {size(gpu.own)} ({', '.join(sorted(names))})")

@@ -36,11 +36,11 @@ lock_gpu() { # lock_gpu DIRECTORY UUID OWNER: 0 and the lock on descriptor 9, or
   return 0
 }
 
-gpu_locks() { # a line "UUID OWNER" for every GPU that is locked
-  directory=$(gpu_lock_directory) || return
-  for file in "$directory"/*; do
-    open_gpu_lock "$file" || continue
-    flock -n -s 9 || echo "${file##*/} $(head -c 200 "$file" | head -n 1)"
+gpu_locks() { # a line "@lock UUID OWNER" for every GPU that is locked; makes nothing
+  command -v flock >/dev/null || return 0
+  for file in /SSD/.apexgpu-gpus/* /ssd/.apexgpu-gpus/* "$HOME"/.cache/apexgpu/gpus/*; do
+    [ -f "$file" ] && open_gpu_lock "$file" || continue
+    flock -n -s 9 || echo "@lock ${file##*/} $(head -c 200 "$file" | head -n 1)"
     exec 9<&-
   done
 }

@@ -44,7 +44,7 @@ write command "$command"
 write program "$program"
 write supervise "$supervisor"
 
-gpu=- gpu_uuid=-
+gpu=- gpu_uuid=- holder=
 if [ -n "$gpus" ]; then
   command -v flock >/dev/null || failed no_flock
   locks=$(gpu_lock_directory) || failed no_space
@@ -54,7 +54,8 @@ if [ -n "$gpus" ]; then
       write gpu "$value"
       break
     fi
-    holder=$(head -c 200 "$locks/$uuid" 2>/dev/null | head -n 1)
+    # A FIFO in its place would never open.
+    [ ! -f "$locks/$uuid" ] || holder=$(head -c 200 "$locks/$uuid" 2>/dev/null | head -n 1)
   done <<LIST
 $gpus
 LIST
