@@ -273,7 +273,7 @@ class PlainReporter(Reporter):
         """See Reporter."""
         shown_default = f" [{default}]" if default else ""
         with self._question():
-            self._err.write(f"{question}{shown_default}: ")
+            self._err.write(f"{safe(question)}{safe(shown_default)}: ")
             self._err.flush()
             line = self._stdin.readline()
         if not line:
@@ -287,7 +287,7 @@ class PlainReporter(Reporter):
 
         try:
             with self._question():
-                return getpass.getpass(f"{question}: ")
+                return getpass.getpass(f"{safe(question)}: ")
         except EOFError:
             raise DeclinedError("no answer was given") from None
 

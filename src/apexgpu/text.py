@@ -1,30 +1,56 @@
 """Values as text for people (sizes, durations), and text of others made safe to print. Pure."""
 
+import re
+
 # A unit with its length in seconds, and the unit of its remainder.
 _DURATION_UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
+
+
+# Control characters (C0, DEL, C1); letters that are invisible; marks that change the direction of what follows; line
+# separators; lone surrogates, which no encoding can write; tags, which hide text in text.
+_HARMFUL = (
+    "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff"
+)
+_HARMFUL_LETTER = re.compile(f"[{_HARMFUL}]")
+_HARMFUL_IN_LINES = re.compile(f"(?![\n\t])[{_HARMFUL}]")
 
 
 def safe(text: str) -> str:
     """Return `text` with control characters, newlines included, replaced by escapes such as `\\x1b`.
 
-    Text that comes from a server could otherwise control the terminal, or make one line look like another.
+    Text that comes from a server could otherwise control the terminal, or make one line look like another. Safe text
+    stays as it is, so this may be done twice.
     """
     if text.isascii() and text.isprintable():
         return text
-    letters = []
-    for letter in text:
-        if not _is_harmless(letter):
-            letter = letter.encode("unicode_escape").decode()
-        letters.append(letter)
-    return "".join(letters)
+    return _HARMFUL_LETTER.sub(_escape, text)
 
 
-def _is_harmless(letter: str) -> bool:
-    code = ord(letter)
-    if code < 0x20 or 0x7F <= code < 0xA0:
-        return False
-    # Invisible letters, line separators, and marks that change the direction of what follows.
-    return not (0x200B <= code <= 0x200F or 0x2028 <= code <= 0x202E or 0x2066 <= code <= 0x2069)
+def safe_lines(text: str) -> str:
+    """As `safe`, for text of several lines: newlines and tabs stay."""
+    return _HARMFUL_IN_LINES.sub(_escape, text)
+
+
+def safe_json(document: str) -> str:
+    """Return a JSON document whose strings contain `\\u` escapes instead of control characters and bidi marks.
+
+    It means the same. json.dumps escapes C0 only, or every letter that is not ASCII.
+    """
+    return _HARMFUL_IN_LINES.sub(_json_escape, document)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code <= 0xFFFF:
+        return f"\\u{code:04x}"
+    # JSON knows 16 bits only: two surrogates.
+    rest = code - 0x10000
+    return f"\\u{0xD800 + (rest >> 10):04x}\\u{0xDC00 + (rest & 0x3FF):04x}"
 
 
 def last_line(text: str, otherwise: str) -> str:

@@ -28,7 +28,7 @@ def show_start(result: StartedLab, screen: Screen) -> None:
 def show_environment(result: LabEnvironment, screen: Screen) -> None:
     """Lines for a shell to evaluate."""
     for name, value in result.variables.items():
-        screen.result(f"export {name}={shlex.quote(value)}")
+        screen.verbatim(f"export {name}={shlex.quote(value)}")
 
 
 def show_status(result: LabStatus, screen: Screen) -> None:

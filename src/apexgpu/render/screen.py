@@ -17,7 +17,7 @@ from apexgpu.models import Finding, Host
 from apexgpu.reporter import HostRows, PlainReporter, Reporter, TerminalReporter
 from apexgpu.results import JsonObject, Result, envelope
 from apexgpu.tables import Column, Row, aligned, columns_of, fit, natural_widths
-from apexgpu.text import safe
+from apexgpu.text import safe, safe_json, safe_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,16 +89,24 @@ class Screen:
         """Print the JSON document, when JSON is wanted."""
         if self.as_json:
             self._printed_document = True
-            self._write(json.dumps(envelope(document), indent=2, ensure_ascii=False))
+            text = json.dumps(envelope(document), indent=2, ensure_ascii=False)
+            self._write(safe_json(text))
 
     def line(self, text: str) -> None:
         """A line of a result."""
         self.result(safe(text))
 
     def result(self, text: str) -> None:
-        """Text of a result that is written as it is, with its own line ends. Nothing when JSON is wanted."""
+        """Text of a result, with its own line ends. Nothing when JSON is wanted."""
         if not self.as_json:
             self._write(text)
+
+    def verbatim(self, text: str) -> None:
+        """Text that apexgpu made for a file or a shell, as it is. It must not contain any text of a server."""
+        if not self.as_json:
+            with self.reporter.suspended():
+                self._out.write(text + "\n")
+                self._out.flush()
 
     def table(
         self,
@@ -183,8 +191,9 @@ class Screen:
             self.reporter.note(f"columns not shown in this width: {', '.join(layout.dropped)}")
 
     def _write(self, text: str) -> None:
+        """The one way of plain text to stdout: whatever it contains, it cannot control the terminal."""
         with self.reporter.suspended():
-            self._out.write(text + "\n")
+            self._out.write(safe_lines(text) + "\n")
             self._out.flush()
 
     def _write_coloured(self, label: str, colour: str, text: str) -> None:
@@ -196,7 +205,7 @@ class Screen:
         from rich.text import Text
 
         with self.reporter.suspended():
-            self.console.print(Text.assemble((label, colour), text), soft_wrap=True)
+            self.console.print(Text.assemble((label, colour), safe(text)), soft_wrap=True)
 
     def _host_rows(
         self, kind: type, hosts: Sequence[Host], watch: bool

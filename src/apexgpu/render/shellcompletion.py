@@ -9,7 +9,7 @@ from apexgpu.shellcompletion import CompletionInstallation, CompletionScript
 
 def show_script(result: CompletionScript, screen: Screen) -> None:
     """The script as it is, to redirect into a file."""
-    screen.result(result.script.rstrip("\n"))
+    screen.verbatim(result.script.rstrip("\n"))
 
 
 def show_installation(result: CompletionInstallation, screen: Screen) -> None:

@@ -49,7 +49,7 @@ def show_status(result: ConfigStatus, screen: Screen) -> None:
 
 def show_block(result: ConfigBlock, screen: Screen) -> None:
     """The block as it is, to copy or redirect."""
-    screen.result(result.text.rstrip("\n"))
+    screen.verbatim(result.text.rstrip("\n"))
 
 
 def show_removal(result: Removal, screen: Screen) -> None:
