@@ -1,19 +1,21 @@
 """What is sent into a container to serve there: old Pythons can read it, it finds what is there, and says it well."""
 
 import ast
+import contextlib
 import json
 import os
 import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from apexgpu.errors import ApexError
+from apexgpu.errors import ApexError, UnexpectedError
 from apexgpu.models import Host, Reply, Target
 from apexgpu.remote import remotescript, webservers
 from apexgpu.remote.programs import processes, search, serve
@@ -110,6 +112,10 @@ def test_an_older_line_tells_the_same_as_json() -> None:
         ("/opt/tensorboard_data_server/bin/server --logdir=runs --port=0", False),
         ("grep tensorboard", False),
         ("tail -f tensorboard", False),
+        ("tail -f tensorboard --logdir runs", False),
+        ("bash -c tensorboard --logdir runs", False),
+        ("python3 -u /opt/bin/tensorboard --logdir runs", True),
+        ("tensorboard --logdir runs", True),
     ],
 )
 def test_a_tensorboard_is_known_by_its_words(words: str, is_one: bool) -> None:
@@ -178,27 +184,96 @@ def test_a_port_that_is_lost_before_the_server_has_it_is_another_one(tmp_path: P
     assert asked("stop")["stopped"] == [{"pid": made["pid"], "port": made["port"]}]
 
 
-def test_an_older_notebook_is_stopped_by_its_port(tmp_path: Path) -> None:
-    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+LISTENER = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+
+
+@contextlib.contextmanager
+def listening(program: Path) -> Iterator[tuple[int, int]]:
+    """A process that listens: its number and its port. `program` is the name of the script that it runs."""
+    program.write_text(LISTENER)
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as one:
-        assert one.stdout is not None
-        number = int(one.stdout.readline())
-        assert serve.listener(number) == one.pid
-        script = tmp_path / "jupyter-notebook"
-        script.write_text(
-            f'#!/bin/sh\n[ "$2" = --json ] && exit 1\necho "http://localhost:{number}/ :: {tmp_path}"\n'
-        )
-        script.chmod(0o755)
-        wish: dict[str, object] = {
-            "what": "jupyter",
-            "program": str(script),
-            "directory": str(tmp_path),
-        }
-        assert serve.stop_servers(wish, str(tmp_path)) == {
-            "stopped": [{"pid": one.pid, "port": number}]
-        }
+    with subprocess.Popen(
+        [sys.executable, str(program)], stdin=pipe, stdout=pipe, text=True
+    ) as one:
+        try:
+            assert one.stdout is not None
+            yield one.pid, int(one.stdout.readline())
+        finally:
+            one.kill()
+
+
+def notebook_that_lists(directory: Path, line: str) -> dict[str, object]:
+    """A request to a Jupyter whose `list` prints a line."""
+    script = directory / "jupyter-notebook"
+    script.write_text(f'#!/bin/sh\n[ "$2" = --json ] && exit 1\necho {shlex.quote(line)}\n')
+    script.chmod(0o755)
+    return {"what": "jupyter", "program": str(script), "directory": str(directory)}
+
+
+def test_an_older_notebook_is_stopped_by_its_port(tmp_path: Path) -> None:
+    with listening(tmp_path / "my-jupyter.py") as (pid, port):
+        assert serve.listener(port) == pid
+        wish = notebook_that_lists(tmp_path, f"http://localhost:{port}/ :: {tmp_path}")
+        assert serve.stop_servers(wish, str(tmp_path)) == {"stopped": [{"pid": pid, "port": port}]}
         assert serve.stop_servers(wish, str(tmp_path)) == {"stopped": []}
+
+
+def test_another_program_on_the_port_of_an_old_note_is_neither_shown_nor_stopped(
+    tmp_path: Path,
+) -> None:
+    with listening(tmp_path / "train.py") as (pid, port):
+        wish = notebook_that_lists(tmp_path, f"http://localhost:{port}/ :: {tmp_path}")
+        assert serve.running_jupyters([str(wish["program"])]) == []
+        assert serve.stop_servers(wish, str(tmp_path)) == {"stopped": []}
+        assert not processes.has_ended(pid)
+
+
+def test_a_note_whose_number_belongs_to_another_program_is_no_server(tmp_path: Path) -> None:
+    with (
+        listening(tmp_path / "jupyter-lab") as (server, port),
+        listening(tmp_path / "train.py") as (other, other_port),
+    ):
+        notes = [
+            {"pid": other, "port": port, "root_dir": str(tmp_path)},  # the number was reused
+            {"pid": server, "port": other_port, "root_dir": str(tmp_path)},
+            {"pid": 1 << 30, "port": port, "root_dir": str(tmp_path)},
+            {"pid": str(server), "port": port, "root_dir": str(tmp_path)},
+            {"pid": server, "port": str(port), "root_dir": str(tmp_path)},
+        ]
+        for note in notes:
+            wish = notebook_that_lists(tmp_path, json.dumps(note))
+            assert serve.stop_servers(wish, str(tmp_path)) == {"stopped": []}, note
+        assert not processes.has_ended(other)
+        assert not processes.has_ended(server)
+        good = {"pid": server, "port": port, "root_dir": str(tmp_path)}
+        wish = notebook_that_lists(tmp_path, json.dumps(good))
+        assert serve.stop_servers(wish, str(tmp_path))["stopped"] == [{"pid": server, "port": port}]
+
+
+def test_a_number_that_is_reused_while_we_wait_is_not_signalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening(tmp_path / "train.py") as (pid, _):
+        times = iter(["1", "2", "2"])
+        monkeypatch.setattr(processes, "start_time", lambda _: next(times))
+        processes.stop_processes([pid], 0.1)
+        assert not processes.has_ended(pid)
+
+
+def test_the_files_of_the_users_directory_are_not_imported(tmp_path: Path) -> None:
+    for module in ("json", "os", "re", "socket", "sitecustomize"):
+        (tmp_path / f"{module}.py").write_text(f"open('{tmp_path}/executed', 'w')\n")
+    wish = ServerRequest(ServerKind.JUPYTER, "nowhere")
+    done = subprocess.run(
+        ["sh", "-c", webservers.command("serve", wish)],
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert '"error": "no_directory"' in done.stdout
+    assert not (tmp_path / "executed").exists()
 
 
 def test_a_token_in_a_log_is_not_told(tmp_path: Path) -> None:
@@ -320,6 +395,40 @@ class TestAnswer:
         )
         assert heard == ["looking"]
 
+    def test_tokens_and_paths_are_quoted_in_the_url(self) -> None:
+        said = Said(
+            answer(port=8888, path="/my base/?x#y", token="a+b#c%20d", pid=7, started=False)
+        )
+        found = webservers.serve(
+            said, HOST, ServerRequest(ServerKind.JUPYTER, None), on_line=lambda _: None
+        )
+        assert found.path == "/my%20base/%3Fx%23y?token=a%2Bb%23c%2520d"
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"port": "8888²"},
+            {"port": 0},
+            {"port": 65536},
+            {"pid": "7"},
+            {"pid": True},
+            {"started": "yes"},
+            {"host": "-oProxyCommand=x"},
+            {"host": "a b"},
+            {"token": 7},
+            {"path": "/\0"},
+        ],
+    )
+    def test_an_answer_of_another_form_is_our_error(self, values: dict[str, Any]) -> None:
+        fields = {"port": 8888, "path": "/", "token": "", "pid": 7, "started": False} | values
+        with pytest.raises(UnexpectedError):
+            webservers.serve(
+                Said(answer(**fields)),
+                HOST,
+                ServerRequest(ServerKind.JUPYTER, None),
+                on_line=lambda _: None,
+            )
+
     @pytest.mark.parametrize(
         ("name", "reached"),
         [
@@ -400,7 +509,7 @@ def test_an_older_notebook_is_asked_in_its_own_way(tmp_path: Path, knows_json: b
     said = f'[ "$2" = --json ] && {{ {json_line if knows_json else "exit 1"}; exit; }}; {old}'
     (tmp_path / "jupyter-notebook").write_text(f'#!/bin/sh\n[ "$1" = list ] || exit 9\n{said}\n')
     (tmp_path / "jupyter-notebook").chmod(0o755)
-    found = serve.running_jupyters([str(tmp_path / "jupyter-notebook")])
+    found = serve.listed_jupyters([str(tmp_path / "jupyter-notebook")])
     shown = [serve.describe_jupyter(one, started=False) for one in found]
     assert [(one["port"], one["token"], one["directory"], one["path"]) for one in shown] == [
         (8888, "abc", "/home/alice", "/")

@@ -1,13 +1,16 @@
 """TensorBoard and Jupyter in a container: asks `programs/serve.py` there to find, start or stop one."""
 
+import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
+from urllib.parse import quote
 
+from apexgpu import readers
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
 from apexgpu.models import Host, Reply, Target
+from apexgpu.readers import Fields
 from apexgpu.remote import remotescript
 from apexgpu.remote.remotescript import MARK
 from apexgpu.ssh.transport import Limits, OnLine, Transport
@@ -18,6 +21,7 @@ PROGRAMS = ("processes.py", "search.py", "serve.py")
 _SEARCH_LIMIT = 90.0
 """Seconds that searching and listing may take, in addition to the wait for the server."""
 
+_ADDRESS = re.compile(r"[0-9A-Za-z][0-9A-Za-z.:_-]{0,252}")
 _ALL_ADDRESSES = {"0.0.0.0", "::", "*", ""}  # noqa: S104 - where servers listen, not we
 
 
@@ -109,32 +113,38 @@ def serve(
     UnreachableError (it does not answer in time) and the errors of `transport`.
     """
     answer = _ask(transport, host, "serve", request, on_line)
-    token = str(answer.get("token") or "")
-    path = str(answer["path"])
+    token = answer.text("token", "")
+    # A base path may be quoted already, so a % stays.
+    path = quote(answer.text("path"), safe="/%:@!$&'()*+,;=~")
+    if token:
+        path += f"?token={quote(token, safe='')}"
     return WebServer(
-        port=int(answer["port"]),
-        path=f"{path}?token={token}" if token else path,
-        directory=str(answer["directory"]),
-        started=bool(answer["started"]),
-        pid=int(answer["pid"]),
-        program=str(answer.get("program", "")),
-        log=str(answer.get("log", "")),
-        host=_reachable_name(str(answer.get("host") or "localhost")),
-        https=bool(answer.get("secure")),
-        password=bool(answer.get("password")),
+        port=answer.port("port"),
+        path=path,
+        directory=answer.text("directory"),
+        started=answer.flag("started"),
+        pid=answer.number("pid"),
+        program=answer.text("program", ""),
+        log=answer.text("log", ""),
+        host=_reachable_name(answer.text("host", "") or "localhost"),
+        https=answer.flag("secure", False),
+        password=answer.flag("password", False),
     )
 
 
 def stop(transport: Transport, host: Host, request: ServerRequest, *, on_line: OnLine) -> list[int]:
     """Stop the servers that show the directory; return the ports on which they listened."""
     answer = _ask(transport, host, "stop", request, on_line)
-    return [int(server["port"]) for server in answer["stopped"]]
+    return [server.number("port", most=65535) for server in answer.objects("stopped")]
 
 
 def _reachable_name(address: str) -> str:
     """Return the name by which a server that listens on `address` is reached from its machine."""
     if address in _ALL_ADDRESSES or address == "127.0.0.1":
         return "localhost"
+    # It becomes a part of ssh's command line.
+    if not _ADDRESS.fullmatch(address):
+        readers.required(None, "the address of the server", address)
     return address
 
 
@@ -144,7 +154,7 @@ def _ask(
     action: Literal["serve", "stop"],
     request: ServerRequest,
     on_line: OnLine,
-) -> dict[str, Any]:
+) -> Fields:
     def progress(line: str) -> None:
         # The answer is not progress, and may contain a token.
         if not line.startswith(MARK):
@@ -159,25 +169,25 @@ def _ask(
     return answer
 
 
-def _parse(reply: Reply, host: Host) -> dict[str, Any]:
+def _parse(reply: Reply, host: Host) -> Fields:
     """Return the answer: the last marked line."""
     answers = remotescript.json_answers(reply.out)
     if not answers:
         hint = f"apexgpu ssh {host.name} -- python3 --version"
         raise remotescript.no_answer_error(reply, host.name, hint=hint)
-    return answers[-1]
+    return Fields(answers[-1], f"the answer of {host.name}")
 
 
-def _error(answer: Mapping[str, Any], host: Host, request: ServerRequest) -> ApexError:
+def _error(answer: Fields, host: Host, request: ServerRequest) -> ApexError:
     """Return the error that an answer with `error` stands for."""
-    code = str(answer["error"])
+    code = answer.text("error")
     name = request.kind.label
     container = f"the container on {host.name}"
-    log_lines = [str(line) for line in answer.get("said", [])]
-    log = str(answer.get("log") or "")
+    log_lines = list(answer.texts("said", ()))
+    log = answer.text("log", "")
     show_log = f"apexgpu ssh {host.name} -- tail -n 50 {shlex.quote(log)}"
     if code == "no_directory":
-        message = f"there is no directory {answer['directory']} in {container}"
+        message = f"there is no directory {answer.text('directory')} in {container}"
         return RefusedError(message, hint=f"apexgpu ssh {host.name} -- ls", code=code)
     if code in {"no_program", "no_python"}:
         message = f"there is no {request.program or name} in {container}"

@@ -1,5 +1,6 @@
 # Print who is logged in, a line `---`, the programs that compute on the GPUs, another `---`, and the runs that are alive.
 # POSIX sh; comes after run_processes.sh.
+LC_ALL=C; export LC_ALL
 echo apexgpu-starts
 who 2>/dev/null
 echo ---

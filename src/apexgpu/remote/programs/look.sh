@@ -2,6 +2,8 @@
 #   $1  the program (compute.py) that each Python runs to report its TensorFlow
 #   $2  the Python or environment that the user named, or nothing
 #   $3  the home directory on the laptop, whose shell may have expanded a `~` in $2 to it
+# A Python that runs a text looks for modules in the working directory first: not in the user's home, then.
+cd /
 for d in /usr/local/cuda /usr/local/cuda-*; do
   [ -d "$d" ] || continue
   v=$(sed -n 's/^CUDA Version \([0-9.]*\).*/\1/p' "$d/version.txt" 2>/dev/null)

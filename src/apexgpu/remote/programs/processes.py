@@ -27,7 +27,7 @@ def output_of(argv: "list[str]", limit: float) -> str:
     """What a program prints on stdout; "" if it fails or takes more than `limit` seconds."""
     try:
         return subprocess.check_output(
-            argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=limit
+            argv, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=limit, cwd="/"
         ).decode("utf-8", "replace")
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -201,10 +201,22 @@ def last_log_lines(log: str) -> "list[str]":
     return lines[-SHOWN_LOG_LINES:]
 
 
+def start_time(pid: int) -> str:
+    """When a process was started, in the kernel's ticks; "" if it has ended. It tells two with one number apart."""
+    try:
+        with open("/proc/%d/stat" % pid) as stat:
+            # proc_pid_stat(5): field 22; the name before the last `)` may contain anything.
+            return stat.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
 def stop_processes(pids: "list[int]", limit: float) -> None:
     """End processes: with SIGTERM, and with SIGKILL those that still run after `limit` seconds."""
+    started = dict((pid, start_time(pid)) for pid in pids)
     for number, seconds in ((signal.SIGTERM, limit), (signal.SIGKILL, KILL_LIMIT)):
-        running = [pid for pid in pids if not has_ended(pid)]
+        # A number may belong to another process by now.
+        running = [pid for pid in pids if not has_ended(pid) and start_time(pid) == started[pid]]
         for pid in running:
             try:
                 os.kill(pid, number)

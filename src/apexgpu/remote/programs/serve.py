@@ -42,6 +42,7 @@ JUPYTER = {
 TENSORBOARD_PORT = 6006
 JUPYTER_PORT = 8888
 ATTEMPTS = 3
+INTERPRETER = re.compile(r"(?:python|pypy)[0-9.]*$|(?:ba|da|z)?sh$")
 OLD_LIST_LINE = re.compile(r"(https?)://([^/]*?):(\d+)(/[^?\s]*)(?:\?token=(\S*))? :: (.*)$")
 
 
@@ -62,13 +63,23 @@ def requested_directory(request: "dict[str, object]") -> str:
 
 def is_tensorboard(words: "list[str]") -> bool:
     """Whether this is the command line of a TensorBoard, whoever started it and how."""
-    named = False
-    for word in words:
-        if word.startswith("--logdir"):
-            return named
-        if os.path.basename(word) in ("tensorboard", "tensorboard.main"):
-            named = True
-    return False
+    if not option_value(words, "--logdir"):
+        return False
+    return os.path.basename(program_of(words)) in ("tensorboard", "tensorboard.main")
+
+
+def program_of(words: "list[str]") -> str:
+    """The program of a command line: a script or module where an interpreter runs one, "" if there is none."""
+    rest = list(words)
+    if rest and INTERPRETER.match(os.path.basename(rest[0])):
+        rest = rest[1:]
+        while rest and rest[0].startswith("-") and rest[0] != "-m":
+            if rest[0] == "-c":
+                return ""  # a text, not a program
+            rest = rest[1:]
+        if rest and rest[0] == "-m":
+            rest = rest[1:]
+    return rest[0] if rest else ""
 
 
 def running_tensorboards(directory: str) -> "list[tuple[int, list[str]]]":
@@ -136,7 +147,7 @@ def parse_server_list(text: str) -> "list[dict[str, object]]":
     for line in text.splitlines():
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = parse_old_line(line)
         for server in value if isinstance(value, list) else [value]:
             if isinstance(server, dict):
@@ -163,10 +174,46 @@ def parse_old_line(line: str) -> "dict[str, object] | None":
 
 def running_jupyters(argv: "list[str]") -> "list[dict[str, object]]":
     """The user's running servers, as the Jupyter that `argv` starts lists them."""
+    return [server for server in listed_jupyters(argv) if serves(server)]
+
+
+def listed_jupyters(argv: "list[str]") -> "list[dict[str, object]]":
+    """The servers that Jupyter lists, running or not."""
     for list_command in jupyter_list_commands(argv):
         servers = parse_server_list(output_of(list_command, 30))
         if servers:
-            return [server for server in servers if server.get("port") and not server.get("sock")]
+            return servers
+    return []
+
+
+def serves(server: "dict[str, object]") -> bool:
+    """Whether a server that Jupyter lists is running: whether its own process listens on its port.
+
+    The list is made of notes that servers leave in files. The note of a server that was killed stays,
+    and its process number may belong to another program by now. `server` gets the `pid` if it has none.
+    """
+    port = server.get("port")
+    if not isinstance(port, int) or not 0 < port < 65536 or server.get("sock"):
+        return False
+    if not os.path.isdir("/proc"):
+        return accepts_connections(port)  # only the lab runs on such a system
+    pid = server.get("pid")
+    if not pid:
+        # An older list does not tell. Some other program may have the port by now.
+        pid = listener(port)
+        names = " ".join(command_line(pid))
+        if "jupyter" not in names and "notebook" not in names:
+            return False
+        server["pid"] = pid
+    own = [number for number, _ in own_processes()]
+    return isinstance(pid, int) and pid in own and port in listening_ports(pid)
+
+
+def command_line(pid: int) -> "list[str]":
+    """The words of a process of the user's; none if there is no such process."""
+    for number, words in own_processes():
+        if number == pid:
+            return words
     return []
 
 
@@ -328,9 +375,9 @@ def stop_servers(request: "dict[str, object]", directory: str) -> "dict[str, obj
         running = running_jupyters(startable[0]) if startable else []
         for server in matching_jupyters(running, request, directory):
             port = int(str(server["port"]))
-            pid = int(str(server.get("pid") or listener(port)))
-            if pid:
-                servers.append((pid, port))
+            number = server.get("pid")
+            if isinstance(number, int) and number:
+                servers.append((number, port))
     stop_processes([pid for pid, _ in servers], 10)
     stopped = [{"pid": pid, "port": port} for pid, port in servers if has_ended(pid)]
     return {"stopped": stopped}
