@@ -387,6 +387,8 @@ def _report_plan(session: Session, plan: configfile.ConfigPlan, *, with_diff: bo
         reporter.diff(plan.diff)
     for host in plan.moved:
         reporter.warn(f"{host.name} moves from {host.old_address} to {host.new_address}")
+    for line in plan.slow_lines:
+        reporter.note(f"ssh waits for this line every time: {line.describe()}")
     for conflict in plan.conflicts:
         reporter.warn(
             f"{conflict.name} already means {conflict.current} in your file; "

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -493,7 +494,7 @@ def test_a_write_of_someone_else_in_between_is_kept(place: Place) -> None:
     place.config.write_bytes(b"Host a\n")
 
     def intrude(argv: Sequence[str], _n: int) -> None:
-        if ".tmp" in argv[3] and not place.config.read_bytes().endswith(b"23\n"):
+        if "/apexgpu-" in argv[3] and not place.config.read_bytes().endswith(b"23\n"):
             place.config.write_bytes(b"Host a\n  Port 23\n")
 
     place.runner = Counting(intrude)
@@ -507,7 +508,7 @@ def test_a_file_that_never_stands_still_is_left_alone(place: Place) -> None:
     place.config.write_bytes(b"Host a\n")
 
     def intrude(argv: Sequence[str], n: int) -> None:
-        if ".tmp" in argv[3]:
+        if "/apexgpu-" in argv[3]:
             place.config.write_bytes(b"# %d\n" % n)
 
     place.runner = Counting(intrude)
@@ -607,14 +608,48 @@ def test_what_someone_else_wrote_over_what_ssh_rejects_is_not_taken_back(place: 
 
 
 def test_another_name_that_would_change_stops_the_write(place: Place) -> None:
-    place.config.write_bytes(b"Host a\n  Port 23\n")
-    with (
-        configcheck.as_file(b"Host a\n  Port 24\n") as candidate,
-        pytest.raises(ConfigError, match="`ssh a`"),
-    ):
-        configcheck.verify(
-            candidate, place.config.read_bytes(), (), ["a"], shown=place.config, runner=place.runner
-        )
+    before, after = b"Host a\n  Port 23\n", b"Host a\n  Port 24\n"
+    answers = configcheck.ConfigAnswers(place.runner)
+    with pytest.raises(ConfigError, match="`ssh a`"):
+        configcheck.verify(before, after, (), shown=place.config, answers=answers)
+
+
+def test_ssh_is_asked_once_about_each_name_with_each_of_both_configs(place: Place) -> None:
+    place.config.write_bytes(b"Host a b gpu7\n  Port 23\n")
+    assert place.sync()
+    names = {*RIGHT, "a", "b"}
+    asked_names = [argv[-1] for argv in place.runner.argvs if argv[3] != str(place.config)]
+    asked_names = [name for name in asked_names if not name.startswith("apexgpu-")]
+    assert sorted(asked_names) == sorted([*names, *names])
+    assert len(place.runner.argvs) == 2 * (len(names) + 1) + 2
+
+
+def test_seventeen_hosts_behind_a_slow_match_exec_are_merged_in_time_and_the_line_is_named(
+    place: Place,
+) -> None:
+    lab = [Host(f"gpu{n}", f"10.77.0.{n}", "alice", 22001) for n in range(1, 18)]
+    own = b"".join(b"Host mine%d\n  Port 23\n" % n for n in range(30))
+    place.config.write_bytes(own + b'Match exec "sleep 2; false"\n  Port 24\n')
+    start = time.monotonic()
+    plan = configfile.plan(place.config, lab, runner=place.runner)
+    assert configfile.commit(plan, state_dir=place.state, runner=place.runner)
+    seconds = time.monotonic() - start
+    (line,) = plan.slow_lines
+    assert (line.file, line.line, line.command) == (str(place.config), 61, "sleep 2; false")
+    assert line.seconds >= 2
+    assert seconds < 15, seconds
+
+
+def test_slow_is_not_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configcheck, "TIME_LIMIT", 0.5)
+    monkeypatch.setattr(configcheck, "_SLOW_LIMIT", 2.0)
+    place.config.write_bytes(b'Host a\nMatch exec "sleep 60"\n  Port 24\n')
+    with pytest.raises(ConfigError) as caught:
+        place.sync()
+    message = caught.value.message
+    assert "refuses" not in message
+    assert "ssh needs more than 0.5 s to read it for gpu7-manage" in message
+    assert f'{place.config}: Match exec "sleep 60" takes' in message
 
 
 def test_an_answer_that_changes_by_itself_stops_nothing(place: Place) -> None:

@@ -4,9 +4,10 @@ OpenSSH is the judge: no rule of ssh_config is reimplemented here.
 """
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from apexgpu.iam.hostlist import Network
 from apexgpu.models import Host
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configblock
+from apexgpu.sshfiles.slowconfig import SlowLine, find_slow_lines
 
 MAX_OTHER_NAMES = 25
 """How many of the user's own names are compared before and after a merge."""
@@ -23,6 +25,8 @@ MAX_OTHER_NAMES = 25
 TIME_LIMIT = 30.0
 """Seconds for one `ssh -G`: it may have to wait for DNS (CanonicalizeHostname) or a `Match exec`."""
 
+_SLOW_LIMIT = 10.0  # seconds to find the line that costs the time
+_MOST_AT_ONCE = 40  # ssh processes
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _NOISE = ("Pseudo-terminal will not", "terminating,")
 _KEEP_FILE_HINT = "apexgpu config sync --include"
@@ -42,12 +46,17 @@ class SshDestination(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What `ssh -G NAME` printed, and its exit status; `timed_out` if it did not end in time."""
+    """What `ssh -G NAME` printed with the config `file`, its exit status, and the seconds it took.
 
+    `timed_out` if it did not end in time.
+    """
+
+    file: Path
     code: int
     out: bytes
     err: bytes
     timed_out: bool = False
+    seconds: float = 0.0
 
     def all_options(self) -> dict[str, list[str]]:
         """Return each keyword (in lower case) with its values in order."""
@@ -107,23 +116,98 @@ def destinations(hosts: Iterable[Host]) -> dict[str, SshDestination]:
 
 
 def resolve(config: Path, names: Iterable[str], runner: Runner) -> dict[str, Resolved]:
-    """Run `ssh -G` for each of `names`, several at once, with `config` as the user's file."""
+    """Run `ssh -G` for each of `names`, many at once, with `config` as the user's file."""
+    unique_names = list(dict.fromkeys(names))
+    answers = _resolve_all([(config, name) for name in unique_names], runner)
+    return dict(zip(unique_names, answers, strict=True))
+
+
+def _resolve_all(questions: Sequence[tuple[Path, str]], runner: Runner) -> list[Resolved]:
+    """The answers to questions, each a config file and a name, in their order."""
     from concurrent.futures import ThreadPoolExecutor
 
-    unique_names = list(dict.fromkeys(names))
-    workers = min(8, 2 * (os.cpu_count() or 1))
-    with ThreadPoolExecutor(workers) as pool:
-        answers = pool.map(lambda name: _resolve(config, name, runner), unique_names)
-        return dict(zip(unique_names, answers, strict=True))
+    if not questions:
+        return []
+    # Many: with a `Match exec`, each ssh waits most of its time.
+    with ThreadPoolExecutor(min(_MOST_AT_ONCE, len(questions))) as pool:
+        return list(
+            pool.map(lambda question: _resolve(question[0], question[1], runner), questions)
+        )
 
 
 def _resolve(config: Path, name: str, runner: Runner) -> Resolved:
     argv = ["ssh", "-G", "-F", str(config), "--", name]
+    start = time.monotonic()
     try:
         completed = runner.run(argv, timeout=TIME_LIMIT)
     except UnreachableError as error:
-        return Resolved(-1, b"", error.message.encode(), timed_out=True)
-    return Resolved(completed.code, completed.out, completed.err)
+        return Resolved(config, -1, b"", error.message.encode(), timed_out=True, seconds=TIME_LIMIT)
+    seconds = time.monotonic() - start
+    return Resolved(config, completed.code, completed.out, completed.err, seconds=seconds)
+
+
+class ConfigAnswers:
+    """What ssh makes of the bytes of ssh configs. The same name is asked once for the same bytes."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._answers: dict[tuple[bytes, str], Resolved] = {}
+        self._random_name = f"apexgpu-{os.urandom(4).hex()}"
+
+    def compared_names(self, user_bytes: bytes, hosts: Iterable[Host]) -> list[str]:
+        """Return names that must mean the same before and after a merge of `hosts`.
+
+        Up to 25 names of the user's own, and one that is in no config.
+        """
+        managed = destinations(hosts)
+        comparable = []
+        for name in configblock.user_host_names(user_bytes):
+            if name not in managed and _is_plain(name):
+                comparable.append(name)
+        return [*_sample(comparable), self._random_name]
+
+    def ask(self, *questions: tuple[bytes, Iterable[str]]) -> None:
+        """Ask ssh about names with the bytes of a config, several such pairs at once."""
+        with ExitStack() as stack:
+            keys = []
+            open_questions = []
+            for data, names in questions:
+                file = stack.enter_context(as_file(data))
+                for name in dict.fromkeys(names):
+                    if (data, name) not in self._answers:
+                        keys.append((data, name))
+                        open_questions.append((file, name))
+            answers = _resolve_all(open_questions, self._runner)
+        self._answers.update(zip(keys, answers, strict=True))
+
+    def get(self, data: bytes, name: str) -> Resolved:
+        """Return the answer for one name; ssh is asked now if it was not yet."""
+        self.ask((data, [name]))
+        return self._answers[data, name]
+
+    def ask_again(self, data: bytes, name: str) -> Resolved:
+        """Ask ssh once more, whatever it answered before."""
+        with as_file(data) as file:
+            return _resolve(file, name, self._runner)
+
+    def find_slow_lines(self, data: bytes, name: str) -> list[SlowLine]:
+        """Return the lines of `data` because of which ssh needs seconds for `name`."""
+        with as_file(data) as file:
+            lines = find_slow_lines(file, name, self._runner, limit=_SLOW_LIMIT)
+            found = []
+            for line in lines:
+                if line.file == str(file):
+                    line = replace(line, file="")
+                found.append(line)
+        return found
+
+    def slowest(self) -> tuple[str, float]:
+        """Return the name for which ssh needed longest, and the seconds; "" if none was asked."""
+        name, seconds = "", 0.0
+        for (_data, asked), resolved in self._answers.items():
+            if resolved.seconds > seconds:
+                name, seconds = asked, resolved.seconds
+        return name, seconds
 
 
 @contextmanager
@@ -141,47 +225,47 @@ def as_file(data: bytes) -> Iterator[Path]:
 
 
 def verify(
-    candidate: Path,
     user_bytes: bytes,
+    merged: bytes,
     hosts: Sequence[Host],
-    other_names: Sequence[str],
     *,
     shown: Path,
-    runner: Runner,
+    answers: ConfigAnswers,
 ) -> None:
-    """Check that `candidate` is right for `hosts` and changes no other name.
+    """Check that the config `merged` is right for `hosts` and changes no other name.
 
     Args:
-        candidate: the merged config, in a temporary file.
         user_bytes: the user's own config, without our block.
-        hosts: what the block in `candidate` names.
-        other_names: the names in `user_bytes`. Up to 25 of them and a random one are compared.
+        merged: the same with the block.
+        hosts: what the block names.
         shown: the path to use in messages.
+        answers: what ssh has been asked already.
 
     Raises:
         ConfigError: the merge must not be written.
     """
-    with as_file(user_bytes) as before:
-        check_managed(candidate, hosts, shown=shown, runner=runner, before=before)
-        managed = destinations(hosts)
-        comparable = [name for name in other_names if name not in managed and _is_plain(name)]
-        random_name = f"apexgpu-{os.urandom(4).hex()}"
-        names = [*_sample(comparable), random_name]
-        for name in _changed_names(before, candidate, names, runner):
-            raise ConfigError(
-                f"{shown}: `ssh {name}` would mean something else after the merge; "
-                f"nothing was written (to keep the file as it is: {_KEEP_FILE_HINT})",
-                hint=f"ssh -G {name}",
-            )
+    expected = destinations(hosts)
+    answers.ask((merged, expected))
+    for name, destination in expected.items():
+        resolved = answers.get(merged, name)
+        if resolved.code == 0 and resolved.destination() == destination:
+            continue
+        if resolved.timed_out:
+            raise _too_slow_error(merged, name, shown, answers)
+        if resolved.code == 0:
+            raise _wrong_destination_error(resolved, name, shown)
+        _refuse_unreadable(answers.get(user_bytes, name), shown, name)
+        raise _refused_error(resolved, shown)
+    for name in _changed_names(user_bytes, merged, hosts, answers):
+        raise ConfigError(
+            f"{shown}: `ssh {name}` would mean something else after the merge; "
+            f"nothing was written (to keep the file as it is: {_KEEP_FILE_HINT})",
+            hint=f"ssh -G {name}",
+        )
 
 
-def check_managed(
-    config: Path, hosts: Sequence[Host], *, shown: Path, runner: Runner, before: Path | None = None
-) -> None:
-    """Check that ssh takes every name of `hosts` to its host with `config`.
-
-    `before` is the config without the block: if ssh cannot read that either, the error says that
-    the user's file was broken already.
+def check_managed(config: Path, hosts: Sequence[Host], *, shown: Path, runner: Runner) -> None:
+    """Check that ssh takes every name of `hosts` to its host with the file `config`.
 
     Raises:
         ConfigError: a name is wrong, with ssh's own message if it printed one.
@@ -190,17 +274,43 @@ def check_managed(
     for name, resolved in resolve(config, expected, runner).items():
         if resolved.code == 0 and resolved.destination() == expected[name]:
             continue
+        if resolved.timed_out:
+            lines = find_slow_lines(config, name, runner, limit=_SLOW_LIMIT)
+            raise slow_error(name, shown, lines)
         if resolved.code == 0:
-            raise ConfigError(
-                f"{shown}: `ssh {name}` would go to {resolved.destination()}; nothing was written",
-                hint=_KEEP_FILE_HINT,
-            )
-        if before is not None:
-            _refuse_unreadable(_resolve(before, name, runner), before, shown, name)
-        raise ConfigError(
-            f"{shown}: ssh refuses the merged file: {describe_error(resolved, config, shown)}",
-            hint=_KEEP_FILE_HINT,
-        )
+            raise _wrong_destination_error(resolved, name, shown)
+        raise _refused_error(resolved, shown)
+
+
+def _wrong_destination_error(resolved: Resolved, name: str, shown: Path) -> ConfigError:
+    return ConfigError(
+        f"{shown}: `ssh {name}` would go to {resolved.destination()}; nothing was written",
+        hint=_KEEP_FILE_HINT,
+    )
+
+
+def _refused_error(resolved: Resolved, shown: Path) -> ConfigError:
+    return ConfigError(
+        f"{shown}: ssh refuses the merged file: {describe_error(resolved, shown)}",
+        hint=_KEEP_FILE_HINT,
+    )
+
+
+def _too_slow_error(data: bytes, name: str, shown: Path, answers: ConfigAnswers) -> ConfigError:
+    return slow_error(name, shown, answers.find_slow_lines(data, name))
+
+
+def slow_error(name: str, shown: Path, lines: Sequence[SlowLine]) -> ConfigError:
+    """The error for a config that ssh needs too long to read. It was not refused."""
+    causes = []
+    for line in lines:
+        text = line.describe() if line.file else replace(line, file=str(shown)).describe()
+        causes.append(configblock.escape(text))
+    cause = f": {'; '.join(causes)}" if causes else ""
+    return ConfigError(
+        f"{shown}: ssh needs more than {TIME_LIMIT:g} s to read it for {name}{cause}",
+        hint=f"ssh -G -vvv -F '{shown}' {name}",
+    )
 
 
 def check_readable(data: bytes, *, shown: Path, runner: Runner) -> None:
@@ -208,20 +318,21 @@ def check_readable(data: bytes, *, shown: Path, runner: Runner) -> None:
     # An address, so that no name has to be looked up.
     name = "127.0.0.1"
     with as_file(data) as file:
-        _refuse_unreadable(_resolve(file, name, runner), file, shown, name)
+        _refuse_unreadable(_resolve(file, name, runner), shown, name)
 
 
-def _refuse_unreadable(resolved: Resolved, file: Path, shown: Path, name: str) -> None:
+def _refuse_unreadable(resolved: Resolved, shown: Path, name: str) -> None:
     if not resolved.config_is_readable():
         raise ConfigError(
-            f"ssh cannot read {shown}: {describe_error(resolved, file, shown)} "
+            f"ssh cannot read {shown}: {describe_error(resolved, shown)} "
             "(correct the file until the command below succeeds)",
             hint=f"ssh -G -F '{shown}' {name}",
         )
 
 
-def describe_error(resolved: Resolved, file: Path, shown: Path) -> str:
-    """Return ssh's message about `file` on one line, escaped, with `shown` as the file's name."""
+def describe_error(resolved: Resolved, shown: Path) -> str:
+    """Return ssh's message about the config on one line, escaped, with `shown` as the file's name."""
+    file = resolved.file
     text = resolved.err.decode("utf-8", "replace")
     # ssh starts most messages with the file's name, which our own message gives already.
     text = text.replace(f"{file}: ", "").replace(f"{file} line", "line")
@@ -247,21 +358,19 @@ def _sample(names: Sequence[str]) -> list[str]:
 
 
 def _changed_names(
-    before: Path, after: Path, names: Sequence[str], runner: Runner
+    before: bytes, after: bytes, hosts: Sequence[Host], answers: ConfigAnswers
 ) -> Iterator[str]:
-    """Those of `names` that mean something else with `after` than with `before`."""
-    old = {}
-    for name, resolved in resolve(before, names, runner).items():
-        if not resolved.timed_out:
-            old[name] = resolved
-    new = resolve(after, old, runner)
-    for name, resolved in old.items():
-        if _same(resolved, new[name]):
+    """The user's own names that mean something else with `after` than with `before`."""
+    names = answers.compared_names(before, hosts)
+    answers.ask((before, names), (after, names))
+    for name in names:
+        old, new = answers.get(before, name), answers.get(after, name)
+        if old.timed_out or new.timed_out or _same(old, new):
             continue
         # A `Match exec` may give another result every time. Ask again: only a name that is stable
         # with the old file can show that the new file changes it.
-        again = _resolve(before, name, runner)
-        if _same(resolved, again) and not _same(again, _resolve(after, name, runner)):
+        again = answers.ask_again(before, name)
+        if _same(old, again) and not _same(again, answers.ask_again(after, name)):
             yield name
 
 
@@ -276,7 +385,7 @@ def find_conflicts(
     networks: Sequence[Network],
     *,
     shown: Path,
-    runner: Runner,
+    answers: ConfigAnswers,
 ) -> list[NameConflict]:
     """Return the names of `hosts` that the user's own lines already send to another machine.
 
@@ -286,23 +395,22 @@ def find_conflicts(
     Raises:
         ConfigError: ssh can read neither `user_bytes` nor `merged`, so no merge could be verified.
     """
-    expected = destinations(hosts)
     conflicts = []
-    with as_file(user_bytes) as before, as_file(merged) as after:
-        for name, resolved in resolve(before, expected, runner).items():
-            # An error about this name only (a HostName that cannot be expanded, say) may be gone
-            # after the merge, because our HostName comes first. So look at the merged file too.
-            if (
-                not resolved.config_is_readable()
-                and not _resolve(after, name, runner).config_is_readable()
-            ):
-                _refuse_unreadable(resolved, before, shown, name)
-            if resolved.code != 0:
-                continue
-            hostname = resolved.destination().hostname.lower()
-            own_names = (name.lower(), expected[name].hostname)
-            if hostname not in own_names and not _is_in(hostname, networks):
-                conflicts.append(NameConflict(name, str(resolved.destination())))
+    expected = destinations(hosts)
+    answers.ask((user_bytes, expected), (merged, expected))
+    for name, destination in expected.items():
+        resolved = answers.get(user_bytes, name)
+        # An error about this name only (a HostName that cannot be expanded, say) may be gone
+        # after the merge, because our HostName comes first. So look at the merged file too.
+        readable = resolved.config_is_readable()
+        if not readable and not answers.get(merged, name).config_is_readable():
+            _refuse_unreadable(resolved, shown, name)
+        if resolved.code != 0:
+            continue
+        hostname = resolved.destination().hostname.lower()
+        own_names = (name.lower(), destination.hostname)
+        if hostname not in own_names and not _is_in(hostname, networks):
+            conflicts.append(NameConflict(name, str(resolved.destination())))
     return conflicts
 
 

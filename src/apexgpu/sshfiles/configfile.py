@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apexgpu import files
@@ -20,6 +20,7 @@ from apexgpu.models import Host
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configbackups, configblock, configcheck
 from apexgpu.sshfiles.configcheck import NameConflict, SettingWarning
+from apexgpu.sshfiles.slowconfig import WORTH_A_NOTE, SlowLine
 
 _MAX_TRIES = 5
 
@@ -38,7 +39,8 @@ class ConfigPlan:
     """What a sync would do to the file `path`; nothing has been done yet.
 
     `moved` are the hosts that get another address, `conflicts` the names that mean something else
-    today.
+    today. `user_bytes` is the user's own part of the ssh config, `answers` what ssh has been asked
+    about it: the proof of this plan. `slow_lines` are lines that cost seconds for every name.
     """
 
     path: Path
@@ -49,6 +51,10 @@ class ConfigPlan:
     diff: str = ""
     moved: tuple[MovedHost, ...] = ()
     conflicts: tuple[NameConflict, ...] = ()
+    user_bytes: bytes = b""
+    is_include: bool = False
+    answers: configcheck.ConfigAnswers | None = None
+    slow_lines: tuple[SlowLine, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -78,7 +84,9 @@ def plan(
 ) -> ConfigPlan:
     """Work out what merging `hosts` into the config `path` would change.
 
-    With nothing to change, ssh is not run at all.
+    ssh proves that the merged config leads every name to its host and changes no other name: it is
+    asked once about each name, with the user's own config and with the merged one. With nothing to
+    change, ssh is not run at all.
 
     Args:
         identity_file: the private key to name for every host, if any.
@@ -87,7 +95,8 @@ def plan(
         networks: where the lab's addresses may be.
 
     Raises:
-        ConfigError: damaged markers, a read-only file, or a file that ssh cannot read today.
+        ConfigError: damaged markers, a read-only file, a file that ssh cannot read today, or one
+            that it would not read as intended after the merge.
     """
     left_out = set(except_names)
     kept = tuple(host for host in hosts if not {host.name, host.manage_name} & left_out)
@@ -108,14 +117,14 @@ def plan(
             added.append(host)
         elif known[host.name].address != host.address:
             moved.append(MovedHost(host.name, known[host.name].address, host.address))
+    answers = configcheck.ConfigAnswers(runner)
+    merged = configblock.merge(user_bytes, kept, identity_file=identity_file)
+    names = [*configcheck.destinations(kept), *answers.compared_names(user_bytes, kept)]
+    answers.ask((user_bytes, names), (merged, names))
     conflicts = configcheck.find_conflicts(
-        user_bytes,
-        configblock.merge(user_bytes, kept, identity_file=identity_file),
-        added,
-        networks,
-        shown=path,
-        runner=runner,
+        user_bytes, merged, added, networks, shown=path, answers=answers
     )
+    configcheck.verify(user_bytes, merged, kept, shown=path, answers=answers)
     return ConfigPlan(
         target,
         kept,
@@ -125,7 +134,30 @@ def plan(
         diff=configblock.diff(old, new, str(target)),
         moved=tuple(moved),
         conflicts=tuple(conflicts),
+        user_bytes=user_bytes,
+        is_include=include is not None,
+        answers=answers,
+        slow_lines=_find_slow_lines(path, user_bytes, answers),
     )
+
+
+def _find_slow_lines(
+    path: Path, user_bytes: bytes, answers: configcheck.ConfigAnswers
+) -> tuple[SlowLine, ...]:
+    """The lines that cost seconds, with the names and line numbers of the files on the disk."""
+    name, seconds = answers.slowest()
+    if seconds < WORTH_A_NOTE:
+        return ()
+    # The block of an earlier merge is above the user's lines.
+    on_disk = _read(path) or b""
+    offset = on_disk.count(b"\n") - user_bytes.count(b"\n")
+    lines = []
+    for line in answers.find_slow_lines(user_bytes, name):
+        if not line.file:
+            number = None if line.line is None else line.line + offset
+            line = replace(line, file=str(path), line=number)
+        lines.append(line)
+    return tuple(lines)
 
 
 def commit(plan: ConfigPlan, *, state_dir: Path, runner: Runner) -> bool:
@@ -142,19 +174,18 @@ def commit(plan: ConfigPlan, *, state_dir: Path, runner: Runner) -> bool:
     def change(old: bytes) -> bytes:
         return configblock.merge(old, plan.hosts, identity_file=plan.identity_file)
 
-    def verify(candidate: Path, old: bytes) -> None:
-        user_bytes = configblock.unmerge(old)
-        configcheck.verify(
-            candidate,
-            user_bytes,
-            plan.hosts,
-            configblock.user_host_names(user_bytes),
-            shown=plan.path,
-            runner=runner,
-        )
+    answers = plan.answers or configcheck.ConfigAnswers(runner)
+
+    def verify(_candidate: Path, old: bytes) -> None:
+        # For the bytes that the plan was made for, ssh has answered already.
+        user_bytes = plan.user_bytes if plan.is_include else configblock.unmerge(old)
+        merged = configblock.merge(user_bytes, plan.hosts, identity_file=plan.identity_file)
+        configcheck.verify(user_bytes, merged, plan.hosts, shown=plan.path, answers=answers)
 
     def verify_written() -> None:
-        configcheck.check_managed(plan.path, plan.hosts, shown=plan.path, runner=runner)
+        # The bytes are those that were verified; one host shows that ssh reads them in this place.
+        first = plan.hosts[:1]
+        configcheck.check_managed(plan.path, first, shown=plan.path, runner=runner)
 
     return _SafeWrite(plan.path, state_dir, change, verify, verify_written).run()
 

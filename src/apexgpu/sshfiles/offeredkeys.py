@@ -15,6 +15,7 @@ from apexgpu.models import Host
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configblock, configcheck, configfile
 from apexgpu.sshfiles.agentquery import DEFAULT_AGENT
+from apexgpu.sshfiles.slowconfig import find_slow_lines
 from apexgpu.sshfiles.sshhome import home
 
 _MOST_NAMES = 64
@@ -113,9 +114,12 @@ def _resolve(
             answers[name] = resolved.all_options()
         else:
             failed = resolved
+    if failed is not None and not answers and failed.timed_out:
+        lines = find_slow_lines(file, names[0], runner, limit=10)
+        raise configcheck.slow_error(names[0], config, lines)
     if failed is not None and not answers:
         raise ConfigError(
-            f"ssh cannot read {config}: {configcheck.describe_error(failed, file, config)}",
+            f"ssh cannot read {config}: {configcheck.describe_error(failed, config)}",
             hint=f"ssh -G -F '{config}' {names[0]}",
         )
     return answers
