@@ -237,10 +237,13 @@ def connections(session: Session) -> "Connections":
     timeout = session.settings.timeout
     open_connections = None
     if session.settings.keep_connections and sys.platform != "win32":
-        from apexgpu.ssh import silentagent
         from apexgpu.ssh.controlmaster import ControlMasters
 
         def agent_options(target: Target) -> Sequence[str]:
+            from apexgpu.ssh import (
+                silentagent,
+            )  # a command over an open connection does not need it
+
             return silentagent.options(session.transport.route(target), session.agents)
 
         open_connections = ControlMasters(config, session.runner, agent_options=agent_options)

@@ -26,9 +26,10 @@ from apexgpu.forwarding.listeners import ContainerListener, ListenerState
 from apexgpu.forwarding.ports import Destination
 from apexgpu.forwarding.records import Tunnel, TunnelState
 from apexgpu.forwarding.request import PortsTakenError, TunnelRequest, take_ports
-from apexgpu.models import Host
+from apexgpu.models import Host, Target
 from apexgpu.results import JsonObject, Result
 from apexgpu.session import Session
+from apexgpu.ssh import silentagent
 from apexgpu.text import duration
 
 if TYPE_CHECKING:
@@ -339,6 +340,7 @@ def _request(
     if dead is not None:
         # Its pages may still be open in a browser: they work again on the same ports.
         local_ports = tuple(forward.local_port for forward in dead.forwards)
+    target = Target(plan.host, "container")
     return TunnelRequest(
         host=plan.host.name,
         ssh_arguments=tuple(shells.ssh_arguments(session, plan.host)),
@@ -348,6 +350,7 @@ def _request(
         same_machine=same_machine,
         background=in_background,
         once=plan.once,
+        agent_socket=silentagent.socket_on(session.transport.route(target)),
     )
 
 

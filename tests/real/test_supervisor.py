@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests import openssh
+from tests import agents, openssh
 from tests.real.webserver import Wire, serving
 from tests.waiting import until
 
@@ -43,8 +43,16 @@ class Tunnel:
     """A supervisor in a thread of its own, and what a browser would do with it."""
 
     def __init__(
-        self, where: list[str], port: int, *, timing: Timing, once: bool, give: bool
+        self,
+        where: list[str],
+        port: int,
+        *,
+        timing: Timing,
+        once: bool,
+        give: bool,
+        agent_socket: str = "",
     ) -> None:
+        self._agent_socket = agent_socket
         # Far from the other test processes: what they look for is the next free port, too.
         first = 20_000 + os.getpid() % 200 * 50
         holder = next(
@@ -71,6 +79,7 @@ class Tunnel:
             [self._remote],
             timing=self._timing,
             once=self._once,
+            agent_socket=self._agent_socket,
             hand_over=self._give,
             on_change=self._look,
         )
@@ -142,9 +151,15 @@ def where(server: openssh.OpenSSH, port: int | None = None) -> list[str]:
 
 @contextlib.contextmanager
 def tunnel(
-    words: list[str], port: int, *, give: bool, timing: Timing = CALM, once: bool = False
+    words: list[str],
+    port: int,
+    *,
+    give: bool,
+    timing: Timing = CALM,
+    once: bool = False,
+    agent_socket: str = "",
 ) -> Iterator[Tunnel]:
-    made = Tunnel(words, port, timing=timing, once=once, give=give)
+    made = Tunnel(words, port, timing=timing, once=once, give=give, agent_socket=agent_socket)
     try:
         yield made
     finally:
@@ -172,6 +187,25 @@ def test_a_server_that_is_killed_and_comes_back(server: openssh.OpenSSH, give: b
             server.again()
             assert waiting.result() == b"training"
         assert made.supervisor.status.reconnects == 1
+
+
+def test_a_vault_that_is_locked_while_the_tunnel_is_up_does_not_keep_it_down(
+    server: openssh.OpenSSH, give: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with agents.short_directory() as directory:
+        path = directory / "agent"
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
+        with (
+            serving() as port,
+            tunnel(where(server), port, give=give, agent_socket=str(path)) as made,
+        ):
+            assert made.get() == b"training"
+            made.forget()
+            with agents.hanging(path):
+                server.kill()
+                made.await_down()
+                server.again()
+                assert made.get_soon() == b"training"
 
 
 @pytest.mark.serial

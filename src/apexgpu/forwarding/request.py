@@ -17,7 +17,8 @@ class TunnelRequest:
     `local_ports` has one entry for each of `destinations`: the wanted port on this laptop, or None
     for the first one that is free. With `exact_ports` no other port will do. `same_machine` is set
     if the container's ports are this machine's own. With `once` the tunnel ends with its
-    connection; `background` is only noted for `tunnels`.
+    connection; `background` is only noted for `tunnels`. `agent_socket` is the socket of the agent
+    that ssh asks, "" if it asks none.
     """
 
     host: str
@@ -28,6 +29,7 @@ class TunnelRequest:
     same_machine: bool = False
     background: bool = False
     once: bool = False
+    agent_socket: str = ""
 
 
 class PortsTakenError(RefusedError):

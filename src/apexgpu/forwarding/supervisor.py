@@ -26,7 +26,8 @@ from apexgpu.forwarding.ports import Destination
 from apexgpu.forwarding.records import CONTROL_SOCKET, TunnelState, sockets_prefix
 from apexgpu.forwarding.relay import SshListener
 from apexgpu.forwarding.sshconnection import SshConnection
-from apexgpu.ssh import controlmaster, muxclient
+from apexgpu.ssh import controlmaster, muxclient, silentagent, sshoptions
+from apexgpu.sshfiles.agentquery import Agents
 
 _PROBE_SOCKET = "p"
 _PROBE_PORT = 1
@@ -109,12 +110,14 @@ class Supervisor:
         *,
         timing: Timing | None = None,
         once: bool = False,
+        agent_socket: str = "",
         hand_over: bool = sys.platform == "linux",
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep each of `sockets`, which listen, connected to its destination.
 
-        With `once` the tunnel is not connected again. `hand_over` lets ssh listen on the local
+        With `once` the tunnel is not connected again. `agent_socket` is that of the agent that ssh
+        asks. `hand_over` lets ssh listen on the local
         ports while it is connected. `on_change` is called when `status` has changed.
         """
         self._ssh_arguments = ssh_arguments
@@ -124,6 +127,7 @@ class Supervisor:
         ]
         self._timing = timing or Timing()
         self._once = once
+        self._agent_socket = agent_socket
         self._hand_over = hand_over
         self._on_change = on_change
         self.status = TunnelStatus()
@@ -225,7 +229,7 @@ class Supervisor:
         probe = _choose_listener(directory, _PROBE_SOCKET)
         for number, forward in enumerate(self._forwards):
             forward.ssh_listener = _choose_listener(directory, str(number))
-        argv = self._ssh_argv(probe, control)
+        argv = self._ssh_argv(probe, control, await self._agent_options())
         connection = SshConnection(argv, progress=lambda: self.bytes_carried)
         self._connection = connection
         came_up = False
@@ -240,15 +244,27 @@ class Supervisor:
             await self._end(connection, directory)
         return came_up
 
-    def _ssh_argv(self, probe: SshListener, control: Path | None) -> list[str]:
+    async def _agent_options(self) -> tuple[str, ...]:
+        """The options that leave out an agent that does not answer.
+
+        Asked before each connection: a vault may have been locked overnight.
+        """
+        if not self._agent_socket:
+            return ()
+        return await asyncio.to_thread(silentagent.options_for, self._agent_socket, Agents())
+
+    def _ssh_argv(
+        self, probe: SshListener, control: Path | None, agent_options: Sequence[str]
+    ) -> list[str]:
         pairs = [(forward.ssh_listener, forward.destination) for forward in self._forwards]
         pairs.append((probe, Destination(_PROBE_PORT)))
         forwards = []
         for listener, destination in pairs:
             local_end = f"127.0.0.1:{listener}" if isinstance(listener, int) else str(listener)
             forwards.append((local_end, destination.ssh_form))
+        ssh_arguments = [*sshoptions.arguments(agent_options), *self._ssh_arguments]
         return sshconnection.argv(
-            self._ssh_arguments,
+            ssh_arguments,
             forwards,
             connect_timeout=self._timing.connect,
             keep_alive=self._timing.heartbeat_timeout,

@@ -84,6 +84,7 @@ class _TunnelProcess:
             request.destinations,
             timing=timing,
             once=request.once,
+            agent_socket=request.agent_socket,
             on_change=self._state_changed,
         )
 

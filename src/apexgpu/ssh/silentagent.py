@@ -16,7 +16,16 @@ def options(route: Route, agents: Agents) -> tuple[str, ...]:
 
     The agent is asked at most once in a run, with a time limit.
     """
-    path = agent_socket(route.option("identityagent", DEFAULT_AGENT), os.environ)
-    if agents.ask(path).state is AgentState.SILENT:
+    return options_for(socket_on(route), agents)
+
+
+def options_for(socket: str, agents: Agents) -> tuple[str, ...]:
+    """As `options`, for the agent at `socket`."""
+    if agents.ask(socket).state is AgentState.SILENT:
         return (sshoptions.NO_AGENT,)
     return ()
+
+
+def socket_on(route: Route) -> str:
+    """The socket of the agent that ssh asks on this route; "" if it asks none."""
+    return agent_socket(route.option("identityagent", DEFAULT_AGENT), os.environ)
