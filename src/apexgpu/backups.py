@@ -133,11 +133,14 @@ def _report_snapshot(session: Session, host: Host, taken: TakenSnapshot) -> None
     if taken.previous is not None:
         reporter.note(f"  the previous one is kept: {taken.previous.describe()}")
         if taken.previous.others_can_read:
-            reporter.warn(f"others can read {taken.previous.path}: it could not be made private")
+            why = "it could not be made private"
+            if taken.previous.of_server:
+                why = "it belongs to the server's root, so no container can make it private"
+            reporter.warn(f"others can read {taken.previous.path}: {why}")
     if not taken.has_manifest:
         reporter.warn(
             f"its manifest cannot be written beside {taken.archive.path}, so it will be listed as "
-            "never verified"
+            "never verified, and has to be named to recover from it"
         )
     if taken.start_error is not None:
         reporter.error(taken.start_error, host=host.name)

@@ -243,6 +243,12 @@ class StoppedError(RefusedError):
     code = "stopped"
 
 
+class HalfMadeError(RefusedError):
+    """A registration was interrupted: the account has an ordinary shell, and no manage shell."""
+
+    code = "half_made"
+
+
 class RunningError(RefusedError):
     """The container is running, and the command needs a stopped one."""
 

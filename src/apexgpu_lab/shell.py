@@ -178,6 +178,10 @@ def _compare_driver(call: Call) -> None:
 def _login_shell(command: str | None, console: Console) -> int:
     """Answer as the ordinary shell of a half-made account, which has none of the manage commands."""
     if command is None or not command.strip():
+        console.out(texts.MESSAGE_OF_THE_DAY)
+        return 0
+    if command.split()[0] == "help":
+        console.out(texts.BASH_HELP)
         return 0
     console.err(f"bash: {command.split()[0]}: command not found\n")
     return 127

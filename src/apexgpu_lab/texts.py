@@ -9,6 +9,31 @@ TEMPLATE = f"{SNAPSHOTS}/template.tar.gz"
 _LXC = "../src/lxc"
 
 
+# What an ordinary shell prints: to a login without a command, and to `help`.
+MESSAGE_OF_THE_DAY = """\
+Welcome to Ubuntu 16.04.7 LTS (GNU/Linux 4.4.0-116-generic x86_64)
+
+ * Documentation:  https://help.ubuntu.com
+ * Management:     https://landscape.canonical.com
+
+0 packages can be updated.
+0 updates are security updates.
+
+"""
+BASH_HELP = """\
+GNU bash, version 4.3.48(1)-release (x86_64-pc-linux-gnu)
+These shell commands are defined internally.  Type `help' to see this list.
+Type `help name' to find out more about the function `name'.
+Use `info bash' to find out more about the shell in general.
+Use `man -k' or `info' to find out more about commands not in this list.
+
+A star (*) next to a name means that the command is disabled.
+
+ job_spec [&]                            history [-c] [-d offset] [n] or hist>
+ (( expression ))                        if COMMANDS; then COMMANDS; [ elif C>
+"""
+
+
 def highlight(text: str) -> str:
     """`text` in the shell's highlight colour."""
     return f"\x1b[96;1m{text}\x1b[0m"

@@ -59,7 +59,27 @@ class TestRegister:
         fresh.lab.fault("gpu2", "half-made")
         assert fresh("register", "gpu2") == 6
         assert "half-made" in fresh.err
-        assert "delete the user alice on gpu2" in fresh.err
+        assert "ask the administrators to delete your account on gpu2" in fresh.err
+
+    def test_every_command_reports_a_half_made_account(self, product: Product) -> None:
+        """A shell of the host answers then: with bash's help, with its message of the day, or with an error."""
+        product.lab.call(
+            lambda state: setattr(state.hosts["gpu2"].accounts["alice"], "half_made", True)
+        )
+        for words in (
+            ("status", "gpu2"),
+            ("up", "gpu2"),
+            ("down", "gpu2", "--yes"),
+            ("snapshot", "gpu2", "--yes"),
+            ("recover", "gpu2", "--yes"),
+            ("doctor", "gpu2"),
+        ):
+            assert product(*words) != 0, words
+            shown = product.out + product.err
+            assert "on gpu2 the account is half-made" in shown, words
+            assert "GNU bash" not in shown
+            assert "help.ubuntu.com" not in shown
+        assert product.hosts("status")["gpu2"]["error"]["code"] == "half_made"
 
     def test_an_overwritten_register_key_without_a_password_says_what_to_do(
         self, fresh: Product

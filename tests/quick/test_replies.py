@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from apexgpu.errors import ApexError, DroppedError, RefusedError
+from apexgpu.errors import ApexError, DroppedError, HalfMadeError, RefusedError
 from apexgpu.manageshell import archivereplies, replies
 from apexgpu.models import Container, Host, Reply, Target
 from apexgpu.ssh import failures
@@ -371,7 +371,9 @@ def test_offers_carry_token_path_and_size() -> None:
     ("line", "snapshot_bad", "recover_bad"),
     [
         ("tar: rootfs/home/alice/Error.sock: socket ignored", False, False),
-        ("tar: rootfs/var/log/syslog: file changed as we read it", False, False),
+        ("tar: rootfs/var/log/syslog: file changed as we read it", True, True),
+        ("tar: rootfs/var/log/x: File removed before we read it", True, True),
+        ("tar: rootfs/x: 无法 open: 权限不够", True, True),
         ("tar: rootfs/etc/x: time stamp 2026-01-01 00:00:00 is 3.2 s in the future", False, False),
         ("tar: Ignoring unknown extended header keyword 'SCHILY.fflags'", False, False),
         ("tar: rootfs/home/x: Cannot stat: Permission denied", True, True),
@@ -385,7 +387,7 @@ def test_offers_carry_token_path_and_size() -> None:
         ("tar (child): /NAS/a.tar.gz: Cannot open: Permission denied", True, True),
         ("gzip: stdout: Disk quota exceeded", True, True),
         ("tar: rootfs/dev/null: Cannot mknod: Operation not permitted", True, True),
-        ("tar: something that no rule knows", False, True),
+        ("tar: something that no rule knows", True, True),
         ("\x1b[31mgzip: stdin: unexpected end of file\x1b[0m", True, True),
         ("lxc-start: alice: The container failed to start", False, True),
         ("tar: Unexpected EOF in archive", True, True),
@@ -413,6 +415,27 @@ def test_which_words_on_stderr_are_trouble(
         with pytest.raises(ApexError) as caught:
             read(reply, "gpu7")
         assert caught.value.code in {"snapshot_bad", "recover_bad"}
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "code", "half_made"),
+    [
+        ("GNU bash, version 4.3.48(1)-release\nThese shell commands are defined", "", 0, True),
+        ("", "bash: help: command not found\n", 127, True),
+        ("", "-bash: line 1: stop: command not found\n", 127, True),
+        ("", "sh: 1: help: not found\n", 127, True),
+        ("", "zsh:1: command not found: help\n", 127, True),
+        ("Welcome to Ubuntu 16.04.7 LTS\n", "", 0, False),
+        ("", "", 0, False),
+        ("Hi, alice\nbash: x: command not found\n", "", 0, False),
+    ],
+)
+def test_an_ordinary_shell_is_a_half_made_account(
+    out: str, err: str, code: int, half_made: bool
+) -> None:
+    with pytest.raises(ApexError) as caught:
+        replies.parse_status(Reply(code, out, err), "gpu7")
+    assert isinstance(caught.value, HalfMadeError) is half_made
 
 
 def test_an_offer_of_another_command_is_none() -> None:

@@ -31,6 +31,7 @@ from apexgpu.archives.catalog import (
     parse_manifest,
     saved_host,
     sizes_agree,
+    without_stale_names,
 )
 from apexgpu.archives.scriptreplies import NameTakenError
 from apexgpu.archives.selection import archives_to_remove, choose_archive, default_archive
@@ -40,6 +41,7 @@ from apexgpu.models import Reply
 HOSTS = ("gpu2", "gpu12", "my-gpu")
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKzh5Q7tJdqLq0ptx7NgNh8sOgK+TUov1qSyVahIboMz root@gpu2"
 PUBLIC = "rootfs/etc/ssh/ssh_host_ed25519_key.pub"
+SYSTEM = ("rootfs/etc/passwd", "rootfs/bin/sh")
 GOOD = ArchiveCheck(FileStamp(100, 5), False, 0, 0, 12, True, "a" * 64)
 
 
@@ -63,13 +65,15 @@ def for_undo(name: str, created: int) -> Archive:
     return replace(saved(name, created, verified=9), label="before-recover")
 
 
-def make(path: Path, *members: str, root: bool = True, text: str = "x") -> Path:
+def make(
+    path: Path, *members: str, root: bool = True, system: bool = True, text: str = "x"
+) -> Path:
     with tarfile.open(path, "w:gz") as tar:
         if root:
             directory = tarfile.TarInfo("rootfs/")
             directory.type = tarfile.DIRTYPE
             tar.addfile(directory)
-        for name in members:
+        for name in (*(SYSTEM if system else ()), *members):
             data = {"rootfs/etc/hostname": "gpu2-alice\n", PUBLIC: KEY}.get(name, text)
             one = tarfile.TarInfo(name)
             one.size = len(data)
@@ -166,7 +170,8 @@ class TestManifest:
             manifest_text=text,
         )
         assert other is not None
-        assert (other.name, other.verified, other.sha256) == ("alice", None, None)
+        assert (other.name, other.verified, other.changed) == (one.name, None, True)
+        assert other.to_json()["sha256"] is None
 
     @pytest.mark.parametrize(
         ("mode", "open_to_all"), [(0o644, True), (0o600, False), (0o640, False), (0o604, True)]
@@ -196,6 +201,56 @@ class TestManifest:
     def test_anything_else_is_none(self, text: str) -> None:
         assert parse_manifest(text, "alice") is None
 
+    def test_a_bad_archive_keeps_its_name_and_is_not_verified(self) -> None:
+        bad = replace(self.NOTE, verified=None, damage="gzip -t fails")
+        assert parse_manifest(bad.to_line("alice"), "alice") == bad
+        one = identified(bad.to_line("alice"), FileStamp(100, 1_700_000_000))
+        assert (one.name, one.host, one.label) == ("alice-gpu2-20231114T221320Z-x", "gpu2", "x")
+        assert (one.verified, one.damage) == (None, "gzip -t fails")
+        assert "damaged: gzip -t fails" in one.describe()
+        unhashed = replace(bad, sha256="")
+        assert parse_manifest(unhashed.to_line("alice"), "alice") == unhashed
+        contradiction = replace(bad, verified=5)
+        assert parse_manifest(contradiction.to_line("alice"), "alice") is None
+        assert parse_manifest(replace(bad, damage=None).to_line("alice"), "alice") is None
+
+    def test_one_that_was_overwritten_since_has_another_ones_name_only_once(self) -> None:
+        copy = replace(saved("alice-gpu2-20231114T221320Z-x", 5), label="x")
+        stale = identified(self.NOTE.to_line("alice"), FileStamp(7, 7))
+        assert "changed since it was verified" in stale.describe()
+        assert without_stale_names([stale], "alice") == [stale]
+        first, second = without_stale_names([copy, stale], "alice")
+        assert first == copy
+        assert (second.name, second.host, second.label, second.changed) == (
+            "alice",
+            UNKNOWN_HOST,
+            "",
+            False,
+        )
+
+    def test_the_printed_name_finds_an_archive_without_a_manifest(self) -> None:
+        one = identify(
+            "alice",
+            HOSTS,
+            "/NAS/alice.tar.gz",
+            FileStamp(1, 1_700_000_000),
+            mode=0o644,
+            manifest_text=None,
+        )
+        assert one is not None
+        assert choose_archive([one], "alice-gpu2-20231114T221320Z-x") == one
+        assert choose_archive([one], "alice-gpu2-20231114T221320Z") == one
+        for other in ("alice-gpu2-20231114T221321Z-x", "bob-gpu2-20231114T221320Z", "x"):
+            with pytest.raises(RefusedError, match="no snapshot"):
+                choose_archive([one], other)
+
+
+def identified(manifest: str, stamp: FileStamp) -> Archive:
+    """The server's own archive with this manifest beside it."""
+    one = identify("alice", HOSTS, "/NAS/alice.tar.gz", stamp, mode=0o644, manifest_text=manifest)
+    assert one is not None
+    return one
+
 
 class TestVerdict:
     @pytest.mark.parametrize(
@@ -209,10 +264,12 @@ class TestVerdict:
             (replace(GOOD, has_rootfs=False), "no root file system"),
             (replace(GOOD, members=0), "no root file system"),
             (replace(GOOD, changed=True), "being written"),
+            (replace(GOOD, has_system=False), "contains no system"),
+            (replace(GOOD, error_output="tar: A lone zero block at 20"), "a lone zero block"),
         ],
     )
     def test_every_doubt_is_named(self, found: ArchiveCheck, word: str) -> None:
-        assert word in (found.problem or "")
+        assert word.lower() in (found.problem or "").lower()
         assert GOOD.problem is None
 
     def test_the_owner_is_a_host_or_nobody(self) -> None:
@@ -420,7 +477,7 @@ class TestScripts:
         assert found.problem is None
         assert (found.stamp.size, found.members, found.hostname) == (
             path.stat().st_size,
-            4,
+            6,
             "gpu2-alice",
         )
         assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -453,6 +510,43 @@ class TestScripts:
                 }[damage]
             )
         assert scriptreplies.parse_check(sh(scripts.check(str(path))), "gpu2", str(path)).problem
+
+    @pytest.mark.parametrize(
+        "members",
+        [
+            (),
+            ("rootfs/notes",),
+            ("rootfs/etc/passwd",),
+            ("rootfs/bin/sh",),
+            ("rootfs/home/etc/passwd", "rootfs/cabin"),
+        ],
+    )
+    def test_a_rootfs_without_a_system_in_it_does_not_pass(
+        self, nas: Path, members: tuple[str, ...]
+    ) -> None:
+        path = make(nas / "a.tar.gz", "rootfs/etc/hostname", *members, system=False)
+        found = scriptreplies.parse_check(sh(scripts.check(str(path))), "gpu2", str(path))
+        assert "contains no system" in (found.problem or "")
+
+    def test_what_tar_says_and_no_rule_knows_is_a_doubt(self, nas: Path) -> None:
+        """Two archives one after the other, as a tar that was cut and begun again leaves them."""
+        path = make(nas / "a.tar.gz", "rootfs/a")
+        reply = sh(scripts.check(str(path)))
+        assert scriptreplies.parse_check(reply, "gpu2", str(path)).problem is None
+        for line, doubt in (
+            ("tar: A lone zero block at 20", "there is a doubt: tar: A lone zero block at 20"),
+            ("tar: Ignoring unknown extended header keyword 'SCHILY.fflags'", None),
+        ):
+            said = reply.out.replace("mode ", f"said {line}\nmode ")
+            check = scriptreplies.parse_check(Reply(0, said), "gpu2", str(path))
+            assert check.problem == doubt
+
+    def test_a_locale_of_the_containers_owner_changes_nothing(self, nas: Path) -> None:
+        path = make(nas / "a.tar.gz", "rootfs/a")
+        os.truncate(path, path.stat().st_size - 9)
+        reply = sh(scripts.check(str(path)), LC_ALL="de_DE.UTF-8", LANGUAGE="de")
+        found = scriptreplies.parse_check(reply, "gpu2", str(path))
+        assert "unexpected end of file" in (found.problem or "")
 
     def test_what_is_missing_or_cut_is_no_result(self, nas: Path) -> None:
         with pytest.raises(RefusedError, match="no archive"):
@@ -507,6 +601,8 @@ class TestScripts:
         tree = nas / "rootfs" / "etc" / "ssh"
         tree.mkdir(parents=True)
         (tree.parent / "hostname").write_text("gpu2-alice\n")
+        (tree.parent / "passwd").write_text("root\n")
+        (nas / "rootfs" / "usr" / "bin").mkdir(parents=True)
         (tree / "ssh_host_ed25519_key.pub").write_text(f"{KEY}\n")
         path = nas / "a.tar.gz"
         subprocess.run(["tar", "-czf", path, "-C", nas, "./rootfs"], check=True, timeout=30)
@@ -643,6 +739,61 @@ class TestScripts:
         assert list(nas.iterdir()) == []
         assert scriptreplies.parse_stamp(sh(scripts.stat(str(one))), "gpu2") is None
         assert scriptreplies.parse_mode(sh(scripts.set_mode(str(one), 0o640)), "gpu2") is None
+
+    def test_a_manifest_that_cannot_be_written_leaves_nothing(self, nas: Path) -> None:
+        """A full disk cuts `printf`, a directory in the way stops `mv`."""
+        (nas / "a.tar.gz").write_text("x")
+        (nas / "a.tar.gz.json").mkdir()
+        (nas / "a.tar.gz.json" / "x").write_text("x")
+        command = scripts.write_manifest(str(nas / "a.tar.gz"), "{}")
+        in_the_way = sh(command.replace("mv -f --", "mv -fT --"))
+        assert not scriptreplies.parse_done(in_the_way, "gpu2")
+        full = sh(command.replace('>"$part"', '>"$part" && false'))
+        assert not scriptreplies.parse_done(full, "gpu2")
+        assert sorted(path.name for path in nas.iterdir()) == ["a.tar.gz", "a.tar.gz.json"]
+
+    def test_the_ages_of_an_archive_and_of_a_container_are_periods(self, nas: Path) -> None:
+        path = nas / "a.tar.gz"
+        path.write_text("x")
+        os.utime(path, (path.stat().st_mtime - 1000, path.stat().st_mtime - 1000))
+        ages = scriptreplies.parse_ages(sh(scripts.ages(str(path))), "gpu2")
+        assert ages is not None
+        assert 1000 <= ages.archive <= 1060
+        assert ages.container > 0
+        assert [one.name for one in nas.iterdir()] == ["a.tar.gz"]
+
+    @pytest.mark.parametrize(
+        ("lines", "ages"),
+        [
+            ("archive 5\ncontainer 9\ncontainer 3\n", (5, 3)),
+            ("archive 5\ncontainer \ncontainer 3\n", (5, 3)),
+            ("archive 5\ncontainer -1\n", None),
+            ("archive -5\ncontainer 9\n", None),
+            ("container 9\n", None),
+            ("archive 5\n", None),
+        ],
+    )
+    def test_an_age_that_is_not_known_is_none(
+        self, lines: str, ages: tuple[int, int] | None
+    ) -> None:
+        found = scriptreplies.parse_ages(Reply(0, f"{lines}end\n"), "gpu2")
+        assert (found and (found.archive, found.container)) == ages
+
+    @pytest.mark.skipif(not ROOT, reason="only root can make files of two users")
+    def test_whose_an_archive_is_is_listed(self, theirs: Path) -> None:
+        theirs.chmod(0o1777)
+        os.chown(theirs / "alice.tar.gz", 1234, 1234)
+        (theirs / "alice-gpu2-20231114T221320Z.tar.gz").write_text("x")
+        os.chown(theirs / "alice-gpu2-20231114T221320Z.tar.gz", 65534, 65534)
+        listing = scriptreplies.parse_listing(
+            as_nobody(scripts.list_archives(str(theirs), "alice")),
+            "gpu2",
+            directory=str(theirs),
+            user="alice",
+            hosts=HOSTS,
+        )
+        owners = {one.name: one.of_server for one in listing.archives}
+        assert owners == {"alice": True, "alice-gpu2-20231114T221320Z": False}
 
     def test_a_full_disk_is_told_from_one_that_may_not_be_written(
         self, nas: Path, tmp_path: Path

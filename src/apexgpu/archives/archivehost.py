@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from apexgpu.archives import scriptreplies, scripts
 from apexgpu.archives.catalog import (
     SUFFIX,
+    UNKNOWN_HOST,
     Archive,
     ArchiveCheck,
     FileStamp,
@@ -178,7 +179,10 @@ class ArchiveHost:
         one.
         """
         name = archive.name
-        if archive.path == self.server_path and not archive.verified:
+        if archive.path == self.server_path and archive.changed:
+            # It is another one than its manifest says; whose, nobody knows.
+            name = archive_name(self.host.user, UNKNOWN_HOST, archive.created)
+        elif archive.path == self.server_path and not archive.verified:
             # Without a manifest, the archive is only known by the server's file name.
             name = archive_name(self.host.user, archive.host, archive.created, archive.label)
         used = {other.path for other in self.list_archives().archives}

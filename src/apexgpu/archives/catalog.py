@@ -7,17 +7,19 @@ it.
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from apexgpu.errors import UsageError
+from apexgpu import readers
+from apexgpu.errors import UnexpectedError, UsageError
 from apexgpu.models import PublicKey
 from apexgpu.text import size
 
 UNKNOWN_HOST = "unknown"
 SUFFIX = ".tar.gz"
+_LONGEST_DAMAGE = 300  # characters
 MANIFEST_SUFFIX = ".json"
 """Added to an archive's path: `alice.tar.gz.json`."""
 
@@ -26,7 +28,7 @@ MANIFEST_SUFFIX = ".json"
 _UNDO_LABEL = re.compile(r"before-(?:recover|rebuild)(?:-\d+)?")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_DU_SIZE = re.compile(r"([0-9.]+)([KMGTP]?)")
+_DU_SIZE = re.compile(r"([0-9.,]{1,30})([KMGTP]?)")
 _DU_UNITS = {unit: 1 << (10 * power) for power, unit in enumerate(("", "K", "M", "G", "T", "P"))}
 
 
@@ -45,7 +47,8 @@ class Manifest:
 
     Valid while size and time are the file's.
 
-    `created` and `verified` are seconds since the epoch, `size` is in bytes.
+    `created` and `verified` are seconds since the epoch, `size` is in bytes. `verified` is None for
+    an archive that is bad, and `damage` is why; `sha256` is then that of the good archive, or empty.
     """
 
     host: str
@@ -53,7 +56,8 @@ class Manifest:
     created: int
     size: int
     sha256: str
-    verified: int
+    verified: int | None
+    damage: str | None = None
 
     def to_line(self, user: str) -> str:
         """The manifest as one line of JSON."""
@@ -65,8 +69,11 @@ class Manifest:
             "created": iso(self.created),
             "bytes": self.size,
             "sha256": self.sha256,
-            "verified": iso(self.verified),
+            # Earlier versions do not accept a manifest without it, which is right for a bad archive.
+            "verified": None if self.verified is None else iso(self.verified),
         }
+        if self.damage is not None:
+            values["damage"] = self.damage[:_LONGEST_DAMAGE]
         return json.dumps(values)
 
 
@@ -77,7 +84,9 @@ class Archive:
     `size` is in bytes, `created` and `verified` in epoch seconds, `mode` permission bits.
 
     `host` is UNKNOWN_HOST where neither name nor manifest tell; `verified` is None without a valid
-    manifest.
+    manifest. `damage` is why it is known to be bad. `changed` is that it is not the file that was
+    verified under this name: it was damaged or overwritten since. `sha256` is that of the verified
+    file. `of_server` is that it belongs to nobody in the container, but to the server.
     """
 
     name: str
@@ -89,6 +98,9 @@ class Archive:
     mode: int
     sha256: str | None = None
     verified: int | None = None
+    damage: str | None = None
+    changed: bool = False
+    of_server: bool = False
 
     @property
     def stamp(self) -> FileStamp:
@@ -110,7 +122,14 @@ class Archive:
     def describe(self) -> str:
         """The archive in one line, for people."""
         host = "host unknown" if self.host == UNKNOWN_HOST else self.host
-        check = f"verified {iso(self.verified)[:10]}" if self.verified else "never verified"
+        if self.damage is not None:
+            check = f"damaged: {self.damage}"
+        elif self.changed:
+            check = "changed since it was verified"
+        elif self.verified:
+            check = f"verified {iso(self.verified)[:10]}"
+        else:
+            check = "never verified"
         return f"{self.name} ({host}, {iso(self.created)}, {size(self.size)}, {check})"
 
     def to_json(self) -> dict[str, object]:
@@ -122,7 +141,9 @@ class Archive:
             "bytes": self.size,
             "created": iso(self.created),
             "verified": None if self.verified is None else iso(self.verified),
-            "sha256": self.sha256,
+            "sha256": self.sha256 if self.verified else None,
+            "damage": self.damage,
+            "changed": self.changed,
             "for_undo": self.made_for_undo,
         }
 
@@ -151,10 +172,11 @@ class ArchiveCheck:
     """What reading an archive from end to end found.
 
     `stamp` is the one after the reading, `changed` whether it changed meanwhile. `gzip_status` and
-    `tar_status` are exit statuses, `members` counts the files below rootfs/, and `error_output` is
-    what gzip and tar reported. `hostname` and `host_keys` are those of the container that is saved
-    in the archive. `mode` are its permission bits, `disk_usage` the bytes that it takes on the
-    disk.
+    `tar_status` are exit statuses, `members` counts the files below rootfs/, and `has_system` is
+    whether a Linux system is among them. `error_output` is the first thing that gzip and tar
+    reported and that is not known to be harmless. `hostname` and `host_keys` are those of the
+    container that is saved in the archive. `mode` are its permission bits, `disk_usage` the bytes
+    that it takes on the disk.
     """
 
     stamp: FileStamp
@@ -164,6 +186,7 @@ class ArchiveCheck:
     members: int
     has_rootfs: bool
     sha256: str
+    has_system: bool = True
     hostname: str = ""
     host_keys: tuple[PublicKey, ...] = ()
     error_output: str = ""
@@ -181,23 +204,37 @@ class ArchiveCheck:
             return f"tar cannot list it: {self.error_output or f'exit status {self.tar_status}'}"
         if not self.has_rootfs or not self.members:
             return "it contains no root file system (no rootfs/)"
+        if not self.has_system:
+            return "it contains no system: there is no rootfs/etc/passwd, or no rootfs/bin"
+        if self.error_output:
+            return f"there is a doubt: {self.error_output}"
         return None
 
 
 def iso(seconds: int) -> str:
     """Epoch seconds as ISO 8601 with zone."""
+    seconds = min(seconds, readers.LAST_SECOND)
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def epoch_seconds(text: str) -> int:
-    """ISO 8601 text, as `iso` writes it, as epoch seconds; ValueError."""
-    return int(datetime.fromisoformat(text).timestamp())
+    """ISO 8601 text, as `iso` writes it, as epoch seconds; ValueError, or OverflowError."""
+    seconds = int(datetime.fromisoformat(text).timestamp())
+    if seconds < 0:
+        message = f"{text} is before 1970"
+        raise ValueError(message)
+    return seconds
 
 
 def archive_name(user: str, host: str, created: int, label: str = "") -> str:
     """The name that an archive keeps wherever it is moved: `alice-gpu2-20231114T221320Z-label`."""
-    time = datetime.fromtimestamp(created, UTC).strftime("%Y%m%dT%H%M%SZ")
-    return "-".join(part for part in (user, host, time, label) if part)
+    return "-".join(part for part in (user, host, name_time(created), label) if part)
+
+
+def name_time(created: int) -> str:
+    """The time of an archive as its name shows it."""
+    seconds = min(created, readers.LAST_SECOND)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def file_name(path: str) -> str:
@@ -224,6 +261,7 @@ def identify(
     *,
     mode: int,
     manifest_text: str | None,
+    of_server: bool = False,
 ) -> Archive | None:
     """The archive that a file is, or None when it is not this user's.
 
@@ -237,43 +275,79 @@ def identify(
         host, label = UNKNOWN_HOST, ""
     else:
         return None
-    archive = Archive(name, host, label, path, stamp.size, stamp.mtime, mode)
+    archive = Archive(
+        name=name,
+        host=host,
+        label=label,
+        path=path,
+        size=stamp.size,
+        created=stamp.mtime,
+        mode=mode,
+        of_server=of_server,
+    )
     manifest = parse_manifest(manifest_text, user) if manifest_text else None
-    # A manifest that is older than the file describes another archive.
-    if manifest is None or (manifest.size, manifest.created) != stamp:
+    if manifest is None:
         return archive
+    is_same = (manifest.size, manifest.created) == stamp
     if name == user:
-        name = archive_name(user, manifest.host, stamp.mtime, manifest.label)
+        # The time in the name is that of the file that was verified.
+        name = archive_name(user, manifest.host, manifest.created, manifest.label)
     return replace(
         archive,
         name=name,
         host=manifest.host,
         label=manifest.label,
-        sha256=manifest.sha256,
-        verified=manifest.verified,
+        sha256=manifest.sha256 or None,
+        verified=manifest.verified if is_same else None,
+        damage=manifest.damage if is_same else None,
+        changed=not is_same,
     )
+
+
+def without_stale_names(archives: Sequence[Archive], user: str) -> list[Archive]:
+    """The archives, where one that is no longer what its manifest says has another one's name.
+
+    A manifest is left over when the archive was copied away, and the server has overwritten it.
+    """
+    listed = []
+    for archive in archives:
+        same_name = [other for other in archives if other.name == archive.name]
+        if archive.changed and len(same_name) > 1 and file_name(archive.path) == user:
+            archive = replace(
+                archive, name=user, host=UNKNOWN_HOST, label="", sha256=None, changed=False
+            )
+        listed.append(archive)
+    return listed
 
 
 def parse_manifest(text: str, user: str) -> Manifest | None:
     """A manifest of this user's; None for anything else, since others may write in the directory."""
     try:
-        values = json.loads(text)
-        if values["schema"] != 1 or values["user"] != user:
+        fields = readers.json_object(text, "the manifest")
+        if fields.number("schema") != 1 or fields.text("user") != user:
             return None
-        host, label, sha256 = values["host"], values["label"], values["sha256"]
-        label_is_valid = label == "" or _LABEL.fullmatch(label)
-        if not (_LABEL.fullmatch(host) and label_is_valid and _SHA256.fullmatch(sha256)):
-            return None
-        return Manifest(
-            host=host,
-            label=label,
-            created=epoch_seconds(values["created"]),
-            size=int(values["bytes"]),
-            sha256=sha256,
-            verified=epoch_seconds(values["verified"]),
+        manifest = Manifest(
+            host=fields.text("host"),
+            label=fields.text("label"),
+            created=epoch_seconds(fields.text("created")),
+            size=fields.number("bytes"),
+            sha256=fields.text("sha256"),
+            verified=epoch_seconds(fields.text("verified")) if "verified" in fields else None,
+            damage=fields.optional_text("damage"),
         )
-    except (ValueError, TypeError, KeyError, OverflowError):
+    except (ValueError, OverflowError, UnexpectedError):
         return None
+    if not _LABEL.fullmatch(manifest.host):
+        return None
+    if manifest.label and not _LABEL.fullmatch(manifest.label):
+        return None
+    # Only a bad archive may be without a time of its check and without a hash.
+    is_bad = manifest.damage is not None
+    if is_bad != (manifest.verified is None):
+        return None
+    if _SHA256.fullmatch(manifest.sha256) or (is_bad and not manifest.sha256):
+        return manifest
+    return None
 
 
 def parse_du_size(shown: str) -> int | None:
@@ -281,7 +355,11 @@ def parse_du_size(shown: str) -> int | None:
     match = _DU_SIZE.fullmatch(shown)
     if match is None:
         return None
-    return round(float(match[1]) * _DU_UNITS[match[2]])
+    # The server's `du` may print a decimal comma: it uses the language of the user's laptop.
+    count = readers.decimal(match[1].replace(",", "."))
+    if count is None:
+        return None
+    return round(count * _DU_UNITS[match[2]])
 
 
 def sizes_agree(shown: str, check: ArchiveCheck) -> bool:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from apexgpu.archives.archivehost import ArchiveHost, parent_directory, template_path
 from apexgpu.archives.workcontext import WorkContext
-from apexgpu.errors import ApexError, DeclinedError, RefusedError
+from apexgpu.errors import ApexError, DeclinedError, RefusedError, UnreachableError
 from apexgpu.manageshell import hostlock, manage
 from apexgpu.manageshell.manage import HostStatus
 from apexgpu.models import Host, Outcome
@@ -15,16 +15,27 @@ from apexgpu.ssh import fanout
 
 
 class NoArchiveHostError(RefusedError):
-    """No container of the user's can be used to look at the archives."""
+    """No container of the user's can be used to look at the archives.
+
+    `silent` are the hosts that did not answer: one of their containers may be able to.
+    """
 
     code = "no_eye"
+    silent: tuple[str, ...] = ()
 
 
-def no_archive_host(suggested: Host | None) -> NoArchiveHostError:
-    """The error, with the host on which a container could be started."""
-    name = suggested.name if suggested else "HOST"
+def no_archive_host(suggested: Host | None, silent: Sequence[str] = ()) -> NoArchiveHostError:
+    """The error, with the host on which a container could be started, and those that are silent."""
     message = "none of your containers is running and can see the archives"
-    return NoArchiveHostError(message, hint=f"apexgpu up {name}")
+    if silent:
+        message = (
+            f"none of your containers that answer can see the archives; no answer from: "
+            f"{', '.join(sorted(silent))}"
+        )
+    hint = f"apexgpu up {suggested.name}" if suggested else "apexgpu status"
+    error = NoArchiveHostError(message, hint=hint)
+    error.silent = tuple(sorted(silent))
+    return error
 
 
 @contextmanager
@@ -44,6 +55,7 @@ def archive_host(
             return
     candidates = [other for other in context.hosts if may_use_own or other != host]
     stopped: list[Host] = []
+    silent: list[str] = []
     for outcome in _statuses(context, candidates):
         if _is_running(outcome) and outcome.host != host:
             candidate = ArchiveHost(context, outcome.host, directory)
@@ -52,7 +64,10 @@ def archive_host(
                 return
         if _is_stopped(outcome):
             stopped.append(outcome.host)
-    with _started(context, host, directory, _start_order(context, host, stopped)) as candidate:
+        if isinstance(outcome.error, UnreachableError):
+            silent.append(outcome.host.name)
+    startable = _start_order(context, host, stopped)
+    with _started(context, host, directory, startable, silent) as candidate:
         yield candidate
 
 
@@ -75,7 +90,7 @@ def _start_order(context: WorkContext, host: Host, stopped: list[Host]) -> list[
 
 @contextmanager
 def _started(
-    context: WorkContext, host: Host, directory: str, stopped: list[Host]
+    context: WorkContext, host: Host, directory: str, stopped: list[Host], silent: list[str]
 ) -> Iterator[ArchiveHost]:
     """The first of the stopped containers that starts and sees the archives.
 
@@ -103,7 +118,7 @@ def _started(
             if sees_archives(archive_host):
                 yield archive_host
                 return
-    raise no_archive_host(host)
+    raise no_archive_host(host if host in stopped else None, silent)
 
 
 def running_archive_host(context: WorkContext) -> ArchiveHost:
@@ -112,6 +127,7 @@ def running_archive_host(context: WorkContext) -> ArchiveHost:
     NoArchiveHostError when there is none.
     """
     stopped = set()
+    silent = []
     for outcome in _statuses(context, context.hosts):
         if _is_running(outcome):
             directory = parent_directory(template_path(context.transport, outcome.host))
@@ -120,10 +136,12 @@ def running_archive_host(context: WorkContext) -> ArchiveHost:
                 return candidate
         elif _is_stopped(outcome):
             stopped.add(outcome.host)
+        if isinstance(outcome.error, UnreachableError):
+            silent.append(outcome.host.name)
     for host in context.hosts:
         if host in stopped:
-            raise no_archive_host(host)
-    raise no_archive_host(None)
+            raise no_archive_host(host, silent)
+    raise no_archive_host(None, silent)
 
 
 def sees_archives(candidate: ArchiveHost) -> bool:

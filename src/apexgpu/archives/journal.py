@@ -17,12 +17,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from apexgpu import readers
 from apexgpu.archives.catalog import FileStamp, iso
-from apexgpu.errors import ConfigError
+from apexgpu.errors import ConfigError, UnexpectedError
 from apexgpu.files import replace_atomically
 from apexgpu.models import PublicKey
+from apexgpu.readers import Fields
 
 VERSION = 2
+_LARGEST_ENTRY = 1 << 20  # bytes; a longer file is cut, and then not JSON
 
 E = TypeVar("E", bound="JournalEntry")
 
@@ -157,8 +160,11 @@ class SnapshotEntry(JournalEntry):
 
     `previous` is the stamp of the archive that was there before, and `moved_to` the path that it
     was moved to (None where it was not moved). `rootfs_size` is the size of the container's files
-    as `du -h` shows it. `tar_began` is when the server was told to write, in epoch seconds. `then`
-    is the recover or rebuild for which the container is saved, as it was planned.
+    as `du -h` shows it. `tar_began` is when the server was told to write, in epoch seconds.
+
+    `disturbance` is why the container may have run meanwhile. It is known (`observed`) once tar has
+    ended, and before we start the container again. `then` is the recover or rebuild for which the
+    container is saved, as it was planned.
     """
 
     restart: bool
@@ -167,6 +173,8 @@ class SnapshotEntry(JournalEntry):
     moved_to: str | None = None
     rootfs_size: str | None = None
     tar_began: int | None = None
+    observed: bool = False
+    disturbance: str | None = None
     then: ReplacementEntry | None = None
 
     @property
@@ -221,11 +229,12 @@ class Journal:
         """The work under way on a host; ConfigError when there is an entry that cannot be read."""
         path = self._path(host)
         try:
-            document = json.loads(path.read_bytes())
-            return _parse(document)
+            with path.open("rb") as stream:
+                text = stream.read(_LARGEST_ENTRY)
+            return _parse(readers.json_value(text, str(path)), str(path))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, UnexpectedError):
             message = (
                 f"{path} cannot be read; it records work that was interrupted on {host}. If the "
                 "container works, delete the file"
@@ -236,64 +245,94 @@ class Journal:
         return self._directory / f"{host}.json"
 
 
-def _parse(document: dict[str, Any]) -> SnapshotEntry | ReplacementEntry:
-    """An entry from its JSON object; KeyError, TypeError or ValueError when it is not one."""
-    version = document.get("version", 1)
+def _parse(document: object, what: str) -> SnapshotEntry | ReplacementEntry:
+    """An entry from its JSON document; UnexpectedError, or what a wrong type raises, when it is not
+    one.
+    """
+    fields = Fields(document, what)
+    version = fields.number("version", 1)
     if version == 1:
-        document = _from_version_1(document)
+        fields = Fields(_from_version_1(document), what)
     elif version != VERSION:
         message = f"entry of version {version}"
         raise ValueError(message)
-    what = Work(document["what"])
-    common: dict[str, Any] = {
-        "host": document["host"],
-        "what": what,
-        "stage": Stage(document["stage"]),
-        "began": float(document["began"]),
-        "directory": document["directory"],
-        "path": document["path"],
-        "was_running": bool(document["was_running"]),
-        "port_maps": tuple(document["port_maps"]),
+    if Work(fields.text("what")) is Work.SNAPSHOT:
+        return _parse_snapshot(fields)
+    return _parse_replacement(fields)
+
+
+def _common(fields: Fields) -> dict[str, Any]:
+    return {
+        "host": fields.text("host"),
+        "what": Work(fields.text("what")),
+        "stage": Stage(fields.text("stage")),
+        "began": fields.time("began"),
+        "directory": fields.text("directory"),
+        "path": fields.text("path"),
+        "was_running": fields.flag("was_running"),
+        "port_maps": fields.numbers("port_maps"),
     }
-    if what is Work.SNAPSHOT:
-        then = document.get("then")
-        then_entry = None if then is None else _parse({**then, "version": VERSION})
-        if isinstance(then_entry, SnapshotEntry):
-            message = "a snapshot before a snapshot"
-            raise ValueError(message)
-        return SnapshotEntry(
-            **common,
-            then=then_entry,
-            restart=bool(document["restart"]),
-            label=document["label"],
-            previous=_parse_stamp(document["previous"]),
-            moved_to=document["moved_to"],
-            rootfs_size=document["rootfs_size"],
-            tar_began=document["tar_began"],
-        )
-    return ReplacementEntry(
-        **common,
-        archive_name=document["archive_name"],
-        server_path=document["server_path"],
-        checked=_parse_stamp(document["checked"]),
-        mode=document["mode"],
-        host_keys=tuple(PublicKey(**key) for key in document["host_keys"]),
-        authorized_keys=tuple(document["authorized_keys"]),
-        grants=tuple(Grant(**grant) for grant in document["grants"]),
-        moved_from=document["moved_from"],
+
+
+def _parse_snapshot(fields: Fields) -> SnapshotEntry:
+    then = None
+    if "then" in fields:
+        then = _parse_replacement(fields.fields("then"))
+    return SnapshotEntry(
+        **_common(fields),
+        restart=fields.flag("restart"),
+        label=fields.text("label"),
+        previous=_parse_stamp(fields, "previous"),
+        moved_to=fields.optional_text("moved_to"),
+        rootfs_size=fields.optional_text("rootfs_size"),
+        tar_began=fields.optional_number("tar_began"),
         # Not in the entries of earlier versions.
-        wanted=document.get("wanted"),
+        observed=fields.flag("observed", default=False),
+        disturbance=fields.optional_text("disturbance"),
+        then=then,
     )
 
 
-def _parse_stamp(value: list[int] | None) -> FileStamp | None:
-    if value is None:
+def _parse_replacement(fields: Fields) -> ReplacementEntry:
+    common = _common(fields)
+    if common["what"] is Work.SNAPSHOT:
+        message = "a snapshot where a recover is expected"
+        raise ValueError(message)
+    return ReplacementEntry(
+        **common,
+        archive_name=fields.text("archive_name"),
+        server_path=fields.text("server_path"),
+        checked=_parse_stamp(fields, "checked"),
+        mode=fields.optional_number("mode"),
+        host_keys=tuple(_parse_key(key) for key in fields.objects("host_keys")),
+        authorized_keys=fields.texts("authorized_keys"),
+        grants=tuple(
+            Grant(grant.text("path"), grant.number("mode", most=0o7777))
+            for grant in fields.objects("grants")
+        ),
+        moved_from=fields.optional_text("moved_from"),
+        # Not in the entries of earlier versions.
+        wanted=fields.optional_text("wanted"),
+    )
+
+
+def _parse_key(fields: Fields) -> PublicKey:
+    return PublicKey(
+        kind=fields.text("kind"),
+        blob=fields.text("blob"),
+        comment=fields.text("comment", ""),
+        options=fields.text("options", ""),
+    )
+
+
+def _parse_stamp(fields: Fields, name: str) -> FileStamp | None:
+    if name not in fields:
         return None
-    size, mtime = value
+    size, mtime = fields.numbers(name)
     return FileStamp(size, mtime)
 
 
-def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
+def _from_version_1(document: Any) -> dict[str, Any]:
     """An entry of version 1 in the form of version 2."""
     details = document["details"]
     common = {

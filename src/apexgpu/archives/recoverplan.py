@@ -141,8 +141,10 @@ def _check_choice(
         # It is not in the list of the user's archives: its size and time are known only now.
         archive = replace(archive, size=check.stamp.size, created=check.stamp.mtime)
     problem = _find_problem(archive, check)
-    if archive.verified and problem:
-        archives.delete_manifest(archive.path)
+    # What is not the user's own has no manifest.
+    is_listed = archive.name.startswith(f"{host.user}-")
+    if problem and is_listed and archive.damage is None:
+        verification.record_damage(archives, archive, check, problem)
     authorized_keys: tuple[str, ...] = ()
     if archives.host == host:
         authorized_keys = read_authorized_keys(context, host)

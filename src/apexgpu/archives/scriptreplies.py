@@ -5,12 +5,20 @@ used.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from apexgpu.archives.catalog import Archive, ArchiveCheck, FileStamp, Listing, identify
-from apexgpu.errors import ApexError, NoSnapshotError, RefusedError
+from apexgpu import readers
+from apexgpu.archives.catalog import (
+    Archive,
+    ArchiveCheck,
+    FileStamp,
+    Listing,
+    identify,
+    without_stale_names,
+)
+from apexgpu.errors import ApexError, NoSnapshotError, RefusedError, UnexpectedError
 from apexgpu.iam.publickeys import parse_key
 from apexgpu.models import Reply
 from apexgpu.text import last_line, size
@@ -34,8 +42,13 @@ class NoRoomError(CannotMoveError):
     code = "no_room"
 
 
-_FILE_LINE = re.compile(r"(\d+) (\d+) ([0-7]+) (.+)")
-"""The value of a `file` line: size, time, mode (octal) and name."""
+_FILE_LINE = re.compile(r"([0-9]{1,18}) ([0-9]{1,12}) ([0-7]{1,5}) (server|own) (.+)")
+"""The value of a `file` line: size, time, mode (octal), whose it is, and name."""
+_MODE = re.compile(r"[0-7]{1,5}")
+# What tar prints about an archive that it can read completely.
+_HARMLESS = re.compile(
+    r"^tar: .*(unknown extended header|Removing leading|Record size|time ?stamp|in the future)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +101,11 @@ def parse_listing(
         archive = _parse_archive(line, directory, user, hosts, manifest)
         if archive is not None:
             archives.append(archive)
-    free = values.get("free", "")
+    archives = without_stale_names(archives, user)
+    free = readers.number(values.get("free", ""))
     return Listing(
         archives=tuple(sorted(archives, key=lambda archive: archive.created)),
-        free=int(free) * 1024 if free.isdigit() else None,
+        free=None if free is None else free * 1024,
         writable="writable" in values,
     )
 
@@ -105,10 +119,16 @@ def _parse_archive(
     match = _FILE_LINE.fullmatch(line.value)
     if match is None:
         return None
-    byte_count, mtime, mode, name = match.groups()
-    path = f"{directory}/{name}"
-    stamp = FileStamp(int(byte_count), int(mtime))
-    return identify(user, hosts, path, stamp, mode=int(mode, 8), manifest_text=manifest)
+    byte_count, mtime, mode, owner, name = match.groups()
+    return identify(
+        user,
+        hosts,
+        f"{directory}/{name}",
+        FileStamp(int(byte_count), int(mtime)),
+        mode=int(mode, 8),
+        manifest_text=manifest,
+        of_server=owner == "server",
+    )
 
 
 def parse_check(reply: Reply, host: str, path: str) -> ArchiveCheck:
@@ -129,22 +149,25 @@ def parse_check(reply: Reply, host: str, path: str) -> ArchiveCheck:
             host_keys.append(key)
         elif not hostname:
             hostname = text.strip()
+    reported = [line.value for line in lines if line.word == "said"]
     try:
-        tar_status, members, has_rootfs = values["list"].split()
-        blocks, block_size = values["blocks"].split()
+        tar_status, members, has_rootfs, has_system = _numbers(values["list"], 4)
+        blocks, block_size = _numbers(values["blocks"], 2)
+        (gzip_status,) = _numbers(values["gzip"], 1)
         return ArchiveCheck(
-            stamp=_parse_stamp(values["after"]),
+            stamp=_stamp(values["after"]),
             changed=values["before"] != values["after"],
-            gzip_status=int(values["gzip"]),
-            tar_status=int(tar_status),
-            members=int(members),
-            has_rootfs=bool(int(has_rootfs)),
-            sha256=values.get("sum", "")[:64],
+            gzip_status=gzip_status,
+            tar_status=tar_status,
+            members=members,
+            has_rootfs=bool(has_rootfs),
+            has_system=bool(has_system),
+            sha256=values["sum"][:64],
             hostname=hostname,
             host_keys=tuple(host_keys),
-            error_output=values.get("said", ""),
-            mode=int(values["mode"], 8),
-            disk_usage=int(blocks) * int(block_size),
+            error_output=_first_doubt(reported),
+            mode=_mode(values["mode"]),
+            disk_usage=blocks * block_size,
         )
     except (KeyError, ValueError):
         raise ApexError(
@@ -154,15 +177,76 @@ def parse_check(reply: Reply, host: str, path: str) -> ArchiveCheck:
         ) from None
 
 
-def _parse_stamp(text: str) -> FileStamp:
-    size_text, mtime = text.split()
-    return FileStamp(int(size_text), int(mtime))
+def _first_doubt(reported: Sequence[str]) -> str:
+    """The first line of gzip and tar that is not known to be harmless; empty where there is none."""
+    for line in reported:
+        if not _HARMLESS.search(line):
+            return line
+    return ""
+
+
+def _numbers(text: str, count: int) -> list[int]:
+    """So many numbers; ValueError for anything else."""
+    numbers = [readers.number(word) for word in text.split()]
+    known = [number for number in numbers if number is not None]
+    if len(numbers) != count or len(known) != count:
+        message = f"{count} numbers expected"
+        raise ValueError(message)
+    return known
+
+
+def _mode(text: str) -> int:
+    """Permission bits in octal; ValueError for anything else."""
+    if _MODE.fullmatch(text) is None:
+        message = "a mode expected"
+        raise ValueError(message)
+    return int(text, 8)
+
+
+def _stamp(text: str) -> FileStamp:
+    """Size and time; ValueError for anything else."""
+    return FileStamp(*_numbers(text, 2))
+
+
+def _not_understood(host: str, output: str) -> UnexpectedError:
+    message = f"the container on {host} printed what is not understood: {readers.quote(output)}"
+    return UnexpectedError(message, hint=f"apexgpu ssh {host} -- df -h /NAS")
 
 
 def parse_stamp(reply: Reply, host: str) -> FileStamp | None:
     """The output of `stat`; None when there is no such file."""
     values = _by_word(parse_lines(reply, host))
-    return _parse_stamp(values["after"]) if "after" in values else None
+    if "after" not in values:
+        return None
+    try:
+        return _stamp(values["after"])
+    except ValueError:
+        raise _not_understood(host, values["after"]) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """How long ago, in seconds, an archive was written for the last time, and a container started."""
+
+    archive: int
+    container: int
+
+
+def parse_ages(reply: Reply, host: str) -> Ages | None:
+    """The output of `ages`; None when one of them could not be found out."""
+    archive: int | None = None
+    container: int | None = None
+    for line in parse_lines(reply, host):
+        seconds = readers.number(line.value)
+        if seconds is None:
+            continue
+        if line.word == "archive":
+            archive = seconds
+        elif line.word == "container":
+            container = seconds if container is None else min(container, seconds)
+    if archive is None or container is None:
+        return None
+    return Ages(archive, container)
 
 
 def parse_move(reply: Reply, host: str) -> Literal["renamed", "copied"] | None:
@@ -179,7 +263,7 @@ def parse_move(reply: Reply, host: str) -> Literal["renamed", "copied"] | None:
             message = "there is already an archive of this name"
             raise NameTakenError(message, hint="apexgpu snapshots")
         if line.word == "noroom":
-            free = size(int(line.value or 0) * 1024)
+            free = size((readers.number(line.value) or 0) * 1024)
             message = (
                 "the archive cannot be moved: it cannot be renamed, and there is no room for a "
                 f"copy ({free} free); remove snapshots that you do not need"
@@ -211,10 +295,15 @@ def parse_removal(reply: Reply, host: str, path: str) -> bool:
 def parse_mode(reply: Reply, host: str) -> int | None:
     """The output of `set_mode`: the file's permission bits now, None when there is no such file."""
     values = _by_word(parse_lines(reply, host))
-    return int(values["mode"], 8) if "mode" in values else None
+    if "mode" not in values:
+        return None
+    try:
+        return _mode(values["mode"])
+    except ValueError:
+        raise _not_understood(host, values["mode"]) from None
 
 
 def parse_progress(line: str) -> int | None:
     """How many bytes a command reports to have read or written; None for any other line."""
-    match = re.fullmatch(r"at (\d+)", line.strip())
-    return int(match[1]) if match else None
+    word, _, value = line.strip().partition(" ")
+    return readers.number(value) if word == "at" else None

@@ -23,6 +23,11 @@ def stat(path: str) -> str:
     return sh_command("archive_stat.sh", arguments=[path])
 
 
+def ages(path: str) -> str:
+    """Print the ages of an archive and of the container; see `scriptreplies.parse_ages`."""
+    return sh_command("archive_ages.sh", arguments=[path])
+
+
 def move_away(source: str, target: str) -> str:
     """Rename, or else copy, an archive and its manifest, readable by their owner only."""
     return sh_command("archive_move_away.sh", arguments=[source, target])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from apexgpu.archives.catalog import SUFFIX, UNKNOWN_HOST, Archive, file_name
+from apexgpu.archives.catalog import SUFFIX, UNKNOWN_HOST, Archive, file_name, name_time
 from apexgpu.errors import NoSnapshotError, RefusedError, UsageError
 
 
@@ -14,6 +14,8 @@ def choose_archive(archives: Sequence[Archive], wanted: str) -> Archive:
     A name, a file or a path counts before a label that has the same text.
     """
     matches = [archive for archive in archives if wanted in _names(archive)]
+    if not matches:
+        matches = [archive for archive in archives if _was_printed(archive, wanted)]
     if not matches:
         matches = [archive for archive in archives if archive.label == wanted]
     if not matches:
@@ -30,6 +32,16 @@ def choose_archive(archives: Sequence[Archive], wanted: str) -> Archive:
 def _names(archive: Archive) -> set[str]:
     stem = file_name(archive.path)
     return {archive.name, archive.path, stem, f"{stem}{SUFFIX}"}
+
+
+def _was_printed(archive: Archive, wanted: str) -> bool:
+    """Whether `wanted` is the name that was printed for an archive whose manifest could not be
+    written. It contains the archive's time.
+    """
+    if archive.host != UNKNOWN_HOST or archive.name != file_name(archive.path):
+        return False
+    time = f"-{name_time(archive.created)}"
+    return wanted.startswith(f"{archive.name}-") and f"{time}-" in f"{wanted}-"
 
 
 def default_archive(archives: Sequence[Archive], host: str) -> Archive:

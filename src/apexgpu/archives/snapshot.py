@@ -16,8 +16,21 @@ from apexgpu.archives.archivehost import ArchiveHost
 from apexgpu.archives.catalog import Archive, parse_du_size
 from apexgpu.archives.findhost import NoArchiveHostError, archive_host
 from apexgpu.archives.journal import ReplacementEntry, SnapshotEntry, Stage, Work, now
+from apexgpu.archives.observation import (
+    STARTED_MEANWHILE,
+    ContainerWatch,
+    find_disturbance,
+    watching,
+    why_running,
+)
 from apexgpu.archives.scriptreplies import CannotMoveError
-from apexgpu.archives.verification import LostReply, ServerReply, Verified, verify
+from apexgpu.archives.verification import (
+    LostReply,
+    ServerReply,
+    Verified,
+    settle_undone,
+    verify,
+)
 from apexgpu.archives.workcontext import WorkContext
 from apexgpu.errors import (
     ApexError,
@@ -239,16 +252,18 @@ def _write_archive(
         entry = context.journal.record(replace(entry, stage=Stage.TAR, tar_began=now()))
         context.progress(f"tar is writing; {_describe_sizes(entry)}")
         try:
-            written = archivecommands.snapshot(context.transport, host, token)
+            with watching(context, host) as watch:
+                written = archivecommands.snapshot(context.transport, host, token)
         except ApexError as exc:
             if not changed_nothing(exc):
-                return entry, _reply_after_error(context, exc)
+                return entry, _reply_after_error(context, exc, watch)
             entry = context.journal.record(replace(entry, stage=Stage.STOP))
             if not isinstance(exc, TokenError) or attempt == TOKEN_ATTEMPTS:
                 raise
             context.note("the token was no longer valid; asking for a new one")
         else:
-            return entry, ServerReply(written.path, written.size)
+            reply = ServerReply(written.path, written.size, seen_running=watch.seen_running)
+            return entry, reply
     raise AssertionError
 
 
@@ -267,14 +282,16 @@ def changed_nothing(exc: ApexError) -> bool:
     return isinstance(exc, _NOTHING_DONE)
 
 
-def _reply_after_error(context: WorkContext, exc: ApexError) -> ServerReply | LostReply:
+def _reply_after_error(
+    context: WorkContext, exc: ApexError, watch: ContainerWatch
+) -> ServerReply | LostReply:
     if isinstance(exc, BadSnapshotError):
         return ServerReply(error=exc)
     if isinstance(exc, UnreachableError):
         context.note(f"{exc.message}; tar keeps running on the server")
     else:
         context.note(exc.message)
-    return LostReply()
+    return LostReply(seen_running=watch.seen_running)
 
 
 def _get_token(context: WorkContext, host: Host, entry: SnapshotEntry) -> str:
@@ -310,7 +327,7 @@ def undo_snapshot(context: WorkContext, host: Host, entry: SnapshotEntry) -> Non
 
     A tar that is running is waited for first.
 
-    A new archive, if there is one, stays where it is. When it fails, the journal entry stays.
+    A whole new archive stays, under its name. When it fails, the journal entry stays.
     """
     _put_back(context, host, entry)
     context.journal.end(entry)
@@ -329,13 +346,19 @@ def begin_recover_anew(
 
 def _put_back(context: WorkContext, host: Host, entry: SnapshotEntry) -> None:
     if entry.stage is Stage.TAR:
-        _wait_for_tar(context, host, entry)
+        reply = _wait_for_tar(context, host, entry, LostReply())
+        entry = _observed(context, host, entry, reply)
     if entry.was_running and not context.is_known_to_run(host):
         context.start(host)
         portmaps.map_again(context.transport, host, entry.port_maps, note=context.note)
-    if entry.moved_to:
+    tar_began = entry.stage is not Stage.STOP
+    if entry.moved_to or tar_began:
         with archive_host(context, host, entry.directory, may_use_own=True) as archives:
-            archives.undo_move(entry.moved_to)
+            if tar_began:
+                context.progress("checking what tar has written")
+                settle_undone(archives, host, entry)
+            if entry.moved_to:
+                archives.undo_move(entry.moved_to)
 
 
 def finish_snapshot(context: WorkContext, host: Host, entry: SnapshotEntry) -> TakenSnapshot:
@@ -351,12 +374,16 @@ def _complete(
     Starts a container that ran, checks the archive, and writes its manifest.
     """
     if isinstance(reply, LostReply) and entry.stage is Stage.TAR:
-        reply = _wait_for_tar(context, host, entry)
-    entry = context.journal.record(replace(entry, stage=Stage.TEST))
+        reply = _wait_for_tar(context, host, entry, reply)
+    entry = context.journal.record(
+        replace(_observed(context, host, entry, reply), stage=Stage.TEST)
+    )
     wants_restart = entry.was_running and entry.restart
     start_error = None
     if wants_restart:
-        start_error = _start_again(context, host, entry)
+        start_error, entry = _start_again(context, host, entry)
+    if not entry.observed:
+        raise _not_observed(host, entry, start_error)
     with ExitStack() as cleanup:
         archives = _find_checker(context, host, entry, cleanup, start_error)
         context.progress("checking the archive: gzip -t, tar -t, SHA-256")
@@ -413,48 +440,92 @@ def _find_checker(
         raise ApexError(message, hint=entry.resume_command, code="not_tested") from None
 
 
-def _start_again(context: WorkContext, host: Host, entry: SnapshotEntry) -> ApexError | None:
+def _observed(
+    context: WorkContext, host: Host, entry: SnapshotEntry, reply: ServerReply | LostReply
+) -> SnapshotEntry:
+    """The entry with what is known of the container since tar began, before we start it again."""
+    if entry.observed:
+        return entry
+    if reply.seen_running:
+        return replace(entry, observed=True, disturbance=STARTED_MEANWHILE)
+    try:
+        disturbance = find_disturbance(context, host, entry.path)
+    except ApexError:
+        return entry
+    return replace(entry, observed=True, disturbance=disturbance)
+
+
+def _start_again(
+    context: WorkContext, host: Host, entry: SnapshotEntry
+) -> tuple[ApexError | None, SnapshotEntry]:
     """Start the container and map its ports again.
 
-    A failure is returned, since the archive still is to be checked.
+    A failure is returned, since the archive still is to be checked. Where the host did not tell
+    before whether the container ran, the start does.
     """
     try:
-        context.start(host)
+        ran_already = context.start(host)
+        if not entry.observed and ran_already is not None:
+            disturbance = why_running(context, host, entry.path) if ran_already else None
+            entry = replace(entry, observed=True, disturbance=disturbance)
+            context.journal.record(entry)
         portmaps.map_again(context.transport, host, entry.port_maps, note=context.note)
     except ApexError as exc:
-        return exc
-    return None
+        return exc, entry
+    return None, entry
 
 
-def _wait_for_tar(context: WorkContext, host: Host, entry: SnapshotEntry) -> LostReply:
+def _not_observed(host: Host, entry: SnapshotEntry, start_error: ApexError | None) -> ApexError:
+    reason = start_error.message if start_error else f"{host.name} does not tell"
+    message = (
+        f"the snapshot on {host.name} is written, but it is not known whether the container was "
+        f"started meanwhile: {reason}; run the command again to check it"
+    )
+    return ApexError(message, hint=entry.resume_command, code="not_tested")
+
+
+def _wait_for_tar(
+    context: WorkContext, host: Host, entry: SnapshotEntry, reply: LostReply
+) -> LostReply:
     """Wait until the archive is complete, or has not changed for so long that its tar must be dead.
 
-    A container that starts while tar is reading its files makes the archive worthless. If it runs
-    all the same, or if no container could look, the result says so.
+    If no container could look, the result says so.
     """
     is_running = context.is_known_to_run(host)
+    if is_running:
+        context.note(
+            f"the container on {host.name} was started before its tar was known to have ended"
+        )
     try:
         with archive_host(context, host, entry.directory, may_use_own=is_running) as archives:
-            before = archives.size_and_mtime(entry.path)
-            if archives.wait_until_stable(entry.path) is None:
-                return LostReply()
-            if is_running:
-                context.note(
-                    f"the container on {host.name} was started before its tar was known to have ended"
-                )
+            with watching(context, host) as watch:
+                written = archives.wait_until_stable(entry.path)
+            if written is None:
+                return reply
+            # One that still runs is asked for its age.
+            started = watch.seen_running and not context.is_known_to_run(host)
             check = archives.check(entry.path, stable_checks=archivehost.PATIENT_CHECKS)
-            return LostReply(check, overlapped=is_running and before != check.stamp)
+            return replace(reply, check=check, seen_running=reply.seen_running or started)
     except NoSnapshotError:
-        return LostReply()
-    except NoArchiveHostError:
-        remaining = _tar_wait(entry) - (now() - (entry.tar_began or entry.began))
-        if remaining <= 0:
-            return LostReply(unobserved=True)
-    minutes = max(1, round(remaining / 60))
-    message = (
-        f"tar may still be writing the snapshot of {host.name}, and no other container can see it: "
-        f"wait {minutes} minutes (do not start the container), then run the command again"
-    )
+        return reply
+    except NoArchiveHostError as exc:
+        silent = exc.silent
+    remaining = _tar_wait(entry) - (now() - (entry.tar_began or entry.began))
+    if remaining <= 0:
+        return replace(reply, unobserved=True)
+    if silent:
+        # As after a link that was down: when this is read, they may answer again.
+        advice = (
+            f"these hosts did not answer when they were asked: {', '.join(silent)}; run the command "
+            "again when they do (do not start the container)"
+        )
+    else:
+        minutes = max(1, round(remaining / 60))
+        advice = (
+            f"no other container can see it: wait {minutes} minutes (do not start the container), "
+            "then run the command again"
+        )
+    message = f"tar may still be writing the snapshot of {host.name}; {advice}"
     raise ConnectionLostError(message, hint=entry.resume_command)
 
 

@@ -12,10 +12,12 @@ from apexgpu.archives.catalog import (
     ArchiveCheck,
     Manifest,
     archive_name,
+    file_name,
     saved_host,
     sizes_agree,
 )
 from apexgpu.archives.journal import SnapshotEntry, now
+from apexgpu.archives.observation import STARTED_MEANWHILE
 from apexgpu.errors import ApexError, BadSnapshotError, NoSnapshotError
 from apexgpu.models import Host
 
@@ -23,12 +25,13 @@ from apexgpu.models import Host
 @dataclass(frozen=True, slots=True)
 class ServerReply:
     """The server's complete reply to a snapshot: where it says it wrote and the size it shows, or
-    why it is bad.
+    why it is bad. `seen_running` is that the container ran while tar did.
     """
 
     path: str = ""
     shown_size: str = ""
     error: ApexError | None = None
+    seen_running: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +40,13 @@ class LostReply:
 
     `check` is what was read once the archive stopped changing, if anybody could look.
 
-    `unobserved` is that nobody could look before the container was started again, `overlapped` that
-    it was running while tar was writing.
+    `unobserved` is that nobody could look before the container was started again. `seen_running`
+    is that it ran while tar may have been writing, and does not any more.
     """
 
     check: ArchiveCheck | None = None
     unobserved: bool = False
-    overlapped: bool = False
+    seen_running: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,15 @@ class Verified:
 def verify_archive(archives: ArchiveHost, archive: Archive) -> Verified:
     """Check an archive that is listed, and write its manifest.
 
-    ApexError `archive_damaged` when it is bad; a manifest that says otherwise is deleted.
+    ApexError `archive_damaged` when it is bad, which the manifest then says.
     """
     check = archives.check(archive.path)
     problem = find_problem(archive, check)
+    if problem is not None and _is_other_archive(archives, archive, check):
+        problem = None
+        archive = replace(archive, host=UNKNOWN_HOST, label="")
     if problem is not None:
-        # The manifest is not true any more, and `keep` must not take the archive for a good one.
-        archives.delete_manifest(archive.path)
+        record_damage(archives, archive, check, problem)
         message = f"{archive.name} is damaged: {problem}"
         raise ApexError(message, hint="apexgpu snapshots", code="archive_damaged")
     host = archive.host
@@ -76,12 +81,51 @@ def verify_archive(archives: ArchiveHost, archive: Archive) -> Verified:
     return Verified(archive, check, has_manifest)
 
 
+def _is_other_archive(archives: ArchiveHost, archive: Archive, check: ArchiveCheck) -> bool:
+    """Whether the server has written another archive, a whole one, over the one that was verified."""
+    is_overwritten = archive.changed and archive.path == archives.server_path
+    return is_overwritten and check.problem is None
+
+
+def record_damage(
+    archives: ArchiveHost,
+    archive: Archive,
+    check: ArchiveCheck,
+    problem: str,
+    *,
+    sha256: str | None = None,
+) -> None:
+    """Write into the manifest that an archive is bad, so that it stays listed under its name.
+
+    `sha256` is that of the good archive, where there was one: a reading that finds it again shows
+    that the NAS was at fault, not the archive.
+    """
+    if check.changed:
+        # It is still being written; nothing is known of it yet.
+        return
+    manifest = Manifest(
+        host=archive.host,
+        label=archive.label,
+        created=check.stamp.mtime,
+        size=check.stamp.size,
+        sha256=sha256 if sha256 is not None else archive.sha256 or "",
+        verified=None,
+        damage=problem,
+    )
+    if not archives.write_manifest(archive.path, manifest):
+        # A manifest that says otherwise is not true any more.
+        archives.delete_manifest(archive.path)
+
+
 def find_problem(archive: Archive, check: ArchiveCheck) -> str | None:
     """Why an archive that is listed cannot be trusted, None when it can."""
     if check.problem is not None:
         return check.problem
     if archive.sha256 and archive.sha256 != check.sha256:
         return "its SHA-256 differs from the one that was noted when it was verified"
+    if archive.damage is not None and not archive.sha256:
+        # Nothing that can be read in it shows that the container was used meanwhile, for example.
+        return archive.damage
     return None
 
 
@@ -107,46 +151,84 @@ def verify(
     """
     # Before the archive is read: reading takes long enough for a tar that is still running to end
     # meanwhile.
-    overlapped = _overlapped(archives, reply)
+    still_written = isinstance(reply, LostReply) and reply.unobserved and _grows(archives)
     check = _check(archives, reply)
     problem = _problem(archives, host, entry, reply, check)
-    if problem is None and overlapped:
-        problem = "the container was started while tar was still saving it"
+    if problem is None:
+        problem = entry.disturbance
+    if problem is None and still_written:
+        problem = STARTED_MEANWHILE
     if problem is not None or check is None:
         raise _bad_snapshot(archives, host, entry, problem or "the server wrote no archive", check)
-    manifest = _manifest(host.name, entry.label, check)
-    has_manifest = archives.write_manifest(archives.server_path, manifest)
-    archive = archives.find(archives.server_path)
-    if archive is None:
-        archive = Archive(
-            name=host.user,
-            host=UNKNOWN_HOST,
-            label="",
-            path=archives.server_path,
-            size=check.stamp.size,
-            created=check.stamp.mtime,
-            mode=check.mode,
-        )
+    return _named(archives, host.name, entry.label, check)
+
+
+def _named(archives: ArchiveHost, host: str, label: str, check: ArchiveCheck) -> Verified:
+    """Write the manifest of a good archive that the server has just written.
+
+    Where none can be written, the archive itself gets its name: it must be found by what we print.
+    """
+    path = archives.server_path
+    manifest = _manifest(host, label, check)
+    has_manifest = archives.write_manifest(path, manifest)
     archive = replace(
-        archive,
-        name=archive_name(host.user, host.name, check.stamp.mtime, manifest.label),
-        host=host.name,
-        label=manifest.label,
+        _server_archive(archives, host, label, check),
         sha256=check.sha256,
         verified=manifest.verified,
     )
+    if has_manifest:
+        return Verified(archive, check, has_manifest)
+    target = archives.unused_path(archive)
+    try:
+        archives.move_away(archive, target)
+    except ApexError as exc:
+        archives.context.note(f"{path} keeps its file name: {exc.message}")
+    else:
+        archive = replace(archive, path=target, name=file_name(target), mode=check.mode & ~0o077)
     return Verified(archive, check, has_manifest)
 
 
-def _overlapped(archives: ArchiveHost, reply: ServerReply | LostReply) -> bool:
-    """Whether the container ran while the server's tar was saving it."""
-    if isinstance(reply, ServerReply):
-        return False
-    if reply.overlapped:
-        return True
-    if not reply.unobserved:
-        return False
-    # Nobody could look before the start: tar was still running if the archive still grows.
+def settle_undone(archives: ArchiveHost, host: Host, entry: SnapshotEntry) -> None:
+    """Give the archive that an undone snapshot has left a name, or put the previous one back.
+
+    A whole one is kept: it may be what somebody wants after all.
+    """
+    try:
+        check = archives.check(archives.server_path)
+    except NoSnapshotError:
+        return
+    if _is_previous(entry, check) or check.changed:
+        return
+    problem = check.problem or entry.disturbance
+    if problem is not None and entry.moved_to is not None and archives.restore(entry.moved_to):
+        return
+    names = [known.name for known in archives.context.hosts]
+    saved = saved_host(check, host.user, names)
+    is_ours = saved in {None, host.name}
+    label = entry.label if is_ours else ""
+    if problem is None:
+        verified = _named(archives, saved or host.name, label, check)
+        archives.context.note(f"the archive is whole and stays: {verified.archive.name}")
+        return
+    damaged = _server_archive(archives, saved or host.name, label, check)
+    record_damage(archives, damaged, check, problem, sha256="")
+
+
+def _server_archive(archives: ArchiveHost, host: str, label: str, check: ArchiveCheck) -> Archive:
+    """The archive at the server's path, as it will be listed."""
+    return Archive(
+        name=archive_name(archives.host.user, host, check.stamp.mtime, label),
+        host=host,
+        label=label,
+        path=archives.server_path,
+        size=check.stamp.size,
+        created=check.stamp.mtime,
+        mode=check.mode,
+    )
+
+
+def _grows(archives: ArchiveHost) -> bool:
+    """Whether the server's tar is still writing."""
     before = archives.size_and_mtime(archives.server_path)
     return archives.wait_until_stable(archives.server_path) != before
 
@@ -217,6 +299,7 @@ def _bad_snapshot(
     which the container was to be saved takes its place in the journal.
     """
     kept = _keep_previous(archives, entry, check)
+    _mark_bad(archives, host, entry, problem, check)
     journal = archives.context.journal
     if entry.then is None:
         journal.end(entry)
@@ -226,6 +309,27 @@ def _bad_snapshot(
     if not problem.startswith("the snapshot on "):
         problem = f"the snapshot on {host.name} is bad: {problem}"
     return BadSnapshotError(f"{problem}; {kept}", hint="apexgpu snapshots")
+
+
+def _mark_bad(
+    archives: ArchiveHost,
+    host: Host,
+    entry: SnapshotEntry,
+    problem: str,
+    check: ArchiveCheck | None,
+) -> None:
+    """Record that the archive is bad, where it is still in its place.
+
+    One that contains another host's container is that host's good snapshot.
+    """
+    if check is None or _is_previous(entry, check):
+        return
+    names = [known.name for known in archives.context.hosts]
+    if saved_host(check, host.user, names) not in {None, host.name}:
+        return
+    if archives.size_and_mtime(archives.server_path) == check.stamp:
+        bad = _server_archive(archives, host.name, entry.label, check)
+        record_damage(archives, bad, check, problem, sha256="")
 
 
 def _keep_previous(archives: ArchiveHost, entry: SnapshotEntry, check: ArchiveCheck | None) -> str:

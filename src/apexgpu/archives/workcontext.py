@@ -58,25 +58,30 @@ class WorkContext:
         except UnreachableError:
             return False
 
-    def start(self, host: Host) -> None:
-        """Start a container and wait until a login works. The caller holds the host's lock."""
+    def start(self, host: Host) -> bool | None:
+        """Start a container and wait until a login works. The caller holds the host's lock.
+
+        Whether it ran already; None when that is not known.
+        """
         try:
-            self._start(host)
+            return self._start(host)
         except (ConnectionLostError, NoForwardError) as exc:
             # A start whose connection drops leaves the container's port unforwarded until the next
             # start.
             self.note(f"{exc.message}; stopping and starting again")
             self.stop(host)
             self._start(host)
+            return None
 
-    def _start(self, host: Host) -> None:
-        starting.start(
+    def _start(self, host: Host) -> bool:
+        started = starting.start(
             self.transport,
             host,
             on_line=self.progress,
             wait=self.start_timeout,
             pause=self.pause,
         )
+        return started.was_running
 
     def stop(self, host: Host) -> None:
         """Stop a container; tried again once when the connection drops.

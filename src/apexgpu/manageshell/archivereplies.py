@@ -19,12 +19,15 @@ from apexgpu.manageshell.replies import (
 from apexgpu.models import Reply
 
 _CONFIRM = re.compile(r"^Confirm (snapshot|recover): ssh \S+ \1 ([0-9a-f]{8})(?: (\S+))?$")
-_DU = re.compile(r"^([0-9.]+[KMGTP]?)\t(\S.*)$")
+# A decimal comma comes from the language of the user's laptop, which ssh may send along.
+_DU = re.compile(r"^([0-9.,]{1,30}[KMGTP]?)\t(\S.*)$")
 _SAVED_TO = "Saved to: "
-# What stderr contains when an archive was not written, or files were not read completely.
+# What stderr contains when an archive was not written, or files were not read completely. A line of
+# tar that is not known to be harmless is a reason for doubt: `file changed as we read it` means that
+# somebody used the container, and another language than English may mean anything.
 _NOT_WRITTEN = re.compile(
-    r"^tar(?: \(child\))?: .*(Cannot \w|File shrank|not recoverable|Exiting with failure|Unexpected EOF|Wrote only|"
-    r"Child returned status|[Ee]rror)|^gzip:|du: cannot access|No space left|quota exceeded|Stale|Input/output|Killed"
+    r"^tar(?: \(child\))?:|^gzip:|du: cannot access|No space left|quota exceeded|Stale|"
+    r"Input/output|Killed"
 )
 # After a recover that went well, these programs print nothing at all.
 _NOT_UNPACKED = re.compile(
@@ -35,8 +38,8 @@ _NOT_UNPACKED = re.compile(
 # What tar prints about files that are complete: sockets, clocks that differ, headers of a newer
 # tar.
 _HARMLESS = re.compile(
-    r"^tar: .*(socket ignored|door ignored|file changed as we read it|time ?stamp|unknown extended header|"
-    r"Removing leading|Record size)"
+    r"^tar: .*(socket ignored|door ignored|time ?stamp|unknown extended header|Removing leading|"
+    r"Record size)"
 )
 
 

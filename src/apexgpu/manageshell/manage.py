@@ -153,11 +153,7 @@ def _check_account(transport: Transport, host: Host, is_new: bool) -> None:
         has_manage_shell = replies.is_manage_shell(reply)
     if not has_manage_shell:
         reported = "reports success" if is_new else f"reports that {host.user} exists"
-        message = (
-            f"{host.name} {reported}, but the account is half-made: it has no manage shell; ask the "
-            f"administrators to delete the user {host.user} on {host.name}, then register again"
-        )
-        raise RefusedError(message, hint=f"apexgpu register {host.name}", code="half_made")
+        raise replies.half_made(host.name, f"{host.name} {reported}, but an ordinary shell answers")
 
 
 def down(transport: Transport, host: Host, *, state_dir: Path, on_line: OnLine) -> StopReply:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from apexgpu import readers
 from apexgpu.errors import (
     ApexError,
+    HalfMadeError,
     IamDownError,
     RefusedError,
     RunningError,
@@ -33,6 +34,12 @@ _IP_ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}(?:%\w{1,15})?")
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _MAP = re.compile(r"^([0-9.]{7,15}):([0-9]{1,5}) => container:([0-9]{1,5})$")
 _MAPPING = re.compile(r"^Mapping ([0-9.]{7,15}:[0-9]{1,5}) => container:[0-9]{1,5}\.\.\.$")
+# How an ordinary shell answers a word of the manage shell. `help` is a command of bash too.
+_ORDINARY_SHELL = re.compile(
+    r"^GNU bash, version |^These shell commands are defined internally|"
+    r"^(?:-?[a-z/]*sh|\S+): .*(?:command )?not found\b",
+    re.MULTILINE,
+)
 _UNMAPPING = "Unmapping port "
 _DRIVER = re.compile(r"^NVIDIA driver version mismatch! Host=(\S*) Yours=(\S*)$")
 
@@ -185,13 +192,24 @@ def parse_opening(reply: Reply, host: str) -> tuple[list[str], Container]:
     container = parse_container(reply.out)
     _raise_common_refusal(lines, container, host)
     greeted = has_greeting(lines)
+    if not greeted and _ORDINARY_SHELL.search(clean(f"{reply.out}\n{reply.err}")):
+        raise half_made(host)
     if lines and not greeted:
-        # An ordinary shell answers where a registration was interrupted: the account has no manage
-        # shell. A second registration reports that.
         raise unexpected(reply, host, hint=f"apexgpu register {host}")
     if container is None or not greeted:
         raise unexpected(reply, host)
     return lines, container
+
+
+def half_made(host: str, fact: str = "an ordinary shell answers there") -> HalfMadeError:
+    """Return the error for an account that an interrupted registration has left without a manage
+    shell.
+    """
+    message = (
+        f"on {host} the account is half-made: {fact}, and no manage shell. If no registration is "
+        f"running, ask the administrators to delete your account on {host}, then register again"
+    )
+    return HalfMadeError(message, hint=f"apexgpu register {host}")
 
 
 def has_greeting(lines: Sequence[str]) -> bool:

@@ -15,6 +15,7 @@ from apexgpu.errors import (
     NoRouteError,
     PortRefusedError,
     RefusedError,
+    UnexpectedError,
     UnreachableError,
 )
 from apexgpu.manageshell import manage, replies
@@ -117,7 +118,13 @@ def _send_start(transport: Transport, host: Host, on_line: OnLine, wait: float) 
         )
     except DroppedError as exc:
         raise _interrupted_start(host, exc, replies.content_lines("\n".join(seen))) from None
-    return replies.parse_start(reply, host.name)
+    try:
+        return replies.parse_start(reply, host.name)
+    except UnexpectedError:
+        if not replies.has_greeting(replies.content_lines(reply.out)):
+            # An ordinary shell prints the host's message of the day here. Its `help` gives it away.
+            manage.container_state(transport, host, new_connection=True)
+        raise
 
 
 def _interrupted_start(host: Host, exc: DroppedError, lines: Sequence[str]) -> ApexError:

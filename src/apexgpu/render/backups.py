@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from apexgpu.archives.catalog import MANIFEST_SUFFIX, UNKNOWN_HOST, Archive, iso
+from apexgpu.archives.catalog import MANIFEST_SUFFIX, SUFFIX, UNKNOWN_HOST, Archive, iso
 from apexgpu.backups import (
     KeptSnapshots,
     Recoveries,
@@ -38,6 +38,25 @@ def show_list(result: SnapshotList, screen: Screen) -> None:
     screen.reporter.note(
         f"{size(result.free)} free in {result.directory} (seen from {result.seen_from})"
     )
+    for archive in result.archives:
+        if archive.damage is not None:
+            screen.reporter.warn(f"{archive.name} is damaged: {archive.damage}")
+        elif archive.changed:
+            screen.reporter.warn(
+                f"{archive.path} is not the file that was verified: it was damaged, or overwritten by "
+                "another snapshot",
+                hint=f"apexgpu snapshots verify {archive.name}",
+            )
+    public = [
+        archive for archive in result.archives if archive.others_can_read and archive.of_server
+    ]
+    if public:
+        newest = public[-1]
+        copy = f"{result.directory}/{newest.name}-private{SUFFIX}"
+        screen.reporter.note(
+            "root's: the server's root owns these archives, so no container can make them private. A "
+            f"copy is yours: apexgpu ssh {result.seen_from} -- install -p -m 600 {newest.path} {copy}"
+        )
     if not result.writable:
         screen.reporter.warn(
             f"{result.directory} is read-only for you: a new snapshot would replace "
@@ -51,10 +70,24 @@ def _row(archive: Archive) -> Row:
         "?" if archive.host == UNKNOWN_HOST else archive.host,
         _minute(archive.created),
         size(archive.size),
-        _minute(archive.verified) if archive.verified else "never",
-        "can read it" if archive.others_can_read else "no",
+        _verified(archive),
+        _others(archive),
         archive.path,
     )
+
+
+def _verified(archive: Archive) -> str:
+    if archive.damage is not None:
+        return "damaged"
+    if archive.changed:
+        return "changed"
+    return _minute(archive.verified) if archive.verified else "never"
+
+
+def _others(archive: Archive) -> str:
+    if not archive.others_can_read:
+        return "no"
+    return "can read it (root's)" if archive.of_server else "can read it"
 
 
 def _minute(seconds: int) -> str:

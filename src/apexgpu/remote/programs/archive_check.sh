@@ -27,9 +27,12 @@ tar -xzOf - --wildcards 'rootfs/etc/hostname' 'rootfs/etc/ssh/ssh_host_*_key.pub
 own=$!
 { tar -tzf - <"$f" 2>"$t/tar"; echo "//$?"; } | awk '
   /^\/\// { status = substr($0, 3); next }
-  /^(\.\/)?rootfs\// { count++ }
-  $0 == "rootfs/" || $0 == "./rootfs/" { root = 1 }
-  END { printf "list %d %d %d\n", status, count, root }' >"$t/list" &
+  { sub(/^\.\//, "") }
+  /^rootfs\// { count++ }
+  $0 == "rootfs/" { root = 1 }
+  $0 == "rootfs/etc/passwd" { users = 1 }
+  /^rootfs\/(usr\/)?bin(\/|$)/ { programs = 1 }
+  END { printf "list %d %d %d %d\n", status, count, root, users && programs }' >"$t/list" &
 list=$!
 gzip -t <"$f" 2>"$t/gzip" &
 gzip=$!
@@ -43,7 +46,7 @@ kill -KILL "$progress" 2>/dev/null
 cat "$t/list"
 sed 's/^/sum /' "$t/sum"
 sed 's/^/own /' "$t/own"; echo
-cat "$t/gzip" "$t/tar" | grep . | head -n 3 | sed 's/^/said /'
+cat "$t/gzip" "$t/tar" | grep . | head -n 20 | cut -c 1-300 | sed 's/^/said /'
 stat -L -c 'mode %a' -- "$f"
 stat -L -c 'blocks %b %B' -- "$f"
 stat -L -c 'after %s %Y' -- "$f"

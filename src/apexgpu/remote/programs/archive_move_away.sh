@@ -16,10 +16,10 @@ progress() {
   done
 }
 # The manifest first: a cut in between leaves one manifest too many, which counts for nothing, and never one too few.
-[ -f "$from.json" ] && cp -p -- "$from.json" "$to.json" 2>/dev/null
+[ -f "$from.json" ] && { cp -p -- "$from.json" "$to.json" 2>/dev/null || rm -f -- "$to.json"; }
 if mv -n -- "$from" "$to" 2>/dev/null && [ -f "$to" ] && [ ! -e "$from" ]; then
   echo renamed
-  rm -f -- "$from.json"
+  rm -f -- "$from.json" "$from.json.part"
 else
   rm -f -- "$to.part"
   copy &

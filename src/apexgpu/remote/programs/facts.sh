@@ -2,6 +2,7 @@
 # POSIX sh, sent as text. $1 is the directory with the installers. It changes nothing.
 # recipes/facts.py reads the output.
 cd / # a Python that runs a text looks for modules in the working directory first
+LC_ALL=C; export LC_ALL
 say() { printf 'apexgpu %s\n' "$*"; }
 short() { tr '\n\t' '  ' | cut -c 1-300; }
 quick() { if command -v timeout >/dev/null 2>&1; then timeout 20 "$@"; else "$@"; fi; }
