@@ -16,10 +16,18 @@ to feel instant.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from apexgpu import manyhosts
-from apexgpu.errors import RefusedError, StoppedError, UsageError
+from apexgpu.errors import (
+    ApexError,
+    NoForwardError,
+    RefusedError,
+    StoppedError,
+    UnreachableError,
+    UsageError,
+)
 from apexgpu.manageshell import containershell, hostlock, manage, replies
 from apexgpu.manageshell.containershell import Activity
 from apexgpu.manageshell.manage import HostStatus
@@ -61,6 +69,7 @@ class ContainerStatus:
             **container,
             "uptime": self.found.uptime,
             "disks": [disk.to_json() for disk in self.found.disks],
+            "reachable": self.found.reachable,
         }
 
 
@@ -98,8 +107,10 @@ def status(session: Session, patterns: Sequence[str], *, watch: bool = False) ->
 
     def ask(host: Host) -> ContainerStatus:
         if patterns:
-            return ContainerStatus(containershell.detailed_status(session.transport, host))
-        return ContainerStatus(manage.status(session.transport, host))
+            found = containershell.detailed_status(session.transport, host)
+        else:
+            found = manage.status(session.transport, host)
+        return ContainerStatus(_with_reachability(session, host, found))
 
     with session.reporter.host_rows(Statuses, hosts, watch=watch) as rows:
         outcomes = manyhosts.run(session, hosts, ask, on_done=rows.put)
@@ -107,6 +118,27 @@ def status(session: Session, patterns: Sequence[str], *, watch: bool = False) ->
             outcomes = manyhosts.run(session, hosts, ask, on_done=rows.put)
     outcomes = [_with_unread_lines(outcome) for outcome in outcomes]
     return Statuses(outcomes, _interrupted_work(session, hosts))
+
+
+def _with_reachability(session: Session, host: Host, found: HostStatus) -> HostStatus:
+    """The status with `reachable`, where a start was interrupted: the port may not be forwarded."""
+    if not _has_start_records(session):
+        return found
+    from apexgpu.manageshell import startrecords
+
+    container = found.container
+    if container is None or startrecords.find(session.state_dir, host) is None:
+        return found
+    if container.running and found.reachable is None:
+        found = containershell.with_reachability(session.transport, host, found)
+    if found.reachable or not container.running:
+        startrecords.end(session.state_dir, host)
+    return found
+
+
+def _has_start_records(session: Session) -> bool:
+    """Whether a start may have been interrupted: `status` need not import the records otherwise."""
+    return (session.state_dir / "starts").is_dir()
 
 
 def _with_unread_lines(outcome: Outcome[ContainerStatus]) -> Outcome[ContainerStatus]:
@@ -243,13 +275,73 @@ def up(
     hosts = session.some_hosts(patterns, everything)
 
     def report(outcome: Outcome[Start]) -> None:
+        if _can_be_restarted(session, outcome):
+            return  # it is reported after the question
         if outcome.error is not None:
             session.reporter.error(outcome.error, host=outcome.host.name)
         elif outcome.value is not None:
             _report_start(session, outcome.host, outcome.value)
 
     allow_during_backup = session.yes
-    return Starts(_start(session, hosts, wait, allow_during_backup, report))
+    outcomes = _start(session, hosts, wait, allow_during_backup, report)
+    stuck = {outcome.host for outcome in outcomes if _can_be_restarted(session, outcome)}
+    outcomes = _offer_restarts(session, outcomes, wait, allow_during_backup)
+    for outcome in outcomes:
+        if outcome.host in stuck and outcome.error is not None:
+            session.reporter.error(outcome.error, host=outcome.host.name)
+    return Starts(outcomes)
+
+
+def _can_be_restarted(session: Session, outcome: Outcome[Start]) -> bool:
+    """Whether a stop and a start help, and cannot end anything that runs: see `startrecords`."""
+    from apexgpu.manageshell import startrecords  # `status` does not need it
+
+    if not isinstance(outcome.error, NoForwardError):
+        return False
+    record = startrecords.find(session.state_dir, outcome.host)
+    return record is not None and record.is_recent
+
+
+def _offer_restarts(
+    session: Session, outcomes: list[Outcome[Start]], wait: float, allow_during_backup: bool
+) -> list[Outcome[Start]]:
+    """Stop and start the containers that an interrupted start left without a port, if the user agrees."""
+    stuck = [outcome.host for outcome in outcomes if _can_be_restarted(session, outcome)]
+    if not stuck:
+        return outcomes
+    restarted: dict[Host, Outcome[Start]] = {}
+    if _may_restart(session, stuck):
+        stops = _stop(session, stuck)
+        stopped = [host for host in stuck if stops[host].ok]
+
+        def report(outcome: Outcome[Start]) -> None:
+            if outcome.value is not None:
+                _report_start(session, outcome.host, outcome.value)
+
+        if stopped:
+            again = _start(session, stopped, wait, allow_during_backup, report)
+            restarted = {outcome.host: outcome for outcome in again}
+    results = []
+    for outcome in outcomes:
+        result = restarted.get(outcome.host, outcome)
+        if outcome.host in stuck and result.error is not None:
+            error = result.error
+            if isinstance(error, NoForwardError):
+                hint = f"apexgpu up {outcome.host.name} --yes"
+                error = error.with_message(error.message, hint=hint)
+            result = replace(result, error=error)
+        results.append(result)
+    return results
+
+
+def _may_restart(session: Session, hosts: Sequence[Host]) -> bool:
+    question = (
+        f"An interrupted start left the container on {_list_names(hosts)} without its port; nobody "
+        "can have logged in since. Stop and start it?"
+    )
+    if session.yes:
+        return True
+    return session.reporter.can_ask and session.reporter.confirm(question)
 
 
 def _start(
@@ -274,24 +366,77 @@ def _start(
         def work(host: Host) -> Start:
             if not allow_during_backup:
                 _refuse_during_backup(session, host)
-            container = starting.up(
-                session.transport,
-                host,
-                state_dir=session.state_dir,
-                wait=wait,
-                pause=session.pause,
-                on_line=lambda line: show_line(host, line),
-                started=started,
-            )
-            return Start(container)
+            return _start_one(session, host, wait, partial(show_line, host), started)
 
-        outcomes = manyhosts.run(session, hosts, work, on_done=report)
+        try:
+            outcomes = manyhosts.run(session, hosts, work, on_done=report)
+        except KeyboardInterrupt:
+            _report_interruption(session, hosts)
+            raise
     newly_started = []
     for outcome in outcomes:
         if outcome.value is not None and not outcome.value.started.was_running:
             newly_started.append(outcome.host)
     _offer_port_maps(session, newly_started)
     return outcomes
+
+
+def _start_one(
+    session: Session,
+    host: Host,
+    wait: float,
+    on_line: Callable[[str], None],
+    started: dict[str, StartReply],
+) -> Start:
+    """Start one container. The start stays on record unless the container is certainly reachable, or stopped."""
+    from apexgpu.manageshell import starting, startrecords  # `status` does not need them
+
+    if host.name not in started:
+        _prepare_start(session, host)
+    try:
+        container = starting.up(
+            session.transport,
+            host,
+            state_dir=session.state_dir,
+            wait=wait,
+            pause=session.pause,
+            on_line=on_line,
+            started=started,
+        )
+    except (UnreachableError, NoForwardError):
+        raise  # it may run without its port
+    except ApexError:
+        startrecords.end(session.state_dir, host)
+        raise
+    startrecords.end(session.state_dir, host)
+    return Start(container)
+
+
+def _prepare_start(session: Session, host: Host) -> None:
+    """Record the start of a stopped container. NoForwardError for one that an earlier start left without its port."""
+    from apexgpu.manageshell import starting, startrecords
+
+    container = starting.state_before_start(session.transport, host)
+    if not container.running:
+        startrecords.record(session.state_dir, host)
+    elif startrecords.find(session.state_dir, host) is not None:
+        # A start would find nothing to do, and wait for the port in vain.
+        error = starting.port_error(session.transport, host)
+        if error is not None:
+            raise error
+
+
+def _report_interruption(session: Session, hosts: Sequence[Host]) -> None:
+    """Report the containers that may run without their port now."""
+    from apexgpu.manageshell import startrecords
+
+    names = [host.name for host in hosts if startrecords.find(session.state_dir, host) is not None]
+    if names:
+        message = (
+            f"the start on {', '.join(names)} was interrupted: the container may be running without "
+            "its port, so that nobody can log in"
+        )
+        session.reporter.warn(message, hint=f"apexgpu up {' '.join(names)}")
 
 
 def _refuse_during_backup(session: Session, host: Host) -> None:
@@ -533,11 +678,22 @@ def ensure_running(session: Session, host: Host, command: str = "true") -> str:
             return None
 
     (outcome,) = manyhosts.run(session, [host], query)
+    if isinstance(outcome.error, NoForwardError):
+        _restart_or_raise(session, host, outcome.error)
+        return ""
     if outcome.error is not None:
         raise outcome.error
     if outcome.value is None:
         offer_start(session, host)
     return outcome.value or ""
+
+
+def _restart_or_raise(session: Session, host: Host, error: NoForwardError) -> None:
+    """Stop and start a container that an interrupted start left without its port, if the user agrees."""
+    unreachable: list[Outcome[Start]] = [Outcome(host, None, error)]
+    (outcome,) = _offer_restarts(session, unreachable, START_WAIT, False)
+    if outcome.error is not None:
+        raise outcome.error
 
 
 def offer_start(session: Session, host: Host) -> None:

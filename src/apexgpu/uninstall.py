@@ -38,6 +38,7 @@ _OUR_NAMES = (
     "runs.json",
     "ssh_config.*",
     "ssh_hosts.conf",
+    "starts",
     "tunnels",
 )
 

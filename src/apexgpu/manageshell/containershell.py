@@ -121,10 +121,26 @@ def detailed_status(transport: Transport, host: Host) -> HostStatus:
     host_status = manage.status(transport, host)
     if host_status.container is None or not host_status.container.running:
         return host_status
-    output = _query_details(transport, host)
+    try:
+        output = _query_details(transport, host)
+    except PortRefusedError:
+        return replace(host_status, reachable=False)
     first_line = output.partition("\n")[0].strip()
     uptime = readers.decimal(first_line)
-    return replace(host_status, uptime=uptime, disks=disks.parse_disks(output))
+    reachable = True if output else None
+    found = disks.parse_disks(output)
+    return replace(host_status, uptime=uptime, disks=found, reachable=reachable)
+
+
+def with_reachability(transport: Transport, host: Host, host_status: HostStatus) -> HostStatus:
+    """Return the status of a running container with `reachable`: whether its SSH port is forwarded."""
+    try:
+        query_running(transport, host, "true")
+    except PortRefusedError:
+        return replace(host_status, reachable=False)
+    except ApexError:
+        return host_status
+    return replace(host_status, reachable=True)
 
 
 def _query_details(transport: Transport, host: Host) -> str:
@@ -133,6 +149,8 @@ def _query_details(transport: Transport, host: Host) -> str:
         reply = query_running(transport, host, command, limits=Limits(total=12))
     except DroppedError as exc:
         return remotescript.output(exc.seen)
+    except PortRefusedError:
+        raise
     except ApexError:
         return ""
     return remotescript.output(reply.out)

@@ -41,14 +41,15 @@ _NO_LIMITS = Limits(total=None, silence=None)
 class HostStatus:
     """Whether the user is registered on a host, and the state of the container.
 
-    `uptime` (seconds) and `disks` are known only when the container was asked too; see
-    `containershell.detailed_status`.
+    `uptime` (seconds), `disks` and `reachable` (whether its SSH port is forwarded) are known only
+    when the container was asked too; see `containershell.detailed_status`.
     """
 
     registered: bool
     container: Container | None = None
     uptime: float | None = None
     disks: tuple[Disk, ...] = ()
+    reachable: bool | None = None
 
 
 def is_sendable(word: str) -> bool:
@@ -91,13 +92,19 @@ def status(transport: Transport, host: Host) -> HostStatus:
         return HostStatus(registered=False)
 
 
-def container_state(transport: Transport, host: Host, *, new_connection: bool = False) -> Container:
+def container_state(
+    transport: Transport,
+    host: Host,
+    *,
+    new_connection: bool = False,
+    limits: Limits | None = None,
+) -> Container:
     """Return the state of the container, which is not started.
 
     NotRegisteredError without an account.
     """
     # `help` is the only command that prints the state and changes nothing.
-    reply = send(transport, host, "help", once=new_connection)
+    reply = send(transport, host, "help", once=new_connection, limits=limits)
     return replies.parse_status(reply, host.name)
 
 

@@ -28,6 +28,7 @@ Pause = Callable[[float], None]
 """Waits for a number of seconds between two attempts; tests pass one that does not wait."""
 
 _START_LIMIT = 900  # seconds; the installation of a driver is part of a start
+_IAM_LIMIT = 20  # seconds for the reply to a question, which includes one of the host to IAM
 _ADDRESS_LIMIT = 20  # seconds for DHCP
 _SSH_LIMIT = 30  # seconds for the container's sshd to accept connections
 _TOO_EARLY = (PortRefusedError, ConnectionClosedError, ConnectionLostError)
@@ -72,6 +73,37 @@ def up(
     """
     with only_one(state_dir, host):
         return start(transport, host, on_line=on_line, wait=wait, pause=pause, started=started)
+
+
+def state_before_start(transport: Transport, host: Host) -> Container:
+    """Return the container's state. UnreachableError if the host waits for IAM longer than other commands may.
+
+    A start would wait too, before it has done anything.
+    """
+    limits = Limits(total=_IAM_LIMIT)
+    try:
+        return manage.container_state(transport, host, limits=limits)
+    except CommandTimeoutError:
+        raise _silent(host) from None
+
+
+def _silent(host: Host) -> UnreachableError:
+    message = (
+        f"{host.name} accepted the login, but printed nothing: it may be waiting for IAM; "
+        "try again in a minute"
+    )
+    return UnreachableError(message, hint=f"apexgpu up {host.name}", code="silent")
+
+
+def port_error(transport: Transport, host: Host) -> ApexError | None:
+    """Return why the port of a running container does not answer now; None if it does, or may."""
+    try:
+        transport.run(Target(host, "container"), "true", once=True)
+    except PortRefusedError as exc:
+        return explain_port_error(host, exc)
+    except ApexError:
+        return None
+    return None
 
 
 def start(
@@ -131,12 +163,9 @@ def _interrupted_start(host: Host, exc: DroppedError, lines: Sequence[str]) -> A
     """Explain a start whose connection ended, by the lines that it printed until then."""
     name = host.name
     restart = f"apexgpu down {name} && apexgpu up {name}"
-    if not lines:
-        message = (
-            f"{name} accepted the login, but printed nothing: it may be waiting for IAM; "
-            "try again in a minute"
-        )
-        return UnreachableError(message, hint=f"apexgpu up {name}", code="silent")
+    # What comes before the greeting is the host's motd, and not the manage shell's.
+    if not replies.has_greeting(lines):
+        return _silent(host)
     waits_for_address = "Starting your container..." in lines and "The container is up" not in lines
     if isinstance(exc, CommandTimeoutError) and waits_for_address:
         message = (

@@ -10,7 +10,7 @@ from apexgpu.render.screen import Screen, reported_already
 from apexgpu.tables import Column, Row
 from apexgpu.text import duration, size
 
-_STATE_WIDTH = len("connection refused")
+_STATE_WIDTH = len("running, not reachable")
 _COLUMNS = (
     Column("HOST"),
     Column("STATE", least=12),
@@ -43,9 +43,12 @@ def _rows(outcome: Outcome[ContainerStatus], draws: bool) -> list[Row]:
     found = outcome.value.found
     if not found.registered or found.container is None:
         return [(host.name, "not registered", host.address, "-", "-", "-", "no")]
+    state = found.container.state.lower()
+    if found.reachable is False:
+        state += ", not reachable"
     row = (
         host.name,
-        found.container.state.lower(),
+        state,
         host.address,
         str(host.port or "-"),
         size(found.container.memory),
@@ -66,6 +69,11 @@ def show_status(result: Statuses, screen: Screen) -> None:
     for outcome in result.outcomes:
         if outcome.error is not None:
             screen.reporter.error(outcome.error, host=outcome.host.name)
+    for outcome in result.outcomes:
+        if outcome.value is not None and outcome.value.found.reachable is False:
+            name = outcome.host.name
+            message = f"the container on {name} runs, but its SSH port is not forwarded"
+            screen.reporter.warn(message, hint=f"apexgpu up {name}")
     for entry in result.interrupted.values():
         message = f"{entry.describe()}; the command below finishes it, with --undo it is undone"
         screen.reporter.warn(message, hint=f"apexgpu {entry.what} {entry.host}")
