@@ -131,7 +131,7 @@ def test_the_next_up_stops_and_starts_it(tmp_path: Path) -> None:
     session, _ = session_of(server, tmp_path, yes=True)
     result = containers.up(session, ["gpu7"])
     assert result.exit_code == 0
-    assert server.sent == ["help", "stop", "help", "start"]
+    assert server.sent[:4] == ["help", "stop", "help", "start"]
     assert startrecords.find(tmp_path, HOST) is None
 
 

@@ -14,7 +14,9 @@ from apexgpu.iam.client import IamClient
 _INTERVAL = 0.5  # seconds between two requests for the log
 _OTHER_USERS = 20  # times the limit: how long other users' pushes may keep ours waiting
 
-_STAMPED = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?\](.*)")
+_STAMPED = re.compile(
+    r"\[[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?\](.*)"
+)
 _STARTED = re.compile(r"task started by (\S+)")
 _ADDRESS = re.compile(r"[0-9A-Za-z._:%-]+")
 _RESULT = re.compile(r"(\S+)\s+\[user\s+(OK|FAIL)\s*\]\s+\[lxc\s+(OK|FAIL)\s*\]")

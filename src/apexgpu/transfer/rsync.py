@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from apexgpu import readers
+from apexgpu.boundedoutput import BoundedOutput
 from apexgpu.errors import ApexError, ConnectionLostError, MissingProgramError, RefusedError
 from apexgpu.process import start_async, which
 from apexgpu.transfer.copyconnection import CopyConnection, kill
@@ -30,9 +32,10 @@ _OLDEST_USABLE = (3, 1)
 _SUCCESS = {0, 24}
 _CONNECTION_LOST = {10, 12, 20, 30, 35, 255}
 _VERSION_COMMAND = "rsync --version"
-_PROGRESS = re.compile(rb"^\s*(\d[\d,.]*)\s+(\d+)%\s")
-_BYTES_SENT = re.compile(r"^Literal data: ([\d,.]+)", re.MULTILINE)
-_KEPT_OUTPUT = 65536  # characters
+_PROGRESS = re.compile(rb"^\s{0,32}([0-9][0-9,.]{0,30})\s{1,32}([0-9]{1,3})%\s")
+_BYTES_SENT = re.compile(r"^Literal data: ([0-9,.]{1,30})", re.MULTILINE)
+_LONGEST_PIECE = 1 << 16  # bytes
+_KEPT_OUTPUT = 65536  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ def parse_bytes_sent(text: str) -> int:
 
 def _parse_number(text: str) -> int:
     """A number with or without commas: that depends on rsync's version."""
-    return int(re.sub(r"\D", "", text) or 0)
+    return readers.number(re.sub("[,.]", "", text)) or 0
 
 
 def failure(
@@ -260,15 +263,19 @@ async def run(
 async def _read_output(stream: asyncio.StreamReader | None, progress: CopyProgress | None) -> str:
     """The end of a stream as text; the progress lines of stdout go to `progress` instead."""
     assert stream is not None  # noqa: S101 - start_async() made it a pipe
-    text = ""
+    kept = BoundedOutput(_KEPT_OUTPUT)
     incomplete = b""
     while data := await stream.read(65536):
         # rsync ends a progress line with a carriage return, all others with a newline.
         *pieces, incomplete = re.split(rb"[\r\n]", incomplete + data)
+        if len(incomplete) > _LONGEST_PIECE:
+            pieces.append(incomplete)
+            incomplete = b""
         for piece in pieces:
             done = parse_progress(piece) if progress else None
             if progress is not None and done is not None:
                 progress.done = done
             elif piece:
-                text = (text + piece.decode("utf-8", "replace") + "\n")[-_KEPT_OUTPUT:]
-    return text + incomplete.decode("utf-8", "replace")
+                kept.add_out(piece + b"\n")
+    kept.add_out(incomplete)
+    return kept.out_text

@@ -24,6 +24,9 @@ from apexgpu.transfer.sftppackets import (
 
 _SAFE_CHUNK = 1 << 15  # bytes of one read or write that every server accepts
 _LARGEST_CHUNK = 1 << 17  # larger ones are not faster
+_SMALLEST_CHUNK = 1 << 10
+_MOST_FILES = 1_000_000  # in one directory
+_MOST_BYTES = 1 << 28  # in the listing of one directory
 _LARGEST_PACKET = 1 << 22  # a longer one is not SFTP
 # Seconds without any reply. ssh notices a dead network itself; this notices a disk that hangs.
 _SILENCE_LIMIT = 120.0
@@ -70,11 +73,13 @@ class SftpClient:
 
     async def _ask_for_limits(self) -> None:
         body = await self._extended(b"limits@openssh.com", b"")
-        _, read_limit, write_limit = struct.unpack(">QQQ", body[:24])
+        reader = PacketReader(body)
+        reader.uint64()  # the longest packet
+        limits = (reader.uint64(), reader.uint64())  # of a read, of a write
         self.chunk = _LARGEST_CHUNK
-        for limit in (read_limit, write_limit):
+        for limit in limits:
             if limit:  # 0 means that there is none
-                self.chunk = min(self.chunk, limit)
+                self.chunk = max(_SMALLEST_CHUNK, min(self.chunk, limit))
 
     async def close(self) -> None:
         """Stop reading replies. The streams belong to the caller and stay open."""
@@ -176,18 +181,28 @@ class SftpClient:
         links = [file for file in files.values() if file.kind is FileKind.LINK]
         # All at the same time: the answers of a distant server are awaited once, not one by one.
         reads = [self.read_link(path + b"/" + link.name) for link in links]
-        targets = await asyncio.gather(*reads)
+        targets = await asyncio.gather(*reads, return_exceptions=True)
         for link, target in zip(links, targets, strict=True):
-            files[link.name] = replace(link, link_target=target)
+            if isinstance(target, SftpError):
+                # It is gone, or its target is none that a link can have. The others are fine.
+                files[link.name] = replace(link, kind=FileKind.SPECIAL)
+            elif isinstance(target, BaseException):
+                raise target
+            else:
+                files[link.name] = replace(link, link_target=target)
         return list(files.values())
 
     async def _read_directory(self, path: bytes) -> list[FileInfo]:
         files: list[FileInfo] = []
+        length = 0
         handle = await self._open_handle(PacketType.OPENDIR, pack_string(path))
         try:
             while True:
                 body = await self._request(PacketType.READDIR, pack_string(handle))
-                files += PacketReader(body).names()
+                names = PacketReader(body).names()
+                files += names
+                length += len(body)
+                _check_that_it_ends(names, len(files), length)
         except SftpError as exc:
             if exc.status != Status.END_OF_FILE:
                 raise
@@ -205,7 +220,10 @@ class SftpClient:
 
     async def _path_reply(self, kind: PacketType, path: bytes) -> bytes:
         body = await self._request(kind, pack_string(path))
-        return PacketReader(body[4:]).string()  # after the number of names, which is 1
+        found = PacketReader(body[4:]).string()  # after the number of names, which is 1
+        if not found or b"\0" in found:
+            raise SftpError(Status.FAILURE, f"invalid path: {found[:80]!r}")
+        return found
 
     async def open(self, path: bytes, flags: int, mode: int = 0o600) -> bytes:
         """Open a file; the handle. `flags` are those of OpenFlag, `mode` is that of a new file."""
@@ -225,7 +243,10 @@ class SftpClient:
             if exc.status == Status.END_OF_FILE:
                 return b""
             raise
-        return reply[4:]  # after the length
+        data = reply[4:]  # after the length
+        if len(data) > size:
+            raise SftpError(Status.FAILURE, "the server sent more than was asked for")
+        return data
 
     async def write(self, handle: bytes, offset: int, data: bytes | memoryview) -> None:
         """Write `data` at `offset`."""
@@ -279,8 +300,15 @@ class SftpClient:
         if b"statvfs@openssh.com" not in self.extensions:
             return None
         body = await self._extended(b"statvfs@openssh.com", pack_string(path))
-        _, fragment_size, _, _, available = struct.unpack(">QQQQQ", body[:40])
-        return int(fragment_size * available)
+        reader = PacketReader(body)
+        _, fragment_size, _, _, available = [reader.uint64() for _ in range(5)]
+        return fragment_size * available
+
+
+def _check_that_it_ends(names: list[FileInfo], count: int, length: int) -> None:
+    """Raise SftpError for a listing that is longer than that of any directory, or whose next part is empty."""
+    if not names or count > _MOST_FILES or length > _MOST_BYTES:
+        raise SftpError(Status.FAILURE, "the listing of the directory does not end")
 
 
 def _raise_unless_ok(body: bytes) -> None:

@@ -66,11 +66,11 @@ _HAS_SIZE, _HAS_OWNER, _HAS_MODE, _HAS_TIMES, _HAS_EXTENDED = 0x1, 0x2, 0x4, 0x8
 _KINDS = {0o100000: FileKind.FILE, 0o040000: FileKind.DIRECTORY, 0o120000: FileKind.LINK}
 
 
-class SftpError(Exception):
-    """A request that the server refused: a status (see Status.
+_LONGEST_NAME = 1024  # bytes; Linux allows 255
 
-    It may be another number) and the server's words.
-    """
+
+class SftpError(Exception):
+    """A request that the server refused: a status (see Status; it may be another number) and its words."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text or f"status {status}")
@@ -112,6 +112,9 @@ class PacketReader:
 
     def _take(self, count: int) -> bytes:
         start = self._position
+        # Without this check, a count of 2**32 would be a loop that nothing interrupts.
+        if count > len(self._body) - start:
+            raise SftpError(Status.FAILURE, "a packet of the server ends too early")
         self._position += count
         return self._body[start : self._position]
 
@@ -143,7 +146,7 @@ class PacketReader:
         files = []
         for _ in range(self.uint32()):
             name = self.string()
-            if not name or b"/" in name or b"\0" in name:
+            if not name or b"/" in name or b"\0" in name or len(name) > _LONGEST_NAME:
                 raise SftpError(Status.FAILURE, f"invalid file name: {name[:80]!r}")
             self.string()  # the line that `ls -l` would print
             files.append(self.attributes(name))

@@ -9,6 +9,15 @@ from apexgpu.transfer.fileinfo import FileInfo, Tree, is_directory, is_stage, jo
 from apexgpu.transfer.filesystem import FileSystem, display
 
 _LISTINGS_AT_ONCE = 32
+_MOST_FILES = 4_000_000  # each takes about 300 bytes of memory
+_LONGEST_PATH = 4096  # bytes, as on Linux; below it, nothing could be opened
+
+
+def _endless_error(files: FileSystem, top: bytes) -> RefusedError:
+    name = display(top)
+    message = f"{name} on {files.where} has too many files or too deep directories to be copied"
+    hint = files.shell_hint(f"du -s --inodes {quote(name)}")
+    return RefusedError(message, hint=hint, code="too_many_files")
 
 
 async def read_tree(
@@ -42,6 +51,8 @@ async def read_tree(
                 if path in without:
                     continue
                 tree[path] = info
+                if len(tree) > _MOST_FILES or len(path) > _LONGEST_PATH:
+                    raise _endless_error(files, top)
                 if info.is_directory and (only is None or is_directory(only, path)):
                     next_level.append(path)
         level = next_level
