@@ -17,7 +17,10 @@ from pathlib import Path
 _PROC = Path("/proc")
 _PS_COMMAND = ("ps", "-axww", "-o", "pid=,uid=,lstart=,command=")
 # The start time is five words (ps(1)).
-_PS_LINE = re.compile(r"\s*(\d+)\s+(\d+)\s+(\w{3} \w{3} +\d+ [\d:]{8} \d{4})\s+(.*)")
+_PS_LINE = re.compile(
+    r"[ \t]*([0-9]{1,10})[ \t]+([0-9]{1,10})[ \t]+"
+    r"(\w{3} \w{3} {1,2}[0-9]{1,2} [0-9:]{8} [0-9]{4})[ \t]+(.*)"
+)
 _PS_LIMIT = 3.0  # seconds
 # Fields of /proc/PID/stat (proc(5)), counted after the name, which may contain blanks and brackets.
 _STATE, _START_TIME = 0, 19

@@ -10,7 +10,7 @@ from enum import Enum
 from apexgpu.forwarding.ports import Destination
 from apexgpu.remote import remotescript
 
-_LINE = re.compile(r"([0-9A-F]{8,32}):([0-9A-F]{4}) (\d+)")
+_LINE = re.compile(r"([0-9A-F]{8,32}):([0-9A-F]{4}) ([0-9]{1,19})")
 _IPV6_LOOPBACK = "00000000000000000000000001000000"
 
 

@@ -13,8 +13,6 @@ from apexgpu.errors import ApexError
 from apexgpu.process import Runner, TimedCommand, run_all
 
 _LIMIT = 5.0
-_LSOF_PROCESS = re.compile(r"^p(\d+)\n(?:.*\n)*?c(.+)$", re.MULTILINE)
-"""A process in the output of `lsof -Fpc`: a line `p` with its number, then a line `c` with its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,16 @@ def lsof_listener(output: str) -> LocalProgram:
 
 def lsof_processes(output: str) -> list[LocalProgram]:
     """Return every process in the output of `lsof -Fpc` (lsof(8), OUTPUT FOR OTHER PROGRAMS)."""
-    return [LocalProgram(int(pid), name) for pid, name in _LSOF_PROCESS.findall(output)]
+    processes = []
+    pid: int | None = None
+    for line in output.splitlines():
+        # A line `p` with the number of a process, then a line `c` with its name.
+        if line.startswith("p"):
+            pid = readers.number(line[1:])
+        elif line.startswith("c") and line[1:] and pid is not None:
+            processes.append(LocalProgram(pid, line[1:]))
+            pid = None
+    return processes
 
 
 def windows_listener(output: str, port: int) -> int | None:
@@ -76,13 +83,17 @@ def windows_listener(output: str, port: int) -> int | None:
 
     A localised Windows translates the state; a listener is recognised by its foreign port 0.
     """
-    match = re.search(rf"^\s*TCP\s+\S+:{port}\s+\S+:0\s+\S+\s+(\d+)\s*$", output, re.MULTILINE)
+    match = re.search(
+        rf"^[ \t]*TCP[ \t]+\S+:{port}[ \t]+\S+:0[ \t]+\S+[ \t]+([0-9]{{1,10}})\s*$",
+        output,
+        re.MULTILINE,
+    )
     return int(match[1]) if match else None
 
 
 def windows_program(output: str, pid: int | None) -> LocalProgram:
     """Return the owner from the output of `tasklist /FO CSV /NH`: its first field is the name."""
-    match = re.match(r'\s*"([^"]+)","(\d+)"', output)
+    match = re.match(r'\s*"([^"]+)","([0-9]{1,10})"', output)
     if match:
         return LocalProgram(pid, match[1])
     if pid is None:

@@ -52,14 +52,23 @@ def _find_linux() -> list[SshfsProcess]:
     return processes
 
 
+_PS_LINE = re.compile(
+    r"[ \t]*([0-9]{1,10})[ \t]+([0-9]{1,10})[ \t]+"
+    r"(\w{3} \w{3} {1,2}[0-9]{1,2} [0-9:]{8} [0-9]{4})[ \t]+(.*)"
+)
+
+
 def parse_darwin(output: str, uid: int) -> list[SshfsProcess]:
     """Read `ps -o pid=,uid=,lstart=,command=` of macOS. The start time is five words (ps(1))."""
     processes = []
     for line in output.splitlines():
-        match = re.match(r"\s*(\d+)\s+(\d+)\s+(\w{3} \w{3} +\d+ [\d:]{8} \d{4})\s+(.*)", line)
+        match = _PS_LINE.match(line)
         if match is None or int(match[2]) != uid:
             continue
-        started = time.mktime(time.strptime(match[3], "%a %b %d %H:%M:%S %Y"))
+        try:
+            started = time.mktime(time.strptime(match[3], "%a %b %d %H:%M:%S %Y"))
+        except (ValueError, OverflowError):
+            continue
         process = parse_command_line(match[4].split(" "), int(match[1]), started)
         if process is not None:
             processes.append(process)
