@@ -118,7 +118,7 @@ class TestUp:
             ("garble", 6, "something apexgpu does not know"),
             ("denied", 6, "is not registered"),
             ("refuse", 5, "connection refused"),
-            ("drop", 5, "was lost during the start"),
+            ("drop", 5, "was lost"),
         ],
     )
     def test_a_trouble_is_named_with_its_cure(
@@ -290,7 +290,15 @@ class TestExec:
         document = json.loads(product.capsys.readouterr().out)
         assert code == 4
         assert document["hosts"] == [
-            {"host": "gpu2", "ok": True, "error": None, "exit": 4, "stdout": "out\n", "stderr": ""}
+            {
+                "host": "gpu2",
+                "ok": True,
+                "error": None,
+                "exit": 4,
+                "stdout": "out\n",
+                "stderr": "",
+                "truncated": False,
+            }
         ]
 
     def test_control_characters_of_many_hosts_are_escaped(self, product: Product) -> None:

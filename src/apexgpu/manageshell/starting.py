@@ -85,6 +85,9 @@ def state_before_start(transport: Transport, host: Host) -> Container:
         return manage.container_state(transport, host, limits=limits)
     except CommandTimeoutError:
         raise _silent(host) from None
+    except DroppedError:
+        # A question may be asked again; the connection may have been dead for long.
+        return manage.container_state(transport, host, limits=limits)
 
 
 def _silent(host: Host) -> UnreachableError:
