@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 START_WAIT = 120.0
 """Seconds that a start may print nothing, and that the container's port may take to answer."""
 
+_MOST_LINES = 12
+_LONGEST_LINE = 200
+"""What `up` shows of a host's output: so many lines, of so many letters."""
+
 WATCH_PERIOD = 5.0
 """Seconds between two rounds of `status --watch`."""
 
@@ -356,12 +360,15 @@ def _start(
     # A host whose key is new is asked twice (see manyhosts). Its container is started once.
     started: dict[str, StartReply] = {}
     with session.reporter.working(f"starting on {_list_names(hosts)}") as progress:
+        shown = dict.fromkeys((host.name for host in hosts), 0)
 
         def show_line(host: Host, line: str) -> None:
             text = replies.clean(line).lstrip("= ")
             progress.update(f"{host.name}: {text}")
-            if starting.is_milestone(text):
-                session.reporter.note(f"  {host.name}: {text}")
+            # A screenful at most: whatever a host prints, what was there before stays in sight.
+            if starting.is_milestone(text) and shown[host.name] < _MOST_LINES:
+                shown[host.name] += 1
+                session.reporter.note(f"  {host.name}: {text[:_LONGEST_LINE]}")
 
         def work(host: Host) -> Start:
             if not allow_during_backup:
