@@ -213,12 +213,6 @@ class NotRegisteredError(RefusedError):
     code = "not_registered"
 
 
-class HalfMadeError(RefusedError):
-    """The account has an ordinary shell instead of the manage shell, because its registration was cut off."""
-
-    code = "half_made"
-
-
 class RegisterKeyError(RefusedError):
     """The shared `register` account does not accept our key: another user's login replaced it."""
 

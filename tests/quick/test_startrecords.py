@@ -209,7 +209,7 @@ def test_a_host_that_waits_for_iam_is_reported_after_20_seconds_without_its_motd
 def test_every_command_reports_a_half_made_account(
     reply: Reply, parse: Callable[[Reply, str], object]
 ) -> None:
-    with pytest.raises(HalfMadeError, match="it has no manage shell") as caught:
+    with pytest.raises(HalfMadeError, match="the account is half-made") as caught:
         parse(reply, "gpu7")
     assert caught.value.hint == "apexgpu register gpu7"
 
