@@ -15,7 +15,7 @@ from pathlib import Path
 
 from apexgpu import credentials
 from apexgpu.credentials import NO_OPTIONS, PasswordOptions
-from apexgpu.errors import ConfigError, UsageError
+from apexgpu.errors import ConfigError, DeclinedError, UsageError
 from apexgpu.iam import publickeys
 from apexgpu.iam.client import IamClient
 from apexgpu.iam.publickeys import fingerprint, parse_all
@@ -102,7 +102,8 @@ def remove(
 ) -> KeyRemoved:
     """Remove the key whose fingerprint begins with `start` (`SHA256:` is optional) from IAM.
 
-    The hosts remove it with the next push. The user is asked before. Raises UsageError if several
+    The hosts remove it with the next push. The user is asked before; for the last key, and for the
+    one that this laptop logs in with, the user has to type the account's name. Raises UsageError if several
     keys match, otherwise the errors of `add`.
     """
     stored = credentials.read_client(session).keys_text(session.user) or ""
@@ -117,16 +118,36 @@ def remove(
         message = f"{start} is the start of {len(matches)} fingerprints"
         raise UsageError(message, hint="apexgpu keys list")
     [(whole, key)] = matches.items()
-    question = f"Remove {whole} ({key.comment or key.kind}) from IAM?"
-    if whole == session.account.fingerprint:
-        question += " It is the one this laptop logs in with!"
-    session.confirm(question)
+    _confirm_removal(session, key, stored)
     changed = _change_keys(
         session,
         lambda text: publickeys.remove_key(text, whole),
         password,
     )
     return KeyRemoved(start, whole, changed)
+
+
+def _confirm_removal(session: Session, key: PublicKey, stored: str) -> None:
+    """Ask before `key` is removed from those that IAM has `stored`. Raises DeclinedError."""
+    mark = fingerprint(key)
+    name = f"{mark} ({key.comment or key.kind})"
+    is_only = all(fingerprint(other) == mark for other in parse_all(stored))
+    is_own = mark == session.account.fingerprint
+    try:
+        if is_only:
+            loss = f"IAM has no other key of yours: without {name} you lose access to every host"
+            session.confirm_name(session.user, loss)
+        elif is_own:
+            loss = f"this laptop logs in with {name}: without it, it loses access to every host"
+            session.confirm_name(session.user, loss)
+        else:
+            session.confirm(f"Remove {name} from IAM?")
+    except DeclinedError as error:
+        message = error.message
+        if session.reporter.can_ask:
+            message = f"{message}; IAM still has {name}"
+        hint = f"apexgpu keys remove {mark} --yes"
+        raise error.with_message(message, hint=hint) from None
 
 
 def _change_keys(session: Session, change: Callable[[str], str], options: PasswordOptions) -> bool:

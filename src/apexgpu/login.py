@@ -34,8 +34,8 @@ from apexgpu.sshfiles.agent import add_to_agent
 from apexgpu.sshfiles.agentquery import DEFAULT_AGENT
 from apexgpu.sshfiles.keyfiles import why_not_usable
 from apexgpu.sshfiles.keys import KeyPair, generate, load
-from apexgpu.sshfiles.offeredkeys import OfferedKeys
-from apexgpu.sshfiles.userkeys import KnownKey, ask_agents, find_keys
+from apexgpu.sshfiles.offeredkeys import OfferedKeys, find_keys_of_others
+from apexgpu.sshfiles.userkeys import FoundKeys, KnownKey, ask_agents, find_keys
 from apexgpu.text import counted
 
 
@@ -172,17 +172,40 @@ def login(
     with session.reporter.working("talking to IAM"):
         sent = credentials.publish(publisher, passwords)
     session = _remember_login(session, pair)
-    session, written = sshconfig.merge_hosts(session, hosts)
-
+    declined: DeclinedError | None = None
+    written = False
+    try:
+        session, written = sshconfig.merge_hosts(session, hosts)
+    except DeclinedError as error:
+        declined = error  # the key is in IAM already, and its push has to be followed
     pushed: dict[str, bool | None] = {}
     if sent:
         pushed = _confirm_key(session, client, publisher, hosts)
     _report_key_in_iam(session, pair, sent=sent)
-    key_on_hosts = _try_key(session, hosts, pushed)
+    if declined is not None:
+        raise _partly_declined(session, declined)
+    try:
+        key_on_hosts = _try_key(session, hosts, pushed)
+    except UnknownHostKeyError as error:
+        config = session.settings.ssh_config
+        raise error.with_message(
+            f"the host keys were not accepted, so nothing was sent to the hosts; IAM has your key,"
+            f" and {config} has the hosts",
+            hint="apexgpu login",
+        ) from None
     registered = None
     if to_register:
         registered = containers.register_on(session, to_register)
     return Login(session.user, client.url, sent or written, pair, key_on_hosts, registered)
+
+
+def _partly_declined(session: Session, error: DeclinedError) -> DeclinedError:
+    """The error for a user who did not want the ssh config changed, after the key was sent."""
+    config = session.settings.ssh_config
+    done = f"IAM has your key and this laptop remembers the login, but {config} was not changed"
+    if not session.reporter.can_ask:
+        done = f"{done}: {error.message}"
+    return error.with_message(done, hint="apexgpu config sync")
 
 
 def _settle_user(session: Session, user: str | None, iam_url: str | None) -> Session:
@@ -236,12 +259,34 @@ def _choose_key(
         session.reporter.warn(
             f"{_describe_agent(agent)} does not answer, so its keys are not considered"
         )
-    pair = found.best(stored)
+    found = found.without_keys_of_others(
+        find_keys_of_others(session.settings.ssh_config, hosts, offered, session.runner),
+        configured=offered.files,
+        stored=stored,
+    )
+    pair = found.best(stored) or _ask_for_assigned_key(session, found)
     if pair is not None:
         return pair
     _report_unusable_files(session, offered)
     _check_no_vault(session, offered)
     return _make_key(session, directory / "id_ed25519")
+
+
+def _ask_for_assigned_key(session: Session, found: FoundKeys) -> KeyPair | None:
+    """Return a key that the ssh config has for another server, if the user agrees to use it for the lab."""
+    if not found.assigned:
+        return None
+    pair, server = found.assigned[0]
+    name = pair.path or fingerprint(pair.public)
+    fact = f"your ssh config uses the key {name} for {server}"
+    if session.reporter.can_ask and not session.yes:
+        if session.reporter.confirm(f"{fact[0].upper()}{fact[1:]}. Use it for the lab too?"):
+            return pair
+        return None
+    session.reporter.warn(
+        f"{fact}, so it is not used for the lab", hint=f"apexgpu login --key {name}"
+    )
+    return None
 
 
 def _key_of_last_login(session: Session, offered: OfferedKeys) -> KeyPair | None:

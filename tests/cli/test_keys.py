@@ -149,18 +149,38 @@ class TestRemove:
     def test_needs_a_yes(self, member: Newcomer, other: Path) -> None:
         code, _, err = change(member, "remove", mark(other))
         assert code == 7
-        assert "add --yes" in err
+        assert f"hint: apexgpu keys remove {mark(other)} --yes" in err
         with member.at_terminal("keys", "remove", mark(other)) as child:
             child.expect(r"Remove SHA256:\S+ \(other@laptop\) from IAM\? \[y/N\]: ")
             child.sendline("")
             assert ended(child) == 7
         assert member.spy.posts == []
 
-    def test_warns_of_the_key_of_this_laptop(self, member: Newcomer) -> None:
-        with member.at_terminal("keys", "remove", mark(member.ssh / "id_ed25519.pub")) as child:
-            child.expect("It is the one this laptop logs in with!")
-            child.sendline("n")
+    def test_for_the_key_of_this_laptop_the_name_has_to_be_typed(self, member: Newcomer) -> None:
+        own = mark(member.ssh / "id_ed25519.pub")
+        with member.at_terminal("keys", "remove", own) as child:
+            child.expect("this laptop logs in with SHA256:")
+            child.expect("loses access to every host. Type alice to go ahead")
+            child.sendline("y")
             assert ended(child) == 7
+        assert f"hint: apexgpu keys remove {own} --yes" in member.heard[-1]
+        assert member.spy.posts == []
+        said = member.run("keys", "remove", own)
+        assert said.code == 7
+        assert "loses access to every host: this needs alice to be typed" in said.err
+
+    def test_the_last_key_goes_only_if_the_name_is_typed(
+        self, member: Newcomer, other: Path
+    ) -> None:
+        member.store(other.read_text())
+        with member.at_terminal("keys", "remove", mark(other)) as child:
+            child.expect("IAM has no other key of yours")
+            child.expect("you lose access to every host. Type alice to go ahead")
+            child.sendline("alice")
+            child.expect("Domain password of alice: ")
+            child.sendline(member.password())
+            assert ended(child) == 0
+        assert member.stored() == ""
 
     def test_json_tells_what_went(self, member: Newcomer, other: Path) -> None:
         words = ("keys", "remove", mark(other), "--yes", "--password-stdin", "--json")

@@ -272,6 +272,29 @@ class TestWhichKey:
             assert ended(child) == 7
         assert (new.ssh / "id_ed25519").exists()
 
+    def test_one_for_another_server_only_if_the_user_agrees(self, new: Newcomer) -> None:
+        line = key(new.ssh / "github")
+        (new.ssh / "conf.d").mkdir()
+        (new.ssh / "conf.d" / "git").write_text(
+            f"Host github.com *.github.com\n  IdentityFile {new.ssh}/github\n"
+        )
+        new.configure(f"Include {new.ssh}/conf.d/*\n")
+        said = new.log_in("--json")
+        assert said.json["key"]["path"] == str(new.ssh / "id_ed25519")
+        assert f"your ssh config uses the key {new.ssh / 'github'} for github.com" in said.err
+        assert new.run("logout").code == 0
+        (new.ssh / "id_ed25519").unlink()
+        new.store("")
+        with new.at_terminal("login", "alice") as child:
+            child.expect(r"for github.com. Use it for the lab too\? \[y/N\]: ")
+            child.sendline("y")
+            child.expect("Domain password of alice: ")
+            child.sendline(new.password())
+            child.expect("Write this into")
+            child.sendline("n")
+            assert ended(child) == 7
+        assert blob(new.stored()) == blob(line)
+
     def test_the_choice_lasts_until_another_is_made(self, new: Newcomer) -> None:
         key(new.ssh / "id_ed25519")
         line = key(new.ssh / "work", "rsa")

@@ -260,8 +260,11 @@ class TestPrompts:
                 child.expect(question)
                 child.sendline(answer)
             assert ended(child) == 7
-        assert "nothing was changed" in new.heard[-1]
-        assert "add --yes" in new.heard[-1]
+        said = " ".join(new.heard[-1].split())
+        assert f"but {new.config} was not changed" in said
+        assert "error: IAM has your key and this laptop remembers the login" in said
+        assert "hint: apexgpu config sync" in said
+        assert "nothing was changed" not in said
         assert new.config.read_text() == "Host mine\n    User me\n"
 
     def test_a_no_to_the_host_keys_trusts_none(self, new: Newcomer) -> None:

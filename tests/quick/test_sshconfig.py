@@ -247,3 +247,14 @@ def test_the_merge_is_fast_and_linear() -> None:
     small, large = seconds(34), seconds(5000)
     assert small < 0.005
     assert large < small + 0.02
+
+
+def test_a_name_for_each_section_with_a_key_of_its_own() -> None:
+    mine = (
+        b"IdentityFile /a\nHost plain\n  Port 1\nHost github.com *.github.com !x.github.com\n"
+        b'  identityfile /b\nMatch originalhost "jump?,bastion"\n\tIdentityFile=/c\nHost *\n  IdentityFile /d\n'
+    )
+    names = configblock.names_with_own_keys(configblock.merge(mine, HOSTS, identity_file="/e"))
+    # A criterion of Match is a name too: to ask ssh about it does no harm.
+    assert names == ["github.com", "x.github.com", "originalhost", "jumpx", "bastion"]
+    assert configblock.names_with_own_keys(b"# nothing\n") == []

@@ -31,6 +31,7 @@ _MARKER = re.compile(
 _HOST_LINE = re.compile(
     rb'^[ \t]*"?host"?(?:[ \t]*=[ \t]*|[ \t]+)([^\n\0]*)', re.MULTILINE | re.IGNORECASE
 )
+_SECTION = re.compile(r"^[ \t]*\"?(?:host|match)\b", re.MULTILINE | re.IGNORECASE)
 # What a HostName, User or Host line may contain without quotes or a second meaning.
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_.:][A-Za-z0-9_.:-]*")
 _WORD = re.compile(r"""#.*|"([^"]*)"?|'([^']*)'?|([^\s"'#][^\s"']*)""")
@@ -123,6 +124,27 @@ def user_host_names(old: bytes) -> list[str]:
             is_pattern = re.search(r"[*?!]", word)
             if word and not is_pattern:
                 names[word] = None
+    return list(names)
+
+
+def names_with_own_keys(old: bytes) -> list[str]:
+    """Return a name for each Host or Match section outside our block that contains an IdentityFile.
+
+    A pattern becomes a name that it matches. What the section means for that name, ssh has to say.
+    """
+    text = unmerge(old).decode("utf-8", "surrogateescape")
+    starts = [match.start() for match in _SECTION.finditer(text)]
+    names: dict[str, None] = {}
+    for number, start in enumerate(starts):
+        end = starts[number + 1] if number + 1 < len(starts) else len(text)
+        section = text[start:end]
+        if "identityfile" not in section.lower():
+            continue
+        words = re.split(r"[\s,=\"]+", section.partition("\n")[0].strip(' \t"'))
+        for word in words[1:]:  # the first is the keyword
+            name = re.sub(r"[*?]", "x", word)
+            if not word.startswith("!") and word.strip("*?") and _PLAIN_VALUE.fullmatch(name):
+                names[name] = None
     return list(names)
 
 

@@ -73,7 +73,13 @@ def read_public_files(directory: Path) -> Iterator[PublicKey]:
 
 def read_public_half(path: Path) -> PublicKey | None:
     """Return the public key that ssh finds for the IdentityFile `path`: in that file, or in its .pub."""
-    return _read_public_file(path) or _read_public_beside(path)
+    public = _read_public_file(path) or _read_public_beside(path)
+    if public is None and _is_own_file(path):
+        with suppress(ConfigError):
+            data = read_text(path).encode("utf-8", "surrogateescape")
+            private = parse_private_key(data)
+            public = private.public if private else None
+    return public
 
 
 def read_usable_private(path: Path, runner: Runner) -> tuple[PublicKey, bool] | None:

@@ -7,10 +7,11 @@ reimplemented: ssh resolves Host, Match, Include, defaults and tokens.
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from apexgpu.errors import ConfigError, MissingProgramError
+from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError
 from apexgpu.models import Host
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configblock, configcheck, configfile
@@ -22,6 +23,7 @@ _MOST_NAMES = 64
 """How many ssh names are resolved; a lab of 32 hosts has that many."""
 
 _SYSTEM_CONFIG = b"\nMatch all\nInclude /etc/ssh/ssh_config\n"
+_READING = "debug1: Reading configuration data "
 _TOKEN = re.compile(r"%.|\$\{")
 
 
@@ -81,6 +83,44 @@ def find_offered_keys(config: Path, hosts: Sequence[Host], runner: Runner) -> Of
         agents=tuple(agents) or (DEFAULT_AGENT,),
         identities_only=bool(answers) and identities_only,
     )
+
+
+def find_keys_of_others(
+    config: Path, hosts: Sequence[Host], offered: OfferedKeys, runner: Runner
+) -> dict[Path, str]:
+    """Return the key files that the config assigns to other servers, each with the name of one.
+
+    Files that ssh offers to the lab's hosts too are left out.
+    """
+    user_bytes = configblock.unmerge(configfile.read_config(config))
+    managed = configcheck.destinations(hosts)
+    with configcheck.as_file(user_bytes) as file:
+        try:
+            names = _names_with_own_keys(file, runner)
+        except (MissingProgramError, UnreachableError):
+            return {}
+        others = [name for name in names if name not in managed][:_MOST_NAMES]
+        assigned: dict[Path, str] = {}
+        for name, resolved in configcheck.resolve(file, others, runner).items():
+            if resolved.code != 0:
+                continue
+            for path in _identity_files(file, {name: resolved.all_options()}, runner):
+                if path not in offered.files:
+                    assigned.setdefault(path, name)
+    return assigned
+
+
+def _names_with_own_keys(file: Path, runner: Runner) -> list[str]:
+    """The names in `file`, and in all files that ssh reads with it, whose sections name a key."""
+    argv = ["ssh", "-G", "-v", "-F", str(file), "--", "apexgpu-probe"]
+    completed = runner.run(argv, timeout=configcheck.TIME_LIMIT)
+    names = configblock.names_with_own_keys(file.read_bytes())
+    for line in completed.err.decode("utf-8", "surrogateescape").splitlines():
+        path = Path(line.removeprefix(_READING).strip())
+        if line.startswith(_READING) and path != file:
+            with suppress(OSError, ConfigError):
+                names += configblock.names_with_own_keys(configfile.read_config(path))
+    return list(dict.fromkeys(names))
 
 
 def expand_identity_file(value: str, file: Path, name: str, runner: Runner) -> Path:

@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,12 +51,14 @@ class KnownKey:
 class FoundKeys:
     """The user's usable keys, best first: those that ssh offers to the lab's hosts, and all others.
 
-    `silent_agents` did not answer, so their keys are not known.
+    `silent_agents` did not answer, so their keys are not known. `assigned` are keys that the ssh
+    config has for other servers, each with the name of one; they are in neither list.
     """
 
     offered: tuple[KeyPair, ...]
     others: tuple[KeyPair, ...]
     silent_agents: tuple[str, ...] = ()
+    assigned: tuple[tuple[KeyPair, str], ...] = ()
 
     def best(self, stored: str) -> KeyPair | None:
         """Return the key pair to log in with, None if there is none.
@@ -72,6 +74,29 @@ class FoundKeys:
             if pairs:
                 return pairs[0]
         return None
+
+    def without_keys_of_others(
+        self, files: Mapping[Path, str], *, configured: Sequence[Path], stored: str
+    ) -> "FoundKeys":
+        """Return the same, with the keys that the config assigns to other servers in `assigned`.
+
+        `files` are their files, each with a server's name; `configured` are the files that the
+        config names for the lab. A key that IAM has in `stored` is one for the lab too.
+        """
+        allowed = {key.blob for key in parse_all(stored)}
+        allowed |= _public_blobs(configured).keys()
+        servers = _public_blobs(files)
+        offered: list[KeyPair] = []
+        others: list[KeyPair] = []
+        assigned: list[tuple[KeyPair, str]] = []
+        for pairs, kept in ((self.offered, offered), (self.others, others)):
+            for pair in pairs:
+                file = servers.get(pair.public.blob)
+                if file is None or pair.public.blob in allowed:
+                    kept.append(pair)
+                else:
+                    assigned.append((pair, files[file]))
+        return replace(self, offered=tuple(offered), others=tuple(others), assigned=tuple(assigned))
 
 
 def find_keys(offered: OfferedKeys, directory: Path, runner: Runner) -> FoundKeys:
@@ -174,6 +199,16 @@ def _offered_pairs(
             pair = replace(pair, source="agent")
         pairs.append(pair)
     return pairs
+
+
+def _public_blobs(files: Iterable[Path]) -> dict[str, Path]:
+    """The public keys of IdentityFile values, as far as they can be read, each with its file."""
+    blobs = {}
+    for path in files:
+        public = read_public_half(path)
+        if public is not None:
+            blobs[public.blob] = path
+    return blobs
 
 
 def _pairs_in_agent(agent_keys: Sequence[PublicKey]) -> list[KeyPair]:
