@@ -16,6 +16,7 @@ from apexgpu.session import Session
 ROOT = Path(__file__).parent.parent
 PAGES = {
     "README.md": "README.zh-CN.md",
+    "SECURITY.md": "SECURITY.zh-CN.md",
     **{f"docs/{page.name}": f"docs/zh/{page.name}" for page in (ROOT / "docs").glob("[!_]*.md")},
 }
 COMMAND = re.compile(r"^(?:\$ )?apexgpu ([^#|\n]*)", re.MULTILINE)

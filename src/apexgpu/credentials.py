@@ -15,6 +15,7 @@ from apexgpu.iam.client import IamClient
 from apexgpu.iam.finding import PlainHttpError, find_iam
 from apexgpu.iam.passwords import StoredPassword
 from apexgpu.iam.passwordsource import PasswordSource
+from apexgpu.iam.proxies import Proxy, find_proxy
 from apexgpu.iam.publish import KeyPublisher
 from apexgpu.iam.pushlog import PushLog, follow_push
 from apexgpu.session import Session
@@ -82,11 +83,14 @@ def password_client(session: Session, options: PasswordOptions) -> tuple[Session
 
     def may_send(url: str) -> bool:
         nonlocal account
-        if url in account.allow_http:
+        # Consent to IAM's own network is no consent to a proxy, which reads the password too.
+        proxy = find_proxy(url)
+        way = f"{url} through {proxy.name}" if proxy else url
+        if way in account.allow_http:
             return True
-        if not options.allow_http and not _ask_for_consent(session, url):
+        if not options.allow_http and not _ask_for_consent(session, url, proxy):
             return False
-        account = replace(account, allow_http=(*account.allow_http, url))
+        account = replace(account, allow_http=(*account.allow_http, way))
         return True
 
     url = find_iam(session.settings.iam_url, may_send, timeout=session.settings.timeout)
@@ -95,12 +99,17 @@ def password_client(session: Session, options: PasswordOptions) -> tuple[Session
     return session.with_iam_url(url), IamClient(url, timeout=session.settings.timeout)
 
 
-def _ask_for_consent(session: Session, url: str) -> bool:
+def _ask_for_consent(session: Session, url: str, proxy: Proxy | None) -> bool:
     if not session.reporter.can_ask:
         return False
+    way = ""
+    readers = "anyone on the network"
+    if proxy is not None:
+        way = f" through the proxy {proxy.name}"
+        readers = "the proxy, and anyone on the network,"
     session.reporter.warn(
-        f"{url} has no TLS: your domain password would be sent unencrypted;"
-        " anyone on the network could read it."
+        f"{url} has no TLS: your domain password would be sent unencrypted{way};"
+        f" {readers} could read it."
     )
     return session.reporter.confirm("Send the password anyway, now and every time?")
 

@@ -190,6 +190,7 @@ class TestJupyter:
             return True
 
         monkeypatch.setattr("webbrowser.open", browser)
+        monkeypatch.setenv("BROWSER", "true")
         made = shown(product, "jupyter", "gpu2")
         assert told == []
         assert shown(product, "jupyter", "gpu2", "--open")["url"] == made["url"]
@@ -200,6 +201,7 @@ class TestJupyter:
         self, product: Product, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("webbrowser.open", lambda _: False)
+        monkeypatch.setenv("BROWSER", "true")
         assert shown(product, "jupyter", "gpu2", "--open")["url"] in product.err
 
     def test_the_json_is_one_document_also_when_it_fails(self, product: Product) -> None:

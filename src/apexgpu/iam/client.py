@@ -15,7 +15,7 @@ from apexgpu.errors import (
     UnreachableError,
     UsageError,
 )
-from apexgpu.iam.httpfetch import HttpResponse, fetch
+from apexgpu.iam.httpfetch import HttpResponse, fetch, server_name
 from apexgpu.iam.urls import normalize_url
 
 CONFIG_LIMIT = 64 * 1024  # bytes
@@ -194,11 +194,13 @@ class IamClient:
         if status in statuses:
             return
         if status in (502, 503, 504):  # a proxy in front of IAM
-            message = f"IAM at {self._host} is not running ({status})"
+            message = f"{server_name(self.url)} is not running ({status})"
             raise UnreachableError(message, hint=f"curl -I {self.url}/")
         if 300 <= status < 400:
             raise self._redirected(response.location)
-        raise RefusedError(f"IAM at {self._host} answered {status}", hint=f"curl -i {self.url}/")
+        raise RefusedError(
+            f"{server_name(self.url)} answered {status}", hint=f"curl -i {self.url}/"
+        )
 
     def _redirected(self, location: str) -> RefusedError:
         hint = f"curl -i {self.url}/"
@@ -206,7 +208,7 @@ class IamClient:
         if https_url:
             hint = f"apexgpu login --iam-url {https_url}"
         return RefusedError(
-            f"IAM at {self._host} redirects to {location[:80]!r}, which is not followed",
+            f"{server_name(self.url)} redirects to {location[:80]!r}, which is not followed",
             hint=hint,
             code="redirect",
         )
@@ -230,7 +232,7 @@ class IamClient:
 
     def _not_iam(self, what: str) -> RefusedError:
         return RefusedError(
-            f"{self._host} answered {what}: this is not the lab's IAM, or something in between"
+            f"{server_name(self.url)} answered {what}: this is not the lab's IAM, or something in between"
             " answered (a network's login page?)",
             hint=f"curl -i {self.url}/users",
             code="not_iam",
@@ -238,7 +240,7 @@ class IamClient:
 
     def _no_keys_page(self, user: str) -> RefusedError:
         return RefusedError(
-            f"IAM at {self._host} knows {user}, but answered 404 for the stored keys; without them,"
+            f"{server_name(self.url)} knows {user}, but answered 404 for the stored keys; without them,"
             " nothing can be changed",
             hint=f"curl -i {self.url}{_user_path(user, '.ssh/authorized_keys')}",
             code="no_keys_page",

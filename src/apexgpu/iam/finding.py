@@ -5,6 +5,7 @@ from collections.abc import Callable
 from apexgpu.errors import ApexError, DeclinedError, RefusedError, UnreachableError
 from apexgpu.iam.client import IamClient
 from apexgpu.iam.httpfetch import HttpResponse
+from apexgpu.iam.proxies import find_proxy
 from apexgpu.iam.urls import candidate_urls, is_loopback
 
 # A firewall that drops https silently must not use up the whole of a long --timeout.
@@ -32,8 +33,10 @@ def find_iam(text: str, allow_http: Callable[[str], bool], *, timeout: float = 1
     if len(candidates) > 1:
         url = _first_answering(candidates, timeout)
     if url.startswith("http://") and not is_loopback(url) and not allow_http(url):
+        proxy = find_proxy(url)
+        way = f" through the proxy {proxy.name}" if proxy else ""
         raise PlainHttpError(
-            f"{url} is plain http: the domain password would be sent unencrypted"
+            f"{url} is plain http: the domain password would be sent unencrypted{way}"
             " (--allow-http allows it)",
             hint="apexgpu login --allow-http",
         )

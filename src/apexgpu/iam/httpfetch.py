@@ -3,7 +3,7 @@
 Every error of httpx becomes one of ours in `translated`, and nowhere else.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from apexgpu.errors import (
     RefusedError,
     UnreachableError,
 )
-from apexgpu.iam.urls import is_loopback
+from apexgpu.iam.proxies import find_proxy
 from apexgpu.timelimit import run_with_limit
 
 if TYPE_CHECKING:
@@ -65,17 +65,28 @@ def fetch(
     if content is not None:
         headers["Content-Type"] = "application/x-www-form-urlencoded"
 
-    def send() -> HttpResponse:
-        with (
-            _client(url, timeout) as client,
-            client.stream(method, url, content=content, headers=headers) as response,
-        ):
-            return _read(response, limit)
+    with translated(url, timeout), _client(url, timeout) as client:
 
-    with translated(url, timeout):
+        def send() -> HttpResponse:
+            with client.stream(method, url, content=content, headers=headers) as response:
+                return _read(response, limit)
+
         # httpx limits each step only: a name lookup, or a server that sends one byte now and then,
-        # could take for ever.
+        # could take for ever. Closing the client then ends the thread that still reads.
         return run_with_limit(send, _WHOLE_REQUEST * timeout, name="iam")
+
+
+def server_name(url: str) -> str:
+    """Return `IAM at HOST` for messages, with the proxy that the request goes through."""
+    name = f"IAM at {urlsplit(url).netloc}"
+    try:
+        proxy = find_proxy(url)
+    except ConfigError:
+        proxy = None
+    if proxy is not None:
+        # An answer such as 403 may be the proxy's, and nothing else tells which one was used.
+        name += f" (through the proxy {proxy.name})"
+    return name
 
 
 @contextmanager
@@ -100,14 +111,14 @@ def _our_error(error: Exception, url: str, timeout: float) -> ApexError:
     import httpx
 
     parts = urlsplit(url)
-    server = f"IAM at {parts.netloc}"
+    server = server_name(url)
     head_request = f"curl -I {parts.scheme}://{parts.netloc}/"
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         message = f"{server} did not answer within {timeout:g} s"
         return UnreachableError(message, hint=head_request, code="timeout")
     if isinstance(error, httpx.ProxyError):
         hint = f"export no_proxy={parts.hostname}"
-        return UnreachableError(f"the proxy for {server} failed", hint=hint, code="proxy")
+        return UnreachableError(f"no connection to {server}: {error}", hint=hint, code="proxy")
     if isinstance(
         error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError)
     ):
@@ -173,11 +184,13 @@ def _client(url: str, timeout: float) -> "httpx.Client":
 
     import httpx
 
+    # httpx would set up every proxy that is configured, and fail on a SOCKS proxy that it never needs.
+    proxy = find_proxy(url)
     return httpx.Client(
         timeout=timeout,
         verify=_tls_context(url),
-        proxy=_proxy(url),
-        trust_env=False,  # the proxy is chosen by _proxy, for this one host
+        proxy=proxy.url if proxy else None,
+        trust_env=False,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # keeps none
         headers={"User-Agent": "apexgpu"},
         follow_redirects=False,
@@ -196,27 +209,3 @@ def _tls_context(url: str) -> "ssl.SSLContext":
     # certifi's list, which httpx uses, does not contain a university's own authority.
     context.load_default_certs()
     return context
-
-
-def _proxy(url: str) -> str | None:
-    """Return the proxy of the environment (or of the system's settings) for this URL.
-
-    httpx would set up every proxy that is configured, and fail on a SOCKS proxy that it never
-    needs. This machine itself is never reached through a proxy.
-    """
-    from urllib.request import getproxies, proxy_bypass
-
-    parts = urlsplit(url)
-    proxies: Mapping[str, str] = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or is_loopback(url) or proxy_bypass(parts.netloc):
-        return None
-    if "://" not in proxy:
-        proxy = f"http://{proxy}"
-    scheme = proxy.partition(":")[0].lower()
-    if scheme not in ("http", "https"):
-        raise ConfigError(
-            f"apexgpu cannot use the proxy set for IAM at {parts.netloc}: its type is {scheme[:10]}",
-            hint=f"export no_proxy={parts.hostname}",
-        )
-    return proxy
