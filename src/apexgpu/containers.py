@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from apexgpu import manyhosts
 from apexgpu.errors import (
     ApexError,
+    ConfigError,
     NoForwardError,
     RefusedError,
     StoppedError,
@@ -162,7 +163,12 @@ def _interrupted_work(session: Session, hosts: Sequence[Host]) -> "Mapping[str, 
     journal = Journal(session.state_dir)
     interrupted = {}
     for host in hosts:
-        entry = journal.find(host.name)
+        try:
+            entry = journal.find(host.name)
+        except ConfigError as exc:
+            # One entry that cannot be read must not hide the other hosts.
+            session.reporter.error(exc, host=host.name)
+            continue
         if entry is not None and not hostlock.in_use(session.state_dir, host):
             interrupted[host.name] = entry
     return interrupted

@@ -81,6 +81,14 @@ class TestRegister:
             assert "help.ubuntu.com" not in shown
         assert product.hosts("status")["gpu2"]["error"]["code"] == "half_made"
 
+    def test_a_journal_that_cannot_be_read_hides_no_other_host(self, product: Product) -> None:
+        journal = Path(os.environ["APEXGPU_STATE_DIR"]) / "journal" / "gpu3.json"
+        journal.parent.mkdir()
+        journal.write_text("[" * 100_000)
+        assert product("status") == 0, product.err
+        assert f"{journal} cannot be read" in product.err
+        assert all(name in product.out for name in ("gpu2", "gpu3", "gpu4"))
+
     def test_an_overwritten_register_key_without_a_password_says_what_to_do(
         self, fresh: Product
     ) -> None:

@@ -344,9 +344,11 @@ class TestRegister:
 
     def test_half_made_accounts_are_deleted_when_it_is_cleared(self, lab: Lab) -> None:
         lab.fault("gpu2", "half-made")
-        finished = run_manage_shell(lab, "help")
+        finished = run_manage_shell(lab, "stop")
         assert (finished.code, finished.out) == (127, "")
         assert "command not found" in finished.err
+        # `help` is a command of bash, too.
+        assert run_manage_shell(lab, "help").out.startswith("GNU bash, version 4.3.48")
         assert ssh(lab, "register@gpu2-manage", "alice").out == "User alice already exist\n"
         lab.clear("gpu2", "half-made")
         assert "Permission denied" in run_manage_shell(lab, "help").err
