@@ -67,6 +67,18 @@ class ConfigError(UsageError):
     code = "config"
 
 
+class ConfigPermissionsError(ConfigError):
+    """ssh does not read a config file, because of its owner or its permissions."""
+
+    code = "config_permissions"
+
+
+class NoLocalUserError(UsageError):
+    """The account that apexgpu runs under is unknown to this machine, and ssh does not run without one."""
+
+    code = "no_local_user"
+
+
 # Exit code 4: login needed or refused
 
 
@@ -87,6 +99,40 @@ class HostKeyError(LoginError):
     """A server showed a host key that differs from the known one. No connection was made."""
 
     code = "host_key_changed"
+
+
+class RevokedHostKeyError(HostKeyError):
+    """A server showed a host key that is marked as revoked. No connection was made."""
+
+    code = "host_key_revoked"
+
+
+class TooManyKeysError(LoginError):
+    """The server disconnected after too many keys of the ssh-agent, before it saw the right one."""
+
+    code = "too_many_keys"
+
+
+class LocalKeyError(LoginError):
+    """A login failed because of the user's own key or agent: the server did not refuse anything."""
+
+
+class NothingOfferedError(LocalKeyError):
+    """No key was offered to the server, so that it could not accept one."""
+
+    code = "no_key"
+
+
+class KeyUnreadableError(LocalKeyError):
+    """ssh cannot use the file of the key: no permission, too open, or not a key."""
+
+    code = "key_unreadable"
+
+
+class AgentRefusedError(LocalKeyError):
+    """The server would accept a key of the ssh-agent, but the agent did not sign with it."""
+
+    code = "agent_refused"
 
 
 # Exit code 5: unreachable or too slow
@@ -127,6 +173,30 @@ class ConnectTimeoutError(UnreachableError):
     """The server did not accept the connection and the login in time."""
 
     code = "timeout"
+
+
+class SlowConfigError(UnreachableError):
+    """ssh takes too long to read its configuration: a `Match exec` runs a program."""
+
+    code = "config_slow"
+
+
+class SilentAgentError(UnreachableError):
+    """The ssh-agent does not answer, and no other key is accepted."""
+
+    code = "agent_silent"
+
+
+class ProxyError(UnreachableError):
+    """The proxy command or the jump host failed, so that the server was never reached."""
+
+    code = "proxy"
+
+
+class PenalizedError(UnreachableError):
+    """The server refuses connections from this address for a while, because of earlier ones."""
+
+    code = "penalized"
 
 
 class ConnectionClosedError(UnreachableError):
@@ -308,6 +378,12 @@ class DeclinedError(ApexError):
 
     exit_code = 7
     code = "declined"
+
+
+class WrongPassphraseError(DeclinedError):
+    """The passphrase that was entered does not open the key file."""
+
+    code = "passphrase"
 
 
 class MissingProgramError(ApexError):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import subprocess
 
 _CHUNK = 65536
+_POLL = 0.02  # seconds between two looks whether a program is ready
 _ASYNC_BUFFER = 1 << 20  # bytes in a pipe, or read from it and not used yet
 _SSH_FAILED = 255
 _MOST_OUTPUT = 1 << 24  # bytes that are read of a program of `run_all`
@@ -70,6 +71,14 @@ class Completed:
         return last_line(self.err.decode("utf-8", "replace"), f"exit status {self.code}")
 
 
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """How to see that a program has got past its beginning, and the seconds that this may take."""
+
+    is_ready: Callable[[], bool]
+    limit: float
+
+
 class Runner(Protocol):
     """Runs local programs. Tests replace it with a strict fake. A program that is missing is a MissingProgramError."""
 
@@ -93,12 +102,15 @@ class Runner(Protocol):
         silence: float | None,
         output: int | None = None,
         keeps_reading: bool = False,
+        ready: "Readiness | None" = None,
+        env: Mapping[str, str] | None = None,
     ) -> Completed:
         """Run with an empty stdin, and call `on_line` with each line of stdout as it arrives.
 
-        The program is killed after `total` seconds, or after `silence` seconds without output; what it printed until
-        then is returned, with `timed_out` set. If it prints more than `output` bytes it is killed too, with `too_much`
-        set; with `keeps_reading`, it goes on, and the middle of its output is left out.
+        The program is killed after `total` seconds, after `silence` seconds without output, or if it is not `ready` in
+        time; what it printed until then is returned, with `timed_out` set. If it prints more than `output` bytes it is
+        killed too, with `too_much` set; with `keeps_reading`, it goes on, and the middle of its output is left out.
+        `env` is added to our environment.
         """
         ...
 
@@ -160,20 +172,26 @@ class LocalRunner:
         silence: float | None,
         output: int | None = None,
         keeps_reading: bool = False,
+        ready: "Readiness | None" = None,
+        env: Mapping[str, str] | None = None,
     ) -> Completed:
         """See Runner.stream."""
         import subprocess
 
         try:
             process = subprocess.Popen(
-                list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=_environment(env),
             )
         except FileNotFoundError:
             raise missing(argv[0]) from None
         kept = BoundedOutput(output)
         streams = _Output(process, kept)
         try:
-            end = streams.read(on_line, total, silence, keeps_reading)
+            end = streams.read(on_line, total, silence, keeps_reading, ready)
         except BaseException:
             process.kill()
             process.wait()
@@ -267,6 +285,7 @@ class _Output:
     """The two output streams of a process, read by a thread each. (Windows cannot wait for two pipes.)"""
 
     def __init__(self, process: "subprocess.Popen[bytes]", kept: BoundedOutput) -> None:
+        self._process = process
         self._kept = kept
         # A bounded queue: a program that prints faster than we read waits, as it does for a slow terminal.
         self._parts: queue.Queue[tuple[_Add, bytes]] = queue.Queue(_PARTS_AHEAD)
@@ -299,8 +318,11 @@ class _Output:
         total: float | None,
         silence: float | None,
         keeps_reading: bool,
+        ready: "Readiness | None" = None,
     ) -> _End:
         """Read until both streams end, a time limit comes first, or there is too much output."""
+        if ready is not None and not self._await(ready):
+            return _End.TIME_LIMIT
         lines = LineSplitter(on_line)
         deadline = None if total is None else time.monotonic() + total
         open_streams = 2
@@ -327,6 +349,15 @@ class _Output:
                 return _End.TOO_MUCH
         lines.end()
         return _End.OF_STREAMS
+
+    def _await(self, ready: "Readiness") -> bool:
+        """Wait until the program is ready or has ended; False if neither happens in time."""
+        deadline = time.monotonic() + ready.limit
+        while self._process.poll() is None and not ready.is_ready():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL)
+        return True
 
 
 _Add = Callable[[bytes], None]

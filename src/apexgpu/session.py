@@ -259,35 +259,48 @@ def connections(session: Session) -> "Connections":
 
 
 class _Clients:
-    """paramiko, or OpenSSH for the routes that only it can go. Each is imported with the first new connection."""
+    """The client for new connections. It is imported with the first of them."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._lock = threading.Lock()  # many threads ask at once, and each client is made once
+        self._lock = threading.Lock()  # many threads ask at once, and the client is made once
 
-    def client_for(self, route: "Route") -> "Client":
+    def client_for(self, _route: "Route") -> "Client":
         """The client for a route."""
         with self._lock:
-            return self._openssh if route.needs_openssh else self._paramiko
+            return self._client
 
     @cached_property
-    def _openssh(self) -> "Client":
-        from apexgpu.ssh.opensshclient import OpenSshClient
-
-        return OpenSshClient(self._session.runner, self._session.settings.ssh_config)
-
-    @cached_property
-    def _paramiko(self) -> "Client":
+    def _client(self) -> "Client":
+        from apexgpu.ssh.confirmation import ConfirmingClient
+        from apexgpu.ssh.history import FILE_NAME, ConnectionHistory
         from apexgpu.ssh.identities import Identities
+        from apexgpu.ssh.opensshclient import OpenSshClient
         from apexgpu.ssh.paramikoclient import ParamikoClient
 
-        account = self._session.account
+        session = self._session
+        account = session.account
+        preferred = Path(account.identity_file) if account.identity_file else None
+        identity = f"{account.identity_file}\0{account.fingerprint}"
+        history = ConnectionHistory(session.state_dir / FILE_NAME, identity)
         identities = Identities(
-            preferred=Path(account.identity_file) if account.identity_file else None,
+            preferred=preferred,
             fingerprint=account.fingerprint,
             passphrase=self._passphrase,
+            agents=session.agents,
         )
-        return ParamikoClient(identities)
+        openssh = OpenSshClient(
+            session.runner,
+            session.settings.ssh_config,
+            preferred=preferred,
+            agents=session.agents,
+            history=history,
+        )
+
+        def make_paramiko(on_login: "Callable[[Route, str], None]") -> ParamikoClient:
+            return ParamikoClient(identities, history=history, on_login=on_login)
+
+        return ConfirmingClient(make_paramiko, openssh, history, identity=identity)
 
     def _passphrase(self, path: Path) -> str | None:
         passphrase = self._session.passphrases.get(path)

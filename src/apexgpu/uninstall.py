@@ -25,6 +25,7 @@ _OUR_NAMES = (
     "backups",
     "completion.*",
     "config.toml",
+    "connections.json",
     "hosts",
     "installers.json",
     "journal",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from apexgpu.errors import MissingProgramError, UnreachableError
-from apexgpu.process import Completed
+from apexgpu.process import Completed, Readiness
 from apexgpu.xserver import displayfacts
 from apexgpu.xserver.displayfacts import collect, find_xauth, x_servers
 from apexgpu.xserver.localchecks import Answer
@@ -59,6 +59,8 @@ class Recorded:
         silence: float | None,
         output: int | None = None,
         keeps_reading: bool = False,
+        ready: Readiness | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Completed:
         raise AssertionError(argv)
 

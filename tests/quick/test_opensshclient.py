@@ -1,12 +1,12 @@
 """ssh's own words: which of them mean that a command may have been taken."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from apexgpu.models import Host, Target
-from apexgpu.process import Completed, LocalRunner
+from apexgpu.process import Completed, LocalRunner, Readiness
 from apexgpu.ssh import failures, opensshclient
 from apexgpu.ssh.route import Route
 from apexgpu.ssh.transport import Limits
@@ -52,7 +52,7 @@ def test_a_full_agent_is_not_a_key_that_is_not_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "total"), [(Limits(10, 30, None), 40), (Limits(10, None, 5), None)]
+    ("limits", "total"), [(Limits(10, 30, None), 41), (Limits(10, None, 5), None)]
 )
 def test_the_time_to_connect_is_not_taken_from_the_commands_own(
     limits: Limits, total: float | None
@@ -69,7 +69,11 @@ def test_the_time_to_connect_is_not_taken_from_the_commands_own(
             silence: float | None,
             output: int | None = None,
             keeps_reading: bool = False,
+            ready: Readiness | None = None,
+            env: Mapping[str, str] | None = None,
         ) -> Completed:
+            assert ready is not None
+            assert ready.limit == 11
             asked.append((total, silence))
             return Completed(tuple(argv), 0, b"", b"")
 

@@ -11,7 +11,7 @@ import pytest
 from tests.waiting import until
 
 from apexgpu.errors import MissingProgramError, UnreachableError
-from apexgpu.process import LocalRunner, TimedCommand, install_hint, run_all
+from apexgpu.process import LocalRunner, Readiness, TimedCommand, install_hint, run_all
 
 RUNNER = LocalRunner()
 PYTHON = sys.executable
@@ -70,24 +70,43 @@ def test_one_that_does_not_end_is_ended() -> None:
     assert time.monotonic() - began < 600
 
 
-@pytest.mark.parametrize(
-    "limits", [{"total": 3.0, "silence": None}, {"total": None, "silence": 3.0}]
-)
-def test_what_was_said_before_a_limit_is_kept(limits: dict[str, float | None]) -> None:
+@pytest.mark.parametrize(("total", "silence"), [(3.0, None), (None, 3.0)])
+def test_what_was_said_before_a_limit_is_kept(total: float | None, silence: float | None) -> None:
     heard: list[str] = []
     script = (
         "import time; print('one', flush=True); print('tw', end='', flush=True); time.sleep(600)"
     )
     done = RUNNER.stream(
-        [PYTHON, "-I", "-S", "-c", script],
-        on_line=heard.append,
-        total=limits["total"],
-        silence=limits["silence"],
+        [PYTHON, "-I", "-S", "-c", script], on_line=heard.append, total=total, silence=silence
     )
     assert done.timed_out
     assert done.out == b"one\ntw"
     assert heard == ["one"]
     assert done.code != 0
+
+
+def test_a_program_that_is_not_ready_in_time_is_ended() -> None:
+    script = "import time; print('one', flush=True); time.sleep(600)"
+    ready = Readiness(lambda: False, 1.0)
+    done = RUNNER.stream(
+        [PYTHON, "-I", "-S", "-c", script], on_line=None, total=None, silence=None, ready=ready
+    )
+    assert done.timed_out
+
+
+def test_a_program_that_is_ready_has_no_limit_before_its_first_output(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    script = (
+        f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(0.5); print(1)"
+    )
+    done = RUNNER.stream(
+        [PYTHON, "-I", "-S", "-c", script],
+        on_line=None,
+        total=None,
+        silence=None,
+        ready=Readiness(started.exists, 60),
+    )
+    assert (done.timed_out, done.out) == (False, b"1\n")
 
 
 def test_lines_come_while_the_program_runs_and_its_stdin_is_closed() -> None:

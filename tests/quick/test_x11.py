@@ -10,7 +10,7 @@ import pytest
 
 from apexgpu.errors import ApexError
 from apexgpu.models import Host
-from apexgpu.process import Completed, LocalRunner
+from apexgpu.process import Completed, LocalRunner, Readiness
 from apexgpu.xserver import containerchecks, sshforwarding, sshsessions
 from apexgpu.xserver.containerchecks import ContainerFacts, WindowTest
 from apexgpu.xserver.sshforwarding import ForwardingOptions, SshLog
@@ -390,6 +390,8 @@ class Ssh(LocalRunner):
         silence: float | None,
         output: int | None = None,
         keeps_reading: bool = False,
+        ready: Readiness | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Completed:
         assert (total, silence) == (None, None)  # it may run all day
         return Completed(tuple(argv), self.attach(argv), b"out", b"err")

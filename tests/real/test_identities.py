@@ -40,7 +40,7 @@ def test_an_agent_signs_for_many_hosts_at_once(agent: Path) -> None:
     identities = Identities(preferred=None, fingerprint="", passphrase=lambda _file: None)
     target = Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container")
     key: Any
-    (key,) = identities.keys_to_offer(Route(target, {"identityfile": [str(agent / "nothing")]}))
+    (key,) = identities.offer(Route(target, {"identityfile": [str(agent / "nothing")]})).keys
     public = paramiko.Ed25519Key(data=key.asbytes())
     good: list[bool] = []
     together = threading.Barrier(8)
@@ -57,7 +57,6 @@ def test_an_agent_signs_for_many_hosts_at_once(agent: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    key.agent.close()
     assert good == [True] * 320
 
 
@@ -72,8 +71,8 @@ def offered(path: Path, passphrase: str | None) -> list[str]:
     identities = Identities(preferred=None, fingerprint="", passphrase=tell)
     target = Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container")
     route = Route(target, {"identityfile": [str(path)], "identityagent": ["none"]})
-    keys = [key.fingerprint for key in identities.keys_to_offer(route)]
-    assert keys == [key.fingerprint for key in identities.keys_to_offer(route)]
+    keys = list(identities.offer(route).fingerprints)
+    assert keys == list(identities.offer(route).fingerprints)
     assert asked == [path]  # once
     return keys
 
@@ -117,8 +116,6 @@ def test_only_a_locked_key_that_should_have_opened_the_door_is_named(
         passphrase=lambda _file: None,
     )
     target = Target(Host("gpu7", "10.0.0.7", "alice", 22001), "container")
-    offered = identities.keys_to_offer(
-        Route(target, {"identityfile": files, "identityagent": ["none"]})
-    )
-    assert len(offered) == clear
+    offered = identities.offer(Route(target, {"identityfile": files, "identityagent": ["none"]}))
+    assert len(offered.keys) == clear
     assert identities.locked_file(offered) == (tmp_path / "id_locked" if named else None)

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from paramiko import Channel, SSHException
@@ -35,9 +34,11 @@ from apexgpu.errors import (
 from apexgpu.models import Host, Reply, Role, Target
 from apexgpu.process import LocalRunner
 from apexgpu.ssh import route as routes
+from apexgpu.ssh.confirmation import ConfirmingClient
 from apexgpu.ssh.controlmaster import ControlMasters, master_argv, runtime_directory
 from apexgpu.ssh.failures import UnknownHostKeyError, command_timeout_error
-from apexgpu.ssh.identities import Identities
+from apexgpu.ssh.history import ConnectionHistory
+from apexgpu.ssh.identities import Identities, Offer
 from apexgpu.ssh.muxclient import terminate
 from apexgpu.ssh.opensshclient import OpenSshClient
 from apexgpu.ssh.paramikoclient import ParamikoClient
@@ -77,7 +78,18 @@ def server(
     found.stop()
 
 
-@pytest.fixture(params=[paramiko_client, openssh_client], ids=["paramiko", "openssh"])
+def confirming_client(config: Path) -> Client:
+    """As the program connects: paramiko, and OpenSSH for the final say."""
+    identities = Identities(preferred=None, fingerprint="", passphrase=lambda _: None)
+    history = ConnectionHistory()
+
+    def make_paramiko(on_login: Callable[[routes.Route, str], None]) -> ParamikoClient:
+        return ParamikoClient(identities, history=history, on_login=on_login)
+
+    return ConfirmingClient(make_paramiko, OpenSshClient(RUNNER, config, history=history), history)
+
+
+@pytest.fixture(params=[confirming_client, openssh_client], ids=["confirming", "openssh"])
 def make(request: pytest.FixtureRequest) -> Make:
     found: Make = request.param
     return found
@@ -280,8 +292,8 @@ class Between(Identities):
         super().__init__(preferred=None, fingerprint="", passphrase=lambda _: None)
         self._act = act
 
-    def keys_to_offer(self, route: routes.Route) -> list[Any]:
-        found = super().keys_to_offer(route)
+    def offer(self, route: routes.Route) -> Offer:
+        found = super().offer(route)
         self._act()
         return found
 

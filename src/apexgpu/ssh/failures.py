@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 
 from apexgpu.errors import (
+    AgentRefusedError,
     ApexError,
     CommandKilledError,
     CommandTimeoutError,
@@ -18,19 +19,27 @@ from apexgpu.errors import (
     ConnectTimeoutError,
     DeclinedError,
     HostKeyError,
+    KeyUnreadableError,
     LoginError,
     NoNetworkError,
     NoRouteError,
+    NothingOfferedError,
     NotRegisteredError,
     PortRefusedError,
+    ProxyError,
     RefusedError,
     RegisterKeyError,
+    RevokedHostKeyError,
+    SilentAgentError,
+    TooManyKeysError,
     TooMuchOutputError,
     UnknownNameError,
     UnreachableError,
+    WrongPassphraseError,
 )
 from apexgpu.models import PublicKey, Target
-from apexgpu.ssh.route import Route
+from apexgpu.ssh.route import Route, no_local_user_error
+from apexgpu.sshfiles.agentquery import AgentReply, silent_agent_fact
 from apexgpu.text import last_line, size
 
 
@@ -59,6 +68,7 @@ class ChangedHostKeyError(HostKeyError):
 class SshFailure(Enum):
     """Why an `ssh` process ended with status 255, its status for failures of its own (ssh(1))."""
 
+    HOST_KEY_REVOKED = "the host key is revoked"
     HOST_KEY_CHANGED = "the host key has changed"
     HOST_KEY_UNKNOWN = "its host key is not known"
     TOO_MANY_KEYS = "too many authentication failures"
@@ -69,12 +79,14 @@ class SshFailure(Enum):
     UNKNOWN_NAME = "its name cannot be resolved"
     NO_NETWORK = "the network is unreachable (VPN?)"
     CLOSED = "it closed the connection"
+    NO_LOCAL_USER = "ssh does not know the account that it runs under"
     FORWARDING_FORBIDDEN = "port forwarding is forbidden"
 
     @property
     def is_permanent(self) -> bool:
         """Whether connecting again gives the same failure until somebody changes something."""
         return self in {
+            SshFailure.HOST_KEY_REVOKED,
             SshFailure.HOST_KEY_CHANGED,
             SshFailure.HOST_KEY_UNKNOWN,
             SshFailure.FORWARDING_FORBIDDEN,
@@ -84,9 +96,11 @@ class SshFailure(Enum):
 # What OpenSSH writes to stderr for each failure. The first pattern that matches decides: ssh often adds a general line
 # ("Host key verification failed", "Connection closed") behind the specific one.
 _MESSAGES = (
+    (r"REVOKED HOST KEY DETECTED|[Hh]ost key .*revoked by file", SshFailure.HOST_KEY_REVOKED),
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED", SshFailure.HOST_KEY_CHANGED),
     (r"No \S+ host key is known for|authenticity of host", SshFailure.HOST_KEY_UNKNOWN),
     (r"Host key verification failed", SshFailure.HOST_KEY_CHANGED),
+    (r"No user exists for uid|You don't exist, go away", SshFailure.NO_LOCAL_USER),
     (r"Too many authentication failures", SshFailure.TOO_MANY_KEYS),
     (r"Permission denied \(", SshFailure.KEY_REFUSED),
     (r"Connection refused", SshFailure.PORT_REFUSED),
@@ -134,11 +148,14 @@ def failure_error(target: Target, failure: SshFailure, stderr: str) -> ApexError
             f"ssh-agent offered too many other keys first, and {target.alias} disconnected; "
             "remove the keys that you do not use with ssh-add -d"
         )
-        return LoginError(message, hint="ssh-add -l", code="too_many_keys")
+        return TooManyKeysError(message, hint="ssh-add -l")
     if failure is SshFailure.HOST_KEY_CHANGED:
-        fingerprint = re.search(r"SHA256:\S+", stderr)
-        shown = fingerprint[0].rstrip(".") if fingerprint else "another key"
+        shown = _shown_fingerprint(stderr)
         return host_key_changed_error(target, shown=shown, known=["another one"], files=[])
+    if failure is SshFailure.HOST_KEY_REVOKED:
+        return revoked_host_key_error(target, shown=_shown_fingerprint(stderr), place=None)
+    if failure is SshFailure.NO_LOCAL_USER:
+        return no_local_user_error(stderr)
     if failure is SshFailure.FORWARDING_FORBIDDEN:
         name = target.host.name
         message = f"the container on {name} forbids ssh to forward ports"
@@ -147,6 +164,11 @@ def failure_error(target: Target, failure: SshFailure, stderr: str) -> ApexError
     if failure is SshFailure.HOST_KEY_UNKNOWN:
         return unreachable_error(target, failure.value, code="unknown")
     return unreachable_error(target, failure.value, _ERRORS[failure])
+
+
+def _shown_fingerprint(stderr: str) -> str:
+    fingerprint = re.search(r"SHA256:\S+", stderr)
+    return fingerprint[0].rstrip(".") if fingerprint else "another key"
 
 
 def key_refused_error(target: Target) -> ApexError:
@@ -168,6 +190,69 @@ def key_locked_error(target: Target, file: Path) -> DeclinedError:
     """The error for a login without the key in `file`, whose passphrase nobody entered."""
     message = f"no login to {target.alias} without the passphrase of {file}, which was not entered"
     return DeclinedError(message, hint=f"ssh-add {shlex.quote(str(file))}", code="key_locked")
+
+
+def wrong_passphrase_error(target: Target, file: Path) -> WrongPassphraseError:
+    """The error for a login without the key in `file`, because the passphrase that was entered is not its own."""
+    message = f"no login to {target.alias}: the passphrase that was entered does not open {file}"
+    return WrongPassphraseError(message, hint=f"ssh-add {shlex.quote(str(file))}")
+
+
+def key_unreadable_error(
+    target: Target, file: Path, reason: str, *, too_open: bool
+) -> KeyUnreadableError:
+    """The error for a login without the key in `file`, which ssh cannot use."""
+    message = f"no login to {target.alias}: ssh cannot use the key {file}: {reason}"
+    name = shlex.quote(str(file))
+    hint = f"chmod 600 {name}" if too_open else f"ssh-keygen -y -f {name}"
+    return KeyUnreadableError(message, hint=hint)
+
+
+def nothing_offered_error(target: Target) -> NothingOfferedError:
+    """The error for a login that failed because ssh had no key to offer."""
+    message = (
+        f"no key was offered to {target.alias}: ssh found none in its key files or in ssh-agent; "
+        f"to see where it looks: ssh -v {target.alias}"
+    )
+    return NothingOfferedError(message, hint="apexgpu login")
+
+
+def silent_agent_error(target: Target, agent: AgentReply) -> SilentAgentError:
+    """The error for a login that needs an agent that does not answer."""
+    message = f"no login to {target.alias}: {silent_agent_fact(agent)}, and no key file is accepted"
+    return SilentAgentError(message, hint="ssh-add -l")
+
+
+def agent_refused_error(target: Target, reason: str) -> AgentRefusedError:
+    """The error for a key that the server would accept, and with which the agent does not sign."""
+    message = (
+        f"{target.alias} would accept a key of your ssh-agent, but the agent did not sign with it"
+    )
+    return AgentRefusedError(f"{message}: {reason}", hint="ssh-add -l")
+
+
+def proxy_error(target: Target, proxy: str, output: str) -> ProxyError:
+    """The error for a connection whose jump host or proxy command failed; `output` is what it printed."""
+    reason = last_line(output, "it closed the connection")
+    message = f"{target.alias} is reached through {proxy}, which failed: {reason}"
+    return ProxyError(message, hint=f"ssh -v {target.alias}")
+
+
+def revoked_host_key_error(
+    target: Target, *, shown: str, place: tuple[Path, int] | None
+) -> RevokedHostKeyError:
+    """The error for a host key that is marked as revoked, in a file and on a line of it if they are known."""
+    where = "in a file that your ssh config names"
+    hint = f"ssh -G {target.alias}"
+    if place is not None:
+        file, line = place
+        where = f"in {file}, line {line}"
+        hint = f"sed -n {line}p {shlex.quote(str(file))}"
+    message = (
+        f"the host key of {target.alias}, {shown}, is revoked {where}; nothing was sent. "
+        "Ask the administrators for the new key"
+    )
+    return RevokedHostKeyError(message, hint=hint)
 
 
 def command_timeout_error(target: Target, seen: str) -> CommandTimeoutError:

@@ -1,28 +1,52 @@
-"""The `ssh` program as a client: for the routes that paramiko cannot take, with the same replies and errors."""
+"""The `ssh` program as a client: it has the final say on every login, and takes the routes that paramiko cannot."""
 
 import re
 import tempfile
 from pathlib import Path
 
-from apexgpu.errors import ApexError, ConnectionClosedError, ConnectionLostError
+from apexgpu.errors import (
+    ApexError,
+    ConfigError,
+    ConnectionClosedError,
+    ConnectionLostError,
+    ConnectTimeoutError,
+)
 from apexgpu.models import PublicKey, Reply, Target
-from apexgpu.process import Runner
-from apexgpu.ssh import sshoptions
+from apexgpu.process import Readiness, Runner
+from apexgpu.ssh import sshlog, sshoptions
 from apexgpu.ssh.failures import (
     SshFailure,
     UnknownHostKeyError,
+    agent_refused_error,
     classify,
     command_timeout_error,
     failure_error,
+    host_key_changed_error,
+    key_locked_error,
+    key_refused_error,
+    key_unreadable_error,
+    nothing_offered_error,
+    proxy_error,
+    revoked_host_key_error,
+    silent_agent_error,
     too_much_output_error,
     unreachable_error,
-    was_logged_in,
 )
+from apexgpu.ssh.history import ConnectionHistory
+from apexgpu.ssh.hostkeys import known_hosts_name
 from apexgpu.ssh.route import Route, config_arguments, target_arguments
+from apexgpu.ssh.sshlog import SshLog
 from apexgpu.ssh.transport import Limits, OnLine
+from apexgpu.sshfiles.agentquery import Agents, AgentState
+from apexgpu.sshfiles.keyfiles import read_text
+from apexgpu.sshfiles.knownhosts import KnownHosts
+from apexgpu.sshfiles.privatekeys import parse_private_key
+from apexgpu.text import last_line
 
 _SSH_FAILED = 255  # the exit status of ssh for failures of its own; a command may have it too
 _CLOSED_BY_SERVER = re.compile(r"^Connection to \S+ closed by remote host\.\r?$", re.MULTILINE)
+_MOST_LOG_BYTES = 1 << 20
+_PROXY_FAILURES = {SshFailure.CLOSED, SshFailure.KEY_REFUSED}
 
 
 def argv(target: Target, command: str, *, config: Path, connect: float) -> list[str]:
@@ -35,7 +59,7 @@ def argv(target: Target, command: str, *, config: Path, connect: float) -> list[
         *sshoptions.NOT_SHARED,
         *sshoptions.keep_alive(15, 4),
         sshoptions.connect_timeout(connect),
-        "LogLevel=INFO",
+        "LogLevel=DEBUG1",  # it goes to a file; see `sshlog`
     ]
     words += [*sshoptions.arguments(options), target.alias]
     if command:
@@ -44,23 +68,50 @@ def argv(target: Target, command: str, *, config: Path, connect: float) -> list[
 
 
 class OpenSshClient:
-    """Runs each command in an `ssh` process of its own."""
+    """Runs each command in an `ssh` process of its own.
 
-    def __init__(self, runner: Runner, config: Path) -> None:
+    `preferred` is the file of the key that login registered: it is offered even where the ssh config does not name it.
+    An agent that does not answer is left out, because ssh would wait for it forever.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        config: Path,
+        *,
+        preferred: Path | None = None,
+        agents: Agents | None = None,
+        history: ConnectionHistory | None = None,
+    ) -> None:
         self._runner = runner
         self._config = config
+        self._preferred = preferred
+        self._agents = agents or Agents()
+        self._history = history or ConnectionHistory()
 
-    def run(self, route: Route, command: str, *, limits: Limits, on_line: OnLine | None) -> Reply:
-        """See transport.Client."""
+    def run(
+        self,
+        route: Route,
+        command: str,
+        *,
+        limits: Limits,
+        on_line: OnLine | None,
+        host_key: PublicKey | None = None,
+    ) -> Reply:
+        """See transport.Client. `host_key` is the key that the target showed before, if it was seen."""
         target = route.target
         arguments = argv(target, command, config=self._config, connect=limits.connect)
+        arguments[1:1] = self._identity_arguments(route)
+        # ssh reads its configuration again, and once more for a jump host.
+        login_limit = limits.connect + 3 * route.seconds + 1
         total = None
         if limits.total is not None:
-            total = limits.connect + limits.total
+            total = login_limit + limits.total
         with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
             # ssh's messages go to a file (-E), so that they cannot be confused with the command's stderr.
-            log = Path(directory) / "log"
-            arguments[1:1] = ["-E", str(log)]
+            file = Path(directory) / "log"
+            arguments[1:1] = ["-E", str(file)]
+            ready = Readiness(lambda: sshlog.is_authenticated(_read(file)), login_limit)
             completed = self._runner.stream(
                 arguments,
                 on_line=on_line,
@@ -68,34 +119,103 @@ class OpenSshClient:
                 silence=limits.silence,
                 output=limits.output,
                 keeps_reading=limits.keeps_reading,
+                ready=ready,
             )
-            messages = ""
-            if log.exists():
-                messages = log.read_text(errors="replace")
+            log = sshlog.parse(_read(file))
         err = completed.err.decode("utf-8", "replace")
         reply = Reply(completed.code, completed.text, err, completed.is_cut)
+        if log.authenticated:
+            self._history.logged_in(route)
         if completed.timed_out:
-            raise command_timeout_error(target, reply.out)
+            if log.authenticated or reply.out:
+                raise command_timeout_error(target, reply.out)
+            raise _login_timeout_error(route, log)
         if completed.too_much:
             raise too_much_output_error(target, limits.output)
         if reply.code == _SSH_FAILED:
-            self._raise_failure(route, reply, messages, limits)
+            self._raise_failure(route, reply, log, limits, host_key)
         return reply
 
-    def _raise_failure(self, route: Route, reply: Reply, messages: str, limits: Limits) -> None:
+    def _identity_arguments(self, route: Route) -> list[str]:
+        words = []
+        if self._preferred is not None and self._preferred not in route.identity_files:
+            try:
+                exists = self._preferred.is_file()
+            except OSError:
+                exists = False
+            if exists:
+                # ssh replaces tokens in this name.
+                words += ["-i", str(self._preferred).replace("%", "%%")]
+        if self._agent_is_silent(route):
+            words += sshoptions.arguments(["IdentityAgent=none"])
+        return words
+
+    def _agent_is_silent(self, route: Route) -> bool:
+        return self._agents.ask(route.agent_socket).state is AgentState.SILENT
+
+    def _raise_failure(  # noqa: C901 - one `if` for each kind of failure
+        self, route: Route, reply: Reply, log: SshLog, limits: Limits, host_key: PublicKey | None
+    ) -> None:
         """Raise ssh's failure; return if the status 255 is the command's own."""
+        messages = log.messages
         # ssh writes this message to stderr even with -E.
         if _CLOSED_BY_SERVER.search(reply.err):
             messages += "Connection closed by remote host\n"
         failure = classify(messages)
-        if failure is None:
+        if failure is SshFailure.HOST_KEY_CHANGED and _knows_no_key(route, messages):
+            # With `UserKnownHostsFile none`, ssh prints only that the verification failed.
+            failure = SshFailure.HOST_KEY_UNKNOWN
+        if log.authenticated:
+            if failure in {SshFailure.CLOSED, SshFailure.TIMEOUT}:
+                raise _lost_error(route.target, reply.out)
             return
+        if log.has_version:
+            self._history.ended_early(route)
+        if route.proxy is not None and failure in _PROXY_FAILURES and not log.has_version:
+            raise proxy_error(route.target, route.proxy, reply.err)
+        if failure is None:
+            reason = last_line(messages + reply.err, f"ssh ended with status {reply.code}")
+            raise unreachable_error(route.target, f"ssh failed: {reason}", ConnectionClosedError)
+        penalty = None
+        if failure is SshFailure.CLOSED and not log.has_version:
+            penalty = self._history.penalty(route, log.greeting)
+        if penalty is not None:
+            raise penalty
         if failure is SshFailure.HOST_KEY_UNKNOWN:
-            raise UnknownHostKeyError(route, self._fetch_host_key(route, limits))
-        started = bool(reply.out) or was_logged_in(messages + reply.err)
-        if started and failure in {SshFailure.CLOSED, SshFailure.TIMEOUT}:
-            raise _lost_error(route.target, reply.out)
-        raise failure_error(route.target, failure, messages)
+            key = host_key or self._fetch_host_key(route, limits)
+            raise UnknownHostKeyError(route, key)
+        if failure is SshFailure.KEY_REFUSED:
+            raise self._login_error(route, log)
+        raise _failure_error(route, failure, log)
+
+    def _login_error(self, route: Route, log: SshLog) -> ApexError:
+        """Why the server did not accept a login: a refusal is only what it answered to a key."""
+        target = route.target
+        signing = re.search(
+            r"^(?:sign_and_send_pubkey|Agent).*agent.*refused.*$", log.messages, re.M
+        )
+        if signing:
+            return agent_refused_error(target, signing[0])
+        if log.accepted:
+            file = Path(log.accepted)
+            if _is_encrypted(file):
+                return key_locked_error(target, file)
+            reason = "the server would accept it, but its private half cannot be used"
+            for failed in log.not_loaded:
+                if failed.path == str(file):
+                    reason = f"ssh reports: {failed.reason}"
+            too_open = "UNPROTECTED PRIVATE KEY FILE" in log.messages
+            return key_unreadable_error(target, file, reason, too_open=too_open)
+        if log.offered:
+            return key_refused_error(target)
+        for failed in log.not_loaded:
+            too_open = failed.reason == "bad permissions"
+            return key_unreadable_error(
+                target, Path(failed.path), f"ssh reports: {failed.reason}", too_open=too_open
+            )
+        if self._agent_is_silent(route):
+            return silent_agent_error(target, self._agents.ask(route.agent_socket))
+        return nothing_offered_error(target)
 
     def _fetch_host_key(self, route: Route, limits: Limits) -> PublicKey:
         """The key that a target shows.
@@ -107,6 +227,8 @@ class OpenSshClient:
         with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
             file = Path(directory) / "known_hosts"
             words = argv(route.target, "exit", config=self._config, connect=limits.connect)
+            # One look: no key is offered, so that nothing is refused.
+            words[1:1] = sshoptions.arguments(["PubkeyAuthentication=no"])
             words[words.index(sshoptions.KNOWN_HOST_KEY)] = "StrictHostKeyChecking=accept-new"
             files = sshoptions.arguments(
                 [f"UserKnownHostsFile={file}", "GlobalKnownHostsFile=none"]
@@ -119,6 +241,63 @@ class OpenSshClient:
             if key is not None:
                 return key
         raise unreachable_error(route.target, "it shows no host key", ConnectionClosedError)
+
+
+def _failure_error(route: Route, failure: SshFailure, log: SshLog) -> ApexError:
+    """The error for a failure that ssh reported, with what known_hosts contains about the host."""
+    target = route.target
+    known_hosts = KnownHosts(route.known_hosts_files)
+    name = known_hosts_name(route)
+    if failure is SshFailure.HOST_KEY_REVOKED and log.host_key:
+        place = known_hosts.revoked_by(name, log.host_key)
+        return revoked_host_key_error(target, shown=log.host_key, place=place)
+    if failure is SshFailure.HOST_KEY_CHANGED and log.host_key:
+        from apexgpu.iam.publickeys import fingerprint
+
+        known = [fingerprint(key) for key in known_hosts.keys(name)]
+        return host_key_changed_error(
+            target,
+            shown=log.host_key,
+            known=known or ["another one"],
+            files=route.known_hosts_files,
+        )
+    return failure_error(target, failure, log.messages)
+
+
+def _login_timeout_error(route: Route, log: SshLog) -> ApexError:
+    """The error for an ssh that did not log in within its limit. Too slow is not refused."""
+    last = last_line(log.messages, "")
+    if log.has_version:
+        reason = "the login did not finish in time"
+    elif log.connected:
+        reason = "it accepts the connection but does not answer"
+    else:
+        reason = "no answer in time"
+    if last:
+        reason += f" (ssh: {last[:120]})"
+    return unreachable_error(route.target, reason, ConnectTimeoutError)
+
+
+def _knows_no_key(route: Route, messages: str) -> bool:
+    if "IDENTIFICATION HAS CHANGED" in messages:
+        return False
+    return not KnownHosts(route.known_hosts_files).keys(known_hosts_name(route))
+
+
+def _is_encrypted(file: Path) -> bool:
+    try:
+        key = parse_private_key(read_text(file).encode("utf-8", "surrogateescape"))
+    except ConfigError:
+        return False
+    return key is not None and key.encrypted
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_MOST_LOG_BYTES).decode("utf-8", "replace")
+    except OSError:  # ssh has not created it yet
+        return ""
 
 
 def _lost_error(target: Target, seen: str) -> ApexError:

@@ -9,7 +9,9 @@ import errno
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -30,18 +32,26 @@ from apexgpu.iam.publickeys import fingerprint
 from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.ssh.failures import (
     UnknownHostKeyError,
+    agent_refused_error,
     command_killed_error,
     command_timeout_error,
     host_key_changed_error,
     key_locked_error,
     key_refused_error,
+    key_unreadable_error,
+    nothing_offered_error,
+    revoked_host_key_error,
+    silent_agent_error,
     too_much_output_error,
     unreachable_error,
+    wrong_passphrase_error,
 )
+from apexgpu.ssh.history import ConnectionHistory
 from apexgpu.ssh.hostkeys import known_hosts_name
-from apexgpu.ssh.identities import Identities, load_paramiko
+from apexgpu.ssh.identities import AgentSignError, Identities, Offer, SkipReason, load_paramiko
 from apexgpu.ssh.route import Route
 from apexgpu.ssh.transport import Limits, OnLine
+from apexgpu.sshfiles.agentquery import AgentState
 from apexgpu.sshfiles.knownhosts import KnownHosts
 
 if TYPE_CHECKING:
@@ -49,21 +59,64 @@ if TYPE_CHECKING:
 
 _KEEP_ALIVE = 15  # seconds
 _TCP_LOST_AFTER = 60_000  # milliseconds without an acknowledgement
-_RETRY_PAUSES = (0.3, 0.7)  # seconds before connecting again where sshd hung up at once
+_RETRY_PAUSE = 0.5  # seconds before connecting again where sshd hung up at once
+_GREETING_BYTES = 512
 _CHUNK = 65536
 
 
-class ParamikoClient:
-    """Runs each command over a new connection of its own."""
+class Stage(Enum):
+    """How far a connection came that failed without a fault of the network."""
 
-    def __init__(self, identities: Identities) -> None:
+    PROTOCOL = "key exchange"
+    HOST_KEY = "host key"
+    LOGIN = "login"
+
+
+class UnconfirmedError(Exception):
+    """A failure that counts only when OpenSSH fails too. Nothing was sent.
+
+    `error` is what it means if OpenSSH confirms it. `offer` is what was offered, None if the connection failed before
+    the login.
+    """
+
+    def __init__(self, error: ApexError, stage: Stage, offer: Offer | None = None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.stage = stage
+        self.offer = offer
+
+
+class ParamikoClient:
+    """Runs each command over a new connection of its own.
+
+    `on_login` is called with each key that a server accepted.
+    """
+
+    def __init__(
+        self,
+        identities: Identities,
+        *,
+        history: ConnectionHistory | None = None,
+        on_login: Callable[[Route, str], None] = lambda _route, _fingerprint: None,
+    ) -> None:
         self._identities = identities
+        self._history = history or ConnectionHistory()
+        self._on_login = on_login
 
     def run(self, route: Route, command: str, *, limits: Limits, on_line: OnLine | None) -> Reply:
-        """See transport.Client."""
+        """See transport.Client. Without OpenSSH's confirmation of failures."""
+        try:
+            return self.attempt(route, command, limits=limits, on_line=on_line)
+        except UnconfirmedError as exc:
+            raise exc.error from None
+
+    def attempt(
+        self, route: Route, command: str, *, limits: Limits, on_line: OnLine | None
+    ) -> Reply:
+        """As `run`, but UnconfirmedError for every failure that OpenSSH has to confirm."""
         deadline = time.monotonic() + limits.connect
         with self._connected(route, deadline) as transport:
-            with _errors_before_the_command(route.target):
+            with _errors_before_the_command(route.target, Stage.LOGIN):
                 channel = transport.open_session(timeout=_seconds_until(deadline))
                 channel.settimeout(limits.connect)
                 data_arrived = _watch(channel)
@@ -79,13 +132,18 @@ class ParamikoClient:
     def _connected(self, route: Route, deadline: float) -> Iterator["paramiko.Transport"]:
         """A connection that is logged in; it is closed after the block."""
         paramiko = load_paramiko()
-        with _errors_before_the_command(route.target):
-            connection, transport = _connect(paramiko, route, deadline)
+        with _errors_before_the_command(route.target, Stage.PROTOCOL):
+            connection, transport = self._connect(paramiko, route, deadline)
         try:
-            with _errors_before_the_command(route.target):
+            with _errors_before_the_command(route.target, Stage.HOST_KEY):
                 _check_host_key(transport, route)
+            with _errors_before_the_command(route.target, Stage.LOGIN):
                 self._log_in(paramiko, transport, route, deadline)
+            self._history.logged_in(route)
             yield transport
+        except UnconfirmedError:
+            self._history.ended_early(route)
+            raise
         finally:
             # Without the shutdown, paramiko's reading thread would wait in its poll for another 0.1 s.
             with contextlib.suppress(OSError):
@@ -93,12 +151,46 @@ class ParamikoClient:
             transport.close()
             connection.close()
 
+    def _connect(
+        self, paramiko: ModuleType, route: Route, deadline: float
+    ) -> tuple[socket.socket, "paramiko.Transport"]:
+        """Connect and exchange keys.
+
+        While many logins are under way, sshd hangs up on some before it has sent its version (MaxStartups in
+        sshd_config(5)). That is tried again once, unless the server refuses this address for a while.
+        """
+        for is_last in (False, True):
+            connection = _open_socket(route, deadline)
+            try:
+                transport = _exchange_keys(paramiko, connection, route, deadline)
+            except BaseException as exc:
+                connection.close()
+                if _has_version(connection.first_bytes):
+                    self._history.ended_early(route)
+                    raise
+                if isinstance(exc, TimeoutError) or time.monotonic() >= deadline:
+                    raise _silent_error(route.target) from None
+                hung_up = isinstance(exc, EOFError | ConnectionError | paramiko.SSHException)
+                if not hung_up:
+                    raise
+                greeting = connection.first_bytes.decode("utf-8", "replace")
+                penalty = self._history.penalty(route, greeting)
+                if penalty is not None:
+                    raise penalty from None
+                no_time = time.monotonic() + _RETRY_PAUSE >= deadline
+                if is_last or no_time or not _may_be_busy(greeting):
+                    raise _hung_up_error(route.target, greeting) from None
+                time.sleep(_RETRY_PAUSE)
+            else:
+                return connection, transport
+        raise AssertionError  # the last attempt returns or raises
+
     def _log_in(
         self, paramiko: ModuleType, transport: "paramiko.Transport", route: Route, deadline: float
     ) -> None:
-        keys = self._identities.keys_to_offer(route)
+        offer = self._identities.offer(route)
         refused = False
-        for key in keys:
+        for key in offer.keys:
             transport.auth_timeout = _seconds_until(deadline)
             try:
                 transport.auth_publickey(route.user, key)
@@ -112,45 +204,80 @@ class ParamikoClient:
                 if not refused:
                     raise EOFError from None
                 break  # sshd disconnects after too many refused keys
+            except AgentSignError as exc:
+                agent_error = agent_refused_error(route.target, str(exc))
+                raise UnconfirmedError(agent_error, Stage.LOGIN, offer) from None
+            except Exception as exc:
+                # For example a signature that the library, or the agent, cannot make.
+                library_error = _ssh_error(route.target, exc)
+                raise UnconfirmedError(library_error, Stage.LOGIN, offer) from None
+            if not transport.is_authenticated():
+                break  # the server requires another method after this one
             # The first request would wait 40 ms for a delayed acknowledgement; a packet before it prevents that.
             transport.global_request("keepalive@openssh.com", wait=False)
             transport.set_keepalive(_KEEP_ALIVE)
+            self._on_login(route, key.fingerprint)
             return
-        locked = self._identities.locked_file(keys)
-        if locked is not None:
-            raise key_locked_error(route.target, locked)
-        raise key_refused_error(route.target)
+        error = login_error(route.target, self._identities, offer, was_offered=bool(offer.keys))
+        raise UnconfirmedError(error, Stage.LOGIN, offer)
 
 
-def _connect(
-    paramiko: ModuleType, route: Route, deadline: float
-) -> tuple[socket.socket, "paramiko.Transport"]:
-    """Connect and exchange keys.
+def login_error(
+    target: Target, identities: Identities, offer: Offer, *, was_offered: bool
+) -> ApexError:
+    """The error for a login that failed with `offer`; `was_offered`: ssh too had a key to offer.
 
-    While many logins are under way, sshd hangs up on some before it has sent its version (MaxStartups in
-    sshd_config(5)). Those are tried again.
+    A key that should have been offered and could not be is named. "They refused" is only for keys that they saw.
     """
-    for pause in (*_RETRY_PAUSES, None):
-        connection = _open_socket(route, deadline)
-        try:
-            return connection, _exchange_keys(paramiko, connection, route, deadline)
-        except BaseException as exc:
-            connection.close()
-            no_time = time.monotonic() + (pause or 0) >= deadline
-            if no_time or not _hung_up_before_its_version(exc):
-                raise
-        if pause is not None:
-            time.sleep(pause)
-    reason = "it closed the connection before it sent its SSH version"
-    raise unreachable_error(route.target, reason, ConnectionClosedError)
+    if identities.fingerprint and identities.fingerprint in offer.fingerprints:
+        return key_refused_error(target)
+    locked = identities.locked_file(offer)
+    if locked is not None:
+        return key_locked_error(target, locked)
+    reason = offer.reason_of(identities.preferred)
+    if reason is not None and identities.preferred is not None:
+        return _skipped_error(target, identities.preferred, reason)
+    if was_offered:
+        return key_refused_error(target)
+    for skipped in offer.skipped:
+        if skipped.path is not None and skipped.reason is not SkipReason.ONLY_OPENSSH:
+            return _skipped_error(target, skipped.path, skipped.reason)
+    if offer.agent.state is AgentState.SILENT:
+        return silent_agent_error(target, offer.agent)
+    return nothing_offered_error(target)
 
 
-def _open_socket(route: Route, deadline: float) -> socket.socket:
+def _skipped_error(target: Target, path: Path, reason: SkipReason) -> ApexError:
+    if reason is SkipReason.LOCKED:
+        return key_locked_error(target, path)
+    if reason is SkipReason.WRONG_PASSPHRASE:
+        return wrong_passphrase_error(target, path)
+    if reason is SkipReason.ONLY_OPENSSH:
+        return key_refused_error(target)
+    return key_unreadable_error(target, path, reason.value, too_open=reason is SkipReason.TOO_OPEN)
+
+
+class _Socket(socket.socket):
+    """A socket that keeps the first bytes that arrive: what a server sends before it hangs up is the reason."""
+
+    first_bytes = b""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """See socket.socket.recv."""
+        data = super().recv(size, flags)
+        if len(self.first_bytes) < _GREETING_BYTES:
+            self.first_bytes += data[:_GREETING_BYTES]
+        return data
+
+
+def _open_socket(route: Route, deadline: float) -> _Socket:
     timeout = _seconds_until(deadline)
     try:
-        connection = socket.create_connection((route.address, route.port), timeout=timeout)
+        plain = socket.create_connection((route.address, route.port), timeout=timeout)
     except OSError as exc:
         raise _socket_error(route.target, exc) from None
+    connection = _Socket(plain.family, plain.type, plain.proto, fileno=plain.detach())
+    connection.settimeout(timeout)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     user_timeout = getattr(socket, "TCP_USER_TIMEOUT", None)
@@ -159,8 +286,31 @@ def _open_socket(route: Route, deadline: float) -> socket.socket:
     return connection
 
 
-def _hung_up_before_its_version(exc: BaseException) -> bool:
-    return isinstance(exc, EOFError | ConnectionError) or "protocol banner" in str(exc)
+def _has_version(first_bytes: bytes) -> bool:
+    """Whether the server sent its version, perhaps after other lines (RFC 4253, section 4.2)."""
+    return any(line.startswith(b"SSH-") for line in first_bytes.split(b"\n"))
+
+
+def _may_be_busy(greeting: str) -> bool:
+    """Whether a server that hung up with `greeting` may accept the next connection: sshd has too many logins."""
+    return not greeting or "MaxStartups" in greeting
+
+
+def _silent_error(target: Target) -> UnreachableError:
+    return unreachable_error(
+        target, "it accepts the connection but does not answer", ConnectTimeoutError
+    )
+
+
+def _hung_up_error(target: Target, greeting: str) -> UnreachableError:
+    reason = (
+        "it closed the connection before it sent its SSH version (too many logins at once, or it "
+        "refuses this address for some seconds to ten minutes after failed logins)"
+    )
+    first_line = greeting.partition("\n")[0].strip()
+    if first_line:
+        reason = f"it is not an SSH server, or refuses this connection; it sent: {first_line[:80]}"
+    return unreachable_error(target, reason, ConnectionClosedError)
 
 
 def _exchange_keys(
@@ -174,9 +324,9 @@ def _exchange_keys(
     # As OpenSSH does, ask for a host key of a type that is known, so that it can be checked.
     known = KnownHosts(route.known_hosts_files).types(known_hosts_name(route))
     known_families = {_key_family(name) for name in known}
-    options.key_types = sorted(
-        options.key_types, key=lambda name: _key_family(name) not in known_families
-    )
+    accepted = route.host_key_algorithms
+    key_types = [name for name in options.key_types if not accepted or name in accepted]
+    options.key_types = sorted(key_types, key=lambda name: _key_family(name) not in known_families)
     transport.start_client(timeout=_seconds_until(deadline))
     return transport  # type: ignore[no-any-return]
 
@@ -196,13 +346,16 @@ def _check_host_key(transport: "paramiko.Transport", route: Route) -> None:
         return
     if verdict == "unknown":
         raise UnknownHostKeyError(route, key)
+    if verdict == "revoked":
+        place = known_hosts.revoked_by(name, fingerprint(key))
+        raise revoked_host_key_error(route.target, shown=fingerprint(key), place=place)
     known = [fingerprint(other) for other in known_hosts.keys(name)]
     raise host_key_changed_error(
         route.target,
         shown=fingerprint(key),
-        known=known or ["revoked"],
+        known=known,
         files=route.known_hosts_files,
-        key=None if verdict == "revoked" else key,
+        key=key,
     )
 
 
@@ -293,28 +446,30 @@ def _errors_while_sending_the_command(target: Target) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _errors_before_the_command(target: Target) -> Iterator[None]:
-    """Translate errors of connecting and logging in: no command was sent."""
-    paramiko = load_paramiko()
+def _errors_before_the_command(target: Target, stage: Stage) -> Iterator[None]:
+    """Translate errors of connecting and logging in: no command was sent.
+
+    Failures of the network are what they are. All others have to be confirmed by OpenSSH.
+    """
     try:
         yield
-    except ApexError:
+    except (UnreachableError, UnconfirmedError):
         raise
-    except paramiko.AuthenticationException:
-        raise key_refused_error(target) from None
-    except (paramiko.SSHException, EOFError) as exc:
-        raise _ssh_error(target, exc) from None
-    except OSError as exc:
-        raise _socket_error(target, exc) from None
+    except ApexError as exc:
+        raise UnconfirmedError(exc, stage) from None
+    except TimeoutError:
+        raise unreachable_error(target, "no answer in time", ConnectTimeoutError) from None
+    except Exception as exc:
+        # paramiko and the libraries below it raise more classes than anybody could list.
+        raise UnconfirmedError(_ssh_error(target, exc), stage) from None
 
 
 def _ssh_error(target: Target, exc: Exception) -> UnreachableError:
     # paramiko has one class for all its failures; its messages are the only difference.
     text = str(exc).lower()
-    silent = "timeout" in text or "no existing session" in text or "banner" in text
+    silent = "timeout" in text or "no existing session" in text
     if silent and "reset" not in text:
-        reason = "it accepts the connection but does not answer"
-        return unreachable_error(target, reason, ConnectTimeoutError)
+        return _silent_error(target)
     reason = f"the SSH connection failed ({str(exc)[:120] or 'closed'})"
     return unreachable_error(target, reason, ConnectionClosedError)
 

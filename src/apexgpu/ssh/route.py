@@ -5,28 +5,60 @@ apexgpu does not read the ssh config itself. OpenSSH resolves Host, Match, Inclu
 
 import os
 import re
+import shlex
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu import readers
-from apexgpu.errors import ConfigError
+from apexgpu.errors import (
+    ConfigError,
+    ConfigPermissionsError,
+    NoLocalUserError,
+    ProgramTimeoutError,
+    SlowConfigError,
+)
 from apexgpu.models import Target
 from apexgpu.process import Runner
+from apexgpu.sshfiles.agentquery import DEFAULT_AGENT, agent_socket
 from apexgpu.sshfiles.sshhome import home
 from apexgpu.text import last_line
 
-_TIME_LIMIT = 10  # seconds for `ssh -G`; it is local, but a `Match exec` may run any program
+_TIME_LIMIT = 20  # seconds for `ssh -G`; it is local, but a `Match exec` may run any program
+_MOST_CONFIG_BYTES = 1 << 20
+
+# Options that change which key is offered, which host key is accepted or how the connection is made,
+# and that only ssh implements. Each with the values that mean "not set".
+_ONLY_OPENSSH = {
+    "proxyjump": {"none"},
+    "proxycommand": {"none"},
+    "pkcs11provider": {"none"},
+    "certificatefile": set(),
+    "knownhostscommand": {"none"},
+    "revokedhostkeys": {"none"},
+    "verifyhostkeydns": {"no", "false"},
+    "checkhostip": {"no"},
+    "bindaddress": set(),
+    "bindinterface": set(),
+    "addressfamily": {"any", "inet"},
+    "pubkeyauthentication": {"yes", "true"},
+    "hostbasedauthentication": {"no"},
+    "preferredauthentications": {"publickey"},
+    "usekeychain": {"no"},  # macOS
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """The resolved ssh options for a target, with the address, user and port that IAM lists.
 
-    `options` maps each option, in lower case, to its values in order.
+    `options` maps each option, in lower case, to its values in order. `seconds` is how long ssh
+    needed to read its configuration; it needs as long again for each connection of its own.
     """
 
     target: Target
     options: dict[str, list[str]]
+    seconds: float = 0.0
 
     def option(self, name: str, default: str = "") -> str:
         """The first value of an option."""
@@ -68,19 +100,89 @@ class Route:
     @property
     def identity_files(self) -> list[Path]:
         """The private key files that ssh would offer, whether they exist or not."""
-        return [_path(name) for name in self.options.get("identityfile", []) if name != "none"]
+        values = [name for name in self.options.get("identityfile", []) if name != "none"]
+        expanded = [self._expanded(value) for value in values]
+        return [_path(name) for name in expanded if name is not None]
+
+    @property
+    def agent_socket(self) -> str:
+        """The socket of the ssh-agent that ssh asks; "" if it asks none."""
+        return agent_socket(self.option("identityagent", DEFAULT_AGENT), os.environ)
+
+    @property
+    def openssh_reason(self) -> str | None:
+        """The option for which only OpenSSH can make this connection (a jump host …); None if there is none."""
+        for name, unset in _ONLY_OPENSSH.items():
+            for value in self.options.get(name, []):
+                if value.lower() not in unset:
+                    return name
+        for value in self.options.get("identityfile", []):
+            if self._expanded(value) is None:
+                return "identityfile"
+        known_hosts = self.option("userknownhostsfile") + self.option("globalknownhostsfile")
+        if (
+            "%" in known_hosts or "$" in known_hosts
+        ):  # ssh before 9.2 prints them as they are written
+            return "userknownhostsfile"
+        # A list of the user's own fixes the order, in which ssh then ignores what is in known_hosts.
+        algorithms = self.option("hostkeyalgorithms")
+        if algorithms and "-cert-v01@openssh.com" not in algorithms.partition(",")[0]:
+            return "hostkeyalgorithms"
+        return None
 
     @property
     def needs_openssh(self) -> bool:
         """Whether only OpenSSH can make this connection (a jump host, a hardware key, a certificate …)."""
-        has_proxy = (
-            self.option("proxyjump", "none") != "none"
-            or self.option("proxycommand", "none") != "none"
-        )
-        has_special_key = (
-            self.option("pkcs11provider", "none") != "none" or "certificatefile" in self.options
-        )
-        return has_proxy or has_special_key
+        return self.openssh_reason is not None
+
+    @property
+    def proxy(self) -> str | None:
+        """The jump host or the proxy command, None for a direct connection."""
+        for name in ("proxyjump", "proxycommand"):
+            value = self.option(name, "none")
+            if value != "none":
+                return value
+        return None
+
+    @property
+    def host_key_algorithms(self) -> set[str]:
+        """The algorithms that ssh accepts for a host key; empty if it does not print them."""
+        return set(filter(None, self.option("hostkeyalgorithms").split(",")))
+
+    @property
+    def key_algorithms(self) -> set[str]:
+        """The algorithms with which ssh logs in; empty if it does not print them."""
+        names = ("pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes")  # the second before 8.5
+        return {value for name in names for value in self.option(name).split(",") if value}
+
+    @property
+    def least_rsa_bits(self) -> int:
+        """The size below which ssh does not use an RSA key."""
+        value = self.option("requiredrsasize", "1024")
+        return int(value) if value.isdigit() else 1024
+
+    def _expanded(self, value: str) -> str | None:
+        """An IdentityFile with its tokens replaced (TOKENS in ssh_config(5)); None if ssh has to do it.
+
+        `ssh -G` prints these as they are written.
+        """
+        tokens = {
+            "%%": "%",
+            "%d": home(),
+            "%h": self.address,
+            "%n": self.target.alias,
+            "%p": str(self.port),
+            "%r": self.user,
+        }
+        parts = re.split("(%.?)", value)
+        if "${" in value or (value.startswith("~") and not value.startswith("~/")):
+            return None
+        for number, part in enumerate(parts):
+            if part.startswith("%"):
+                if part not in tokens:
+                    return None
+                parts[number] = tokens[part]
+        return "".join(parts)
 
 
 def keep_host_keys_advice(config: Path) -> str:
@@ -127,23 +229,75 @@ def parse(text: str) -> dict[str, list[str]]:
 
 
 def resolve(target: Target, *, config: Path, runner: Runner) -> Route:
-    """Ask `ssh -G` for the route. ConfigError with ssh's message if ssh rejects the user's config."""
+    """Ask `ssh -G` for the route.
+
+    Raises:
+        ConfigError: ssh rejects the user's config; the message is ssh's.
+        ConfigPermissionsError: others may write to the config, so ssh does not read it.
+        SlowConfigError: ssh did not finish, because of a `Match exec` that takes long.
+        NoLocalUserError: this account has no entry in the password database.
+    """
     if config.exists():
         config_file = config_arguments(config)
     else:
         # Without -F, ssh would read the user's own config instead.
         config_file = ["-F", os.devnull]
     argv = ["ssh", "-G", *config_file, *target_arguments(target), target.alias]
-    completed = runner.run(argv, timeout=_TIME_LIMIT)
+    began = time.monotonic()
+    try:
+        completed = runner.run(argv, timeout=_TIME_LIMIT)
+    except ProgramTimeoutError:
+        raise slow_config_error(target, config, _TIME_LIMIT) from None
     if completed.code != 0:
-        reason = _config_error(completed.err, completed.code)
-        message = f"ssh cannot read its configuration: {reason}"
-        raise ConfigError(message, hint=f"correct that line in {config}", code="ssh_config")
-    return Route(target, parse(completed.text))
+        raise _config_error(completed.err, completed.code, config)
+    return Route(target, parse(completed.text), time.monotonic() - began)
 
 
-def _config_error(stderr: bytes, status: int) -> str:
-    lines = stderr.decode("utf-8", "replace").splitlines()
+def slow_config_error(target: Target, config: Path, seconds: float) -> SlowConfigError:
+    """The error for an ssh that did not finish reading its configuration; it names the lines that run programs."""
+    lines = exec_lines(config)
+    cause = ""
+    if lines:
+        number, text = lines[0]
+        cause = f"; line {number} of {config} runs a program: {text}"
+        if len(lines) > 1:
+            cause += f" (and {len(lines) - 1} more such lines)"
+    message = f"ssh did not finish reading its configuration for {target.alias} within {seconds:g} s{cause}"
+    return SlowConfigError(message, hint=f"time ssh -G {target.alias}")
+
+
+def exec_lines(config: Path) -> list[tuple[int, str]]:
+    """The lines of a config that run a program while ssh reads it (`Match exec`), with their numbers."""
+    try:
+        with config.open("rb") as stream:
+            text = stream.read(_MOST_CONFIG_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return []
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if re.match(r"\s*match\b.*\bexec\b", line, re.IGNORECASE):
+            found.append((number, line.strip()[:120]))
+    return found
+
+
+def _config_error(stderr: bytes, status: int, config: Path) -> ConfigError | NoLocalUserError:
+    text = stderr.decode("utf-8", "replace")
+    bad_permissions = re.search(r"^Bad owner or permissions on (.+?)\r?$", text, re.MULTILINE)
+    if bad_permissions:
+        file = bad_permissions[1]
+        message = f"ssh does not read {file}: it belongs to another user, or others may write to it"
+        return ConfigPermissionsError(message, hint=f"chmod 600 {shlex.quote(file)}")
+    if "No user exists for uid" in text or "You don't exist, go away" in text:
+        return no_local_user_error(text)
     # ssh ends with "FILE: terminating, 1 bad configuration options"; the line before names the option.
-    specific = [line for line in lines if ": terminating, " not in line]
-    return last_line("\n".join(specific), f"exit status {status}")
+    specific = [line for line in text.splitlines() if ": terminating, " not in line]
+    reason = last_line("\n".join(specific), f"exit status {status}")
+    message = f"ssh cannot read its configuration: {reason}"
+    return ConfigError(message, hint=f"correct that line in {config}", code="ssh_config")
+
+
+def no_local_user_error(stderr: str) -> NoLocalUserError:
+    """The error for an ssh that does not run, because this machine's password database lacks our account."""
+    reason = last_line(stderr, "No user exists")
+    message = f"ssh does not run under this account: {reason}"
+    return NoLocalUserError(message, hint="getent passwd $(id -u)")

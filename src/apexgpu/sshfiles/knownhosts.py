@@ -6,18 +6,21 @@
 import base64
 import binascii
 import fnmatch
+import functools
 import hmac
 import re
 import secrets
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from apexgpu.iam.publickeys import parse_key
+from apexgpu.iam.publickeys import fingerprint, parse_key
 from apexgpu.models import PublicKey
 
 _MARKERS = {"@revoked", "@cert-authority"}
+_LONGEST_PATTERN = 1023  # OpenSSH ignores a list of names with a longer one
 
 
 class KeyStatus(StrEnum):
@@ -59,7 +62,9 @@ def lookup_name(address: str, port: int) -> str:
 
 def parse_entry(line: bytes) -> KnownHostsEntry | None:
     """Return the entry of one line, or None for blank lines, comments and anything else."""
-    text = line.decode("utf-8", "surrogateescape").strip(" \t\r\n")
+    # For OpenSSH, which is written in C, a NUL ends the line.
+    visible = line.partition(b"\0")[0]
+    text = visible.decode("utf-8", "surrogateescape").strip(" \t\r\n")
     first, remaining = _split_first(text)
     marker = ""
     if first in _MARKERS:
@@ -85,12 +90,40 @@ def parse_entries(data: bytes) -> list[KnownHostsEntry]:
 
 def read_entries(path: Path) -> list[KnownHostsEntry]:
     """Return the entries of a file; [] if it cannot be read, because ssh does the same."""
+    return list(_read(path).entries)
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What a known_hosts file contains. `odd`: a line has a marker, but is not one that we can read."""
+
+    entries: tuple[KnownHostsEntry, ...] = ()
+    odd: bool = False
+
+
+def _read(path: Path) -> _Contents:
     try:
-        if not path.is_file():
-            return []
-        return parse_entries(path.read_bytes())
-    except OSError:
-        return []
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return _Contents()
+        return _read_version(path, status.st_mtime_ns, status.st_size, status.st_ino)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return _Contents()
+
+
+# Each connection reads the same files, and one may be large.
+@functools.lru_cache(maxsize=16)
+def _read_version(path: Path, _mtime: int, _size: int, _inode: int) -> _Contents:
+    data = path.read_bytes()
+    entries = []
+    odd = False
+    for line in data.split(b"\n"):
+        entry = parse_entry(line)
+        if entry is not None:
+            entries.append(entry)
+        elif line.lstrip(b" \t").startswith(b"@"):
+            odd = True
+    return _Contents(tuple(entries), odd)
 
 
 class KnownHosts:
@@ -98,7 +131,7 @@ class KnownHosts:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = tuple(files)
-        self._entries: list[KnownHostsEntry] | None = None
+        self._contents: list[_Contents] | None = None
 
     def keys(self, name: str) -> list[PublicKey]:
         """Return the keys known for `name` (see `lookup_name`), in the order of the files."""
@@ -107,6 +140,31 @@ class KnownHosts:
             if not entry.marker:
                 keys.setdefault(entry.key.blob, entry.key)
         return list(keys.values())
+
+    def has_markers(self, name: str) -> bool:
+        """Return whether a line with a marker applies to `name`, or one that only OpenSSH can read.
+
+        An authority may have signed the key of the server, or the key may be revoked: OpenSSH has to
+        check it.
+        """
+        if any(contents.odd for contents in self._all_contents()):
+            return True
+        return any(entry.marker for entry in self._entries_for(name))
+
+    def revoked_by(self, name: str, shown: str) -> tuple[Path, int] | None:
+        """Return the file and the number of the line that revokes the key of `name` with the fingerprint `shown`."""
+        for path in self.files:
+            try:
+                lines = path.read_bytes().split(b"\n") if path.is_file() else []
+            except (OSError, ValueError):
+                continue
+            for number, line in enumerate(lines, start=1):
+                entry = parse_entry(line)
+                if entry is None or entry.marker != "@revoked" or not entry.covers(name.lower()):
+                    continue
+                if fingerprint(entry.key) == shown:
+                    return path, number
+        return None
 
     def check(self, name: str, kind: str, blob: str) -> KeyStatus:
         """Return the status of the key that the server `name` shows.
@@ -128,12 +186,16 @@ class KnownHosts:
         """Return the key types known for `name`, each once, for the negotiation to prefer."""
         return list(dict.fromkeys(key.kind for key in self.keys(name)))
 
+    def _all_contents(self) -> list[_Contents]:
+        if self._contents is None:
+            self._contents = [_read(path) for path in self.files]
+        return self._contents
+
     def _entries_for(self, name: str) -> list[KnownHostsEntry]:
-        if self._entries is None:
-            self._entries = []
-            for path in self.files:
-                self._entries += read_entries(path)
-        return [entry for entry in self._entries if entry.covers(name.lower())]
+        found = []
+        for contents in self._all_contents():
+            found += [entry for entry in contents.entries if entry.covers(name.lower())]
+        return found
 
 
 def is_hashed(path: Path) -> bool:
@@ -151,12 +213,19 @@ def hash_name(name: str) -> str:
 def matches_pattern_list(patterns: str, name: str) -> bool:
     """Return whether OpenSSH's pattern list matches `name`: one matching `!pattern` excludes it."""
     matched = False
-    for pattern in patterns.lower().split(","):
+    for pattern in _ascii_lower(patterns).split(","):
+        if len(pattern) >= _LONGEST_PATTERN:
+            return False
         if _matches_pattern(pattern.removeprefix("!"), name):
             if pattern.startswith("!"):
                 return False
             matched = True
     return matched
+
+
+def _ascii_lower(text: str) -> str:
+    # str.lower() also changes letters that C's tolower() leaves: the sign of Kelvin becomes a k.
+    return "".join(letter.lower() if letter.isascii() else letter for letter in text)
 
 
 def _split_first(text: str) -> tuple[str, str]:
@@ -183,4 +252,6 @@ def _hash_matches(field: str, name: str) -> bool:
     except (binascii.Error, ValueError):
         return False
     expected = hmac.digest(salt, name.encode("utf-8", "surrogateescape"), "sha1")
-    return hmac.compare_digest(expected, digest)
+    # OpenSSH compares the text, in which the same hash could also be written in another way.
+    is_canonical = base64.b64encode(digest).decode("ascii") == parts[3]
+    return is_canonical and hmac.compare_digest(expected, digest)

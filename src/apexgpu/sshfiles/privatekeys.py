@@ -47,6 +47,39 @@ def parse_private_key(data: bytes) -> PrivateKey | None:
     return _parse_pem(data)
 
 
+@dataclass(frozen=True, slots=True)
+class OpenSshHeader:
+    """What a key file in OpenSSH's format contains in clear text: cipher, type, and the public key's blob."""
+
+    cipher: str
+    kind: str
+    public: bytes
+
+
+def openssh_header(data: bytes) -> OpenSshHeader | None:
+    """Read OpenSSH's format: magic, cipher, kdf, its options, key count, public key (PROTOCOL.key).
+
+    None if `data` is not such a file.
+    """
+    _before, _begin, rest = data.partition(_BEGIN)
+    body, end, _after = rest.partition(_END)
+    if not end:
+        return None
+    try:
+        decoded = base64.b64decode(b"".join(body.split()), validate=True)
+    except binascii.Error:
+        return None
+    if not decoded.startswith(_MAGIC):
+        return None
+    cipher, unread = _read_string(decoded[len(_MAGIC) :])
+    _kdf, unread = _read_string(unread)
+    _kdf_options, unread = _read_string(unread)
+    unread = unread[4:]  # the number of keys, always 1
+    public, _unread = _read_string(unread)
+    kind, _fields = _read_string(public)
+    return OpenSshHeader(cipher.decode("ascii", "replace"), kind.decode("ascii", "replace"), public)
+
+
 def has_line_ends_for_ssh(data: bytes) -> bool:
     """Return whether the line ends of the key file `data` are such that ssh can load it.
 
@@ -181,28 +214,14 @@ def _candidates(path: Path) -> Iterator[Path]:
 
 
 def _parse_openssh(data: bytes) -> PrivateKey | None:
-    """Read OpenSSH's format: magic, cipher, kdf, its options, key count, public key (PROTOCOL.key)."""
-    _before, _begin, rest = data.partition(_BEGIN)
-    body, end, _after = rest.partition(_END)
-    if not end:
+    header = openssh_header(data)
+    if header is None:
         return None
-    try:
-        decoded = base64.b64decode(b"".join(body.split()), validate=True)
-    except binascii.Error:
-        return None
-    if not decoded.startswith(_MAGIC):
-        return None
-    cipher, unread = _read_string(decoded[len(_MAGIC) :])
-    _kdf, unread = _read_string(unread)
-    _kdf_options, unread = _read_string(unread)
-    unread = unread[4:]  # the number of keys, always 1
-    public, _unread = _read_string(unread)
-    kind, _fields = _read_string(public)
-    line = f"{kind.decode('ascii', 'replace')} {base64.b64encode(public).decode('ascii')}"
+    line = f"{header.kind} {base64.b64encode(header.public).decode('ascii')}"
     key = parse_key(line)
     if key is None:
         return None
-    return PrivateKey(key, encrypted=cipher != b"none")
+    return PrivateKey(key, encrypted=header.cipher != "none")
 
 
 def _read_string(data: bytes) -> tuple[bytes, bytes]:

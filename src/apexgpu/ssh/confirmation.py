@@ -1,0 +1,165 @@
+"""paramiko first, and OpenSSH for the final say: a failure of paramiko counts only when OpenSSH confirms it.
+
+A success over paramiko counts. So do failures of the network, and commands that were sent. Everything else (a refused
+key, a key that cannot be read, an unknown host key, an exception of a library) is tried once more over OpenSSH, with
+the same command. If that succeeds, the rest of the run uses OpenSSH, and so do later runs, until the cause changes
+(`history`).
+
+A refusal need not be confirmed where another host, with the same options, accepted one of the refused keys in this run:
+then it is about this host.
+"""
+
+import threading
+from collections.abc import Callable
+
+from apexgpu.errors import (
+    AgentRefusedError,
+    ApexError,
+    DeclinedError,
+    DroppedError,
+    HostKeyError,
+    LocalKeyError,
+    LoginError,
+    NothingOfferedError,
+    RefusedError,
+    RevokedHostKeyError,
+    SilentAgentError,
+    TooManyKeysError,
+)
+from apexgpu.models import Reply
+from apexgpu.ssh.failures import UnknownHostKeyError
+from apexgpu.ssh.history import ConnectionHistory, login_digest
+from apexgpu.ssh.hostkeys import known_hosts_name
+from apexgpu.ssh.identities import Offer, SkipReason
+from apexgpu.ssh.opensshclient import OpenSshClient
+from apexgpu.ssh.paramikoclient import ParamikoClient, Stage, UnconfirmedError
+from apexgpu.ssh.route import Route
+from apexgpu.ssh.transport import Limits, OnLine
+from apexgpu.sshfiles.knownhosts import KnownHosts
+
+
+class ConfirmingClient:
+    """A transport.Client that connects with paramiko, and with OpenSSH where that is not enough."""
+
+    def __init__(
+        self,
+        make_paramiko: Callable[[Callable[[Route, str], None]], ParamikoClient],
+        openssh: OpenSshClient,
+        history: ConnectionHistory,
+        *,
+        identity: str = "",
+    ) -> None:
+        """`make_paramiko` gets the function to call with each accepted key; `identity` is as in `history`."""
+        self._paramiko = make_paramiko(self._note_login)
+        self._openssh = openssh
+        self._history = history
+        self._identity = identity
+        self._changed = threading.Condition()
+        self._accepted: dict[str, set[str]] = {}
+        self._first: set[str] = set()
+        self._finished: set[str] = set()
+
+    def run(self, route: Route, command: str, *, limits: Limits, on_line: OnLine | None) -> Reply:
+        """See transport.Client."""
+        if route.needs_openssh or self._history.prefers_openssh(route) or _has_markers(route):
+            return self._openssh.run(route, command, limits=limits, on_line=on_line)
+        try:
+            return self._paramiko.attempt(route, command, limits=limits, on_line=on_line)
+        except UnconfirmedError as exc:
+            unconfirmed = exc
+        if unconfirmed.stage is not Stage.LOGIN:
+            return self._confirm(route, command, limits, on_line, unconfirmed)
+        return self._confirm_login(route, command, limits, on_line, unconfirmed)
+
+    def _note_login(self, route: Route, fingerprint: str) -> None:
+        with self._changed:
+            digest = login_digest(route, self._identity)
+            self._accepted.setdefault(digest, set()).add(fingerprint)
+            self._changed.notify_all()
+
+    def _confirm_login(
+        self,
+        route: Route,
+        command: str,
+        limits: Limits,
+        on_line: OnLine | None,
+        unconfirmed: UnconfirmedError,
+    ) -> Reply:
+        """As `_confirm`, but where many hosts refuse at once, first one of them alone."""
+        offer = unconfirmed.offer
+        if offer is not None and any(
+            skipped.reason is SkipReason.BLOCKING for skipped in offer.skipped
+        ):
+            # ssh would wait for that pipe, and never log in anywhere.
+            raise unconfirmed.error
+        digest = login_digest(route, self._identity)
+        with self._changed:
+            is_first = digest not in self._first
+            self._first.add(digest)
+            while not is_first and digest not in self._finished:
+                if self._is_known_key(digest, offer):
+                    raise unconfirmed.error
+                # The first one ends within its own limits.
+                self._changed.wait()
+            if self._is_known_key(digest, offer):
+                raise unconfirmed.error
+        try:
+            return self._confirm(route, command, limits, on_line, unconfirmed)
+        finally:
+            with self._changed:
+                self._finished.add(digest)
+                self._changed.notify_all()
+
+    def _is_known_key(self, digest: str, offer: Offer | None) -> bool:
+        """Whether another host accepted a key of this offer; then the refusal is about this host."""
+        if offer is None:
+            return False
+        return not self._accepted.get(digest, set()).isdisjoint(offer.fingerprints)
+
+    def _confirm(
+        self,
+        route: Route,
+        command: str,
+        limits: Limits,
+        on_line: OnLine | None,
+        unconfirmed: UnconfirmedError,
+    ) -> Reply:
+        shown = None
+        if isinstance(unconfirmed.error, UnknownHostKeyError):
+            shown = unconfirmed.error.key
+        everywhere = unconfirmed.stage is Stage.LOGIN
+        try:
+            reply = self._openssh.run(
+                route, command, limits=limits, on_line=on_line, host_key=shown
+            )
+        except DroppedError:
+            # The login succeeded.
+            self._history.remember_openssh(route, everywhere=everywhere)
+            raise
+        except ApexError as confirmed:
+            raise _more_specific(unconfirmed.error, confirmed) from None
+        self._history.remember_openssh(route, everywhere=everywhere)
+        return reply
+
+
+def _has_markers(route: Route) -> bool:
+    """Whether known_hosts has authorities or revoked keys for this server, which only OpenSSH checks."""
+    return KnownHosts(route.known_hosts_files).has_markers(known_hosts_name(route))
+
+
+def _more_specific(ours: ApexError, openssh: ApexError) -> ApexError:
+    """Of two errors for one failure, the one with more details. OpenSSH decides what kind of failure it is."""
+    if isinstance(openssh, HostKeyError):
+        # Ours has both fingerprints and the key.
+        is_same = isinstance(ours, HostKeyError) and not isinstance(openssh, RevokedHostKeyError)
+        return ours if is_same else openssh
+    is_login_failure = isinstance(openssh, LoginError | RefusedError)
+    if not is_login_failure or isinstance(openssh, AgentRefusedError):
+        return openssh
+    if isinstance(ours, UnknownHostKeyError | NothingOfferedError):
+        return openssh  # ssh may have offered more than paramiko
+    if isinstance(ours, LocalKeyError | DeclinedError | SilentAgentError):
+        return ours  # it names the key that could not be offered
+    if isinstance(openssh, TooManyKeysError) and isinstance(ours, LoginError | RefusedError):
+        return ours  # the key that matters was offered first, and refused
+    return openssh
