@@ -461,7 +461,11 @@ def _errors_before_the_command(target: Target, stage: Stage) -> Iterator[None]:
         raise unreachable_error(target, "no answer in time", ConnectTimeoutError) from None
     except Exception as exc:
         # paramiko and the libraries below it raise more classes than anybody could list.
-        raise UnconfirmedError(_ssh_error(target, exc), stage) from None
+        error = _ssh_error(target, exc)
+        if isinstance(error, ConnectTimeoutError):
+            # The server is silent, and a second try would take as long again.
+            raise error from None
+        raise UnconfirmedError(error, stage) from None
 
 
 def _ssh_error(target: Target, exc: Exception) -> UnreachableError:
