@@ -13,7 +13,7 @@ from apexgpu.errors import (
 )
 from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Readiness, Runner
-from apexgpu.ssh import sshlog, sshoptions
+from apexgpu.ssh import silentagent, sshlog, sshoptions
 from apexgpu.ssh.failures import (
     SshFailure,
     UnknownHostKeyError,
@@ -146,8 +146,7 @@ class OpenSshClient:
             if exists:
                 # ssh replaces tokens in this name.
                 words += ["-i", str(self._preferred).replace("%", "%%")]
-        if self._agent_is_silent(route):
-            words += sshoptions.arguments(["IdentityAgent=none"])
+        words += sshoptions.arguments(silentagent.options(route, self._agents))
         return words
 
     def _agent_is_silent(self, route: Route) -> bool:
