@@ -38,11 +38,12 @@ def running(path: Path, *keys: Path) -> Iterator[str]:
             process.terminate()
 
 
-def add(path: str, *keys: Path) -> None:
-    """Add private keys to the agent at `path`."""
+def add(path: str, *keys: Path, confirm: bool = False) -> None:
+    """Add private keys to the agent at `path`. `confirm`: it is to ask its user before it signs."""
+    options = ["-c"] if confirm else []
     for key in keys:
         subprocess.run(
-            ["ssh-add", "-q", key],
+            ["ssh-add", "-q", *options, key],
             check=True,
             capture_output=True,
             env={**os.environ, "SSH_AUTH_SOCK": path},

@@ -117,10 +117,11 @@ def start(
     address: str = "127.0.0.1",
     home: Path | None = None,
     shell: str = "/bin/sh",
+    penalties: bool = False,
 ) -> OpenSSH:
     """Start sshd on a free port; manage and container are the same server here.
 
-    `home` and `shell` replace the account's.
+    `home` and `shell` replace the account's. `penalties` leaves sshd's on (since OpenSSH 9.8).
     """
     directory.mkdir(parents=True, exist_ok=True)
     for key in ("host_key", "id_ed25519"):
@@ -137,10 +138,8 @@ def start(
         [sys.executable, "-S", str(directory / "shell.py"), str(directory / "answers.json"), shell]
     )
     server = directory / "sshd_config"
-    if _version() >= (
-        9,
-        8,
-    ):  # without penalties: what a test does wrong must not lock out the next one
+    # Without penalties, unless a test is about them: what one test does wrong must not lock out the next one.
+    if version() >= (9, 8) and not penalties:
         extra = f"PerSourcePenalties no\n{extra}"
     # SHLVL keeps bash from reading the account's .bashrc.
     server.write_text(
@@ -173,7 +172,7 @@ def remember(host: Host, *, keep_connections: bool = False) -> None:
 
 
 @cache
-def _version() -> tuple[int, ...]:
+def version() -> tuple[int, ...]:
     """The version of this machine's sshd."""
     said = subprocess.run(["/usr/sbin/sshd", "-V"], capture_output=True, text=True, check=False)
     found = re.search(r"OpenSSH_(\d+)\.(\d+)", said.stderr)
