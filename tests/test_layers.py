@@ -46,6 +46,7 @@ USER_LEVEL = (
     "x11",
     "gpus",
     "runs",
+    "runstart",
     "software",
     "shellcompletion",
     "doctor",

@@ -3,54 +3,40 @@
     from apexgpu import runs
     from apexgpu.session import Session
 
-    started = runs.start(Session(), "any", ["python", "train.py"], memory=8 * runs.GIB)
-    print(started.run.name, "runs on", started.host)
-    runs.wait(Session(), started.run.name)
+    for outcome in runs.list_runs(Session()).outcomes:
+        print(outcome.host.name, outcome.value)
+    runs.wait(Session(), "train-x7k2")
+
+`apexgpu.runstart` starts them.
 
 A run is in a session of its own in the container: it survives ssh, this laptop and apexgpu, and ends with the
 container. Everything that is known about it is in the container, so a second laptop sees the same.
 """
 
-import re
-import secrets
-import shlex
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from apexgpu import containers, gpus, manyhosts, shells
+from apexgpu import containers, manyhosts
 from apexgpu.detached import containerruns, runnotes
 from apexgpu.detached.containerruns import (
-    GpuCandidate,
-    GpuTakenError,
     LogEnd,
     NoSuchRunError,
     Run,
-    RunRequest,
     RunState,
 )
 from apexgpu.errors import (
     ApexError,
-    DroppedError,
     NotRegisteredError,
-    RefusedError,
     StoppedError,
     UnreachableError,
     UsageError,
 )
-from apexgpu.gpus import GIB
-from apexgpu.models import Host, Outcome, Target
-from apexgpu.nvidia import query
-from apexgpu.nvidia.choice import Fit
-from apexgpu.nvidia.smi import Condition
+from apexgpu.models import Host, Outcome
 from apexgpu.results import HostResults, JsonObject, Result
 from apexgpu.session import Session
-from apexgpu.text import counted, size
+from apexgpu.text import counted
 
 __all__ = [
-    "ANY",
-    "GIB",
     "FollowedRun",
     "HostRuns",
     "RemovedRuns",
@@ -63,20 +49,9 @@ __all__ = [
     "follow",
     "list_runs",
     "logs",
-    "parse_variables",
-    "start",
     "stop",
     "wait",
 ]
-
-ANY = "any"
-"""Instead of a host: the best one of `gpus free`. Instead of a GPU: the best one of the host."""
-
-LOOK_SECONDS = 2.0
-"""Over how many seconds the GPUs are looked at before one is chosen."""
-
-WAIT_PERIOD = 10.0
-"""Seconds between two searches for a free GPU with `wait`."""
 
 WATCH_PERIOD = 5.0
 """Seconds between two looks at the runs with `watch`."""
@@ -124,7 +99,7 @@ class RunList(HostResults[HostRuns]):
 
 @dataclass(frozen=True)
 class StartedRun(Result):
-    """What `start` returns: the run and its host."""
+    """What `runstart.start` returns: the run and its host."""
 
     host: str
     run: Run
@@ -225,361 +200,6 @@ def _iso_time(seconds: int | None) -> str | None:
         return datetime.fromtimestamp(seconds).astimezone().isoformat()
     except (OverflowError, ValueError, OSError):
         return None
-
-
-# Start
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A host, and the GPUs on it that a run may use, best first; none where it needs none.
-
-    `by_uuid`: CUDA may number them in another way, because a GPU of the host is lost.
-    """
-
-    host: Host
-    fits: tuple[Fit, ...] = ()
-    by_uuid: bool = False
-
-    @property
-    def candidates(self) -> tuple[GpuCandidate, ...]:
-        """The GPUs as `containerruns.start` takes them."""
-        candidates = []
-        for fit in self.fits:
-            index = fit.gpu.index
-            # Old drivers report no UUID. The lock is then named by the number.
-            uuid = fit.gpu.uuid or f"GPU-{index}"
-            visible = uuid if self.by_uuid else str(index)
-            candidates.append(GpuCandidate(index, uuid, visible))
-        return tuple(candidates)
-
-
-def start(
-    session: Session,
-    host: str,
-    command: Sequence[str],
-    *,
-    name: str | None = None,
-    gpu: str | None = None,
-    memory: int | None = None,
-    directory: str | None = None,
-    variables: Mapping[str, str] | None = None,
-    sync: str | None = None,
-    wait_for_gpu: bool = False,
-) -> StartedRun:
-    """Start `command` in the container on `host`, and return as soon as it runs.
-
-    `host` may be ANY: the best host of `gpus free` among the running containers. `command` is one word that the
-    container's shell reads, or several that are quoted for it, as in `shells.run`. `gpu` is ANY or the number of a GPU,
-    which no other run of any member gets while this one lives; `memory` is how many bytes must be free on it (None: it
-    must be empty). `directory` is where the command starts, relative to the home directory there. `variables` are added
-    to its environment. `sync` is a directory of this laptop that is copied there first, without what git ignores.
-    `wait_for_gpu` waits until a GPU is free.
-
-    Raises UsageError, RefusedError (no GPU is free, the name is taken, no such directory or program, no space),
-    StoppedError, and the errors of a connection. Nothing was started then, unless the error is a DroppedError.
-
-    Example: start(session, "gpu7", ["python", "train.py", "--epochs", "90"], gpu="any", memory=8 * GIB)
-    """
-    words = list(command[1:] if command[:1] == ["--"] else command)
-    if not words:
-        raise UsageError("no command was given", hint=f"apexgpu run {host} -- CMD")
-    request = RunRequest(
-        name=_checked_name(name, words),
-        id=secrets.token_hex(8),
-        command=shells.command_line(words),
-        program=_program(words),
-        directory=_target_directory(directory, sync),
-        owner="",
-    )
-    if host == ANY and gpu is None:
-        gpu = ANY
-    _check_gpu(gpu)
-    while True:
-        try:
-            places = _places(session, host, gpu, memory)
-            return _start_at_best(session, places, request, variables or {}, sync)
-        except (gpus.NoneFreeError, GpuTakenError) as exc:
-            if not wait_for_gpu:
-                raise
-            session.reporter.note(f"{exc.message}; looking again in {WAIT_PERIOD:g} s")
-        session.pause(WAIT_PERIOD)
-
-
-def parse_variables(words: Sequence[str], file: str | None) -> dict[str, str]:
-    """The variables of `NAME=VALUE` words, and of a file with such lines, which the words override.
-
-    In the file, blank lines and lines that begin with `#` are skipped; values are taken as they are, without quotes or
-    expansions. Raises UsageError, which quotes no value: it may be a secret.
-    """
-    variables: dict[str, str] = {}
-    if file is not None:
-        try:
-            lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as exc:
-            reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
-            message = f"cannot read {file}: {reason}"
-            raise UsageError(message, hint=f"ls -l {shlex.quote(file)}") from None
-        for number, line in enumerate(lines, start=1):
-            if line.strip() and not line.lstrip().startswith("#"):
-                name, value = _parse_variable(line.lstrip(), f"line {number} of {file}")
-                variables[name] = value
-    for word in words:
-        name, value = _parse_variable(word, "--env")
-        variables[name] = value
-    return variables
-
-
-def _parse_variable(text: str, where: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        raise UsageError(f"{where}: expected NAME=VALUE", hint="apexgpu run --help")
-    return name, value
-
-
-def _checked_name(name: str | None, words: Sequence[str]) -> str:
-    """The name of the run: the user's, or one made of the program and some letters that no other run has."""
-    if name is None:
-        program = words[0].split()[0] if words[0].split() else "run"
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(program).name.partition(".")[0])
-        if stem in {"python", "python2", "python3", "bash", "sh"} and len(words) > 1:
-            stem = re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(words[1]).name.partition(".")[0])
-        letters = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(4))
-        return f"{stem.strip('-')[:24] or 'run'}-{letters}"
-    if not containerruns.NAME.fullmatch(name):
-        message = (
-            f"a run cannot be called {name}: a name has letters, digits, dots, dashes and underscores, "
-            "and begins with a letter or digit"
-        )
-        raise UsageError(message, hint="apexgpu run --help")
-    return name
-
-
-def _program(words: Sequence[str]) -> str:
-    """The program, or the shell's own command, that a command line begins with; "" where only the shell can tell."""
-    if len(words) > 1:
-        return words[0]
-    first = re.match(r"\s*([\w./+-]+)(?=\s|$)", words[0], re.ASCII)
-    return first[1] if first is not None else ""
-
-
-def _target_directory(directory: str | None, sync: str | None) -> str:
-    if directory is not None:
-        return directory
-    if sync is not None:
-        return Path(sync).expanduser().resolve().name or "~"
-    return "~"
-
-
-def _check_gpu(gpu: str | None) -> None:
-    if gpu is not None and gpu != ANY and not re.fullmatch(r"[0-9]{1,3}", gpu):
-        message = f"{gpu} is not a GPU: name its number in `apexgpu gpus`, or any"
-        raise UsageError(message, hint="apexgpu gpus")
-
-
-def _places(session: Session, host: str, gpu: str | None, memory: int | None) -> list[_Place]:
-    """Where the run may start, best first."""
-    if gpu is None:
-        return [_Place(containers.one_host(session, host))]
-    patterns = () if host == ANY else (containers.one_host(session, host).name,)
-    if gpu != ANY:
-        if host == ANY:
-            message = (
-                f"--gpu {gpu} needs a host: the number of a GPU means something on one host only"
-            )
-            raise UsageError(message, hint="apexgpu gpus")
-        chosen = containers.one_host(session, host)
-        return [_numbered_gpu(session, chosen, int(gpu))]
-    found = _free_gpus(session, patterns, memory)
-    hosts = {known.name: known for known in session.known_hosts}
-    places = [_Place(hosts[offer.host], offer.fits, offer.by_uuid) for offer in found.offers]
-    if host == ANY:
-        _report_choice(session, found)
-    return places
-
-
-def _free_gpus(session: Session, patterns: Sequence[str], memory: int | None) -> gpus.FreeGpus:
-    """The free GPUs; NoneFreeError, or the error of the only host, if there are none."""
-    found = gpus.free(session, patterns, memory=memory, seconds=LOOK_SECONDS)
-    if found.error is None:
-        return found
-    if len(found.outcomes) == 1:
-        (outcome,) = found.outcomes
-        if outcome.error is not None:
-            raise outcome.error
-        if outcome.value is not None and outcome.value.absent is not None:
-            if not isinstance(outcome.value.absent, StoppedError):
-                raise outcome.value.absent
-            containers.offer_start(session, outcome.host)
-            return _free_gpus(session, patterns, memory)
-    raise found.error
-
-
-def _numbered_gpu(session: Session, host: Host, number: int) -> _Place:
-    """The GPU with a number, free or not: the user wants this one."""
-    transport, connect = session.transport, session.settings.timeout
-    with session.reporter.working(f"looking at GPU {number} of {host.name}"):
-        (outcome,) = manyhosts.run(
-            session, [host], lambda target: query.look(transport, target, connect=connect)
-        )
-    if isinstance(outcome.error, StoppedError):
-        containers.offer_start(session, host)
-        return _numbered_gpu(session, host, number)
-    if outcome.error is not None:
-        raise outcome.error
-    (report,) = outcome.value or ()
-    for gpu in report.gpus:
-        if gpu.index != number:
-            continue
-        if gpu.condition is not Condition.HEALTHY:
-            message = f"GPU {number} of {host.name} cannot be used: {gpu.condition.value}"
-            raise RefusedError(message, hint=f"apexgpu gpus {host.name}", code="no_gpu")
-        fit = Fit(gpu, gpu.free or 0, gpu.used or 0, gpu.utilization)
-        if not fit.is_empty:
-            in_use = size(gpu.used)
-            session.reporter.warn(f"GPU {number} of {host.name} is in use: {in_use} of its memory")
-        return _Place(host, (fit,), by_uuid=not report.is_complete)
-    message = f"there is no GPU {number} on {host.name}"
-    raise RefusedError(message, hint=f"apexgpu gpus {host.name}", code="no_gpu")
-
-
-def _report_choice(session: Session, found: gpus.FreeGpus) -> None:
-    """Say why the best host is the best, and why others were not considered."""
-    best = found.offers[0]
-    fit = best.fits[0]
-    session.reporter.note(
-        f"{best.host} has the best free GPU: {fit.gpu.index} ({fit.gpu.name}), {size(fit.free)} free, "
-        f"load {'unknown' if fit.load is None else f'{fit.load} %'}"
-    )
-    for outcome in found.outcomes:
-        if outcome.error is not None:
-            session.reporter.note(f"not {outcome.host.name}: {outcome.error.message}")
-    for reason, why in (
-        (StoppedError, "container stopped"),
-        (NotRegisteredError, "not registered"),
-    ):
-        names = gpus.names_of_absent(found.outcomes, reason)
-        if names:
-            session.reporter.note(f"not {', '.join(names)}: {why}")
-    offered = {offer.host for offer in found.offers}
-    busy = [
-        outcome.host.name
-        for outcome in found.outcomes
-        if outcome.value is not None
-        and outcome.value.absent is None
-        and outcome.host.name not in offered
-    ]
-    if busy:
-        session.reporter.note(f"not {', '.join(busy)}: no GPU is free")
-
-
-def _start_at_best(
-    session: Session,
-    places: Sequence[_Place],
-    request: RunRequest,
-    variables: Mapping[str, str],
-    sync: str | None,
-) -> StartedRun:
-    """Start the run at the first place whose GPU nobody has taken meanwhile."""
-    *first_places, last_place = places
-    for place in first_places:
-        try:
-            return _start_at(session, place, request, variables, sync)
-        except GpuTakenError as exc:
-            session.reporter.note(exc.message)
-    return _start_at(session, last_place, request, variables, sync)
-
-
-def _start_at(
-    session: Session,
-    place: _Place,
-    request: RunRequest,
-    variables: Mapping[str, str],
-    sync: str | None,
-) -> StartedRun:
-    host = place.host
-    if sync is not None:
-        _copy_directory(session, host, sync, request.directory)
-    request = replace(request, gpus=place.candidates, owner=f"{session.user} {request.name}")
-    if variables:
-        containers.ensure_running(session, host)
-        stored = containerruns.send_variables(
-            session.runner,
-            Target(host, "container"),
-            shells.ssh_arguments(session, host),
-            variables,
-            connect=session.settings.timeout,
-            ask=session.reporter.can_ask,
-        )
-        request = replace(request, variables=stored)
-    chosen = _send_start(session, host, request)
-    runnotes.remember(session.state_dir, request.name, host.name)
-    run = Run(
-        name=request.name,
-        id=request.id,
-        state=RunState.RUNNING,
-        command=request.command,
-        directory=request.directory,
-        began=int(time.time()),
-        gpu=None if chosen is None else chosen.index,
-        uuid="" if chosen is None else chosen.uuid,
-    )
-    where = f"{host.name}" if chosen is None else f"GPU {chosen.index} of {host.name}"
-    session.reporter.success(f"{run.name} runs on {where}")
-    session.reporter.note(
-        f"it keeps running without this laptop; to see its output: apexgpu runs logs {run.name} --follow"
-    )
-    return StartedRun(host.name, run)
-
-
-def _send_start(session: Session, host: Host, request: RunRequest) -> GpuCandidate | None:
-    """Start the run; a stopped container is started first if the user agrees."""
-
-    def begin(target: Host) -> GpuCandidate | None:
-        try:
-            return containerruns.start(session.transport, target, request)
-        except DroppedError:
-            # The start may have got through. The run's own id tells.
-            for run in containerruns.list_runs(session.transport, target, [request.name]):
-                if run.id == request.id:
-                    return _candidate(request, run.uuid)
-            raise
-
-    with session.reporter.working(f"starting {request.name} on {host.name}"):
-        (outcome,) = manyhosts.run(session, [host], begin)
-    if isinstance(outcome.error, StoppedError):
-        containers.offer_start(session, host)
-        (outcome,) = manyhosts.run(session, [host], begin)
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome.value
-
-
-def _candidate(request: RunRequest, uuid: str) -> GpuCandidate | None:
-    for gpu in request.gpus:
-        if gpu.uuid == uuid:
-            return gpu
-    return None
-
-
-def _copy_directory(session: Session, host: Host, source: str, target: str) -> None:
-    """Copy a directory of this laptop into the container, without what git ignores."""
-    # Imported here: they need asyncio, and most runs copy nothing.
-    from apexgpu import copying
-    from apexgpu.transfer import gitignore
-
-    directory = Path(source).expanduser()
-    if not directory.is_dir():
-        message = f"there is no directory {directory} on this laptop"
-        raise RefusedError(message, hint=f"ls -ld {shlex.quote(str(directory))}", code="no_source")
-    ignored = gitignore.ignored_paths(directory, session.runner)
-    if ignored:
-        names = sorted(path.decode("utf-8", "replace") for path in ignored)
-        shown = ", ".join(names[:5])
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        session.reporter.note(f"not copied, because git ignores it: {shown}{more}")
-    place = target if target != "~" else "."
-    copying.copy(session, [f"{directory}/.", f"{host.name}:{place}"], ignored=ignored)
 
 
 # List

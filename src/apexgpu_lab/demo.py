@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -104,6 +105,13 @@ class _Demo:
         self._chapter("What do the GPUs do?")
         self._apexgpu("gpus", first)
         self._chapter(
+            "Train on a free one. The run continues without this laptop, and no other run gets its GPU."
+        )
+        training = "for epoch in 1 2 3; do echo epoch $epoch on GPU $CUDA_VISIBLE_DEVICES; done"
+        self._apexgpu("run", first, "--gpu", "any", "--name", "training", "--", training)
+        self._apexgpu("runs", "logs", "training", "--follow")
+        self._apexgpu("runs")
+        self._chapter(
             "Copy a file into the container; a tunnel opens its web server on your laptop's loopback."
         )
         (self._directory / "hello.txt").write_text("hello from the container\n")
@@ -143,7 +151,7 @@ class _Demo:
 
     def _show(self, words: Sequence[str], done: tuple[int, str]) -> None:
         code, text = done
-        self._print(f"$ {' '.join(words)}")
+        self._print(f"$ {shlex.join(words)}")
         for line in text.splitlines():
             self._print(f"  {line}")
         self.steps.append((" ".join(words), code))

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -220,6 +221,28 @@ def test_the_gpu_stays_locked_while_a_process_of_the_run_lives(shell: Shell) -> 
     assert containerruns.stop(shell, HOST, find(shell, "a"), grace=5)
     assert find(shell, "a").state is RunState.KILLED
     begin(shell, "c", "true", gpus=GPUS[:1])
+
+
+def test_starts_at_the_same_time_never_share_a_gpu(shell: Shell) -> None:
+    gpus = tuple(GpuCandidate(number, f"GPU-{number}", str(number)) for number in range(3))
+    # The command notes its GPU while it runs, and fails if another run has noted the same one.
+    command = (
+        "mkdir taken-$CUDA_VISIBLE_DEVICES || exit 9; sleep 0.2; rmdir taken-$CUDA_VISIBLE_DEVICES"
+    )
+
+    def attempt(number: int) -> bool:
+        try:
+            begin(shell, f"run-{number}", command, gpus=gpus)
+        except GpuTakenError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        started = sum(pool.map(attempt, range(24)))
+    assert started >= len(gpus)
+    until(lambda: not any(run.is_running for run in containerruns.list_runs(shell, HOST)))
+    ends = [run.state for run in containerruns.list_runs(shell, HOST)]
+    assert ends == [RunState.DONE] * started
 
 
 def test_a_lock_works_between_members_and_is_shown_to_them(tmp_path: Path) -> None:

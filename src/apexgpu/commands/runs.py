@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from apexgpu import gpus, runs
+from apexgpu import gpus, runs, runstart
 from apexgpu.commands.options import Group, HostsArgument, ListByDefault, output_bytes, session_of
 from apexgpu.results import Result
 
@@ -78,7 +78,7 @@ def run(
     Examples: apexgpu run gpu7 -- python train.py · apexgpu run any --memory 8 --sync . --follow -- python train.py
     """
     session = session_of(ctx)
-    started = runs.start(
+    started = runstart.start(
         session,
         host,
         command or [],
@@ -86,7 +86,7 @@ def run(
         gpu=gpu,
         memory=None if memory is None else gpus.parse_memory(memory),
         directory=workdir,
-        variables=runs.parse_variables(env or [], env_file),
+        variables=runstart.parse_variables(env or [], env_file),
         sync=sync,
         wait_for_gpu=wait,
     )
