@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,8 +21,10 @@ from apexgpu.errors import ApexError
 from apexgpu.results import JsonObject, Result
 from apexgpu_lab import client
 
-START_LIMIT = 60.0
+START_LIMIT = 180.0
 """Seconds that a program of the demo may take to start on a busy machine."""
+STEP_LIMIT = 180.0
+"""Seconds that a command of the demo may take; alone the slowest takes two or three."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,37 @@ def play(print_line: Callable[[str], None]) -> Demo:
     Raises MissingProgramError without the extra `apexgpu[lab]`, and ApexError if a step fails.
     """
     client.need_extra()
+    with _signals_as_exits():
+        return _play(print_line)
+
+
+@contextmanager
+def _signals_as_exits() -> Iterator[None]:
+    """Make SIGTERM and a closed terminal end the program as Ctrl-C does, with the lab taken down.
+
+    They would end this process at once, and the lab is a process of its own that would stay.
+    """
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    handlers_before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is None:
+                continue  # Windows has no SIGHUP
+            # Under nohup SIGHUP is ignored, and stays so.
+            if signal.getsignal(number) == signal.SIG_DFL:
+                handlers_before[number] = signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in handlers_before.items():
+            signal.signal(number, handler)
+
+
+def _play(print_line: Callable[[str], None]) -> Demo:
     home = Path(tempfile.mkdtemp(prefix="apexgpu-demo-"))
     try:
         print_line("A lab of three GPU hosts, inside this program, on this machine's loopback.")
@@ -130,33 +164,34 @@ class _Demo:
         self._print(f"# {text}")
 
     def _apexgpu(self, *words: str, stdin: str = "") -> None:
-        self._show(["apexgpu", *words], self._run([sys.executable, "-m", "apexgpu", *words], stdin))
+        self._step(["apexgpu", *words], [sys.executable, "-m", "apexgpu", *words], stdin)
 
     def _ssh(self, *words: str) -> None:
-        self._show(["ssh", *words], self._run(["ssh", "-F", self._config, *words]))
+        self._step(["ssh", *words], ["ssh", "-F", self._config, *words])
 
-    def _run(self, argv: Sequence[str], stdin: str = "") -> tuple[int, str]:
-        """Exit status, and both streams in the order in which they came."""
-        done = subprocess.run(
-            list(argv),
-            input=stdin.encode() + b"\n",
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=60,
-            cwd=self._directory,
-            env={**os.environ, **self._environment},
-            check=False,
-        )
-        return done.returncode, _plain(done.stdout)
-
-    def _show(self, words: Sequence[str], done: tuple[int, str]) -> None:
-        code, text = done
-        self._print(f"$ {shlex.join(words)}")
-        for line in text.splitlines():
+    def _step(self, words: Sequence[str], argv: Sequence[str], stdin: str = "") -> None:
+        """Run `argv`, and show it as `words`, with both of its streams in the order in which they came."""
+        command = shlex.join(words)
+        try:
+            done = subprocess.run(
+                list(argv),
+                input=stdin.encode() + b"\n",
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=STEP_LIMIT,
+                cwd=self._directory,
+                env={**os.environ, **self._environment},
+                check=False,
+            )
+        except subprocess.TimeoutExpired as exc:
+            message = f"the demo's step `{command}` did not end within {STEP_LIMIT:.0f} seconds"
+            raise ApexError(message, hint="apexgpu demo --debug") from exc
+        self._print(f"$ {command}")
+        for line in _plain(done.stdout).splitlines():
             self._print(f"  {line}")
-        self.steps.append((" ".join(words), code))
-        if code:
-            message = f"the demo's step `{' '.join(words)}` ended with exit status {code}"
+        self.steps.append((command, done.returncode))
+        if done.returncode:
+            message = f"the demo's step `{command}` ended with exit status {done.returncode}"
             raise ApexError(message, hint="apexgpu demo --debug")
 
     def _tunnel(self, host: str) -> None:

@@ -161,6 +161,8 @@ def scene_of(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Scene:
     product_of(lab, monkeypatch, capsys)
+    # Whole commands in a row: on a busy machine one of their many connections may well need more than 10 seconds.
+    monkeypatch.setenv("APEXGPU_TIMEOUT", "60")
     return Scene(lab, capsys)
 
 

@@ -119,7 +119,7 @@ class TestSnapshotFaults:
     ) -> None:
         old = digest(scene.own)
         scene.lab.fault("gpu2", fault)
-        assert scene("snapshot", "gpu2", "--yes") == 1
+        assert scene("snapshot", "gpu2", "--yes") == 1, scene.err
         assert "the snapshot on gpu2 is bad" in scene.err
         assert words in scene.err
         assert digest(scene.own) == old

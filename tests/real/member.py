@@ -138,11 +138,11 @@ class Member:
         assert said.code == 0, said.err
         return self.home / "apexgpu" / host
 
-    def mounts(self) -> list[dict[str, Any]]:
-        """What `mounts` says, in time."""
+    def mounts(self, *, in_time: bool = False) -> list[dict[str, Any]]:
+        """What `mounts` says; `in_time`, in serial tests only: without waiting for anything that hangs."""
         said = self("mounts", "--json")
         assert said.code == 0, said.err
-        assert said.seconds < 5
+        assert not in_time or said.seconds < 5, said
         found: list[dict[str, Any]] = json.loads(said.out)["mounts"]
         return found
 
