@@ -83,7 +83,8 @@ def _play(print_line: Callable[[str], None]) -> Demo:
         environment = client.environment(home / "lab")
         # Connections that stay open would outlive the demo by some minutes.
         config = Path(environment["APEXGPU_CONFIG_DIR"]) / "config.toml"
-        config.write_text("keep_connections = false\n")
+        # The lab is on this machine: what does not answer at once waits for other programs here.
+        config.write_text("keep_connections = false\ntimeout = 60\n")
         story = _Demo(print_line, home / "lab", environment, status)
         story.tell()
     finally:
