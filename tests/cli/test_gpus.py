@@ -115,6 +115,7 @@ class TestTheTable:
             "condition": "healthy",
             "reason": None,
             "instances": [],
+            "locked_by": None,
         }
 
     def test_words_of_a_server_are_data(self, product: Product) -> None:

@@ -68,6 +68,16 @@ def is_tensorboard(words: "list[str]") -> bool:
     return os.path.basename(program_of(words)) in ("tensorboard", "tensorboard.main")
 
 
+def mentions_tensorboard(words: "list[str]") -> bool:
+    """Whether a command line names TensorBoard, as its program or as that of a script that starts it."""
+    for word in words:
+        if word.startswith("--logdir"):
+            return False
+        if os.path.basename(word) in ("tensorboard", "tensorboard.main"):
+            return True
+    return False
+
+
 def program_of(words: "list[str]") -> str:
     """The program of a command line: a script or module where an interpreter runs one, "" if there is none."""
     rest = list(words)
@@ -87,7 +97,10 @@ def running_tensorboards(directory: str) -> "list[tuple[int, list[str]]]":
     running = []
     for pid, words in own_processes():
         logdir = option_value(words, "--logdir")
-        if not logdir or not is_tensorboard(words):
+        if not logdir or not mentions_tensorboard(words):
+            continue
+        # A script may start it under another name. Then it counts once it listens.
+        if not is_tensorboard(words) and not listening_ports(pid):
             continue
         if real_path(logdir, working_directory(pid)) == directory:
             running.append((pid, words))
@@ -368,8 +381,9 @@ def stop_servers(request: "dict[str, object]", directory: str) -> "dict[str, obj
     servers = []  # type: list[tuple[int, int]]
     if request["what"] == "tensorboard":
         for pid, _ in running_tensorboards(directory):
-            open_ports = listening_ports(pid) or [0]
-            servers.append((pid, open_ports[0]))
+            open_ports = listening_ports(pid)
+            if open_ports:
+                servers.append((pid, open_ports[0]))
     else:
         startable = start_commands(request, JUPYTER, directory)
         running = running_jupyters(startable[0]) if startable else []
