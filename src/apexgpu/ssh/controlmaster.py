@@ -9,7 +9,6 @@ whose ssh has none.
 import contextlib
 import os
 import re
-import shutil
 import stat
 import sys
 import time
@@ -293,6 +292,8 @@ def close_all() -> None:
 
 def _delete_files(directory: Path) -> None:
     """Delete what is left of ended processes, and the directory if nothing else is in it."""
+    import shutil  # imports three compressors; every command imports this module
+
     for path in _entries(directory):
         owner = _OWNED_DIRECTORY.fullmatch(path.name)
         with contextlib.suppress(OSError):
