@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 # OpenSSH's server disconnects after six refused keys (MaxAuthTries in sshd_config(5)).
 _MOST_KEYS = 5
 _SIGN_LIMIT = 60.0  # seconds; an agent may ask its user. Our own limit for the login ends first.
-_LARGEST_FILE = 64 * 1024
+# An RSA key of 8192 bits has 6.5 KiB. The checks of a larger one take the library longer than a login may take.
+_LARGEST_FILE = 8 * 1024
 _BEGIN_OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _KINDS = {
     "ssh-ed25519": "Ed25519Key",
