@@ -52,7 +52,7 @@ def test_the_story_is_told_and_nothing_is_left(scratch: Path, isolated: Path) ->
         "TITAN V",
         "gpu2 is down",
         "$ apexgpu gpus gpu2",
-        "epoch 3 on GPU 3",
+        "epoch 3 on GPU ",
         "training on gpu2: done",
         "/home/alice/hello.txt: 1 file",
         "hello from the container",
