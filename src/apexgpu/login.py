@@ -203,9 +203,11 @@ def _partly_declined(session: Session, error: DeclinedError) -> DeclinedError:
     """The error for a user who did not want the ssh config changed, after the key was sent."""
     config = session.settings.ssh_config
     done = f"IAM has your key and this laptop remembers the login, but {config} was not changed"
+    hint = "apexgpu config sync"
     if not session.reporter.can_ask:
         done = f"{done}: {error.message}"
-    return error.with_message(done, hint="apexgpu config sync")
+        hint = "apexgpu config sync --yes"
+    return error.with_message(done, hint=hint)
 
 
 def _settle_user(session: Session, user: str | None, iam_url: str | None) -> Session:

@@ -300,7 +300,7 @@ class TestPrompts:
     def test_without_a_terminal_a_first_write_needs_yes(self, new: Newcomer) -> None:
         said = new.run("login", "alice", "--password-stdin", stdin=f"{new.password()}\n")
         assert said.code == 7
-        assert "add --yes" in said.err
+        assert "apexgpu config sync --yes" in said.err
         assert not new.config.exists()
 
 

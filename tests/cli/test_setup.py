@@ -185,7 +185,7 @@ class TestRun:
         )
         tool(product)
         assert product("setup", "gpu2", "tool", "--yes") == 0
-        assert ended == ["gpu2"]
+        assert ended == ["gpu2-manage", "gpu2"]
 
 
 class TestRefusals:
