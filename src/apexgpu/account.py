@@ -1,7 +1,8 @@
 """What a login leaves in the state directory: who, where, which key, which hosts. No secrets."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from apexgpu import readers
@@ -20,7 +21,8 @@ class Account:
     `fingerprint` and `identity_file` are the key that login registered; `identity_file` is empty if
     only an agent holds it. `public_key` is the line of its public half. `allow_http` are the URLs
     to which the password may be sent without TLS. `left_out` are the hosts that
-    `config sync --except` left out of the ssh config.
+    `config sync --except` left out of the ssh config. `registered` are the hosts that have let the user
+    log in; `without_key` those of them where the key did not arrive although IAM pushed it twice.
     """
 
     user: str = ""
@@ -31,6 +33,14 @@ class Account:
     allow_http: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     public_key: str = ""
+    registered: tuple[str, ...] = ()
+    without_key: tuple[str, ...] = ()
+
+    def with_registered(self, names: Collection[str]) -> "Account":
+        """The account, also registered on the hosts of these names."""
+        everywhere = {*self.registered, *names}
+        ordered = [host.name for host in self.hosts if host.name in everywhere]
+        return replace(self, registered=tuple(ordered))
 
     def as_settings(self) -> dict[str, str]:
         """Return the fields that serve as settings, by the setting's name."""
@@ -54,6 +64,8 @@ def load(state_dir: Path) -> Account:
             allow_http=document.texts("allow_http", ()),
             left_out=document.texts("left_out", ()),
             public_key=document.text("public_key", ""),
+            registered=document.texts("registered", ()),
+            without_key=document.texts("without_key", ()),
         )
     except (OSError, UnexpectedError):
         return Account()

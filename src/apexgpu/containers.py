@@ -237,7 +237,11 @@ def register_on(session: Session, hosts: Sequence[Host]) -> Registrations:
             else:
                 reporter.success(f"{name}: was registered already")
 
-        return Registrations(manyhosts.run(session, hosts, work, on_done=report))
+        outcomes = manyhosts.run(session, hosts, work, on_done=report)
+    if session.account.user == session.user:
+        registered = [outcome.host.name for outcome in outcomes if outcome.error is None]
+        session.remember(session.account.with_registered(registered))
+    return Registrations(outcomes)
 
 
 # up

@@ -89,6 +89,12 @@ class LoginError(ApexError):
     code = "login"
 
 
+class UnknownUserError(LoginError):
+    """The lab's domain has no user of this name."""
+
+    code = "unknown_user"
+
+
 class PasswordError(LoginError):
     """IAM refused the domain password, or the password is empty."""
 

@@ -12,6 +12,7 @@ lab's hosts, and the account is remembered. Nothing stays logged in anywhere.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,15 +21,17 @@ from apexgpu import containers, credentials, keys, manyhosts, sshconfig
 from apexgpu.credentials import NO_OPTIONS, PasswordOptions
 from apexgpu.errors import ConfigError, DeclinedError, LoginError, UnreachableError, UsageError
 from apexgpu.iam.client import IamClient, valid_user
+from apexgpu.iam.passwordsource import PasswordSource
 from apexgpu.iam.publickeys import add_key, fingerprint
 from apexgpu.iam.publish import KeyPublisher
 from apexgpu.iam.pushlog import PushLog
 from apexgpu.manageshell import manage
-from apexgpu.models import Host, Outcome
+from apexgpu.models import Host, Outcome, Target
 from apexgpu.results import HostResults, JsonObject, Result
 from apexgpu.secret import Secret
 from apexgpu.session import Session
 from apexgpu.ssh.failures import UnknownHostKeyError
+from apexgpu.ssh.transport import UsedKey
 from apexgpu.sshfiles import configfile, pinnedkeys
 from apexgpu.sshfiles.agent import add_to_agent
 from apexgpu.sshfiles.agentquery import DEFAULT_AGENT
@@ -41,9 +44,13 @@ from apexgpu.text import counted
 
 @dataclass(frozen=True)
 class KeyOnHost:
-    """Whether a host accepts the laptop's key; None if neither the host nor IAM's log says so."""
+    """Whether a host accepts the laptop's key; None if neither the host nor IAM's log says so.
+
+    `other_key`: the host accepted another key of the user's, so the user is registered there.
+    """
 
     accepted: bool | None
+    other_key: bool = False
 
     def to_json(self) -> JsonObject:
         """Its keys in a host's row."""
@@ -185,7 +192,14 @@ def login(
     if declined is not None:
         raise _partly_declined(session, declined)
     try:
-        key_on_hosts = _try_key(session, hosts, pushed)
+        key_on_hosts = _try_key(session, hosts)
+        missed = _hosts_that_missed_a_push(session, key_on_hosts)
+        resent = False
+        if missed and not sent:
+            pushed = _send_again(session, client, publisher, passwords, hosts, missed)
+            resent = bool(pushed)
+        if resent:
+            key_on_hosts = _tried_again(session, key_on_hosts, missed)
     except UnknownHostKeyError as error:
         config = session.settings.ssh_config
         raise error.with_message(
@@ -193,10 +207,14 @@ def login(
             f" and {config} has the hosts",
             hint="apexgpu login",
         ) from None
+    session = _remember_hosts(session, key_on_hosts, missed if resent else [])
+    key_on_hosts = _report_key(session, key_on_hosts.outcomes, pushed)
     registered = None
     if to_register:
         registered = containers.register_on(session, to_register)
-    return Login(session.user, client.url, sent or written, pair, key_on_hosts, registered)
+    return Login(
+        session.user, client.url, sent or resent or written, pair, key_on_hosts, registered
+    )
 
 
 def _partly_declined(session: Session, error: DeclinedError) -> DeclinedError:
@@ -382,11 +400,17 @@ def _make_key(session: Session, path: Path) -> KeyPair:
 
 def _remember_login(session: Session, pair: KeyPair) -> Session:
     """Remember the account and its key, and return the session that knows them."""
+    chosen = fingerprint(pair.public)
+    account = session.account
+    if account.user != session.user:
+        account = replace(account, registered=())
+    if account.user != session.user or account.fingerprint != chosen:
+        account = replace(account, without_key=())
     account = replace(
-        session.account,
+        account,
         user=session.user,
         iam_url=session.settings.iam_url,
-        fingerprint=fingerprint(pair.public),
+        fingerprint=chosen,
         identity_file=str(pair.path) if pair.path else "",
         public_key=replace(pair.public, options="").line,
     )
@@ -415,23 +439,113 @@ def _report_key_in_iam(session: Session, pair: KeyPair, *, sent: bool) -> None:
     )
 
 
-def _try_key(
-    session: Session, hosts: Sequence[Host], pushed: Mapping[str, bool | None]
-) -> KeyOnHosts:
-    """Log in to each host to see whether it accepts the key.
+def _try_key(session: Session, hosts: Sequence[Host]) -> KeyOnHosts:
+    """Log in to each host to see whether it accepts the key of this login.
 
     This is the first connection to every host, so the one question about all host keys comes here.
-    For a host whose key is not confirmed, IAM's log (`pushed`) is the answer.
     """
+    # Over connections of its own: an open one was made with the key of an earlier login.
+    trial = session.with_flags(keep_connections="false")
 
     def try_host(host: Host) -> KeyOnHost:
-        return KeyOnHost(manage.status(session.transport, host).registered)
+        if not manage.status(trial.transport, host).registered:
+            return KeyOnHost(accepted=False)
+        # ssh may offer other keys of the user's too: what counts is which one the host accepted.
+        return judge(session.account, trial.used_keys.get(Target(host, "manage")))
 
     with session.reporter.working(f"trying the key on {counted(len(hosts), 'host')}"):
-        outcomes = manyhosts.run(session, hosts, try_host)
+        return KeyOnHosts(manyhosts.run(trial, hosts, try_host))
+
+
+def judge(account: accounts.Account, used: UsedKey | None) -> KeyOnHost:
+    """What a login with the key `used` proves about the key of `account`."""
+    if used is None or not (used.fingerprint or used.path):
+        return KeyOnHost(accepted=None)
+    is_own = used.fingerprint == account.fingerprint
+    if not used.fingerprint:
+        # For a private key file without a public half, ssh reports only its path.
+        is_own = used.path != "" and used.path == account.identity_file
+    if is_own:
+        return KeyOnHost(accepted=True)
+    if account.fingerprint in used.refused or account.identity_file in used.refused:
+        return KeyOnHost(accepted=False, other_key=True)
+    # Another key came first, or this one could not be offered: nobody asked the host about it.
+    return KeyOnHost(accepted=None, other_key=True)
+
+
+def _hosts_that_missed_a_push(session: Session, tried: KeyOnHosts) -> list[Host]:
+    """The hosts where the user is registered, but without this key: they were down when IAM sent it."""
+    missed = []
+    for outcome in tried.outcomes:
+        key = outcome.value
+        if key is None or key.accepted is not False:
+            continue
+        name = outcome.host.name
+        is_registered = key.other_key or name in session.account.registered
+        if is_registered and name not in session.account.without_key:
+            missed.append(outcome.host)
+    return missed
+
+
+def _send_again(
+    session: Session,
+    client: IamClient,
+    publisher: KeyPublisher,
+    passwords: PasswordSource,
+    hosts: Sequence[Host],
+    missed: Sequence[Host],
+) -> dict[str, bool | None]:
+    """Send the keys to IAM once more, for the hosts that missed a push; {} if they were not sent."""
+    names = ", ".join(host.name for host in missed)
+    session.reporter.note(
+        f"You are registered on {names}, but your key is not there (down during IAM's push?);"
+        " sending your keys to IAM again, once."
+    )
+    try:
+        passwords.retry(lambda: publisher.publish(even_if_unchanged=True))
+    except DeclinedError as error:
+        session.reporter.warn(
+            f"the keys were not sent again: {error.message}", hint="apexgpu login"
+        )
+        return {}
+    passwords.keep()
+    return _confirm_key(session, client, publisher, hosts)
+
+
+def _tried_again(session: Session, tried: KeyOnHosts, missed: Sequence[Host]) -> KeyOnHosts:
+    """The same outcomes, with the `missed` hosts tried once more."""
+    again = {outcome.host: outcome for outcome in _try_key(session, missed).outcomes}
+    return KeyOnHosts([again.get(outcome.host, outcome) for outcome in tried.outcomes])
+
+
+def _remember_hosts(session: Session, tried: KeyOnHosts, pushed_again: Sequence[Host]) -> Session:
+    """Remember where the user is registered, and which hosts a second push did not help."""
+    registered = set()
+    without_key = set(session.account.without_key)
+    for outcome in tried.outcomes:
+        key, name = outcome.value, outcome.host.name
+        if key is None:
+            continue
+        if key.accepted or key.other_key:
+            registered.add(name)
+        if key.accepted:
+            without_key.discard(name)
+        elif outcome.host in pushed_again:
+            without_key.add(name)
+    account = session.account.with_registered(registered)
+    return session.remember(replace(account, without_key=tuple(sorted(without_key))))
+
+
+def _report_key(
+    session: Session, tried: Sequence[Outcome[KeyOnHost]], pushed: Mapping[str, bool | None]
+) -> KeyOnHosts:
+    """Report which hosts accept the key.
+
+    For a host whose host key is not confirmed, IAM's log (`pushed`) is the answer.
+    """
     unconfirmed = 0
-    results: list[Outcome[KeyOnHost]] = []
-    for outcome in outcomes:
+    outcomes: list[Outcome[KeyOnHost]] = []
+    for outcome in tried:
         name = outcome.host.name
         if isinstance(outcome.error, UnknownHostKeyError):
             unconfirmed += 1
@@ -439,47 +553,60 @@ def _try_key(
                 outcome = Outcome(outcome.host, KeyOnHost(pushed[name]))
         elif outcome.error is not None:
             session.reporter.warn(outcome.error.message, hint=outcome.error.hint)
-        results.append(outcome)
+        outcomes.append(outcome)
     if unconfirmed:
         session.reporter.warn(
             f"the host keys of {counted(unconfirmed, 'host')} are not confirmed yet, so nothing"
             " was sent to them (in a terminal, apexgpu login shows the keys and asks)",
             hint="apexgpu login --accept-new",
         )
-    _report_key(session, results, pushed)
-    return KeyOnHosts(results)
+    _report_answers(session, outcomes, pushed)
+    return KeyOnHosts(outcomes)
 
 
-def _report_key(
-    session: Session,
-    outcomes: Sequence[Outcome[KeyOnHost]],
-    pushed: Mapping[str, bool | None],
+class _Answer(Enum):
+    """What the try of the key on a host showed; the value is what a person reads."""
+
+    ACCEPTED = "the key works"
+    OTHER_KEY = "another key of yours logs in, but this one does not yet"
+    NOT_TRIED = "you can log in, but not with this key, so whether it works is not known"
+    NOT_REGISTERED = "not registered yet"
+    NOT_ARRIVED = "the key has not arrived, or not registered yet"
+    NONE = "no answer"
+
+
+def _answer_of(outcome: Outcome[KeyOnHost], pushed: Mapping[str, bool | None]) -> _Answer:
+    key, name = outcome.value, outcome.host.name
+    if key is None:
+        return _Answer.NONE
+    if key.accepted:
+        return _Answer.ACCEPTED
+    if key.accepted is None:
+        return _Answer.NOT_TRIED
+    if key.other_key:
+        return _Answer.OTHER_KEY
+    if name in pushed and pushed[name] is None:
+        # Nobody saw IAM send the key there, so the refusal may only mean that it is on its way.
+        return _Answer.NOT_ARRIVED
+    return _Answer.NOT_REGISTERED
+
+
+def _report_answers(
+    session: Session, outcomes: Sequence[Outcome[KeyOnHost]], pushed: Mapping[str, bool | None]
 ) -> None:
-    accepted: list[str] = []
-    not_registered: list[str] = []
-    not_arrived: list[str] = []
-    no_answer: list[str] = []
+    names: dict[_Answer, list[str]] = {answer: [] for answer in _Answer}
     for outcome in outcomes:
-        name = outcome.host.name
-        if outcome.value is None:
-            no_answer.append(name)
-        elif outcome.value.accepted:
-            accepted.append(name)
-        elif name in pushed and pushed[name] is None:
-            # Nobody saw IAM send the key there, so the refusal may only mean that it is on its way.
-            not_arrived.append(name)
+        names[_answer_of(outcome, pushed)].append(outcome.host.name)
+    for answer in _Answer:
+        if not names[answer]:
+            continue
+        hosts = ", ".join(names[answer])
+        if answer is _Answer.ACCEPTED:
+            session.reporter.success(f"the key works on {hosts}")
+        elif answer in {_Answer.OTHER_KEY, _Answer.NOT_TRIED}:
+            session.reporter.warn(f"{answer.value}: {hosts}", hint="apexgpu keys list")
         else:
-            not_registered.append(name)
-    if accepted:
-        session.reporter.success(f"the key works on {', '.join(accepted)}")
-    if not_registered:
-        session.reporter.note(f"  not registered yet: {', '.join(not_registered)}")
-    if not_arrived:
-        session.reporter.note(
-            f"  the key has not arrived, or not registered yet: {', '.join(not_arrived)}"
-        )
-    if no_answer:
-        session.reporter.note(f"  no answer: {', '.join(no_answer)}")
+            session.reporter.note(f"  {answer.value}: {hosts}")
 
 
 # Logging out

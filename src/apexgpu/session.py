@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from apexgpu.iam.hostlist import Network
     from apexgpu.secret import Secret
     from apexgpu.ssh.route import Route
-    from apexgpu.ssh.transport import Client, Connections
+    from apexgpu.ssh.transport import Client, Connections, OnLogin, UsedKey
     from apexgpu.sshfiles.agentquery import AgentReply, Agents
 
 
@@ -53,7 +53,8 @@ class Session:
 
     `flags` are the settings from the command line, by their names in `settings.Settings`. `yes` and `accept_new` are
     the options of these names. `pause` waits some seconds between two looks at something that takes its time.
-    `make_transport` connects to the hosts. Tests put their own parts in.
+    `make_transport` connects to the hosts. `used_keys` are the keys with which new connections of this run logged in.
+    Tests put their own parts in.
     """
 
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -68,6 +69,7 @@ class Session:
     settled_account: Account | None = None
     settled_hosts: tuple[Host, ...] | None = None
     settled_iam_url: str | None = None
+    used_keys: "dict[Target, UsedKey]" = field(default_factory=dict)
     _chosen: list[Host] = field(default_factory=list)
     _agents: "list[Agents]" = field(default_factory=list)  # one for all copies of this session
 
@@ -295,12 +297,18 @@ class _Clients:
             preferred=preferred,
             agents=session.agents,
             history=history,
+            on_login=self._note_login,
         )
 
-        def make_paramiko(on_login: "Callable[[Route, str], None]") -> ParamikoClient:
+        def make_paramiko(on_login: "OnLogin") -> ParamikoClient:
             return ParamikoClient(identities, history=history, on_login=on_login)
 
-        return ConfirmingClient(make_paramiko, openssh, history, identity=identity)
+        return ConfirmingClient(
+            make_paramiko, openssh, history, identity=identity, on_login=self._note_login
+        )
+
+    def _note_login(self, route: "Route", key: "UsedKey") -> None:
+        self._session.used_keys[route.target] = key
 
     def _passphrase(self, path: Path) -> str | None:
         passphrase = self._session.passphrases.get(path)

@@ -432,6 +432,67 @@ class TestWhichKey:
         assert (new.ssh / "id_ed25519").read_text() == "something of the user's\n"
 
 
+class TestWhereTheKeyWorks:
+    """ "The key works" is about this key, whatever else logs in."""
+
+    @pytest.fixture
+    def registered(self, new: Newcomer) -> Newcomer:
+        new.lab.call(
+            lambda lab_state: [
+                lab_state.register(host, "alice") for host in lab_state.hosts.values()
+            ]
+        )
+        key(new.ssh / "id_ed25519")
+        assert "the key works on gpu2, gpu3" in new.log_in().err
+        new.spy.posts.clear()
+        return new
+
+    def test_another_key_that_logs_in_proves_nothing_for_this_one(
+        self, registered: Newcomer
+    ) -> None:
+        registered.configure(
+            registered.config.read_text() + f"\nIdentityFile {registered.ssh}/id_ed25519\n"
+        )
+        key(registered.ssh / "new")
+        registered.lab.fault("iam", "stuck-pusher", 1)  # the new key reaches gpu2 only
+        said = registered.log_in("--key", str(registered.ssh / "new"), "--timeout", "2", "--json")
+        rows = {row["host"]: row["key_accepted"] for row in said.json["hosts"]}
+        assert rows == {"gpu2": True, "gpu3": False}
+        assert "another key of yours logs in, but this one does not yet: gpu3" in said.err
+
+    def test_hosts_that_missed_the_push_get_the_key_with_the_next_login_once(
+        self, registered: Newcomer
+    ) -> None:
+        line = key(registered.ssh / "new")
+        # IAM has the key, and no host got it: as if all were down during the push.
+        registered.store(f"{registered.stored()}{line}\n")
+        said = registered.log_in("--key", str(registered.ssh / "new"), "--json")
+        assert "You are registered on gpu2, gpu3, but your key is not there" in said.err
+        assert "the key works on gpu2, gpu3" in said.err
+        assert said.json["changed"]
+        assert len(registered.spy.posts) == 1
+        said = registered.log_in()
+        assert "Nothing to change" in said.out
+        assert len(registered.spy.posts) == 1
+
+    def test_hosts_that_a_second_push_did_not_help_are_not_pushed_to_again(
+        self, registered: Newcomer
+    ) -> None:
+        line = key(registered.ssh / "new")
+        registered.store(f"{registered.stored()}{line}\n")
+        registered.lab.fault("iam", "stuck-pusher", 1)
+        words = ("--key", str(registered.ssh / "new"), "--timeout", "2")
+        said = registered.log_in(*words)
+        assert "sending your keys to IAM again, once" in said.err
+        assert "gpu3" in said.err.partition("this one does not yet")[2] or (
+            "has not arrived, or not registered yet: gpu3" in said.err
+        )
+        assert len(registered.spy.posts) == 1
+        said = registered.log_in(*words)
+        assert "again" not in said.err
+        assert len(registered.spy.posts) == 1
+
+
 class TestOtherKeys:
     """What IAM holds of the user's stays, whoever else writes."""
 

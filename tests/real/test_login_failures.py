@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from apexgpu.ssh.identities import Identities
 from apexgpu.ssh.opensshclient import OpenSshClient
 from apexgpu.ssh.paramikoclient import ParamikoClient
 from apexgpu.ssh.route import Route
-from apexgpu.ssh.transport import Limits
+from apexgpu.ssh.transport import Limits, OnLogin
 from apexgpu_lab.inprocess import running
 from apexgpu_lab.labstate import LabState
 
@@ -75,7 +75,7 @@ class Connector:
             passphrase=lambda _file: self.passphrase,
         )
 
-        def make_paramiko(on_login: Callable[[Route, str], None]) -> ParamikoClient:
+        def make_paramiko(on_login: OnLogin) -> ParamikoClient:
             return ParamikoClient(identities, history=history, on_login=on_login)
 
         openssh_client = OpenSshClient(

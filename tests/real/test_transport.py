@@ -46,6 +46,7 @@ from apexgpu.ssh.transport import (
     Client,
     Connections,
     Limits,
+    OnLogin,
 )
 from apexgpu_lab.inprocess import running
 
@@ -83,7 +84,7 @@ def confirming_client(config: Path) -> Client:
     identities = Identities(preferred=None, fingerprint="", passphrase=lambda _: None)
     history = ConnectionHistory()
 
-    def make_paramiko(on_login: Callable[[routes.Route, str], None]) -> ParamikoClient:
+    def make_paramiko(on_login: OnLogin) -> ParamikoClient:
         return ParamikoClient(identities, history=history, on_login=on_login)
 
     return ConfirmingClient(make_paramiko, OpenSshClient(RUNNER, config, history=history), history)

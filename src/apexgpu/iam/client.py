@@ -9,9 +9,9 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from apexgpu.errors import (
     ApexError,
-    LoginError,
     PasswordError,
     RefusedError,
+    UnknownUserError,
     UnreachableError,
     UsageError,
 )
@@ -103,14 +103,12 @@ class IamClient:
     def open_page(self, user: str) -> None:
         """Request the page with the user's keys. IAM registers a new user when it serves this page.
 
-        Raises LoginError if the domain has no such user.
+        Raises UnknownUserError if the domain has no such user.
         """
         response = self._get(_keys_page(user), limit=PAGE_LIMIT)
         if response.status == 404:
             self.config(user)  # raises a better error if this server is not an IAM
-            raise LoginError(
-                f"{user} is unknown in the domain", hint="apexgpu login USER", code="unknown_user"
-            )
+            raise UnknownUserError(f"{user} is unknown in the domain", hint="apexgpu login USER")
         # A 500 for a user whom IAM knows, or when every request fails, has another cause.
         if response.status == 500 and self.port(user) is None:
             raise RefusedError(

@@ -30,11 +30,11 @@ from apexgpu.models import Reply
 from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.ssh.history import ConnectionHistory, login_digest
 from apexgpu.ssh.hostkeys import known_hosts_name
-from apexgpu.ssh.identities import Offer, SkipReason
+from apexgpu.ssh.identities import SkipReason
 from apexgpu.ssh.opensshclient import OpenSshClient
 from apexgpu.ssh.paramikoclient import ParamikoClient, Stage, UnconfirmedError
 from apexgpu.ssh.route import Route
-from apexgpu.ssh.transport import Limits, OnLine
+from apexgpu.ssh.transport import Limits, OnLine, OnLogin, UsedKey
 from apexgpu.sshfiles.knownhosts import KnownHosts
 
 
@@ -43,13 +43,18 @@ class ConfirmingClient:
 
     def __init__(
         self,
-        make_paramiko: Callable[[Callable[[Route, str], None]], ParamikoClient],
+        make_paramiko: Callable[[OnLogin], ParamikoClient],
         openssh: OpenSshClient,
         history: ConnectionHistory,
         *,
         identity: str = "",
+        on_login: OnLogin = lambda _route, _key: None,
     ) -> None:
-        """`make_paramiko` gets the function to call with each accepted key; `identity` is as in `history`."""
+        """`make_paramiko` gets the function to call with each accepted key; `identity` is as in `history`.
+
+        `on_login` is called with those keys too. The logins of `openssh` are reported by itself.
+        """
+        self._on_login = on_login
         self._paramiko = make_paramiko(self._note_login)
         self._openssh = openssh
         self._history = history
@@ -71,10 +76,11 @@ class ConfirmingClient:
             return self._confirm(route, command, limits, on_line, unconfirmed)
         return self._confirm_login(route, command, limits, on_line, unconfirmed)
 
-    def _note_login(self, route: Route, fingerprint: str) -> None:
+    def _note_login(self, route: Route, key: UsedKey) -> None:
+        self._on_login(route, key)
         with self._changed:
             digest = login_digest(route, self._identity)
-            self._accepted.setdefault(digest, set()).add(fingerprint)
+            self._accepted.setdefault(digest, set()).add(key.fingerprint)
             self._changed.notify_all()
 
     def _confirm_login(
@@ -97,11 +103,11 @@ class ConfirmingClient:
             is_first = digest not in self._first
             self._first.add(digest)
             while not is_first and digest not in self._finished:
-                if self._is_known_key(digest, offer):
+                if self._is_known_refusal(digest, unconfirmed):
                     raise unconfirmed.error
                 # The first one ends within its own limits.
                 self._changed.wait()
-            if self._is_known_key(digest, offer):
+            if self._is_known_refusal(digest, unconfirmed):
                 raise unconfirmed.error
         try:
             return self._confirm(route, command, limits, on_line, unconfirmed)
@@ -110,11 +116,15 @@ class ConfirmingClient:
                 self._finished.add(digest)
                 self._changed.notify_all()
 
-    def _is_known_key(self, digest: str, offer: Offer | None) -> bool:
-        """Whether another host accepted a key of this offer; then the refusal is about this host."""
-        if offer is None:
+    def _is_known_refusal(self, digest: str, unconfirmed: UnconfirmedError) -> bool:
+        """Whether the server refused all keys, one of which another host accepted: then it is about this host.
+
+        A server that hangs up before it has seen them all has not refused the rest.
+        """
+        offer = unconfirmed.offer
+        if offer is None or set(offer.fingerprints) != set(unconfirmed.refused):
             return False
-        return not self._accepted.get(digest, set()).isdisjoint(offer.fingerprints)
+        return not self._accepted.get(digest, set()).isdisjoint(unconfirmed.refused)
 
     def _confirm(
         self,

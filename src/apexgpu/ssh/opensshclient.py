@@ -36,7 +36,7 @@ from apexgpu.ssh.history import ConnectionHistory
 from apexgpu.ssh.hostkeys import known_hosts_name
 from apexgpu.ssh.route import Route, config_arguments, target_arguments
 from apexgpu.ssh.sshlog import SshLog
-from apexgpu.ssh.transport import Limits, OnLine
+from apexgpu.ssh.transport import Limits, OnLine, OnLogin, UsedKey
 from apexgpu.sshfiles.agentquery import Agents, AgentState
 from apexgpu.sshfiles.keyfiles import read_text
 from apexgpu.sshfiles.knownhosts import KnownHosts
@@ -82,7 +82,9 @@ class OpenSshClient:
         preferred: Path | None = None,
         agents: Agents | None = None,
         history: ConnectionHistory | None = None,
+        on_login: OnLogin = lambda _route, _key: None,
     ) -> None:
+        self._on_login = on_login
         self._runner = runner
         self._config = config
         self._preferred = preferred
@@ -126,6 +128,7 @@ class OpenSshClient:
         reply = Reply(completed.code, completed.text, err, completed.is_cut)
         if log.authenticated:
             self._history.logged_in(route)
+            self._on_login(route, used_key(log))
         if completed.timed_out:
             if log.authenticated or reply.out:
                 raise command_timeout_error(target, reply.out)
@@ -240,6 +243,15 @@ class OpenSshClient:
             if key is not None:
                 return key
         raise unreachable_error(route.target, "it shows no host key", ConnectionClosedError)
+
+
+def used_key(log: SshLog) -> UsedKey:
+    """The key of a login that succeeded."""
+    if log.tried:
+        return UsedKey("", log.tried, log.offered)
+    accepted = log.accepted_fingerprint
+    refused = [offered for offered in log.offered if offered != accepted]
+    return UsedKey(accepted, log.accepted, tuple(refused))
 
 
 def _failure_error(route: Route, failure: SshFailure, log: SshLog) -> ApexError:

@@ -9,7 +9,7 @@ import errno
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
@@ -50,7 +50,7 @@ from apexgpu.ssh.history import ConnectionHistory
 from apexgpu.ssh.hostkeys import known_hosts_name
 from apexgpu.ssh.identities import AgentSignError, Identities, Offer, SkipReason, load_paramiko
 from apexgpu.ssh.route import Route
-from apexgpu.ssh.transport import Limits, OnLine
+from apexgpu.ssh.transport import Limits, OnLine, OnLogin, UsedKey
 from apexgpu.sshfiles.agentquery import AgentState
 from apexgpu.sshfiles.knownhosts import KnownHosts
 
@@ -76,14 +76,21 @@ class UnconfirmedError(Exception):
     """A failure that counts only when OpenSSH fails too. Nothing was sent.
 
     `error` is what it means if OpenSSH confirms it. `offer` is what was offered, None if the connection failed before
-    the login.
+    the login. `refused` are the fingerprints of the keys that the server saw and refused.
     """
 
-    def __init__(self, error: ApexError, stage: Stage, offer: Offer | None = None) -> None:
+    def __init__(
+        self,
+        error: ApexError,
+        stage: Stage,
+        offer: Offer | None = None,
+        refused: Sequence[str] = (),
+    ) -> None:
         super().__init__(error.message)
         self.error = error
         self.stage = stage
         self.offer = offer
+        self.refused = tuple(refused)
 
 
 class ParamikoClient:
@@ -97,7 +104,7 @@ class ParamikoClient:
         identities: Identities,
         *,
         history: ConnectionHistory | None = None,
-        on_login: Callable[[Route, str], None] = lambda _route, _fingerprint: None,
+        on_login: OnLogin = lambda _route, _key: None,
     ) -> None:
         self._identities = identities
         self._history = history or ConnectionHistory()
@@ -189,7 +196,7 @@ class ParamikoClient:
         self, paramiko: ModuleType, transport: "paramiko.Transport", route: Route, deadline: float
     ) -> None:
         offer = self._identities.offer(route)
-        refused = False
+        refused: list[str] = []
         for key in offer.keys:
             transport.auth_timeout = _seconds_until(deadline)
             try:
@@ -199,11 +206,12 @@ class ParamikoClient:
                 if time.monotonic() >= deadline:
                     raise TimeoutError from None
                 if transport.is_active():
-                    refused = True
+                    refused.append(key.fingerprint)
                     continue
                 if not refused:
                     raise EOFError from None
-                break  # sshd disconnects after too many refused keys
+                # sshd disconnects after too many refused keys, and some servers after the first one.
+                break
             except AgentSignError as exc:
                 agent_error = agent_refused_error(route.target, str(exc))
                 raise UnconfirmedError(agent_error, Stage.LOGIN, offer) from None
@@ -216,10 +224,10 @@ class ParamikoClient:
             # The first request would wait 40 ms for a delayed acknowledgement; a packet before it prevents that.
             transport.global_request("keepalive@openssh.com", wait=False)
             transport.set_keepalive(_KEEP_ALIVE)
-            self._on_login(route, key.fingerprint)
+            self._on_login(route, UsedKey(key.fingerprint, refused=tuple(refused)))
             return
         error = login_error(route.target, self._identities, offer, was_offered=bool(offer.keys))
-        raise UnconfirmedError(error, Stage.LOGIN, offer)
+        raise UnconfirmedError(error, Stage.LOGIN, offer, refused)
 
 
 def login_error(

@@ -29,8 +29,10 @@ class KeyFailure:
 class SshLog:
     """The parsed log. `messages` is what ssh would show without debugging.
 
-    `host_key` is the fingerprint of the key that the server showed. `offered` counts the keys that the server saw.
-    `accepted` is the file or the name of a key that the server would accept. `greeting` is what the server sent
+    `host_key` is the fingerprint of the key that the server showed. `offered` are the fingerprints of the keys that the
+    server saw; a private key file without a public half is there by its path. `accepted` is the file or the name of a
+    key that the server would accept, `accepted_fingerprint` its fingerprint. `tried` is the file without a public half
+    that came last: ssh does not ask first whether the server would accept it. `greeting` is what the server sent
     instead of its version.
     """
 
@@ -39,8 +41,10 @@ class SshLog:
     has_version: bool
     authenticated: bool
     host_key: str
-    offered: int
+    offered: tuple[str, ...]
     accepted: str
+    accepted_fingerprint: str
+    tried: str
     not_loaded: tuple[KeyFailure, ...]
     greeting: str
 
@@ -48,8 +52,8 @@ class SshLog:
 def parse(text: str) -> SshLog:
     """Parse a log. Lines that are not known are messages."""
     messages = []
-    offered = 0
-    accepted = host_key = greeting = ""
+    offered = []
+    accepted = accepted_fingerprint = tried = host_key = greeting = ""
     not_loaded = []
     previous_tried = False
     for line in text.splitlines():
@@ -60,12 +64,19 @@ def parse(text: str) -> SshLog:
                 not_loaded.append(KeyFailure(failure[1], failure[2]))
             continue
         # A private key without a public half is not offered first: the server sees its signature.
-        if _OFFERED.match(line) or (previous_tried and line.startswith(_STILL_POSSIBLE)):
-            offered += 1
-        previous_tried = _TRIED.match(line) is not None
+        offer = _OFFERED.match(line)
+        if offer:
+            offered.append(offer[1])
+            tried = ""
+        elif previous_tried and line.startswith(_STILL_POSSIBLE):
+            offered.append(tried)
+        trial = _TRIED.match(line)
+        previous_tried = trial is not None
+        if trial:
+            tried = trial[1]
         match = _ACCEPTED.match(line)
         if match:
-            accepted = match[1]
+            accepted, accepted_fingerprint = match[1], match[2]
         match = _HOST_KEY.match(line)
         if match:
             host_key = match[2]
@@ -78,8 +89,10 @@ def parse(text: str) -> SshLog:
         has_version="debug1: Remote protocol version " in text,
         authenticated=is_authenticated(text),
         host_key=host_key,
-        offered=offered,
+        offered=tuple(offered),
         accepted=accepted,
+        accepted_fingerprint=accepted_fingerprint,
+        tried=tried,
         not_loaded=tuple(not_loaded),
         greeting=greeting,
     )

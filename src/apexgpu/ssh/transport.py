@@ -39,6 +39,23 @@ _MOST_MANAGE_OUTPUT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class UsedKey:
+    """The key with which a login succeeded, and the fingerprints of those that the server refused before it.
+
+    ssh reports no fingerprint for a private key file without a public half: then `fingerprint` is "", and `refused`
+    contains its path. Both `fingerprint` and `path` are "" for a login without any key.
+    """
+
+    fingerprint: str
+    path: str = ""
+    refused: tuple[str, ...] = ()
+
+
+OnLogin = Callable[[Route, UsedKey], None]
+"""Receives each login over a new connection."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Time limits in seconds: for connecting and logging in, for the whole command, and between two outputs of it.
 
