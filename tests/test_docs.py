@@ -120,16 +120,15 @@ def test_every_command_has_help_with_an_example_or_words_below_it(
     assert "\x1b" not in text
 
 
-def test_the_bare_word_shows_each_command_in_one_line(
+def test_the_help_shows_each_command_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert cli.main([], Session()) == 0
+    assert cli.main(["--help"], Session()) == 0
     lines = [re.sub(r"  +", " ", line.strip()) for line in capsys.readouterr().out.splitlines()]
     assert [
         line for name, entry in COMMANDS.items() if (line := f"{name} {entry.line}") not in lines
     ] == []
-    assert cli.main(["--json"], Session()) == 2
     for group in {path.split()[0] for path in TABLE if " " in path}:
         capsys.readouterr()
         assert cli.main([group, "--help"], Session()) == 0

@@ -49,6 +49,8 @@ USER_LEVEL = (
     "runstart",
     "software",
     "shellcompletion",
+    "preferences",
+    "overview",
     "doctor",
     "uninstall",
 )
@@ -71,7 +73,16 @@ TECHNOLOGY = {
 }
 """The packages, one per technology. Each may import those with a lower number."""
 
-FOR_COMMANDS = {*USER_LEVEL, "session", "reporter", "results", "errors", "models", "commands"}
+FOR_COMMANDS = {
+    *USER_LEVEL,
+    "labvariables",
+    "session",
+    "reporter",
+    "results",
+    "errors",
+    "models",
+    "commands",
+}
 """What a command may import beside typer."""
 
 FOR_THE_LAB = {"errors", "files", "results"}

@@ -29,7 +29,7 @@ from apexgpu.archives.findhost import running_archive_host
 from apexgpu.archives.journal import JournalEntry, ReplacementEntry, SnapshotEntry, Stage, Work, now
 from apexgpu.archives.recoverplan import RecoverPlan
 from apexgpu.archives.recovery import RecoveredContainer
-from apexgpu.archives.selection import archives_to_remove, choose_archive
+from apexgpu.archives.selection import KeepRules, Rotation, choose_archive, rotate
 from apexgpu.archives.snapshot import SnapshotPlan, TakenSnapshot
 from apexgpu.archives.verification import verify_archive
 from apexgpu.archives.workcontext import WorkContext
@@ -50,6 +50,25 @@ from apexgpu.results import HostResults, JsonObject, Result
 from apexgpu.session import Session
 from apexgpu.ssh.hostkeys import KeyChange, KnownKeys
 from apexgpu.text import duration, size
+
+__all__ = [
+    "KeepRules",
+    "KeptSnapshots",
+    "Recoveries",
+    "RemovedSnapshot",
+    "Snapshot",
+    "SnapshotList",
+    "Undos",
+    "VerifiedSnapshot",
+    "keep",
+    "rebuild",
+    "recover",
+    "remove",
+    "snapshot",
+    "snapshots",
+    "undo",
+    "verify",
+]
 
 _NO = {"n", "no", "否"}
 """The answers that decline a [Y/n] question; anything else agrees."""
@@ -265,40 +284,64 @@ def remove(session: Session, wanted: str) -> RemovedSnapshot:
 
 @dataclass(frozen=True)
 class KeptSnapshots(Result):
-    """What `keep` returns."""
+    """What `keep` returns: each archive, and why it is kept ("" for one that is removed).
 
-    removed: Sequence[Archive]
-    kept: Sequence[Archive]
+    With `dry_run`, nothing was removed.
+    """
+
+    rotation: Sequence[Rotation]
+    dry_run: bool = False
+
+    @property
+    def removed(self) -> list[Archive]:
+        """The archives that were removed, or would be."""
+        return [each.archive for each in self.rotation if not each.why]
+
+    @property
+    def kept(self) -> list[Archive]:
+        """The archives that stay."""
+        return [each.archive for each in self.rotation if each.why]
 
     def to_json(self) -> JsonObject:
         """See Result."""
+        kept = [each.archive.to_json() | {"why": each.why} for each in self.rotation if each.why]
         return {
             "ok": True,
+            "changed": bool(self.removed) and not self.dry_run,
+            "dry_run": self.dry_run,
             "removed": [archive.to_json() for archive in self.removed],
-            "snapshots": [archive.to_json() for archive in self.kept],
+            "snapshots": kept,
         }
 
 
-def keep(session: Session, count: int) -> KeptSnapshots:
-    """Keep the newest `count` archives of each host, and delete the others after a question.
+def keep(session: Session, rules: KeepRules, *, dry_run: bool = False) -> KeptSnapshots:
+    """Keep the archives of each host that `rules` name, and delete the others after a question.
 
     Each host's last verified archive is kept too, the newest of those that a recover or rebuild
-    saved itself, and those that interrupted work needs.
+    saved itself, and those that interrupted work needs. `dry_run` deletes nothing.
     """
     with taking.exclusive_archives(session.state_dir):
         archives = _running_archive_host(session)
         listed = archives.list_archives().archives
         needed = archives.context.journal.archives_needed()
-        removed = []
-        for archive in archives_to_remove(listed, count):
-            if archive.path not in needed:
-                removed.append(archive)
-        if removed:
-            _confirm_removal(session, removed, listed)
-        for archive in removed:
-            archives.remove(archive)
-    kept = [archive for archive in listed if archive not in removed]
-    return KeptSnapshots(removed, kept)
+        rotation = []
+        for each in rotate(listed, rules):
+            if not each.why and each.archive.path in needed:
+                each = replace(each, why="needed by interrupted work")
+            rotation.append(each)
+        result = KeptSnapshots(rotation, dry_run)
+        if result.removed and not dry_run:
+            _show_rotation(session, rotation)
+            _confirm_removal(session, result.removed, listed)
+            for archive in result.removed:
+                archives.remove(archive)
+    return result
+
+
+def _show_rotation(session: Session, rotation: Sequence[Rotation]) -> None:
+    """Show what stays and why, before the question."""
+    rows = [(each.archive.name, each.why or "(is deleted)") for each in rotation]
+    session.reporter.table(("NAME", "WHY IT IS KEPT"), rows)
 
 
 def _running_archive_host(session: Session, progress: Progress | None = None) -> ArchiveHost:

@@ -9,12 +9,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from apexgpu import uncaught
+from apexgpu import __version__, uncaught
 from apexgpu.commands.invocation import Invocation
-from apexgpu.errors import ApexError, BugError, UsageError
+from apexgpu.commands.table import COMMANDS, EVERYDAY, SYNONYMS
+from apexgpu.errors import ApexError, BugError, UnreachableError, UsageError
 from apexgpu.render.screen import Screen
 from apexgpu.results import Result, error_json
 from apexgpu.session import Session
+
+_WITHOUT_LAB = {"lab", "demo", "completion", "explain", "--help", "-h", "--version", "config"}
+"""What works in a terminal whose variables point at a lab that is gone."""
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C. typer returns it where it has caught the interruption itself."""
@@ -56,9 +60,12 @@ def _answer(invocation: Invocation, arguments: Sequence[str]) -> int:
     invocation.debug = "--debug" in before
     if before[:1] == ["--json"]:
         invocation.flags["json"] = "yes"
-    words = _without_leading_options(before)
-    if not words and not screen.as_json:
-        words = ["--help"]
+    words = _our_words(_without_leading_options(before))
+    needs_lab = not words or words[0] not in _WITHOUT_LAB
+    if needs_lab and "APEXGPU_STATE_DIR" in invocation.base.environment:
+        from apexgpu import labvariables
+
+        labvariables.check(invocation.base.environment)
     outcome = _run(invocation, [*words, *separator, *after])
     if isinstance(outcome, Result):
         screen.show(outcome)
@@ -90,8 +97,27 @@ def _without_leading_options(words: Sequence[str]) -> list[str]:
     return remaining
 
 
+def _our_words(words: list[str]) -> list[str]:
+    """`words` with our name for a command that other tools call differently: `start gpu7` is `up gpu7`."""
+    if not words or words[0] in COMMANDS:
+        return words
+    if words[0] == "version":
+        return ["--version"]
+    if words[0] == "help":
+        return [*_our_words(words[1:]), "--help"]
+    return [*SYNONYMS.get(words[0], words[:1]), *words[1:]]
+
+
 def _run(invocation: Invocation, words: list[str]) -> Result | int | None:
     """Parse the words and run the command: its result, or an exit status."""
+    if not words:
+        from apexgpu import overview
+
+        everyday = [(name, COMMANDS[name].line) for name in EVERYDAY]
+        return overview.take(invocation.session, everyday=everyday)
+    if words == ["--version"]:
+        invocation.screen.line(f"apexgpu {__version__}")
+        return 0
     if words[:1] == ["--install-completion"]:
         from apexgpu import shellcompletion
 
@@ -144,6 +170,10 @@ def _usage_error(exc: Exception) -> UsageError | None:
 def _report(invocation: Invocation, error: ApexError) -> int:
     """Print an error as text, and as a document where JSON is wanted."""
     screen = invocation.screen
+    if isinstance(error, UnreachableError) and "APEXGPU_STATE_DIR" in invocation.base.environment:
+        from apexgpu import labvariables
+
+        error = labvariables.why_unreachable(invocation.base.environment) or error
     # A full disk or a closed pipe under one stream must not keep the error from the other.
     with contextlib.suppress(OSError):
         screen.document(_error_document(invocation, error))

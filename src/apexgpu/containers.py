@@ -65,7 +65,11 @@ class ContainerStatus:
 
     def to_json(self) -> JsonObject:
         """Its keys in a row of `status`; sizes in bytes, times in seconds."""
-        container: JsonObject = {"running": False, "state": None}
+        # `running` and `registered` are older than the states, and remain for the scripts that read them.
+        container: JsonObject = {
+            "running": False,
+            "state": None if self.found.registered else "not_registered",
+        }
         if self.found.container is not None:
             container = _container_json(self.found.container)
         return {
@@ -81,7 +85,7 @@ class ContainerStatus:
 def _container_json(container: Container) -> JsonObject:
     return {
         "running": container.running,
-        "state": container.state,
+        "state": container.state.lower(),
         "addresses": list(container.addresses),
         "memory": container.memory,
     }
@@ -542,7 +546,7 @@ class Stop:
     def to_json(self) -> JsonObject:
         """Its keys in a row of `down`."""
         return {
-            "state": "STOPPED",
+            "state": "stopped",
             "changed": self.reply.was_running,
             "unmapped": list(self.reply.unmapped),
         }
@@ -572,6 +576,30 @@ def down(session: Session, patterns: Sequence[str], *, everything: bool = False)
         else:
             outcomes.append(stops[outcome.host])
     return Stops(outcomes)
+
+
+def restart(
+    session: Session,
+    patterns: Sequence[str],
+    *,
+    everything: bool = False,
+    wait: float = START_WAIT,
+) -> Starts:
+    """Stop the containers as `down` does, and start those that are down then as `up` does.
+
+    A host whose container cannot be stopped has that error in its row.
+    """
+    stops = down(session, patterns, everything=everything)
+    stopped = [outcome.host.name for outcome in stops.outcomes if outcome.ok]
+    started: dict[Host, Outcome[Start]] = {}
+    if stopped:
+        for start in up(session, stopped, wait=wait).outcomes:
+            started[start.host] = start
+    rows = []
+    for stop in stops.outcomes:
+        not_stopped: Outcome[Start] = Outcome(stop.host, None, stop.error)
+        rows.append(started.get(stop.host, not_stopped))
+    return Starts(rows)
 
 
 def _find_activity(session: Session, host: Host) -> Activity | None:

@@ -12,18 +12,20 @@ Example:
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from apexgpu import __version__
+from apexgpu import __version__, files
 from apexgpu.errors import ApexError, ConfigError
 from apexgpu.manageshell.checks import HostFindings
 from apexgpu.models import Finding, Host, Target
 from apexgpu.results import JsonObject, Result, finding_json
 from apexgpu.session import Session
 from apexgpu.ssh import fanout
-from apexgpu.text import counted
+from apexgpu.text import counted, safe
 
 Check = Callable[[Session], Iterable[Finding]]
 
@@ -39,6 +41,7 @@ class Diagnosis(Result):
     hosts: tuple[HostFindings, ...]
     network: tuple[Finding, ...]
     named: bool
+    report: Path | None = None
 
     @property
     def problems(self) -> list[Finding]:
@@ -56,17 +59,38 @@ class Diagnosis(Result):
     def to_json(self) -> JsonObject:
         """See Result."""
         checks = [finding_json(finding) for finding in (*self.machine, *self.network)]
-        return {"ok": self.ok, "checks": checks, "hosts": [_host_json(host) for host in self.hosts]}
+        return {
+            "ok": self.ok,
+            "checks": checks,
+            "hosts": [_host_json(host) for host in self.hosts],
+            "report": str(self.report) if self.report else None,
+        }
 
 
-def diagnose(session: Session, pattern: str | None = None) -> Diagnosis:
+def diagnose(
+    session: Session, pattern: str | None = None, *, report: Path | None = None
+) -> Diagnosis:
     """Check this machine, then the hosts that `pattern` (a name or glob) names, or all.
 
-    Failures are findings, not errors.
+    Failures are findings, not errors. With `report`, the result is also written into this file.
 
     Raises:
         UnknownHostError: `pattern` names no host.
+        ConfigError: the report cannot be written.
     """
+    diagnosis = _diagnose(session, pattern)
+    if report is None:
+        return diagnosis
+    path = report.expanduser().absolute()
+    try:
+        files.replace_atomically(path, _report_text(session, diagnosis).encode())
+    except OSError as exc:
+        message = f"{path} cannot be written: {exc.strerror or exc}"
+        raise ConfigError(message, hint="apexgpu doctor --report report.txt") from None
+    return replace(diagnosis, report=path)
+
+
+def _diagnose(session: Session, pattern: str | None) -> Diagnosis:
     with session.reporter.working("checking this machine"):
         machine = list(check_machine(session))
     hosts = []
@@ -281,3 +305,48 @@ def _host_json(host: HostFindings) -> JsonObject:
         "error": error,
         "checks": [finding_json(finding) for finding in host.findings],
     }
+
+
+# The report for an administrator
+
+
+def _report_text(session: Session, diagnosis: Diagnosis) -> str:
+    """Everything that was checked, with the settings, as text. No passwords, tokens or keys are in any of it."""
+    from datetime import datetime
+
+    lines = [
+        "apexgpu doctor report",
+        f"written   {datetime.now().astimezone().isoformat(timespec='seconds')}",
+        f"apexgpu   {__version__}",
+        f"system    {platform.platform()}, Python {platform.python_version()}",
+    ]
+    lines += ["", "Settings", *_setting_lines(session)]
+    lines += ["", "This machine"]
+    lines += [_finding_line(finding) for finding in (*diagnosis.machine, *diagnosis.network)]
+    for host in diagnosis.hosts:
+        lines += ["", f"{host.host.name}  {host.host.address}  port {host.host.port or '-'}"]
+        lines += [_finding_line(finding) for finding in host.findings]
+    problems = diagnosis.problems
+    lines += ["", counted(len(problems), "problem")]
+    return "".join(f"{_without_credentials(safe(line))}\n" for line in lines)
+
+
+def _setting_lines(session: Session) -> list[str]:
+    try:
+        named = session.settings.named
+    except ConfigError as error:
+        return [f"  cannot be read: {error.message}"]
+    return [
+        f"  {name:<17} {setting.value or '-'}  ({setting.source})"
+        for name, setting in named.items()
+    ]
+
+
+def _finding_line(finding: Finding) -> str:
+    hint = f"  [{finding.hint}]" if finding.hint else ""
+    return f"  {finding.verdict:<8} {finding.check:<13} {finding.fact}{hint}"
+
+
+def _without_credentials(line: str) -> str:
+    """The line without a name and a password in a URL: `http://alice:secret@iam` comes from settings and proxies."""
+    return re.sub(r"(?<=://)[^/\s@]+@", "***@", line)

@@ -91,27 +91,63 @@ class Settings:
             raise ConfigError(message, hint="apexgpu config status") from None
 
     @property
+    def vpn(self) -> str:
+        """How to reach the lab's network from elsewhere, in one line, as the lab has filled it in; maybe empty."""
+        return self.named["vpn"].value
+
+    @property
+    def administrators(self) -> str:
+        """Whom to ask for help: names, addresses, a page; as the lab has filled it in; maybe empty."""
+        return self.named["administrators"].value
+
+    @property
     def keep_connections(self) -> bool:
         """Whether connections stay open for a few minutes, so that the next command is fast."""
         return self.named["keep_connections"].value == "true"
 
 
+class ValueKind(StrEnum):
+    """The form of a setting's value in config.toml."""
+
+    TEXT = "text"
+    SECONDS = "a number of seconds"
+    SWITCH = "true or false"
+    LIST = "a list, separated by commas"
+
+
 class _Definition(NamedTuple):
-    """A setting that can be in config.toml: its environment variable ("" for none) and default."""
+    """A setting that can be in config.toml: its environment variable ("" for none), default, form and meaning.
+
+    `choices` are the only values that it may have, if it has any.
+    """
 
     variable: str
     default: str
+    meaning: str
+    kind: ValueKind = ValueKind.TEXT
+    choices: tuple[str, ...] = ()
 
 
 # OpenSSH cannot share connections on Windows.
 _KEEP_CONNECTIONS = "true" if os.name == "posix" else "false"
 _DEFINITIONS = {
-    "iam_url": _Definition("APEXGPU_IAM_URL", DEFAULT_IAM_URL),
-    "user": _Definition("APEXGPU_USER", ""),
-    "ssh_config": _Definition("APEXGPU_SSH_CONFIG", "~/.ssh/config"),
-    "timeout": _Definition("APEXGPU_TIMEOUT", f"{DEFAULT_TIMEOUT:g}"),
-    "networks": _Definition("", ""),
-    "keep_connections": _Definition("", _KEEP_CONNECTIONS),
+    "iam_url": _Definition("APEXGPU_IAM_URL", DEFAULT_IAM_URL, "the address of IAM"),
+    "user": _Definition("APEXGPU_USER", "", "your domain account"),
+    "ssh_config": _Definition(
+        "APEXGPU_SSH_CONFIG", "~/.ssh/config", "the ssh config with the lab's hosts"
+    ),
+    "timeout": _Definition(
+        "APEXGPU_TIMEOUT",
+        f"{DEFAULT_TIMEOUT:g}",
+        "seconds a host may take to connect",
+        ValueKind.SECONDS,
+    ),
+    "networks": _Definition("", "", "the networks of the lab's hosts", ValueKind.LIST),
+    "keep_connections": _Definition(
+        "", _KEEP_CONNECTIONS, "keep connections open for the next command", ValueKind.SWITCH
+    ),
+    "vpn": _Definition("", "", "how to reach the lab's network from elsewhere"),
+    "administrators": _Definition("", "", "whom to ask for help"),
 }
 # These two cannot be in config.toml, because they say where it is, and where the login is kept.
 _DIRECTORY_VARIABLES = {
@@ -159,6 +195,26 @@ def load(
     if is_home_used:
         _check_home()
     return Settings(named)
+
+
+def names_in_file() -> tuple[str, ...]:
+    """Return the names of the settings that config.toml can have."""
+    return tuple(_DEFINITIONS)
+
+
+def definition(name: str) -> _Definition:
+    """Return the form and the meaning of a setting in config.toml. KeyError if there is none of this name."""
+    return _DEFINITIONS[name]
+
+
+def config_file(flags: Mapping[str, str], environment: Mapping[str, str]) -> Path:
+    """Return the path of config.toml, without reading it."""
+    return Path(_directory("config_dir", flags, environment).value) / "config.toml"
+
+
+def read_file(path: Path) -> dict[str, str]:
+    """Return the values in a config.toml, as text; {} if there is no file. ConfigError if it cannot be read."""
+    return _read_file(path)
 
 
 def state_directory(flags: Mapping[str, str], environment: Mapping[str, str]) -> Path:

@@ -241,6 +241,7 @@ def _plan(
     once: bool,
     in_browser: bool,
 ) -> TunnelPlan:
+    local, destinations = _split_local(host, destinations, local)
     parsed = tuple(ports.parse_destination(text) for text in destinations)
     command = f"apexgpu tunnel {host} {parsed[0]}"
     if local is not None:
@@ -249,6 +250,19 @@ def _plan(
         ports.check_local_port(local, command)
     chosen = containers.one_host(session, host)
     return TunnelPlan(chosen, parsed, command, local, once, in_browser)
+
+
+def _split_local(
+    host: str, destinations: Sequence[str], local: int | None
+) -> tuple[int | None, Sequence[str]]:
+    """The local port of `LOCAL:PORT`, and the destinations without it."""
+    with_local = [text for text in destinations if ports.split_local(text)[0] is not None]
+    if not with_local:
+        return local, destinations
+    if len(destinations) > 1 or local is not None:
+        message = f"{with_local[0]} names a local port, which is for one port, without --local"
+        raise UsageError(message, hint=f"apexgpu tunnel {host} {with_local[0]}")
+    return ports.split_local(destinations[0])[0], [ports.split_local(destinations[0])[1]]
 
 
 def open_planned(session: Session, plan: TunnelPlan) -> Tunnel:

@@ -37,6 +37,7 @@ _OUR_NAMES = (
     "mounts.json",
     "ports.json",
     "runs.json",
+    "settings.lock",
     "ssh_config.*",
     "ssh_hosts.conf",
     "starts",

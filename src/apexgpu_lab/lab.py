@@ -3,13 +3,17 @@
 `home` is the lab's directory in each function.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
+from apexgpu.errors import UsageError
 from apexgpu.results import JsonObject, Result
 from apexgpu_lab import client
 from apexgpu_lab.faults import KINDS
+from apexgpu_lab.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,23 @@ class LabStatus(Result):
         return _without_schema(self.description)
 
 
+class Shell(StrEnum):
+    """A language for the lines of `lab env`."""
+
+    SH = "sh"
+    FISH = "fish"
+    POWERSHELL = "powershell"
+
+
 @dataclass(frozen=True)
 class LabEnvironment(Result):
-    """What `environment` returns: the variables that point apexgpu and ssh at the lab."""
+    """What `environment` returns: the variables that point apexgpu and ssh at the lab.
 
-    variables: Mapping[str, str]
+    A value of None removes the variable. `shell` is the language of the lines.
+    """
+
+    variables: Mapping[str, str | None]
+    shell: Shell = Shell.SH
 
     def to_json(self) -> JsonObject:
         """See Result."""
@@ -89,9 +105,27 @@ def up(home: Path, *, hosts: int, registered: bool) -> StartedLab:
     return StartedLab(client.up(home, hosts=hosts, registered=registered))
 
 
-def environment(home: Path) -> LabEnvironment:
-    """Return the variables. RefusedError if no lab is running."""
-    return LabEnvironment(client.environment(home))
+def environment(home: Path, shell: str = "") -> LabEnvironment:
+    """Return the variables, for a shell (by default that of the system). RefusedError if no lab is running."""
+    return LabEnvironment(client.environment(home), _shell(shell))
+
+
+def unset_environment(shell: str = "") -> LabEnvironment:
+    """Return the same variables without values. No lab need be running."""
+    variables = Layout(Path()).environment("")
+    return LabEnvironment(dict.fromkeys(variables), _shell(shell))
+
+
+def _shell(name: str) -> Shell:
+    if not name:
+        return Shell.POWERSHELL if sys.platform == "win32" else Shell.SH
+    name = {"bash": "sh", "zsh": "sh", "pwsh": "powershell"}.get(name, name)
+    try:
+        return Shell(name)
+    except ValueError:
+        raise UsageError(
+            f"{name} is not sh, fish or powershell", hint="apexgpu lab env --shell sh"
+        ) from None
 
 
 def status(home: Path) -> LabStatus:

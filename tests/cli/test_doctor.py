@@ -69,6 +69,24 @@ class TestAllWell:
         assert "its port 22001 accepts the key" in lab3.out
         assert everything() == before
 
+    def test_a_report_has_every_check_and_setting_and_no_secret(
+        self, lab3: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        report = tmp_path / "new directory" / "report.txt"
+        assert lab3.json("doctor", "--report", str(report))["report"] == str(report)
+        text = report.read_text()
+        for part in ("iam_url", "gpu2", "accepts the key", "This machine", "apexgpu  "):
+            assert part in text, part
+        assert report.stat().st_mode & 0o077 == 0
+        assert lab3("doctor", "--report", "/proc/report") == 2
+        assert "/proc/report cannot be written" in lab3.err
+
+        monkeypatch.setenv("APEXGPU_IAM_URL", "http://alice:hunter2@iam.example.org")
+        assert lab3("doctor", "--report", str(report)) == 1
+        assert str(report) in lab3.err
+        assert "hunter2" not in report.read_text()
+        assert "http://***@iam.example.org" in report.read_text()
+
     def test_as_json_every_check_has_a_verdict_a_fact_and_a_hint(self, lab3: Product) -> None:
         document = lab3.json("doctor")
         assert document["ok"]

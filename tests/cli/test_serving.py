@@ -145,7 +145,7 @@ class TestTensorBoard:
     def test_nothing_is_started_for_a_stop(self, product: Product) -> None:
         assert product("tensorboard", "gpu3", "runs", "--stop") == 0
         assert "no TensorBoard is running on gpu3" in product.err
-        assert product.hosts("status")["gpu3"]["state"] == "STOPPED"
+        assert product.hosts("status")["gpu3"]["state"] == "stopped"
 
 
 class TestJupyter:

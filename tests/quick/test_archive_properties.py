@@ -21,7 +21,7 @@ from tests.quick.test_journal import RECOVER, SNAPSHOT
 from apexgpu.archives import scriptreplies
 from apexgpu.archives.catalog import Archive, FileStamp, Manifest, identify, parse_manifest
 from apexgpu.archives.journal import Journal
-from apexgpu.archives.selection import archives_to_remove, choose_archive, default_archive
+from apexgpu.archives.selection import KeepRules, choose_archive, default_archive, rotate
 from apexgpu.errors import ApexError
 from apexgpu.manageshell import archivereplies
 from apexgpu.models import Reply
@@ -113,8 +113,9 @@ def test_a_listing(text: str) -> None:
         only_our_own(partial(choose_archive, found.archives, one.name))
     chosen = only_our_own(lambda: default_archive(found.archives, "gpu2"))
     assert chosen is None or (chosen.verified and not chosen.made_for_undo)
-    removed = archives_to_remove(found.archives, 1)
-    assert len(removed) < max(1, len(found.archives))
+    for rules in (KeepRules(last=1), KeepRules(daily=1), KeepRules(weekly=1)):
+        rotation = rotate(found.archives, rules)
+        assert not found.archives or any(each.why for each in rotation)
 
 
 @many

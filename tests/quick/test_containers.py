@@ -97,9 +97,9 @@ def test_what_is_not_understood_of_one_host_is_its_error_and_the_rest_stays(
     }
     result = containers.status(session_with(Edited(answers, [], old, new), tmp_path), [])
     first, second = result.to_json()["hosts"]
-    assert (first["state"], first["ok"], first["error"]["code"]) == ("RUNNING", False, "unexpected")
+    assert (first["state"], first["ok"], first["error"]["code"]) == ("running", False, "unexpected")
     assert quoted in first["error"]["message"]
-    assert (second["state"], second["ok"]) == ("RUNNING", True)
+    assert (second["state"], second["ok"]) == ("running", True)
     assert result.exit_code == 3
 
 

@@ -30,6 +30,24 @@ def test_what_a_port_means(word: str, target: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "local", "remote"),
+    [
+        ("6006", None, "6006"),
+        ("8123:80", 8123, "80"),
+        ("8123:db:5432", 8123, "db:5432"),
+        ("8123:[::1]:80", 8123, "[::1]:80"),
+        ("db:5432", None, "db:5432"),
+        ("10.0.3.7:80", None, "10.0.3.7:80"),
+        ("2001:db8::1:80", None, "2001:db8::1:80"),
+        ("0:80", None, "0:80"),
+        ("99999:80", None, "99999:80"),
+    ],
+)
+def test_a_port_before_the_port_is_the_local_one(word: str, local: int | None, remote: str) -> None:
+    assert ports.split_local(word) == (local, remote)
+
+
+@pytest.mark.parametrize(
     ("output", "word", "state"),
     [
         ("apexgpu 0100007F:1776 11\napexgpu 00000000:0016 12\n", "6006", ListenerState.LISTENING),

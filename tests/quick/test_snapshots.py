@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
@@ -34,7 +35,12 @@ from apexgpu.archives.catalog import (
     without_stale_names,
 )
 from apexgpu.archives.scriptreplies import NameTakenError
-from apexgpu.archives.selection import archives_to_remove, choose_archive, default_archive
+from apexgpu.archives.selection import (
+    KeepRules,
+    choose_archive,
+    default_archive,
+    rotate,
+)
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.models import Reply
 
@@ -55,6 +61,15 @@ def sh(script: str, **environment: str) -> Reply:
         env={**os.environ, **environment},
     )
     return Reply(done.returncode, done.stdout, done.stderr)
+
+
+def at(name: str, when: datetime, *, host: str = "gpu2") -> Archive:
+    return saved(name, int(when.timestamp()), host=host)
+
+
+def removed_by(archives: list[Archive], **rules: int) -> list[str]:
+    """The names of those that a rotation would remove."""
+    return [each.archive.name for each in rotate(archives, KeepRules(**rules)) if not each.why]
 
 
 def saved(name: str, created: int, *, host: str = "gpu2", verified: int | None = None) -> Archive:
@@ -337,16 +352,54 @@ class TestChoice:
             saved("d", 4),
             saved("e", 1, host="gpu12"),
         ]
-        assert [one.name for one in archives_to_remove(found, 2)] == ["a"]
-        assert [one.name for one in archives_to_remove(found, 1)] == ["c", "a"]
-        assert archives_to_remove(found, 5) == []
+        assert removed_by(found, last=2) == ["a"]
+        assert removed_by(found, last=1) == ["a", "c"]
+        assert removed_by(found, last=5) == []
         with pytest.raises(UsageError):
-            archives_to_remove(found, 0)
+            rotate(found, KeepRules())
+
+    def test_days_and_weeks_keep_their_newest_whole_archive_and_say_why(self) -> None:
+        noon = datetime(2026, 3, 4, 12).astimezone()  # a Wednesday
+        found = [
+            at("last-week", noon - timedelta(days=7)),
+            at("monday", noon - timedelta(days=2)),
+            at("morning", noon - timedelta(hours=3)),
+            replace(at("noon", noon), damage="gzip -t fails"),
+            at("elsewhere", noon, host="gpu12"),
+        ]
+        by_days = {each.archive.name: each.why for each in rotate(found, KeepRules(daily=2))}
+        assert by_days == {
+            "last-week": "",
+            "monday": "day 2026-03-02",
+            "morning": "day 2026-03-04",
+            "noon": "",
+            "elsewhere": "day 2026-03-04",
+        }
+        both = {each.archive.name: each.why for each in rotate(found, KeepRules(last=1, weekly=2))}
+        assert both == {
+            "last-week": "week 2026-W09",
+            "monday": "",
+            "morning": "week 2026-W10",
+            "noon": "last 1",
+            "elsewhere": "last 1, week 2026-W10",
+        }
+
+    def test_any_part_of_a_name_that_only_one_archive_has_selects_it(self) -> None:
+        found = [
+            saved("alice-gpu2-20260304T120000Z-before-upgrade", 1),
+            saved("alice-gpu2-20260305T120000Z", 2),
+        ]
+        assert choose_archive(found, "upgr") is found[0]
+        assert choose_archive(found, "0305") is found[1]
+        with pytest.raises(RefusedError, match="several snapshots"):
+            choose_archive(found, "gpu2")
+        with pytest.raises(RefusedError, match="there is no snapshot nothing"):
+            choose_archive(found, "nothing")
 
     def test_what_recovers_saved_pushes_out_nothing_that_a_user_asked_for(self) -> None:
         found = [saved("a", 1, verified=9), saved("b", 2, verified=9)]
         found += [for_undo(f"undo{number}", number) for number in range(3, 7)]
-        assert [one.name for one in archives_to_remove(found, 2)] == ["undo5", "undo4", "undo3"]
+        assert removed_by(found, last=2) == ["undo3", "undo4", "undo5"]
 
     @pytest.mark.parametrize(
         ("label", "undo"),

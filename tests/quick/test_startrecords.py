@@ -123,7 +123,7 @@ def test_status_shows_that_nobody_can_reach_it(tmp_path: Path, patterns: list[st
     server, _ = interrupted(tmp_path)
     session, _ = session_of(server, tmp_path)
     (row,) = containers.status(session, patterns).to_json()["hosts"]
-    assert (row["state"], row["reachable"]) == ("RUNNING", False)
+    assert (row["state"], row["reachable"]) == ("running", False)
 
 
 def test_the_next_up_stops_and_starts_it(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Which archive a user means, which one is the default, and which ones a rotation removes. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
+from apexgpu import readers
 from apexgpu.archives.catalog import SUFFIX, UNKNOWN_HOST, Archive, file_name, name_time
 from apexgpu.errors import NoSnapshotError, RefusedError, UsageError
 
@@ -11,13 +14,16 @@ def choose_archive(archives: Sequence[Archive], wanted: str) -> Archive:
 
     RefusedError for none, or several.
 
-    A name, a file or a path counts before a label that has the same text.
+    A name, a file or a path counts before a label that has the same text, and that before a part of a name.
     """
     matches = [archive for archive in archives if wanted in _names(archive)]
     if not matches:
         matches = [archive for archive in archives if _was_printed(archive, wanted)]
     if not matches:
         matches = [archive for archive in archives if archive.label == wanted]
+    if not matches and wanted:
+        # Any part of a name that only one archive has.
+        matches = [archive for archive in archives if wanted in archive.name]
     if not matches:
         message = f"there is no snapshot {wanted}"
         raise NoSnapshotError(message, hint="apexgpu snapshots")
@@ -93,36 +99,103 @@ def _no_default(archives: Sequence[Archive], host: str) -> NoSnapshotError:
     return NoSnapshotError(message, hint=f"apexgpu recover {host} --from {nearest.name}")
 
 
-def archives_to_remove(archives: Sequence[Archive], keep: int) -> list[Archive]:
-    """All archives but the newest `keep` of each host, its last verified one, and the newest of
-    those that a recover or rebuild saved itself.
+@dataclass(frozen=True, slots=True)
+class KeepRules:
+    """How many archives a rotation keeps of each host: the newest ones, the newest of each day and of each week.
 
-    The latter are not counted among the `keep`: otherwise, three recovers would push out all
-    snapshots that the user asked for.
+    Days and weeks without an archive do not count, as with restic. They are those of this machine's time zone.
     """
-    if keep < 1:
+
+    last: int = 0
+    daily: int = 0
+    weekly: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What a rotation does with one archive: why it is kept, or "" if it is to be removed."""
+
+    archive: Archive
+    why: str
+
+
+VERIFIED = "newest verified"
+FOR_UNDO = "saved by the last recover"
+
+
+def rotate(archives: Sequence[Archive], rules: KeepRules) -> list[Rotation]:
+    """Decide about each archive, in their order.
+
+    Kept are those of the rules, the last verified one of each host, and the newest of those that a recover or rebuild
+    saved itself. The latter are not counted by the rules: otherwise, three recovers would push out all snapshots that
+    the user asked for. UsageError if the rules keep nothing.
+    """
+    if rules.last + rules.daily + rules.weekly < 1:
         raise UsageError("at least one snapshot must be kept", hint="apexgpu snapshots keep 3")
     requested: dict[str, list[Archive]] = {}
     for_undo: dict[str, list[Archive]] = {}
     for archive in archives:
         group = for_undo if archive.made_for_undo else requested
         group.setdefault(archive.host, []).append(archive)
-    removed: list[Archive] = []
+    reasons: dict[str, str] = {}  # by path
     for of_host in requested.values():
-        removed += _older_than(of_host, keep)
+        _keep_by_rules(of_host, rules, reasons)
+        _keep_verified(of_host, reasons)
     for of_host in for_undo.values():
-        removed += _older_than(of_host, 1)
-    return removed
+        reasons[_newest(of_host).path] = FOR_UNDO
+        _keep_verified(of_host, reasons)
+    return [Rotation(archive, reasons.get(archive.path, "")) for archive in archives]
 
 
-def _older_than(archives: Sequence[Archive], keep: int) -> list[Archive]:
-    """All but the newest `keep` and the newest verified one."""
-    newest_first = sorted(archives, key=lambda archive: -archive.created)
-    verified_is_kept = any(archive.verified for archive in newest_first[:keep])
-    removed = []
-    for archive in newest_first[keep:]:
-        if archive.verified and not verified_is_kept:
-            verified_is_kept = True
-        else:
-            removed.append(archive)
-    return removed
+def _keep_by_rules(of_host: Sequence[Archive], rules: KeepRules, reasons: dict[str, str]) -> None:
+    newest_first = sorted(of_host, key=lambda archive: -archive.created)
+    for number, archive in enumerate(newest_first[: rules.last], start=1):
+        _add_reason(reasons, archive, f"last {number}")
+    _keep_periods(newest_first, rules.daily, "day", _day, reasons)
+    _keep_periods(newest_first, rules.weekly, "week", _week, reasons)
+
+
+def _keep_periods(
+    newest_first: Sequence[Archive],
+    count: int,
+    unit: str,
+    period_of: Callable[[Archive], str],
+    reasons: dict[str, str],
+) -> None:
+    """Keep the newest archive of each of the last `count` periods; one that is not known to be bad, if there is one."""
+    periods: dict[str, list[Archive]] = {}
+    for archive in newest_first:
+        periods.setdefault(period_of(archive), []).append(archive)
+    for period in list(periods)[:count]:
+        usable = [archive for archive in periods[period] if not _is_bad(archive)]
+        chosen = usable[0] if usable else periods[period][0]
+        _add_reason(reasons, chosen, f"{unit} {period}")
+
+
+def _is_bad(archive: Archive) -> bool:
+    return archive.damage is not None or archive.changed
+
+
+def _day(archive: Archive) -> str:
+    return _local(archive).strftime("%Y-%m-%d")
+
+
+def _week(archive: Archive) -> str:
+    year, week, _day_of_week = _local(archive).isocalendar()
+    return f"{year}-W{week:02}"
+
+
+def _local(archive: Archive) -> datetime:
+    return datetime.fromtimestamp(min(archive.created, readers.LAST_SECOND)).astimezone()
+
+
+def _keep_verified(of_host: Sequence[Archive], reasons: dict[str, str]) -> None:
+    """Keep the newest verified archive, unless a verified one is kept already."""
+    verified = [archive for archive in of_host if archive.verified]
+    if verified and not any(archive.path in reasons for archive in verified):
+        _add_reason(reasons, _newest(verified), VERIFIED)
+
+
+def _add_reason(reasons: dict[str, str], archive: Archive, reason: str) -> None:
+    present = reasons.get(archive.path)
+    reasons[archive.path] = f"{present}, {reason}" if present else reason

@@ -7,12 +7,12 @@ import typer
 
 from apexgpu import keys
 from apexgpu import login as logins
-from apexgpu.commands.options import Group, session_of
+from apexgpu.commands.options import DefaultCommand, Group, session_of
 from apexgpu.credentials import PasswordOptions
 from apexgpu.results import Result
 
 app = Group()
-key_commands = Group()
+key_commands = Group(cls=DefaultCommand)
 app.add_typer(
     key_commands, name="keys", help="List, add or remove the ssh keys that IAM stores for you."
 )

@@ -3,6 +3,7 @@
 Imported only where typer is needed: `cli.main` answers the plainest words without it.
 """
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -116,7 +117,7 @@ class Root(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As usual, with the nearest names for one that is not there."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise _no_such_command(args[0])
+            raise no_such_command(args[0], list(COMMANDS), "apexgpu")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -138,14 +139,17 @@ def _has_lab() -> bool:
     return find_spec("asyncssh") is not None and find_spec("h11") is not None
 
 
-def _no_such_command(name: str) -> UsageError:
+def no_such_command(name: str, names: Sequence[str], path: str) -> UsageError:
+    """The error for a word that is not a command below `path`; its hint is the nearest of `names`."""
     import difflib
 
-    near = difflib.get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
-    message = f"there is no command {name}"
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    message = (
+        f"there is no command {name}" if path == "apexgpu" else f"{path} has no command {name}"
+    )
     if not near:
-        return UsageError(message, hint="apexgpu --help")
-    return UsageError(f"{message}; did you mean {near[0]}?", hint=f"apexgpu {near[0]} --help")
+        return UsageError(message, hint=f"{path} --help")
+    return UsageError(f"{message}; did you mean {near[0]}?", hint=f"{path} {near[0]} --help")
 
 
 app = typer.Typer(

@@ -116,19 +116,30 @@ def remove(ctx: typer.Context, name: Name) -> Result:
 def keep(
     ctx: typer.Context,
     count: Annotated[
+        int | None,
+        typer.Argument(metavar="[N]", min=1, help="As --last N.", show_default=False),
+    ] = None,
+    last: Annotated[int, typer.Option(metavar="N", min=0, help="Keep the newest N.")] = 0,
+    daily: Annotated[
         int,
-        typer.Argument(
-            metavar="N", min=1, help="How many snapshots to keep of each host.", show_default=False
-        ),
-    ],
+        typer.Option(metavar="N", min=0, help="Keep the newest of each of the last N days."),
+    ] = 0,
+    weekly: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Keep the newest of each of the last N weeks."),
+    ] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be kept, and why; delete nothing.")
+    ] = False,
 ) -> Result:
-    """Keep the newest N snapshots of each host; delete the rest.
+    """Keep some snapshots of each host; delete the rest. Days and weeks without a snapshot do not count.
 
     The newest verified snapshot of each host is always kept, and the newest that a recover saved.
 
-    Example: apexgpu snapshots keep 3
+    Examples: apexgpu snapshots keep 3 · apexgpu snapshots keep --daily 7 --weekly 4 --dry-run
     """
-    return backups.keep(session_of(ctx), count)
+    rules = backups.KeepRules(last=max(last, count or 0), daily=daily, weekly=weekly)
+    return backups.keep(session_of(ctx), rules, dry_run=dry_run)
 
 
 @app.command("recover")

@@ -1,19 +1,21 @@
-"""The commands `config sync`, `status`, `print`, `remove` and `restore`."""
+"""The commands `config sync`, `status`, `print`, `remove`, `restore`, `get`, `set` and `edit`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from apexgpu import sshconfig
-from apexgpu.commands.options import Group, session_of
+from apexgpu import preferences, sshconfig
+from apexgpu.commands.options import Group, StatusByDefault, session_of
 from apexgpu.results import Result
 from apexgpu.session import Session
 
 app = Group()
-group = Group()
+group = Group(cls=StatusByDefault)
 app.add_typer(
-    group, name="config", help="The hosts in ~/.ssh/config: sync, status, print, remove, restore."
+    group,
+    name="config",
+    help="The hosts in ~/.ssh/config (sync, status, print, remove, restore) and the settings (get, set, edit).",
 )
 
 SshConfig = Annotated[
@@ -112,3 +114,39 @@ def restore(
     if number is None:
         return sshconfig.list_backups(session)
     return sshconfig.restore(session, number)
+
+
+SettingName = Annotated[
+    str, typer.Argument(metavar="KEY", help="The name of a setting.", show_default=False)
+]
+
+
+@group.command("get")
+def get(ctx: typer.Context, key: SettingName) -> Result:
+    """Print the value of a setting, wherever it comes from. Example: apexgpu config get timeout."""
+    return preferences.show(session_of(ctx), key)
+
+
+@group.command("set")
+def set_(
+    ctx: typer.Context,
+    key: SettingName,
+    value: Annotated[
+        str,
+        typer.Argument(metavar="VALUE", help="Its value; '' for the default.", show_default=False),
+    ],
+) -> Result:
+    """Write a setting into config.toml. Every other line of the file stays.
+
+    Examples: apexgpu config set timeout 20 · apexgpu config set networks 10.0.0.0/8
+    """
+    return preferences.change(session_of(ctx), key, value)
+
+
+@group.command("edit")
+def edit(ctx: typer.Context) -> Result:
+    """Open config.toml in your editor ($VISUAL or $EDITOR), and check the file afterwards.
+
+    Example: apexgpu config edit
+    """
+    return preferences.edit(session_of(ctx))

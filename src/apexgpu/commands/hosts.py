@@ -1,4 +1,4 @@
-"""The commands `register`, `up`, `down` and `status`."""
+"""The commands `register`, `up`, `down`, `restart` and `status`."""
 
 from typing import Annotated
 
@@ -45,6 +45,22 @@ def down(ctx: typer.Context, hosts: HostsArgument = None, everything: AllHosts =
     Example: apexgpu down gpu7
     """
     return containers.down(session_of(ctx), hosts or [], everything=everything)
+
+
+@app.command("restart")
+def restart(
+    ctx: typer.Context,
+    hosts: HostsArgument = None,
+    everything: AllHosts = False,
+    wait: Annotated[
+        float, typer.Option(help="Seconds to wait for the start, and for the container's port.")
+    ] = containers.START_WAIT,
+) -> Result:
+    """Stop your container on HOST, and start it again. The programs in it end.
+
+    Example: apexgpu restart gpu7
+    """
+    return containers.restart(session_of(ctx), hosts or [], everything=everything, wait=wait)
 
 
 @app.command("status")

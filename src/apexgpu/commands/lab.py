@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from apexgpu.commands.options import Group, output_line, session_of
+from apexgpu import labvariables
+from apexgpu.commands.options import Group, StatusByDefault, output_line, session_of
 from apexgpu.results import Result
 from apexgpu.session import Session
 
 app = Group()
-group = Group()
+group = Group(cls=StatusByDefault)
 app.add_typer(group, name="lab", help="The embedded lab: up, env, status, fault, down.")
 
 LabHost = Annotated[
@@ -20,10 +21,7 @@ LabHost = Annotated[
 
 def _home(session: Session) -> Path:
     """The lab's directory. Within `lab env`, the state directory is a part of the lab itself."""
-    state = session.state_dir
-    if (state.parent / "lab.json").exists():
-        return state.parent
-    return state / "lab"
+    return labvariables.lab_home(session.environment) or session.state_dir / "lab"
 
 
 @group.command("up")
@@ -45,11 +43,32 @@ def up(
 @group.command("env")
 def env(
     ctx: typer.Context,
+    unset: Annotated[
+        bool, typer.Option("--unset", help="Print lines that remove the variables again.")
+    ] = False,
+    shell: Annotated[
+        str,
+        typer.Option(
+            "--shell",
+            metavar="SHELL",
+            help="sh, fish or powershell. By default sh, on Windows powershell.",
+            show_default=False,
+        ),
+    ] = "",
 ) -> Result:
-    """Print export lines that point apexgpu and ssh at the lab. Use: eval "$(apexgpu lab env)"."""
+    """Print lines that point apexgpu and ssh at the lab, for the shell to run.
+
+    In sh, bash and zsh: eval "$(apexgpu lab env)"
+
+    In fish: apexgpu lab env --shell fish | source
+
+    In PowerShell: apexgpu lab env | Out-String | Invoke-Expression
+    """
     from apexgpu_lab import lab
 
-    return lab.environment(_home(session_of(ctx)))
+    if unset:
+        return lab.unset_environment(shell)
+    return lab.environment(_home(session_of(ctx)), shell)
 
 
 @group.command("status")

@@ -1,13 +1,15 @@
 """The parameters that several commands share, and the app that each group of commands starts from."""
 
+import difflib
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
-from apexgpu.commands.app import Command
+from apexgpu.commands.app import Command, no_such_command
 from apexgpu.commands.invocation import Invocation
+from apexgpu.commands.table import GROUP_SYNONYMS
 from apexgpu.results import Result
 from apexgpu.session import Session
 
@@ -24,7 +26,20 @@ AllHosts = Annotated[bool, typer.Option("--all", help="Every host.")]
 
 
 class Sentences(TyperGroup):
-    """A group whose help has a whole sentence for each command."""
+    """A group whose help has a whole sentence for each command, and which is shown when none is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As usual; no command at all asks for the help, which is not an error."""
+        return super().parse_args(ctx, args or ["--help"])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As usual, with the nearest names for a command that is not there."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ours = GROUP_SYNONYMS.get(args[0])
+            if ours is not None and ours in self.commands:
+                return super().resolve_command(ctx, [ours, *args[1:]])
+            raise no_such_command(args[0], list(self.commands), ctx.command_path)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """As usual, but nothing is cut with three dots."""
@@ -34,24 +49,51 @@ class Sentences(TyperGroup):
             )
 
 
-class ListByDefault(Sentences):
-    """A group that means its `list` when no command of it is named: `snapshots gpu7` is `snapshots list gpu7`."""
+class DefaultCommand(Sentences):
+    """A group that means one of its commands when none is named: `keys` is `keys list`, `config` is `config status`."""
+
+    default = "list"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As usual, with `list` in front where no command stands."""
-        if not {"--help", "-h"} & set(args[:1]) and (not args or args[0] not in self.commands):
-            args = ["list", *args]
+        """As usual, with the default command in front where none is named."""
+        if not {"--help", "-h"} & set(args[:1]) and self.means_default(args):
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
+
+    def means_default(self, args: list[str]) -> bool:
+        """Whether the words after the group's name belong to the default command."""
+        return not args or args[0].startswith("-")
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The commands of the group, and in full what it does when none is named."""
         super().format_help(ctx, formatter)
-        listing = self.commands["list"]
-        with formatter.section(f"Without a command, as {ctx.command_path} list"):
-            formatter.write_text(listing.help or "")
-        listing.format_options(
-            listing.make_context("list", [], parent=ctx, resilient_parsing=True), formatter
+        command = self.commands[self.default]
+        with formatter.section(f"Without a command, as {ctx.command_path} {self.default}"):
+            formatter.write_text(command.help or "")
+        command.format_options(
+            command.make_context(self.default, [], parent=ctx, resilient_parsing=True), formatter
         )
+
+
+class StatusByDefault(DefaultCommand):
+    """A group that means its `status` when no command of it is named."""
+
+    default = "status"
+
+
+class ListByDefault(DefaultCommand):
+    """A group that means its `list` for all other words: `snapshots gpu7` is `snapshots list gpu7`."""
+
+    def means_default(self, args: list[str]) -> bool:
+        """Whether the first word is not meant as a command of the group."""
+        if not args:
+            return True
+        word = args[0]
+        if word in self.commands or GROUP_SYNONYMS.get(word) in self.commands:
+            return False
+        # `snapshots verfy NAME` is a slip, `snapshots gpu7` a host: host names have digits.
+        is_slip = word.isalpha() and difflib.get_close_matches(word, self.commands, cutoff=0.75)
+        return not is_slip
 
 
 class Group(typer.Typer):

@@ -44,7 +44,7 @@ def tunnel(
         list[str],
         typer.Argument(
             metavar="PORT...",
-            help="A port of the container, or NAME:PORT as the container reaches it.",
+            help="A port of the container, LOCAL:PORT, or NAME:PORT as the container reaches it.",
             show_default=False,
         ),
     ],
@@ -55,7 +55,7 @@ def tunnel(
 ) -> Result | int:
     """Forward ports of your container on HOST to this laptop, and keep them open until Ctrl-C.
 
-    Examples: apexgpu tunnel gpu7 6006 · apexgpu tunnel gpu7 8888 --local 9999 --background
+    Examples: apexgpu tunnel gpu7 6006 · apexgpu tunnel gpu7 9999:8888 --background
     """
     session = session_of(ctx)
     if background:

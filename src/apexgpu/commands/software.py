@@ -21,7 +21,7 @@ def setup(
             help="A host name, or `list` to list all recipes.",
             show_default=False,
         ),
-    ],
+    ] = "list",
     recipes: Annotated[
         list[str] | None,
         typer.Argument(

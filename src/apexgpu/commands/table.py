@@ -28,11 +28,14 @@ COMMANDS: dict[str, CommandInfo] = {
         "account", "First day", "List, add or remove the ssh keys that IAM stores for you."
     ),
     "config": CommandInfo(
-        "config", "First day", "The hosts in ~/.ssh/config: sync, status, print, remove, restore."
+        "config",
+        "First day",
+        "The hosts in ~/.ssh/config, and your settings.",
     ),
     "register": CommandInfo("hosts", "Hosts", "Make your container on a host, once."),
     "up": CommandInfo("hosts", "Hosts", "Start your container and wait until it answers."),
     "down": CommandInfo("hosts", "Hosts", "Stop your container."),
+    "restart": CommandInfo("hosts", "Hosts", "Stop your container, and start it again."),
     "status": CommandInfo(
         "hosts", "Hosts", "Show every host: registered, running, address, memory."
     ),
@@ -101,3 +104,49 @@ COMMANDS: dict[str, CommandInfo] = {
     "demo": CommandInfo("lab", LAB_PANEL, "Show a first day in a lab inside this program."),
     "lab": CommandInfo("lab", LAB_PANEL, "The embedded lab: up, env, status, fault, down."),
 }
+
+EVERYDAY = ("status", "up", "ssh", "run", "gpus", "cp", "tunnel", "mount", "snapshot", "doctor")
+"""The ten commands that `apexgpu` alone lists."""
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "start": ("up",),
+    "stop": ("down",),
+    "shell": ("ssh",),
+    "connect": ("ssh",),
+    "ls": ("status",),
+    "list": ("status",),
+    "ps": ("status",),
+    "top": ("gpus", "--watch"),
+    "nvidia-smi": ("gpus",),
+    "scp": ("cp",),
+    "rsync": ("cp",),
+    "copy": ("cp",),
+    "backup": ("snapshot",),
+    "backups": ("snapshots",),
+    "restore": ("recover",),
+    "forward": ("tunnel",),
+    "umount": ("unmount",),
+    "install": ("setup",),
+    "jobs": ("runs",),
+    "logs": ("runs", "logs"),
+    "settings": ("config",),
+}
+"""Names of other tools for our commands. They are accepted, but listed nowhere."""
+
+GROUP_SYNONYMS = {
+    "rm": "remove",
+    "delete": "remove",
+    "del": "remove",
+    "ls": "list",
+    "log": "logs",
+    "tail": "logs",
+    "kill": "stop",
+    "prune": "keep",
+    "forget": "keep",
+    "check": "verify",
+    "start": "up",
+    "fix": "repair",
+    "update": "sync",
+    "show": "list",
+}
+"""The same for the commands of groups, where a group has the command."""

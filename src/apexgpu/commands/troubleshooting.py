@@ -1,5 +1,6 @@
 """The commands `doctor` and `uninstall`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,12 +22,22 @@ def doctor(
             metavar="[HOST]", help="A host name or glob; all by default.", show_default=False
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Also write the result into FILE, for an administrator. It contains no secret.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> Result:
     """Check everything between this machine and your containers, and show how to fix it.
 
-    It changes nothing. Exit code 1 if there is a problem. Example: apexgpu doctor gpu7
+    It changes nothing. Exit code 1 if there is a problem. Examples: apexgpu doctor gpu7 · apexgpu
+    doctor --report report.txt
     """
-    return diagnose(session_of(ctx), host)
+    return diagnose(session_of(ctx), host, report=report)
 
 
 @app.command("uninstall")

@@ -53,9 +53,19 @@ def parse_destination(text: str) -> Destination:
     host, _, number = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or "localhost"
     if not (_is_port(number) and _is_host(host)):
-        message = f"{text!r} is neither a port (1 to {_LAST_PORT}) nor NAME:PORT"
+        message = f"{text!r} is neither a port (1 to {_LAST_PORT}) nor LOCAL:PORT or NAME:PORT"
         raise UsageError(message, hint="apexgpu tunnel gpu7 6006")
     return Destination(int(number), host)
+
+
+def split_local(text: str) -> tuple[int | None, str]:
+    """Split `LOCAL:PORT` and `LOCAL:NAME:PORT`, as docker and `ssh -L` write it; None without a local port."""
+    local, _, remote = text.partition(":")
+    name, _, number = remote.rpartition(":")
+    is_address = ":" in name and not name.startswith("[")
+    if _is_port(local) and _is_port(number) and not is_address:
+        return int(local), remote
+    return None, text
 
 
 def _is_port(text: str) -> bool:

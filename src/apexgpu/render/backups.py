@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from apexgpu.archives.catalog import MANIFEST_SUFFIX, SUFFIX, UNKNOWN_HOST, Archive, iso
+from apexgpu.archives.selection import Rotation
 from apexgpu.backups import (
     KeptSnapshots,
     Recoveries,
@@ -111,12 +112,39 @@ def show_removed(result: RemovedSnapshot, screen: Screen) -> None:
     screen.reporter.success(f"{result.archive.name} is removed")
 
 
+_KEEP_COLUMNS = (
+    Column("NAME"),
+    Column("HOST", keep=1),
+    Column("TIME", keep=0),
+    Column("SIZE", keep=2),
+    Column("KEEP", keep=4),
+    Column("WHY", least=12, keep=3),
+)
+
+
 def show_kept(result: KeptSnapshots, screen: Screen) -> None:
-    """How many were deleted, and how many are left."""
-    if result.removed:
+    """With a dry run, a table of what would stay and why. Otherwise how many were deleted, and how many are left."""
+    if result.dry_run and result.rotation:
+        screen.table(_KEEP_COLUMNS, [_rotation_row(each) for each in result.rotation])
+        screen.reporter.note(
+            f"{counted(len(result.removed), 'snapshot')} would be deleted; nothing was changed"
+        )
+    elif result.removed:
         screen.reporter.success(f"{len(result.removed)} removed, {len(result.kept)} kept")
     else:
         screen.reporter.success("nothing to remove")
+
+
+def _rotation_row(each: Rotation) -> Row:
+    archive = each.archive
+    return (
+        archive.name,
+        "?" if archive.host == UNKNOWN_HOST else archive.host,
+        _minute(archive.created),
+        size(archive.size),
+        "yes" if each.why else "no",
+        each.why or "-",
+    )
 
 
 VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {

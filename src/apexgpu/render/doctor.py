@@ -25,6 +25,8 @@ def show_diagnosis(result: Diagnosis, screen: Screen) -> None:
             _show_summary(host, screen)
     for finding in result.network:
         screen.finding(finding)
+    if result.report is not None:
+        screen.reporter.note(f"the report for an administrator is in {result.report}")
     count = len(result.problems)
     if not count:
         screen.line(f"All well. {_NOT_CHECKED}")

@@ -12,6 +12,7 @@ from apexgpu_lab.lab import (
     LabEnvironment,
     LabStatus,
     SetFault,
+    Shell,
     StartedLab,
 )
 
@@ -28,7 +29,39 @@ def show_start(result: StartedLab, screen: Screen) -> None:
 def show_environment(result: LabEnvironment, screen: Screen) -> None:
     """Lines for a shell to evaluate."""
     for name, value in result.variables.items():
-        screen.verbatim(f"export {name}={shlex.quote(value)}")
+        if value is None:
+            screen.verbatim(_UNSET[result.shell].format(name=name))
+        else:
+            quoted = _QUOTE[result.shell](value)
+            screen.verbatim(_SET[result.shell].format(name=name, value=quoted))
+
+
+def _quote_for_fish(value: str) -> str:
+    # Between single quotes, fish reads \\ and \' only.
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _quote_for_powershell(value: str) -> str:
+    doubled = value.replace("'", "''")
+    return f"'{doubled}'"
+
+
+_SET = {
+    Shell.SH: "export {name}={value}",
+    Shell.FISH: "set -gx {name} {value}",
+    Shell.POWERSHELL: "$env:{name} = {value}",
+}
+_UNSET = {
+    Shell.SH: "unset {name}",
+    Shell.FISH: "set -e {name}",
+    Shell.POWERSHELL: "Remove-Item Env:{name} -ErrorAction SilentlyContinue",
+}
+_QUOTE: Mapping[Shell, Callable[[str], str]] = {
+    Shell.SH: shlex.quote,
+    Shell.FISH: _quote_for_fish,
+    Shell.POWERSHELL: _quote_for_powershell,
+}
 
 
 def show_status(result: LabStatus, screen: Screen) -> None:
