@@ -13,8 +13,10 @@ import pytest
 from apexgpu import cli
 from apexgpu.secret import Secret
 from apexgpu.session import Session
+from apexgpu.ssh import controlmaster
 from apexgpu_lab.inprocess import running
 from tests.cli.product import Line, Product, product_of
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -348,3 +350,51 @@ class TestSsh:
     def test_starts_a_stopped_container_when_told_yes(self, product: Product) -> None:
         assert product("ssh", "--yes", "gpu2", "--", "true") == 0
         assert product.hosts("status")["gpu2"]["running"]
+
+
+class TestOpenConnections:
+    """What changes an account or a container ends the open connections to it."""
+
+    @pytest.fixture
+    def connected(self, product: Product) -> Product:
+        """gpu2's container runs, and connections to its host and to itself are open."""
+        settings = Path(product.lab.environment["APEXGPU_CONFIG_DIR"]) / "config.toml"
+        settings.write_text("keep_connections = true\n")
+        recipes = settings.parent / "recipes"
+        recipes.mkdir()
+        (recipes / "tool.toml").write_text(
+            'summary = "a tool"\n[[steps]]\nname = "one"\ntitle = "one"\ndone = "test -e ~/one"\ndo = "touch ~/one"\n'
+        )
+        assert product("up", "gpu2", "--accept-new") == 0, product.err
+        return product
+
+    @pytest.mark.openssh
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("register", "gpu2"),
+            ("recover", "gpu2", "--yes", "--no-snapshot"),
+            ("rebuild", "gpu2", "--yes", "--no-snapshot"),
+            ("setup", "gpu2", "tool", "--yes"),
+        ],
+        ids=lambda words: words[0],
+    )
+    def test_are_ended_by_what_changes_the_account_or_the_container(
+        self, connected: Product, words: tuple[str, ...]
+    ) -> None:
+        if words[0] == "recover":
+            assert connected("snapshot", "gpu2", "--yes") == 0, connected.err
+            assert connected("up", "gpu2") == 0, connected.err
+
+        def masters() -> set[int]:
+            return {one.process.pid for one in controlmaster.list_open() if not one.starts_others}
+
+        def are_open() -> bool:
+            connected("status", "gpu2")
+            connected("exec", "gpu2", "--", "true")
+            return len(masters()) == len(("the host", "the container"))
+
+        until(are_open)
+        before = masters()
+        assert connected(*words) == 0, connected.err
+        assert masters().isdisjoint(before)
