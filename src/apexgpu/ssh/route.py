@@ -20,6 +20,7 @@ from apexgpu.errors import (
 )
 from apexgpu.models import Target
 from apexgpu.process import Runner
+from apexgpu.sshfiles import identityfile
 from apexgpu.sshfiles.agentquery import DEFAULT_AGENT, agent_socket
 from apexgpu.sshfiles.sshhome import home
 from apexgpu.text import last_line
@@ -101,8 +102,8 @@ class Route:
     def identity_files(self) -> list[Path]:
         """The private key files that ssh would offer, whether they exist or not."""
         values = [name for name in self.options.get("identityfile", []) if name != "none"]
-        expanded = [self._expanded(value) for value in values]
-        return [_path(name) for name in expanded if name is not None]
+        paths = [identityfile.expand(value, self.options, self.target.alias) for value in values]
+        return [path for path in paths if path is not None]
 
     @property
     def agent_socket(self) -> str:
@@ -117,7 +118,7 @@ class Route:
                 if value.lower() not in unset:
                     return name
         for value in self.options.get("identityfile", []):
-            if self._expanded(value) is None:
+            if identityfile.expand(value, self.options, self.target.alias) is None:
                 return "identityfile"
         known_hosts = self.option("userknownhostsfile") + self.option("globalknownhostsfile")
         if (
@@ -160,29 +161,6 @@ class Route:
         """The size below which ssh does not use an RSA key."""
         value = self.option("requiredrsasize", "1024")
         return int(value) if value.isdigit() else 1024
-
-    def _expanded(self, value: str) -> str | None:
-        """An IdentityFile with its tokens replaced (TOKENS in ssh_config(5)); None if ssh has to do it.
-
-        `ssh -G` prints these as they are written.
-        """
-        tokens = {
-            "%%": "%",
-            "%d": home(),
-            "%h": self.address,
-            "%n": self.target.alias,
-            "%p": str(self.port),
-            "%r": self.user,
-        }
-        parts = re.split("(%.?)", value)
-        if "${" in value or (value.startswith("~") and not value.startswith("~/")):
-            return None
-        for number, part in enumerate(parts):
-            if part.startswith("%"):
-                if part not in tokens:
-                    return None
-                parts[number] = tokens[part]
-        return "".join(parts)
 
 
 def keep_host_keys_advice(config: Path) -> str:

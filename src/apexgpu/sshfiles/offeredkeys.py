@@ -5,8 +5,7 @@ reimplemented: ssh resolves Host, Match, Include, defaults and tokens.
 """
 
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError
 from apexgpu.models import Host
 from apexgpu.process import Runner
-from apexgpu.sshfiles import configblock, configcheck, configfile
+from apexgpu.sshfiles import configblock, configcheck, configfile, identityfile
 from apexgpu.sshfiles.agentquery import DEFAULT_AGENT
 from apexgpu.sshfiles.slowconfig import find_slow_lines
 from apexgpu.sshfiles.sshhome import home
@@ -24,7 +23,6 @@ _MOST_NAMES = 64
 
 _SYSTEM_CONFIG = b"\nMatch all\nInclude /etc/ssh/ssh_config\n"
 _READING = "debug1: Reading configuration data "
-_TOKEN = re.compile(r"%.|\$\{")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,26 +121,6 @@ def _names_with_own_keys(file: Path, runner: Runner) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def expand_identity_file(value: str, file: Path, name: str, runner: Runner) -> Path:
-    """Return the path that the IdentityFile `value` of `ssh -G` stands for, as ssh expands it.
-
-    `ssh -G` prints IdentityFile as it is in the config, but IdentityAgent with its tokens
-    expanded, and both have the same tokens (ssh_config(5), TOKENS). So ssh expands one as the other.
-    """
-    if _TOKEN.search(value):
-        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-        option = f'IdentityAgent="{quoted}"'
-        argv = ["ssh", "-G", "-F", str(file), "-o", option, "--", name]
-        completed = runner.run(argv, timeout=configcheck.TIME_LIMIT)
-        for line in completed.text.splitlines():
-            keyword, _, expanded = line.partition(" ")
-            if keyword == "identityagent":
-                return Path(expanded)
-    if value.startswith("~/"):
-        return Path(home() + value[1:])
-    return Path(value)
-
-
 def _resolve(
     file: Path, names: Sequence[str], config: Path, runner: Runner
 ) -> dict[str, dict[str, list[str]]]:
@@ -166,7 +144,7 @@ def _resolve(
 
 
 def _identity_files(
-    file: Path, answers: Mapping[str, Mapping[str, Iterable[str]]], runner: Runner
+    file: Path, answers: Mapping[str, Mapping[str, Sequence[str]]], runner: Runner
 ) -> tuple[Path, ...]:
     """The identity files of all names in order, each once."""
     paths: dict[Path, None] = {}
@@ -174,10 +152,13 @@ def _identity_files(
     for name, options in answers.items():
         for value in options.get("identityfile", ()):
             # The same value without a token is the same file for every name.
-            if value == "none" or (value in seen and not _TOKEN.search(value)):
+            if value == "none" or (value in seen and not identityfile.has_tokens(value)):
                 continue
             seen.add(value)
-            paths[expand_identity_file(value, file, name, runner)] = None
+            path = identityfile.expand(value, options, name)
+            if path is None:
+                path = identityfile.ask_ssh(value, file, name, runner)
+            paths[path] = None
     return tuple(paths)
 
 
