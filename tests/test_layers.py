@@ -57,6 +57,7 @@ USER_LEVEL = (
 """One module for each thing that a member does, in an order in which each may import those before it."""
 
 TECHNOLOGY = {
+    "platforms": 0,
     "iam": 1,
     "sshfiles": 2,
     "ssh": 3,
@@ -85,7 +86,7 @@ FOR_COMMANDS = {
 }
 """What a command may import beside typer."""
 
-FOR_THE_LAB = {"errors", "files", "results"}
+FOR_THE_LAB = {"errors", "files", "platforms", "results"}
 """What the lab may import: nothing that reads what the lab writes."""
 
 # Pure modules beside those whose docstrings say so.

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from apexgpu.errors import ApexError
+from apexgpu.errors import ApexError, MissingProgramError
+from apexgpu.platforms import rights, system
 
 _STALE_AFTER = 3600.0  # seconds
+_RIGHTS_LIMIT = 10.0  # seconds for icacls
 _LOCK_INTERVAL = 0.05  # seconds between two attempts to take a lock
 _HELD_BY_ANOTHER = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK}
 # What fsync answers where the file system has no such operation. There is nothing to wait for then.
@@ -34,20 +36,34 @@ class NoLocksError(ApexError):
 
 
 def private_directory(path: Path) -> Path:
-    """Create the directory `path` with mode 0700 unless it exists, and return it.
+    """Create the directory `path` unless it exists, and return it. Nobody but the user can read it.
 
-    Parents that are missing get the same mode, whatever the umask is.
+    The same holds for parents that are missing, whatever the umask is.
     """
     if path.is_dir():
         return path
     if path.parent != path:
         private_directory(path.parent)
     try:
-        path.mkdir(mode=0o700)
+        path.mkdir(mode=rights.mode_of_private_directory(system.current()))
     except FileExistsError:
         if not path.is_dir():  # another process may have made it
             raise
+    else:
+        _restrict(path)
     return path
+
+
+def _restrict(path: Path) -> None:
+    """Make a new directory private where its mode does not (Windows)."""
+    command = rights.restricting_command(system.current(), str(path), os.environ)
+    if not command:
+        return
+    from apexgpu.process import TimedCommand, run_all
+
+    # Without icacls, the directory has what it inherits, which is right below the user's profile.
+    with suppress(MissingProgramError):
+        run_all([TimedCommand(command, _RIGHTS_LIMIT)])
 
 
 def replace_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:

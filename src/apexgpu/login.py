@@ -392,6 +392,10 @@ def _make_key(session: Session, path: Path) -> KeyPair:
     pair = generate(path, comment=comment, passphrase=passphrase)
     session.reporter.success(f"made a new key: {pair.path}")
     if pair.path is not None:
+        # On Windows, a file may inherit rights with which ssh refuses it. Nothing has been sent yet.
+        unusable = why_not_usable(pair.path, session.runner)
+        if unusable is not None:
+            raise unusable
         if passphrase:
             session.passphrases.remember(pair.path, Secret(passphrase))
         add_to_agent(pair.path, session.runner, passphrase)

@@ -24,6 +24,8 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from apexgpu.boundedoutput import BoundedOutput, LineSplitter
 from apexgpu.errors import MissingProgramError, ProgramTimeoutError
+from apexgpu.platforms.starting import background_flags, neutral_directory, own_group_flags
+from apexgpu.platforms.system import current
 from apexgpu.text import last_line
 
 if TYPE_CHECKING:
@@ -36,12 +38,6 @@ _ASYNC_BUFFER = 1 << 20  # bytes in a pipe, or read from it and not used yet
 _SSH_FAILED = 255
 _MOST_OUTPUT = 1 << 24  # bytes that are read of a program of `run_all`
 _PARTS_AHEAD = 64  # how many parts of a program's output wait to be processed
-
-# A program without our terminal, which Ctrl-C does not reach, is started with `start_new_session=True` (POSIX; Windows
-# ignores it) and with these CreateProcess flags of Windows, which the subprocess module defines only there.
-_ON_WINDOWS = sys.platform == "win32"
-_OWN_GROUP = 0x00000200 if _ON_WINDOWS else 0  # CREATE_NEW_PROCESS_GROUP
-_DETACHED = 0x00000008 if _ON_WINDOWS else 0  # DETACHED_PROCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +118,10 @@ class Runner(Protocol):
         ...
 
     def spawn(self, argv: Sequence[str]) -> None:
-        """Start a program that outlives us, without our terminal. One that is missing is ignored."""
+        """Start a program that outlives us, without our terminal. One that is missing is ignored.
+
+        It runs in the root directory, so that it keeps no other directory in use: file names must be absolute.
+        """
         ...
 
     def spawn_reader(self, argv: Sequence[str]) -> int | None:
@@ -264,7 +263,8 @@ def _spawn(argv: Sequence[str], stdin: int) -> bool:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            creationflags=_OWN_GROUP | _DETACHED,
+            creationflags=background_flags(current()),
+            cwd=neutral_directory(current()),
         )
     except OSError:
         return False
@@ -417,7 +417,7 @@ class _Running:
                 stderr=self._stderr,
                 env=_environment(command.env),
                 start_new_session=True,
-                creationflags=_OWN_GROUP,
+                creationflags=own_group_flags(current()),
             )
         except FileNotFoundError:
             raise missing(command.argv[0]) from None
@@ -477,7 +477,7 @@ async def start_async(
             cwd=cwd,
             env=_environment(env),
             start_new_session=own_group,
-            creationflags=_OWN_GROUP if own_group else 0,
+            creationflags=own_group_flags(current()) if own_group else 0,
         )
     except FileNotFoundError:
         raise missing(argv[0]) from None

@@ -17,6 +17,8 @@ from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 
 from apexgpu.errors import ApexError, DeclinedError
+from apexgpu.platforms.console import symbols
+from apexgpu.platforms.system import current
 from apexgpu.tables import aligned, columns_of, fit, natural_widths
 from apexgpu.text import duration, safe, size
 
@@ -219,7 +221,7 @@ class PlainReporter(Reporter):
 
     def success(self, text: str) -> None:
         """See Reporter."""
-        self._write("✓ ", "green", text)
+        self._write(f"{symbols(current()).done} ", "green", text)
 
     def note(self, text: str) -> None:
         """See Reporter."""
@@ -391,6 +393,7 @@ class TerminalReporter(PlainReporter):
             force_terminal=True,
             # Without a colour system, rich writes no attribute at all, not even bold.
             color_system="auto" if self._colour else None,
+            legacy_windows=False,  # the screen has asked the console already
             highlight=False,
             markup=False,
             emoji=False,
@@ -511,7 +514,7 @@ class _Spinner(Progress):
     def _dots(self) -> "RenderableType":
         from rich.spinner import Spinner
 
-        return Spinner("dots")
+        return Spinner(symbols(current()).spinner)
 
     def __rich__(self) -> "RenderableType":
         """What rich draws, anew at each refresh."""
@@ -520,11 +523,17 @@ class _Spinner(Progress):
         from rich.text import Text
 
         elapsed = duration(time.monotonic() - self._began)
-        cells: list[RenderableType] = [self._dots, Text(f"{safe(self._what)} … {elapsed}")]
+        drawn = symbols(current())
+        what = Text(f"{safe(self._what)} {drawn.ellipsis} {elapsed}")
+        cells: list[RenderableType] = [self._dots, what]
         if self._transferred is not None:
             if self._transferred.total:
                 done = min(self._transferred.done, self._transferred.total)
-                cells.append(ProgressBar(self._transferred.total, done, width=BAR_WIDTH))
+                if drawn.is_ascii:
+                    full = BAR_WIDTH * done // self._transferred.total
+                    cells.append(Text(drawn.full * full + drawn.empty * (BAR_WIDTH - full)))
+                else:
+                    cells.append(ProgressBar(self._transferred.total, done, width=BAR_WIDTH))
             cells.append(Text(safe(self._transferred.describe())))
         elif self._last:
             cells.append(Text(safe(self._last)))

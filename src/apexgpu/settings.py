@@ -55,7 +55,7 @@ class Settings:
     @property
     def ssh_config(self) -> Path:
         """The ssh config that the hosts are merged into."""
-        return Path(self.named["ssh_config"].value).expanduser()
+        return Path(self.named["ssh_config"].value).expanduser().absolute()
 
     @property
     def config_dir(self) -> Path:
@@ -65,7 +65,8 @@ class Settings:
     @property
     def state_dir(self) -> Path:
         """The directory for everything that apexgpu keeps between two runs."""
-        return Path(self.named["state_dir"].value)
+        # Absolute, because processes in the background run in another directory.
+        return Path(self.named["state_dir"].value).absolute()
 
     @property
     def timeout(self) -> float:

@@ -206,3 +206,18 @@ def test_a_missing_program_among_several_is_an_error_and_the_others_are_ended() 
             [TimedCommand(("tail", "-f", "/dev/null"), 600), TimedCommand(("no-such-program",), 1)]
         )
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="only Linux tells a process's directory"
+)
+def test_what_outlives_us_keeps_no_directory_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stick, or a mount of ours, can be ejected while a tunnel that was started on it is up."""
+    monkeypatch.chdir(tmp_path)
+    report = tmp_path / "cwd"
+    script = "import os, sys; open(sys.argv[1], 'w').write(os.getcwd() + '\\n')"
+    RUNNER.spawn([PYTHON, "-I", "-S", "-c", script, str(report)])
+    until(lambda: report.exists() and report.read_text().endswith("\n"))
+    assert report.read_text() == "/\n"

@@ -44,8 +44,9 @@ def start(
     request_file = directory / f"{name}.request"
     reply_file = directory / f"{name}.reply"
     files.replace_atomically(request_file, _to_json(tunnel_request))
+    argument = str(request_file.absolute())  # the process runs in another directory
     # -P: do not import from the current directory, where the user may have a json.py.
-    runner.spawn([sys.executable, "-P", "-m", "apexgpu.forwarding.background", str(request_file)])
+    runner.spawn([sys.executable, "-P", "-m", "apexgpu.forwarding.background", argument])
     deadline = time.monotonic() + limit
     try:
         while time.monotonic() < deadline:

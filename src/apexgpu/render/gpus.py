@@ -9,6 +9,8 @@ from apexgpu.gpus import FreeGpus, GpuList, HostGpus, command_for, names_of_abse
 from apexgpu.models import Host, Outcome
 from apexgpu.nvidia.choice import Offer
 from apexgpu.nvidia.smi import Condition, Gpu, MigInstance
+from apexgpu.platforms.console import symbols
+from apexgpu.platforms.system import current
 from apexgpu.render.livetable import RowsView
 from apexgpu.render.screen import Screen
 from apexgpu.tables import Column, Row
@@ -133,7 +135,8 @@ def _row(host: str, gpu: Gpu, driver: str, draws: bool) -> Row:
 def _bar(percent: int | None) -> str:
     # Rounded up: a GPU that does anything has one cell at least.
     full = 0 if percent is None else min(_BAR_CELLS, -(-percent * _BAR_CELLS // 100))
-    return "█" * full + "░" * (_BAR_CELLS - full)
+    drawn = symbols(current())
+    return drawn.full * full + drawn.empty * (_BAR_CELLS - full)
 
 
 def used_by(gpu: Gpu) -> str:

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any
 
 from apexgpu.models import Finding, Host
+from apexgpu.platforms.console import understands_escape_codes
 from apexgpu.reporter import HostRows, PlainReporter, Reporter, TerminalReporter
 from apexgpu.results import JsonObject, Result, envelope
 from apexgpu.tables import Column, Row, aligned, columns_of, fit, natural_widths
@@ -55,8 +56,8 @@ class Screen:
             _accept_any_character(stream)
         dumb = environment.get("TERM") == "dumb"
         self._colour = "NO_COLOR" not in environment
-        self._out_is_terminal = self._out.isatty() and not dumb
-        if self._err.isatty() and not dumb:
+        self._out_is_terminal = not dumb and _is_terminal(self._out)
+        if not dumb and _is_terminal(self._err):
             self.reporter: Reporter = TerminalReporter(
                 err=self._err, stdin=stdin, rows=self._host_rows, colour=self._colour
             )
@@ -166,6 +167,7 @@ class Screen:
             file=self._out,
             force_terminal=self._out_is_terminal,
             color_system="auto" if self._colour else None,
+            legacy_windows=False,  # `_is_terminal` has asked the console already
             highlight=False,
             markup=False,
             emoji=False,
@@ -213,6 +215,17 @@ class Screen:
         from apexgpu.render.livetable import live_rows
 
         return live_rows(self, kind, hosts, watch=watch)
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    """Whether a stream is a terminal that understands escape codes."""
+    if not stream.isatty():
+        return False
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # a test's own stream
+        return True
+    return understands_escape_codes(descriptor)
 
 
 def reported_already(result: Result, screen: Screen) -> None:

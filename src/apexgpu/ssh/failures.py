@@ -38,6 +38,8 @@ from apexgpu.errors import (
     WrongPassphraseError,
 )
 from apexgpu.models import PublicKey, Target
+from apexgpu.platforms.rights import private_file_command
+from apexgpu.platforms.system import current
 from apexgpu.ssh.route import Route, no_local_user_error
 from apexgpu.sshfiles.agentquery import AgentReply, silent_agent_fact
 from apexgpu.text import last_line, size
@@ -72,6 +74,7 @@ class SshFailure(Enum):
     HOST_KEY_CHANGED = "the host key has changed"
     HOST_KEY_UNKNOWN = "its host key is not known"
     TOO_MANY_KEYS = "too many authentication failures"
+    KEY_TOO_OPEN = "others may read the key, so ssh does not use it"
     KEY_REFUSED = "permission denied"
     PORT_REFUSED = "connection refused"
     NO_ROUTE = "no route to host"
@@ -102,6 +105,7 @@ _MESSAGES = (
     (r"Host key verification failed", SshFailure.HOST_KEY_CHANGED),
     (r"No user exists for uid|You don't exist, go away", SshFailure.NO_LOCAL_USER),
     (r"Too many authentication failures", SshFailure.TOO_MANY_KEYS),
+    (r"UNPROTECTED PRIVATE KEY FILE|: bad permissions\b", SshFailure.KEY_TOO_OPEN),
     (r"Permission denied \(", SshFailure.KEY_REFUSED),
     (r"Connection refused", SshFailure.PORT_REFUSED),
     (r"No route to host", SshFailure.NO_ROUTE),
@@ -143,6 +147,11 @@ def failure_error(target: Target, failure: SshFailure, stderr: str) -> ApexError
     """The error for a failure that ssh reported while it connected to `target`."""
     if failure is SshFailure.KEY_REFUSED:
         return key_refused_error(target)
+    if failure is SshFailure.KEY_TOO_OPEN:
+        found = re.search(r"Permissions .*for '(.+)' are too open|Load key \"(.+)\": bad", stderr)
+        # Windows' ssh doubles the backslashes.
+        file = (found[1] or found[2]).replace("\\\\", "\\") if found else "of your ssh config"
+        return key_unreadable_error(target, Path(file), failure.value, too_open=True)
     if failure is SshFailure.TOO_MANY_KEYS:
         message = (
             f"ssh-agent offered too many other keys first, and {target.alias} disconnected; "
@@ -204,7 +213,9 @@ def key_unreadable_error(
     """The error for a login without the key in `file`, which ssh cannot use."""
     message = f"no login to {target.alias}: ssh cannot use the key {file}: {reason}"
     name = shlex.quote(str(file))
-    hint = f"chmod 600 {name}" if too_open else f"ssh-keygen -y -f {name}"
+    hint = f"ssh-keygen -y -f {name}"
+    if too_open:
+        hint = private_file_command(current(), str(file))
     return KeyUnreadableError(message, hint=hint)
 
 

@@ -186,7 +186,7 @@ class OpenSshClient:
         if failure is SshFailure.HOST_KEY_UNKNOWN:
             key = host_key or self._fetch_host_key(route, limits)
             raise UnknownHostKeyError(route, key)
-        if failure is SshFailure.KEY_REFUSED:
+        if failure in {SshFailure.KEY_REFUSED, SshFailure.KEY_TOO_OPEN}:
             raise self._login_error(route, log)
         raise _failure_error(route, failure, log)
 
@@ -208,7 +208,8 @@ class OpenSshClient:
                     reason = f"ssh reports: {failed.reason}"
             too_open = "UNPROTECTED PRIVATE KEY FILE" in log.messages
             return key_unreadable_error(target, file, reason, too_open=too_open)
-        if log.offered:
+        # What the server answered to other keys says nothing about the registered one, which ssh left out.
+        if log.offered and not self._ignores_registered_key(log):
             return key_refused_error(target)
         for failed in log.not_loaded:
             too_open = failed.reason == "bad permissions"
@@ -218,6 +219,13 @@ class OpenSshClient:
         if self._agent_is_silent(route):
             return silent_agent_error(target, self._agents.ask(route.agent_socket))
         return nothing_offered_error(target)
+
+    def _ignores_registered_key(self, log: SshLog) -> bool:
+        """Whether ssh left out the key of the last login, because others may read its file."""
+        for failed in log.not_loaded:
+            if failed.reason == "bad permissions" and Path(failed.path) == self._preferred:
+                return True
+        return False
 
     def _fetch_host_key(self, route: Route, limits: Limits) -> PublicKey:
         """The key that a target shows.

@@ -5,7 +5,6 @@ apexgpu does not read the ssh config itself. OpenSSH resolves Host, Match, Inclu
 
 import os
 import re
-import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,15 @@ from pathlib import Path
 from apexgpu import readers
 from apexgpu.errors import (
     ConfigError,
-    ConfigPermissionsError,
     NoLocalUserError,
     ProgramTimeoutError,
     SlowConfigError,
 )
 from apexgpu.models import Target
 from apexgpu.process import Runner
-from apexgpu.sshfiles import identityfile
+from apexgpu.sshfiles import identityfile, permissions
 from apexgpu.sshfiles.agentquery import DEFAULT_AGENT, agent_socket
-from apexgpu.sshfiles.sshhome import home
+from apexgpu.sshfiles.sshhome import home, is_default_config
 from apexgpu.text import last_line
 
 _TIME_LIMIT = 20  # seconds for `ssh -G`; it is local, but a `Match exec` may run any program
@@ -186,7 +184,7 @@ def _path(name: str) -> Path:
 
 def config_arguments(config: Path) -> list[str]:
     """`-F FILE`, unless ssh reads that file anyway: with -F, ssh skips /etc/ssh/ssh_config."""
-    if config == Path(home()) / ".ssh" / "config":
+    if is_default_config(config):
         return []
     return ["-F", str(config)]
 
@@ -260,11 +258,9 @@ def exec_lines(config: Path) -> list[tuple[int, str]]:
 
 def _config_error(stderr: bytes, status: int, config: Path) -> ConfigError | NoLocalUserError:
     text = stderr.decode("utf-8", "replace")
-    bad_permissions = re.search(r"^Bad owner or permissions on (.+?)\r?$", text, re.MULTILINE)
-    if bad_permissions:
-        file = bad_permissions[1]
-        message = f"ssh does not read {file}: it belongs to another user, or others may write to it"
-        return ConfigPermissionsError(message, hint=f"chmod 600 {shlex.quote(file)}")
+    permissions_error = permissions.config_error(text)
+    if permissions_error is not None:
+        return permissions_error
     if "No user exists for uid" in text or "You don't exist, go away" in text:
         return no_local_user_error(text)
     # ssh ends with "FILE: terminating, 1 bad configuration options"; the line before names the option.

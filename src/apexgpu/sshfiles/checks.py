@@ -9,7 +9,7 @@ from pathlib import Path
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.models import Finding, Host, PublicKey
 from apexgpu.process import Runner
-from apexgpu.sshfiles import configblock, configfile, keys
+from apexgpu.sshfiles import configblock, configfile, keys, permissions
 from apexgpu.sshfiles.agentquery import (
     AgentKey,
     AgentReply,
@@ -145,7 +145,7 @@ def check_ssh_config(path: Path, hosts: Sequence[Host], runner: Runner) -> Itera
     """Check that the ssh config leads every name of the lab to its host.
 
     Raises:
-        ConfigError: the file cannot be read, or our markers in it are damaged.
+        ConfigError: ssh or we cannot read the file, or our markers in it are damaged.
     """
     check = "ssh config"
     if not path.exists():
@@ -159,6 +159,7 @@ def check_ssh_config(path: Path, hosts: Sequence[Host], runner: Runner) -> Itera
         return
     old = configfile.read_config(path)
     configblock.check_markers(old)
+    permissions.check_config(path, hosts[0].manage_name, runner)
     if not configfile.leads_to(path, hosts, runner=runner):
         yield Finding.problem(
             check, f"{path} does not lead to all of the lab's hosts", "apexgpu config sync"

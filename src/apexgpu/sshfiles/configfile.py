@@ -18,9 +18,10 @@ from apexgpu.errors import ApexError, ConfigError, MissingProgramError
 from apexgpu.iam import hostlist
 from apexgpu.models import Host
 from apexgpu.process import Runner
-from apexgpu.sshfiles import configbackups, configblock, configcheck
+from apexgpu.sshfiles import configbackups, configblock, configcheck, permissions
 from apexgpu.sshfiles.configcheck import NameConflict, SettingWarning
 from apexgpu.sshfiles.slowconfig import WORTH_A_NOTE, SlowLine
+from apexgpu.sshfiles.sshhome import is_default_config
 
 _MAX_TRIES = 5
 
@@ -186,8 +187,20 @@ def commit(plan: ConfigPlan, *, state_dir: Path, runner: Runner) -> bool:
         # The bytes are those that were verified; one host shows that ssh reads them in this place.
         first = plan.hosts[:1]
         configcheck.check_managed(plan.path, first, shown=plan.path, runner=runner)
+        for host in first:
+            _check_permissions(plan, host.manage_name, runner)
 
     return _SafeWrite(plan.path, state_dir, change, verify, verify_written).run()
+
+
+def _check_permissions(plan: ConfigPlan, name: str, runner: Runner) -> None:
+    """Check that ssh reads the file of `plan` where it is; with `-F`, it does not look at who may write it."""
+    if plan.is_include:
+        line = include_line(plan.path).encode()
+        with configcheck.as_file(line + b"\n") as including:
+            permissions.check_config(including, name, runner)
+    elif is_default_config(plan.path):
+        permissions.check_config(plan.path, name, runner)
 
 
 def remove_block(path: Path, *, state_dir: Path, runner: Runner) -> bool:

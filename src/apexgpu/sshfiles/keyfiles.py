@@ -13,6 +13,8 @@ from pathlib import Path
 from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.models import PublicKey
+from apexgpu.platforms.rights import private_file_command
+from apexgpu.platforms.system import current
 from apexgpu.process import Completed, Runner
 from apexgpu.sshfiles.privatekeys import (
     PrivateKey,
@@ -160,9 +162,7 @@ def why_not_usable(private: Path, runner: Runner) -> ConfigError | None:
     """Return the error that says why ssh cannot use the private key file; None if there is none."""
     is_own = _is_own_file(private)
     if is_own and _is_readable_by_others(private):
-        return ConfigError(
-            f"{private}: others may read it, so ssh will not use it", hint=f"chmod 600 {private}"
-        )
+        return _too_open_error(private)
     if os.path.exists(private) and not is_own:  # noqa: PTH110  # no error for a closed directory
         return ConfigError(f"{private}: the file belongs to another user", hint=f"ls -l {private}")
     if is_own and not has_line_ends_for_ssh(private.read_bytes()):
@@ -178,6 +178,8 @@ def why_not_usable(private: Path, runner: Runner) -> ConfigError | None:
     reason = _ssh_keygen_error(private, runner)
     if not reason:
         return None
+    if reason == "bad permissions":  # on Windows, only ssh knows who may read a file
+        return _too_open_error(private)
     name = shlex.quote(str(private))
     if _is_unread_ed25519(private):
         # OpenSSH before 9.6 reads ed25519 keys in its own format only.
@@ -189,6 +191,13 @@ def why_not_usable(private: Path, runner: Runner) -> ConfigError | None:
         )
     return ConfigError(
         f"ssh cannot read the private key {private}: {reason}", hint=f"ssh-keygen -y -f {name}"
+    )
+
+
+def _too_open_error(private: Path) -> ConfigError:
+    return ConfigError(
+        f"{private}: others may read it, so ssh will not use it",
+        hint=private_file_command(current(), str(private)),
     )
 
 

@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 
+def is_default_config(config: Path) -> bool:
+    """Whether ssh reads the file `config` without being told to (with `-F`)."""
+    return config == Path(home()) / ".ssh" / "config"
+
+
 def home() -> str:
     """The home directory as ssh determines it: from the password database, not from $HOME."""
     try:

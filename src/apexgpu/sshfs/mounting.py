@@ -12,6 +12,8 @@ from shlex import quote
 
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.files import locked
+from apexgpu.platforms.rights import mode_of_private_directory
+from apexgpu.platforms.system import current
 from apexgpu.process import LocalRunner, TimedCommand, run_all
 from apexgpu.sshfs import mountcommands, mountprocesses, mountrecords, mounttable
 from apexgpu.sshfs.mountcommands import MountRequest
@@ -115,7 +117,7 @@ def _make_directories(request: MountRequest, content: LocalContent, created: lis
     for path in reversed(missing):
         created.append(str(path))
         try:
-            path.mkdir(mode=0o700)
+            path.mkdir(mode=mode_of_private_directory(current()))
         except FileExistsError:
             created.remove(str(path))
         except OSError as exc:
