@@ -22,6 +22,8 @@ from apexgpu import __version__, files
 from apexgpu.errors import ApexError, ConfigError
 from apexgpu.manageshell.checks import HostFindings
 from apexgpu.models import Finding, Host, Target
+from apexgpu.platforms import localnetwork
+from apexgpu.platforms.system import current
 from apexgpu.results import JsonObject, Result, finding_json
 from apexgpu.session import Session
 from apexgpu.ssh import fanout
@@ -155,6 +157,16 @@ def check_host(session: Session, host: Host, *, named: bool) -> HostFindings:
 
 def check_network(hosts: Sequence[HostFindings]) -> Iterator[Finding]:
     """Report the network if no host answers, because then the hosts are not the cause."""
+    open_settings = localnetwork.open_settings_command(current())
+    if hosts and open_settings and all(host.no_route for host in hosts):
+        yield Finding.problem(
+            "network",
+            f"there is no way to any host: {localnetwork.explanation(current())}, or the VPN is not"
+            " connected. Allow it for the terminal that you use; Terminal.app needs no permission",
+            open_settings,
+            code="local_network",
+        )
+        return
     if len(hosts) > 1 and all(host.silent for host in hosts):
         yield Finding.problem(
             "network",

@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 
 from apexgpu import containers, shells
 from apexgpu.errors import (
@@ -30,6 +31,7 @@ from apexgpu.models import Host, Target
 from apexgpu.process import Completed, TimedCommand, run_all
 from apexgpu.results import JsonObject, Result, common_exit_code, error_json
 from apexgpu.session import Session
+from apexgpu.sshfiles import keyfiles
 from apexgpu.sshfs import (
     mountcheck,
     mounting,
@@ -41,6 +43,7 @@ from apexgpu.sshfs import (
 )
 from apexgpu.sshfs.existingmounts import find_existing
 from apexgpu.sshfs.mountcommands import MountRequest
+from apexgpu.sshfs.mountprograms import MountProgram, ProgramKind
 from apexgpu.sshfs.mounts import Mount, MountState
 from apexgpu.timelimit import run_with_limit
 
@@ -196,6 +199,7 @@ def mount(
     if problem:
         session.reporter.warn(problem)
     request = replace(request, agent_options=shells.agent_options(session, request.target))
+    request = _with_key_file(session, program, request)
     with session.reporter.working(f"checking {chosen.name}"):
         full_path = _check_remote_path(session, request)
     ciphers = _faster_ciphers(session, request.target)
@@ -209,6 +213,28 @@ def mount(
             limit=session.settings.timeout + 10,
         )
     return Mounted(mounted, changed=True)
+
+
+def _with_key_file(session: Session, program: MountProgram, request: MountRequest) -> MountRequest:
+    """Name a key file for SSHFS-Win, whose own ssh cannot talk to Windows' agent.
+
+    Raises PromptNeededError if there is no key file without a passphrase: the check with Windows' sftp would succeed
+    with the agent's key, and the mount would fail afterwards.
+    """
+    if program.kind is not ProgramKind.SSHFS_WIN:
+        return request
+    route = session.transport.route(request.target)
+    registered = session.account.identity_file
+    candidates = [Path(registered)] if registered else []
+    for path in [*candidates, *route.identity_files]:
+        key = keyfiles.read_usable_private(path, session.runner)
+        if key is not None and not key[1]:
+            return replace(request, identity_file=str(path))
+    message = (
+        "SSHFS-Win has an ssh of its own, which cannot use the ssh-agent of Windows: a mount needs a key file"
+        " without a passphrase (make one, then: apexgpu login --key FILE)"
+    )
+    raise mountcheck.PromptNeededError(message, hint="ssh-keygen -t ed25519")
 
 
 def _check_remote_path(session: Session, request: MountRequest) -> str:
@@ -359,7 +385,7 @@ def _mount_again(
     return mounting.mount(
         session.state_dir,
         program,
-        replace(request, remote=full_path, ciphers=ciphers),
+        _with_key_file(session, program, replace(request, remote=full_path, ciphers=ciphers)),
         requested=record.requested if record else request.remote,
         limit=session.settings.timeout,
     )

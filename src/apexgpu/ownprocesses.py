@@ -21,6 +21,7 @@ _PS_LINE = re.compile(
     r"[ \t]*([0-9]{1,10})[ \t]+([0-9]{1,10})[ \t]+"
     r"(\w{3} \w{3} {1,2}[0-9]{1,2} [0-9:]{8} [0-9]{4})[ \t]+(.*)"
 )
+_PLAIN_DATES = {"LC_ALL": "C"}  # in other languages, lstart is written in another way
 _PS_LIMIT = 3.0  # seconds
 # Fields of /proc/PID/stat (proc(5)), counted after the name, which may contain blanks and brackets.
 _STATE, _START_TIME = 0, 19
@@ -153,7 +154,7 @@ def _list_linux() -> Iterator[OwnProcess]:
 def _run_ps() -> str:
     from apexgpu.process import TimedCommand, run_all
 
-    return run_all([TimedCommand(_PS_COMMAND, _PS_LIMIT)])[0].text
+    return run_all([TimedCommand(_PS_COMMAND, _PS_LIMIT, env=_PLAIN_DATES)])[0].text
 
 
 def _read_stat(directory: Path) -> list[str]:

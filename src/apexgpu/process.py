@@ -37,6 +37,7 @@ _POLL = 0.02  # seconds between two looks whether a program is ready
 _ASYNC_BUFFER = 1 << 20  # bytes in a pipe, or read from it and not used yet
 _SSH_FAILED = 255
 _MOST_OUTPUT = 1 << 24  # bytes that are read of a program of `run_all`
+_LONGEST_WAIT = 0.5  # seconds: before Python 3.14, Ctrl-C does not end a wait on Windows
 _PARTS_AHEAD = 64  # how many parts of a program's output wait to be processed
 
 
@@ -257,20 +258,61 @@ def _spawn(argv: Sequence[str], stdin: int) -> bool:
     import subprocess
 
     try:
-        process = subprocess.Popen(
-            list(argv),
-            stdin=stdin,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            creationflags=background_flags(current()),
-            cwd=neutral_directory(current()),
-        )
+        process = _start_detached(argv, stdin, subprocess.DEVNULL)
     except OSError:
         return False
     # Without a status, Popen would warn when it is deleted that the process still runs.
     process.returncode = 0
     return True
+
+
+def _start_detached(argv: Sequence[str], stdin: int, stderr: int) -> "subprocess.Popen[bytes]":
+    import subprocess
+
+    return subprocess.Popen(
+        list(argv),
+        stdin=stdin,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        start_new_session=True,
+        creationflags=background_flags(current()),
+        cwd=neutral_directory(current()),
+    )
+
+
+class BackgroundProgram:
+    """A program that outlives us, as long as it is watched."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    def __del__(self) -> None:
+        """Leave it alone."""
+        if self._process.returncode is None:
+            self._process.returncode = 0  # Popen would warn that it still runs
+
+    def has_ended(self) -> bool:
+        """Whether it has ended already."""
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """End it, if it still runs."""
+        if not self.has_ended():
+            self._process.kill()
+            self._process.wait()
+
+
+def start_background(argv: Sequence[str], stderr: int) -> BackgroundProgram:
+    """Start a program that outlives us and writes its messages to the file descriptor `stderr`.
+
+    MissingProgramError if it is missing.
+    """
+    import subprocess
+
+    try:
+        return BackgroundProgram(_start_detached(argv, subprocess.DEVNULL, stderr))
+    except FileNotFoundError:
+        raise missing(argv[0]) from None
 
 
 class _End(Enum):
@@ -335,7 +377,7 @@ class _Output:
                 else:
                     timeout = min(time_left, silence)
             try:
-                add, data = self._parts.get(timeout=timeout)
+                add, data = self._next_part(timeout)
             except queue.Empty:
                 return _End.TIME_LIMIT
             if deadline is not None and time.monotonic() >= deadline:
@@ -349,6 +391,17 @@ class _Output:
                 return _End.TOO_MUCH
         lines.end()
         return _End.OF_STREAMS
+
+    def _next_part(self, limit: float | None) -> "tuple[_Add, bytes]":
+        """What was read next; raises queue.Empty after `limit` seconds."""
+        end = None if limit is None else time.monotonic() + limit
+        while True:
+            left = _LONGEST_WAIT if end is None else min(_LONGEST_WAIT, end - time.monotonic())
+            try:
+                return self._parts.get(timeout=max(0.0, left))
+            except queue.Empty:
+                if end is not None and time.monotonic() >= end:
+                    raise
 
     def _await(self, ready: "Readiness") -> bool:
         """Wait until the program is ready or has ended; False if neither happens in time."""
@@ -426,10 +479,14 @@ class _Running:
         import subprocess
 
         timed_out = False
-        try:
-            self._process.wait(max(0.0, self._deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            timed_out = True
+        while not timed_out:
+            left = self._deadline - time.monotonic()
+            try:
+                self._process.wait(max(0.0, min(left, _LONGEST_WAIT)))
+                break
+            except subprocess.TimeoutExpired:
+                timed_out = left <= 0
+        if timed_out:
             self.kill()
         self._stdout.seek(0)
         self._stderr.seek(0)

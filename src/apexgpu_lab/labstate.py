@@ -202,7 +202,9 @@ class LabState:
             for port_map in host.maps
             if not port_map.hidden and port_map.host_port in MAPPED_PORTS
         ]
-        above = max(used, default=MAPPED_PORTS.start - 1) + 1
+        # Where hosts share an address, each begins elsewhere.
+        first = MAPPED_PORTS.start + host.port_offset // 10 % (len(MAPPED_PORTS) - 100)
+        above = max(used, default=first - 1) + 1
         return above if above in MAPPED_PORTS else min(set(MAPPED_PORTS) - set(used))
 
     def unforward(self, host: Host, mapping: PortMap) -> None:

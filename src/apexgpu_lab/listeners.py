@@ -2,20 +2,26 @@
 
 import asyncio
 import contextlib
+import errno
 import random
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from ipaddress import IPv4Address
 
 from apexgpu.errors import ApexError
 from apexgpu_lab.labstate import HostAddress
 from apexgpu_lab.socketowners import is_own_client
+from apexgpu_lab.users import FIRST_PORT
 
 MANAGE_PORT = 2222
 _TRIES = 40
+_RANGE = 100  # ports for each host where all are on one address
+_USERS = 4  # whose ports are looked at: those in the lab's directory
+_LAST_PORT = 65535
+_FIRST_EPHEMERAL = 32768
 Serve = Callable[[socket.socket, str], Awaitable[None]]
 
 
@@ -73,11 +79,43 @@ def _bind_own_addresses(base: IPv4Address, hosts: int) -> list[tuple[HostAddress
 
 
 def _bind_shared_address(hosts: int) -> list[tuple[HostAddress, socket.socket]]:
-    opened = []
-    for number in range(hosts):
-        sock = listening_socket("127.0.0.1", 0)
-        opened.append((HostAddress("127.0.0.1", sock.getsockname()[1], 100 * number), sock))
+    """Give each host a range of ports on 127.0.0.1 that no other lab has, and no other program either.
+
+    The manage port is the first of the range. It is bound as long as the lab runs, also while the containers are
+    down, so another lab does not choose the same range.
+    """
+    offsets = list(range(0, _LAST_PORT - FIRST_PORT - _RANGE, _RANGE))
+    # Those above the first ports that systems give to connections (32768 on Linux) are the last choice.
+    is_low = [offset for offset in offsets if FIRST_PORT + offset + _RANGE < _FIRST_EPHEMERAL]
+    rest = [offset for offset in offsets if offset not in is_low]
+    random.shuffle(is_low)
+    opened: list[tuple[HostAddress, socket.socket]] = []
+    for offset in [*is_low, *rest]:
+        if len(opened) == hosts:
+            break
+        manage_port = FIRST_PORT - 1 + offset
+        try:
+            sock = listening_socket("127.0.0.1", manage_port)
+        except OSError:
+            continue
+        if not _are_free(range(manage_port + 1, manage_port + 1 + _USERS)):
+            sock.close()
+            continue
+        opened.append((HostAddress("127.0.0.1", manage_port, offset), sock))
+    if len(opened) < hosts:
+        for _, sock in opened:
+            sock.close()
+        raise OSError(errno.EADDRINUSE, f"there are not enough free ports for {hosts} hosts")
     return opened
+
+
+def _are_free(ports: Iterable[int]) -> bool:
+    for port in ports:
+        try:
+            listening_socket("127.0.0.1", port).close()
+        except OSError:
+            return False
+    return True
 
 
 class Listener:

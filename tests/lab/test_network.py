@@ -28,11 +28,32 @@ def test_all_hosts_on_one_address_where_there_is_only_one(tmp_path: Path) -> Non
     with running(tmp_path / "lab", hosts=2, registered=True, shared=True) as lab:
         assert {host["address"] for host in lab.status()["hosts"]} == {"127.0.0.1"}
         ports = [host["containers"][0]["port"] for host in lab.status()["hosts"]]
-        assert ports == [22001, 22101]
+        assert len(set(ports)) == 2
+        assert all(port % 100 == 1 for port in ports)
         for host in ("gpu2", "gpu3"):
             started(lab, host)
             assert ssh(lab, host, "hostname").out == f"{host}-alice\n"
             assert f"-p{ports[host == 'gpu3']}" in ssh(lab, f"{host}-manage", "help").out
+
+
+@pytest.mark.openssh
+def test_two_labs_on_one_address_have_containers_of_their_own(tmp_path: Path) -> None:
+    """Also while those of the other lab are down, so that nothing listens on their ports."""
+    with (
+        running(tmp_path / "one", hosts=3, registered=True, shared=True) as one,
+        running(tmp_path / "two", hosts=3, registered=True, shared=True) as two,
+    ):
+        ports = []
+        for lab in (one, two):
+            for host in lab.status()["hosts"]:
+                ports += [host["port"], host["containers"][0]["port"]]
+        assert len(set(ports)) == len(ports)
+        for lab in (one, two):
+            started(lab, "gpu2")
+        (tmp_path / "mark").touch()
+        ssh(one, "gpu2", "touch /home/alice/only-in-one")
+        assert ssh(one, "gpu2", "ls /home/alice").out.split() == ["only-in-one"]
+        assert ssh(two, "gpu2", "ls /home/alice").out == ""
 
 
 @pytest.mark.openssh

@@ -1,24 +1,32 @@
 """Windows, as far as Linux can tell: each test is a fault that was found by reading, with Windows' own words."""
 
 import io
+import json
 import os
+import queue
 import subprocess
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apexgpu import files
-from apexgpu.errors import ConfigPermissionsError, KeyUnreadableError
+from apexgpu.errors import ApexError, ConfigPermissionsError, KeyUnreadableError, UnreachableError
+from apexgpu.forwarding import portowners
 from apexgpu.models import Host, Target
 from apexgpu.process import Completed, LocalRunner, TimedCommand
 from apexgpu.render.screen import Screen
 from apexgpu.reporter import TerminalReporter
-from apexgpu.ssh import failures, route
+from apexgpu.ssh import failures, paramikoclient, route
 from apexgpu.ssh.failures import SshFailure
 from apexgpu.sshfiles import configfile, keyfiles, keys, permissions
 from apexgpu.sshfiles.configfile import ConfigPlan
+from apexgpu.sshfs import mounting, mountprocesses, mounttable
+from apexgpu.sshfs.mountcommands import MountRequest, mount_argv
+from apexgpu.sshfs.mountprograms import MountProgram, ProgramKind
 
 GPU7 = Target(Host("gpu7", "10.0.0.7", "alice", manage_port=22, port=22001), "container")
 
@@ -28,6 +36,14 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setenv("USERNAME", "alice")
     monkeypatch.setenv("USERDOMAIN", "LAB")
+
+
+@pytest.fixture
+def starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux has no creation flags, and no drive C."""
+    monkeypatch.setattr("apexgpu.process.background_flags", lambda _system: 0)
+    monkeypatch.setattr("apexgpu.process.own_group_flags", lambda _system: 0)
+    monkeypatch.setattr("apexgpu.process.neutral_directory", lambda _system: "/")
 
 
 class Answers(LocalRunner):
@@ -177,3 +193,127 @@ def test_a_file_to_include_is_checked_as_ssh_includes_it(tmp_path: Path) -> None
     with pytest.raises(ConfigPermissionsError):
         configfile._check_permissions(plan, "gpu7", Including())
     assert asked == [f"Include {include}\n"]
+
+
+def listed(rows: object) -> str:
+    return json.dumps(rows, ensure_ascii=False)
+
+
+SSHFS_ROW = {
+    "ProcessId": 77,
+    "CommandLine": '"C:\\Program Files\\SSHFS-Win\\bin\\sshfs.exe" alice@gpu7:/home/alice '
+    '"C:\\Users\\王 芳\\apexgpu\\gpu7" -o reconnect',
+}
+
+
+def test_powershell_is_told_to_write_utf8() -> None:
+    """Without that, it writes the code page of the console: a mount below C:\\Users\\王芳 would not be found."""
+    script = mountprocesses.WINDOWS_COMMAND[-1]
+    assert script.startswith("[Console]::OutputEncoding=[Text.Encoding]::UTF8;")
+
+
+def test_a_mount_is_found_whatever_the_case_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = mounttable.parse_windows(listed(SSHFS_ROW), "")
+    assert mounttable.entry_at(table, "c:/users/王 芳/APEXGPU/gpu7") is table[0]
+    monkeypatch.setattr(mountprocesses, "windows_processes", lambda: listed(SSHFS_ROW))
+    found = mountprocesses.find_sshfs(["c:\\users\\王 芳\\apexgpu\\gpu7"])
+    assert [process.pid for process in found.values()] == [77]
+
+
+def test_a_powershell_that_is_late_is_not_an_empty_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_all(commands: Sequence[TimedCommand]) -> list[Completed]:
+        return [Completed(command.argv, -9, b"", b"", timed_out=True) for command in commands]
+
+    monkeypatch.setattr(mountprocesses, "run_all", run_all)
+    with pytest.raises(UnreachableError, match="PowerShell did not list"):
+        mountprocesses.find_sshfs([])
+
+
+@pytest.fixture
+def sshfs_win(tmp_path: Path) -> Callable[[str], MountProgram]:
+    """A sshfs.exe that runs a script."""
+
+    def make(script: str) -> MountProgram:
+        path = tmp_path / "sshfs.exe"
+        path.write_text(f"#!{sys.executable} -IS\n{script}")
+        path.chmod(0o755)
+        return MountProgram(ProgramKind.SSHFS_WIN, str(path))
+
+    return make
+
+
+def test_a_mount_has_failed_when_sshfs_ends_and_its_reason_is_shown(
+    tmp_path: Path, sshfs_win: Callable[[str], MountProgram], starting: None
+) -> None:
+    program = sshfs_win("import sys; sys.exit('alice@10.0.0.7: Permission denied (publickey).')")
+    request = MountRequest(GPU7, "/home/alice", str(tmp_path / "gpu7"), Path("config"))
+    with pytest.raises(ApexError, match="Permission denied"):
+        mounting._run_program(program, request, 30, tmp_path / "locks" / "m.lock")
+
+
+def test_a_mount_is_there_when_its_files_can_be_listed(
+    tmp_path: Path, sshfs_win: Callable[[str], MountProgram], starting: None
+) -> None:
+    program = sshfs_win("import os, sys, time; os.mkdir(sys.argv[2]); time.sleep(0.5)")
+    request = MountRequest(GPU7, "/home/alice", str(tmp_path / "gpu7"), Path("config"))
+    mounting._run_program(program, request, 30, tmp_path / "locks" / "m.lock")
+    assert (tmp_path / "gpu7").is_dir()
+
+
+def test_sshfs_win_gets_a_key_file_as_its_own_ssh_has_no_agent() -> None:
+    request = MountRequest(
+        GPU7, "", "X:", Path("C:/c"), identity_file="C:\\Users\\alice\\.ssh\\id_ed25519"
+    )
+    argv = mount_argv(MountProgram(ProgramKind.SSHFS_WIN, "sshfs.exe"), request)
+    assert "IdentityFile=/cygdrive/c/Users/alice/.ssh/id_ed25519" in argv
+
+
+def test_who_uses_a_drive_is_not_asked_of_a_program_that_windows_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(portowners, "Path", lambda _path: Path("/no-such-proc"))
+    assert portowners.users_of("X:") == []
+    assert portowners.waiting_for_fuse() == []
+
+
+def longest_waits(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """The limits of all waits for an event or a queue. Without one, Ctrl-C is not heard on Windows."""
+    waits: list[float | None] = []
+    real_wait, real_get = threading.Event.wait, queue.Queue.get
+
+    def note(timeout: float | None) -> None:
+        # Those of threading itself, when it starts a thread, are over at once.
+        if sys._getframe(2).f_globals["__name__"].startswith("apexgpu."):
+            waits.append(timeout)
+
+    def wait(self: threading.Event, timeout: float | None = None) -> bool:
+        note(timeout)
+        return real_wait(self, timeout)
+
+    def get(self: "queue.Queue[Any]", block: bool = True, timeout: float | None = None) -> Any:
+        note(timeout)
+        return real_get(self, block, timeout)
+
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    monkeypatch.setattr(queue.Queue, "get", get)
+    return waits
+
+
+def test_ctrl_c_is_heard_while_a_program_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = longest_waits(monkeypatch)
+    argv = [sys.executable, "-IS", "-c", "print('done')"]
+    done = LocalRunner().stream(argv, on_line=None, total=None, silence=None)
+    assert done.text == "done\n"
+    assert waits
+    assert all(wait is not None and wait <= 1 for wait in waits)
+
+
+def test_ctrl_c_is_heard_while_a_host_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = longest_waits(monkeypatch)
+    arrived = paramikoclient._DataArrived()
+    threading.Timer(1.2, arrived.set).start()
+    assert arrived.wait_within(None)
+    assert len(waits) >= 2
+    assert all(wait is not None and wait <= 1 for wait in waits)
+    arrived.reset()
+    assert not arrived.wait_within(0.01)

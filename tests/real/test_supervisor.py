@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -223,6 +224,34 @@ def test_a_network_that_stalls_and_heals(server: openssh.OpenSSH, give: bool) ->
         assert time.monotonic() - back < 10
         assert made.supervisor.ssh_pid != first  # the dead one was given up
     wire.close()
+
+
+@pytest.mark.parametrize("give", [False], indirect=True)
+def test_sockets_that_the_system_has_deleted_are_made_again(
+    server: openssh.OpenSSH, give: bool
+) -> None:
+    """macOS deletes what nobody has touched for three days below TMPDIR. The heartbeat does not notice that."""
+    with serving() as port, tunnel(where(server), port, give=give) as forward:
+        assert forward.get() == b"training"
+        directory = forward.supervisor._directory
+        assert directory is not None
+        shutil.rmtree(directory)
+        assert forward.get_soon() == b"training"
+        assert forward.supervisor._directory != directory
+
+
+@pytest.mark.parametrize("give", [False], indirect=True)
+def test_sockets_look_used_as_long_as_the_tunnel_is_up(server: openssh.OpenSSH, give: bool) -> None:
+    with serving() as port, tunnel(where(server), port, give=give) as forward:
+        assert forward.get() == b"training"
+        directory = forward.supervisor._directory
+        assert directory is not None
+        paths = [directory, *directory.iterdir()]
+        for path in paths:
+            os.utime(path, (0, 0))
+        forward.supervisor.keep_sockets()
+        assert len(paths) > 1
+        assert all(path.stat().st_mtime > 0 for path in paths)
 
 
 @pytest.mark.serial

@@ -3,13 +3,13 @@
 import contextlib
 import os
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu import readers
 from apexgpu.errors import ApexError
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import Runner, TimedCommand, run_all
 
 _LIMIT = 5.0
@@ -35,7 +35,7 @@ UNKNOWN = LocalProgram(None, "another program")
 def port_owner(port: int, runner: Runner) -> LocalProgram:
     """Return who listens on the local TCP `port`; UNKNOWN if this system does not tell."""
     try:
-        if sys.platform == "win32":
+        if is_windows():
             return _windows_owner(port, runner)
         if Path("/proc/net/tcp").exists():
             return _linux_owner(port)
@@ -112,15 +112,20 @@ def users_of(directory: str) -> list[LocalProgram]:
             for process, name in _linux_processes()
             if process.name != str(os.getpid()) and _uses(process, directory)
         ]
-    completed = run_all([TimedCommand(("lsof", "-w", "-b", "-Fpc", "+f", "--", directory), 3)])[0]
+    if is_windows():  # it has no program that tells
+        return []
+    # Without -b, with which lsof does not look at the directory, and so finds nobody. It has its time limit.
+    completed = run_all([TimedCommand(("lsof", "-w", "-Fpc", "+f", "--", directory), 3)])[0]
     return lsof_processes(completed.text)
 
 
 def waiting_for_fuse() -> list[LocalProgram]:
     """Return the programs that wait for an answer of a FUSE file system (Linux).
 
-    They have nothing open yet, so `users_of` cannot see them.
+    They have nothing open yet, so `users_of` cannot see them. Other systems do not tell.
     """
+    if not Path("/proc/self/stat").exists():
+        return []
     waiting = []
     for process, name in _linux_processes():
         with contextlib.suppress(OSError):

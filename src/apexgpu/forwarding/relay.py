@@ -125,18 +125,22 @@ class ConnectionEnd(asyncio.Protocol):
 
 
 async def serve(
-    listening: socket.socket, traffic: Traffic, find_listener: FindListener
+    listening: socket.socket,
+    traffic: Traffic,
+    find_listener: FindListener,
+    on_missing: Callable[[], None] = lambda: None,
 ) -> asyncio.Server:
     """Relay every connection to the socket `listening` to the listener that `find_listener` finds.
 
-    A connection waits until there is one; it is aborted when `find_listener` returns None.
+    A connection waits until there is one; it is aborted when `find_listener` returns None. `on_missing` is called
+    when the socket of a listener is not there any more.
     """
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
 
     def accept() -> ConnectionEnd:
         end = ConnectionEnd(traffic, local=True)
-        task = loop.create_task(_relay(end, traffic, find_listener))
+        task = loop.create_task(_relay(end, traffic, find_listener, on_missing))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         return end
@@ -144,7 +148,12 @@ async def serve(
     return await loop.create_server(accept, sock=listening, backlog=_BACKLOG)
 
 
-async def _relay(end: ConnectionEnd, traffic: Traffic, find_listener: FindListener) -> None:
+async def _relay(
+    end: ConnectionEnd,
+    traffic: Traffic,
+    find_listener: FindListener,
+    on_missing: Callable[[], None],
+) -> None:
     # ssh may end between its last heartbeat and this connection: then there is another one soon.
     for _ in range(_CONNECT_ATTEMPTS):
         listener = await find_listener()
@@ -152,6 +161,11 @@ async def _relay(end: ConnectionEnd, traffic: Traffic, find_listener: FindListen
             break
         try:
             _, inner = await _connect(listener, lambda: ConnectionEnd(traffic, local=False))
+        except FileNotFoundError:
+            # macOS deletes what nobody has touched for three days below TMPDIR, sockets that are in use as well.
+            on_missing()
+            await asyncio.sleep(_RETRY_PAUSE)
+            continue
         except OSError:
             await asyncio.sleep(_RETRY_PAUSE)
             continue

@@ -135,6 +135,8 @@ class Supervisor:
         self._bytes_before = 0  # carried by earlier connections
         self._relayed_before = 0  # the part of it that we relayed
         self._connection: SshConnection | None = None
+        self._directory: Path | None = None  # of the sockets
+        self._ending: asyncio.Task[None] | None = None
         self._was_up = False
         self._up = asyncio.Event()
         self._wanted = asyncio.Event()  # a local program wants to use the tunnel
@@ -156,6 +158,23 @@ class Supervisor:
         relayed = self.traffic.total - self._relayed_before
         counted = self._connection.bytes_carried if self._connection else 0
         return self._bytes_before + max(relayed, counted)
+
+    def keep_sockets(self) -> None:
+        """Let the sockets look used. Systems delete what nobody touches for some days in a temporary directory."""
+        if self._directory is None:
+            return
+        with contextlib.suppress(OSError):
+            for path in (self._directory, *self._directory.iterdir()):
+                os.utime(path)
+
+    def _socket_is_missing(self) -> None:
+        """Connect again: the heartbeats go through ssh's stdin, and do not notice that its sockets were deleted."""
+        connection = self._connection
+        if connection is None or not self._up.is_set():
+            return
+        self._up.clear()
+        connection.last_error = "the sockets of ssh were deleted"
+        self._ending = asyncio.create_task(connection.kill())
 
     def stop(self) -> None:
         """Let `run` return. To be called in the thread of the event loop."""
@@ -215,7 +234,9 @@ class Supervisor:
         if listening is None:
             return False
         find_listener = partial(self._find_listener, forward)
-        forward.server = await relay.serve(listening, self.traffic, find_listener)
+        forward.server = await relay.serve(
+            listening, self.traffic, find_listener, self._socket_is_missing
+        )
         return True
 
     async def _connect(self) -> bool:
@@ -225,6 +246,7 @@ class Supervisor:
         # number, so that `tunnels` can remove it after we were killed.
         prefix = sockets_prefix(os.getpid())
         directory = Path(tempfile.mkdtemp(prefix=prefix, dir=controlmaster.runtime_directory()))
+        self._directory = directory
         control = directory / CONTROL_SOCKET if self._hand_over else None
         probe = _choose_listener(directory, _PROBE_SOCKET)
         for number, forward in enumerate(self._forwards):

@@ -109,6 +109,7 @@ class _TunnelProcess:
         while True:
             if time.monotonic() - last_write >= _WRITE_INTERVAL:
                 last_write = time.monotonic()
+                self._supervisor.keep_sockets()
                 if not self._has_directory():
                     self._supervisor.stop()
                 self._write()

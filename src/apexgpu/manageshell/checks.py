@@ -24,11 +24,15 @@ _NO_ANSWER = (ConnectTimeoutError, CommandTimeoutError, NoNetworkError, NoRouteE
 
 @dataclass(frozen=True, slots=True)
 class HostFindings:
-    """What was found on one host; `silent` if nothing answered (maybe because of the network)."""
+    """What was found on one host; `silent` if nothing answered (maybe because of the network).
+
+    `no_route` if that is because this machine, or a router, reports that there is no way to it.
+    """
 
     host: Host
     findings: tuple[Finding, ...]
     silent: bool = False
+    no_route: bool = False
 
 
 def check_host(connections: Connections, host: Host, *, named: bool) -> HostFindings:
@@ -46,7 +50,12 @@ def check_host(connections: Connections, host: Host, *, named: bool) -> HostFind
         container = manage.container_state(connections, host, new_connection=True)
     except ApexError as error:
         trouble = _manage_trouble(host, error, named=named)
-        return HostFindings(host, (route_finding, trouble), silent=isinstance(error, _NO_ANSWER))
+        return HostFindings(
+            host,
+            (route_finding, trouble),
+            silent=isinstance(error, _NO_ANSWER),
+            no_route=isinstance(error, NoRouteError),
+        )
     findings = [
         route_finding,
         Finding.ok("manage port", "the manage shell answers"),

@@ -37,6 +37,8 @@ from apexgpu.ssh.route import Route
 from apexgpu.ssh.transport import Limits, OnLine, OnLogin, UsedKey
 from apexgpu.sshfiles.knownhosts import KnownHosts
 
+_LONGEST_WAIT = 0.5  # seconds
+
 
 class ConfirmingClient:
     """A transport.Client that connects with paramiko, and with OpenSSH where that is not enough."""
@@ -105,8 +107,8 @@ class ConfirmingClient:
             while not is_first and digest not in self._finished:
                 if self._is_known_refusal(digest, unconfirmed):
                     raise unconfirmed.error
-                # The first one ends within its own limits.
-                self._changed.wait()
+                # The first one ends within its own limits. On Windows, Ctrl-C does not end a wait without one.
+                self._changed.wait(_LONGEST_WAIT)
             if self._is_known_refusal(digest, unconfirmed):
                 raise unconfirmed.error
         try:

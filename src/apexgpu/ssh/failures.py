@@ -38,6 +38,7 @@ from apexgpu.errors import (
     WrongPassphraseError,
 )
 from apexgpu.models import PublicKey, Target
+from apexgpu.platforms import localnetwork
 from apexgpu.platforms.rights import private_file_command
 from apexgpu.platforms.system import current
 from apexgpu.ssh.route import Route, no_local_user_error
@@ -317,6 +318,10 @@ def unreachable_error(
 ) -> UnreachableError:
     """An error of class `kind` for a target that cannot be reached, with the hint that fits it."""
     host = target.host
+    if kind is NoRouteError and (explanation := localnetwork.explanation(current())):
+        # From there, nobody can tell a stale forward from a permission that is missing: doctor asks the host too.
+        message = f"{target.alias} ({host.address}): {reason}; {explanation}"
+        return kind(message, hint=f"apexgpu doctor {host.name}", code=code)
     if target.role != "container":
         message = f"{host.name} ({host.address}): {reason}"
         return kind(message, hint=f"apexgpu doctor {host.name}", code=code)

@@ -62,6 +62,7 @@ _TCP_LOST_AFTER = 60_000  # milliseconds without an acknowledgement
 _RETRY_PAUSE = 0.5  # seconds before connecting again where sshd hung up at once
 _GREETING_BYTES = 512
 _CHUNK = 65536
+_LONGEST_WAIT = 0.5  # seconds
 
 
 class Stage(Enum):
@@ -377,6 +378,19 @@ class _DataArrived(threading.Event):
     def clear(self) -> None:
         """Ignore paramiko's call."""
 
+    def wait_within(self, limit: float | None) -> bool:
+        """Wait until it is set; False after `limit` seconds.
+
+        In short waits: before Python 3.14, Ctrl-C does not end one on Windows.
+        """
+        end = None if limit is None else time.monotonic() + limit
+        while True:
+            left = _LONGEST_WAIT if end is None else min(_LONGEST_WAIT, end - time.monotonic())
+            if self.wait(max(0.0, left)):
+                return True
+            if end is not None and time.monotonic() >= end:
+                return False
+
     def reset(self) -> None:
         """Clear the event. Look at both buffers after this, not before."""
         super().clear()
@@ -420,7 +434,7 @@ def _read(
         if deadline is not None:
             left = _seconds_until(deadline)
             timeout = left if timeout is None else min(timeout, left)
-        arrived = has_more or data_arrived.wait(timeout)
+        arrived = has_more or data_arrived.wait_within(timeout)
         if not arrived or (deadline is not None and time.monotonic() >= deadline):
             raise command_timeout_error(target, output.out_text)
     lines.end()

@@ -33,7 +33,7 @@ class MountRequest:
 
     `remote` is the path in the container, `config` the ssh config file, `options` the user's own
     `-o`, `ciphers` the value of ssh's Ciphers (empty: ssh's choice), `agent_options` those of ssh
-    that leave out an agent that does not answer.
+    that leave out an agent that does not answer. `identity_file` is for SSHFS-Win's own ssh.
     """
 
     target: Target
@@ -44,6 +44,7 @@ class MountRequest:
     options: tuple[str, ...] = ()
     ciphers: str = ""
     agent_options: tuple[str, ...] = ()
+    identity_file: str = ""
 
 
 def mount_argv(
@@ -74,6 +75,8 @@ def mount_argv(
     options = [sshoptions.KNOWN_HOST_KEY]
     options += [option for option in own_options if _belongs_to_ssh(option)]
     options += [*_ssh_options(target), *request.agent_options]
+    if request.identity_file:
+        options.append(f"IdentityFile={cygwin_path(request.identity_file)}")
     if request.ciphers:
         options.append(f"Ciphers={request.ciphers}")
     options += _sshfs_options(program, target.alias, platform)

@@ -11,18 +11,26 @@ from pathlib import Path
 from shlex import quote
 
 from apexgpu.errors import ApexError, RefusedError, UsageError
-from apexgpu.files import locked
+from apexgpu.files import locked, private_directory
 from apexgpu.platforms.rights import mode_of_private_directory
 from apexgpu.platforms.system import current
-from apexgpu.process import LocalRunner, TimedCommand, run_all
+from apexgpu.process import TimedCommand, run_all, start_background
 from apexgpu.sshfs import mountcommands, mountprocesses, mountrecords, mounttable
 from apexgpu.sshfs.mountcommands import MountRequest
 from apexgpu.sshfs.mountprograms import MountProgram, ProgramKind
 from apexgpu.sshfs.mountrecords import MountRecord
-from apexgpu.sshfs.mounts import LocalContent, Mount, MountState, inspect_directory, read_table
+from apexgpu.sshfs.mounts import (
+    LocalContent,
+    Mount,
+    MountState,
+    inspect_directory,
+    is_listed,
+    read_table,
+)
 
 UNMOUNT_LIMIT = 2.0  # seconds for a program that unmounts
 _POLL = 0.05  # seconds
+_SLOW_POLL = 0.3  # seconds: each look starts a program
 
 
 def mount(
@@ -44,7 +52,7 @@ def mount(
         created = list(older.created) if older else []
         try:
             _make_directories(request, content, created)
-            _run_program(program, request, limit)
+            _run_program(program, request, limit, _lock_file(state_dir, directory))
             record = MountRecord(
                 directory=directory,
                 host=request.target.host,
@@ -61,7 +69,7 @@ def mount(
             with _ignoring_interrupts():
                 _undo(state_dir, directory, created)
             raise
-    process = mountprocesses.find_sshfs().get(directory)
+    process = mountprocesses.find_sshfs([directory]).get(directory)
     since, pid = record.since, None
     if process is not None:
         since, pid = process.started or record.since, process.pid
@@ -126,12 +134,14 @@ def _make_directories(request: MountRequest, content: LocalContent, created: lis
             raise UsageError(message, hint=hint, code="directory") from None
 
 
-def _run_program(program: MountProgram, request: MountRequest, limit: float) -> None:
+def _run_program(
+    program: MountProgram, request: MountRequest, limit: float, lock_file: Path
+) -> None:
     """Run the program and wait until the mount is in the system's table."""
-    if program.kind is ProgramKind.SSHFS_WIN:  # it keeps running while the mount is there
-        LocalRunner().spawn(mountcommands.mount_argv(program, request))
-    else:
-        mountcommands.run_mount(program, request, limit=limit)
+    if program.kind is ProgramKind.SSHFS_WIN:
+        _run_sshfs_win(program, request, limit, lock_file.with_suffix(".log"))
+        return
+    mountcommands.run_mount(program, request, limit=limit)
     deadline = time.monotonic() + limit
     while mounttable.entry_at(read_table(), request.directory) is None:
         if time.monotonic() > deadline:
@@ -139,6 +149,29 @@ def _run_program(program: MountProgram, request: MountRequest, limit: float) -> 
             message = f"{name} is not in the system's table of mounts after {limit:g} s"
             raise ApexError(message, hint=f"apexgpu doctor {name}", code="mount_failed")
         time.sleep(_POLL)
+
+
+def _run_sshfs_win(program: MountProgram, request: MountRequest, limit: float, log: Path) -> None:
+    """Start SSHFS-Win's sshfs, which runs as long as the mount is there, and wait until the files can be listed.
+
+    The process alone is no mount: it runs for a moment also where the login is refused. What it writes to stderr is
+    in the file `log`.
+    """
+    name = request.target.host.name
+    private_directory(log.parent)
+    with log.open("wb") as messages:
+        started = start_background(mountcommands.mount_argv(program, request), messages.fileno())
+    deadline = time.monotonic() + limit
+    while not is_listed(request.directory):
+        has_ended = started.has_ended()
+        if has_ended or time.monotonic() > deadline:
+            started.kill()
+            text = log.read_text(encoding="utf-8", errors="replace")
+            if has_ended or text.strip():
+                raise mountcommands.mount_failure(name, text)
+            message = f"{request.directory} does not show the files of {name} after {limit:g} s"
+            raise ApexError(message, hint=f"apexgpu doctor {name}", code="mount_failed")
+        time.sleep(_SLOW_POLL)
 
 
 def _undo(state_dir: Path, directory: str, created: Sequence[str]) -> None:

@@ -3,15 +3,16 @@
 import contextlib
 import os
 import re
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from apexgpu import ownprocesses
-from apexgpu.errors import ApexError
+from apexgpu.errors import ApexError, UnreachableError
 from apexgpu.ownprocesses import OwnProcess
+from apexgpu.platforms.paths import same_name_form
+from apexgpu.platforms.system import current, is_windows
 from apexgpu.process import TimedCommand, run_all
 from apexgpu.ssh.route import parse
 from apexgpu.sshfs.mounttable import ssh_name
@@ -24,22 +25,44 @@ WINDOWS_COMMAND = (
     "powershell",
     "-NoProfile",
     "-Command",
+    # Without this, a Chinese Windows writes names in its own code page.
+    "[Console]::OutputEncoding=[Text.Encoding]::UTF8; "
     "Get-CimInstance Win32_Process -Filter \"Name='sshfs.exe'\" | "
     "Select-Object ProcessId,CommandLine | ConvertTo-Json",
 )
 _DARWIN_COMMAND = ("ps", "-axww", "-o", "pid=,uid=,lstart=,command=")
+_POWERSHELL_LIMIT = 15.0  # seconds: its start alone may take three
 _POLL = 0.02  # seconds
 
 
-def find_sshfs() -> dict[str, SshfsProcess]:
-    """Every running sshfs of this user, by its directory."""
-    if sys.platform == "win32":
-        processes = parse_windows_processes(run_all([TimedCommand(WINDOWS_COMMAND, 4)])[0].text)
+def find_sshfs(directories: Collection[str]) -> dict[str, SshfsProcess]:
+    """The running sshfs of this user that serve any of `directories`, by directory."""
+    if is_windows():
+        processes = parse_windows_processes(windows_processes())
     elif ownprocesses.has_proc():
         processes = _find_linux()
     else:
-        processes = parse_darwin(run_all([TimedCommand(_DARWIN_COMMAND, 2)])[0].text, os.getuid())
-    return {process.directory: process for process in processes}
+        command = TimedCommand(_DARWIN_COMMAND, 2, env={"LC_ALL": "C"})  # for dates in English
+        processes = parse_darwin(run_all([command])[0].text, os.getuid(), directories)
+    by_form = {same_name_form(current(), process.directory): process for process in processes}
+    found = {}
+    for directory in directories:
+        process = by_form.get(same_name_form(current(), directory))
+        if process is not None:
+            found[directory] = process
+    return found
+
+
+def windows_processes() -> str:
+    """What PowerShell prints about the running sshfs.exe, as JSON.
+
+    Raises UnreachableError if it does not answer in time: nothing is known then, which is not the same as none.
+    """
+    completed = run_all([TimedCommand(WINDOWS_COMMAND, _POWERSHELL_LIMIT)])[0]
+    if completed.timed_out:
+        message = f"PowerShell did not list the running sshfs within {_POWERSHELL_LIMIT:g} s"
+        raise UnreachableError(message, hint="apexgpu mounts")
+    return completed.text
 
 
 def _find_linux() -> list[SshfsProcess]:
@@ -58,8 +81,11 @@ _PS_LINE = re.compile(
 )
 
 
-def parse_darwin(output: str, uid: int) -> list[SshfsProcess]:
-    """Read `ps -o pid=,uid=,lstart=,command=` of macOS. The start time is five words (ps(1))."""
+def parse_darwin(output: str, uid: int, directories: Collection[str] = ()) -> list[SshfsProcess]:
+    """Read `ps -o pid=,uid=,lstart=,command=` of macOS. The start time is five words (ps(1)).
+
+    `directories` are the mounts that there are: `ps` does not tell a blank in a name from one between two words.
+    """
     processes = []
     for line in output.splitlines():
         match = _PS_LINE.match(line)
@@ -71,8 +97,15 @@ def parse_darwin(output: str, uid: int) -> list[SshfsProcess]:
             continue
         process = parse_command_line(match[4].split(" "), int(match[1]), started)
         if process is not None:
-            processes.append(process)
+            directory = _directory_in(match[4], directories) or process.directory
+            processes.append(replace(process, directory=directory))
     return processes
+
+
+def _directory_in(command_line: str, directories: Collection[str]) -> str | None:
+    """The longest of `directories` that is a part of a command line, between blanks."""
+    found = [directory for directory in directories if f" {directory} " in f"{command_line} "]
+    return max(found, key=len, default=None)
 
 
 def with_address(process: SshfsProcess) -> SshfsProcess:

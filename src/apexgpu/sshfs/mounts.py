@@ -17,6 +17,8 @@ from pathlib import Path
 from apexgpu import readers
 from apexgpu.errors import RefusedError
 from apexgpu.models import Host
+from apexgpu.platforms import owner
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import Completed, TimedCommand, run_all
 from apexgpu.sshfs import mountprocesses, mountrecords, mounttable
 from apexgpu.sshfs.mountrecords import MountRecord
@@ -93,13 +95,9 @@ class LocalContent(StrEnum):
 
 def read_table() -> list[MountEntry]:
     """The system's table of mounts."""
-    if sys.platform == "win32":
-        commands = [
-            TimedCommand(mountprocesses.WINDOWS_COMMAND, 4),
-            TimedCommand(("net", "use"), 4),
-        ]
-        processes, net_use = run_all(commands)
-        return mounttable.parse_windows(processes.text, net_use.text)
+    if is_windows():
+        net_use = run_all([TimedCommand(("net", "use"), 4)])[0]
+        return mounttable.parse_windows(mountprocesses.windows_processes(), net_use.text)
     mountinfo = Path("/proc/self/mountinfo")
     if mountinfo.exists():
         return mounttable.parse_linux(os.fsdecode(mountinfo.read_bytes()))
@@ -111,12 +109,12 @@ def find_mounts(state_dir: Path, hosts: Sequence[Host]) -> list[Mount]:
 
     Their state is not checked.
     """
-    uid = None if sys.platform == "win32" else os.getuid()
+    uid = owner.user_id()
     visible: dict[str, MountEntry] = {}
     for entry in read_table():
         if entry.owner in {None, uid}:
             visible[entry.directory] = entry  # the last of several on top of each other
-    processes = mountprocesses.find_sshfs() if visible else {}
+    processes = mountprocesses.find_sshfs(visible) if visible else {}
     records = mountrecords.load(state_dir)
     mounts = []
     for entry in visible.values():
@@ -224,7 +222,7 @@ def inspect_directory(word: str) -> tuple[str, LocalContent]:
 
     Raises RefusedError if it does not answer. A drive letter of Windows is itself.
     """
-    if sys.platform == "win32" and re.fullmatch("[A-Za-z]:", word):
+    if is_windows() and re.fullmatch("[A-Za-z]:", word):
         return word.upper(), LocalContent.MISSING
     path = str(Path(word).expanduser().absolute())
     argv = (sys.executable, "-I", "-S", "-c", _INSPECT_PROGRAM, path)
@@ -234,6 +232,14 @@ def inspect_directory(word: str) -> tuple[str, LocalContent]:
         raise RefusedError(message, hint="apexgpu mounts repair", code="stale")
     real_path, content = json.loads(completed.text)
     return real_path, LocalContent(content)
+
+
+def is_listed(directory: str) -> bool:
+    """Whether the files of a directory, or of a drive of Windows, can be listed. It is not touched by this process."""
+    path = f"{directory}\\" if directory.endswith(":") else directory
+    argv = (sys.executable, "-I", "-S", "-c", "import os, sys; os.listdir(sys.argv[1])", path)
+    completed = run_all([TimedCommand(argv, PROBE_LIMIT)])[0]
+    return completed.code == 0 and not completed.timed_out
 
 
 def absolute_path(word: str) -> str:

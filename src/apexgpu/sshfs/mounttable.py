@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from apexgpu.models import Host
+from apexgpu.platforms.paths import same_name_form
+from apexgpu.platforms.system import current
 from apexgpu.sshfs.sshfscommand import SshfsProcess, parse_windows_processes
 
 _OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -163,7 +165,8 @@ def _split_source(source: str) -> tuple[str, str]:
 
 def entry_at(entries: Sequence[MountEntry], directory: str) -> MountEntry | None:
     """The entry that is visible at `directory`: of several on top of each other, the last."""
+    wanted = same_name_form(current(), directory)
     for entry in reversed(entries):
-        if entry.directory == directory:
+        if same_name_form(current(), entry.directory) == wanted:
             return entry
     return None
