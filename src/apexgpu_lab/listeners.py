@@ -105,7 +105,7 @@ def _bind_shared_address(hosts: int) -> list[tuple[HostAddress, socket.socket]]:
     if len(opened) < hosts:
         for _, sock in opened:
             sock.close()
-        raise OSError(errno.EADDRINUSE, f"there are not enough free ports for {hosts} hosts")
+        raise OSError(errno.EADDRINUSE, "there are not enough free ports for so many hosts")
     return opened
 
 
