@@ -140,3 +140,73 @@ def test_parts_of_paths() -> None:
         b"/",
         b"/",
     ]
+
+
+@pytest.mark.parametrize(
+    ("word", "path", "name", "directory"),
+    [
+        ("data", b"C:/Users/alice/proj/data", b"data", b"C:/Users/alice/proj"),
+        (r"data\x.txt", b"C:/Users/alice/proj/data/x.txt", b"x.txt", b"C:/Users/alice/proj/data"),
+        ("plots/new.csv", b"C:/Users/alice/proj/plots/new.csv", b"new.csv", None),
+        (".", b"C:/Users/alice/proj/.", b".", None),
+        (r"..\x", b"C:/Users/alice/proj/../x", b"x", None),
+        (r"C:\data\x", b"C:/data/x", b"x", b"C:/data"),
+        ("C:/data", b"C:/data", b"data", b"C:/"),
+        # Each drive has a working directory of its own, and D:x is a file in that of D:.
+        ("D:x", b"D:/work/x", b"x", b"D:/work"),
+        ("C:x", b"C:/Users/alice/proj/x", b"x", None),
+        ("D:\\", b"D:/", b"", b"D:/"),
+        (r"\x", b"C:/x", b"x", b"C:/"),
+        (r"\\nas\home\a b", b"//nas/home/a b", b"a b", b"//nas/home"),
+        (r"\\?\C:\long\x", b"C:/long/x", b"x", None),
+        (r"~\runs", b"C:/Users/alice/runs", b"runs", None),
+        ("~", b"C:/Users/alice", b"alice", None),
+        ("~bob", b"C:/Users/alice/proj/~bob", b"~bob", None),
+        ("数据", "C:/Users/alice/proj/数据".encode(), "数据".encode(), None),
+        ("data\\", b"C:/Users/alice/proj/data/", b"data", None),
+    ],
+)
+def test_local_paths_of_windows(
+    word: str, path: bytes, name: bytes, directory: bytes | None
+) -> None:
+    drives = {"": r"C:\Users\alice\proj", "C:": r"C:\Users\alice\proj", "D:": r"D:\work"}
+    found = copypaths.local_path(
+        word,
+        home=r"C:\Users\alice",
+        directory_on_drive=lambda drive: drives.get(drive, drive),
+        platform="win32",
+    )
+    assert (found, copypaths.base_name(found)) == (path, name)
+    if directory is not None:
+        assert copypaths.parent(found) == directory
+
+
+@pytest.mark.parametrize(
+    ("word", "path"),
+    [
+        ("data", b"/home/alice/proj/data"),
+        (r"back\slash", rb"/home/alice/proj/back\slash"),
+        ("C:x", b"/home/alice/proj/C:x"),
+        ("~/x", b"/home/alice/x"),
+        ("~bob", b"/home/alice/proj/~bob"),
+        ("/abs/", b"/abs/"),
+        ("", b"/home/alice/proj/"),
+        ("\udce9", b"/home/alice/proj/\xe9"),
+    ],
+)
+def test_local_paths_elsewhere(word: str, path: bytes) -> None:
+    found = copypaths.local_path(
+        word,
+        home="/home/alice",
+        directory_on_drive=lambda _: "/home/alice/proj",
+        platform="linux",
+    )
+    assert found == path
+
+
+def test_roots_keep_their_slash() -> None:
+    roots = [copypaths.without_slash(path) for path in (b"/", b"C:/", b"/a/", b"C:/a/", b"/C:/")]
+    assert roots == [b"/", b"C:/", b"/a", b"C:/a", b"/C:"]
+    assert copypaths.means_contents(b"C:/")
+    assert not copypaths.means_contents(b"/x/C:")
+    assert copypaths.slashes(b"\\\\?\\UNC\\nas\\home") == b"//nas/home"

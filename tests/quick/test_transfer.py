@@ -325,3 +325,59 @@ def test_what_came_already_needs_no_room_again(source: Path, target: Path) -> No
     small.space = 100
     filled(source, target, side=small)
     assert (target / STAGE / "file").stat().st_size == MIB
+
+
+def test_windows_is_asked_again_while_another_program_has_the_file_open(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (target / "new").write_text("new")
+    (target / "old").write_text("old")
+    refusals = [PermissionError(13, "Access is denied")] * 3
+    replace = os.replace
+
+    def refuse_at_first(old: bytes, new: bytes) -> None:
+        if refusals:
+            raise refusals.pop()
+        replace(old, new)
+
+    rename = LocalFiles().rename(os.fsencode(target / "new"), os.fsencode(target / "old"))
+    monkeypatch.setattr("apexgpu.transfer.localfiles.sys.platform", "win32")
+    monkeypatch.setattr(os, "replace", refuse_at_first)
+    asyncio.run(rename)
+    assert (target / "old").read_text() == "new"
+
+
+def test_windows_is_not_asked_forever(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    def refuse(old: bytes, new: bytes) -> None:
+        raise PermissionError(13, "Access is denied")
+
+    rename = LocalFiles().rename(os.fsencode(target / "new"), os.fsencode(target / "old"))
+    monkeypatch.setattr("apexgpu.transfer.localfiles.sys.platform", "win32")
+    monkeypatch.setattr("apexgpu.transfer.localfiles.asyncio.sleep", pause)
+    monkeypatch.setattr(os, "replace", refuse)
+
+    async def run() -> None:
+        with pytest.raises(RefusedError, match="permission denied on this laptop"):
+            await rename
+
+    asyncio.run(run())
+    assert 2 <= sum(pauses) <= 3
+
+
+def test_what_macos_keeps_from_a_terminal_is_named_with_the_setting(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apexgpu.transfer.localfiles.sys.platform", "darwin")
+    files = LocalFiles()
+    with (
+        pytest.raises(RefusedError, match="macOS does not let this terminal use /x") as caught,
+        files.translated_errors(b"/x"),
+    ):
+        raise PermissionError(1, "Operation not permitted")
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("open 'x-apple.systempreferences:")

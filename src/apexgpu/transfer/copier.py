@@ -213,12 +213,12 @@ async def _update_mode(job: CopyJob, source: FileSystem, target: FileSystem) -> 
 
 def _local_path(word: str) -> bytes:
     """The absolute path of a word of the command line, with `/` between its parts."""
-    if word.startswith("~"):
-        word = str(Path(word).expanduser())
-    path = os.fsencode(word)
-    if os.sep != "/":
-        path = path.replace(b"\\", b"/")
-    return os.path.join(os.fsencode(Path.cwd()), path)  # noqa: PTH118 - paths are bytes here
+    return copypaths.local_path(
+        word,
+        home=os.path.expanduser("~"),  # noqa: PTH111 - unlike pathlib, it never fails
+        directory_on_drive=lambda drive: os.path.abspath(drive or "."),  # noqa: PTH100 - of a drive
+        platform=sys.platform,
+    )
 
 
 def _remote_path(word: str, home: bytes) -> bytes:

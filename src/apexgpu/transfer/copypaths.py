@@ -3,8 +3,10 @@
 Pure.
 """
 
+import ntpath
+import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from apexgpu.errors import UsageError
@@ -14,6 +16,10 @@ _WILDCARD = re.compile(rb"[*?\[]")
 # "Naming Files, Paths, and Namespaces" on learn.microsoft.com: characters and device names.
 _FORBIDDEN_ON_WINDOWS = re.compile(rb'[<>:"/\\|?*\x00-\x1f]')
 _WINDOWS_DEVICE = re.compile(rb"CON|PRN|AUX|NUL|(?:COM|LPT)[0-9]")
+_DRIVE = re.compile(rb"[A-Za-z]:")
+# Put by Windows in front of a path that may be long. Only backslashes are allowed behind it.
+_LONG_PATH = b"\\\\?\\"
+_LONG_SHARE = b"\\\\?\\UNC\\"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,38 @@ def parse_route(arguments: Sequence[str], platform: str) -> CopyRoute:
     return CopyRoute(host, upload, tuple(source.path for source in sources), target.path)
 
 
+def local_path(
+    word: str, *, home: str, directory_on_drive: Callable[[str], str], platform: str
+) -> bytes:
+    r"""The absolute path on this laptop that a word of the command line means, with `/` between its parts.
+
+    `directory_on_drive` returns the working directory, on Windows that of a drive (`D:`): each drive
+    has its own, and `D:x` means a file in it. "" is the present drive. `platform` is a `sys.platform`
+    value.
+
+    >>> local_path(r"..\x", home="", directory_on_drive=lambda _: r"C:\proj", platform="win32")
+    b'C:/proj/../x'
+    """
+    flavour = ntpath if platform == "win32" else posixpath
+    separators = "/\\" if platform == "win32" else "/"
+    # Only one's own home: a shell has expanded `~bob` if there is a bob.
+    if word == "~" or (word.startswith("~") and word[1] in separators):
+        word = home + word[1:]
+    drive, _ = flavour.splitdrive(word)
+    path: str = flavour.join(directory_on_drive(drive), word)
+    if platform == "win32":
+        # What os.fsencode() does there. A name may have half a character.
+        return slashes(path.encode("utf-8", "surrogatepass"))
+    return path.encode("utf-8", "surrogateescape")
+
+
+def slashes(path: bytes) -> bytes:
+    """A path of Windows with `/` between its parts, without the prefix for long paths."""
+    if path.startswith(_LONG_SHARE):
+        path = b"\\\\" + path[len(_LONG_SHARE) :]
+    return path.removeprefix(_LONG_PATH).replace(b"\\", b"/")
+
+
 def remote_path(path: str) -> bytes:
     """A path in the container as bytes, relative to the home.
 
@@ -104,20 +142,32 @@ def has_wildcard(path: bytes) -> bool:
 
 
 def means_contents(path: bytes) -> bool:
-    """Whether a path means what is in it (`.`, `runs/.`, `/`, the home), as with `cp -r`."""
+    """Whether a path means what is in it (`.`, `runs/.`, `/`, `C:/`, the home), as with `cp -r`."""
     return base_name(path) in {b"", b".", b".."}
 
 
+def without_slash(path: bytes) -> bytes:
+    """An absolute path without a slash at its end, unless it is a root (`/`, `C:/`)."""
+    stripped = path.rstrip(b"/")
+    if not stripped or _DRIVE.fullmatch(stripped):
+        return stripped + b"/"
+    return stripped
+
+
 def base_name(path: bytes) -> bytes:
-    """The last part of a path."""
-    _, _, name = path.rstrip(b"/").rpartition(b"/")
-    return name
+    """The last part of a path; that of a root is empty."""
+    stripped = path.rstrip(b"/")
+    if _DRIVE.fullmatch(stripped):
+        return b""
+    return stripped.rpartition(b"/")[2]
 
 
 def parent(path: bytes) -> bytes:
-    """The directory that contains an absolute path."""
-    directory, _, _ = path.rstrip(b"/").rpartition(b"/")
-    return directory or b"/"
+    """The directory that contains an absolute path; a root is its own."""
+    path = without_slash(path)
+    if path.endswith(b"/"):
+        return path
+    return without_slash(path.rpartition(b"/")[0])
 
 
 def is_windows_name(name: bytes) -> bool:

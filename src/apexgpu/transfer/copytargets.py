@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shlex import quote
 
 from apexgpu.errors import RefusedError, UsageError
-from apexgpu.transfer import copypaths
+from apexgpu.transfer import copypaths, foldednames
 from apexgpu.transfer.fileinfo import STAGE_PREFIX, STAGE_SUFFIX, FileInfo, FileKind, join
 from apexgpu.transfer.filesystem import FileSystem, display
 from apexgpu.transfer.staging import StageRequest
@@ -78,7 +78,23 @@ async def find_jobs(
                 "copy them one by one, to different names"
             )
             raise UsageError(message, hint="apexgpu cp --help")
+    await _check_spellings(source, target, jobs)
     return jobs
+
+
+async def _check_spellings(source: FileSystem, target: FileSystem, jobs: Sequence[CopyJob]) -> None:
+    """Raise TwinNamesError if the target's disk takes the name of a copy and another name for one."""
+    twins = []
+    for pair in foldednames.twins_within(job.final for job in jobs):
+        twins += await foldednames.taken_for_one(target, copypaths.parent(pair.first), [pair])
+    for job in jobs:
+        if job.existing is not None:
+            pair = foldednames.Twins(job.final, await target.spelling(job.final))
+            if not pair.differ_in_form_only:
+                twins.append(pair)
+    if twins:
+        origins = {job.final: job.source for job in jobs}
+        raise foldednames.refusal(source, target, origins, twins)
 
 
 def _brings_contents(job: CopyJob) -> bool:
@@ -92,7 +108,7 @@ async def find_job(
     source: FileSystem, target: FileSystem, origin: bytes, goal: bytes, *, several: bool
 ) -> CopyJob:
     """Where `origin` goes when it is copied to `goal`, alone or as one of `several`."""
-    info = await source.info(origin.rstrip(b"/") or b"/", follow=True)
+    info = await source.info(copypaths.without_slash(origin), follow=True)
     if info is None or info.kind is FileKind.SPECIAL:
         raise await _not_copyable(source, origin, info)
     if origin.endswith(b"/") and not info.is_directory:
@@ -126,7 +142,7 @@ async def _final_path(
     target: FileSystem, origin: bytes, info: FileInfo, goal: bytes, *, several: bool
 ) -> tuple[bytes, FileInfo | None]:
     """The path of the copy, and what is there now."""
-    path = goal.rstrip(b"/") or b"/"
+    path = copypaths.without_slash(goal)
     existing = await target.info(path, follow=True)
     if existing is not None and existing.is_directory:
         if copypaths.means_contents(origin):
@@ -145,7 +161,7 @@ async def _require_parent(target: FileSystem, goal: bytes, info: FileInfo) -> No
     """Raise RefusedError if the directory of a new name does not exist."""
     directory = copypaths.parent(goal)
     if goal.endswith(b"/") and not info.is_directory:
-        directory = goal.rstrip(b"/")
+        directory = copypaths.without_slash(goal)
     if not await _is_directory(target, directory):
         message = f"there is no directory {display(directory)} on {target.where}"
         hint = target.shell_hint(f"mkdir -p {quote(display(directory))}")

@@ -85,6 +85,14 @@ class FileSystem(Protocol):
         """The path with all links resolved."""
         ...
 
+    async def spelling(self, path: bytes) -> bytes:
+        """The path of a file that exists, its last name as the directory has it.
+
+        A disk may have found it under another case or Unicode form. Only asked of the laptop: in a
+        container it would take time, and Linux has no such disks.
+        """
+        ...
+
     async def mkdir(self, path: bytes) -> None:
         """Make a directory that only its owner can use."""
         ...

@@ -6,6 +6,7 @@ none.
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import shlex
@@ -16,8 +17,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import IO
 
-from apexgpu.transfer import copypaths
-from apexgpu.transfer.fileinfo import FileInfo, FileKind
+from apexgpu.errors import RefusedError
+from apexgpu.transfer import copypaths, foldednames
+from apexgpu.transfer.fileinfo import FileInfo, FileKind, join
 from apexgpu.transfer.filesystem import (
     FileMissingError,
     LinksNotAllowedError,
@@ -28,6 +30,8 @@ from apexgpu.transfer.filesystem import (
 
 _CHUNK = 1 << 20
 _MANY_FILES = 64  # from here on, one sync of everything is faster than one fsync per file
+# Seconds between two attempts to replace a file on Windows; each is twice the one before, 2.5 s in all.
+_FIRST_PAUSE, _LAST_PAUSE = 0.01, 1.28
 _PRIVILEGE_NOT_HELD = 1314  # ERROR_PRIVILEGE_NOT_HELD: Windows that is not in developer mode
 _KINDS = {
     stat.S_IFREG: FileKind.FILE,
@@ -85,11 +89,28 @@ class LocalFiles:
         target = b""
         if kind is FileKind.LINK:
             target = os.readlink(path)  # noqa: PTH115
+            if sys.platform == "win32":
+                target = copypaths.slashes(target)
         return FileInfo(name, kind, status.st_size, int(status.st_mtime // 1), mode, target)
 
     async def real_path(self, path: bytes) -> bytes:
         """See FileSystem."""
-        return os.path.realpath(path)
+        real = os.path.realpath(path)
+        return copypaths.slashes(real) if sys.platform == "win32" else real
+
+    async def spelling(self, path: bytes) -> bytes:
+        """See FileSystem."""
+        directory, name = copypaths.parent(path), copypaths.base_name(path)
+        if name in {b"", b".", b".."}:
+            return path
+        with self.translated_errors(directory), os.scandir(directory) as entries:
+            names = {entry.name for entry in entries}
+        if name in names:
+            return path
+        for other in names:
+            if foldednames.fold(other) == foldednames.fold(name):
+                return join(directory, other)
+        return path
 
     async def mkdir(self, path: bytes) -> None:
         """See FileSystem."""
@@ -120,7 +141,19 @@ class LocalFiles:
     async def rename(self, old: bytes, new: bytes) -> None:
         """See FileSystem."""
         with self.translated_errors(new):
-            os.replace(old, new)  # noqa: PTH105
+            pause = _FIRST_PAUSE
+            while True:
+                try:
+                    os.replace(old, new)  # noqa: PTH105
+                except PermissionError:
+                    # Windows refuses while another program has the file open: a virus scanner or an
+                    # editor, mostly for some milliseconds.
+                    if sys.platform != "win32" or pause > _LAST_PAUSE:
+                        raise
+                    await asyncio.sleep(pause)
+                    pause *= 2
+                else:
+                    return
 
     async def set_attributes(self, path: bytes, mode: int | None, mtime: int) -> None:
         """See FileSystem."""
@@ -187,7 +220,19 @@ class LocalFiles:
             message = f"there is no {display(path)} on {self.where}"
             raise FileMissingError(message) from None
         except OSError as exc:
+            if exc.errno == errno.EPERM and sys.platform == "darwin":
+                raise _privacy_error(path) from None
             raise io_error(self, path, exc.errno or 0, exc.strerror or str(exc)) from None
+
+
+def _privacy_error(path: bytes) -> RefusedError:
+    """The error for what macOS keeps from a terminal: Desktop, Documents, Downloads, iCloud, external disks."""
+    message = (
+        f"macOS does not let this terminal use {display(path)}: allow it in System Settings, "
+        "Privacy & Security, Files and Folders or Full Disk Access"
+    )
+    hint = "open 'x-apple.systempreferences:com.apple.preference.security?Privacy_AllFiles'"
+    return RefusedError(message, hint=hint, code="permission")
 
 
 class _LocalFile:

@@ -57,6 +57,10 @@ class RemoteFiles:
         with self.translated_errors(path):
             return await self.client.real_path(path)
 
+    async def spelling(self, path: bytes) -> bytes:
+        """See FileSystem."""
+        return path
+
     async def mkdir(self, path: bytes) -> None:
         """See FileSystem."""
         with self.translated_errors(path):

@@ -1,5 +1,6 @@
 """The end of a copy: renames move the staged files into place, each of them atomically."""
 
+from apexgpu.transfer import foldednames
 from apexgpu.transfer.concurrency import for_each
 from apexgpu.transfer.fileinfo import FileKind, Tree, is_directory, join, parents
 from apexgpu.transfer.filesystem import FileSystem
@@ -39,7 +40,9 @@ async def _merge(
     files: FileSystem, stage: bytes, final: bytes, staged: Tree, to_sync: list[bytes]
 ) -> int:
     """Move what is in `stage` into the existing directory `final`."""
-    existing = await read_tree(files, final, only=staged)
+    existing: Tree = await read_tree(files, final, only=foldednames.directories(staged))
+    if await _has_other_forms(files, final, staged, existing):
+        existing = foldednames.respelled(existing, staged)
     moves, moved_directories = _plan_moves(files, final, staged, existing)
     await files.sync(stage, to_sync)
 
@@ -69,6 +72,15 @@ async def _merge(
         if moved_with_parent and not is_directory(staged, path):
             changed += 1
     return changed
+
+
+async def _has_other_forms(files: FileSystem, final: bytes, staged: Tree, existing: Tree) -> bool:
+    """Whether the disk finds a name of `existing` also under its other Unicode form, which `staged` has."""
+    for pair in foldednames.twins_between(staged, existing):
+        # No name in the directory is spelled so. If the disk finds one, it takes the two for one.
+        if pair.differ_in_form_only and await files.info(join(final, pair.first)) is not None:
+            return True
+    return False
 
 
 def _plan_moves(

@@ -9,6 +9,7 @@ from functools import partial
 from shlex import quote
 
 from apexgpu.errors import ApexError, RefusedError
+from apexgpu.transfer import foldednames
 from apexgpu.transfer.concurrency import for_each, run_together
 from apexgpu.transfer.copypaths import parent
 from apexgpu.transfer.copyplan import CopyPlan, plan_copy
@@ -82,11 +83,15 @@ async def fill_stage(
     wanted = await _wanted_files(source, target, request)
     existing: Tree = {}
     if request.existing is not None:
-        existing = await read_tree(target, request.existing, only=wanted)
+        only = foldednames.directories(wanted)
+        existing = await read_tree(target, request.existing, only=only)
     staged: Tree = {}
     stage_exists = await target.info(request.stage) is not None
     if stage_exists:
         staged = await read_tree(target, request.stage)
+    if await _check_twins(source, target, request, wanted, existing, staged):
+        existing = foldednames.respelled(existing, wanted)
+        staged = foldednames.respelled(staged, wanted)
 
     plan = plan_copy(wanted, existing, staged, modes=source.has_modes and target.has_modes)
     target_directory = request.existing or b""
@@ -140,6 +145,41 @@ async def _wanted_files(source: FileSystem, target: FileSystem, request: StageRe
             hint = source.shell_hint(f"ls -la {quote(display(parent(request.source)))}")
             raise RefusedError(message, hint=hint, code="name")
     return wanted
+
+
+async def _check_twins(
+    source: FileSystem,
+    target: FileSystem,
+    request: StageRequest,
+    wanted: Tree,
+    existing: Tree,
+    staged: Tree,
+) -> bool:
+    """Raise TwinNamesError where two names would become one on the target, and one file would be lost.
+
+    Returns whether the target has names of the source in another Unicode form: those are the same names.
+    """
+    candidates = foldednames.twins_within(wanted)
+    candidates += foldednames.twins_between(wanted, existing)
+    for pair in foldednames.twins_between(wanted, staged):
+        # What an earlier run has left under a name in another case is removed before anything is sent.
+        if pair.differ_in_form_only:
+            candidates.append(pair)
+    # The disk of the staging directory is that of the target.
+    found = await foldednames.taken_for_one(target, parent(request.stage), candidates)
+    lost = []
+    for pair in found:
+        if pair.second in wanted or not pair.differ_in_form_only:
+            lost.append(pair)
+    if lost:
+        origins = {pair.first: _origin(request, pair.first) for pair in lost}
+        raise foldednames.refusal(source, target, origins, lost)
+    return bool(found)
+
+
+def _origin(request: StageRequest, path: bytes) -> bytes:
+    """The absolute path in the source of a path of its tree."""
+    return join(request.source, path) if request.info.is_directory else request.source
 
 
 def _size(tree: Tree, path: bytes) -> int:
@@ -231,9 +271,7 @@ class _SftpSender:
     async def _send_file(self, path: bytes) -> None:
         """Send one file, or the rest of it if an earlier run sent a part."""
         info = self.wanted[path]
-        origin = self.request.source
-        if self.request.info.is_directory:
-            origin = join(origin, path)
+        origin = _origin(self.request, path)
         staged_path = self._staged_path(path)
         earlier = self.staged.get(path)
         if earlier is not None and earlier.kind is not FileKind.FILE:

@@ -7,6 +7,7 @@ from apexgpu.errors import RefusedError
 from apexgpu.transfer.concurrency import for_each
 from apexgpu.transfer.fileinfo import FileInfo, Tree, is_directory, is_stage, join
 from apexgpu.transfer.filesystem import FileSystem, display
+from apexgpu.transfer.foldednames import fold
 
 _LISTINGS_AT_ONCE = 32
 _MOST_FILES = 4_000_000  # each takes about 300 bytes of memory
@@ -24,13 +25,13 @@ async def read_tree(
     files: FileSystem,
     top: bytes,
     *,
-    only: Tree | None = None,
+    only: Collection[bytes] | None = None,
     without: Collection[bytes] = frozenset(),
 ) -> dict[bytes, FileInfo]:
     """Everything below `top`, except staging directories and the paths `without`.
 
-    With `only`, a directory is read only if it is one in that tree too: nobody needs the rest of a
-    large target.
+    With `only`, a directory is read only if it is one of those (`foldednames.directories`), spelled in
+    any way: nobody needs the rest of a large target.
     """
     tree: dict[bytes, FileInfo] = {}
     level = [b""]  # the directories of one depth are read at the same time
@@ -53,7 +54,7 @@ async def read_tree(
                 tree[path] = info
                 if len(tree) > _MOST_FILES or len(path) > _LONGEST_PATH:
                     raise _endless_error(files, top)
-                if info.is_directory and (only is None or is_directory(only, path)):
+                if info.is_directory and (only is None or fold(path) in only):
                     next_level.append(path)
         level = next_level
     return tree
