@@ -94,6 +94,54 @@ class _Stream:
         return bytes(self._first + mark + self._last[-kept:])
 
 
+class OutputTaker:
+    """Takes what a command prints, as bytes, while it runs. Silent: the base of the others.
+
+    A method that raises ends the command's connection; the caller sees the exception.
+    """
+
+    def starting(self) -> None:
+        """The command is about to be sent. Raise to prevent that."""
+
+    def take_out(self, data: bytes) -> None:
+        """Take what has arrived on stdout."""
+
+    def take_err(self, data: bytes) -> None:
+        """Take what has arrived on stderr."""
+
+    def end(self) -> None:
+        """Both streams have ended."""
+
+
+OnLine = Callable[[str], None]
+"""Receives each line of a command's stdout as it arrives."""
+
+OnOutput = OnLine | OutputTaker
+"""Receives a command's output as it arrives: the lines of stdout as text, or both streams as bytes."""
+
+
+def taker_of(on_output: OnOutput | None) -> OutputTaker:
+    """The taker that passes output on to `on_output`."""
+    if on_output is None:
+        return OutputTaker()
+    if isinstance(on_output, OutputTaker):
+        return on_output
+    return _LineTaker(on_output)
+
+
+class _LineTaker(OutputTaker):
+    """Passes on the lines of stdout."""
+
+    def __init__(self, on_line: OnLine) -> None:
+        self._lines = LineSplitter(on_line)
+
+    def take_out(self, data: bytes) -> None:
+        self._lines.feed(data)
+
+    def end(self) -> None:
+        self._lines.end()
+
+
 class LineSplitter:
     """Takes bytes as they arrive, and calls `on_line` with each whole line as text."""
 

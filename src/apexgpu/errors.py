@@ -261,6 +261,12 @@ class CommandKilledError(DroppedError):
     code = "killed"
 
 
+class CommandLeftError(ApexError):
+    """Processes of a command in a container did not end when they were told to."""
+
+    code = "still_running"
+
+
 # Exit code 6: the server refused, or a precondition is missing
 
 

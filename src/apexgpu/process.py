@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import IO, TYPE_CHECKING, Protocol
 
-from apexgpu.boundedoutput import BoundedOutput, LineSplitter
+from apexgpu.boundedoutput import BoundedOutput, OnOutput, OutputTaker, taker_of
 from apexgpu.errors import MissingProgramError, ProgramTimeoutError
 from apexgpu.platforms.starting import background_flags, neutral_directory, own_group_flags
 from apexgpu.platforms.system import current
@@ -94,7 +94,7 @@ class Runner(Protocol):
         self,
         argv: Sequence[str],
         *,
-        on_line: Callable[[str], None] | None,
+        on_line: OnOutput | None,
         total: float | None,
         silence: float | None,
         output: int | None = None,
@@ -102,7 +102,7 @@ class Runner(Protocol):
         ready: "Readiness | None" = None,
         env: Mapping[str, str] | None = None,
     ) -> Completed:
-        """Run with an empty stdin, and call `on_line` with each line of stdout as it arrives.
+        """Run with an empty stdin, and pass the output on to `on_line` as it arrives.
 
         The program is killed after `total` seconds, after `silence` seconds without output, or if it is not `ready` in
         time; what it printed until then is returned, with `timed_out` set. If it prints more than `output` bytes it is
@@ -167,7 +167,7 @@ class LocalRunner:
         self,
         argv: Sequence[str],
         *,
-        on_line: Callable[[str], None] | None,
+        on_line: OnOutput | None,
         total: float | None,
         silence: float | None,
         output: int | None = None,
@@ -191,7 +191,7 @@ class LocalRunner:
         kept = BoundedOutput(output)
         streams = _Output(process, kept)
         try:
-            end = streams.read(on_line, total, silence, keeps_reading, ready)
+            end = streams.read(taker_of(on_line), total, silence, keeps_reading, ready)
         except BaseException:
             process.kill()
             process.wait()
@@ -356,7 +356,7 @@ class _Output:
 
     def read(
         self,
-        on_line: Callable[[str], None] | None,
+        taker: OutputTaker,
         total: float | None,
         silence: float | None,
         keeps_reading: bool,
@@ -365,7 +365,6 @@ class _Output:
         """Read until both streams end, a time limit comes first, or there is too much output."""
         if ready is not None and not self._await(ready):
             return _End.TIME_LIMIT
-        lines = LineSplitter(on_line)
         deadline = None if total is None else time.monotonic() + total
         open_streams = 2
         while open_streams:
@@ -386,10 +385,12 @@ class _Output:
                 open_streams -= 1
             add(data)
             if add == self._kept.add_out:
-                lines.feed(data)
+                taker.take_out(data)
+            else:
+                taker.take_err(data)
             if self._kept.is_full and not keeps_reading:
                 return _End.TOO_MUCH
-        lines.end()
+        taker.end()
         return _End.OF_STREAMS
 
     def _next_part(self, limit: float | None) -> "tuple[_Add, bytes]":

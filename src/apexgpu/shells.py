@@ -8,14 +8,17 @@ for outcome in result.outcomes:
     print(outcome.host.name, outcome.error or outcome.value.stdout)
 """
 
+import secrets
 import shlex
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from apexgpu import containers, manyhosts
-from apexgpu.errors import UsageError
+from apexgpu.boundedoutput import OutputTaker
+from apexgpu.errors import CommandLeftError, UsageError
 from apexgpu.manageshell import containershell, terminals
-from apexgpu.models import Host, Reply, Target
+from apexgpu.models import Host, Outcome, Reply, Target
 from apexgpu.results import HostResults, JsonObject, Result, exit_code_of
 from apexgpu.session import Session
 from apexgpu.ssh import sshoptions
@@ -27,6 +30,9 @@ _OUTPUT_OF_ALL = 1 << 26
 
 _LEAST_OUTPUT = 1 << 18
 """The same for each host, however many there are."""
+
+_STREAMED_OUTPUT = 1 << 12
+"""The same for each host where the output is passed on as it arrives."""
 
 
 def ssh_arguments(session: Session, host: Host) -> list[str]:
@@ -92,7 +98,7 @@ def ssh(
             message = "--json needs a command; it cannot be used with an interactive shell"
             raise UsageError(message, hint=hint)
         containers.ensure_running(session, host)
-        return _run(session, [host], line, limit=None)
+        return _run(session, [host], line, limit=None, receive=None)
     terminal = session.environment.get("TERM", "")
     output = containers.ensure_running(session, host, terminals.check_command(terminal))
     arguments = [
@@ -203,24 +209,196 @@ def run(
     *,
     everything: bool = False,
     limit: float | None = None,
+    receive: "MakeReceiver | None" = None,
 ) -> CommandOutputs:
     """Run a command line in the containers on the hosts that `patterns` name, all at once.
 
     `limit` is the time that it may take, in seconds; None is no limit. Stopped containers are not
-    started.
+    started. With `receive`, the output is passed on as it arrives, and the result is a
+    StreamedOutputs; without it, the result contains the output, with the middle of a very long one
+    left out.
+
+    A KeyboardInterrupt, and an OSError of the receiver, are raised after the command has been ended
+    in the containers. Those where this was not possible are reported.
     """
-    return _run(session, session.some_hosts(patterns, everything), command, limit=limit)
+    hosts = session.some_hosts(patterns, everything)
+    return _run(session, hosts, command, limit=limit, receive=receive)
+
+
+class OutputReceiver:
+    """What the output of `run` is passed on to. Its methods are called in many threads at once."""
+
+    def take(self, host: Host, data: bytes, *, is_error: bool) -> None:
+        """The command on `host` has printed this, on stderr if `is_error`. An OSError ends the run."""
+
+    def end(self, outcome: Outcome[CommandOutput]) -> None:
+        """The command on a host has ended, or could not be run."""
+
+
+MakeReceiver = Callable[[Sequence[Host]], OutputReceiver]
+"""Makes the receiver for the commands on some hosts."""
+
+
+class StreamedOutputs(CommandOutputs):
+    """What `run` returns where the output has been passed on: the exit statuses."""
 
 
 def _run(
-    session: Session, hosts: Sequence[Host], command: str, *, limit: float | None
+    session: Session,
+    hosts: Sequence[Host],
+    command: str,
+    *,
+    limit: float | None,
+    receive: MakeReceiver | None,
 ) -> CommandOutputs:
     output = max(_LEAST_OUTPUT, _OUTPUT_OF_ALL // max(1, len(hosts)))
+    receiver = OutputReceiver()
+    if receive is not None:
+        output = _STREAMED_OUTPUT
+        receiver = receive(hosts)
+    commands = _RunningCommands()
 
     def work(host: Host) -> CommandOutput:
-        reply = containershell.execute(session.transport, host, command, total=limit, output=output)
+        taker = _Taker(host, receiver, commands)
+        reply = containershell.stream(
+            session.transport,
+            host,
+            command,
+            total=limit,
+            mark=commands.mark(host),
+            taker=taker,
+            output=output,
+        )
         return CommandOutput(reply)
 
-    with session.reporter.working(f"running on {counted(len(hosts), 'host')}"):
-        outcomes = manyhosts.run(session, hosts, work)
-    return CommandOutputs(outcomes)
+    def end(outcome: Outcome[CommandOutput]) -> None:
+        commands.ended(outcome.host)
+        receiver.end(outcome)
+
+    try:
+        if receive is not None:
+            return StreamedOutputs(manyhosts.run(session, hosts, work, on_done=end))
+        with session.reporter.working(f"running on {counted(len(hosts), 'host')}"):
+            return CommandOutputs(manyhosts.run(session, hosts, work, on_done=end))
+    except KeyboardInterrupt:
+        _end_commands(session, commands)
+        raise
+    except _ReceiverFailed as exc:
+        _end_commands(session, commands)
+        raise exc.error from None
+
+
+class _ReceiverFailed(BaseException):
+    """The receiver can take no more output: nobody reads it (`| head`), or the disk is full.
+
+    A BaseException, because it is about the whole run: an Exception would be the error of one host.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _RunningCommands:
+    """On which hosts the command may be running, and the mark by which it is found there."""
+
+    def __init__(self) -> None:
+        self._token = secrets.token_hex(8)
+        self._lock = threading.Lock()
+        self._running: list[Host] = []
+        self._is_stopped = False
+
+    def mark(self, host: Host) -> str:
+        """The mark of the command on `host`. Each has its own: containers may see one another's processes."""
+        return f"{self._token}.{host.name}."
+
+    def starting(self, host: Host) -> None:
+        """The command is about to be sent to `host`. After `stop`, it must not be."""
+        with self._lock:
+            if self._is_stopped:
+                raise _StoppedBefore
+            if host not in self._running:
+                self._running.append(host)
+
+    def ended(self, host: Host) -> None:
+        """The command on `host` has ended."""
+        with self._lock:
+            if host in self._running:
+                self._running.remove(host)
+
+    def stop(self) -> list[Host]:
+        """Let the command start nowhere else. Returns the hosts on which it may be running."""
+        with self._lock:
+            self._is_stopped = True
+            return list(self._running)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called: nobody waits for output any more."""
+        return self._is_stopped
+
+
+class _StoppedBefore(BaseException):
+    """The run was ended before the command was sent to a host."""
+
+
+class _Taker(OutputTaker):
+    """Passes on the output of one host."""
+
+    def __init__(self, host: Host, receiver: OutputReceiver, commands: _RunningCommands) -> None:
+        self._host = host
+        self._receiver = receiver
+        self._commands = commands
+
+    def starting(self) -> None:
+        """See OutputTaker."""
+        self._commands.starting(self._host)
+
+    def take_out(self, data: bytes) -> None:
+        """See OutputTaker."""
+        self._pass_on(data, is_error=False)
+
+    def take_err(self, data: bytes) -> None:
+        """See OutputTaker."""
+        self._pass_on(data, is_error=True)
+
+    def _pass_on(self, data: bytes, *, is_error: bool) -> None:
+        if not data or self._commands.is_stopped:
+            return
+        try:
+            self._receiver.take(self._host, data, is_error=is_error)
+        except OSError as exc:
+            raise _ReceiverFailed(exc) from None
+
+
+def _end_commands(session: Session, commands: _RunningCommands) -> None:
+    """End the command wherever it may be running. Where this is not possible, report it."""
+    hosts = commands.stop()
+    if not hosts:
+        return
+
+    def work(host: Host) -> None:
+        containershell.stop_command(session.transport, host, commands.mark(host))
+
+    where = _names(hosts)
+    left = list(hosts)
+
+    def ended(outcome: Outcome[None]) -> None:
+        if outcome.error is None:
+            left.remove(outcome.host)
+        elif isinstance(outcome.error, CommandLeftError):
+            session.reporter.error(outcome.error, host=outcome.host.name)
+
+    try:
+        with session.reporter.working(f"ending the command on {where}"):
+            manyhosts.run(session, hosts, work, on_done=ended)
+    finally:
+        # Also after another Ctrl-C.
+        if left:
+            message = f"the command may still be running on {_names(left)}"
+            names = " ".join(host.name for host in left)
+            session.reporter.warn(message, hint=f"apexgpu exec {names} -- ps -fu {hosts[0].user}")
+
+
+def _names(hosts: Sequence[Host]) -> str:
+    return ", ".join(host.name for host in hosts)

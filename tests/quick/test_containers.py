@@ -148,6 +148,8 @@ class FirstContact:
             raise UnknownHostKeyError(Route(target, options), key)
         return Reply(0, "")
 
+    stream = run
+
 
 def test_new_host_keys_stay_an_error_while_nobody_can_accept_them(tmp_path: Path) -> None:
     known_hosts = tmp_path / "known_hosts"

@@ -4,11 +4,12 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from apexgpu.boundedoutput import OnOutput
 from apexgpu.errors import MissingProgramError, UnreachableError
 from apexgpu.process import Completed, Readiness
 from apexgpu.xserver import displayfacts
@@ -54,7 +55,7 @@ class Recorded:
         self,
         argv: Sequence[str],
         *,
-        on_line: Callable[[str], None] | None,
+        on_line: OnOutput | None,
         total: float | None,
         silence: float | None,
         output: int | None = None,

@@ -1,10 +1,11 @@
 """ssh's own words: which of them mean that a command may have been taken."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from apexgpu.boundedoutput import OnOutput
 from apexgpu.models import Host, Target
 from apexgpu.process import Completed, LocalRunner, Readiness
 from apexgpu.ssh import failures, opensshclient
@@ -64,7 +65,7 @@ def test_the_time_to_connect_is_not_taken_from_the_commands_own(
             self,
             argv: Sequence[str],
             *,
-            on_line: Callable[[str], None] | None,
+            on_line: OnOutput | None,
             total: float | None,
             silence: float | None,
             output: int | None = None,

@@ -1,13 +1,14 @@
 """What ssh is told, what its words mean, and the links beyond this machine: tables of recorded words and facts."""
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apexgpu.boundedoutput import OnOutput
 from apexgpu.errors import ApexError
 from apexgpu.models import Host
 from apexgpu.process import Completed, LocalRunner, Readiness
@@ -385,7 +386,7 @@ class Ssh(LocalRunner):
         self,
         argv: Sequence[str],
         *,
-        on_line: Callable[[str], None] | None,
+        on_line: OnOutput | None,
         total: float | None,
         silence: float | None,
         output: int | None = None,

@@ -697,7 +697,7 @@ def test_connections_prefer_a_master_and_never_send_once_commands_over_it(server
     asked: list[str] = []
 
     class Open:
-        def run(self, target: Target, command: str, *, limits: Limits) -> Reply | None:
+        def run(self, target: Target, command: str, *, limits: Limits, **_: object) -> Reply | None:
             asked.append(command)
             return Reply(0, "open")
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -12,6 +12,9 @@ from apexgpu.commands.invocation import Invocation
 from apexgpu.commands.table import GROUP_SYNONYMS
 from apexgpu.results import Result
 from apexgpu.session import Session
+
+if TYPE_CHECKING:
+    from apexgpu.shells import MakeReceiver
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -131,6 +134,14 @@ def output_bytes(ctx: typer.Context) -> Callable[[bytes], None] | None:
     """Return a function that passes on what a user's program printed; None when JSON is wanted."""
     invocation: Invocation = ctx.find_root().obj
     return None if invocation.screen.as_json else invocation.screen.raw_bytes
+
+
+def live_outputs(ctx: typer.Context) -> "MakeReceiver | None":
+    """Return what makes a receiver that shows the output of commands; None when JSON is wanted."""
+    invocation: Invocation = ctx.find_root().obj
+    if invocation.screen.as_json:
+        return None
+    return invocation.screen.live_outputs
 
 
 def output_line(ctx: typer.Context) -> Callable[[str], None]:

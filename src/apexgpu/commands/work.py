@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from apexgpu import shells
-from apexgpu.commands.options import AllHosts, Group, OneHost, session_of
+from apexgpu.commands.options import AllHosts, Group, OneHost, live_outputs, session_of
 from apexgpu.errors import UsageError
 from apexgpu.results import Result
 from apexgpu.session import Session
@@ -45,13 +45,23 @@ def execute(
         float | None, typer.Option(help="Seconds the command may take; no limit by default.")
     ] = None,
 ) -> Result:
-    """Run CMD in your containers on HOST..., and show the output of each.
+    """Run CMD in your containers on HOST..., and show the output while it arrives.
+
+    The output of one host is passed on as it is. That of several has the host's name in front of
+    every line. Ctrl-C ends the command in the containers too.
 
     Examples: apexgpu exec gpu7 gpu8 -- nvidia-smi -L · apexgpu exec --all -- 'df -h /SSD | tail -1'
     """
     session = session_of(ctx)
     hosts, command = _split(session, words or [], everything)
-    return shells.run(session, hosts, command, everything=everything, limit=limit)
+    return shells.run(
+        session,
+        hosts,
+        command,
+        everything=everything,
+        limit=limit,
+        receive=live_outputs(ctx),
+    )
 
 
 def _split(session: Session, words: Sequence[str], everything: bool) -> tuple[list[str], str]:

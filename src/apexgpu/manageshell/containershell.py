@@ -9,9 +9,11 @@ that does not exist.
 from dataclasses import dataclass, replace
 
 from apexgpu import readers
+from apexgpu.boundedoutput import OnLine, OutputTaker
 from apexgpu.errors import (
     ApexError,
     CommandKilledError,
+    CommandLeftError,
     DroppedError,
     PortRefusedError,
     UnansweredError,
@@ -21,10 +23,12 @@ from apexgpu.manageshell.manage import HostStatus
 from apexgpu.models import Host, Reply, Target
 from apexgpu.remote import disks, remotescript
 from apexgpu.ssh.failures import key_refused_error
-from apexgpu.ssh.transport import MOST_OUTPUT, Limits, OnLine, Transport
+from apexgpu.ssh.transport import MOST_OUTPUT, Limits, StreamingTransport, Transport
 
 _DIGITS = frozenset("0123456789")
 _SSH_FAILED = 255  # the exit status of `ssh` itself when the command has none
+# For `stop_command`: tenths of a second that a login shell may need to start a command, and that TERM gets.
+_START_TENTHS, _TERM_TENTHS = 20, 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,49 @@ def execute(
         return Reply(_SSH_FAILED, exc.seen, f"{exc.err}{exc.message}\n")
     except PortRefusedError as exc:
         raise _explain_refusal(transport, host, exc) from None
+
+
+def stream(
+    transport: StreamingTransport,
+    host: Host,
+    command: str,
+    *,
+    total: float | None,
+    mark: str,
+    taker: OutputTaker,
+    output: int,
+) -> Reply:
+    """As `execute`, and all of the output goes to `taker` as it arrives.
+
+    `mark`, a word, is put into the environment of the command, where `stop_command` finds it.
+    """
+    limits = Limits(total=total, silence=None, output=output, keeps_reading=True)
+    # A command of the login shell's own, whichever shell that is: sh, bash, zsh and fish have `export`.
+    line = f"export APEXGPU_EXEC={mark}; {command}"
+    try:
+        return transport.stream(Target(host, "container"), line, limits=limits, taker=taker)
+    except CommandKilledError as exc:
+        taker.take_err(f"{exc.message}\n".encode())
+        return Reply(_SSH_FAILED, exc.seen, f"{exc.err}{exc.message}\n")
+    except PortRefusedError as exc:
+        raise _explain_refusal(transport, host, exc) from None
+
+
+def stop_command(transport: Transport, host: Host, mark: str) -> None:
+    """End the processes of a command that `stream` started with `mark`.
+
+    CommandLeftError if some do not end.
+    """
+    arguments = [mark, str(_START_TENTHS), str(_TERM_TENTHS)]
+    program = remotescript.sh_command("run_processes.sh", "command_stop.sh", arguments=arguments)
+    reply = query_running(transport, host, program, limits=Limits(total=15))
+    answers = remotescript.answers(reply.out)
+    if not answers:
+        raise remotescript.no_answer_error(reply, host.name, hint=f"apexgpu ssh {host.name}")
+    kind, _, processes = answers[-1].partition(" ")
+    if kind == "left":
+        message = f"some processes do not end: {processes}"
+        raise CommandLeftError(message, hint=f"apexgpu exec {host.name} -- ps -fp {processes}")
 
 
 def _explain_refusal(transport: Transport, host: Host, refusal: PortRefusedError) -> ApexError:

@@ -7,8 +7,8 @@ document. rich is loaded only where a terminal shows something.
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from apexgpu.text import safe, safe_json, safe_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from apexgpu.shells import OutputReceiver
 
 _VERDICT_COLOURS = {
     "ok": "green",
@@ -147,14 +149,28 @@ class Screen:
     def raw_bytes(self, data: bytes) -> None:
         """Pass on a part of what a program of the user's printed, as it is."""
         with self.reporter.suspended():
-            self._out.flush()
-            binary = getattr(self._out, "buffer", None)
-            if binary is None:
-                self._out.write(data.decode("utf-8", "replace"))
-                self._out.flush()
-            else:
-                binary.write(data)
-                binary.flush()
+            _write_bytes(self._out, data)
+
+    def raw_error_bytes(self, data: bytes) -> None:
+        """As `raw_bytes`, for what the program printed on stderr."""
+        with self.reporter.suspended():
+            _write_bytes(self._err, data)
+
+    def output_lines(self, lines: Sequence[str]) -> None:
+        """Lines of a program of the user's, already safe, in one write: there may be very many."""
+        with self.reporter.suspended():
+            _write_text(self._out, lines)
+
+    def error_lines(self, lines: Sequence[str]) -> None:
+        """As `output_lines`, on stderr."""
+        with self.reporter.suspended():
+            _write_text(self._err, lines)
+
+    def live_outputs(self, hosts: Sequence[Host]) -> "OutputReceiver":
+        """What shows the output of commands on `hosts` while they run."""
+        from apexgpu.render.outputs import live_outputs
+
+        return live_outputs(self, hosts)
 
     # How it is written
 
@@ -238,6 +254,34 @@ def as_columns(columns: Sequence[Column] | Sequence[str]) -> list[Column]:
     if titles:
         return columns_of(titles)
     return [column for column in columns if isinstance(column, Column)]
+
+
+def _write_text(stream: IO[str], lines: Sequence[str]) -> None:
+    with _reader_gone():
+        stream.write("\n".join(lines) + "\n")
+        stream.flush()
+
+
+def _write_bytes(stream: IO[str], data: bytes) -> None:
+    with _reader_gone():
+        stream.flush()
+        binary = getattr(stream, "buffer", None)
+        if binary is None:
+            stream.write(data.decode("utf-8", "replace"))
+            stream.flush()
+        else:
+            binary.write(data)
+            binary.flush()
+
+
+@contextmanager
+def _reader_gone() -> Iterator[None]:
+    """Raise a BrokenPipeError without a number: one with EPIPE would end in typer, as a failure."""
+    try:
+        yield
+    except BrokenPipeError:
+        message = "nobody reads the output any more"
+        raise BrokenPipeError(message) from None
 
 
 def _accept_any_character(stream: IO[str]) -> None:

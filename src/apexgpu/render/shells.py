@@ -3,11 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from apexgpu.render.outputs import TAB
 from apexgpu.render.screen import Screen, reported_already
-from apexgpu.shells import CommandOutputs, SshSession
-
-TAB = "    "
-"""Stands for a tab, which would break the columns: the host's name is in front of every line."""
+from apexgpu.shells import CommandOutputs, SshSession, StreamedOutputs
 
 
 def show_outputs(result: CommandOutputs, screen: Screen) -> None:
@@ -45,4 +43,5 @@ def _warn_of_cuts(result: CommandOutputs, screen: Screen) -> None:
 VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {
     CommandOutputs: show_outputs,
     SshSession: reported_already,
+    StreamedOutputs: reported_already,
 }

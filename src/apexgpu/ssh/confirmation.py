@@ -12,6 +12,7 @@ then it is about this host.
 import threading
 from collections.abc import Callable
 
+from apexgpu.boundedoutput import OnOutput
 from apexgpu.errors import (
     AgentRefusedError,
     ApexError,
@@ -34,7 +35,7 @@ from apexgpu.ssh.identities import SkipReason
 from apexgpu.ssh.opensshclient import OpenSshClient
 from apexgpu.ssh.paramikoclient import ParamikoClient, Stage, UnconfirmedError
 from apexgpu.ssh.route import Route
-from apexgpu.ssh.transport import Limits, OnLine, OnLogin, UsedKey
+from apexgpu.ssh.transport import Limits, OnLogin, UsedKey
 from apexgpu.sshfiles.knownhosts import KnownHosts
 
 _LONGEST_WAIT = 0.5  # seconds
@@ -66,7 +67,7 @@ class ConfirmingClient:
         self._first: set[str] = set()
         self._finished: set[str] = set()
 
-    def run(self, route: Route, command: str, *, limits: Limits, on_line: OnLine | None) -> Reply:
+    def run(self, route: Route, command: str, *, limits: Limits, on_line: OnOutput | None) -> Reply:
         """See transport.Client."""
         if route.needs_openssh or self._history.prefers_openssh(route) or _has_markers(route):
             return self._openssh.run(route, command, limits=limits, on_line=on_line)
@@ -90,7 +91,7 @@ class ConfirmingClient:
         route: Route,
         command: str,
         limits: Limits,
-        on_line: OnLine | None,
+        on_line: OnOutput | None,
         unconfirmed: UnconfirmedError,
     ) -> Reply:
         """As `_confirm`, but where many hosts refuse at once, first one of them alone."""
@@ -133,7 +134,7 @@ class ConfirmingClient:
         route: Route,
         command: str,
         limits: Limits,
-        on_line: OnLine | None,
+        on_line: OnOutput | None,
         unconfirmed: UnconfirmedError,
     ) -> Reply:
         shown = None

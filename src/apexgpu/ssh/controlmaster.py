@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from apexgpu import ownprocesses
+from apexgpu.boundedoutput import OutputTaker
 from apexgpu.errors import ApexError, ConnectionLostError, DroppedError, UnansweredError
 from apexgpu.models import Reply, Target
 from apexgpu.ownprocesses import OwnProcess
@@ -65,7 +66,9 @@ class ControlMasters:
         self._agent_options = agent_options
         self._started = 0
 
-    def run(self, target: Target, command: str, *, limits: Limits) -> Reply | None:
+    def run(
+        self, target: Target, command: str, *, limits: Limits, taker: OutputTaker | None = None
+    ) -> Reply | None:
         """See transport.OpenConnections.run."""
         # A shell (no command) is not run over a master: a manage shell starts the container at a login.
         if self._directory is None or not command:
@@ -77,9 +80,12 @@ class ControlMasters:
             return None
         with connection:
             try:
-                if not connection.open_session(command, time.monotonic() + answer_limit):
+                taker = taker or OutputTaker()
+                if not connection.open_session(
+                    command, time.monotonic() + answer_limit, before_request=taker.starting
+                ):
                     return None
-                return _finish(connection, path, target, limits)
+                return _finish(connection, path, target, limits, taker)
             except muxclient.ERRORS:
                 # The master has lost its network. The next command need not wait for it.
                 muxclient.stop_listening(path, timeout=_STOP_LIMIT)
@@ -145,12 +151,16 @@ def _name_of(target: Target) -> str:
     return target.alias[:24]
 
 
-def _finish(connection: MuxConnection, path: Path, target: Target, limits: Limits) -> Reply:
+def _finish(
+    connection: MuxConnection, path: Path, target: Target, limits: Limits, taker: OutputTaker
+) -> Reply:
     """Wait for the command to end, and return its reply."""
     deadline = None
     if limits.total is not None:
         deadline = time.monotonic() + limits.total
-    output = connection.read_session(deadline, limits.output, keeps_reading=limits.keeps_reading)
+    output = connection.read_session(
+        deadline, limits.output, keeps_reading=limits.keeps_reading, taker=taker
+    )
     if output.timed_out:
         raise command_timeout_error(target, output.out)
     if output.too_much:

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from apexgpu.boundedoutput import BoundedOutput
+from apexgpu.boundedoutput import BoundedOutput, OutputTaker
 
 # Message types, named as in PROTOCOL.mux (MUX_MSG_…, MUX_C_… from the client, MUX_S_… from the server).
 _MUX_MSG_HELLO = 0x00000001
@@ -92,10 +92,20 @@ class MuxConnection:
         self._send(hello)
         return self._receive(deadline).startswith(hello)
 
-    def open_session(self, command: str, deadline: float) -> bool:
-        """Start `command` in a session without a terminal, with an empty stdin; whether the server accepted it."""
+    def open_session(
+        self,
+        command: str,
+        deadline: float,
+        *,
+        before_request: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Start `command` in a session without a terminal, with an empty stdin; whether the server accepted it.
+
+        `before_request` is called right before the master is asked for it.
+        """
         if not self.greet(deadline):
             return False
+        before_request()
         terminal = x11 = agent = subsystem = 0
         request = struct.pack(">II", _MUX_C_NEW_SESSION, _REQUEST_ID) + _string(b"")  # reserved
         request += struct.pack(">IIIII", terminal, x11, agent, subsystem, _NO_ESCAPE_CHARACTER)
@@ -106,19 +116,35 @@ class MuxConnection:
         return _type(self._receive(deadline)) == _MUX_S_SESSION_OPENED
 
     def read_session(
-        self, deadline: float | None, limit: int, *, keeps_reading: bool = False
+        self,
+        deadline: float | None,
+        limit: int,
+        *,
+        keeps_reading: bool = False,
+        taker: OutputTaker | None = None,
     ) -> SessionOutput:
         """Read both streams and the exit status until all three end, or until the deadline.
 
         A stream with more than `limit` bytes ends the session too; with `keeps_reading`, its middle is left out.
+        `taker` gets all of both streams.
         """
         assert self._stdout is not None  # noqa: S101 - open_session made the pipes
         assert self._stderr is not None  # noqa: S101 - open_session made the pipes
         output = BoundedOutput(limit)
         messages = BoundedOutput(_LONGEST_MESSAGE)
+        taker = taker or OutputTaker()
+
+        def take_out(data: bytes) -> None:
+            output.add_out(data)
+            taker.take_out(data)
+
+        def take_err(data: bytes) -> None:
+            output.add_err(data)
+            taker.take_err(data)
+
         takers = {
-            self._stdout: output.add_out,
-            self._stderr: output.add_err,
+            self._stdout: take_out,
+            self._stderr: take_err,
             self._socket.fileno(): messages.add_out,
         }
 
@@ -126,6 +152,7 @@ class MuxConnection:
             return messages.is_full or (output.is_full and not keeps_reading)
 
         timed_out = not _read_all(takers, deadline, is_too_much)
+        taker.end()
         exit_status = _exit_status(messages.out)
         return SessionOutput(
             output.out_text,

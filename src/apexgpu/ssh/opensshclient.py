@@ -4,6 +4,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from apexgpu.boundedoutput import OnOutput, taker_of
 from apexgpu.errors import (
     ApexError,
     ConfigError,
@@ -36,7 +37,7 @@ from apexgpu.ssh.history import ConnectionHistory
 from apexgpu.ssh.hostkeys import known_hosts_name
 from apexgpu.ssh.route import Route, config_arguments, target_arguments
 from apexgpu.ssh.sshlog import SshLog
-from apexgpu.ssh.transport import Limits, OnLine, OnLogin, UsedKey
+from apexgpu.ssh.transport import Limits, OnLogin, UsedKey
 from apexgpu.sshfiles.agentquery import Agents, AgentState
 from apexgpu.sshfiles.keyfiles import read_text
 from apexgpu.sshfiles.knownhosts import KnownHosts
@@ -97,7 +98,7 @@ class OpenSshClient:
         command: str,
         *,
         limits: Limits,
-        on_line: OnLine | None,
+        on_line: OnOutput | None,
         host_key: PublicKey | None = None,
     ) -> Reply:
         """See transport.Client. `host_key` is the key that the target showed before, if it was seen."""
@@ -109,6 +110,8 @@ class OpenSshClient:
         total = None
         if limits.total is not None:
             total = login_limit + limits.total
+        taker = taker_of(on_line)
+        taker.starting()
         with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
             # ssh's messages go to a file (-E), so that they cannot be confused with the command's stderr.
             file = Path(directory) / "log"
@@ -116,7 +119,7 @@ class OpenSshClient:
             ready = Readiness(lambda: sshlog.is_authenticated(_read(file)), login_limit)
             completed = self._runner.stream(
                 arguments,
-                on_line=on_line,
+                on_line=taker,
                 total=total,
                 silence=limits.silence,
                 output=limits.output,

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from apexgpu.boundedoutput import BoundedOutput, LineSplitter
+from apexgpu.boundedoutput import BoundedOutput, OnOutput, OutputTaker, taker_of
 from apexgpu.errors import (
     ApexError,
     ConnectionClosedError,
@@ -50,7 +50,7 @@ from apexgpu.ssh.history import ConnectionHistory
 from apexgpu.ssh.hostkeys import known_hosts_name
 from apexgpu.ssh.identities import AgentSignError, Identities, Offer, SkipReason, load_paramiko
 from apexgpu.ssh.route import Route
-from apexgpu.ssh.transport import Limits, OnLine, OnLogin, UsedKey
+from apexgpu.ssh.transport import Limits, OnLogin, UsedKey
 from apexgpu.sshfiles.agentquery import AgentState
 from apexgpu.sshfiles.knownhosts import KnownHosts
 
@@ -111,7 +111,7 @@ class ParamikoClient:
         self._history = history or ConnectionHistory()
         self._on_login = on_login
 
-    def run(self, route: Route, command: str, *, limits: Limits, on_line: OnLine | None) -> Reply:
+    def run(self, route: Route, command: str, *, limits: Limits, on_line: OnOutput | None) -> Reply:
         """See transport.Client. Without OpenSSH's confirmation of failures."""
         try:
             return self.attempt(route, command, limits=limits, on_line=on_line)
@@ -119,7 +119,7 @@ class ParamikoClient:
             raise exc.error from None
 
     def attempt(
-        self, route: Route, command: str, *, limits: Limits, on_line: OnLine | None
+        self, route: Route, command: str, *, limits: Limits, on_line: OnOutput | None
     ) -> Reply:
         """As `run`, but UnconfirmedError for every failure that OpenSSH has to confirm."""
         deadline = time.monotonic() + limits.connect
@@ -128,13 +128,15 @@ class ParamikoClient:
                 channel = transport.open_session(timeout=_seconds_until(deadline))
                 channel.settimeout(limits.connect)
                 data_arrived = _watch(channel)
+            taker = taker_of(on_line)
+            taker.starting()
             with _errors_while_sending_the_command(route.target):
                 if command:
                     channel.exec_command(command)
                 else:
                     channel.invoke_shell()
                 channel.shutdown_write()
-            return _read(channel, data_arrived, route.target, limits, on_line)
+            return _read(channel, data_arrived, route.target, limits, taker)
 
     @contextlib.contextmanager
     def _connected(self, route: Route, deadline: float) -> Iterator["paramiko.Transport"]:
@@ -408,11 +410,10 @@ def _read(
     data_arrived: _DataArrived,
     target: Target,
     limits: Limits,
-    on_line: OnLine | None,
+    taker: OutputTaker,
 ) -> Reply:
     """Read both streams until the command has ended."""
     output = BoundedOutput(limits.output)
-    lines = LineSplitter(on_line)
     deadline = None if limits.total is None else time.monotonic() + limits.total
     while True:
         data_arrived.reset()
@@ -422,9 +423,11 @@ def _read(
         if channel.recv_ready():
             data = channel.recv(_CHUNK)
             output.add_out(data)
-            lines.feed(data)
+            taker.take_out(data)
         if channel.recv_stderr_ready():
-            output.add_err(channel.recv_stderr(_CHUNK))
+            data = channel.recv_stderr(_CHUNK)
+            output.add_err(data)
+            taker.take_err(data)
         if output.is_full and not limits.keeps_reading:
             raise too_much_output_error(target, limits.output)
         has_more = channel.recv_ready() or channel.recv_stderr_ready()
@@ -437,7 +440,7 @@ def _read(
         arrived = has_more or data_arrived.wait_within(timeout)
         if not arrived or (deadline is not None and time.monotonic() >= deadline):
             raise command_timeout_error(target, output.out_text)
-    lines.end()
+    taker.end()
     reply = Reply(channel.exit_status, output.out_text, output.err_text, output.is_full)
     if reply.code < 0:
         raise _no_status_error(channel, target, reply)

@@ -18,14 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from apexgpu.boundedoutput import OnLine as OnLine
+from apexgpu.boundedoutput import OnOutput, OutputTaker
 from apexgpu.errors import LoginError, UnansweredError
 from apexgpu.models import Host, Reply, Target
 from apexgpu.process import Runner
 from apexgpu.ssh import route as routes
 from apexgpu.ssh.route import Route
-
-OnLine = Callable[[str], None]
-"""Receives each line of a command's stdout as it arrives."""
 
 _LEAST_LIMIT = 1.0  # seconds that a new connection gets in any case
 
@@ -92,10 +91,18 @@ class Transport(Protocol):
         ...
 
 
+class StreamingTransport(Transport, Protocol):
+    """A transport that can pass on the output of a command while it runs."""
+
+    def stream(self, target: Target, command: str, *, limits: Limits, taker: OutputTaker) -> Reply:
+        """As `run`, and `taker` gets all of the output; the reply has what `limits` let it keep."""
+        ...
+
+
 class Client(Protocol):
     """An SSH client that makes a new connection for each command."""
 
-    def run(self, route: Route, command: str, *, limits: Limits, on_line: OnLine | None) -> Reply:
+    def run(self, route: Route, command: str, *, limits: Limits, on_line: OnOutput | None) -> Reply:
         """Connect, log in, run the command, disconnect."""
         ...
 
@@ -103,7 +110,9 @@ class Client(Protocol):
 class OpenConnections(Protocol):
     """Connections that stay open between commands, also between runs of apexgpu."""
 
-    def run(self, target: Target, command: str, *, limits: Limits) -> Reply | None:
+    def run(
+        self, target: Target, command: str, *, limits: Limits, taker: OutputTaker | None = None
+    ) -> Reply | None:
         """Run the command over the open connection. None if there is none, and the command did not start.
 
         Raises UnansweredError if the connection took the command but did not confirm that it started.
@@ -155,18 +164,15 @@ class Connections:
         if target.role != "container":
             # A manage command that changes something must not be cut off, whatever it prints.
             limits = replace(limits, output=_MOST_MANAGE_OUTPUT, keeps_reading=once)
-        if target.port == 0:
-            message = f"IAM has no port for {target.user} yet, so there is no container on {target.host.name}"
-            raise LoginError(message, hint="apexgpu login")
-        # A client of a ControlMaster collects the output; it does not pass on lines as they arrive.
+        _check_port(target)
+        # Whoever waits for lines waits for long: a connection of its own is checked for life meanwhile.
         if self.open_connections is not None and not once and on_line is None:
             began = time.monotonic()
             reply = self._over_open_connection(self.open_connections, target, command, limits)
             if reply is not None:
                 return reply
             # The time for an open connection that does not answer is a part of the user's limit.
-            time_left = limits.connect - (time.monotonic() - began)
-            limits = replace(limits, connect=max(min(_LEAST_LIMIT, limits.connect), time_left))
+            limits = _without_time_since(began, limits)
         reply = self._over_new_connection(target, command, limits, on_line)
         if self.open_connections is not None:
             if not self._is_recognised(target, reply):
@@ -175,8 +181,23 @@ class Connections:
                 self.open_connections.open_in_background(target)
         return reply
 
+    def stream(self, target: Target, command: str, *, limits: Limits, taker: OutputTaker) -> Reply:
+        """See StreamingTransport.stream. For commands in a container."""
+        limits = replace(limits, connect=self.limits.connect)
+        _check_port(target)
+        if self.open_connections is not None:
+            began = time.monotonic()
+            reply = self.open_connections.run(target, command, limits=limits, taker=taker)
+            if reply is not None:
+                return reply
+            limits = _without_time_since(began, limits)
+        reply = self._over_new_connection(target, command, limits, taker)
+        if self.open_connections is not None:
+            self.open_connections.open_in_background(target)
+        return reply
+
     def _over_new_connection(
-        self, target: Target, command: str, limits: Limits, on_line: OnLine | None
+        self, target: Target, command: str, limits: Limits, on_line: OnOutput | None
     ) -> Reply:
         route = self.route(target)
         return self.client_for(route).run(route, command, limits=limits, on_line=on_line)
@@ -234,3 +255,17 @@ class Connections:
             with self._lock:
                 self._routes[target] = route
         return route
+
+
+def _check_port(target: Target) -> None:
+    if target.port == 0:
+        message = (
+            f"IAM has no port for {target.user} yet, so there is no container on {target.host.name}"
+        )
+        raise LoginError(message, hint="apexgpu login")
+
+
+def _without_time_since(began: float, limits: Limits) -> Limits:
+    """Limits for connecting after an attempt that began at `began`, a value of `time.monotonic`."""
+    time_left = limits.connect - (time.monotonic() - began)
+    return replace(limits, connect=max(min(_LEAST_LIMIT, limits.connect), time_left))
