@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from apexgpu.errors import ApexError, DeclinedError
 from apexgpu.platforms.console import symbols
 from apexgpu.platforms.system import current
-from apexgpu.tables import aligned, columns_of, fit, natural_widths
+from apexgpu.tables import aligned, columns_of, lay_out
 from apexgpu.text import duration, safe, size
 
 if TYPE_CHECKING:
@@ -453,7 +453,7 @@ class TerminalReporter(PlainReporter):
         from apexgpu.render.richtables import table
 
         columns = columns_of(titles)
-        layout = fit(columns, natural_widths(columns, rows), self.console.width - INDENT)
+        layout = lay_out(columns, rows, self.console.width - INDENT)
         with self.suspended():
             self.console.print(Padding(table(columns, rows, layout), (0, 0, 0, INDENT)))
 

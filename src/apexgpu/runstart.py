@@ -20,7 +20,14 @@ from pathlib import Path, PurePosixPath
 from apexgpu import containers, gpus, manyhosts, shells
 from apexgpu.detached import containerruns, runnotes
 from apexgpu.detached.containerruns import GpuCandidate, GpuTakenError, Run, RunRequest, RunState
-from apexgpu.errors import DroppedError, NotRegisteredError, RefusedError, StoppedError, UsageError
+from apexgpu.errors import (
+    ApexError,
+    DroppedError,
+    NotRegisteredError,
+    RefusedError,
+    StoppedError,
+    UsageError,
+)
 from apexgpu.gpus import GIB
 from apexgpu.models import Host, Target
 from apexgpu.nvidia import query
@@ -350,21 +357,41 @@ def _send_start(session: Session, host: Host, request: RunRequest) -> GpuCandida
     def begin(target: Host) -> GpuCandidate | None:
         try:
             return containerruns.start(session.transport, target, request)
-        except DroppedError:
-            # The start may have got through. The run's own id tells.
-            for run in containerruns.list_runs(session.transport, target, [request.name]):
-                if run.id == request.id:
-                    return _candidate(request, run.uuid)
-            raise
+        except DroppedError as exc:
+            return _find_started(session, target, request, exc)
 
-    with session.reporter.working(f"starting {request.name} on {host.name}"):
-        (outcome,) = manyhosts.run(session, [host], begin)
+    try:
+        with session.reporter.working(f"starting {request.name} on {host.name}"):
+            (outcome,) = manyhosts.run(session, [host], begin)
+    except KeyboardInterrupt:
+        # The container may have the command already, and finishes the start without us.
+        session.reporter.warn(
+            f"{request.name} may have started on {host.name}", hint=f"apexgpu runs {host.name}"
+        )
+        raise
     if isinstance(outcome.error, StoppedError):
         containers.offer_start(session, host)
         (outcome,) = manyhosts.run(session, [host], begin)
     if outcome.error is not None:
         raise outcome.error
     return outcome.value
+
+
+def _find_started(
+    session: Session, host: Host, request: RunRequest, lost: DroppedError
+) -> GpuCandidate | None:
+    """The GPU of a run whose start was sent without an answer; the run's own id shows that it started.
+
+    Raises the error of the start if the run cannot be seen: it may still be starting.
+    """
+    try:
+        for run in containerruns.list_runs(session.transport, host, [request.name]):
+            if run.id == request.id:
+                return _candidate(request, run.uuid)
+    except ApexError:
+        pass  # the connection is still lost
+    message = f"{lost.message}; {request.name} may have started on {host.name}"
+    raise lost.with_message(message, hint=f"apexgpu runs {host.name}")
 
 
 def _candidate(request: RunRequest, uuid: str) -> GpuCandidate | None:

@@ -19,12 +19,14 @@ GAP = 2
 class Column:
     """One column. `least` is the width down to which it may be shortened; None: it is never shortened.
 
-    Columns with a lower `keep` are shortened and dropped first. A column without one is never dropped.
+    Columns with a lower `keep` are shortened and dropped first. A column without one is never dropped. An `optional`
+    column is left out where no row has anything in it.
     """
 
     title: str
     least: int | None = None
     keep: int | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,26 @@ def natural_widths(columns: Sequence[Column], rows: Sequence[Row]) -> list[int]:
     return widths
 
 
-def fit(columns: Sequence[Column], widths: Sequence[int], room: int) -> TableLayout:
-    """Choose what is shown of `columns`, `widths` wide in full, in `room` cells."""
-    shown = list(range(len(columns)))
+def lay_out(columns: Sequence[Column], rows: Sequence[Row], room: int) -> TableLayout:
+    """Choose what is shown of a table in `room` cells."""
+    shown = []
+    for index, column in enumerate(columns):
+        if not column.optional or any(row[index] for row in rows):
+            shown.append(index)
+    return fit(columns, natural_widths(columns, rows), room, shown)
+
+
+def fit(
+    columns: Sequence[Column],
+    widths: Sequence[int],
+    room: int,
+    considered: Sequence[int] | None = None,
+) -> TableLayout:
+    """Choose what is shown of `columns`, `widths` wide in full, in `room` cells.
+
+    `considered` are the indexes of those that may be shown; None: all.
+    """
+    shown = list(range(len(columns)) if considered is None else considered)
     dropped: list[str] = []
     while True:
         layout = _shortened(columns, {index: widths[index] for index in shown}, room)

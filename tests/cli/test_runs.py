@@ -13,8 +13,17 @@ from typing import Any
 
 import pytest
 
+from apexgpu import ownprocesses
+from apexgpu.detached import containerruns
+from apexgpu.detached.containerruns import RunRequest
+from apexgpu.errors import ConnectionLostError
+from apexgpu.models import Host
+from apexgpu.ownprocesses import OwnProcess
+from apexgpu.ssh import controlmaster
+from apexgpu.ssh.transport import Transport
 from apexgpu_lab.inprocess import Lab, running
 from apexgpu_lab.labstate import LabState
+from tests.cli.killing import mortal_runs
 from tests.cli.product import Product, product_of
 from tests.waiting import until
 
@@ -267,3 +276,103 @@ def test_an_interrupted_follow_leaves_the_run_alone(product: Product, lab: Lab) 
     assert process.returncode == 130
     assert "one keeps running on gpu2" in err
     assert only(product, "one")["state"] == "running"
+
+
+def test_an_interrupted_start_is_reported_as_a_run_that_may_exist(
+    product: Product, lab: Lab
+) -> None:
+    def home(state: LabState) -> Path:
+        container = state.host("gpu2").accounts["alice"].container
+        assert container is not None
+        return container.home
+
+    # The start-up files of the login shell keep the start busy until we have pressed Ctrl-C.
+    directory = lab.call(home)
+    (directory / ".profile").write_text("touch started; sleep 5\n")
+    (directory / ".bash_profile").write_text("touch started; sleep 5\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "apexgpu", "run", "gpu2", "--name", "one", "--", "sleep 1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
+    until((directory / "started").exists)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "one may have started on gpu2" in err
+    assert " hint: apexgpu runs gpu2" in err
+    until(lambda: only(product, "one")["state"] == "running")
+
+
+def test_a_start_without_an_answer_is_looked_for(
+    product: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = containerruns.start
+
+    def lose(transport: Transport, host: Host, request: RunRequest) -> None:
+        if request.command != "never":
+            begin(transport, host, request)
+        raise ConnectionLostError(f"the connection to {host.name} was lost")
+
+    monkeypatch.setattr(containerruns, "start", lose)
+    assert product("run", "gpu2", "--name", "one", "--", "sleep 1000") == 0, product.err
+    assert only(product, "one")["state"] == "running"
+    assert product("run", "gpu2", "--name", "two", "--", "never") == 5
+    assert "two may have started on gpu2" in product.err
+    assert " hint: apexgpu runs gpu2" in product.err
+
+
+def test_killed_at_each_write_of_a_run_it_either_runs_or_does_not(
+    product: Product, lab: Lab, tmp_path: Path
+) -> None:
+    places = (
+        lab.environment["APEXGPU_STATE_DIR"],
+        lab.environment["APEXGPU_CONFIG_DIR"],
+        os.environ["HOME"],
+    )
+    words = ("run", "gpu2", "--env", "A=b", "--name")
+    with mortal_runs(tmp_path / "report", places) as mortals:
+        _, code, events, err = mortals.run(*words, "whole", "--", "sleep 1000")
+        assert code == 0, err
+        assert events
+        for last in range(1, len(events) + 1):
+            name = f"run-{last}"
+            killed, *_ = mortals.run(*words, name, "--", "sleep 1000", last=last)
+            assert killed
+            runs = {run["name"]: run["state"] for run in product.json("runs")["runs"]}
+            assert runs.get(name, "running") == "running"
+            # The same again: either it is there, or it starts now.
+            code = product(*words, name, "--", "sleep 1000")
+            assert code == (6 if name in runs else 0), product.err
+            assert only(product, name)["state"] == "running"
+            assert product("runs", "stop", name) == 0
+            assert only(product, name)["state"] == "killed"
+
+
+@pytest.mark.openssh
+def test_a_silent_host_is_an_error_although_a_connection_to_it_is_open(
+    product: Product, lab: Lab
+) -> None:
+    """The open connection may still reach the host, but the container is not stopped."""
+    settings = Path(lab.environment["APEXGPU_CONFIG_DIR"]) / "config.toml"
+    settings.write_text("keep_connections = true\n")
+
+    def masters() -> list[OwnProcess]:
+        found = [one.process for one in controlmaster.list_open() if not one.starts_others]
+        return [process for process in found if process.argv[-1].startswith("gpu2")]
+
+    def are_open() -> bool:
+        product("status")
+        product("runs")
+        return len(masters()) == len(("gpu2", "gpu2-manage"))
+
+    until(are_open)
+    to_container = [process for process in masters() if process.argv[-1] == "gpu2"]
+    assert ownprocesses.end(to_container, grace=5) == []
+    lab.fault("gpu2", "silent")
+    assert product("runs", "--timeout", "2") == 3
+    assert "gpu2" in product.err
+    assert "does not answer" in product.err
+    assert "stopped" not in product.out + product.err

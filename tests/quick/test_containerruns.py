@@ -2,10 +2,12 @@
 
 import base64
 import contextlib
+import fcntl
 import os
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -245,15 +247,55 @@ def test_starts_at_the_same_time_never_share_a_gpu(shell: Shell) -> None:
     assert ends == [RunState.DONE] * started
 
 
+def test_members_that_start_at_the_same_time_never_share_a_gpu(tmp_path: Path) -> None:
+    (tmp_path / "SSD").mkdir()
+    members = [member(tmp_path, name) for name in ("alice", "bob")]
+    # As above; both members note their GPUs in the same place.
+    taken = f"{tmp_path}/taken-$CUDA_VISIBLE_DEVICES"
+    command = f"mkdir {taken} || exit 9; sleep 0.2; rmdir {taken}"
+
+    def attempt(number: int) -> bool:
+        try:
+            begin(members[number % 2], f"run-{number}", command, gpus=GPUS)
+        except GpuTakenError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        started = sum(pool.map(attempt, range(16)))
+    assert started >= len(GPUS)
+
+    def runs() -> list[Run]:
+        return [run for shell in members for run in containerruns.list_runs(shell, HOST)]
+
+    until(lambda: not any(run.is_running for run in runs()))
+    assert [run.state for run in runs()] == [RunState.DONE] * started
+
+
+def test_a_killed_run_gives_its_gpu_back_within_a_second(tmp_path: Path) -> None:
+    (tmp_path / "SSD").mkdir()
+    alice = member(tmp_path, "alice")
+    begin(alice, "train", "sleep 1000 & sleep 1000", gpus=GPUS[:1])
+    with (tmp_path / "SSD/.apexgpu-gpus/GPU-aa").open("rb") as lock:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.killpg(leader(alice, "train"), signal.SIGKILL)
+        killed = time.monotonic()
+        fcntl.flock(lock, fcntl.LOCK_EX)  # waits for the kernel, and for nobody else
+        assert time.monotonic() - killed < 1
+
+
+def member(directory: Path, name: str) -> Shell:
+    """A member whose container has a home of its own, and the disk that all containers of the host share."""
+    (directory / name).mkdir()
+    shared = str(directory / "SSD")
+    return Shell(directory / name, edit=lambda command: command.replace("/SSD", shared))
+
+
 def test_a_lock_works_between_members_and_is_shown_to_them(tmp_path: Path) -> None:
     shared = tmp_path / "SSD"
     shared.mkdir()
-
-    def member(name: str) -> Shell:
-        (tmp_path / name).mkdir()
-        return Shell(tmp_path / name, edit=lambda command: command.replace("/SSD", str(shared)))
-
-    alice, bob = member("alice"), member("bob")
+    alice, bob = member(tmp_path, "alice"), member(tmp_path, "bob")
     assert gpu_locks(bob) == []
     assert begin(alice, "train", "sleep 1000", gpus=GPUS[:1]) == GPUS[0]
     assert gpu_locks(bob) == ["@lock GPU-aa alice train"]
@@ -364,6 +406,64 @@ def test_a_log_is_kept_within_limits_and_can_be_followed_all_the_same(shell: She
     assert kept.endswith(b"60000-abcdefghij\n")
     assert kept == b"".join(part.read_bytes() for part in parts)
     assert log(small, "one", offset=run.log_bytes - 17) == b"60000-abcdefghij\n"
+
+
+def test_a_log_without_newlines_is_kept_within_limits(shell: Shell) -> None:
+    """With APEXGPU_LONG_TESTS, 5 GiB and the real limits."""
+    small, total, largest_part = shell, 5 << 30, 16 << 20
+    if "APEXGPU_LONG_TESTS" not in os.environ:
+        total, largest_part = 64 << 20, 1 << 20
+        small = Shell(
+            shell.home,
+            edit=lambda command: command.replace("largest_part=16777216", "largest_part=1048576"),
+        )
+    begin(small, "one", f"head -c {total} /dev/zero | tr '\\0' '\\245'; printf end")
+    until(lambda: not find(small, "one").is_running, limit=600)
+    run = find(small, "one")
+    assert (run.state, run.log_bytes) == (RunState.DONE, total + 3)
+    assert run.last_line.endswith("end")
+    assert len(run.last_line) < 10_000
+    parts = sorted((shell.home / ".cache/apexgpu/runs/one").glob("log.*"))
+    # A part is looked at when 4 MiB more have been written to it.
+    assert sum(part.stat().st_size for part in parts) <= 9 * (largest_part + (4 << 20))
+    assert log(small, "one", offset=run.log_bytes - 5) == b"\245\245end"
+
+
+@pytest.fixture
+def full_disk(shell: Shell) -> Iterator[Path]:
+    """The runs of `shell` are on a disk of 400 KiB; its directory."""
+    runs = shell.home / ".cache/apexgpu/runs"
+    runs.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "apexgpu-test", runs], check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    yield runs
+    for run in containerruns.list_runs(shell, HOST):
+        containerruns.stop(shell, HOST, run, grace=0)
+    subprocess.run(["umount", "-l", runs], check=True)
+
+
+def test_on_a_disk_that_becomes_full_the_command_goes_on_and_its_end_is_known(
+    shell: Shell, full_disk: Path
+) -> None:
+    begin(shell, "one", "head -c 2000000 /dev/zero; echo done >$HOME/proof; exit 3")
+    run = ended(shell, "one")
+    assert (run.state, run.exit) == (RunState.FAILED, 3)
+    assert (shell.home / "proof").read_text() == "done\n"
+    assert 0 < run.log_bytes < 400 * 1024
+
+
+def test_on_a_full_disk_nothing_is_started_and_nothing_is_left(
+    shell: Shell, full_disk: Path
+) -> None:
+    with contextlib.suppress(OSError):
+        (full_disk / "filler").write_bytes(bytes(500 * 1024))
+    with pytest.raises(RefusedError) as caught:
+        begin(shell, "one", "true")
+    assert caught.value.code == "no_space"
+    assert [path.name for path in full_disk.iterdir()] == ["filler"]
 
 
 def test_the_last_lines_of_a_log(shell: Shell) -> None:

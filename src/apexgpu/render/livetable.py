@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from apexgpu.models import Host, Outcome
 from apexgpu.reporter import HostRows
-from apexgpu.tables import Column, Row, aligned, fit, natural_widths
+from apexgpu.tables import Column, Row, aligned, lay_out, natural_widths
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -152,7 +152,7 @@ class _DrawnRows(_Rows):
         if not _fits(len(rows) + lines_above) and view.compact is not None:
             view = view.compact
             rows = self._all_rows(view)
-        layout = fit(view.columns, natural_widths(view.columns, rows), self._screen.console.width)
+        layout = lay_out(view.columns, rows, self._screen.console.width)
         return table(view.columns, rows, layout, view.styles), layout.dropped
 
 

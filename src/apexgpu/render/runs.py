@@ -25,13 +25,13 @@ from apexgpu.text import counted, duration, size
 _COLUMNS = (
     Column("NAME", least=12),
     Column("HOST"),
-    Column("GPU", keep=4),
+    Column("GPU", keep=4, optional=True),
     Column("STATE"),
     Column("SINCE", keep=5),
-    Column("CPU", keep=1),
-    Column("MEMORY", keep=0),
-    Column("GPU MEMORY", keep=2),
-    Column("LAST LINE", least=10, keep=3),
+    Column("CPU", keep=1, optional=True),
+    Column("MEMORY", keep=0, optional=True),
+    Column("GPU MEMORY", keep=2, optional=True),
+    Column("LAST LINE", least=10, keep=3, optional=True),
 )
 _LATE_WIDTHS = (24, 0, 3, len("failed 127"), len("23 h 59 min"), 5, 9, 10, 0)
 _STATE = 3

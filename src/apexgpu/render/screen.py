@@ -17,7 +17,7 @@ from apexgpu.models import Finding, Host
 from apexgpu.platforms.console import understands_escape_codes
 from apexgpu.reporter import HostRows, PlainReporter, Reporter, TerminalReporter
 from apexgpu.results import JsonObject, Result, envelope
-from apexgpu.tables import Column, Row, aligned, columns_of, fit, natural_widths
+from apexgpu.tables import Column, Row, aligned, columns_of, lay_out
 from apexgpu.text import safe, safe_json, safe_lines
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Screen:
     ) -> None:
         from apexgpu.render.richtables import table
 
-        layout = fit(columns, natural_widths(columns, rows), self.console.width)
+        layout = lay_out(columns, rows, self.console.width)
         with self.reporter.suspended():
             self.console.print(table(columns, rows, layout, styles))
         if layout.dropped:

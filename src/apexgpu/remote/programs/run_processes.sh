@@ -7,7 +7,7 @@
 #   identity    "SESSION START CONTAINER": the process number and the start time of the session's leader, and when the
 #               container came up. A process number alone proves nothing: it may belong to another process by now.
 #   begun       exists once the command was about to be executed
-#   ended       "STATUS SECONDS": exit status of the command and the time of its end
+#   ended       "STATUS SECONDS": exit status of the command and the time of its end (the first line; blanks follow)
 #   stop        exists if somebody asked for the end of the run
 #   log.OFFSET  a part of the log; OFFSET is how many bytes came before it
 runs=$HOME/.cache/apexgpu/runs

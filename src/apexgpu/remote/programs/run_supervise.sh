@@ -15,6 +15,8 @@ read -r line <"/proc/$$/stat"
 set -- "$1" "$2" "$3" ${line##*) }
 # A run that nobody could find again is not started: the disk may be full.
 printf '%s\n' "$$ ${23} $3" >"$run/identity.new" && mv "$run/identity.new" "$run/identity" || exit
+# The room for the end is taken now: the disk may be full by then, and what cannot be written would look like a kill.
+printf '%63s\n' '' >"$run/ended.new"
 APEXGPU_RUN=$2
 export APEXGPU_RUN
 
@@ -123,4 +125,4 @@ while kill -0 "$keeper" 2>/dev/null && [ "$waited" -lt 20 ]; do
 done
 # A signal that nobody asked for is the end of the container, which is no end of the command's own.
 if [ -n "$signalled" ] && [ ! -e "$run/stop" ]; then exit; fi
-printf '%s\n' "$status $ended" >"$run/ended.new" && mv "$run/ended.new" "$run/ended"
+printf '%s\n' "$status $ended" 1<>"$run/ended.new" && mv "$run/ended.new" "$run/ended"
