@@ -1,4 +1,7 @@
-"""SIGKILL at every note that snapshot, recover and rebuild make of where they are: the next command goes on."""
+"""SIGKILL at every note that snapshot, recover and rebuild make of where they are: the next command goes on.
+
+CI kills at every second note, the longer run at each; see tests/longruns.py.
+"""
 
 import os
 from collections.abc import Iterator
@@ -8,13 +11,13 @@ import pytest
 
 from tests.cli.backups import Scene, digest, plain_ssh, saved, thesis
 from tests.cli.killing import Mortals, mortal_runs
+from tests.longruns import one_in
 
 pytestmark = [
     pytest.mark.openssh,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork"),
     pytest.mark.timeout(600),  # dozens of whole commands, one after the other
 ]
-HALVES = pytest.mark.parametrize("half", [0, 1])
 
 
 @pytest.fixture
@@ -51,13 +54,12 @@ def assert_well(scene: Scene, first: str) -> None:
     assert not scene.hosts("status")["gpu2"]["interrupted"]
 
 
-@HALVES
-def test_a_snapshot_killed_at_every_note(scene: Scene, mortals: Mortals, half: int) -> None:
+def test_a_snapshot_killed_at_every_note(scene: Scene, mortals: Mortals) -> None:
     first = digest(scene.own)
     killed, code, events, err = mortals.run("snapshot", "gpu2", "--yes")
     assert (killed, code) == (False, 0), err
     assert len(notes(events)) >= 6
-    for last in notes(events)[half::2]:
+    for last in one_in(2, notes(events)):
         assert mortals.run("snapshot", "gpu2", "--yes", last=last)[0], events[last - 1]
         assert first in scene.good_ones()
         assert scene("snapshot", "gpu2", "--yes") == 0, f"after {events[last - 1]}: {scene.err}"
@@ -67,17 +69,16 @@ def test_a_snapshot_killed_at_every_note(scene: Scene, mortals: Mortals, half: i
 def test_a_snapshot_killed_at_every_note_is_undone(scene: Scene, mortals: Mortals) -> None:
     first = digest(scene.own)
     _, _, events, _ = mortals.run("snapshot", "gpu2", "--yes")
-    for last in notes(events):
+    for last in one_in(2, notes(events)):
         assert mortals.run("snapshot", "gpu2", "--yes", last=last)[0], events[last - 1]
         assert scene("snapshot", "gpu2", "--undo") == 0, f"after {events[last - 1]}: {scene.err}"
         assert_well(scene, first)
         assert scene.own.exists()
 
 
-@HALVES
 @pytest.mark.parametrize("command", ["recover", "rebuild"])
 def test_what_replaces_a_container_killed_at_every_note(
-    scene: Scene, mortals: Mortals, command: str, half: int
+    scene: Scene, mortals: Mortals, command: str
 ) -> None:
     """From the archive that every snapshot overwrites, or from the template; then finished by the same words."""
     first = digest(scene.own)
@@ -85,7 +86,7 @@ def test_what_replaces_a_container_killed_at_every_note(
     killed, code, events, err = mortals.run(*words)
     assert (killed, code) == (False, 0), err
     assert len(notes(events)) >= 4
-    for last in notes(events)[half::2]:
+    for last in one_in(2, notes(events)):
         (scene.home("gpu2") / "thesis").write_text("second")
         assert mortals.run(*words, last=last)[0], events[last - 1]
         assert first in scene.good_ones()

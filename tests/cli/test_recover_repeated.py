@@ -1,6 +1,7 @@
 """The same recover again: after a success, and after it was interrupted at any step, by Ctrl-C or by a kill.
 
 Whenever it is repeated, it must bring back the archive that it meant the first time, and lose nothing.
+CI interrupts it at some of the steps, the longer run at each; see tests/longruns.py.
 """
 
 import os
@@ -15,6 +16,7 @@ from tests.cli.killing import mortal_runs
 from tests.cli.newcomer import ended
 from tests.cli.product import at_terminal
 from tests.cli.test_backup_killed import notes
+from tests.longruns import one_in
 
 NAS = "/NAS/Workspaces/lxc-snapshot"
 RECOVER = ("recover", "gpu2", "--yes", "--keep-host-keys")
@@ -149,18 +151,14 @@ def assert_recovered(scene: Scene, first: str, where: str) -> None:
     assert not scene.hosts("status")["gpu2"]["interrupted"]
 
 
-# All of them take six minutes; see CONTRIBUTING.md.
-PARTS = range(8) if os.environ.get("APEXGPU_LONG_TESTS") else range(1)
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_ctrl_c_at_every_message_then_the_same_words(scene: Scene, part: int) -> None:
+@pytest.mark.timeout(900)  # in the longer run, some minutes
+def test_ctrl_c_at_every_message_then_the_same_words(scene: Scene) -> None:
     first = digest(scene.own)
     messages = interrupted_at(scene, 0, after=False, words=RECOVER)
     assert messages > 20
-    for chosen in range(1 + part, messages + 1, 8):
+    for chosen in one_in(10, range(1, messages + 1)):
         spoil(scene)
-        interrupted_at(scene, chosen, after=bool(chosen & 8), words=RECOVER)
+        interrupted_at(scene, chosen, after=bool(chosen % 3), words=RECOVER)
         assert first in scene.good_ones()
         assert scene(*RECOVER) == 0, f"after message {chosen}: {scene.err}"
         assert_recovered(scene, first, f"message {chosen}")
@@ -168,11 +166,9 @@ def test_ctrl_c_at_every_message_then_the_same_words(scene: Scene, part: int) ->
 
 @pytest.mark.openssh
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
-@pytest.mark.parametrize(
-    ("wanted", "half"), [((), 0), (("--from", f"{NAS}/alice.tar.gz"), 1)], ids=["default", "path"]
-)
+@pytest.mark.parametrize("wanted", [(), ("--from", f"{NAS}/alice.tar.gz")], ids=["default", "path"])
 def test_a_kill_at_every_note_then_the_same_words(
-    scene: Scene, tmp_path: Path, wanted: tuple[str, ...], half: int
+    scene: Scene, tmp_path: Path, wanted: tuple[str, ...]
 ) -> None:
     first = digest(scene.own)
     words = (*RECOVER, *wanted)
@@ -182,7 +178,7 @@ def test_a_kill_at_every_note_then_the_same_words(
         killed, code, events, err = mortals.run(*words)
         assert (killed, code) == (False, 0), err
         assert len(notes(events)) >= 8
-        for last in notes(events)[half::2]:
+        for last in one_in(4, notes(events)):
             # As before the first run: "first" is the one archive, and the server's own.
             put_first_back(scene, first)
             spoil(scene)

@@ -4,7 +4,6 @@ The texts are random, or true ones with a part of them exchanged. `APEXGPU_LONG_
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.longruns import LONG
 from tests.openssh import TRANSCRIPTS
 from tests.quick.test_journal import RECOVER, SNAPSHOT
 
@@ -27,7 +27,7 @@ from apexgpu.manageshell import archivereplies
 from apexgpu.models import Reply
 from apexgpu.text import safe
 
-EXAMPLES = 20_000 if os.environ.get("APEXGPU_LONG_TESTS") else 150
+EXAMPLES = 20_000 if LONG else 150
 HOSTS = ("gpu2", "gpu12", "my-gpu")
 
 many = settings(

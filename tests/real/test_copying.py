@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests import openssh
+from tests.longruns import LARGE
 from tests.real.copies import There, lab_there, nasty, noise, small_disk, sshd, stages, tree
 from tests.real.wire import wire
 
@@ -186,15 +187,15 @@ class TestFiles:
 
     @pytest.mark.timeout(300)
     @pytest.mark.parametrize(("one", "other"), [("rsync", "sftp"), ("sftp", "rsync")])
-    def test_a_gibibyte_goes_there_by_one_way_and_comes_back_by_the_other_with_its_checksum(
+    def test_a_large_file_goes_there_by_one_way_and_comes_back_by_the_other_with_its_checksum(
         self, real: tuple[openssh.OpenSSH, There], here: Path, one: Method, other: Method
     ) -> None:
         there = real[1]
         block = noise(16 * MIB)
         with (here / "big").open("wb") as stream:
-            for number in range(64):
+            for number in range(LARGE // len(block)):
                 stream.write(number.to_bytes(8) + block[8:])
-        assert there.cp("big", "gpu:", method=one).sent == 1 << 30
+        assert there.cp("big", "gpu:", method=one).sent == LARGE
         there.cp("gpu:big", "back", method=other)
         digests = set()
         for path in (here / "big", here / "back"):

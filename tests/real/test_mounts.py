@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.longruns import LARGE
 from tests.real.member import EIGHT, SEVEN, Member, Said, member
 from tests.waiting import until
 
@@ -140,13 +141,13 @@ for number in range(5000):
 
 
 @pytest.mark.timeout(400)
-def test_a_gibibyte_comes_back_as_it_was_sent(laptop: Member) -> None:
+def test_a_large_file_comes_back_as_it_was_sent(laptop: Member) -> None:
     there = laptop.mounted()
-    code = """
+    code = f"""
 import hashlib, random, sys
 block, sum = random.Random(1).randbytes(1 << 20), hashlib.sha256()
 with open(sys.argv[1], "wb") as file:
-    for number in range(1024):
+    for number in range({LARGE >> 20}):
         part = number.to_bytes(8, "big") + block[8:]
         sum.update(part)
         file.write(part)
@@ -155,7 +156,7 @@ print(sum.hexdigest(), end="")
     with laptop.python(code, str(there / "big")) as process:
         sent, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert (laptop.files / "big").stat().st_size == 1 << 30
+    assert (laptop.files / "big").stat().st_size == LARGE
     with (laptop.files / "big").open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == sent
     assert laptop("unmount", SEVEN).code == 0
