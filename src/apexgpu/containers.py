@@ -34,6 +34,7 @@ from apexgpu.manageshell.containershell import Activity
 from apexgpu.manageshell.manage import HostStatus
 from apexgpu.manageshell.replies import StartReply, StopReply
 from apexgpu.models import Container, Host, Outcome, Target
+from apexgpu.reporter import HostRows
 from apexgpu.results import HostResults, JsonObject
 from apexgpu.session import Session
 from apexgpu.ssh.route import config_arguments
@@ -49,9 +50,6 @@ START_WAIT = 120.0
 _MOST_LINES = 12
 _LONGEST_LINE = 200
 """What `up` shows of a host's output: so many lines, of so many letters."""
-
-WATCH_PERIOD = 5.0
-"""Seconds between two rounds of `status --watch`."""
 
 
 # status
@@ -106,11 +104,12 @@ class Statuses(HostResults[ContainerStatus]):
         return {**super().row(outcome), "interrupted": entry.to_json() if entry else None}
 
 
-def status(session: Session, patterns: Sequence[str], *, watch: bool = False) -> Statuses:
+def status(session: Session, patterns: Sequence[str], *, watch: float | None = None) -> Statuses:
     """Ask the hosts that `patterns` name (all if there are none) how the container is there.
 
-    Hosts that are named are also asked for the container's uptime and disks. `watch` asks again and
-    again, as long as the user looks at it. The errors of hosts are in the result.
+    Hosts that are named are also asked for the container's uptime and disks. With `watch` they are
+    asked again and again, with a pause of so many seconds, as long as the user looks at it. The
+    errors of hosts are in the result.
     """
     hosts = session.hosts(patterns)
 
@@ -121,12 +120,16 @@ def status(session: Session, patterns: Sequence[str], *, watch: bool = False) ->
             found = manage.status(session.transport, host)
         return ContainerStatus(_with_reachability(session, host, found))
 
-    with session.reporter.host_rows(Statuses, hosts, watch=watch) as rows:
+    def ask_all(rows: HostRows) -> Statuses:
         outcomes = manyhosts.run(session, hosts, ask, on_done=rows.put)
-        while rows.another_round(WATCH_PERIOD):
-            outcomes = manyhosts.run(session, hosts, ask, on_done=rows.put)
-    outcomes = [_with_unread_lines(outcome) for outcome in outcomes]
-    return Statuses(outcomes, _interrupted_work(session, hosts))
+        outcomes = [_with_unread_lines(outcome) for outcome in outcomes]
+        return Statuses(outcomes, _interrupted_work(session, hosts))
+
+    with session.reporter.host_rows(Statuses, hosts, watch=watch) as rows:
+        result = ask_all(rows)
+        while rows.another_round(result):
+            result = ask_all(rows)
+    return result
 
 
 def _with_reachability(session: Session, host: Host, found: HostStatus) -> HostStatus:

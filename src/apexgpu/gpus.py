@@ -20,6 +20,7 @@ from apexgpu.models import Host, Outcome
 from apexgpu.nvidia import choice, query
 from apexgpu.nvidia.choice import GIB, Need, Offer
 from apexgpu.nvidia.smi import Gpu, MigInstance, Report
+from apexgpu.reporter import HostRows
 from apexgpu.results import HostResults, JsonObject, Result, error_json, exit_code_of
 from apexgpu.session import Session
 from apexgpu.text import size
@@ -34,9 +35,6 @@ __all__ = [
     "parse_memory",
     "show",
 ]
-
-WATCH_PERIOD = 5.0
-"""Seconds between two reports of a host with `--watch`."""
 
 LOOKS = 5
 """How often `free` looks at each GPU: one look may fall into a pause between two batches."""
@@ -203,11 +201,11 @@ def parse_memory(text: str) -> int:
     return round(count * unit)
 
 
-def show(session: Session, patterns: Sequence[str], *, watch: bool = False) -> GpuList:
+def show(session: Session, patterns: Sequence[str], *, watch: float | None = None) -> GpuList:
     """Look at the GPUs of the hosts that `patterns` name, or of all hosts where your container runs.
 
-    A host without a running container is a failure only if it is named. `watch` follows every host over a connection
-    of its own, as long as the user looks at it. The errors of hosts are in the result.
+    A host without a running container is a failure only if it is named. With `watch`, every host
+    reports anew each so many seconds, as long as the user looks at it. The errors of hosts are in the result.
     """
     hosts = session.hosts(patterns)
     with session.reporter.host_rows(GpuList, hosts, watch=watch) as rows:
@@ -217,15 +215,34 @@ def show(session: Session, patterns: Sequence[str], *, watch: bool = False) -> G
             keep_connection = not rows.is_watched
             return _look(session, host, named=bool(patterns), keep_connection=keep_connection)
 
-        outcomes = manyhosts.run(session, hosts, look, on_done=rows.put)
-        if rows.is_watched:
-            for host in hosts:
-                follower = threading.Thread(
-                    target=_follow, args=(session, host, rows.put), daemon=True
-                )
-                follower.start()
-            while rows.another_round(WATCH_PERIOD):
-                pass
+        def look_at_all() -> GpuList:
+            outcomes = manyhosts.run(session, hosts, look, on_done=rows.put)
+            return GpuList(outcomes, _none_running(outcomes))
+
+        result = look_at_all()
+        if rows.is_watched and watch is not None:
+            return _follow_all(session, hosts, result, rows, watch)
+        while rows.another_round(result):
+            result = look_at_all()
+    return result
+
+
+def _follow_all(
+    session: Session, hosts: Sequence[Host], result: GpuList, rows: HostRows, seconds: float
+) -> GpuList:
+    """Follow every host over a connection of its own, as long as the user looks at it; what came last."""
+    newest = {outcome.host.name: outcome for outcome in result.outcomes}
+
+    def put(outcome: Outcome[HostGpus]) -> None:
+        newest[outcome.host.name] = outcome
+        rows.put(outcome)
+
+    for host in hosts:
+        arguments = (session, host, put, seconds)
+        threading.Thread(target=_follow, args=arguments, daemon=True).start()
+    while rows.another_round(result):
+        pass
+    outcomes = [newest[host.name] for host in hosts]
     return GpuList(outcomes, _none_running(outcomes))
 
 
@@ -255,7 +272,9 @@ def _look(
     return HostGpus(reports)
 
 
-def _follow(session: Session, host: Host, put: Callable[[Outcome[HostGpus]], None]) -> None:
+def _follow(
+    session: Session, host: Host, put: Callable[[Outcome[HostGpus]], None], seconds: float
+) -> None:
     """Hand over one report after the other; a host that fails is asked again after a while."""
     while True:
         try:
@@ -263,12 +282,12 @@ def _follow(session: Session, host: Host, put: Callable[[Outcome[HostGpus]], Non
                 session.transport,
                 host,
                 lambda report: put(Outcome(host, HostGpus((report,)))),
-                seconds=WATCH_PERIOD,
+                seconds=seconds,
                 connect=session.settings.timeout,
             )
         except ApexError as exc:
             put(Outcome(host, None, exc))
-            session.pause(WATCH_PERIOD)
+            session.pause(seconds)
 
 
 def _none_running(outcomes: Sequence[Outcome[HostGpus]]) -> ApexError | None:

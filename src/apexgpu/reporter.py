@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from apexgpu.models import Host, Outcome
+    from apexgpu.results import Result
 
 YES = {"y", "yes", "是"}
 """The answers that agree to a y/N question; anything else declines."""
@@ -94,7 +95,7 @@ class Progress:
 class HostRows:
     """A table whose rows arrive host by host. Silent: the base of the others.
 
-    `is_watched` if somebody looks at it until they quit.
+    `is_watched` if it stays on a terminal until the user quits, so that new rows are worth having at any time.
     """
 
     is_watched = False
@@ -102,17 +103,20 @@ class HostRows:
     def put(self, outcome: "Outcome[Any]") -> None:
         """A host has answered, or has answered anew."""
 
-    def another_round(self, seconds: float) -> bool:
-        """Whether to ask the hosts again: after `seconds` where somebody is watching, otherwise not at all."""
+    def another_round(self, result: "Result") -> bool:
+        """Whether to ask the hosts again: after a pause where somebody is watching, otherwise not at all.
+
+        `result` is what this round would return; where nobody watches a terminal, it is printed now.
+        """
         return False
 
 
-MakeRows = Callable[[type, "Sequence[Host]", bool], AbstractContextManager[HostRows]]
+MakeRows = Callable[[type, "Sequence[Host]", float | None], AbstractContextManager[HostRows]]
 """Makes the table of `Reporter.host_rows`."""
 
 
 def _silent_rows(
-    _kind: type, _hosts: "Sequence[Host]", _watch: bool
+    _kind: type, _hosts: "Sequence[Host]", _watch: float | None
 ) -> AbstractContextManager[HostRows]:
     return nullcontext(HostRows())
 
@@ -161,11 +165,12 @@ class Reporter:
         return nullcontext(lambda _text: None)
 
     def host_rows(
-        self, kind: type, hosts: "Sequence[Host]", *, watch: bool = False
+        self, kind: type, hosts: "Sequence[Host]", *, watch: float | None = None
     ) -> AbstractContextManager[HostRows]:
         """A table of `hosts` whose rows show values of the class `kind`, until the block ends.
 
-        `watch` keeps it on the screen and up to date until the user quits (see `HostRows.another_round`).
+        `watch` is the pause in seconds between two rounds: it is kept up to date until the user quits (see
+        `HostRows.another_round`). Without it there is one round.
         """
         return _silent_rows(kind, hosts, watch)
 
@@ -175,6 +180,12 @@ class Reporter:
 
     def suspended(self) -> AbstractContextManager[None]:
         """Nothing is drawn within the block, so that something else can use the terminal."""
+        return nullcontext()
+
+    def behind(
+        self, lifted: Callable[[], AbstractContextManager[None]]
+    ) -> AbstractContextManager[None]:
+        """Something fills the whole terminal within the block; within `lifted()`, it does not for a moment."""
         return nullcontext()
 
     # Questions
@@ -266,7 +277,7 @@ class PlainReporter(Reporter):
             progress.stop()
 
     def host_rows(
-        self, kind: type, hosts: "Sequence[Host]", *, watch: bool = False
+        self, kind: type, hosts: "Sequence[Host]", *, watch: float | None = None
     ) -> AbstractContextManager[HostRows]:
         """See Reporter."""
         return self._rows(kind, hosts, watch)
@@ -377,6 +388,7 @@ class TerminalReporter(PlainReporter):
         # What is drawn at the end of the output: the newest of these, as long as there are any.
         self._drawings: list[RenderableType] = []
         self._live: Live | None = None
+        self._curtain: Callable[[], AbstractContextManager[None]] | None = None
 
     @property
     def draws(self) -> bool:
@@ -437,7 +449,7 @@ class TerminalReporter(PlainReporter):
     def suspended(self) -> Iterator[None]:
         """See Reporter."""
         # The lock is held throughout: what other threads report while a question waits is shown after it.
-        with self._lock:
+        with self._lock, self._lifted_curtain():
             was_drawing = self._live is not None
             self._hide()
             try:
@@ -445,6 +457,20 @@ class TerminalReporter(PlainReporter):
             finally:
                 if was_drawing:
                     self._show()
+
+    @contextmanager
+    def behind(self, lifted: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+        """Something fills the whole terminal within the block; within `lifted()`, it does not for a moment."""
+        self._curtain = lifted
+        try:
+            yield
+        finally:
+            self._curtain = None
+
+    def _lifted_curtain(self) -> AbstractContextManager[None]:
+        if self._curtain is None:
+            return nullcontext()
+        return self._curtain()
 
     def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """See Reporter."""

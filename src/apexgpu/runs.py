@@ -53,9 +53,6 @@ __all__ = [
     "wait",
 ]
 
-WATCH_PERIOD = 5.0
-"""Seconds between two looks at the runs with `watch`."""
-
 STOP_GRACE = 10
 """Seconds that a run may take to end by itself before it is killed."""
 
@@ -206,12 +203,17 @@ def _iso_time(seconds: int | None) -> str | None:
 
 
 def list_runs(
-    session: Session, patterns: Sequence[str] = (), *, everything: bool = False, watch: bool = False
+    session: Session,
+    patterns: Sequence[str] = (),
+    *,
+    everything: bool = False,
+    watch: float | None = None,
 ) -> RunList:
     """List the runs on the hosts that `patterns` name, or on all hosts.
 
     Of the runs that have ended, the last RECENT of each host are listed unless `everything` is set. `watch` keeps the
-    list on the screen and up to date. A host without a running container is a failure only if it is named.
+    list on the screen and up to date, with a pause of so many seconds between two looks. A host
+    without a running container is a failure only if it is named.
     """
     hosts = session.hosts(patterns)
     with session.reporter.host_rows(RunList, hosts, watch=watch) as rows:
@@ -219,10 +221,10 @@ def list_runs(
         def look(host: Host) -> HostRuns:
             return _look(session, host, named=bool(patterns), everything=everything)
 
-        outcomes = manyhosts.run(session, hosts, look, on_done=rows.put)
-        while rows.another_round(WATCH_PERIOD):
-            outcomes = manyhosts.run(session, hosts, look, on_done=rows.put)
-    return RunList(outcomes)
+        result = RunList(manyhosts.run(session, hosts, look, on_done=rows.put))
+        while rows.another_round(result):
+            result = RunList(manyhosts.run(session, hosts, look, on_done=rows.put))
+    return result
 
 
 def _look(session: Session, host: Host, *, named: bool, everything: bool) -> HostRuns:

@@ -242,7 +242,3 @@ class TestWatch:
             child.expect(r"gpu2 +2 × TITAN V +390.48 +0: +\d+% +3.0 GiB +1: +0% +11.8 GiB")
             child.sendintr()
             assert ended(child) == 130
-
-    def test_down_a_pipe_is_one_look(self, product: Product) -> None:
-        assert product("gpus", "--watch") == 0
-        assert len(product.out.splitlines()) == 6

@@ -140,10 +140,6 @@ class TestWatch:
             child.sendintr()
             assert ended(child) == 130
 
-    def test_down_a_pipe_is_one_look(self, two: Product) -> None:
-        assert two("status", "--watch") == 0
-        assert len(two.out.splitlines()) == 3
-
 
 class TestSsh:
     def test_a_stopped_container_is_started_when_the_user_says_so(self, two: Product) -> None:

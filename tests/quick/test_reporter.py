@@ -8,6 +8,7 @@ import pytest
 from apexgpu import reporter as reporters
 from apexgpu.errors import ApexError, DeclinedError
 from apexgpu.reporter import PlainReporter, Reporter, TerminalReporter, Transferred
+from apexgpu.results import Result
 
 MIB = 1 << 20
 
@@ -46,7 +47,7 @@ def test_the_silent_reporter_answers_nothing_and_goes_on() -> None:
         progress.transferred(Transferred("", 1, 2, 3.0))
         show("z")
     with silent.host_rows(int, []) as rows:
-        assert not rows.another_round(5)
+        assert not rows.another_round(Result())
     assert not silent.can_ask
     with pytest.raises(DeclinedError):
         silent.confirm("Go ahead?")

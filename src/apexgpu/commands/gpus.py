@@ -5,7 +5,15 @@ from typing import Annotated
 import typer
 
 from apexgpu import gpus
-from apexgpu.commands.options import Group, HostsArgument, ListByDefault, session_of
+from apexgpu.commands.options import (
+    Group,
+    HostsArgument,
+    Interval,
+    ListByDefault,
+    Watch,
+    session_of,
+    watch_interval,
+)
 from apexgpu.results import Result
 
 app = Group()
@@ -17,9 +25,8 @@ app.add_typer(group, name="gpus", help="What every GPU does, and which of them a
 def show(
     ctx: typer.Context,
     hosts: HostsArgument = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Refresh until you press q or Ctrl-C.")
-    ] = False,
+    watch: Watch = False,
+    interval: Interval = None,
 ) -> Result:
     """Show every GPU: its load, its memory, and who uses it.
 
@@ -28,7 +35,7 @@ def show(
 
     Examples: apexgpu gpus · apexgpu gpus gpu7 --watch
     """
-    return gpus.show(session_of(ctx), hosts or [], watch=watch)
+    return gpus.show(session_of(ctx), hosts or [], watch=watch_interval(watch, interval))
 
 
 @group.command("free")

@@ -5,7 +5,15 @@ from typing import Annotated
 import typer
 
 from apexgpu import containers
-from apexgpu.commands.options import AllHosts, Group, HostsArgument, session_of
+from apexgpu.commands.options import (
+    AllHosts,
+    Group,
+    HostsArgument,
+    Interval,
+    Watch,
+    session_of,
+    watch_interval,
+)
 from apexgpu.results import Result
 
 app = Group()
@@ -67,13 +75,12 @@ def restart(
 def status(
     ctx: typer.Context,
     hosts: HostsArgument = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Refresh every 5 s until you press q or Ctrl-C.")
-    ] = False,
+    watch: Watch = False,
+    interval: Interval = None,
 ) -> Result:
     """Show every host: whether you are registered, and state, address and memory of your container.
 
     If you name hosts, their uptime and the free space on their disks are shown, too. Example:
     apexgpu status gpu7
     """
-    return containers.status(session_of(ctx), hosts or [], watch=watch)
+    return containers.status(session_of(ctx), hosts or [], watch=watch_interval(watch, interval))

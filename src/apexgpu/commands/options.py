@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from apexgpu.commands.app import Command, no_such_command
 from apexgpu.commands.invocation import Invocation
 from apexgpu.commands.table import GROUP_SYNONYMS
+from apexgpu.errors import UsageError
 from apexgpu.results import Result
 from apexgpu.session import Session
 
@@ -25,6 +26,18 @@ HostsArgument = Annotated[
     ),
 ]
 OneHost = Annotated[str, typer.Argument(metavar="HOST", help="A host name.", show_default=False)]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Refresh until you press q or Ctrl-C.")]
+Interval = Annotated[
+    float | None,
+    typer.Option(
+        "--interval",
+        metavar="SECONDS",
+        help="With --watch: seconds between two refreshes, 5 by default.",
+        show_default=False,
+    ),
+]
+_WATCH_INTERVAL = 5.0
+_LEAST_INTERVAL, _LONGEST_INTERVAL = 0.5, 86400
 AllHosts = Annotated[bool, typer.Option("--all", help="Every host.")]
 
 
@@ -116,6 +129,19 @@ class Group(typer.Typer):
     def command(self, name: str | None = None, **kwargs: Any) -> Callable[[F], F]:
         """As typer's, with the common options."""
         return super().command(name, cls=Command, **kwargs)
+
+
+def watch_interval(watch: bool, interval: float | None) -> float | None:
+    """Return the seconds between two refreshes, None for one look. --interval means --watch, too."""
+    if interval is None:
+        return _WATCH_INTERVAL if watch else None
+    if not _LEAST_INTERVAL <= interval <= _LONGEST_INTERVAL:
+        message = (
+            f"--interval {interval:g} is not a number of seconds from {_LEAST_INTERVAL:g} to"
+            f" {_LONGEST_INTERVAL}"
+        )
+        raise UsageError(message, hint="apexgpu status --watch --interval 5")
+    return interval
 
 
 def session_of(ctx: typer.Context) -> Session:

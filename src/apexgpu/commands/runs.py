@@ -5,7 +5,16 @@ from typing import Annotated
 import typer
 
 from apexgpu import gpus, runs, runstart
-from apexgpu.commands.options import Group, HostsArgument, ListByDefault, output_bytes, session_of
+from apexgpu.commands.options import (
+    Group,
+    HostsArgument,
+    Interval,
+    ListByDefault,
+    Watch,
+    output_bytes,
+    session_of,
+    watch_interval,
+)
 from apexgpu.results import Result
 
 app = Group()
@@ -102,15 +111,16 @@ def list_runs(
     everything: Annotated[
         bool, typer.Option("--all", help="Also all runs that have ended long ago.")
     ] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Refresh until you press q or Ctrl-C.")
-    ] = False,
+    watch: Watch = False,
+    interval: Interval = None,
 ) -> Result:
     """Show your runs on all hosts: those that run, and the last ones that have ended.
 
     Examples: apexgpu runs · apexgpu runs gpu7 --watch
     """
-    return runs.list_runs(session_of(ctx), hosts or [], everything=everything, watch=watch)
+    return runs.list_runs(
+        session_of(ctx), hosts or [], everything=everything, watch=watch_interval(watch, interval)
+    )
 
 
 @group.command("logs")

@@ -2,7 +2,9 @@
 
 On a terminal the table is drawn in place and printed at the end. In a pipe, rows are printed as they arrive: all in
 order, unless some are late. With `--watch` on a terminal it fills the alternate screen, with a clock, until the user
-presses q or Ctrl-C. With `--json` nothing is shown: the document at the end has it all.
+presses q or Ctrl-C; then the last table stays on the screen. With `--watch` in a pipe there is a block of lines for
+each round. With `--json` nothing is shown, because the document at the end has it all; with `--watch` there is a
+document for each round, on a line of its own.
 """
 
 import shutil
@@ -12,17 +14,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from apexgpu.models import Host, Outcome
 from apexgpu.reporter import HostRows
+from apexgpu.results import Result
 from apexgpu.tables import Column, Row, aligned, lay_out, natural_widths
+from apexgpu.text import safe
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from apexgpu.render.screen import Screen
+
+_KEY_WAIT = 0.2  # seconds until a new size of the window is noticed
+_LOCAL_MODES = 3  # the index of the local modes in what termios.tcgetattr returns
 
 PAUSE = 0.2
 """Seconds without a new row after which a pipe gets those that have come, out of order if need be."""
@@ -58,21 +66,27 @@ class BlocksView:
 
 @contextmanager
 def live_rows(
-    screen: "Screen", kind: type, hosts: Sequence[Host], *, watch: bool
+    screen: "Screen", kind: type, hosts: Sequence[Host], *, watch: float | None
 ) -> Iterator[HostRows]:
     """The rows of `hosts` for results of the class `kind`, whose module in `apexgpu.render` has their `ROWS`."""
     if screen.as_json:
-        yield HostRows()
+        yield HostRows() if watch is None else _Documents(screen, watch)
         return
     module = kind.__module__.rpartition(".")[2]
     view: RowsView | BlocksView = import_module(f"apexgpu.render.{module}").ROWS[kind]
     if isinstance(view, BlocksView):
         yield _Blocks(screen, view, is_only_host=len(hosts) == 1)
-    elif screen.draws and watch:
-        watched = _WatchedRows(screen, view, hosts)
-        with watched.on_alternate_screen():
-            yield watched
+    elif screen.draws and watch is not None:
+        watched = _WatchedRows(screen, view, hosts, watch)
+        try:
+            with watched.on_alternate_screen():
+                yield watched
+        except KeyboardInterrupt:
+            watched.print_all()
+            raise
         watched.print_all()
+    elif watch is not None:
+        yield _RepeatedRows(screen, view, hosts, watch)
     elif screen.draws and _fits(len(hosts)):
         drawn = _DrawnRows(screen, view, hosts)
         with drawn.in_place():
@@ -122,6 +136,14 @@ class _Rows(HostRows):
         with self._lock:
             return [row for name in self._hosts for row in self._rows_of(name, view)]
 
+    def _silent_hosts(self) -> list[str]:
+        """The hosts that failed and have no row that shows it."""
+        return [
+            name
+            for name, outcome in self._outcomes.items()
+            if outcome.error is not None and not self._rows_of(name, self._view)
+        ]
+
     def print_all(self) -> None:
         """Print the whole table as a result."""
         self._screen.table(self._view.columns, self._all_rows(self._view), styles=self._view.styles)
@@ -161,9 +183,20 @@ class _WatchedRows(_DrawnRows):
 
     is_watched = True
 
+    def __init__(
+        self, screen: "Screen", view: RowsView, hosts: Sequence[Host], seconds: float
+    ) -> None:
+        super().__init__(screen, view, hosts)
+        self._seconds = seconds
+
     @contextmanager
     def on_alternate_screen(self) -> Iterator[None]:
         """Fill the screen until the block ends; what was on the terminal before is there again then."""
+        with self._screen.reporter.behind(self._lifted), self._filling():
+            yield
+
+    @contextmanager
+    def _filling(self) -> Iterator[None]:
         from rich.live import Live
 
         # Once a second for the clock; `put` draws what is new at once.
@@ -175,34 +208,102 @@ class _WatchedRows(_DrawnRows):
             redirect_stdout=False,
             redirect_stderr=False,
         )
+        self._size = shutil.get_terminal_size()
         with _keys() as self._key_pressed, self._live:
             yield
+
+    @contextmanager
+    def _lifted(self) -> Iterator[None]:
+        """Let something else use the terminal as it was before: a question, a warning."""
+        live = self._live
+        if not live.is_started:
+            yield
+            return
+        live.stop()
+        with _line_mode():
+            yield
+        live.start(refresh=True)
 
     def put(self, outcome: Outcome[Any]) -> None:
         """See HostRows."""
         super().put(outcome)
         self._live.refresh()
 
-    def another_round(self, seconds: float) -> bool:
+    def another_round(self, result: Result) -> bool:
         """See HostRows."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + self._seconds
         while True:
             left = end - time.monotonic()
             if left <= 0:
                 return True
-            if self._key_pressed(min(left, 0.5)) == "q":
+            if self._key_pressed(min(left, _KEY_WAIT)) in {"q", "Q"}:
                 return False
+            self._follow_size()
+
+    def _follow_size(self) -> None:
+        """Draw anew in a window of another size, on an empty screen: some terminals have moved what was there."""
+        size = shutil.get_terminal_size()
+        if size != self._size:
+            self._size = size
+            self._screen.console.clear()
+            self._live.refresh()
 
     def _page(self) -> "RenderableType":
         from rich.console import Group
         from rich.text import Text
 
         drawn, dropped = self._draw(lines_above=2)
-        words = [time.strftime("%H:%M:%S"), "q or Ctrl-C quits"]
+        words = [time.strftime("%H:%M:%S"), f"every {self._seconds:g} s", "q or Ctrl-C quits"]
         if dropped:
             words.append(f"not shown in this width: {', '.join(dropped)}")
         head = Text("   ".join(words), style="dim", no_wrap=True, overflow="ellipsis")
-        return Group(head, Text(""), drawn)
+        parts: list[RenderableType] = [head, Text(""), drawn]
+        with self._lock:
+            silent = self._silent_hosts()
+        if silent:
+            text = f"no answer: {', '.join(silent)}"
+            parts += [Text(""), Text(safe(text), no_wrap=True, overflow="ellipsis")]
+        return Group(*parts)
+
+
+class _RepeatedRows(_Rows):
+    """A block of lines for each round: the time, and the table."""
+
+    def __init__(
+        self, screen: "Screen", view: RowsView, hosts: Sequence[Host], seconds: float
+    ) -> None:
+        super().__init__(screen, view, hosts)
+        self._seconds = seconds
+        self._is_first = True
+
+    def another_round(self, result: Result) -> bool:
+        """See HostRows."""
+        if not self._is_first:
+            self._screen.line("")
+        self._is_first = False
+        self._screen.line(time.strftime("%Y-%m-%d %H:%M:%S %z"))
+        self._screen.write_aligned(aligned(self._view.columns, self._all_rows(self._view)))
+        for name in self._silent_hosts():
+            error = self._outcomes[name].error
+            if error is not None:
+                self._screen.reporter.error(error, host=name)
+        time.sleep(self._seconds)
+        return True
+
+
+class _Documents(HostRows):
+    """A JSON document for each round, on a line of its own."""
+
+    def __init__(self, screen: "Screen", seconds: float) -> None:
+        self._screen = screen
+        self._seconds = seconds
+
+    def another_round(self, result: Result) -> bool:
+        """See HostRows."""
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._screen.document_line({"time": now, **result.to_json()})
+        time.sleep(self._seconds)
+        return True
 
 
 class _PrintedRows(_Rows):
@@ -273,6 +374,25 @@ def _fits(rows: int) -> bool:
 
 KeyPressed = Callable[[float], str]
 """Waits some seconds for a key of the user's; "" if none was pressed."""
+
+
+@contextmanager
+def _line_mode() -> Iterator[None]:
+    """Let the user type and see whole lines within the block, although `_keys` reads single keys around it."""
+    if sys.platform == "win32" or not sys.stdin.isatty():
+        yield
+        return
+    import termios
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    usual = termios.tcgetattr(descriptor)
+    usual[_LOCAL_MODES] |= termios.ECHO | termios.ICANON
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, usual)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 @contextmanager

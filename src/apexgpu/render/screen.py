@@ -95,6 +95,12 @@ class Screen:
             text = json.dumps(envelope(document), indent=2, ensure_ascii=False)
             self._write(safe_json(text))
 
+    def document_line(self, document: JsonObject) -> None:
+        """Print one of several JSON documents, on a line of its own."""
+        self._printed_document = True
+        text = json.dumps(envelope(document), ensure_ascii=False)
+        self._write(safe_json(text))
+
     def line(self, text: str) -> None:
         """A line of a result."""
         self.result(safe(text))
@@ -210,7 +216,7 @@ class Screen:
 
     def _write(self, text: str) -> None:
         """The one way of plain text to stdout: whatever it contains, it cannot control the terminal."""
-        with self.reporter.suspended():
+        with self.reporter.suspended(), _reader_gone():
             self._out.write(safe_lines(text) + "\n")
             self._out.flush()
 
@@ -226,7 +232,7 @@ class Screen:
             self.console.print(Text.assemble((label, colour), safe(text)), soft_wrap=True)
 
     def _host_rows(
-        self, kind: type, hosts: Sequence[Host], watch: bool
+        self, kind: type, hosts: Sequence[Host], watch: float | None
     ) -> AbstractContextManager[HostRows]:
         from apexgpu.render.livetable import live_rows
 
