@@ -36,6 +36,7 @@ USER_LEVEL = (
     "keys",
     "containers",
     "shells",
+    "editors",
     "ports",
     "login",
     "backups",

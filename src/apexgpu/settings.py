@@ -102,6 +102,11 @@ class Settings:
         return self.named["administrators"].value
 
     @property
+    def editor(self) -> str | None:
+        """The program that `apexgpu code` starts, None for the first one that is installed."""
+        return self.named["editor"].value or None
+
+    @property
     def keep_connections(self) -> bool:
         """Whether connections stay open for a few minutes, so that the next command is fast."""
         return self.named["keep_connections"].value == "true"
@@ -147,6 +152,7 @@ _DEFINITIONS = {
     "keep_connections": _Definition(
         "", _KEEP_CONNECTIONS, "keep connections open for the next command", ValueKind.SWITCH
     ),
+    "editor": _Definition("", "", "the editor of `apexgpu code`: code, cursor … or its path"),
     "vpn": _Definition("", "", "how to reach the lab's network from elsewhere"),
     "administrators": _Definition("", "", "whom to ask for help"),
 }

@@ -48,6 +48,9 @@ COMMANDS: dict[str, CommandInfo] = {
     "cp": CommandInfo(
         "work", "Work in a container", "Copy files and directories to or from your container."
     ),
+    "code": CommandInfo(
+        "work", "Work in a container", "Open a directory of your container in VS Code or Cursor."
+    ),
     "run": CommandInfo(
         "runs", "Long-running work", "Start a command that keeps running without this laptop."
     ),

@@ -87,6 +87,36 @@ def _count_hosts(session: Session, words: Sequence[str]) -> int:
     return len(words)
 
 
+@app.command("code")
+def code(
+    ctx: typer.Context,
+    host: OneHost,
+    directory: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DIR]",
+            help="A directory in the container; by default your home.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Open the window even if its server does not work in the container."
+        ),
+    ] = False,
+) -> Result:
+    """Open DIR of your container on HOST in VS Code, Cursor, or what the setting `editor` names.
+
+    What the editor's server needs there is checked before the window opens: glibc, space, internet access.
+
+    Examples: apexgpu code gpu7 · apexgpu code gpu7 project
+    """
+    from apexgpu import editors
+
+    return editors.open_directory(session_of(ctx), host, directory, force=force)
+
+
 @app.command("cp")
 def cp(
     ctx: typer.Context,
