@@ -16,7 +16,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'config set': ('files', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config status': ('words', (), ('--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config sync': ('words', (), ('--dry-run', '--include', '--except', '--no-except', '--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'cp': ('files', (), ('--method', '--recursive', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'cp': ('files', (), ('--method', '--exclude', '--dry-run', '--recursive', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'demo': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'doctor': ('host', (), ('--report', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'down': ('hosts', (), ('--all', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),

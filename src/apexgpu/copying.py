@@ -26,12 +26,16 @@ from apexgpu.reporter import Progress, Transferred
 from apexgpu.results import JsonObject, Result
 from apexgpu.session import Session
 from apexgpu.transfer import copypaths
-from apexgpu.transfer.copier import Copier, CopySummary, Method
+from apexgpu.transfer.copier import Copier, CopySummary, Method, PlannedCopy
 from apexgpu.transfer.copyconnection import CopyConnection
+from apexgpu.transfer.excludes import parse as parse_excludes
 from apexgpu.transfer.progress import CopyProgress
 from apexgpu.transfer.staging import SourceChangedError
 
-__all__ = ["CopyResult", "CopySummary", "Method", "copy"]
+__all__ = ["CopyResult", "CopySummary", "Method", "PlannedCopy", "copy"]
+
+FIRST_RATE = 3.0
+"""Seconds after which a rate says something about the rest of a copy."""
 
 PROGRESS_PERIOD = 0.1
 """Seconds between two looks at how far a copy is."""
@@ -39,15 +43,19 @@ PROGRESS_PERIOD = 0.1
 
 @dataclass(frozen=True)
 class CopyResult(Result):
-    """What `copy` returns: the host, and what was done."""
+    """What `copy` returns: the host, and what was done.
+
+    `planned` is what would be sent, after a dry run; None after a copy.
+    """
 
     host: str
     summary: CopySummary
+    planned: tuple[PlannedCopy, ...] | None = None
 
     def to_json(self) -> JsonObject:
         """See Result. `bytes` are those of the sources, `transferred` those that had to be sent."""
         summary = self.summary
-        return {
+        document: JsonObject = {
             "ok": True,
             "host": self.host,
             "files": summary.files,
@@ -59,6 +67,18 @@ class CopyResult(Result):
             "method": summary.method,
             "targets": list(summary.targets),
         }
+        if self.planned is not None:
+            document["dry_run"] = True
+            document["would_send"] = [
+                {
+                    "target": copy.target,
+                    "kind": copy.kind.value,
+                    "bytes": copy.size,
+                    "replaces": copy.replaces,
+                }
+                for copy in self.planned
+            ]
+        return document
 
 
 def copy(
@@ -66,6 +86,8 @@ def copy(
     arguments: Sequence[str],
     *,
     method: Method | None = None,
+    exclude: Sequence[str] = (),
+    dry_run: bool = False,
     ignored: frozenset[bytes] = frozenset(),
 ) -> CopyResult:
     """Copy `arguments[:-1]` to `arguments[-1]`.
@@ -73,8 +95,9 @@ def copy(
     One side is `HOST:PATH`, the other is on this laptop.
 
     `method` None means rsync where both sides have it, SFTP otherwise. A stopped container is
-    started if the user agrees. `ignored` are paths in the sources, which are directories, that are
-    left out with all that is below them.
+    started if the user agrees. `exclude` are patterns as in .gitignore; what matches one is left
+    out. `ignored` are paths in the sources, which are directories, that are left out with all that
+    is below them. With `dry_run`, nothing is sent or written; the result lists what would be sent.
 
     Raises UsageError for arguments that are not a copy, RefusedError for a source or a target that
     is missing or in the way, NoSpaceError, and the errors of a connection. After a DroppedError the
@@ -83,21 +106,26 @@ def copy(
     Example: copy(session, ["gpu7:runs/*.csv", "plots/"])
     """
     route = copypaths.parse_route(arguments, sys.platform)
+    excludes = parse_excludes(exclude)
     host = containers.one_host(session, route.host)
     containers.ensure_running(session, host)
     copier = Copier(route, _connector(session, host), session.state_dir, method)
     copier.ignored = ignored
+    copier.excludes = excludes
     try:
         with ExitStack() as reporting:
             # Nothing is drawn before the connection is open: ssh may ask for a passphrase.
             copier.connected = lambda: reporting.enter_context(_reporting(session, copier.progress))
+            if dry_run:
+                planned, summary = asyncio.run(copier.plan())
+                return CopyResult(host.name, summary, tuple(planned))
             summary = asyncio.run(copier.run())
     except KeyboardInterrupt:
         _report_partial_copy(session, copier.progress)
         raise
     except (DroppedError, SourceChangedError) as error:
         _report_partial_copy(session, copier.progress)
-        error.hint = error.hint or _command_line(arguments, method)
+        error.hint = error.hint or _command_line(arguments, method, exclude)
         raise
     return CopyResult(host.name, summary)
 
@@ -139,10 +167,12 @@ def _report(progress: CopyProgress, shown: Progress, over: threading.Event) -> N
         if progress.name != name:
             name = progress.name
             began = time.monotonic()
-        seconds = max(PROGRESS_PERIOD, time.monotonic() - began)
+        seconds = time.monotonic() - began
         # What an earlier run had sent would make the rate look too high.
         sent_now = progress.done - progress.resumed
-        rate = sent_now / seconds
+        rate = 0.0  # none is shown, and no remaining time
+        if seconds >= FIRST_RATE:
+            rate = sent_now / seconds
         shown.transferred(Transferred(name, progress.done, progress.total, rate))
 
 
@@ -154,7 +184,8 @@ def _report_partial_copy(session: Session, progress: CopyProgress) -> None:
         )
 
 
-def _command_line(arguments: Sequence[str], method: Method | None) -> str:
+def _command_line(arguments: Sequence[str], method: Method | None, exclude: Sequence[str]) -> str:
     """The command that makes this copy."""
     options = ["--method", str(method)] if method else []
+    options += [f"--exclude={pattern}" for pattern in exclude]
     return shlex.join(["apexgpu", "cp", *options, *arguments])

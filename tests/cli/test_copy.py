@@ -101,6 +101,45 @@ class TestInTheLab:
         assert product("cp", "-r", "-a", "--", "-data", "gpu2:") == 0
         assert (home(product) / "-data/file").read_text() == "x"
 
+    def test_a_dry_run_lists_what_would_be_sent_and_writes_nothing(self, product: Product) -> None:
+        Path("data/sub").mkdir(parents=True)
+        Path("data/a").write_bytes(noise(1000))
+        Path("data/b.tmp").write_text("x")
+        (home(product) / "data").mkdir()
+        (home(product) / "data/a").write_text("older")
+        words = ("cp", "--dry-run", "--exclude", "*.tmp", "data", "gpu2:")
+        assert product(*words) == 0
+        assert sorted(product.out.splitlines()) == ["/home/alice/data/a", "/home/alice/data/sub/"]
+        assert "would send 1 file, 1000 B; nothing was sent" in product.err
+        document = product.json(*words)
+        assert document["dry_run"] is True
+        planned = sorted(document["would_send"], key=lambda copy: copy["target"])
+        assert planned[0] == {
+            "target": "/home/alice/data/a",
+            "kind": "file",
+            "bytes": 1000,
+            "replaces": True,
+        }
+        assert [path.name for path in (home(product) / "data").iterdir()] == ["a"]
+        assert (home(product) / "data/a").read_text() == "older"
+        assert product(*words[:1], *words[2:]) == 0
+        assert not (home(product) / "data/b.tmp").exists()
+        assert product(*words) == 0
+        assert product.out == ""
+        assert "nothing would be sent" in product.err
+
+    def test_many_files_are_counted_as_files_and_their_directory_is_named(
+        self, product: Product
+    ) -> None:
+        for number in range(5):
+            (home(product) / f"{number}.csv").write_text("x")
+        assert product("cp", "gpu2:*.csv", "plots/") == 0
+        assert f"5 files in {Path.cwd()}/plots: 5 B; 5 B sent in" in product.err
+        assert product("cp", "gpu2:*.csv", "plots/", "--exclude", "[0-3]*") == 0
+        assert "4.csv: up to date" in product.err
+        assert product("cp", "gpu2:*.csv", "plots/", "--exclude", "*") == 2
+        assert "leaves out everything" in product.err
+
     def test_an_unknown_host_is_named_with_the_nearest(self, product: Product) -> None:
         assert product("cp", "gpu22:x", ".") == 2
         assert "there is no host gpu22" in product.err

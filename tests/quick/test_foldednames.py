@@ -66,8 +66,8 @@ class Folding(LocalFiles):
     async def list_directory(self, path: bytes) -> list[FileInfo]:
         return await super().list_directory(self.found(path))
 
-    async def mkdir(self, path: bytes) -> None:
-        await super().mkdir(self.found(path))
+    async def mkdir(self, path: bytes, *, private: bool = True) -> None:
+        await super().mkdir(self.found(path), private=private)
 
     async def rmdir(self, path: bytes) -> None:
         await super().rmdir(self.found(path))

@@ -58,58 +58,49 @@ COMMON = [
     "--no-human-readable",
     "--info=progress2",
     "--no-motd",
-    "--exclude=.apexgpu-*.part",
     "-e",
     "ssh -F '/home/a b/it''s' -x",
 ]
+
+
+NAMES = ["--from0", "--files-from=/tmp/n", "--ignore-missing-args"]
 
 
 @pytest.mark.parametrize(
     ("job", "rest"),
     [
         (
-            RsyncJob(True, b"/here/t", b"/there/.s", compare=True),
+            RsyncJob(True, b"/here/t", b"/there/.s", (b"a",), compare=True),
             [
                 "--rsync-path=cd /there/.s && exec rsync",
-                "--recursive",
-                "--delete",
+                *NAMES,
                 "--compare-dest=..",
                 "./",
                 "gpu7:./",
             ],
         ),
         (
-            RsyncJob(False, b"/here/.s", b"/a b/$(x)\n'"),
+            RsyncJob(False, b"/here/.s", b"/a b/$(x)\n'", (b"-name:[x]",)),
             [
                 "--rsync-path=cd '/a b/$(x)\n'\"'\"'' && exec rsync",
-                "--recursive",
-                "--delete",
+                *NAMES,
+                "--chmod=ug-s,o-w,a-t",
                 "gpu7:./",
                 "./",
-            ],
-        ),
-        (
-            RsyncJob(True, b"/here", b"/there/.s", b"-name:[x]"),
-            [
-                "--rsync-path=cd /there/.s && exec rsync",
-                "--from0",
-                "--files-from=/tmp/n",
-                "./",
-                "gpu7:./",
             ],
         ),
     ],
-    ids=["tree up", "tree down, a wild directory", "a file"],
+    ids=["up", "down, a wild directory"],
 )
 def test_no_name_of_a_file_stands_in_the_command_line(job: RsyncJob, rest: list[str]) -> None:
     # rsync(1): --rsh is split at spaces, quotes doubled; --rsync-path goes through the remote shell.
-    names = Path("/tmp/n") if job.name else None
     ssh = ["ssh", "-F", "/home/a b/it's", "-x"]
-    assert argv(job, ssh=ssh, alias="gpu7", names=names) == [*COMMON, *rest]
+    assert argv(job, ssh=ssh, alias="gpu7", names=Path("/tmp/n")) == [*COMMON, *rest]
 
 
 def test_the_remote_shell_gets_the_directory_as_one_word() -> None:
-    words = argv(RsyncJob(True, b"/h", b"/a b/*'\"\n\xe9"), ssh=["ssh"], alias="gpu7", names=None)
+    job = RsyncJob(True, b"/h", b"/a b/*'\"\n\xe9", ())
+    words = argv(job, ssh=["ssh"], alias="gpu7", names=Path("/tmp/n"))
     command = next(word for word in words if word.startswith("--rsync-path="))
     assert shlex.split(command.removeprefix("--rsync-path="))[:2] == ["cd", "/a b/*'\"\n\udce9"]
 

@@ -57,9 +57,9 @@ class Plain(LocalFiles):
     def accepts_name(self, name: bytes) -> bool:
         return b":" not in name
 
-    async def mkdir(self, path: bytes) -> None:
+    async def mkdir(self, path: bytes, *, private: bool = True) -> None:
         usable(os.path.dirname(path))  # noqa: PTH120 - paths are bytes here
-        await super().mkdir(path)
+        await super().mkdir(path, private=private)
 
     async def remove(self, path: bytes) -> None:
         usable(os.path.dirname(path))  # noqa: PTH120 - the same

@@ -15,7 +15,9 @@ from tests.real.copies import There, lab_there, nasty, noise, small_disk, sshd, 
 from tests.real.wire import wire
 
 from apexgpu.errors import ApexError, DroppedError, RefusedError, UsageError
+from apexgpu.transfer import copypaths, excludes
 from apexgpu.transfer.copier import CopySummary, Method
+from apexgpu.transfer.copytargets import CopyJob
 from apexgpu_lab.inprocess import running
 
 pytestmark = pytest.mark.openssh
@@ -218,7 +220,13 @@ class TestWords:
             (("tree/", "gpu:"), ["tree/in"]),
             (("tree", "gpu:dir"), ["dir/tree/in"]),
             (("tree", "gpu:new"), ["new/in"]),
-            (("tree", "gpu:new/"), ["new/in"]),
+            (("tree", "gpu:new/"), ["new/tree/in"]),
+            (("tree/", "gpu:new/"), ["new/tree/in"]),
+            (("file", "gpu:new/"), ["new/file"]),
+            (("file", "other", "gpu:new/"), ["new/file", "new/other"]),
+            (("file", "other", "gpu:dir"), ["dir/file", "dir/other"]),
+            (("file", "tree", "gpu:new/"), ["new/file", "new/tree/in"]),
+            (("tree/.", "gpu:new/"), ["new/in"]),
             (("tree/.", "gpu:dir"), ["dir/in"]),
             (("tree/.", "gpu:new"), ["new/in"]),
             (("file", "tree", "gpu:dir"), ["dir/file", "dir/tree/in"]),
@@ -234,14 +242,109 @@ class TestWords:
     ) -> None:
         there = real[1]
         (here / "file").write_text("x")
+        (here / "other").write_text("y")
         (here / "tree").mkdir()
         (here / "tree/in").write_text("x")
         (there.home / "dir").mkdir()
-        there.cp(*words, method=method)
-        found = [
-            str(path.relative_to(there.home)) for path in there.home.rglob("*") if path.is_file()
-        ]
-        assert sorted(found) == made
+        for _ in range(2):  # the second time, the same goes to the same place
+            there.cp(*words, method=method)
+            found = [
+                str(path.relative_to(there.home))
+                for path in there.home.rglob("*")
+                if path.is_file()
+            ]
+            # Without a slash, a new name is a directory the second time, as with `cp -r`.
+            if words == ("tree", "gpu:new"):
+                found = [path for path in found if path != "new/tree/in"]
+            assert sorted(found) == made
+
+    def test_a_new_directory_of_the_laptop_is_made_for_what_comes_with_the_usual_mode(
+        self, there: There, here: Path, method: Method
+    ) -> None:
+        (there.home / "data").mkdir()
+        (there.home / "data/in").write_text("x")
+        for _ in range(2):
+            there.cp("gpu:data", "new/", method=method)
+            assert sorted(tree(here / "new")) == [b"data".hex(), b"data/in".hex()]
+        before = os.umask(0o022)
+        os.umask(before)
+        assert (here / "new").stat().st_mode & 0o777 == 0o777 & ~before
+
+    def test_files_of_one_directory_are_one_copy(
+        self, there: There, here: Path, method: Method
+    ) -> None:
+        (there.home / "runs").mkdir()
+        for number in range(111):
+            (there.home / f"runs/{number}.csv").write_text(f"{number}\n" * number)
+        (here / "plots").mkdir()
+        (here / "plots/7.csv").write_text("older")
+        (here / "plots/theirs").write_text("kept")
+        made = there.cp("gpu:runs/*.csv", "plots", method=method)
+        assert (made.files, made.changed, len(made.targets)) == (111, 111, 111)
+        assert made.targets[0] == f"{here}/plots/0.csv"
+        assert (here / "plots/110.csv").read_text() == "110\n" * 110
+        assert (here / "plots/7.csv").read_text() == "7\n" * 7
+        assert (here / "plots/theirs").read_text() == "kept"
+        again = there.cp("gpu:runs/*.csv", "plots", method=method)
+        assert (again.files, again.changed, again.sent) == (111, 0, 0)
+        assert stages(here) == []
+
+    def test_what_an_interrupted_copy_of_files_has_left_is_not_put_in_place(
+        self, there: There, here: Path, method: Method
+    ) -> None:
+        for name in ("a", "b"):
+            (here / name).write_text(name)
+        jobs = asyncio.run(_jobs(there, "a", "b", "gpu:"))
+        [job] = jobs
+        stage = there.home / os.fsdecode(copypaths.base_name(job.stage))
+        stage.mkdir()
+        (stage / "left").write_text("x")
+        (stage / "sub").mkdir()
+        there.cp("a", "b", "gpu:", method=method)
+        found = sorted(path.name for path in there.home.iterdir() if path.name[0] != ".")
+        assert found == ["a", "b"]
+
+    def test_modes_of_a_container_give_nobody_rights_on_the_laptop(
+        self, real: tuple[openssh.OpenSSH, There], here: Path, method: Method
+    ) -> None:
+        there = real[1]
+        (there.home / "tree/sub").mkdir(parents=True)
+        modes = {"tree/sub": 0o3777, "tree/run": 0o6755, "tree/all": 0o666, "tree/mine": 0o640}
+        for path, mode in modes.items():
+            if path != "tree/sub":
+                (there.home / path).write_text("x")
+            (there.home / path).chmod(mode)
+        for _ in range(2):
+            made = there.cp("gpu:tree", "new/", method=method)
+            found = {path: (here / "new" / path).stat().st_mode & 0o7777 for path in modes}
+            assert found == {
+                "tree/sub": 0o775,
+                "tree/run": 0o755,
+                "tree/all": 0o664,
+                "tree/mine": 0o640,
+            }
+        assert made.changed == 0
+        there.cp("gpu:tree/run", "alone", method=method)
+        assert (here / "alone").stat().st_mode & 0o7777 == 0o755
+        # To the container, every bit goes as it is.
+        (here / "alone").chmod(0o2775)
+        there.cp("alone", "gpu:", method=method)
+        assert (there.home / "alone").stat().st_mode & 0o7777 == 0o2775
+
+    def test_excluded_files_are_neither_sent_nor_deleted(
+        self, there: There, here: Path, method: Method
+    ) -> None:
+        for path in ("a.py", "a.pyc", "sub/b.pyc", "sub/b.py", "data/big", "runs/data/x"):
+            (here / "tree" / path).parent.mkdir(parents=True, exist_ok=True)
+            (here / "tree" / path).write_text(path)
+        (there.home / "tree").mkdir()
+        (there.home / "tree/theirs.pyc").write_text("kept")
+        copier = there.copier("tree", "gpu:", method=method)
+        copier.excludes = excludes.parse(["*.pyc", "/data"])
+        asyncio.run(copier.run())
+        files = [path for path in (there.home / "tree").rglob("*") if path.is_file()]
+        found = sorted(str(path.relative_to(there.home / "tree")) for path in files)
+        assert found == ["a.py", "runs/data/x", "sub/b.py", "theirs.pyc"]
 
     def test_wildcards_are_the_containers_and_a_name_with_one_in_it_is_taken_as_it_is(
         self, there: There, here: Path, method: Method
@@ -269,7 +372,8 @@ class TestWords:
             (("gpu:nothing/more", "."), "does not exist"),
             (("file/", "gpu:"), "is not a directory"),
             (("file", "gpu:no/dir"), "there is no directory .*/no on gpu"),
-            (("file", "gpu:no/"), "there is no directory .*/no on gpu"),
+            (("file", "gpu:no/such/"), "there is no directory .*/no on gpu"),
+            (("file", "tree", "gpu:no"), "there is no directory .*/no on gpu.*: write a slash"),
             (("gpu:.profile", "no/dir"), "there is no directory .*/no on this laptop"),
             (("tree", "gpu:.profile"), "is a file, and what is copied is a directory"),
             (("name", "gpu:taken"), "is a directory, and what is copied is a file"),
@@ -298,6 +402,13 @@ class TestWords:
             (here / directory / "file").write_text(directory)
         with pytest.raises(UsageError, match="would both become"):
             there.cp("a/file", "b/file", "gpu:")
+
+
+async def _jobs(there: There, *words: str) -> list[CopyJob]:
+    """What a copy would do."""
+    copier = there.copier(*words)
+    async with copier.connect() as connection:
+        return (await copier._prepare(connection))[2]
 
 
 def broken(there: There, port: int, *words: str, method: Method) -> ApexError:

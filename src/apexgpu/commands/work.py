@@ -131,6 +131,18 @@ def cp(
             help="How to send the files. By default rsync if both sides have it, otherwise SFTP.",
         ),
     ] = "auto",
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            metavar="PATTERN",
+            help="Leave out what matches PATTERN, written as in .gitignore. Can be repeated.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", "-n", help="List what would be sent, and send nothing."),
+    ] = False,
     recursive: Annotated[
         bool,
         typer.Option(
@@ -153,4 +165,6 @@ def cp(
     from apexgpu import copying
 
     chosen = None if method == "auto" else copying.Method(method)
-    return copying.copy(session_of(ctx), words, method=chosen)
+    return copying.copy(
+        session_of(ctx), words, method=chosen, exclude=exclude or [], dry_run=dry_run
+    )

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 async def run_together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -16,6 +18,14 @@ async def run_together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_both(
+    first: Coroutine[Any, Any, First], second: Coroutine[Any, Any, Second]
+) -> tuple[First, Second]:
+    """Run two at the same time; an error cancels the other one and is raised."""
+    one, other = await run_together((first, second))
+    return cast("First", one), cast("Second", other)
 
 
 async def for_each(

@@ -6,25 +6,26 @@ A file gets its final name only when it is complete and on the disk.
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
-from apexgpu.errors import RefusedError
+from apexgpu.errors import RefusedError, UsageError
 from apexgpu.files import locked
 from apexgpu.transfer import copypaths, rsync
 from apexgpu.transfer.copyconnection import CopyConnection
 from apexgpu.transfer.copytargets import CopyJob, expand_wildcards, find_jobs
-from apexgpu.transfer.fileinfo import FileKind, join
+from apexgpu.transfer.excludes import Excludes
+from apexgpu.transfer.fileinfo import TRUSTED_MODE, FileKind, count_files, join
 from apexgpu.transfer.filesystem import FileSystem, NoSpaceError, display
 from apexgpu.transfer.localfiles import LocalFiles
 from apexgpu.transfer.progress import CopyProgress
 from apexgpu.transfer.remotefiles import RemoteFiles
 from apexgpu.transfer.renames import move_into_place, remove_stage
-from apexgpu.transfer.staging import StageResult, fill_stage
+from apexgpu.transfer.staging import Comparison, StageRequest, StageResult, compare, fill_stage
 
 
 class Method(StrEnum):
@@ -53,13 +54,29 @@ class CopySummary:
     targets: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedCopy:
+    """Something that a copy would send: where to, how many bytes, and whether it replaces a file there."""
+
+    target: str
+    kind: FileKind
+    size: int
+    replaces: bool
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory that the target does not have."""
+        return self.kind is FileKind.DIRECTORY
+
+
 @dataclass
 class Copier:
     """One run of `cp`.
 
     `connect` opens the connection; `connected` is called when it is open. `method` None means rsync
     where both sides have it, SFTP otherwise. Locks are kept in `state_dir`. `ignored` are paths in
-    the sources, which are directories, that are left out with all that is below them.
+    the sources, which are directories, that are left out with all that is below them; `excludes`
+    are patterns of more.
     """
 
     route: copypaths.CopyRoute
@@ -69,6 +86,7 @@ class Copier:
     progress: CopyProgress = field(default_factory=CopyProgress)
     connected: Callable[[], object] = lambda: None
     ignored: frozenset[bytes] = frozenset()
+    excludes: Excludes = field(default_factory=Excludes)
 
     async def run(self) -> CopySummary:
         """Copy.
@@ -79,13 +97,7 @@ class Copier:
         began = time.monotonic()
         async with self.connect() as connection:
             self.connected()
-            local = LocalFiles()
-            remote = RemoteFiles(connection, await connection.client.real_path(b"."))
-            source: FileSystem = local if self.route.upload else remote
-            target: FileSystem = remote if self.route.upload else local
-            origins = await self._find_origins(source, remote.home)
-            goal = copypaths.without_dots(self._target_path(remote.home))
-            jobs = await find_jobs(source, target, origins, goal)
+            source, target, jobs = await self._prepare(connection)
             method = await self._choose_method(connection)
             results = [await self._copy(job, source, target, connection, method) for job in jobs]
         return CopySummary(
@@ -96,8 +108,70 @@ class Copier:
             changed=sum(result.changed for result in results),
             left_out=sum(result.left_out for result in results),
             seconds=time.monotonic() - began,
-            targets=tuple(display(job.final) for job in jobs),
+            targets=_displayed_targets(jobs),
         )
+
+    async def plan(self) -> tuple[list[PlannedCopy], CopySummary]:
+        """What `run` would send, and its summary as far as that can be told. Nothing is written."""
+        began = time.monotonic()
+        planned: list[PlannedCopy] = []
+        files, size, left_out = 0, 0, 0
+        async with self.connect() as connection:
+            self.connected()
+            source, target, jobs = await self._prepare(connection)
+            method = await self._choose_method(connection)
+            for job in jobs:
+                if _is_up_to_date(job):
+                    files += 1
+                    size += job.info.size
+                    continue
+                comparison = await compare(source, target, self._stage_request(job), dry_run=True)
+                planned += _planned_copies(job, comparison)
+                job_files, job_size = count_files(comparison.wanted)
+                files += job_files
+                size += job_size
+                left_out += len(comparison.plan.skipped)
+        summary = CopySummary(
+            method=method,
+            files=files,
+            size=size,
+            sent=sum(copy.size for copy in planned),
+            changed=len(planned),
+            left_out=left_out,
+            seconds=time.monotonic() - began,
+            targets=_displayed_targets(jobs),
+        )
+        return planned, summary
+
+    async def _prepare(
+        self, connection: CopyConnection
+    ) -> tuple[FileSystem, FileSystem, list[CopyJob]]:
+        """The two sides, source first, and what goes where."""
+        local = LocalFiles()
+        mode_mask = 0o7777 if self.route.upload else TRUSTED_MODE
+        home = await connection.client.real_path(b".")
+        remote = RemoteFiles(connection, home, mode_mask=mode_mask)
+        source: FileSystem = local if self.route.upload else remote
+        target: FileSystem = remote if self.route.upload else local
+        origins = self._kept(await self._find_origins(source, home))
+        goal = copypaths.without_dots(self._target_path(home))
+        return source, target, await find_jobs(source, target, origins, goal)
+
+    def _kept(self, origins: list[bytes]) -> list[bytes]:
+        """The origins whose own names no pattern leaves out."""
+        kept = []
+        for origin in origins:
+            name = copypaths.base_name(origin)
+            is_directory = origin.endswith(b"/")
+            if not self.excludes.leaves_out(name, is_directory=is_directory):
+                kept.append(origin)
+        if not kept:
+            message = "--exclude leaves out everything that would be copied"
+            raise UsageError(message, hint="apexgpu cp --help")
+        return kept
+
+    def _stage_request(self, job: CopyJob) -> StageRequest:
+        return replace(job.stage_request, ignored=self.ignored, excludes=self.excludes)
 
     async def _choose_method(self, connection: CopyConnection) -> Method:
         """rsync if both sides have it.
@@ -155,16 +229,16 @@ class Copier:
         method: Method,
     ) -> StageResult:
         """Copy one source; what is the same already is not sent."""
-        if job.info.kind is FileKind.FILE and job.info.same_content(job.existing):
+        if _is_up_to_date(job):
             return await _update_mode(job, source, target)
-        self.progress.begin(display(copypaths.base_name(job.source)), None)
+        self.progress.begin(job.label, None)
         lock = self.state_dir / "locks" / f"cp-{job.key}.lock"
         with locked(lock, what=f"the copy to {display(job.final)}", timeout=2):
             try:
                 send_all = None
                 if method is Method.RSYNC:
                     send_all = partial(self._send_by_rsync, job, target, connection)
-                request = replace(job.stage_request, ignored=self.ignored)
+                request = self._stage_request(job)
                 result = await fill_stage(source, target, request, self.progress, send_all)
                 if not result.staged:
                     return result
@@ -180,24 +254,60 @@ class Copier:
         return replace(result, changed=result.changed + changed)
 
     async def _send_by_rsync(
-        self, job: CopyJob, target: FileSystem, connection: CopyConnection
+        self, job: CopyJob, target: FileSystem, connection: CopyConnection, comparison: Comparison
     ) -> int:
         """Fill the staging directory of `job`; the bytes that were sent."""
+        plan = comparison.plan
+        names = [*plan.directories, *plan.new_directories, *plan.files, *plan.links]
         if job.info.is_directory:
-            origin, name = job.source, None
-            compare = job.merges
+            origin = job.source
+            compare_with_target = job.merges
+            if not job.merges:
+                names.append(b".")  # the directory itself, for its mode and time
         else:
-            origin, name = copypaths.parent(job.source), copypaths.base_name(job.source)
+            origin = copypaths.parent(job.source)
             # rsync looks for the old version under the name of the source.
-            compare = job.existing is not None and name == copypaths.base_name(job.final)
+            same_name = copypaths.base_name(job.source) == copypaths.base_name(job.final)
+            compare_with_target = job.existing is not None and same_name
         if self.route.upload:
             local_directory, remote_directory = origin, job.stage
         else:
             local_directory, remote_directory = job.stage, origin
         rsync_job = rsync.RsyncJob(
-            self.route.upload, local_directory, remote_directory, name, compare, self.ignored
+            self.route.upload,
+            local_directory,
+            remote_directory,
+            tuple(dict.fromkeys(names)),
+            compare_with_target,
         )
         return await rsync.run(rsync_job, connection, target, self.progress)
+
+
+def _is_up_to_date(job: CopyJob) -> bool:
+    """Whether a single file is there already."""
+    return job.info.kind is FileKind.FILE and job.info.same_content(job.existing)
+
+
+def _displayed_targets(jobs: Sequence[CopyJob]) -> tuple[str, ...]:
+    return tuple(display(target) for job in jobs for target in job.targets)
+
+
+def _planned_copies(job: CopyJob, comparison: Comparison) -> list[PlannedCopy]:
+    """What would be sent for one job, in the order of the source."""
+    plan = comparison.plan
+    sent = {*plan.files, *plan.links, *plan.new_directories, *plan.complete}
+    copies = []
+    for path, info in comparison.wanted.items():
+        if path not in sent:
+            continue
+        target = job.final
+        replaces = job.existing is not None
+        if job.info.is_directory:
+            target = join(job.final, path)
+            replaces = path in comparison.existing
+        size = info.size if info.kind is FileKind.FILE else 0
+        copies.append(PlannedCopy(display(target), info.kind, size, replaces))
+    return copies
 
 
 async def _update_mode(job: CopyJob, source: FileSystem, target: FileSystem) -> StageResult:

@@ -10,6 +10,13 @@ from enum import Enum
 
 STAGE_PREFIX, STAGE_SUFFIX = b".apexgpu-", b".part"
 
+TRUSTED_MODE = 0o775
+"""The bits of a mode that a container may set on the laptop.
+
+A file of the laptop's user would run with that user's rights (setuid, setgid), or could be changed by
+everybody there, because of what somebody has done in the container.
+"""
+
 
 class FileKind(Enum):
     """What a name in a directory stands for. SPECIAL: a socket, a pipe or a device."""

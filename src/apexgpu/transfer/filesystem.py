@@ -93,8 +93,8 @@ class FileSystem(Protocol):
         """
         ...
 
-    async def mkdir(self, path: bytes) -> None:
-        """Make a directory that only its owner can use."""
+    async def mkdir(self, path: bytes, *, private: bool = True) -> None:
+        """Make a directory that only its owner can use, or else one with the usual mode."""
         ...
 
     async def rmdir(self, path: bytes) -> None:

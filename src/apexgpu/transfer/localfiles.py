@@ -112,10 +112,10 @@ class LocalFiles:
                 return join(directory, other)
         return path
 
-    async def mkdir(self, path: bytes) -> None:
+    async def mkdir(self, path: bytes, *, private: bool = True) -> None:
         """See FileSystem."""
         with self.translated_errors(path):
-            os.mkdir(path, 0o700)  # noqa: PTH102
+            os.mkdir(path, 0o700 if private else 0o777)  # noqa: PTH102
 
     async def rmdir(self, path: bytes) -> None:
         """See FileSystem."""

@@ -5,6 +5,7 @@ import errno
 import shlex
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from apexgpu.errors import ApexError
 from apexgpu.transfer.copyconnection import CopyConnection
@@ -18,17 +19,18 @@ _FULL = 1 << 17  # a disk with fewer free bytes counts as full
 class RemoteFiles:
     """The container on a host; `home` is the directory where its SFTP session begins.
 
-    See FileSystem.
+    Other bits than those of `mode_mask` are left out of the modes of its files. See FileSystem.
     """
 
     has_modes = True
 
-    def __init__(self, connection: CopyConnection, home: bytes) -> None:
+    def __init__(self, connection: CopyConnection, home: bytes, *, mode_mask: int = 0o7777) -> None:
         self.connection = connection
         self.where = connection.host
         self.home = home
         self.chunk = connection.client.chunk
         self.client = connection.client
+        self._mode_mask = mode_mask
 
     def accepts_name(self, name: bytes) -> bool:
         """See FileSystem."""
@@ -45,12 +47,18 @@ class RemoteFiles:
     async def info(self, path: bytes, *, follow: bool = False) -> FileInfo | None:
         """See FileSystem."""
         with self.translated_errors(path):
-            return await self.client.info(path, follow=follow)
+            info = await self.client.info(path, follow=follow)
+        return None if info is None else self._masked(info)
 
     async def list_directory(self, path: bytes) -> list[FileInfo]:
         """See FileSystem."""
         with self.translated_errors(path):
-            return await self.client.list_directory(path)
+            listing = await self.client.list_directory(path)
+        return [self._masked(info) for info in listing]
+
+    def _masked(self, info: FileInfo) -> FileInfo:
+        mode = info.mode & self._mode_mask
+        return info if mode == info.mode else replace(info, mode=mode)
 
     async def real_path(self, path: bytes) -> bytes:
         """See FileSystem."""
@@ -61,10 +69,10 @@ class RemoteFiles:
         """See FileSystem."""
         return path
 
-    async def mkdir(self, path: bytes) -> None:
+    async def mkdir(self, path: bytes, *, private: bool = True) -> None:
         """See FileSystem."""
         with self.translated_errors(path):
-            await self.client.mkdir(path)
+            await self.client.mkdir(path, 0o700 if private else 0o777)
 
     async def rmdir(self, path: bytes) -> None:
         """See FileSystem."""

@@ -22,7 +22,6 @@ from apexgpu.boundedoutput import BoundedOutput
 from apexgpu.errors import ApexError, ConnectionLostError, MissingProgramError, RefusedError
 from apexgpu.process import start_async, which
 from apexgpu.transfer.copyconnection import CopyConnection, kill
-from apexgpu.transfer.fileinfo import STAGE_PREFIX, STAGE_SUFFIX
 from apexgpu.transfer.filesystem import FileSystem, NoSpaceError
 from apexgpu.transfer.progress import CopyProgress
 
@@ -31,6 +30,7 @@ _OLDEST_USABLE = (3, 1)
 # 24: a file of the source disappeared meanwhile, as when a training run replaces its checkpoints.
 _SUCCESS = {0, 24}
 _CONNECTION_LOST = {10, 12, 20, 30, 35, 255}
+_TRUSTED_MODES = "ug-s,o-w,a-t"  # fileinfo.TRUSTED_MODE in rsync's language
 _VERSION_COMMAND = "rsync --version"
 _PROGRESS = re.compile(rb"^\s{0,32}([0-9][0-9,.]{0,30})\s{1,32}([0-9]{1,3})%\s")
 _BYTES_SENT = re.compile(r"^Literal data: ([0-9,.]{1,30})", re.MULTILINE)
@@ -44,19 +44,16 @@ class RsyncJob:
 
     One of the two directories is a staging directory, which is to be filled.
 
-    `name` is the only file of the source to copy, None for all of them. With `compare`, the
-    directory above the staging directory holds what the target has already: rsync leaves out what
-    is the same and sends the differences of what is not. What an earlier run left in the staging
-    directory and the source no longer has is deleted there. `ignored` are paths in the source that
-    are left out.
+    `names` are the paths in the source that are to be sent: files, links, and directories without
+    what is in them. With `compare`, the directory above the staging directory holds what the target
+    has already: rsync sends the differences from that.
     """
 
     upload: bool
     local_directory: bytes
     remote_directory: bytes
-    name: bytes | None = None
+    names: tuple[bytes, ...]
     compare: bool = False
-    ignored: frozenset[bytes] = frozenset()
 
 
 def is_usable(version: str) -> bool:
@@ -71,20 +68,11 @@ def is_usable(version: str) -> bool:
     return (int(match[1]), int(match[2])) >= _OLDEST_USABLE
 
 
-def argv(
-    job: RsyncJob,
-    *,
-    ssh: Sequence[str],
-    alias: str,
-    names: Path | None,
-    patterns: Path | None = None,
-) -> list[str]:
+def argv(job: RsyncJob, *, ssh: Sequence[str], alias: str, names: Path) -> list[str]:
     """The command line, to be run in `job.local_directory`.
 
-    `ssh` is ssh with its options; `names` is a file that lists what to copy, `patterns` one with
-    what to leave out, both divided by NUL bytes.
+    `ssh` is ssh with its options; `names` is a file with the names of `job`, divided by NUL bytes.
     """
-    stages = os.fsdecode(STAGE_PREFIX + b"*" + STAGE_SUFFIX)
     remote_directory = shlex.quote(os.fsdecode(job.remote_directory))
     arguments = [
         "rsync",
@@ -97,20 +85,18 @@ def argv(
         "--no-human-readable",
         "--info=progress2",
         "--no-motd",
-        f"--exclude={stages}",
         "-e",
         " ".join(_quote_for_rsh(word) for word in ssh),
         f"--rsync-path=cd {remote_directory} && exec rsync",
+        "--from0",
+        f"--files-from={names}",
+        # One that has disappeared since, as when a training run replaces its checkpoints.
+        "--ignore-missing-args",
     ]
-    if names is not None:
-        arguments += ["--from0", f"--files-from={names}"]
-    else:
-        arguments += ["--recursive", "--delete"]
-    if patterns is not None:
-        # An earlier run may have sent what is left out now.
-        arguments += ["--from0", f"--exclude-from={patterns}", "--delete-excluded"]
+    if not job.upload:
+        arguments.append(f"--chmod={_TRUSTED_MODES}")
     if job.compare:
-        arguments += ["--compare-dest=.."]
+        arguments.append("--compare-dest=..")
     local, remote = "./", f"{alias}:./"
     arguments += [local, remote] if job.upload else [remote, local]
     return arguments
@@ -125,17 +111,6 @@ def _quote_for_rsh(word: str) -> str:
     if re.fullmatch(r"[^\s'\"]+", word):
         return word
     return "'" + word.replace("'", "''") + "'"
-
-
-def exclude_pattern(path: bytes) -> bytes:
-    """The line of --exclude-from that leaves out exactly `path` (FILTER RULES in rsync(1)).
-
-    A slash in front ties it to the top of the copy. In a pattern without wildcards, a backslash is a
-    letter; in one with wildcards, it takes the meaning from the letter behind it.
-    """
-    if re.search(rb"[*?[]", path):
-        path = re.sub(rb"([*?\[\\])", rb"\\\1", path)
-    return b"/" + path + b"\0"
 
 
 def parse_progress(piece: bytes) -> int | None:
@@ -227,22 +202,10 @@ async def run(
     `progress.done` also counts what did not have to be sent.
     """
     with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
-        names = None
-        if job.name is not None:
-            names = Path(directory) / "names"
-            names.write_bytes(b"./" + job.name + b"\0")
-        patterns = None
-        if job.ignored:
-            patterns = Path(directory) / "patterns"
-            patterns.write_bytes(b"".join(exclude_pattern(path) for path in sorted(job.ignored)))
+        names = Path(directory) / "names"
+        names.write_bytes(b"".join(b"./" + name + b"\0" for name in job.names))
         process = await start_async(
-            argv(
-                job,
-                ssh=connection.ssh_argv(),
-                alias=connection.alias,
-                names=names,
-                patterns=patterns,
-            ),
+            argv(job, ssh=connection.ssh_argv(), alias=connection.alias, names=names),
             own_group=not connection.ask,
             cwd=job.local_directory,
             env={"LC_ALL": "C"},  # failure() reads English

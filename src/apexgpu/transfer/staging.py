@@ -4,15 +4,16 @@ The trees on both sides are read and compared; what is missing is sent by rsync 
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from shlex import quote
 
 from apexgpu.errors import ApexError, RefusedError
 from apexgpu.transfer import foldednames
-from apexgpu.transfer.concurrency import for_each, run_together
+from apexgpu.transfer.concurrency import for_each, run_both, run_together
 from apexgpu.transfer.copypaths import parent
 from apexgpu.transfer.copyplan import CopyPlan, plan_copy
+from apexgpu.transfer.excludes import Excludes
 from apexgpu.transfer.fileinfo import FileInfo, FileKind, Tree, count_files, is_directory, join
 from apexgpu.transfer.filesystem import FileSystem, LinksNotAllowedError, OpenFile, display
 from apexgpu.transfer.progress import CopyProgress
@@ -26,7 +27,7 @@ _SMALL_AT_ONCE = 48
 # Few, so that those that were sent are complete when the copy is interrupted.
 _LARGE_AT_ONCE = 2
 
-SendAll = Callable[[], Awaitable[int]]
+SendAll = Callable[["Comparison"], Awaitable[int]]
 """Sends everything in its own way; returns the bytes that had to be sent."""
 
 
@@ -41,8 +42,12 @@ class StageRequest:
     """What to put into the staging directory `stage`: the file or directory `source`.
 
     `name` is the name of a single file in the staging directory. `existing` is the directory on the
-    target into which a directory is merged, None if it will be new. `ignored` are the paths in a
-    directory that are left out, with all that is below them.
+    target into which a directory is merged, None if it will be new. `new_directory` has to be made
+    before `stage`, empty if there is nothing to make. With `files`, those of the directory `source`
+    are all that is wanted, and `replaced` are the files that the target has in their place.
+
+    `ignored` are the paths in a directory that are left out, with all that is below them; `excludes`
+    are patterns of more.
     """
 
     source: bytes
@@ -50,7 +55,16 @@ class StageRequest:
     stage: bytes
     name: bytes = b""
     existing: bytes | None = None
+    new_directory: bytes = b""
+    files: Tree | None = None
+    replaced: Tree = field(default_factory=dict)
     ignored: frozenset[bytes] = frozenset()
+    excludes: Excludes = field(default_factory=Excludes)
+
+    @property
+    def existing_directory(self) -> bytes:
+        """A directory on the disk of `stage` that exists before anything is made."""
+        return parent(self.new_directory or self.stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,67 @@ class StageResult:
     staged: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a copy has to do, and what it was found from: the trees of source, target and staging directory.
+
+    `excluded` are the paths of the source that patterns left out. `stage_exists` says whether an
+    earlier run has left a staging directory, `free` how many bytes the target's disk has (None if
+    unknown).
+    """
+
+    wanted: Tree
+    existing: Tree
+    staged: Tree
+    excluded: frozenset[bytes]
+    stage_exists: bool
+    free: int | None
+    plan: CopyPlan
+
+
+async def compare(
+    source: FileSystem, target: FileSystem, request: StageRequest, *, dry_run: bool = False
+) -> Comparison:
+    """Find out what a copy has to do. Nothing is copied; with `dry_run`, nothing is written at all.
+
+    Raises the errors that are known before the first byte is sent: about names, and conflicts.
+    """
+    wanted, excluded = await _wanted_files(source, request)
+    _check_names(source, target, request, wanted)
+    finding_existing = _existing_files(target, request, wanted)
+    finding_staged = _staged_files(target, request)
+    finding_free = target.free_space(request.existing_directory)
+    (existing, staged), free = await run_both(
+        run_both(finding_existing, finding_staged), finding_free
+    )
+    stage_exists = staged is not None
+    staged = staged or {}
+    # Whether a disk takes two names for one, only a try can tell.
+    if not dry_run and await _check_twins(source, target, request, wanted, existing, staged):
+        existing = foldednames.respelled(existing, wanted)
+        staged = foldednames.respelled(staged, wanted)
+
+    plan = plan_copy(wanted, existing, staged, modes=source.has_modes and target.has_modes)
+    if plan.conflicts:
+        raise conflict_error(target, request.existing or b"", plan.conflicts[0])
+    return Comparison(wanted, existing, staged, excluded, stage_exists, free, plan)
+
+
+async def _existing_files(target: FileSystem, request: StageRequest, wanted: Tree) -> Tree:
+    if request.files is not None:
+        return request.replaced
+    if request.existing is None:
+        return {}
+    return await read_tree(target, request.existing, only=foldednames.directories(wanted))
+
+
+async def _staged_files(target: FileSystem, request: StageRequest) -> Tree | None:
+    """What an earlier run has left; None if there is no staging directory."""
+    if request.new_directory or await target.info(request.stage) is None:
+        return None
+    return await read_tree(target, request.stage)
+
+
 async def fill_stage(
     source: FileSystem,
     target: FileSystem,
@@ -80,30 +155,16 @@ async def fill_stage(
     Whatever can be checked beforehand is: errors about names, conflicts and free space come before
     the first write.
     """
-    wanted = await _wanted_files(source, target, request)
-    existing: Tree = {}
-    if request.existing is not None:
-        only = foldednames.directories(wanted)
-        existing = await read_tree(target, request.existing, only=only)
-    staged: Tree = {}
-    stage_exists = await target.info(request.stage) is not None
-    if stage_exists:
-        staged = await read_tree(target, request.stage)
-    if await _check_twins(source, target, request, wanted, existing, staged):
-        existing = foldednames.respelled(existing, wanted)
-        staged = foldednames.respelled(staged, wanted)
-
-    plan = plan_copy(wanted, existing, staged, modes=source.has_modes and target.has_modes)
-    target_directory = request.existing or b""
-    if plan.conflicts:
-        raise conflict_error(target, target_directory, plan.conflicts[0])
+    comparison = await compare(source, target, request)
+    wanted, staged, plan = comparison.wanted, comparison.staged, comparison.plan
     for path in plan.modes:
         info = wanted[path]
-        await target.set_attributes(join(target_directory, path), info.mode, info.mtime)
+        existing = join(request.existing or b"", path)
+        await target.set_attributes(existing, info.mode, info.mtime)
 
     files, size = count_files(wanted)
     is_new_directory = request.info.is_directory and request.existing is None
-    if not (stage_exists or is_new_directory or plan.sends_anything):
+    if not (comparison.stage_exists or is_new_directory or plan.sends_anything):
         left_out, changed = len(plan.skipped), len(plan.modes)
         return StageResult(files, size, 0, left_out, changed, staged=False)
 
@@ -112,30 +173,47 @@ async def fill_stage(
     for path in plan.files:
         to_send += wanted[path].size
         already_staged += _size(staged, path)
-    disk = request.stage if stage_exists else parent(request.stage)
-    await check_free_space(target, disk, to_send - already_staged)
-    if not stage_exists:
+    check_free_space(target, request.existing_directory, comparison.free, to_send - already_staged)
+    # Another source of the same copy may have made it.
+    if request.new_directory and await target.info(request.new_directory) is None:
+        await target.mkdir(request.new_directory, private=False)
+    if not comparison.stage_exists:
         await target.mkdir(request.stage)
     progress.partial = (target.where, display(request.stage))
     progress.begin(progress.name, to_send)
+    sender = _SftpSender(source, target, request, wanted, staged, progress)
+    await sender.remove_leftovers(plan)
     if send_all is None:
-        sender = _SftpSender(source, target, request, wanted, staged, progress)
         sent = await sender.send(plan)
     else:
-        sent = await send_all()
+        sent = await send_all(comparison)
     return StageResult(files, size, sent, len(plan.skipped), len(plan.modes))
 
 
-async def _wanted_files(source: FileSystem, target: FileSystem, request: StageRequest) -> Tree:
-    """What has to be on the target in the end.
+async def _wanted_files(source: FileSystem, request: StageRequest) -> tuple[Tree, frozenset[bytes]]:
+    """What has to be on the target in the end, and the paths that patterns leave out."""
+    if request.files is not None:
+        return request.files, frozenset()
+    if not request.info.is_directory:
+        return {request.name: request.info}, frozenset()
+    excluded: set[bytes] = set()
 
-    Raises RefusedError for a name that the target cannot have.
-    """
-    wanted: Tree
-    if request.info.is_directory:
-        wanted = await read_tree(source, request.source, without=request.ignored)
-    else:
-        wanted = {request.name: request.info}
+    def is_left_out(path: bytes, info: FileInfo) -> bool:
+        if path in request.ignored:
+            return True
+        if request.excludes.leaves_out(path, is_directory=info.is_directory):
+            excluded.add(path)
+            return True
+        return False
+
+    tree = await read_tree(source, request.source, is_left_out=is_left_out)
+    return tree, frozenset(excluded)
+
+
+def _check_names(
+    source: FileSystem, target: FileSystem, request: StageRequest, wanted: Tree
+) -> None:
+    """Raise RefusedError for a name that the target cannot have."""
     for info in wanted.values():
         if not target.accepts_name(info.name):
             message = (
@@ -144,7 +222,6 @@ async def _wanted_files(source: FileSystem, target: FileSystem, request: StageRe
             )
             hint = source.shell_hint(f"ls -la {quote(display(parent(request.source)))}")
             raise RefusedError(message, hint=hint, code="name")
-    return wanted
 
 
 async def _check_twins(
@@ -166,7 +243,7 @@ async def _check_twins(
         if pair.differ_in_form_only:
             candidates.append(pair)
     # The disk of the staging directory is that of the target.
-    found = await foldednames.taken_for_one(target, parent(request.stage), candidates)
+    found = await foldednames.taken_for_one(target, request.existing_directory, candidates)
     lost = []
     for pair in found:
         if pair.second in wanted or not pair.differ_in_form_only:
@@ -188,12 +265,11 @@ def _size(tree: Tree, path: bytes) -> int:
     return tree[path].size
 
 
-async def check_free_space(files: FileSystem, directory: bytes, needed: int) -> None:
-    """Raise ApexError if `needed` bytes do not fit.
+def check_free_space(files: FileSystem, directory: bytes, free: int | None, needed: int) -> None:
+    """Raise ApexError if `needed` bytes do not fit into the `free` ones of a disk.
 
     The disks are shared, so a full one is everybody's trouble.
     """
-    free = await files.free_space(directory)
     if free is not None and needed > free:
         message = (
             f"{_binary_size(needed)} are needed at {display(directory)} on {files.where}, "
@@ -221,9 +297,6 @@ class _SftpSender:
 
     async def send(self, plan: CopyPlan) -> int:
         """Fill the staging directory; the bytes that were sent."""
-        # An earlier run may have given its directories their final modes already.
-        await make_writable(self.target, self.request.stage, self.staged, self.staged)
-        await self._remove_leftovers(plan)
         for path in plan.directories:  # outermost first
             await self.target.mkdir(self._staged_path(path))
 
@@ -245,7 +318,10 @@ class _SftpSender:
             await self._set_attributes(b"", self.request.info)
         return self.progress.done - self.progress.resumed
 
-    async def _remove_leftovers(self, plan: CopyPlan) -> None:
+    async def remove_leftovers(self, plan: CopyPlan) -> None:
+        """Remove what an earlier run has left in the staging directory and is not wanted any more."""
+        # That run may have given its directories their final modes already.
+        await make_writable(self.target, self.request.stage, self.staged, self.staged)
         for path in reversed(plan.leftovers):  # innermost first
             if is_directory(self.staged, path):
                 await self.target.rmdir(self._staged_path(path))

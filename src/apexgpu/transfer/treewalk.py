@@ -1,6 +1,6 @@
 """Reads trees of files from either side, and makes read-only directories writable."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from shlex import quote
 
 from apexgpu.errors import RefusedError
@@ -26,9 +26,9 @@ async def read_tree(
     top: bytes,
     *,
     only: Collection[bytes] | None = None,
-    without: Collection[bytes] = frozenset(),
+    is_left_out: Callable[[bytes, FileInfo], bool] = lambda _path, _info: False,
 ) -> dict[bytes, FileInfo]:
-    """Everything below `top`, except staging directories and the paths `without`.
+    """Everything below `top`, except staging directories and what `is_left_out`.
 
     With `only`, a directory is read only if it is one of those (`foldednames.directories`), spelled in
     any way: nobody needs the rest of a large target.
@@ -49,7 +49,7 @@ async def read_tree(
                 if is_stage(info.name):
                     continue
                 path = directory + b"/" + info.name if directory else info.name
-                if path in without:
+                if is_left_out(path, info):
                     continue
                 tree[path] = info
                 if len(tree) > _MOST_FILES or len(path) > _LONGEST_PATH:
