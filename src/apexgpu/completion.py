@@ -68,6 +68,10 @@ def script(shell: str) -> str:
 
 def answer(environment: Mapping[str, str]) -> int:
     """Print the completions for the line in `environment`, one a line; return the exit code."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        # Git Bash on Windows would take the \r of a line end for a part of the word.
+        reconfigure(newline="\n")
     before, word = _parse_line(environment)
     for completion in complete(before, word, environment):
         sys.stdout.write(f"{completion}\n")

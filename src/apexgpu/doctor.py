@@ -22,7 +22,7 @@ from apexgpu import __version__, files
 from apexgpu.errors import ApexError, ConfigError
 from apexgpu.manageshell.checks import HostFindings
 from apexgpu.models import Finding, Host, Target
-from apexgpu.platforms import localnetwork
+from apexgpu.platforms import hints, localnetwork
 from apexgpu.platforms.system import current
 from apexgpu.results import JsonObject, Result, finding_json
 from apexgpu.session import Session
@@ -198,10 +198,12 @@ def _check_directories(session: Session) -> Iterator[Finding]:
         while not existing.exists():
             existing = existing.parent
         if not os.access(existing, os.W_OK):
-            yield Finding.problem(check, f"{path} cannot be written", f"ls -ld {existing}")
+            yield Finding.problem(check, f"{path} cannot be written", hints.look_at(existing))
         elif sys.platform != "win32" and path.exists() and path.stat().st_mode & 0o077:
             yield Finding.note(
-                check, f"other users of this machine have access to {path}", f"chmod 700 {path}"
+                check,
+                f"other users of this machine have access to {path}",
+                hints.make_private(path, directory=True),
             )
         else:
             yield Finding.ok(check, str(path))

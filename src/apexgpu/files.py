@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from apexgpu.errors import ApexError, MissingProgramError
-from apexgpu.platforms import rights, system
+from apexgpu.platforms import hints, owner, replacing, rights, system
 
 _STALE_AFTER = 3600.0  # seconds
 _RIGHTS_LIMIT = 10.0  # seconds for icacls
@@ -73,7 +73,7 @@ def replace_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """
     target = Path(os.path.realpath(path))
     with written_beside(target, data, mode=mode) as temporary:
-        temporary.replace(target)
+        replacing.replace(temporary, target)
     sync_directory(target.parent)
 
 
@@ -251,6 +251,7 @@ def _no_locks(path: Path, what: str, error: OSError) -> NoLocksError:
 
 def local_state_dir_command() -> str:
     """Return the command to paste that moves apexgpu's state to a directory on a local disk."""
-    if sys.platform == "win32":
-        return "set APEXGPU_STATE_DIR=%TEMP%\\apexgpu"
-    return f"export APEXGPU_STATE_DIR=/var/tmp/apexgpu-{os.getuid()}"
+    directory = f"/var/tmp/apexgpu-{owner.user_id()}"  # noqa: S108 - a text to paste
+    if system.is_windows():
+        directory = os.path.join(os.environ.get("TEMP", "C:\\"), "apexgpu")  # noqa: PTH118
+    return hints.set_variable("APEXGPU_STATE_DIR", directory)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from apexgpu.errors import ConfigError
+from apexgpu.platforms import hints
 
 VARIABLES = (
     "APEXGPU_IAM_URL",
@@ -17,8 +18,6 @@ VARIABLES = (
     "APEXGPU_STATE_DIR",
 )
 """What `lab env` sets, and `lab env --unset` removes."""
-
-_UNSET = 'eval "$(apexgpu lab env --unset)"'
 
 
 def lab_home(environment: Mapping[str, str]) -> Path | None:
@@ -47,7 +46,7 @@ def check(environment: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{len(VARIABLES)} variables of this terminal, APEXGPU_IAM_URL and others, belong to a lab "
             f"that is down ({home})",
-            hint=_UNSET,
+            hint=hints.set_lab_variables(unset=True),
             code="lab_down",
         )
 
@@ -66,6 +65,6 @@ def why_unreachable(environment: Mapping[str, str]) -> ConfigError | None:
         return None
     return ConfigError(
         "the APEXGPU_ variables of this terminal belong to an earlier lab; another one is running now",
-        hint='eval "$(apexgpu lab env)"',
+        hint=hints.set_lab_variables(),
         code="lab_restarted",
     )

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from apexgpu.boundedoutput import BoundedOutput, OnOutput, OutputTaker, taker_of
 from apexgpu.errors import MissingProgramError, ProgramTimeoutError
+from apexgpu.platforms import hints
 from apexgpu.platforms.starting import background_flags, neutral_directory, own_group_flags
 from apexgpu.platforms.system import current
 from apexgpu.text import last_line
@@ -587,17 +588,4 @@ def which(program: str) -> str | None:
 
 def missing(program: str) -> MissingProgramError:
     """The error for a program that is not installed, with the command that installs it on this system."""
-    hint = install_hint(program, sys.platform)
-    return MissingProgramError(f"{program} is not installed", hint=hint)
-
-
-def install_hint(program: str, platform: str) -> str:
-    """The command that installs `program` on `platform` (a value of `sys.platform`)."""
-    if platform == "darwin":
-        return f"macOS ships it in /usr/bin; look at PATH: command -v {program}"
-    if platform == "win32":
-        return "Add-WindowsCapability -Online -Name OpenSSH.Client~~~~0.0.1.0"
-    package = program
-    if program in {"ssh", "ssh-keygen", "ssh-add", "sftp"}:
-        package = "openssh-client"
-    return f"sudo apt install {package}"
+    return MissingProgramError(f"{program} is not installed", hint=hints.install(program))

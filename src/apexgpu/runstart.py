@@ -11,7 +11,6 @@ What becomes of it afterwards is in `apexgpu.runs`.
 
 import re
 import secrets
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from apexgpu.models import Host, Target
 from apexgpu.nvidia import query
 from apexgpu.nvidia.choice import Fit
 from apexgpu.nvidia.smi import Condition
+from apexgpu.platforms import hints
 from apexgpu.runs import StartedRun
 from apexgpu.session import Session
 from apexgpu.text import size
@@ -138,7 +138,7 @@ def parse_variables(words: Sequence[str], file: str | None) -> dict[str, str]:
         except (OSError, UnicodeDecodeError) as exc:
             reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
             message = f"cannot read {file}: {reason}"
-            raise UsageError(message, hint=f"ls -l {shlex.quote(file)}") from None
+            raise UsageError(message, hint=hints.look_at(file)) from None
         for number, line in enumerate(lines, start=1):
             if line.strip() and not line.lstrip().startswith("#"):
                 name, value = _parse_variable(line.lstrip(), f"line {number} of {file}")
@@ -410,7 +410,7 @@ def _copy_directory(session: Session, host: Host, source: str, target: str) -> N
     directory = Path(source).expanduser()
     if not directory.is_dir():
         message = f"there is no directory {directory} on this laptop"
-        raise RefusedError(message, hint=f"ls -ld {shlex.quote(str(directory))}", code="no_source")
+        raise RefusedError(message, hint=hints.look_at(directory), code="no_source")
     ignored = gitignore.ignored_paths(directory, session.runner)
     if ignored:
         names = sorted(path.decode("utf-8", "replace") for path in ignored)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from apexgpu.errors import ConfigError
+from apexgpu.platforms import hints
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -251,7 +252,7 @@ def home_directory() -> Path:
     if os.name == "posix" and given is not None and not Path(given).is_absolute():
         raise ConfigError(
             f"HOME is {given!r}, which is not the full path of a directory",
-            hint='export HOME="$(getent passwd "$(id -u)" | cut -d: -f6)"',
+            hint=hints.set_home(),
         )
     try:
         return Path.home()
@@ -259,7 +260,7 @@ def home_directory() -> Path:
         raise ConfigError(
             f"there is no home directory: HOME is not set, and {_my_name()} has no entry in the"
             " password database",
-            hint="export HOME=/path/of/a/directory",
+            hint=hints.set_variable("HOME", "/path/of/a/directory"),
         ) from None
 
 
@@ -278,7 +279,7 @@ def _check_home() -> None:
     except KeyError:
         raise ConfigError(
             f"{_my_name()} has no entry in the password database, and ssh does not run without one",
-            hint="getent passwd $(id -u)",
+            hint=hints.show_account(),
         ) from None
     try:
         owner = home.stat().st_uid
@@ -302,7 +303,7 @@ def _check_state_dir(path: Path) -> None:
         return  # there is none yet
     if owner in (os.geteuid(), 0):
         return
-    hint = f"ls -ld {path}"
+    hint = hints.look_at(path)
     if os.geteuid() == 0:
         hint = "run the same command without sudo"
     raise ConfigError(
@@ -336,14 +337,14 @@ def _read_file(path: Path) -> dict[str, str]:
         return {}
     except OSError as exc:
         message = f"{path} cannot be read: {exc.strerror}"
-        raise ConfigError(message, hint=f"ls -l {path}") from None
+        raise ConfigError(message, hint=hints.look_at(path)) from None
     import tomllib  # most members have no config.toml
 
     try:
         table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         message = f"{path} is not valid TOML: {exc} (correct the line, or move the file away)"
-        raise ConfigError(message, hint=f"mv {path} {path}.bad") from None
+        raise ConfigError(message, hint=hints.move(path, f"{path}.bad")) from None
     values = {}
     for name, value in table.items():
         if isinstance(value, str | int | float | bool | list):

@@ -91,6 +91,11 @@ def remove(config_dir: Path) -> None:
 def _check_shell(shell: str) -> str:
     if shell == "pwsh":
         shell = "powershell"
+    if shell in {"cmd", "cmd.exe"}:
+        raise UsageError(
+            "cmd.exe has no completion of this kind; PowerShell has",
+            hint="apexgpu --install-completion powershell",
+        )
     if shell not in SHELLS:
         raise UsageError(
             f"there is no completion for {shell}, only for {', '.join(SHELLS)}",
@@ -117,6 +122,9 @@ def _installed(config_dir: Path) -> Iterator[tuple[Path, bytes]]:
         file = _script_file(shell, config_dir)
         if file.exists():
             yield file, b""
+        older = config_dir / f"completion.{shell}"
+        if shell == "powershell" and older.exists():
+            yield older, b""
         startup = _startup_file(shell)
         if startup is None or not startup.exists():
             continue
@@ -135,6 +143,8 @@ def _script_file(shell: str, config_dir: Path) -> Path:
     if shell == "fish":
         # fish reads this directory by itself.
         return Path.home() / ".config/fish/completions/apexgpu.fish"
+    if shell == "powershell":
+        return config_dir / "completion.ps1"  # PowerShell opens any other name with another program
     return config_dir / f"completion.{shell}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from apexgpu import files, settings
 from apexgpu.errors import ApexError, BugError
+from apexgpu.platforms import hints
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -32,16 +33,16 @@ def _file_error(exc: OSError) -> ApexError | None:
         return ApexError("the directory that you are in is gone", code="directory_gone", hint="cd")
     if exc.errno in _FULL:
         message = f"the disk is full: {exc.strerror}"
-        return ApexError(message, code="no_space", hint="df -h ~ .")
+        return ApexError(message, code="no_space", hint=hints.show_free_space(Path.home()))
     return None
 
 
 def _named_file_error(path: Path, exc: OSError) -> ApexError:
     message = f"cannot use {path}: {exc.strerror}"
-    hint = f"ls -ld {path.parent}"
+    hint = hints.look_at(path.parent)
     is_full = exc.errno in _FULL
     if is_full:
-        hint = f"df -h {_existing(path)}"
+        hint = hints.show_free_space(_existing(path))
     state_dir = settings.state_directory({}, os.environ)
     if path.is_relative_to(state_dir):
         message += "; APEXGPU_STATE_DIR can name another directory for apexgpu's own files"

@@ -10,6 +10,7 @@ from apexgpu import credentials, shellcompletion, sshconfig
 from apexgpu.archives.journal import Journal
 from apexgpu.errors import ConfigError
 from apexgpu.forwarding import records
+from apexgpu.platforms import hints
 from apexgpu.results import JsonObject, Result
 from apexgpu.session import Session
 from apexgpu.settings import Settings
@@ -244,7 +245,7 @@ def _delete(directory: Path, paths: list[Path]) -> None:
             directory.rmdir()
     except OSError as error:
         message = f"{error.filename or directory} cannot be removed: {error.strerror or error}"
-        raise ConfigError(message, hint=f"ls -la {directory}") from None
+        raise ConfigError(message, hint=hints.list_directory(directory)) from None
 
 
 def _interrupted_work(settings: Settings) -> list[str]:

@@ -1,12 +1,17 @@
 """The tables of `apexgpu.platforms`: what each system gets, side by side."""
 
+import ast
 import ctypes
+import inspect
+import os
+import re
 import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from apexgpu.platforms import console, rights, shellwords, starting
+from apexgpu.platforms import console, hints, replacing, rights, shellwords, starting
 from apexgpu.platforms.system import System, current
 
 LINUX, MACOS, WINDOWS = System
@@ -60,30 +65,69 @@ def test_a_private_directory_is_restricted_by_numbers_that_no_language_changes()
     assert rights.restricting_command(MACOS, "/Users/alice/.ssh", environment) == ()
 
 
-def test_the_cure_for_a_file_that_others_may_read() -> None:
-    assert rights.private_file_command(LINUX, "/home/a b/id") == "chmod 600 '/home/a b/id'"
-    assert rights.private_file_command(MACOS, "/Users/alice/id") == "chmod 600 /Users/alice/id"
-    assert (
-        rights.private_file_command(WINDOWS, "C:\\Users\\Wang Fang\\id")
-        == "icacls 'C:\\Users\\Wang Fang\\id' /inheritance:r /grant:r \"${env:USERNAME}:F\""
-    )
-
-
 @pytest.mark.parametrize(
     ("word", "posix", "powershell"),
     [
         ("plain", "plain", "plain"),
         ("C:\\a\\b.txt", "'C:\\a\\b.txt'", "C:\\a\\b.txt"),
-        ("a b", "'a b'", "'a b'"),
-        ("it's", "'it'\"'\"'s'", "'it''s'"),
-        ("$HOME", "'$HOME'", "'$HOME'"),
+        ("a b", "'a b'", '"a b"'),
+        ("it's", "'it'\"'\"'s'", '"it\'s"'),
+        ("$HOME it's", "'$HOME it'\"'\"'s'", "'$HOME it''s'"),
+        ("C:\\Users\\王芳\\id", "'C:\\Users\\王芳\\id'", "C:\\Users\\王芳\\id"),
     ],
 )
 def test_words_are_quoted_for_the_shell_of_the_system(
     word: str, posix: str, powershell: str
 ) -> None:
-    assert shellwords.quoted(LINUX, word) == shellwords.quoted(MACOS, word) == posix
-    assert shellwords.quoted(WINDOWS, word) == powershell
+    assert shellwords.quoted(word, LINUX) == shellwords.quoted(word, MACOS) == posix
+    assert shellwords.quoted(word, WINDOWS) == powershell
+
+
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the first renames fail, as on Windows while an editor reads the file."""
+
+    def fail(times: int) -> None:
+        real, tried = os.replace, [0]
+
+        def replace(source: str, target: str) -> None:
+            tried[0] += 1
+            if tried[0] <= times:
+                raise PermissionError(13, "Access is denied", source)
+            real(source, target)
+
+        monkeypatch.setattr(os, "replace", replace)
+
+    return fail
+
+
+def test_a_file_that_is_in_use_on_windows_is_replaced_when_it_is_free(
+    tmp_path: Path, busy: Callable[[int], None]
+) -> None:
+    (tmp_path / "new").write_text("new")
+    busy(2)
+    pauses: list[float] = []
+    replacing.replace(tmp_path / "new", tmp_path / "old", system=WINDOWS, pause=pauses.append)
+    assert (tmp_path / "old").read_text() == "new"
+    assert pauses == [0.01, 0.02]
+
+
+def test_a_file_that_stays_in_use_is_given_up_after_two_seconds(
+    tmp_path: Path, busy: Callable[[int], None]
+) -> None:
+    (tmp_path / "new").write_text("new")
+    busy(1000)
+    pauses: list[float] = []
+    with pytest.raises(PermissionError):
+        replacing.replace(tmp_path / "new", tmp_path / "old", system=WINDOWS, pause=pauses.append)
+    assert 2 <= sum(pauses) < 5
+
+
+def test_elsewhere_a_refusal_is_a_refusal(tmp_path: Path, busy: Callable[[int], None]) -> None:
+    (tmp_path / "new").write_text("new")
+    busy(1)
+    with pytest.raises(PermissionError):
+        replacing.replace(tmp_path / "new", tmp_path / "old", system=LINUX)
 
 
 class Console:
@@ -141,6 +185,137 @@ def test_the_old_console_of_windows_gets_letters_that_its_fonts_have() -> None:
     assert console.symbols(WINDOWS, {"TERM_PROGRAM": "vscode"}) == new
 
 
+HINTS: dict[str, Callable[[System], str]] = {
+    "look_at": lambda system: hints.look_at("a b", system),
+    "list_directory": lambda system: hints.list_directory("a b", system),
+    "list_ssh_directory": hints.list_ssh_directory,
+    "list_names_of": lambda system: hints.list_names_of("a b", system),
+    "move": lambda system: hints.move("a b", "c", system),
+    "make_private": lambda system: hints.make_private("a b", system=system),
+    "show_line": lambda system: hints.show_line("a b", 7, system),
+    "find_text": lambda system: hints.find_text("identityagent", "a b", system),
+    "show_free_space": lambda system: hints.show_free_space("a b", system=system),
+    "make_writable": lambda system: hints.make_writable("a b", system),
+    "add_key": lambda system: hints.add_key("a b", system),
+    "start_agent": hints.start_agent,
+    "write_public_half": lambda system: hints.write_public_half("a b", system),
+    "convert_public": lambda system: hints.convert_public("a b", "c", system),
+    "remove_carriage_returns": lambda system: hints.remove_carriage_returns("a b", system),
+    "set_variable": lambda system: hints.set_variable("A", "b c", system),
+    "unset_variable": lambda system: hints.unset_variable("A", system),
+    "kill": lambda system: hints.kill(7, 8, system=system),
+    "measure": lambda system: hints.measure("ssh -G gpu7", system),
+    "show_account": hints.show_account,
+    "set_home": hints.set_home,
+    "http_head": lambda system: hints.http_head("http://iam/", system),
+    "http_get": lambda system: hints.http_get("http://iam/", system),
+    "restart_container": lambda system: hints.restart_container("gpu7", system),
+    "pipe_password": hints.pipe_password,
+    "install": lambda system: hints.install("ssh", system),
+    "set_lab_variables": lambda system: hints.set_lab_variables(system=system),
+    "in_this_shell": lambda system: hints.in_this_shell("ls -ld 'a b'", system),
+}
+"""Every function of the table, called for one system."""
+
+POSIX_ONLY = re.compile(
+    r"^(ls|chmod|mv|kill|export|unset|printf|sudo|df|du|sed|grep|eval|time|getent|curl(?!\.exe)|cat|rm|\w+=\S* )\b|&&|/dev/null"
+)
+
+
+def test_every_hint_has_its_command_on_each_system() -> None:
+    table = {
+        name
+        for name, function in vars(hints).items()
+        if inspect.isfunction(function)
+        and function.__module__ == hints.__name__
+        and not name.startswith("_")
+    }
+    assert HINTS.keys() == table
+    for system in System:
+        for name, hint in HINTS.items():
+            text = hint(system)
+            assert text, (name, system)
+            assert "\n" not in text, (name, system)
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_no_hint_on_windows_is_for_sh(name: str) -> None:
+    text = HINTS[name](WINDOWS)
+    assert POSIX_ONLY.search(text) is None
+    # PowerShell reads a backslash as itself, so no word is quoted as sh does it.
+    assert "'\"'\"'" not in text
+
+
+def test_no_hint_on_macos_needs_a_program_that_only_linux_has() -> None:
+    for name, hint in HINTS.items():
+        assert not re.search(r"\b(getent|apt|systemctl)\b|/proc", hint(MACOS)), name
+
+
+def test_what_macos_and_windows_have_instead() -> None:
+    assert hints.add_key("id", MACOS) == "ssh-add --apple-use-keychain id"
+    assert hints.add_key("id", WINDOWS) == hints.add_key("id", LINUX) == "ssh-add id"
+    assert hints.restart_container("gpu7", LINUX) == "apexgpu down gpu7 && apexgpu up gpu7"
+    assert hints.restart_container("gpu7", WINDOWS) == "apexgpu down gpu7; apexgpu up gpu7"
+    assert "UTF" not in hints.write_public_half("id", WINDOWS)
+    assert "Set-Content -Encoding Ascii" in hints.write_public_half("id", WINDOWS)
+    assert "Set-Service ssh-agent" in hints.start_agent(WINDOWS)
+    assert [hints.install("ssh", system) for system in System] == [
+        "sudo apt install openssh-client",
+        "macOS ships it in /usr/bin; look at PATH: command -v ssh",
+        "Add-WindowsCapability -Online -Name OpenSSH.Client~~~~0.0.1.0",
+    ]
+
+
+SOURCE = Path(__file__).parent.parent.parent / "src"
+FOR_ONE_SYSTEM = {
+    # What is installed by its packages, and its device files: found by what the system is.
+    "sshfs/mountcommands.py",
+    "sshfs/mountprograms.py",
+    # The display's checks are a list for each system already.
+    "xserver/localchecks.py",
+    # rsync is not used on Windows.
+    "transfer/rsync.py",
+}
+
+
+def literal_hints(path: Path) -> Iterator[str]:
+    """The texts of `hint=` and `hint = ` in a module; what an f-string fills in is an X."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        value: ast.expr | None = None
+        if (isinstance(node, ast.keyword) and node.arg == "hint") or (
+            isinstance(node, ast.Assign)
+            and any(
+                isinstance(target, ast.Name) and "hint" in target.id.lower()
+                for target in node.targets
+            )
+        ):
+            value = node.value
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield value.value
+        elif isinstance(value, ast.JoinedStr):
+            parts = [
+                str(part.value) if isinstance(part, ast.Constant) else "X" for part in value.values
+            ]
+            yield "".join(parts)
+
+
+def test_hints_for_a_shell_come_from_the_table() -> None:
+    stray = []
+    count = 0
+    for path in sorted((SOURCE / "apexgpu").rglob("*.py")):
+        name = path.relative_to(SOURCE / "apexgpu").as_posix()
+        if name.startswith("platforms/") or name in FOR_ONE_SYSTEM:
+            continue
+        for text in literal_hints(path):
+            count += 1
+            # What runs in the container is between quotes, or after `--`.
+            typed_here = re.sub(r"\"[^\"]*\"|'[^']*'", "", text.partition(" -- ")[0])
+            if POSIX_ONLY.search(typed_here):
+                stray.append(f"{name}: {text}")
+    assert count > 100
+    assert stray == []
+
+
 NOT_MOVED_YET = {
     "apexgpu/completion.py",
     "apexgpu/copying.py",
@@ -191,10 +366,9 @@ NOT_MOVED_YET = {
 
 
 def test_no_other_package_asks_for_the_system() -> None:
-    source = Path(__file__).parent.parent.parent / "src"
     asking = set()
-    for path in sorted(source.rglob("*.py")):
-        name = path.relative_to(source).as_posix()
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = path.relative_to(SOURCE).as_posix()
         if name.startswith(
             ("apexgpu/platforms/", "apexgpu/remote/programs/", "apexgpu/recipes/builtin/")
         ):

@@ -11,7 +11,7 @@ import pytest
 from tests.waiting import until
 
 from apexgpu.errors import MissingProgramError, UnreachableError
-from apexgpu.process import LocalRunner, Readiness, TimedCommand, install_hint, run_all
+from apexgpu.process import LocalRunner, Readiness, TimedCommand, run_all
 
 RUNNER = LocalRunner()
 PYTHON = sys.executable
@@ -48,19 +48,6 @@ def test_what_is_not_installed_says_how_to_install_it() -> None:
         assert "no-such-program-here" in caught.value.message
         assert caught.value.hint
     RUNNER.spawn(["no-such-program-here"])  # nothing depends on this one
-
-
-@pytest.mark.parametrize(
-    ("program", "platform", "line"),
-    [
-        ("ssh", "linux", "sudo apt install openssh-client"),
-        ("sshfs", "linux", "sudo apt install sshfs"),
-        ("ssh", "darwin", "macOS ships it in /usr/bin; look at PATH: command -v ssh"),
-        ("ssh", "win32", "Add-WindowsCapability -Online -Name OpenSSH.Client~~~~0.0.1.0"),
-    ],
-)
-def test_each_system_has_its_line(program: str, platform: str, line: str) -> None:
-    assert install_hint(program, platform) == line
 
 
 def test_one_that_does_not_end_is_ended() -> None:

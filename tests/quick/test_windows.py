@@ -1,5 +1,6 @@
 """Windows, as far as Linux can tell: each test is a fault that was found by reading, with Windows' own words."""
 
+import contextlib
 import io
 import json
 import os
@@ -13,13 +14,22 @@ from typing import Any
 
 import pytest
 
-from apexgpu import files
-from apexgpu.errors import ApexError, ConfigPermissionsError, KeyUnreadableError, UnreachableError
+from apexgpu import files, shellcompletion
+from apexgpu.errors import (
+    ApexError,
+    ConfigError,
+    ConfigPermissionsError,
+    KeyUnreadableError,
+    UnreachableError,
+    UsageError,
+)
 from apexgpu.forwarding import portowners
 from apexgpu.models import Host, Target
 from apexgpu.process import Completed, LocalRunner, TimedCommand
 from apexgpu.render.screen import Screen
+from apexgpu.render.shellcompletion import show_installation
 from apexgpu.reporter import TerminalReporter
+from apexgpu.session import Session
 from apexgpu.ssh import failures, paramikoclient, route
 from apexgpu.ssh.failures import SshFailure
 from apexgpu.sshfiles import configfile, keyfiles, keys, permissions
@@ -129,7 +139,7 @@ def test_a_console_without_escape_codes_gets_plain_lines(monkeypatch: pytest.Mon
 
 
 BAD_CONFIG = "Bad owner or permissions on C:\\\\Users\\\\alice/.ssh/config\r\n"
-ICACLS = 'icacls C:\\Users\\alice/.ssh/config /inheritance:r /grant:r "${env:USERNAME}:F"'
+ICACLS = 'icacls C:\\Users\\alice/.ssh/config /inheritance:r /grant:r "alice:F"'
 
 
 def test_a_config_that_ssh_refuses_names_the_rights_as_the_cure() -> None:
@@ -156,7 +166,7 @@ OPEN_KEY = (
     'Load key "C:\\\\Users\\\\alice\\\\.ssh\\\\id_ed25519": bad permissions\r\n'
     "alice@10.0.0.7: Permission denied (publickey).\r\n"
 )
-KEY_CURE = 'icacls C:\\Users\\alice\\.ssh\\id_ed25519 /inheritance:r /grant:r "${env:USERNAME}:F"'
+KEY_CURE = 'icacls C:\\Users\\alice\\.ssh\\id_ed25519 /inheritance:r /grant:r "alice:F"'
 
 
 def test_a_key_that_ssh_ignores_is_not_a_key_that_was_refused() -> None:
@@ -317,3 +327,64 @@ def test_ctrl_c_is_heard_while_a_host_says_nothing(monkeypatch: pytest.MonkeyPat
     assert all(wait is not None and wait <= 1 for wait in waits)
     arrived.reset()
     assert not arrived.wait_within(0.01)
+
+
+def test_every_safe_write_tries_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VS Code reads ~/.ssh/config again and again, and Windows does not replace a file that is open."""
+    tried: list[str] = []
+    real = os.replace
+
+    def replace(source: str, target: str) -> None:
+        tried.append(Path(target).name)
+        if tried.count(Path(target).name) < 3:
+            raise PermissionError(13, "Access is denied")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(files, "_restrict", lambda _path: None)
+    files.replace_atomically(tmp_path / "config", b"x")
+    assert (tmp_path / "config").read_bytes() == b"x"
+    assert tried == ["config"] * 3
+
+
+def test_a_read_only_config_says_how_to_change_that(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_bytes(b"")
+    config.chmod(0o444)
+    with pytest.raises(ConfigError) as caught:
+        configfile._check_writable(config)
+    assert caught.value.hint == f"attrib -r {config}"
+
+
+def test_the_read_only_mark_of_a_directory_means_nothing(tmp_path: Path) -> None:
+    """OneDrive and desktop.ini set it."""
+    directory = tmp_path / ".ssh"
+    directory.mkdir()
+    directory.chmod(0o555)
+    try:
+        with (
+            pytest.raises(ConfigError) if os.getuid() != 0 else contextlib.nullcontext()
+        ):  # an access check of Linux refuses it to others than root
+            configfile._check_writable(directory / "config")
+    finally:
+        directory.chmod(0o755)
+
+
+def test_the_script_for_powershell_has_the_one_ending_that_it_reads(tmp_path: Path) -> None:
+    session = Session(flags={"config_dir": str(tmp_path), "state_dir": str(tmp_path)})
+    (tmp_path / "completion.powershell").write_text("of an older version")
+    installation = shellcompletion.install(session, "pwsh")
+    assert installation.path == tmp_path / "completion.ps1"
+    out = io.StringIO()
+    show_installation(installation, Screen(out=out, err=io.StringIO()))
+    assert "Set-ExecutionPolicy" in out.getvalue()
+    assert "New-Item -Force $PROFILE" in out.getvalue()
+    assert f". '{tmp_path / 'completion.ps1'}'" in out.getvalue()
+    found = shellcompletion.installed_files(tmp_path)
+    assert {path.name for path in found} == {"completion.ps1", "completion.powershell"}
+
+
+def test_cmd_has_no_completion_and_powershell_is_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        shellcompletion.show("cmd")
+    assert caught.value.hint == "apexgpu --install-completion powershell"

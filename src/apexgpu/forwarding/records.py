@@ -22,6 +22,7 @@ from pathlib import Path
 from apexgpu import files, readers
 from apexgpu.errors import ApexError, UnexpectedError
 from apexgpu.forwarding.ports import Destination
+from apexgpu.platforms import hints
 from apexgpu.ssh import controlmaster, muxclient
 from apexgpu.text import duration, size
 
@@ -206,7 +207,7 @@ def close(state_dir: Path, tunnel: Tunnel, *, limit: float = 10) -> None:
         if time.monotonic() > deadline:
             if number != signal.SIGTERM or sys.platform == "win32":
                 message = f"tunnel {tunnel.id} (process {tunnel.pid}) does not end"
-                raise ApexError(message, hint=f"kill -9 {tunnel.pid}")
+                raise ApexError(message, hint=hints.kill(tunnel.pid))
             number = signal.SIGKILL
             deadline = time.monotonic() + _KILL_LIMIT
             continue

@@ -17,6 +17,7 @@ from apexgpu.errors import (
 )
 from apexgpu.iam.httpfetch import HttpResponse, fetch, server_name
 from apexgpu.iam.urls import normalize_url
+from apexgpu.platforms import hints
 
 CONFIG_LIMIT = 64 * 1024  # bytes
 PAGE_LIMIT = 1024 * 1024  # bytes
@@ -193,15 +194,15 @@ class IamClient:
             return
         if status in (502, 503, 504):  # a proxy in front of IAM
             message = f"{server_name(self.url)} is not running ({status})"
-            raise UnreachableError(message, hint=f"curl -I {self.url}/")
+            raise UnreachableError(message, hint=hints.http_head(f"{self.url}/"))
         if 300 <= status < 400:
             raise self._redirected(response.location)
         raise RefusedError(
-            f"{server_name(self.url)} answered {status}", hint=f"curl -i {self.url}/"
+            f"{server_name(self.url)} answered {status}", hint=hints.http_get(f"{self.url}/")
         )
 
     def _redirected(self, location: str) -> RefusedError:
-        hint = f"curl -i {self.url}/"
+        hint = hints.http_get(f"{self.url}/")
         https_url = self._https_url(location)
         if https_url:
             hint = f"apexgpu login --iam-url {https_url}"
@@ -232,7 +233,7 @@ class IamClient:
         return RefusedError(
             f"{server_name(self.url)} answered {what}: this is not the lab's IAM, or something in between"
             " answered (a network's login page?)",
-            hint=f"curl -i {self.url}/users",
+            hint=hints.http_get(f"{self.url}/users"),
             code="not_iam",
         )
 
@@ -240,7 +241,7 @@ class IamClient:
         return RefusedError(
             f"{server_name(self.url)} knows {user}, but answered 404 for the stored keys; without them,"
             " nothing can be changed",
-            hint=f"curl -i {self.url}{_user_path(user, '.ssh/authorized_keys')}",
+            hint=hints.http_get(f"{self.url}{_user_path(user, '.ssh/authorized_keys')}"),
             code="no_keys_page",
         )
 

@@ -7,6 +7,7 @@ from apexgpu.iam.client import IamClient
 from apexgpu.iam.httpfetch import HttpResponse
 from apexgpu.iam.proxies import find_proxy
 from apexgpu.iam.urls import candidate_urls, is_loopback
+from apexgpu.platforms import hints
 
 # A firewall that drops https silently must not use up the whole of a long --timeout.
 _PROBE_TIMEOUT = 3.0  # seconds
@@ -54,7 +55,9 @@ def _first_answering(candidates: list[str], timeout: float) -> str:
         else:
             return url
     raise UnreachableError(
-        f"no IAM answers ({'; '.join(failures)})", hint=f"curl -I {candidates[-1]}/", code="no_iam"
+        f"no IAM answers ({'; '.join(failures)})",
+        hint=hints.http_head(f"{candidates[-1]}/"),
+        code="no_iam",
     )
 
 

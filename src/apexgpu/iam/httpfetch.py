@@ -17,6 +17,7 @@ from apexgpu.errors import (
     UnreachableError,
 )
 from apexgpu.iam.proxies import find_proxy
+from apexgpu.platforms import hints
 from apexgpu.timelimit import run_with_limit
 
 if TYPE_CHECKING:
@@ -112,12 +113,12 @@ def _our_error(error: Exception, url: str, timeout: float) -> ApexError:
 
     parts = urlsplit(url)
     server = server_name(url)
-    head_request = f"curl -I {parts.scheme}://{parts.netloc}/"
+    head_request = hints.http_head(f"{parts.scheme}://{parts.netloc}/")
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         message = f"{server} did not answer within {timeout:g} s"
         return UnreachableError(message, hint=head_request, code="timeout")
     if isinstance(error, httpx.ProxyError):
-        hint = f"export no_proxy={parts.hostname}"
+        hint = hints.set_variable("no_proxy", parts.hostname or "")
         return UnreachableError(f"no connection to {server}: {error}", hint=hint, code="proxy")
     if isinstance(
         error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError)
@@ -126,7 +127,7 @@ def _our_error(error: Exception, url: str, timeout: float) -> ApexError:
         return ConfigError(message, hint="apexgpu config status")
     if isinstance(error, httpx.RemoteProtocolError) and "location header" in str(error):
         # httpx parses the target of a redirect even if it is not to follow it.
-        hint = f"curl -i {parts.scheme}://{parts.netloc}/"
+        hint = hints.http_get(f"{parts.scheme}://{parts.netloc}/")
         message = f"{server} redirects to something that is not a URL"
         return RefusedError(message, hint=hint, code="redirect")
     if isinstance(

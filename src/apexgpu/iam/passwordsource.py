@@ -5,12 +5,12 @@ from typing import TypeVar
 
 from apexgpu.errors import DeclinedError, LoginError, PasswordError
 from apexgpu.iam.passwords import StoredPassword
+from apexgpu.platforms import hints
 from apexgpu.reporter import Reporter
 from apexgpu.secret import Secret
 
 T = TypeVar("T")
 
-_HINT = "printf '%s' \"$PASSWORD\" | apexgpu login --password-stdin"
 _RETRIES = 2  # how often a person may correct a password that IAM refused
 
 
@@ -74,7 +74,7 @@ class PasswordSource:
         if self._from_stdin:
             text = self._reporter.piped_line()
             if not text:
-                raise LoginError("the password on stdin is empty", hint=_HINT)
+                raise LoginError("the password on stdin is empty", hint=hints.pipe_password())
             return Secret(text)
         stored = self._stored.load().value
         if stored is not None:
@@ -86,7 +86,7 @@ class PasswordSource:
         if not self._reporter.can_ask:
             raise DeclinedError(
                 "IAM needs your domain password, and there is no terminal to ask at",
-                hint=_HINT,
+                hint=hints.pipe_password(),
                 code="no_terminal",
             )
         text = self._reporter.secret(f"Domain password of {self._user}")

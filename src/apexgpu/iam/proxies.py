@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from apexgpu.errors import ConfigError
 from apexgpu.iam.urls import is_loopback
+from apexgpu.platforms import hints
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -104,7 +105,7 @@ def _is_in_network(address: "ipaddress.IPv4Address | ipaddress.IPv6Address", ent
 
 def _parse_proxy(text: str, target: SplitResult) -> Proxy:
     url = text if "://" in text else f"http://{text}"
-    hint = f"export no_proxy={target.hostname}"
+    hint = hints.set_variable("no_proxy", target.hostname or "")
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""

@@ -15,6 +15,7 @@ from apexgpu.errors import (
 from apexgpu.manageshell import manage
 from apexgpu.manageshell.starting import explain_port_error
 from apexgpu.models import Finding, Host, Target
+from apexgpu.platforms import hints
 from apexgpu.ssh.checks import describe_route
 from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.ssh.transport import Connections
@@ -69,7 +70,7 @@ def check_host(connections: Connections, host: Host, *, named: bool) -> HostFind
                 "container",
                 "the container runs without an address; "
                 "if a restart does not help, tell the administrators",
-                f"apexgpu down {host.name} && apexgpu up {host.name}",
+                hints.restart_container(host.name),
                 code="no_address",
             )
         )

@@ -5,7 +5,6 @@ Windows' ssh refuses a file to which anybody but its user, SYSTEM, Administrator
 access to OWNER RIGHTS (S-1-3-4), so that ssh refuses whatever is created in such a directory.
 """
 
-import shlex
 from collections.abc import Mapping
 
 from apexgpu.platforms.system import System
@@ -34,12 +33,3 @@ def restricting_command(
     # (OI)(CI): files and directories inherit it. F: full access.
     grants = [f"{who}:(OI)(CI)F" for who in (account, _SYSTEM_SID, _ADMINISTRATORS_SID)]
     return ("icacls", directory, "/inheritance:r", "/grant:r", *grants)
-
-
-def private_file_command(system: System, file: str) -> str:
-    """The command for a user to paste that lets nobody else read `file`."""
-    if system is System.WINDOWS:
-        from apexgpu.platforms.shellwords import quoted
-
-        return f'icacls {quoted(system, file)} /inheritance:r /grant:r "${{env:USERNAME}}:F"'
-    return f"chmod 600 {shlex.quote(file)}"

@@ -15,7 +15,13 @@ def show_script(result: CompletionScript, screen: Screen) -> None:
 def show_installation(result: CompletionInstallation, screen: Screen) -> None:
     """What is left to do."""
     if result.shell == "powershell":
-        screen.line(f"Put this line into $PROFILE: . '{result.path}'")
+        quoted = str(result.path).replace("'", "''")
+        screen.line(
+            "Completion for PowerShell is written. Three commands, once, to read it in each window:"
+        )
+        screen.line("  Set-ExecutionPolicy -Scope CurrentUser RemoteSigned")
+        screen.line("  if (!(Test-Path $PROFILE)) { New-Item -Force $PROFILE }")
+        screen.line(f"""  Add-Content $PROFILE ". '{quoted}'\"""")
     else:
         screen.line(
             f"Completion for {result.shell} is installed; it works in the next terminal you open."

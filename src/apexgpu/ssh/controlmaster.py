@@ -23,6 +23,7 @@ from apexgpu.boundedoutput import OutputTaker
 from apexgpu.errors import ApexError, ConnectionLostError, DroppedError, UnansweredError
 from apexgpu.models import Reply, Target
 from apexgpu.ownprocesses import OwnProcess
+from apexgpu.platforms import hints
 from apexgpu.process import Runner
 from apexgpu.ssh import masterstarter, muxclient, sshoptions
 from apexgpu.ssh.failures import (
@@ -297,7 +298,9 @@ def close_all() -> None:
     if left:
         numbers = " ".join(str(process.pid) for process in left)
         message = f"some ssh processes do not end: {numbers}"
-        raise ApexError(message, hint=f"kill -9 {numbers}", code="still_running")
+        raise ApexError(
+            message, hint=hints.kill(*(process.pid for process in left)), code="still_running"
+        )
 
 
 def _delete_files(directory: Path) -> None:

@@ -5,7 +5,6 @@ sees the same message, code and hint whichever of them made the connection.
 """
 
 import re
-import shlex
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -38,8 +37,8 @@ from apexgpu.errors import (
     WrongPassphraseError,
 )
 from apexgpu.models import PublicKey, Target
-from apexgpu.platforms import localnetwork
-from apexgpu.platforms.rights import private_file_command
+from apexgpu.platforms import hints, localnetwork
+from apexgpu.platforms.shellwords import quoted
 from apexgpu.platforms.system import current
 from apexgpu.ssh.route import Route, no_local_user_error
 from apexgpu.sshfiles.agentquery import AgentReply, silent_agent_fact
@@ -199,13 +198,13 @@ def key_refused_error(target: Target) -> ApexError:
 def key_locked_error(target: Target, file: Path) -> DeclinedError:
     """The error for a login without the key in `file`, whose passphrase nobody entered."""
     message = f"no login to {target.alias} without the passphrase of {file}, which was not entered"
-    return DeclinedError(message, hint=f"ssh-add {shlex.quote(str(file))}", code="key_locked")
+    return DeclinedError(message, hint=hints.add_key(file), code="key_locked")
 
 
 def wrong_passphrase_error(target: Target, file: Path) -> WrongPassphraseError:
     """The error for a login without the key in `file`, because the passphrase that was entered is not its own."""
     message = f"no login to {target.alias}: the passphrase that was entered does not open {file}"
-    return WrongPassphraseError(message, hint=f"ssh-add {shlex.quote(str(file))}")
+    return WrongPassphraseError(message, hint=hints.add_key(file))
 
 
 def key_unreadable_error(
@@ -213,10 +212,10 @@ def key_unreadable_error(
 ) -> KeyUnreadableError:
     """The error for a login without the key in `file`, which ssh cannot use."""
     message = f"no login to {target.alias}: ssh cannot use the key {file}: {reason}"
-    name = shlex.quote(str(file))
+    name = quoted(str(file))
     hint = f"ssh-keygen -y -f {name}"
     if too_open:
-        hint = private_file_command(current(), str(file))
+        hint = hints.make_private(file)
     return KeyUnreadableError(message, hint=hint)
 
 
@@ -259,7 +258,7 @@ def revoked_host_key_error(
     if place is not None:
         file, line = place
         where = f"in {file}, line {line}"
-        hint = f"sed -n {line}p {shlex.quote(str(file))}"
+        hint = hints.show_line(file, line)
     message = (
         f"the host key of {target.alias}, {shown}, is revoked {where}; nothing was sent. "
         "Ask the administrators for the new key"

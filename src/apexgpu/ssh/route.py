@@ -17,6 +17,7 @@ from apexgpu.errors import (
     SlowConfigError,
 )
 from apexgpu.models import Target
+from apexgpu.platforms import hints
 from apexgpu.process import Runner
 from apexgpu.sshfiles import identityfile, permissions
 from apexgpu.sshfiles.agentquery import DEFAULT_AGENT, agent_socket
@@ -239,7 +240,7 @@ def slow_config_error(target: Target, config: Path, seconds: float) -> SlowConfi
         if len(lines) > 1:
             cause += f" (and {len(lines) - 1} more such lines)"
     message = f"ssh did not finish reading its configuration for {target.alias} within {seconds:g} s{cause}"
-    return SlowConfigError(message, hint=f"time ssh -G {target.alias}")
+    return SlowConfigError(message, hint=hints.measure(f"ssh -G {target.alias}"))
 
 
 def exec_lines(config: Path) -> list[tuple[int, str]]:
@@ -274,4 +275,4 @@ def no_local_user_error(stderr: str) -> NoLocalUserError:
     """The error for an ssh that does not run, because this machine's password database lacks our account."""
     reason = last_line(stderr, "No user exists")
     message = f"ssh does not run under this account: {reason}"
-    return NoLocalUserError(message, hint="getent passwd $(id -u)")
+    return NoLocalUserError(message, hint=hints.show_account())

@@ -1,13 +1,13 @@
 """What `apexgpu doctor` checks in the user's ssh files: the agent, the key, the ssh config."""
 
 import base64
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.models import Finding, Host, PublicKey
+from apexgpu.platforms import hints
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configblock, configfile, keys, permissions
 from apexgpu.sshfiles.agentquery import (
@@ -43,7 +43,7 @@ def check_agent(reply: AgentReply, *, registered: str, needed: bool, config: Pat
     if reply.state is AgentState.EMPTY:
         fact = f"the ssh-agent at {reply.socket} has no keys"
         if needed:
-            return Finding.problem("agent", f"{fact}; it needs {registered}", "ssh-add")
+            return Finding.problem("agent", f"{fact}; it needs {registered}", hints.add_key(None))
         return Finding.ok("agent", fact)
     return _agent_with_keys(reply, registered, needed)
 
@@ -54,7 +54,7 @@ def _no_agent(reply: AgentReply, registered: str, needed: bool, config: Path) ->
         fact = f"no ssh-agent is running at {reply.socket}"
     if needed:
         fact = f"{fact}, and only an agent has {registered}"
-        return Finding.problem("agent", fact, 'eval "$(ssh-agent)" && ssh-add')
+        return Finding.problem("agent", fact, hints.start_agent())
     if reply.socket:
         return Finding.note("agent", fact, _leave_out(reply, config))
     return Finding.ok("agent", fact)
@@ -82,8 +82,8 @@ def _agent_with_keys(reply: AgentReply, registered: str, needed: bool) -> Findin
 def _leave_out(reply: AgentReply, config: Path) -> str:
     """A command that leaves out an agent that cannot be used, or shows which line names it."""
     if reply.socket == default_socket():
-        return "unset SSH_AUTH_SOCK"
-    return f"grep -in identityagent {shlex.quote(str(config))}"
+        return hints.unset_variable("SSH_AUTH_SOCK")
+    return hints.find_text("identityagent", config)
 
 
 def _fingerprint(key: AgentKey) -> str:
@@ -135,7 +135,7 @@ def check_key(
         )
     elif pair.encrypted and pair.source != "agent":
         yield Finding.note(
-            "key", f"{pair.path} needs its passphrase every time", f"ssh-add {pair.path}"
+            "key", f"{pair.path} needs its passphrase every time", hints.add_key(pair.path)
         )
     else:
         yield Finding.ok("key", f"{pair.path} ({present})")
@@ -154,7 +154,7 @@ def check_ssh_config(path: Path, hosts: Sequence[Host], runner: Runner) -> Itera
     others_can_write = sys.platform != "win32" and path.stat().st_mode & 0o022
     if others_can_write:
         yield Finding.problem(
-            check, f"other users can write {path}, so ssh refuses it", f"chmod go-w {path}"
+            check, f"other users can write {path}, so ssh refuses it", hints.make_private(path)
         )
         return
     old = configfile.read_config(path)

@@ -17,6 +17,8 @@ from apexgpu import files
 from apexgpu.errors import ApexError, ConfigError, MissingProgramError
 from apexgpu.iam import hostlist
 from apexgpu.models import Host
+from apexgpu.platforms import hints, replacing
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configbackups, configblock, configcheck, permissions
 from apexgpu.sshfiles.configcheck import NameConflict, SettingWarning
@@ -345,7 +347,7 @@ class _SafeWrite:
             if not new and str(target) in configbackups.created_configs(self.state_dir):
                 target.unlink()
             else:
-                candidate.replace(target)
+                replacing.replace(candidate, target)
         finally:
             with suppress(FileNotFoundError):
                 candidate.unlink()
@@ -393,7 +395,7 @@ def _read(path: Path) -> bytes | None:
     """The bytes, or None if there is no file; ConfigError for anything but a regular file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a FIFO would wait forever
-            raise ConfigError(f"{path} is not a regular file", hint=f"ls -ld {path}")
+            raise ConfigError(f"{path} is not a regular file", hint=hints.look_at(path))
         return path.read_bytes()
     except FileNotFoundError:
         return None
@@ -410,14 +412,18 @@ def _check_writable(path: Path) -> None:
         raise ConfigError(
             f"{target} has a second name (a hard link), which a safe write would cut off; make one of"
             " the two a symbolic link",
-            hint=f"ls -li {target}",
+            hint=hints.list_names_of(target),
         )
     existing = target if target.exists() else target.parent
     while not existing.exists():
         existing = existing.parent
     directory = existing if existing.is_dir() else existing.parent
+    if is_windows() and existing.is_file() and not existing.stat().st_mode & 0o222:
+        raise ConfigError(f"{path} is marked as read-only", hint=hints.make_writable(existing))
     for real_path in (existing, directory):
         has_write_bit = real_path.stat().st_mode & 0o222
+        if is_windows() and real_path.is_dir():
+            has_write_bit = 1  # for directories, Windows' read-only mark means nothing
         is_in_nix_store = "/nix/store/" in str(real_path)  # where home-manager keeps its files
         if not has_write_bit or not os.access(real_path, os.W_OK) or is_in_nix_store:
             raise ConfigError(

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from apexgpu.errors import ApexError, ConfigError
+from apexgpu.platforms import hints
 from apexgpu.sshfiles.keyfiles import read_text
 from apexgpu.sshfiles.privatekeys import convert, save_pair
 
@@ -26,7 +27,7 @@ def convert_file(old: Path, new: Path, passphrase: str | None) -> Path:
     data = read_text(old).encode("utf-8", "surrogateescape")
     converted = convert(data, passphrase)
     if converted is None:
-        raise ConfigError(f"{old} cannot be read as a private key", hint=f"ls -l {old}")
+        raise ConfigError(f"{old} cannot be read as a private key", hint=hints.look_at(old))
     private, public = converted
     return save_pair(new, private, f"{public} {old.name}\n".encode())
 

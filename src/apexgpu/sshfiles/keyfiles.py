@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import stat
 import sys
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from pathlib import Path
 from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.models import PublicKey
-from apexgpu.platforms.rights import private_file_command
-from apexgpu.platforms.system import current
+from apexgpu.platforms import hints
+from apexgpu.platforms.shellwords import quoted
 from apexgpu.process import Completed, Runner
 from apexgpu.sshfiles.privatekeys import (
     PrivateKey,
@@ -36,12 +35,14 @@ def read_text(path: Path) -> str:
     """
     try:
         if not path.is_file():
-            raise ConfigError(f"{path}: no such file", hint="ls ~/.ssh")
+            raise ConfigError(f"{path}: no such file", hint=hints.list_ssh_directory())
         if path.stat().st_size > _LARGEST:
-            raise ConfigError(f"{path}: too large for a key", hint="ls -l ~/.ssh")
+            raise ConfigError(f"{path}: too large for a key", hint=hints.list_ssh_directory())
         return path.read_bytes().decode("utf-8", "surrogateescape")
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", hint=f"ls -l {path}") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", hint=hints.look_at(path)
+        ) from error
 
 
 def is_private_text(text: str) -> bool:
@@ -110,8 +111,7 @@ def public_part(path: Path, text: str, runner: Runner) -> PublicKey:
     Raises:
         ConfigError: it cannot be derived, or the `.pub` file belongs to another key.
     """
-    quoted = shlex.quote(str(path))
-    write_pub_hint = f"ssh-keygen -y -f {quoted} > {quoted}.pub"
+    write_pub_hint = hints.write_public_half(path)
     data = text.encode("utf-8", "surrogateescape")
     # A key that this ssh cannot load may be in the agent: its public part is enough then.
     key = _ask_ssh_keygen(path, data, runner) or parse_private_key(data)
@@ -142,13 +142,13 @@ def only_public_key(path: Path, text: str) -> PublicKey:
         )
     if text.startswith("---- BEGIN SSH2 PUBLIC KEY"):
         raise ConfigError(
-            f"{path}: an SSH2 public key", hint=f"ssh-keygen -i -f {path} > {path.stem}.pub"
+            f"{path}: an SSH2 public key", hint=hints.convert_public(path, f"{path.stem}.pub")
         )
     if public_keys:
         reason = f"{len(public_keys)} keys, but exactly one is needed"
     else:
         reason = "not an ssh key"
-    raise ConfigError(f"{path}: {reason}", hint="ls ~/.ssh/*.pub")
+    raise ConfigError(f"{path}: {reason}", hint=hints.list_ssh_directory())
 
 
 def no_private_key_error(path: Path, private: Path, runner: Runner) -> ConfigError:
@@ -164,14 +164,14 @@ def why_not_usable(private: Path, runner: Runner) -> ConfigError | None:
     if is_own and _is_readable_by_others(private):
         return _too_open_error(private)
     if os.path.exists(private) and not is_own:  # noqa: PTH110  # no error for a closed directory
-        return ConfigError(f"{private}: the file belongs to another user", hint=f"ls -l {private}")
+        return ConfigError(
+            f"{private}: the file belongs to another user", hint=hints.look_at(private)
+        )
     if is_own and not has_line_ends_for_ssh(private.read_bytes()):
         # Remove carriage returns and add a final newline; the new file is private from the start.
-        name = shlex.quote(str(private))
-        new = f"{name}.new && chmod 600 {name}.new && mv {name}.new {name}"
         return ConfigError(
             f"{private}: the file has Windows line endings or no final newline; ssh cannot read it",
-            hint=f"""printf '%s\\n' "$(tr -d '\\r' <{name})" >{new}""",
+            hint=hints.remove_carriage_returns(private),
         )
     if not is_own or not is_private_text(read_text(private)):
         return None
@@ -180,10 +180,10 @@ def why_not_usable(private: Path, runner: Runner) -> ConfigError | None:
         return None
     if reason == "bad permissions":  # on Windows, only ssh knows who may read a file
         return _too_open_error(private)
-    name = shlex.quote(str(private))
+    name = quoted(str(private))
     if _is_unread_ed25519(private):
         # OpenSSH before 9.6 reads ed25519 keys in its own format only.
-        program = shlex.quote(sys.executable)
+        program = quoted(sys.executable)
         return ConfigError(
             f"{private}: an ed25519 key in PKCS#8 format, which the ssh on this machine cannot"
             " read (OpenSSH 9.6 and newer can); the command below writes a copy that it can read",
@@ -197,7 +197,7 @@ def why_not_usable(private: Path, runner: Runner) -> ConfigError | None:
 def _too_open_error(private: Path) -> ConfigError:
     return ConfigError(
         f"{private}: others may read it, so ssh will not use it",
-        hint=private_file_command(current(), str(private)),
+        hint=hints.make_private(private),
     )
 
 

@@ -17,6 +17,8 @@ from apexgpu.errors import ApexError, ConfigError, UnexpectedError
 from apexgpu.files import replace_atomically
 from apexgpu.iam.publickeys import parse_key
 from apexgpu.models import PublicKey
+from apexgpu.platforms import hints, replacing
+from apexgpu.platforms.system import is_windows
 from apexgpu.sshfiles.knownhosts import (
     KnownHostsEntry,
     hash_name,
@@ -166,7 +168,7 @@ def _replace(target: Path, old: bytes, new: bytes, mode: int) -> bool:
         raise ConfigError(
             f"{target} has a second name (a hard link), which would keep the old content;"
             " replace the hard link by a symbolic link",
-            hint=f"ls -li {target}",
+            hint=hints.list_names_of(target),
         )
     # A slow disk may need seconds for the new bytes. Lines that ssh appends meanwhile must stay.
     with files.written_beside(target, new, mode=mode) as temporary:
@@ -174,7 +176,7 @@ def _replace(target: Path, old: bytes, new: bytes, mode: int) -> bool:
         if present != old:
             return False
         with _late_lines(target, old):
-            temporary.replace(target)
+            replacing.replace(temporary, target)
     files.sync_directory(target.parent)
     return True
 
@@ -186,7 +188,7 @@ def _late_lines(path: Path, old: bytes) -> Iterator[None]:
     Such a program had opened the file before. `old` is what the file had then. Windows does not
     replace a file that is open.
     """
-    if os.name == "nt" or not path.exists():
+    if is_windows() or not path.exists():
         yield
         return
     with path.open("rb") as replaced:
@@ -210,7 +212,7 @@ def _errors_naming(path: Path) -> Iterator[None]:
             Path(os.path.realpath(path)).parent,
         ):
             message = f"cannot write {path}: {place}: {reason}"
-        raise ConfigError(message, hint=f"ls -l {path}") from error
+        raise ConfigError(message, hint=hints.look_at(path)) from error
 
 
 def _read_bytes_and_mode(path: Path) -> tuple[bytes, int]:

@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 from apexgpu.errors import ConfigPermissionsError
-from apexgpu.platforms.rights import private_file_command
-from apexgpu.platforms.system import current
+from apexgpu.platforms import hints
 from apexgpu.process import Runner
 from apexgpu.sshfiles.sshhome import is_default_config
 
@@ -22,7 +21,7 @@ def config_error(stderr: str) -> ConfigPermissionsError | None:
     # Windows' ssh doubles the backslashes of one part of the path.
     file = found[1].replace("\\\\", "\\")
     message = f"ssh does not read {file}: it belongs to another user, or others may write to it"
-    return ConfigPermissionsError(message, hint=private_file_command(current(), file))
+    return ConfigPermissionsError(message, hint=hints.make_private(file))
 
 
 def check_config(config: Path, name: str, runner: Runner) -> None:

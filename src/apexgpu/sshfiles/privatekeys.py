@@ -16,6 +16,7 @@ from apexgpu.errors import ConfigError
 from apexgpu.files import replace_atomically, written_beside
 from apexgpu.iam.publickeys import parse_key
 from apexgpu.models import PublicKey
+from apexgpu.platforms import hints
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -181,7 +182,7 @@ def save_pair(path: Path, private: bytes, public: bytes) -> Path:
         if made is not None:
             made.unlink()  # half a pair would be taken for the user's key by the next run
         raise ConfigError(
-            f"cannot write {path}: {error.strerror}", hint=f"ls -ld {path.parent}"
+            f"cannot write {path}: {error.strerror}", hint=hints.look_at(path.parent)
         ) from error
     return path
 
@@ -203,7 +204,9 @@ def _move_to_free_name(temporary: Path, path: Path) -> Path:
         except OSError:  # a file system without hard links
             temporary.rename(candidate)
         return candidate
-    raise ConfigError(f"no free name for a new key beside {path}", hint=f"ls {path.parent}")
+    raise ConfigError(
+        f"no free name for a new key beside {path}", hint=hints.list_directory(path.parent)
+    )
 
 
 def _candidates(path: Path) -> Iterator[Path]:

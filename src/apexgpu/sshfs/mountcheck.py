@@ -8,6 +8,7 @@ from shlex import quote
 
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UsageError
 from apexgpu.models import Target
+from apexgpu.platforms import hints
 from apexgpu.process import Completed, TimedCommand
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.failures import SshFailure, classify, failure_error
@@ -115,7 +116,7 @@ def _raise_login_error(target: Target, stderr: str) -> None:
             f"ssh to {name} would ask for a passphrase or a password, and a mount cannot ask: "
             "it needs a key in ssh-agent (no key at all: apexgpu login)"
         )
-        raise PromptNeededError(message, hint="ssh-add")
+        raise PromptNeededError(message, hint=hints.add_key(None))
     if failure is SshFailure.HOST_KEY_UNKNOWN:
         message = f"the host key of {target.alias} is not known yet; this shows it in a terminal"
         raise HostKeyNotTrustedError(message, hint=f"apexgpu up {name}")

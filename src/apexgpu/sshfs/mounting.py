@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from shlex import quote
 
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.files import locked, private_directory
+from apexgpu.platforms import hints
 from apexgpu.platforms.rights import mode_of_private_directory
 from apexgpu.platforms.system import current
 from apexgpu.process import TimedCommand, run_all, start_background
@@ -99,7 +99,7 @@ def _refuse_unusable(request: MountRequest, content: LocalContent) -> None:
         raise UsageError(message, hint=other_directory)
     if content is LocalContent.UNREADABLE:
         message = f"permission denied: {directory}"
-        raise RefusedError(message, hint=f"ls -ld {quote(directory)}", code="directory")
+        raise RefusedError(message, hint=hints.look_at(directory), code="directory")
     if content is LocalContent.FULL:
         message = (
             f"{directory} is not empty, and the mount would hide what is in it: "

@@ -17,7 +17,7 @@ from apexgpu.process import Runner, which
 _AS_OF = "as of November 2026"
 _WINDOWS_PATH = r"C:\Program Files\SSHFS-Win\bin\sshfs.exe"
 _INSTALL_WINDOWS = (
-    "winget install -h -e --id WinFsp.WinFsp && winget install -h -e --id SSHFS-Win.SSHFS-Win"
+    "winget install -h -e --id WinFsp.WinFsp; winget install -h -e --id SSHFS-Win.SSHFS-Win"
 )
 _INSTALL_MACFUSE = "brew install --cask macfuse && brew install gromgit/fuse/sshfs-mac"
 _INSTALL_FUSE_T = (

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import shlex
 import shutil
 import stat
 import sys
@@ -18,6 +17,7 @@ from contextlib import asynccontextmanager
 from typing import IO
 
 from apexgpu.errors import RefusedError
+from apexgpu.platforms import hints
 from apexgpu.transfer import copypaths, foldednames
 from apexgpu.transfer.fileinfo import FileInfo, FileKind, join
 from apexgpu.transfer.filesystem import (
@@ -55,11 +55,11 @@ class LocalFiles:
 
     def shell_hint(self, command: str) -> str:
         """See FileSystem."""
-        return command
+        return hints.in_this_shell(command)
 
     def no_space_hint(self, directory: bytes) -> str:
         """See FileSystem."""
-        return f"df -h {shlex.quote(display(directory))}"
+        return hints.show_free_space(display(directory))
 
     async def info(self, path: bytes, *, follow: bool = False) -> FileInfo | None:
         """See FileSystem."""

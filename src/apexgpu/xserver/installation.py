@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from apexgpu.errors import ApexError, RefusedError, UnreachableError
 from apexgpu.models import Host, Reply, Target
+from apexgpu.platforms.shellwords import both
 from apexgpu.remote import remotescript
 from apexgpu.remote.remotescript import MARK
 from apexgpu.ssh.transport import Limits, OnLine, Transport
@@ -114,7 +115,7 @@ def _apt_failed(
             code="apt_failed",
         )
     if _contains(output, "dpkg was interrupted", "dpkg --configure -a"):
-        repair = f'{ssh} "sudo dpkg --configure -a" && apexgpu x11 install {host.name}'
+        repair = both(f'{ssh} "sudo dpkg --configure -a"', f"apexgpu x11 install {host.name}")
         return RefusedError(
             f"an earlier installation in {container} was interrupted",
             hint=repair,
