@@ -1,6 +1,7 @@
 # The habits: setup, demo, quick, test, check, docs, bench. None of them needs anything set up before.
 VENV := .venv
 BIN := $(VENV)/bin
+IN_CONTAINERS := "(remote/programs|recipes/builtin)/"
 
 .PHONY: setup setup-tests demo quick test check format bench docs clean completion reference picture
 
@@ -25,6 +26,8 @@ check: setup-tests
 	@$(BIN)/ruff check src tests bench
 	@$(BIN)/ruff format --check --quiet src tests bench
 	@$(BIN)/mypy
+	@$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 --exclude $(IN_CONTAINERS) src
+	@$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin --exclude $(IN_CONTAINERS) src
 
 format: setup-tests
 	@$(BIN)/ruff check --fix src tests bench

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 
 from apexgpu.completion_table import AFTER_HOST, TABLE
+from apexgpu.platforms.system import System, current
 
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
@@ -139,7 +140,7 @@ def _read_hosts(environment: Mapping[str, str]) -> list[str]:
 
 def _default_state_directory() -> str:
     """The directory that platformdirs returns, without its import where that is simple."""
-    if sys.platform in {"win32", "darwin"}:
+    if current() is not System.LINUX:
         import platformdirs
 
         return platformdirs.user_state_dir("apexgpu", appauthor=False)

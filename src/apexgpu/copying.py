@@ -12,7 +12,6 @@ was interrupted is resumed by the same call.
 
 import asyncio
 import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from apexgpu import containers, shells
 from apexgpu.errors import DroppedError
 from apexgpu.models import Host, Target
+from apexgpu.platforms.system import current
 from apexgpu.reporter import Progress, Transferred
 from apexgpu.results import JsonObject, Result
 from apexgpu.session import Session
@@ -105,7 +105,7 @@ def copy(
 
     Example: copy(session, ["gpu7:runs/*.csv", "plots/"])
     """
-    route = copypaths.parse_route(arguments, sys.platform)
+    route = copypaths.parse_route(arguments, current())
     excludes = parse_excludes(exclude)
     host = containers.one_host(session, route.host)
     containers.ensure_running(session, host)

@@ -13,7 +13,6 @@ Example:
 import os
 import platform
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from apexgpu import __version__, files
 from apexgpu.errors import ApexError, ConfigError
 from apexgpu.manageshell.checks import HostFindings
 from apexgpu.models import Finding, Host, Target
-from apexgpu.platforms import hints, localnetwork
+from apexgpu.platforms import hints, localnetwork, owner, version
 from apexgpu.platforms.system import current
 from apexgpu.results import JsonObject, Result, finding_json
 from apexgpu.session import Session
@@ -112,7 +111,7 @@ def _diagnose(session: Session, pattern: str | None) -> Diagnosis:
 
 def check_machine(session: Session) -> Iterator[Finding]:
     """Check everything but the hosts, in the order of the way to them."""
-    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    system = f"{version.describe_system()}, Python {platform.python_version()}"
     yield Finding.ok("program", f"apexgpu {__version__} on {system}")
     try:
         yield from _check_settings(session)
@@ -199,7 +198,7 @@ def _check_directories(session: Session) -> Iterator[Finding]:
             existing = existing.parent
         if not os.access(existing, os.W_OK):
             yield Finding.problem(check, f"{path} cannot be written", hints.look_at(existing))
-        elif sys.platform != "win32" and path.exists() and path.stat().st_mode & 0o077:
+        elif path.exists() and owner.others_may_read(path.stat()):
             yield Finding.note(
                 check,
                 f"other users of this machine have access to {path}",

@@ -6,19 +6,17 @@ Every OSError that leaves a function here names the file or directory that it is
 import errno
 import glob
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from apexgpu.errors import ApexError, MissingProgramError
-from apexgpu.platforms import hints, owner, replacing, rights, system
+from apexgpu.platforms import filelocks, hints, owner, replacing, rights, system
 
 _STALE_AFTER = 3600.0  # seconds
 _RIGHTS_LIMIT = 10.0  # seconds for icacls
 _LOCK_INTERVAL = 0.05  # seconds between two attempts to take a lock
-_HELD_BY_ANOTHER = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK}
 # What fsync answers where the file system has no such operation. There is nothing to wait for then.
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
@@ -182,7 +180,7 @@ def locked(path: Path, *, what: str, timeout: float = 10) -> Iterator[None]:
         NoLocksError: the file system has no locks.
     """
     private_directory(path.parent)
-    if sys.platform == "win32":
+    if system.is_windows():
         with _locked_on_windows(path, what, timeout):
             yield
         return
@@ -202,22 +200,10 @@ def locked(path: Path, *, what: str, timeout: float = 10) -> Iterator[None]:
 
 def _try_lock(path: Path, what: str) -> int | None:
     """Return the open, locked file, or None if another process (or another part of this one) holds it."""
-    import fcntl
-
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever held it may have deleted the file: then the next process would lock another one.
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        if error.errno not in _HELD_BY_ANOTHER:
-            os.close(descriptor)
-            raise _no_locks(path, what, error) from error
-    os.close(descriptor)
-    return None
+        return filelocks.try_lock(path)
+    except filelocks.UnlockableError as error:
+        raise _no_locks(path, what, error.reason) from error
 
 
 @contextmanager

@@ -8,11 +8,13 @@ import contextlib
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from apexgpu.platforms import owner, processcontrol
+from apexgpu.platforms.system import is_windows
 
 _PROC = Path("/proc")
 _PS_COMMAND = ("ps", "-axww", "-o", "pid=,uid=,lstart=,command=")
@@ -40,12 +42,12 @@ class OwnProcess:
 
 def list_processes() -> list[OwnProcess]:
     """Every process of this user, without this one."""
-    if sys.platform == "win32":
+    if is_windows():
         return []
     if has_proc():
         processes = list(_list_linux())
     else:
-        processes = parse_ps(_run_ps(), os.getuid())
+        processes = parse_ps(_run_ps(), owner.user_id())
     return [process for process in processes if process.pid != os.getpid()]
 
 
@@ -59,7 +61,7 @@ def own_directories() -> Iterator[Path]:
     for path in _PROC.iterdir():
         if path.name.isdigit():
             with contextlib.suppress(OSError):
-                if path.stat().st_uid == os.getuid():
+                if owner.is_users_own(path.stat(), or_roots=False):
                     yield path
 
 
@@ -75,7 +77,7 @@ def start_ticks(directory: Path) -> str:
     return _read_stat(directory)[_START_TIME]
 
 
-def parse_ps(output: str, uid: int) -> list[OwnProcess]:
+def parse_ps(output: str, uid: int | None) -> list[OwnProcess]:
     """Read `ps -o pid=,uid=,lstart=,command=`, which separates the words of a command line by blanks only."""
     processes = []
     for line in output.splitlines():
@@ -88,15 +90,7 @@ def parse_ps(output: str, uid: int) -> list[OwnProcess]:
 
 def is_running(pid: int) -> bool:
     """Whether any process has this number, whoever it belongs to."""
-    if sys.platform == "win32":
-        return True  # there, 0 would be a Ctrl-C
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    return processcontrol.is_running(pid)
 
 
 def is_alive(process: OwnProcess) -> bool:
@@ -127,7 +121,7 @@ def kill(processes: Sequence[OwnProcess]) -> list[OwnProcess]:
     return _signal(processes, _KILL, _KILL_LIMIT)
 
 
-_KILL = signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL
+_KILL = processcontrol.kill_signal()
 
 
 def _signal(processes: Sequence[OwnProcess], number: int, limit: float) -> list[OwnProcess]:

@@ -12,7 +12,6 @@ replaces the file, so that a file that worked before works afterwards.
 
 import ipaddress
 import json
-import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from apexgpu import files
 from apexgpu import settings as all_settings
 from apexgpu.errors import ConfigError, DeclinedError, UsageError
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import missing, which
 from apexgpu.results import JsonObject, Result
 from apexgpu.session import Session
@@ -126,8 +126,8 @@ def _editor(session: Session) -> list[str]:
     for variable in ("VISUAL", "EDITOR"):
         command = session.environment.get(variable, "")
         if command.strip():
-            return shlex.split(command, posix=os.name == "posix")
-    if os.name != "posix":
+            return shlex.split(command, posix=not is_windows())
+    if is_windows():
         return ["notepad"]
     for program in ("nano", "vi"):
         if which(program) is not None:

@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from apexgpu.boundedoutput import BoundedOutput, OnOutput, OutputTaker, taker_of
 from apexgpu.errors import MissingProgramError, ProgramTimeoutError
-from apexgpu.platforms import hints
+from apexgpu.platforms import hints, processcontrol
 from apexgpu.platforms.starting import background_flags, neutral_directory, own_group_flags
 from apexgpu.platforms.system import current
 from apexgpu.text import last_line
@@ -222,8 +222,7 @@ class LocalRunner:
             process = subprocess.Popen(
                 list(argv),
                 env=_environment(env),
-                # If we were started with SIGINT ignored (`nohup`, `&`), the program would inherit that.
-                preexec_fn=None if sys.platform == "win32" else _restore_sigint,
+                preexec_fn=processcontrol.before_start(),
             )
             status = process.wait()
         except FileNotFoundError:
@@ -500,11 +499,7 @@ class _Running:
 
         if self._process.poll() is not None:
             return
-        if sys.platform == "win32":
-            self._process.kill()
-        else:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        processcontrol.kill_group(self._process.pid)
         try:
             self._process.wait(0.3)
         except subprocess.TimeoutExpired:
@@ -546,15 +541,9 @@ async def start_async(
 
 def _enlarge_pipes(process: "asyncio.subprocess.Process") -> None:
     """Give stdin and stdout buffers of 1 MiB, so that each turn of a busy event loop moves more (Linux only)."""
-    if sys.platform != "linux":
-        return
-    import fcntl
-
     for number in (0, 1):
         transport = process._transport.get_pipe_transport(number)  # type: ignore[attr-defined]
-        # The user may have reached the limit for all pipes, or the program may have ended.
-        with contextlib.suppress(OSError, ValueError):
-            fcntl.fcntl(transport.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, _ASYNC_BUFFER)
+        processcontrol.enlarge_pipe(transport.get_extra_info("pipe"), _ASYNC_BUFFER)
 
 
 def _environment(added: Mapping[str, str] | None) -> dict[str, str] | None:
@@ -562,16 +551,9 @@ def _environment(added: Mapping[str, str] | None) -> dict[str, str] | None:
     return {**os.environ, **added} if added else None
 
 
-def _restore_sigint() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def in_background() -> bool:
     """Whether a shell started us with `&`. A program that then reads from the terminal would be stopped."""
-    # Windows has no such groups; or there is no terminal, or no stdin.
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        return os.tcgetpgrp(sys.__stdin__.fileno()) != os.getpgrp()  # type: ignore[union-attr]  # suppressed
-    return False
+    return processcontrol.is_in_background()
 
 
 def stdout_is_terminal() -> bool:

@@ -2,7 +2,6 @@
 
 import fnmatch
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from apexgpu import settings as all_settings
 from apexgpu.account import Account
 from apexgpu.errors import DeclinedError, LoginError, UnknownHostError, UsageError
 from apexgpu.models import Host, Target
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import LocalRunner, Runner
 from apexgpu.reporter import Reporter
 from apexgpu.settings import Settings
@@ -238,7 +238,7 @@ def connections(session: Session) -> "Connections":
     config = session.settings.ssh_config
     timeout = session.settings.timeout
     open_connections = None
-    if session.settings.keep_connections and sys.platform != "win32":
+    if session.settings.keep_connections and not is_windows():
         from apexgpu.ssh.controlmaster import ControlMasters
 
         def agent_options(target: Target) -> Sequence[str]:

@@ -1,7 +1,6 @@
 """The settings and their sources: flag, environment, config.toml, last login, default."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from apexgpu.errors import ConfigError
-from apexgpu.platforms import hints
+from apexgpu.platforms import hints, owner
+from apexgpu.platforms.system import is_windows
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -136,7 +136,7 @@ class _Definition(NamedTuple):
 
 
 # OpenSSH cannot share connections on Windows.
-_KEEP_CONNECTIONS = "true" if os.name == "posix" else "false"
+_KEEP_CONNECTIONS = "false" if is_windows() else "true"
 _DEFINITIONS = {
     "iam_url": _Definition("APEXGPU_IAM_URL", DEFAULT_IAM_URL, "the address of IAM"),
     "user": _Definition("APEXGPU_USER", "", "your domain account"),
@@ -249,7 +249,7 @@ def _directory(name: str, flags: Mapping[str, str], environment: Mapping[str, st
 def home_directory() -> Path:
     """Return the user's home directory. Raises ConfigError if there is none."""
     given = os.environ.get("HOME")
-    if os.name == "posix" and given is not None and not Path(given).is_absolute():
+    if not is_windows() and given is not None and not Path(given).is_absolute():
         raise ConfigError(
             f"HOME is {given!r}, which is not the full path of a directory",
             hint=hints.set_home(),
@@ -270,63 +270,49 @@ def _check_home() -> None:
     Also refuse a user without an entry in the password database: ssh does not run for one.
     """
     home = home_directory()
-    if sys.platform == "win32":
-        return
-    import pwd
-
-    try:
-        pwd.getpwuid(os.getuid())
-    except KeyError:
+    if not owner.is_in_database():
         raise ConfigError(
             f"{_my_name()} has no entry in the password database, and ssh does not run without one",
             hint=hints.show_account(),
-        ) from None
+        )
     try:
-        owner = home.stat().st_uid
+        uid = home.stat().st_uid
     except OSError:
         return  # the first write will name it
-    if owner not in (os.geteuid(), 0):
+    if not _is_ours(uid):
         raise ConfigError(
-            f"HOME is {home}, which belongs to {_user_name(owner)}, but this runs as {_my_name()}:"
-            f" {_user_name(owner)} could not use the files that it makes there",
+            f"HOME is {home}, which belongs to {owner.name_of(uid)}, but this runs as {_my_name()}:"
+            f" {owner.name_of(uid)} could not use the files that it makes there",
             hint="run the same command without sudo",
         )
 
 
 def _check_state_dir(path: Path) -> None:
     """Refuse a state directory of another user, who could put files there for us to trust."""
-    if sys.platform == "win32":
-        return
     try:
-        owner = path.stat().st_uid
+        uid = path.stat().st_uid
     except OSError:
         return  # there is none yet
-    if owner in (os.geteuid(), 0):
+    if _is_ours(uid):
         return
     hint = hints.look_at(path)
-    if os.geteuid() == 0:
+    if owner.effective_user_id() == 0:
         hint = "run the same command without sudo"
     raise ConfigError(
-        f"{path} belongs to {_user_name(owner)}, but this runs as {_my_name()}: APEXGPU_STATE_DIR must"
+        f"{path} belongs to {owner.name_of(uid)}, but this runs as {_my_name()}: APEXGPU_STATE_DIR must"
         " name a directory of your own",
         hint=hint,
     )
 
 
+def _is_ours(uid: int) -> bool:
+    """Whether a file of this user is for us to use. Windows' files have no such numbers."""
+    effective = owner.effective_user_id()
+    return effective is None or uid in (effective, 0)
+
+
 def _my_name() -> str:
-    return _user_name(os.geteuid()) if sys.platform != "win32" else "this user"
-
-
-def _user_name(uid: int) -> str:
-    """Return the name of a user, or `uid 1234` if it has none."""
-    if sys.platform == "win32":
-        return f"uid {uid}"
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
+    return owner.name_of(owner.effective_user_id())
 
 
 def _read_file(path: Path) -> dict[str, str]:

@@ -9,7 +9,6 @@ if check.broken is not None:
 """
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from apexgpu import containers, manyhosts, shells
 from apexgpu.errors import ApexError, MissingProgramError, RefusedError, UsageError
 from apexgpu.manageshell import replies
 from apexgpu.models import Finding, Host, Outcome
+from apexgpu.platforms.system import current
 from apexgpu.process import in_background, stdout_is_terminal
 from apexgpu.results import HostResults, JsonObject, Result, error_json, finding_json
 from apexgpu.session import Session
@@ -94,7 +94,7 @@ def check(session: Session, name: str | None = None, *, trusted: bool = False) -
     with session.reporter.working("looking for an X server"):
         display = _local_display(session, host)
     try:
-        local = localchecks.check_display(sys.platform, display.facts, trusted=trusted, again=again)
+        local = localchecks.check_display(current(), display.facts, trusted=trusted, again=again)
         if host is None:
             return WindowCheck(None, local, ())
         if _first_broken(local) is not None or display.connection is None:
@@ -222,7 +222,7 @@ def run(
     again = f"apexgpu x11 run {host.name} {shlex.join(command)}"
     display = _local_display(session, host)
     try:
-        local = localchecks.check_display(sys.platform, display.facts, trusted=trusted, again=again)
+        local = localchecks.check_display(current(), display.facts, trusted=trusted, again=again)
         error = _error_of(_first_broken(local))
         if error is not None:
             raise error

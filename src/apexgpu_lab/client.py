@@ -16,6 +16,8 @@ from apexgpu.errors import (
     UsageError,
 )
 from apexgpu.files import locked, private_directory
+from apexgpu.platforms.starting import background_flags, neutral_directory
+from apexgpu.platforms.system import current, is_windows
 from apexgpu_lab.layout import Layout
 
 if TYPE_CHECKING:
@@ -139,7 +141,6 @@ def _start(layout: Layout, *, hosts: int, registered: bool, pace: float, timeout
         str(pace),
         *(["--registered"] if registered else []),
     ]
-    flags = 0x00000008 | 0x00000200 if sys.platform == "win32" else 0  # DETACHED_PROCESS, new group
     layout.marker.touch()
     with layout.log.open("ab") as log:
         child = subprocess.Popen(  # noqa: S603 - our own program, with words that we made
@@ -147,9 +148,9 @@ def _start(layout: Layout, *, hosts: int, registered: bool, pace: float, timeout
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            creationflags=flags,
-            cwd=layout.home.anchor or None,
-            start_new_session=sys.platform != "win32",
+            creationflags=background_flags(current()),
+            cwd=neutral_directory(current()),
+            start_new_session=not is_windows(),
         )
     _started[child.pid] = child
     deadline = time.monotonic() + timeout

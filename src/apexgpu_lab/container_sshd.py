@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Awaitable, Iterator, Mapping
 from functools import partial
@@ -14,6 +13,7 @@ from typing import cast
 import asyncssh
 from asyncssh.stream import SSHServerStreamSession
 
+from apexgpu.platforms.system import is_windows
 from apexgpu_lab import socketowners
 from apexgpu_lab.containers import Container, Host
 from apexgpu_lab.labstate import LabState
@@ -114,7 +114,7 @@ class ContainerSession(SSHServerStreamSession[bytes]):
         self, term_type: str, term_size: TerminalSize, term_modes: Mapping[int, int]
     ) -> bool:
         """Give the session a terminal, except on Windows."""
-        return sys.platform != "win32"
+        return not is_windows()
 
     def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
         """Pass a new window size on."""
@@ -254,7 +254,7 @@ def environment(
         os.fsdecode(name): os.fsdecode(value)
         for name, value in channel.get_environment_bytes().items()
     }
-    system = _SYSTEM_PATH if sys.platform != "win32" else os.environ.get("PATH", "")
+    system = _SYSTEM_PATH if not is_windows() else os.environ.get("PATH", "")
     peer, port = channel.get_extra_info("peername")[:2]
     own, own_port = channel.get_extra_info("sockname")[:2]
     env = {
@@ -276,7 +276,7 @@ def environment(
         container
     ).items():  # PATH is added to: the stand-ins come first
         env[name] = f"{env[name]}{os.pathsep}{value}" if name == "PATH" else env.get(name, value)
-    if sys.platform == "win32":
+    if is_windows():
         env["SYSTEMROOT"] = os.environ.get("SYSTEMROOT", "")
     if terminal := channel.get_terminal_type():
         env["TERM"] = terminal

@@ -3,13 +3,13 @@
 `home` is the lab's directory in each function.
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from apexgpu.errors import UsageError
+from apexgpu.platforms.system import is_windows
 from apexgpu.results import JsonObject, Result
 from apexgpu_lab import client
 from apexgpu_lab.faults import KINDS
@@ -118,7 +118,7 @@ def unset_environment(shell: str = "") -> LabEnvironment:
 
 def _shell(name: str) -> Shell:
     if not name:
-        return Shell.POWERSHELL if sys.platform == "win32" else Shell.SH
+        return Shell.POWERSHELL if is_windows() else Shell.SH
     name = {"bash": "sh", "zsh": "sh", "pwsh": "powershell"}.get(name, name)
     try:
         return Shell(name)

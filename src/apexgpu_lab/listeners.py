@@ -6,12 +6,12 @@ import errno
 import random
 import socket
 import struct
-import sys
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from ipaddress import IPv4Address
 
 from apexgpu.errors import ApexError
+from apexgpu.platforms.system import is_windows
 from apexgpu_lab.labstate import HostAddress
 from apexgpu_lab.socketowners import is_own_client
 from apexgpu_lab.users import FIRST_PORT
@@ -29,7 +29,7 @@ def listening_socket(address: str, port: int) -> socket.socket:
     """Return a listening, non-blocking socket. Raises OSError if the address or port is in use."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        if sys.platform != "win32":  # there the option would let two labs share a port
+        if not is_windows():  # there the option would let two labs share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
         sock.listen(128)

@@ -58,7 +58,10 @@ def kill_marked(mark: str) -> None:
 def kill(pid: int) -> None:
     """End one process for good; one that is gone already is no error."""
     try:
-        os.kill(pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        if sys.platform == "win32":
+            os.kill(pid, signal.SIGTERM)
+        else:
+            os.kill(pid, signal.SIGKILL)
     except OSError:
         return
 

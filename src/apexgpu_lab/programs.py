@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import os
 import signal
-import struct
-import sys
 from pathlib import Path
 
+from apexgpu.platforms import pseudoterminals
+from apexgpu.platforms.system import is_windows
 from apexgpu_lab.processes import kill_group
 
 GRACE = 1.0  # seconds between the hang-up and the end for a program whose client has gone
@@ -52,7 +52,7 @@ class RunningProgram:
     def resize(self, size: TerminalSize) -> None:
         """The client's window has another size."""
         if self._master is not None:
-            _set_size(self._master, size)
+            pseudoterminals.set_size(self._master, size)
 
     def signal(self, name: str) -> None:
         """Send a signal by its name without SIG."""
@@ -101,7 +101,7 @@ async def start_with_pipes(argv: list[str], env: dict[str, str], cwd: Path) -> R
         stderr=pipe,
         env=env,
         cwd=cwd,
-        start_new_session=sys.platform != "win32",
+        start_new_session=not is_windows(),
     )
     return RunningProgram(process, process.stdout, process.stderr, process.stdin, None)
 
@@ -110,8 +110,8 @@ async def start_with_terminal(
     argv: list[str], env: dict[str, str], cwd: Path, size: TerminalSize
 ) -> RunningProgram:
     """Start a program on a terminal of its own (not on Windows)."""
-    master, slave = os.openpty()
-    _set_size(master, size)
+    master, slave = pseudoterminals.open_terminal()
+    pseudoterminals.set_size(master, size)
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -120,7 +120,7 @@ async def start_with_terminal(
             stderr=slave,
             env=env,
             cwd=cwd,
-            preexec_fn=_own_terminal,
+            preexec_fn=pseudoterminals.become_leader,
         )
     except BaseException:
         os.close(master)
@@ -153,25 +153,3 @@ class _TerminalEnd(asyncio.StreamReaderProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Its last holder let go."""
         super().connection_lost(None)
-
-
-def _own_terminal() -> None:
-    """In the child: a session of its own, with stdin as its terminal."""
-    import fcntl
-    import termios
-
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-def _set_size(master: int, size: TerminalSize) -> None:
-    import fcntl
-    import termios
-
-    columns, rows, width, height = size
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(
-            master,
-            termios.TIOCSWINSZ,
-            struct.pack("HHHH", rows or 24, columns or 80, width, height),
-        )

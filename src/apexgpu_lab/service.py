@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from apexgpu.files import locked
+from apexgpu.platforms.system import is_windows
 from apexgpu_lab.labserver import LabServer
 from apexgpu_lab.layout import Layout
 
@@ -33,7 +34,7 @@ async def _serve(directory: Path, *, hosts: int, registered: bool, pace: float) 
 def _stop_on_signals(stopping: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        if sys.platform == "win32":
+        if is_windows():
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopping.set))
         else:
             loop.add_signal_handler(number, stopping.set)

@@ -18,6 +18,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from apexgpu.platforms import owner
+
 _PROC = Path("/proc")
 _ESTABLISHED, _LISTENING = "01", "0A"  # proc_net_tcp(5)
 _NO_INODE = "0"  # a socket that no process has any more; the kernel reports the uid 0 for it
@@ -48,7 +50,7 @@ def is_own_client(client: tuple[str, int], server: tuple[str, int]) -> bool:
         ):
             for row in _tcp_sockets(table):
                 if (row.local, row.remote) == (ours, theirs) and row.inode != _NO_INODE:
-                    return row.uid == os.geteuid()
+                    return row.uid == owner.effective_user_id()
     return False
 
 

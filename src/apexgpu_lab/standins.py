@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from apexgpu.platforms.system import is_windows
+
 _TOOLS = {
     "tool_gpu.py": ("nvidia-smi",),
     "tool_system.py": ("hostname", "who", "id", "whoami", "service", "systemctl", "ssh-keygen"),
@@ -47,7 +49,7 @@ def install(directory: Path) -> None:
 
 
 def _write(directory: Path, name: str, argv: list[str]) -> None:
-    if sys.platform == "win32":
+    if is_windows():
         words = " ".join(f'"{word}"' for word in argv)
         _script(directory / f"{name}.cmd", f"@{words} %*\r\n")
     _script(directory / name, f'#!/bin/sh\nexec {shlex.join(argv)} "$@"\n')

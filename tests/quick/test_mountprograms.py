@@ -52,7 +52,7 @@ def test_the_version_is_read(said: str, version: tuple[int, ...], fuse: str) -> 
         (
             "win32",
             "",
-            "winget install -h -e --id WinFsp.WinFsp && winget install -h -e --id SSHFS-Win.SSHFS-Win",
+            "winget install -h -e --id WinFsp.WinFsp; winget install -h -e --id SSHFS-Win.SSHFS-Win",
         ),
     ],
 )

@@ -5,9 +5,10 @@ once, so whoever copies it from the browser's command line comes too late.
 """
 
 import os
-import sys
 import threading
 from pathlib import Path
+
+from apexgpu.platforms.system import System, current
 
 _TEXT_BROWSERS = {"www-browser", "links", "links2", "elinks", "lynx", "w3m", "browsh"}
 LIMIT = 20.0
@@ -32,7 +33,7 @@ def _has_window_for_browser() -> bool:
     if chosen:
         first = chosen.split(os.pathsep)[0].split()
         return not first or Path(first[0]).name not in _TEXT_BROWSERS
-    if sys.platform in ("win32", "darwin"):
+    if current() is not System.LINUX:
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 

@@ -1,11 +1,12 @@
 """TCP ports of a tunnel: what the user names, which local ones can be used, and how one is taken."""
 
 import socket
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from apexgpu.errors import UsageError
+from apexgpu.platforms import sockets
+from apexgpu.platforms.system import is_macos, is_windows
 
 # fmt: off
 BLOCKED_BY_BROWSERS = frozenset((
@@ -113,12 +114,12 @@ def listen(port: int) -> socket.socket | None:
 
     Nothing is checked beforehand: a check would leave a moment in which the port could be lost.
     """
-    if sys.platform == "darwin" and _accepts_connections(port):
+    if is_macos() and _accepts_connections(port):
         # macOS would let us bind 127.0.0.1 beside a program that listens on all addresses.
         return None
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    if sys.platform == "win32":
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+    if is_windows():
+        listening.setsockopt(socket.SOL_SOCKET, sockets.EXCLUSIVE_USE, 1)
     else:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

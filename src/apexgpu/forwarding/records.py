@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +22,8 @@ from apexgpu import files, readers
 from apexgpu.errors import ApexError, UnexpectedError
 from apexgpu.forwarding.ports import Destination
 from apexgpu.platforms import hints
+from apexgpu.platforms.processcontrol import kill_signal
+from apexgpu.platforms.system import is_windows
 from apexgpu.ssh import controlmaster, muxclient
 from apexgpu.text import duration, size
 
@@ -198,17 +199,17 @@ def close(state_dir: Path, tunnel: Tunnel, *, limit: float = 10) -> None:
     The process is killed if it does not end within `limit` seconds. Raises ApexError if that fails.
     """
     path = file(state_dir, tunnel.id)
-    number = signal.SIGTERM
+    number: int = signal.SIGTERM
     deadline = time.monotonic() + limit
     while _is_locked(path):
         # The process may end at this moment, which every system reports in its own way.
         with contextlib.suppress(OSError):
             os.kill(tunnel.pid, number)
         if time.monotonic() > deadline:
-            if number != signal.SIGTERM or sys.platform == "win32":
+            if number != signal.SIGTERM or is_windows():
                 message = f"tunnel {tunnel.id} (process {tunnel.pid}) does not end"
                 raise ApexError(message, hint=hints.kill(tunnel.pid))
-            number = signal.SIGKILL
+            number = kill_signal()
             deadline = time.monotonic() + _KILL_LIMIT
             continue
         time.sleep(_POLL)

@@ -8,7 +8,6 @@ killed, the input of `cat` ends, so `cat` ends and ssh with it: no ssh is left t
 import asyncio
 import contextlib
 import re
-import sys
 import time
 from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from apexgpu.forwarding import relay
 from apexgpu.forwarding.relay import SshListener
+from apexgpu.platforms.system import current
 from apexgpu.process import start_async
 from apexgpu.ssh import sshoptions
 
@@ -40,7 +40,7 @@ def argv(
     connect_timeout: float,
     keep_alive: float,
     control: Path | None = None,
-    platform: str = sys.platform,
+    platform: str | None = None,
 ) -> list[str]:
     """Return the ssh command line.
 
@@ -52,6 +52,7 @@ def argv(
     we are gone. A forward that fails is not fatal, as the user's own config may have forwards whose
     ports are in use; it is on Windows, where our own local ends are ports that could be in use.
     """
+    platform = platform or current()
     *path, alias = ssh_arguments
     words = ["ssh", *path, "-T", "-a", "-x"]
     words += sshoptions.arguments(

@@ -12,7 +12,6 @@ import contextlib
 import os
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from apexgpu.forwarding.ports import Destination
 from apexgpu.forwarding.records import CONTROL_SOCKET, TunnelState, sockets_prefix
 from apexgpu.forwarding.relay import SshListener
 from apexgpu.forwarding.sshconnection import SshConnection
+from apexgpu.platforms.system import System, current, is_windows
 from apexgpu.ssh import controlmaster, muxclient, silentagent, sshoptions
 from apexgpu.sshfiles.agentquery import Agents
 
@@ -111,7 +111,7 @@ class Supervisor:
         timing: Timing | None = None,
         once: bool = False,
         agent_socket: str = "",
-        hand_over: bool = sys.platform == "linux",
+        hand_over: bool | None = None,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep each of `sockets`, which listen, connected to its destination.
@@ -128,7 +128,7 @@ class Supervisor:
         self._timing = timing or Timing()
         self._once = once
         self._agent_socket = agent_socket
-        self._hand_over = hand_over
+        self._hand_over = _can_hand_over() if hand_over is None else hand_over
         self._on_change = on_change
         self.status = TunnelStatus()
         self.traffic = relay.Traffic()
@@ -390,6 +390,11 @@ class Supervisor:
         self._on_change()
 
 
+def _can_hand_over() -> bool:
+    """Whether ssh can listen on the local ports itself, while the system counts its bytes for us."""
+    return current() is System.LINUX
+
+
 async def _wait_for_any(events: Sequence[asyncio.Event], limit: float) -> None:
     tasks = [asyncio.create_task(event.wait()) for event in events]
     await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
@@ -409,7 +414,7 @@ async def _result_or_cancel(task: "asyncio.Task[bool]") -> bool:
 
 def _choose_listener(directory: Path, name: str) -> SshListener:
     """Return where ssh is to listen for us: a socket, or a port on Windows (its ssh has no sockets)."""
-    if sys.platform != "win32":
+    if not is_windows():
         return directory / name
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

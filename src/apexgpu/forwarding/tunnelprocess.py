@@ -15,6 +15,7 @@ from apexgpu.forwarding import records
 from apexgpu.forwarding.records import Forward, Tunnel
 from apexgpu.forwarding.request import TunnelRequest
 from apexgpu.forwarding.supervisor import Supervisor, Timing, TunnelStatus
+from apexgpu.platforms import processcontrol
 
 _WRITE_INTERVAL = 5.0
 _OPEN_FILES = 4096
@@ -52,7 +53,7 @@ def carry(
     `sockets` listen on its local ports, one for each destination. `on_change` is called with the
     tunnel after every change of its state, `each_second` once a second.
     """
-    _allow_open_files(_OPEN_FILES)
+    processcontrol.allow_open_files(_OPEN_FILES)
     process = _TunnelProcess(state_dir, request, sockets, on_change, each_second, timing)
     return asyncio.run(process.run())
 
@@ -148,21 +149,6 @@ class _TunnelProcess:
             bytes_carried=self._supervisor.bytes_carried,
             reason=status.reason or self._supervisor.refusal,
         )
-
-
-def _allow_open_files(wanted: int) -> None:
-    """Raise the limit of open files, for us and for ssh: a connection may take two.
-
-    A shell on macOS allows 256.
-    """
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < limit:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _stop_on_signals(stop: Callable[[], None]) -> list[int]:

@@ -153,7 +153,7 @@ def _cannot_connect(error: Exception, server: str, head_request: str) -> Unreach
         reason = text.removeprefix("certificate verify failed: ")
         return UnreachableError(
             f"the certificate of {server} is not trusted: {reason}",
-            hint="SSL_CERT_FILE=YOUR_CA.pem apexgpu login",
+            hint=hints.with_variable("SSL_CERT_FILE", "YOUR_CA.pem", "apexgpu login"),
             code="certificate",
         )
     reason = text.lower() or type(error).__name__

@@ -76,6 +76,12 @@ def show_line(path: str | Path, line: int, system: System | None = None) -> str:
     )
 
 
+def show_file(path: str | Path, system: System | None = None) -> str:
+    """Show a file."""
+    name = quoted(str(path), system)
+    return _choose(system, posix=f"cat {name}", windows=f"Get-Content {name}")
+
+
 def find_text(text: str, path: str | Path, system: System | None = None) -> str:
     """Show the lines of a file that contain `text`, in upper or lower case."""
     name = quoted(str(path), system)
@@ -167,6 +173,15 @@ def set_variable(name: str, value: str | Path, system: System | None = None) -> 
         system,
         posix=f"export {name}={quoted(str(value), System.LINUX)}",
         windows=f"$env:{name} = {_literal(value)}",
+    )
+
+
+def with_variable(name: str, value: str, command: str, system: System | None = None) -> str:
+    """Run a command with a variable that is set."""
+    return _choose(
+        system,
+        posix=f"{name}={quoted(value, System.LINUX)} {command}",
+        windows=f"$env:{name} = {_literal(value)}; {command}",
     )
 
 

@@ -1,23 +1,23 @@
 """Which of the three systems this is."""
 
 import sys
-from enum import Enum
+from enum import StrEnum
 
 
-class System(Enum):
-    """The systems that apexgpu tells apart. Any other Unix is treated as Linux is."""
+class System(StrEnum):
+    """The systems that apexgpu tells apart, with Python's names. Any other Unix is treated as Linux is."""
 
-    LINUX = "Linux"
-    MACOS = "macOS"
-    WINDOWS = "Windows"
-
-
-_BY_PYTHON_NAME = {"win32": System.WINDOWS, "darwin": System.MACOS}
+    LINUX = "linux"
+    MACOS = "darwin"
+    WINDOWS = "win32"
 
 
 def current() -> System:
     """The system that this process runs on."""
-    return _BY_PYTHON_NAME.get(sys.platform, System.LINUX)
+    name: str = sys.platform  # a type checker would otherwise take it for its own system
+    if name in {System.MACOS, System.WINDOWS}:
+        return System(name)
+    return System.LINUX
 
 
 def is_windows() -> bool:

@@ -4,7 +4,6 @@ They are read, strictly, from the package and the user's files.
 """
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apexgpu.errors import ConfigError
+from apexgpu.platforms import hints
 
 CHOOSABLE = ("cuda", "cudnn", "tensorflow", "pytorch", "python3")
 VARIABLES = (
@@ -128,16 +128,16 @@ def load(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         message = f"{path} cannot be read: {reason}"
-        raise ConfigError(message, hint=f"ls -l {shlex.quote(str(path))}", code="recipe") from None
+        raise ConfigError(message, hint=hints.look_at(path), code="recipe") from None
     except tomllib.TOMLDecodeError as exc:
         message = f"{path} is not valid TOML: {exc}"
-        raise ConfigError(message, hint=f"cat -n {shlex.quote(str(path))}", code="recipe") from None
+        raise ConfigError(message, hint=hints.show_file(path), code="recipe") from None
     return _read_recipe(_Table(path, "", values))
 
 
 def _error(path: Path, key: str, problem: str) -> ConfigError:
     # The hint shows a correct recipe.
-    hint = f"cat {shlex.quote(str(PACKAGED / 'cuda.toml'))}"
+    hint = hints.show_file(PACKAGED / "cuda.toml")
     return ConfigError(f"{path}: {key} {problem}", hint=hint, code="recipe")
 
 

@@ -8,7 +8,6 @@ document for each round, on a line of its own.
 """
 
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from apexgpu.models import Host, Outcome
+from apexgpu.platforms.terminalkeys import line_mode, reading_keys
 from apexgpu.reporter import HostRows
 from apexgpu.results import Result
 from apexgpu.tables import Column, Row, aligned, lay_out, natural_widths
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from apexgpu.render.screen import Screen
 
 _KEY_WAIT = 0.2  # seconds until a new size of the window is noticed
-_LOCAL_MODES = 3  # the index of the local modes in what termios.tcgetattr returns
 
 PAUSE = 0.2
 """Seconds without a new row after which a pipe gets those that have come, out of order if need be."""
@@ -209,7 +208,7 @@ class _WatchedRows(_DrawnRows):
             redirect_stderr=False,
         )
         self._size = shutil.get_terminal_size()
-        with _keys() as self._key_pressed, self._live:
+        with reading_keys() as self._key_pressed, self._live:
             yield
 
     @contextmanager
@@ -220,7 +219,7 @@ class _WatchedRows(_DrawnRows):
             yield
             return
         live.stop()
-        with _line_mode():
+        with line_mode():
             yield
         live.start(refresh=True)
 
@@ -370,69 +369,3 @@ class _PrintedRows(_Rows):
 def _fits(rows: int) -> bool:
     """Whether the terminal has room for the rows and their header: what has scrolled away cannot be redrawn."""
     return rows + 1 < shutil.get_terminal_size().lines
-
-
-KeyPressed = Callable[[float], str]
-"""Waits some seconds for a key of the user's; "" if none was pressed."""
-
-
-@contextmanager
-def _line_mode() -> Iterator[None]:
-    """Let the user type and see whole lines within the block, although `_keys` reads single keys around it."""
-    if sys.platform == "win32" or not sys.stdin.isatty():
-        yield
-        return
-    import termios
-
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-    usual = termios.tcgetattr(descriptor)
-    usual[_LOCAL_MODES] |= termios.ECHO | termios.ICANON
-    termios.tcsetattr(descriptor, termios.TCSADRAIN, usual)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-@contextmanager
-def _keys() -> Iterator[KeyPressed]:
-    """Read single keys from the terminal, without their echo, until the block ends."""
-    if sys.platform == "win32":
-        yield _windows_key
-        return
-    import select
-    import termios
-    import tty
-
-    descriptor = sys.stdin.fileno() if sys.stdin.isatty() else None
-    if descriptor is None:
-        yield _no_key
-        return
-
-    def pressed(seconds: float) -> str:
-        ready, _, _ = select.select([descriptor], [], [], seconds)
-        return sys.stdin.read(1) if ready else ""
-
-    before = termios.tcgetattr(descriptor)
-    try:
-        tty.setcbreak(descriptor)
-        yield pressed
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def _no_key(seconds: float) -> str:
-    time.sleep(seconds)
-    return ""
-
-
-def _windows_key(seconds: float) -> str:
-    import msvcrt
-
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if msvcrt.kbhit():  # type: ignore[attr-defined]  # Windows
-            return str(msvcrt.getwch())  # type: ignore[attr-defined]
-        time.sleep(0.05)
-    return ""

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from apexgpu.models import Finding, Host
 from apexgpu.platforms.console import understands_escape_codes
+from apexgpu.platforms.system import is_windows
 from apexgpu.reporter import HostRows, PlainReporter, Reporter, TerminalReporter
 from apexgpu.results import JsonObject, Result, envelope
 from apexgpu.tables import Column, Row, aligned, columns_of, lay_out
@@ -295,7 +296,7 @@ def _accept_any_character(stream: IO[str]) -> None:
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is None:
         return
-    if sys.platform == "win32":
+    if is_windows():
         reconfigure(errors="backslashreplace", encoding="utf-8")
     else:
         reconfigure(errors="backslashreplace")

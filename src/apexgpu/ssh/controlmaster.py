@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import stat
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,8 @@ from apexgpu.boundedoutput import OutputTaker
 from apexgpu.errors import ApexError, ConnectionLostError, DroppedError, UnansweredError
 from apexgpu.models import Reply, Target
 from apexgpu.ownprocesses import OwnProcess
-from apexgpu.platforms import hints
+from apexgpu.platforms import hints, owner
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import Runner
 from apexgpu.ssh import masterstarter, muxclient, sshoptions
 from apexgpu.ssh.failures import (
@@ -339,7 +339,7 @@ def _is_private(path: Path) -> bool:
         return False
     return (
         stat.S_ISDIR(status.st_mode)
-        and status.st_uid == os.getuid()
+        and owner.is_users_own(status, or_roots=False)
         and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
     )
 
@@ -353,7 +353,7 @@ def _entries(directory: Path) -> list[Path]:
 
 def _runtime_path() -> Path | None:
     """The first directory whose path is short enough for sockets."""
-    if sys.platform == "win32":
+    if is_windows():
         return None
     for path in _candidates():
         if len(str(path)) < _LONGEST_DIRECTORY:
@@ -365,7 +365,7 @@ def _candidates() -> Iterator[Path]:
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     if base and os.access(base, os.W_OK):
         yield Path(base) / "apexgpu"
-    own_name = f"apexgpu-{os.getuid()}"
+    own_name = f"apexgpu-{owner.user_id()}"
     if os.environ.get("TMPDIR"):
         yield Path(os.environ["TMPDIR"]) / own_name
     yield Path("/tmp") / own_name  # noqa: S108
@@ -373,9 +373,9 @@ def _candidates() -> Iterator[Path]:
 
 def _possible_directories() -> list[Path]:
     """Where sockets of ours may be: another run may have had another environment."""
-    if sys.platform == "win32":
+    if is_windows():
         return []
-    directories = [Path(name.format(uid=os.getuid())) for name in _ELSEWHERE]
+    directories = [Path(name.format(uid=owner.user_id())) for name in _ELSEWHERE]
     own = _runtime_path()
     if own is not None:
         directories.insert(0, own)

@@ -8,7 +8,6 @@ import base64
 import errno
 import io
 import logging
-import os
 import stat
 import sys
 import threading
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from apexgpu.iam.publickeys import parse_all, rsa_bits
 from apexgpu.models import PublicKey
+from apexgpu.platforms import owner
 from apexgpu.ssh.route import Route
 from apexgpu.sshfiles import agentquery
 from apexgpu.sshfiles.agentquery import AgentKey, AgentReply, Agents
@@ -307,11 +307,10 @@ def _read_private_file(path: Path) -> tuple[bytes | None, SkipReason | None]:
         return None, SkipReason.ONLY_OPENSSH
     data = path.read_bytes()
     is_private_text = data.startswith(b"-----BEGIN ")
-    if is_private_text and sys.platform != "win32":
-        # ssh checks the permissions only of files that belong to its user.
-        others_may_read = status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-        if status.st_uid == os.getuid() and others_may_read:
-            return None, SkipReason.TOO_OPEN
+    # ssh checks the permissions only of files that belong to its user.
+    is_own = owner.is_users_own(status, or_roots=False)
+    if is_private_text and is_own and owner.others_may_read(status):
+        return None, SkipReason.TOO_OPEN
     return data, None
 
 

@@ -14,7 +14,6 @@ Unix sockets only, so never on Windows.
 
 import contextlib
 import os
-import select
 import socket
 import struct
 import time
@@ -25,6 +24,7 @@ from types import TracebackType
 from typing import Self
 
 from apexgpu.boundedoutput import BoundedOutput, OutputTaker
+from apexgpu.platforms import sockets
 
 # Message types, named as in PROTOCOL.mux (MUX_MSG_…, MUX_C_… from the client, MUX_S_… from the server).
 _MUX_MSG_HELLO = 0x00000001
@@ -200,7 +200,7 @@ class MuxConnection:
         self._stderr, stderr = os.pipe()
         for descriptor in (stdin, stdout, stderr):
             # The master reads one byte of data with each descriptor.
-            socket.send_fds(self._socket, [b"\0"], [descriptor])
+            sockets.send_descriptor(self._socket, descriptor)
             os.close(descriptor)
 
     def _send(self, payload: bytes) -> None:
@@ -227,7 +227,7 @@ class MuxConnection:
 
 def connect(path: Path, timeout: float) -> MuxConnection | None:
     """Connect to the master at `path`; None if there is none. A socket on which nobody listens is deleted."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection = sockets.unix_socket()
     connection.settimeout(timeout)
     try:
         connection.connect(str(path))
@@ -333,23 +333,21 @@ def _read_all(
 
     `takers` get what was read from each descriptor.
     """
-    poll = select.poll()  # unlike select, for more than 1024 open files too
-    for descriptor in takers:
-        poll.register(descriptor, select.POLLIN)
+    poller = sockets.Poller(takers)
     waiting = len(takers)
     while waiting and not is_too_much():
         milliseconds = None
         if deadline is not None:
             milliseconds = max(0.0, deadline - time.monotonic()) * 1000
-        ready = poll.poll(milliseconds)
+        ready = poller.wait(milliseconds)
         # The time too, for a command that never stops printing.
         if not ready or (deadline is not None and time.monotonic() >= deadline):
             return False
-        for descriptor, _ in ready:
+        for descriptor in ready:
             data = _read(descriptor)
             takers[descriptor](data)
             if not data:
-                poll.unregister(descriptor)
+                poller.forget(descriptor)
                 waiting -= 1
     return True
 

@@ -6,15 +6,16 @@ not answer" and "it holds no keys".
 """
 
 import os
-import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+
+from apexgpu.platforms import sockets
+from apexgpu.platforms.system import is_windows
 
 TIME_LIMIT = 3.0
 """Seconds that an agent may take to answer."""
@@ -73,7 +74,7 @@ def agent_socket(identity_agent: str, environment: Mapping[str, str]) -> str:
     if value == "none":
         return ""
     if value in {"", DEFAULT_AGENT}:
-        default = _WINDOWS_PIPE if sys.platform == "win32" else ""
+        default = _WINDOWS_PIPE if is_windows() else ""
         return environment.get(DEFAULT_AGENT, "") or default
     if value.startswith("$"):
         return environment.get(value[1:].strip("{}"), "")
@@ -112,7 +113,7 @@ def request(path: str, message: bytes, *, limit: float) -> tuple[int, bytes]:
         OSError: there is no agent at `path`.
     """
     framed = struct.pack(">I", len(message)) + message
-    if sys.platform == "win32":
+    if is_windows():
         from apexgpu.timelimit import run_with_limit
 
         answer = run_with_limit(lambda: _exchange_over_pipe(path, framed), limit, name="ssh-agent")
@@ -152,7 +153,7 @@ class Agents:
 
 
 def _exchange_over_socket(path: str, data: bytes, deadline: float) -> bytes:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    with sockets.unix_socket() as connection:
         connection.settimeout(_seconds_until(deadline))
         try:
             connection.connect(path)

@@ -1,13 +1,12 @@
 """What `apexgpu doctor` checks in the user's ssh files: the agent, the key, the ssh config."""
 
 import base64
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.models import Finding, Host, PublicKey
-from apexgpu.platforms import hints
+from apexgpu.platforms import hints, owner
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configblock, configfile, keys, permissions
 from apexgpu.sshfiles.agentquery import (
@@ -151,7 +150,7 @@ def check_ssh_config(path: Path, hosts: Sequence[Host], runner: Runner) -> Itera
     if not path.exists():
         yield Finding.problem(check, f"there is no {path}", "apexgpu config sync")
         return
-    others_can_write = sys.platform != "win32" and path.stat().st_mode & 0o022
+    others_can_write = owner.others_may_write(path.stat())
     if others_can_write:
         yield Finding.problem(
             check, f"other users can write {path}, so ssh refuses it", hints.make_private(path)

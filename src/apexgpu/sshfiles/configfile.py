@@ -17,7 +17,7 @@ from apexgpu import files
 from apexgpu.errors import ApexError, ConfigError, MissingProgramError
 from apexgpu.iam import hostlist
 from apexgpu.models import Host
-from apexgpu.platforms import hints, replacing
+from apexgpu.platforms import hints, owner, replacing
 from apexgpu.platforms.system import is_windows
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configbackups, configblock, configcheck, permissions
@@ -437,8 +437,8 @@ def _keep_owner(candidate: Path, target: Path) -> None:
     with suppress(OSError):
         old = target.stat()
         new = candidate.stat()
-        if old.st_uid != new.st_uid and hasattr(os, "chown"):
-            os.chown(candidate, old.st_uid, old.st_gid)
+        if old.st_uid != new.st_uid:
+            owner.give_to(candidate, old)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.models import PublicKey
-from apexgpu.platforms import hints
+from apexgpu.platforms import hints, owner
 from apexgpu.platforms.shellwords import quoted
 from apexgpu.process import Completed, Runner
 from apexgpu.sshfiles.privatekeys import (
@@ -288,13 +288,11 @@ def _is_own_file(path: Path) -> bool:
     except OSError:
         return False
     # root may have put a key there for the user; anybody else could log in with it.
-    is_own = sys.platform == "win32" or status.st_uid in {os.getuid(), 0}
+    is_own = owner.is_users_own(status)
     return stat.S_ISREG(status.st_mode) and is_own and status.st_size <= _LARGEST
 
 
 def _is_readable_by_others(path: Path) -> bool:
     # ssh ignores such a key if it is the user's own (sshkey_perm_ok in authfile.c).
-    if sys.platform == "win32":
-        return False
     status = path.stat()
-    return status.st_uid == os.getuid() and bool(status.st_mode & 0o077)
+    return owner.is_users_own(status, or_roots=False) and owner.others_may_read(status)

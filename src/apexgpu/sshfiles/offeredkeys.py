@@ -12,6 +12,7 @@ from pathlib import Path
 
 from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError
 from apexgpu.models import Host
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configblock, configcheck, configfile, identityfile
 from apexgpu.sshfiles.agentquery import DEFAULT_AGENT
@@ -57,7 +58,7 @@ def find_offered_keys(config: Path, hosts: Sequence[Host], runner: Runner) -> Of
     # Our block gives each name its address, user and port, so that `Match host` and the tokens
     # have their values. It pins no key here: an earlier choice is not what the user configured.
     candidate = configblock.merge(user_bytes, hosts)
-    if config.absolute() == Path(home()) / ".ssh" / "config" and os.name == "posix":
+    if config.absolute() == Path(home()) / ".ssh" / "config" and not is_windows():
         # For its default file only, ssh reads the system's config too; with -F it does not.
         candidate += _SYSTEM_CONFIG
     names = list(configcheck.destinations(hosts))[:_MOST_NAMES]

@@ -1,11 +1,11 @@
 """Which lines of an ssh config cost the time: the `Match exec` commands that take seconds."""
 
 import re
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import Runner
 
 WORTH_A_NOTE = 1.5
@@ -37,7 +37,7 @@ def find_slow_lines(file: Path, name: str, runner: Runner, *, limit: float) -> l
 
     A command that still runs after `limit` seconds is reported too. No lines are found on Windows.
     """
-    if sys.platform == "win32":
+    if is_windows():
         return []
     watch = _Stopwatch()
     # With -E, ssh's messages arrive on stdout line by line, so that the time of each is known.

@@ -1,7 +1,8 @@
 """The home directory that ssh uses."""
 
-import os
 from pathlib import Path
+
+from apexgpu.platforms import owner
 
 
 def is_default_config(config: Path) -> bool:
@@ -11,11 +12,4 @@ def is_default_config(config: Path) -> bool:
 
 def home() -> str:
     """The home directory as ssh determines it: from the password database, not from $HOME."""
-    try:
-        import pwd
-    except ImportError:  # on Windows, ssh uses the profile directory
-        return str(Path.home())
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:
-        return str(Path.home())
+    return owner.home_in_database()

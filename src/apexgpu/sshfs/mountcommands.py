@@ -7,7 +7,6 @@ sshfs-win.c; rclone's pages on nfsmount and sftp; umount(8) and diskutil(8) of m
 """
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.models import Target
+from apexgpu.platforms.system import current
 from apexgpu.process import TimedCommand, run_all, which
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.route import config_arguments
@@ -48,12 +48,13 @@ class MountRequest:
 
 
 def mount_argv(
-    program: MountProgram, request: MountRequest, *, platform: str = sys.platform
+    program: MountProgram, request: MountRequest, *, platform: str | None = None
 ) -> list[str]:
     """The command line that mounts.
 
     It ends when the mount is there, except that of SSHFS-Win, which keeps running.
     """
+    platform = platform or current()
     if program.kind is ProgramKind.RCLONE:
         return _rclone_argv(program, request)
     target = request.target
@@ -185,7 +186,7 @@ def unmount_argvs(
     directory: str,
     *,
     force: bool,
-    platform: str = sys.platform,
+    platform: str | None = None,
     find: Callable[[str], str | None] = which,
 ) -> list[list[str]]:
     """The command lines that unmount, to be tried in this order.
@@ -194,6 +195,7 @@ def unmount_argvs(
 
     None on Windows unless it is a drive: the process is ended there.
     """
+    platform = platform or current()
     if platform == "win32":
         if re.fullmatch("[A-Za-z]:", directory):
             return [["net", "use", directory, "/delete", "/y"]]

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from apexgpu.errors import ApexError, RefusedError, UsageError
 from apexgpu.files import locked, private_directory
 from apexgpu.platforms import hints
 from apexgpu.platforms.rights import mode_of_private_directory
-from apexgpu.platforms.system import current
+from apexgpu.platforms.system import current, is_windows
 from apexgpu.process import TimedCommand, run_all, start_background
 from apexgpu.sshfs import mountcommands, mountprocesses, mountrecords, mounttable
 from apexgpu.sshfs.mountcommands import MountRequest
@@ -117,7 +116,7 @@ def _make_directories(request: MountRequest, content: LocalContent, created: lis
     """
     directory = Path(request.directory)
     candidates = [*directory.parents]
-    if sys.platform != "win32":
+    if not is_windows():
         candidates.insert(0, directory)
     elif content is LocalContent.EMPTY:
         directory.rmdir()

@@ -1,7 +1,6 @@
 """The processes behind mounts: which sshfs serves a directory, and how to end one that hangs."""
 
 import contextlib
-import os
 import re
 import time
 from collections.abc import Collection, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from apexgpu import ownprocesses
 from apexgpu.errors import ApexError, UnreachableError
 from apexgpu.ownprocesses import OwnProcess
+from apexgpu.platforms import owner, processcontrol
 from apexgpu.platforms.paths import same_name_form
 from apexgpu.platforms.system import current, is_windows
 from apexgpu.process import TimedCommand, run_all
@@ -43,7 +43,7 @@ def find_sshfs(directories: Collection[str]) -> dict[str, SshfsProcess]:
         processes = _find_linux()
     else:
         command = TimedCommand(_DARWIN_COMMAND, 2, env={"LC_ALL": "C"})  # for dates in English
-        processes = parse_darwin(run_all([command])[0].text, os.getuid(), directories)
+        processes = parse_darwin(run_all([command])[0].text, owner.user_id(), directories)
     by_form = {same_name_form(current(), process.directory): process for process in processes}
     found = {}
     for directory in directories:
@@ -81,7 +81,9 @@ _PS_LINE = re.compile(
 )
 
 
-def parse_darwin(output: str, uid: int, directories: Collection[str] = ()) -> list[SshfsProcess]:
+def parse_darwin(
+    output: str, uid: int | None, directories: Collection[str] = ()
+) -> list[SshfsProcess]:
     """Read `ps -o pid=,uid=,lstart=,command=` of macOS. The start time is five words (ps(1)).
 
     `directories` are the mounts that there are: `ps` does not tell a blank in a name from one between two words.
@@ -179,5 +181,5 @@ def _start_time(path: Path) -> float:
     uptime, _ = Path("/proc/uptime").read_text().split()
     boot_time = time.time() - float(uptime)
     ticks = int(ownprocesses.start_ticks(path))
-    ticks_per_second = os.sysconf("SC_CLK_TCK")
+    ticks_per_second = processcontrol.ticks_per_second()
     return boot_time + ticks / ticks_per_second

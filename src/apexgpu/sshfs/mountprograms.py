@@ -5,13 +5,13 @@ rclone's change log.
 """
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from apexgpu.errors import ApexError, MissingProgramError
+from apexgpu.platforms.system import current
 from apexgpu.process import Runner, which
 
 _AS_OF = "as of November 2026"
@@ -68,11 +68,12 @@ class MountProgram:
         return text
 
 
-def find_program(runner: Runner, *, platform: str = sys.platform) -> MountProgram:
+def find_program(runner: Runner, *, platform: str | None = None) -> MountProgram:
     """The program to mount with on `platform`.
 
     Raises MissingProgramError with the command that installs one.
     """
+    platform = platform or current()
     if platform == "win32":
         path = which("sshfs.exe") or _WINDOWS_PATH
         if not Path(path).exists():
@@ -141,8 +142,9 @@ def _linux_hint(os_release: str) -> str:
     return _INSTALL_LINUX["debian"]
 
 
-def known_problem(program: MountProgram, *, platform: str = sys.platform) -> str:
+def known_problem(program: MountProgram, *, platform: str | None = None) -> str:
     """What is wrong with this version, as a sentence; empty if nothing is known."""
+    platform = platform or current()
     version = program.version
     if program.kind is ProgramKind.RCLONE:
         if version < (1, 65):

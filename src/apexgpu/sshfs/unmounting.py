@@ -2,12 +2,12 @@
 
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from apexgpu.errors import ApexError, RefusedError
 from apexgpu.forwarding import portowners
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import Completed, TimedCommand, run_all
 from apexgpu.sshfs import mountcommands, mountprocesses, mountrecords, mounttable
 from apexgpu.sshfs.mounting import UNMOUNT_LIMIT, remove_directories
@@ -89,7 +89,7 @@ def _run_programs(mount: Mount, *, force: bool) -> None:
         completed = run_all([TimedCommand(tuple(argv), UNMOUNT_LIMIT)])[0]
         if completed.code == 0 and not completed.timed_out:
             return
-    if sys.platform == "win32" and mount.pid is not None:
+    if is_windows() and mount.pid is not None:
         os.kill(mount.pid, signal.SIGTERM)
         return
     entry = mounttable.entry_at(read_table(), mount.directory)

@@ -4,7 +4,6 @@ A file gets its final name only when it is complete and on the disk.
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from apexgpu.errors import RefusedError, UsageError
 from apexgpu.files import locked
+from apexgpu.platforms.system import current
 from apexgpu.transfer import copypaths, rsync
 from apexgpu.transfer.copyconnection import CopyConnection
 from apexgpu.transfer.copytargets import CopyJob, expand_wildcards, find_jobs
@@ -182,7 +182,7 @@ class Copier:
             return Method.SFTP
         if not await rsync.is_installed_locally():
             if self.method is Method.RSYNC:
-                raise rsync.not_installed(sys.platform)
+                raise rsync.not_installed(current())
             return Method.SFTP
         if not await rsync.is_installed_remotely(connection):
             if self.method is Method.RSYNC:

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from apexgpu.errors import ApexError, CommandTimeoutError, ConnectionLostError, RefusedError
 from apexgpu.models import Target
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import Completed, start_async
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.controlmaster import runtime_directory
@@ -70,7 +70,7 @@ class CopyConnection:
 
     async def __aenter__(self) -> "CopyConnection":
         """Log in and start SFTP. Raises the errors of ssh, or RefusedError if there is no SFTP."""
-        directory = runtime_directory() if sys.platform != "win32" else None
+        directory = runtime_directory() if not is_windows() else None
         # Without a directory whose path is short enough for a socket, every ssh logs in by itself.
         if directory is not None:
             # Its name has our process number, so that `uninstall` can tell whether we are gone.

@@ -46,7 +46,7 @@ class CopyRoute:
 def parse_location(argument: str, platform: str) -> Location:
     r"""Split `HOST:PATH` as scp(1) does: a `/` before the first colon makes it a local path.
 
-    On Windows (`platform` is a `sys.platform` value) a single letter is a drive, as in `C:\x`.
+    On Windows (`platform` is a `System`) a single letter is a drive, as in `C:\x`.
 
     >>> parse_location("gpu7:data", "linux")
     Location(host='gpu7', path='data')

@@ -11,13 +11,13 @@ import hashlib
 import os
 import shutil
 import stat
-import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import IO
 
 from apexgpu.errors import RefusedError
 from apexgpu.platforms import hints
+from apexgpu.platforms.system import is_windows
 from apexgpu.transfer import copypaths, foldednames
 from apexgpu.transfer.fileinfo import FileInfo, FileKind, join
 from apexgpu.transfer.filesystem import (
@@ -44,12 +44,12 @@ class LocalFiles:
     """This laptop. The methods are described in FileSystem."""
 
     where = "this laptop"
-    has_modes = sys.platform != "win32"
+    has_modes = not is_windows()
     chunk = _CHUNK
 
     def accepts_name(self, name: bytes) -> bool:
         """See FileSystem."""
-        if sys.platform == "win32":
+        if is_windows():
             return copypaths.is_windows_name(name)
         return True
 
@@ -197,7 +197,7 @@ class LocalFiles:
             await asyncio.to_thread(sync_everything)
             return
         # Windows can flush only a file that is open for writing.
-        flags = os.O_RDWR if sys.platform == "win32" else os.O_RDONLY
+        flags = os.O_RDWR if is_windows() else os.O_RDONLY
         for path in files:
             with self.translated_errors(path):
                 descriptor = os.open(path, flags)

@@ -11,7 +11,6 @@ import asyncio
 import os
 import re
 import shlex
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from apexgpu import readers
 from apexgpu.boundedoutput import BoundedOutput
 from apexgpu.errors import ApexError, ConnectionLostError, MissingProgramError, RefusedError
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import start_async, which
 from apexgpu.transfer.copyconnection import CopyConnection, kill
 from apexgpu.transfer.filesystem import FileSystem, NoSpaceError
@@ -165,7 +165,7 @@ def _reason(code: int, stderr: str) -> str:
 
 
 def not_installed(platform: str) -> MissingProgramError:
-    """The error for a laptop without a usable rsync (`platform` is a `sys.platform` value)."""
+    """The error for a laptop without a usable rsync (`platform` is a `System`)."""
     if platform == "win32":
         message = "rsync is not used on Windows: leave out --method, and SFTP does the same"
         return MissingProgramError(message, hint="apexgpu cp --help")
@@ -176,7 +176,7 @@ def not_installed(platform: str) -> MissingProgramError:
 async def is_installed_locally() -> bool:
     """Whether this laptop has a usable rsync."""
     # The ports to Windows read C:\ as a host and need an ssh of their own.
-    if sys.platform == "win32" or which("rsync") is None:
+    if is_windows() or which("rsync") is None:
         return False
     process = await start_async(_VERSION_COMMAND.split())
     try:

@@ -1,14 +1,14 @@
 """What this machine has for windows: programs are asked and sockets tried, each within a time limit. No judgement."""
 
-import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apexgpu.errors import ApexError
+from apexgpu.platforms import owner
+from apexgpu.platforms.system import current
 from apexgpu.process import Runner, which
 from apexgpu.remote.programs.xdisplay import (
     Connection,
@@ -56,13 +56,14 @@ def collect(
     environment: Mapping[str, str],
     ssh_arguments: Sequence[str] = (),
     *,
-    system: str = sys.platform,
+    system: str | None = None,
 ) -> LocalDisplay:
     """Collect the facts.
 
     `ssh_arguments` lead to a container, for which the user's ssh config may name another xauth.
-    `system` is a `sys.platform` value.
+    `system` is a `System`.
     """
+    system = system or current()
     name = environment.get("DISPLAY", "")
     display = parse_display(name)
     configured_xauth = _configured_xauth(runner, ssh_arguments)
@@ -195,7 +196,7 @@ def _other_authority(runner: Runner, display: Display, environment: Mapping[str,
     xauth = which("xauth")
     if xauth is None:
         return ""
-    runtime = Path(environment.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+    runtime = Path(environment.get("XDG_RUNTIME_DIR") or f"/run/user/{owner.user_id()}")
     candidates = [Path(environment.get("HOME", "/")) / ".Xauthority"]
     for pattern in ("gdm/Xauthority", ".mutter-Xwaylandauth.*", "xauth_*", "lyxauth", "Xauthority"):
         candidates += sorted(runtime.glob(pattern))

@@ -61,7 +61,7 @@ class DisplayFacts:
 def check_display(system: str, facts: DisplayFacts, *, trusted: bool, again: str) -> list[Finding]:
     """Check each link from DISPLAY to the X server; what comes after a broken one is skipped.
 
-    `system` is a `sys.platform` value. `again` is the command that the user ran: a hint may add an option to it.
+    `system` is a `System`. `again` is the command that the user ran: a hint may add an option to it.
     """
     checks = {"darwin": _MACOS, "win32": _WINDOWS}.get(system, _LINUX)
     findings: list[Finding] = []
