@@ -341,7 +341,7 @@ def test_windows_is_asked_again_while_another_program_has_the_file_open(
         replace(old, new)
 
     rename = LocalFiles().rename(os.fsencode(target / "new"), os.fsencode(target / "old"))
-    monkeypatch.setattr("apexgpu.transfer.localfiles.sys.platform", "win32")
+    monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setattr(os, "replace", refuse_at_first)
     asyncio.run(rename)
     assert (target / "old").read_text() == "new"
@@ -357,7 +357,7 @@ def test_windows_is_not_asked_forever(target: Path, monkeypatch: pytest.MonkeyPa
         raise PermissionError(13, "Access is denied")
 
     rename = LocalFiles().rename(os.fsencode(target / "new"), os.fsencode(target / "old"))
-    monkeypatch.setattr("apexgpu.transfer.localfiles.sys.platform", "win32")
+    monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setattr("apexgpu.transfer.localfiles.asyncio.sleep", pause)
     monkeypatch.setattr(os, "replace", refuse)
 
@@ -372,7 +372,7 @@ def test_windows_is_not_asked_forever(target: Path, monkeypatch: pytest.MonkeyPa
 def test_what_macos_keeps_from_a_terminal_is_named_with_the_setting(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apexgpu.transfer.localfiles.sys.platform", "darwin")
+    monkeypatch.setattr("sys.platform", "darwin")
     files = LocalFiles()
     with (
         pytest.raises(RefusedError, match="macOS does not let this terminal use /x") as caught,

@@ -327,7 +327,7 @@ def _local_path(word: str) -> bytes:
         word,
         home=os.path.expanduser("~"),  # noqa: PTH111 - unlike pathlib, it never fails
         directory_on_drive=lambda drive: os.path.abspath(drive or "."),  # noqa: PTH100 - of a drive
-        platform=sys.platform,
+        platform=current(),
     )
 
 

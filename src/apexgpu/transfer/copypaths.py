@@ -95,7 +95,7 @@ def local_path(
     r"""The absolute path on this laptop that a word of the command line means, with `/` between its parts.
 
     `directory_on_drive` returns the working directory, on Windows that of a drive (`D:`): each drive
-    has its own, and `D:x` means a file in it. "" is the present drive. `platform` is a `sys.platform`
+    has its own, and `D:x` means a file in it. "" is the present drive. `platform` is a `System`
     value.
 
     >>> local_path(r"..\x", home="", directory_on_drive=lambda _: r"C:\proj", platform="win32")

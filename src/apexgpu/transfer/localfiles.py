@@ -17,7 +17,7 @@ from typing import IO
 
 from apexgpu.errors import RefusedError
 from apexgpu.platforms import hints
-from apexgpu.platforms.system import is_windows
+from apexgpu.platforms.system import is_macos, is_windows
 from apexgpu.transfer import copypaths, foldednames
 from apexgpu.transfer.fileinfo import FileInfo, FileKind, join
 from apexgpu.transfer.filesystem import (
@@ -89,14 +89,14 @@ class LocalFiles:
         target = b""
         if kind is FileKind.LINK:
             target = os.readlink(path)  # noqa: PTH115
-            if sys.platform == "win32":
+            if is_windows():
                 target = copypaths.slashes(target)
         return FileInfo(name, kind, status.st_size, int(status.st_mtime // 1), mode, target)
 
     async def real_path(self, path: bytes) -> bytes:
         """See FileSystem."""
         real = os.path.realpath(path)
-        return copypaths.slashes(real) if sys.platform == "win32" else real
+        return copypaths.slashes(real) if is_windows() else real
 
     async def spelling(self, path: bytes) -> bytes:
         """See FileSystem."""
@@ -148,7 +148,7 @@ class LocalFiles:
                 except PermissionError:
                     # Windows refuses while another program has the file open: a virus scanner or an
                     # editor, mostly for some milliseconds.
-                    if sys.platform != "win32" or pause > _LAST_PAUSE:
+                    if not is_windows() or pause > _LAST_PAUSE:
                         raise
                     await asyncio.sleep(pause)
                     pause *= 2
@@ -220,7 +220,7 @@ class LocalFiles:
             message = f"there is no {display(path)} on {self.where}"
             raise FileMissingError(message) from None
         except OSError as exc:
-            if exc.errno == errno.EPERM and sys.platform == "darwin":
+            if exc.errno == errno.EPERM and is_macos():
                 raise _privacy_error(path) from None
             raise io_error(self, path, exc.errno or 0, exc.strerror or str(exc)) from None
 
