@@ -1,7 +1,7 @@
 """The entry for the command line: `main`, the one place where an error becomes text and an exit status.
 
 Nothing heavy is imported before it is needed: `apexgpu.commands.app` (typer) unless the command line is a plain
-`status`, and the module of a command only when that command is used.
+`status` or `ssh`, and the module of a command only when that command is used.
 """
 
 import contextlib
@@ -131,6 +131,11 @@ def _run(invocation: Invocation, words: list[str]) -> Result | int | None:
         screen.as_json = screen.as_json or "--json" in words
         hosts = [word for word in words[1:] if word != "--json"]
         return containers.status(invocation.session, hosts)
+    if _is_plain_ssh(words) and not invocation.screen.as_json:
+        # So does `ssh`, which is measured against plain ssh.
+        from apexgpu import shells
+
+        return shells.ssh(invocation.session, words[1], words[3:])
     from apexgpu.commands.app import app
 
     outcome: Result | int | None = app(
@@ -141,6 +146,13 @@ def _run(invocation: Invocation, words: list[str]) -> Result | int | None:
 
 def _is_plain(word: str) -> bool:
     return word == "--json" or not word.startswith("-")
+
+
+def _is_plain_ssh(words: Sequence[str]) -> bool:
+    """Whether the words are `ssh HOST` or `ssh HOST -- CMD...`."""
+    if words[:1] != ["ssh"] or len(words) == 1 or words[1].startswith("-"):
+        return False
+    return len(words) == 2 or words[2] == "--"
 
 
 def _report_interruption(screen: Screen) -> None:

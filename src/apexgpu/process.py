@@ -5,6 +5,7 @@
     LocalRunner.attach  let the program use the terminal
     LocalRunner.spawn   start a program that outlives this one
     run_all             run several at once; none can hold the others up, not even one that no signal reaches
+    start_timed         start one of these, to wait for it later
     start_async         start a program for asyncio code that writes to it and reads from it
 
 `subprocess` and `asyncio` are imported where they are used: many commands start no program.
@@ -17,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import IO, TYPE_CHECKING, Protocol
@@ -77,6 +78,10 @@ class Readiness:
     limit: float
 
 
+Watch = Callable[[Callable[[], None], threading.Event], None]
+"""Watches a program while it runs. It gets a function that ends the program, and an event that is set at its end."""
+
+
 class Runner(Protocol):
     """Runs local programs. Tests replace it with a strict fake. A program that is missing is a MissingProgramError."""
 
@@ -112,10 +117,16 @@ class Runner(Protocol):
         """
         ...
 
-    def attach(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+    def attach(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        watch: "Watch | None" = None,
+    ) -> int:
         """Let the program use our terminal until it ends; return its exit status as a shell would, 130 for Ctrl-C.
 
-        `env` is added to our environment.
+        `env` is added to our environment. `watch` is called in a thread of its own.
         """
         ...
 
@@ -211,7 +222,13 @@ class LocalRunner:
             is_cut=kept.is_full,
         )
 
-    def attach(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+    def attach(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        watch: "Watch | None" = None,
+    ) -> int:
         """See Runner.attach."""
         import subprocess
 
@@ -224,7 +241,8 @@ class LocalRunner:
                 env=_environment(env),
                 preexec_fn=processcontrol.before_start(),
             )
-            status = process.wait()
+            with _watched(process, watch):
+                status = process.wait()
         except FileNotFoundError:
             raise missing(argv[0]) from None
         finally:
@@ -251,6 +269,22 @@ class LocalRunner:
             os.close(ours)
             return None
         return ours
+
+
+@contextlib.contextmanager
+def _watched(process: "subprocess.Popen[bytes]", watch: Watch | None) -> Iterator[None]:
+    """Have `watch` called in a thread during the block, and wait for it after the block."""
+    if watch is None:
+        yield
+        return
+    ended = threading.Event()
+    thread = threading.Thread(target=watch, args=(process.terminate, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _spawn(argv: Sequence[str], stdin: int) -> bool:
@@ -436,11 +470,11 @@ def run_all(commands: Sequence[TimedCommand]) -> list[Completed]:
     Each has its own session, so that it cannot ask on the terminal and Ctrl-C does not reach it. Output goes to files
     instead of pipes, so that a child that keeps running in the background does not keep a pipe open.
     """
-    running: list[_Running] = []
+    running: list[StartedProgram] = []
     with contextlib.ExitStack() as files:
         try:
             for command in commands:
-                running.append(_Running(command, files))
+                running.append(StartedProgram(command, files))
             return [one.wait() for one in running]
         except BaseException:
             for one in running:
@@ -448,8 +482,19 @@ def run_all(commands: Sequence[TimedCommand]) -> list[Completed]:
             raise
 
 
-class _Running:
-    """A program of `run_all` that was started."""
+@contextlib.contextmanager
+def start_timed(command: TimedCommand) -> "Iterator[StartedProgram]":
+    """Start a program as `run_all` does. It is killed at the end of the block, if it runs then."""
+    with contextlib.ExitStack() as files:
+        program = StartedProgram(command, files)
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
+class StartedProgram:
+    """A program of `run_all` or `start_timed` that was started."""
 
     def __init__(self, command: TimedCommand, files: contextlib.ExitStack) -> None:
         import subprocess
@@ -477,6 +522,7 @@ class _Running:
             raise missing(command.argv[0]) from None
 
     def wait(self) -> Completed:
+        """Wait until it has ended, or until its limit."""
         import subprocess
 
         timed_out = False
@@ -495,6 +541,7 @@ class _Running:
         return Completed(self._command.argv, self._process.returncode, out, err, timed_out)
 
     def kill(self) -> None:
+        """Kill it with its children, if it runs."""
         import subprocess
 
         if self._process.poll() is not None:

@@ -165,6 +165,14 @@ class Session:
         self._chosen[:] = hosts
         return hosts
 
+    def one_host(self, name: str, *, several: str) -> Host:
+        """The host called `name`. UsageError, with the hint `several`, for a glob that matches more than one."""
+        hosts = self.hosts([name])
+        if len(hosts) > 1:
+            message = f"{name} matches {len(hosts)} hosts, and this needs one"
+            raise UsageError(message, hint=several)
+        return hosts[0]
+
     def some_hosts(self, patterns: Sequence[str], everything: bool) -> list[Host]:
         """As `hosts`, for commands that change something: none named is an error, not all."""
         if not patterns and not everything:

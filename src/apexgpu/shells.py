@@ -8,20 +8,30 @@ for outcome in result.outcomes:
     print(outcome.host.name, outcome.error or outcome.value.stdout)
 """
 
-import secrets
 import shlex
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from apexgpu import containers, manyhosts
 from apexgpu.boundedoutput import OutputTaker
-from apexgpu.errors import CommandLeftError, UsageError
-from apexgpu.manageshell import containershell, terminals
+from apexgpu.errors import (
+    ApexError,
+    CommandLeftError,
+    ConnectionClosedError,
+    NoForwardError,
+    PortRefusedError,
+    StoppedError,
+    UnreachableError,
+    UsageError,
+)
+from apexgpu.manageshell import terminals
 from apexgpu.models import Host, Outcome, Reply, Target
+from apexgpu.reporter import Reporter
 from apexgpu.results import HostResults, JsonObject, Result, exit_code_of
 from apexgpu.session import Session
-from apexgpu.ssh import sshoptions
+from apexgpu.ssh import attachedssh, sshoptions
+from apexgpu.ssh.attachedssh import AttachedSession
+from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.ssh.route import config_arguments, target_arguments
 from apexgpu.text import counted
 
@@ -33,6 +43,15 @@ _LEAST_OUTPUT = 1 << 18
 
 _STREAMED_OUTPUT = 1 << 12
 """The same for each host where the output is passed on as it arrives."""
+
+_OPEN_CONNECTION_LIMIT = 3.0
+"""Seconds for an open connection to answer. It does so after a round trip, unless its network is gone."""
+
+_ASK_THE_HOST = (PortRefusedError, ConnectionClosedError, UnknownHostKeyError)
+"""Failures of a login that the host can explain, or that have a remedy."""
+
+_NO_TERMINAL_FOR_COMMANDS = {"auto", "no", "false"}
+"""Values of RequestTTY with which ssh requests no terminal for a command."""
 
 
 def ssh_arguments(session: Session, host: Host) -> list[str]:
@@ -90,36 +109,168 @@ def ssh(
     A stopped container is started if the user agrees. With `captured`, the output of `command` is
     returned instead of shown, as `run` does.
     """
-    host = containers.one_host(session, name, several=f"apexgpu exec '{name}' -- CMD")
+    host = session.one_host(name, several=f"apexgpu exec '{name}' -- CMD")
     line = command_line(command)
     if captured:
         if not line:
             hint = f"apexgpu ssh {host.name} --json -- CMD"
             message = "--json needs a command; it cannot be used with an interactive shell"
             raise UsageError(message, hint=hint)
-        containers.ensure_running(session, host)
-        return _run(session, [host], line, limit=None, receive=None)
+        return _run_captured(session, host, line)
+    attached = _attach(session, host, line if command else None)
+    if attached.logged_in and command:
+        # As after every other command: the next one is faster.
+        session.transport.open_in_background(Target(host, "container"))
+    return SshSession(attached.status)
+
+
+def _run_captured(session: Session, host: Host, line: str) -> "CommandOutputs":
+    outputs = _run(session, [host], line, limit=None, receive=None)
+    error = outputs.outcomes[0].error
+    if isinstance(error, StoppedError | NoForwardError):
+        _ensure_running(session, host)
+        outputs = _run(session, [host], line, limit=None, receive=None)
+        error = outputs.outcomes[0].error
+    if error is not None:
+        raise error
+    return outputs
+
+
+def _attach(session: Session, host: Host, line: str | None) -> AttachedSession:
+    """Run ssh at the terminal: over an open connection, else over a new one.
+
+    Only where ssh cannot log in, the host is asked why, and the start of a stopped container is
+    offered. A `line` is sent again only if it has certainly not been run.
+    """
+    env = _terminal_environment(session, host, line)
+    attached = _attach_over_open_connection(session, host, line, env)
+    if attached is not None:
+        return attached
+    attached = _attach_over_new_connection(session, host, line, env)
+    if attached.has_failed:
+        error = session.transport.explain_failure(Target(host, "container"), attached.log)
+        if error is not None and not isinstance(error, _ASK_THE_HOST):
+            raise error
+        # This finds the reason and raises it, or it removes the cause.
+        _ensure_running(session, host)
+        attached = _attach_over_new_connection(session, host, line, env)
+        attachedssh.show(attached.messages)
+    return attached
+
+
+def _terminal_environment(session: Session, host: Host, line: str | None) -> dict[str, str] | None:
+    """The variables to change for ssh, so that the container knows the terminal.
+
+    The name of the terminal is all that a server learns about it. The container is asked about rare
+    names only, and only where it gets a terminal.
+    """
     terminal = session.environment.get("TERM", "")
-    output = containers.ensure_running(session, host, terminals.check_command(terminal))
+    check = terminals.check_command(terminal)
+    if check == terminals.NO_CHECK:
+        return None
+    if line is not None:
+        route = session.transport.route(Target(host, "container"))
+        if route.option("requesttty", "auto") in _NO_TERMINAL_FOR_COMMANDS:
+            return None
+    return terminals.environment(terminal, _ensure_running(session, host, check))
+
+
+def _attach_over_open_connection(
+    session: Session, host: Host, line: str | None, env: Mapping[str, str] | None
+) -> AttachedSession | None:
+    """Run ssh over the connection that apexgpu has open; None if there is none, or it does not work."""
+    target = Target(host, "container")
+    socket = session.transport.open_socket(target)
+    if socket is None:
+        return None
     arguments = [
+        *sshoptions.arguments(sshoptions.shared(socket, master=False)),
+        *config_arguments(session.settings.ssh_config),
+        *target_arguments(target),
+        host.name,
+    ]
+    attached = attachedssh.run(
+        session.runner,
+        _with_command(arguments, line),
+        env=env,
+        limit=min(session.settings.timeout, _OPEN_CONNECTION_LIMIT),
+        is_overdue=lambda: True,
+    )
+    if attached.has_failed:
+        # It has lost its network: without an answer to ssh, no command is sent over it.
+        session.transport.close(target)
+        return None
+    return attached
+
+
+def _attach_over_new_connection(
+    session: Session, host: Host, line: str | None, env: Mapping[str, str] | None
+) -> AttachedSession:
+    route = session.transport.route(Target(host, "container"))
+    options = ["NumberOfPasswordPrompts=0"]  # a refused key is explained instead
+    if route.option("stricthostkeychecking", "ask") == "ask":
+        # A new key is shown to the user as by all other commands.
+        options.append(sshoptions.KNOWN_HOST_KEY)
+    arguments = [
+        *sshoptions.arguments(options),
         *_own_connection(session, host),
         *_connect_timeout(session, host),
         *ssh_arguments(session, host),
     ]
-    if command:
-        # The user's config may say what a shell is (RemoteCommand tmux …). ssh refuses to have two
-        # commands.
-        arguments = ["-o", "RemoteCommand=none", *arguments, line]
-    # The name of the terminal is all that a server learns about it.
-    env = terminals.environment(terminal, output)
-    return SshSession(session.runner.attach(["ssh", *arguments], env=env))
+    found: list[UnreachableError] = []
+
+    def is_unreachable() -> bool:
+        error = _connection_error(session, host)
+        if error is not None:
+            found.append(error)
+        return error is not None
+
+    attached = attachedssh.run(
+        session.runner,
+        _with_command(arguments, line),
+        env=env,
+        limit=session.settings.timeout + route.seconds,
+        is_overdue=is_unreachable,
+        log_level=route.option("loglevel", "INFO"),
+    )
+    if attached.is_overdue and not attached.logged_in:
+        raise found[0]
+    return attached
+
+
+def _with_command(arguments: Sequence[str], line: str | None) -> list[str]:
+    if line is None:
+        return list(arguments)
+    # The user's config may say what a shell is (RemoteCommand tmux …). ssh refuses to have two
+    # commands.
+    return ["-o", "RemoteCommand=none", *arguments, line]
+
+
+def _ensure_running(session: Session, host: Host, command: str = "true") -> str:
+    from apexgpu import containers  # `ssh` to a container that runs does not need it
+
+    return containers.ensure_running(session, host, command)
+
+
+def _connection_error(session: Session, host: Host) -> UnreachableError | None:
+    """Why the container cannot be reached; None if it can, or if only the user can tell.
+
+    ssh may wait for a passphrase, or for a touch of a key. Nobody is asked for anything here.
+    """
+    quiet_session = replace(session, reporter=Reporter())
+    try:
+        quiet_session.transport.run(Target(host, "container"), "true", once=True)
+    except UnreachableError as exc:
+        return exc
+    except ApexError:
+        return None
+    return None
 
 
 def _connect_timeout(session: Session, host: Host) -> list[str]:
     """The option that limits the time until the keys are exchanged.
 
-    What comes after that has no limit: ssh may ask for a passphrase, or for a touch of a key. A limit
-    in the user's config is left alone.
+    A limit in the user's config is left alone.
     """
     configured = session.transport.route(Target(host, "container")).option("connecttimeout", "none")
     if configured != "none":
@@ -251,6 +402,9 @@ def _run(
     limit: float | None,
     receive: MakeReceiver | None,
 ) -> CommandOutputs:
+    from apexgpu import manyhosts  # `ssh` needs neither
+    from apexgpu.manageshell import containershell
+
     output = max(_LEAST_OUTPUT, _OUTPUT_OF_ALL // max(1, len(hosts)))
     receiver = OutputReceiver()
     if receive is not None:
@@ -303,6 +457,8 @@ class _RunningCommands:
     """On which hosts the command may be running, and the mark by which it is found there."""
 
     def __init__(self) -> None:
+        import secrets  # `ssh` does not need it
+
         self._token = secrets.token_hex(8)
         self._lock = threading.Lock()
         self._running: list[Host] = []
@@ -376,6 +532,8 @@ def _end_commands(session: Session, commands: _RunningCommands) -> None:
     hosts = commands.stop()
     if not hosts:
         return
+    from apexgpu import manyhosts
+    from apexgpu.manageshell import containershell
 
     def work(host: Host) -> None:
         containershell.stop_command(session.transport, host, commands.mark(host))

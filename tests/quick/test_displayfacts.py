@@ -11,7 +11,7 @@ import pytest
 
 from apexgpu.boundedoutput import OnOutput
 from apexgpu.errors import MissingProgramError, UnreachableError
-from apexgpu.process import Completed, Readiness
+from apexgpu.process import Completed, Readiness, Watch
 from apexgpu.xserver import displayfacts
 from apexgpu.xserver.displayfacts import collect, find_xauth, x_servers
 from apexgpu.xserver.localchecks import Answer
@@ -65,7 +65,14 @@ class Recorded:
     ) -> Completed:
         raise AssertionError(argv)
 
-    def attach(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+    def attach(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
+    ) -> int:
+        assert watch is None
         raise AssertionError(argv)
 
     def spawn(self, argv: Sequence[str]) -> None:

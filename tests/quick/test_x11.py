@@ -11,7 +11,7 @@ import pytest
 from apexgpu.boundedoutput import OnOutput
 from apexgpu.errors import ApexError
 from apexgpu.models import Host
-from apexgpu.process import Completed, LocalRunner, Readiness
+from apexgpu.process import Completed, LocalRunner, Readiness, Watch
 from apexgpu.xserver import containerchecks, sshforwarding, sshsessions
 from apexgpu.xserver.containerchecks import ContainerFacts, WindowTest
 from apexgpu.xserver.sshforwarding import ForwardingOptions, SshLog
@@ -378,7 +378,14 @@ class Ssh(LocalRunner):
     def __init__(self, code: int, log: str) -> None:
         self.code, self.log = code, log
 
-    def attach(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+    def attach(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
+    ) -> int:
+        assert watch is None
         Path(argv[argv.index("-E") + 1]).write_text(self.log)
         return self.code
 

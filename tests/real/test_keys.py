@@ -12,7 +12,7 @@ import pytest
 from apexgpu.errors import ConfigError, MissingProgramError, UnreachableError, UsageError
 from apexgpu.iam.publickeys import add_key, fingerprint, parse_all, parse_line, remove_key
 from apexgpu.models import PublicKey
-from apexgpu.process import Completed, LocalRunner
+from apexgpu.process import Completed, LocalRunner, Watch
 from apexgpu.sshfiles.agent import add_to_agent, list_agent_keys
 from apexgpu.sshfiles.keys import (
     KeyPair,
@@ -561,7 +561,14 @@ class FakeRunner(LocalRunner):
             raise answer
         return answer
 
-    def attach(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+    def attach(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
+    ) -> int:
+        assert watch is None
         wanted, answer = self.expected.pop(0)
         assert ["(terminal)", *argv] == wanted
         assert isinstance(answer, Completed)

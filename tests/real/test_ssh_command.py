@@ -1,8 +1,9 @@
-"""`apexgpu ssh`: its limit until the keys are exchanged, the terminal's name, and what wrappers print."""
+"""`apexgpu ssh`: its limit until the login, its statuses and streams, open connections, the terminal's name, and what wrappers print."""
 
+import contextlib
 import json
 import os
-import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import pytest
 from tests import openssh
+from tests.countingport import Port
+from tests.waiting import until
 
 from apexgpu import cli
 from apexgpu.models import Host
 from apexgpu.session import Session
+from apexgpu.ssh import controlmaster
 
 pytestmark = pytest.mark.openssh
 
@@ -32,53 +36,10 @@ def ssh(host: Host, config: Path, *words: str) -> int:
     return cli.main(["ssh", host.name, *words], Session(environment=environment))
 
 
-class FirstOnly:
-    """A port that leads the first connection to a server, and accepts the later ones in silence."""
-
-    def __init__(self, server: Host) -> None:
-        self._server = server
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._kept: list[socket.socket] = []
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    @property
-    def later_connections(self) -> int:
-        return len(self._kept) - 2
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(60)
-        for connection in (self._listener, *self._kept):
-            connection.close()
-
-    def _serve(self) -> None:
-        first, _ = self._listener.accept()
-        onward = socket.create_connection((self._server.address, self._server.manage_port))
-        for source, sink in ((first, onward), (onward, first)):
-            threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
-        self._kept += [first, onward]
-        while True:
-            try:
-                self._kept.append(self._listener.accept()[0])
-            except OSError:
-                return
-
-    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
-
-
 @pytest.fixture
-def port(server: openssh.OpenSSH) -> Iterator[FirstOnly]:
-    found = FirstOnly(server.host)
-    yield found
-    found.close()
+def silent() -> Iterator[Port]:
+    with contextlib.closing(Port()) as port:
+        yield port
 
 
 def config_for(server: openssh.OpenSSH, port: int, directory: Path, more: str = "") -> Path:
@@ -92,16 +53,150 @@ def config_for(server: openssh.OpenSSH, port: int, directory: Path, more: str = 
     return config
 
 
-def test_a_host_that_becomes_silent_is_left_after_the_users_limit(
-    server: openssh.OpenSSH, port: FirstOnly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_host_that_is_silent_is_left_after_the_users_limit_and_named(
+    server: openssh.OpenSSH,
+    silent: Port,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    config = config_for(server, port.port, tmp_path)
-    monkeypatch.setenv("APEXGPU_TIMEOUT", "6")
+    config = config_for(server, silent.port, tmp_path)
+    monkeypatch.setenv("APEXGPU_TIMEOUT", "3")
     began = time.monotonic()
-    host = replace(server.host, port=port.port)
-    assert ssh(host, config, "--", "true") == 255
-    assert port.later_connections == 1
+    host = replace(server.host, port=silent.port)
+    assert ssh(host, config, "--", "true") == 5
+    assert "it accepts the connection but does not answer" in capfd.readouterr().err
     assert time.monotonic() - began < 30
+
+
+# Takes the place of the ssh that has the terminal, but not of those that only ask.
+FOR_THE_USER = (
+    'case " $* " in *" BatchMode=yes "*|*" -G "*) ;; *) {};; esac\nexec /usr/bin/ssh "$@"\n'
+)
+
+
+def test_a_host_that_is_silent_during_the_login_is_left_too(
+    server: openssh.OpenSSH,
+    silent: Port,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    # Such an ssh has exchanged keys, and then waits without a limit.
+    wrap(tmp_path, FOR_THE_USER.format("exec tail -f /dev/null"), monkeypatch)
+    config = config_for(server, silent.port, tmp_path)
+    monkeypatch.setenv("APEXGPU_TIMEOUT", "2")
+    host = replace(server.host, port=silent.port)
+    assert ssh(host, config, "--", "true") == 5
+    assert "it accepts the connection but does not answer" in capfd.readouterr().err
+
+
+def test_an_ssh_that_waits_for_its_user_has_no_limit(
+    server: openssh.OpenSSH,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    question = tmp_path / "question"
+    os.mkfifo(question)
+    wrap(tmp_path, FOR_THE_USER.format(f"read answer < {question}"), monkeypatch)
+    monkeypatch.setenv("APEXGPU_TIMEOUT", "1")
+    with contextlib.closing(Port(server.host)) as port:
+
+        def answer_late() -> None:
+            # The limit has passed, and apexgpu looks whether the host answers.
+            until(lambda: port.connections)
+            question.write_text("yes\n")
+
+        thread = threading.Thread(target=answer_late)
+        thread.start()
+        config = config_for(server, port.port, tmp_path)
+        assert ssh(replace(server.host, port=port.port), config, "--", "echo in") == 0
+        thread.join(60)
+    assert capfd.readouterr().out == "in\n"
+
+
+def test_a_status_of_255_is_the_commands_own_and_nothing_is_sent_twice(
+    server: openssh.OpenSSH, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.closing(Port(server.host)) as port:
+        config = config_for(server, port.port, tmp_path)
+        host = replace(server.host, port=port.port)
+        assert ssh(host, config, "--", "echo out; echo err >&2; exit 255") == 255
+        assert capfd.readouterr() == ("out\n", "err\n")
+        assert port.connections == 1
+
+
+def test_what_ssh_reports_is_shown_as_by_plain_ssh(
+    server: openssh.OpenSSH,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    config = tmp_path / "config"
+    more = f"UserKnownHostsFile {tmp_path}/empty\n  StrictHostKeyChecking accept-new\n"
+    config.write_text(f"Host *\n  {more}{server.config.read_text()}")
+    plain = ["-F", str(config), f"-p{server.host.port}", server.host.address, "echo in"]
+    subprocess.run(["ssh", *plain], check=True)
+    expected = capfd.readouterr()
+    assert "Permanently added" in expected.err
+    (tmp_path / "empty").unlink()
+    assert ssh(server.host, config, "--", "echo in") == 0
+    assert capfd.readouterr() == expected
+
+
+def test_a_refused_key_is_explained_once_and_no_password_is_asked_for(
+    server: openssh.OpenSSH, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "k"], check=True
+    )
+    config = tmp_path / "config"
+    own_key = f"{server.directory}/id_ed25519"
+    config.write_text(server.config.read_text().replace(own_key, f"{tmp_path}/k"))
+    assert ssh(server.host, config, "--", "true") == 4
+    said = capfd.readouterr().err
+    assert said.count("error:") == 1
+    assert "Permission denied" not in said
+
+
+class TestOverAnOpenConnection:
+    @pytest.fixture
+    def port(self, server: openssh.OpenSSH) -> Iterator[Port]:
+        with contextlib.closing(Port(server.host)) as port:
+            yield port
+
+    @pytest.fixture
+    def host(self, server: openssh.OpenSSH, port: Port, tmp_path: Path) -> Iterator[Host]:
+        """A container to which a connection is open."""
+        host = replace(server.host, port=port.port)
+        config = config_for(server, port.port, tmp_path)
+        os.environ["APEXGPU_SSH_CONFIG"] = str(config)
+        openssh.remember(host, keep_connections=True)
+        sockets = Path(os.environ["XDG_RUNTIME_DIR"]) / "apexgpu"
+        assert cli.main(["exec", host.name, "--", "true"]) == 0
+        until(lambda: any(path.is_socket() for path in sockets.iterdir()))
+        port.connections = 0
+        yield host
+        controlmaster.close_all()
+
+    def ssh(self, host: Host, *words: str) -> int:
+        return cli.main(["ssh", host.name, *words], Session(environment=dict(os.environ)))
+
+    def test_no_new_one_is_made_and_statuses_and_streams_are_those_of_ssh(
+        self, host: Host, port: Port, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.ssh(host, "--", "echo out; echo err >&2; exit 255") == 255
+        assert capfd.readouterr() == ("out\n", "err\n")
+        assert self.ssh(host, "--", "kill -9 $$") == 255
+        assert port.connections == 0
+
+    def test_one_that_has_lost_its_network_is_left_after_three_seconds(
+        self, host: Host, port: Port, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        port.freeze()
+        assert self.ssh(host, "--", "echo in") == 0
+        assert capfd.readouterr() == ("in\n", "")
+        assert port.connections == 1
 
 
 def test_a_session_lasts_longer_than_the_limit(

@@ -704,6 +704,9 @@ def test_connections_prefer_a_master_and_never_send_once_commands_over_it(server
         def open_in_background(self, target: Target) -> None:
             asked.append("open")
 
+        def socket(self, target: Target) -> Path | None:
+            raise AssertionError(target)
+
         def close(self, target: Target) -> None:
             asked.append("close")
 

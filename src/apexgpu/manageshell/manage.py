@@ -77,7 +77,7 @@ def send(
 def query(transport: Transport, host: Host, *words: str, limits: Limits = _QUERY_LIMITS) -> Reply:
     """Send a command that changes nothing. It is sent again once when the connection drops."""
     try:
-        return send(transport, host, *words, limits=limits)
+        return send(transport, host, *words, limits=limits, once=False)
     except CommandTimeoutError:
         raise
     except DroppedError:

@@ -10,6 +10,9 @@ import shlex
 SUBSTITUTE = "xterm-256color"
 """The name that every system has, and that comes closest to a modern terminal."""
 
+NO_CHECK = ""
+"""Instead of a command: the terminal is known everywhere."""
+
 # What the ncurses-base of Ubuntu 16.04 has. Nobody needs to ask for these.
 _KNOWN_EVERYWHERE = frozenset(
     {
@@ -33,9 +36,9 @@ _KNOWN_EVERYWHERE = frozenset(
 
 
 def check_command(terminal: str) -> str:
-    """A command for the container that shows whether it knows the terminal; `true` if that is certain."""
+    """A command for the container that shows whether it knows the terminal; NO_CHECK if that is certain."""
     if not terminal or terminal in _KNOWN_EVERYWHERE:
-        return "true"
+        return NO_CHECK
     return f"infocmp {shlex.quote(terminal)}"
 
 

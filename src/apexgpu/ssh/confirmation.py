@@ -27,7 +27,7 @@ from apexgpu.errors import (
     SilentAgentError,
     TooManyKeysError,
 )
-from apexgpu.models import Reply
+from apexgpu.models import Reply, Target
 from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.ssh.history import ConnectionHistory, login_digest
 from apexgpu.ssh.hostkeys import known_hosts_name
@@ -78,6 +78,20 @@ class ConfirmingClient:
         if unconfirmed.stage is not Stage.LOGIN:
             return self._confirm(route, command, limits, on_line, unconfirmed)
         return self._confirm_login(route, command, limits, on_line, unconfirmed)
+
+    def run_again(
+        self, target: Target, command: str, *, limits: Limits, on_line: OnOutput | None
+    ) -> Reply | None:
+        """See transport.ReusingClient."""
+        return self._paramiko.run_again(target, command, limits=limits, on_line=on_line)
+
+    def close(self, target: Target) -> None:
+        """See transport.ReusingClient."""
+        self._paramiko.close(target)
+
+    def explain(self, route: Route, log: str, limits: Limits) -> ApexError | None:
+        """See transport.ExplainingClient."""
+        return self._openssh.explain(route, log, limits)
 
     def _note_login(self, route: Route, key: UsedKey) -> None:
         self._on_login(route, key)

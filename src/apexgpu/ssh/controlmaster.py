@@ -109,6 +109,17 @@ class ControlMasters:
             )
             self._starter.start(argv, path)
 
+    def socket(self, target: Target) -> Path | None:
+        """See transport.OpenConnections.socket."""
+        if self._directory is None:
+            return None
+        path = self.path(target)
+        connection = muxclient.connect(path, _STOP_LIMIT)
+        if connection is None:
+            return None
+        with connection:
+            return path
+
     def close(self, target: Target) -> None:
         """See transport.OpenConnections.close."""
         if self._directory is None:

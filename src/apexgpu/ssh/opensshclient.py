@@ -142,6 +142,17 @@ class OpenSshClient:
             self._raise_failure(route, reply, log, limits, host_key)
         return reply
 
+    def explain(self, route: Route, log: str, limits: Limits) -> ApexError | None:
+        """See transport.ExplainingClient."""
+        parsed = sshlog.parse(log)
+        if classify(parsed.messages) is SshFailure.TIMEOUT:
+            return _login_timeout_error(route, parsed)
+        try:
+            self._raise_failure(route, Reply(_SSH_FAILED, ""), parsed, limits, None)
+        except ApexError as exc:
+            return exc
+        return None
+
     def _identity_arguments(self, route: Route) -> list[str]:
         words = []
         if self._preferred is not None and self._preferred not in route.identity_files:

@@ -1,4 +1,4 @@
-"""paramiko as a client: new connections in this process, which for many hosts at once is the fastest way.
+"""paramiko as a client: connections in this process, which for many hosts at once is the fastest way.
 
 paramiko reads no ssh config. A Route says where to connect, and which keys and known_hosts files to use. This module
 and `identities` are the only ones that import paramiko.
@@ -9,7 +9,9 @@ import errno
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
@@ -63,6 +65,8 @@ _RETRY_PAUSE = 0.5  # seconds before connecting again where sshd hung up at once
 _GREETING_BYTES = 512
 _CHUNK = 65536
 _LONGEST_WAIT = 0.5  # seconds
+_MOST_KEPT = 32  # connections for further commands
+_REUSE_LIMIT = 3.0  # seconds for one of them to answer; it may have lost its network
 
 
 class Stage(Enum):
@@ -94,8 +98,66 @@ class UnconfirmedError(Exception):
         self.refused = tuple(refused)
 
 
+@dataclass(frozen=True, slots=True)
+class _Login:
+    """A connection that is logged in."""
+
+    connection: socket.socket
+    transport: "paramiko.Transport"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is open, as far as this side knows."""
+        return bool(self.transport.is_active())
+
+    def close(self) -> None:
+        """End it at once."""
+        # Without the shutdown, paramiko's reading thread would wait in its poll for another 0.1 s.
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+        self.transport.close()
+        self.connection.close()
+
+
+class _KeptLogins:
+    """The connections of this run that further commands can use: one for each target. Safe for several threads."""
+
+    def __init__(self) -> None:
+        self._logins: dict[Target, _Login] = {}
+        self._lock = threading.Lock()
+
+    def find(self, target: Target) -> _Login | None:
+        """The connection to a target, if there is one."""
+        with self._lock:
+            return self._logins.get(target)
+
+    def keep(self, target: Target, login: _Login) -> None:
+        """Keep a connection, or close it where there is one already, or too many."""
+        with self._lock:
+            known = self._logins.get(target)
+            has_room = len(self._logins) < _MOST_KEPT
+            is_kept = has_room if known is None else not known.is_active
+            if is_kept:
+                self._logins[target] = login
+        unused = known if is_kept else login
+        if unused is not None:
+            unused.close()
+
+    def close(self, target: Target) -> None:
+        """Close the connection to a target."""
+        with self._lock:
+            login = self._logins.pop(target, None)
+        if login is not None:
+            login.close()
+
+    def close_all(self) -> None:
+        """Close all of them."""
+        for target in list(self._logins):
+            self.close(target)
+
+
 class ParamikoClient:
-    """Runs each command over a new connection of its own.
+    """Runs commands over new connections, and further ones over those that it has made.
 
     `on_login` is called with each key that a server accepted.
     """
@@ -110,6 +172,9 @@ class ParamikoClient:
         self._identities = identities
         self._history = history or ConnectionHistory()
         self._on_login = on_login
+        self._kept = _KeptLogins()
+        # Also at the end of the program.
+        weakref.finalize(self, self._kept.close_all)
 
     def run(self, route: Route, command: str, *, limits: Limits, on_line: OnOutput | None) -> Reply:
         """See transport.Client. Without OpenSSH's confirmation of failures."""
@@ -128,22 +193,40 @@ class ParamikoClient:
                 channel = transport.open_session(timeout=_seconds_until(deadline))
                 channel.settimeout(limits.connect)
                 data_arrived = _watch(channel)
-            taker = taker_of(on_line)
-            taker.starting()
-            with _errors_while_sending_the_command(route.target):
-                if command:
-                    channel.exec_command(command)
-                else:
-                    channel.invoke_shell()
-                channel.shutdown_write()
-            return _read(channel, data_arrived, route.target, limits, taker)
+            return _execute(channel, data_arrived, route.target, command, limits, on_line)
+
+    def run_again(
+        self, target: Target, command: str, *, limits: Limits, on_line: OnOutput | None
+    ) -> Reply | None:
+        """See transport.ReusingClient."""
+        login = self._kept.find(target)
+        if login is None or not login.is_active:
+            return None
+        try:
+            channel = login.transport.open_session(timeout=min(limits.connect, _REUSE_LIMIT))
+            channel.settimeout(limits.connect)
+            data_arrived = _watch(channel)
+        except Exception:
+            # paramiko raises many classes. The server did not open a session, so nothing was sent.
+            self._kept.close(target)
+            return None
+        try:
+            return _execute(channel, data_arrived, target, command, limits, on_line)
+        except BaseException:
+            self._kept.close(target)
+            raise
+
+    def close(self, target: Target) -> None:
+        """See transport.ReusingClient."""
+        self._kept.close(target)
 
     @contextlib.contextmanager
     def _connected(self, route: Route, deadline: float) -> Iterator["paramiko.Transport"]:
-        """A connection that is logged in; it is closed after the block."""
+        """A connection that is logged in. After a block that succeeds, it is kept for further commands."""
         paramiko = load_paramiko()
         with _errors_before_the_command(route.target, Stage.PROTOCOL):
             connection, transport = self._connect(paramiko, route, deadline)
+        login = _Login(connection, transport)
         try:
             with _errors_before_the_command(route.target, Stage.HOST_KEY):
                 _check_host_key(transport, route)
@@ -151,15 +234,12 @@ class ParamikoClient:
                 self._log_in(paramiko, transport, route, deadline)
             self._history.logged_in(route)
             yield transport
-        except UnconfirmedError:
-            self._history.ended_early(route)
+        except BaseException as exc:
+            login.close()
+            if isinstance(exc, UnconfirmedError):
+                self._history.ended_early(route)
             raise
-        finally:
-            # Without the shutdown, paramiko's reading thread would wait in its poll for another 0.1 s.
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            transport.close()
-            connection.close()
+        self._kept.keep(route.target, login)
 
     def _connect(
         self, paramiko: ModuleType, route: Route, deadline: float
@@ -396,6 +476,26 @@ class _DataArrived(threading.Event):
     def reset(self) -> None:
         """Clear the event. Look at both buffers after this, not before."""
         super().clear()
+
+
+def _execute(
+    channel: "paramiko.Channel",
+    data_arrived: "_DataArrived",
+    target: Target,
+    command: str,
+    limits: Limits,
+    on_line: OnOutput | None,
+) -> Reply:
+    """Run a command in a session that is open; an empty one asks for a shell."""
+    taker = taker_of(on_line)
+    taker.starting()
+    with _errors_while_sending_the_command(target):
+        if command:
+            channel.exec_command(command)
+        else:
+            channel.invoke_shell()
+        channel.shutdown_write()
+    return _read(channel, data_arrived, target, limits, taker)
 
 
 def _watch(channel: "paramiko.Channel") -> _DataArrived:

@@ -1,10 +1,11 @@
 """Running a command on a target: the interface that the rest of apexgpu uses, and how a connection is chosen.
 
-`Connections` tries three ways in this order:
+`Connections` tries four ways in this order:
 
-1. an open OpenSSH ControlMaster (`controlmaster`), at a twentieth of the cost of a new login,
-2. a new connection in this process (`paramikoclient`),
-3. a new connection of the `ssh` program (`opensshclient`), where paramiko lacks a feature that the user's ssh config
+1. a connection that an earlier command of the same run has made (`paramikoclient`): two round trips,
+2. an open OpenSSH ControlMaster (`controlmaster`), at a twentieth of the cost of a new login,
+3. a new connection in this process (`paramikoclient`),
+4. a new connection of the `ssh` program (`opensshclient`), where paramiko lacks a feature that the user's ssh config
    asks for, such as ProxyJump.
 
 All of them return the same `Reply` and raise the same errors (`failures`).
@@ -16,11 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from apexgpu.boundedoutput import OnLine as OnLine
 from apexgpu.boundedoutput import OnOutput, OutputTaker
-from apexgpu.errors import LoginError, UnansweredError
+from apexgpu.errors import ApexError, LoginError, UnansweredError
 from apexgpu.models import Host, Reply, Target
 from apexgpu.process import Runner
 from apexgpu.ssh import route as routes
@@ -85,8 +86,8 @@ class Transport(Protocol):
         """Run `command` without a terminal, and return its output and exit status.
 
         An empty command asks for a shell, which makes a manage shell start the container. `once` is for commands that
-        must not run twice: only a new connection carries them. An open one may turn out to be dead, and a command to a
-        manage host is repeated if something else than a manage shell replies over an open one.
+        must not run twice, or that try whether a login works: only a new connection carries them. An open one may turn
+        out to be dead, and what is sent to a manage host is repeated if something else than its shell replies over it.
         """
         ...
 
@@ -107,6 +108,30 @@ class Client(Protocol):
         ...
 
 
+@runtime_checkable
+class ReusingClient(Client, Protocol):
+    """A client that keeps its connections until the program ends, for further commands of the same run."""
+
+    def run_again(
+        self, target: Target, command: str, *, limits: Limits, on_line: OnOutput | None
+    ) -> Reply | None:
+        """Run the command over a connection that was made before; None if there is none, and nothing was sent."""
+        ...
+
+    def close(self, target: Target) -> None:
+        """Close that connection."""
+        ...
+
+
+@runtime_checkable
+class ExplainingClient(Protocol):
+    """A client that understands the log of an ssh of its user's."""
+
+    def explain(self, route: Route, log: str, limits: Limits) -> ApexError | None:
+        """Why an ssh could not log in, from its log (LogLevel=DEBUG1); None if the log does not tell."""
+        ...
+
+
 class OpenConnections(Protocol):
     """Connections that stay open between commands, also between runs of apexgpu."""
 
@@ -121,6 +146,10 @@ class OpenConnections(Protocol):
 
     def open_in_background(self, target: Target) -> None:
         """Open a connection for later commands, without waiting for it."""
+        ...
+
+    def socket(self, target: Target) -> Path | None:
+        """The socket at which ssh itself can use the open connection; None if there is none."""
         ...
 
     def close(self, target: Target) -> None:
@@ -144,6 +173,7 @@ class Connections:
     limits: Limits = field(default_factory=Limits)
     is_manage_reply: Callable[[Reply], bool] = lambda _reply: True
     _routes: dict[Target, Route] = field(default_factory=dict)
+    _reusing: dict[Target, ReusingClient] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(
@@ -165,6 +195,10 @@ class Connections:
             # A manage command that changes something must not be cut off, whatever it prints.
             limits = replace(limits, output=_MOST_MANAGE_OUTPUT, keeps_reading=once)
         _check_port(target)
+        if not once:
+            reply = self._over_kept_connection(target, command, limits, on_line)
+            if reply is not None:
+                return reply
         # Whoever waits for lines waits for long: a connection of its own is checked for life meanwhile.
         if self.open_connections is not None and not once and on_line is None:
             began = time.monotonic()
@@ -174,11 +208,10 @@ class Connections:
             # The time for an open connection that does not answer is a part of the user's limit.
             limits = _without_time_since(began, limits)
         reply = self._over_new_connection(target, command, limits, on_line)
-        if self.open_connections is not None:
-            if not self._is_recognised(target, reply):
-                self.open_connections.close(target)
-            elif not once:
-                self.open_connections.open_in_background(target)
+        if not self._is_recognised(target, reply):
+            self.close(target)
+        elif not once:
+            self.open_in_background(target)
         return reply
 
     def stream(self, target: Target, command: str, *, limits: Limits, taker: OutputTaker) -> Reply:
@@ -200,7 +233,23 @@ class Connections:
         self, target: Target, command: str, limits: Limits, on_line: OnOutput | None
     ) -> Reply:
         route = self.route(target)
-        return self.client_for(route).run(route, command, limits=limits, on_line=on_line)
+        client = self.client_for(route)
+        if isinstance(client, ReusingClient):
+            self._reusing[target] = client
+        return client.run(route, command, limits=limits, on_line=on_line)
+
+    def _over_kept_connection(
+        self, target: Target, command: str, limits: Limits, on_line: OnOutput | None
+    ) -> Reply | None:
+        """The reply over a connection that this run has made before; None if there is none."""
+        client = self._reusing.get(target)
+        if client is None:
+            return None
+        reply = client.run_again(target, command, limits=limits, on_line=on_line)
+        if reply is not None and not self._is_recognised(target, reply):
+            self.close(target)
+            return None
+        return reply
 
     def _over_open_connection(
         self, connections: OpenConnections, target: Target, command: str, limits: Limits
@@ -224,8 +273,30 @@ class Connections:
     def _is_recognised(self, target: Target, reply: Reply) -> bool:
         return target.role != "manage" or self.is_manage_reply(reply)
 
+    def explain_failure(self, target: Target, log: str) -> ApexError | None:
+        """Why an ssh that the user runs could not log in, from its log; None if the log does not tell."""
+        route = self.route(target)
+        client = self.client_for(route)
+        if not isinstance(client, ExplainingClient):
+            return None
+        return client.explain(route, log, self.limits)
+
+    def open_socket(self, target: Target) -> Path | None:
+        """The socket at which ssh can use the connection that is open to `target`; None if there is none."""
+        if self.open_connections is None:
+            return None
+        return self.open_connections.socket(target)
+
+    def open_in_background(self, target: Target) -> None:
+        """Open a connection for later commands, without waiting for it, if connections are kept."""
+        if self.open_connections is not None:
+            self.open_connections.open_in_background(target)
+
     def close(self, target: Target) -> None:
-        """Close the open connection, so that the next command logs in anew, with what a login now gives it."""
+        """Close the open connections, so that the next command logs in anew, with what a login now gives it."""
+        client = self._reusing.get(target)
+        if client is not None:
+            client.close(target)
         if self.open_connections is not None:
             self.open_connections.close(target)
 
