@@ -66,7 +66,7 @@ IAM_LIMIT = 1.0
 REPAIR_CHECK_LIMIT = 3.0
 """Seconds for a host to show that it could be mounted again."""
 
-# Problems of the check before a mount for which `containers.ensure_running` has a remedy (it asks
+# Problems of a mount for which `containers.ensure_running` has a remedy (it asks
 # about a new host key, or starts a stopped container) or a better explanation.
 _WORTH_A_SECOND_LOOK = (
     mountcheck.HostKeyNotTrustedError,
@@ -177,7 +177,7 @@ def mount(
     chosen = containers.one_host(session, host)
     program = mountprograms.find_program(session.runner)
     requested = mountcheck.parse_remote_path(remote)
-    mountcheck.quote_for_sftp(requested)  # refuses a path that could not be checked below
+    mountcheck.quote_for_sftp(requested)  # refuses a path that cannot be checked
     request = MountRequest(
         target=Target(chosen, "container"),
         remote=requested,
@@ -198,20 +198,14 @@ def mount(
     problem = mountprograms.known_problem(program)
     if problem:
         session.reporter.warn(problem)
-    request = replace(request, agent_options=shells.agent_options(session, request.target))
+    request = replace(
+        request,
+        agent_options=shells.agent_options(session, request.target),
+        ciphers=_faster_ciphers(session, request.target),
+    )
     request = _with_key_file(session, program, request)
-    with session.reporter.working(f"checking {chosen.name}"):
-        full_path = _check_remote_path(session, request)
-    ciphers = _faster_ciphers(session, request.target)
-    request = replace(request, remote=full_path, ciphers=ciphers)
     with session.reporter.working(f"mounting {chosen.name}"):
-        mounted = mounting.mount(
-            session.state_dir,
-            program,
-            request,
-            requested=requested,
-            limit=session.settings.timeout + 10,
-        )
+        mounted = _mount_running(session, program, request)
     return Mounted(mounted, changed=True)
 
 
@@ -237,19 +231,28 @@ def _with_key_file(session: Session, program: MountProgram, request: MountReques
     raise mountcheck.PromptNeededError(message, hint="ssh-keygen -t ed25519")
 
 
-def _check_remote_path(session: Session, request: MountRequest) -> str:
-    """The full remote path.
-
-    A new host key or a stopped container is dealt with first, as for every command.
-    """
-    limit = session.settings.timeout
+def _mount_running(session: Session, program: MountProgram, request: MountRequest) -> Mount:
+    """Mount. A new host key or a stopped container is dealt with first, as for every command."""
     if request.target.port:
         try:
-            return _full_remote_path(request, run_all([_sftp_command(request, limit)])[0])
+            return _mount_and_check(session, program, request)
         except _WORTH_A_SECOND_LOOK:
             pass
     containers.ensure_running(session, request.target.host)
-    return _full_remote_path(request, run_all([_sftp_command(request, limit)])[0])
+    return _mount_and_check(session, program, request)
+
+
+def _mount_and_check(session: Session, program: MountProgram, request: MountRequest) -> Mount:
+    limit = session.settings.timeout
+    command = _sftp_command(request, limit)
+    return mounting.mount(
+        session.state_dir,
+        program,
+        request,
+        requested=request.remote,
+        limit=limit + 10,
+        check=mountcheck.PathCheck(command, request.target, request.remote),
+    )
 
 
 def _sftp_command(request: MountRequest, limit: float) -> TimedCommand:
@@ -260,10 +263,6 @@ def _sftp_command(request: MountRequest, limit: float) -> TimedCommand:
         limit=limit,
         agent_options=request.agent_options,
     )
-
-
-def _full_remote_path(request: MountRequest, check: Completed) -> str:
-    return mountcheck.full_remote_path(check, request.target, request.remote)
 
 
 def _faster_ciphers(session: Session, target: Target) -> str:
@@ -377,7 +376,7 @@ def _mount_again(
     if request is None or check is None:
         message = f"{mount.directory}: the host {mount.host} is not known any more"
         raise UsageError(message, hint=f"apexgpu unmount {mount.directory} --force")
-    full_path = _full_remote_path(request, check)
+    full_path = mountcheck.full_remote_path(check, request.target, request.remote)
     program = mountprograms.find_program(session.runner)
     record = mountrecords.load(session.state_dir).get(mount.directory)
     unmounting.unmount(session.state_dir, mount, force=True, keep=True)

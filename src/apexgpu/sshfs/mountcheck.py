@@ -1,15 +1,16 @@
-"""Checks before a mount: ssh logs in without a prompt, SFTP works, and the path exists."""
+"""Checks during a mount: ssh logs in without a prompt, SFTP works, and the path exists."""
 
+import contextlib
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UsageError
 from apexgpu.models import Target
 from apexgpu.platforms import hints
-from apexgpu.process import Completed, TimedCommand
+from apexgpu.process import Completed, TimedCommand, start_timed
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.failures import SshFailure, classify, failure_error
 from apexgpu.ssh.route import config_arguments, target_arguments
@@ -26,6 +27,22 @@ class HostKeyNotTrustedError(DeclinedError):
     """The host key is not in known_hosts yet."""
 
     code = "host_key_unknown"
+
+
+class PathCheck:
+    """Asks for the full remote path while another program mounts it: what sshfs reports explains little."""
+
+    def __init__(self, command: TimedCommand, target: Target, remote: str) -> None:
+        """`command` is the `sftp_command` for `remote`."""
+        self._command = command
+        self._target = target
+        self._remote = remote
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[Callable[[], str]]:
+        """Ask during the block. What it yields waits for the full path, or raises what prevented it."""
+        with start_timed(self._command) as program:
+            yield lambda: full_remote_path(program.wait(), self._target, self._remote)
 
 
 def sftp_command(

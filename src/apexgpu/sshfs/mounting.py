@@ -15,6 +15,7 @@ from apexgpu.platforms.rights import mode_of_private_directory
 from apexgpu.platforms.system import current, is_windows
 from apexgpu.process import TimedCommand, run_all, start_background
 from apexgpu.sshfs import mountcommands, mountprocesses, mountrecords, mounttable
+from apexgpu.sshfs.mountcheck import PathCheck
 from apexgpu.sshfs.mountcommands import MountRequest
 from apexgpu.sshfs.mountprograms import MountProgram, ProgramKind
 from apexgpu.sshfs.mountrecords import MountRecord
@@ -33,12 +34,19 @@ _SLOW_POLL = 0.3  # seconds: each look starts a program
 
 
 def mount(
-    state_dir: Path, program: MountProgram, request: MountRequest, *, requested: str, limit: float
+    state_dir: Path,
+    program: MountProgram,
+    request: MountRequest,
+    *,
+    requested: str,
+    limit: float,
+    check: PathCheck | None = None,
 ) -> Mount:
     """Mount on a directory that is missing or empty, within `limit` seconds.
 
-    `requested` is the remote path as the user gave it. Interrupted at any moment, this leaves
-    nothing behind.
+    `requested` is the remote path as the user gave it. `check` finds the full path meanwhile;
+    without it, the request has the full path. Interrupted at any moment, this leaves nothing
+    behind.
     """
     directory = request.directory
     with locked(_lock_file(state_dir, directory), what=directory, timeout=limit):
@@ -51,11 +59,13 @@ def mount(
         created = list(older.created) if older else []
         try:
             _make_directories(request, content, created)
-            _run_program(program, request, limit, _lock_file(state_dir, directory))
+            full_path = _run_and_check(
+                program, request, limit, check, _lock_file(state_dir, directory)
+            )
             record = MountRecord(
                 directory=directory,
                 host=request.target.host,
-                remote=request.remote,
+                remote=full_path,
                 requested=requested,
                 read_only=request.read_only,
                 options=request.options,
@@ -133,6 +143,34 @@ def _make_directories(request: MountRequest, content: LocalContent, created: lis
             raise UsageError(message, hint=hint, code="directory") from None
 
 
+def _run_and_check(
+    program: MountProgram,
+    request: MountRequest,
+    limit: float,
+    check: PathCheck | None,
+    lock_file: Path,
+) -> str:
+    """Run the program and return the full remote path.
+
+    Both at the same time, over connections of their own: on a slow line, a check before the mount
+    would take as long as the mount.
+    """
+    if check is None:
+        _run_program(program, request, limit, lock_file)
+        return request.remote
+    with check.asking() as full_path:
+        try:
+            _run_program(program, request, limit, lock_file)
+        except ApexError:
+            full_path()  # its error explains more than that of the program
+            raise
+        try:
+            return full_path()
+        except ApexError:
+            # The program has logged in and found the path. That counts, whatever the check met.
+            return request.remote or "~"
+
+
 def _run_program(
     program: MountProgram, request: MountRequest, limit: float, lock_file: Path
 ) -> None:
@@ -181,7 +219,7 @@ def _undo(state_dir: Path, directory: str, created: Sequence[str]) -> None:
         argvs = mountcommands.unmount_argvs(directory, force=True)
         commands = [TimedCommand(tuple(argv), UNMOUNT_LIMIT) for argv in argvs]
         run_all(commands)
-    mountprocesses.end(processes, grace=0)
+    mountprocesses.end_behind(processes, grace=0)
     not_removed = remove_directories(created)
     mountrecords.forget(state_dir, directory, not_removed)
 

@@ -4,7 +4,7 @@ import contextlib
 import re
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apexgpu import ownprocesses
@@ -133,24 +133,43 @@ def with_address(process: SshfsProcess) -> SshfsProcess:
     return replace(process, address=address, port=int(port))
 
 
-def find_behind(directory: str) -> list[OwnProcess]:
-    """The sshfs that serves a directory and its ssh, which outlives it.
+@dataclass(frozen=True, slots=True)
+class ProcessesBehind:
+    """What serves a directory: the program that mounted it, and the ssh processes that it started."""
 
-    Only Linux can tell; none elsewhere.
-    """
+    servers: tuple[OwnProcess, ...] = ()
+    connections: tuple[OwnProcess, ...] = ()
+
+
+def find_behind(directory: str) -> ProcessesBehind:
+    """The processes that serve a directory. Only Linux can tell; none elsewhere."""
     if not ownprocesses.has_proc():
-        return []
+        return ProcessesBehind()
     mark = f"{MARK}={directory}".encode("utf-8", "surrogateescape")
-    processes = []
+    servers = []
+    connections = []
     for path in ownprocesses.own_directories():
         # A process may end, or turn out to be somebody else's, while it is read.
         with contextlib.suppress(OSError, ValueError, IndexError):
-            sshfs = parse_command_line(ownprocesses.read_argv(path), 0)
+            argv = ownprocesses.read_argv(path)
+            sshfs = parse_command_line(argv, 0)
             serves = sshfs is not None and sshfs.directory == directory
             is_marked = mark in (path / "environ").read_bytes().split(b"\0")
-            if serves or is_marked:
-                processes.append(OwnProcess(int(path.name), ownprocesses.start_ticks(path)))
-    return processes
+            process = OwnProcess(int(path.name), ownprocesses.start_ticks(path))
+            if is_marked and Path(argv[0]).name == "ssh":
+                connections.append(process)
+            elif serves or is_marked:
+                servers.append(process)
+    return ProcessesBehind(tuple(servers), tuple(connections))
+
+
+def end_behind(processes: ProcessesBehind, *, grace: float) -> None:
+    """End them; the program that mounted gets `grace` seconds to do so by itself.
+
+    Its ssh processes do not: they have nothing left to send, and would only wait for the server.
+    """
+    end(processes.servers, grace=grace)
+    end(processes.connections, grace=0)
 
 
 def end(processes: Sequence[OwnProcess], *, grace: float) -> None:

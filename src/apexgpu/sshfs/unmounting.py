@@ -28,9 +28,9 @@ def unmount(state_dir: Path, mount: Mount, *, force: bool = False, keep: bool = 
         mountprocesses.abort_connection(mount.device)
     _run_programs(mount, force=force)
     if end_now:
-        mountprocesses.end(processes, grace=0)
+        mountprocesses.end_behind(processes, grace=0)
     elif not force:
-        mountprocesses.end(processes, grace=1)
+        mountprocesses.end_behind(processes, grace=1)
     if not keep:
         _forget(state_dir, mount.directory)
 
