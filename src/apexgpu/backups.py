@@ -206,7 +206,7 @@ def snapshots(session: Session, name: str | None = None) -> SnapshotList:
     names = {host.name for host in session.hosts([name])} if name else None
     with session.reporter.working("listing the archives"):
         archives = _running_archive_host(session)
-        listing = archives.list_archives()
+        listing = archives.listing()
     shown = [archive for archive in listing.archives if names is None or archive.host in names]
     return SnapshotList(
         archives=shown,
@@ -241,7 +241,7 @@ def verify(session: Session, wanted: str) -> VerifiedSnapshot:
     """
     with session.reporter.working("checking") as progress:
         archives = _running_archive_host(session, progress)
-        archive = choose_archive(archives.list_archives().archives, wanted)
+        archive = choose_archive(archives.listing().archives, wanted)
         verified = verify_archive(archives, archive)
     return VerifiedSnapshot(
         archive=archives.find(archive.path) or archive,
@@ -269,7 +269,7 @@ def remove(session: Session, wanted: str) -> RemovedSnapshot:
     """
     with taking.exclusive_archives(session.state_dir):
         archives = _running_archive_host(session)
-        listed = archives.list_archives().archives
+        listed = archives.listing().archives
         archive = choose_archive(listed, wanted)
         if archive.path in archives.context.journal.archives_needed():
             message = (
@@ -322,7 +322,7 @@ def keep(session: Session, rules: KeepRules, *, dry_run: bool = False) -> KeptSn
     """
     with taking.exclusive_archives(session.state_dir):
         archives = _running_archive_host(session)
-        listed = archives.list_archives().archives
+        listed = archives.listing().archives
         needed = archives.context.journal.archives_needed()
         rotation = []
         for each in rotate(listed, rules):

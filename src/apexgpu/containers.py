@@ -27,7 +27,6 @@ from apexgpu.errors import (
     RefusedError,
     StoppedError,
     UnreachableError,
-    UsageError,
 )
 from apexgpu.manageshell import containershell, hostlock, manage, replies
 from apexgpu.manageshell.containershell import Activity
@@ -416,7 +415,10 @@ def _start_one(
     from apexgpu.manageshell import starting, startrecords  # `status` does not need them
 
     if host.name not in started:
-        _prepare_start(session, host)
+        running = _prepare_start(session, host)
+        if running is not None:
+            startrecords.end(session.state_dir, host)
+            return Start(running)
     try:
         container = starting.up(
             session.transport,
@@ -436,18 +438,27 @@ def _start_one(
     return Start(container)
 
 
-def _prepare_start(session: Session, host: Host) -> None:
-    """Record the start of a stopped container. NoForwardError for one that an earlier start left without its port."""
+def _prepare_start(session: Session, host: Host) -> "StartedContainer | None":
+    """Record the start of a stopped container; return one that runs and accepts a login already.
+
+    NoForwardError for a container that an earlier start left without its port.
+    """
     from apexgpu.manageshell import starting, startrecords
 
+    # Two independent questions, on a slow line as fast as one.
+    login = starting.LoginAttempt(session.transport, host)
     container = starting.state_before_start(session.transport, host)
     if not container.running:
         startrecords.record(session.state_dir, host)
-    elif startrecords.find(session.state_dir, host) is not None:
+        return None
+    if container.addresses and login.succeeded():
+        return starting.StartedContainer(container, was_running=True, driver=None)
+    if startrecords.find(session.state_dir, host) is not None:
         # A start would find nothing to do, and wait for the port in vain.
         error = starting.port_error(session.transport, host)
         if error is not None:
             raise error
+    return None
 
 
 def _report_interruption(session: Session, hosts: Sequence[Host]) -> None:
@@ -692,11 +703,7 @@ def one_host(session: Session, name: str, *, several: str = "name one of them") 
 
     UsageError, with the hint `several`, for a glob that matches more than one.
     """
-    hosts = session.hosts([name])
-    if len(hosts) > 1:
-        message = f"{name} matches {len(hosts)} hosts, and this needs one"
-        raise UsageError(message, hint=several)
-    return hosts[0]
+    return session.one_host(name, several=several)
 
 
 def is_running(session: Session, host: Host) -> bool:

@@ -48,11 +48,15 @@ PATIENT_CHECKS = 14
 
 @dataclass(frozen=True, slots=True)
 class ArchiveHost:
-    """The container on `host`, which runs and sees the archives in `directory`."""
+    """The container on `host`, which runs and sees the archives in `directory`.
+
+    `first_listing` is what it saw when it was chosen.
+    """
 
     context: WorkContext
     host: Host
     directory: str
+    first_listing: Listing | None = None
 
     @property
     def server_path(self) -> str:
@@ -102,6 +106,12 @@ class ArchiveHost:
             user=self.host.user,
             hosts=[host.name for host in self.context.hosts],
         )
+
+    def listing(self) -> Listing:
+        """As `list_archives`; for callers that have just found this container, and changed nothing since."""
+        if self.first_listing is not None:
+            return self.first_listing
+        return self.list_archives()
 
     def find(self, path: str) -> Archive | None:
         """The archive at a path, None when there is none, or it is not the user's."""

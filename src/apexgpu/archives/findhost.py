@@ -4,6 +4,7 @@ briefly.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from apexgpu.archives.archivehost import ArchiveHost, parent_directory, template_path
 from apexgpu.archives.workcontext import WorkContext
@@ -40,17 +41,25 @@ def no_archive_host(suggested: Host | None, silent: Sequence[str] = ()) -> NoArc
 
 @contextmanager
 def archive_host(
-    context: WorkContext, host: Host, directory: str, *, may_use_own: bool
+    context: WorkContext,
+    host: Host,
+    directory: str,
+    *,
+    may_use_own: bool,
+    is_running: bool | None = None,
 ) -> Iterator[ArchiveHost]:
     """Yield a running container that sees the archives in `directory`.
 
     In this order: the container on `host` itself (only if `may_use_own`), another running one, a
     stopped one that is started and stopped again after the block. NoArchiveHostError when there is
-    none; DeclinedError when one would have to be started and that is not permitted.
+    none; DeclinedError when one would have to be started and that is not permitted. `is_running` is
+    whether the container on `host` runs, if that has just been asked.
     """
-    if may_use_own and context.is_known_to_run(host):
-        candidate = ArchiveHost(context, host, directory)
-        if sees_archives(candidate):
+    if may_use_own and is_running is None:
+        is_running = context.is_known_to_run(host)
+    if may_use_own and is_running:
+        candidate = look_at_archives(context, host, directory)
+        if candidate is not None:
             yield candidate
             return
     candidates = [other for other in context.hosts if may_use_own or other != host]
@@ -58,8 +67,8 @@ def archive_host(
     silent: list[str] = []
     for outcome in _statuses(context, candidates):
         if _is_running(outcome) and outcome.host != host:
-            candidate = ArchiveHost(context, outcome.host, directory)
-            if sees_archives(candidate):
+            candidate = look_at_archives(context, outcome.host, directory)
+            if candidate is not None:
                 yield candidate
                 return
         if _is_stopped(outcome):
@@ -114,9 +123,9 @@ def _started(
                 )
             except ApexError:
                 continue  # a broken container, or a host that is in use: the next one may work
-            archive_host = ArchiveHost(context, candidate, directory)
-            if sees_archives(archive_host):
-                yield archive_host
+            archives = look_at_archives(context, candidate, directory)
+            if archives is not None:
+                yield archives
                 return
     raise no_archive_host(host if host in stopped else None, silent)
 
@@ -131,8 +140,8 @@ def running_archive_host(context: WorkContext) -> ArchiveHost:
     for outcome in _statuses(context, context.hosts):
         if _is_running(outcome):
             directory = parent_directory(template_path(context.transport, outcome.host))
-            candidate = ArchiveHost(context, outcome.host, directory)
-            if sees_archives(candidate):
+            candidate = look_at_archives(context, outcome.host, directory)
+            if candidate is not None:
                 return candidate
         elif _is_stopped(outcome):
             stopped.add(outcome.host)
@@ -144,13 +153,16 @@ def running_archive_host(context: WorkContext) -> ArchiveHost:
     raise no_archive_host(None, silent)
 
 
-def sees_archives(candidate: ArchiveHost) -> bool:
-    """Whether the container answers and has the archives' directory."""
+def look_at_archives(context: WorkContext, host: Host, directory: str) -> ArchiveHost | None:
+    """The running container on `host` with what it sees in the archives' directory.
+
+    None if it does not answer, or does not have that directory.
+    """
+    archives = ArchiveHost(context, host, directory)
     try:
-        candidate.list_archives()
+        return replace(archives, first_listing=archives.list_archives())
     except ApexError:
-        return False
-    return True
+        return None
 
 
 def _statuses(context: WorkContext, hosts: Sequence[Host]) -> Iterator[Outcome[HostStatus]]:

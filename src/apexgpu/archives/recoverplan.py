@@ -77,7 +77,10 @@ def plan_recover(
     # A stopped container whose files are incomplete must not be started to look.
     may_use_own = interrupted is None or is_running
     try:
-        with archive_host(context, host, directory, may_use_own=may_use_own) as archives:
+        looking = archive_host(
+            context, host, directory, may_use_own=may_use_own, is_running=is_running
+        )
+        with looking as archives:
             if what is Work.REBUILD:
                 archive = _unlisted(template)
             elif resumed is not None:
@@ -183,7 +186,7 @@ def _require_sendable(archive: Archive) -> None:
 
 def _find_archive(archives: ArchiveHost, host: Host, wanted: str | None) -> Archive:
     """The archive that the user means, as a container sees it."""
-    listing = archives.list_archives()
+    listing = archives.listing()
     if wanted is None:
         return default_archive(listing.archives, host.name)
     if wanted.startswith("/"):
@@ -207,7 +210,7 @@ def _find_resumed(archives: ArchiveHost, entry: ReplacementEntry) -> Archive:
 
     ArchiveChangedError when it is not there any more.
     """
-    listing = archives.list_archives()
+    listing = archives.listing()
     archive = listing.find(entry.path)
     if archive is not None and entry.checked in {None, archive.stamp}:
         return archive

@@ -149,8 +149,9 @@ def plan_snapshot(context: WorkContext, host: Host) -> Iterator[SnapshotPlan]:
         raise key_refused_error(Target(host, "manage"))
     template = archivehost.template_path(context.transport, host)
     directory = archivehost.parent_directory(template)
-    with archive_host(context, host, directory, may_use_own=True) as archives:
-        listing = archives.list_archives()
+    looking = archive_host(context, host, directory, may_use_own=True, is_running=container.running)
+    with looking as archives:
+        listing = archives.listing()
         previous = listing.find(archives.server_path)
         if previous is not None and archives.is_being_written(previous):
             message = (
