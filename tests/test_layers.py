@@ -101,6 +101,7 @@ PURE = {
     "remote/programs/xwire",
     "ssh/sshoptions",
     "sshfiles/configblock",
+    "sshfiles/inventory",
     "text",
     "transfer/copypaths",
     "transfer/copyplan",

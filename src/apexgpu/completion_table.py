@@ -10,7 +10,7 @@ TABLE: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'config': ('words', ('sync', 'status', 'print', 'remove', 'restore', 'get', 'set', 'edit'), ('--help',)),
     'config edit': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config get': ('files', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
-    'config print': ('words', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
+    'config print': ('words', (), ('--format', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config remove': ('words', (), ('--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config restore': ('files', (), ('--ssh-config', '--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),
     'config set': ('files', (), ('--json', '--yes', '--accept-new', '--timeout', '--debug', '--help')),

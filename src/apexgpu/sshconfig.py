@@ -8,29 +8,33 @@ Example:
     >>> from apexgpu.session import Session
     >>> result = sshconfig.sync(Session(yes=True))
     >>> [host.name for host in result.hosts]
+
+What only some of these functions need is imported there: commands have to start quickly.
 """
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from apexgpu.errors import UsageError
-from apexgpu.iam import hostlist
-from apexgpu.iam.client import IamClient
-from apexgpu.iam.publickeys import parse_line
 from apexgpu.models import Host
 from apexgpu.results import JsonObject, Result
 from apexgpu.session import Session
 from apexgpu.settings import Setting
-from apexgpu.ssh import route as routes
-from apexgpu.sshfiles import configbackups, configblock, configfile, pinnedkeys
+from apexgpu.sshfiles import configbackups, configblock
 from apexgpu.sshfiles.configbackups import Backup
 from apexgpu.sshfiles.configblock import merge
 from apexgpu.text import counted
 
+if TYPE_CHECKING:
+    from apexgpu.iam.client import IamClient
+    from apexgpu.sshfiles.configfile import ConfigPlan
+
 __all__ = [
     "BackupList",
+    "BlockFormat",
     "ConfigBlock",
     "ConfigStatus",
     "Removal",
@@ -48,6 +52,10 @@ __all__ = [
     "status",
     "sync",
 ]
+
+
+BlockFormat = Literal["ssh", "ansible", "clustershell", "json", "csv"]
+"""What `print_block` prints: the block for the ssh config, or the list of hosts for another program."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ class ConfigStatus(Result):
 
 @dataclass(frozen=True)
 class ConfigBlock(Result):
-    """The text of the block for `hosts`."""
+    """The text of the block for `hosts`, or their list in another format."""
 
     text: str
     hosts: tuple[Host, ...]
@@ -215,6 +223,8 @@ def status(session: Session) -> ConfigStatus:
     Raises:
         ConfigError: a file cannot be read, or our markers in it are damaged.
     """
+    from apexgpu.sshfiles import configfile
+
     path = session.settings.ssh_config
     old = configfile.read_config(path)
     managed = configblock.managed_hosts(old)
@@ -239,17 +249,28 @@ def status(session: Session) -> ConfigStatus:
     )
 
 
-def print_block(session: Session) -> ConfigBlock:
+def print_block(session: Session, block_format: BlockFormat = "ssh") -> ConfigBlock:
     """Fetch the hosts from IAM and return the block that `sync` would write. Changes nothing.
+
+    The other formats list the hosts for programs that run something on hundreds of them.
 
     Raises:
         LoginError, UnreachableError, ConfigError: see `sync`.
     """
     left_out = session.account.left_out
     hosts = tuple(host for host in fetch_hosts(session) if host.name not in left_out)
-    identity_file = key_to_pin(session)
-    block = configblock.render_block(hosts, identity_file=identity_file)
-    return ConfigBlock(block.decode(), hosts)
+    if block_format == "ssh":
+        identity_file = key_to_pin(session)
+        block = configblock.render_block(hosts, identity_file=identity_file)
+        return ConfigBlock(block.decode(), hosts)
+    from apexgpu.ssh import route as routes
+    from apexgpu.sshfiles import inventory
+
+    ssh_arguments = routes.config_arguments(session.settings.ssh_config)
+    inventory_format = inventory.InventoryFormat(block_format)
+    return ConfigBlock(
+        inventory.render(hosts, inventory_format, ssh_arguments=ssh_arguments), hosts
+    )
 
 
 def remove(session: Session) -> Removal:
@@ -277,6 +298,8 @@ def restore(session: Session, number: int) -> Restoration:
         ConfigError: ssh cannot read the backup, or the file cannot be written.
         DeclinedError: the user did not agree.
     """
+    from apexgpu.sshfiles import configfile
+
     path = session.settings.ssh_config
     by_number = {}
     for backup in configbackups.list_backups(session.state_dir, path):
@@ -296,8 +319,11 @@ def restore(session: Session, number: int) -> Restoration:
 # What `login` and `logout` share with the commands above
 
 
-def fetch_hosts(session: Session, client: IamClient | None = None) -> tuple[Host, ...]:
+def fetch_hosts(session: Session, client: "IamClient | None" = None) -> tuple[Host, ...]:
     """Return the hosts that IAM lists now. They are checked strictly, as they may be forged."""
+    from apexgpu.iam import hostlist
+    from apexgpu.iam.client import IamClient
+
     if client is None:
         client = IamClient(session.iam_url, timeout=session.settings.timeout)
     text = client.config(session.user)
@@ -318,6 +344,8 @@ def merge_hosts(session: Session, hosts: tuple[Host, ...]) -> tuple[Session, boo
 
 def remove_block(session: Session) -> bool:
     """Remove our block, and our file that the ssh config may include; return whether one was there."""
+    from apexgpu.sshfiles import configfile
+
     path = session.settings.ssh_config
     include = _include_file(session)
     changed = configfile.remove_block(path, state_dir=session.state_dir, runner=session.runner)
@@ -331,6 +359,8 @@ def remove_block(session: Session) -> bool:
 
 def pasted_line(session: Session) -> str | None:
     """Return the Include line that the user pasted into the ssh config, None if it is not there."""
+    from apexgpu.sshfiles import configfile
+
     path = session.settings.ssh_config
     line = configfile.include_line(_include_file(session))
     # A FIFO in its place must not be opened: that would wait forever.
@@ -344,7 +374,7 @@ class _Merged:
     """The session that knows the hosts, the plan that was carried out, the line to paste if any."""
 
     session: Session
-    plan: configfile.ConfigPlan
+    plan: "ConfigPlan"
     line_to_paste: str | None = None
 
 
@@ -357,6 +387,8 @@ def _merge(
     include: bool = False,
 ) -> _Merged:
     """Show what merging `hosts` would change, ask if needed, write, and remember the hosts."""
+    from apexgpu.sshfiles import configfile
+
     include_file = _include_file(session)
     uses_include = include or include_file.exists()
     plan = configfile.plan(
@@ -381,7 +413,8 @@ def _merge(
     return _Merged(session, plan, _report_written(session, plan))
 
 
-def _report_plan(session: Session, plan: configfile.ConfigPlan, *, with_diff: bool) -> None:
+def _report_plan(session: Session, plan: "ConfigPlan", *, with_diff: bool) -> None:
+
     reporter = session.reporter
     if with_diff:
         reporter.diff(plan.diff)
@@ -397,8 +430,11 @@ def _report_plan(session: Session, plan: configfile.ConfigPlan, *, with_diff: bo
         )
 
 
-def _report_written(session: Session, plan: configfile.ConfigPlan) -> str | None:
+def _report_written(session: Session, plan: "ConfigPlan") -> str | None:
     """Report the state after a merge; return the Include line if the user still has to paste it."""
+    from apexgpu.ssh import route as routes
+    from apexgpu.sshfiles import configfile
+
     reporter = session.reporter
     config = session.settings.ssh_config
     count = counted(len(plan.hosts), "host")
@@ -430,6 +466,9 @@ def key_to_pin(session: Session) -> str | None:
     It is always named, also if ssh would offer that key anyway: a server disconnects after six
     refused keys, and the agent's come first.
     """
+    from apexgpu.iam.publickeys import parse_line
+    from apexgpu.sshfiles import pinnedkeys
+
     account = session.account
     if account.identity_file:
         # ssh reports a file that does not exist every time it is used.

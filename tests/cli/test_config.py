@@ -1,5 +1,6 @@
 """config sync, status, print, remove and restore end to end, on the user's own bytes."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,21 @@ class TestPrint:
         assert said.out.startswith(f"{BEGIN}\n")
         assert said.out.endswith(f"{END}\n")
         assert owner.run("config", "print", "--json").json["text"] == said.out
+        assert owner.files() == before
+
+    def test_prints_the_hosts_in_other_formats(self, owner: Newcomer) -> None:
+        before = owner.files()
+        said = owner.run("config", "print", "--format", "csv")
+        titles, *rows = [line.split(",") for line in said.out.splitlines()]
+        assert titles == ["host", "address", "user", "port", "manage_host", "manage_port"]
+        assert [(row[0], row[2], row[4]) for row in rows] == [
+            ("gpu2", "alice", "gpu2-manage"),
+            ("gpu3", "alice", "gpu3-manage"),
+        ]
+        hosts = json.loads(owner.run("config", "print", "--format", "json").out)["hosts"]
+        assert [list(map(str, host.values())) for host in hosts] == rows
+        assert owner.run("config", "print", "--format", "csv", "--json").json["text"] == said.out
+        assert owner.run("config", "print", "--format", "xml").code == 2
         assert owner.files() == before
 
 

@@ -77,9 +77,21 @@ def status(ctx: typer.Context, ssh_config: SshConfig = None) -> Result:
 
 
 @group.command("print")
-def print_(ctx: typer.Context) -> Result:
-    """Print the block for the ssh config; change nothing. Example: apexgpu config print."""
-    return sshconfig.print_block(session_of(ctx))
+def print_(
+    ctx: typer.Context,
+    chosen: Annotated[
+        sshconfig.BlockFormat,
+        typer.Option(
+            "--format",
+            help="ssh: the block for the ssh config. The others list the hosts for other programs.",
+        ),
+    ] = "ssh",
+) -> Result:
+    """Print the block for the ssh config, or the hosts in another format; change nothing.
+
+    Examples: apexgpu config print · apexgpu config print --format ansible > hosts.yaml
+    """
+    return sshconfig.print_block(session_of(ctx), chosen)
 
 
 @group.command("remove")
