@@ -16,6 +16,10 @@ class Timing:
     cpu: float
 
 
+Command = tuple[Sequence[str], Mapping[str, str], bytes]
+"""An argument list, variables to add to the environment, and the stdin."""
+
+
 def once(argv: Sequence[str], env: Mapping[str, str], stdin: bytes = b"") -> Timing:
     """One run; its output is read and thrown away. RuntimeError when it fails."""
     # Every program of the race keeps its bytecode, as it does on a user's laptop.
@@ -37,19 +41,29 @@ def once(argv: Sequence[str], env: Mapping[str, str], stdin: bytes = b"") -> Tim
     return Timing(wall, cpu)
 
 
-def paired(
-    commands: Mapping[str, tuple[Sequence[str], Mapping[str, str], bytes]], *, runs: int
-) -> dict[str, Timing]:
+def paired(commands: Mapping[str, Command], *, runs: int) -> dict[str, Timing]:
     """Every command in turn, `runs` times after one warm-up, so that all share the machine's moods."""
-    found: dict[str, list[Timing]] = {name: [] for name in commands}
+    steps = {name: [command] for name, command in commands.items()}
+    return {name: timings[0] for name, timings in paired_steps(steps, runs=runs).items()}
+
+
+def paired_steps(
+    commands: Mapping[str, Sequence[Command]], *, runs: int
+) -> dict[str, list[Timing]]:
+    """As `paired`, for several commands one after the other under each name: a timing for each of them."""
+    found: dict[str, list[list[Timing]]] = {name: [] for name in commands}
     for number in range(runs + 1):
-        for name, (argv, env, stdin) in commands.items():
-            timing = once(argv, env, stdin)
+        for name, steps in commands.items():
+            timings = [once(argv, env, stdin) for argv, env, stdin in steps]
             if number:
-                found[name].append(timing)
+                found[name].append(timings)
     return {
-        name: Timing(
-            statistics.median(one.wall for one in many), statistics.median(one.cpu for one in many)
-        )
-        for name, many in found.items()
+        name: [_median(step) for step in zip(*many, strict=True)] for name, many in found.items()
     }
+
+
+def _median(timings: Sequence[Timing]) -> Timing:
+    return Timing(
+        statistics.median(timing.wall for timing in timings),
+        statistics.median(timing.cpu for timing in timings),
+    )

@@ -18,6 +18,7 @@ from bench.counts import (
     recorded,
     scene,
 )
+
 from tests.longruns import LONG
 
 ALL = [*COMMANDS, *REPEATED]
