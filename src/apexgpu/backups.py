@@ -15,11 +15,12 @@ nothing was changed. Work that is interrupted is recorded: the next call on that
 finish it, and `undo` undoes it.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from apexgpu import containers, manyhosts
+from apexgpu import completionnames, containers, files, manyhosts
 from apexgpu.archives import recoverplan, recovery
 from apexgpu.archives import snapshot as taking
 from apexgpu.archives.access import ArchiveChangedError
@@ -36,6 +37,7 @@ from apexgpu.archives.workcontext import WorkContext
 from apexgpu.errors import (
     ApexError,
     BadSnapshotError,
+    ConfigError,
     DeclinedError,
     NoRootfsError,
     RefusedError,
@@ -208,6 +210,7 @@ def snapshots(session: Session, name: str | None = None) -> SnapshotList:
         archives = _running_archive_host(session)
         listing = archives.listing()
     shown = [archive for archive in listing.archives if names is None or archive.host in names]
+    _remember_names(session, listing.archives)
     return SnapshotList(
         archives=shown,
         free=listing.free,
@@ -216,6 +219,14 @@ def snapshots(session: Session, name: str | None = None) -> SnapshotList:
         server_path=archives.server_path,
         seen_from=archives.host.name,
     )
+
+
+def _remember_names(session: Session, archives: Sequence[Archive]) -> None:
+    """Note the names for completion, which asks no host. A list that cannot be written costs only that."""
+    lines = [f"{archive.host} {archive.name}\n" for archive in archives]
+    with contextlib.suppress(OSError, ConfigError):
+        path = session.state_dir / completionnames.SNAPSHOT_FILE
+        files.replace_atomically(path, "".join(lines).encode())
 
 
 @dataclass(frozen=True)

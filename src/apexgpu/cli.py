@@ -6,6 +6,7 @@ Nothing heavy is imported before it is needed: `apexgpu.commands.app` (typer) un
 
 import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,6 +21,9 @@ from apexgpu.session import Session
 _WITHOUT_LAB = {"lab", "demo", "completion", "explain", "--help", "-h", "--version", "config"}
 """What works in a terminal whose variables point at a lab that is gone."""
 
+LONG_WORK = 60.0
+"""Seconds after which the end of a command is worth a notification."""
+
 INTERRUPTED = 130
 """The exit status after Ctrl-C. typer returns it where it has caught the interruption itself."""
 
@@ -31,6 +35,13 @@ def main(
     screen = screen or Screen()
     session = replace(session or Session(), reporter=screen.reporter)
     invocation = Invocation(session, screen)
+    began = time.monotonic()
+    code = _main(invocation, arguments)
+    _notify(invocation, arguments, code, time.monotonic() - began)
+    return code
+
+
+def _main(invocation: Invocation, arguments: Sequence[str]) -> int:
     try:
         code = _answer(invocation, arguments)
     except ApexError as exc:
@@ -49,6 +60,19 @@ def main(
     if code == INTERRUPTED:
         _report_interruption(invocation.screen)
     return code
+
+
+def _notify(invocation: Invocation, arguments: Sequence[str], code: int, seconds: float) -> None:
+    """Tell a user who has walked away that long work has ended. Whoever pressed Ctrl-C knows."""
+    if seconds < LONG_WORK or code == INTERRUPTED:
+        return
+    from apexgpu.render import notification  # most commands are over by then
+
+    words = _without_leading_options(arguments)
+    if not notification.COMMANDS.isdisjoint({" ".join(words[:1]), " ".join(words[:2])}):
+        # A broken config.toml has been reported already.
+        with contextlib.suppress(ApexError):
+            invocation.screen.notify(words, code, seconds, invocation.session)
 
 
 def _answer(invocation: Invocation, arguments: Sequence[str]) -> int:

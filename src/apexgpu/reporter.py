@@ -331,6 +331,11 @@ class PlainReporter(Reporter):
             self._asking = True
             try:
                 yield
+            except KeyboardInterrupt:
+                # On a line of its own: the terminal shows ^C behind the question.
+                self._err.write("\ninterrupted; nothing was sent\n")
+                self._err.flush()
+                raise
             finally:
                 self._asking = False
 

@@ -108,6 +108,11 @@ class Settings:
         return self.named["editor"].value or None
 
     @property
+    def notify(self) -> bool:
+        """Whether the end of work of over a minute makes a desktop notification and a bell."""
+        return self.named["notify"].value == "true"
+
+    @property
     def keep_connections(self) -> bool:
         """Whether connections stay open for a few minutes, so that the next command is fast."""
         return self.named["keep_connections"].value == "true"
@@ -154,6 +159,7 @@ _DEFINITIONS = {
         "", _KEEP_CONNECTIONS, "keep connections open for the next command", ValueKind.SWITCH
     ),
     "editor": _Definition("", "", "the editor of `apexgpu code`: code, cursor … or its path"),
+    "notify": _Definition("", "true", "notify when long work has ended", ValueKind.SWITCH),
     "vpn": _Definition("", "", "how to reach the lab's network from elsewhere"),
     "administrators": _Definition("", "", "whom to ask for help"),
 }

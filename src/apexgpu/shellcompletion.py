@@ -4,17 +4,19 @@ An installation is a file of ours, and for bash and zsh one line in the shell's 
 that reads it. What the scripts ask for on a Tab is answered by `completion`.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.completion import SHELLS, script
-from apexgpu.errors import UsageError
+from apexgpu.errors import ApexError, UsageError
 from apexgpu.files import replace_atomically
 from apexgpu.results import JsonObject, Result
 from apexgpu.session import Session
 
 _MARK = b"  # apexgpu"
+_READ_BY = "# read by "
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ def install(session: Session, shell: str | None = None) -> CompletionInstallatio
     file = _script_file(shell, session.settings.config_dir)
     replace_atomically(file, script(shell).encode(), mode=0o644)
     startup = _startup_file(shell)
+    zsh_directory = _zsh_directory(session) if shell == "zsh" else ""
+    if zsh_directory:
+        startup = Path(zsh_directory) / ".zshrc"
+        # For the removal: the program that removes it may not know ZDOTDIR.
+        text = script(shell) + f"{_READ_BY}{startup}\n"
+        replace_atomically(file, text.encode("utf-8", "surrogateescape"), mode=0o644)
     changed = startup is not None and _add_line(startup, file)
     return CompletionInstallation(shell, file, changed)
 
@@ -125,14 +133,25 @@ def _installed(config_dir: Path) -> Iterator[tuple[Path, bytes]]:
         older = config_dir / f"completion.{shell}"
         if shell == "powershell" and older.exists():
             yield older, b""
-        startup = _startup_file(shell)
-        if startup is None or not startup.exists():
-            continue
-        old = startup.read_bytes()
-        lines = old.splitlines(keepends=True)
-        without_ours = b"".join(line for line in lines if not _is_our_line(line))
-        if without_ours != old:
-            yield startup, without_ours
+        startup_files = {_startup_file(shell), _named_startup_file(file)}
+        for startup in startup_files:
+            if startup is None or not startup.exists():
+                continue
+            old = startup.read_bytes()
+            lines = old.splitlines(keepends=True)
+            without_ours = b"".join(line for line in lines if not _is_our_line(line))
+            if without_ours != old:
+                yield startup, without_ours
+
+
+def _named_startup_file(file: Path) -> Path | None:
+    """The start-up file that reads our script, where the script names it."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return None
+    _, mark, name = text.rstrip("\n").rpartition(_READ_BY)
+    return Path(name) if mark else None
 
 
 def _is_our_line(line: bytes) -> bool:
@@ -142,7 +161,8 @@ def _is_our_line(line: bytes) -> bool:
 def _script_file(shell: str, config_dir: Path) -> Path:
     if shell == "fish":
         # fish reads this directory by itself.
-        return Path.home() / ".config/fish/completions/apexgpu.fish"
+        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+        return Path(base) / "fish/completions/apexgpu.fish"
     if shell == "powershell":
         return config_dir / "completion.ps1"  # PowerShell opens any other name with another program
     return config_dir / f"completion.{shell}"
@@ -153,8 +173,19 @@ def _startup_file(shell: str) -> Path | None:
     if shell == "bash":
         return Path.home() / ".bashrc"
     if shell == "zsh":
-        return Path.home() / ".zshrc"
+        return Path(os.environ.get("ZDOTDIR") or Path.home()) / ".zshrc"
     return None
+
+
+def _zsh_directory(session: Session) -> str:
+    """ZDOTDIR, where zsh has its start-up files. ~/.zshenv may set it for zsh alone; "" if nothing does."""
+    if os.environ.get("ZDOTDIR"):
+        return os.environ["ZDOTDIR"]
+    command = ["zsh", "-c", "print -rn -- $ZDOTDIR"]
+    try:
+        return session.runner.run(command, timeout=5).text
+    except ApexError:
+        return ""
 
 
 def _add_line(startup: Path, file: Path) -> bool:

@@ -39,6 +39,7 @@ _OUR_NAMES = (
     "ports.json",
     "runs.json",
     "settings.lock",
+    "snapshot-names",
     "ssh_config.*",
     "ssh_hosts.conf",
     "starts",

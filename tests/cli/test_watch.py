@@ -2,13 +2,11 @@
 
 import contextlib
 import json
-import os
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from apexgpu_lab.inprocess import running
 from tests.cli.newcomer import LIMIT
 from tests.cli.product import Product, product_of
 from tests.lab.calls import started
+from tests.tmux import window
 from tests.waiting import until
 
 pytestmark = pytest.mark.openssh
@@ -29,65 +28,6 @@ def two(
     """Two hosts; alice is registered on both, with stopped containers."""
     with running(tmp_path / "lab", hosts=2, registered=True, pace=0) as lab:
         yield product_of(lab, monkeypatch, capsys)
-
-
-@dataclass
-class Window:
-    """A window of tmux with a shell, in which apexgpu is started."""
-
-    server: list[str]
-
-    def tmux(self, *words: str) -> str:
-        """Run a command of tmux; its output."""
-        done = subprocess.run(
-            [*self.server, *words], check=True, capture_output=True, text=True, timeout=LIMIT
-        )
-        return done.stdout
-
-    def lines(self) -> list[str]:
-        """What the window shows."""
-        return self.tmux("capture-pane", "-p", "-t", "t").splitlines()
-
-    def text(self) -> str:
-        """The same as one text."""
-        return "\n".join(self.lines())
-
-    def expect(self, wanted: str) -> None:
-        """Wait until the window shows `wanted`."""
-        with contextlib.suppress(AssertionError):
-            until(lambda: wanted in self.text(), LIMIT)
-        assert wanted in self.text(), self.text()
-
-    def press(self, *keys: str) -> None:
-        """Press keys, by tmux's names."""
-        self.tmux("send-keys", "-t", "t", *keys)
-
-    def resize(self, width: int, height: int) -> None:
-        """Give the window another size."""
-        self.tmux("resize-window", "-t", "t", "-x", str(width), "-y", str(height))
-
-    @property
-    def is_alternate(self) -> bool:
-        """Whether the alternate screen is shown."""
-        return self.tmux("display", "-p", "-t", "t", "#{alternate_on}").strip() == "1"
-
-
-@contextlib.contextmanager
-def window(directory: Path, width: int = 100, height: int = 24) -> Iterator[Window]:
-    """A window with sh in it, and the environment of this test."""
-    server = ["tmux", "-f", "/dev/null", "-S", str(directory / "t")]
-    environment = {**os.environ, "TERM": "xterm", "PS1": "$ "}
-    size = ["-x", str(width), "-y", str(height)]
-    subprocess.run(
-        [*server, "new-session", "-d", "-s", "t", *size, "sh"],
-        env=environment,
-        check=True,
-        timeout=LIMIT,
-    )
-    try:
-        yield Window(server)
-    finally:
-        subprocess.run([*server, "kill-server"], check=False, timeout=LIMIT)
 
 
 def apexgpu(*words: str) -> str:

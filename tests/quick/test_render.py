@@ -111,6 +111,13 @@ def test_a_terminal_that_knows_no_chinese_ends_no_command() -> None:
     assert written.getvalue() == b"\\u5bb9\\u5668 ok\n"
 
 
+def test_symbols_have_a_letter_that_every_terminal_knows() -> None:
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, encoding="ascii")
+    Screen(out=out, err=io.StringIO(), stdin=io.StringIO()).result("✓ 2 × a… ███░ · ⠋ “x” → 容")
+    assert written.getvalue() == b'+ 2 x a~ ###. - * "x" > \\u5bb9\n'
+
+
 def test_markup_is_letters() -> None:
     view, _, err = screen(terminal=True)
     view.reporter.note("[red]no[/red] :smile:")

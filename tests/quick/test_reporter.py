@@ -38,6 +38,18 @@ def test_the_numbers_of_a_copy(done: int, total: int | None, rate: float, shown:
     assert Transferred("x", done, total, rate).describe() == shown
 
 
+def test_ctrl_c_at_a_question_is_reported_on_a_line_of_its_own() -> None:
+    class Interrupted(io.StringIO):
+        def readline(self, *_: object) -> str:  # type: ignore[override]  # text, not bytes
+            raise KeyboardInterrupt
+
+    err = io.StringIO()
+    reporter = PlainReporter(err=err, stdin=Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        reporter.confirm("Start it?")
+    assert err.getvalue() == "Start it? [y/N]: \ninterrupted; nothing was sent\n"
+
+
 def test_the_silent_reporter_answers_nothing_and_goes_on() -> None:
     silent = Reporter()
     silent.warn("x", hint="y")

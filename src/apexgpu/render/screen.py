@@ -4,6 +4,7 @@ Results go to stdout; `reporter` writes everything else to stderr. With `--json`
 document. rich is loaded only where a terminal shows something.
 """
 
+import codecs
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ from apexgpu.text import safe, safe_json, safe_lines
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from apexgpu.session import Session
     from apexgpu.shells import OutputReceiver
 
 _VERDICT_COLOURS = {
@@ -179,6 +181,16 @@ class Screen:
 
         return live_outputs(self, hosts)
 
+    def notify(self, words: Sequence[str], code: int, seconds: float, session: "Session") -> None:
+        """Show that the command line `words` has ended after so many seconds, if a person has a terminal here."""
+        if not self._err.isatty() or not session.settings.notify:
+            return
+        from apexgpu.render import notification
+
+        text = notification.text_of(words, code, seconds)
+        with self.reporter.suspended():
+            notification.notify(text, self._err, session.runner, session.environment)
+
     # How it is written
 
     @cached_property
@@ -296,7 +308,43 @@ def _accept_any_character(stream: IO[str]) -> None:
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is None:
         return
+    codecs.register_error(_REPLACE, _replaced)
     if is_windows():
-        reconfigure(errors="backslashreplace", encoding="utf-8")
+        reconfigure(errors=_REPLACE, encoding="utf-8")
     else:
-        reconfigure(errors="backslashreplace")
+        reconfigure(errors=_REPLACE)
+
+
+_REPLACE = "apexgpu-replace"
+# One letter for one, so that tables keep their columns.
+_ASCII = {
+    "✓": "+",
+    "…": "~",
+    "·": "-",
+    "×": "x",
+    "→": ">",
+    "█": "#",
+    "▌": "#",
+    "░": ".",
+    "─": "-",
+    "│": "|",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+}
+_SPINNER_DOTS = range(0x2800, 0x2900)  # rich's spinner is made of braille patterns
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """What stands for letters that the terminal's encoding does not have: similar ones, or an escape."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = ""
+    for letter in error.object[error.start : error.end]:
+        if letter in _ASCII:
+            text += _ASCII[letter]
+        elif ord(letter) in _SPINNER_DOTS:
+            text += "*"
+        else:
+            text += letter.encode("ascii", "backslashreplace").decode()
+    return text, error.end
