@@ -24,11 +24,11 @@ from enum import Enum
 from typing import IO, TYPE_CHECKING, Protocol
 
 from apexgpu.boundedoutput import BoundedOutput, OnOutput, OutputTaker, taker_of
-from apexgpu.errors import MissingProgramError, ProgramTimeoutError
+from apexgpu.errors import MissingProgramError, ProgramTimeoutError, TooMuchOutputError
 from apexgpu.platforms import hints, processcontrol
 from apexgpu.platforms.starting import background_flags, neutral_directory, own_group_flags
 from apexgpu.platforms.system import current
-from apexgpu.text import last_line
+from apexgpu.text import last_line, size
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,6 +39,9 @@ _POLL = 0.02  # seconds between two looks whether a program is ready
 _ASYNC_BUFFER = 1 << 20  # bytes in a pipe, or read from it and not used yet
 _SSH_FAILED = 255
 _MOST_OUTPUT = 1 << 24  # bytes that are read of a program of `run_all`
+_MOST_REPLY = (
+    1 << 26
+)  # bytes that are read of a program of `run`; git lists all ignored files of a large project
 _LONGEST_WAIT = 0.5  # seconds: before Python 3.14, Ctrl-C does not end a wait on Windows
 _PARTS_AHEAD = 64  # how many parts of a program's output wait to be processed
 
@@ -93,7 +96,10 @@ class Runner(Protocol):
         timeout: float = 30,
         env: Mapping[str, str] | None = None,
     ) -> Completed:
-        """Run to the end. `env` is added to our environment. ProgramTimeoutError after `timeout` seconds."""
+        """Run to the end. `env` is added to our environment.
+
+        ProgramTimeoutError after `timeout` seconds, TooMuchOutputError if it prints more than 64 MiB.
+        """
         ...
 
     def stream(
@@ -160,20 +166,39 @@ class LocalRunner:
         import subprocess
 
         try:
-            completed = subprocess.run(
+            process = subprocess.Popen(
                 list(argv),
-                input=stdin,
-                capture_output=True,
-                timeout=timeout,
-                check=False,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env=_environment(env),
             )
         except FileNotFoundError:
             raise missing(argv[0]) from None
-        except subprocess.TimeoutExpired:
-            message = f"{argv[0]} did not end within {timeout:g} s"
-            raise ProgramTimeoutError(message) from None
-        return Completed(tuple(argv), completed.returncode, completed.stdout, completed.stderr)
+        kept = BoundedOutput(_MOST_REPLY)
+        streams = _Output(process, kept)
+        if process.stdin is not None:
+            threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True).start()
+        deadline = time.monotonic() + timeout
+        try:
+            end = streams.read(OutputTaker(), timeout, None, keeps_reading=False)
+            if end is _End.TOO_MUCH:
+                message = (
+                    f"{argv[0]} printed more than {size(_MOST_REPLY)}, and the rest was not read"
+                )
+                raise TooMuchOutputError(message)
+            if end is _End.OF_STREAMS:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
+            if process.poll() is None:
+                message = f"{argv[0]} did not end within {timeout:g} s"
+                raise ProgramTimeoutError(message)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            streams.stop()
+        return Completed(tuple(argv), process.returncode, kept.out, kept.err)
 
     def stream(
         self,
@@ -285,6 +310,12 @@ def _watched(process: "subprocess.Popen[bytes]", watch: Watch | None) -> Iterato
     finally:
         ended.set()
         thread.join()
+
+
+def _feed(pipe: IO[bytes], data: bytes) -> None:
+    """Write a program's stdin. One that ends before it has read everything is not an error."""
+    with contextlib.suppress(OSError), pipe:
+        pipe.write(data)
 
 
 def _spawn(argv: Sequence[str], stdin: int) -> bool:

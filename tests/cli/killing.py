@@ -19,9 +19,20 @@ class Mortals:
     places: Sequence[str]
     stdin: str
 
-    def run(self, *words: str, last: int = 0) -> tuple[bool, int | None, list[str], str]:
-        """Run once: was it killed, its exit code, its writes, its stderr."""
-        request = {"words": words, "stdin": self.stdin, "last": last, "places": self.places}
+    def run(
+        self, *words: str, last: int = 0, error: int = 0
+    ) -> tuple[bool, int | None, list[str], str]:
+        """Run once: was it killed, its exit code, its writes, its stderr.
+
+        With `error`, it is not killed: its writes fail with that errno from the `last` one on.
+        """
+        request = {
+            "words": words,
+            "stdin": self.stdin,
+            "last": last,
+            "places": self.places,
+            "error": error,
+        }
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         self.server.stdin.write(json.dumps(request) + "\n")

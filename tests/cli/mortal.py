@@ -1,11 +1,14 @@
 """Runs of the program that are killed at a chosen moment. A server of its own, for it forks.
 
-`python -m tests.cli.mortal` reads a JSON line `{"words", "stdin", "last", "places"}` from stdin, forks a child
-that runs the command line and kills itself at its `last`-th write (0: never), and answers a JSON line
+`python -m tests.cli.mortal` reads a JSON line `{"words", "stdin", "last", "places", "error"}` from stdin, forks a
+child that runs the command line and kills itself at its `last`-th write (0: never), and answers a JSON line
 `{"killed", "code", "events", "err"}`. A fork of this one thread costs a hundredth of an interpreter's start.
 
 A write is what changes a file below one of the `places`, just before it happens, or a connection to IAM:
 each request has its own, so that before and after every POST there is a death too.
+
+With an `error` (an errno) the child lives, and from that moment each of its writes to a file fails with it, as on
+a disk that is full or read-only. Deleting still works.
 """
 
 import io
@@ -31,6 +34,7 @@ _CHANGES = frozenset(
         "os.utime",
     }
 )
+_HARMLESS = frozenset({"socket.connect", "os.remove", "os.rmdir"})
 
 
 class Piped(io.StringIO):
@@ -40,9 +44,10 @@ class Piped(io.StringIO):
 class Fate:
     """Counts the writes, and kills this process at the chosen one."""
 
-    def __init__(self, last: int, places: Sequence[str]) -> None:
+    def __init__(self, last: int, places: Sequence[str], error: int = 0) -> None:
         self.events: list[str] = []
         self._last = last
+        self._error = error
         self._places = tuple(places)
         self._iam = urlsplit(os.environ["APEXGPU_IAM_URL"]).port
 
@@ -51,7 +56,10 @@ class Fate:
         if not self._is_write(event, args):
             return
         self.events.append(f"{event} {args[1][:2] if event == 'socket.connect' else args[0]}")
-        if len(self.events) == self._last:
+        if self._error:
+            if 0 < self._last <= len(self.events) and event not in _HARMLESS:
+                raise OSError(self._error, os.strerror(self._error), args[0])
+        elif len(self.events) == self._last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _is_write(self, event: str, args: tuple[Any, ...]) -> bool:
@@ -117,7 +125,7 @@ def _live(request: dict[str, Any], report: Path) -> None:
     err = io.StringIO()
     screen = Screen(out=io.StringIO(), err=err, stdin=Piped(request["stdin"]))
     session = Session(pause=lambda _: None)
-    fate = Fate(request["last"], request["places"])
+    fate = Fate(request["last"], request["places"], request["error"])
     sys.addaudithook(fate.hear)
     code = cli.main(request["words"], session, screen)
     report.write_text(json.dumps({"code": code, "events": fate.events, "err": err.getvalue()}))

@@ -1,8 +1,10 @@
-"""SIGKILL at every write of a whole login and of a config sync: nothing is lost, and the next run goes on.
+"""SIGKILL at every write of a whole login and of a config sync, and a disk that is full from there on: nothing is
+lost, and the next run goes on.
 
-CI kills the login at every fifth write, the longer run at each; see tests/longruns.py.
+CI takes a sample of the login's writes, the longer run each of them; see tests/longruns.py.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -76,6 +78,37 @@ def test_a_login_killed_at_every_write(new: Newcomer, mortals: Mortals) -> None:
         assert len(key_set(new.stored())) == 2, events[last - 1]
     assert any("socket.connect" in event for event in events)
     assert len(events) > 20
+
+
+@pytest.mark.parametrize(
+    ("first", "error"), [(0, errno.ENOSPC), (2, errno.EROFS)], ids=["full", "read-only"]
+)
+def test_a_login_on_a_disk_that_fails_from_each_write_on(
+    new: Newcomer, mortals: Mortals, first: int, error: int
+) -> None:
+    """One sentence that names the place; the user's files and keys are whole."""
+    login = ("login", "alice", "--password-stdin", "--yes", "--accept-new")
+    start_over(new)
+    _, code, events, err = mortals.run(*login)
+    assert code == 0, err
+    writes = [number for number, event in enumerate(events, 1) if not event.startswith("socket")]
+    for last in one_in(5, writes[first:]):
+        start_over(new)
+        _, code, _, err = mortals.run(*login, last=last, error=error)
+        assert "itself failed" not in err, f"{events[last - 1]}: {err}"
+        assert_whole(new)
+        if code == 0:
+            continue  # nothing but temporary files were left to write
+        [line] = [line for line in err.splitlines() if line.startswith("error: ")]
+        places = (str(new.home), str(new.state), os.environ["APEXGPU_CONFIG_DIR"], "known_hosts")
+        assert any(place in line for place in places), f"{events[last - 1]}: {line}"
+        assert os.strerror(error) in line
+        assert " hint: " in err
+        left = [path.name for path in new.ssh.iterdir() if path.name.endswith(".tmp")]
+        assert left == [], events[last - 1]
+    _, code, _, err = mortals.run(*login)
+    assert code == 0, err
+    assert len(writes) > 15
 
 
 def test_a_sync_killed_at_every_write(new: Newcomer, mortals: Mortals) -> None:

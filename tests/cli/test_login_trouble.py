@@ -8,7 +8,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.cli.newcomer import FOREIGN, Newcomer, ended
+from tests.cli.newcomer import FOREIGN, Newcomer, Spy, ended
 
 pytestmark = pytest.mark.openssh
 
@@ -187,6 +187,20 @@ class TestPlainHttp:
     def test_another_url_is_another_question(self, new: Newcomer) -> None:
         assert new.log_in("--allow-http").code == 0
         assert new.log_in("--iam-url", "http://iam.example.org").code == 7
+
+    def test_another_proxy_is_another_question(
+        self, new: Newcomer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert new.log_in("--allow-http").code == 0
+        with Spy(new.lab.iam_url).serving() as other:
+            monkeypatch.setenv("http_proxy", other.url)
+            monkeypatch.setenv("HTTP_PROXY", other.url)
+            said = new.log_in()
+            assert said.code == 7
+            assert f"through the proxy {other.url}" in said.err
+            assert other.gets == []
+            assert new.log_in("--allow-http").code == 0
+            assert other.gets != []
 
     def test_a_bare_name_is_tried_with_tls_first(self, new: Newcomer) -> None:
         said = new.log_in("--iam-url", "iam.apexlab.org")

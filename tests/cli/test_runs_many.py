@@ -1,6 +1,6 @@
 """Many `run any --gpu any` at once: no GPU is given to two runs that live at the same time.
 
-With APEXGPU_LONG_TESTS=1, two hundred runs; else twenty.
+Two hundred runs in the longer run, twenty in CI; see tests/longruns.py.
 """
 
 import json
@@ -16,8 +16,9 @@ import pytest
 from apexgpu_lab.inprocess import Lab, running
 from apexgpu_lab.labstate import LabState
 from tests.cli.product import product_of
+from tests.longruns import LONG
 
-TOTAL = 200 if os.environ.get("APEXGPU_LONG_TESTS") else 20
+TOTAL = 200 if LONG else 20
 AT_ONCE = 20
 HOSTS, GPUS = 3, 4
 IDLE = {"name": "TITAN V", "total": 12066, "mode": "Default", "own": [], "used": 11, "load": 0}

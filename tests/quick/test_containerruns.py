@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.longruns import LONG
 from tests.waiting import until
 
 from apexgpu.detached import containerruns
@@ -409,9 +410,9 @@ def test_a_log_is_kept_within_limits_and_can_be_followed_all_the_same(shell: She
 
 
 def test_a_log_without_newlines_is_kept_within_limits(shell: Shell) -> None:
-    """With APEXGPU_LONG_TESTS, 5 GiB and the real limits."""
+    """In the longer run, 5 GiB and the real limits."""
     small, total, largest_part = shell, 5 << 30, 16 << 20
-    if "APEXGPU_LONG_TESTS" not in os.environ:
+    if not LONG:
         total, largest_part = 64 << 20, 1 << 20
         small = Shell(
             shell.home,

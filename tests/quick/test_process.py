@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 from tests.waiting import until
 
-from apexgpu.errors import MissingProgramError, UnreachableError
+from apexgpu.errors import (
+    MissingProgramError,
+    ProgramTimeoutError,
+    TooMuchOutputError,
+    UnreachableError,
+)
 from apexgpu.process import LocalRunner, Readiness, TimedCommand, run_all
 
 RUNNER = LocalRunner()
@@ -27,6 +32,21 @@ def test_both_streams_and_the_exit_status() -> None:
         "last",
     )
     assert RUNNER.run([PYTHON, "-c", "import sys; sys.exit(4)"]).last_error_line == "exit status 4"
+
+
+def test_a_program_that_never_stops_printing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apexgpu.process._MOST_REPLY", 1 << 20)
+    with pytest.raises(TooMuchOutputError, match="yes printed more than"):
+        RUNNER.run(["yes"])
+    assert len(RUNNER.run(["head", "-c", str(1 << 20), "/dev/zero"]).out) == 1 << 20
+
+
+def test_a_program_that_does_not_read_its_stdin_or_closes_its_output_is_no_trap() -> None:
+    assert RUNNER.run(["true"], stdin=bytes(1 << 20)).code == 0
+    began = time.monotonic()
+    with pytest.raises(ProgramTimeoutError, match=r"sh did not end within 0\.5 s"):
+        RUNNER.run(["sh", "-c", "exec >&- 2>&-; sleep 100"], timeout=0.5)
+    assert time.monotonic() - began < 20
 
 
 def test_arguments_are_never_a_shells() -> None:

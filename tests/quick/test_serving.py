@@ -344,6 +344,25 @@ class TestSearch:
             [python, "-m", "tensorboard.main"]
         ]
 
+    def test_a_module_does_not_import_the_files_of_the_directory_it_shows(self, home: Path) -> None:
+        project = home / "project"
+        self.put(project / "json.py", "raise SystemExit('the file of the user was run')\n")
+        self.put(home / "packages/jupyterlab/__init__.py", "")
+        self.put(
+            home / "packages/jupyterlab/__main__.py",
+            "import json, os, sys\nprint(json.dumps([os.getcwd(), *sys.argv[1:]]))\n",
+        )
+        self.put(
+            home / "venv/bin/python3",
+            f'#!/bin/sh\nPYTHONPATH={home}/packages exec {sys.executable} "$@"\n',
+        )
+        (argv,) = search.find_programs(serve.JUPYTER, str(project))
+        start = serve.start_directory(argv, str(project))
+        done = subprocess.run([*argv, "--x"], cwd=start, capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout) == ["/", "--x"]
+        assert f"--notebook-dir={project}" in serve.jupyter_options(8888, str(project), start)
+        assert serve.start_directory(["/usr/bin/jupyter-lab"], str(project)) == str(project)
+
     def test_lab_is_taken_before_notebook(self, home: Path) -> None:
         notebook, lab = (
             self.put(home / "venv/bin" / name) for name in ("jupyter-notebook", "jupyter-lab")

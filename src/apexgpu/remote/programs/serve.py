@@ -126,7 +126,9 @@ def tensorboard(request: "dict[str, object]", directory: str, end: float) -> "di
     def begin(argv: "list[str]") -> "tuple[int, str, int]":
         port = free_port(TENSORBOARD_PORT)
         options = ["--logdir", directory, "--host", "127.0.0.1", "--port", str(port)]
-        pid, log = start_server("tensorboard", argv + options, port, HOME, "")
+        pid, log = start_server(
+            "tensorboard", argv + options, port, start_directory(argv, HOME), ""
+        )
         return pid, log, port
 
     def ready(pid: int, port: int) -> "dict[str, object] | None":
@@ -296,10 +298,9 @@ def jupyter(request: "dict[str, object]", directory: str, end: float) -> "dict[s
 
     def begin(argv: "list[str]") -> "tuple[int, str, int]":
         port = free_port(JUPYTER_PORT)
-        options = ["--no-browser", "--ip=127.0.0.1", "--port=%d" % port]
-        if os.geteuid() == 0:
-            options.append("--allow-root")
-        pid, log = start_server("jupyter", argv + options, port, directory, token)
+        start = start_directory(argv, directory)
+        options = jupyter_options(port, directory, start)
+        pid, log = start_server("jupyter", argv + options, port, start, token)
         return pid, log, port
 
     def ready(pid: int, port: int) -> "dict[str, object] | None":
@@ -314,6 +315,27 @@ def jupyter(request: "dict[str, object]", directory: str, end: float) -> "dict[s
         return None
 
     return first_that_serves(request, JUPYTER, directory, end, begin, ready)
+
+
+def jupyter_options(port: int, directory: str, start: str) -> "list[str]":
+    """The options for a Jupyter that shows `directory` and is started in `start`."""
+    options = ["--no-browser", "--ip=127.0.0.1", "--port=%d" % port]
+    if os.geteuid() == 0:
+        options.append("--allow-root")
+    if start != directory:
+        options.append("--notebook-dir=" + directory)
+    return options
+
+
+def start_directory(argv: "list[str]", directory: str) -> str:
+    """Where the server that `argv` starts is started: in `directory`, if that is safe.
+
+    `python -m` looks for modules in the working directory first: a json.py of the user's would be
+    run instead of Python's own.
+    """
+    if argv[1:2] == ["-m"]:
+        return "/"
+    return directory
 
 
 def start_commands(
