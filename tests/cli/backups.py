@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from apexgpu import cli
+from apexgpu.boundedoutput import OutputTaker
 from apexgpu.errors import ConnectionLostError
 from apexgpu.models import Host, Reply, Target
 from apexgpu.session import Session, connections
@@ -64,6 +65,20 @@ class Wire:
         on_line: OnLine | None = None,
         once: bool = False,
     ) -> Reply:
+        def run() -> Reply:
+            return self.link.run(target, command, limits=limits, on_line=on_line, once=once)
+
+        return self._observed(target, command, limits, run)
+
+    def stream(self, target: Target, command: str, *, limits: Limits, taker: OutputTaker) -> Reply:
+        def run() -> Reply:
+            return self.link.stream(target, command, limits=limits, taker=taker)
+
+        return self._observed(target, command, limits, run)
+
+    def _observed(
+        self, target: Target, command: str, limits: Limits | None, run: Callable[[], Reply]
+    ) -> Reply:
         met = [hook for hook in self.hooks if hook.meets(target, command)]
         if target.role == "manage":
             self.sent.append(f"{target.host.name} {re.sub(TOKEN, 'TOKEN', command)}".strip())
@@ -71,7 +86,7 @@ class Wire:
         for hook in met:
             hook.times -= 1
             hook.before()
-        reply = self.link.run(target, command, limits=limits, on_line=on_line, once=once)
+        reply = run()
         for hook in met:
             reply = hook.after(reply)
         return reply
