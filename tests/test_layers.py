@@ -51,6 +51,7 @@ USER_LEVEL = (
     "software",
     "shellcompletion",
     "preferences",
+    "explain",
     "overview",
     "doctor",
     "uninstall",

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from apexgpu import completionnames, containers, files, manyhosts
+from apexgpu import completionnames, containers, files, manyhosts, questions
 from apexgpu.archives import recoverplan, recovery
 from apexgpu.archives import snapshot as taking
 from apexgpu.archives.access import ArchiveChangedError
@@ -47,6 +47,7 @@ from apexgpu.iam.publickeys import fingerprint
 from apexgpu.manageshell import manage, newhostkeys
 from apexgpu.manageshell.replies import clean
 from apexgpu.models import Host, Outcome, Target
+from apexgpu.questions import Question
 from apexgpu.reporter import Progress
 from apexgpu.results import HostResults, JsonObject, Result
 from apexgpu.session import Session
@@ -71,9 +72,6 @@ __all__ = [
     "undo",
     "verify",
 ]
-
-_NO = {"n", "no", "否"}
-"""The answers that decline a [Y/n] question; anything else agrees."""
 
 
 # snapshot
@@ -141,11 +139,32 @@ def _confirm_snapshot(
             session.reporter.warn(
                 f"the NAS has {size(plan.free)} free, less than the size of the last archive"
             )
-        fate = "is kept under a name of its own" if plan.writable else "is REPLACED"
-        if not (agreed and plan.writable):
-            session.confirm(f"Take a snapshot of {host.name}? The archive that is there {fate}")
+        if plan.writable:
+            session.reporter.note("  it is kept under a name of its own")
+    replaces = previous is not None and not plan.writable
+    if agreed and not replaces:
+        return
     if plan.was_running:
-        containers.confirm_stop(session, [Outcome(host, plan.activity)])
+        containers.show_activity(session, host, plan.activity)
+    question = _snapshot_question(plan, replaces=replaces)
+    if question is not None:
+        session.confirm(question)
+
+
+def _snapshot_question(plan: SnapshotPlan, *, replaces: bool) -> Question | None:
+    """The one question before a snapshot; None for a stopped container without an archive: nothing is lost then."""
+    name = plan.host.name
+    if plan.was_running:
+        is_busy = plan.activity is not None and plan.activity.busy
+        in_use = " (in use)" if is_busy else ""
+        if replaces:
+            return questions.SNAPSHOT_REPLACING_AND_STOPPING.fill(host=name, in_use=in_use)
+        return questions.SNAPSHOT_STOPPING.fill(host=name, in_use=in_use)
+    if replaces:
+        return questions.SNAPSHOT_REPLACING.fill(host=name)
+    if plan.previous is not None:
+        return questions.SNAPSHOT_KEEPING.fill(host=name)
+    return None
 
 
 def _report_snapshot(session: Session, host: Host, taken: TakenSnapshot) -> None:
@@ -378,9 +397,9 @@ def _confirm_removal(
     if verified and not verified_left:
         session.reporter.warn("no verified snapshot would be left")
     if len(removed) == 1:
-        session.confirm("Delete this archive?")
+        session.confirm(questions.DELETE_ARCHIVE.fill())
     else:
-        session.confirm(f"Delete these {len(removed)} archives?")
+        session.confirm(questions.DELETE_ARCHIVES.fill(count=len(removed)))
 
 
 # recover, rebuild
@@ -528,15 +547,9 @@ def _confirm_recover(session: Session, plan: RecoverPlan, *, is_resumed: bool) -
     source = "the template" if plan.what is Work.REBUILD else archive.name
     if plan.was_running:
         containers.show_activity(session, host, plan.activity)
-        effect = (
-            f"This stops your container on {host.name}, deletes and replaces all its files "
-            f"by those of {source}"
-        )
+        effect = questions.RECOVER_RUNNING.fill(host=host.name, source=source)
     else:
-        effect = (
-            f"This deletes and replaces all files of your container on {host.name} "
-            f"by those of {source}"
-        )
+        effect = questions.RECOVER_STOPPED.fill(host=host.name, source=source)
     session.confirm_name(host.name, effect)
 
 
@@ -553,8 +566,7 @@ def _wants_snapshot(session: Session, plan: RecoverPlan, chosen: bool | None) ->
     if session.yes:
         return True
     # Enter alone takes the snapshot: the default answer never loses anything.
-    question = f"Take a snapshot of the container on {plan.host.name} first? [Y/n]"
-    return session.reporter.ask(question).lower() not in _NO
+    return session.reporter.confirm(questions.SNAPSHOT_FIRST.fill(host=plan.host.name))
 
 
 def _take_snapshot_first(session: Session, context: WorkContext, plan: RecoverPlan) -> RecoverPlan:
@@ -628,9 +640,7 @@ def _renew_host_keys(
         return None
     try:
         if chosen is None:
-            session.confirm(
-                "Give the container new host keys? Other people may have read the keys in the archive"
-            )
+            session.confirm(questions.NEW_HOST_KEYS.fill())
         change = newhostkeys.renew(
             context.transport,
             host,
@@ -815,9 +825,9 @@ def _finish_snapshot(
 
 def _confirm_finish(session: Session, host: Host, entry: JournalEntry) -> None:
     session.reporter.warn(f"{entry.describe()} ({duration(now() - entry.began)} ago)")
-    question = "Finish it now"
+    question = questions.FINISH.fill(what=entry.what)
     if isinstance(entry, ReplacementEntry) and entry.what is Work.RECOVER:
-        question = f"Finish the recover from {entry.archive_name} now"
+        question = questions.FINISH_RECOVER.fill(archive=entry.archive_name)
     try:
         session.confirm(question)
     except DeclinedError as exc:

@@ -15,7 +15,7 @@ from apexgpu.commands.invocation import Invocation
 from apexgpu.commands.table import COMMANDS, EVERYDAY, SYNONYMS
 from apexgpu.errors import ApexError, BugError, UnreachableError, UsageError
 from apexgpu.render.screen import Screen
-from apexgpu.results import Result, error_json
+from apexgpu.results import HostResults, Result, error_json
 from apexgpu.session import Session
 
 _WITHOUT_LAB = {"lab", "demo", "completion", "explain", "--help", "-h", "--version", "config"}
@@ -35,6 +35,7 @@ def main(
     screen = screen or Screen()
     session = replace(session or Session(), reporter=screen.reporter)
     invocation = Invocation(session, screen)
+    screen.reporter.is_chinese = lambda: invocation.session.is_chinese
     began = time.monotonic()
     code = _main(invocation, arguments)
     _notify(invocation, arguments, code, time.monotonic() - began)
@@ -93,10 +94,30 @@ def _answer(invocation: Invocation, arguments: Sequence[str]) -> int:
     outcome = _run(invocation, [*words, *separator, *after])
     if isinstance(outcome, Result):
         screen.show(outcome)
+        _ask_about_network(invocation, outcome)
         if invocation.debug:
             _show_bugs(invocation, outcome)
         return outcome.exit_code
     return outcome or 0
+
+
+def _ask_about_network(invocation: Invocation, result: Result) -> None:
+    """Name the VPN if no host could be reached, for then the hosts are not the cause."""
+    if not isinstance(result, HostResults) or not result.outcomes:
+        return
+    for outcome in result.outcomes:
+        error = outcome.error
+        if not isinstance(error, UnreachableError) or not error.may_be_network:
+            return
+    _report_network(invocation)
+
+
+def _report_network(invocation: Invocation) -> None:
+    message = "are you on the lab's network or its VPN?"
+    with contextlib.suppress(ApexError):  # the settings may be the next problem
+        if invocation.session.settings.vpn:
+            message = f"{message} ({invocation.session.settings.vpn})"
+    invocation.screen.reporter.note(message)
 
 
 def _show_bugs(invocation: Invocation, result: Result) -> None:
@@ -215,6 +236,8 @@ def _report(invocation: Invocation, error: ApexError) -> int:
         screen.document(_error_document(invocation, error))
     with contextlib.suppress(OSError):
         screen.reporter.error(error)
+        if isinstance(error, UnreachableError) and error.may_be_network:
+            _report_network(invocation)
         if invocation.debug:
             _show_traceback(invocation, error)
     return error.exit_code

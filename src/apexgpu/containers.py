@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from apexgpu import manyhosts
+from apexgpu import manyhosts, questions
 from apexgpu.errors import (
     ApexError,
     ConfigError,
@@ -355,10 +355,7 @@ def _offer_restarts(
 
 
 def _may_restart(session: Session, hosts: Sequence[Host]) -> bool:
-    question = (
-        f"An interrupted start left the container on {_list_names(hosts)} without its port; nobody "
-        "can have logged in since. Stop and start it?"
-    )
+    question = questions.RESTART_STUCK.fill(hosts=_list_names(hosts))
     if session.yes:
         return True
     return session.reporter.can_ask and session.reporter.confirm(question)
@@ -530,9 +527,7 @@ def _offer_port_maps(session: Session, hosts: Sequence[Host]) -> None:
         command = f"apexgpu port {host.name} {ports[0]}"
         reporter.note(f"port maps that the stop removed: {listed}; to map one again: {command}")
         return
-    if not session.yes and not reporter.confirm(
-        f"Open these ports to the lab's network again ({listed})?"
-    ):
+    if not session.yes and not reporter.confirm(questions.OPEN_PORTS.fill(ports=listed)):
         for host in lost:
             portmaps.forget(session.state_dir, host)
         return
@@ -639,8 +634,11 @@ def confirm_stop(session: Session, activities: Sequence[Outcome[Activity | None]
             busy.append(outcome.host.name)
     if not running:
         return
-    in_use = f" ({', '.join(busy)} in use)" if busy else ""
-    session.confirm(f"Stop the running container on {_list_names(running)}{in_use}?")
+    names = _list_names(running)
+    if busy:
+        session.confirm(questions.STOP_IN_USE.fill(hosts=names, busy=", ".join(busy)))
+    else:
+        session.confirm(questions.STOP.fill(hosts=names))
 
 
 def show_activity(session: Session, host: Host, activity: Activity | None) -> None:
@@ -758,7 +756,9 @@ def offer_start(session: Session, host: Host) -> None:
     """
     if not session.yes and not session.reporter.can_ask:
         raise replies.container_stopped(host.name)
-    session.confirm(f"The container on {host.name} is stopped. Start it?")
+    # What would be refused after a yes is refused before the question.
+    _refuse_during_backup(session, host)
+    session.confirm(questions.START.fill(host=host.name))
 
     def report(outcome: Outcome[Start]) -> None:
         if outcome.value is not None:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
+from apexgpu import questions
 from apexgpu.errors import DeclinedError
 from apexgpu.files import locked
 from apexgpu.iam.client import IamClient
-from apexgpu.iam.finding import PlainHttpError, find_iam
+from apexgpu.iam.finding import PlainHttpError, check_answers, find_iam
 from apexgpu.iam.passwords import StoredPassword
 from apexgpu.iam.passwordsource import PasswordSource
 from apexgpu.iam.proxies import Proxy, find_proxy
@@ -102,6 +103,9 @@ def password_client(session: Session, options: PasswordOptions) -> tuple[Session
 def _ask_for_consent(session: Session, url: str, proxy: Proxy | None) -> bool:
     if not session.reporter.can_ask:
         return False
+    # Nobody should have to decide about an IAM that is not there.
+    with session.reporter.working("asking IAM"):
+        check_answers(url, session.settings.timeout)
     way = ""
     readers = "anyone on the network"
     if proxy is not None:
@@ -111,7 +115,7 @@ def _ask_for_consent(session: Session, url: str, proxy: Proxy | None) -> bool:
         f"{url} has no TLS: your domain password would be sent unencrypted{way};"
         f" {readers} could read it."
     )
-    return session.reporter.confirm("Send the password anyway, now and every time?")
+    return session.reporter.confirm(questions.SEND_PASSWORD.fill())
 
 
 def key_publisher(

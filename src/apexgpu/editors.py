@@ -256,7 +256,9 @@ def _start(session: Session, path: str, editor: Editor, authority: str, director
     if editor.scheme.startswith("vscode"):
         _check_extension(session, path, editor)
     uri = f"vscode-remote://{authority}{quote(directory)}"
-    completed = session.runner.run([path, "--folder-uri", uri], timeout=60)
+    completed = session.runner.run(
+        [path, "--folder-uri", uri], timeout=60, env=process.own_language()
+    )
     if completed.code != 0:
         message = f"{path} failed: {completed.last_error_line}"
         raise ApexError(message, hint=f"{shlex.quote(path)} --version", code="editor_failed")

@@ -149,6 +149,8 @@ class UnreachableError(ApexError):
 
     exit_code = 5
     code = "unreachable"
+    may_be_network: ClassVar[bool] = False
+    """Whether a laptop that is not on the lab's network sees this error."""
 
 
 class PortRefusedError(UnreachableError):
@@ -161,24 +163,34 @@ class NoRouteError(UnreachableError):
     """A router reports that it cannot reach the address (EHOSTUNREACH)."""
 
     code = "no_route"
+    may_be_network = True
 
 
 class NoNetworkError(UnreachableError):
     """This machine has no route to the network (ENETUNREACH), for example because the VPN is down."""
 
     code = "no_network"
+    may_be_network = True
 
 
 class UnknownNameError(UnreachableError):
     """A host name cannot be resolved."""
 
     code = "no_name"
+    may_be_network = True
 
 
 class ConnectTimeoutError(UnreachableError):
     """The server did not accept the connection and the login in time."""
 
     code = "timeout"
+    may_be_network = True
+
+
+class IamUnreachableError(UnreachableError):
+    """IAM does not answer, or its address leads nowhere."""
+
+    may_be_network = True
 
 
 class SlowConfigError(UnreachableError):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apexgpu import credentials
+from apexgpu import credentials, questions
 from apexgpu.credentials import NO_OPTIONS, PasswordOptions
 from apexgpu.errors import ConfigError, DeclinedError, UsageError
 from apexgpu.iam import publickeys
@@ -135,13 +135,11 @@ def _confirm_removal(session: Session, key: PublicKey, stored: str) -> None:
     is_own = mark == session.account.fingerprint
     try:
         if is_only:
-            loss = f"IAM has no other key of yours: without {name} you lose access to every host"
-            session.confirm_name(session.user, loss)
+            session.confirm_name(session.user, questions.REMOVE_ONLY_KEY.fill(key=name))
         elif is_own:
-            loss = f"this laptop logs in with {name}: without it, it loses access to every host"
-            session.confirm_name(session.user, loss)
+            session.confirm_name(session.user, questions.REMOVE_OWN_KEY.fill(key=name))
         else:
-            session.confirm(f"Remove {name} from IAM?")
+            session.confirm(questions.REMOVE_KEY.fill(key=name))
     except DeclinedError as error:
         message = error.message
         if session.reporter.can_ask:
@@ -156,6 +154,7 @@ def _change_keys(session: Session, change: Callable[[str], str], options: Passwo
     publisher = credentials.key_publisher(session, client, change, passwords)
     changed = credentials.publish(publisher, passwords)
     if changed:
+        session.reporter.note_done("IAM has the new list of your keys")
         publisher.confirm(lambda: credentials.follow_own_push(session, client))
     return changed
 

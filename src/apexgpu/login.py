@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from apexgpu import account as accounts
-from apexgpu import containers, credentials, keys, manyhosts, sshconfig
+from apexgpu import containers, credentials, keys, manyhosts, questions, sshconfig
 from apexgpu.credentials import NO_OPTIONS, PasswordOptions
 from apexgpu.errors import ConfigError, DeclinedError, LoginError, UnreachableError, UsageError
 from apexgpu.iam.client import IamClient, valid_user
@@ -178,6 +178,8 @@ def login(
     )
     with session.reporter.working("talking to IAM"):
         sent = credentials.publish(publisher, passwords)
+    if sent:
+        session.reporter.note_done("IAM has your key")
     session = _remember_login(session, pair)
     declined: DeclinedError | None = None
     written = False
@@ -239,7 +241,7 @@ def _settle_user(session: Session, user: str | None, iam_url: str | None) -> Ses
         if not session.reporter.can_ask:
             message = "your domain account is needed, and there is no terminal to ask at"
             raise DeclinedError(message, hint="apexgpu login USER", code="no_terminal")
-        given = session.reporter.ask("Your domain account")
+        given = session.reporter.ask(questions.ACCOUNT.fill())
     name = given.strip().lower()
     if name != given:
         # IAM would register `Alice` as a user of her own.
@@ -300,7 +302,7 @@ def _ask_for_assigned_key(session: Session, found: FoundKeys) -> KeyPair | None:
     name = pair.path or fingerprint(pair.public)
     fact = f"your ssh config uses the key {name} for {server}"
     if session.reporter.can_ask and not session.yes:
-        if session.reporter.confirm(f"{fact[0].upper()}{fact[1:]}. Use it for the lab too?"):
+        if session.reporter.confirm(questions.USE_KEY_OF_OTHERS.fill(key=name, server=server)):
             return pair
         return None
     session.reporter.warn(
@@ -374,7 +376,7 @@ def _check_no_vault(session: Session, offered: OfferedKeys) -> None:
     if session.yes or not session.reporter.can_ask:
         raise DeclinedError(message, hint=hint, code="no_key")
     session.reporter.warn(message.removesuffix(", so no key was made and nothing was sent"))
-    if not session.reporter.confirm("Make a new key file anyway?"):
+    if not session.reporter.confirm(questions.MAKE_KEY.fill()):
         raise DeclinedError(message, hint=hint, code="no_key")
 
 
@@ -385,8 +387,9 @@ def _make_key(session: Session, path: Path) -> KeyPair:
     passphrase: str | None = None
     if session.reporter.can_ask and not session.yes:
         session.reporter.note("You have no ssh key yet; making one (ed25519).")
-        passphrase = session.reporter.secret("Passphrase for the new key (empty for none)") or None
-        if passphrase and session.reporter.secret("The same passphrase again") != passphrase:
+        passphrase = session.reporter.secret(questions.NEW_PASSPHRASE.fill()) or None
+        again = questions.SAME_PASSPHRASE.fill()
+        if passphrase and session.reporter.secret(again) != passphrase:
             raise UsageError("the two passphrases differ; no key was made", hint="apexgpu login")
     comment = f"{session.user}@{socket.gethostname()}"
     pair = generate(path, comment=comment, passphrase=passphrase)

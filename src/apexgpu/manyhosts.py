@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apexgpu import questions
 from apexgpu.errors import ConfigError
 from apexgpu.models import Host, Outcome, Reply, T, Target
 from apexgpu.session import Session
@@ -89,9 +90,7 @@ def accept_host_keys(session: Session, errors: Sequence[UnknownHostKeyError]) ->
         session.reporter.note("These hosts show keys that this laptop has not seen before:")
         rows = [(new.alias, new.key.kind, fingerprint(new.key)) for new in new_keys]
         session.reporter.table(("HOST", "TYPE", "FINGERPRINT"), rows)
-        if not session.reporter.confirm(
-            "Do these fingerprints match the lab's (ask an administrator)? Trust all of them"
-        ):
+        if not session.reporter.confirm(questions.TRUST_HOST_KEYS.fill()):
             raise errors[0]
     for file, keys in by_file.items():
         hostkeys.add(file, keys, session.state_dir)

@@ -171,7 +171,7 @@ class LocalRunner:
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=_environment(env),
+                env=_parsed_environment(env),
             )
         except FileNotFoundError:
             raise missing(argv[0]) from None
@@ -221,7 +221,7 @@ class LocalRunner:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=_environment(env),
+                env=_parsed_environment(env),
             )
         except FileNotFoundError:
             raise missing(argv[0]) from None
@@ -545,7 +545,7 @@ class StartedProgram:
                 stdin=stdin,
                 stdout=self._stdout,
                 stderr=self._stderr,
-                env=_environment(command.env),
+                env=_parsed_environment(command.env),
                 start_new_session=True,
                 creationflags=own_group_flags(current()),
             )
@@ -607,7 +607,7 @@ async def start_async(
             stderr=pipe,
             limit=_ASYNC_BUFFER,
             cwd=cwd,
-            env=_environment(env),
+            env=_parsed_environment(env),
             start_new_session=own_group,
             creationflags=own_group_flags(current()) if own_group else 0,
         )
@@ -622,6 +622,22 @@ def _enlarge_pipes(process: "asyncio.subprocess.Process") -> None:
     for number in (0, 1):
         transport = process._transport.get_pipe_transport(number)  # type: ignore[attr-defined]
         processcontrol.enlarge_pipe(transport.get_extra_info("pipe"), _ASYNC_BUFFER)
+
+
+def _parsed_environment(added: Mapping[str, str] | None) -> dict[str, str]:
+    """Our environment for a program whose output we read, with `added`.
+
+    Its messages are in English then, and so are those of the program that ssh runs on a server: `SendEnv LC_*`, which
+    many systems have in /etc/ssh/ssh_config, carries the user's language there.
+    """
+    environment = {**os.environ, "LC_ALL": "C"}
+    environment.pop("LANGUAGE", None)
+    return environment | dict(added or {})
+
+
+def own_language() -> dict[str, str]:
+    """The variables that give a program the user's language back: an editor's window, unlike a program that we read."""
+    return {name: os.environ.get(name, "") for name in ("LC_ALL", "LANGUAGE")}
 
 
 def _environment(added: Mapping[str, str] | None) -> dict[str, str] | None:

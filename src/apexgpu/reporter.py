@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from apexgpu.errors import ApexError, DeclinedError
 from apexgpu.platforms.console import symbols
 from apexgpu.platforms.system import current
+from apexgpu.questions import Question
 from apexgpu.tables import aligned, columns_of, lay_out
 from apexgpu.text import duration, safe, size
 
@@ -29,8 +30,12 @@ if TYPE_CHECKING:
     from apexgpu.models import Host, Outcome
     from apexgpu.results import Result
 
-YES = {"y", "yes", "是"}
-"""The answers that agree to a y/N question; anything else declines."""
+YES = {"y", "yes", "是", "是的", "好", "对"}
+NO = {"n", "no", "否", "不", "不是"}
+"""The answers to a y/N question. Their letters may be full-width, as an input method types them."""
+
+_MOST_ASKED = 3
+"""So many times a y/N question is asked until it has one of these answers."""
 
 PLAIN_PERIOD = 10.0
 """Seconds between two lines of long work in a log."""
@@ -124,6 +129,14 @@ def _silent_rows(
 class Reporter:
     """The silent reporter: for the Python API and for tests."""
 
+    is_chinese: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether questions and errors have a Chinese line. Asked when one is written: the setting may be wrong."""
+
+    @cached_property
+    def completed(self) -> list[str]:
+        """What this run has done for good, for the message after a "no" or Ctrl-C."""
+        return []
+
     @property
     def can_ask(self) -> bool:
         """Whether a person sees questions and can answer them."""
@@ -138,6 +151,16 @@ class Reporter:
 
     def success(self, text: str) -> None:
         """Report a step that is done."""
+
+    def note_done(self, text: str) -> None:
+        """Note a step that is done, without showing it: it is named if the user ends the command after it."""
+        self.completed.append(text)
+
+    def outcome_so_far(self) -> str:
+        """What a command that ends now has done: "nothing was changed", or the steps."""
+        if not self.completed:
+            return "nothing was changed"
+        return f"done before: {'; '.join(self.completed)}"
 
     def note(self, text: str) -> None:
         """Report something worth knowing."""
@@ -190,22 +213,44 @@ class Reporter:
 
     # Questions
 
-    def ask(self, question: str, *, default: str = "") -> str:
-        """One line of text from the user, `default` if it is empty. DeclinedError when there is no answer."""
+    def ask(self, question: Question, *, suffix: str = "") -> str:
+        """One line of text from the user. DeclinedError when there is no answer.
+
+        `suffix` follows the question: ` [y/N]`.
+        """
         raise DeclinedError("no answer was given")
 
-    def confirm(self, question: str) -> bool:
-        """Whether the user agrees to a y/N question. DeclinedError when there is no answer."""
-        answer = self.ask(f"{question.removesuffix('?')}? [y/N]")
-        return answer.lower() in YES
+    def confirm(self, question: Question) -> bool:
+        """Whether the user agrees to a y/N question. DeclinedError when there is no answer.
 
-    def secret(self, question: str) -> str:
+        What is neither yes nor no is asked again; in the end it counts as no.
+        """
+        suffix = " [Y/n]" if question.default else " [y/N]"
+        for _ in range(_MOST_ASKED):
+            answer = with_ordinary_letters(self.ask(question, suffix=suffix)).casefold()
+            if not answer:
+                return question.default
+            if answer in YES:
+                return True
+            if answer in NO:
+                return False
+            self.note("please answer y or n")
+        return False
+
+    def secret(self, question: Question) -> str:
         """As `ask`, without showing what is typed."""
         raise DeclinedError("no answer was given")
 
     def piped_line(self) -> str:
         """The first line of standard input, without its end, for secrets that a script passes; "" at its end."""
         return ""
+
+
+def with_ordinary_letters(text: str) -> str:
+    """An answer with ordinary letters where an input method has typed full-width ones."""
+    from unicodedata import normalize
+
+    return normalize("NFKC", text).strip()
 
 
 class PlainReporter(Reporter):
@@ -232,6 +277,7 @@ class PlainReporter(Reporter):
 
     def success(self, text: str) -> None:
         """See Reporter."""
+        self.note_done(text)
         self._write(f"{symbols(current()).done} ", "green", text)
 
     def note(self, text: str) -> None:
@@ -250,8 +296,19 @@ class PlainReporter(Reporter):
         prefix = f"{host}: " if host and host not in error.message else ""
         with self._lock:
             self._write("error: ", "red", prefix + error.message)
+            self._write_chinese(error.code)
             if error.hint:
                 self._write(" hint: ", "red", error.hint)
+
+    def _write_chinese(self, code: str) -> None:
+        """The Chinese line of an error, where the user has that language."""
+        if not self.shows_chinese:
+            return
+        from apexgpu.explanations import chinese_line
+
+        line = chinese_line(code)
+        if line is not None:
+            self._write(" 说明: ", "red", line)
 
     def diff(self, text: str) -> None:
         """See Reporter."""
@@ -282,27 +339,44 @@ class PlainReporter(Reporter):
         """See Reporter."""
         return self._rows(kind, hosts, watch)
 
-    def ask(self, question: str, *, default: str = "") -> str:
+    def ask(self, question: Question, *, suffix: str = "") -> str:
         """See Reporter."""
-        shown_default = f" [{default}]" if default else ""
         with self._question():
-            self._err.write(f"{safe(question)}{safe(shown_default)}: ")
+            self._err.write(f"{self._wording(question)}{suffix}: ")
             self._err.flush()
             line = self._stdin.readline()
         if not line:
             self._write("", "", "")  # the shell's prompt must not follow the question on its line
-            raise DeclinedError("no answer was given")
-        return line.strip() or default
+            raise DeclinedError(f"no answer was given; {self.outcome_so_far()}")
+        return line.strip()
 
-    def secret(self, question: str) -> str:
+    def secret(self, question: Question) -> str:
         """See Reporter."""
         import getpass
 
         try:
             with self._question():
-                return getpass.getpass(f"{safe(question)}: ")
+                return getpass.getpass(f"{self._wording(question)}: ")
         except EOFError:
-            raise DeclinedError("no answer was given") from None
+            raise DeclinedError(f"no answer was given; {self.outcome_so_far()}") from None
+
+    def _wording(self, question: Question) -> str:
+        """The question; in Chinese too, on a line of its own, for who has that language."""
+        english = safe(question.english)
+        if self.shows_chinese:
+            return f"{english}\n{safe(question.chinese)}"
+        return english
+
+    @property
+    def shows_chinese(self) -> bool:
+        """Whether Chinese is wanted, and stderr can write it."""
+        if not self.is_chinese():
+            return False
+        try:
+            "中".encode(getattr(self._err, "encoding", None) or "utf-8")
+        except (LookupError, UnicodeEncodeError):
+            return False
+        return True
 
     def piped_line(self) -> str:
         """See Reporter."""
@@ -333,7 +407,8 @@ class PlainReporter(Reporter):
                 yield
             except KeyboardInterrupt:
                 # On a line of its own: the terminal shows ^C behind the question.
-                self._err.write("\ninterrupted; nothing was sent\n")
+                done = self.outcome_so_far() if self.completed else "nothing was sent"
+                self._err.write(f"\ninterrupted; {safe(done)}\n")
                 self._err.flush()
                 raise
             finally:

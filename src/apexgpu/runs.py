@@ -16,7 +16,7 @@ container. Everything that is known about it is in the container, so a second la
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from apexgpu import containers, manyhosts
+from apexgpu import containers, manyhosts, questions
 from apexgpu.detached import containerruns, runnotes
 from apexgpu.detached.containerruns import (
     LogEnd,
@@ -445,7 +445,8 @@ def clean(session: Session, patterns: Sequence[str] = ()) -> RemovedRuns:
     rows = [(host, run.name, run.state.value) for host, runs in ended.items() for run in runs]
     if rows:
         session.reporter.table(("HOST", "NAME", "STATE"), rows)
-        session.confirm(f"Remove {counted(len(rows), 'run')} with their logs?")
+        counts = {"runs": counted(len(rows), "run"), "count": len(rows)}
+        session.confirm(questions.REMOVE_RUNS.fill(**counts))
 
     def remove(host: Host) -> RemovedNames:
         runs = ended[host.name]

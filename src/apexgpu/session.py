@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apexgpu import account as accounts
+from apexgpu import questions
 from apexgpu import settings as all_settings
 from apexgpu.account import Account
-from apexgpu.errors import DeclinedError, LoginError, UnknownHostError, UsageError
+from apexgpu.errors import ApexError, DeclinedError, LoginError, UnknownHostError, UsageError
 from apexgpu.models import Host, Target
 from apexgpu.platforms.system import is_windows
 from apexgpu.process import LocalRunner, Runner
-from apexgpu.reporter import Reporter
+from apexgpu.questions import Question
+from apexgpu.reporter import Reporter, with_ordinary_letters
 from apexgpu.settings import Settings
 
 if TYPE_CHECKING:
@@ -101,6 +103,15 @@ class Session:
     def settings(self) -> Settings:
         """Every setting with its source."""
         return all_settings.load(self.flags, self.environment, self.account.as_settings())
+
+    @property
+    def is_chinese(self) -> bool:
+        """Whether errors and questions have a Chinese line."""
+        try:
+            language = self.settings.language
+        except ApexError:
+            language = "auto"  # the error that is about to be shown is about the settings
+        return all_settings.is_chinese(language, self.environment)
 
     @property
     def state_dir(self) -> Path:
@@ -206,35 +217,43 @@ class Session:
         """The hosts that can be listed without asking IAM; maybe none."""
         return self.settled_hosts or self.account.hosts or self.__dict__.get("known_hosts", ())
 
-    def confirm(self, question: str, *, option: str = "--yes") -> None:
+    def confirm(self, question: Question, *, option: str = "--yes") -> None:
         """Go on only when the user, or --yes, says so; DeclinedError otherwise."""
         if self.yes:
             return
+        asked = question.english.rstrip("?")
         if not self.reporter.can_ask:
-            message = (
-                f"{question.rstrip('?')}: this needs an answer, and there is no terminal to ask at"
-            )
+            message = f"{asked}: this needs an answer, and there is no terminal to ask at"
             raise DeclinedError(message, hint=f"add {option}", code="no_terminal")
         if not self.reporter.confirm(question):
             raise DeclinedError(
-                "nothing was changed", hint=f"to go ahead without being asked, add {option}"
+                self.declined(asked), hint=f"to go ahead without being asked, add {option}"
             )
 
-    def confirm_name(self, name: str, question: str) -> None:
+    def declined(self, asked: str) -> str:
+        """The message after a "no": what was done until then, and what was not."""
+        if not self.reporter.completed:
+            return "nothing was changed"
+        return f"not done: {asked[:1].lower()}{asked[1:]}; {self.reporter.outcome_so_far()}"
+
+    def confirm_name(self, name: str, effect: Question) -> None:
         """Go on only when the user types `name`, or --yes stands for it; DeclinedError otherwise."""
         if self.yes:
             return
         if not self.reporter.can_ask:
             message = (
-                f"{question}: this needs {name} to be typed, and there is no terminal to type it at"
+                f"{effect.english}: this needs {name} to be typed, and there is no terminal to type "
+                "it at"
             )
             raise DeclinedError(message, hint="add --yes", code="no_terminal")
-        if (typed := self.reporter.ask(f"{question}. Type {name} to go ahead")) != name:
-            message = (
-                f"{typed!r} was typed, not {name}: nothing was changed"
-                if typed
-                else "nothing was changed"
-            )
+        question = Question(
+            questions.TYPE_NAME.fill(effect=effect.english, name=name).english,
+            questions.TYPE_NAME.fill(effect=effect.chinese, name=name).chinese,
+        )
+        typed = self.reporter.ask(question)
+        if with_ordinary_letters(typed) != name:
+            outcome = self.reporter.outcome_so_far()
+            message = f"{typed!r} was typed, not {name}: {outcome}" if typed else outcome
             raise DeclinedError(message, hint=f"to go ahead, run it again and type {name}")
 
 
@@ -322,8 +341,7 @@ class _Clients:
         passphrase = self._session.passphrases.get(path)
         if passphrase is not None or not self._session.reporter.can_ask:
             return passphrase
-        question = f"Passphrase for {path} (ssh-add {path} would spare you this)"
-        return self._session.reporter.secret(question) or None
+        return self._session.reporter.secret(questions.PASSPHRASE.fill(path=path)) or None
 
 
 def _unknown(pattern: str, names: Sequence[str]) -> UnknownHostError:

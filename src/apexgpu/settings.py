@@ -93,6 +93,11 @@ class Settings:
             raise ConfigError(message, hint="apexgpu config status") from None
 
     @property
+    def language(self) -> str:
+        """The language beside English: zh, en (none), or auto for that of the environment."""
+        return self.named["language"].value
+
+    @property
     def vpn(self) -> str:
         """How to reach the lab's network from elsewhere, in one line, as the lab has filled it in; maybe empty."""
         return self.named["vpn"].value
@@ -160,6 +165,12 @@ _DEFINITIONS = {
     ),
     "editor": _Definition("", "", "the editor of `apexgpu code`: code, cursor … or its path"),
     "notify": _Definition("", "true", "notify when long work has ended", ValueKind.SWITCH),
+    "language": _Definition(
+        "",
+        "auto",
+        "zh adds a Chinese line to errors and questions; auto asks LC_ALL, LC_MESSAGES and LANG",
+        choices=("auto", "zh", "en"),
+    ),
     "vpn": _Definition("", "", "how to reach the lab's network from elsewhere"),
     "administrators": _Definition("", "", "whom to ask for help"),
 }
@@ -229,6 +240,17 @@ def config_file(flags: Mapping[str, str], environment: Mapping[str, str]) -> Pat
 def read_file(path: Path) -> dict[str, str]:
     """Return the values in a config.toml, as text; {} if there is no file. ConfigError if it cannot be read."""
     return _read_file(path)
+
+
+def is_chinese(language: str, environment: Mapping[str, str]) -> bool:
+    """Whether people get Chinese lines: `language` is the setting, and "auto" leaves it to the environment."""
+    if language != "auto":
+        return language == "zh"
+    for variable in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        value = environment.get(variable, "")
+        if value:
+            return value.lower().startswith("zh")
+    return False
 
 
 def state_directory(flags: Mapping[str, str], environment: Mapping[str, str]) -> Path:

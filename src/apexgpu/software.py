@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from apexgpu import containers, manyhosts
+from apexgpu import containers, manyhosts, questions
 from apexgpu.errors import ApexError, StoppedError, UsageError
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.manageshell import hostlock, newhostkeys
@@ -274,7 +274,7 @@ class _Setup:
                 )
             self._reporter.success(f"{host.name}: nothing to do, {_is_set_up(plan)}")
         elif not self.result.dry_run:
-            self._session.confirm(f"Set this up on {host.name}?")
+            self._session.confirm(questions.SET_UP.fill(host=host.name))
             self._execute(plan, checked_files)
 
     def _show(self, plan: SetupPlan, checked_files: Sequence[CheckedInstaller]) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from apexgpu import questions
 from apexgpu.errors import UsageError
 from apexgpu.models import Host
 from apexgpu.results import JsonObject, Result
@@ -311,7 +312,7 @@ def restore(session: Session, number: int) -> Restoration:
     if new != old:
         if not session.yes:
             session.reporter.diff(configblock.diff(old, new, str(path)))
-        session.confirm(f"Put copy {number} in the place of {path}?")
+        session.confirm(questions.RESTORE_CONFIG.fill(number=number, path=path))
     changed = configfile.restore(path, number, state_dir=session.state_dir, runner=session.runner)
     return Restoration(path, number, changed)
 
@@ -407,7 +408,7 @@ def _merge(
     if plan.changed:
         is_first = not configblock.managed_hosts(plan.old)
         if is_first or plan.moved or plan.conflicts:
-            session.confirm(f"Write this into {plan.path}?")
+            session.confirm(questions.WRITE_CONFIG.fill(path=plan.path))
         configfile.commit(plan, state_dir=session.state_dir, runner=session.runner)
     session = session.remember(replace(session.account, hosts=hosts, left_out=left_out))
     return _Merged(session, plan, _report_written(session, plan))

@@ -93,6 +93,15 @@ def duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
+def local_time(seconds: float) -> str:
+    """Return a time in epoch seconds as it is where the user is, with the zone: `2026-11-28 21:36 +01:00`."""
+    from datetime import datetime
+
+    moment = datetime.fromtimestamp(seconds).astimezone()
+    zone = moment.strftime("%z")
+    return f"{moment:%Y-%m-%d %H:%M} {zone[:3]}:{zone[3:5]}"
+
+
 def width(text: str) -> int:
     """Return how many terminal cells `text` takes: Chinese letters take two, combining marks none."""
     if text.isascii():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from apexgpu import credentials, shellcompletion, sshconfig
+from apexgpu import credentials, questions, shellcompletion, sshconfig
 from apexgpu.archives.journal import Journal
 from apexgpu.errors import ConfigError
 from apexgpu.forwarding import records
@@ -91,7 +91,7 @@ def uninstall(session: Session) -> Uninstallation:
     if items and not session.yes:
         for item in items:
             reporter.note(f"  {item.name:<12} {item.description}")
-        session.confirm("Remove all of this?")
+        session.confirm(questions.UNINSTALL.fill())
     for item in items:
         item.remove()
         reporter.success(f"removed: {item.description}")

@@ -16,6 +16,7 @@ from apexgpu import account, cli
 from apexgpu.errors import DeclinedError
 from apexgpu.files import locked
 from apexgpu.models import Host
+from apexgpu.questions import Question
 from apexgpu.render.screen import Screen
 from apexgpu.reporter import Reporter
 from apexgpu.session import Session
@@ -290,11 +291,15 @@ class Answering(Reporter):
     def can_ask(self) -> bool:
         return self.answer is not None
 
-    def confirm(self, question: str) -> bool:
+    def confirm(self, question: Question) -> bool:
         return self.answer == "y"
 
-    def ask(self, question: str, *, default: str = "") -> str:
+    def ask(self, question: Question, *, suffix: str = "") -> str:
         return self.answer or ""
+
+
+STOP = Question("Stop it?", "停止吗？")
+LOST = Question("It is lost", "它会丢失")
 
 
 def answering(answer: str | None) -> Session:
@@ -307,23 +312,36 @@ def answering(answer: str | None) -> Session:
 def test_nobody_but_yes_goes_on(answer: str | None, code: str) -> None:
     session = answering(answer)
     with pytest.raises(DeclinedError) as caught:
-        session.confirm_name("gpu7", "It is lost")
+        session.confirm_name("gpu7", LOST)
     assert (caught.value.code, caught.value.exit_code) == (code, 7)
     with pytest.raises(DeclinedError) as caught:
-        session.confirm("Stop it?", option="--really")
+        session.confirm(STOP, option="--really")
     assert (caught.value.code, caught.value.exit_code) == (code, 7)
     assert "--really" in (caught.value.hint or "")
     agreed = replace(session, yes=True)
-    agreed.confirm("Stop it?")
-    agreed.confirm_name("gpu7", "It is lost")
+    agreed.confirm(STOP)
+    agreed.confirm_name("gpu7", LOST)
 
 
 def test_only_the_very_name_goes_on() -> None:
     for typed in ("gpu", "GPU7", "gpu77", "y"):
         with pytest.raises(DeclinedError, match="nothing was changed"):
-            answering(typed).confirm_name("gpu7", "It is lost")
-    answering("gpu7").confirm_name("gpu7", "It is lost")
-    answering("y").confirm("Stop it?")
+            answering(typed).confirm_name("gpu7", LOST)
+    answering("gpu7").confirm_name("gpu7", LOST)
+    answering(" ｇｐｕ７ ").confirm_name("gpu7", LOST)
+    answering("y").confirm(STOP)
+
+
+def test_a_no_names_what_was_done_before_and_what_was_not() -> None:
+    session = answering("n")
+    with pytest.raises(DeclinedError) as caught:
+        session.confirm(STOP)
+    assert caught.value.message == "nothing was changed"
+    session.reporter.note_done("gpu2 is up")
+    session.reporter.note_done("IAM has your key")
+    with pytest.raises(DeclinedError) as caught:
+        session.confirm(STOP)
+    assert caught.value.message == "not done: stop it; done before: gpu2 is up; IAM has your key"
 
 
 def test_hosts_are_in_iams_order_and_each_once(product: Product) -> None:

@@ -216,7 +216,7 @@ class TestPlainHttp:
             )
             child.sendline("n")
             assert ended(child) == 7
-        assert new.spy.gets == []
+        assert new.spy.gets == ["/user/nobody/.ssh/config"], "only that IAM answers is known"
         with new.at_terminal("login", "alice", "--accept-new") as child:
             self.answer(child, r"Send the password anyway.*: ", "y")
             self.answer(child, "Passphrase for the new key.*: ", "")

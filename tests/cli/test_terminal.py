@@ -175,3 +175,25 @@ class TestSsh:
             assert ended(child) == 130
         assert state_of(two.lab) == "STOPPED"
         assert os.environ["TERM"] == "xterm"
+
+
+class TestQuestions:
+    def test_ctrl_c_at_a_question_has_a_line_of_its_own(self, two: Product) -> None:
+        with at_terminal("ssh", "gpu2") as child:
+            child.expect_exact("Start it? [y/N]: ")
+            child.sendintr()
+            child.expect_exact("\r\ninterrupted; nothing was sent\r\n")
+            assert ended(child) == 130
+
+    def test_a_chinese_desktop_has_both_languages(
+        self, two: Product, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+        monkeypatch.delenv("LC_ALL", raising=False)
+        monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
+        with at_terminal("ssh", "gpu2") as child:
+            child.expect_exact("The container on gpu2 is stopped. Start it?\r\n")
+            child.expect_exact("gpu2 上的容器已停止。启动它吗？ [y/N]: ")
+            child.sendline("否")
+            child.expect_exact("说明: 你回答了“否”")
+            assert ended(child) == 7

@@ -18,6 +18,7 @@ from tests.quick.test_views import MODULES, returned
 
 import apexgpu.archives.journal
 import apexgpu.manageshell.starting
+from apexgpu import questions
 from apexgpu.errors import ApexError, RefusedError
 from apexgpu.models import Finding, Host, Outcome
 from apexgpu.render.screen import Screen
@@ -175,7 +176,7 @@ def test_nothing_harmful_reaches_the_terminal(kind: type[Result], form: str) -> 
 def test_a_question_is_escaped() -> None:
     err = Tty()
     reporter = PlainReporter(err=err, stdin=io.StringIO("y\n"))
-    assert reporter.confirm(f"Stop {HOSTILE}?")
+    assert reporter.confirm(questions.STOP.fill(hosts=HOSTILE))
     assert HARMFUL.search(err.getvalue()) is None
 
 

@@ -7,6 +7,7 @@ import pytest
 from apexgpu.errors import DeclinedError, LoginError, PasswordError
 from apexgpu.iam.passwords import KeyringResult, StoredPassword
 from apexgpu.iam.passwordsource import PasswordSource
+from apexgpu.questions import Question
 from apexgpu.reporter import Reporter
 from apexgpu.secret import Secret
 
@@ -44,7 +45,7 @@ class Person(Reporter):
     def can_ask(self) -> bool:
         return self.is_there
 
-    def secret(self, question: str) -> str:
+    def secret(self, question: Question) -> str:
         return self.answers.pop(0)
 
     def piped_line(self) -> str:

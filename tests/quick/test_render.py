@@ -5,7 +5,9 @@ import json
 
 import pytest
 
+from apexgpu import questions
 from apexgpu.errors import ApexError, DeclinedError
+from apexgpu.questions import Question
 from apexgpu.render.screen import Screen
 from apexgpu.results import error_json
 from apexgpu.text import duration, safe, size, width
@@ -23,6 +25,9 @@ def screen(
 ) -> tuple[Screen, io.StringIO, io.StringIO]:
     out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
     return Screen(out=out, err=err, stdin=io.StringIO(), environment=environment), out, err
+
+
+GO_AHEAD = Question("Go ahead?", "继续吗？")
 
 
 @pytest.mark.parametrize(
@@ -71,23 +76,44 @@ def test_reports_differences_and_what_lives_on_the_terminal_obey_no_server_eithe
         ("是\n", True),
         ("\n", False),
         ("n\n", False),
-        ("yep\n", False),
+        ("否\n", False),
+        ("ｙ\n", True),
+        ("ＹＥＳ\n", True),
+        ("ｎ\n", False),
+        ("yep\ny\n", True),
+        ("yep\nn\n", False),
+        ("yep\nperhaps\nsure\ny\n", False),
         ("y", True),
     ],
 )
-def test_nothing_but_yes_is_yes(typed: str, yes: bool) -> None:
-    assert (
-        Screen(out=io.StringIO(), err=io.StringIO(), stdin=io.StringIO(typed)).reporter.confirm(
-            "Go ahead"
-        )
-        is yes
+def test_nothing_but_yes_is_yes_in_any_width_and_in_chinese(typed: str, yes: bool) -> None:
+    view = Screen(out=io.StringIO(), err=io.StringIO(), stdin=io.StringIO(typed))
+    assert view.reporter.confirm(GO_AHEAD) is yes
+
+
+def test_enter_alone_is_what_the_question_recommends() -> None:
+    err = io.StringIO()
+    view = Screen(out=io.StringIO(), err=err, stdin=io.StringIO("\nwhat\nno\n"))
+    recommended = questions.SNAPSHOT_FIRST.fill(host="gpu7")
+    assert view.reporter.confirm(recommended)
+    assert err.getvalue().endswith("first? [Y/n]: ")
+    assert not view.reporter.confirm(recommended)
+
+
+def test_a_question_has_its_chinese_form_on_a_line_of_its_own() -> None:
+    err = io.StringIO()
+    view = Screen(out=io.StringIO(), err=err, stdin=io.StringIO("是\n"))
+    view.reporter.is_chinese = lambda: True
+    assert view.reporter.confirm(questions.STOP.fill(hosts="gpu7"))
+    assert err.getvalue() == (
+        "Stop the running container on gpu7?\n停止 gpu7 上正在运行的容器吗？ [y/N]: "
     )
 
 
 def test_the_end_of_input_is_no_answer() -> None:
     view = Screen(out=io.StringIO(), err=io.StringIO(), stdin=io.StringIO())
     with pytest.raises(DeclinedError):
-        view.reporter.ask("Name", default="alice")
+        view.reporter.ask(questions.ACCOUNT.fill())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from apexgpu import reporter as reporters
 from apexgpu.errors import ApexError, DeclinedError
+from apexgpu.questions import Question
 from apexgpu.reporter import PlainReporter, Reporter, TerminalReporter, Transferred
 from apexgpu.results import Result
 
@@ -46,7 +47,7 @@ def test_ctrl_c_at_a_question_is_reported_on_a_line_of_its_own() -> None:
     err = io.StringIO()
     reporter = PlainReporter(err=err, stdin=Interrupted())
     with pytest.raises(KeyboardInterrupt):
-        reporter.confirm("Start it?")
+        reporter.confirm(Question("Start it?", "启动它吗？"))
     assert err.getvalue() == "Start it? [y/N]: \ninterrupted; nothing was sent\n"
 
 
@@ -62,7 +63,7 @@ def test_the_silent_reporter_answers_nothing_and_goes_on() -> None:
         assert not rows.another_round(Result())
     assert not silent.can_ask
     with pytest.raises(DeclinedError):
-        silent.confirm("Go ahead?")
+        silent.confirm(Question("Go ahead?", "继续吗？"))
 
 
 def test_a_log_is_told_now_and_then_that_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from apexgpu import readers
 from apexgpu.errors import UnexpectedError, UsageError
 from apexgpu.models import PublicKey
-from apexgpu.text import size
+from apexgpu.text import local_time, size
 
 UNKNOWN_HOST = "unknown"
 SUFFIX = ".tar.gz"
@@ -127,10 +127,10 @@ class Archive:
         elif self.changed:
             check = "changed since it was verified"
         elif self.verified:
-            check = f"verified {iso(self.verified)[:10]}"
+            check = f"verified {shown_time(self.verified)}"
         else:
             check = "never verified"
-        return f"{self.name} ({host}, {iso(self.created)}, {size(self.size)}, {check})"
+        return f"{self.name} ({host}, {shown_time(self.created)}, {size(self.size)}, {check})"
 
     def to_json(self) -> dict[str, object]:
         """The archive as JSON documents show it."""
@@ -215,6 +215,11 @@ def iso(seconds: int) -> str:
     """Epoch seconds as ISO 8601 with zone."""
     seconds = min(seconds, readers.LAST_SECOND)
     return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def shown_time(seconds: int) -> str:
+    """Epoch seconds for people: the local time, with its zone."""
+    return local_time(min(seconds, readers.LAST_SECOND))
 
 
 def epoch_seconds(text: str) -> int:

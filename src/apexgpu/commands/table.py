@@ -96,6 +96,9 @@ COMMANDS: dict[str, CommandInfo] = {
         "When stuck",
         "Find out what is wrong between this laptop and your containers.",
     ),
+    "explain": CommandInfo(
+        "troubleshooting", "When stuck", "Show what the code of an error means, and what to do."
+    ),
     "uninstall": CommandInfo(
         "troubleshooting",
         "When stuck",

@@ -1,10 +1,11 @@
-"""The commands `doctor` and `uninstall`."""
+"""The commands `doctor`, `explain` and `uninstall`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from apexgpu import explain as explanations
 from apexgpu.commands.options import Group, session_of
 from apexgpu.doctor import diagnose
 from apexgpu.results import Result
@@ -38,6 +39,27 @@ def doctor(
     doctor --report report.txt
     """
     return diagnose(session_of(ctx), host, report=report)
+
+
+@app.command("explain")
+def explain(
+    ctx: typer.Context,
+    code: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CODE]",
+            help="A code that an error has in --json, such as not_registered.",
+            show_default=False,
+        ),
+    ] = None,
+) -> Result:
+    """Show what an error means, why it happens and what to do, in English and in Chinese.
+
+    Without CODE, all codes are listed. Example: apexgpu explain not_registered
+    """
+    if code is None:
+        return explanations.list_codes()
+    return explanations.explain(code)
 
 
 @app.command("uninstall")

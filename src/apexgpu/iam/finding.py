@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from apexgpu.errors import ApexError, DeclinedError, RefusedError, UnreachableError
+from apexgpu.errors import ApexError, DeclinedError, IamUnreachableError, RefusedError
 from apexgpu.iam.client import IamClient
 from apexgpu.iam.httpfetch import HttpResponse
 from apexgpu.iam.proxies import find_proxy
@@ -49,21 +49,21 @@ def _first_answering(candidates: list[str], timeout: float) -> str:
     for url in candidates:
         scheme = url.partition(":")[0]
         try:
-            _probe(url, min(timeout, _PROBE_TIMEOUT))
+            check_answers(url, timeout)
         except ApexError as error:
             failures.append(f"{scheme}: {error.message}")
         else:
             return url
-    raise UnreachableError(
+    raise IamUnreachableError(
         f"no IAM answers ({'; '.join(failures)})",
         hint=hints.http_head(f"{candidates[-1]}/"),
         code="no_iam",
     )
 
 
-def _probe(url: str, timeout: float) -> None:
-    """Raise ApexError unless an IAM answers at `url`."""
+def check_answers(url: str, timeout: float) -> None:
+    """Raise ApexError unless an IAM answers at `url`, within three seconds at most."""
     # IAM answers this request for any name, registers nobody for it, and the answer is short.
-    body = IamClient(url, timeout=timeout).config("nobody")
+    body = IamClient(url, timeout=min(timeout, _PROBE_TIMEOUT)).config("nobody")
     if HttpResponse(200, body=body).is_html:
         raise RefusedError(f"{url} is a web site, but not IAM")

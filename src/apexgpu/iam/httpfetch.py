@@ -13,6 +13,7 @@ from apexgpu.errors import (
     ApexError,
     ConfigError,
     ConnectionLostError,
+    IamUnreachableError,
     RefusedError,
     UnreachableError,
 )
@@ -116,7 +117,7 @@ def _our_error(error: Exception, url: str, timeout: float) -> ApexError:
     head_request = hints.http_head(f"{parts.scheme}://{parts.netloc}/")
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         message = f"{server} did not answer within {timeout:g} s"
-        return UnreachableError(message, hint=head_request, code="timeout")
+        return IamUnreachableError(message, hint=head_request, code="timeout")
     if isinstance(error, httpx.ProxyError):
         hint = hints.set_variable("no_proxy", parts.hostname or "")
         return UnreachableError(f"no connection to {server}: {error}", hint=hint, code="proxy")
@@ -157,7 +158,7 @@ def _cannot_connect(error: Exception, server: str, head_request: str) -> Unreach
             code="certificate",
         )
     reason = text.lower() or type(error).__name__
-    return UnreachableError(f"{server} cannot be reached: {reason}", hint=head_request)
+    return IamUnreachableError(f"{server} cannot be reached: {reason}", hint=head_request)
 
 
 def _read(response: "httpx.Response", limit: int) -> HttpResponse:

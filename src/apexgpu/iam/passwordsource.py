@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from apexgpu import questions
 from apexgpu.errors import DeclinedError, LoginError, PasswordError
 from apexgpu.iam.passwords import StoredPassword
 from apexgpu.platforms import hints
@@ -89,7 +90,7 @@ class PasswordSource:
                 hint=hints.pipe_password(),
                 code="no_terminal",
             )
-        text = self._reporter.secret(f"Domain password of {self._user}")
+        text = self._reporter.secret(questions.DOMAIN_PASSWORD.fill(user=self._user))
         if not text:
             raise PasswordError("an empty password is never sent", hint="apexgpu login")
         return Secret(text)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from apexgpu.archives.catalog import MANIFEST_SUFFIX, SUFFIX, UNKNOWN_HOST, Archive, iso
+from apexgpu.archives.catalog import MANIFEST_SUFFIX, SUFFIX, UNKNOWN_HOST, Archive, shown_time
 from apexgpu.archives.selection import Rotation
 from apexgpu.backups import (
     KeptSnapshots,
@@ -69,7 +69,7 @@ def _row(archive: Archive) -> Row:
     return (
         archive.name,
         "?" if archive.host == UNKNOWN_HOST else archive.host,
-        _minute(archive.created),
+        shown_time(archive.created),
         size(archive.size),
         _verified(archive),
         _others(archive),
@@ -82,17 +82,13 @@ def _verified(archive: Archive) -> str:
         return "damaged"
     if archive.changed:
         return "changed"
-    return _minute(archive.verified) if archive.verified else "never"
+    return shown_time(archive.verified) if archive.verified else "never"
 
 
 def _others(archive: Archive) -> str:
     if not archive.others_can_read:
         return "no"
     return "can read it (root's)" if archive.of_server else "can read it"
-
-
-def _minute(seconds: int) -> str:
-    return iso(seconds)[:16].replace("T", " ")
 
 
 def show_verified(result: VerifiedSnapshot, screen: Screen) -> None:
@@ -140,7 +136,7 @@ def _rotation_row(each: Rotation) -> Row:
     return (
         archive.name,
         "?" if archive.host == UNKNOWN_HOST else archive.host,
-        _minute(archive.created),
+        shown_time(archive.created),
         size(archive.size),
         "yes" if each.why else "no",
         each.why or "-",

@@ -13,7 +13,7 @@ from apexgpu.sshconfig import (
     Sync,
 )
 from apexgpu.tables import Column
-from apexgpu.text import counted
+from apexgpu.text import counted, local_time
 
 _SETTING_COLUMNS = (Column("SETTING"), Column("VALUE", least=12), Column("FROM", keep=0))
 
@@ -77,7 +77,7 @@ def show_backups(result: BackupList, screen: Screen) -> None:
         return
     rows = []
     for backup in result.backups:
-        taken = backup.taken.isoformat(" ", "seconds")
+        taken = local_time(backup.taken.timestamp())
         rows.append((str(backup.number), taken, str(backup.bytes)))
     screen.table(("N", "TAKEN", "BYTES"), rows)
 
