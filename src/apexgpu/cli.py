@@ -120,6 +120,16 @@ def _report_network(invocation: Invocation) -> None:
     invocation.screen.reporter.note(message)
 
 
+def _name_administrators(invocation: Invocation, error: ApexError) -> None:
+    """Who the administrators are, where an error leaves the user to them and the lab has filled that in."""
+    if "administrator" not in error.message:
+        return
+    with contextlib.suppress(ApexError):  # the settings may be the problem
+        if invocation.session.settings.administrators:
+            names = invocation.session.settings.administrators
+            invocation.screen.reporter.note(f"administrators: {names}")
+
+
 def _show_bugs(invocation: Invocation, result: Result) -> None:
     """Show where the exceptions came from that ended the work on single hosts."""
     for error in result.errors:
@@ -238,6 +248,7 @@ def _report(invocation: Invocation, error: ApexError) -> int:
         screen.reporter.error(error)
         if isinstance(error, UnreachableError) and error.may_be_network:
             _report_network(invocation)
+        _name_administrators(invocation, error)
         if invocation.debug:
             _show_traceback(invocation, error)
     return error.exit_code

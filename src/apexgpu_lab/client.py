@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -121,8 +122,18 @@ def need_extra() -> None:
     if missing:
         message = f"the embedded lab needs {' and '.join(missing)}"
         raise MissingProgramError(
-            message, hint="pipx install --force '.[lab]'   (in apexgpu's source directory)"
+            f"{message} (run the command in apexgpu's source directory)", hint=install_command()
         )
+
+
+def install_command() -> str:
+    """The command that adds the extra `lab` to this installation, as it was installed: with pipx, uv or pip."""
+    prefix = Path(sys.prefix)
+    if "pipx" in prefix.parts:
+        return "pipx install --force '.[lab]'"
+    if (prefix / "uv-receipt.toml").exists():
+        return "uv tool install --reinstall '.[lab]'"
+    return f"{shlex.quote(sys.executable)} -m pip install '.[lab]'"
 
 
 def _start(layout: Layout, *, hosts: int, registered: bool, pace: float, timeout: float) -> None:

@@ -90,10 +90,22 @@ def _play(print_line: Callable[[str], None]) -> Demo:
     finally:
         client.down(home / "lab")
         shutil.rmtree(home, ignore_errors=True)
-    print_line(
-        "The lab is gone again; nothing of it is left. In your own lab, start with: apexgpu login"
-    )
+    print_line("The lab is gone again; nothing of it is left.")
+    print_line(f"In your own lab, start with: {_command()} login")
     return Demo(story.steps)
+
+
+def _command() -> str:
+    """How the user starts apexgpu from where they are: its name, or the path of a program that is not in PATH."""
+    if shutil.which("apexgpu") is not None:
+        return "apexgpu"
+    beside = Path(sys.executable).with_name("apexgpu")
+    if not beside.exists():
+        return f"{shlex.quote(sys.executable)} -m apexgpu"
+    path = str(beside)
+    with suppress(ValueError):
+        path = str(beside.relative_to(Path.cwd()))
+    return shlex.quote(path)
 
 
 class _Demo:

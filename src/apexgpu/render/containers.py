@@ -17,7 +17,7 @@ _COLUMNS = (
     Column("ADDRESS", least=9, keep=3),
     Column("PORT", keep=4),
     Column("MEMORY", keep=2),
-    Column("UPTIME", keep=1),
+    Column("UPTIME", keep=1, optional=True),
     Column("KEY", keep=0),
 )
 _DISK_COLUMNS = (
@@ -32,17 +32,19 @@ _SCARCE = 3
 
 
 def _waiting(host: Host) -> Row:
-    return (host.name, "…", host.address, str(host.port or "-"), "-", "-", "-")
+    return (host.name, "…", host.address, str(host.port or "-"), "-", "", "-")
 
 
 def _rows(outcome: Outcome[ContainerStatus], draws: bool) -> list[Row]:
     host = outcome.host
+    # On a terminal, a column without anything in it is left out. In a pipe, no cell is empty.
+    unknown = "" if draws else "-"
     if outcome.value is None:
         code = outcome.error.code if outcome.error else "failed"
-        return [(host.name, code.replace("_", " "), host.address, "-", "-", "-", "-")]
+        return [(host.name, code.replace("_", " "), host.address, "-", "-", unknown, "-")]
     found = outcome.value.found
     if not found.registered or found.container is None:
-        return [(host.name, "not registered", host.address, "-", "-", "-", "no")]
+        return [(host.name, "not registered", host.address, "-", "-", unknown, "no")]
     state = found.container.state.lower()
     if found.reachable is False:
         state += ", not reachable"
@@ -52,7 +54,7 @@ def _rows(outcome: Outcome[ContainerStatus], draws: bool) -> list[Row]:
         host.address,
         str(host.port or "-"),
         size(found.container.memory),
-        duration(found.uptime),
+        unknown if found.uptime is None else duration(found.uptime),
         "yes",
     )
     return [row]
@@ -66,9 +68,7 @@ def _style(row: Row) -> str:
 
 def show_status(result: Statuses, screen: Screen) -> None:
     """What follows the table: errors, interrupted work, and the disks of hosts that were named."""
-    for outcome in result.outcomes:
-        if outcome.error is not None:
-            screen.reporter.error(outcome.error, host=outcome.host.name)
+    screen.errors(result.outcomes)
     for outcome in result.outcomes:
         if outcome.value is not None and outcome.value.found.reachable is False:
             name = outcome.host.name
