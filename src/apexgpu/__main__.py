@@ -3,9 +3,12 @@
 import os
 import sys
 
+from apexgpu.platforms.programs import never_from_current_directory
+
 
 def main() -> int:
     """Run apexgpu with the process's arguments; the exit code."""
+    never_from_current_directory()
     if None in (sys.stdin, sys.stdout, sys.stderr):
         _open_closed()
     code = _run(sys.argv[1:])

@@ -13,6 +13,7 @@ Example:
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,7 +113,16 @@ def _diagnose(session: Session, pattern: str | None) -> Diagnosis:
 def check_machine(session: Session) -> Iterator[Finding]:
     """Check everything but the hosts, in the order of the way to them."""
     system = f"{version.describe_system()}, Python {platform.python_version()}"
+    terminal = version.describe_terminal(current(), os.environ)
+    if terminal:
+        system = f"{system}, {terminal}"
     yield Finding.ok("program", f"apexgpu {__version__} on {system}")
+    if version.is_store_python(sys.base_prefix, current()):
+        fact = (
+            "this Python is from the Microsoft Store: other programs, such as ssh and editors, do not see what it"
+            " writes below AppData; install Python from python.org, and apexgpu again"
+        )
+        yield Finding.note("program", fact, "winget install Python.Python.3.13")
     try:
         yield from _check_settings(session)
     except ConfigError as error:

@@ -24,10 +24,15 @@ from enum import Enum
 from typing import IO, TYPE_CHECKING, Protocol
 
 from apexgpu.boundedoutput import BoundedOutput, OnOutput, OutputTaker, taker_of
-from apexgpu.errors import MissingProgramError, ProgramTimeoutError, TooMuchOutputError
-from apexgpu.platforms import hints, processcontrol
+from apexgpu.errors import (
+    ApexError,
+    MissingProgramError,
+    ProgramTimeoutError,
+    TooMuchOutputError,
+)
+from apexgpu.platforms import hints, processcontrol, programs
 from apexgpu.platforms.starting import background_flags, neutral_directory, own_group_flags
-from apexgpu.platforms.system import current
+from apexgpu.platforms.system import current, is_windows
 from apexgpu.text import last_line, size
 
 if TYPE_CHECKING:
@@ -106,6 +111,7 @@ class Runner(Protocol):
         self,
         argv: Sequence[str],
         *,
+        stdin: bytes = b"",
         on_line: OnOutput | None,
         total: float | None,
         silence: float | None,
@@ -114,7 +120,7 @@ class Runner(Protocol):
         ready: "Readiness | None" = None,
         env: Mapping[str, str] | None = None,
     ) -> Completed:
-        """Run with an empty stdin, and pass the output on to `on_line` as it arrives.
+        """Run with `stdin`, and pass the output on to `on_line` as it arrives.
 
         The program is killed after `total` seconds, after `silence` seconds without output, or if it is not `ready` in
         time; what it printed until then is returned, with `timed_out` set. If it prints more than `output` bytes it is
@@ -167,14 +173,14 @@ class LocalRunner:
 
         try:
             process = subprocess.Popen(
-                list(argv),
+                _command(argv),
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=_parsed_environment(env),
             )
-        except FileNotFoundError:
-            raise missing(argv[0]) from None
+        except FileNotFoundError as error:
+            raise _not_started(argv[0], error) from None
         kept = BoundedOutput(_MOST_REPLY)
         streams = _Output(process, kept)
         if process.stdin is not None:
@@ -204,6 +210,7 @@ class LocalRunner:
         self,
         argv: Sequence[str],
         *,
+        stdin: bytes = b"",
         on_line: OnOutput | None,
         total: float | None,
         silence: float | None,
@@ -215,16 +222,17 @@ class LocalRunner:
         """See Runner.stream."""
         import subprocess
 
-        try:
-            process = subprocess.Popen(
-                list(argv),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=_parsed_environment(env),
-            )
-        except FileNotFoundError:
-            raise missing(argv[0]) from None
+        with _input_file(stdin) as input_file:
+            try:
+                process = subprocess.Popen(
+                    _command(argv),
+                    stdin=input_file,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=_parsed_environment(env),
+                )
+            except FileNotFoundError as error:
+                raise _not_started(argv[0], error) from None
         kept = BoundedOutput(output)
         streams = _Output(process, kept)
         try:
@@ -262,14 +270,14 @@ class LocalRunner:
         previous = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
         try:
             process = subprocess.Popen(
-                list(argv),
+                _command(argv),
                 env=_environment(env),
                 preexec_fn=processcontrol.before_start(),
             )
             with _watched(process, watch):
                 status = process.wait()
-        except FileNotFoundError:
-            raise missing(argv[0]) from None
+        except FileNotFoundError as error:
+            raise _not_started(argv[0], error) from None
         finally:
             signal.signal(signal.SIGINT, previous)
         # Without a terminal on the server, ssh has no way to pass Ctrl-C on; it ends with its own status.
@@ -335,7 +343,7 @@ def _start_detached(argv: Sequence[str], stdin: int, stderr: int) -> "subprocess
     import subprocess
 
     return subprocess.Popen(
-        list(argv),
+        _command(argv),
         stdin=stdin,
         stdout=subprocess.DEVNULL,
         stderr=stderr,
@@ -376,8 +384,8 @@ def start_background(argv: Sequence[str], stderr: int) -> BackgroundProgram:
 
     try:
         return BackgroundProgram(_start_detached(argv, subprocess.DEVNULL, stderr))
-    except FileNotFoundError:
-        raise missing(argv[0]) from None
+    except FileNotFoundError as error:
+        raise _not_started(argv[0], error) from None
 
 
 class _End(Enum):
@@ -541,7 +549,7 @@ class StartedProgram:
         self._deadline = time.monotonic() + command.limit
         try:
             self._process = subprocess.Popen(
-                command.argv,
+                _command(command.argv),
                 stdin=stdin,
                 stdout=self._stdout,
                 stderr=self._stderr,
@@ -549,8 +557,8 @@ class StartedProgram:
                 start_new_session=True,
                 creationflags=own_group_flags(current()),
             )
-        except FileNotFoundError:
-            raise missing(command.argv[0]) from None
+        except FileNotFoundError as error:
+            raise _not_started(command.argv[0], error) from None
 
     def wait(self) -> Completed:
         """Wait until it has ended, or until its limit."""
@@ -601,7 +609,7 @@ async def start_async(
     pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(
-            *argv,
+            *_command(argv),
             stdin=pipe,
             stdout=pipe,
             stderr=pipe,
@@ -611,8 +619,8 @@ async def start_async(
             start_new_session=own_group,
             creationflags=own_group_flags(current()) if own_group else 0,
         )
-    except FileNotFoundError:
-        raise missing(argv[0]) from None
+    except FileNotFoundError as error:
+        raise _not_started(argv[0], error) from None
     _enlarge_pipes(process)
     return process
 
@@ -640,6 +648,34 @@ def own_language() -> dict[str, str]:
     return {name: os.environ.get(name, "") for name in ("LC_ALL", "LANGUAGE")}
 
 
+def _command(argv: Sequence[str]) -> list[str]:
+    """The command line, with the program where it is to be looked for."""
+    return [programs.to_start(argv[0]), *argv[1:]]
+
+
+@contextlib.contextmanager
+def _input_file(data: bytes) -> Iterator[int]:
+    """A descriptor from which a program reads `data`: a file, so that nobody has to write while it runs."""
+    import subprocess
+    import tempfile
+
+    if not data:
+        yield subprocess.DEVNULL
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        yield file.fileno()
+
+
+def _not_started(program: str, error: FileNotFoundError) -> ApexError:
+    """The error for a program that could not be started."""
+    if programs.is_too_long(error):
+        message = f"the command line for {program} is too long for Windows"
+        return ApexError(message, code="command_too_long")
+    return missing(program)
+
+
 def _environment(added: Mapping[str, str] | None) -> dict[str, str] | None:
     """Our environment with `added`; None, for Popen to use ours, if nothing is added."""
     return {**os.environ, **added} if added else None
@@ -657,6 +693,8 @@ def stdout_is_terminal() -> bool:
 
 def which(program: str) -> str | None:
     """The path of a program, None if it is not installed."""
+    if is_windows():
+        return programs.windows_path(program, os.environ)
     import shutil
 
     return shutil.which(program)

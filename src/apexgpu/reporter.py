@@ -380,7 +380,16 @@ class PlainReporter(Reporter):
 
     def piped_line(self) -> str:
         """See Reporter."""
-        return self._stdin.readline().rstrip("\r\n")
+        binary = getattr(self._stdin, "buffer", None)
+        if binary is None:
+            return self._stdin.readline().rstrip("\r\n")
+        # As UTF-8, which PowerShell 7 and every other shell write, whatever the code page of Windows is.
+        line: bytes = binary.readline()
+        try:
+            text = line.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = line.decode(getattr(self._stdin, "encoding", None) or "utf-8", "replace")
+        return text.rstrip("\r\n")
 
     def still_working(self, text: str) -> None:
         """Write a line about long work that still runs; not in the middle of a question."""

@@ -1,5 +1,6 @@
 """What one run of the program needs, each part made when it is first asked for."""
 
+import contextlib
 import fnmatch
 import os
 import threading
@@ -16,7 +17,7 @@ from apexgpu import settings as all_settings
 from apexgpu.account import Account
 from apexgpu.errors import ApexError, DeclinedError, LoginError, UnknownHostError, UsageError
 from apexgpu.models import Host, Target
-from apexgpu.platforms.system import is_windows
+from apexgpu.platforms.system import current, is_windows
 from apexgpu.process import LocalRunner, Runner
 from apexgpu.questions import Question
 from apexgpu.reporter import Reporter, with_ordinary_letters
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from apexgpu.ssh.route import Route
     from apexgpu.ssh.transport import Client, Connections, OnLogin, UsedKey
     from apexgpu.sshfiles.agentquery import AgentReply, Agents
+
+
+_KEYCHAIN_LIMIT = 5.0  # seconds
 
 
 @dataclass
@@ -203,8 +207,21 @@ class Session:
         if not self._agents:
             from apexgpu.sshfiles.agentquery import Agents
 
-            self._agents.append(Agents(on_silent=self._report_silent_agent))
+            self._agents.append(
+                Agents(on_silent=self._report_silent_agent, load_keys=self._load_keychain)
+            )
         return self._agents[0]
+
+    def _load_keychain(self) -> bool:
+        """Add the keys whose passphrases macOS keeps to its agent, as after a restart; whether that was tried."""
+        from apexgpu.platforms import keychain
+
+        command = keychain.load_command(current())
+        if not command:
+            return False
+        with contextlib.suppress(ApexError):
+            self.runner.run(command, timeout=_KEYCHAIN_LIMIT)
+        return True
 
     def _report_silent_agent(self, reply: "AgentReply") -> None:
         from apexgpu.sshfiles.agentquery import silent_agent_fact

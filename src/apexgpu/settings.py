@@ -355,9 +355,13 @@ def _read_file(path: Path) -> dict[str, str]:
     import tomllib  # most members have no config.toml
 
     try:
-        table = tomllib.loads(data.decode())
+        # Windows' editors may begin a file with a byte order mark.
+        table = tomllib.loads(data.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        message = f"{path} is not valid TOML: {exc} (correct the line, or move the file away)"
+        cause = str(exc)
+        if b"\\" in data and ("hex" in cause or "escape" in cause or "\\" in cause):
+            cause += "; write a Windows path in single quotes"
+        message = f"{path} is not valid TOML: {cause} (correct the line, or move the file away)"
         raise ConfigError(message, hint=hints.move(path, f"{path}.bad")) from None
     values = {}
     for name, value in table.items():

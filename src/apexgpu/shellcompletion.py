@@ -12,6 +12,7 @@ from pathlib import Path
 from apexgpu.completion import SHELLS, script
 from apexgpu.errors import ApexError, UsageError
 from apexgpu.files import replace_atomically
+from apexgpu.platforms.system import is_macos
 from apexgpu.results import JsonObject, Result
 from apexgpu.session import Session
 
@@ -171,7 +172,7 @@ def _script_file(shell: str, config_dir: Path) -> Path:
 def _startup_file(shell: str) -> Path | None:
     """The start-up file that has to read our script. For PowerShell, the user pastes a line."""
     if shell == "bash":
-        return Path.home() / ".bashrc"
+        return _bash_startup_file()
     if shell == "zsh":
         return Path(os.environ.get("ZDOTDIR") or Path.home()) / ".zshrc"
     return None
@@ -186,6 +187,17 @@ def _zsh_directory(session: Session) -> str:
         return session.runner.run(command, timeout=5).text
     except ApexError:
         return ""
+
+
+def _bash_startup_file() -> Path:
+    """The file that bash reads in a new terminal. On macOS that is a login shell, which does not read ~/.bashrc."""
+    if not is_macos():
+        return Path.home() / ".bashrc"
+    for name in (".bash_profile", ".bash_login", ".profile"):
+        path = Path.home() / name
+        if path.exists():
+            return path
+    return Path.home() / ".bash_profile"
 
 
 def _add_line(startup: Path, file: Path) -> bool:

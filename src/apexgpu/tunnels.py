@@ -414,6 +414,8 @@ def _owner(session: Session, port: int, existing: Sequence[Tunnel]) -> str:
     for tunnel in existing:
         if any(forward.local_port == port for forward in tunnel.forwards):
             return f"your tunnel {tunnel.id}"
+    if ports.is_reserved(port):
+        return "Windows, which reserves it (netsh int ipv4 show excludedportrange tcp)"
     return str(portowners.port_owner(port, session.runner))
 
 

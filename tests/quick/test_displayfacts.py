@@ -55,6 +55,7 @@ class Recorded:
         self,
         argv: Sequence[str],
         *,
+        stdin: bytes = b"",
         on_line: OnOutput | None,
         total: float | None,
         silence: float | None,

@@ -1,20 +1,29 @@
 """macOS, as far as Linux can tell: each test is a fault that was found by reading or in an emulation."""
 
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from apexgpu import doctor, ownprocesses
+from apexgpu import doctor, ownprocesses, shellcompletion
 from apexgpu.errors import NoRouteError
 from apexgpu.forwarding import portowners
+from apexgpu.iam.passwords import StoredPassword
 from apexgpu.manageshell.checks import HostFindings
 from apexgpu.models import Host, Target
-from apexgpu.process import Completed, TimedCommand
+from apexgpu.platforms import version
+from apexgpu.process import Completed, LocalRunner, TimedCommand
+from apexgpu.session import Session
+from apexgpu.ssh import controlmaster
 from apexgpu.ssh.failures import unreachable_error
-from apexgpu.sshfs import mountprocesses
+from apexgpu.sshfiles import agent, agentquery, keys
+from apexgpu.sshfiles.agentquery import AgentReply, AgentState
+from apexgpu.sshfs import mountprocesses, mounttable
+from apexgpu.sshfs.mountcommands import MountRequest, mount_argv
+from apexgpu.sshfs.mountprograms import MountProgram, ProgramKind
 from apexgpu_lab import processes
 
 HOST = Host("gpu7", "10.0.0.7", "alice", manage_port=22, port=22001)
@@ -131,3 +140,90 @@ def test_a_busy_mount_names_its_users_without_proc(monkeypatch: pytest.MonkeyPat
     # With -b, lsof does not look at the directory, and finds nobody.
     assert "-b" not in asked[0]
     assert portowners.waiting_for_fuse() == []
+
+
+def test_keys_of_the_keychain_are_loaded_into_an_empty_agent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Plain ssh asks nobody after a restart, with UseKeychain; nor do we."""
+    ran: list[tuple[str, ...]] = []
+
+    class Recorded(LocalRunner):
+        def run(self, argv: Sequence[str], **_: Any) -> Completed:
+            ran.append(tuple(argv))
+            return Completed(tuple(argv), 0, b"", b"")
+
+    replies = [AgentReply("a", AgentState.EMPTY), AgentReply("a", AgentState.EMPTY)]
+    monkeypatch.setenv("SSH_AUTH_SOCK", "a")
+    monkeypatch.setattr(agentquery, "ask_agent", lambda _path, limit: replies.pop())
+    session = Session(runner=Recorded())
+    session.agents.ask("a")
+    session.agents.ask("a")
+    assert ran == [("ssh-add", "--apple-load-keychain")]
+    assert replies == []
+
+
+def test_a_passphrase_that_is_typed_for_the_agent_is_kept_for_good(tmp_path: Path) -> None:
+    attached: list[tuple[str, ...]] = []
+
+    class Recorded(LocalRunner):
+        def attach(self, argv: Sequence[str], **_: Any) -> int:
+            attached.append(tuple(argv))
+            return 0
+
+    pair = keys.generate(tmp_path / "id", comment="a", passphrase="secret")
+    assert pair.path is not None
+    assert agent.add_to_agent(pair.path, Recorded())
+    assert attached == [("ssh-add", "--apple-use-keychain", str(pair.path))]
+
+
+def test_the_keychains_window_is_named_when_it_does_not_answer() -> None:
+    def hang() -> object:
+        threading.Event().wait(5)
+        return None
+
+    stored = StoredPassword("alice", "http://iam", timeout=0.05, backend=hang)
+    result = stored.load()
+    assert result.timed_out
+    assert "Always Allow" in result.problem
+
+
+def test_bash_reads_its_completion_in_a_login_shell(isolated: Path) -> None:
+    """Terminal starts login shells, which do not read ~/.bashrc."""
+    assert shellcompletion._startup_file("bash") == isolated / ".bash_profile"
+    (isolated / ".profile").touch()
+    assert shellcompletion._startup_file("bash") == isolated / ".profile"
+    (isolated / ".bash_profile").touch()
+    assert shellcompletion._startup_file("bash") == isolated / ".bash_profile"
+
+
+def test_a_socket_with_the_longest_name_can_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ssh appends 17 letters while it binds it, and macOS has 104 bytes."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setenv("TMPDIR", "/var/folders/1b/1p1nzf4j4fd7m8tt1gj2gc3m0000gn/T/")
+    directory = controlmaster._runtime_path()
+    assert directory is not None
+    assert len(f"{directory}/{'a' * 24}-{'0' * 8}") + 17 <= 104
+
+
+def test_the_mount_leaves_no_files_of_finder_in_the_container() -> None:
+    request = MountRequest(Target(HOST, "container"), "", "/m", Path("config"))
+    program = MountProgram(ProgramKind.SSHFS, "sshfs", (3, 7), "macFUSE")
+    assert "noappledouble" in mount_argv(program, request)
+
+
+@pytest.mark.parametrize("kind", ["fskit", "smbfs", "macfuse", "nfs"])
+def test_every_kind_of_mount_that_macos_shows_may_be_ours(kind: str) -> None:
+    (entry,) = mounttable.parse_darwin(f"gpu7 on /Users/alice/gpu7 ({kind}, nodev)\n")
+    assert mounttable.may_be_ours(entry)
+
+
+def test_a_files_server_is_no_container() -> None:
+    (entry,) = mounttable.parse_darwin("alice@gpu7:/share on /Volumes/share (smbfs, nodev)\n")
+    assert mounttable.find_container(entry, [HOST]) is None
+
+
+def test_doctor_names_the_version_of_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert version.describe_system() == "macOS 15.1 arm64"

@@ -79,6 +79,8 @@ COMMAND = ["-o", "ssh_command=ssh -T -o RemoteCommand=none -o RequestTTY=no -o T
                 *FUSE,
                 "-o",
                 "volname=gpu7",
+                "-o",
+                "noappledouble",
                 *COMMAND,
             ],
         ),

@@ -65,6 +65,7 @@ def test_the_time_to_connect_is_not_taken_from_the_commands_own(
             self,
             argv: Sequence[str],
             *,
+            stdin: bytes = b"",
             on_line: OnOutput | None,
             total: float | None,
             silence: float | None,

@@ -1,10 +1,13 @@
 """Windows, as far as Linux can tell: each test is a fault that was found by reading, with Windows' own words."""
 
 import contextlib
+import errno
 import io
 import json
 import os
 import queue
+import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from apexgpu import files, shellcompletion
+from apexgpu import files, settings, shellcompletion, tunnels
 from apexgpu.errors import (
     ApexError,
     ConfigError,
@@ -23,16 +26,21 @@ from apexgpu.errors import (
     UnreachableError,
     UsageError,
 )
-from apexgpu.forwarding import portowners
+from apexgpu.forwarding import portowners, ports, records
 from apexgpu.models import Host, Target
+from apexgpu.platforms import hints, programs, version
+from apexgpu.platforms.system import System
 from apexgpu.process import Completed, LocalRunner, TimedCommand
 from apexgpu.render.screen import Screen
 from apexgpu.render.shellcompletion import show_installation
 from apexgpu.reporter import TerminalReporter
 from apexgpu.session import Session
-from apexgpu.ssh import failures, paramikoclient, route
+from apexgpu.ssh import failures, opensshclient, paramikoclient, route
+from apexgpu.ssh.checks import check_version
 from apexgpu.ssh.failures import SshFailure
 from apexgpu.sshfiles import configfile, keyfiles, keys, permissions
+from apexgpu.sshfiles.agentquery import AgentReply, AgentState, agent_socket
+from apexgpu.sshfiles.checks import check_agent
 from apexgpu.sshfiles.configfile import ConfigPlan
 from apexgpu.sshfs import mounting, mountprocesses, mounttable
 from apexgpu.sshfs.mountcommands import MountRequest, mount_argv
@@ -388,3 +396,170 @@ def test_cmd_has_no_completion_and_powershell_is_named() -> None:
     with pytest.raises(UsageError) as caught:
         shellcompletion.show("cmd")
     assert caught.value.hint == "apexgpu --install-completion powershell"
+
+
+GIT = r"C:\Program Files\Git\usr\bin"
+OPENSSH = r"C:\Windows\System32\OpenSSH"
+
+
+@pytest.mark.parametrize(
+    ("path", "there", "expected"),
+    [
+        (f"{GIT};{OPENSSH}", {f"{GIT}\\ssh.exe", f"{OPENSSH}\\ssh.exe"}, f"{OPENSSH}\\ssh.exe"),
+        (GIT, {f"{GIT}\\ssh.exe", f"{OPENSSH}\\ssh.exe"}, f"{OPENSSH}\\ssh.exe"),
+        (GIT, {f"{GIT}\\ssh.exe"}, f"{GIT}\\ssh.exe"),
+        (
+            r"C:\Program Files\OpenSSH",
+            {r"C:\Program Files\OpenSSH\ssh.exe", f"{OPENSSH}\\ssh.exe"},
+            r"C:\Program Files\OpenSSH\ssh.exe",
+        ),
+        (".;bin;", {r".\ssh.exe", r"bin\ssh.exe", "ssh.exe"}, None),
+    ],
+    ids=["Git first", "Git alone in PATH", "Git alone", "a newer one", "only here"],
+)
+def test_ssh_is_windows_own_and_never_from_the_current_directory(
+    path: str, there: set[str], expected: str | None
+) -> None:
+    environment = {"PATH": path, "SystemRoot": r"C:\Windows"}
+    assert programs.windows_path("ssh", environment, there.__contains__) == expected
+
+
+def test_windows_itself_looks_in_path_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", environment)
+    programs.never_from_current_directory()
+    assert environment == {"NoDefaultCurrentDirectoryInExePath": "1"}
+
+
+def test_doctor_says_that_an_ssh_is_gits() -> None:
+    finding = check_version("OpenSSH_9.9p1, OpenSSL 3.2.3", f"{GIT}\\ssh.exe")
+    assert (finding.verdict, finding.hint) == ("note", hints.install("ssh"))
+    assert (
+        check_version("OpenSSH_for_Windows_9.5p1, LibreSSL", f"{OPENSSH}\\ssh.exe").verdict == "ok"
+    )
+
+
+def test_the_paths_of_gits_ssh_are_windows_paths() -> None:
+    assert route._split_paths(
+        "/c/Users/alice/.ssh/known_hosts /c/Users/alice/.ssh/known_hosts2"
+    ) == [
+        Path("C:/Users/alice/.ssh/known_hosts"),
+        Path("C:/Users/alice/.ssh/known_hosts2"),
+    ]
+
+
+def test_the_systems_known_hosts_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROGRAMDATA", "C:/ProgramData")
+    value = r"__PROGRAMDATA__\ssh/ssh_known_hosts __PROGRAMDATA__\ssh/ssh_known_hosts2"
+    assert [str(path) for path in route._split_paths(value)] == [
+        r"C:/ProgramData\ssh/ssh_known_hosts",
+        r"C:/ProgramData\ssh/ssh_known_hosts2",
+    ]
+
+
+def test_a_command_line_that_is_too_long_is_not_a_program_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Popen:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            error = FileNotFoundError(2, "The filename or extension is too long")
+            error.winerror = 206  # type: ignore[attr-defined,unused-ignore]
+            raise error
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    with pytest.raises(ApexError, match="too long for Windows") as caught:
+        LocalRunner().stream(["ssh", "x" * 40_000], on_line=None, total=None, silence=None)
+    assert caught.value.code == "command_too_long"
+
+
+def test_no_command_is_longer_than_windows_allows() -> None:
+    """A program for a container goes through stdin, and finds an empty stdin itself."""
+    long = "cat; echo " + shlex.quote('"\\' * 9_000 + "王") + " | wc -c"
+    command, stdin = opensshclient.through_stdin(long)
+    argv = opensshclient.argv(GPU7, command, config=Path("C:/config"), connect=10)
+    assert len(subprocess.list2cmdline(argv)) < 30_000
+    done = subprocess.run(["sh", "-c", command], input=stdin, capture_output=True, check=True)
+    assert done.stdout.strip() == b"18004"
+    assert opensshclient.through_stdin("true") == ("true", b"")
+
+
+def test_a_port_that_windows_reserves_is_no_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reserved(socket.socket):
+        def bind(self, _address: object) -> None:
+            raise PermissionError(errno.EACCES, "forbidden by its access permissions")
+
+    monkeypatch.setattr("apexgpu.forwarding.ports.socket.socket", Reserved)
+    assert ports.is_reserved(6006)
+    assert "excludedportrange" in tunnels._owner(Session(), 6006, [])
+
+
+def test_a_config_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b'\xef\xbb\xbfuser = "alice"\n')
+    assert settings._read_file(tmp_path / "config.toml") == {"user": "alice"}
+
+
+def test_a_windows_path_in_double_quotes_gets_advice(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b'ssh_config = "C:\\Users\\alice\\config"\n')
+    with pytest.raises(ConfigError, match="single quotes"):
+        settings._read_file(tmp_path / "config.toml")
+
+
+def test_a_public_key_in_utf16_is_read(tmp_path: Path) -> None:
+    """PowerShell 5.1 writes UTF-16 for `ssh-keygen -y -f id > id.pub`."""
+    pair = keys.generate(tmp_path / "id_ed25519", comment="alice@王芳的电脑", passphrase=None)
+    public = tmp_path / "id_ed25519.pub"
+    public.write_bytes(public.read_text(encoding="utf-8").encode("utf-16"))
+    assert keyfiles.only_public_key(public, keyfiles.read_text(public)).blob == pair.public.blob
+
+
+def test_a_password_from_a_pipe_is_utf8_whatever_the_code_page_is() -> None:
+    stdin = io.TextIOWrapper(io.BytesIO("pässwört王\r\n".encode()), encoding="cp936")
+    reporter = Screen(out=io.StringIO(), err=io.StringIO(), stdin=stdin).reporter
+    assert reporter.piped_line() == "pässwört王"
+
+
+def test_the_store_python_is_named() -> None:
+    prefix = r"C:\Program Files\WindowsApps\PythonSoftwareFoundation.Python.3.13_3.13.1_x64"
+    assert version.is_store_python(prefix, System.WINDOWS)
+    assert not version.is_store_python(r"C:\Python313", System.WINDOWS)
+    assert version.windows_name(26100, "24H2") == "Windows 11 24H2"
+    assert version.windows_name(19045, "22H2") == "Windows 10 22H2"
+
+
+def test_doctor_says_how_to_start_the_agents_service(tmp_path: Path) -> None:
+    absent = AgentReply("//./pipe/openssh-ssh-agent", AgentState.ABSENT)
+    finding = check_agent(absent, registered="", needed=False, config=tmp_path)
+    assert finding.verdict == "note"
+    assert "Set-Service ssh-agent" in (finding.hint or "")
+
+
+def test_login_and_connections_ask_the_same_agent() -> None:
+    """Pageant may run beside it: both look where ssh itself looks."""
+    assert agent_socket("SSH_AUTH_SOCK", {}) == r"\\.\pipe\openssh-ssh-agent"
+    assert agent_socket("", {"SSH_AUTH_SOCK": "pipe"}) == "pipe"
+
+
+@pytest.mark.parametrize(
+    ("text", "failure"),
+    [
+        ("ssh: connect to host 10.0.0.7 port 22: Operation not permitted", SshFailure.BLOCKED),
+        ("ssh: connect to host 10.0.0.7 port 22: Unknown error", SshFailure.BLOCKED),
+        (
+            "ssh_dispatch_run_fatal: Connection to 10.0.0.7 port 22: Connection aborted",
+            SshFailure.CLOSED,
+        ),
+    ],
+)
+def test_what_a_firewall_does_is_known(text: str, failure: SshFailure) -> None:
+    assert failures.classify(text) is failure
+
+
+def test_the_sockets_of_a_killed_tunnel_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "t-4242-abc"
+    left.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("apexgpu.ssh.controlmaster.runtime_directory", lambda: None)
+    records._remove_sockets(4242)
+    assert not left.exists()

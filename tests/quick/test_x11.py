@@ -393,6 +393,7 @@ class Ssh(LocalRunner):
         self,
         argv: Sequence[str],
         *,
+        stdin: bytes = b"",
         on_line: OnOutput | None,
         total: float | None,
         silence: float | None,

@@ -1,5 +1,6 @@
 """TCP ports of a tunnel: what the user names, which local ones can be used, and how one is taken."""
 
+import errno
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _LAST_PORT = 65535
 _FIRST_UNPRIVILEGED_PORT = 1024
 _CANDIDATES = 100
 _BACKLOG = 256
+_ACCESS_DENIED = 10013  # WSAEACCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,18 @@ def listen(port: int) -> socket.socket | None:
         listening.close()
         return None
     return listening
+
+
+def is_reserved(port: int) -> bool:
+    """Whether Windows keeps `port` for itself, as for Hyper-V and WSL: nobody listens on it, and nobody can."""
+    if not is_windows():
+        return False
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as candidate:
+            candidate.bind(("127.0.0.1", port))
+    except OSError as error:
+        return error.errno == errno.EACCES or getattr(error, "winerror", None) == _ACCESS_DENIED
+    return False
 
 
 def listen_anywhere() -> socket.socket:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -251,11 +252,14 @@ def sockets_prefix(pid: int) -> str:
 def _remove_sockets(pid: int) -> None:
     """Remove the sockets that the killed process `pid` left behind."""
     runtime_directory = controlmaster.runtime_directory()
-    if runtime_directory is None:
-        return
+    if (
+        runtime_directory is None
+    ):  # as on Windows, where they are in the directory for temporary files
+        runtime_directory = Path(tempfile.gettempdir())
     for path in runtime_directory.glob(f"{sockets_prefix(pid)}*"):
         # Connections that were open may have kept ssh alive.
-        muxclient.terminate(path / CONTROL_SOCKET)
+        if not is_windows():
+            muxclient.terminate(path / CONTROL_SOCKET)
         shutil.rmtree(path, ignore_errors=True)
 
 

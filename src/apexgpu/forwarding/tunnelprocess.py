@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from apexgpu.forwarding import records
 from apexgpu.forwarding.records import Forward, Tunnel
@@ -93,6 +94,7 @@ class _TunnelProcess:
         path = records.file(self._state_dir, self._id)
         # The lock tells other commands that this process is alive.
         with records.lock(path, timeout=_LOCK_LIMIT):
+            asyncio.get_running_loop().set_exception_handler(_ignore_resets)
             signals = _stop_on_signals(self._supervisor.stop)
             watching = asyncio.create_task(self._watch())
             self._write()
@@ -149,6 +151,12 @@ class _TunnelProcess:
             bytes_carried=self._supervisor.bytes_carried,
             reason=status.reason or self._supervisor.refusal,
         )
+
+
+def _ignore_resets(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Windows' event loop reports a browser that hangs up as an exception in a callback of its own."""
+    if not isinstance(context.get("exception"), ConnectionResetError):
+        loop.default_exception_handler(context)
 
 
 def _stop_on_signals(stop: Callable[[], None]) -> list[int]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from apexgpu.platforms.system import is_macos
 from apexgpu.secret import Secret
 from apexgpu.timelimit import run_with_limit
 
@@ -31,6 +32,7 @@ class KeyringResult(Generic[T]):
 
     value: T | None = None
     problem: str = ""
+    timed_out: bool = False
 
     @property
     def ok(self) -> bool:
@@ -74,7 +76,7 @@ class StoredPassword:
         """Return the password, if the keyring has one."""
         result = self._call(lambda ring: ring.get_password(_SERVICE, self._entry))
         if not result.ok:
-            return KeyringResult(problem=result.problem)
+            return KeyringResult(problem=result.problem, timed_out=result.timed_out)
         if not result.value:
             return KeyringResult(problem=self._nothing_stored())
         return KeyringResult(Secret(result.value))
@@ -135,7 +137,12 @@ class StoredPassword:
         except TimeoutError:
             limit = f"{self._timeout:g} s"
             problem = f"the keyring did not answer within {limit} (locked, or hanging)"
-            return KeyringResult(problem=problem)
+            if is_macos():
+                problem = (
+                    f"the keychain did not answer within {limit}: macOS may ask in a window whether Python may read it,"
+                    " as after each update of Python (choose Always Allow)"
+                )
+            return KeyringResult(problem=problem, timed_out=True)
 
 
 def _configured() -> object:

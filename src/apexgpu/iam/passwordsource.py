@@ -77,10 +77,12 @@ class PasswordSource:
             if not text:
                 raise LoginError("the password on stdin is empty", hint=hints.pipe_password())
             return Secret(text)
-        stored = self._stored.load().value
-        if stored is not None:
+        loaded = self._stored.load()
+        if loaded.value is not None:
             self._from_keyring = True
-            return stored
+            return loaded.value
+        if loaded.timed_out:  # the user may see a window that asks, and wonder
+            self._reporter.note(loaded.problem)
         return self._ask()
 
     def _ask(self) -> Secret:

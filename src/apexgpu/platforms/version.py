@@ -54,3 +54,8 @@ def describe_terminal(system: System, environment: Mapping[str, str]) -> str:
     if system is System.WINDOWS:
         return "Windows Terminal" if environment.get("WT_SESSION") else "the console of Windows"
     return ""
+
+
+def is_store_python(prefix: str, system: System) -> bool:
+    """Whether Python (installed at `prefix`) is the Microsoft Store's, whose files below AppData nobody else sees."""
+    return system is System.WINDOWS and "\\WindowsApps" in prefix

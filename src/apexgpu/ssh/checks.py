@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apexgpu.models import Finding, Host
+from apexgpu.platforms.programs import is_foreign_ssh
+from apexgpu.platforms.system import current
 from apexgpu.process import Runner, missing, which
 from apexgpu.ssh.route import Route, keep_host_keys_advice
 from apexgpu.sshfiles.knownhosts import KnownHosts, lookup_name
@@ -33,6 +35,12 @@ def check_version(version: str, path: str) -> Finding:
         return Finding.note(
             "programs",
             f"{text} ({path}) is old: it does not have StrictHostKeyChecking accept-new",
+            missing("ssh").hint,
+        )
+    if is_foreign_ssh(path, current()):
+        return Finding.note(
+            "programs",
+            f"{text} ({path}) came with Git or Cygwin: it asks another ssh-agent than Windows' own",
             missing("ssh").hint,
         )
     return Finding.ok("programs", f"{text} ({path})")

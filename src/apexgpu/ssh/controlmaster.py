@@ -44,8 +44,9 @@ _MOST_MASTERS = 32  # each takes about 1.4 MiB and, with a post-quantum exchange
 _ELSEWHERE = ("/run/user/{uid}/apexgpu", "/tmp/apexgpu-{uid}")  # noqa: S108
 # The directory of the sockets of one process, a tunnel's or a copy's.
 _OWNED_DIRECTORY = re.compile(r"[a-z]-(\d+)-\w+")
-# A socket path has 104 bytes on macOS, and ssh appends 17 characters while it creates the socket.
-_LONGEST_DIRECTORY = 70
+# A socket path has 104 bytes on macOS, and ssh appends 17 characters while it creates the socket. The name has up to 24
+# characters of the alias, and 9 of a checksum.
+_LONGEST_DIRECTORY = 104 - 17 - len("/") - 24 - 9
 
 
 class ControlMasters:

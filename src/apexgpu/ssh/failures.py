@@ -80,6 +80,7 @@ class SshFailure(Enum):
     NO_ROUTE = "no route to host"
     TIMEOUT = "no answer in time"
     UNKNOWN_NAME = "its name cannot be resolved"
+    BLOCKED = "this machine does not let ssh connect (a firewall, or a VPN that is down?)"
     NO_NETWORK = "the network is unreachable (VPN?)"
     CLOSED = "it closed the connection"
     NO_LOCAL_USER = "ssh does not know the account that it runs under"
@@ -113,6 +114,12 @@ _MESSAGES = (
     (r"Could not resolve|Name or service not known", SshFailure.UNKNOWN_NAME),
     (r"Network is unreachable", SshFailure.NO_NETWORK),
     (
+        r"connect to host \S+ port \d+: (?:Operation not permitted|Permission denied|Unknown error|"
+        r"Connection aborted)",
+        SshFailure.BLOCKED,
+    ),
+    (r"Connection aborted", SshFailure.CLOSED),
+    (
         r"Connection closed|Connection reset|kex_exchange_identification|Broken pipe|banner exchange|"
         r"client_loop|lost connection|disconnect",
         SshFailure.CLOSED,
@@ -125,6 +132,7 @@ _ERRORS: dict[SshFailure, type[UnreachableError]] = {
     SshFailure.TIMEOUT: ConnectTimeoutError,
     SshFailure.UNKNOWN_NAME: UnknownNameError,
     SshFailure.NO_NETWORK: NoNetworkError,
+    SshFailure.BLOCKED: NoNetworkError,
     SshFailure.CLOSED: ConnectionClosedError,
 }
 

@@ -47,6 +47,8 @@ from apexgpu.text import last_line
 _SSH_FAILED = 255  # the exit status of ssh for failures of its own; a command may have it too
 _CLOSED_BY_SERVER = re.compile(r"^Connection to \S+ closed by remote host\.\r?$", re.MULTILINE)
 _MOST_LOG_BYTES = 1 << 20
+_LONGEST_COMMAND = 28_000  # characters; ssh's options need some as well
+_READ_COMMAND = """exec sh -c 'command=$(cat) && exec "${SHELL:-sh}" -c "$command" </dev/null'"""
 _PROXY_FAILURES = {SshFailure.CLOSED, SshFailure.KEY_REFUSED}
 
 
@@ -66,6 +68,19 @@ def argv(target: Target, command: str, *, config: Path, connect: float) -> list[
     if command:
         words.append(command)
     return words
+
+
+def through_stdin(command: str) -> tuple[str, bytes]:
+    """A command that is short enough for a command line, and what ssh gets on stdin for it.
+
+    A command line of Windows takes 32,767 characters, and a program for a container may have more. The login shell
+    gets the same text as before, and an empty stdin.
+    """
+    # Windows needs a backslash before each quote, and may need one before each backslash.
+    length = len(command) + command.count('"') + command.count("\\")
+    if length <= _LONGEST_COMMAND:
+        return command, b""
+    return _READ_COMMAND, command.encode("utf-8", "surrogateescape")
 
 
 class OpenSshClient:
@@ -103,6 +118,7 @@ class OpenSshClient:
     ) -> Reply:
         """See transport.Client. `host_key` is the key that the target showed before, if it was seen."""
         target = route.target
+        command, stdin = through_stdin(command)
         arguments = argv(target, command, config=self._config, connect=limits.connect)
         arguments[1:1] = self._identity_arguments(route)
         # ssh reads its configuration again, and once more for a jump host.
@@ -119,6 +135,7 @@ class OpenSshClient:
             ready = Readiness(lambda: sshlog.is_authenticated(_read(file)), login_limit)
             completed = self._runner.stream(
                 arguments,
+                stdin=stdin,
                 on_line=taker,
                 total=total,
                 silence=limits.silence,
@@ -255,7 +272,7 @@ class OpenSshClient:
             words[1:1] = sshoptions.arguments(["PubkeyAuthentication=no"])
             words[words.index(sshoptions.KNOWN_HOST_KEY)] = "StrictHostKeyChecking=accept-new"
             files = sshoptions.arguments(
-                [f"UserKnownHostsFile={file}", "GlobalKnownHostsFile=none"]
+                [f'UserKnownHostsFile="{file}"', "GlobalKnownHostsFile=none"]
             )
             words[1:1] = files
             self._runner.run(words, timeout=limits.connect + 5)

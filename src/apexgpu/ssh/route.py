@@ -18,6 +18,7 @@ from apexgpu.errors import (
 )
 from apexgpu.models import Target
 from apexgpu.platforms import hints
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import Runner
 from apexgpu.sshfiles import identityfile, permissions
 from apexgpu.sshfiles.agentquery import DEFAULT_AGENT, agent_socket
@@ -173,13 +174,17 @@ def _split_paths(value: str) -> list[Path]:
 
     A part that does not begin like a path (`ssh -G` prints absolute ones) belongs to a name that contains blanks.
     """
-    parts = re.split(r" (?=[~/\\]|[A-Za-z]:[/\\]|none$)", value)
+    parts = re.split(r" (?=[~/\\]|[A-Za-z]:[/\\]|__PROGRAMDATA__|none$)", value)
     return [_path(name) for name in parts if name and name != "none"]
 
 
 def _path(name: str) -> Path:
     if name.startswith("~/"):
         return Path(home() + name[1:])
+    # Windows' ssh leaves this word in place; Git's writes /c/Users.
+    name = name.replace("__PROGRAMDATA__", os.environ.get("PROGRAMDATA", "__PROGRAMDATA__"))
+    if is_windows() and re.match(r"/[A-Za-z]/", name):
+        name = f"{name[1].upper()}:{name[2:]}"
     return Path(name)
 
 

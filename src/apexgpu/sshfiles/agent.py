@@ -5,6 +5,8 @@ from pathlib import Path
 from apexgpu.errors import MissingProgramError, UnreachableError
 from apexgpu.iam.publickeys import parse_all
 from apexgpu.models import PublicKey
+from apexgpu.platforms import keychain
+from apexgpu.platforms.system import current
 from apexgpu.process import Runner
 from apexgpu.sshfiles.keyfiles import read_text
 from apexgpu.sshfiles.privatekeys import decrypt, parse_private_key
@@ -47,7 +49,7 @@ def add_to_agent(path: Path, runner: Runner, passphrase: str | None = None) -> b
         if key is None or not key.encrypted:
             return runner.run(["ssh-add", str(path)], timeout=TIME_LIMIT).code == 0
         if passphrase is None:
-            return runner.attach(["ssh-add", str(path)]) == 0
+            return runner.attach(["ssh-add", *keychain.add_option(current()), str(path)]) == 0
         clear = decrypt(path.read_bytes(), passphrase)
         if clear is None:
             return False

@@ -130,8 +130,13 @@ class Agents:
         *,
         limit: float = TIME_LIMIT,
         on_silent: Callable[[AgentReply], None] = lambda _reply: None,
+        load_keys: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`on_silent` is called once for each agent that does not answer."""
+        """`on_silent` is called once for each agent that does not answer.
+
+        `load_keys` puts keys into the system's own agent where it has none yet; it returns whether it did.
+        """
+        self._load_keys = load_keys
         self._limit = limit
         self._on_silent = on_silent
         self._lock = threading.Lock()
@@ -146,6 +151,9 @@ class Agents:
         with lock:
             if path not in self._replies:
                 reply = ask_agent(path, limit=self._limit)
+                is_empty = reply.state is AgentState.EMPTY and path == default_socket()
+                if is_empty and self._load_keys():
+                    reply = ask_agent(path, limit=self._limit)
                 self._replies[path] = reply
                 if reply.state is AgentState.SILENT:
                     self._on_silent(reply)

@@ -7,6 +7,7 @@ from pathlib import Path
 from apexgpu.iam.publickeys import fingerprint
 from apexgpu.models import Finding, Host, PublicKey
 from apexgpu.platforms import hints, owner
+from apexgpu.platforms.system import is_windows
 from apexgpu.process import Runner
 from apexgpu.sshfiles import configblock, configfile, keys, permissions
 from apexgpu.sshfiles.agentquery import (
@@ -54,6 +55,9 @@ def _no_agent(reply: AgentReply, registered: str, needed: bool, config: Path) ->
     if needed:
         fact = f"{fact}, and only an agent has {registered}"
         return Finding.problem("agent", fact, hints.start_agent())
+    if is_windows():
+        fact = f"{fact}: the service ssh-agent of Windows is off (the command below needs an administrator)"
+        return Finding.note("agent", fact, hints.start_agent())
     if reply.socket:
         return Finding.note("agent", fact, _leave_out(reply, config))
     return Finding.ok("agent", fact)

@@ -1,5 +1,6 @@
 """Single key files: whether ssh would use one, what is in it, and why it cannot be used."""
 
+import codecs
 import os
 import re
 import stat
@@ -38,7 +39,11 @@ def read_text(path: Path) -> str:
             raise ConfigError(f"{path}: no such file", hint=hints.list_ssh_directory())
         if path.stat().st_size > _LARGEST:
             raise ConfigError(f"{path}: too large for a key", hint=hints.list_ssh_directory())
-        return path.read_bytes().decode("utf-8", "surrogateescape")
+        data = path.read_bytes()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            # PowerShell 5.1 writes UTF-16 where its user types `>`.
+            return data.decode("utf-16", "replace")
+        return data.decode("utf-8", "surrogateescape")
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror}", hint=hints.look_at(path)

@@ -128,6 +128,8 @@ def _sshfs_options(program: MountProgram, name: str, platform: str) -> list[str]
         options += ["uid=-1", "gid=-1", "rellinks", "fstypename=SSHFS", f"volname={name}"]
     elif platform == "darwin":
         options.append(f"volname={name}")
+        if program.fuse.lower() == "macfuse":
+            options.append("noappledouble")  # no ._ files and .DS_Store in the container
     return options
 
 

@@ -10,7 +10,7 @@ from apexgpu.platforms.system import current
 from apexgpu.sshfs.sshfscommand import SshfsProcess, parse_windows_processes
 
 _OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
-# What each FUSE calls the file systems of sshfs. FUSE-T and rclone mount with `nfs`, which needs a
+# What each FUSE calls the file systems of sshfs. FUSE-T and rclone mount with `nfs` or `smbfs`, which need a
 # closer look.
 _SSHFS_KINDS = {
     "fuse.sshfs",
@@ -20,8 +20,12 @@ _SSHFS_KINDS = {
     "fusefs",
     "osxfusefs",
     "nfs",
+    "smbfs",
+    "fskit",
     "sshfs",
 }
+# What an ordinary server's file system is called, too.
+_SHARED_KINDS = {"nfs", "smbfs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,11 @@ def find_container(
         if entry.source in {f"fuse-t:/{host.name}", host.name}:
             return host, ""
         # A real NFS export has a source of the same form.
-        if entry.kind != "nfs" and name in {host.name, host.address} and _leads_to(process, host):
+        if (
+            entry.kind not in _SHARED_KINDS
+            and name in {host.name, host.address}
+            and _leads_to(process, host)
+        ):
             return host, path
     return None
 
@@ -152,7 +160,7 @@ def may_be_ours(entry: MountEntry) -> bool:
 
 def is_nfs(entry: MountEntry) -> bool:
     """Whether it looks like an NFS mount, which may be one of FUSE-T or rclone."""
-    return entry.kind == "nfs"
+    return entry.kind in _SHARED_KINDS
 
 
 def _split_source(source: str) -> tuple[str, str]:
