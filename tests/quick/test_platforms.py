@@ -192,6 +192,7 @@ HINTS: dict[str, Callable[[System], str]] = {
     "list_names_of": lambda system: hints.list_names_of("a b", system),
     "move": lambda system: hints.move("a b", "c", system),
     "make_private": lambda system: hints.make_private("a b", system=system),
+    "forbid_writing": lambda system: hints.forbid_writing("a b", system),
     "show_line": lambda system: hints.show_line("a b", 7, system),
     "show_file": lambda system: hints.show_file("a b", system),
     "with_variable": lambda system: hints.with_variable("A", "b c", "apexgpu login", system),

@@ -66,6 +66,14 @@ def make_private(path: str | Path, *, directory: bool = False, system: System | 
     )
 
 
+def forbid_writing(path: str | Path, system: System | None = None) -> str:
+    """Let nobody but the user write a file."""
+    name = quoted(str(path), system)
+    return _choose(
+        system, posix=f"chmod go-w {name}", windows=make_private(path, system=System.WINDOWS)
+    )
+
+
 def show_line(path: str | Path, line: int, system: System | None = None) -> str:
     """Show one line of a file."""
     name = quoted(str(path), system)

@@ -157,7 +157,7 @@ def check_ssh_config(path: Path, hosts: Sequence[Host], runner: Runner) -> Itera
     others_can_write = owner.others_may_write(path.stat())
     if others_can_write:
         yield Finding.problem(
-            check, f"other users can write {path}, so ssh refuses it", hints.make_private(path)
+            check, f"other users can write {path}, so ssh refuses it", hints.forbid_writing(path)
         )
         return
     old = configfile.read_config(path)
