@@ -5,11 +5,11 @@ terminal: it marks a window, or a tab, that nobody looks at.
 """
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import IO
 
 from apexgpu.errors import ApexError
+from apexgpu.platforms.system import current
 from apexgpu.process import Runner
 from apexgpu.text import duration, safe
 
@@ -51,7 +51,7 @@ def notify(
     terminal: IO[str],
     runner: Runner,
     environment: Mapping[str, str] = os.environ,
-    platform: str = sys.platform,
+    platform: str | None = None,
 ) -> None:
     """Show `text`. Nothing here may fail the command that has just ended."""
     sequence = escape_sequence(text, environment)
@@ -59,7 +59,7 @@ def notify(
     terminal.flush()
     if sequence is not None:
         return
-    argv = program(text, environment, platform)
+    argv = program(text, environment, platform or current())
     if argv is None:
         return
     try:
