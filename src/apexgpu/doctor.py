@@ -120,7 +120,7 @@ def check_machine(session: Session) -> Iterator[Finding]:
     if version.is_store_python(sys.base_prefix, current()):
         fact = (
             "this Python is from the Microsoft Store: other programs, such as ssh and editors, do not see what it"
-            " writes below AppData; install Python from python.org, then install apexgpu with it"
+            " writes below AppData; install Python from python.org, then install this program with it"
         )
         yield Finding.note("program", fact, "winget install Python.Python.3.13")
     try:
