@@ -246,6 +246,15 @@ class Reporter:
         return ""
 
 
+def can_encode_chinese(stream: IO[str]) -> bool:
+    """Whether the encoding of `stream` has Chinese letters."""
+    try:
+        "中".encode(getattr(stream, "encoding", None) or "utf-8")
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
+
+
 def with_ordinary_letters(text: str) -> str:
     """An answer with ordinary letters where an input method has typed full-width ones."""
     from unicodedata import normalize
@@ -370,13 +379,7 @@ class PlainReporter(Reporter):
     @property
     def shows_chinese(self) -> bool:
         """Whether Chinese is wanted, and stderr can write it."""
-        if not self.is_chinese():
-            return False
-        try:
-            "中".encode(getattr(self._err, "encoding", None) or "utf-8")
-        except (LookupError, UnicodeEncodeError):
-            return False
-        return True
+        return self.is_chinese() and can_encode_chinese(self._err)
 
     def piped_line(self) -> str:
         """See Reporter."""

@@ -20,13 +20,14 @@ class Column:
     """One column. `least` is the width down to which it may be shortened; None: it is never shortened.
 
     Columns with a lower `keep` are shortened and dropped first. A column without one is never dropped. An `optional`
-    column is left out where no row has anything in it.
+    column is left out where no row has anything in it. `is_path`: its cells are shortened at a slash.
     """
 
     title: str
     least: int | None = None
     keep: int | None = None
     optional: bool = False
+    is_path: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,22 @@ def _squeezed(widths: dict[int, int], room: int) -> dict[int, int]:
             break
         squeezed[index] = max(1, squeezed[index] - excess)
     return squeezed
+
+
+def shorten_path(path: str, room: int) -> str:
+    """Return a path in `room` cells: whole directories at its start give way, because its end tells most.
+
+    >>> shorten_path("/home/alice/experiments/run-7", 20)
+    '…/experiments/run-7'
+    """
+    if width(path) <= room:
+        return path
+    parts = path.split("/")
+    for start in range(1, len(parts)):
+        shorter = "/".join(["…", *parts[start:]])
+        if width(shorter) <= room:
+            return shorter
+    return path  # not even its last part fits: it is cut at its end, as other text
 
 
 def aligned(columns: Sequence[Column], rows: Sequence[Row], least: Sequence[int] = ()) -> list[str]:

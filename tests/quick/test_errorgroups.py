@@ -1,10 +1,13 @@
-"""The same problem on many hosts is one line that names them."""
+"""The same problem on many hosts is one line that names them; a check has its Chinese line; paths are cut at a slash."""
 
 import io
 
+import pytest
+
 from apexgpu.errors import ApexError, ConnectTimeoutError, PortRefusedError
-from apexgpu.models import Host, Outcome
+from apexgpu.models import Finding, Host, Outcome
 from apexgpu.render.screen import Screen
+from apexgpu.tables import shorten_path
 
 
 def failed(number: int, error: type[ApexError], message: str) -> Outcome[str]:
@@ -48,3 +51,32 @@ def test_messages_that_differ_are_not_joined() -> None:
         failed(2, ApexError, "{name}: one line"), failed(3, ApexError, "{name}: another line")
     )
     assert text.count("error: ") == 2
+
+
+def test_a_check_that_failed_has_its_chinese_line_and_a_good_one_none() -> None:
+    out = io.StringIO()
+    screen = Screen(out=out, err=io.StringIO())
+    screen.reporter.is_chinese = lambda: True
+    screen.finding(Finding.problem("container", "it is stopped", "apexgpu up gpu7", code="stopped"))
+    screen.finding(Finding("container", "ok", "it runs", code="stopped"))
+    assert out.getvalue() == (
+        "problem container      it is stopped\n"
+        "        说明:          容器已停止。\n"
+        "        hint:          apexgpu up gpu7\n"
+        "ok      container      it runs\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "room", "shown"),
+    [
+        ("/home/alice/experiments/run-7", 40, "/home/alice/experiments/run-7"),
+        ("/home/alice/experiments/run-7", 20, "…/experiments/run-7"),
+        ("/home/alice/experiments/run-7", 10, "…/run-7"),
+        ("/home/王芳/实验", 7, "…/实验"),
+        ("/home/alice/a-very-long-name", 10, "/home/alice/a-very-long-name"),
+        ("no-slash-at-all", 5, "no-slash-at-all"),
+    ],
+)
+def test_a_path_loses_whole_directories_at_its_start(path: str, room: int, shown: str) -> None:
+    assert shorten_path(path, room) == shown

@@ -26,7 +26,7 @@ _COLUMNS = (
     Column("SIZE", keep=3),
     Column("VERIFIED", keep=4),
     Column("OTHERS", keep=1),
-    Column("PATH", least=20, keep=0),
+    Column("PATH", least=20, keep=0, is_path=True),
 )
 
 

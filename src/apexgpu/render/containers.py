@@ -22,7 +22,7 @@ _COLUMNS = (
 )
 _DISK_COLUMNS = (
     Column("HOST"),
-    Column("DISK", least=8),
+    Column("DISK", least=8, is_path=True),
     Column("SIZE", keep=0),
     Column("FREE"),
     Column("FREE %", keep=1),

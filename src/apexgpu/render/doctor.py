@@ -38,7 +38,7 @@ def _show_checks(host: HostFindings, screen: Screen) -> None:
     """A line for each check of a host."""
     for finding in host.findings:
         fact = f"{finding.check}: {finding.fact}"
-        screen.verdict(finding.verdict, host.host.name, fact, hint=finding.hint)
+        screen.verdict(finding.verdict, host.host.name, fact, hint=finding.hint, code=finding.code)
 
 
 def _show_summary(host: HostFindings, screen: Screen) -> None:

@@ -11,8 +11,8 @@ from apexgpu.text import duration
 
 _COLUMNS = (
     Column("HOST"),
-    Column("DIRECTORY", least=12),
-    Column("REMOTE", least=8, keep=2),
+    Column("DIRECTORY", least=12, is_path=True),
+    Column("REMOTE", least=8, keep=2, is_path=True),
     Column("STATE"),
     Column("SINCE", keep=1),
     Column("MODE", keep=0),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from apexgpu.tables import GAP, Column, Row, TableLayout
+from apexgpu.tables import GAP, Column, Row, TableLayout, shorten_path
 from apexgpu.text import safe
 
 StyleOf = Callable[[Row], str]
@@ -23,6 +23,9 @@ def table(
     for index, width in layout.widths.items():
         drawn.add_column(Text(columns[index].title), width=width, no_wrap=True, overflow="ellipsis")
     for row in rows:
-        cells = [Text(safe(row[index])) for index in layout.widths]
+        cells = []
+        for index, width in layout.widths.items():
+            text = safe(row[index])
+            cells.append(Text(shorten_path(text, width) if columns[index].is_path else text))
         drawn.add_row(*cells, style=style(row) if style else "")
     return drawn

@@ -18,7 +18,13 @@ from typing import IO, TYPE_CHECKING, Any
 from apexgpu.models import Finding, Host, Outcome
 from apexgpu.platforms.console import understands_escape_codes
 from apexgpu.platforms.system import is_windows
-from apexgpu.reporter import HostRows, PlainReporter, Reporter, TerminalReporter
+from apexgpu.reporter import (
+    HostRows,
+    PlainReporter,
+    Reporter,
+    TerminalReporter,
+    can_encode_chinese,
+)
 from apexgpu.results import JsonObject, Result, envelope
 from apexgpu.tables import Column, Row, aligned, columns_of, lay_out
 from apexgpu.text import safe, safe_json, safe_lines
@@ -39,6 +45,9 @@ _VERDICT_COLOURS = {
     "broken": "red",
     "skipped": "dim",
 }
+_EXPLAINED = {"problem", "broken", "busy", "slow", "unknown"}
+"""The verdicts below which a Chinese line is shown, where that is the language."""
+
 _VERDICT_WIDTH = 8
 _CHECK_WIDTH = 15
 
@@ -157,14 +166,35 @@ class Screen:
 
     def finding(self, finding: Finding) -> None:
         """The line of one check: its verdict, what was checked, the fact, and the command that helps."""
-        self.verdict(finding.verdict, finding.check, finding.fact, hint=finding.hint)
+        self.verdict(
+            finding.verdict, finding.check, finding.fact, hint=finding.hint, code=finding.code
+        )
 
-    def verdict(self, word: str, what: str, fact: str, *, hint: str | None = None) -> None:
+    def verdict(
+        self,
+        word: str,
+        what: str,
+        fact: str,
+        *,
+        hint: str | None = None,
+        code: str | None = None,
+    ) -> None:
         """As `finding`, from its parts."""
         rest = safe(f"{what:<{_CHECK_WIDTH}}{fact}")
         self._write_coloured(f"{word:<{_VERDICT_WIDTH}}", _VERDICT_COLOURS.get(word, ""), rest)
+        if code is not None and word in _EXPLAINED and self._writes_chinese:
+            from apexgpu.explanations import chinese_line
+
+            line = chinese_line(code)
+            if line is not None:
+                self.line(f"{'':<{_VERDICT_WIDTH}}{'说明:':<{_CHECK_WIDTH - 2}}{line}")
         if hint:
             self.line(f"{'':<{_VERDICT_WIDTH}}{'hint:':<{_CHECK_WIDTH}}{hint}")
+
+    @property
+    def _writes_chinese(self) -> bool:
+        """Whether Chinese is wanted, and stdout can write it."""
+        return self.reporter.is_chinese() and can_encode_chinese(self._out)
 
     def raw(self, out: str, err: str) -> None:
         """Pass on what a program of the user's printed, as it is."""

@@ -64,7 +64,7 @@ def _show_verification(outcome: Outcome[Verification], screen: Screen, is_only_h
         screen.line(host)
     for finding in outcome.value.checks.findings:
         name = _CHECK_NAMES.get(finding.check, finding.check)
-        screen.verdict(finding.verdict, name, finding.fact, hint=finding.hint)
+        screen.verdict(finding.verdict, name, finding.fact, hint=finding.hint, code=finding.code)
     if outcome.error is None:
         screen.line(f"TensorFlow works on {host}.")
     else:

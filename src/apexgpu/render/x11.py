@@ -12,10 +12,16 @@ def show_check(result: WindowCheck, screen: Screen) -> None:
     """A line for each check, then what follows from them."""
     for finding in result.local:
         fact = f"here: {finding.fact}"
-        screen.verdict(finding.verdict, finding.check, fact, hint=finding.hint)
+        screen.verdict(finding.verdict, finding.check, fact, hint=finding.hint, code=finding.code)
     for finding in result.remote:
         where = f"{result.host.name}: " if result.host is not None else ""
-        screen.verdict(finding.verdict, finding.check, f"{where}{finding.fact}", hint=finding.hint)
+        screen.verdict(
+            finding.verdict,
+            finding.check,
+            f"{where}{finding.fact}",
+            hint=finding.hint,
+            code=finding.code,
+        )
     broken = result.broken
     if broken is not None:
         message = f"broken: {broken.check}: {broken.fact}"
