@@ -1,6 +1,7 @@
 """Starts a lab in a process of its own, and controls it over HTTP on loopback. Cheap to import."""
 
 import contextlib
+import hashlib
 import json
 import shlex
 import sys
@@ -16,13 +17,16 @@ from apexgpu.errors import (
     UnreachableError,
     UsageError,
 )
-from apexgpu.files import locked, private_directory
+from apexgpu.files import locked, private_directory, replace_atomically
 from apexgpu.platforms.starting import background_flags, neutral_directory
 from apexgpu.platforms.system import current, is_windows
 from apexgpu_lab.layout import Layout
 
 if TYPE_CHECKING:
     import subprocess
+
+_INSTALLERS = "Share/GPU_Server"
+"""The directory of installers on the NAS."""
 
 _POLL_INTERVAL = 0.02
 _REQUEST_TIMEOUT = 10.0
@@ -53,6 +57,7 @@ def up(
         else:
             _delete_remains(layout)
             _start(layout, hosts=hosts, registered=registered, pace=pace, timeout=timeout)
+            _accept_installers(layout)
     return status(home)
 
 
@@ -124,6 +129,17 @@ def need_extra() -> None:
         raise MissingProgramError(
             f"{message} (run the command in apexgpu's source directory)", hint=install_command()
         )
+
+
+def _accept_installers(layout: Layout) -> None:
+    """Let an apexgpu that uses the lab know the stand-ins on its NAS, so that it does not warn of their checksums."""
+    directory = Path(str(_request(layout, "GET", "/status")["nas"])) / _INSTALLERS
+    checksums = {}
+    for path in sorted(directory.glob("*")):
+        if path.is_file():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            checksums[f"/newNAS/{_INSTALLERS}/{path.name}"] = digest
+    replace_atomically(layout.state / "installers.json", json.dumps(checksums).encode())
 
 
 def install_command() -> str:

@@ -57,6 +57,20 @@ def test_a_lab_that_is_started_again_in_its_terminal_is_the_same_directory(home:
     assert "error" not in done.stderr.replace("error: 5 variables", ""), done.stderr
 
 
+def test_nothing_in_the_lab_is_warned_of_as_if_it_were_forged(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.up(home, hosts=1, registered=True, pace=0)
+    for name, value in client.environment(home).items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["up", "gpu2", "--accept-new"], Session()) == 0
+    capsys.readouterr()
+    assert cli.main(["setup", "gpu2", "cuda", "cudnn", "--plan"], Session()) == 0
+    shown = capsys.readouterr()
+    assert "cuDNN" in shown.out
+    assert "checksum" not in shown.err + shown.out
+
+
 def test_variables_of_an_earlier_lab_are_named_when_its_iam_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -89,7 +89,7 @@ def test_a_mount_is_shown_with_what_is_mounted(changed: bool, note: str) -> None
         (
             CopySummary(Method.SFTP, 4, 4, 4, 4, 1, 0.5, ("/a", "/b", "/c", "/d")),
             "warning: skipped 1 special file (sockets, pipes, devices)\n"
-            "✓ 4 places: 4 files, 4 B; 4 B sent in 0.5 s (sftp)\n",
+            "✓ 4 files in /: 4 B; 4 B sent in 0.5 s (sftp)\n",
         ),
     ],
 )
