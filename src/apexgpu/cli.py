@@ -15,6 +15,7 @@ from apexgpu.commands.invocation import Invocation
 from apexgpu.commands.table import COMMANDS, EVERYDAY, SYNONYMS
 from apexgpu.errors import ApexError, BugError, UnreachableError, UsageError
 from apexgpu.render.screen import Screen
+from apexgpu.reporter import CommandLine
 from apexgpu.results import HostResults, Result, error_json
 from apexgpu.session import Session
 
@@ -91,6 +92,7 @@ def _answer(invocation: Invocation, arguments: Sequence[str]) -> int:
         from apexgpu import labvariables
 
         labvariables.check(invocation.base.environment)
+    screen.reporter.command_line = _command_line(before, [*separator, *after])
     outcome = _run(invocation, [*words, *separator, *after])
     if isinstance(outcome, Result):
         screen.show(outcome)
@@ -128,6 +130,21 @@ def _name_administrators(invocation: Invocation, error: ApexError) -> None:
         if invocation.session.settings.administrators:
             names = invocation.session.settings.administrators
             invocation.screen.reporter.note(f"administrators: {names}")
+
+
+def _command_line(before: Sequence[str], after: Sequence[str]) -> CommandLine:
+    """What was typed, with the place for options of ours: behind the command and its subcommand."""
+    from apexgpu.completion_table import TABLE  # imports nothing
+
+    words = [*before, *after]
+    position = 0
+    path = ""
+    for index, word in enumerate(before):
+        longer = f"{path} {word}".strip()
+        if longer in TABLE:
+            path = longer
+            position = index + 1
+    return CommandLine(tuple(words), position)
 
 
 def _show_bugs(invocation: Invocation, result: Result) -> None:

@@ -196,7 +196,7 @@ def _resend(session: Session) -> bool:
         session.reporter.warn(error.message, hint=error.hint)
         return False
     except DeclinedError as error:
-        session.reporter.warn(error.message, hint="apexgpu register HOST")
+        session.reporter.warn(error.message, hint="apexgpu register --help")
         return False
     follow_push(
         client,

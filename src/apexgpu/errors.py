@@ -19,7 +19,35 @@ The message states one fact and names the thing it is about. The hint is one com
 secret. Nothing here prints or exits: `apexgpu.cli` alone turns an error into text and an exit code.
 """
 
+import shlex
+from collections.abc import Sequence
 from typing import ClassVar, Self
+
+
+class SameCommand(str):
+    """A hint: the command that was run, once more, with `options`.
+
+    Its text is for callers that have no command line. Whoever knows one prints `with_options` of it.
+    """
+
+    __slots__ = ("options",)
+    options: tuple[str, ...]
+
+    def __new__(cls, text: str, *options: str) -> Self:
+        """Make the hint; `text` describes it."""
+        hint = super().__new__(cls, text)
+        hint.options = options
+        return hint
+
+    def with_options(self, words: Sequence[str], position: int) -> str:
+        """The command to paste: `words` (after `apexgpu`) with the options at `position`.
+
+        Values of variables (`run --env TOKEN=…`) may be secrets, so a command with any is not repeated.
+        """
+        if any(word.partition("=")[0] == "--env" for word in words):
+            return str(self)
+        missing = [option for option in self.options if option not in words]
+        return shlex.join(["apexgpu", *words[:position], *missing, *words[position:]])
 
 
 class ApexError(Exception):

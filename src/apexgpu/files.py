@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from apexgpu.errors import ApexError, MissingProgramError
+from apexgpu.errors import ApexError, MissingProgramError, SameCommand
 from apexgpu.platforms import filelocks, hints, owner, replacing, rights, system
 
 _STALE_AFTER = 3600.0  # seconds
@@ -223,7 +223,9 @@ def _locked_on_windows(path: Path, what: str, timeout: float) -> Iterator[None]:
 
 def _busy(what: str) -> BusyError:
     message = f"{what} is in use by another apexgpu"
-    return BusyError(message, hint="when the other one has ended, run the same command again")
+    return BusyError(
+        message, hint=SameCommand("when the other one has ended, run the same command again")
+    )
 
 
 def _no_locks(path: Path, what: str, error: OSError) -> NoLocksError:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 
-from apexgpu.errors import ApexError, DeclinedError
+from apexgpu.errors import ApexError, DeclinedError, SameCommand
 from apexgpu.platforms.console import symbols
 from apexgpu.platforms.system import current
 from apexgpu.questions import Question
@@ -50,6 +50,14 @@ INDENT = 2
 
 BAR_WIDTH = 20
 """Terminal cells of a progress bar."""
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """The words after `apexgpu`, and where among them options of ours can be added."""
+
+    words: tuple[str, ...]
+    options_at: int
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,12 @@ def _silent_rows(
 
 
 class Reporter:
-    """The silent reporter: for the Python API and for tests."""
+    """The silent reporter: for the Python API and for tests.
+
+    `command_line` is what the user typed, for hints that mean the same command; None if nobody typed one.
+    """
+
+    command_line: CommandLine | None = None
 
     is_chinese: Callable[[], bool] = staticmethod(lambda: False)
     """Whether questions and errors have a Chinese line. Asked when one is written: the setting may be wrong."""
@@ -298,7 +311,7 @@ class PlainReporter(Reporter):
         with self._lock:
             self._write("warning: ", "yellow", text)
             if hint:
-                self._write("   hint: ", "yellow", hint)
+                self._write("   hint: ", "yellow", self._command(hint))
 
     def error(self, error: ApexError, *, host: str | None = None) -> None:
         """See Reporter."""
@@ -307,7 +320,13 @@ class PlainReporter(Reporter):
             self._write("error: ", "red", prefix + error.message)
             self._write_chinese(error.code)
             if error.hint:
-                self._write(" hint: ", "red", error.hint)
+                self._write(" hint: ", "red", self._command(error.hint))
+
+    def _command(self, hint: str) -> str:
+        """A hint as a command to paste."""
+        if isinstance(hint, SameCommand) and self.command_line is not None:
+            return hint.with_options(self.command_line.words, self.command_line.options_at)
+        return hint
 
     def _write_chinese(self, code: str) -> None:
         """The Chinese line of an error, where the user has that language."""

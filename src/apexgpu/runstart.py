@@ -102,7 +102,7 @@ def start(
     """
     words = list(command[1:] if command[:1] == ["--"] else command)
     if not words:
-        raise UsageError("no command was given", hint=f"apexgpu run {host} -- CMD")
+        raise UsageError("no command was given", hint="apexgpu run --help")
     request = RunRequest(
         name=_checked_name(name, words),
         id=secrets.token_hex(8),

@@ -15,7 +15,14 @@ from apexgpu import account as accounts
 from apexgpu import questions
 from apexgpu import settings as all_settings
 from apexgpu.account import Account
-from apexgpu.errors import ApexError, DeclinedError, LoginError, UnknownHostError, UsageError
+from apexgpu.errors import (
+    ApexError,
+    DeclinedError,
+    LoginError,
+    SameCommand,
+    UnknownHostError,
+    UsageError,
+)
 from apexgpu.models import Host, Target
 from apexgpu.platforms.system import current, is_windows
 from apexgpu.process import LocalRunner, Runner
@@ -192,7 +199,8 @@ class Session:
         """As `hosts`, for commands that change something: none named is an error, not all."""
         if not patterns and not everything:
             raise UsageError(
-                "no host was named", hint="name hosts, a glob such as 'gpu1?', or --all"
+                "no host was named: name hosts, a glob such as 'gpu1?', or --all",
+                hint="apexgpu status",
             )
         return self.hosts(patterns, everything=everything)
 
@@ -241,10 +249,13 @@ class Session:
         asked = question.english.rstrip("?")
         if not self.reporter.can_ask:
             message = f"{asked}: this needs an answer, and there is no terminal to ask at"
-            raise DeclinedError(message, hint=f"add {option}", code="no_terminal")
+            raise DeclinedError(
+                message, hint=SameCommand(f"add {option}", option), code="no_terminal"
+            )
         if not self.reporter.confirm(question):
             raise DeclinedError(
-                self.declined(asked), hint=f"to go ahead without being asked, add {option}"
+                self.declined(asked),
+                hint=SameCommand(f"to go ahead without being asked, add {option}", option),
             )
 
     def declined(self, asked: str) -> str:
@@ -262,7 +273,8 @@ class Session:
                 f"{effect.english}: this needs {name} to be typed, and there is no terminal to type "
                 "it at"
             )
-            raise DeclinedError(message, hint="add --yes", code="no_terminal")
+            hint = SameCommand("run it again in a terminal, or add --yes")
+            raise DeclinedError(message, hint=hint, code="no_terminal")
         question = Question(
             questions.TYPE_NAME.fill(effect=effect.english, name=name).english,
             questions.TYPE_NAME.fill(effect=effect.chinese, name=name).chinese,
@@ -271,7 +283,8 @@ class Session:
         if with_ordinary_letters(typed) != name:
             outcome = self.reporter.outcome_so_far()
             message = f"{typed!r} was typed, not {name}: {outcome}" if typed else outcome
-            raise DeclinedError(message, hint=f"to go ahead, run it again and type {name}")
+            hint = SameCommand(f"to go ahead, run it again and type {name}")
+            raise DeclinedError(message, hint=hint)
 
 
 def connections(session: Session) -> "Connections":

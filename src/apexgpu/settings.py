@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from apexgpu.errors import ConfigError
+from apexgpu.errors import ConfigError, SameCommand
 from apexgpu.platforms import hints, owner
 from apexgpu.platforms.system import is_windows
 
@@ -311,7 +311,7 @@ def _check_home() -> None:
         raise ConfigError(
             f"HOME is {home}, which belongs to {owner.name_of(uid)}, but this runs as {_my_name()}:"
             f" {owner.name_of(uid)} could not use the files that it makes there",
-            hint="run the same command without sudo",
+            hint=SameCommand("run the same command without sudo"),
         )
 
 
@@ -325,7 +325,7 @@ def _check_state_dir(path: Path) -> None:
         return
     hint = hints.look_at(path)
     if owner.effective_user_id() == 0:
-        hint = "run the same command without sudo"
+        hint = SameCommand("run the same command without sudo")
     raise ConfigError(
         f"{path} belongs to {owner.name_of(uid)}, but this runs as {_my_name()}: APEXGPU_STATE_DIR must"
         " name a directory of your own",

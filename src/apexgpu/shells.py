@@ -113,7 +113,7 @@ def ssh(
     line = command_line(command)
     if captured:
         if not line:
-            hint = f"apexgpu ssh {host.name} --json -- CMD"
+            hint = f"apexgpu ssh {host.name} --json -- uptime"
             message = "--json needs a command; it cannot be used with an interactive shell"
             raise UsageError(message, hint=hint)
         return _run_captured(session, host, line)

@@ -170,7 +170,7 @@ def setup(
     known = recipe.load_all(session.settings.config_dir)
     if not recipes:
         message = f"no recipe was named; the recipes are: {', '.join(known)}"
-        raise UsageError(message, hint=f"apexgpu setup {name} RECIPE")
+        raise UsageError(message, hint="apexgpu setup list")
     request = planner.parse_request(recipes, known, python)
     command = f"apexgpu setup HOST {' '.join(recipes)}"
     host = containers.one_host(session, name, several=command)

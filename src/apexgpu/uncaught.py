@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from apexgpu import files, settings
-from apexgpu.errors import ApexError, BugError
+from apexgpu.errors import ApexError, BugError, SameCommand
 from apexgpu.platforms import hints
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -20,7 +20,7 @@ def as_apex_error(exc: Exception) -> ApexError:
     if error is None:
         error = BugError(
             f"apexgpu itself failed: {type(exc).__name__}",
-            hint="run it again with --debug and report what it shows",
+            hint=SameCommand("run it again with --debug and report what it shows", "--debug"),
         )
     error.__cause__ = exc
     return error

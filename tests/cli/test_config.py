@@ -67,7 +67,7 @@ class TestSync:
         said = owner.run("config", "sync")
         assert said.code == 7
         assert "+Host gpu2-manage" in said.err
-        assert "add --yes" in said.err
+        assert " hint: apexgpu config sync --yes\n" in said.err
         assert owner.config.read_bytes() == MINE
         with owner.at_terminal("config", "sync") as child:
             child.expect(r"\+Host gpu2-manage.*Write this into .*\[y/N\]: ")

@@ -168,7 +168,8 @@ class TestRun:
 
     def test_without_a_terminal_the_option_is_named(self, product: Product) -> None:
         row = product.hosts("setup", "gpu2", "cuda")["gpu2"]
-        assert (row["error"]["code"], row["error"]["hint"]) == ("no_terminal", "add --yes")
+        hint = "apexgpu setup --yes gpu2 cuda --json"
+        assert (row["error"]["code"], row["error"]["hint"]) == ("no_terminal", hint)
         assert product("setup", "gpu2", "cuda") == 7
 
     def test_a_recipe_of_the_users_own_says_how_it_is_used(self, product: Product) -> None:

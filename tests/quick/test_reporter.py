@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from apexgpu import reporter as reporters
-from apexgpu.errors import ApexError, DeclinedError
+from apexgpu.errors import ApexError, DeclinedError, SameCommand
 from apexgpu.questions import Question
-from apexgpu.reporter import PlainReporter, Reporter, TerminalReporter, Transferred
+from apexgpu.reporter import CommandLine, PlainReporter, Reporter, TerminalReporter, Transferred
 from apexgpu.results import Result
 
 MIB = 1 << 20
@@ -37,6 +37,32 @@ class Terminal(io.StringIO):
 )
 def test_the_numbers_of_a_copy(done: int, total: int | None, rate: float, shown: str) -> None:
     assert Transferred("x", done, total, rate).describe() == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "options_at", "hint"),
+    [
+        (("down", "gpu2"), 1, "apexgpu down --yes gpu2"),
+        (("exec", "gpu2", "--", "echo", "a b"), 1, "apexgpu exec --yes gpu2 -- echo 'a b'"),
+        (("keys", "remove", "x", "--yes"), 2, "apexgpu keys remove x --yes"),
+        (("run", "gpu2", "--env", "TOKEN=hunter2", "--", "true"), 1, "add --yes"),
+        (("run", "gpu2", "--env=TOKEN=hunter2", "--", "true"), 1, "add --yes"),
+    ],
+)
+def test_a_hint_of_the_same_command_is_the_whole_command_without_secrets(
+    words: tuple[str, ...], options_at: int, hint: str
+) -> None:
+    err = io.StringIO()
+    reporter = PlainReporter(err=err)
+    reporter.command_line = CommandLine(words, options_at)
+    reporter.error(ApexError("x", hint=SameCommand("add --yes", "--yes")))
+    assert err.getvalue() == f"error: x\n hint: {hint}\n"
+
+
+def test_without_a_command_line_it_is_its_text() -> None:
+    err = io.StringIO()
+    PlainReporter(err=err).error(ApexError("x", hint=SameCommand("add --yes", "--yes")))
+    assert err.getvalue() == "error: x\n hint: add --yes\n"
 
 
 def test_ctrl_c_at_a_question_is_reported_on_a_line_of_its_own() -> None:

@@ -251,10 +251,10 @@ def checked_label(label: str) -> str:
     """Return a --name that can be part of a file's name; UsageError for any other."""
     if label and not _LABEL.fullmatch(label):
         message = f"{label!r} cannot be a snapshot's name: use only A-Z a-z 0-9 . _ -, at most 40"
-        raise UsageError(message, hint="apexgpu snapshot HOST --name before-upgrade")
+        raise UsageError(message, hint="apexgpu snapshot --help")
     if _UNDO_LABEL.fullmatch(label):
         message = f"{label} is the name of what a recover or rebuild saves itself; use another one"
-        raise UsageError(message, hint="apexgpu snapshot HOST --name before-upgrade")
+        raise UsageError(message, hint="apexgpu snapshot --help")
     return label
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from apexgpu.archives.archivehost import ArchiveHost, parent_directory, template_path
 from apexgpu.archives.workcontext import WorkContext
-from apexgpu.errors import ApexError, DeclinedError, RefusedError, UnreachableError
+from apexgpu.errors import ApexError, DeclinedError, RefusedError, SameCommand, UnreachableError
 from apexgpu.manageshell import hostlock, manage
 from apexgpu.manageshell.manage import HostStatus
 from apexgpu.models import Host, Outcome
@@ -110,7 +110,7 @@ def _started(
             "none of your containers is running, so the archives cannot be listed, and starting "
             "one needs your consent"
         )
-        raise DeclinedError(message, hint="add --yes", code="no_terminal")
+        raise DeclinedError(message, hint=SameCommand("add --yes", "--yes"), code="no_terminal")
     for candidate in stopped:
         with ExitStack() as cleanup:
             try:

@@ -73,7 +73,7 @@ def _split(session: Session, words: Sequence[str], everything: bool) -> tuple[li
         end = 0 if everything else _count_hosts(session, words)
         names, command = words[:end], words[end:]
     if not command:
-        raise UsageError("no command was given", hint="apexgpu exec HOST... -- CMD...")
+        raise UsageError("no command was given", hint="apexgpu exec --help")
     return list(names), shells.command_line(command)
 
 

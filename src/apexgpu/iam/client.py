@@ -109,7 +109,7 @@ class IamClient:
         response = self._get(_keys_page(user), limit=PAGE_LIMIT)
         if response.status == 404:
             self.config(user)  # raises a better error if this server is not an IAM
-            raise UnknownUserError(f"{user} is unknown in the domain", hint="apexgpu login USER")
+            raise UnknownUserError(f"{user} is unknown in the domain", hint="apexgpu login --help")
         # A 500 for a user whom IAM knows, or when every request fails, has another cause.
         if response.status == 500 and self.port(user) is None:
             raise RefusedError(
@@ -279,6 +279,6 @@ def _checked(user: str) -> str:
     if not valid_user(user):
         raise UsageError(
             f"{user[:40]!r} is not an account name: lower-case letters, digits, '_', '.', '-'",
-            hint="apexgpu login USER",
+            hint="apexgpu login --help",
         )
     return user

@@ -60,7 +60,7 @@ def parse(body: bytes, *, user: str, networks: Sequence[Network] = NETWORKS) -> 
     (Host(name='gpu7', address='10.0.0.7', user='al', port=None, manage_port=22),)
     """
     if not _ACCOUNT.fullmatch(user):
-        raise ConfigError(f"{quoted(user)} is not an account name", hint="apexgpu login USER")
+        raise ConfigError(f"{quoted(user)} is not an account name", hint="apexgpu login --help")
     blocks = _blocks(_text(body))
     for block in blocks.values():
         _check(block, user, networks)
@@ -168,7 +168,7 @@ def _address(block: _Block, networks: Sequence[Network]) -> str:
             f"HostName {address} of {block.label} is outside the lab's networks"
             " (networks in config.toml)",
             block.line,
-            hint=f'networks = ["{address}"]',
+            hint=f"apexgpu config set networks {address}",
         )
     return str(address)
 

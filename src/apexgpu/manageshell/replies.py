@@ -324,7 +324,7 @@ def parse_port_maps(reply: Reply, host: str) -> tuple[PortMap, ...]:
     require_end(lines, reply, host)
     if any("-P option only supports" in line for line in content_lines(reply.err)):
         message = f"{host} cannot list its port maps: the container has several addresses"
-        raise RefusedError(message, hint=f"apexgpu tunnel {host} PORT", code="several_addresses")
+        raise RefusedError(message, hint="apexgpu tunnel --help", code="several_addresses")
     if "Current port forward" not in lines:
         raise unexpected(reply, host)
     maps = []

@@ -13,7 +13,7 @@ from apexgpu.text import duration, size
 _STATE_WIDTH = len("running, not reachable")
 _COLUMNS = (
     Column("HOST"),
-    Column("STATE", least=12),
+    Column("STATE", least=len("not registered")),
     Column("ADDRESS", least=9, keep=3),
     Column("PORT", keep=4),
     Column("MEMORY", keep=2),

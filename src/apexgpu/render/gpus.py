@@ -20,7 +20,7 @@ from apexgpu.text import counted, size
 _COLUMNS = (
     Column("HOST"),
     Column("GPU"),
-    Column("MODEL", least=8, keep=4),
+    Column("MODEL", least=len("unreachable"), keep=4),
     Column("TEMP", keep=1),
     Column("LOAD", keep=5),
     Column("USED", keep=2),

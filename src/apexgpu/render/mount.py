@@ -11,7 +11,7 @@ from apexgpu.text import duration
 
 _COLUMNS = (
     Column("HOST"),
-    Column("DIRECTORY", least=12, is_path=True),
+    Column("DIRECTORY", least=26, is_path=True),
     Column("REMOTE", least=8, keep=2, is_path=True),
     Column("STATE"),
     Column("SINCE", keep=1),

@@ -15,6 +15,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any
 
+from apexgpu.errors import SameCommand
 from apexgpu.models import Finding, Host, Outcome
 from apexgpu.platforms.console import understands_escape_codes
 from apexgpu.platforms.system import is_windows
@@ -105,14 +106,26 @@ class Screen:
         """Print the JSON document, when JSON is wanted."""
         if self.as_json:
             self._printed_document = True
-            text = json.dumps(envelope(document), indent=2, ensure_ascii=False)
+            whole = self._with_commands(envelope(document))
+            text = json.dumps(whole, indent=2, ensure_ascii=False)
             self._write(safe_json(text))
 
     def document_line(self, document: JsonObject) -> None:
         """Print one of several JSON documents, on a line of its own."""
         self._printed_document = True
-        text = json.dumps(envelope(document), ensure_ascii=False)
+        text = json.dumps(self._with_commands(envelope(document)), ensure_ascii=False)
         self._write(safe_json(text))
+
+    def _with_commands(self, value: Any) -> Any:
+        """A part of a document, with commands to paste as hints."""
+        if isinstance(value, dict):
+            return {key: self._with_commands(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self._with_commands(part) for part in value]
+        line = self.reporter.command_line
+        if isinstance(value, SameCommand) and line is not None:
+            return value.with_options(line.words, line.options_at)
+        return value
 
     def line(self, text: str) -> None:
         """A line of a result."""

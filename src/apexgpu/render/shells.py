@@ -37,7 +37,7 @@ def _warn_of_cuts(result: CommandOutputs, screen: Screen) -> None:
         if outcome.value is not None and outcome.value.reply.is_cut:
             name = outcome.host.name
             message = f"the output on {name} is too long to be kept; its middle is left out"
-            screen.reporter.warn(message, hint=f"apexgpu ssh {name} -- CMD > FILE")
+            screen.reporter.warn(message, hint="apexgpu exec --help")
 
 
 VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {

@@ -29,6 +29,7 @@ from apexgpu.errors import (
     RefusedError,
     RegisterKeyError,
     RevokedHostKeyError,
+    SameCommand,
     SilentAgentError,
     TooManyKeysError,
     TooMuchOutputError,
@@ -53,7 +54,10 @@ class UnknownHostKeyError(DeclinedError):
     def __init__(self, route: Route, key: PublicKey) -> None:
         super().__init__(
             f"the host key of {route.target.alias} is not known yet",
-            hint="run the command in a terminal to see and confirm it, or add --accept-new",
+            hint=SameCommand(
+                "run the command in a terminal to see and confirm it, or add --accept-new",
+                "--accept-new",
+            ),
         )
         self.route = route
         self.key = key
@@ -304,9 +308,10 @@ def host_key_changed_error(
     known_fingerprints = " or ".join(known)
     message = (
         f"the host key of {target.alias} has changed: it shows {shown}, "
-        f"known is {known_fingerprints} ({known_hosts_file}); nothing was sent"
+        f"known is {known_fingerprints} ({known_hosts_file}); nothing was sent; ask the administrators "
+        "whether this change is theirs before you trust it"
     )
-    hint = "ask the administrators whether this change is theirs before you trust it"
+    hint = f"apexgpu doctor {target.host.name}"
     return ChangedHostKeyError(message, hint=hint, key=key)
 
 
@@ -339,5 +344,6 @@ def unreachable_error(
         hint = f"apexgpu up {host.name}"
     elif kind is NoRouteError:
         # The host forwards the port to an address that the container had before it was last started.
-        hint = "ask the administrators to clear the stale forward of your port; nothing else helps"
+        message += "; ask the administrators to clear the stale forward of your port"
+        hint = f"apexgpu doctor {host.name}"
     return kind(message, hint=hint, code=code)

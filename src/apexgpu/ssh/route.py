@@ -5,6 +5,7 @@ apexgpu does not read the ssh config itself. OpenSSH resolves Host, Match, Inclu
 
 import os
 import re
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,7 +274,9 @@ def _config_error(stderr: bytes, status: int, config: Path) -> ConfigError | NoL
     specific = [line for line in text.splitlines() if ": terminating, " not in line]
     reason = last_line("\n".join(specific), f"exit status {status}")
     message = f"ssh cannot read its configuration: {reason}"
-    return ConfigError(message, hint=f"correct that line in {config}", code="ssh_config")
+    return ConfigError(
+        message, hint=f"ssh -F {shlex.quote(str(config))} -G localhost", code="ssh_config"
+    )
 
 
 def no_local_user_error(stderr: str) -> NoLocalUserError:

@@ -294,9 +294,7 @@ def _parse_host(name: str, options: dict[str, dict[str, str]]) -> Host | None:
 def _quote(path: str) -> str:
     """Write `path` so that ssh reads it back unchanged: `%` doubled, quoted if needed."""
     if not path or not path.isprintable() or "${" in path:
-        raise ConfigError(
-            f"{path!a} cannot be named in an ssh config", hint="apexgpu login --key PATH"
-        )
+        raise ConfigError(f"{path!a} cannot be named in an ssh config", hint="apexgpu login --help")
     text = path.replace("%", "%%")
     if _NEEDS_QUOTES.search(text):
         escaped = text.replace("\\", "\\\\").replace('"', '\\"')

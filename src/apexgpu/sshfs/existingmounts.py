@@ -30,7 +30,7 @@ def find_existing(state_dir: Path, hosts: Sequence[Host], request: MountRequest)
             raise RefusedError(message, hint=f"apexgpu mount {host}", code="nested")
     if mounttable.entry_at(read_table(), request.directory) is not None:
         message = f"something else is mounted on {request.directory}"
-        raise RefusedError(message, hint=f"apexgpu mount {host} DIR", code="mounted")
+        raise RefusedError(message, hint=f"apexgpu mount {host} ~/apexgpu/{host}-2", code="mounted")
     return None
 
 

@@ -139,7 +139,9 @@ def _make_directories(request: MountRequest, content: LocalContent, created: lis
             created.remove(str(path))
         except OSError as exc:
             message = f"cannot make the directory {path}: {exc.strerror}"
-            hint = f"apexgpu mount {request.target.host.name} DIR"
+            hint = (
+                f"apexgpu mount {request.target.host.name} ~/apexgpu/{request.target.host.name}-2"
+            )
             raise UsageError(message, hint=hint, code="directory") from None
 
 

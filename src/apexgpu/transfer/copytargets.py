@@ -288,7 +288,7 @@ def _require_valid_name(target: FileSystem, name: bytes) -> None:
         message = (
             f"a file cannot have the name {display(name)} on {target.where}: give the copy another"
         )
-        raise RefusedError(message, hint="apexgpu cp HOST:PATH NEW-NAME", code="name")
+        raise RefusedError(message, hint="apexgpu cp --help", code="name")
 
 
 def _final_path(
