@@ -323,6 +323,8 @@ class _Clients:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._lock = threading.Lock()  # many threads ask at once, and the client is made once
+        self._asking = threading.Lock()
+        self._declined: set[Path] = set()
 
     def client_for(self, _route: "Route") -> "Client":
         """The client for a route."""
@@ -355,6 +357,7 @@ class _Clients:
             agents=session.agents,
             history=history,
             on_login=self._note_login,
+            passphrase=self._passphrase,
         )
 
         def make_paramiko(on_login: "OnLogin") -> ParamikoClient:
@@ -368,10 +371,19 @@ class _Clients:
         self._session.used_keys[route.target] = key
 
     def _passphrase(self, path: Path) -> str | None:
-        passphrase = self._session.passphrases.get(path)
-        if passphrase is not None or not self._session.reporter.can_ask:
-            return passphrase
-        return self._session.reporter.secret(questions.PASSPHRASE.fill(path=path)) or None
+        """The passphrase of a key file. Many threads ask at once, and the user is asked once in this run."""
+        from apexgpu.secret import Secret
+
+        with self._asking:
+            known = self._session.passphrases.get(path)
+            if known is not None or path in self._declined or not self._session.reporter.can_ask:
+                return known
+            entered = self._session.reporter.secret(questions.PASSPHRASE.fill(path=path))
+            if not entered:
+                self._declined.add(path)
+                return None
+            self._session.passphrases.remember(path, Secret(entered))
+            return entered
 
 
 def _unknown(pattern: str, names: Sequence[str]) -> UnknownHostError:

@@ -29,7 +29,7 @@ from apexgpu.process import LocalRunner
 from apexgpu.ssh import fanout
 from apexgpu.ssh import route as routes
 from apexgpu.ssh.confirmation import ConfirmingClient
-from apexgpu.ssh.failures import UnknownHostKeyError
+from apexgpu.ssh.failures import KeyLockedError, UnknownHostKeyError
 from apexgpu.ssh.history import FILE_NAME, ConnectionHistory
 from apexgpu.ssh.identities import Identities
 from apexgpu.ssh.opensshclient import OpenSshClient
@@ -46,14 +46,16 @@ LIMITS = Limits(connect=30, total=30)
 
 
 class CountingRunner(LocalRunner):
-    """Counts the connections of the ssh program."""
+    """Counts the connections of the ssh program, and keeps all that other programs can see of it."""
 
     def __init__(self) -> None:
         self.connections = 0
+        self.visible = ""
 
     def stream(self, argv: Sequence[str], **options: Any) -> Any:
         """See Runner."""
         self.connections += 1
+        self.visible += f"{argv} {options.get('env')}"
         return super().stream(argv, **options)
 
 
@@ -80,7 +82,11 @@ class Connector:
             return ParamikoClient(identities, history=history, on_login=on_login)
 
         openssh_client = OpenSshClient(
-            self.runner, self.config, preferred=self.preferred, history=history
+            self.runner,
+            self.config,
+            preferred=self.preferred,
+            history=history,
+            passphrase=lambda _file: self.passphrase,
         )
         self.client = ConfirmingClient(make_paramiko, openssh_client, history)
 
@@ -180,6 +186,48 @@ def test_a_wrong_passphrase_is_not_a_refusal(laptop: Laptop) -> None:
     error = failure(laptop, Connector(laptop.config, passphrase="wrong", preferred=key))
     assert isinstance(error, WrongPassphraseError)
     assert error.hint == f"ssh-add {key}"
+
+
+ONLY_OPENSSH = {
+    "chacha20": (*ED25519, "-Z", "chacha20-poly1305@openssh.com"),
+    "aes256-gcm": (*ED25519, "-Z", "aes256-gcm@openssh.com"),
+    "aes128-ctr": ("-t", "ecdsa", "-Z", "aes128-ctr"),
+    "pkcs8": ("-t", "rsa", "-m", "PKCS8"),
+}
+
+
+@pytest.mark.parametrize("form", ONLY_OPENSSH)
+def test_a_passphrase_that_is_typed_opens_keys_that_only_openssh_reads(
+    laptop: Laptop, form: str
+) -> None:
+    secret = 'it\'s a "secret" $HOME'
+    key = keygen(laptop.directory / "a key", *ONLY_OPENSSH[form], passphrase=secret)
+    laptop.authorize(Path(f"{key}.pub"))
+    laptop.lines.append(f'IdentityFile "{key}"')
+    laptop.write()
+    connector = Connector(laptop.config, passphrase=secret)
+    assert connector.run(laptop.server.host).code == 0
+    # It was refused once without the passphrase; the next host gets it at once.
+    assert connector.runner.connections == 2
+    assert connector.run(laptop.server.host).code == 0
+    assert connector.runner.connections == 3
+    assert secret not in connector.runner.visible
+    assert repr(secret) not in connector.runner.visible
+    wrong = failure(laptop, Connector(laptop.config, passphrase="wrong"))
+    assert isinstance(wrong, WrongPassphraseError)
+    locked = failure(laptop, Connector(laptop.config))
+    assert isinstance(locked, KeyLockedError)
+    assert str(key) in locked.message
+
+
+def test_an_encrypted_file_without_a_public_half_is_opened_too(laptop: Laptop) -> None:
+    key = keygen(laptop.directory / "id", *ONLY_OPENSSH["pkcs8"], passphrase="secret")
+    laptop.authorize(Path(f"{key}.pub"))
+    Path(f"{key}.pub").unlink()
+    laptop.lines.append(f"IdentityFile {key}")
+    laptop.write()
+    assert Connector(laptop.config, passphrase="secret").run(laptop.server.host).code == 0
+    assert isinstance(failure(laptop, Connector(laptop.config)), KeyLockedError)
 
 
 def test_an_agent_that_does_not_sign_is_not_a_refusal(

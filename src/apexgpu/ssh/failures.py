@@ -63,6 +63,16 @@ class UnknownHostKeyError(DeclinedError):
         self.key = key
 
 
+class KeyLockedError(DeclinedError):
+    """Nobody entered the passphrase of the key in `file`."""
+
+    code = "key_locked"
+
+    def __init__(self, message: str, *, hint: str, file: Path) -> None:
+        super().__init__(message, hint=hint)
+        self.file = file
+
+
 class ChangedHostKeyError(HostKeyError):
     """A target shows another host key than the known one. `key` is None where only ssh saw it."""
 
@@ -207,10 +217,10 @@ def key_refused_error(target: Target) -> ApexError:
     return LoginError(message, hint="apexgpu login", code="key_refused")
 
 
-def key_locked_error(target: Target, file: Path) -> DeclinedError:
+def key_locked_error(target: Target, file: Path) -> KeyLockedError:
     """The error for a login without the key in `file`, whose passphrase nobody entered."""
     message = f"no login to {target.alias} without the passphrase of {file}, which was not entered"
-    return DeclinedError(message, hint=hints.add_key(file), code="key_locked")
+    return KeyLockedError(message, hint=hints.add_key(file), file=file)
 
 
 def wrong_passphrase_error(target: Target, file: Path) -> WrongPassphraseError:

@@ -1,7 +1,9 @@
 """The `ssh` program as a client: it has the final say on every login, and takes the routes that paramiko cannot."""
 
+import contextlib
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from apexgpu.boundedoutput import OnOutput, taker_of
@@ -14,8 +16,10 @@ from apexgpu.errors import (
 )
 from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.process import Readiness, Runner
-from apexgpu.ssh import silentagent, sshlog, sshoptions
+from apexgpu.ssh import askpass, silentagent, sshlog, sshoptions
+from apexgpu.ssh.askpass import Passphrase
 from apexgpu.ssh.failures import (
+    KeyLockedError,
     SshFailure,
     UnknownHostKeyError,
     agent_refused_error,
@@ -32,6 +36,7 @@ from apexgpu.ssh.failures import (
     silent_agent_error,
     too_much_output_error,
     unreachable_error,
+    wrong_passphrase_error,
 )
 from apexgpu.ssh.history import ConnectionHistory
 from apexgpu.ssh.hostkeys import known_hosts_name
@@ -87,7 +92,8 @@ class OpenSshClient:
     """Runs each command in an `ssh` process of its own.
 
     `preferred` is the file of the key that login registered: it is offered even where the ssh config does not name it.
-    An agent that does not answer is left out, because ssh would wait for it forever.
+    An agent that does not answer is left out, because ssh would wait for it forever. `passphrase` returns that of a key
+    file, None if nobody can enter it; it is called when a server would accept the key.
     """
 
     def __init__(
@@ -99,8 +105,11 @@ class OpenSshClient:
         agents: Agents | None = None,
         history: ConnectionHistory | None = None,
         on_login: OnLogin = lambda _route, _key: None,
+        passphrase: Callable[[Path], str | None] = lambda _file: None,
     ) -> None:
         self._on_login = on_login
+        self._ask_passphrase = passphrase
+        self._known_passphrase: Passphrase | None = None
         self._runner = runner
         self._config = config
         self._preferred = preferred
@@ -117,6 +126,35 @@ class OpenSshClient:
         host_key: PublicKey | None = None,
     ) -> Reply:
         """See transport.Client. `host_key` is the key that the target showed before, if it was seen."""
+        known = self._known_passphrase
+        try:
+            return self._run(route, command, limits, on_line, host_key, known)
+        except KeyLockedError as exc:
+            locked = exc
+        if known is not None and known.file == locked.file:
+            raise wrong_passphrase_error(route.target, locked.file)
+        text = self._ask_passphrase(locked.file) if askpass.is_possible() else None
+        if text is None:
+            raise locked
+        known = Passphrase(locked.file, text)
+        try:
+            reply = self._run(route, command, limits, on_line, host_key, known)
+        except KeyLockedError:
+            raise wrong_passphrase_error(route.target, locked.file) from None
+        # The next host need not be asked first which key it would accept.
+        self._known_passphrase = known
+        return reply
+
+    def _run(
+        self,
+        route: Route,
+        command: str,
+        limits: Limits,
+        on_line: OnOutput | None,
+        host_key: PublicKey | None,
+        passphrase: Passphrase | None,
+    ) -> Reply:
+        """Run the command in one ssh process; with a `passphrase`, ssh is told that of one key file."""
         target = route.target
         command, stdin = through_stdin(command)
         arguments = argv(target, command, config=self._config, connect=limits.connect)
@@ -128,7 +166,12 @@ class OpenSshClient:
             total = login_limit + limits.total
         taker = taker_of(on_line)
         taker.starting()
-        with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
+        with contextlib.ExitStack() as stack:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="apexgpu-"))
+            env = None
+            if passphrase is not None:
+                arguments[1:1] = askpass.arguments()
+                env = stack.enter_context(askpass.environment(passphrase))
             # ssh's messages go to a file (-E), so that they cannot be confused with the command's stderr.
             file = Path(directory) / "log"
             arguments[1:1] = ["-E", str(file)]
@@ -142,6 +185,7 @@ class OpenSshClient:
                 output=limits.output,
                 keeps_reading=limits.keeps_reading,
                 ready=ready,
+                env=env,
             )
             log = sshlog.parse(_read(file))
         err = completed.err.decode("utf-8", "replace")
@@ -247,6 +291,9 @@ class OpenSshClient:
             return key_unreadable_error(
                 target, Path(failed.path), f"ssh reports: {failed.reason}", too_open=too_open
             )
+        # ssh that may not ask passes over an encrypted file without a public half, and reports nothing.
+        if log.tried and _is_encrypted(Path(log.tried)):
+            return key_locked_error(target, Path(log.tried))
         if self._agent_is_silent(route):
             return silent_agent_error(target, self._agents.ask(route.agent_socket))
         return nothing_offered_error(target)
