@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from apexgpu import containers
 from apexgpu.archives.journal import Journal
-from apexgpu.errors import ApexError, ConfigError
+from apexgpu.errors import ApexError, ConfigError, UnreachableError
 from apexgpu.iam import hostlist
 from apexgpu.iam.client import IamClient
 from apexgpu.manageshell import hostlock, manage, startrecords
@@ -32,7 +32,8 @@ LONGEST_WAIT = 3.0
 class Overview(Result):
     """How things are. The lists are names of hosts.
 
-    `user` is None before the first login. `silent` are the hosts without an answer. `interrupted` is
+    `user` is None before the first login. `silent` are the hosts without an answer,
+    `failing` those with another error (a refused key, an unknown host key). `interrupted` is
     a sentence for each piece of work that was cut short. `new` are hosts that IAM has now and this
     laptop does not know yet. `iam_answers` is None if IAM was not asked. `everyday` are the commands
     to list, each with a line about it.
@@ -45,6 +46,7 @@ class Overview(Result):
     stopped: Sequence[str] = ()
     not_registered: Sequence[str] = ()
     silent: Sequence[str] = ()
+    failing: Sequence[str] = ()
     interrupted: Sequence[str] = ()
     new: Sequence[str] = ()
     vpn: str = ""
@@ -60,6 +62,7 @@ class Overview(Result):
             "stopped": list(self.stopped),
             "not_registered": list(self.not_registered),
             "unreachable": list(self.silent),
+            "failing": list(self.failing),
             "interrupted": list(self.interrupted),
             "new_hosts": list(self.new),
             "next": self.next_command,
@@ -81,6 +84,7 @@ class _States:
     stopped: list[str] = field(default_factory=list)
     not_registered: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
+    failing: list[str] = field(default_factory=list)
 
 
 def take(session: Session, *, everyday: Sequence[tuple[str, str]] = ()) -> Overview:
@@ -111,6 +115,7 @@ def take(session: Session, *, everyday: Sequence[tuple[str, str]] = ()) -> Overv
         stopped=states.stopped,
         not_registered=states.not_registered,
         silent=states.silent,
+        failing=states.failing,
         interrupted=interrupted,
         new=new,
         vpn=session.settings.vpn,
@@ -132,8 +137,10 @@ def _sort(outcomes: Sequence[Outcome[manage.HostStatus]]) -> _States:
     for outcome in outcomes:
         name = outcome.host.name
         status = outcome.value
-        if status is None:
+        if isinstance(outcome.error, UnreachableError):
             states.silent.append(name)
+        elif status is None:
+            states.failing.append(name)
         elif status.container is None:
             states.not_registered.append(name)
         elif status.container.running:

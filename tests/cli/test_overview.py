@@ -59,6 +59,14 @@ def test_away_from_the_lab_the_vpn_is_named(
     assert "Next: apexgpu doctor" in said.out
 
 
+def test_a_host_that_refuses_is_not_one_that_does_not_answer(member: Newcomer) -> None:
+    (member.ssh / "known_hosts").unlink()
+    document = member.run("--json").json
+    assert (document["unreachable"], document["failing"]) == ([], ["gpu2", "gpu3"])
+    assert document["next"] == "apexgpu doctor"
+    assert "  problem         gpu2 gpu3" in member.run().out
+
+
 @pytest.mark.parametrize("word", sorted(SYNONYMS))
 def test_a_name_from_another_tool_is_our_command(
     word: str, capsys: pytest.CaptureFixture[str]

@@ -19,6 +19,7 @@ def show_overview(result: Overview, screen: Screen) -> None:
     _show_hosts(screen, "stopped", result.stopped)
     _show_hosts(screen, "not registered", result.not_registered)
     _show_hosts(screen, "no answer", result.silent)
+    _show_hosts(screen, "problem", result.failing)
     _show_hosts(screen, "new in IAM", result.new)
     for fact in result.interrupted:
         screen.line(f"  {'interrupted':<{_TITLE_WIDTH}}{fact}")
