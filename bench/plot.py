@@ -18,7 +18,7 @@ from bench.figure import Figure
 DATA = Path(__file__).with_name("plot.json")
 DRAWING = Path(__file__).parent.parent / "docs" / "speed.svg"
 RTTS = (0.0, 0.05)
-HOSTS = (1, 4, 18, 64)
+HOSTS = (1, 4, 18, 48)
 
 _WIDTH = 860
 _PANEL_HEIGHT = 260
