@@ -32,6 +32,7 @@ from apexgpu.settings import Settings
 
 if TYPE_CHECKING:
     from apexgpu.iam.hostlist import Network
+    from apexgpu.models import Reply
     from apexgpu.secret import Secret
     from apexgpu.ssh.route import Route
     from apexgpu.ssh.transport import Client, Connections, OnLogin, UsedKey
@@ -289,7 +290,6 @@ class Session:
 
 def connections(session: Session) -> "Connections":
     """Connections to the hosts, as the session's settings say."""
-    from apexgpu.manageshell.replies import is_manage_shell
     from apexgpu.ssh.transport import Connections, Limits
 
     config = session.settings.ssh_config
@@ -306,6 +306,12 @@ def connections(session: Session) -> "Connections":
             return silentagent.options(session.transport.route(target), session.agents)
 
         open_connections = ControlMasters(config, session.runner, agent_options=agent_options)
+
+    def is_manage_reply(reply: "Reply") -> bool:
+        from apexgpu.manageshell.replies import is_manage_shell  # `ssh` does not need it
+
+        return is_manage_shell(reply)
+
     limits = Limits(connect=timeout, total=max(timeout, 10))
     return Connections(
         config,
@@ -313,7 +319,7 @@ def connections(session: Session) -> "Connections":
         _Clients(session).client_for,
         open_connections,
         limits,
-        is_manage_shell,
+        is_manage_reply,
     )
 
 

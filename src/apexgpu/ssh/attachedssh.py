@@ -8,13 +8,15 @@ it may know a better explanation.
 import contextlib
 import os
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from apexgpu.errors import ApexError
+from apexgpu.platforms.rights import mode_of_private_directory
+from apexgpu.platforms.system import current
 from apexgpu.process import Runner
 
 SSH_FAILED = 255
@@ -140,5 +142,19 @@ class _LogFollower:
 
 @contextlib.contextmanager
 def _log_file() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
-        yield Path(directory) / "log"
+    """A path for the log, in a directory that nobody else may enter; both are deleted afterwards."""
+    # Not the tempfile module: what it imports takes as long as a command over an open connection.
+    base = os.environ.get("TMPDIR") or os.environ.get("TEMP") or "/tmp"  # noqa: S108
+    directory = Path(base) / f"apexgpu-{os.urandom(8).hex()}"
+    try:
+        directory.mkdir(mode=mode_of_private_directory(current()))
+    except OSError as exc:
+        message = f"cannot make a directory for temporary files: {exc.strerror}: {directory}"
+        raise ApexError(message, hint=f"ls -ld {base}", code="no_temporary_directory") from None
+    file = directory / "log"
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
+            directory.rmdir()
