@@ -45,7 +45,7 @@ from apexgpu.sshfs.existingmounts import find_existing
 from apexgpu.sshfs.mountcommands import MountRequest
 from apexgpu.sshfs.mountprograms import MountProgram, ProgramKind
 from apexgpu.sshfs.mounts import Mount, MountState
-from apexgpu.timelimit import run_with_limit
+from apexgpu.timelimit import run_with_limit, start
 
 __all__ = [
     "Mount",
@@ -175,11 +175,14 @@ def mount(
     Example: mount(session, "gpu7", "~/data", remote="/SSD/alice", read_only=True)
     """
     chosen = containers.one_host(session, host)
-    program = mountprograms.find_program(session.runner)
     requested = mountcheck.parse_remote_path(remote)
     mountcheck.quote_for_sftp(requested)  # refuses a path that cannot be checked
+    target = Target(chosen, "container")
+    # Each of these starts programs, and none depends on the others.
+    finding_program = start(lambda: mountprograms.find_program(session.runner), name="sshfs")
+    finding_options = start(lambda: _ssh_options(session, target), name="ssh options")
     request = MountRequest(
-        target=Target(chosen, "container"),
+        target=target,
         remote=requested,
         directory=mounts.absolute_path(directory or f"~/apexgpu/{chosen.name}"),
         config=session.settings.ssh_config,
@@ -195,18 +198,21 @@ def mount(
     if existing is not None:
         return Mounted(existing, changed=False)
 
+    program = finding_program.result()
     problem = mountprograms.known_problem(program)
     if problem:
         session.reporter.warn(problem)
-    request = replace(
-        request,
-        agent_options=shells.agent_options(session, request.target),
-        ciphers=_faster_ciphers(session, request.target),
-    )
+    agent_options, ciphers = finding_options.result()
+    request = replace(request, agent_options=agent_options, ciphers=ciphers)
     request = _with_key_file(session, program, request)
     with session.reporter.working(f"mounting {chosen.name}"):
         mounted = _mount_running(session, program, request)
     return Mounted(mounted, changed=True)
+
+
+def _ssh_options(session: Session, target: Target) -> tuple[tuple[str, ...], str]:
+    """The options that leave out an agent that does not answer, and the ciphers to use."""
+    return shells.agent_options(session, target), _faster_ciphers(session, target)
 
 
 def _with_key_file(session: Session, program: MountProgram, request: MountRequest) -> MountRequest:

@@ -579,6 +579,19 @@ class StartedProgram:
         out, err = self._stdout.read(_MOST_OUTPUT), self._stderr.read(_MOST_OUTPUT)
         return Completed(self._command.argv, self._process.returncode, out, err, timed_out)
 
+    def output_until(self, is_enough: Callable[[str], bool]) -> str:
+        """Wait until what it has printed on stdout is enough, it has ended, or reached its limit; return that."""
+        # A read that leaves the position of the file alone, because the program shares it. Windows has none.
+        read_at = getattr(os, "pread", None)
+        if read_at is None:
+            return self.wait().text
+        while True:
+            ended = self._process.poll() is not None or time.monotonic() >= self._deadline
+            text = str(read_at(self._stdout.fileno(), _MOST_OUTPUT, 0), "utf-8", "replace")
+            if ended or is_enough(text):
+                return text
+            time.sleep(_POLL)
+
     def kill(self) -> None:
         """Kill it with its children, if it runs."""
         import subprocess

@@ -17,6 +17,8 @@ from apexgpu.errors import (
     UnreachableError,
 )
 from apexgpu.process import LocalRunner, Readiness, TimedCommand, run_all
+from apexgpu.errors import MissingProgramError, UnreachableError
+from apexgpu.process import LocalRunner, Readiness, TimedCommand, run_all, start_timed
 
 RUNNER = LocalRunner()
 PYTHON = sys.executable
@@ -228,3 +230,15 @@ def test_what_outlives_us_keeps_no_directory_in_use(
     RUNNER.spawn([PYTHON, "-I", "-S", "-c", script, str(report)])
     until(lambda: report.exists() and report.read_text().endswith("\n"))
     assert report.read_text() == "/\n"
+
+
+def test_the_output_of_a_started_program_is_read_while_it_runs_and_the_program_ended() -> None:
+    code = "import time; print('first', flush=True); time.sleep(600)"
+    command = TimedCommand((PYTHON, "-c", code), 60)
+    with start_timed(command) as program:
+        assert program.output_until(lambda text: "first" in text).strip() == "first"
+        began = time.monotonic()
+    assert time.monotonic() - began < 30
+    with start_timed(TimedCommand((PYTHON, "-c", "print('all')"), 60)) as program:
+        assert program.output_until(lambda _text: False).strip() == "all"
+        assert program.wait().code == 0

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from apexgpu.timelimit import run_with_limit
+from apexgpu.timelimit import run_with_limit, start
 
 
 def test_the_value_and_the_error_of_the_work_come_back() -> None:
@@ -26,3 +26,10 @@ def test_work_that_hangs_is_left_behind_by_a_thread_that_does_not_delay_the_exit
     [thread] = [thread for thread in threading.enumerate() if thread.name == "hanging work"]
     assert thread.daemon
     never.set()
+
+
+def test_several_works_run_at_the_same_time() -> None:
+    both = threading.Barrier(2, timeout=60)
+    first = start(both.wait, name="first")
+    second = start(both.wait, name="second")
+    assert {first.result(), second.result()} == {0, 1}

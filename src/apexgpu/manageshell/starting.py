@@ -1,12 +1,11 @@
 """Starts a container, and waits for its address and until its port answers SSH."""
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apexgpu import uncaught
+from apexgpu import timelimit
 from apexgpu.errors import (
     ApexError,
     CommandTimeoutError,
@@ -54,33 +53,24 @@ class LoginAttempt:
     """A login to the container that begins while its host is asked for the container's state."""
 
     def __init__(self, transport: Transport, host: Host) -> None:
-        self._transport = transport
-        self._host = host
-        self._errors: list[ApexError | None] = []
+        target = Target(host, "container")
         # Not waited for where the container turns out to be stopped.
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._login = timelimit.start(
+            lambda: transport.run(target, "true", once=True), name=f"login to {host.name}"
+        )
 
     def succeeded(self) -> bool:
         """Wait for the login, and return whether it worked.
 
         UnknownHostKeyError for a host key that the user has not seen.
         """
-        self._thread.join()
-        (error,) = self._errors
-        if isinstance(error, UnknownHostKeyError):
-            raise error
-        return error is None
-
-    def _run(self) -> None:
         try:
-            self._transport.run(Target(self._host, "container"), "true", once=True)
-        except ApexError as exc:
-            self._errors.append(exc)
-        except Exception as exc:
-            self._errors.append(uncaught.as_apex_error(exc))
-        else:
-            self._errors.append(None)
+            self._login.result()
+        except UnknownHostKeyError:
+            raise
+        except ApexError:
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,21 @@
 import contextlib
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 
 from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UsageError
 from apexgpu.models import Target
 from apexgpu.platforms import hints
-from apexgpu.process import Completed, TimedCommand, start_timed
+from apexgpu.process import Completed, StartedProgram, TimedCommand, start_timed
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.failures import SshFailure, classify, failure_error
 from apexgpu.ssh.route import config_arguments, target_arguments
 from apexgpu.text import last_line
+
+_HOME = re.compile(r"^Remote working directory: (/.*)\n", re.MULTILINE)
+"""What sftp prints after `pwd`: the home directory."""
 
 
 class PromptNeededError(LoginError):
@@ -39,10 +42,36 @@ class PathCheck:
         self._remote = remote
 
     @contextlib.contextmanager
-    def asking(self) -> Iterator[Callable[[], str]]:
-        """Ask during the block. What it yields waits for the full path, or raises what prevented it."""
+    def asking(self) -> "Iterator[RunningCheck]":
+        """Ask during the block."""
         with start_timed(self._command) as program:
-            yield lambda: full_remote_path(program.wait(), self._target, self._remote)
+            yield RunningCheck(program, self._target, self._remote)
+
+
+class RunningCheck:
+    """A PathCheck that has been started."""
+
+    def __init__(self, program: StartedProgram, target: Target, remote: str) -> None:
+        self._program = program
+        self._target = target
+        self._remote = remote
+
+    def full_path(self) -> str:
+        """Wait for the full path. Raises the error for whatever prevented it."""
+        return full_remote_path(self._program.wait(), self._target, self._remote)
+
+    def path_of_mounted(self) -> str:
+        """The full path of what has been mounted, so that only the home is not known yet.
+
+        "~", or the path as it was asked for, if the check fails: a mount that works counts, whatever the check met.
+        """
+        if self._remote.startswith("/"):
+            return posixpath.normpath(self._remote)
+        # The end of sftp would take some more round trips.
+        home = _HOME.search(self._program.output_until(lambda text: _HOME.search(text) is not None))
+        if home is None or "\\" in home[1]:
+            return self._remote or "~"
+        return posixpath.normpath(posixpath.join(home[1], self._remote))
 
 
 def sftp_command(
@@ -109,7 +138,7 @@ def full_remote_path(completed: Completed, target: Target, remote: str) -> str:
     stderr = completed.err.decode("utf-8", "replace")
     if completed.timed_out:
         raise failure_error(target, SshFailure.TIMEOUT, stderr)
-    match = re.search(r"^Remote working directory: (/.*)$", completed.text, re.MULTILINE)
+    match = _HOME.search(completed.text)
     if completed.code == 0 and match:
         home = match[1]
         # In some locales sftp prints what is not ASCII in octal. Then the path is left to sshfs.

@@ -160,17 +160,13 @@ def _run_and_check(
     if check is None:
         _run_program(program, request, limit, lock_file)
         return request.remote
-    with check.asking() as full_path:
+    with check.asking() as running_check:
         try:
             _run_program(program, request, limit, lock_file)
         except ApexError:
-            full_path()  # its error explains more than that of the program
+            running_check.full_path()  # its error explains more than that of the program
             raise
-        try:
-            return full_path()
-        except ApexError:
-            # The program has logged in and found the path. That counts, whatever the check met.
-            return request.remote or "~"
+        return running_check.path_of_mounted()
 
 
 def _run_program(
