@@ -44,7 +44,7 @@ def _relay_address(address: str) -> str:
     return f"{first}.{second}.{int(third) + 100}.{fourth}"
 
 
-def single_commands(rtt: float) -> Iterator[Figure]:
+def single_commands(rtt: float, *, runs: int = 7) -> Iterator[Figure]:
     """`ssh` and `exec` on one host, cold and over an open master, against `ssh HOST true`."""
     with distant_farm(rtt, 1, shells=True) as hosts:
         cold, warm = hosts.environment(keep=False), hosts.environment(keep=True)
@@ -58,7 +58,7 @@ def single_commands(rtt: float) -> Iterator[Figure]:
                 "apexgpu ssh": (ssh, cold, b""),
                 "apexgpu exec": (execute, cold, b""),
             },
-            runs=7,
+            runs=runs,
         )
         for ours, goal in (("apexgpu ssh", 1.15), ("apexgpu exec", 1.15)):
             yield _figure(f"{ours} HOST -- true, cold", "ssh", found, ours, "ssh", goal)
@@ -70,14 +70,14 @@ def single_commands(rtt: float) -> Iterator[Figure]:
                     "apexgpu ssh": (ssh, warm, b""),
                     "apexgpu exec": (execute, warm, b""),
                 },
-                runs=9,
+                runs=runs,
             )
         for ours, goal in (("apexgpu ssh", 1.5), ("apexgpu exec", 1.5)):
             what = f"{ours} HOST -- true, repeated"
             yield _figure(what, "ssh over an open master", found, ours, "ssh", goal)
 
 
-def statuses(rtt: float, count: int = 18) -> Iterator[Figure]:
+def statuses(rtt: float, count: int = 18, *, runs: int = 7) -> Iterator[Figure]:
     """`status` of many hosts against clush, and over open masters against `xargs -P ssh`."""
     with distant_farm(rtt, count) as hosts:
         cold, warm = hosts.environment(keep=False), hosts.environment(keep=True)
@@ -86,7 +86,7 @@ def statuses(rtt: float, count: int = 18) -> Iterator[Figure]:
         status = [APEXGPU, "status"]
         clush = ["clush", "-S", "-f", "64", "-o", f"-F {hosts.config}", "-w", ",".join(names)]
         found = paired(
-            {"apexgpu": (status, cold, b""), "clush": ([*clush, "help"], cold, b"")}, runs=7
+            {"apexgpu": (status, cold, b""), "clush": ([*clush, "help"], cold, b"")}, runs=runs
         )
         what = f"status of {count} hosts"
         yield _figure(f"{what}, cold", "clush", found, "apexgpu", "clush", 0.95)
@@ -100,12 +100,14 @@ def statuses(rtt: float, count: int = 18) -> Iterator[Figure]:
                 "ControlMaster=no",
             ]
             xargs = ["xargs", "-P", "64", "-I{}", "ssh", *over, "{}", "help"]
-            found = paired({"apexgpu": (status, warm, b""), "xargs": (xargs, warm, lines)}, runs=9)
+            found = paired(
+                {"apexgpu": (status, warm, b""), "xargs": (xargs, warm, lines)}, runs=runs
+            )
         peer = "xargs -P ssh over open masters"
         yield _figure(f"{what}, repeated", peer, found, "apexgpu", "xargs", 1.2)
 
 
-def mounts(rtt: float) -> Iterator[Figure]:
+def mounts(rtt: float, *, runs: int = 7) -> Iterator[Figure]:
     """`mount` until it responds against `sshfs`, and `unmount` against `fusermount3 -u`."""
     with distant_farm(rtt, 1, shells=True) as hosts:
         env = hosts.environment(keep=False)
@@ -124,7 +126,7 @@ def mounts(rtt: float) -> Iterator[Figure]:
                 (["fusermount3", "-u", str(plain)], env, b""),
             ],
         }
-        found = paired_steps(steps, runs=7)
+        found = paired_steps(steps, runs=runs)
     mounted = {who: timings[0] for who, timings in found.items()}
     unmounted = {who: timings[1] for who, timings in found.items()}
     yield _figure("mount until it responds", "sshfs", mounted, "apexgpu", "sshfs", 1.5)
@@ -134,7 +136,7 @@ def mounts(rtt: float) -> Iterator[Figure]:
     yield Figure("unmount, seconds", "fusermount3 -u", seconds, 0.5, raw, pair)
 
 
-def copies(rtt: float) -> Iterator[Figure]:
+def copies(rtt: float, *, runs: int = 5) -> Iterator[Figure]:
     """`cp` of small files and of a large one, of nothing new, and of a glob, against rsync."""
     with distant_farm(rtt, 1, shells=True) as hosts:
         env, name = hosts.environment(keep=False), hosts.hosts[0].name
@@ -146,8 +148,8 @@ def copies(rtt: float) -> Iterator[Figure]:
         fresh = f"rm -rf {far}/x;"
         rows = [
             ("cp of 300 files of 2 kB", "small", fresh, 1.3),
-            ("cp of 30 MB", "large", fresh, 1.3),
             ("cp of 300 files, nothing to do", "small", "", 1.3),
+            ("cp of 30 MB", "large", fresh, 1.3),
         ]
         for what, source, before, goal in rows:
             slash = "/" if source == "small" else ""
@@ -155,20 +157,22 @@ def copies(rtt: float) -> Iterator[Figure]:
                 "apexgpu": f"{before} {ours} {here}/{source} {name}:{far}/x",
                 "rsync": f"{before} {rsync} {here}/{source}{slash} {name}:{far}/x",
             }
-            yield from _shell_figures(what, commands, env, goal)
+            yield from _shell_figures(what, commands, env, goal, runs)
         fresh = f"rm -rf {far}/y; mkdir {far}/y;"
         pattern = shlex.quote(f"{name}:{here}/csv/*.csv")
         commands = {
             "apexgpu": f"{fresh} {ours} {pattern} {far}/y/",
             "rsync": f"{fresh} {rsync} {pattern} {far}/y/",
         }
-        yield from _shell_figures("cp 'HOST:dir/*.csv' . of 100 files", commands, env, 1.5)
+        yield from _shell_figures("cp 'HOST:dir/*.csv' . of 100 files", commands, env, 1.5, runs)
 
 
 def _shell_figures(
-    what: str, commands: dict[str, str], env: dict[str, str], goal: float
+    what: str, commands: dict[str, str], env: dict[str, str], goal: float, runs: int
 ) -> Iterator[Figure]:
-    found = paired({who: (["sh", "-c", line], env, b"") for who, line in commands.items()}, runs=5)
+    found = paired(
+        {who: (["sh", "-c", line], env, b"") for who, line in commands.items()}, runs=runs
+    )
     yield _figure(what, "rsync -a", found, "apexgpu", "rsync", goal)
 
 
@@ -190,7 +194,7 @@ def _figure(
     return Figure(what, against, mine / other, goal, raw, (mine, other))
 
 
-ON_A_LINE: dict[str, Callable[[float], Iterator[Figure]]] = {
+ON_A_LINE: dict[str, Callable[..., Iterator[Figure]]] = {
     "ssh": single_commands,
     "status": statuses,
     "mount": mounts,
