@@ -738,6 +738,10 @@ def _exclusive_work(
                     hint=entry.resume_command,
                 )
             raise
+        finally:
+            # What was opened before the container was stopped leads nowhere now. A connection that was
+            # being opened at that moment has failed, and would not be tried again for minutes.
+            session.transport.close(Target(host, "container"))
 
 
 def _finish_interrupted(
