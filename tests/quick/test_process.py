@@ -16,8 +16,6 @@ from apexgpu.errors import (
     TooMuchOutputError,
     UnreachableError,
 )
-from apexgpu.process import LocalRunner, Readiness, TimedCommand, run_all
-from apexgpu.errors import MissingProgramError, UnreachableError
 from apexgpu.process import LocalRunner, Readiness, TimedCommand, run_all, start_timed
 
 RUNNER = LocalRunner()
