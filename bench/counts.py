@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -273,6 +274,51 @@ def _recover(scene: Scene) -> Cost:
     return scene.cost_of("recover", "gpu2", "--from", _archive(scene), code=7)
 
 
+def _copy_there(scene: Scene) -> Cost:
+    """300 small files into a new directory."""
+    _new_directory(scene, "there")
+    return scene.cost_of("cp", str(_small_files(scene)), "gpu2:there/")
+
+
+def _copy_back(scene: Scene) -> Cost:
+    """The same files from the container."""
+    _new_directory(scene, "there")
+    scene.run("cp", str(_small_files(scene)), "gpu2:there/")
+    target = scene.directory / "back"
+    shutil.rmtree(target, ignore_errors=True)
+    return scene.cost_of("cp", "gpu2:there/small", f"{target}/")
+
+
+def _copy_again(scene: Scene) -> Cost:
+    """The same files, which are there already."""
+    words = ("cp", str(_small_files(scene)), "gpu2:there/")
+    scene.run(*words)
+    return scene.cost_of(*words)
+
+
+def _copy_matches(scene: Scene) -> Cost:
+    """100 files of a directory, by a wildcard."""
+    _new_directory(scene, "there")
+    scene.run("cp", str(_small_files(scene)), "gpu2:there/")
+    target = scene.directory / "matches"
+    shutil.rmtree(target, ignore_errors=True)
+    return scene.cost_of("cp", "gpu2:there/small/1*", f"{target}/")
+
+
+def _small_files(scene: Scene) -> Path:
+    directory = scene.directory / "small"
+    if not directory.exists():
+        directory.mkdir()
+        for number in range(300):
+            (directory / f"{number:03}").write_bytes(b"%d" % number * 500)
+    return directory
+
+
+def _new_directory(scene: Scene, name: str) -> None:
+    """Let the container have no such directory."""
+    scene.run("exec", "gpu2", "--", f"rm -rf {name}")
+
+
 def _plain_ssh(scene: Scene) -> Cost:
     """The peer of `ssh`."""
     scene.start_count()
@@ -314,6 +360,10 @@ COMMANDS: Mapping[str, Callable[[Scene], Cost]] = {
     "gpus": _command("gpus"),
     "gpus free": _command("gpus", "free"),
     "snapshots": _snapshots,
+    "cp, to the host": _copy_there,
+    "cp, back": _copy_back,
+    "cp, nothing to do": _copy_again,
+    "cp, glob": _copy_matches,
     "jupyter, running": _jupyter,
     "recover, checks": _recover,
     "login, again": _login_again,

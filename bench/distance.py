@@ -152,10 +152,10 @@ def copies(rtt: float, *, runs: int = 5) -> Iterator[Figure]:
             ("cp of 30 MB", "large", fresh, 1.3),
         ]
         for what, source, before, goal in rows:
-            slash = "/" if source == "small" else ""
+            # A slash at the end of the target: both put the source into it, also the second time.
             commands = {
-                "apexgpu": f"{before} {ours} {here}/{source} {name}:{far}/x",
-                "rsync": f"{before} {rsync} {here}/{source}{slash} {name}:{far}/x",
+                "apexgpu": f"{before} {ours} {here}/{source} {name}:{far}/x/",
+                "rsync": f"{before} {rsync} {here}/{source} {name}:{far}/x/",
             }
             yield from _shell_figures(what, commands, env, goal, runs)
         fresh = f"rm -rf {far}/y; mkdir {far}/y;"

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from apexgpu import containers, shells
-from apexgpu.errors import DroppedError
+from apexgpu.errors import ApexError, DroppedError
 from apexgpu.models import Host, Target
 from apexgpu.platforms.system import current
 from apexgpu.reporter import Progress, Transferred
@@ -27,7 +27,7 @@ from apexgpu.results import JsonObject, Result
 from apexgpu.session import Session
 from apexgpu.transfer import copypaths
 from apexgpu.transfer.copier import Copier, CopySummary, Method, PlannedCopy
-from apexgpu.transfer.copyconnection import CopyConnection
+from apexgpu.transfer.copyconnection import CopyConnection, SftpUnavailableError
 from apexgpu.transfer.excludes import parse as parse_excludes
 from apexgpu.transfer.progress import CopyProgress
 from apexgpu.transfer.staging import SourceChangedError
@@ -94,7 +94,7 @@ def copy(
 
     One side is `HOST:PATH`, the other is on this laptop.
 
-    `method` None means rsync where both sides have it, SFTP otherwise. A stopped container is
+    `method` None means the one that takes less time. A stopped container is
     started if the user agrees. `exclude` are patterns as in .gitignore; what matches one is left
     out. `ignored` are paths in the sources, which are directories, that are left out with all that
     is below them. With `dry_run`, nothing is sent or written; the result lists what would be sent.
@@ -108,18 +108,11 @@ def copy(
     route = copypaths.parse_route(arguments, current())
     excludes = parse_excludes(exclude)
     host = containers.one_host(session, route.host)
-    containers.ensure_running(session, host)
     copier = Copier(route, _connector(session, host), session.state_dir, method)
     copier.ignored = ignored
     copier.excludes = excludes
     try:
-        with ExitStack() as reporting:
-            # Nothing is drawn before the connection is open: ssh may ask for a passphrase.
-            copier.connected = lambda: reporting.enter_context(_reporting(session, copier.progress))
-            if dry_run:
-                planned, summary = asyncio.run(copier.plan())
-                return CopyResult(host.name, summary, tuple(planned))
-            summary = asyncio.run(copier.run())
+        return _run(session, host, copier, dry_run=dry_run)
     except KeyboardInterrupt:
         _report_partial_copy(session, copier.progress)
         raise
@@ -127,6 +120,31 @@ def copy(
         _report_partial_copy(session, copier.progress)
         error.hint = error.hint or _command_line(arguments, method, exclude)
         raise
+
+
+def _run(session: Session, host: Host, copier: Copier, *, dry_run: bool) -> CopyResult:
+    """Copy, or only plan to. A container that cannot be logged in to is looked at, and started if the user agrees."""
+    try:
+        return _attempt(session, host, copier, dry_run=dry_run)
+    except SftpUnavailableError:
+        raise
+    except ApexError:
+        if copier.is_connected:
+            raise
+        # Whether the container is stopped, only its host can tell. Asked beforehand, it would take
+        # every copy another login.
+        containers.ensure_running(session, host)
+    return _attempt(session, host, copier, dry_run=dry_run)
+
+
+def _attempt(session: Session, host: Host, copier: Copier, *, dry_run: bool) -> CopyResult:
+    with ExitStack() as reporting:
+        # Nothing is drawn before the connection is open: ssh may ask for a passphrase.
+        copier.connected = lambda: reporting.enter_context(_reporting(session, copier.progress))
+        if dry_run:
+            planned, summary = asyncio.run(copier.plan())
+            return CopyResult(host.name, summary, tuple(planned))
+        summary = asyncio.run(copier.run())
     return CopyResult(host.name, summary)
 
 

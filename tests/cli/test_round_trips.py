@@ -22,7 +22,8 @@ from bench.counts import (
 from tests.longruns import LONG
 
 ALL = [*COMMANDS, *REPEATED]
-OTHERS = [name for name in ALL if name not in EXACT] if LONG else ["mount", "exec, repeated"]
+SOME = ["mount", "exec, repeated", "cp, to the host", "cp, nothing to do"]
+OTHERS = [name for name in ALL if name not in EXACT] if LONG else SOME
 
 pytestmark = [pytest.mark.openssh, pytest.mark.sshfs]
 

@@ -35,6 +35,13 @@ def name(value: bytes, mode: int = 0o100644, *, more: bool = False) -> bytes:
     )
 
 
+def start_answer(kind: int) -> tuple[int, bytes]:
+    """What a server without limits answers to the first two requests."""
+    if kind == 16:
+        return 104, struct.pack(">I", 1) + name(b"/home/alice", 0o040755)
+    return 101, struct.pack(">I", Status.UNSUPPORTED) + string(b"") + string(b"")
+
+
 def talk(
     answer: Answer,
     work: Callable[[SftpClient], Coroutine[Any, Any, Any]],
@@ -54,7 +61,11 @@ def talk(
             while True:
                 length, _ = struct.unpack(">IB", head := await reader.readexactly(5))
                 body = await reader.readexactly(length - 1)
-                kind, said = answer(head[4], body[4:])
+                is_start = struct.unpack(">I", body[:4])[0] <= 2
+                if is_start and (head[4] == 16 or hello is None):
+                    kind, said = start_answer(head[4])
+                else:
+                    kind, said = answer(head[4], body[4:])
                 if kind:
                     writer.write(packet(kind, body[:4] + said))
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -119,7 +130,8 @@ def test_what_is_no_sftp_is_shown_as_it_begins() -> None:
         talk(
             lambda *_: (101, b""), lambda client: client.real_path(b"."), hello=b"Welcome to gpu7\n"
         )
-    assert caught.value.start == b"Welcome to gpu7\n"
+    # What follows may be answers to the requests that were sent with the version.
+    assert caught.value.start.startswith(b"Welcome to gpu7\n")
 
 
 def test_a_refusal_has_its_code_and_words_and_what_is_missing_is_none() -> None:
@@ -213,12 +225,10 @@ def test_a_listing_closes_its_directory_also_when_it_breaks_off() -> None:
     async def work(client: SftpClient) -> None:
         with pytest.raises(SftpError):
             await client.list_directory(b"/x")
+        await client.mkdir(b"/d")  # requests are worked on in order: after it, all were heard
 
-    assert [kind for kind, _ in heard_by(refusing(12, Status.PERMISSION_DENIED), work)] == [
-        11,
-        12,
-        4,
-    ]
+    kinds = [kind for kind, _ in heard_by(refusing(12, Status.PERMISSION_DENIED), work)]
+    assert list(dict.fromkeys(kinds)) == [11, 12, 4, 14]
 
 
 def test_what_is_made_is_the_owners_alone_until_it_gets_its_mode() -> None:

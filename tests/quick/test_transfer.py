@@ -106,7 +106,11 @@ def filled(
             name,
             None if final is None else os.fsencode(final),
         )
-        return await fill_stage(LocalFiles(), side or LocalFiles(), load, CopyProgress())
+        files = side or LocalFiles()
+        result = await fill_stage(LocalFiles(), files, load, CopyProgress())
+        # move_into_place() does this first; a run may be killed right after it.
+        await files.set_attributes_of_all(result.attributes)
+        return result
 
     return asyncio.run(run())
 
@@ -243,7 +247,7 @@ def test_a_stage_is_taken_away_with_all_that_is_in_it(target: Path) -> None:
 
 
 def test_what_is_being_written_is_the_owners_alone(source: Path, target: Path) -> None:
-    (source / "secret").write_bytes(bytes(100))
+    (source / "secret").write_bytes(bytes(100_000))
     before = os.umask(0)
     try:
         with pytest.raises(ApexError):
@@ -381,3 +385,20 @@ def test_what_macos_keeps_from_a_terminal_is_named_with_the_setting(
         raise PermissionError(1, "Operation not permitted")
     assert caught.value.hint is not None
     assert caught.value.hint.startswith("open 'x-apple.systempreferences:")
+
+
+class NoDirectories(LocalFiles):
+    """A disk on which no directory can be made."""
+
+    async def mkdir(self, path: bytes, *, private: bool = True) -> None:
+        raise RefusedError("no directory can be made", code="permission")
+
+
+def test_a_directory_that_cannot_be_made_is_the_error_and_not_what_follows_from_it(
+    source: Path, target: Path
+) -> None:
+    for name in ("a", "b"):
+        (source / name).write_text(name)
+    with pytest.raises(RefusedError, match="no directory can be made"):
+        filled(source, target, side=NoDirectories())
+    assert list(target.iterdir()) == []

@@ -129,6 +129,24 @@ class TestTrees:
         there.cp("gpu:many", "back", method=method)
         assert tree(here / "back") == tree(here / "many") == tree(there.home / "many")
 
+    def test_hundreds_of_directories_are_made_before_their_files(
+        self, real: tuple[openssh.OpenSSH, There], here: Path, method: Method
+    ) -> None:
+        there = real[1]
+        for number in range(600):
+            path = here / "many" / str(number) / "deep/file"
+            path.parent.mkdir(parents=True)
+            path.write_text(str(number))
+        (here / "many/7").chmod(0o555)
+        there.cp("many", "gpu:", method=method)
+        assert tree(there.home / "many") == tree(here / "many")
+        for number in range(0, 600, 2):
+            (here / f"many/{number}/deep/file").write_text("longer than before")
+        assert there.cp("many", "gpu:", method=method).changed == 300
+        for number in range(600):
+            name = f"many/{number}/deep/file"
+            assert (there.home / name).read_text() == (here / name).read_text()
+
     def test_a_file_that_is_in_the_way_of_a_directory_is_not_replaced(
         self, there: There, here: Path, method: Method
     ) -> None:

@@ -128,7 +128,7 @@ def cp(
         Literal["auto", "rsync", "sftp"],
         typer.Option(
             "--method",
-            help="How to send the files. By default rsync if both sides have it, otherwise SFTP.",
+            help="How to send the files. By default SFTP, or rsync where it sends less.",
         ),
     ] = "auto",
     exclude: Annotated[

@@ -16,6 +16,7 @@ from apexgpu.errors import RefusedError, UsageError
 from apexgpu.files import locked
 from apexgpu.platforms.system import current
 from apexgpu.transfer import copypaths, rsync
+from apexgpu.transfer.concurrency import run_both
 from apexgpu.transfer.copyconnection import CopyConnection
 from apexgpu.transfer.copytargets import CopyJob, expand_wildcards, find_jobs
 from apexgpu.transfer.excludes import Excludes
@@ -25,7 +26,16 @@ from apexgpu.transfer.localfiles import LocalFiles
 from apexgpu.transfer.progress import CopyProgress
 from apexgpu.transfer.remotefiles import RemoteFiles
 from apexgpu.transfer.renames import move_into_place, remove_stage
-from apexgpu.transfer.staging import Comparison, StageRequest, StageResult, compare, fill_stage
+from apexgpu.transfer.staging import (
+    Comparison,
+    SendAll,
+    StageRequest,
+    StageResult,
+    compare,
+    fill_stage,
+)
+
+_WORTH_COMPARING = 1 << 20  # bytes of a file: below, it is faster to send all of them
 
 
 class Method(StrEnum):
@@ -73,10 +83,10 @@ class PlannedCopy:
 class Copier:
     """One run of `cp`.
 
-    `connect` opens the connection; `connected` is called when it is open. `method` None means rsync
-    where both sides have it, SFTP otherwise. Locks are kept in `state_dir`. `ignored` are paths in
+    `connect` opens the connection; `connected` is called when it is open. `method` None means the one
+    that takes less time. Locks are kept in `state_dir`. `ignored` are paths in
     the sources, which are directories, that are left out with all that is below them; `excludes`
-    are patterns of more.
+    are patterns of more. `is_connected` tells afterwards whether the connection was ever open.
     """
 
     route: copypaths.CopyRoute
@@ -87,6 +97,7 @@ class Copier:
     connected: Callable[[], object] = lambda: None
     ignored: frozenset[bytes] = frozenset()
     excludes: Excludes = field(default_factory=Excludes)
+    is_connected: bool = False
 
     async def run(self) -> CopySummary:
         """Copy.
@@ -96,12 +107,12 @@ class Copier:
         """
         began = time.monotonic()
         async with self.connect() as connection:
-            self.connected()
-            source, target, jobs = await self._prepare(connection)
-            method = await self._choose_method(connection)
-            results = [await self._copy(job, source, target, connection, method) for job in jobs]
+            self._report_connected()
+            choice = MethodChoice(self.method, connection)
+            (source, target, jobs), _ = await run_both(self._prepare(connection), choice.check())
+            results = [await self._copy(job, source, target, choice) for job in jobs]
         return CopySummary(
-            method=method,
+            method=choice.used,
             files=sum(result.files for result in results),
             size=sum(result.size for result in results),
             sent=sum(result.sent for result in results),
@@ -117,22 +128,23 @@ class Copier:
         planned: list[PlannedCopy] = []
         files, size, left_out = 0, 0, 0
         async with self.connect() as connection:
-            self.connected()
-            source, target, jobs = await self._prepare(connection)
-            method = await self._choose_method(connection)
+            self._report_connected()
+            choice = MethodChoice(self.method, connection)
+            (source, target, jobs), _ = await run_both(self._prepare(connection), choice.check())
             for job in jobs:
                 if _is_up_to_date(job):
                     files += 1
                     size += job.info.size
                     continue
                 comparison = await compare(source, target, self._stage_request(job), dry_run=True)
+                await choice.method_for(job, comparison)
                 planned += _planned_copies(job, comparison)
                 job_files, job_size = count_files(comparison.wanted)
                 files += job_files
                 size += job_size
                 left_out += len(comparison.plan.skipped)
         summary = CopySummary(
-            method=method,
+            method=choice.used,
             files=files,
             size=size,
             sent=sum(copy.size for copy in planned),
@@ -149,7 +161,7 @@ class Copier:
         """The two sides, source first, and what goes where."""
         local = LocalFiles()
         mode_mask = 0o7777 if self.route.upload else TRUSTED_MODE
-        home = await connection.client.real_path(b".")
+        home = connection.client.home
         remote = RemoteFiles(connection, home, mode_mask=mode_mask)
         source: FileSystem = local if self.route.upload else remote
         target: FileSystem = remote if self.route.upload else local
@@ -173,24 +185,9 @@ class Copier:
     def _stage_request(self, job: CopyJob) -> StageRequest:
         return replace(job.stage_request, ignored=self.ignored, excludes=self.excludes)
 
-    async def _choose_method(self, connection: CopyConnection) -> Method:
-        """rsync if both sides have it.
-
-        If the user insists on it: MissingProgramError, RefusedError.
-        """
-        if self.method is Method.SFTP:
-            return Method.SFTP
-        if not await rsync.is_installed_locally():
-            if self.method is Method.RSYNC:
-                raise rsync.not_installed(current())
-            return Method.SFTP
-        if not await rsync.is_installed_remotely(connection):
-            if self.method is Method.RSYNC:
-                message = f"there is no rsync 3.1 or newer in the container on {connection.host}"
-                hint = f"apexgpu ssh {connection.host} -- sudo apt install -y rsync"
-                raise RefusedError(message, hint=hint, code="no_rsync")
-            return Method.SFTP
-        return Method.RSYNC
+    def _report_connected(self) -> None:
+        self.is_connected = True
+        self.connected()
 
     async def _find_origins(self, source: FileSystem, home: bytes) -> list[bytes]:
         """The absolute paths of what is copied, with the wildcards of a remote path expanded."""
@@ -225,8 +222,7 @@ class Copier:
         job: CopyJob,
         source: FileSystem,
         target: FileSystem,
-        connection: CopyConnection,
-        method: Method,
+        choice: "MethodChoice",
     ) -> StageResult:
         """Copy one source; what is the same already is not sent."""
         if _is_up_to_date(job):
@@ -235,15 +231,20 @@ class Copier:
         lock = self.state_dir / "locks" / f"cp-{job.key}.lock"
         with locked(lock, what=f"the copy to {display(job.final)}", timeout=2):
             try:
-                send_all = None
-                if method is Method.RSYNC:
-                    send_all = partial(self._send_by_rsync, job, target, connection)
+                carry = partial(self._carrier, job, target, choice)
                 request = self._stage_request(job)
-                result = await fill_stage(source, target, request, self.progress, send_all)
+                result = await fill_stage(source, target, request, self.progress, carry)
                 if not result.staged:
                     return result
                 changed = await move_into_place(
-                    target, job.stage, job.final, file=job.single_file, merge=job.merges
+                    target,
+                    job.stage,
+                    job.final,
+                    file=job.single_file,
+                    merge=job.merges,
+                    content=result.content,
+                    resumed=result.resumed,
+                    attributes=result.attributes,
                 )
             except NoSpaceError:
                 # Others write to the same disk: give the space back.
@@ -252,6 +253,14 @@ class Copier:
                 raise
         self.progress.partial = None
         return replace(result, changed=result.changed + changed)
+
+    async def _carrier(
+        self, job: CopyJob, target: FileSystem, choice: "MethodChoice", comparison: Comparison
+    ) -> SendAll | None:
+        """What fills the staging directory of `job`: rsync, or None for SFTP."""
+        if await choice.method_for(job, comparison) is Method.SFTP:
+            return None
+        return partial(self._send_by_rsync, job, target, choice.connection, comparison)
 
     async def _send_by_rsync(
         self, job: CopyJob, target: FileSystem, connection: CopyConnection, comparison: Comparison
@@ -281,6 +290,62 @@ class Copier:
             compare_with_target,
         )
         return await rsync.run(rsync_job, connection, target, self.progress)
+
+
+class MethodChoice:
+    """Which of the two methods carries each source. `used` is the one that a summary names.
+
+    `wanted` is what the user asked for, None if nothing.
+    """
+
+    def __init__(self, wanted: Method | None, connection: CopyConnection) -> None:
+        self.connection = connection
+        self.used = wanted or Method.SFTP
+        self._wanted = wanted
+        self._has_rsync: bool | None = None
+
+    async def check(self) -> None:
+        """Raise MissingProgramError or RefusedError if the user insists on rsync and a side has none."""
+        if self._wanted is not Method.RSYNC:
+            return
+        if not await rsync.is_installed_locally():
+            raise rsync.not_installed(current())
+        if not await rsync.is_installed_remotely(self.connection):
+            host = self.connection.host
+            message = f"there is no rsync 3.1 or newer in the container on {host}"
+            hint = f"apexgpu ssh {host} -- sudo apt install -y rsync"
+            raise RefusedError(message, hint=hint, code="no_rsync")
+
+    async def method_for(self, job: CopyJob, comparison: Comparison) -> Method:
+        """The method that sends what has to be sent of `job`."""
+        if self._wanted is not None:
+            return self._wanted
+        if not _has_large_old_version(job, comparison):
+            return Method.SFTP
+        if self._has_rsync is None:
+            # Where there is none here, the other side is not asked.
+            is_here = await rsync.is_installed_locally()
+            self._has_rsync = is_here and await rsync.is_installed_remotely(self.connection)
+        if not self._has_rsync:
+            return Method.SFTP
+        self.used = Method.RSYNC
+        return Method.RSYNC
+
+
+def _has_large_old_version(job: CopyJob, comparison: Comparison) -> bool:
+    """Whether the target has an older version of a large file, of which rsync sends the differences only.
+
+    In all other cases, rsync sends as much as SFTP and needs more round trips.
+    """
+    for path in comparison.plan.files:
+        old = comparison.existing.get(path)
+        if not job.info.is_directory:
+            old = job.existing
+        if old is None or old.kind is not FileKind.FILE:
+            continue
+        if min(old.size, comparison.wanted[path].size) >= _WORTH_COMPARING:
+            return True
+    return False
 
 
 def _is_up_to_date(job: CopyJob) -> bool:

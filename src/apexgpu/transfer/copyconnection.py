@@ -17,10 +17,14 @@ from apexgpu.ssh.controlmaster import runtime_directory
 from apexgpu.ssh.failures import SshFailure, classify, failure_error
 from apexgpu.text import last_line
 from apexgpu.transfer.sftp import SftpClient
-from apexgpu.transfer.sftppackets import NotSftpError
+from apexgpu.transfer.sftppackets import NotSftpError, SftpError
 
 _COMMAND_LIMIT = 3600.0  # seconds: a command may have to read a terabyte
 _KEPT_STDERR = 8192  # characters of ssh's stderr
+
+
+class SftpUnavailableError(RefusedError):
+    """The login worked, and there is no SFTP behind it."""
 
 
 def ssh_options(*, connect: float, ask: bool, control: Path | None, master: bool) -> list[str]:
@@ -47,6 +51,24 @@ def ssh_options(*, connect: float, ask: bool, control: Path | None, master: bool
     )
 
 
+class PreparedCommand:
+    """A command that has been started in the container, and waits for a line before it does anything."""
+
+    def __init__(self, process: asyncio.subprocess.Process, connection: "CopyConnection") -> None:
+        self._process = process
+        self._connection = connection
+
+    async def run(self) -> None:
+        """Let it work, and wait for its end. Raises ConnectionLostError if ssh failed."""
+        await self._process.communicate(b"go\n")
+        if self._process.returncode == 255:
+            raise self._connection.lost_error()
+
+    async def kill(self) -> None:
+        """End it, whatever it does."""
+        await kill(self._process)
+
+
 class CopyConnection:
     """An ssh connection to the container of `target`, used as `async with`.
 
@@ -67,6 +89,7 @@ class CopyConnection:
         self._ssh: asyncio.subprocess.Process | None = None
         self._stderr_reader: asyncio.Task[None] | None = None
         self._stderr = ""
+        self._prepared: list[PreparedCommand] = []
 
     async def __aenter__(self) -> "CopyConnection":
         """Log in and start SFTP. Raises the errors of ssh, or RefusedError if there is no SFTP."""
@@ -114,10 +137,14 @@ class CopyConnection:
             raise CommandTimeoutError(message, hint=hint) from None
         except NotSftpError as exc:
             raise self._talking_shell(exc.start) from None
+        except SftpError as exc:
+            message = f"SFTP in the container on {self.host} finds no home directory: {exc}"
+            hint = f"apexgpu ssh {self.host} -- ls -ld ."
+            raise SftpUnavailableError(message, hint=hint, code="no_sftp") from None
         except OSError:
             raise await self._login_error() from None
 
-    def _talking_shell(self, output: bytes) -> RefusedError:
+    def _talking_shell(self, output: bytes) -> SftpUnavailableError:
         lines = output.decode("utf-8", "replace").strip().splitlines()
         first = lines[0] if lines else ""
         message = (
@@ -125,7 +152,7 @@ class CopyConnection:
             "(~/.bashrc must print nothing unless the shell is interactive)"
         )
         hint = f"apexgpu ssh {self.host} -- cat ~/.bashrc"
-        return RefusedError(message, hint=hint, code="talking_shell")
+        return SftpUnavailableError(message, hint=hint, code="talking_shell")
 
     async def _login_error(self) -> ApexError:
         """The error for an ssh that ended before SFTP began, from its stderr."""
@@ -135,7 +162,7 @@ class CopyConnection:
         if "subsystem request failed" in self._stderr:
             message = f"the ssh server in the container on {self.host} has no SFTP"
             hint = f"apexgpu ssh {self.host} -- sudo apt install openssh-sftp-server"
-            return RefusedError(message, hint=hint, code="no_sftp")
+            return SftpUnavailableError(message, hint=hint, code="no_sftp")
         failure = classify(self._stderr)
         if failure is None or failure is SshFailure.HOST_KEY_UNKNOWN:
             return self.lost_error()
@@ -173,13 +200,27 @@ class CopyConnection:
             raise self.lost_error()
         return Completed(tuple(argv), process.returncode or 0, out, err)
 
+    async def prepare(self, command: str) -> PreparedCommand:
+        """Start a shell command that waits for a line on its stdin (`read`), so that it begins at once later."""
+        argv = [*self.ssh_argv(), self.alias, command]
+        prepared = PreparedCommand(await start_async(argv, own_group=not self.ask), self)
+        self._prepared.append(prepared)
+        return prepared
+
     async def close(self) -> None:
-        """End the session; an ssh that does not end by itself is killed."""
+        """End the session.
+
+        Every request has been answered, or something failed: nobody waits for ssh to say goodbye to
+        the server, which would take another round trip. On SIGTERM it removes its socket.
+        """
         if hasattr(self, "client"):
             await self.client.close()
+        for prepared in self._prepared:
+            await prepared.kill()
         if self._ssh is not None:
-            if self._ssh.stdin is not None:
-                self._ssh.stdin.close()
+            if self._ssh.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._ssh.terminate()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ssh.wait(), 2)
             await kill(self._ssh)

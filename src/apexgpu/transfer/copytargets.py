@@ -2,7 +2,7 @@
 
 import fnmatch
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from shlex import quote
 
@@ -14,6 +14,12 @@ from apexgpu.transfer.fileinfo import STAGE_PREFIX, STAGE_SUFFIX, FileInfo, File
 from apexgpu.transfer.filesystem import FileMissingError, FileSystem, display
 from apexgpu.transfer.staging import StageRequest
 
+_FEW = 4  # sources: for more, it takes longer to ask in advance than later
+
+
+def _stage_path(directory: bytes, key: str) -> bytes:
+    return join(directory, STAGE_PREFIX + key.encode() + STAGE_SUFFIX)
+
 
 @dataclass(frozen=True, slots=True)
 class CopyJob:
@@ -23,7 +29,8 @@ class CopyJob:
     source and target: the same copy finds its staging directory again, and no other copy does.
     `new_directory` is a directory that has to be made first, empty if none. `files` are the files
     of the directory `source` that are copied into `final`, by name; None for a source of its own.
-    `replaced` are those files of that name that `final` has.
+    `replaced` are those files of that name that `final` has. `has_no_stage`: it is known that no
+    earlier run has left anything. `free_space` are the bytes on the disks of some directories.
     """
 
     source: bytes
@@ -34,6 +41,8 @@ class CopyJob:
     new_directory: bytes = b""
     files: Tree | None = None
     replaced: Tree = field(default_factory=dict)
+    has_no_stage: bool = False
+    free_space: Mapping[bytes, int | None] = field(default_factory=dict)
 
     @property
     def merges(self) -> bool:
@@ -51,8 +60,7 @@ class CopyJob:
         directory = copypaths.parent(self.final)
         if self.merges:
             directory = self.final
-        name = STAGE_PREFIX + self.key.encode() + STAGE_SUFFIX
-        return join(directory, name)
+        return _stage_path(directory, self.key)
 
     @property
     def single_file(self) -> bytes:
@@ -87,6 +95,8 @@ class CopyJob:
             new_directory=self.new_directory,
             files=self.files,
             replaced=self.replaced,
+            has_no_stage=self.has_no_stage,
+            free_space=self.free_space,
         )
 
 
@@ -104,9 +114,17 @@ class _Lookups:
 
     def __init__(self) -> None:
         self._found: dict[tuple[bytes, bool], FileInfo | ApexError | None] = {}
+        self.free_space: dict[bytes, int | None] = {}
 
-    async def ask(self, files: FileSystem, paths: Iterable[bytes]) -> None:
-        """Look at `paths`, with links followed and without."""
+    async def ask(
+        self,
+        files: FileSystem,
+        paths: Iterable[bytes],
+        *,
+        stages: Iterable[bytes],
+        disks: Iterable[bytes],
+    ) -> None:
+        """Look at `paths`, with links followed and without, at `stages`, and at the room on the disks of `disks`."""
 
         async def ask(path: bytes, follow: bool) -> None:
             try:
@@ -116,10 +134,23 @@ class _Lookups:
                     raise
                 self._found[path, follow] = error
 
-        questions = []
+        async def ask_for_room(path: bytes) -> None:
+            try:
+                self.free_space[path] = await files.free_space(path)
+            except ApexError as error:
+                # Nothing is there. What is needed and missing is asked again.
+                if isinstance(error, DroppedError):
+                    raise
+
+        questions = [ask_for_room(path) for path in disks]
         for path in dict.fromkeys(paths):
             questions += [ask(path, True), ask(path, False)]
+        questions += [ask(path, False) for path in dict.fromkeys(stages)]
         await run_together(questions)
+
+    def is_missing(self, path: bytes) -> bool:
+        """Whether it is known that nothing is at a path."""
+        return (path, False) in self._found and self._found[path, False] is None
 
     def info(self, path: bytes, *, follow: bool = True) -> FileInfo | None:
         """What was found at a path. Raises the error that came instead."""
@@ -150,8 +181,15 @@ async def find_jobs(
     known = _Lookups()
     paths = [copypaths.without_slash(goal), copypaths.parent(goal)]
     paths += [join(goal, copypaths.base_name(origin)) for origin in origins]
-    finding = run_together(_find_origin(source, origin) for origin in origins)
-    _, found = await run_both(known.ask(target, paths), finding)
+    found = await run_together(_find_origin(source, origin) for origin in origins)
+    stages = []
+    if len(found) <= _FEW:
+        # Wherever the copy will be found to go, it is known then whether an earlier run has left something.
+        for origin in found:
+            for final in (paths[0], join(goal, copypaths.base_name(origin.path))):
+                key = _key(source.where, origin.real, target.where, final)
+                stages += [_stage_path(copypaths.parent(final), key), _stage_path(final, key)]
+    await known.ask(target, paths, stages=stages, disks=paths[:2])
 
     several = len(found) > 1
     jobs = []
@@ -163,7 +201,8 @@ async def find_jobs(
             final = await target.real_path(job.final)
             job = replace(job, final=final)
         key = _key(source.where, job.source, target.where, job.final)
-        jobs.append(replace(job, key=key))
+        job = replace(job, key=key, free_space=known.free_space)
+        jobs.append(replace(job, has_no_stage=known.is_missing(job.stage)))
     _check_different_names(jobs)
     await _check_spellings(source, target, jobs)
     return _grouped(jobs, known, source.where, target.where)

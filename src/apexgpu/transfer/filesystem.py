@@ -51,6 +51,10 @@ class OpenFile(Protocol):
         ...
 
 
+Attributes = tuple[bytes, int | None, int]
+"""A path, its permission bits (None: leave them) and its modification time."""
+
+
 class FileSystem(Protocol):
     """The files on one side.
 
@@ -60,6 +64,7 @@ class FileSystem(Protocol):
     where: str  # for people: "this laptop" or the host
     has_modes: bool  # whether files have permission bits
     chunk: int  # bytes to read or write at a time
+    most_files: int  # files that can be open at a time
 
     def accepts_name(self, name: bytes) -> bool:
         """Whether a file can have this name."""
@@ -119,6 +124,35 @@ class FileSystem(Protocol):
 
     def open(self, path: bytes, *, write: bool = False) -> AbstractAsyncContextManager[OpenFile]:
         """Open a file for reading, or for writing; its content is kept."""
+        ...
+
+    async def read_small(self, path: bytes, size: int) -> bytes:
+        """The first `size` bytes of a file, at most `chunk` of them; fewer only if it is shorter."""
+        ...
+
+    async def write_small(self, path: bytes, data: bytes, mode: int | None, mtime: int) -> None:
+        """Make a file with its content, at most `chunk` bytes, and its attributes."""
+        ...
+
+    async def mkdir_all(self, paths: Sequence[bytes]) -> None:
+        """Make directories that only their owner can use, in this order."""
+        ...
+
+    async def set_attributes_of_all(self, attributes: Sequence[Attributes]) -> None:
+        """Set permission bits and modification times, in this order."""
+        ...
+
+    async def rename_all(
+        self, renames: Sequence[tuple[bytes, bytes]], emptied: Sequence[bytes]
+    ) -> bool:
+        """Move each first path to the second, then remove the directories `emptied`, in this order.
+
+        Returns whether all of those were empty. Raises the first error of a move.
+        """
+        ...
+
+    async def prepare_sync(self, directory: bytes) -> None:
+        """Let a `sync` of what is in `directory` take less time later."""
         ...
 
     async def hash_start(self, path: bytes, size: int) -> bytes | None:

@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import IO
 
-from apexgpu.errors import RefusedError
+from apexgpu.errors import ApexError, RefusedError
 from apexgpu.platforms import hints
 from apexgpu.platforms.system import is_macos, is_windows
 from apexgpu.transfer import copypaths, foldednames
 from apexgpu.transfer.fileinfo import FileInfo, FileKind, join
 from apexgpu.transfer.filesystem import (
+    Attributes,
     FileMissingError,
     LinksNotAllowedError,
     OpenFile,
@@ -46,6 +47,7 @@ class LocalFiles:
     where = "this laptop"
     has_modes = not is_windows()
     chunk = _CHUNK
+    most_files = 1 << 20  # none stays open while another one is waited for
 
     def accepts_name(self, name: bytes) -> bool:
         """See FileSystem."""
@@ -175,6 +177,43 @@ class LocalFiles:
             descriptor = os.open(path, flags, 0o600)
         with os.fdopen(descriptor, mode, buffering=0) as stream:
             yield _LocalFile(self, stream, path)
+
+    async def read_small(self, path: bytes, size: int) -> bytes:
+        """See FileSystem."""
+        async with self.open(path) as stream:
+            return await stream.read(0, size)
+
+    async def write_small(self, path: bytes, data: bytes, mode: int | None, mtime: int) -> None:
+        """See FileSystem."""
+        async with self.open(path, write=True) as stream:
+            await stream.write(0, data)
+            await stream.set_attributes(mode, mtime)
+
+    async def mkdir_all(self, paths: Sequence[bytes]) -> None:
+        """See FileSystem."""
+        for path in paths:
+            await self.mkdir(path)
+
+    async def set_attributes_of_all(self, attributes: Sequence[Attributes]) -> None:
+        """See FileSystem."""
+        for path, mode, mtime in attributes:
+            await self.set_attributes(path, mode, mtime)
+
+    async def rename_all(
+        self, renames: Sequence[tuple[bytes, bytes]], emptied: Sequence[bytes]
+    ) -> bool:
+        """See FileSystem."""
+        for old, new in renames:
+            await self.rename(old, new)
+        try:
+            for path in emptied:
+                await self.rmdir(path)
+        except ApexError:
+            return False
+        return True
+
+    async def prepare_sync(self, directory: bytes) -> None:
+        """See FileSystem. There is nothing to prepare."""
 
     async def hash_start(self, path: bytes, size: int) -> bytes | None:
         """See FileSystem."""

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from apexgpu.errors import ApexError
-from apexgpu.transfer.copyconnection import CopyConnection
+from apexgpu.transfer.copyconnection import CopyConnection, PreparedCommand
 from apexgpu.transfer.fileinfo import FileInfo
-from apexgpu.transfer.filesystem import FileMissingError, OpenFile, display, io_error
+from apexgpu.transfer.filesystem import Attributes, FileMissingError, OpenFile, display, io_error
 from apexgpu.transfer.sftppackets import OpenFlag, SftpError, Status
 
 _FULL = 1 << 17  # a disk with fewer free bytes counts as full
@@ -29,8 +29,10 @@ class RemoteFiles:
         self.where = connection.host
         self.home = home
         self.chunk = connection.client.chunk
+        self.most_files = connection.client.most_handles
         self.client = connection.client
         self._mode_mask = mode_mask
+        self._prepared_sync: tuple[bytes, PreparedCommand] | None = None
 
     def accepts_name(self, name: bytes) -> bool:
         """See FileSystem."""
@@ -105,14 +107,61 @@ class RemoteFiles:
         flags = OpenFlag.WRITE | OpenFlag.CREATE if write else OpenFlag.READ
         with self.translated_errors(path):
             handle = await self.client.open(path, flags)
+        opened = _RemoteFile(self, handle, path)
         try:
-            yield _RemoteFile(self, handle, path)
+            yield opened
         except BaseException:
             with contextlib.suppress(OSError, SftpError):
                 await self.client.close_handle(handle)
             raise
+        if write:
+            await opened.close()
+        else:
+            with self.translated_errors(path):
+                self.client.release_handle(handle)
+
+    async def read_small(self, path: bytes, size: int) -> bytes:
+        """See FileSystem."""
+        if size == 0:
+            return b""
         with self.translated_errors(path):
-            await self.client.close_handle(handle)
+            data = await self.client.read_small(path, size)
+        if len(data) == size:
+            return data
+        # A server may send less than it was asked for; only an empty answer is the end.
+        async with self.open(path) as stream:
+            return await stream.read(0, size)
+
+    async def write_small(self, path: bytes, data: bytes, mode: int | None, mtime: int) -> None:
+        """See FileSystem."""
+        try:
+            await self.client.write_small(path, data, mode=mode, mtime=mtime)
+        except SftpError as exc:
+            raise await self.write_refusal(path, exc) from None
+        except OSError:
+            raise self.connection.lost_error() from None
+
+    async def mkdir_all(self, paths: Sequence[bytes]) -> None:
+        """See FileSystem."""
+        with self.translated_errors(paths[0] if paths else b""):
+            await self.client.mkdir_all(paths)
+
+    async def set_attributes_of_all(self, attributes: Sequence[Attributes]) -> None:
+        """See FileSystem."""
+        with self.translated_errors(attributes[0][0] if attributes else b""):
+            await self.client.set_attributes_of_all(attributes)
+
+    async def rename_all(
+        self, renames: Sequence[tuple[bytes, bytes]], emptied: Sequence[bytes]
+    ) -> bool:
+        """See FileSystem."""
+        with self.translated_errors(renames[0][1] if renames else b""):
+            return await self.client.rename_all(renames, emptied)
+
+    async def prepare_sync(self, directory: bytes) -> None:
+        """See FileSystem. The command is started now, and waits in the container."""
+        command = f"read -r _ && {{ {_sync_command(directory)}; }}"
+        self._prepared_sync = (directory, await self.connection.prepare(command))
 
     async def hash_start(self, path: bytes, size: int) -> bytes | None:
         """See FileSystem. Computed in the container, so that the bytes need not be sent."""
@@ -131,9 +180,14 @@ class RemoteFiles:
 
         Syncs the whole file system at once; old versions of `sync` have no -f.
         """
-        if files:
-            name = shlex.quote(display(directory))
-            await self.connection.run(f"sync -f -- {name} 2>/dev/null || sync")
+        if not files:
+            return
+        prepared = self._prepared_sync
+        self._prepared_sync = None
+        if prepared is not None and prepared[0] == directory:
+            await prepared[1].run()
+        else:
+            await self.connection.run(_sync_command(directory))
 
     async def free_space(self, directory: bytes) -> int | None:
         """See FileSystem."""
@@ -185,6 +239,11 @@ class RemoteFiles:
         return free is not None and free < _FULL
 
 
+def _sync_command(directory: bytes) -> str:
+    name = shlex.quote(display(directory))
+    return f"sync -f -- {name} 2>/dev/null || sync"
+
+
 class _RemoteFile:
     """An open file of the container."""
 
@@ -193,6 +252,7 @@ class _RemoteFile:
         self._client = files.client
         self._handle = handle
         self._path = path
+        self._attributes: tuple[int | None, int] | None = None
 
     async def read(self, offset: int, size: int) -> bytes:
         content = b""
@@ -220,5 +280,13 @@ class _RemoteFile:
             await self._client.truncate(self._handle, size)
 
     async def set_attributes(self, mode: int | None, mtime: int) -> None:
+        self._attributes = (mode, mtime)
+
+    async def close(self) -> None:
+        """Set the attributes, if there are any to set, and close the file, in one go."""
         with self._files.translated_errors(self._path):
-            await self._client.set_handle_attributes(self._handle, mode=mode, mtime=mtime)
+            if self._attributes is None:
+                await self._client.close_handle(self._handle)
+            else:
+                mode, mtime = self._attributes
+                await self._client.finish(self._handle, mode=mode, mtime=mtime)

@@ -7,11 +7,14 @@ arguments of SYMLINK, which are the other way round in practice.
 import asyncio
 import contextlib
 import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from apexgpu.transfer.fileinfo import FileInfo, FileKind
 from apexgpu.transfer.sftppackets import (
     NotSftpError,
+    OpenFlag,
     PacketReader,
     PacketType,
     SftpError,
@@ -23,6 +26,7 @@ from apexgpu.transfer.sftppackets import (
 )
 
 _SAFE_CHUNK = 1 << 15  # bytes of one read or write that every server accepts
+_SAFE_HANDLES = 256  # open files of one session that every server allows
 _LARGEST_CHUNK = 1 << 17  # larger ones are not faster
 _SMALLEST_CHUNK = 1 << 10
 _MOST_FILES = 1_000_000  # in one directory
@@ -31,6 +35,10 @@ _LARGEST_PACKET = 1 << 22  # a longer one is not SFTP
 # Seconds without any reply. ssh notices a dead network itself; this notices a disk that hangs.
 _SILENCE_LIMIT = 120.0
 
+_FIRST_PARTS, _MOST_PARTS = 6, 32  # parts of a listing that are asked for at a time
+_AT_ONCE = 256  # requests without data that are sent without waiting
+
+Item = TypeVar("Item")
 _Reply = tuple[
     int, bytes
 ]  # packet type (a PacketType, or another number), body after the request number
@@ -52,10 +60,18 @@ class SftpClient:
         self._ended = False
         self.extensions: dict[bytes, bytes] = {}
         self.chunk = _SAFE_CHUNK
+        self.most_handles = _SAFE_HANDLES
+        self.home = b""  # the directory where the session began
 
     async def start(self) -> None:
-        """Exchange versions and limits. Raises NotSftpError when something else answers."""
+        """Exchange versions and limits. Raises NotSftpError when something else answers.
+
+        The first requests are sent with the version, without waiting for the server's: it answers
+        them one after the other, and a server that does not know `limits` says so.
+        """
         self._writer.write(struct.pack(">IBI", 5, PacketType.INIT, 3))
+        limits = self._send(PacketType.EXTENDED, pack_string(b"limits@openssh.com"))
+        home = self._send(PacketType.REALPATH, pack_string(b"."))
         await self._writer.drain()
         kind, body = await self._read_packet()
         if kind != PacketType.VERSION:
@@ -68,14 +84,16 @@ class SftpClient:
             asyncio.create_task(self._read_replies()),
             asyncio.create_task(self._watch_for_silence()),
         ]
+        self.home = _path_of(await self._answer(home))
         if b"limits@openssh.com" in self.extensions:
-            await self._ask_for_limits()
+            self._read_limits(await self._answer(limits))
 
-    async def _ask_for_limits(self) -> None:
-        body = await self._extended(b"limits@openssh.com", b"")
+    def _read_limits(self, body: bytes) -> None:
         reader = PacketReader(body)
         reader.uint64()  # the longest packet
         limits = (reader.uint64(), reader.uint64())  # of a read, of a write
+        if reader.has_more:
+            self.most_handles = reader.uint64() or self.most_handles
         self.chunk = _LARGEST_CHUNK
         for limit in limits:
             if limit:  # 0 means that there is none
@@ -127,35 +145,55 @@ class SftpClient:
                 waiting.set_exception(ConnectionResetError(reason))
         self._waiting.clear()
 
-    async def _request(
+    def _send(
         self, kind: PacketType, body: bytes, data: bytes | memoryview = b""
-    ) -> bytes:
-        """Send one request and return the body of its reply.
+    ) -> asyncio.Future[_Reply]:
+        """Send one request. The server works on requests in the order in which they are sent.
 
-        `data` follows `body` without being copied.
-
-        Raises SftpError when the server refuses it.
+        `data` follows `body` without being copied. Raises ConnectionResetError when the session has
+        ended.
         """
         if self._ended:
             raise ConnectionResetError
         self._last_number = number = (self._last_number + 1) & 0xFFFFFFFF
         reply: asyncio.Future[_Reply] = asyncio.get_running_loop().create_future()
+        # asyncio warns about errors nobody looked at; of several requests, one error is enough.
+        reply.add_done_callback(_mark_as_seen)
         self._waiting[number] = reply
-        try:
-            length = 5 + len(body) + len(data)
-            self._writer.write(struct.pack(">IBI", length, kind, number) + body)
-            if data:
-                self._writer.write(data)
-            await self._writer.drain()
-        except BaseException:
-            self._waiting.pop(number, None)
-            if not reply.cancel():
-                reply.exception()  # mark it as seen: asyncio warns about errors nobody looked at
-            raise
-        reply_kind, reply_body = await reply
-        if reply_kind == PacketType.STATUS:
-            _raise_unless_ok(reply_body)
-        return reply_body
+        length = 5 + len(body) + len(data)
+        self._writer.write(struct.pack(">IBI", length, kind, number) + body)
+        if data:
+            self._writer.write(data)
+        return reply
+
+    async def _answer(self, reply: asyncio.Future[_Reply]) -> bytes:
+        """The body of a reply. Raises SftpError when the server refuses the request."""
+        kind, body = await reply
+        if kind == PacketType.STATUS:
+            _raise_unless_ok(body)
+        return body
+
+    async def _answers(self, replies: Sequence[asyncio.Future[_Reply]]) -> list[bytes]:
+        """The bodies of all replies. The first error is raised when all are there."""
+        await self._writer.drain()
+        bodies = []
+        first_error: SftpError | None = None
+        for reply in replies:
+            try:
+                bodies.append(await self._answer(reply))
+            except SftpError as exc:
+                first_error = first_error or exc
+        if first_error is not None:
+            raise first_error
+        return bodies
+
+    async def _request(
+        self, kind: PacketType, body: bytes, data: bytes | memoryview = b""
+    ) -> bytes:
+        """Send one request and return the body of its reply."""
+        reply = self._send(kind, body, data)
+        await self._writer.drain()
+        return await self._answer(reply)
 
     async def _extended(self, name: bytes, body: bytes) -> bytes:
         return await self._request(PacketType.EXTENDED, pack_string(name) + body)
@@ -196,19 +234,37 @@ class SftpClient:
         files: list[FileInfo] = []
         length = 0
         handle = await self._open_handle(PacketType.OPENDIR, pack_string(path))
+        # Each part is about a hundred names, and one more request reports the end. Several are asked
+        # for at a time, of a large directory many.
+        at_once = _FIRST_PARTS
+        is_complete = False
         try:
-            while True:
-                body = await self._request(PacketType.READDIR, pack_string(handle))
-                names = PacketReader(body).names()
-                files += names
-                length += len(body)
-                _check_that_it_ends(names, len(files), length)
+            while not is_complete:
+                body = pack_string(handle)
+                replies = [self._send(PacketType.READDIR, body) for _ in range(at_once)]
+                await self._writer.drain()
+                for reply in replies:
+                    part = await self._directory_part(reply)
+                    if part is None:
+                        is_complete = True
+                    elif not is_complete:
+                        names = PacketReader(part).names()
+                        files += names
+                        length += len(part)
+                        _check_that_it_ends(names, len(files), length)
+                at_once = min(4 * at_once, _MOST_PARTS)
+        finally:
+            self.release_handle(handle)
+        return files
+
+    async def _directory_part(self, reply: asyncio.Future[_Reply]) -> bytes | None:
+        """One part of a listing, None at its end."""
+        try:
+            return await self._answer(reply)
         except SftpError as exc:
             if exc.status != Status.END_OF_FILE:
                 raise
-        finally:
-            await self.close_handle(handle)
-        return files
+            return None
 
     async def read_link(self, path: bytes) -> bytes:
         """Where a link points."""
@@ -219,11 +275,7 @@ class SftpClient:
         return await self._path_reply(PacketType.REALPATH, path)
 
     async def _path_reply(self, kind: PacketType, path: bytes) -> bytes:
-        body = await self._request(kind, pack_string(path))
-        found = PacketReader(body[4:]).string()  # after the number of names, which is 1
-        if not found or b"\0" in found:
-            raise SftpError(Status.FAILURE, f"invalid path: {found[:80]!r}")
-        return found
+        return _path_of(await self._request(kind, pack_string(path)))
 
     async def open(self, path: bytes, flags: int, mode: int = 0o600) -> bytes:
         """Open a file; the handle. `flags` are those of OpenFlag, `mode` is that of a new file."""
@@ -262,6 +314,67 @@ class SftpClient:
         """Close a file or directory. An error of an earlier write may be reported only here."""
         await self._request(PacketType.CLOSE, pack_string(handle))
 
+    def release_handle(self, handle: bytes) -> None:
+        """Close a file or directory that was only read, without waiting: nothing can be lost."""
+        if not self._ended:
+            self._send(PacketType.CLOSE, pack_string(handle))
+
+    async def finish(self, handle: bytes, *, mode: int | None, mtime: int) -> None:
+        """Set permission bits (None: leave them) and times of an open file, and close it."""
+        name = pack_string(handle)
+        replies = [
+            self._send(PacketType.FSETSTAT, name + pack_attributes(mode, mtime)),
+            self._send(PacketType.CLOSE, name),
+        ]
+        await self._answers(replies)
+
+    async def read_small(self, path: bytes, size: int) -> bytes:
+        """Read the first `size` bytes of a file, at most `chunk` of them; fewer if the server sends fewer."""
+        handle = await self.open(path, OpenFlag.READ)
+        name = pack_string(handle)
+        reading = self._send(PacketType.READ, name + struct.pack(">QI", 0, size))
+        closing = self._send(PacketType.CLOSE, name)
+        try:
+            body, _ = await self._answers([reading, closing])
+        except SftpError as exc:
+            if exc.status == Status.END_OF_FILE:
+                return b""
+            raise
+        return body[4 : 4 + size]
+
+    async def write_small(self, path: bytes, data: bytes, *, mode: int | None, mtime: int) -> None:
+        """Make a file with its content, at most `chunk` bytes, and its attributes.
+
+        Its content is one request, so a file of the right size is never one with a hole, although
+        nobody waits before the attributes are set.
+        """
+        handle = await self.open(path, OpenFlag.WRITE | OpenFlag.CREATE)
+        name = pack_string(handle)
+        replies = []
+        if data:
+            head = name + struct.pack(">QI", 0, len(data))
+            replies.append(self._send(PacketType.WRITE, head, data))
+        replies.append(self._send(PacketType.FSETSTAT, name + pack_attributes(mode, mtime)))
+        replies.append(self._send(PacketType.CLOSE, name))
+        await self._answers(replies)
+
+    async def mkdir_all(self, paths: Sequence[bytes], mode: int = 0o700) -> None:
+        """Make directories, in this order."""
+        for some in _batches(paths):
+            bodies = [pack_string(path) + pack_mode(mode) for path in some]
+            await self._answers([self._send(PacketType.MKDIR, body) for body in bodies])
+
+    async def set_attributes_of_all(
+        self, attributes: Sequence[tuple[bytes, int | None, int]]
+    ) -> None:
+        """Set path, mode and time of each, in this order."""
+        for some in _batches(attributes):
+            replies = []
+            for path, mode, mtime in some:
+                body = pack_string(path) + pack_attributes(mode, mtime)
+                replies.append(self._send(PacketType.SETSTAT, body))
+            await self._answers(replies)
+
     async def set_attributes(self, path: bytes, *, mode: int | None, mtime: int) -> None:
         """Set permission bits (None: leave them) and the times."""
         body = pack_string(path) + pack_attributes(mode, mtime)
@@ -295,6 +408,30 @@ class SftpClient:
         body = pack_string(old) + pack_string(new)
         await self._extended(b"posix-rename@openssh.com", body)
 
+    async def rename_all(
+        self, renames: Sequence[tuple[bytes, bytes]], emptied: Sequence[bytes]
+    ) -> bool:
+        """Move each first path to the second, then remove the directories `emptied`, in this order.
+
+        Returns whether all of those were empty. A directory out of which something could not be moved
+        is not empty, so nothing is lost although nobody waits in between.
+        """
+        head = pack_string(b"posix-rename@openssh.com")
+        for some in _batches(renames[:-_AT_ONCE]):
+            bodies = [head + pack_string(old) + pack_string(new) for old, new in some]
+            await self._answers([self._send(PacketType.EXTENDED, body) for body in bodies])
+        moving = []
+        for old, new in renames[-_AT_ONCE:]:
+            body = head + pack_string(old) + pack_string(new)
+            moving.append(self._send(PacketType.EXTENDED, body))
+        removing = [self._send(PacketType.RMDIR, pack_string(path)) for path in emptied]
+        await self._answers(moving)
+        try:
+            await self._answers(removing)
+        except SftpError:
+            return False
+        return True
+
     async def free_space(self, path: bytes) -> int | None:
         """Bytes that a user can still write there, None if the server cannot tell."""
         if b"statvfs@openssh.com" not in self.extensions:
@@ -303,6 +440,25 @@ class SftpClient:
         reader = PacketReader(body)
         _, fragment_size, _, _, available = [reader.uint64() for _ in range(5)]
         return fragment_size * available
+
+
+def _mark_as_seen(reply: "asyncio.Future[_Reply]") -> None:
+    if not reply.cancelled():
+        reply.exception()
+
+
+def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """The items, as many at a time as are sent without waiting."""
+    for start in range(0, len(items), _AT_ONCE):
+        yield items[start : start + _AT_ONCE]
+
+
+def _path_of(body: bytes) -> bytes:
+    """The path in a reply with one name."""
+    found = PacketReader(body[4:]).string()  # after the number of names, which is 1
+    if not found or b"\0" in found:
+        raise SftpError(Status.FAILURE, f"invalid path: {found[:80]!r}")
+    return found
 
 
 def _check_that_it_ends(names: list[FileInfo], count: int, length: int) -> None:

@@ -3,7 +3,7 @@
 The trees on both sides are read and compared; what is missing is sent by rsync or, here, over SFTP.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from shlex import quote
@@ -15,7 +15,13 @@ from apexgpu.transfer.copypaths import parent
 from apexgpu.transfer.copyplan import CopyPlan, plan_copy
 from apexgpu.transfer.excludes import Excludes
 from apexgpu.transfer.fileinfo import FileInfo, FileKind, Tree, count_files, is_directory, join
-from apexgpu.transfer.filesystem import FileSystem, LinksNotAllowedError, OpenFile, display
+from apexgpu.transfer.filesystem import (
+    Attributes,
+    FileSystem,
+    LinksNotAllowedError,
+    OpenFile,
+    display,
+)
 from apexgpu.transfer.progress import CopyProgress
 from apexgpu.transfer.treewalk import conflict_error, make_writable, read_tree
 
@@ -24,11 +30,18 @@ from apexgpu.transfer.treewalk import conflict_error, make_writable, read_tree
 _WINDOW = 1 << 22
 _LARGE_FILE = 1 << 18  # bytes
 _SMALL_AT_ONCE = 48
+# Files of one piece. Each waits for two answers, so many have to be on the way on a distant line.
+_TINY_AT_ONCE = 512
+_TINY_FILE = 1 << 15  # bytes
+_DIRECTORIES_AHEAD = 100  # directories that `mkdir_all` makes without waiting in between
 # Few, so that those that were sent are complete when the copy is interrupted.
 _LARGE_AT_ONCE = 2
 
-SendAll = Callable[["Comparison"], Awaitable[int]]
+SendAll = Callable[[], Awaitable[int]]
 """Sends everything in its own way; returns the bytes that had to be sent."""
+
+Carrier = Callable[["Comparison"], Awaitable[SendAll | None]]
+"""Chooses what sends everything; None for SFTP."""
 
 
 class SourceChangedError(ApexError):
@@ -47,7 +60,8 @@ class StageRequest:
     are all that is wanted, and `replaced` are the files that the target has in their place.
 
     `ignored` are the paths in a directory that are left out, with all that is below them; `excludes`
-    are patterns of more.
+    are patterns of more. `has_no_stage`: it is known that there is no `stage` yet. `free_space` are
+    the bytes on the disks of some directories.
     """
 
     source: bytes
@@ -60,6 +74,8 @@ class StageRequest:
     replaced: Tree = field(default_factory=dict)
     ignored: frozenset[bytes] = frozenset()
     excludes: Excludes = field(default_factory=Excludes)
+    has_no_stage: bool = False
+    free_space: Mapping[bytes, int | None] = field(default_factory=dict)
 
     @property
     def existing_directory(self) -> bytes:
@@ -71,7 +87,9 @@ class StageRequest:
 class StageResult:
     """Files and bytes of a source, bytes sent, special files left out, names changed.
 
-    `staged` says whether there is a staging directory now whose content has to be moved into place.
+    `staged` says whether there is a staging directory now whose content has to be moved into place;
+    `content` is that content, None if it has to be read. `resumed`: an earlier run had made it.
+    `attributes` are those of the directories in it, to be set before they are moved.
     """
 
     files: int
@@ -80,6 +98,9 @@ class StageResult:
     left_out: int
     changed: int = 0
     staged: bool = True
+    content: Tree | None = None
+    resumed: bool = True
+    attributes: tuple[Attributes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +132,7 @@ async def compare(
     _check_names(source, target, request, wanted)
     finding_existing = _existing_files(target, request, wanted)
     finding_staged = _staged_files(target, request)
-    finding_free = target.free_space(request.existing_directory)
+    finding_free = _free_space(target, request)
     (existing, staged), free = await run_both(
         run_both(finding_existing, finding_staged), finding_free
     )
@@ -136,9 +157,15 @@ async def _existing_files(target: FileSystem, request: StageRequest, wanted: Tre
     return await read_tree(target, request.existing, only=foldednames.directories(wanted))
 
 
+async def _free_space(target: FileSystem, request: StageRequest) -> int | None:
+    if request.existing_directory in request.free_space:
+        return request.free_space[request.existing_directory]
+    return await target.free_space(request.existing_directory)
+
+
 async def _staged_files(target: FileSystem, request: StageRequest) -> Tree | None:
     """What an earlier run has left; None if there is no staging directory."""
-    if request.new_directory or await target.info(request.stage) is None:
+    if request.has_no_stage or await target.info(request.stage) is None:
         return None
     return await read_tree(target, request.stage)
 
@@ -148,9 +175,9 @@ async def fill_stage(
     target: FileSystem,
     request: StageRequest,
     progress: CopyProgress,
-    send_all: SendAll | None = None,
+    carrier: Carrier | None = None,
 ) -> StageResult:
-    """Make the staging directory hold what the target does not have yet. `send_all` replaces SFTP.
+    """Make the staging directory hold what the target does not have yet. `carrier` may replace SFTP.
 
     Whatever can be checked beforehand is: errors about names, conflicts and free space come before
     the first write.
@@ -177,17 +204,46 @@ async def fill_stage(
     # Another source of the same copy may have made it.
     if request.new_directory and await target.info(request.new_directory) is None:
         await target.mkdir(request.new_directory, private=False)
-    if not comparison.stage_exists:
-        await target.mkdir(request.stage)
     progress.partial = (target.where, display(request.stage))
     progress.begin(progress.name, to_send)
     sender = _SftpSender(source, target, request, wanted, staged, progress)
-    await sender.remove_leftovers(plan)
+    if comparison.stage_exists:
+        await sender.remove_leftovers(plan)
+    content = None
+    attributes: list[Attributes] = []
+    send_all = await carrier(comparison) if carrier is not None else None
     if send_all is None:
-        sent = await sender.send(plan)
+        sent = await sender.send(plan, stage_exists=comparison.stage_exists)
+        content = _staged_content(comparison)
+        attributes = sender.directory_attributes(plan)
     else:
-        sent = await send_all(comparison)
-    return StageResult(files, size, sent, len(plan.skipped), len(plan.modes))
+        if not comparison.stage_exists:
+            await target.mkdir(request.stage)
+        await target.prepare_sync(request.stage)
+        sent = await send_all()
+    return StageResult(
+        files,
+        size,
+        sent,
+        len(plan.skipped),
+        len(plan.modes),
+        content=content,
+        resumed=comparison.stage_exists,
+        attributes=tuple(attributes),
+    )
+
+
+def _staged_content(comparison: Comparison) -> Tree:
+    """What is in the staging directory after all of the plan was sent."""
+    plan = comparison.plan
+    present = {*plan.directories, *plan.files, *plan.links, *plan.complete}
+    present.difference_update(plan.skipped)
+    content = {}
+    for path, info in comparison.wanted.items():
+        kept_directory = info.is_directory and is_directory(comparison.staged, path)
+        if path in present or kept_directory:
+            content[path] = info
+    return content
 
 
 async def _wanted_files(source: FileSystem, request: StageRequest) -> tuple[Tree, frozenset[bytes]]:
@@ -284,6 +340,10 @@ def _binary_size(count: int) -> str:
     return f"{count / 2**20:.1f} MiB"
 
 
+def _became_shorter(origin: bytes) -> SourceChangedError:
+    return SourceChangedError(f"{display(origin)} became shorter while it was copied")
+
+
 @dataclass(frozen=True, slots=True)
 class _SftpSender:
     """Carries out a CopyPlan through the two file systems."""
@@ -295,28 +355,46 @@ class _SftpSender:
     staged: Tree
     progress: CopyProgress
 
-    async def send(self, plan: CopyPlan) -> int:
+    async def send(self, plan: CopyPlan, *, stage_exists: bool) -> int:
         """Fill the staging directory; the bytes that were sent."""
-        for path in plan.directories:  # outermost first
-            await self.target.mkdir(self._staged_path(path))
+        directories = [self._staged_path(path) for path in plan.directories]
+        if not stage_exists:
+            directories.insert(0, self.request.stage)
+        if len(directories) > _DIRECTORIES_AHEAD:
+            await self.target.mkdir_all(directories)
+            directories = []
+        # The files are opened without waiting for their directories: the other side works on requests
+        # in the order in which they are sent. If a directory cannot be made, its error comes first.
+        await run_both(self.target.mkdir_all(directories), self._send_content_of(plan))
+        return self.progress.done - self.progress.resumed
 
+    async def _send_content_of(self, plan: CopyPlan) -> None:
+        await self.target.prepare_sync(self.request.stage)
+        tiny: list[bytes] = []
         small: list[bytes] = []
         large: list[bytes] = []
         for path in plan.files:
-            if self.wanted[path].size >= _LARGE_FILE:
-                large.append(path)
-            else:
+            if self.wanted[path].size <= self._tiny and path not in self.staged:
+                tiny.append(path)
+            elif self.wanted[path].size < _LARGE_FILE:
                 small.append(path)
+            else:
+                large.append(path)
+        most_files = min(self.source.most_files, self.target.most_files)
+        await for_each(tiny, self._send_tiny_file, at_once=min(_TINY_AT_ONCE, most_files // 2))
         await for_each(small, self._send_file, at_once=_SMALL_AT_ONCE)
         await for_each(large, self._send_file, at_once=_LARGE_AT_ONCE)
-        await for_each(plan.links, partial(self._make_link, plan), at_once=_SMALL_AT_ONCE)
+        await for_each(plan.links, partial(self._make_link, plan), at_once=_TINY_AT_ONCE)
 
-        # Innermost first: making something in a directory changes its time.
-        for path in plan.new_directories:
-            await self._set_attributes(path, self.wanted[path])
+    def directory_attributes(self, plan: CopyPlan) -> list[Attributes]:
+        """The attributes of the new directories, innermost first: one that its owner cannot enter has to be last.
+
+        Whatever is made in a directory changes its time, so they are set at the end.
+        """
+        attributes = [self._attributes(path, self.wanted[path]) for path in plan.new_directories]
         if self.request.info.is_directory and self.request.existing is None:
-            await self._set_attributes(b"", self.request.info)
-        return self.progress.done - self.progress.resumed
+            attributes.append(self._attributes(b"", self.request.info))
+        return attributes
 
     async def remove_leftovers(self, plan: CopyPlan) -> None:
         """Remove what an earlier run has left in the staging directory and is not wanted any more."""
@@ -331,9 +409,9 @@ class _SftpSender:
     def _staged_path(self, path: bytes) -> bytes:
         return join(self.request.stage, path)
 
-    async def _set_attributes(self, path: bytes, info: FileInfo) -> None:
+    def _attributes(self, path: bytes, info: FileInfo) -> Attributes:
         mode = info.mode if self.target.has_modes else None
-        await self.target.set_attributes(self._staged_path(path), mode, info.mtime)
+        return self._staged_path(path), mode, info.mtime
 
     async def _make_link(self, plan: CopyPlan, path: bytes) -> None:
         staged_path = self._staged_path(path)
@@ -343,6 +421,17 @@ class _SftpSender:
             await self.target.symlink(self.wanted[path].link_target, staged_path)
         except LinksNotAllowedError:
             plan.skipped.append(path)
+
+    async def _send_tiny_file(self, path: bytes) -> None:
+        """Send a file of which no run has sent anything, in one piece."""
+        info = self.wanted[path]
+        origin = _origin(self.request, path)
+        data = await self.source.read_small(origin, info.size)
+        if len(data) != info.size:
+            raise _became_shorter(origin)
+        mode = info.mode if self.target.has_modes else None
+        await self.target.write_small(self._staged_path(path), data, mode, info.mtime)
+        self.progress.done += info.size
 
     async def _send_file(self, path: bytes) -> None:
         """Send one file, or the rest of it if an earlier run sent a part."""
@@ -369,6 +458,10 @@ class _SftpSender:
             await writer.set_attributes(mode, info.mtime)
 
     @property
+    def _tiny(self) -> int:
+        return min(self._chunk, _TINY_FILE)
+
+    @property
     def _chunk(self) -> int:
         return min(self.source.chunk, self.target.chunk)
 
@@ -385,8 +478,7 @@ class _SftpSender:
                 size = min(chunk, end - offset)
                 data = await reader.read(offset, size)
                 if len(data) != size:
-                    message = f"{display(origin)} became shorter while it was copied"
-                    raise SourceChangedError(message)
+                    raise _became_shorter(origin)
                 await writer.write(offset, data)
                 self.progress.done += size
 
