@@ -140,7 +140,7 @@ def watch_interval(watch: bool, interval: float | None) -> float | None:
             f"--interval {interval:g} is not a number of seconds from {_LEAST_INTERVAL:g} to"
             f" {_LONGEST_INTERVAL}"
         )
-        raise UsageError(message, hint="apexgpu status --watch --interval 5")
+        raise UsageError(message, hint="apexgpu status --help")
     return interval
 
 

@@ -185,7 +185,7 @@ def list_port_maps(transport: Transport, host: Host) -> tuple[PortMap, ...]:
     try:
         return replies.parse_port_maps(reply, host.name)
     except UnknownCommandError:
-        raise _no_port_command(host, "PORT") from None
+        raise _no_port_command(host, _TENSORBOARD) from None
 
 
 def map_port(transport: Transport, host: Host, port: int) -> PortMap:
@@ -198,6 +198,10 @@ def map_port(transport: Transport, host: Host, port: int) -> PortMap:
         return replies.parse_port_map(reply, host.name, str(port))
     except UnknownCommandError:
         raise _no_port_command(host, str(port)) from None
+
+
+_TENSORBOARD = "6006"
+"""The port in a hint where the user has named none."""
 
 
 def _no_port_command(host: Host, port: str) -> RefusedError:
