@@ -109,7 +109,7 @@ def ssh(
     A stopped container is started if the user agrees. With `captured`, the output of `command` is
     returned instead of shown, as `run` does.
     """
-    host = session.one_host(name, several=f"apexgpu exec '{name}' -- CMD")
+    host = session.one_host(name, several=f"apexgpu exec '{name}' -- uptime")
     line = command_line(command)
     if captured:
         if not line:

@@ -237,6 +237,8 @@ class Bench:
         if words[:2] == ["apexgpu", "tunnel"] and not {"--background", "--help"} & set(words):
             # It would run until Ctrl-C.
             words.append("--background")
+        # So would this: one look is enough.
+        words = [word for word in words if word != "--watch"]
         if words[0] == "apexgpu" and not re.search(r"[|;&>~$]", line):
             out, err = io.StringIO(), io.StringIO()
             screen = Screen(out=out, err=err, stdin=io.StringIO())
