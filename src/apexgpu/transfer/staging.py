@@ -201,9 +201,8 @@ async def fill_stage(
         to_send += wanted[path].size
         already_staged += _size(staged, path)
     check_free_space(target, request.existing_directory, comparison.free, to_send - already_staged)
-    # Another source of the same copy may have made it.
-    if request.new_directory and await target.info(request.new_directory) is None:
-        await target.mkdir(request.new_directory, private=False)
+    if request.new_directory:
+        await _make_directory(target, request.new_directory)
     progress.partial = (target.where, display(request.stage))
     progress.begin(progress.name, to_send)
     sender = _SftpSender(source, target, request, wanted, staged, progress)
@@ -231,6 +230,15 @@ async def fill_stage(
         resumed=comparison.stage_exists,
         attributes=tuple(attributes),
     )
+
+
+async def _make_directory(files: FileSystem, path: bytes) -> None:
+    try:
+        await files.mkdir(path, private=False)
+    except ApexError:
+        # Another source of the same copy may have made it.
+        if await files.info(path) is None:
+            raise
 
 
 def _staged_content(comparison: Comparison) -> Tree:
