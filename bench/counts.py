@@ -389,8 +389,8 @@ REPEATED: Mapping[str, Callable[[Scene], Cost]] = {
 """The same over connections that are open."""
 
 
-EXACT = ("ssh -- true", "exec", "status", "up, running", "ssh -- true, repeated")
-"""Those that print little."""
+EXACT = ("ssh -- true", "exec", "status", "ssh -- true, repeated")
+"""Those that print little, and open one connection to a host."""
 
 
 def measure(scene: Scene, name: str) -> Cost:
