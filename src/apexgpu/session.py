@@ -121,8 +121,9 @@ class Session:
         """Whether errors and questions have a Chinese line."""
         try:
             language = self.settings.language
-        except ApexError:
-            language = "auto"  # the error that is about to be shown is about the settings
+        except Exception:
+            # The error that is about to be shown is this one: it must not be replaced by another.
+            language = "auto"
         return all_settings.is_chinese(language, self.environment)
 
     @property

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from apexgpu.platforms import namedpipes
 from apexgpu.ssh import sshoptions
 
 OPTIONS = (
@@ -36,11 +37,6 @@ class Passphrase:
         return f"Passphrase({str(self.file)!r})"
 
 
-def is_possible() -> bool:
-    """Whether this system has named pipes in its directories."""
-    return hasattr(os, "mkfifo")
-
-
 def arguments() -> list[str]:
     """The arguments of an ssh that is to ask."""
     return sshoptions.arguments(OPTIONS)
@@ -51,7 +47,7 @@ def environment(passphrase: Passphrase) -> Iterator[dict[str, str]]:
     """What to add to the environment of an ssh that runs in the block."""
     with tempfile.TemporaryDirectory(prefix="apexgpu-") as directory:
         pipe = Path(directory) / "pipe"
-        os.mkfifo(pipe, 0o600)
+        namedpipes.create(pipe)
         script = Path(directory) / "askpass"
         # ssh names the file in its question. For another key there is no answer.
         script.write_text(
@@ -67,7 +63,7 @@ def environment(passphrase: Passphrase) -> Iterator[dict[str, str]]:
             yield {"SSH_ASKPASS": str(script), "SSH_ASKPASS_REQUIRE": "force", "DISPLAY": display}
         finally:
             # If ssh has not asked, the writer still waits for a reader.
-            reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+            reader = namedpipes.open_without_waiting(pipe)
             writer.join()
             os.close(reader)
 

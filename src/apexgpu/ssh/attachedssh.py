@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apexgpu.errors import ApexError
+from apexgpu.platforms import hints
 from apexgpu.platforms.rights import mode_of_private_directory
 from apexgpu.platforms.system import current
 from apexgpu.process import Runner
@@ -150,7 +151,9 @@ def _log_file() -> Iterator[Path]:
         directory.mkdir(mode=mode_of_private_directory(current()))
     except OSError as exc:
         message = f"cannot make a directory for temporary files: {exc.strerror}: {directory}"
-        raise ApexError(message, hint=f"ls -ld {base}", code="no_temporary_directory") from None
+        raise ApexError(
+            message, hint=hints.look_at(Path(base)), code="no_temporary_directory"
+        ) from None
     file = directory / "log"
     try:
         yield file

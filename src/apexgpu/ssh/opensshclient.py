@@ -15,6 +15,7 @@ from apexgpu.errors import (
     ConnectTimeoutError,
 )
 from apexgpu.models import PublicKey, Reply, Target
+from apexgpu.platforms import namedpipes
 from apexgpu.process import Readiness, Runner
 from apexgpu.ssh import askpass, silentagent, sshlog, sshoptions
 from apexgpu.ssh.askpass import Passphrase
@@ -133,7 +134,7 @@ class OpenSshClient:
             locked = exc
         if known is not None and known.file == locked.file:
             raise wrong_passphrase_error(route.target, locked.file)
-        text = self._ask_passphrase(locked.file) if askpass.is_possible() else None
+        text = self._ask_passphrase(locked.file) if namedpipes.are_possible() else None
         if text is None:
             raise locked
         known = Passphrase(locked.file, text)
