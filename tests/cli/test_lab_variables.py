@@ -111,16 +111,11 @@ def test_each_shell_has_its_own_lines(
     assert unset in capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.parametrize("shell", ["fish", "pwsh"])
-def test_the_lines_work_in_the_real_shell(home: Path, shell: str) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
-    script = {
-        "fish": f"{APEXGPU} lab env --shell fish | source; echo $APEXGPU_USER",
-        "pwsh": f"& {APEXGPU} lab env --shell powershell | Out-String | Invoke-Expression; $env:APEXGPU_USER",
-    }[shell]
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_the_lines_work_in_a_real_fish(home: Path) -> None:
+    script = f"{APEXGPU} lab env --shell fish | source; echo $APEXGPU_USER"
     client.up(home, hosts=1, registered=False, pace=0)
     done = subprocess.run(
-        [shell, "-c", script], capture_output=True, text=True, timeout=LIMIT, check=False
+        ["fish", "-c", script], capture_output=True, text=True, timeout=LIMIT, check=False
     )
     assert done.stdout.strip() == "alice", done.stderr
