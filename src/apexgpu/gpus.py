@@ -211,7 +211,7 @@ def show(session: Session, patterns: Sequence[str], *, watch: float | None = Non
     with session.reporter.host_rows(GpuList, hosts, watch=watch) as rows:
 
         def look(host: Host) -> HostGpus:
-            # A connection that stays open is of no use to `follow`, which makes its own.
+            # A connection that stays open between runs is of no use to `follow`: it needs one that this run has made.
             keep_connection = not rows.is_watched
             return _look(session, host, named=bool(patterns), keep_connection=keep_connection)
 

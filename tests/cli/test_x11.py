@@ -90,7 +90,7 @@ def test_a_stopped_container_is_a_link_too_and_is_not_started(product: Product) 
     assert product("x11", "check", "gpu3") == 6
     assert product("x11", "run", "gpu3", "xeyes") == 6
     assert "the container on gpu3 is stopped" in product.err
-    assert product.hosts("status")["gpu3"]["state"] == "STOPPED"
+    assert product.hosts("status")["gpu3"]["state"] == "stopped"
 
 
 def test_a_host_that_is_silent_costs_its_time_limit_and_its_own_code(product: Product) -> None:

@@ -193,6 +193,7 @@ HINTS: dict[str, Callable[[System], str]] = {
     "move": lambda system: hints.move("a b", "c", system),
     "make_private": lambda system: hints.make_private("a b", system=system),
     "forbid_writing": lambda system: hints.forbid_writing("a b", system),
+    "show_known_host_key": lambda system: hints.show_known_host_key("[a]:22", Path("b c"), system),
     "show_line": lambda system: hints.show_line("a b", 7, system),
     "show_file": lambda system: hints.show_file("a b", system),
     "with_variable": lambda system: hints.with_variable("A", "b c", "apexgpu login", system),

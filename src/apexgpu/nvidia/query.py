@@ -90,7 +90,9 @@ def follow(
     limits = Limits(connect, None, silence, output=MOST_OUTPUT, keeps_reading=True)
     script = command(REPORTS_PER_CONNECTION, seconds)
     try:
-        containershell.query(transport, host, script, limits=limits, on_line=on_line, once=True)
+        # Over the connection of the first look, if that was made for this run; with `on_line`, never over one that
+        # stays open between runs.
+        containershell.query(transport, host, script, limits=limits, on_line=on_line)
     except CommandTimeoutError:
         raise _hangs(host) from None
 

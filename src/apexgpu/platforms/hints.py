@@ -146,6 +146,12 @@ def write_public_half(path: str | Path, system: System | None = None) -> str:
     )
 
 
+def show_known_host_key(name: str, path: Path | None = None, system: System | None = None) -> str:
+    """Show the fingerprints that a known_hosts file, by default the user's own, has for a name."""
+    command = f"ssh-keygen -l -F {quoted(name, system)}"
+    return f"{command} -f {quoted(str(path), system)}" if path is not None else command
+
+
 def convert_public(path: str | Path, new: str | Path, system: System | None = None) -> str:
     """Convert a public key in SSH2's form into OpenSSH's."""
     old, target = quoted(str(path), system), quoted(str(new), system)

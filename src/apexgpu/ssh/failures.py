@@ -311,9 +311,13 @@ def host_key_changed_error(
     shown: str,
     known: Sequence[str],
     files: Sequence[Path],
+    name: str | None = None,
     key: PublicKey | None = None,
 ) -> ChangedHostKeyError:
-    """The error for a host key that is not the known one; fingerprints in OpenSSH's SHA256 form."""
+    """The error for a host key that is not the known one; fingerprints in OpenSSH's SHA256 form.
+
+    `name` is what the known_hosts `files` call the host, by default its alias.
+    """
     known_hosts_file = ", ".join(str(file) for file in files[:1])
     known_fingerprints = " or ".join(known)
     message = (
@@ -321,7 +325,7 @@ def host_key_changed_error(
         f"known is {known_fingerprints} ({known_hosts_file}); nothing was sent; ask the administrators "
         "whether this change is theirs before you trust it"
     )
-    hint = f"apexgpu doctor {target.host.name}"
+    hint = hints.show_known_host_key(name or target.alias, files[0] if files else None)
     return ChangedHostKeyError(message, hint=hint, key=key)
 
 

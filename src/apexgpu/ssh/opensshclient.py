@@ -358,6 +358,7 @@ def _failure_error(route: Route, failure: SshFailure, log: SshLog) -> ApexError:
             shown=log.host_key,
             known=known or ["another one"],
             files=route.known_hosts_files,
+            name=name,
         )
     return failure_error(target, failure, log.messages)
 

@@ -446,6 +446,7 @@ def _check_host_key(transport: "paramiko.Transport", route: Route) -> None:
         shown=fingerprint(key),
         known=known,
         files=route.known_hosts_files,
+        name=name,
         key=key,
     )
 

@@ -211,6 +211,14 @@ def _run_sshfs_win(program: MountProgram, request: MountRequest, limit: float, l
 
 def _undo(state_dir: Path, directory: str, created: Sequence[str]) -> None:
     """Remove everything that a mount that failed has left."""
+    _unmount_and_end(directory)
+    # sshfs lets a program of FUSE mount. That may still have been at work when the table was read.
+    _unmount_and_end(directory)
+    not_removed = remove_directories(created)
+    mountrecords.forget(state_dir, directory, not_removed)
+
+
+def _unmount_and_end(directory: str) -> None:
     entry = mounttable.entry_at(read_table(), directory)
     processes = mountprocesses.find_behind(directory)
     if entry is not None and mounttable.may_be_ours(entry):
@@ -218,8 +226,6 @@ def _undo(state_dir: Path, directory: str, created: Sequence[str]) -> None:
         commands = [TimedCommand(tuple(argv), UNMOUNT_LIMIT) for argv in argvs]
         run_all(commands)
     mountprocesses.end_behind(processes, grace=0)
-    not_removed = remove_directories(created)
-    mountrecords.forget(state_dir, directory, not_removed)
 
 
 @contextlib.contextmanager
