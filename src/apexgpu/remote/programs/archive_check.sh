@@ -10,8 +10,8 @@ progress() {
   while sleep 5 >/dev/null 2>&1; do
     at=$(for p in "$@"; do cat "/proc/$p/fdinfo/0" "/proc/$p/fdinfo/3"; done 2>/dev/null |
       awk -v n=$# '/^pos/ { sum += $2 } END { printf "%.0f\n", sum / n }')
-    # With nobody left to listen, the readers are ended.
-    [ "$at" = "$last" ] || echo "at $at" 2>/dev/null || { kill "$@"; exit; }
+    # With nobody left to listen, the readers are ended. Not by TERM, for the reason below.
+    [ "$at" = "$last" ] || echo "at $at" 2>/dev/null || { kill -KILL "$@"; exit; }
     last=$at
   done
 }
