@@ -171,16 +171,7 @@ class LocalRunner:
         """See Runner.run."""
         import subprocess
 
-        try:
-            process = subprocess.Popen(
-                _command(argv),
-                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=_parsed_environment(env),
-            )
-        except FileNotFoundError as error:
-            raise _not_started(argv[0], error) from None
+        process = _start(argv, subprocess.PIPE if stdin else subprocess.DEVNULL, env)
         kept = BoundedOutput(_MOST_REPLY)
         streams = _Output(process, kept)
         if process.stdin is not None:
@@ -220,19 +211,8 @@ class LocalRunner:
         env: Mapping[str, str] | None = None,
     ) -> Completed:
         """See Runner.stream."""
-        import subprocess
-
         with _input_file(stdin) as input_file:
-            try:
-                process = subprocess.Popen(
-                    _command(argv),
-                    stdin=input_file,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    env=_parsed_environment(env),
-                )
-            except FileNotFoundError as error:
-                raise _not_started(argv[0], error) from None
+            process = _start(argv, input_file, env)
         kept = BoundedOutput(output)
         streams = _Output(process, kept)
         try:
@@ -679,6 +659,24 @@ def _input_file(data: bytes) -> Iterator[int]:
         file.write(data)
         file.seek(0)
         yield file.fileno()
+
+
+def _start(
+    argv: Sequence[str], stdin: int, env: Mapping[str, str] | None
+) -> "subprocess.Popen[bytes]":
+    """Start a program whose output is read."""
+    import subprocess
+
+    try:
+        return subprocess.Popen(
+            _command(argv),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_parsed_environment(env),
+        )
+    except FileNotFoundError as error:
+        raise _not_started(argv[0], error) from None
 
 
 def _not_started(program: str, error: FileNotFoundError) -> ApexError:

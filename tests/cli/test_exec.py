@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +12,10 @@ import pytest
 from apexgpu_lab.inprocess import running
 from tests.cli.newcomer import LIMIT
 from tests.cli.product import Product, product_of
+from tests.longruns import LONG
 
 pytestmark = pytest.mark.openssh
 
-_LONG = "APEXGPU_LONG_TESTS" in os.environ
 _MOST_MEMORY = 80 << 20
 """Bytes that apexgpu itself may need, start-up included, whatever the size of the output."""
 
@@ -108,7 +107,7 @@ def test_output_of_any_size_takes_little_memory(
     product: Product, tmp_path: Path, hosts: tuple[str, ...]
 ) -> None:
     """50 MB; 1 GB with APEXGPU_LONG_TESTS=1."""
-    size = 1_000_000_000 if _LONG else 50_000_000
+    size = 1_000_000_000 if LONG else 50_000_000
     script = f"yes 'a line of forty-nine characters and its newline' | head -c {size // len(hosts)}"
     argv = [sys.executable, "-m", "apexgpu", "exec", *hosts, "--", script]
     file = tmp_path / "out"

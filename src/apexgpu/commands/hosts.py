@@ -16,6 +16,10 @@ from apexgpu.commands.options import (
 )
 from apexgpu.results import Result
 
+StartWait = Annotated[
+    float, typer.Option(help="Seconds to wait for the start, and for the container's port.")
+]
+
 app = Group()
 
 
@@ -35,9 +39,7 @@ def up(
     ctx: typer.Context,
     hosts: HostsArgument = None,
     everything: AllHosts = False,
-    wait: Annotated[
-        float, typer.Option(help="Seconds to wait for the start, and for the container's port.")
-    ] = containers.START_WAIT,
+    wait: StartWait = containers.START_WAIT,
 ) -> Result:
     """Start your container on HOST and wait until it answers SSH.
 
@@ -60,9 +62,7 @@ def restart(
     ctx: typer.Context,
     hosts: HostsArgument = None,
     everything: AllHosts = False,
-    wait: Annotated[
-        float, typer.Option(help="Seconds to wait for the start, and for the container's port.")
-    ] = containers.START_WAIT,
+    wait: StartWait = containers.START_WAIT,
 ) -> Result:
     """Stop your container on HOST, and start it again. The programs in it end.
 
