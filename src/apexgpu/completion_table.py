@@ -83,6 +83,6 @@ AFTER_HOST: dict[str, tuple[str, ...]] = {'setup': ('cuda', 'cudnn', 'growth', '
 
 OPTION_VALUES: dict[str, tuple[str, ...]] = {'--format': ('ssh', 'ansible', 'clustershell', 'json', 'csv'), '--from': (), '--method': ('auto', 'rsync', 'sftp')}
 
-HOST_FAULTS: tuple[str, ...] = ('refuse', 'dead', 'silent', 'slow', 'denied', 'drop', 'reboot', 'garble', 'hang', 'iam-down', 'no-address', 'no-forward', 'start-fails', 'driver-mismatch', 'driver-install', 'expired-token', 'nas-full', 'nas-readonly', 'damaged-archive', 'user-not-made', 'two-addresses', 'no-port-command', 'register-overwritten', 'half-made', 'host-key-changed', 'gpu-mismatch', 'gpu-lost', 'gpu-none', 'gpu-no-driver', 'gpu-hang')
+HOST_FAULTS: tuple[str, ...] = ('refuse', 'dead', 'silent', 'slow', 'denied', 'drop', 'reboot', 'garble', 'hang', 'iam-down', 'no-address', 'no-forward', 'start-fails', 'driver-mismatch', 'driver-install', 'expired-token', 'nas-full', 'nas-readonly', 'damaged-archive', 'user-not-made', 'two-addresses', 'no-port-command', 'register-overwritten', 'half-made', 'host-key-changed', 'gpu-mismatch', 'gpu-lost', 'gpu-none', 'gpu-no-driver', 'gpu-hang', 'gpu-wrong', 'no-internet', 'apt-locked')
 
 IAM_FAULTS: tuple[str, ...] = ('down', 'hang', 'slow', 'stuck-pusher', 'html', 'garbled-config', 'db-locked', 'empty-password')

@@ -257,12 +257,14 @@ def environment(
     system = _SYSTEM_PATH if not is_windows() else os.environ.get("PATH", "")
     peer, port = channel.get_extra_info("peername")[:2]
     own, own_port = channel.get_extra_info("sockname")[:2]
+    # The programs that apt has installed in the container are in its own tree.
+    programs = container.rootfs / "usr" / "bin"
     env = {
         "HOME": str(container.home),
         "USER": container.user,
         "LOGNAME": container.user,
         "SHELL": shell,
-        "PATH": f"{tools}{os.pathsep}{system}",
+        "PATH": f"{tools}{os.pathsep}{programs}{os.pathsep}{system}",
         "LANG": "C.UTF-8",
         "TMPDIR": str(container.rootfs / "tmp"),
         "SSH_CLIENT": f"{peer} {port} {own_port}",

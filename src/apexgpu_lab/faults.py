@@ -41,6 +41,9 @@ HOST_KINDS = MappingProxyType(
         "gpu-none": "nvidia-smi finds no GPU",
         "gpu-no-driver": "there is no nvidia-smi in the containers",
         "gpu-hang": "nvidia-smi never answers",
+        "gpu-wrong": "TensorFlow computes wrong numbers on the GPUs",
+        "no-internet": "apt and pip in the containers cannot reach their servers",
+        "apt-locked": "another apt is at work in the containers",
     }
 )
 

@@ -24,6 +24,9 @@ from apexgpu_lab.users import UserDatabase
 
 WINDOW = 300
 _BOOT = 5
+PACKAGE_FAULTS = frozenset({"apt-locked", "no-internet"})
+"""Faults that the package tools in containers look for, as files."""
+
 MAPPED_PORTS = range(11001, 12000)
 
 
@@ -253,6 +256,13 @@ class LabState:
             self._set_half_made(host, on=on)
         elif kind == "host-key-changed" and on:
             host.other_key = new_private_key()
+        elif kind in PACKAGE_FAULTS:
+            note = self.directory / "hosts" / host.name / kind
+            note.parent.mkdir(parents=True, exist_ok=True)
+            if on:
+                note.touch()
+            else:
+                note.unlink(missing_ok=True)
         elif kind.startswith("gpu-"):
             self._write_gpu_note(host, "gpu-fault", kind if on else "")
 

@@ -7,7 +7,10 @@ from pathlib import Path, PurePosixPath
 from apexgpu_lab.containers import Container
 
 # What a command may name of the container's own tree; everything else (/usr, /bin, /dev …) is this machine's.
-_OWN = r"home|root|etc|tmp|var|usr/local/cuda[\w.-]*|opt|usr/local/lib|usr/local/\.apexgpu[\w.-]*"
+_OWN = (
+    r"home|root|etc|tmp|var|usr/local/cuda[\w.-]*|opt|usr/bin/python[\d.]*|usr/bin/virtualenv|usr/local/lib"
+    r"|usr/local/\.apexgpu[\w.-]*"
+)
 _MOUNTED = "NAS|newNAS|SSD"
 _NAMED = re.compile(rf"(?<![\w.\-/~}}])/(?:({_MOUNTED})|({_OWN}))(?![\w.-])")
 _BINARY = re.compile(r"\brsync --server\b")  # what it says is no text

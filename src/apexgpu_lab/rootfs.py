@@ -4,7 +4,7 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from apexgpu_lab import nasfiles
+from apexgpu_lab import nasfiles, standins
 from apexgpu_lab.containers import Container
 from apexgpu_lab.keypairs import public_line
 from apexgpu_lab.trees import pack
@@ -27,7 +27,8 @@ _FILES = {
     "etc/skel/.bash_logout": "",
     "etc/skel/.bashrc": "# Nothing below is for shells that nobody types at.\ncase $- in *i*) ;; *) return;; esac\n"
     'PS1="$USER@$(hostname):\\w\\$ "\n',
-    "etc/skel/.profile": '[ -z "$APEXGPU_LAB_BIN" ] || PATH="$APEXGPU_LAB_BIN:$PATH"\n',
+    "etc/skel/.profile": 'if [ -n "$APEXGPU_LAB_BIN" ]; then\n'
+    '  PATH="$APEXGPU_LAB_BIN:${APEXGPU_LAB_CONTAINER}rootfs/usr/bin:$PATH"\nfi\n',
 }
 _DIRECTORIES = (
     "NAS",
@@ -40,6 +41,7 @@ _DIRECTORIES = (
     "root",
     "sbin",
     "tmp",
+    "usr/bin",
     "usr/local",
     "var/lib",
     "var/log",
@@ -56,6 +58,14 @@ def make_template(directory: Path, host_key: bytes) -> None:
         path = template / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")
+    for name in ("python3", "python3.5"):
+        program = template / "usr" / "bin" / name
+        program.write_text(
+            f'#!/bin/sh\nexec "{directory / "bin" / standins.PYTHON}" "$0" "$@"\n',
+            encoding="utf-8",
+            newline="\n",
+        )
+        program.chmod(0o755)
     key = template / "etc" / "ssh" / "ssh_host_ed25519_key"
     key.write_bytes(host_key)
     key.chmod(0o600)

@@ -9,13 +9,25 @@ from apexgpu.platforms.system import is_windows
 
 _TOOLS = {
     "tool_gpu.py": ("nvidia-smi",),
-    "tool_system.py": ("hostname", "who", "id", "whoami", "service", "systemctl", "ssh-keygen"),
+    "tool_system.py": (
+        "hostname",
+        "who",
+        "id",
+        "whoami",
+        "ldconfig",
+        "service",
+        "systemctl",
+        "ssh-keygen",
+    ),
     "tool_ps.py": ("ps", "uptime"),
-    "tool_packages.py": ("apt", "apt-get", "dpkg-query"),
+    "tool_packages.py": ("apt", "apt-get", "dpkg", "dpkg-query"),
     "tool_web.py": ("jupyter", "jupyter-lab", "jupyter-notebook", "tensorboard"),
 }
 # Programs that would change this machine: in the lab they do nothing, and succeed.
-_HARMLESS = ("chown", "dpkg", "groupadd", "ldconfig", "mount", "umount", "useradd", "usermod")
+_HARMLESS = ("chown", "groupadd", "mount", "umount", "useradd", "usermod")
+PYTHON = "lab-python"
+"""The program that is every Python of the containers; its first argument is the path it was called by."""
+
 _REFUSED = ("halt", "poweroff", "reboot", "shutdown")
 _SUDO = """#!/bin/sh
 while [ $# -gt 0 ]; do
@@ -44,7 +56,19 @@ def install(directory: Path) -> None:
     for name in _REFUSED:
         _script(directory / name, f"#!/bin/sh\necho '{name}: not in the lab' >&2\nexit 1\n")
     _script(directory / "sudo", _SUDO)
-    if shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin") is None:
+    _install_python(directory)
+
+
+def _install_python(directory: Path) -> None:
+    """What the Pythons in the containers' /usr/bin and environments run, see tool_python."""
+    here = Path(__file__).parent
+    for name in ("tool_python.py", "tool_pip.py", "packageindex.json"):
+        shutil.copyfile(here / name, directory / name)
+    skipped = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(here / "packages", directory / "packages", ignore=skipped, dirs_exist_ok=True)
+    # -S: the packages of this Python are not the container's.
+    _write(directory, PYTHON, [sys.executable, "-I", "-S", str(directory / "tool_python.py")])
+    if is_windows():
         _write(directory, "python3", [sys.executable])
 
 

@@ -152,7 +152,32 @@ def gpu(number: int, told: dict[str, Any], now: float) -> dict[str, str]:
 
 def gpus(now: float) -> list[tuple[dict[str, Any], dict[str, str]]]:
     """Every GPU: what goes on there, and its fields."""
-    return [(told, gpu(number, told, now)) for number, told in enumerate(cards(now))]
+    found = cards(now)
+    for note in held():
+        number = int(note["gpu"])
+        if number < len(found):
+            told = found[number] = dict(found[number])
+            told["used"] = min(int(told["used"]) + int(note["memory"]), int(told["total"]))
+            if note["own"]:
+                told["own"] = [*told["own"], [note["pid"], "python", note["memory"]]]
+    return [(told, gpu(number, told, now)) for number, told in enumerate(found)]
+
+
+def held() -> list[dict[str, Any]]:
+    """What programs of the host's containers hold (the stand-in of TensorFlow notes it); a dead one holds nothing."""
+    container = Path(os.environ.get("APEXGPU_LAB_CONTAINER", "."))
+    found = []
+    for path in sorted(container.parent.glob("*/notes/gpu-*.json")):
+        try:
+            note = json.loads(path.read_text(encoding="utf-8"))
+            os.kill(int(note["pid"]), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (OSError, ValueError):
+            continue
+        else:
+            found.append({**note, "own": path.parent.parent == container})
+    return found
 
 
 def applications(now: float) -> list[dict[str, str]]:

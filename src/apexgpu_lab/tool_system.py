@@ -64,6 +64,23 @@ def service(arguments: list[str]) -> int:
     return 1
 
 
+def ldconfig(arguments: list[str]) -> int:
+    """Note the directories in which programs look for libraries: those of /etc/ld.so.conf.d, and the arguments."""
+    rootfs = CONTAINER / "rootfs"
+    directories = []
+    for path in sorted((rootfs / "etc" / "ld.so.conf.d").glob("*.conf")):
+        directories += path.read_text(encoding="utf-8").split()
+    directories += [word for word in arguments if word.startswith("/")]
+    # Paths in commands were translated: here they are the container's again.
+    names = [directory.rpartition("/rootfs")[2] for directory in directories]
+    cache = rootfs / "etc" / "ld.so.cache"
+    if "-p" in arguments:
+        sys.stdout.write(cache.read_text(encoding="utf-8") if cache.exists() else "")
+        return 0
+    cache.write_text("".join(f"{name}\n" for name in dict.fromkeys(names)), encoding="utf-8")
+    return 0
+
+
 def ssh_keygen(arguments: list[str]) -> int:
     """The real program; `-A` makes host keys in the container's own tree."""
     path = os.pathsep.join(
@@ -91,6 +108,7 @@ PROGRAMS = {
     "who": who,
     "id": identity,
     "whoami": whoami,
+    "ldconfig": ldconfig,
     "service": service,
     "systemctl": service,
     "ssh-keygen": ssh_keygen,

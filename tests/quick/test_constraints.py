@@ -15,6 +15,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
 from packaging.version import Version
 
+import apexgpu_lab
 from apexgpu.recipes import recipe
 
 FILES = recipe.PACKAGED / "files"
@@ -75,6 +76,41 @@ def chosen(stem: str) -> dict[str, dict[str, Any]]:
         canonicalize_name(RECORD["wheels"][file]["name"]): {**RECORD["wheels"][file], "file": file}
         for file in RECORD["files"][stem]["chosen"]
     }
+
+
+def lab_index(record: dict[str, Any]) -> dict[str, Any]:
+    """What the lab's pip installs from: Python -> canonical name -> version -> file and requirements.
+
+    Of several files of one version, the lab takes the first that this Python can use.
+    """
+    index: dict[str, Any] = {}
+    fulls = {stem.rpartition("-")[2]: found["python"] for stem, found in record["files"].items()}
+    for full in fulls.values():
+        there, usable = environment(full), tags(full)
+        packages = index.setdefault(".".join(full.split(".")[:2]), {})
+        # pip itself is not recorded: the recipes pin it.
+        pip = {"name": "pip", "file": "pip-20.3.4-py2.py3-none-any.whl", "requires": []}
+        packages["pip"] = {"20.3.4": pip}
+        for file, one in sorted(record["wheels"].items()):
+            if not SpecifierSet(one["requires_python"] or "").contains(full):
+                continue
+            if file.endswith(".whl") and not parse_wheel_filename(file)[3] & usable:
+                continue
+            requires = []
+            for line in one["requires_dist"]:
+                requirement = Requirement(line.replace("===", "=="))
+                if requirement.marker is None or requirement.marker.evaluate(there):
+                    requires.append(f"{requirement.name}{requirement.specifier}")
+            entry = {"name": one["name"], "file": file, "requires": requires}
+            packages.setdefault(canonicalize_name(one["name"]), {}).setdefault(
+                one["version"], entry
+            )
+    return index
+
+
+def test_the_lab_installs_from_what_is_recorded() -> None:
+    path = Path(apexgpu_lab.__file__).with_name("packageindex.json")
+    assert json.loads(path.read_text()) == lab_index(RECORD)
 
 
 def test_every_file_is_recorded() -> None:

@@ -163,9 +163,9 @@ has_old_tensorflow() { # whether a directory of packages contains a TensorFlow b
 }
 # The package directories of the system's Pythons, and of every environment with a TensorFlow before 1.12.
 growth_places() {
-  for python in /usr/bin/python2.7 /usr/bin/python3; do
-    [ ! -x "$python" ] || echo "/usr/local/lib/python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')/dist-packages"
-  done
+  echo /usr/local/lib/python2.7/dist-packages # also without Python 2.7: another recipe of the same setup may install it
+  python=/usr/bin/python3
+  [ ! -x "$python" ] || echo "/usr/local/lib/python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')/dist-packages"
   for place in "$HOME"/.virtualenvs/* "$HOME"/.local "$HOME"/*env* "$HOME"/.*env* "$HOME"/*/*env* "$HOME"/*/.*env* \
     "$HOME"/*conda* "$HOME"/*conda*/envs/* "$HOME"/miniforge* "$HOME"/miniforge*/envs/* /opt/*conda* /opt/*conda*/envs/*; do
     [ -d "$place/lib" ] && [ ! -L "$place" ] || continue

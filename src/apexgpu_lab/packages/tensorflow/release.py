@@ -1,0 +1,3 @@
+"""Which release this is: written anew by the lab's pip."""
+
+VERSION = "1.10.1"
