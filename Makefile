@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 IN_CONTAINERS := "(remote/programs|recipes/builtin)/"
 
-.PHONY: setup setup-tests demo quick test check format bench docs clean completion reference picture
+.PHONY: setup setup-tests demo quick test check format bench docs clean completion reference picture screens
 
 setup:
 	@sh scripts/setup
@@ -47,7 +47,11 @@ completion: setup
 
 picture: setup-tests
 	@$(BIN)/python scripts/make-picture
+	@$(BIN)/python scripts/make-animation --record
 	@$(BIN)/python scripts/make-screenshot
+
+screens: setup-tests
+	@$(BIN)/python scripts/make-screens
 
 reference: setup
 	@$(BIN)/python scripts/make-reference

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,35 @@ def test_the_reference_is_what_the_command_line_has(name: str) -> None:
     assert script("make-reference")["text"](name) == (ROOT / "docs" / name).read_text(), (
         "run: make reference"
     )
+
+
+def test_the_manual_page_is_what_the_command_line_has() -> None:
+    reference = script("make-reference")
+    page = (ROOT / reference["MANUAL"]).read_text()
+    assert reference["manual"]() == page, "run: make reference"
+    # man reads a line that begins with a dot as a request: nothing of a text may look like one.
+    requests = {line.split()[0] for line in page.splitlines() if line.startswith((".", "'"))}
+    assert requests <= {
+        "'\\\"",
+        '.\\"',
+        ".TH",
+        ".SH",
+        ".SS",
+        ".PP",
+        ".TP",
+        ".B",
+        ".I",
+        ".BR",
+        ".RI",
+    }
+    assert page.isascii()
+
+
+def test_the_manual_page_is_installed_where_man_finds_it() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
+    manual = script("make-reference")["MANUAL"]
+    assert wheel["shared-data"] == {manual: "share/man/man1/apexgpu.1"}
 
 
 @pytest.mark.parametrize("page", sorted([*PAGES, *PAGES.values()]))

@@ -130,8 +130,8 @@ def test_explain_shows_a_page_in_both_languages(capsys: pytest.CaptureFixture[st
     assert cli.main(["explain", "not-registered"], Session()) == 0
     out = capsys.readouterr().out
     assert "You are not registered on this host" in out
-    assert "What to do: Register: apexgpu register HOST" in out
-    assert "处理：注册：apexgpu register HOST" in out
+    assert "What to do: Register:\n  apexgpu register HOST\n" in out
+    assert "处理：注册：\n  apexgpu register HOST\n" in out
     assert cli.main(["explain", "--json"], Session()) == 0
     document = json.loads(capsys.readouterr().out)
     assert len(document["codes"]) == len(catalogue())

@@ -156,10 +156,15 @@ def _snapshot_question(plan: SnapshotPlan, *, replaces: bool) -> Question | None
     name = plan.host.name
     if plan.was_running:
         is_busy = plan.activity is not None and plan.activity.busy
-        in_use = " (in use)" if is_busy else ""
-        if replaces:
-            return questions.SNAPSHOT_REPLACING_AND_STOPPING.fill(host=name, in_use=in_use)
-        return questions.SNAPSHOT_STOPPING.fill(host=name, in_use=in_use)
+        if replaces and is_busy:
+            form = questions.SNAPSHOT_REPLACING_AND_STOPPING_IN_USE
+        elif replaces:
+            form = questions.SNAPSHOT_REPLACING_AND_STOPPING
+        elif is_busy:
+            form = questions.SNAPSHOT_STOPPING_IN_USE
+        else:
+            form = questions.SNAPSHOT_STOPPING
+        return form.fill(host=name)
     if replaces:
         return questions.SNAPSHOT_REPLACING.fill(host=name)
     if plan.previous is not None:

@@ -16,11 +16,18 @@ from apexgpu.ssh import fanout
 from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.ssh.route import keep_host_keys_advice
 from apexgpu.ssh.transport import Limits, OnLine
+from apexgpu.tables import Column
 
 if TYPE_CHECKING:
     from apexgpu.ssh.hostkeys import NewHostKey
 
 # A host key can be new twice: first that of the host, then that of the container behind it.
+HOST_KEY_COLUMNS = (
+    Column("HOST", least=6),
+    Column("TYPE", keep=0),
+    Column("FINGERPRINT"),  # never cut: the user compares it
+)
+
 _ROUNDS_OF_NEW_KEYS = 2
 
 
@@ -89,7 +96,7 @@ def accept_host_keys(session: Session, errors: Sequence[UnknownHostKeyError]) ->
     if not session.accept_new:
         session.reporter.note("These hosts show keys that this laptop has not seen before:")
         rows = [(new.alias, new.key.kind, fingerprint(new.key)) for new in new_keys]
-        session.reporter.table(("HOST", "TYPE", "FINGERPRINT"), rows)
+        session.reporter.table(HOST_KEY_COLUMNS, rows)
         if not session.reporter.confirm(questions.TRUST_HOST_KEYS.fill()):
             raise errors[0]
     for file, keys in by_file.items():

@@ -92,8 +92,12 @@ REMOVE_RUNS = QuestionForm("Remove {runs} with their logs?", "删除这 {count} 
 # Backups
 
 SNAPSHOT_STOPPING = QuestionForm(
-    "Take a snapshot of {host}, whose running container is stopped meanwhile{in_use}?",
-    "为 {host} 做快照吗（期间停止正在运行的容器）？{in_use}",
+    "Take a snapshot of {host}, whose running container is stopped meanwhile?",
+    "为 {host} 做快照吗（期间停止正在运行的容器）？",
+)
+SNAPSHOT_STOPPING_IN_USE = QuestionForm(
+    "Take a snapshot of {host}, whose running container is in use and is stopped meanwhile?",
+    "为 {host} 做快照吗（容器正在使用，期间会停止）？",
 )
 SNAPSHOT_KEEPING = QuestionForm(
     "Take a snapshot of {host} (the archive that is there is kept under a name of its own)?",
@@ -104,9 +108,14 @@ SNAPSHOT_REPLACING = QuestionForm(
     "为 {host} 做快照并覆盖现有的存档吗？",
 )
 SNAPSHOT_REPLACING_AND_STOPPING = QuestionForm(
-    "Stop the running container on {host}{in_use} and take a snapshot, which REPLACES the archive "
+    "Stop the running container on {host} and take a snapshot, which REPLACES the archive "
     "that is there?",
-    "停止 {host} 上正在运行的容器{in_use}，做快照并覆盖现有的存档吗？",
+    "停止 {host} 上正在运行的容器，做快照并覆盖现有的存档吗？",
+)
+SNAPSHOT_REPLACING_AND_STOPPING_IN_USE = QuestionForm(
+    "Stop the running container on {host}, which is in use, and take a snapshot, which REPLACES the "
+    "archive that is there?",
+    "停止 {host} 上正在使用的容器，做快照并覆盖现有的存档吗？",
 )
 SNAPSHOT_FIRST = QuestionForm(
     "Take a snapshot of the container on {host} first?",

@@ -20,8 +20,8 @@ from apexgpu.errors import ApexError, DeclinedError, SameCommand
 from apexgpu.platforms.console import symbols
 from apexgpu.platforms.system import current
 from apexgpu.questions import Question
-from apexgpu.tables import aligned, columns_of, lay_out
-from apexgpu.text import duration, safe, size
+from apexgpu.tables import Column, aligned, as_columns, lay_out
+from apexgpu.text import duration, safe, size, split_last_sentence, width, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -187,7 +187,9 @@ class Reporter:
     def diff(self, text: str) -> None:
         """Show the lines of a difference (`+ added`, `- removed`)."""
 
-    def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(
+        self, columns: Sequence[Column] | Sequence[str], rows: Sequence[Sequence[str]]
+    ) -> None:
         """Show a small table, such as what a question is about."""
 
     # What is going on
@@ -343,12 +345,15 @@ class PlainReporter(Reporter):
         colours = {"+": "green", "-": "red"}
         with self._lock:
             for line in text.splitlines():
-                self._write_line(line, colours.get(line[:1], ""))
+                sign = line[:1] if line[:1] in colours else ""
+                self._write(sign, colours.get(sign, ""), line.removeprefix(sign))
 
-    def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(
+        self, columns: Sequence[Column] | Sequence[str], rows: Sequence[Sequence[str]]
+    ) -> None:
         """See Reporter."""
         with self._lock:
-            for line in aligned(columns_of(titles), rows):
+            for line in aligned(as_columns(columns), rows):
                 self._write("", "", f"{' ' * INDENT}{line}")
 
     @contextmanager
@@ -370,7 +375,7 @@ class PlainReporter(Reporter):
     def ask(self, question: Question, *, suffix: str = "") -> str:
         """See Reporter."""
         with self._question():
-            self._err.write(f"{self._wording(question)}{suffix}: ")
+            self._err.write(self._prompt(question, suffix))
             self._err.flush()
             line = self._stdin.readline()
         if not line:
@@ -384,16 +389,22 @@ class PlainReporter(Reporter):
 
         try:
             with self._question():
-                return getpass.getpass(f"{self._wording(question)}: ")
+                return getpass.getpass(self._prompt(question))
         except EOFError:
             raise DeclinedError(f"no answer was given; {self.outcome_so_far()}") from None
 
-    def _wording(self, question: Question) -> str:
-        """The question; in Chinese too, on a line of its own, for who has that language."""
+    def _prompt(self, question: Question, suffix: str = "") -> str:
+        """The question with its suffix; in Chinese too, on a line of its own, for who has that language."""
         english = safe(question.english)
-        if self.shows_chinese:
-            return f"{english}\n{safe(question.chinese)}"
-        return english
+        if not self.shows_chinese:
+            return self._broken(english, f"{suffix}: ")
+        colon = ": " if suffix else "："
+        chinese = self._broken(safe(question.chinese), f"{suffix}{colon}")
+        return f"{self._broken(english)}\n{chinese}"
+
+    def _broken(self, question: str, ending: str = "") -> str:
+        """A question with its ending. It is one line where nobody knows how long a line may be."""
+        return f"{question}{ending}"
 
     @property
     def shows_chinese(self) -> bool:
@@ -424,10 +435,6 @@ class PlainReporter(Reporter):
         with self._lock, self.suspended():
             self._err.write(f"{label}{safe(text)}\n")
             self._err.flush()
-
-    def _write_line(self, text: str, colour: str) -> None:
-        """Write a line that is coloured as a whole."""
-        self._write("", colour, text)
 
     @contextmanager
     def _question(self) -> Iterator[None]:
@@ -583,16 +590,31 @@ class TerminalReporter(PlainReporter):
             return nullcontext()
         return self._curtain()
 
-    def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(
+        self, columns: Sequence[Column] | Sequence[str], rows: Sequence[Sequence[str]]
+    ) -> None:
         """See Reporter."""
         from rich.padding import Padding
 
         from apexgpu.render.richtables import table
 
-        columns = columns_of(titles)
+        columns = as_columns(columns)
         layout = lay_out(columns, rows, self.console.width - INDENT)
         with self.suspended():
             self.console.print(Padding(table(columns, rows, layout), (0, 0, 0, INDENT)))
+
+    def _broken(self, question: str, ending: str = "") -> str:
+        room = self.console.width
+        if width(question + ending) <= room:
+            return f"{question}{ending}"
+        # The last sentence asks; what comes before it explains.
+        before, asked = split_last_sentence(question)
+        lines = wrapped(asked, room)
+        if width(lines[-1] + ending) > room:
+            lines = wrapped(asked, room - width(ending))
+        if before:
+            lines = [*wrapped(before, room), *lines]
+        return "\n".join(lines) + ending
 
     def _show(self) -> None:
         from rich.live import Live
@@ -623,8 +645,8 @@ class TerminalReporter(PlainReporter):
     def _write(self, label: str, colour: str, text: str) -> None:
         from rich.text import Text
 
-        line = Text(label, style=colour)
-        line.append(safe(text), style="" if label else colour)
+        # The text has the terminal's own colour: yellow is pale on a light background.
+        line = Text.assemble((label, colour), safe(text))
         with self.suspended():
             # Long lines are left to the terminal to wrap, so that they can be copied as one.
             self.console.print(line, soft_wrap=True)

@@ -4,10 +4,11 @@ On a terminal no row wraps: columns are shortened (with `…`) and then dropped,
 name. In a pipe a table has all its columns in full.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from apexgpu.text import safe, width
+from apexgpu.text import safe, start_of, width
 
 Row = Sequence[str]
 
@@ -20,7 +21,8 @@ class Column:
     """One column. `least` is the width down to which it may be shortened; None: it is never shortened.
 
     Columns with a lower `keep` are shortened and dropped first. A column without one is never dropped. An `optional`
-    column is left out where no row has anything in it. `is_path`: its cells are shortened at a slash.
+    column is left out where no row has anything in it. `is_path`: its cells are shortened at a slash. `is_coloured`: it
+    shows the colour of a row that has one.
     """
 
     title: str
@@ -28,6 +30,7 @@ class Column:
     keep: int | None = None
     optional: bool = False
     is_path: bool = False
+    is_coloured: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,14 @@ class TableLayout:
 def columns_of(titles: Sequence[str]) -> list[Column]:
     """Columns for a small table: the last is shortened first, then the one before it; none is dropped."""
     return [Column(title, least=max(6, width(title)), keep=None) for title in titles]
+
+
+def as_columns(columns: Sequence[Column] | Sequence[str]) -> list[Column]:
+    """Columns, also from bare titles."""
+    titles = [column for column in columns if isinstance(column, str)]
+    if titles:
+        return columns_of(titles)
+    return [column for column in columns if isinstance(column, Column)]
 
 
 def natural_widths(columns: Sequence[Column], rows: Sequence[Row]) -> list[int]:
@@ -139,6 +150,31 @@ def shorten_path(path: str, room: int) -> str:
         if width(shorter) <= room:
             return shorter
     return path  # not even its last part fits: it is cut at its end, as other text
+
+
+_NUMBER_AT_END = re.compile(r" [\d.,]+$")
+_UNIT = re.compile(r"\s*([KMGT]iB|B|%|°C|d|h|min|s)\b")
+
+
+def shorten(text: str, room: int) -> str:
+    """Return a text in `room` cells: whole words at its end give way, and a number goes with its unit.
+
+    A text that would lose most of what fits is cut inside a word: a long name, Chinese.
+
+    >>> shorten("you 9.2 GiB (python), others 1.0 GiB", 18)
+    'you 9.2 GiB…'
+    """
+    if width(text) <= room:
+        return text
+    start = start_of(text, room - 1)
+    words = start
+    if text[len(start)] != " ":
+        words = start.rpartition(" ")[0]
+    if _UNIT.match(text[len(words) :]):
+        words = _NUMBER_AT_END.sub("", words)
+    if 3 * width(words) >= room:
+        start = words
+    return f"{start.rstrip()}…"
 
 
 def aligned(columns: Sequence[Column], rows: Sequence[Row], least: Sequence[int] = ()) -> list[str]:

@@ -106,11 +106,72 @@ def width(text: str) -> int:
     """Return how many terminal cells `text` takes: Chinese letters take two, combining marks none."""
     if text.isascii():
         return len(text)
+    return sum(_cells(letter) for letter in text)
+
+
+def _cells(letter: str) -> int:
     from unicodedata import combining, east_asian_width
 
+    if combining(letter):
+        return 0
+    return 2 if east_asian_width(letter) in "WF" else 1
+
+
+def start_of(text: str, room: int) -> str:
+    """Return the longest start of `text` that takes at most `room` terminal cells."""
     cells = 0
-    for letter in text:
-        if combining(letter):
-            continue
-        cells += 2 if east_asian_width(letter) in "WF" else 1
-    return cells
+    for index, letter in enumerate(text):
+        cells += _cells(letter)
+        if cells > room:
+            return text[:index]
+    return text
+
+
+# A line may be broken at blanks, and after a Chinese letter with the punctuation that follows it.
+_UNBROKEN = re.compile(
+    r"\s+|[\u2e80-\uffef][，。；：、！？）」》”]*|[^\s\u2e80-\uffef]+[，。；：、！？）」》”]*"
+)
+
+
+def wrapped(text: str, room: int) -> list[str]:
+    """Return the lines of a paragraph of `room` terminal cells, broken between words; long paths at their slashes.
+
+    >>> wrapped("no answer from gpu7 in 10 s", 16)
+    ['no answer from', 'gpu7 in 10 s']
+    """
+    lines: list[str] = []
+    line = ""
+    for word in _UNBROKEN.findall(text):
+        for part in _parts(word, room):
+            if line and width(line) + width(part.rstrip()) > room:
+                lines.append(line.rstrip())
+                line = ""
+            if line or not part.isspace():
+                line += part
+    return [*lines, line.rstrip()]
+
+
+def _parts(word: str, room: int) -> list[str]:
+    """A word, or the parts of one that is longer than a line."""
+    parts = []
+    while width(word) > room:
+        part = start_of(word, room)
+        # A path is cut after a slash. Anything else is cut where the line ends.
+        slash = part.rfind("/") + 1
+        if slash:
+            part = part[:slash]
+        parts.append(part)
+        word = word[len(part) :]
+    return [*parts, word]
+
+
+def split_last_sentence(text: str) -> tuple[str, str]:
+    """Return what comes before the last sentence of `text`, "" if there is only one, and that sentence.
+
+    >>> split_last_sentence("It is stopped. Start it?")
+    ('It is stopped.', 'Start it?')
+    """
+    ends = [match.end() for match in re.finditer(r"[.;] |[。；]", text[:-1])]
+    if not ends:
+        return "", text
+    return text[: ends[-1]].rstrip(), text[ends[-1] :]

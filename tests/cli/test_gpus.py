@@ -74,7 +74,7 @@ class TestTheTable:
         ]
         assert row(product, "gpu4") == ["gpu4", "-", "stopped", "apexgpu up gpu4"]
         assert product.err == (
-            "others: GPU memory used outside your container; a container cannot see whose it is\n"
+            "others: GPU memory used outside your container; whose it is cannot be seen\n"
         )
 
     def test_without_others_says_nothing_of_them(self, product: Product) -> None:

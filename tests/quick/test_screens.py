@@ -1,218 +1,160 @@
-"""Every table as a person sees it, in terminals of 60, 80 and 140 columns: text files, compared whole.
+"""Every table, error and question as a person sees it, at 60, 80 and 140 columns: text files, compared whole.
 
-`APEXGPU_WRITE_SCREENS=1 .venv/bin/pytest tests/quick/test_screens.py` writes them anew. Look at each before you commit it.
+`make screens` writes them anew, and a page that shows them on a light and on a dark background. Look at each before
+you commit it.
 """
 
-import io
-import os
-import re
-import time
-from collections.abc import Callable, Sequence
+import ast
+import runpy
+import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.quick.goldenscreens import (
+    DIRECTORY,
+    STYLED_WIDTH,
+    STYLES,
+    WIDTHS,
+    drawn,
+    golden_files,
+    plain_lines,
+    shown,
+)
+from tests.quick.screensamples import ERRORS, SCREENS, view_of
 
-from apexgpu.archives.catalog import Archive
-from apexgpu.backups import SnapshotList
-from apexgpu.containers import ContainerStatus, Statuses
-from apexgpu.detached.containerruns import Run, RunState
-from apexgpu.errors import UnreachableError
-from apexgpu.explain import list_codes
-from apexgpu.forwarding.records import Forward, Tunnel, TunnelState
-from apexgpu.gpus import GpuList, HostGpus
-from apexgpu.manageshell.manage import HostStatus
-from apexgpu.models import Container, Host, Outcome
-from apexgpu.mount import MountList
-from apexgpu.nvidia import smi
-from apexgpu.remote.disks import Disk
-from apexgpu.render import backups, containers, explain, gpus, lab, mount, runs, software, tunnels
+from apexgpu.errors import ApexError
+from apexgpu.explain import Explained
+from apexgpu.explanations import catalogue
+from apexgpu.render import explain
 from apexgpu.render.screen import Screen
-from apexgpu.runs import HostRuns, RunList
-from apexgpu.session import Session
-from apexgpu.software import list_recipes
-from apexgpu.sshfs.mounts import Mount, MountState
-from apexgpu.tunnels import TunnelList
-from apexgpu_lab.lab import list_faults
+from apexgpu.text import width as width_of
 
-DATA = Path(__file__).parent.parent / "data"
-NOW = 1_764_000_000.0
-HOSTS = [Host(f"gpu{number}", f"10.0.0.{number}", "alice", 22001) for number in (2, 3, 5, 7, 16)]
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+ROOT = Path(__file__).parent.parent.parent
+SOURCE = ROOT / "src" / "apexgpu"
+TO_PASTE = ("        hint:", "apexgpu ssh ", "  apexgpu ")
+"""What is never broken into two lines: commands."""
+LEAST_CONTRAST = 4.5
+"""What the Web Content Accessibility Guidelines require of text."""
+PALE = {"green", "yellow"}
+FORBIDDEN_STYLES = {"black", "blue", "cyan", "magenta", "white", "reverse", "blink"}
 
 
-def status() -> Statuses:
-    disks = (
-        Disk("/SSD", "/dev/sdb1", 960 << 30, 12 << 30),
-        Disk("/NAS", "nas:/volume1/everyone", 80 << 40, 31 << 40),
-    )
-    running = Container("RUNNING", 4242, ("10.0.3.5",), 3 << 30)
-    return Statuses(
-        [
-            Outcome(HOSTS[0], ContainerStatus(HostStatus(True, running, 93784.0, disks))),
-            Outcome(HOSTS[1], ContainerStatus(HostStatus(True, Container("STOPPED")))),
-            Outcome(HOSTS[2], ContainerStatus(HostStatus(False))),
-            Outcome(HOSTS[3], None, UnreachableError("gpu7 (10.0.0.7): no answer in time")),
-            Outcome(HOSTS[4], ContainerStatus(HostStatus(True, running, 60.0, reachable=False))),
-        ],
-        {},
-    )
-
-
-def gpu_list() -> GpuList:
-    text = (DATA / "nvidia-smi/q-390.48.txt").read_text()
-    report = smi.report(text.splitlines(), 0, "gpu2")
-    return GpuList(
-        [
-            Outcome(HOSTS[0], HostGpus((report,))),
-            Outcome(HOSTS[3], None, UnreachableError("gpu7 (10.0.0.7): no answer in time")),
-        ]
-    )
-
-
-def run_list() -> RunList:
-    def run(name: str, state: RunState, **more: Any) -> Run:
-        fields: dict[str, Any] = {"began": int(NOW) - 7300, **more}
-        return Run(name, "id", state, "python train.py", "/home/alice", **fields)
-
-    return RunList(
-        [
-            Outcome(
-                HOSTS[0],
-                HostRuns(
-                    (
-                        run(
-                            "resnet50-batch256",
-                            RunState.RUNNING,
-                            gpu=1,
-                            cpu=398.0,
-                            memory=12 << 30,
-                            gpu_memory=10 << 30,
-                            last_line="epoch 12  loss 0.0431  验证集准确率 0.934  eta 3 h",
-                        ),
-                        run("short", RunState.DONE, ended=int(NOW) - 60, exit=0, last_line="done"),
-                        run("bad", RunState.FAILED, ended=int(NOW) - 90, exit=1, last_line="nan"),
-                    )
-                ),
-            )
-        ]
-    )
-
-
-def snapshot_list() -> SnapshotList:
-    def archive(name: str, label: str, **more: Any) -> Archive:
-        path = f"/NAS/Workspaces/lxc-snapshot/{name}.tar.gz"
-        return Archive(name, "gpu2", label, path, 21 << 30, int(NOW) - 86400, 0o600, **more)
-
-    return SnapshotList(
-        archives=[
-            archive("alice-gpu2-before-upgrade", "before-upgrade", verified=int(NOW) - 80000),
-            archive("alice-gpu2-20251122-181500", "", damage="gzip: unexpected end of file"),
-            archive("alice-gpu2-升级前", "升级前"),
-        ],
-        free=31 << 40,
-        writable=True,
-        directory="/NAS/Workspaces/lxc-snapshot",
-        server_path="/NAS/Workspaces/lxc-snapshot/alice.tar.gz",
-        seen_from="gpu2",
-    )
-
-
-def tunnel_list() -> TunnelList:
-    def tunnel(host: str, port: int, state: TunnelState, **more: Any) -> Tunnel:
-        forwards = (Forward(port, str(port)),)
-        return Tunnel(
-            f"{host}-{port}", host, forwards, 4242, NOW - 9000, True, state, NOW - 90, **more
-        )
-
-    return TunnelList(
-        [
-            tunnel("gpu2", 6006, TunnelState.UP, bytes_carried=123456789),
-            tunnel("gpu16", 8888, TunnelState.WAITING, reconnects=3, reason="no answer in time"),
-        ]
-    )
-
-
-def mount_list() -> MountList:
-    return MountList(
-        (
-            Mount(
-                "gpu2",
-                "/home/alice/apexgpu/gpu2",
-                "/home/alice",
-                False,
-                NOW - 90,
-                1,
-                MountState.ALIVE,
-            ),
-            Mount(
-                "gpu16",
-                "/home/alice/数据/gpu16",
-                "/SSD/alice",
-                True,
-                NOW - 9000,
-                2,
-                MountState.STALE,
-                "it does not answer within 2 s",
-            ),
-        )
-    )
-
-
-def rows_of(module: ModuleType, result: Any) -> Callable[[Screen], None]:
-    """What draws the table whose rows arrive host by host."""
-    view = module.ROWS[type(result)]
-
-    def draw(screen: Screen) -> None:
-        rows = [row for outcome in result.outcomes for row in view.rows(outcome, True)]
-        screen.table(view.columns, rows, styles=view.styles)
-
-    return draw
-
-
-def view_of(module: ModuleType, result: Any) -> Callable[[Screen], None]:
-    return lambda screen: module.VIEWS[type(result)](result, screen)
-
-
-SCREENS: dict[str, Callable[[], Sequence[Callable[[Screen], None]]]] = {
-    "status": lambda: [rows_of(containers, status()), view_of(containers, status())],
-    "gpus": lambda: [rows_of(gpus, gpu_list())],
-    "runs": lambda: [rows_of(runs, run_list())],
-    "snapshots": lambda: [view_of(backups, snapshot_list())],
-    "tunnels": lambda: [view_of(tunnels, tunnel_list())],
-    "mounts": lambda: [view_of(mount, mount_list())],
-    "setup-list": lambda: [view_of(software, list_recipes(Session()))],
-    "lab-faults": lambda: [view_of(lab, list_faults())],
-    "explain": lambda: [view_of(explain, list_codes())],
-}
-
-
-@pytest.mark.parametrize("width", [60, 80, 140])
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", SCREENS)
-def test_a_table_looks_as_it_was_looked_at(
-    name: str, width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("TZ", "Asia/Shanghai")
-    time.tzset()
-    monkeypatch.setattr(time, "time", lambda: NOW)
-    terminal = Terminal()
-    # Notes and errors are on the same terminal.
-    screen = Screen(out=terminal, err=terminal, stdin=io.StringIO(), environment={"TERM": "xterm"})
-    for draw in SCREENS[name]():
-        draw(screen)
-    text = COLOURS.sub("", terminal.getvalue())
-    lines = [line.rstrip() for line in text.splitlines()]
-    text = "\n".join(lines) + "\n"
-    file = DATA / "screens" / f"{name}-{width}.txt"
-    if "APEXGPU_WRITE_SCREENS" in os.environ:
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text)
-    assert text == file.read_text()
+def test_a_screen_looks_as_it_was_looked_at(name: str, width: int) -> None:
+    screen = shown(name, width)
+    assert screen.text == (DIRECTORY / f"{name}-{width}.txt").read_text(encoding="utf-8")
+    if width == STYLED_WIDTH:
+        assert screen.styles == (DIRECTORY / f"{name}.styles").read_text(encoding="utf-8")
+
+
+def test_there_is_no_golden_file_of_a_screen_that_is_gone() -> None:
+    assert {file.name for file in DIRECTORY.iterdir()} == set(golden_files())
+
+
+def functions_with_tables() -> set[tuple[str, str]]:
+    """The functions of `render` that draw a table, with their files."""
+    functions = set()
+    for path in (SOURCE / "render").glob("*.py"):
+        if path.stem in {"screen", "livetable"}:
+            continue
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef) and ".table(" in ast.unparse(function):
+                functions.add((path.stem, function.name))
+    return functions
+
+
+def test_every_table_is_on_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    callers = set()
+    draw_table = Screen.table
+
+    def recorded(screen: Screen, *args: Any, **options: Any) -> None:
+        code = sys._getframe(1).f_code
+        callers.add((Path(code.co_filename).stem, code.co_name))
+        draw_table(screen, *args, **options)
+
+    monkeypatch.setattr(Screen, "table", recorded)
+    for name in SCREENS:
+        shown(name, 80)
+    assert functions_with_tables() - callers == set()
+
+
+def test_an_error_of_each_exit_code_is_on_a_screen() -> None:
+    branches: list[type[ApexError]] = [ApexError, *ApexError.__subclasses__()]
+    codes = {branch.exit_code for branch in branches}
+    # Ctrl-C, and what a program in the container returned, have no error line of their own.
+    assert codes - {130} <= {error.exit_code for error in ERRORS}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", SCREENS)
+def test_no_line_of_a_result_is_wrapped_by_the_terminal(name: str, width: int) -> None:
+    screen = shown(name, width)
+    lines = plain_lines(screen.results)
+    assert [
+        line for line in lines if width_of(line) > width and not line.startswith(TO_PASTE)
+    ] == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["errors", "errors-chinese"])
+def test_a_hint_is_one_line_that_can_be_copied(name: str, width: int) -> None:
+    lines = shown(name, width).lines
+    for error in ERRORS:
+        if type(error.hint) is str:
+            assert f" hint: {error.hint}" in lines
+
+
+@pytest.mark.parametrize("code", catalogue())
+def test_the_page_of_a_code_fits_and_its_command_is_whole(code: str) -> None:
+    entry = catalogue()[code]
+    screen = drawn([view_of(explain, Explained(entry))], 60)
+    command = f"  {entry.english.what_to_do.partition(': ')[2]}"
+    assert screen.lines.count(command) == 2
+    wide = [line for line in screen.lines if width_of(line) > 60 and line != command]
+    assert wide == []
+
+
+# Light and dark
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_a_pale_colour_marks_a_word_and_never_a_whole_row(name: str) -> None:
+    # `goldenscreens` refuses every style that is not one of STYLES.
+    for _, style, text in shown(name, STYLED_WIDTH).pieces:
+        if style in PALE:
+            assert width_of(text) <= len("running, not reachable"), text
+
+
+def test_no_colour_is_named_that_a_light_or_a_dark_background_hides() -> None:
+    for path in SOURCE.rglob("*.py"):
+        if "programs" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words = set(node.value.split())
+                assert not (len(words) < 3 and words & FORBIDDEN_STYLES), (path.name, node.value)
+                assert not node.value.startswith("bright_"), (path.name, node.value)
+
+
+def luminance(colour: Any) -> float:
+    """The relative luminance of a colour, as the guidelines define it."""
+    parts = []
+    for value in (colour.red, colour.green, colour.blue):
+        share = value / 255
+        parts.append(share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4)
+    return 0.2126 * float(parts[0]) + 0.7152 * float(parts[1]) + 0.0722 * float(parts[2])
+
+
+@pytest.mark.parametrize("name", ["light", "dark"])
+def test_the_colours_of_our_pictures_can_be_read_on_their_background(name: str) -> None:
+    theme = runpy.run_path(str(ROOT / "scripts" / "terminalpictures.py"))["THEMES"][name]
+    back = luminance(theme.background_color)
+    fronts = [theme.foreground_color]
+    for code, style in STYLES.items():
+        if style in {"red", "green", "yellow"}:
+            fronts.append(type(theme.foreground_color)(*theme.ansi_colors[int(code) - 30]))
+    for front in fronts:
+        bright, dark = sorted((luminance(front), back), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= LEAST_CONTRAST

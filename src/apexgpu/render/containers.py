@@ -13,7 +13,7 @@ from apexgpu.text import duration, size
 _STATE_WIDTH = len("running, not reachable")
 _COLUMNS = (
     Column("HOST"),
-    Column("STATE", least=len("not registered")),
+    Column("STATE", is_coloured=True),
     Column("ADDRESS", least=9, keep=3),
     Column("PORT", keep=4),
     Column("MEMORY", keep=2),
@@ -95,7 +95,7 @@ def _show_disks(result: Statuses, screen: Screen) -> None:
     screen.line("")
     screen.table(_DISK_COLUMNS, rows, styles=_style_of_disk)
     screen.reporter.note(
-        "Disks are shared with everyone on the host (/NAS and /newNAS with everyone in the lab)."
+        "/NAS and /newNAS are shared by the lab, other disks by everyone on the host."
     )
 
 

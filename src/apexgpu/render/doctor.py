@@ -29,7 +29,7 @@ def show_diagnosis(result: Diagnosis, screen: Screen) -> None:
         screen.reporter.note(f"the report for an administrator is in {result.report}")
     count = len(result.problems)
     if not count:
-        screen.line(f"All well. {_NOT_CHECKED}")
+        screen.paragraph(f"All well. {_NOT_CHECKED}")
     else:
         screen.line(f"{counted(count, 'problem')}; run the command after each `hint:`")
 

@@ -13,13 +13,20 @@ def show_explained(result: Explained, screen: Screen) -> None:
     entry = result.explanation
     screen.line(entry.code)
     screen.line("")
-    screen.line(entry.english.meaning)
-    screen.line(f"Why: {entry.english.why}")
-    screen.line(f"What to do: {entry.english.what_to_do}")
+    screen.paragraph(entry.english.meaning)
+    screen.paragraph(f"Why: {entry.english.why}")
+    _show_advice("What to do: ", entry.english.what_to_do, ": ", screen)
     screen.line("")
-    screen.line(entry.chinese.meaning)
-    screen.line(f"原因：{entry.chinese.why}")
-    screen.line(f"处理：{entry.chinese.what_to_do}")
+    screen.paragraph(entry.chinese.meaning)
+    screen.paragraph(f"原因：{entry.chinese.why}")
+    _show_advice("处理：", entry.chinese.what_to_do, "：", screen)
+
+
+def _show_advice(label: str, text: str, colon: str, screen: Screen) -> None:
+    """What to do; the command that follows the colon is on a line of its own, so that it can be pasted."""
+    advice, _, command = text.partition(colon)
+    screen.paragraph(f"{label}{advice}{colon.rstrip()}")
+    screen.line(f"  {command}")
 
 
 def show_codes(result: CodeList, screen: Screen) -> None:

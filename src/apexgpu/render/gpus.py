@@ -24,24 +24,24 @@ _COLUMNS = (
     Column("TEMP", keep=1),
     Column("LOAD", keep=5),
     Column("USED", keep=2),
-    Column("FREE"),
+    Column("FREE", is_coloured=True),
     Column("DRIVER", keep=0),
-    Column("USED BY", least=8),
+    Column("USED BY", least=len("you 9.2 GiB…")),
 )
 _LATE_WIDTHS = (0, 0, len("GeForce GTX 1080 Ti"), 4, 5, 9, 9, len("390.48"), 0)
 _COMPACT_COLUMNS = (
     Column("HOST"),
-    Column("MODEL", least=8, keep=1),
+    Column("MODEL", least=len("unreachable")),
     Column("DRIVER", keep=0),
-    Column("GPU: LOAD, FREE MEMORY", least=12),
+    Column("GPU: LOAD, FREE MEMORY", least=60),
 )
 _FREE_COLUMNS = (
     Column("HOST"),
     Column("GPUS"),
-    Column("MODEL", least=8, keep=1),
-    Column("FREE ON EACH", keep=2),
-    Column("LOAD", keep=0),
-    Column("PUT BEFORE YOUR COMMAND", least=12),
+    Column("MODEL", least=8, keep=2),
+    Column("FREE ON EACH", keep=3),
+    Column("LOAD", keep=1),
+    Column("PUT BEFORE YOUR COMMAND", keep=0),  # of use only as a whole
 )
 _BAR_CELLS = 6
 
@@ -122,7 +122,8 @@ def _row(host: str, gpu: Gpu, driver: str, draws: bool) -> Row:
     return (
         host,
         str(gpu.index),
-        gpu.name,
+        # Of two names that are cut, nobody wants to read the maker's twice.
+        gpu.name.removeprefix("NVIDIA ") if draws else gpu.name,
         temperature,
         load,
         used,
@@ -167,7 +168,7 @@ def _compact_rows(outcome: Outcome[HostGpus], draws: bool) -> list[Row]:
     report = outcome.value.newest if outcome.value else None
     if report is None:
         word, hint = _trouble(outcome)
-        return [(outcome.host.name, "-", word, hint)]
+        return [(outcome.host.name, word, "", hint)]
     models = sorted({gpu.name for gpu in report.gpus})
     cells = []
     for gpu in report.gpus:
@@ -186,7 +187,7 @@ def show_gpus(result: GpuList, screen: Screen) -> None:
     ]
     if any(gpu.others for report in reports for gpu in report.gpus):
         screen.reporter.note(
-            "others: GPU memory used outside your container; a container cannot see whose it is"
+            "others: GPU memory used outside your container; whose it is cannot be seen"
         )
     _warn_of_conditions(result.outcomes, screen)
     _report_errors(result.outcomes, screen)

@@ -12,7 +12,7 @@ from apexgpu.text import duration
 _COLUMNS = (
     Column("HOST"),
     Column("DIRECTORY", least=26, is_path=True),
-    Column("REMOTE", least=8, keep=2, is_path=True),
+    Column("REMOTE", least=16, keep=2, is_path=True),
     Column("STATE"),
     Column("SINCE", keep=1),
     Column("MODE", keep=0),

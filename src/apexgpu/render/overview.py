@@ -22,21 +22,21 @@ def show_overview(result: Overview, screen: Screen) -> None:
     _show_hosts(screen, "problem", result.failing)
     _show_hosts(screen, "new in IAM", result.new)
     for fact in result.interrupted:
-        screen.line(f"  {'interrupted':<{_TITLE_WIDTH}}{fact}")
+        screen.labelled(f"  {'interrupted':<{_TITLE_WIDTH}}", fact)
     if result.iam_answers is False:
         vpn = f" ({result.vpn})" if result.vpn else ""
-        screen.line(f"  IAM does not answer: are you on the lab's network or its VPN?{vpn}")
+        screen.labelled("  ", f"IAM does not answer: are you on the lab's network or its VPN?{vpn}")
     screen.line(f"Next: {result.next_command}")
     screen.line("")
     screen.line("Every day:")
     for name, line in result.everyday:
-        screen.line(f"  {name:<10}{line}")
+        screen.labelled(f"  {name:<10}", line)
     screen.line("All commands: apexgpu --help")
 
 
 def _show_hosts(screen: Screen, title: str, names: Sequence[str]) -> None:
     if names:
-        screen.line(f"  {title:<{_TITLE_WIDTH}}{' '.join(names)}")
+        screen.labelled(f"  {title:<{_TITLE_WIDTH}}", " ".join(names))
 
 
 VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {Overview: show_overview}

@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from apexgpu.tables import GAP, Column, Row, TableLayout, shorten_path
+from apexgpu.tables import GAP, Column, Row, TableLayout, shorten, shorten_path
 from apexgpu.text import safe
 
 StyleOf = Callable[[Row], str]
 """A row's colour; "" for none."""
+
+_PALE = {"green", "yellow"}
+"""Colours that are pale on a light background. They mark one cell: values have the terminal's own colour."""
 
 
 def table(
@@ -23,9 +26,13 @@ def table(
     for index, width in layout.widths.items():
         drawn.add_column(Text(columns[index].title), width=width, no_wrap=True, overflow="ellipsis")
     for row in rows:
+        row_style = style(row) if style else ""
         cells = []
         for index, width in layout.widths.items():
             text = safe(row[index])
-            cells.append(Text(shorten_path(text, width) if columns[index].is_path else text))
-        drawn.add_row(*cells, style=style(row) if style else "")
+            if columns[index].is_path:
+                text = shorten_path(text, width)
+            cell_style = row_style if columns[index].is_coloured else ""
+            cells.append(Text(shorten(text, width), style=cell_style))
+        drawn.add_row(*cells, style="" if row_style in _PALE else row_style)
     return drawn

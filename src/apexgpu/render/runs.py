@@ -23,15 +23,15 @@ from apexgpu.text import counted, duration, size
 
 # Who looks at runs wants to know which run is in which state: these go last.
 _COLUMNS = (
-    Column("NAME", least=12),
+    Column("NAME", least=24),  # other commands need it whole
     Column("HOST"),
     Column("GPU", keep=4, optional=True),
-    Column("STATE"),
+    Column("STATE", is_coloured=True),
     Column("SINCE", keep=5),
     Column("CPU", keep=1, optional=True),
     Column("MEMORY", keep=0, optional=True),
     Column("GPU MEMORY", keep=2, optional=True),
-    Column("LAST LINE", least=10, keep=3, optional=True),
+    Column("LAST LINE", least=20, keep=3, optional=True),
 )
 _LATE_WIDTHS = (24, 0, 3, len("failed 127"), len("23 h 59 min"), 5, 9, 10, 0)
 _STATE = 3

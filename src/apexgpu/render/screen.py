@@ -27,8 +27,8 @@ from apexgpu.reporter import (
     can_encode_chinese,
 )
 from apexgpu.results import JsonObject, Result, envelope
-from apexgpu.tables import Column, Row, aligned, columns_of, lay_out
-from apexgpu.text import safe, safe_json, safe_lines
+from apexgpu.tables import Column, Row, aligned, as_columns, lay_out
+from apexgpu.text import safe, safe_json, safe_lines, width, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,6 +51,8 @@ _EXPLAINED = {"problem", "broken", "busy", "slow", "unknown"}
 
 _VERDICT_WIDTH = 8
 _CHECK_WIDTH = 15
+_LEAST_ROOM = 20
+"""Text is not broken into lines that are shorter than this."""
 
 
 class Screen:
@@ -131,6 +133,25 @@ class Screen:
         """A line of a result."""
         self.result(safe(text))
 
+    def paragraph(self, text: str) -> None:
+        """A paragraph of a result: on a terminal its lines are broken between words."""
+        for line in self._lines(safe(text)):
+            self.line(line)
+
+    def labelled(self, label: str, text: str) -> None:
+        """A label, and a text whose lines are beside it."""
+        first, *others = self._lines(safe(text), indent=width(label))
+        self.line(f"{label}{first}")
+        for line in others:
+            self.line(f"{'':<{width(label)}}{line}")
+
+    def _lines(self, text: str, *, indent: int = 0) -> list[str]:
+        """The lines of `text` beside `indent` cells: one in a pipe, and where there is no room to break it."""
+        if not self._out_is_terminal:
+            return [text]
+        room = self.console.width - indent
+        return wrapped(text, room) if room >= _LEAST_ROOM else [text]
+
     def result(self, text: str) -> None:
         """Text of a result, with its own line ends. Nothing when JSON is wanted."""
         if not self.as_json:
@@ -193,14 +214,17 @@ class Screen:
         code: str | None = None,
     ) -> None:
         """As `finding`, from its parts."""
-        rest = safe(f"{what:<{_CHECK_WIDTH}}{fact}")
+        first, *others = self._lines(safe(fact), indent=_VERDICT_WIDTH + _CHECK_WIDTH)
+        rest = safe(f"{what:<{_CHECK_WIDTH}}{first}")
         self._write_coloured(f"{word:<{_VERDICT_WIDTH}}", _VERDICT_COLOURS.get(word, ""), rest)
+        for other in others:
+            self.line(f"{'':<{_VERDICT_WIDTH + _CHECK_WIDTH}}{other}")
         if code is not None and word in _EXPLAINED and self._writes_chinese:
             from apexgpu.explanations import chinese_line
 
             line = chinese_line(code)
             if line is not None:
-                self.line(f"{'':<{_VERDICT_WIDTH}}{'说明:':<{_CHECK_WIDTH - 2}}{line}")
+                self.labelled(f"{'':<{_VERDICT_WIDTH}}{'说明:':<{_CHECK_WIDTH - 2}}", line)
         if hint:
             self.line(f"{'':<{_VERDICT_WIDTH}}{'hint:':<{_CHECK_WIDTH}}{hint}")
 
@@ -287,7 +311,9 @@ class Screen:
         with self.reporter.suspended():
             self.console.print(table(columns, rows, layout, styles))
         if layout.dropped:
-            self.reporter.note(f"columns not shown in this width: {', '.join(layout.dropped)}")
+            text = f"columns not shown in this width: {', '.join(layout.dropped)}"
+            for line in self._lines(text):
+                self.reporter.note(line)
 
     def _write(self, text: str) -> None:
         """The one way of plain text to stdout: whatever it contains, it cannot control the terminal."""
@@ -335,14 +361,6 @@ def _without_host(message: str, host: Host) -> str:
     name = rf"\b{re.escape(host.name)}(?:-manage)?\b"
     message = re.sub(rf"^{name}{address}: ", "", message)
     return re.sub(rf"{name}{address}", "each", message)
-
-
-def as_columns(columns: Sequence[Column] | Sequence[str]) -> list[Column]:
-    """Columns, also from bare titles."""
-    titles = [column for column in columns if isinstance(column, str)]
-    if titles:
-        return columns_of(titles)
-    return [column for column in columns if isinstance(column, Column)]
 
 
 def _write_text(stream: IO[str], lines: Sequence[str]) -> None:

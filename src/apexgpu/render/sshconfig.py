@@ -37,12 +37,13 @@ def show_status(result: ConfigStatus, screen: Screen) -> None:
     if result.managed:
         names = ", ".join(host.name for host in result.managed)
         count = counted(len(result.managed), "host")
-        screen.line(f"{result.path}: {count} of the lab ({names}), {own}")
+        screen.paragraph(f"{result.path}: {count} of the lab ({names}), {own}")
     else:
-        screen.line(f"{result.path}: no hosts of the lab yet, {own}. Next: apexgpu login")
+        screen.paragraph(f"{result.path}: no hosts of the lab yet, {own}. Next: apexgpu login")
     if result.left_out:
         names = ", ".join(result.left_out)
-        screen.line(f"left out: {names} (to include all hosts: apexgpu config sync --no-except)")
+        screen.paragraph(f"left out: {names}. To include all hosts:")
+        screen.line("  apexgpu config sync --no-except")
     for warning in result.warnings:
         screen.reporter.warn(warning)
 
