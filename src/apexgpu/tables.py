@@ -157,7 +157,7 @@ _UNIT = re.compile(r"\s*([KMGT]iB|B|%|°C|d|h|min|s)\b")
 
 
 def shorten(text: str, room: int) -> str:
-    """Return a text in `room` cells: whole words at its end give way, and a number goes with its unit.
+    """Return a text in `room` cells: whole words at its end give way, and no number loses its unit.
 
     A text that would lose most of what fits is cut inside a word: a long name, Chinese.
 
