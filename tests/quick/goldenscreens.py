@@ -133,13 +133,18 @@ def drawn(draws: Sequence[Draw], width: int) -> Shown:
     """What a terminal of `width` cells shows of `draws`."""
     with fixed_surroundings(width):
         window = io.StringIO()
-        out = _Terminal(window)
-        err = _Terminal(window)
+        results = _Terminal(window)
         enter = io.StringIO("\n" * 200)  # somebody presses Enter at every question
-        screen = Screen(out=out, err=err, stdin=enter, environment={"TERM": "xterm"})
+        screen = terminal(window, enter, results)
         for draw in draws:
             draw(screen)
-    return Shown(window.getvalue(), out.getvalue(), width)
+    return Shown(window.getvalue(), results.getvalue(), width)
+
+
+def terminal(window: io.StringIO, stdin: io.StringIO, results: io.StringIO | None = None) -> Screen:
+    """A screen whose stdout, `results`, and stderr appear in one window."""
+    out = results or _Terminal(window)
+    return Screen(out=out, err=_Terminal(window), stdin=stdin, environment={"TERM": "xterm"})
 
 
 def golden_files() -> dict[str, str]:
