@@ -128,15 +128,23 @@ def complete(before: list[str], word: str, environment: Mapping[str, str]) -> li
     """Return what can replace `word`, the word at the cursor, after the words `before`."""
     if "--" in before:
         return []  # a command for the container follows
-    path = _command_path(before)
-    kind, names, options = completion_table.TABLE[path]
+    # Options first: they can be anywhere in the line.
     if word.startswith("--") and "=" in word:
         option, _, value = word.partition("=")
         return [f"{option}={name}" for name in _option_values(option, before, value, environment)]
+    path = _command_path(before)
     if word.startswith("-"):
+        _, _, options = completion_table.TABLE[path]
         return [option for option in options if option.startswith(word)]
     if before and before[-1] in completion_table.OPTION_VALUES:
         return _option_values(before[-1], before, word, environment)
+    return _arguments(path, before, word, environment)
+
+
+def _arguments(
+    path: str, before: list[str], word: str, environment: Mapping[str, str]
+) -> list[str]:
+    """What an argument of the command `path` can be: a name, a path, or a host."""
     if path in _NAMED:
         from apexgpu import completionnames
 
@@ -149,6 +157,7 @@ def complete(before: list[str], word: str, environment: Mapping[str, str]) -> li
         from apexgpu import remotecompletion
 
         return remotecompletion.paths(hosts_before.pop(), word, environment, only_directories=True)
+    kind, names, _ = completion_table.TABLE[path]
     if kind not in {"host", "hosts"}:
         return [name for name in names if name.startswith(word)]
     hosts = _read_hosts(environment)

@@ -368,9 +368,11 @@ def _start(
     allow_during_backup: bool,
     report: Callable[[Outcome[Start]], None],
 ) -> list[Outcome[Start]]:
+    """Start the containers, show what the hosts print meanwhile, and offer the ports of before."""
     from apexgpu.manageshell import starting  # `status` does not need it
 
-    # A host whose key is new is asked twice (see manyhosts). Its container is started once.
+    # A host whose key is new is asked twice (see manyhosts). `starting.up` records here what the first start
+    # answered, so that the second round does not start the container again.
     started: dict[str, StartReply] = {}
     with session.reporter.working(f"starting on {_list_names(hosts)}") as progress:
         shown = dict.fromkeys((host.name for host in hosts), 0)

@@ -176,6 +176,7 @@ def login(
     publisher = credentials.key_publisher(
         session, client, lambda keys: add_key(keys, pair.public), passwords
     )
+    iam = _Iam(client, publisher, passwords)
     with session.reporter.working("talking to IAM"):
         sent = credentials.publish(publisher, passwords)
     if sent:
@@ -189,19 +190,12 @@ def login(
         declined = error  # the key is in IAM already, and its push has to be followed
     pushed: dict[str, bool | None] = {}
     if sent:
-        pushed = _confirm_key(session, client, publisher, hosts)
+        pushed = _confirm_key(session, iam, hosts)
     _report_key_in_iam(session, pair, sent=sent)
     if declined is not None:
         raise _partly_declined(session, declined)
     try:
-        key_on_hosts = _try_key(session, hosts)
-        missed = _hosts_that_missed_a_push(session, key_on_hosts)
-        resent = False
-        if missed and not sent:
-            pushed = _send_again(session, client, publisher, passwords, hosts, missed)
-            resent = bool(pushed)
-        if resent:
-            key_on_hosts = _tried_again(session, key_on_hosts, missed)
+        trial = _try_key_and_send_again(session, iam, hosts, pushed, sent=sent)
     except UnknownHostKeyError as error:
         config = session.settings.ssh_config
         raise error.with_message(
@@ -209,14 +203,22 @@ def login(
             f" and {config} has the hosts",
             hint="apexgpu login",
         ) from None
-    session = _remember_hosts(session, key_on_hosts, missed if resent else [])
-    key_on_hosts = _report_key(session, key_on_hosts.outcomes, pushed)
+    session = _remember_hosts(session, trial.on_hosts, trial.sent_again_for)
+    key_on_hosts = _report_key(session, trial.on_hosts.outcomes, trial.pushed)
     registered = None
     if to_register:
         registered = containers.register_on(session, to_register)
-    return Login(
-        session.user, client.url, sent or resent or written, pair, key_on_hosts, registered
-    )
+    has_changed = sent or written or bool(trial.sent_again_for)
+    return Login(session.user, client.url, has_changed, pair, key_on_hosts, registered)
+
+
+@dataclass(frozen=True)
+class _Iam:
+    """What sending a key takes: the client, the publisher of this login's key, and the password."""
+
+    client: IamClient
+    publisher: KeyPublisher
+    passwords: PasswordSource
 
 
 def _partly_declined(session: Session, error: DeclinedError) -> DeclinedError:
@@ -424,15 +426,13 @@ def _remember_login(session: Session, pair: KeyPair) -> Session:
     return session.remember(account)
 
 
-def _confirm_key(
-    session: Session, client: IamClient, publisher: KeyPublisher, hosts: Sequence[Host]
-) -> dict[str, bool | None]:
+def _confirm_key(session: Session, iam: _Iam, hosts: Sequence[Host]) -> dict[str, bool | None]:
     """Follow IAM's push to its end, and make sure that IAM still has the key then.
 
     Returns for each host whether it accepted the key; None where the log does not say.
     """
     logs: list[PushLog] = []
-    publisher.confirm(lambda: logs.append(credentials.follow_own_push(session, client)))
+    iam.publisher.confirm(lambda: logs.append(credentials.follow_own_push(session, iam.client)))
     if not logs[-1].done:
         session.reporter.note("The hosts are asked one by one.")
     accepted = {pushed.address: pushed.account_ok for pushed in logs[-1].hosts}
@@ -444,6 +444,41 @@ def _report_key_in_iam(session: Session, pair: KeyPair, *, sent: bool) -> None:
     session.reporter.success(
         f"IAM {has} your key {fingerprint(pair.public)} ({pair.path or 'ssh agent'})"
     )
+
+
+@dataclass(frozen=True)
+class _KeyTrial:
+    """What trying the key on every host showed.
+
+    `pushed` is what the log of IAM's last push says of each host (None: nothing). `sent_again_for` are the hosts that
+    had missed a push, so that the keys were sent once more.
+    """
+
+    on_hosts: KeyOnHosts
+    pushed: Mapping[str, bool | None]
+    sent_again_for: Sequence[Host] = ()
+
+
+def _try_key_and_send_again(
+    session: Session,
+    iam: _Iam,
+    hosts: Sequence[Host],
+    pushed: Mapping[str, bool | None],
+    *,
+    sent: bool,
+) -> _KeyTrial:
+    """Try the key on every host, and have IAM push it once more if some have missed it.
+
+    Where this login has just sent the key (`sent`), a second push would not reach more hosts than the first.
+    """
+    on_hosts = _try_key(session, hosts)
+    missed = _hosts_that_missed_a_push(session, on_hosts)
+    if sent or not missed:
+        return _KeyTrial(on_hosts, pushed)
+    pushed_again = _send_again(session, iam, hosts, missed)
+    if not pushed_again:
+        return _KeyTrial(on_hosts, pushed_again)
+    return _KeyTrial(_tried_again(session, on_hosts, missed), pushed_again, missed)
 
 
 def _try_key(session: Session, hosts: Sequence[Host]) -> KeyOnHosts:
@@ -495,12 +530,7 @@ def _hosts_that_missed_a_push(session: Session, tried: KeyOnHosts) -> list[Host]
 
 
 def _send_again(
-    session: Session,
-    client: IamClient,
-    publisher: KeyPublisher,
-    passwords: PasswordSource,
-    hosts: Sequence[Host],
-    missed: Sequence[Host],
+    session: Session, iam: _Iam, hosts: Sequence[Host], missed: Sequence[Host]
 ) -> dict[str, bool | None]:
     """Send the keys to IAM once more, for the hosts that missed a push; {} if they were not sent."""
     names = ", ".join(host.name for host in missed)
@@ -509,14 +539,14 @@ def _send_again(
         " sending your keys to IAM again, once."
     )
     try:
-        passwords.retry(lambda: publisher.publish(even_if_unchanged=True))
+        iam.passwords.retry(lambda: iam.publisher.publish(even_if_unchanged=True))
     except DeclinedError as error:
         session.reporter.warn(
             f"the keys were not sent again: {error.message}", hint="apexgpu login"
         )
         return {}
-    passwords.keep()
-    return _confirm_key(session, client, publisher, hosts)
+    iam.passwords.keep()
+    return _confirm_key(session, iam, hosts)
 
 
 def _tried_again(session: Session, tried: KeyOnHosts, missed: Sequence[Host]) -> KeyOnHosts:

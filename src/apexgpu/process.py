@@ -376,6 +376,13 @@ class _End(Enum):
     TOO_MUCH = "too much output"
 
 
+class _Stream(Enum):
+    """One of the two that a program writes."""
+
+    OUT = "stdout"
+    ERR = "stderr"
+
+
 class _Output:
     """The two output streams of a process, read by a thread each. (Windows cannot wait for two pipes.)"""
 
@@ -383,28 +390,28 @@ class _Output:
         self._process = process
         self._kept = kept
         # A bounded queue: a program that prints faster than we read waits, as it does for a slow terminal.
-        self._parts: queue.Queue[tuple[_Add, bytes]] = queue.Queue(_PARTS_AHEAD)
+        self._parts: queue.Queue[tuple[_Stream, bytes]] = queue.Queue(_PARTS_AHEAD)
         self._stopped = False
-        for pipe, add in ((process.stdout, kept.add_out), (process.stderr, kept.add_err)):
-            thread = threading.Thread(target=self._pump, args=(pipe, add), daemon=True)
+        for stream, pipe in ((_Stream.OUT, process.stdout), (_Stream.ERR, process.stderr)):
+            thread = threading.Thread(target=self._pump, args=(pipe, stream), daemon=True)
             thread.start()
 
     def stop(self) -> None:
         """Let the threads end, although nobody takes what they have read."""
         self._stopped = True
 
-    def _pump(self, pipe: IO[bytes], add: "_Add") -> None:
+    def _pump(self, pipe: IO[bytes], stream: _Stream) -> None:
         with pipe:
             while data := os.read(pipe.fileno(), _CHUNK):
-                self._put(add, data)
+                self._put(stream, data)
                 if self._stopped:
                     return
-        self._put(add, b"")  # the end of this stream
+        self._put(stream, b"")  # the end of this stream
 
-    def _put(self, add: "_Add", data: bytes) -> None:
+    def _put(self, stream: _Stream, data: bytes) -> None:
         while not self._stopped:
             with contextlib.suppress(queue.Full):
-                self._parts.put((add, data), timeout=1)
+                self._parts.put((stream, data), timeout=1)
                 return
 
     def read(
@@ -429,24 +436,25 @@ class _Output:
                 else:
                     timeout = min(time_left, silence)
             try:
-                add, data = self._next_part(timeout)
+                stream, data = self._next_part(timeout)
             except queue.Empty:
                 return _End.TIME_LIMIT
             if deadline is not None and time.monotonic() >= deadline:
                 return _End.TIME_LIMIT
             if not data:
                 open_streams -= 1
-            add(data)
-            if add == self._kept.add_out:
+            if stream is _Stream.OUT:
+                self._kept.add_out(data)
                 taker.take_out(data)
             else:
+                self._kept.add_err(data)
                 taker.take_err(data)
             if self._kept.is_full and not keeps_reading:
                 return _End.TOO_MUCH
         taker.end()
         return _End.OF_STREAMS
 
-    def _next_part(self, limit: float | None) -> "tuple[_Add, bytes]":
+    def _next_part(self, limit: float | None) -> tuple[_Stream, bytes]:
         """What was read next; raises queue.Empty after `limit` seconds."""
         end = None if limit is None else time.monotonic() + limit
         while True:
@@ -465,9 +473,6 @@ class _Output:
                 return False
             time.sleep(_POLL)
         return True
-
-
-_Add = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,10 @@ class Passphrases:
 class Session:
     """What one run of the program needs: settings, account, hosts, connections, and the reporter.
 
-    A session never changes. The `with_...` methods return a changed copy, for the commands that settle something for
-    the work after them, such as `login`. Whatever costs time is made when it is first asked for.
+    A session's settings never change. The `with_...` methods return a changed copy, for the commands that settle
+    something for the work after them, such as `login`. Whatever costs time is made when it is first asked for.
+    What happens during the run (`passphrases`, `used_keys`, `_chosen`, `_agents`) is recorded in objects that all
+    copies share.
 
     `flags` are the settings from the command line, by their names in `settings.Settings`. `yes` and `accept_new` are
     the options of these names. `pause` waits some seconds between two looks at something that takes its time.
@@ -85,7 +87,7 @@ class Session:
     settled_iam_url: str | None = None
     used_keys: "dict[Target, UsedKey]" = field(default_factory=dict)
     _chosen: list[Host] = field(default_factory=list)
-    _agents: "list[Agents]" = field(default_factory=list)  # one for all copies of this session
+    _agents: "list[Agents]" = field(default_factory=list)
 
     def with_flags(self, **flags: str) -> "Session":
         """A session with these settings, as if they had been given on the command line."""

@@ -28,7 +28,7 @@ from apexgpu.errors import (
 )
 from apexgpu.forwarding import portowners, ports, records
 from apexgpu.models import Host, Target
-from apexgpu.platforms import hints, programs, version
+from apexgpu.platforms import hints, programs, searchpath, version
 from apexgpu.platforms.system import System
 from apexgpu.process import Completed, LocalRunner, TimedCommand
 from apexgpu.render.screen import Screen
@@ -427,7 +427,7 @@ def test_ssh_is_windows_own_and_never_from_the_current_directory(
 def test_windows_itself_looks_in_path_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     environment: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", environment)
-    programs.never_from_current_directory()
+    searchpath.never_from_current_directory()
     assert environment == {"NoDefaultCurrentDirectoryInExePath": "1"}
 
 

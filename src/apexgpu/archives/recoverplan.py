@@ -76,25 +76,20 @@ def plan_recover(
         interrupted = None
     # A stopped container whose files are incomplete must not be started to look.
     may_use_own = interrupted is None or is_running
+    meant = _MeantArchive(
+        wanted=wanted,
+        template=template if what is Work.REBUILD else None,
+        resumed=resumed,
+    )
     try:
         looking = archive_host(
             context, host, directory, may_use_own=may_use_own, is_running=is_running
         )
         with looking as archives:
-            if what is Work.REBUILD:
-                archive = _unlisted(template)
-            elif resumed is not None:
-                archive = _find_resumed(archives, resumed)
-            else:
-                archive = _find_archive(archives, host, wanted)
+            archive = _find_meant(archives, host, meant)
             choice = _check_choice(context, archives, host, archive)
     except NoArchiveHostError:
-        if what is Work.REBUILD:
-            path = template
-        elif resumed is not None:
-            path = resumed.path
-        else:
-            path = _guess_path(host, wanted, directory, server_path)
+        path = _guess_meant_path(host, meant, directory, server_path)
         choice = _Choice(
             _unlisted(path), problem="none of your containers is running and can read it"
         )
@@ -123,6 +118,37 @@ def plan_recover(
         authorized_keys=choice.authorized_keys or _keys_before(interrupted),
         wanted=resumed.wanted if resumed is not None else wanted,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _MeantArchive:
+    """Which archive the command is about.
+
+    `template` is the path of the template if the container is to be rebuilt from it, `resumed` the
+    interrupted recover that goes on. Otherwise it is what the user named (`wanted`), or the default.
+    """
+
+    wanted: str | None
+    template: str | None
+    resumed: ReplacementEntry | None
+
+
+def _find_meant(archives: ArchiveHost, host: Host, meant: _MeantArchive) -> Archive:
+    """The archive that is meant, as a running container sees it."""
+    if meant.template is not None:
+        return _unlisted(meant.template)
+    if meant.resumed is not None:
+        return _find_resumed(archives, meant.resumed)
+    return _find_archive(archives, host, meant.wanted)
+
+
+def _guess_meant_path(host: Host, meant: _MeantArchive, directory: str, server_path: str) -> str:
+    """The path of the archive that is meant, when no container can look."""
+    if meant.template is not None:
+        return meant.template
+    if meant.resumed is not None:
+        return meant.resumed.path
+    return _guess_path(host, meant.wanted, directory, server_path)
 
 
 @dataclass(frozen=True, slots=True)

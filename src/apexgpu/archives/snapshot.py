@@ -330,7 +330,7 @@ def undo_snapshot(context: WorkContext, host: Host, entry: SnapshotEntry) -> Non
 
     A whole new archive stays, under its name. When it fails, the journal entry stays.
     """
-    _put_back(context, host, entry)
+    _restore_former_state(context, host, entry)
     context.journal.end(entry)
 
 
@@ -341,12 +341,14 @@ def begin_recover_anew(
 
     Its entry, as it is in the journal then.
     """
-    _put_back(context, host, entry)
+    _restore_former_state(context, host, entry)
     return context.journal.record(then)
 
 
-def _put_back(context: WorkContext, host: Host, entry: SnapshotEntry) -> None:
+def _restore_former_state(context: WorkContext, host: Host, entry: SnapshotEntry) -> None:
+    """Bring the container and the archives back to where they were before the snapshot began."""
     if entry.stage is Stage.TAR:
+        # The server's tar goes on without us, and reads the container's files: a start has to wait for its end.
         reply = _wait_for_tar(context, host, entry, LostReply())
         entry = _observed(context, host, entry, reply)
     if entry.was_running and not context.is_known_to_run(host):

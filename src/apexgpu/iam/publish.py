@@ -72,9 +72,9 @@ class KeyPublisher:
         stored = self._client.stored_keys(self._user)
         if self._change(stored) == stored and not even_if_unchanged:
             return False
-        secret = self._password()
+        password = self._password()
         with self._lock():
-            return self._post_until_kept(secret, even_if_unchanged=even_if_unchanged)
+            return self._post_until_kept(password, even_if_unchanged=even_if_unchanged)
 
     def confirm(self, follow: Callable[[], object]) -> None:
         """Wait until the change has held for a while, and make it again if it was overwritten.
@@ -98,7 +98,7 @@ class KeyPublisher:
         if not self._holds():
             raise self._overwritten()
 
-    def _post_until_kept(self, secret: str, *, even_if_unchanged: bool) -> bool:
+    def _post_until_kept(self, password: str, *, even_if_unchanged: bool) -> bool:
         """Return False if another process of this laptop has made the change meanwhile."""
         locked: DatabaseLockedError | None = None
         for attempt in range(_ATTEMPTS):
@@ -110,7 +110,7 @@ class KeyPublisher:
             if text == stored and not even_if_unchanged:
                 return attempt > 0
             try:
-                self._client.post_keys(self._user, text, secret)
+                self._client.post_keys(self._user, text, password)
             except DatabaseLockedError as error:
                 locked = error
                 self._wait(_PAUSE)

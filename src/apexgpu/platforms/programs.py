@@ -13,12 +13,6 @@ _FOREIGN = re.compile(r"\\(?:git|msys64|cygwin64|cygwin)\\|\\usr\\bin\\?$", re.I
 _ENDINGS = (".exe", ".cmd", ".bat")
 
 
-def never_from_current_directory() -> None:
-    """Let Windows look for programs in PATH alone: a downloaded directory may contain an ssh.exe."""
-    if current() is System.WINDOWS:
-        os.environ.setdefault("NoDefaultCurrentDirectoryInExePath", "1")
-
-
 def windows_path(
     program: str,
     environment: Mapping[str, str],

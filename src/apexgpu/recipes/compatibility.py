@@ -167,6 +167,12 @@ class ChosenVersions:
     growth: str = ""
 
 
+# The parts that have versions to choose from. PyTorch brings its own CUDA.
+_PYTHON_PACKAGES = {"tensorflow", "pytorch"}
+_NEED_CUDA = {"cuda", "cudnn", "tensorflow"}
+_NEED_DRIVER = _NEED_CUDA | _PYTHON_PACKAGES
+
+
 def version_numbers(version: str) -> tuple[int, ...]:
     """The numbers of a dotted version, for comparisons, up to the first part that is no number."""
     numbers = []
@@ -185,9 +191,8 @@ def choose_versions(software: ContainerSoftware, request: VersionRequest) -> Cho
     """
     _check_requested_versions(software, request)
     parts = request.parts
-    needs_gpu = parts & {"cuda", "cudnn", "tensorflow", "pytorch"}
-    needs_cuda = parts & {"cuda", "cudnn", "tensorflow"}
-    if needs_gpu:
+    needs_cuda = parts & _NEED_CUDA
+    if parts & _NEED_DRIVER:
         _check_machine(software)
         _check_driver(software)
     cuda = CUDA if needs_cuda else ""
@@ -199,7 +204,7 @@ def choose_versions(software: ContainerSoftware, request: VersionRequest) -> Cho
     elif "cudnn" in parts:
         cudnn = _choose_cudnn(software, request, None)
     python = python3 = ""
-    if parts & {"tensorflow", "pytorch"}:
+    if parts & _PYTHON_PACKAGES:
         python = _choose_python(software, request)
     if "python3" in parts:
         python3 = _choose_python_for_tools(software)
@@ -223,7 +228,7 @@ def _check_requested_versions(software: ContainerSoftware, request: VersionReque
             )
             hint = f"apexgpu setup {software.host} pytorch=={PYTORCH}"
             raise RefusedError(message, hint=hint, code="no_version")
-        if part not in {"cuda", "cudnn", "tensorflow", "pytorch"}:
+        if part not in _NEED_DRIVER:
             message = f"there are no versions of {part} to choose from"
             raise UsageError(message, hint=f"apexgpu setup {software.host} {part}")
 

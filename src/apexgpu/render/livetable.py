@@ -348,13 +348,19 @@ class _PrintedRows(_Rows):
                 self._print()
 
     def _print(self) -> None:
+        """Print the rows that have come since the last time: the first time below a header.
+
+        A table without any host is its header.
+        """
         names = [name for name in self._unprinted if name in self._outcomes]
-        is_first = len(self._unprinted) == len(self._hosts)
-        is_all = is_first and len(names) == len(self._hosts)
-        if not names and not (is_first and not self._hosts):
+        if not names and self._hosts:
             return
+        is_first = len(self._unprinted) == len(self._hosts)
+        is_whole = len(names) == len(self._hosts)
         rows = [row for name in names for row in self._rows_of(name, self._view)]
-        lines = aligned(self._view.columns, rows, () if is_all else self._late_widths())
+        # Rows that come later must fit below these.
+        widths = [] if is_whole else self._late_widths()
+        lines = aligned(self._view.columns, rows, widths)
         if not is_first:
             lines = lines[1:]  # the header is out already
         self._screen.write_aligned(lines)

@@ -168,19 +168,9 @@ class Identities:
                 files[path] = self._read_once(path, blobs_in_agent)
 
         configured = {file.public for file in files.values() if file.public is not None}
-        skipped = []
-        for path, file in files.items():
-            if file.reason is not None:
-                skipped.append(SkippedKey(path, file.reason))
-            if file.has_certificate:
-                certificate = path.with_name(path.name + "-cert.pub")
-                skipped.append(SkippedKey(certificate, SkipReason.ONLY_OPENSSH))
-
         candidates = [key for key in agent_keys if key is not None]
         if route.option("identitiesonly", "no") == "yes":
             candidates = [key for key in candidates if key.asbytes() in configured]
-        if len(blobs_in_agent) < len(agent.keys):
-            skipped.append(SkippedKey(None, SkipReason.ONLY_OPENSSH))
         candidates += [file.key for file in files.values() if file.key is not None]
         unique: dict[bytes, paramiko.PKey] = {}
         for key in candidates:
@@ -192,6 +182,10 @@ class Identities:
 
         # sorted() keeps the order of keys with the same rank.
         keys = sorted(unique.values(), key=rank)[:_MOST_KEYS]
+        skipped = _skipped_files(files)
+        if None in agent_keys:
+            # The agent holds a key that paramiko cannot use, such as a certificate.
+            skipped.append(SkippedKey(None, SkipReason.ONLY_OPENSSH))
         return Offer(tuple(keys), tuple(skipped), agent)
 
     def locked_file(self, offer: Offer) -> Path | None:
@@ -291,6 +285,18 @@ class Identities:
         if key is not None:
             return key, None
         return None, SkipReason.WRONG_PASSPHRASE if encrypted else SkipReason.ONLY_OPENSSH
+
+
+def _skipped_files(files: dict[Path, _File]) -> list[SkippedKey]:
+    """What paramiko cannot use of the key files, certificates beside them included."""
+    skipped = []
+    for path, file in files.items():
+        if file.reason is not None:
+            skipped.append(SkippedKey(path, file.reason))
+        if file.has_certificate:
+            certificate = path.with_name(path.name + "-cert.pub")
+            skipped.append(SkippedKey(certificate, SkipReason.ONLY_OPENSSH))
+    return skipped
 
 
 def _read_private_file(path: Path) -> tuple[bytes | None, SkipReason | None]:

@@ -201,7 +201,7 @@ class OpenSshClient:
         if completed.too_much:
             raise too_much_output_error(target, limits.output)
         if reply.code == _SSH_FAILED:
-            self._raise_failure(route, reply, log, limits, host_key)
+            self._raise_unless_of_command(route, reply, log, limits, host_key)
         return reply
 
     def explain(self, route: Route, log: str, limits: Limits) -> ApexError | None:
@@ -210,7 +210,7 @@ class OpenSshClient:
         if classify(parsed.messages) is SshFailure.TIMEOUT:
             return _login_timeout_error(route, parsed)
         try:
-            self._raise_failure(route, Reply(_SSH_FAILED, ""), parsed, limits, None)
+            self._raise_unless_of_command(route, Reply(_SSH_FAILED, ""), parsed, limits, None)
         except ApexError as exc:
             return exc
         return None
@@ -231,10 +231,10 @@ class OpenSshClient:
     def _agent_is_silent(self, route: Route) -> bool:
         return self._agents.ask(route.agent_socket).state is AgentState.SILENT
 
-    def _raise_failure(  # noqa: C901 - one `if` for each kind of failure
+    def _raise_unless_of_command(
         self, route: Route, reply: Reply, log: SshLog, limits: Limits, host_key: PublicKey | None
     ) -> None:
-        """Raise ssh's failure; return if the status 255 is the command's own."""
+        """Raise the failure for which ssh ended with 255; return if it is the command's own status."""
         messages = log.messages
         # ssh writes this message to stderr even with -E.
         if _CLOSED_BY_SERVER.search(reply.err):
@@ -243,28 +243,44 @@ class OpenSshClient:
         if failure is SshFailure.HOST_KEY_CHANGED and _knows_no_key(route, messages):
             # With `UserKnownHostsFile none`, ssh prints only that the verification failed.
             failure = SshFailure.HOST_KEY_UNKNOWN
-        if log.authenticated:
-            if failure in {SshFailure.CLOSED, SshFailure.TIMEOUT}:
-                raise _lost_error(route.target, reply.out)
-            return
-        if log.has_version:
-            self._history.ended_early(route)
-        if route.proxy is not None and failure in _PROXY_FAILURES and not log.has_version:
-            raise proxy_error(route.target, route.proxy, reply.err)
+        if not log.authenticated:
+            if log.has_version:
+                self._history.ended_early(route)
+            raise self._connect_error(route, reply, log, messages, failure, limits, host_key)
+        if failure in {SshFailure.CLOSED, SshFailure.TIMEOUT}:
+            raise _lost_error(route.target, reply.out)
+
+    def _connect_error(
+        self,
+        route: Route,
+        reply: Reply,
+        log: SshLog,
+        messages: str,
+        failure: SshFailure | None,
+        limits: Limits,
+        host_key: PublicKey | None,
+    ) -> ApexError:
+        """Why ssh has not logged in. What happened before the server said anything comes first.
+
+        A proxy that fails, and a server that hangs up because it penalises this address, look to ssh like a host that
+        cannot be reached.
+        """
+        if not log.has_version:
+            if route.proxy is not None and failure in _PROXY_FAILURES:
+                return proxy_error(route.target, route.proxy, reply.err)
+            if failure is SshFailure.CLOSED:
+                penalty = self._history.penalty(route, log.greeting)
+                if penalty is not None:
+                    return penalty
         if failure is None:
             reason = last_line(messages + reply.err, f"ssh ended with status {reply.code}")
-            raise unreachable_error(route.target, f"ssh failed: {reason}", ConnectionClosedError)
-        penalty = None
-        if failure is SshFailure.CLOSED and not log.has_version:
-            penalty = self._history.penalty(route, log.greeting)
-        if penalty is not None:
-            raise penalty
+            return unreachable_error(route.target, f"ssh failed: {reason}", ConnectionClosedError)
         if failure is SshFailure.HOST_KEY_UNKNOWN:
             key = host_key or self._fetch_host_key(route, limits)
-            raise UnknownHostKeyError(route, key)
+            return UnknownHostKeyError(route, key)
         if failure in {SshFailure.KEY_REFUSED, SshFailure.KEY_TOO_OPEN}:
-            raise self._login_error(route, log)
-        raise _failure_error(route, failure, log)
+            return self._login_error(route, log)
+        return _failure_error(route, failure, log)
 
     def _login_error(self, route: Route, log: SshLog) -> ApexError:
         """Why the server did not accept a login: a refusal is only what it answered to a key."""

@@ -76,24 +76,27 @@ async def _merge(
     *,
     resumed: bool,
 ) -> int:
-    """Move what is in `stage` into the directory `final`, which has `existing`."""
+    """Move what is in `stage` into the directory `final`, which has `existing`; return how many paths have changed.
+
+    A directory that `final` does not have is moved as a whole. All others exist on both sides, and what is in
+    them is moved piece by piece; in the stage they are then empty.
+    """
     if await _has_other_forms(files, final, staged, existing):
         existing = foldednames.respelled(existing, staged)
     moves, moved_directories = _plan_moves(files, final, staged, existing)
 
-    # Directories that are not moved as a whole are opened, so that their content can be moved out
-    # of them.
-    opened = []
+    to_make_writable = []  # a directory cannot be moved, nor anything out of it, if its mode forbids that
     emptied = []
     for path in staged:
-        if not is_directory(staged, path) or moved_directories.intersection(parents(path)):
+        moves_with_parent = moved_directories.intersection(parents(path))
+        if moves_with_parent or not is_directory(staged, path):
             continue
-        opened.append(path)
+        to_make_writable.append(path)
         if path not in moved_directories:
             emptied.append(path)
     if resumed:
         await files.set_attributes(stage, 0o700, 0)
-    await make_writable(files, stage, opened, staged)
+    await make_writable(files, stage, to_make_writable, staged)
 
     emptied.sort(reverse=True)  # innermost first
     renames = [(join(stage, path), join(final, path)) for path in moves]
