@@ -125,6 +125,25 @@ class TestServer:
         assert "the archive is the old one" in scene.err
         assert old in scene.good_ones()
 
+    def test_a_new_archive_of_the_size_and_second_of_the_renamed_one_is_good(
+        self, scene: Scene
+    ) -> None:
+        def set_size_and_time() -> None:
+            with scene.own.open("r+b") as stream:
+                stream.truncate(1 << 16)  # gzip takes no notice of zeros behind an archive
+            os.utime(scene.own, (1_700_000_000, 1_700_000_000))
+
+        def after_tar(reply: Reply) -> Reply:
+            set_size_and_time()
+            return reply
+
+        set_size_and_time()
+        old = digest(scene.own)
+        scene.hooks.append(Hook("gpu2", TAR, after=after_tar))
+        assert scene("snapshot", "gpu2", "--yes") == 0, scene.err
+        assert digest(scene.own) != old
+        assert scene.own.stat().st_mtime == 1_700_000_000
+
 
 class TestOthers:
     def test_an_archive_that_grows_while_it_is_moved_is_moved_back(self, scene: Scene) -> None:

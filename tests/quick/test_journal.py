@@ -85,7 +85,7 @@ def test_the_recover_that_a_snapshot_is_for_is_read_back_and_needs_its_archives(
     tmp_path: Path,
 ) -> None:
     then = replace(RECOVER, host="gpu2", wanted="before upgrade", moved_from=None)
-    entry = replace(SNAPSHOT, then=then)
+    entry = replace(SNAPSHOT, then=then, previous_stayed=False)
     journal = Journal(tmp_path)
     assert journal.record(entry) == journal.find("gpu2") == entry
     assert then.path in journal.archives_needed()

@@ -134,7 +134,9 @@ def test_the_table_is_what_curl_does(closed_proxy: int) -> None:
             text=True,
             check=False,
         )
-        tried = set(re.findall(r"127\.0\.0\.1:(\d+)|127\.0\.0\.1 port (\d+)", done.stderr))
+        # Newer versions of curl also print the port from which they connect.
+        log = re.sub(r" from 127\.0\.0\.1 port \d+", "", done.stderr)
+        tried = set(re.findall(r"127\.0\.0\.1:(\d+)|127\.0\.0\.1 port (\d+)", log))
         ports = {port for pair in tried for port in pair if port}
         assert ports in ({str(closed_proxy)}, {"1"}), done.stderr
         return ports == {"1"}

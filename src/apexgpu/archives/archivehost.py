@@ -203,8 +203,8 @@ class ArchiveHost:
         message = f"there are too many archives named {name}"
         raise RefusedError(message, hint="apexgpu snapshots", code="busy")
 
-    def move_away(self, archive: Archive, target: str) -> None:
-        """Rename (or copy) an archive to `target`, an unused path.
+    def move_away(self, archive: Archive, target: str) -> bool:
+        """Rename (or copy) an archive to `target`, an unused path. True if it has certainly left its old path.
 
         CannotMoveError when it can be neither renamed nor copied; RefusedError when it changed
         meanwhile: then the caller has to call `undo_move`.
@@ -216,14 +216,16 @@ class ArchiveHost:
         # After a dropped connection the command ran twice: "there is nothing to move" or "the name
         # is taken" is then the answer of the second run, although the first one moved (or copied)
         # the archive. The stamp decides.
+        move = None
         with suppress(NameTakenError):
-            scriptreplies.parse_move(reply, self.host.name)
+            move = scriptreplies.parse_move(reply, self.host.name)
         if self.size_and_mtime(target) != archive.stamp:
             message = (
                 f"{archive.path} was written to while it was being renamed: another snapshot is "
                 "running, wait until it has ended"
             )
             raise RefusedError(message, hint="apexgpu snapshots", code="busy")
+        return move == "renamed"
 
     def restore(self, path: str) -> bool:
         """Rename an archive that was moved away over what the server wrote in its place.

@@ -159,7 +159,8 @@ class SnapshotEntry(JournalEntry):
     """A snapshot under way.
 
     `previous` is the stamp of the archive that was there before, and `moved_to` the path that it
-    was moved to (None where it was not moved). `rootfs_size` is the size of the container's files
+    was moved to (None where it was not moved). `previous_stayed` is False if it was certainly
+    renamed, and so cannot be what is at the old path now. `rootfs_size` is the size of the container's files
     as `du -h` shows it. `tar_began` is when the server was told to write, in epoch seconds.
 
     `disturbance` is why the container may have run meanwhile. It is known (`observed`) once tar has
@@ -171,6 +172,7 @@ class SnapshotEntry(JournalEntry):
     label: str
     previous: FileStamp | None
     moved_to: str | None = None
+    previous_stayed: bool = True
     rootfs_size: str | None = None
     tar_began: int | None = None
     observed: bool = False
@@ -287,6 +289,7 @@ def _parse_snapshot(fields: Fields) -> SnapshotEntry:
         rootfs_size=fields.optional_text("rootfs_size"),
         tar_began=fields.optional_number("tar_began"),
         # Not in the entries of earlier versions.
+        previous_stayed=fields.flag("previous_stayed", default=True),
         observed=fields.flag("observed", default=False),
         disturbance=fields.optional_text("disturbance"),
         then=then,

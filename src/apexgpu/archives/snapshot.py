@@ -230,12 +230,13 @@ def _move_previous_away(
     moved = context.journal.record(replace(entry, moved_to=target))
     context.progress(f"renaming {plan.previous.name} to keep it")
     try:
-        plan.archives.move_away(plan.previous, target)
+        was_renamed = plan.archives.move_away(plan.previous, target)
     except CannotMoveError:
         if not allow_loss:
             raise
         return context.journal.record(replace(entry, moved_to=None))
-    return moved
+    # Recorded with the next stage: until tar begins, it makes no difference.
+    return replace(moved, previous_stayed=not was_renamed)
 
 
 def _write_archive(

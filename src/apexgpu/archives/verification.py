@@ -282,8 +282,11 @@ def _problem(
 def _is_previous(entry: SnapshotEntry, check: ArchiveCheck) -> bool:
     """Whether the archive is the previous one: one that could only be copied, not renamed, is still
     in its place.
+
+    An archive that was renamed is never compared: two archives of one container, written within a second, can
+    have the same size and time.
     """
-    return entry.previous == check.stamp
+    return entry.previous_stayed and entry.previous == check.stamp
 
 
 def _bad_snapshot(
