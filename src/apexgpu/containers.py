@@ -331,7 +331,7 @@ def _offer_restarts(
         return outcomes
     restarted: dict[Host, Outcome[Start]] = {}
     if _may_restart(session, stuck):
-        stops = _stop(session, stuck)
+        stops = _stop(session, stuck, partial(_report_stop, session, next_command=False))
         stopped = [host for host in stuck if stops[host].ok]
 
         def report(outcome: Outcome[Start]) -> None:
@@ -573,12 +573,18 @@ def down(session: Session, patterns: Sequence[str], *, everything: bool = False)
     Files stay; programs end. DeclinedError when the user declines. Port maps are remembered for the
     next `up`.
     """
-    hosts = session.some_hosts(patterns, everything)
+    report = partial(_report_stop, session, next_command=True)
+    return _down(session, session.some_hosts(patterns, everything), report)
+
+
+def _down(
+    session: Session, hosts: Sequence[Host], report: Callable[[Outcome[Stop]], None]
+) -> Stops:
     with session.reporter.working(f"checking {_list_names(hosts)}"):
         activities = manyhosts.run(session, hosts, lambda host: _find_activity(session, host))
     confirm_stop(session, activities)
     answering = [outcome.host for outcome in activities if outcome.ok]
-    stops = _stop(session, answering)
+    stops = _stop(session, answering, report)
     outcomes: list[Outcome[Stop]] = []
     for outcome in activities:
         if outcome.error is not None:
@@ -598,19 +604,42 @@ def restart(
 ) -> Starts:
     """Stop the containers as `down` does, and start those that are down then as `up` does.
 
-    A host whose container cannot be stopped has that error in its row.
+    A host whose container cannot be stopped has that error in its row. After an interruption, the
+    containers that were stopped and not started again are reported.
     """
-    stops = down(session, patterns, everything=everything)
-    stopped = [outcome.host.name for outcome in stops.outcomes if outcome.ok]
+    stopped: list[Host] = []
+
+    def report(outcome: Outcome[Stop]) -> None:
+        # What comes next is done by this command itself.
+        _report_stop(session, outcome, next_command=False)
+        if outcome.ok:
+            stopped.append(outcome.host)
+
     started: dict[Host, Outcome[Start]] = {}
-    if stopped:
-        for start in up(session, stopped, wait=wait).outcomes:
-            started[start.host] = start
+    try:
+        stops = _down(session, session.some_hosts(patterns, everything), report)
+        if stopped:
+            for start in up(session, [host.name for host in stopped], wait=wait).outcomes:
+                started[start.host] = start
+    except (KeyboardInterrupt, ApexError):
+        _report_left_stopped(session, stopped)
+        raise
     rows = []
     for stop in stops.outcomes:
         not_stopped: Outcome[Start] = Outcome(stop.host, None, stop.error)
         rows.append(started.get(stop.host, not_stopped))
     return Starts(rows)
+
+
+def _report_left_stopped(session: Session, hosts: Sequence[Host]) -> None:
+    """Report the containers that a restart has stopped and not begun to start."""
+    from apexgpu.manageshell import startrecords
+
+    # A start that was begun and interrupted has been reported by `up`.
+    names = [host.name for host in hosts if startrecords.find(session.state_dir, host) is None]
+    if names:
+        message = f"{', '.join(names)}: stopped, and not started again"
+        session.reporter.warn(message, hint=f"apexgpu up {' '.join(names)}")
 
 
 def _find_activity(session: Session, host: Host) -> Activity | None:
@@ -655,7 +684,9 @@ def show_activity(session: Session, host: Host, activity: Activity | None) -> No
         session.reporter.note(f"  {host.name}: a run that would end: {name}")
 
 
-def _stop(session: Session, hosts: Sequence[Host]) -> dict[Host, Outcome[Stop]]:
+def _stop(
+    session: Session, hosts: Sequence[Host], report: Callable[[Outcome[Stop]], None]
+) -> dict[Host, Outcome[Stop]]:
     from apexgpu.manageshell import portmaps  # `status` does not need it
 
     if not hosts:
@@ -674,14 +705,11 @@ def _stop(session: Session, hosts: Sequence[Host]) -> dict[Host, Outcome[Stop]]:
             session.transport.close(Target(host, "container"))
             return Stop(reply)
 
-        def report(outcome: Outcome[Stop]) -> None:
-            _report_stop(session, outcome)
-
         outcomes = manyhosts.run(session, hosts, work, on_done=report)
     return {outcome.host: outcome for outcome in outcomes}
 
 
-def _report_stop(session: Session, outcome: Outcome[Stop]) -> None:
+def _report_stop(session: Session, outcome: Outcome[Stop], *, next_command: bool) -> None:
     name = outcome.host.name
     if outcome.error is not None:
         session.reporter.error(outcome.error, host=name)
@@ -690,7 +718,9 @@ def _report_stop(session: Session, outcome: Outcome[Stop]) -> None:
         maps = ", ".join(outcome.value.reply.user_maps)
         if maps:
             message += f" Port maps that were removed: {maps}."
-        session.reporter.success(f"{message} Next: apexgpu up {name}")
+        if next_command:
+            message += f" Next: apexgpu up {name}"
+        session.reporter.success(message)
     else:
         session.reporter.success(f"{name} was down already")
 

@@ -40,6 +40,31 @@ def product(
         yield product_of(lab, monkeypatch, capsys)
 
 
+class TestRestart:
+    def test_names_no_next_command_for_what_it_does_itself(self, product: Product) -> None:
+        assert product("up", "gpu2", "--accept-new") == 0
+        assert product("restart", "gpu2", "--yes") == 0
+        assert "gpu2 is down.\n" in product.err
+        assert "Next: apexgpu up" not in product.err
+        assert product("down", "gpu2", "--yes") == 0
+        assert "gpu2 is down. Next: apexgpu up gpu2" in product.err
+
+    def test_interrupted_after_the_stop_it_names_what_starts_it_again(
+        self, product: Product, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert product("up", "gpu2", "--accept-new") == 0
+
+        def interrupt(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("apexgpu.containers.up", interrupt)
+        assert product("restart", "gpu2", "--yes") == 130
+        assert (
+            "warning: gpu2: stopped, and not started again\n   hint: apexgpu up gpu2\n"
+            in product.err
+        )
+
+
 class TestRegister:
     def test_makes_the_container_and_says_what_is_next(self, fresh: Product) -> None:
         assert fresh("register", "gpu2") == 0
