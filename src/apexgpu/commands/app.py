@@ -3,7 +3,7 @@
 Imported only where typer is needed: `cli.main` answers the plainest words without it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from apexgpu.commands.invocation import Invocation
-from apexgpu.commands.table import COMMANDS, LAB_PANEL
+from apexgpu.commands.table import COMMANDS, LAB_PANEL, SYNONYMS
 from apexgpu.errors import UsageError
 
 
@@ -117,7 +117,7 @@ class Root(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As usual, with the nearest names for one that is not there."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise no_such_command(args[0], list(COMMANDS), "apexgpu")
+            raise no_such_command(args[0], _meanings(), "apexgpu")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -139,17 +139,33 @@ def _has_lab() -> bool:
     return find_spec("asyncssh") is not None and find_spec("h11") is not None
 
 
-def no_such_command(name: str, names: Sequence[str], path: str) -> UsageError:
-    """The error for a word that is not a command below `path`; its hint is the nearest of `names`."""
-    import difflib
+def _meanings() -> dict[str, str]:
+    """Every command, and other tools' names for them -> the command that is meant."""
+    meanings = {name: name for name in COMMANDS}
+    for name, words in SYNONYMS.items():
+        meanings[name] = " ".join(word for word in words if not word.startswith("-"))
+    return {**meanings, "help": "--help", "version": "--version"}
 
-    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+
+def no_such_command(name: str, meanings: Mapping[str, str], path: str) -> UsageError:
+    """The error for a word that is not a command below `path`.
+
+    `meanings` are the names that may have been meant -> the command; its hint is the nearest one.
+    """
+    from apexgpu.commands.slips import nearest
+
+    near = nearest(name, meanings)
     message = (
         f"there is no command {name}" if path == "apexgpu" else f"{path} has no command {name}"
     )
-    if not near:
+    if near is None:
         return UsageError(message, hint=f"{path} --help")
-    return UsageError(f"{message}; did you mean {near[0]}?", hint=f"{path} {near[0]} --help")
+    command = meanings[near]
+    shown = command if command == near else f"{command} ({near})"
+    hint = f"{path} {command}"
+    if not command.startswith("-"):
+        hint += " --help"
+    return UsageError(f"{message}; did you mean {shown}?", hint=hint)
 
 
 app = typer.Typer(

@@ -1,6 +1,5 @@
 """The parameters that several commands share, and the app that each group of commands starts from."""
 
-import difflib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -9,6 +8,7 @@ from typer.core import TyperGroup
 
 from apexgpu.commands.app import Command, no_such_command
 from apexgpu.commands.invocation import Invocation
+from apexgpu.commands.slips import nearest
 from apexgpu.commands.table import GROUP_SYNONYMS
 from apexgpu.errors import UsageError
 from apexgpu.results import Result
@@ -37,6 +37,7 @@ Interval = Annotated[
     ),
 ]
 _WATCH_INTERVAL = 5.0
+_SURELY_MEANT = 0.75  # similarity to a command above which a word is not taken for a host
 _LEAST_INTERVAL, _LONGEST_INTERVAL = 0.5, 86400
 AllHosts = Annotated[bool, typer.Option("--all", help="Every host.")]
 
@@ -54,8 +55,16 @@ class Sentences(TyperGroup):
             ours = GROUP_SYNONYMS.get(args[0])
             if ours is not None and ours in self.commands:
                 return super().resolve_command(ctx, [ours, *args[1:]])
-            raise no_such_command(args[0], list(self.commands), ctx.command_path)
+            raise no_such_command(args[0], self.meanings(), ctx.command_path)
         return super().resolve_command(ctx, args)
+
+    def meanings(self) -> dict[str, str]:
+        """The commands of the group, and other tools' names for them -> the command that is meant."""
+        meanings = {name: name for name in self.commands}
+        for name, ours in GROUP_SYNONYMS.items():
+            if ours in self.commands:
+                meanings.setdefault(name, ours)
+        return meanings
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """As usual, but nothing is cut with three dots."""
@@ -108,7 +117,7 @@ class ListByDefault(DefaultCommand):
         if word in self.commands or GROUP_SYNONYMS.get(word) in self.commands:
             return False
         # `snapshots verfy NAME` is a slip, `snapshots gpu7` a host: host names have digits.
-        is_slip = word.isalpha() and difflib.get_close_matches(word, self.commands, cutoff=0.75)
+        is_slip = word.isalpha() and nearest(word, self.meanings(), cutoff=_SURELY_MEANT)
         return not is_slip
 
 
