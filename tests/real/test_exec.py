@@ -90,9 +90,11 @@ def is_running(pid: int) -> bool:
     return stat.rpartition(") ")[2][0] != "Z"
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", "bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", ["/bin/sh", "bash", "zsh", "fish", "tcsh", "bsd-csh"])
 def test_ctrl_c_ends_the_command_whatever_the_login_shell(tmp_path: Path, shell: str) -> None:
-    script = STUBBORN if shell != "fish" else "sh -c 'sleep 1000 & echo pid $!; echo pid $$; wait'"
+    script = STUBBORN
+    if shell in {"fish", "tcsh", "bsd-csh"}:
+        script = "sh -c 'sleep 1000 & echo pid $!; echo pid $$; wait'"
     with servers(tmp_path, shell=shell), executing("gpu7", "--", script) as child:
         pids = pids_in(child, 2)
         child.send_signal(signal.SIGINT)
@@ -100,6 +102,19 @@ def test_ctrl_c_ends_the_command_whatever_the_login_shell(tmp_path: Path, shell:
         assert child.returncode == 130, err
         assert not any(is_running(pid) for pid in pids)
         assert "running" not in err.replace("ending", "")
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "zsh", "fish", "tcsh", "bsd-csh"])
+def test_a_command_is_the_login_shells_own_and_nothing_is_added_to_its_output(
+    tmp_path: Path, shell: str
+) -> None:
+    """One exec gives the mark, which only Ctrl-C needs, in the language of every shell."""
+    with (
+        servers(tmp_path, shell=shell),
+        executing("gpu7", "--", "echo \"a  b\" '!'; exit 3") as child,
+    ):
+        out, err = child.communicate(timeout=LIMIT)
+    assert (child.returncode, out, err) == (3, "a  b !\n", "")
 
 
 def test_ctrl_c_ends_the_command_over_an_open_connection_and_over_openssh(tmp_path: Path) -> None:

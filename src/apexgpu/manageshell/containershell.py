@@ -26,6 +26,10 @@ from apexgpu.ssh.failures import key_refused_error
 from apexgpu.ssh.transport import MOST_OUTPUT, Limits, StreamingTransport, Transport
 
 _DIGITS = frozenset("0123456789")
+# Puts the mark into the environment, in the language of whichever login shell reads it. Between double quotes, csh
+# takes a backslash as it is, and all others let it quote the next character. So `"\"` is a whole text for csh, and for
+# the others a text that continues: csh runs `setenv` and has `export` between quotes; sh, bash, zsh, fish the reverse.
+_SET_MARK = r'true "\" ; setenv APEXGPU_EXEC {mark} ; true "\" ; true "\"" ; export APEXGPU_EXEC={mark} ; true ""\" ; '
 _SSH_FAILED = 255  # the exit status of `ssh` itself when the command has none
 # For `stop_command`: tenths of a second that a login shell may need to start a command, and that TERM gets.
 _START_TENTHS, _TERM_TENTHS = 20, 30
@@ -120,8 +124,7 @@ def stream(
     `mark`, a word, is put into the environment of the command, where `stop_command` finds it.
     """
     limits = Limits(total=total, silence=None, output=output, keeps_reading=True)
-    # A command of the login shell's own, whichever shell that is: sh, bash, zsh and fish have `export`.
-    line = f"export APEXGPU_EXEC={mark}; {command}"
+    line = f"{_SET_MARK.format(mark=mark)}{command}"
     try:
         return transport.stream(Target(host, "container"), line, limits=limits, taker=taker)
     except CommandKilledError as exc:
@@ -137,7 +140,9 @@ def stop_command(transport: Transport, host: Host, mark: str) -> None:
     CommandLeftError if some do not end.
     """
     arguments = [mark, str(_START_TENTHS), str(_TERM_TENTHS)]
-    program = remotescript.sh_command("run_processes.sh", "command_stop.sh", arguments=arguments)
+    program = remotescript.one_line_command(
+        "run_processes.sh", "command_stop.sh", arguments=arguments
+    )
     reply = query_running(transport, host, program, limits=Limits(total=15))
     answers = remotescript.answers(reply.out)
     if not answers:

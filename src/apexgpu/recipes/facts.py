@@ -114,6 +114,8 @@ def read_facts(reply: Reply, host: str) -> Facts:
         values.setdefault(name, []).append(value.strip())
     if "end" not in values:
         last = last_line(reply.err, f"exit status {reply.code}")
+        if last.startswith("Unmatched '"):
+            raise remotescript.csh_error(host)
         message = f"cannot find out what the container on {host} has: {last[:200]}"
         raise ApexError(message, hint=f"apexgpu ssh {host} -- uname -a", code="unexpected")
 

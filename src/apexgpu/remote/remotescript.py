@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from apexgpu import readers
-from apexgpu.errors import ApexError, UnexpectedError
+from apexgpu.errors import ApexError, RefusedError, UnexpectedError
 from apexgpu.models import Reply
 from apexgpu.text import last_line
 
@@ -60,6 +60,16 @@ def sh_command(*names: str, arguments: Sequence[str] = (), sudo: bool = False) -
     if sudo:
         words = ["sudo", "-n", *words]
     return apart(shlex.join(words))
+
+
+def one_line_command(*names: str, arguments: Sequence[str] = ()) -> str:
+    """As `sh_command`, for csh too, which ends a quoted text at the end of the line and expands `!` in it."""
+    program = "\n".join(text(name) for name in names)
+    written = []
+    for character in program:
+        # As octal numbers for printf, which has a meaning for % as well.
+        written.append(f"\\{ord(character):03o}" if character in "\n\\'!%" else character)
+    return apart(shlex.join(["sh", "-c", 'eval "$(printf "$0")"', "".join(written), *arguments]))
 
 
 def python_command(*names: str, request: Mapping[str, object]) -> str:
@@ -101,5 +111,17 @@ def output(out: str) -> str:
 def no_answer_error(reply: Reply, host: str, *, hint: str) -> ApexError:
     """The error for a program that printed no answer; it quotes the last line of stderr."""
     last = last_line(reply.err, f"exit status {reply.code}")
+    if last.startswith("Unmatched '"):
+        return csh_error(host)
     message = f"the container on {host} sent an unknown answer: {last[:300]}"
     return UnexpectedError(message, hint=hint)
+
+
+def csh_error(host: str) -> RefusedError:
+    """The error for an account whose login shell is csh: it cannot read the programs, which have several lines."""
+    message = (
+        f"the login shell in the container on {host} is csh, which cannot run apexgpu's programs; bash, zsh, fish and"
+        " sh can"
+    )
+    hint = f"apexgpu exec {host} -- 'sudo chsh -s /bin/bash $USER'"
+    return RefusedError(message, hint=hint, code="login_shell")
