@@ -319,6 +319,57 @@ def _new_directory(scene: Scene, name: str) -> None:
     scene.run("exec", "gpu2", "--", f"rm -rf {name}")
 
 
+def _run(*words: str) -> Callable[[Scene], Cost]:
+    """A start that returns at once."""
+
+    def measure(scene: Scene) -> Cost:
+        cost = scene.cost_of("run", *words, "--name", "one", "--", "true")
+        _remove_runs(scene)
+        return cost
+
+    return measure
+
+
+def _run_logs(scene: Scene) -> Cost:
+    """`runs logs --follow` of a run that goes on, until its first line is on the screen."""
+    scene.run("run", "gpu2", "--name", "one", "--", "echo first; sleep 1000")
+    cost = _cost_to_first_line(scene, "runs", "logs", "one", "--follow")
+    _remove_runs(scene)
+    return cost
+
+
+def _run_follow(scene: Scene) -> Cost:
+    """`run --follow`, until the first line of CMD is on the screen."""
+    words = ("run", "gpu2", "--name", "one", "--follow", "--", "echo first; sleep 1000")
+    cost = _cost_to_first_line(scene, *words)
+    _remove_runs(scene)
+    return cost
+
+
+def _cost_to_first_line(scene: Scene, *words: str) -> Cost:
+    scene.start_count()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "apexgpu", *words],
+        env=scene.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"first\n"
+        return scene.cost
+    finally:
+        process.kill()
+        process.wait(_LIMIT)
+        process.stdout.close()
+
+
+def _remove_runs(scene: Scene) -> None:
+    scene.run("runs", "stop", "one")
+    scene.run("runs", "clean", "--yes")
+
+
 def _plain_ssh(scene: Scene) -> Cost:
     """The peer of `ssh`."""
     scene.start_count()
@@ -359,6 +410,13 @@ COMMANDS: Mapping[str, Callable[[Scene], Cost]] = {
     "tunnel": _tunnel,
     "gpus": _command("gpus"),
     "gpus free": _command("gpus", "free"),
+    "run": _run("gpu2"),
+    "run --gpu any": _run("gpu2", "--gpu", "any"),
+    "run any": _run("any"),
+    "run --env": _run("gpu2", "--env", "A=b"),
+    "run --follow, first line": _run_follow,
+    "runs": _command("runs"),
+    "runs logs --follow, first line": _run_logs,
     "snapshots": _snapshots,
     "cp, to the host": _copy_there,
     "cp, back": _copy_back,
@@ -381,6 +439,11 @@ REPEATED: Mapping[str, Callable[[Scene], Cost]] = {
         "tunnel",
         "gpus",
         "gpus free",
+        "run",
+        "run any",
+        "run --env",
+        "runs",
+        "runs logs --follow, first line",
         "snapshots",
         "jupyter, running",
         "recover, checks",

@@ -138,6 +138,9 @@ class Line:
         self._counter = _Counter(pause=rtt / 2)
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[Any] | None] = set()
+        self._refuses = False
+        self._is_up = asyncio.Event()
+        self._is_up.set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="line", daemon=True)
 
@@ -158,6 +161,18 @@ class Line:
         """
         return self._run(self._listen(listen, target, host))
 
+    def cut(self) -> None:
+        """End all connections, and each new one at once."""
+        self._run(self._cut())
+
+    def freeze(self) -> None:
+        """Deliver nothing any more, and say nothing about it: the network is down."""
+        self._run(self._freeze())
+
+    def restore(self) -> None:
+        """Undo `cut` and `freeze`."""
+        self._run(self._restore())
+
     def start_count(self) -> None:
         """Count from now on, when nothing is under way any more."""
         self._run(self._start_count())
@@ -169,6 +184,19 @@ class Line:
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(_LIMIT)
+
+    async def _cut(self) -> None:
+        self._refuses = True
+        for task in self._tasks:
+            if task is not None:
+                task.cancel()
+
+    async def _freeze(self) -> None:
+        self._is_up.clear()
+
+    async def _restore(self) -> None:
+        self._refuses = False
+        self._is_up.set()
 
     async def _start_count(self) -> None:
         silence = 2 * self.rtt
@@ -194,7 +222,8 @@ class Line:
             self._tasks.add(task)
             # asyncio reports a task of a connection that was cancelled as an error.
             with contextlib.suppress(OSError, asyncio.CancelledError):
-                await self._carry(reader, writer, target, host)
+                if not self._refuses:
+                    await self._carry(reader, writer, target, host)
             writer.close()
             self._tasks.discard(task)
 
@@ -225,11 +254,13 @@ class Line:
             self._counter.last_sent = self._loop.time()
             return clock.server
 
-        to_server = _Direction(delay, client_sends, clock.server_receives, connected)
-        to_client = _Direction(delay, server_sends, client_receives)
+        is_up = self._is_up
+        to_server = _Direction(delay, client_sends, clock.server_receives, is_up, connected)
+        to_client = _Direction(delay, server_sends, client_receives, is_up)
         reading = asyncio.create_task(to_server.read(reader))
         try:
             await asyncio.sleep(self.rtt + delay)
+            await self._is_up.wait()
             far_reader, far_writer = await asyncio.open_connection(target.host, target.port)
             try:
                 await asyncio.gather(
@@ -253,15 +284,18 @@ class _Direction:
         delay: float,
         on_sent: Callable[[bytes], int],
         on_arrival: Callable[[int], None],
+        is_up: asyncio.Event,
         not_before: float = 0.0,
     ) -> None:
         """`on_sent` returns the round in which a piece was sent, with which `on_arrival` is called when it arrives.
 
+        While `is_up` is not set, nothing arrives.
         Nothing counts as sent before `not_before`, a time of the event loop.
         """
         self._delay = delay
         self._on_sent = on_sent
         self._on_arrival = on_arrival
+        self._is_up = is_up
         self._not_before = not_before
         self._pieces: asyncio.Queue[tuple[float, int, bytes]] = asyncio.Queue()
 
@@ -282,6 +316,7 @@ class _Direction:
         while True:
             due, sent_in, data = await self._pieces.get()
             await asyncio.sleep(due - loop.time())
+            await self._is_up.wait()
             if not data:
                 break
             self._on_arrival(sent_in)

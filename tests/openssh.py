@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,7 @@ class OpenSSH:
     host: Host
     config: Path
     process: subprocess.Popen[bytes]
+    within: Sequence[str] = ()
 
     def answer(self, command: str, transcript: str) -> None:
         """Let the manage shell answer `command` as a recording does."""
@@ -95,7 +97,7 @@ class OpenSSH:
         """Start it again on the same port, with the same keys."""
         if self.process.stderr is not None:
             self.process.stderr.close()
-        self.process = _sshd(self.directory / "sshd_config")
+        self.process = _sshd(self.directory / "sshd_config", self.within)
         await_port(self.host.address, self.host.manage_port, self.process)
 
     def stop(self) -> None:
@@ -118,10 +120,11 @@ def start(
     home: Path | None = None,
     shell: str = "/bin/sh",
     penalties: bool = False,
+    within: Sequence[str] = (),
 ) -> OpenSSH:
     """Start sshd on a free port; manage and container are the same server here.
 
-    `home` and `shell` replace the account's. `penalties` leaves sshd's on (since OpenSSH 9.8).
+    `home` and `shell` replace the account's. `within` is a program that starts sshd, such as unshare(1). `penalties` leaves sshd's on (since OpenSSH 9.8).
     """
     directory.mkdir(parents=True, exist_ok=True)
     for key in ("host_key", "id_ed25519"):
@@ -156,9 +159,10 @@ def start(
         f"  UserKnownHostsFile {directory}/known_hosts\n"
     )
     Path("/run/sshd").mkdir(exist_ok=True)
-    process = _sshd(server)
+    process = _sshd(server, within)
     await_port(address, port, process)
-    return OpenSSH(directory, Host(name, address, getpass.getuser(), port, port), config, process)
+    host = Host(name, address, getpass.getuser(), port, port)
+    return OpenSSH(directory, host, config, process, within)
 
 
 def remember(host: Host, *, keep_connections: bool = False) -> None:
@@ -180,9 +184,9 @@ def version() -> tuple[int, ...]:
     return tuple(int(number) for number in found.groups())
 
 
-def _sshd(config: Path) -> subprocess.Popen[bytes]:
+def _sshd(config: Path, within: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        ["/usr/sbin/sshd", "-D", "-e", "-f", config], stderr=subprocess.PIPE, cwd="/"
+        [*within, "/usr/sbin/sshd", "-D", "-e", "-f", config], stderr=subprocess.PIPE, cwd="/"
     )
 
 

@@ -375,6 +375,8 @@ def _none_free(
         host, gpu = roomiest
         load = "unknown" if gpu.utilization is None else f"{gpu.utilization} %"
         message += f"; GPU {gpu.index} of {host} has most: {size(gpu.free)} free, load {load}"
+        if gpu.locked_by:
+            message += f", taken by a run ({gpu.locked_by})"
     if stopped:
         message += f"; the GPUs of {stopped[0]} were not checked, because your container is stopped"
         hint = f"apexgpu up {stopped[0]}"

@@ -264,21 +264,45 @@ def logs(
     kept = bytearray()
 
     def pass_on(offset: int, data: bytes) -> None:
-        position.advance(offset, len(data))
+        missing = position.take(offset, len(data))
+        if missing:
+            session.reporter.warn(
+                f"{missing} bytes of the output are missing here: of a long log, the last part is kept"
+            )
         if on_data is not None:
             on_data(data)
             return
         kept.extend(data)
         del kept[:-KEPT_LOG]
 
+    patience = _Patience(session) if follow else None
     try:
-        _read_to_end(session, host, run, position, follow, pass_on)
+        _read_to_end(session, host, run, position, patience, pass_on)
+        ended = _run_now(session, host, run, patience)
     except KeyboardInterrupt:
         if run.is_running:
             session.reporter.note(f"{run.name} keeps running on {host.name}")
         raise
     text = None if on_data is not None else kept.decode("utf-8", "replace")
-    return FollowedRun(host.name, _run_now(session, host, run), is_waited_for, text)
+    return FollowedRun(host.name, ended, is_waited_for, text)
+
+
+class _Patience:
+    """How to go on after a connection was lost: with pauses that become longer as long as nothing comes."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._pause = _FIRST_PAUSE
+
+    def reset(self) -> None:
+        """Something came: the next pause is short."""
+        self._pause = _FIRST_PAUSE
+
+    def wait(self, lost: UnreachableError) -> None:
+        """Tell why, and wait."""
+        self._session.reporter.note(f"{lost.message}; connecting again in {self._pause:g} s")
+        self._session.pause(self._pause)
+        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
 
 def _read_to_end(
@@ -286,11 +310,13 @@ def _read_to_end(
     host: Host,
     run: Run,
     position: "_Position",
-    follow: bool,
+    patience: _Patience | None,
     pass_on: Callable[[int, bytes], None],
 ) -> None:
-    """Read the log to its end, in parts and over as many connections as that takes."""
-    pause = _FIRST_PAUSE
+    """Read the log to its end, in parts and over as many connections as that takes.
+
+    Without `patience`, up to what there is now, over one connection.
+    """
     while True:
         before = position.next
         try:
@@ -299,19 +325,19 @@ def _read_to_end(
                 host,
                 run.name,
                 offset=position.next,
-                follow=follow,
+                follow=patience is not None,
                 on_data=pass_on,
+                run_id=run.id,
             )
         except UnreachableError as exc:
-            if not follow:
+            if patience is None:
                 raise
             if position.next != before:
-                pause = _FIRST_PAUSE
-            session.reporter.note(f"{exc.message}; connecting again in {pause:g} s")
-            session.pause(pause)
-            pause = min(_LONGEST_PAUSE, pause * 2)
+                patience.reset()
+            patience.wait(exc)
             continue
-        pause = _FIRST_PAUSE
+        if patience is not None:
+            patience.reset()
         position.next = max(position.next, part.offset)
         if part.end is LogEnd.GONE:
             raise containerruns.no_such_run(run.name, host)
@@ -320,13 +346,16 @@ def _read_to_end(
 
 
 class _Position:
-    """How far a log has been read: the offset to ask for next."""
+    """How far a log has been read: the offset to ask for next, or -N for the last N lines."""
 
     def __init__(self, offset: int) -> None:
         self.next = offset
 
-    def advance(self, offset: int, count: int) -> None:
+    def take(self, offset: int, count: int) -> int:
+        """Go on behind `count` bytes at `offset`; how many bytes are missing before them."""
+        missing = offset - self.next if self.next >= 0 else 0
         self.next = offset + count
+        return max(0, missing)
 
 
 def follow(
@@ -345,11 +374,17 @@ def wait(session: Session, name: str) -> FollowedRun:
         )
 
 
-def _run_now(session: Session, host: Host, run: Run) -> Run:
-    """The run as it is now."""
-    for newer in containerruns.list_runs(session.transport, host, [run.name]):
-        return newer
-    raise containerruns.no_such_run(run.name, host)
+def _run_now(session: Session, host: Host, run: Run, patience: _Patience | None = None) -> Run:
+    """The run as it is now. With `patience`, ask again until the host can be reached."""
+    while True:
+        try:
+            for newer in containerruns.list_runs(session.transport, host, [run.name]):
+                return newer
+            raise containerruns.no_such_run(run.name, host)
+        except UnreachableError as exc:
+            if patience is None:
+                raise
+            patience.wait(exc)
 
 
 def _find(session: Session, name: str) -> tuple[Host, Run]:

@@ -9,10 +9,12 @@
 What becomes of it afterwards is in `apexgpu.runs`.
 """
 
+import contextlib
 import re
 import secrets
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -47,6 +49,9 @@ LOOK_SECONDS = 2.0
 
 WAIT_PERIOD = 10.0
 """Seconds between two searches for a free GPU with `wait_for_gpu`."""
+
+
+_MOST_VARIABLES = 1 << 20  # bytes of a file of variables
 
 
 @dataclass(frozen=True)
@@ -133,13 +138,7 @@ def parse_variables(words: Sequence[str], file: str | None) -> dict[str, str]:
     """
     variables: dict[str, str] = {}
     if file is not None:
-        try:
-            lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as exc:
-            reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
-            message = f"cannot read {file}: {reason}"
-            raise UsageError(message, hint=hints.look_at(file)) from None
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(_lines_of(file), start=1):
             if line.strip() and not line.lstrip().startswith("#"):
                 name, value = _parse_variable(line.lstrip(), f"line {number} of {file}")
                 variables[name] = value
@@ -149,7 +148,27 @@ def parse_variables(words: Sequence[str], file: str | None) -> dict[str, str]:
     return variables
 
 
+def _lines_of(file: str) -> list[str]:
+    """The lines of a file with variables, which may be a pipe."""
+    try:
+        with Path(file).expanduser().open("rb") as opened:
+            data = opened.read(_MOST_VARIABLES + 1)
+        # Programs on Windows begin a file with a byte order mark, and end its lines with CRLF.
+        text = data.decode("utf-8-sig")
+    except (OSError, RuntimeError, UnicodeDecodeError) as exc:
+        reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
+        message = f"cannot read {file}: {reason}"
+        raise UsageError(message, hint=hints.look_at(file)) from None
+    if len(data) > _MOST_VARIABLES:
+        message = f"{file} is too long for a file of variables"
+        raise UsageError(message, hint=hints.look_at(file))
+    # Not splitlines(): a value may contain the characters that end a line only in other places, such as U+2028.
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
 def _parse_variable(text: str, where: str) -> tuple[str, str]:
+    if "\0" in text:
+        raise UsageError(f"{where}: a variable cannot contain a NUL", hint="apexgpu run --help")
     name, separator, value = text.partition("=")
     if not separator or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise UsageError(f"{where}: expected NAME=VALUE", hint="apexgpu run --help")
@@ -321,16 +340,7 @@ def _start_at(
         _copy_directory(session, host, sync, request.directory)
     request = replace(request, gpus=place.candidates, owner=f"{session.user} {request.name}")
     if variables:
-        containers.ensure_running(session, host)
-        stored = containerruns.send_variables(
-            session.runner,
-            Target(host, "container"),
-            shells.ssh_arguments(session, host),
-            variables,
-            connect=session.settings.timeout,
-            ask=session.reporter.can_ask,
-        )
-        request = replace(request, variables=stored)
+        request = replace(request, variables=_send_variables(session, host, variables))
     chosen = _send_start(session, host, request)
     runnotes.remember(session.state_dir, request.name, host.name)
     run = Run(
@@ -349,6 +359,50 @@ def _start_at(
         f"it keeps running without this laptop; to see its output: apexgpu runs logs {run.name} --follow"
     )
     return StartedRun(host.name, run)
+
+
+def _send_variables(session: Session, host: Host, variables: Mapping[str, str]) -> str:
+    """Store the variables in the container; what the request needs to name them.
+
+    The connection of the start is made meanwhile, because each login takes long on a long line.
+    """
+    arguments = shells.ssh_arguments(session, host)
+
+    def send(*, ask: bool) -> str:
+        return containerruns.send_variables(
+            session.runner,
+            Target(host, "container"),
+            arguments,
+            variables,
+            connect=session.settings.timeout,
+            ask=ask,
+        )
+
+    # This ssh asks nothing: the other connection may be asking for a passphrase or about a host key.
+    sent = _InBackground(lambda: send(ask=False))
+    containers.ensure_running(session, host)
+    stored = sent.result()
+    if stored is None:
+        stored = send(ask=session.reporter.can_ask)
+    return stored
+
+
+class _InBackground:
+    """Work in a thread that nobody has to wait for."""
+
+    def __init__(self, work: Callable[[], str]) -> None:
+        self._value: str | None = None
+        self._thread = threading.Thread(target=self._do, args=[work], daemon=True)
+        self._thread.start()
+
+    def _do(self, work: Callable[[], str]) -> None:
+        with contextlib.suppress(ApexError):
+            self._value = work()
+
+    def result(self) -> str | None:
+        """Wait; the value, or None if the work failed."""
+        self._thread.join()
+        return self._value
 
 
 def _send_start(session: Session, host: Host, request: RunRequest) -> GpuCandidate | None:

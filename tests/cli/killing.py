@@ -20,11 +20,12 @@ class Mortals:
     stdin: str
 
     def run(
-        self, *words: str, last: int = 0, error: int = 0
+        self, *words: str, last: int = 0, error: int = 0, connects: bool = False
     ) -> tuple[bool, int | None, list[str], str]:
         """Run once: was it killed, its exit code, its writes, its stderr.
 
         With `error`, it is not killed: its writes fail with that errno from the `last` one on.
+        With `connects`, each connection to a host counts as a write too.
         """
         request = {
             "words": words,
@@ -32,6 +33,7 @@ class Mortals:
             "last": last,
             "places": self.places,
             "error": error,
+            "connects": connects,
         }
         assert self.server.stdin is not None
         assert self.server.stdout is not None

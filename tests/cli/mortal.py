@@ -1,11 +1,12 @@
 """Runs of the program that are killed at a chosen moment. A server of its own, for it forks.
 
-`python -m tests.cli.mortal` reads a JSON line `{"words", "stdin", "last", "places", "error"}` from stdin, forks a
+`python -m tests.cli.mortal` reads a JSON line `{"words", "stdin", "last", "places", "error", "connects"}` from stdin, forks a
 child that runs the command line and kills itself at its `last`-th write (0: never), and answers a JSON line
 `{"killed", "code", "events", "err"}`. A fork of this one thread costs a hundredth of an interpreter's start.
 
 A write is what changes a file below one of the `places`, just before it happens, or a connection to IAM:
-each request has its own, so that before and after every POST there is a death too.
+each request has its own, so that before and after every POST there is a death too. With `connects`, every
+connection counts.
 
 With an `error` (an errno) the child lives, and from that moment each of its writes to a file fails with it, as on
 a disk that is full or read-only. Deleting still works.
@@ -44,11 +45,14 @@ class Piped(io.StringIO):
 class Fate:
     """Counts the writes, and kills this process at the chosen one."""
 
-    def __init__(self, last: int, places: Sequence[str], error: int = 0) -> None:
+    def __init__(
+        self, last: int, places: Sequence[str], error: int = 0, *, connects: bool = False
+    ) -> None:
         self.events: list[str] = []
         self._last = last
         self._error = error
         self._places = tuple(places)
+        self._connects = connects
         self._iam = urlsplit(os.environ["APEXGPU_IAM_URL"]).port
 
     def hear(self, event: str, args: tuple[Any, ...]) -> None:
@@ -64,7 +68,7 @@ class Fate:
 
     def _is_write(self, event: str, args: tuple[Any, ...]) -> bool:
         if event == "socket.connect":
-            return isinstance(args[1], tuple) and args[1][1] == self._iam
+            return isinstance(args[1], tuple) and (self._connects or args[1][1] == self._iam)
         if event == "open":
             flags = args[2] if isinstance(args[2], int) else 0
             return self._ours(args[0]) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
@@ -125,7 +129,7 @@ def _live(request: dict[str, Any], report: Path) -> None:
     err = io.StringIO()
     screen = Screen(out=io.StringIO(), err=err, stdin=Piped(request["stdin"]))
     session = Session(pause=lambda _: None)
-    fate = Fate(request["last"], request["places"], request["error"])
+    fate = Fate(request["last"], request["places"], request["error"], connects=request["connects"])
     sys.addaudithook(fate.hear)
     code = cli.main(request["words"], session, screen)
     report.write_text(json.dumps({"code": code, "events": fate.events, "err": err.getvalue()}))

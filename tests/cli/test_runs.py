@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from apexgpu import ownprocesses
+from apexgpu import ownprocesses, runstart
 from apexgpu.detached import containerruns
 from apexgpu.detached.containerruns import RunRequest
-from apexgpu.errors import ConnectionLostError
+from apexgpu.errors import ConnectionLostError, UsageError
 from apexgpu.models import Host
 from apexgpu.ownprocesses import OwnProcess
 from apexgpu.ssh import controlmaster
@@ -24,6 +26,7 @@ from apexgpu.ssh.transport import Transport
 from apexgpu_lab.inprocess import Lab, running
 from apexgpu_lab.labstate import LabState
 from tests.cli.killing import mortal_runs
+from tests.cli.newcomer import ROOT
 from tests.cli.product import Product, product_of
 from tests.waiting import until
 
@@ -171,6 +174,8 @@ def test_any_takes_the_best_gpu_and_no_gpu_is_taken_twice(product: Product, lab:
         taken.add((run["host"], *run["gpus"]))
     assert taken == {("gpu2", 0), ("gpu2", 1), ("gpu3", 0), ("gpu3", 1)}
     assert product("run", "any", "--", "true") == 6
+    assert "GPU 0 of gpu2 has most" in product.err
+    assert "taken by a run (alice run-" in product.err
     locks = [gpu["locked_by"] for row in product.json("gpus")["hosts"] for gpu in row["gpus"]]
     assert sorted(locks) == [f"alice run-{number}" for number in range(4)]
     assert product("gpus", "free") == 6
@@ -200,6 +205,48 @@ def test_variables_reach_the_command_and_no_list_of_processes(
     assert product.out == "from option|a 'b' $c\n"
 
 
+@pytest.mark.parametrize(
+    ("text", "variables"),
+    [
+        (b"A=1\r\nB=2\r\n", {"A": "1", "B": "2"}),
+        (b"\xef\xbb\xbfA=1", {"A": "1"}),
+        (b"A=\n\n  # comment\n  B= 'x' #y \n", {"A": "", "B": " 'x' #y "}),
+        ("A=one\u2028two\x0b\x1c\x85three\n".encode(), {"A": "one\u2028two\x0b\x1c\x85three"}),
+        (b"A=x=y\nA=z\n", {"A": "z"}),
+        (b"", {}),
+    ],
+)
+def test_a_file_of_variables_is_read_as_it_is(
+    tmp_path: Path, text: bytes, variables: dict[str, str]
+) -> None:
+    file = tmp_path / "variables"
+    file.write_bytes(text)
+    assert runstart.parse_variables((), str(file)) == variables
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"A=1\nexport S3CRET=s3cret\n", "line 2 of .*: expected NAME=VALUE"),
+        (b"s3cret\n", "line 1 of .*: expected NAME=VALUE"),
+        (b"1A=s3cret\n", "line 1 of .*: expected NAME=VALUE"),
+        (b"A=s3cret\0\n", "line 1 of .*: a variable cannot contain a NUL"),
+        (b"A=\xff\xfe", "it is not UTF-8 text"),
+        (b"A=" + b"x" * (1 << 20), "too long"),
+    ],
+)
+def test_what_is_no_file_of_variables_is_named_without_its_values(
+    tmp_path: Path, text: bytes, reason: str
+) -> None:
+    file = tmp_path / "variables"
+    file.write_bytes(text)
+    with pytest.raises(UsageError, match=reason) as caught:
+        runstart.parse_variables((), str(file))
+    assert "s3cret" not in caught.value.message
+    with pytest.raises(UsageError, match="cannot read"):
+        runstart.parse_variables((), str(tmp_path))
+
+
 def test_sync_copies_what_git_does_not_ignore(product: Product, tmp_path: Path, lab: Lab) -> None:
     project = tmp_path / "project"
     (project / "data").mkdir(parents=True)
@@ -223,6 +270,80 @@ def test_sync_copies_what_git_does_not_ignore(product: Product, tmp_path: Path, 
         assert code == 0, product.err
         assert product.out == "trained\n./.gitignore\n./data/1.txt\n./train.py\n"
     assert "data/large.bin" in product.err
+
+
+def home_of(lab: Lab) -> Path:
+    def home(state: LabState) -> Path:
+        container = state.host("gpu2").accounts["alice"].container
+        assert container is not None
+        return container.home
+
+    return lab.call(home)
+
+
+def test_what_a_long_log_does_not_have_any_more_is_stated(product: Product, lab: Lab) -> None:
+    """Its oldest part is deleted, as a command that prints 128 MiB more lets it be."""
+    command = "head -c 17000000 /dev/zero; sleep 0.5; head -c 5000000 /dev/zero; echo; echo end"
+    assert product("run", "gpu2", "--name", "one", "--", command) == 0
+    assert product("runs", "wait", "one") == 0
+    oldest, *others = sorted((home_of(lab) / ".cache/apexgpu/runs/one").glob("log.*"))
+    assert others
+    missing = oldest.stat().st_size
+    assert missing >= 16 << 20
+    oldest.unlink()
+    assert product("runs", "logs", "one") == 0
+    assert f"{missing} bytes of the output are missing here" in product.err
+    assert product.out == "\0" * (22_000_000 - missing) + "\nend\n"
+    assert product("runs", "logs", "one", "--tail", "1") == 0
+    assert product.out == "end\n"
+    assert "missing" not in product.err
+
+
+def test_commands_that_stop_the_container_name_its_runs_before_they_ask(product: Product) -> None:
+    assert product("snapshot", "gpu2", "--yes") == 0, product.err
+    assert product("run", "gpu2", "--name", "one", "--", "sleep 1000") == 0
+    for words in (
+        ["snapshot", "gpu2"],
+        ["recover", "gpu2"],
+        ["rebuild", "gpu2"],
+        ["restart", "gpu2"],
+    ):
+        assert product(*words) == 7, product.err
+        assert "gpu2: a run that would end: one" in product.err, words
+        assert only(product, "one")["state"] == "running"
+
+
+@pytest.mark.parametrize("page", ["docs/runs.md", "docs/zh/runs.md"])
+def test_the_day_of_training_on_the_page_is_true(
+    product: Product, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    """Its commands, with the name and the host that the run has here."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "train.py").write_text(
+        "import sys, time\nprint('epochs', sys.argv[2], flush=True)\ntime.sleep(1)\n"
+        "open('best.ckpt', 'w').write('weights')\n"
+    )
+    monkeypatch.chdir(project)
+    set_gpus(lab, 2)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    commands = text.partition("```sh\n")[2].partition("```")[0].splitlines()
+    name = host = ""
+    for command in commands:
+        words = shlex.split(command.replace(" python ", f" {sys.executable} "))
+        program, *words = [
+            word.replace("train-x7k2", name).replace("gpu5:", f"{host}:") for word in words
+        ]
+        assert program == "apexgpu"
+        assert product(*words) == 0, f"{command}: {product.err}"
+        if words[0] == "run":
+            name = product.out.strip()
+            assert re.fullmatch("train-[a-z0-9]{4}", name)
+            host = only(product, name)["host"]
+        if words[:2] == ["runs", "logs"]:
+            assert product.out == "epochs 90\n"
+    assert (project / "best.ckpt").read_text() == "weights"
+    assert only(product, name)["state"] == "done"
 
 
 def test_output_into_a_pipe_that_closes_is_no_error(product: Product) -> None:
@@ -281,13 +402,8 @@ def test_an_interrupted_follow_leaves_the_run_alone(product: Product, lab: Lab) 
 def test_an_interrupted_start_is_reported_as_a_run_that_may_exist(
     product: Product, lab: Lab
 ) -> None:
-    def home(state: LabState) -> Path:
-        container = state.host("gpu2").accounts["alice"].container
-        assert container is not None
-        return container.home
-
     # The start-up files of the login shell keep the start busy until we have pressed Ctrl-C.
-    directory = lab.call(home)
+    directory = home_of(lab)
     (directory / ".profile").write_text("touch started; sleep 5\n")
     (directory / ".bash_profile").write_text("touch started; sleep 5\n")
     process = subprocess.Popen(
@@ -334,12 +450,12 @@ def test_killed_at_each_write_of_a_run_it_either_runs_or_does_not(
     )
     words = ("run", "gpu2", "--env", "A=b", "--name")
     with mortal_runs(tmp_path / "report", places) as mortals:
-        _, code, events, err = mortals.run(*words, "whole", "--", "sleep 1000")
+        _, code, events, err = mortals.run(*words, "whole", "--", "sleep 1000", connects=True)
         assert code == 0, err
         assert events
         for last in range(1, len(events) + 1):
             name = f"run-{last}"
-            killed, *_ = mortals.run(*words, name, "--", "sleep 1000", last=last)
+            killed, *_ = mortals.run(*words, name, "--", "sleep 1000", last=last, connects=True)
             assert killed
             runs = {run["name"]: run["state"] for run in product.json("runs")["runs"]}
             assert runs.get(name, "running") == "running"
@@ -349,6 +465,42 @@ def test_killed_at_each_write_of_a_run_it_either_runs_or_does_not(
             assert only(product, name)["state"] == "running"
             assert product("runs", "stop", name) == 0
             assert only(product, name)["state"] == "killed"
+
+
+@pytest.mark.parametrize("words", [("runs", "stop", "one"), ("runs", "clean", "--yes")])
+def test_killed_at_each_write_of_a_stop_or_a_clean_it_can_be_done_again(
+    product: Product, lab: Lab, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Connections count as writes: what the container is told begins with one."""
+    state_directory = lab.environment["APEXGPU_STATE_DIR"]
+    places = (state_directory, lab.environment["APEXGPU_CONFIG_DIR"], os.environ["HOME"])
+    is_stop = "stop" in words
+    before = "running" if is_stop else "done"
+
+    def begin() -> None:
+        command = "sleep 1000" if is_stop else "true"
+        product("run", "gpu2", "--name", "one", "--", command)
+        until(lambda: only(product, "one")["state"] == before)
+        # Without its note, this laptop has to look for the run, and writes down where it is.
+        (Path(state_directory) / "runs.json").unlink()
+
+    with mortal_runs(tmp_path / "report", places) as mortals:
+        begin()
+        _, code, events, err = mortals.run(*words, connects=True)
+        assert code == 0, err
+        assert len(events) >= 2
+        product("runs", "clean", "--yes")
+        for last in range(1, len(events) + 1):
+            begin()
+            killed, *_ = mortals.run(*words, last=last, connects=True)
+            assert killed
+            left = {run["name"]: run["state"] for run in product.json("runs")["runs"]}
+            assert left.get("one", before) in {before, "killed"}
+            assert product(*words) == 0, product.err
+            if is_stop:
+                assert only(product, "one")["state"] == "killed"
+                product("runs", "clean", "--yes")
+            assert product.json("runs")["runs"] == []
 
 
 @pytest.mark.openssh

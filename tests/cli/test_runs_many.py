@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from apexgpu_lab.inprocess import Lab, running
 from apexgpu_lab.labstate import LabState
 from tests.cli.product import product_of
 from tests.longruns import LONG
+from tests.waiting import until
 
 TOTAL = 200 if LONG else 20
 AT_ONCE = 20
@@ -68,27 +71,74 @@ def lab(tmp_path: Path) -> Any:
         yield started
 
 
-def times_by_gpu(lab: Lab) -> dict[tuple[str, str], list[tuple[float, float]]]:
+@contextmanager
+def other_member(lab: Lab, directory: Path) -> Iterator[dict[str, str]]:
+    """Bob's laptop, and his containers on the same hosts."""
+    environment = dict(os.environ)
+    for name in ("HOME", "APEXGPU_STATE_DIR", "APEXGPU_CONFIG_DIR", "XDG_RUNTIME_DIR"):
+        environment[name] = str(directory / name)
+        Path(environment[name]).mkdir(mode=0o700, parents=True)
+    environment["APEXGPU_SSH_CONFIG"] = str(directory / "HOME/.ssh/config")
+    environment["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
+
+    def apexgpu(*words: str, stdin: str = "") -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "apexgpu", *words],
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    login = ("login", "bob", "--password-stdin", "--yes", "--accept-new", "--allow-http")
+    apexgpu(*login, stdin=f"{lab.password('bob')}\n")
+    apexgpu("config", "sync")
+    apexgpu("register", "--all", "--accept-new")
+    apexgpu("up", "--all", "--accept-new")
+    yield environment
+
+
+def times_by_gpu(lab: Lab, members: int = 1) -> dict[tuple[str, str], list[tuple[float, float]]]:
     """When each GPU of each host was in use, as the runs noted it."""
 
-    def homes(state: LabState) -> dict[str, Path]:
-        found = {}
+    def homes(state: LabState) -> list[tuple[str, Path]]:
+        found = []
         for name, host in state.hosts.items():
-            container = host.accounts["alice"].container
-            assert container is not None
-            found[name] = container.home
+            for member in ("alice", "bob")[:members]:
+                container = host.accounts[member].container
+                assert container is not None
+                found.append((name, container.home))
         return found
 
     times: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for host, home in lab.call(homes).items():
-        for line in (home / "times").read_text().splitlines():
+    for host, home in lab.call(homes):
+        file = home / "times"
+        for line in file.read_text().splitlines() if file.exists() else ():
             gpu, began, ended = line.split()
             times.setdefault((host, gpu), []).append((float(began), float(ended)))
     return times
 
 
+def start_many(environment: dict[str, str], total: int, at_once: int) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", _MANY, str(total), str(at_once), _COMMAND],
+        env={**environment, "APEXGPU_TIMEOUT": "100"},  # twenty at once take long on a busy machine
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("members", [1, 2] if LONG else [1])
 def test_no_gpu_is_given_to_two_runs_at_the_same_time(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lab: Lab,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+    members: int,
 ) -> None:
     product = product_of(lab, monkeypatch, capsys)
 
@@ -98,26 +148,28 @@ def test_no_gpu_is_given_to_two_runs_at_the_same_time(
 
     lab.call(set_gpus)
     assert product("up", "--all", "--accept-new") == 0, product.err
-    done = subprocess.run(
-        [sys.executable, "-c", _MANY, str(TOTAL), str(AT_ONCE), _COMMAND],
-        env={**os.environ, "APEXGPU_TIMEOUT": "100"},  # twenty at once take long on a busy machine
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(answers) == TOTAL, done.stderr
+    environments = [dict(os.environ)]
+    with ExitStack() as stack:
+        if members == 2:
+            environments.append(stack.enter_context(other_member(lab, tmp_path / "bob")))
+        processes = [
+            start_many(environment, TOTAL // members, AT_ONCE // members)
+            for environment in environments
+        ]
+        answers = []
+        for process in processes:
+            out, err = process.communicate()
+            assert process.returncode == 0, err
+            said = [json.loads(line) for line in out.splitlines()]
+            assert len(said) == TOTAL // members, err
+            answers += said
     started = [answer for answer in answers if answer["code"] == 0]
     refused = [answer["document"]["error"]["code"] for answer in answers if answer["code"] != 0]
-    assert set(refused) <= {"gpu_taken", "none_free"}, [
-        answer for answer in answers if answer["code"] not in {0, 6}
-    ]
+    assert set(refused) <= {"gpu_taken", "none_free"}, refused
     assert len(started) >= HOSTS * GPUS
-    for answer in started:
-        assert product("runs", "wait", f"run-{answer['number']}") == 0, product.err
+    until(lambda: sum(map(len, times_by_gpu(lab, members).values())) == len(started))
 
-    times = times_by_gpu(lab)
-    assert sum(len(spans) for spans in times.values()) == len(started)
+    times = times_by_gpu(lab, members)
     for gpu, spans in times.items():
         for (_, ended), (began, _) in pairwise(sorted(spans)):
             assert ended <= began, gpu
@@ -128,3 +180,4 @@ def test_no_gpu_is_given_to_two_runs_at_the_same_time(
         key = (run["host"], str(run["gpus"][0]))
         reported[key] = reported.get(key, 0) + 1
     assert reported == {gpu: len(spans) for gpu, spans in times.items()}
+    record_property("started", len(started))

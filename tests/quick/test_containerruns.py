@@ -378,7 +378,7 @@ def test_a_run_of_a_container_that_was_restarted_is_lost(shell: Shell) -> None:
     until(lambda: not find(shell, "one").is_running)
     identity = shell.home / ".cache/apexgpu/runs/one/identity"
     session, start, container = identity.read_text().split()
-    identity.write_text(f"{session} {start} {int(container) - 60}\n")
+    identity.write_text(f"{session} {start} {int(container) + 60}\n")
     assert find(shell, "one").state is RunState.LOST
 
 
@@ -498,6 +498,38 @@ def test_a_run_that_goes_on_is_not_removed(shell: Shell) -> None:
     runs = containerruns.list_runs(shell, HOST)
     assert containerruns.remove(shell, HOST, runs) == ("done",)
     assert [run.name for run in containerruns.list_runs(shell, HOST)] == ["alive"]
+
+
+def test_a_start_that_was_cut_off_is_lost_after_a_while_and_can_be_removed(shell: Shell) -> None:
+    directory = shell.home / ".cache/apexgpu/runs/one"
+    directory.mkdir(parents=True)
+    assert find(shell, "one").state is RunState.RUNNING  # it may still be under way
+    os.utime(directory, (time.time() - 100, time.time() - 100))
+    run = find(shell, "one")
+    assert run.state is RunState.LOST
+    assert containerruns.remove(shell, HOST, [run]) == ("one",)
+    assert containerruns.list_runs(shell, HOST) == ()
+
+
+def test_another_run_that_has_the_name_now_is_neither_removed_nor_followed(shell: Shell) -> None:
+    begin(shell, "one", "true")
+    old = ended(shell, "one")
+    assert containerruns.remove(shell, HOST, [old]) == ("one",)
+    containerruns.start(shell, HOST, RunRequest("one", "another-id", "echo new", "", "~"))
+    ended(shell, "one")
+    assert containerruns.remove(shell, HOST, [old]) == ()
+    part = containerruns.read_log(
+        shell, HOST, "one", offset=0, follow=True, on_data=lambda *_: None, run_id=old.id
+    )
+    assert part.end is LogEnd.GONE
+    assert log(shell, "one") == b"new\n"
+
+
+def test_a_command_of_any_length_is_started_and_listed_in_short(shell: Shell) -> None:
+    begin(shell, "one", f"true {'x' * 50_000}; echo ok")
+    run = ended(shell, "one")
+    assert run.last_line == "ok"
+    assert run.command == f"true {'x' * (containerruns.LONGEST_SHOWN - 5)}…"
 
 
 def test_a_hundred_runs_are_listed_at_once(shell: Shell) -> None:

@@ -26,6 +26,9 @@ from apexgpu.transfer.copyconnection import ssh_options
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """What a run may be called: it is the name of a directory."""
 
+LONGEST_SHOWN = 2000
+"""Characters of a command line that lists contain; the container keeps all of it."""
+
 START_LIMIT = 60.0
 """Seconds that a start may take: the start-up files of a login shell may be slow."""
 
@@ -38,8 +41,6 @@ FOLLOW_SECONDS = 600
 _SILENCE = 45.0
 """Seconds without a sign of life after which a followed connection is taken for dead."""
 
-# When the container came up is computed from an age in whole seconds: it may differ by one between two computations.
-_RESTART_TOLERANCE = 3
 _STARTING = 60  # seconds after which a run without any process is not being started any more
 _SSH_FAILED = 255  # the exit status of ssh for failures of its own
 _SIGNALLED = (
@@ -142,7 +143,7 @@ def start(transport: Transport, host: Host, request: RunRequest) -> GpuCandidate
     info = " ".join(
         [
             f"id={request.id}",
-            f"command={_encode(request.command)}",
+            f"command={_encode(_shortened(request.command))}",
             f"dir={_encode(request.directory)}",
         ]
     )
@@ -174,6 +175,12 @@ def start(transport: Transport, host: Host, request: RunRequest) -> GpuCandidate
         return None
     reason, _, detail = rest.partition(" ")
     raise _start_error(host, request, reason, detail)
+
+
+def _shortened(command: str) -> str:
+    if len(command) <= LONGEST_SHOWN:
+        return command
+    return f"{command[:LONGEST_SHOWN]}…"
 
 
 def _start_error(host: Host, request: RunRequest, reason: str, detail: str) -> ApexError:
@@ -377,7 +384,7 @@ class _Listing:
             # It is being started, or the start was cut off before there was a process.
             is_new = began is None or self._now - began < _STARTING
             return RunState.RUNNING if is_new else RunState.LOST
-        if container is not None and abs(container - self._container) > _RESTART_TOLERANCE:
+        if container and self._container and container != self._container:
             return RunState.LOST
         # Nobody wrote down how it ended, and the container was up all the time.
         return RunState.KILLED
@@ -445,19 +452,21 @@ def read_log(
     offset: int,
     follow: bool,
     on_data: Callable[[int, bytes], None],
+    run_id: str = "",
 ) -> LogPart:
     """Read a part of a run's log from the byte `offset` on; -N means the last N lines.
 
-    `on_data` gets each piece with its offset as it arrives; the log is kept within limits, so the first offset may be
-    larger than the one asked for. With `follow`, wait for what is still to come. Raises the errors of
-    `containershell.query`; after a DroppedError, go on behind the last piece.
+    With a `run_id`, the log is gone where another run has the name now. `on_data` gets each piece with its offset as it
+    arrives; the log is kept within limits, so an offset may be larger than the end of the piece before. With `follow`,
+    wait for what is still to come. Raises the errors of `containershell.query`; after a DroppedError, go on behind the
+    last piece.
     """
     reader = _LogReader(offset, on_data)
     mode = "follow" if follow else "once"
     command = remotescript.sh_command(
         "run_processes.sh",
         "run_log.sh",
-        arguments=[name, str(offset), mode, str(PIECE), str(FOLLOW_SECONDS)],
+        arguments=[name, str(offset), mode, str(PIECE), str(FOLLOW_SECONDS), run_id],
     )
     limits = Limits(total=None, silence=_SILENCE)
     reply = containershell.query(

@@ -4,6 +4,7 @@
 #   $3  follow | once: whether to wait for what is still to come
 #   $4  how many bytes to send at most
 #   $5  how many seconds to follow at most
+#   $6  the id of the run, or nothing where it is not known: another run may have the name by now
 # Answers with
 #   apexgpu at OFFSET     where the next data begins; behind the offset that was asked for where older parts are gone
 #   apexgpu data BASE64   in order
@@ -11,6 +12,7 @@
 #   apexgpu ended STATUS SECONDS | apexgpu gone | apexgpu more | apexgpu complete     the last line
 run=$runs/$1 offset=$2 mode=$3 left=$4 seconds=$5
 [ -d "$run" ] || { echo "apexgpu gone"; exit 0; }
+[ -z "$6" ] || [ "$(run_id "$run")" = "$6" ] || { echo "apexgpu gone"; exit 0; }
 LC_ALL=C
 export LC_ALL
 piece=196608 # bytes in a line of data; a multiple of 3, so that base64 needs no padding in the middle
@@ -23,8 +25,7 @@ strip() { # strip NUMBER: without the zeros in front, which would make it octal
 
 is_alive() { # whether a process of the run exists; it has none yet while it is being started
   read -r session start container 2>/dev/null <"$run/identity" || return 0
-  id=$(tr ' ' '\n' <"$run/info" | sed -n 's/^id=//p')
-  [ -n "$(members "$session" "$start" "$id")" ]
+  [ -n "$(members "$session" "$start" "$(run_id "$run")")" ]
 }
 
 find_part() { # find_part OFFSET: $part has it and begins at $begin; where it is gone, the oldest that is left
@@ -60,11 +61,15 @@ while :; do
     offset=$begin
     echo "apexgpu at $offset"
   fi
-  available=$(($(wc -c <"$part") - (offset - begin)))
+  size=$(wc -c 2>/dev/null <"$part") || continue
+  available=$((size - (offset - begin)))
   if [ "$available" -gt 0 ]; then
     [ "$available" -le "$piece" ] || available=$piece
     [ "$available" -le "$left" ] || available=$left
-    echo "apexgpu data $(tail -c +$((offset - begin + 1)) "$part" | head -c "$available" | base64 | tr -d '\n')" || exit
+    data=$(tail -c +$((offset - begin + 1)) "$part" 2>/dev/null | head -c "$available" | base64 | tr -d '\n')
+    # A command that prints fast may have deleted the part since it was found.
+    [ -n "$data" ] || { sleep 0.1; continue; }
+    echo "apexgpu data $data" || exit
     offset=$((offset + available))
     left=$((left - available))
     quiet=0

@@ -4,18 +4,22 @@
 #   info        one line of NAME=VALUE words, as `apexgpu.detached.containerruns` wrote it
 #   command     the command line; `program` is the program that it begins with, where that is known
 #   supervise   run_supervise.sh, which leads the run's session
-#   identity    "SESSION START CONTAINER": the process number and the start time of the session's leader, and when the
-#               container came up. A process number alone proves nothing: it may belong to another process by now.
+#   identity    "SESSION START CONTAINER": the process number and the start time of the session's leader, and which
+#               start of the container that was. A process number alone proves nothing: it may belong to another process by now.
 #   begun       exists once the command was about to be executed
 #   ended       "STATUS SECONDS": exit status of the command and the time of its end (the first line; blanks follow)
 #   stop        exists if somebody asked for the end of the run
 #   log.OFFSET  a part of the log; OFFSET is how many bytes came before it
 runs=$HOME/.cache/apexgpu/runs
 
-container_start() { # when the container came up, in seconds since 1970; computed from an age in whole seconds
-  # /proc/uptime may be the host's own there (without lxcfs), hence ps first.
-  age=$(ps -o etimes= -p 1 2>/dev/null) || age=$(cut -d. -f1 /proc/uptime)
-  echo $(($(date +%s) - age))
+run_id() { # run_id DIRECTORY: the id of the run that has this directory
+  tr ' ' '\n' 2>/dev/null <"$1/info" | sed -n 's/^id=//p'
+}
+
+container_start() { # which start of the container this is: when its first process began, in ticks of the host's clock; 0 if unknown
+  # A time of day would change with the clock, which somebody may set.
+  ticks=$(sed -n '$s/.*) //p' /proc/1/stat 2>/dev/null | cut -d ' ' -f 20)
+  echo "${ticks:-0}"
 }
 
 process_table() { # every process as a line "PID SESSION START TICKS PAGES": CPU time used, memory resident

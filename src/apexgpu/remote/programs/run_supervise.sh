@@ -1,7 +1,7 @@
 # Leads the session of one run: starts its command, keeps its log within limits, and writes down how it ended. POSIX sh.
 #   $1  the directory of the run
 #   $2  the id of the run
-#   $3  when the container came up
+#   $3  which start of the container this is
 # Descriptor 9 is the lock of the GPU, if there is one. The command inherits it, so that it is held as long as any of
 # its processes lives.
 run=$1
@@ -58,7 +58,10 @@ keep_log() { # copy stdin to the log until all who write to it have ended
 # What the login shell executes: the variables come last, so that no start-up file overrides them.
 # shellcheck disable=SC2016
 script='
+mark=$3
 if [ -e "$1/variables" ]; then . "$1/variables"; rm -f "$1/variables"; fi
+APEXGPU_RUN=$mark
+export APEXGPU_RUN
 if [ -e "$1/gpu" ]; then
   CUDA_DEVICE_ORDER=PCI_BUS_ID
   read -r CUDA_VISIBLE_DEVICES <"$1/gpu"
@@ -85,9 +88,9 @@ run_command() { # in the directory of the start, with the environment of a login
   # An interactive shell without a terminal complains about that on stderr: its complaints are dropped, the command gets
   # stderr back (see `2>&1` above). csh has no option that reads the start-up files for a command.
   case "${SHELL:-/bin/sh}" in
-    */fish) exec "$SHELL" -i -l -c 'exec $argv' sh -c "$script" sh "$run" "$PWD" 2>/dev/null ;;
-    */csh | */tcsh) exec sh -c "$script" sh "$run" "$PWD" 2>/dev/null ;;
-    *) exec "${SHELL:-/bin/sh}" -ilc 'exec "$@"' sh sh -c "$script" sh "$run" "$PWD" 2>/dev/null ;;
+    */fish) exec "$SHELL" -i -l -c 'exec $argv' sh -c "$script" sh "$run" "$PWD" "$APEXGPU_RUN" 2>/dev/null ;;
+    */csh | */tcsh) exec sh -c "$script" sh "$run" "$PWD" "$APEXGPU_RUN" 2>/dev/null ;;
+    *) exec "${SHELL:-/bin/sh}" -ilc 'exec "$@"' sh sh -c "$script" sh "$run" "$PWD" "$APEXGPU_RUN" 2>/dev/null ;;
   esac
 }
 

@@ -1,7 +1,7 @@
 # Lists runs. POSIX sh; comes after run_processes.sh and gpu_locks.sh.
 #   $@  the names of the runs; none means all
 # Answers with
-#   apexgpu clock NOW CONTAINER TICKS PAGE   seconds since 1970 (now, and when the container came up), CPU ticks in a
+#   apexgpu clock NOW CONTAINER TICKS PAGE   seconds since 1970, which start of the container this is, CPU ticks in a
 #                                            second, bytes of a page
 #   apexgpu run NAME|IDENTITY|BEGUN|ENDED|STOP|BYTES|LAST|INFO    for each run; LAST is the end of its log in base64
 #   apexgpu processes 1|2                    twice, a moment apart, before the processes of runs:
@@ -32,7 +32,10 @@ for name; do
     bytes=$((offset + size))
     last=$(tail -c 400 "$part" | base64 | tr -d '\n')
   fi
-  echo "apexgpu run $name|$identity|$begun|$ended|$stop|$bytes|$last|$(first_line "$name/info")"
+  info=$(first_line "$name/info")
+  # A start that was cut off before it wrote that down. It must not look like one that is under way for ever.
+  [ -n "$info" ] || info="began=$(stat -c %Y "$name")"
+  echo "apexgpu run $name|$identity|$begun|$ended|$stop|$bytes|$last|$info"
   if [ -n "$identity" ] && [ -z "$ended" ]; then sessions="$sessions ${identity%% *}"; fi
 done
 [ -n "$sessions" ] || { echo "apexgpu end" && exit 0; }

@@ -3,6 +3,8 @@
 # Answers with `apexgpu removed NAME` or `apexgpu running NAME` for each.
 for word; do
   name=${word%%=*} id=${word#*=} run=$runs/${word%%=*}
+  # Another laptop may have removed it, and started another run of this name.
+  [ "$(run_id "$run")" = "$id" ] || continue
   if [ ! -e "$run/ended" ] && read -r session start container 2>/dev/null <"$run/identity" &&
     [ -n "$(members "$session" "$start" "$id")" ]; then
     echo "apexgpu running $name"
