@@ -468,7 +468,8 @@ def read_log(
         "run_log.sh",
         arguments=[name, str(offset), mode, str(PIECE), str(FOLLOW_SECONDS), run_id],
     )
-    limits = Limits(total=None, silence=_SILENCE)
+    # base64 makes four bytes of three.
+    limits = Limits(total=None, silence=_SILENCE, output=2 * PIECE)
     reply = containershell.query(
         transport, host, command, limits=limits, on_line=reader.feed, once=True
     )
