@@ -28,6 +28,7 @@ from apexgpu.errors import (
     ApexError,
     NotRegisteredError,
     StoppedError,
+    UnansweredError,
     UnreachableError,
     UsageError,
 )
@@ -260,6 +261,20 @@ def logs(
     the errors of a connection.
     """
     host, run = _find(session, name)
+    return _read(session, host, run, on_data, follow=follow, tail=tail, is_waited_for=is_waited_for)
+
+
+def _read(
+    session: Session,
+    host: Host,
+    run: Run,
+    on_data: Callable[[bytes], None] | None,
+    *,
+    follow: bool,
+    tail: int | None,
+    is_waited_for: bool,
+) -> FollowedRun:
+    """See `logs`."""
     position = _Position(0 if tail is None else -tail)
     kept = bytearray()
 
@@ -317,6 +332,7 @@ def _read_to_end(
 
     Without `patience`, up to what there is now, over one connection.
     """
+    anew = False  # the connection of the commands before carries this one too
     while True:
         before = position.next
         try:
@@ -328,8 +344,13 @@ def _read_to_end(
                 follow=patience is not None,
                 on_data=pass_on,
                 run_id=run.id,
+                anew=anew,
             )
         except UnreachableError as exc:
+            is_dead = isinstance(exc, UnansweredError) and not anew
+            anew = True
+            if is_dead:
+                continue
             if patience is None:
                 raise
             if position.next != before:
@@ -362,8 +383,8 @@ def follow(
     session: Session, started: StartedRun, *, on_data: Callable[[bytes], None] | None = None
 ) -> FollowedRun:
     """Read the log of a run that was just started until its end. The result's exit code is that of its command."""
-    name = f"{started.host}:{started.run.name}"
-    return logs(session, name, on_data=on_data, follow=True, is_waited_for=True)
+    host = containers.one_host(session, started.host)
+    return _read(session, host, started.run, on_data, follow=True, tail=None, is_waited_for=True)
 
 
 def wait(session: Session, name: str) -> FollowedRun:

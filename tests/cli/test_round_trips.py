@@ -22,7 +22,14 @@ from bench.counts import (
 from tests.longruns import LONG
 
 ALL = [*COMMANDS, *REPEATED]
-SOME = ["mount", "exec, repeated", "cp, to the host", "cp, nothing to do"]
+SOME = [
+    "mount",
+    "exec, repeated",
+    "cp, to the host",
+    "cp, nothing to do",
+    "run --env",
+    "runs logs --follow, first line",
+]
 OTHERS = [name for name in ALL if name not in EXACT] if LONG else SOME
 
 pytestmark = [pytest.mark.openssh, pytest.mark.sshfs]
@@ -46,6 +53,18 @@ def test_no_command_costs_more_than_is_recorded(line: Scene) -> None:
 
 def test_the_numbers_of_all_commands_are_recorded() -> None:
     assert set(recorded()) == set(ALL)
+
+
+def test_runs_cost_no_more_round_trips_than_two_logins() -> None:
+    costs = recorded()
+    two_logins = 2 * costs["exec"].round_trips
+    runs = {
+        name: cost
+        for name, cost in costs.items()
+        if name.replace(",", " ").split()[0] in {"run", "runs"}
+    }
+    assert len(runs) >= 7
+    assert {name for name, cost in runs.items() if cost.round_trips > two_logins} == set()
 
 
 def test_a_cost_exceeds_another_one_in_any_of_its_numbers() -> None:

@@ -125,18 +125,22 @@ def test_a_run_outlives_sshd_and_is_followed_without_a_gap_when_it_is_back(membe
     ):
         assert follower.stdout is not None
         lines = [follower.stdout.readline() for _ in range(20)]
+        until(lambda: follows(member.server, b"\0one\0-1\0follow\0"))  # `runs wait`
         for _ in range(2):
+            until(lambda: follows(member.server))
             member.server.kill()
             member.server.again()
             lines += [follower.stdout.readline() for _ in range(50)]
         assert member.state("one") == "running"
         (member.home / "go").touch()
-        rest, err = follower.communicate(timeout=LIMIT)
-        assert follower.returncode == 0, err
+        rest = follower.stdout.read()
+        assert follower.stderr is not None
+        err = follower.stderr.read()
+        assert follower.wait(LIMIT) == 0, err
         assert waiter.wait(LIMIT) == 3
     *lines, last = "".join([*lines, rest]).splitlines()
     assert lines == [f"line {number}" for number in range(1, int(last) + 1)]
-    assert err.count("connecting again") >= 2
+    assert "connecting again" in err
     assert member.state("one") == "failed"
 
 
@@ -217,11 +221,12 @@ def test_a_container_that_was_stopped_and_started_has_lost_its_runs(
         assert member("run", "gpu7", "--name", "one", "--", "true") == 0, member.err
 
 
-def follows(server: openssh.OpenSSH) -> bool:
-    """Whether somebody follows a log there."""
+def follows(server: openssh.OpenSSH, arguments: bytes = b"") -> bool:
+    """Whether somebody follows a log there, with these arguments of the program."""
     for pid in openssh.family(server.process.pid):
         with contextlib.suppress(OSError):
-            if b"Sends the log of a run" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"Sends the log of a run" in line and arguments in line:
                 return True
     return False
 

@@ -453,13 +453,14 @@ def read_log(
     follow: bool,
     on_data: Callable[[int, bytes], None],
     run_id: str = "",
+    anew: bool = False,
 ) -> LogPart:
     """Read a part of a run's log from the byte `offset` on; -N means the last N lines.
 
     With a `run_id`, the log is gone where another run has the name now. `on_data` gets each piece with its offset as it
     arrives; the log is kept within limits, so an offset may be larger than the end of the piece before. With `follow`,
-    wait for what is still to come. Raises the errors of `containershell.query`; after a DroppedError, go on behind the
-    last piece.
+    wait for what is still to come. `anew` makes a new connection, because one that is open may be dead. Raises the
+    errors of `containershell.query`; after a DroppedError, go on behind the last piece.
     """
     reader = _LogReader(offset, on_data)
     mode = "follow" if follow else "once"
@@ -471,7 +472,7 @@ def read_log(
     # base64 makes four bytes of three.
     limits = Limits(total=None, silence=_SILENCE, output=2 * PIECE)
     reply = containershell.query(
-        transport, host, command, limits=limits, on_line=reader.feed, once=True
+        transport, host, command, limits=limits, on_line=reader.feed, once=anew
     )
     if reader.part is None:
         hint = f"apexgpu runs {host.name}"
