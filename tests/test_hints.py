@@ -98,3 +98,172 @@ def test_what_was_coming_and_has_come_is_taken_off_the_list() -> None:
 )
 def test_a_call_that_is_wrong_is_found(call: str, found: str | None) -> None:
     assert wrong(call.split()) == found
+
+
+# Hints, wherever they are made
+
+_PROGRAMS = set(
+    [
+        "Add-Content",
+        "Add-WindowsCapability",
+        "Get-Content",
+        "Get-PSDrive",
+        "Measure-Command",
+        "Remove-Item",
+        "Select-String",
+        "Set-Service",
+        "apexgpu",
+        "attrib",
+        "brew",
+        "cat",
+        "cd",
+        "chmod",
+        "curl",
+        "curl.exe",
+        "defaults",
+        "df",
+        "dir",
+        "du",
+        "echo",
+        "eval",
+        "export",
+        "fsutil",
+        "getent",
+        "git",
+        "grep",
+        "icacls",
+        "id",
+        "kill",
+        "ls",
+        "mkdir",
+        "move",
+        "mv",
+        "open",
+        "osascript",
+        "pgrep",
+        "printf",
+        "puttygen",
+        "sed",
+        "setx",
+        "sleep",
+        "ssh",
+        "ssh-add",
+        "ssh-keygen",
+        "sshfs",
+        "sudo",
+        "taskkill",
+        "tail",
+        "time",
+        "unset",
+        "whoami",
+        "winget",
+        "xhost",
+        "xwininfo",
+    ]
+)
+"""What a command to paste may begin with, on some system."""
+
+_TO_FILL_IN = re.compile(
+    r"\b(?:[A-Z]+_KEY|[A-Z]+_MACHINE|HOST|NAME|PATH|DIR|CMD|COMMAND|PORT|USER|FILE|RECIPE|VALUE|SRC|DST|N)\b(?![=_])"
+    r"|<[a-z]|\.\.\.|…|gpu7|example\.org|/path/of"
+)
+_FILLED_IN = "\N{REPLACEMENT CHARACTER}"
+
+
+def hint_texts(tree: ast.AST, *, is_hints_module: bool) -> Iterator[tuple[int, str]]:
+    """The texts of hints with their lines; what is filled in is one character. Texts that are made elsewhere are not."""
+    for node in ast.walk(tree):
+        values: list[ast.expr | None] = []
+        if isinstance(node, ast.Call):
+            values += [keyword.value for keyword in node.keywords if "hint" in (keyword.arg or "")]
+            values += hint_arguments(node)
+        elif (
+            (isinstance(node, ast.Assign) and any("hint" in name_of(one) for one in node.targets))
+            or (isinstance(node, ast.AnnAssign) and "hint" in name_of(node.target))
+            or (isinstance(node, ast.Return) and is_hints_module)
+        ):
+            values.append(node.value)
+        for value in values:
+            for text in texts_of(value):
+                yield value.lineno if value is not None else 0, text
+
+
+def name_of(node: ast.expr | None) -> str:
+    name = getattr(node, "id", getattr(node, "attr", ""))
+    return str(name).lower()
+
+
+def hint_arguments(call: ast.Call) -> list[ast.expr]:
+    """The arguments that are hints by their place: of findings, and of tables of failures."""
+    places = {"problem": 2, "note": 2, "broken": 2, "unknown": 2, "finding": 3}
+    places |= {"_knownfailure": 2, "_rule": 4}
+    name = name_of(call.func)
+    place = places.get(name)
+    if name == "problem" and name_of(getattr(call.func, "value", None)) == "failure":
+        place = 1  # the check is known there
+    if place is None or len(call.args) <= place:
+        return []
+    return [call.args[place]]
+
+
+def texts_of(value: ast.expr | None) -> Iterator[str]:
+    """The texts that an expression may be."""
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        yield value.value
+    elif isinstance(value, ast.JoinedStr):
+        parts = []
+        for part in value.values:
+            parts.append(str(part.value) if isinstance(part, ast.Constant) else _FILLED_IN)
+        yield "".join(parts)
+    elif isinstance(value, ast.IfExp):
+        yield from texts_of(value.body)
+        yield from texts_of(value.orelse)
+    elif isinstance(value, ast.BoolOp):
+        for part in value.values:
+            yield from texts_of(part)
+    elif isinstance(value, ast.Call) and name_of(value.func) == "_choose":
+        for keyword in value.keywords:
+            yield from texts_of(keyword.value)
+    elif isinstance(value, ast.Call) and name_of(value.func) in {"format", "rstrip"}:
+        yield from texts_of(getattr(value.func, "value", None))
+
+
+def bad_hint(text: str) -> bool:
+    """Whether a hint is no command, or has something to fill in."""
+    words = text.split()
+    # Variables of the shell have values.
+    if not words or _TO_FILL_IN.search(re.sub(r"\$\{?[\w:]+", "", text)):
+        return bool(words)
+    first = words[0]
+    is_quoted = first.startswith(("&", "$", "[", "'"))  # PowerShell
+    return not (is_quoted or _FILLED_IN in first or "{" in first or first in _PROGRAMS)
+
+
+def test_no_hint_has_anything_to_fill_in_and_each_begins_with_a_program() -> None:
+    bad = []
+    count = 0
+    for path in sorted(SOURCE.rglob("*.py")):
+        where = path.relative_to(SOURCE).as_posix()
+        tree = ast.parse(path.read_text())
+        for line, text in hint_texts(tree, is_hints_module=where == "platforms/hints.py"):
+            count += 1
+            if bad_hint(text):
+                bad.append(f"{where}:{line}: {text}")
+    assert count > 350
+    assert bad == []
+
+
+@pytest.mark.parametrize(
+    ("source", "bad"),
+    [
+        ('raise UsageError(message, hint="apexgpu login USER")', True),
+        ('hint = "ssh -X THIS_MACHINE"', True),
+        ('Finding.broken("X server", fact, "end it, and start it again")', True),
+        ('hint = f"apexgpu cp {name} gpu7:" if name else None', True),
+        ('raise UsageError(message, hint=f"apexgpu up {host.name}")', False),
+        ("hint = 'echo \"ssh -X $USER@$(hostname)\"'", False),
+    ],
+)
+def test_a_hint_with_something_to_fill_in_is_found(source: str, bad: bool) -> None:
+    texts = [text for _, text in hint_texts(ast.parse(source), is_hints_module=False)]
+    assert [bad_hint(text) for text in texts] == [bad]

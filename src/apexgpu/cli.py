@@ -13,7 +13,7 @@ from dataclasses import replace
 from apexgpu import __version__, uncaught
 from apexgpu.commands.invocation import Invocation
 from apexgpu.commands.table import COMMANDS, EVERYDAY, SYNONYMS
-from apexgpu.errors import ApexError, BugError, UnreachableError, UsageError
+from apexgpu.errors import ApexError, BugError, SameCommand, UnreachableError, UsageError
 from apexgpu.render.screen import Screen
 from apexgpu.reporter import CommandLine
 from apexgpu.results import HostResults, Result, error_json
@@ -233,7 +233,7 @@ def _report_interruption(screen: Screen) -> None:
         error = {
             "code": "interrupted",
             "message": "interrupted",
-            "hint": "run the same command again",
+            "hint": SameCommand("run the same command again"),
         }
         screen.document({"ok": False, "error": error})
 

@@ -219,7 +219,7 @@ def register_on(session: Session, hosts: Sequence[Host]) -> Registrations:
     reporter = session.reporter
     resend_keys = credentials.resend_keys(session)
     doing = f"registering on {_list_names(hosts)}; do not interrupt"
-    with reporter.working(doing) as progress:
+    with reporter.working(doing) as progress, reporter.errors_as_they_come() as errors:
 
         def work(host: Host) -> Registration:
             # While a registration runs, the account has an ordinary shell, and a connection that
@@ -237,7 +237,7 @@ def register_on(session: Session, hosts: Sequence[Host]) -> Registrations:
         def report(outcome: Outcome[Registration]) -> None:
             name = outcome.host.name
             if outcome.error is not None:
-                reporter.error(outcome.error, host=name)
+                errors.put(outcome)
             elif outcome.value is not None and outcome.value.changed:
                 reporter.success(f"{name}: registered. Next: apexgpu up {name}")
             else:
@@ -298,17 +298,16 @@ def up(
         if _can_be_restarted(session, outcome):
             return  # it is reported after the question
         if outcome.error is not None:
-            session.reporter.error(outcome.error, host=outcome.host.name)
+            errors.put(outcome)
         elif outcome.value is not None:
             _report_start(session, outcome.host, outcome.value)
 
     allow_during_backup = session.yes
-    outcomes = _start(session, hosts, wait, allow_during_backup, report)
+    with session.reporter.errors_as_they_come() as errors:
+        outcomes = _start(session, hosts, wait, allow_during_backup, report)
     stuck = {outcome.host for outcome in outcomes if _can_be_restarted(session, outcome)}
     outcomes = _offer_restarts(session, outcomes, wait, allow_during_backup)
-    for outcome in outcomes:
-        if outcome.host in stuck and outcome.error is not None:
-            session.reporter.error(outcome.error, host=outcome.host.name)
+    session.reporter.errors([outcome for outcome in outcomes if outcome.host in stuck])
     return Starts(outcomes)
 
 
@@ -585,10 +584,10 @@ def _down(
     confirm_stop(session, activities)
     answering = [outcome.host for outcome in activities if outcome.ok]
     stops = _stop(session, answering, report)
+    session.reporter.errors(activities)
     outcomes: list[Outcome[Stop]] = []
     for outcome in activities:
         if outcome.error is not None:
-            session.reporter.error(outcome.error, host=outcome.host.name)
             outcomes.append(Outcome(outcome.host, None, outcome.error))
         else:
             outcomes.append(stops[outcome.host])
@@ -691,7 +690,10 @@ def _stop(
 
     if not hosts:
         return {}
-    with session.reporter.working(f"stopping on {_list_names(hosts)}") as progress:
+    with (
+        session.reporter.working(f"stopping on {_list_names(hosts)}") as progress,
+        session.reporter.errors_as_they_come() as errors,
+    ):
 
         def work(host: Host) -> Stop:
             reply = manage.down(
@@ -705,15 +707,19 @@ def _stop(
             session.transport.close(Target(host, "container"))
             return Stop(reply)
 
-        outcomes = manyhosts.run(session, hosts, work, on_done=report)
+        def take(outcome: Outcome[Stop]) -> None:
+            if outcome.error is not None:
+                errors.put(outcome)
+            else:
+                report(outcome)
+
+        outcomes = manyhosts.run(session, hosts, work, on_done=take)
     return {outcome.host: outcome for outcome in outcomes}
 
 
 def _report_stop(session: Session, outcome: Outcome[Stop], *, next_command: bool) -> None:
     name = outcome.host.name
-    if outcome.error is not None:
-        session.reporter.error(outcome.error, host=name)
-    elif outcome.value is not None and outcome.value.reply.was_running:
+    if outcome.value is not None and outcome.value.reply.was_running:
         message = f"{name} is down."
         maps = ", ".join(outcome.value.reply.user_maps)
         if maps:
@@ -728,10 +734,10 @@ def _report_stop(session: Session, outcome: Outcome[Stop], *, next_command: bool
 # Going into one container
 
 
-def one_host(session: Session, name: str, *, several: str = "name one of them") -> Host:
+def one_host(session: Session, name: str, *, several: str = "apexgpu status") -> Host:
     """Return the host called `name`.
 
-    UsageError, with the hint `several`, for a glob that matches more than one.
+    UsageError, with the hint `several`, for a glob that matches more than one: see Session.one_host.
     """
     return session.one_host(name, several=several)
 

@@ -45,7 +45,7 @@ class SameCommand(str):
         Values of variables (`run --env TOKEN=…`) may be secrets, so a command with any is not repeated.
         """
         if any(word.partition("=")[0] == "--env" for word in words):
-            return str(self)
+            return shlex.join(["apexgpu", *words[:position], "--help"])
         missing = [option for option in self.options if option not in words]
         return shlex.join(["apexgpu", *words[:position], *missing, *words[position:]])
 

@@ -242,7 +242,7 @@ def _settle_user(session: Session, user: str | None, iam_url: str | None) -> Ses
     if not given:
         if not session.reporter.can_ask:
             message = "your domain account is needed, and there is no terminal to ask at"
-            raise DeclinedError(message, hint="apexgpu login USER", code="no_terminal")
+            raise DeclinedError(message, hint="apexgpu login --help", code="no_terminal")
         given = session.reporter.ask(questions.ACCOUNT.fill())
     name = given.strip().lower()
     if name != given:
@@ -250,7 +250,7 @@ def _settle_user(session: Session, user: str | None, iam_url: str | None) -> Ses
         session.reporter.note(f"Using {name}: for IAM, {given} is another user.")
     if not valid_user(name):
         message = f"{given!r} is not an account name: letters, digits, '_', '.', '-' only"
-        raise UsageError(message, hint="apexgpu login USER")
+        raise UsageError(message, hint="apexgpu login --help")
     return session.with_flags(user=name)
 
 

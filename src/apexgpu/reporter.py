@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
+    from apexgpu.errorgroups import ErrorsAsTheyCome
     from apexgpu.models import Host, Outcome
     from apexgpu.results import Result
 
@@ -184,6 +185,20 @@ class Reporter:
     def error(self, error: ApexError, *, host: str | None = None) -> None:
         """Report a failure that does not end the command, such as that of one host among many."""
 
+    def errors(self, outcomes: "Sequence[Outcome[Any]]") -> None:
+        """Report the errors of hosts. The same problem on several of them is one error that names them all."""
+
+    @contextmanager
+    def errors_as_they_come(self) -> "Iterator[ErrorsAsTheyCome]":
+        """As `errors`, for outcomes that are put in one by one until the block ends."""
+        from apexgpu.errorgroups import ErrorsAsTheyCome  # for several hosts only
+
+        arriving = ErrorsAsTheyCome(self.errors)
+        try:
+            yield arriving
+        finally:
+            arriving.flush()
+
     def diff(self, text: str) -> None:
         """Show the lines of a difference (`+ added`, `- removed`)."""
 
@@ -323,6 +338,13 @@ class PlainReporter(Reporter):
             self._write_chinese(error.code)
             if error.hint:
                 self._write(" hint: ", "red", self._command(error.hint))
+
+    def errors(self, outcomes: "Sequence[Outcome[Any]]") -> None:
+        """See Reporter."""
+        from apexgpu.errorgroups import joined
+
+        for error, host in joined(outcomes):
+            self.error(error, host=host)
 
     def _command(self, hint: str) -> str:
         """A hint as a command to paste."""

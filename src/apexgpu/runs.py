@@ -512,12 +512,12 @@ def clean(session: Session, patterns: Sequence[str] = ()) -> RemovedRuns:
 
     answering = [outcome.host for outcome in outcomes if outcome.host.name in ended]
     removed = {outcome.host.name: outcome for outcome in manyhosts.run(session, answering, remove)}
+    session.reporter.errors(outcomes)
     results: list[Outcome[RemovedNames]] = []
     count = 0
     for outcome in outcomes:
         if outcome.error is not None:
             results.append(Outcome(outcome.host, None, outcome.error))
-            session.reporter.error(outcome.error, host=outcome.host.name)
             continue
         result = removed[outcome.host.name]
         results.append(result)

@@ -192,11 +192,14 @@ class Session:
         return hosts
 
     def one_host(self, name: str, *, several: str) -> Host:
-        """The host called `name`. UsageError, with the hint `several`, for a glob that matches more than one."""
+        """The host called `name`. UsageError for a glob that matches more than one.
+
+        `several` is the hint then: a command, in which HOST stands for the first of them.
+        """
         hosts = self.hosts([name])
         if len(hosts) > 1:
             message = f"{name} matches {len(hosts)} hosts, and this needs one"
-            raise UsageError(message, hint=several)
+            raise UsageError(message, hint=several.replace("HOST", hosts[0].name))
         return hosts[0]
 
     def some_hosts(self, patterns: Sequence[str], everything: bool) -> list[Host]:
@@ -275,9 +278,10 @@ class Session:
         if not self.reporter.can_ask:
             message = (
                 f"{effect.english}: this needs {name} to be typed, and there is no terminal to type "
-                "it at"
+                "it at; --yes stands for it"
             )
-            hint = SameCommand("run it again in a terminal, or add --yes")
+            # Not with --yes: what cannot be undone is not one paste away.
+            hint = SameCommand("run it again in a terminal, or add --yes", "--help")
             raise DeclinedError(message, hint=hint, code="no_terminal")
         question = Question(
             questions.TYPE_NAME.fill(effect=effect.english, name=name).english,

@@ -288,7 +288,7 @@ def home_directory() -> Path:
         raise ConfigError(
             f"there is no home directory: HOME is not set, and {_my_name()} has no entry in the"
             " password database",
-            hint=hints.set_variable("HOME", "/path/of/a/directory"),
+            hint=hints.set_home_to_this_directory(),
         ) from None
 
 

@@ -109,7 +109,7 @@ def ssh(
     A stopped container is started if the user agrees. With `captured`, the output of `command` is
     returned instead of shown, as `run` does.
     """
-    host = session.one_host(name, several=f"apexgpu exec '{name}' -- uptime")
+    host = session.one_host(name, several=f"apexgpu exec {shlex.quote(name)} -- uptime")
     line = command_line(command)
     if captured:
         if not line:
@@ -540,18 +540,20 @@ def _end_commands(session: Session, commands: _RunningCommands) -> None:
 
     where = _names(hosts)
     left = list(hosts)
+    not_ended: list[Outcome[None]] = []
 
     def ended(outcome: Outcome[None]) -> None:
         if outcome.error is None:
             left.remove(outcome.host)
         elif isinstance(outcome.error, CommandLeftError):
-            session.reporter.error(outcome.error, host=outcome.host.name)
+            not_ended.append(outcome)
 
     try:
         with session.reporter.working(f"ending the command on {where}"):
             manyhosts.run(session, hosts, work, on_done=ended)
     finally:
         # Also after another Ctrl-C.
+        session.reporter.errors(not_ended)
         if left:
             message = f"the command may still be running on {_names(left)}"
             names = " ".join(host.name for host in left)

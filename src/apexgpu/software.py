@@ -172,8 +172,8 @@ def setup(
         message = f"no recipe was named; the recipes are: {', '.join(known)}"
         raise UsageError(message, hint="apexgpu setup list")
     request = planner.parse_request(recipes, known, python)
-    command = f"apexgpu setup HOST {' '.join(recipes)}"
-    host = containers.one_host(session, name, several=command)
+    several = f"apexgpu setup HOST {' '.join(recipes)}"
+    host = containers.one_host(session, name, several=several)
     work = _Setup(session, Setup(host, dry_run))
     try:
         facts = _find_facts(session, host)

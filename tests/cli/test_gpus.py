@@ -139,7 +139,7 @@ class TestBadRows:
     @pytest.mark.parametrize(
         ("fault", "words", "cure", "code"),
         [
-            ("gpu-mismatch", "driver mismatch", "apexgpu down gpu3 && apexgpu up gpu3", 6),
+            ("gpu-mismatch", "driver mismatch", "apexgpu restart gpu3", 6),
             ("gpu-no-driver", "no nvidia smi", "apexgpu doctor gpu3", 6),
             ("gpu-lost", "gpu lost", "apexgpu gpus free", 6),
             ("gpu-none", "no gpus", "apexgpu gpus free", 6),
@@ -183,7 +183,7 @@ class TestBadRows:
             "gpu3",
             "-",
             "no forward",
-            "apexgpu down gpu3 && apexgpu up gpu3",
+            "apexgpu restart gpu3",
         ]
 
     def test_a_gpu_that_hangs(self, product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ class TestWatch:
         with at_terminal("gpus", "--watch", "gpu3") as child:
             child.expect(r"gpu3 +0 +TITAN V")
             product.lab.fault("gpu3", "gpu-mismatch")
-            child.expect(r"gpu3 +- +driver mismatch +apexgpu down gpu3")
+            child.expect(r"gpu3 +- +driver mismatch +apexgpu restart gpu3")
             product.lab.clear("gpu3", "gpu-mismatch")
             child.expect(r"gpu3 +0 +TITAN V")
             child.kill(signal.SIGINT)

@@ -168,7 +168,7 @@ class TestUp:
         product.lab.fault("gpu2", "no-address")
         assert product("up", "gpu2", "--wait", "0.5") == 5
         assert "waiting for the container to get an address" in product.err
-        assert "apexgpu down gpu2 && apexgpu up gpu2" in product.err
+        assert "apexgpu restart gpu2" in product.err
 
     def test_a_missing_driver_installer_is_a_warning(self, product: Product) -> None:
         product.lab.fault("gpu2", "driver-mismatch")

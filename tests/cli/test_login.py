@@ -572,7 +572,7 @@ class TestPassword:
         said = new.run("login", "alice", "--yes")
         assert said.code == 7
         assert "--password-stdin" in said.err
-        assert new.run("login", "--yes", "--json").json["error"]["hint"] == "apexgpu login USER"
+        assert new.run("login", "--yes", "--json").json["error"]["hint"] == "apexgpu login --help"
 
     def test_one_that_worked_is_kept_in_the_keyring_unless_that_is_not_wanted(
         self, new: Newcomer, monkeypatch: pytest.MonkeyPatch

@@ -81,7 +81,7 @@ class TestDrivers:
             replace(HAVE, driver=None, gpu_trouble="No devices were found"), request("cuda")
         )
         assert (error.code, "No devices were found" in error.message) == ("no_driver", True)
-        assert "apexgpu down gpu7 && apexgpu up gpu7" in str(error.hint)
+        assert "apexgpu restart gpu7" in str(error.hint)
 
     def test_another_machine_is_refused(self) -> None:
         assert refused(replace(HAVE, machine="aarch64"), request("pytorch")).code == "machine"

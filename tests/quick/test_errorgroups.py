@@ -1,10 +1,15 @@
 """The same problem on many hosts is one line that names them; a check has its Chinese line; paths are cut at a slash."""
 
 import io
+import re
+from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
-from apexgpu.errors import ApexError, ConnectTimeoutError, PortRefusedError
+from apexgpu import errorgroups
+from apexgpu.errorgroups import joined_hint
+from apexgpu.errors import ApexError, ConnectTimeoutError, PortRefusedError, SameCommand
 from apexgpu.models import Finding, Host, Outcome
 from apexgpu.render.screen import Screen
 from apexgpu.tables import shorten_path
@@ -19,7 +24,7 @@ def failed(number: int, error: type[ApexError], message: str) -> Outcome[str]:
 
 def shown(*outcomes: Outcome[str]) -> str:
     err = io.StringIO()
-    Screen(out=io.StringIO(), err=err).errors(outcomes)
+    Screen(out=io.StringIO(), err=err).reporter.errors(outcomes)
     return err.getvalue()
 
 
@@ -80,3 +85,66 @@ def test_a_check_that_failed_has_its_chinese_line_and_a_good_one_none() -> None:
 )
 def test_a_path_loses_whole_directories_at_its_start(path: str, room: int, shown: str) -> None:
     assert shorten_path(path, room) == shown
+
+
+HOSTS = [Host("gpu2", "10.0.0.2", "alice"), Host("gpu12", "10.0.0.12", "alice")]
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ("apexgpu up {}", "apexgpu up gpu2 gpu12"),
+        ("apexgpu up {} --yes", "apexgpu up gpu2 gpu12 --yes"),
+        ("apexgpu doctor {}", "apexgpu doctor gpu2"),  # it takes one host
+        ("apexgpu ssh {} -- df -h", "apexgpu ssh gpu2 -- df -h"),
+        ("ssh -v {} true", "ssh -v gpu2 true"),
+        ("apexgpu login", "apexgpu login"),
+    ],
+)
+def test_the_hint_names_all_hosts_where_its_command_takes_several(
+    template: str, shown: str
+) -> None:
+    hints = [template.format(host.name) for host in HOSTS]
+    assert joined_hint(hints, HOSTS) == shown
+
+
+def test_hints_that_differ_stay_the_first_one_and_the_same_command_stays_one() -> None:
+    assert joined_hint(["apexgpu up gpu2", "apexgpu down gpu12"], HOSTS) == "apexgpu up gpu2"
+    again = SameCommand("run it again", "--yes")
+    assert joined_hint([again, again], HOSTS) is again
+    assert joined_hint([None, "apexgpu up gpu12"], HOSTS) is None
+
+
+def test_errors_that_arrive_within_a_moment_are_joined_and_shown_before_the_work_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(errorgroups, "WAIT", 0.05)
+    err = io.StringIO()
+    screen = Screen(out=io.StringIO(), err=err)
+    with screen.reporter.errors_as_they_come() as errors:
+        errors.put(failed(2, ApexError, "{name}: no answer"))
+        errors.put(failed(3, ApexError, "{name}: no answer"))
+        until(lambda: err.getvalue().endswith("hint: apexgpu doctor gpu2\n"))
+        errors.put(failed(4, ApexError, "{name}: no answer"))
+    assert err.getvalue() == (
+        "error: gpu2, gpu3: no answer\n hint: apexgpu doctor gpu2\n"
+        "error: gpu4: no answer\n hint: apexgpu doctor gpu4\n"
+    )
+
+
+def test_every_command_for_several_hosts_joins_their_errors() -> None:
+    alone = {
+        "render/outputs.py": 1,  # the only host
+        "ports.py": 1,  # the only host
+        "render/software.py": 1,  # the verdict below the checks of a host
+    }
+    found = {}
+    source = Path(errorgroups.__file__).parent
+    for path in source.rglob("*.py"):
+        count = len(
+            re.findall(r"reporter\.error\(\s*(?:outcome|result)\.error\b.*host", path.read_text())
+        )
+        count += len(re.findall(r"reporter\.error\(outcome\.error\)", path.read_text()))
+        if count:
+            found[path.relative_to(source).as_posix()] = count
+    assert found == alone

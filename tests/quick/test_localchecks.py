@@ -88,7 +88,7 @@ def test_all_is_well(system: str, facts: DisplayFacts, trusted: bool) -> None:
             6,
         ),
         ({"display": "", "wayland": True}, "DISPLAY", "no_display", "sudo apt install xwayland", 6),
-        ({"display": "", "over_ssh": True}, "DISPLAY", "no_display", "ssh -X", 6),
+        ({"display": "", "over_ssh": True}, "DISPLAY", "no_display", 'echo "ssh -X $USER@', 6),
         ({"display": "nonsense"}, "DISPLAY", "bad_display", "export DISPLAY=:0", 6),
         (
             {"display": ":x", "other_displays": (":3",)},
@@ -217,7 +217,7 @@ def test_macos(change: dict[str, object], check: str, code: str, hint: str, exit
 def test_macos_an_xauth_that_ssh_does_not_find_is_well_and_has_its_line() -> None:
     found = check_display("darwin", replace(MACOS, xauth_option=True), trusted=False, again=AGAIN)
     assert found[2].verdict == "ok"
-    assert (found[2].hint or "").endswith("XAuthLocation /opt/X11/bin/xauth")
+    assert found[2].fact.endswith("XAuthLocation /opt/X11/bin/xauth")
 
 
 def test_macos_opengl_is_told_and_breaks_nothing() -> None:
@@ -254,7 +254,7 @@ def test_macos_another_x_server_than_xquartz_will_do() -> None:
             {"port": False, "answer": Answer.NO_SERVER},
             "X server",
             "no_server",
-            "end it, and start it as display 0",
+            "apexgpu x11 check",
             6,
         ),
         (

@@ -210,10 +210,10 @@ HINTS: dict[str, Callable[[System], str]] = {
     "kill": lambda system: hints.kill(7, 8, system=system),
     "measure": lambda system: hints.measure("ssh -G gpu7", system),
     "show_account": hints.show_account,
+    "set_home_to_this_directory": hints.set_home_to_this_directory,
     "set_home": hints.set_home,
     "http_head": lambda system: hints.http_head("http://iam/", system),
     "http_get": lambda system: hints.http_get("http://iam/", system),
-    "restart_container": lambda system: hints.restart_container("gpu7", system),
     "pipe_password": hints.pipe_password,
     "install": lambda system: hints.install("ssh", system),
     "set_lab_variables": lambda system: hints.set_lab_variables(system=system),
@@ -258,14 +258,12 @@ def test_no_hint_on_macos_needs_a_program_that_only_linux_has() -> None:
 def test_what_macos_and_windows_have_instead() -> None:
     assert hints.add_key("id", MACOS) == "ssh-add --apple-use-keychain id"
     assert hints.add_key("id", WINDOWS) == hints.add_key("id", LINUX) == "ssh-add id"
-    assert hints.restart_container("gpu7", LINUX) == "apexgpu down gpu7 && apexgpu up gpu7"
-    assert hints.restart_container("gpu7", WINDOWS) == "apexgpu down gpu7; apexgpu up gpu7"
     assert "UTF" not in hints.write_public_half("id", WINDOWS)
     assert "Set-Content -Encoding Ascii" in hints.write_public_half("id", WINDOWS)
     assert "Set-Service ssh-agent" in hints.start_agent(WINDOWS)
     assert [hints.install("ssh", system) for system in System] == [
         "sudo apt install openssh-client",
-        "macOS ships it in /usr/bin; look at PATH: command -v ssh",
+        'export PATH="$PATH:/usr/bin"',
         "Add-WindowsCapability -Online -Name OpenSSH.Client~~~~0.0.1.0",
     ]
 

@@ -45,8 +45,8 @@ def test_the_numbers_of_a_copy(done: int, total: int | None, rate: float, shown:
         (("down", "gpu2"), 1, "apexgpu down --yes gpu2"),
         (("exec", "gpu2", "--", "echo", "a b"), 1, "apexgpu exec --yes gpu2 -- echo 'a b'"),
         (("keys", "remove", "x", "--yes"), 2, "apexgpu keys remove x --yes"),
-        (("run", "gpu2", "--env", "TOKEN=hunter2", "--", "true"), 1, "add --yes"),
-        (("run", "gpu2", "--env=TOKEN=hunter2", "--", "true"), 1, "add --yes"),
+        (("run", "gpu2", "--env", "TOKEN=hunter2", "--", "true"), 1, "apexgpu run --help"),
+        (("run", "gpu2", "--env=TOKEN=hunter2", "--", "true"), 1, "apexgpu run --help"),
     ],
 )
 def test_a_hint_of_the_same_command_is_the_whole_command_without_secrets(

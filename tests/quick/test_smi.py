@@ -308,7 +308,7 @@ class TestRefusals:
                 "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 535.161",
                 18,
                 "driver_mismatch",
-                "apexgpu down gpu7 && apexgpu up gpu7",
+                "apexgpu restart gpu7",
             ),
             (
                 "Failed to initialize NVML: Unknown Error",

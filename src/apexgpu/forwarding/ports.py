@@ -57,7 +57,7 @@ def parse_destination(text: str) -> Destination:
     host = host.removeprefix("[").removesuffix("]") or "localhost"
     if not (_is_port(number) and _is_host(host)):
         message = f"{text!r} is neither a port (1 to {_LAST_PORT}) nor LOCAL:PORT or NAME:PORT"
-        raise UsageError(message, hint="apexgpu tunnel gpu7 6006")
+        raise UsageError(message, hint="apexgpu tunnel --help")
     return Destination(int(number), host)
 
 

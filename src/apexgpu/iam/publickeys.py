@@ -87,7 +87,7 @@ def add_key(stored: str, new: PublicKey) -> str:
     is_same = added is not None and (added.kind, added.blob) == (new.kind, new.blob)
     if added is None or not is_same:
         message = f"sshd could not read this public key: {_printable(new.kind)[:40]}"
-        raise UsageError(message, hint="ssh-keygen -y -f PRIVATE_KEY")
+        raise UsageError(message, hint="apexgpu keys add --help")
     for key in parse_all(stored):
         if key.blob == new.blob and not _is_authority(key):
             return stored

@@ -5,7 +5,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from apexgpu.errors import ConfigError
 
-_HINT = "apexgpu login --iam-url https://iam.example.org"
+_HINT = "apexgpu login --help"
 _SHOWN = 80  # characters of a rejected address that an error message quotes
 
 

@@ -15,7 +15,6 @@ from apexgpu.errors import (
 from apexgpu.manageshell import manage
 from apexgpu.manageshell.starting import explain_port_error
 from apexgpu.models import Finding, Host, Target
-from apexgpu.platforms import hints
 from apexgpu.ssh.checks import describe_route
 from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.ssh.transport import Connections
@@ -70,7 +69,7 @@ def check_host(connections: Connections, host: Host, *, named: bool) -> HostFind
                 "container",
                 "the container runs without an address; "
                 "if a restart does not help, tell the administrators",
-                hints.restart_container(host.name),
+                f"apexgpu restart {host.name}",
                 code="no_address",
             )
         )

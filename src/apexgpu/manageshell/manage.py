@@ -129,7 +129,7 @@ def register(
 
     if not valid_user(host.user):
         message = f"{host.user!r} is not a user name that can be registered"
-        raise RefusedError(message, hint="apexgpu login USER", code="user_name")
+        raise RefusedError(message, hint="apexgpu login", code="user_name")
     with only_one(state_dir, host):
         try:
             is_new = _register(transport, host, on_line)

@@ -24,7 +24,6 @@ from apexgpu.errors import (
     UsageError,
 )
 from apexgpu.models import Container, Reply
-from apexgpu.platforms import hints
 
 SSH_PORT = 22  # the container's own sshd; its map belongs to the server, not to the user
 
@@ -252,7 +251,7 @@ def no_address(host: str) -> RefusedError:
         f"the container on {host} runs but has no address; "
         "if a stop and a start do not help, tell the administrators (no DHCP)"
     )
-    return RefusedError(message, hint=hints.restart_container(host), code="no_address")
+    return RefusedError(message, hint=f"apexgpu restart {host}", code="no_address")
 
 
 def require_end(lines: Sequence[str], reply: Reply, host: str) -> None:

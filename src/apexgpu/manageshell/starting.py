@@ -23,7 +23,6 @@ from apexgpu.manageshell import manage, replies
 from apexgpu.manageshell.hostlock import only_one
 from apexgpu.manageshell.replies import DriverMismatch, StartReply
 from apexgpu.models import Container, Host, Target
-from apexgpu.platforms import hints
 from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.ssh.transport import Limits, OnLine, Transport
 
@@ -192,7 +191,7 @@ def _send_start(transport: Transport, host: Host, on_line: OnLine, wait: float) 
 def _interrupted_start(host: Host, exc: DroppedError, lines: Sequence[str]) -> ApexError:
     """Explain a start whose connection ended, by the lines that it printed until then."""
     name = host.name
-    restart = hints.restart_container(name)
+    restart = f"apexgpu restart {name}"
     # What comes before the greeting is the host's motd, and not the manage shell's.
     if not replies.has_greeting(lines):
         return _silent(host)
@@ -239,7 +238,7 @@ def explain_port_error(host: Host, exc: UnreachableError) -> ApexError:
     """Return what an error on the port of a running container means, with its cure."""
     if isinstance(exc, PortRefusedError):
         message = f"the container on {host.name} runs, but its port {host.port} is not forwarded"
-        return NoForwardError(message, hint=hints.restart_container(host.name))
+        return NoForwardError(message, hint=f"apexgpu restart {host.name}")
     if isinstance(exc, NoRouteError):
         message = (
             f"port {host.port} on {host.name} leads to an old address of the container "

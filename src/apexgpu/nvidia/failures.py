@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from apexgpu.errors import RefusedError
-from apexgpu.platforms.shellwords import both
 
 
 class NvidiaSmiError(RefusedError):
@@ -33,7 +32,7 @@ class _SmiFailure(NamedTuple):
 
 
 # A start of the container puts the host's driver into it.
-_RESTART = both("apexgpu down {host}", "apexgpu up {host}")
+_RESTART = "apexgpu restart {host}"
 _ASK = "apexgpu gpus free"
 
 _FAILURES = (

@@ -8,7 +8,7 @@ import os
 import shlex
 from pathlib import Path
 
-from apexgpu.platforms.shellwords import both, quoted
+from apexgpu.platforms.shellwords import quoted
 from apexgpu.platforms.system import System, current
 
 
@@ -232,6 +232,11 @@ def set_home(system: System | None = None) -> str:
     )
 
 
+def set_home_to_this_directory(system: System | None = None) -> str:
+    """Set HOME where the system's database does not know this account: to the directory that the user is in."""
+    return _choose(system, posix='export HOME="$PWD"', windows="$env:USERPROFILE = $PWD")
+
+
 # The network
 
 
@@ -246,11 +251,6 @@ def http_get(url: str, system: System | None = None) -> str:
 
 
 # apexgpu's own commands, where the shell matters
-
-
-def restart_container(host: str, system: System | None = None) -> str:
-    """Stop a container and start it again."""
-    return both(f"apexgpu down {host}", f"apexgpu up {host}", system)
 
 
 def pipe_password(system: System | None = None) -> str:
@@ -273,7 +273,7 @@ def install(program: str, system: System | None = None) -> str:
     return _choose(
         system,
         posix=f"sudo apt install {package}",
-        macos=f"macOS ships it in /usr/bin; look at PATH: command -v {program}",
+        macos='export PATH="$PATH:/usr/bin"',  # macOS ships it there
         windows="Add-WindowsCapability -Online -Name OpenSSH.Client~~~~0.0.1.0",
     )
 

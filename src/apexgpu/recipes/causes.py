@@ -13,7 +13,7 @@ from typing import NamedTuple
 from apexgpu.models import Finding
 from apexgpu.recipes.checks import CauseCode, Check
 
-_RESTART = "apexgpu down {host} && apexgpu up {host}"
+_RESTART = "apexgpu restart {host}"
 _LIST_GPUS = "apexgpu gpus"
 _LIST_FREE_GPUS = "apexgpu gpus free"
 _SIGKILL = 9  # Windows has no signal.SIGKILL

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from apexgpu.errors import RefusedError, UsageError
-from apexgpu.platforms import hints
 
 CUDA = "9.0"
 """The toolkit whose installer the lab has."""
@@ -256,7 +255,7 @@ def _check_driver(software: ContainerSoftware) -> None:
             f"the container on {host} has no GPU with a driver{reason}; restart the container, and if that does"
             " not help, use another host"
         )
-        hint = hints.restart_container(host)
+        hint = f"apexgpu restart {host}"
         raise RefusedError(message, hint=hint, code="no_driver")
     oldest = DRIVERS[CUDA]
     if version_numbers(driver) >= version_numbers(oldest):

@@ -68,7 +68,7 @@ def _style(row: Row) -> str:
 
 def show_status(result: Statuses, screen: Screen) -> None:
     """What follows the table: errors, interrupted work, and the disks of hosts that were named."""
-    screen.errors(result.outcomes)
+    screen.reporter.errors(result.outcomes)
     for outcome in result.outcomes:
         if outcome.value is not None and outcome.value.found.reachable is False:
             name = outcome.host.name

@@ -10,9 +10,7 @@ from apexgpu.render.screen import Screen
 def show_opened(result: OpenedDirectories, screen: Screen) -> None:
     """What was opened; the link, where the user has to open it."""
     for outcome in result.outcomes:
-        if outcome.error is not None:
-            screen.reporter.error(outcome.error, host=outcome.host.name)
-        elif outcome.value is not None:
+        if outcome.value is not None:
             opened = outcome.value
             if opened.is_opened:
                 text = f"{opened.editor} opens {opened.directory} on {outcome.host.name}"
@@ -20,6 +18,7 @@ def show_opened(result: OpenedDirectories, screen: Screen) -> None:
             else:
                 screen.reporter.note(f"{opened.editor} is not on PATH; open this link with it:")
                 screen.line(opened.link)
+    screen.reporter.errors(result.outcomes)
 
 
 VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {OpenedDirectories: show_opened}

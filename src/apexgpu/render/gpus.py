@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from apexgpu.errorgroups import joined
 from apexgpu.errors import NotRegisteredError, StoppedError
 from apexgpu.gpus import FreeGpus, GpuList, HostGpus, command_for, names_of_absent
 from apexgpu.models import Host, Outcome
@@ -190,7 +191,7 @@ def show_gpus(result: GpuList, screen: Screen) -> None:
             "others: GPU memory used outside your container; whose it is cannot be seen"
         )
     _warn_of_conditions(result.outcomes, screen)
-    _report_errors(result.outcomes, screen)
+    screen.reporter.errors(result.outcomes)
     if result.error is not None:
         screen.reporter.error(result.error)
 
@@ -214,25 +215,18 @@ def _warn_of_conditions(outcomes: Sequence[Outcome[HostGpus]], screen: Screen) -
             screen.reporter.warn(f"nvidia-smi on {host} does not list {missing}", hint=hint)
 
 
-def _report_errors(outcomes: Sequence[Outcome[HostGpus]], screen: Screen) -> None:
-    for outcome in outcomes:
-        if outcome.error is not None:
-            screen.reporter.error(outcome.error, host=outcome.host.name)
-
-
 def show_free(result: FreeGpus, screen: Screen) -> None:
     """The hosts with free GPUs and a command to paste; then what could not be looked at."""
     if result.offers:
         screen.table(_FREE_COLUMNS, [_offer_row(offer) for offer in result.offers])
         screen.result(f"\n{command_for(result.offers[0])}")
         # The question has its answer, so the failure of a host is worth a warning only.
-        for outcome in result.outcomes:
-            if outcome.error is not None:
-                screen.reporter.warn(outcome.error.message, hint=outcome.error.hint)
+        for error, _ in joined(result.outcomes):
+            screen.reporter.warn(error.message, hint=error.hint)
         _warn_of_conditions(result.outcomes, screen)
     else:
         _warn_of_conditions(result.outcomes, screen)
-        _report_errors(result.outcomes, screen)
+        screen.reporter.errors(result.outcomes)
     _warn_of_absent(result.outcomes, screen)
     if result.error is not None:
         screen.reporter.error(result.error)

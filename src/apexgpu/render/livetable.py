@@ -27,6 +27,7 @@ from apexgpu.text import safe
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from apexgpu.errorgroups import ErrorsAsTheyCome
     from apexgpu.render.screen import Screen
 
 _KEY_WAIT = 0.2  # seconds until a new size of the window is noticed
@@ -55,7 +56,7 @@ class RowsView:
 
 @dataclass(frozen=True)
 class BlocksView:
-    """Several lines for each host instead of rows, printed when the host has answered.
+    """Several lines for each host instead of rows, printed when the host has answered. An error alone has none.
 
     The last argument of `show` is whether it is the only host.
     """
@@ -74,7 +75,8 @@ def live_rows(
     module = kind.__module__.rpartition(".")[2]
     view: RowsView | BlocksView = import_module(f"apexgpu.render.{module}").ROWS[kind]
     if isinstance(view, BlocksView):
-        yield _Blocks(screen, view, is_only_host=len(hosts) == 1)
+        with screen.reporter.errors_as_they_come() as errors:
+            yield _Blocks(screen, view, errors, is_only_host=len(hosts) == 1)
     elif screen.draws and watch is not None:
         watched = _WatchedRows(screen, view, hosts, watch)
         try:
@@ -100,14 +102,25 @@ def live_rows(
 class _Blocks(HostRows):
     """The lines of each host, printed when it has answered."""
 
-    def __init__(self, screen: "Screen", view: BlocksView, *, is_only_host: bool) -> None:
+    def __init__(
+        self,
+        screen: "Screen",
+        view: BlocksView,
+        errors: "ErrorsAsTheyCome",
+        *,
+        is_only_host: bool,
+    ) -> None:
         self._screen = screen
         self._view = view
+        self._errors = errors
         self._is_only_host = is_only_host
 
     def put(self, outcome: Outcome[Any]) -> None:
         """See HostRows."""
-        self._view.show(outcome, self._screen, self._is_only_host)
+        if outcome.value is None:
+            self._errors.put(outcome)
+        else:
+            self._view.show(outcome, self._screen, self._is_only_host)
 
 
 class _Rows(HostRows):
@@ -282,10 +295,7 @@ class _RepeatedRows(_Rows):
         self._is_first = False
         self._screen.line(time.strftime("%Y-%m-%d %H:%M:%S %z"))
         self._screen.write_aligned(aligned(self._view.columns, self._all_rows(self._view)))
-        for name in self._silent_hosts():
-            error = self._outcomes[name].error
-            if error is not None:
-                self._screen.reporter.error(error, host=name)
+        self._screen.reporter.errors([self._outcomes[name] for name in self._silent_hosts()])
         time.sleep(self._seconds)
         return True
 

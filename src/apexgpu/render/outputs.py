@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apexgpu.boundedoutput import LONGEST_LINE
+from apexgpu.errorgroups import ErrorsAsTheyCome
 from apexgpu.models import Host, Outcome
 from apexgpu.shells import CommandOutput, OutputReceiver
 from apexgpu.text import counted, safe
@@ -57,6 +58,7 @@ class _LabelledLines(OutputReceiver):
         # What has arrived of a line that is not whole yet: for each host, of stdout and of stderr.
         self._rest: dict[tuple[str, bool], bytearray] = {}
         self._left = len(hosts)
+        self._errors = ErrorsAsTheyCome(self._show_errors)
         what = f"running on {counted(len(hosts), 'host')}"
         self._working: AbstractContextManager[Progress] | None = screen.reporter.working(what)
         self._working.__enter__()
@@ -76,12 +78,18 @@ class _LabelledLines(OutputReceiver):
             self._left -= 1
             if not self._left:
                 self._stop_drawing()
-            reporter = self._screen.reporter
-            if outcome.error is not None:
-                reporter.error(outcome.error, host=host.name)
-            elif outcome.value is not None and outcome.value.reply.code:
+            if outcome.value is not None and outcome.value.reply.code:
                 label = self._labels[host.name]
-                reporter.note(f"{label}  exit status {outcome.value.reply.code}")
+                self._screen.reporter.note(f"{label}  exit status {outcome.value.reply.code}")
+        # Without the lock, for errors are shown from another thread too, which needs it then.
+        if outcome.error is not None:
+            self._errors.put(outcome)
+        if not self._left:
+            self._errors.flush()
+
+    def _show_errors(self, outcomes: Sequence[Outcome[CommandOutput]]) -> None:
+        with self._lock:
+            self._screen.reporter.errors(outcomes)
 
     def _put(self, host: Host, data: bytes, *, is_error: bool) -> None:
         key = (host.name, is_error)

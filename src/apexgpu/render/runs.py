@@ -94,9 +94,7 @@ def show_runs(result: RunList, screen: Screen) -> None:
     hidden = sum(value.hidden for value in values)
     if hidden:
         screen.reporter.note(f"{counted(hidden, 'older run')} not shown: apexgpu runs --all")
-    for outcome in result.outcomes:
-        if outcome.error is not None:
-            screen.reporter.error(outcome.error, host=outcome.host.name)
+    screen.reporter.errors(result.outcomes)
     for reason, why in ((StoppedError, "stopped"), (NotRegisteredError, "not registered")):
         names = [
             outcome.host.name

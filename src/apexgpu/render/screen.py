@@ -7,7 +7,6 @@ document. rich is loaded only where a terminal shows something.
 import codecs
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +15,7 @@ from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any
 
 from apexgpu.errors import SameCommand
-from apexgpu.models import Finding, Host, Outcome
+from apexgpu.models import Finding, Host
 from apexgpu.platforms.console import understands_escape_codes
 from apexgpu.platforms.system import is_windows
 from apexgpu.reporter import (
@@ -180,24 +179,6 @@ class Screen:
         else:
             self._write("\n".join(aligned(columns, rows)))
 
-    def errors(self, outcomes: Sequence[Outcome[Any]]) -> None:
-        """The errors of hosts. The same problem on several of them is one line that names them all."""
-        groups: dict[tuple[type, str], list[Outcome[Any]]] = {}
-        for outcome in outcomes:
-            if outcome.error is not None:
-                fact = _without_host(outcome.error.message, outcome.host)
-                groups.setdefault((type(outcome.error), fact), []).append(outcome)
-        for (_, fact), group in groups.items():
-            first = group[0]
-            if first.error is None:
-                continue
-            if len(group) == 1:
-                self.reporter.error(first.error, host=first.host.name)
-            else:
-                names = ", ".join(outcome.host.name for outcome in group)
-                message = f"{names}: {fact}"
-                self.reporter.error(first.error.with_message(message, hint=first.error.hint))
-
     def finding(self, finding: Finding) -> None:
         """The line of one check: its verdict, what was checked, the fact, and the command that helps."""
         self.verdict(
@@ -214,8 +195,10 @@ class Screen:
         code: str | None = None,
     ) -> None:
         """As `finding`, from its parts."""
+        # Several hosts may be named, in more cells than the column has.
+        gap = "" if len(what) < _CHECK_WIDTH else "  "
         first, *others = self._lines(safe(fact), indent=_VERDICT_WIDTH + _CHECK_WIDTH)
-        rest = safe(f"{what:<{_CHECK_WIDTH}}{first}")
+        rest = safe(f"{what:<{_CHECK_WIDTH}}{gap}{first}")
         self._write_coloured(f"{word:<{_VERDICT_WIDTH}}", _VERDICT_COLOURS.get(word, ""), rest)
         for other in others:
             self.line(f"{'':<{_VERDICT_WIDTH + _CHECK_WIDTH}}{other}")
@@ -353,14 +336,6 @@ def _is_terminal(stream: IO[str]) -> bool:
 
 def reported_already(result: Result, screen: Screen) -> None:
     """The view of results that need none: the command has reported everything while it worked."""
-
-
-def _without_host(message: str, host: Host) -> str:
-    """A message about one host as one about any: `gpu7 (10.0.0.7): no answer` is `no answer`."""
-    address = rf"(?: ?\(?{re.escape(host.address)}(?::\d+)?\)?)?"
-    name = rf"\b{re.escape(host.name)}(?:-manage)?\b"
-    message = re.sub(rf"^{name}{address}: ", "", message)
-    return re.sub(rf"{name}{address}", "each", message)
 
 
 def _write_text(stream: IO[str], lines: Sequence[str]) -> None:

@@ -18,9 +18,7 @@ def show_outputs(result: CommandOutputs, screen: Screen) -> None:
     name_width = max(len(outcome.host.name) for outcome in result.outcomes)
     for outcome in result.outcomes:
         label = outcome.host.name.ljust(name_width)
-        if outcome.error is not None:
-            screen.reporter.error(outcome.error, host=outcome.host.name)
-        elif outcome.value is not None:
+        if outcome.value is not None:
             reply = outcome.value.reply
             for line in reply.out.splitlines():
                 text = line.replace("\t", TAB)
@@ -29,6 +27,7 @@ def show_outputs(result: CommandOutputs, screen: Screen) -> None:
                 screen.reporter.note(f"{label}  {line}")
             if reply.code:
                 screen.reporter.note(f"{label}  exit status {reply.code}")
+    screen.reporter.errors(result.outcomes)
     _warn_of_cuts(result, screen)
 
 

@@ -57,8 +57,6 @@ def _show_verification(outcome: Outcome[Verification], screen: Screen, is_only_h
     """A line for each check of a container, and what follows from them."""
     host = outcome.host.name
     if outcome.value is None:
-        if outcome.error is not None:
-            screen.reporter.error(outcome.error, host=host)
         return
     if not is_only_host:
         screen.line(host)

@@ -25,7 +25,7 @@ def show_check(result: WindowCheck, screen: Screen) -> None:
     broken = result.broken
     if broken is not None:
         message = f"broken: {broken.check}: {broken.fact}"
-        screen.reporter.error(ApexError(message, hint=broken.hint))
+        screen.reporter.error(ApexError(message, hint=broken.hint, code=broken.code))
     elif result.unknown:
         screen.line(f"Nothing is broken, but not checked: {', '.join(result.unknown)}")
     elif result.host is not None:
@@ -40,7 +40,8 @@ def show_program(result: WindowProgram, screen: Screen) -> None:
     if explanation is None:
         return
     if explanation.verdict == "broken":
-        screen.reporter.error(RefusedError(explanation.fact, hint=explanation.hint))
+        error = RefusedError(explanation.fact, hint=explanation.hint, code=explanation.code)
+        screen.reporter.error(error)
     else:
         screen.reporter.warn(explanation.fact, hint=explanation.hint)
 
@@ -48,14 +49,13 @@ def show_program(result: WindowProgram, screen: Screen) -> None:
 def show_installation(result: Installations, screen: Screen) -> None:
     """What was installed."""
     for outcome in result.outcomes:
-        if outcome.error is not None:
-            screen.reporter.error(outcome.error, host=outcome.host.name)
-        elif outcome.value is not None:
+        if outcome.value is not None:
             names = ", ".join(outcome.value.packages)
             if outcome.value.changed:
                 screen.reporter.success(f"{names}: installed on {outcome.host.name}")
             else:
                 screen.reporter.success(f"{names}: already on {outcome.host.name}, nothing to do")
+    screen.reporter.errors(result.outcomes)
 
 
 VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {

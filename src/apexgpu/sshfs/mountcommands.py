@@ -240,7 +240,7 @@ _KNOWN_FAILURES = (
     _KnownFailure(
         "no write access to mountpoint",
         "the directory is not yours, so nothing can be mounted on it; choose another directory",
-        "apexgpu mount HOST DIR",
+        "apexgpu mount {host} ~/apexgpu/{host}-2",
     ),
     _KnownFailure(
         "file system is not available",
@@ -250,12 +250,12 @@ _KNOWN_FAILURES = (
     _KnownFailure(
         "remote host has disconnected",
         "the container's sshd closed the connection",
-        "apexgpu doctor HOST",
+        "apexgpu doctor {host}",
     ),
     _KnownFailure(
         "connection reset by peer",
         "the connection ended before sshfs could begin",
-        "apexgpu doctor HOST",
+        "apexgpu doctor {host}",
     ),
     _KnownFailure("mount_max", "there are too many FUSE mounts", "apexgpu mounts"),
 )
@@ -269,7 +269,7 @@ def mount_failure(host: str, output: str) -> ApexError:
     for part, meaning, hint in _KNOWN_FAILURES:
         if part in output.lower():
             message = f"{host} could not be mounted: {meaning} ({last})"
-            return RefusedError(message, hint=hint.replace("HOST", host), code="mount_failed")
+            return RefusedError(message, hint=hint.format(host=host), code="mount_failed")
     message = f"{host} could not be mounted: {last}"
     return ApexError(message, hint=f"apexgpu doctor {host}", code="mount_failed")
 

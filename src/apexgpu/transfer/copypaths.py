@@ -74,7 +74,7 @@ def parse_route(arguments: Sequence[str], platform: str) -> CopyRoute:
     source_hosts = {source.host for source in sources}
     if target.host is None and source_hosts == {None}:
         message = "none of these is on a host: write HOST:PATH for the one that is"
-        raise UsageError(message, hint=f"apexgpu cp {arguments[0]} gpu7:")
+        raise UsageError(message, hint="apexgpu cp --help")
     if target.host is not None and source_hosts != {None}:
         message = (
             "both sides are on a host, and one of them must be on this laptop; "

@@ -149,7 +149,8 @@ def _check_linux_display(facts: DisplayFacts) -> Finding:
             "DISPLAY is not set: this is an ssh session without X11 itself; connect to this"
             " machine with X11 forwarding"
         )
-        hint = "ssh -X THIS_MACHINE"
+        # The command for the other machine, with the names of this one.
+        hint = 'echo "ssh -X $USER@$(hostname)"'
     elif facts.other_displays:
         fact = f"DISPLAY is not set, and an X server runs here as {facts.other_displays[0]}"
         hint = f"export DISPLAY={facts.other_displays[0]}"
@@ -234,10 +235,10 @@ def _check_macos_xauth(facts: DisplayFacts) -> Finding:
     finding = _check_xauth(facts, "brew reinstall --cask xquartz")
     if finding.verdict == "ok" and facts.xauth_option:
         fact = (
-            f"{facts.xauth}; ssh does not find it and is given the path; for plain ssh -X, this line goes"
-            " into ~/.ssh/config"
+            f"{facts.xauth}; ssh does not find it and is given the path; for plain ssh -X, ~/.ssh/config needs"
+            f" the line: XAuthLocation {facts.xauth}"
         )
-        return Finding("xauth", "ok", fact, f"XAuthLocation {facts.xauth}")
+        return Finding.ok("xauth", fact)
     return finding
 
 
@@ -275,7 +276,10 @@ def _check_windows_server(facts: DisplayFacts) -> Finding:
         return Finding.ok("X server", f"{names or 'a program'} listens on port 6000")
     if facts.servers:
         fact = f"{names} runs, but not as display 0: port 6000 does not answer"
-        hint = "end it, and start it as display 0 (XLaunch: display number 0)"
+        hint = "apexgpu x11 check"
+        if facts.installed:
+            # Two servers can run side by side, so that no window has to be closed.
+            hint = _START_SERVER.format(facts.installed[0])
         return Finding.broken("X server", fact, hint, code="no_server")
     if facts.installed:
         hint = _START_SERVER.format(facts.installed[0])
