@@ -643,7 +643,7 @@ def show_errors(screen: Screen) -> None:
 
 def show_errors_of_hosts(screen: Screen) -> None:
     """The same error on several hosts, and another on one."""
-    screen.errors(
+    screen.reporter.errors(
         [
             Outcome(GPU2, None, StoppedError("gpu2 is stopped", hint="apexgpu up gpu2")),
             Outcome(GPU7, None, NO_ANSWER),
