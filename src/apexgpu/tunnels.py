@@ -403,7 +403,12 @@ def _report_other_port(
         expected = next(ports.local_candidates(destination.port))
         # A privileged port always moves, which is no news.
         is_moved = expected == destination.port and forward.local_port > expected
-        if is_moved and not ports.is_free(expected):
+        if is_moved and request.same_machine:
+            session.reporter.note(
+                f"the container is on this machine, so local port {expected} is its own; using"
+                f" {forward.local_port}"
+            )
+        elif is_moved and not ports.is_free(expected):
             owner = _owner(session, expected, existing)
             session.reporter.note(
                 f"local port {expected} is in use by {owner}; using {forward.local_port}"

@@ -141,9 +141,26 @@ def _lab(session: Session) -> Iterator[Item]:
     def end_lab() -> None:
         from apexgpu_lab import client
 
+        release_lab(session, home)
         client.down(home)
 
     yield Item("lab", f"the embedded lab in {home}", end_lab)
+
+
+def release_lab(session: Session, home: Path) -> None:
+    """Unmount and close what leads to the embedded lab in `home`: without it, the mounts would hang.
+
+    Raises RefusedError if a mount is in use.
+    """
+    # As `lab env` sets it, see apexgpu_lab.layout.
+    state_dir = home / "state"
+    if not state_dir.is_dir():
+        return
+    for mount in unmounting.unmount_own(state_dir):
+        session.reporter.success(f"unmounted {mount.directory}")
+    for tunnel in records.list_open(state_dir):
+        records.close(state_dir, tunnel)
+        session.reporter.success(f"closed {tunnel.id}")
 
 
 def _tunnels(session: Session) -> Iterator[Item]:

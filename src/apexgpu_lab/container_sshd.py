@@ -259,12 +259,19 @@ def environment(
     own, own_port = channel.get_extra_info("sockname")[:2]
     # The programs that apt has installed in the container are in its own tree.
     programs = container.rootfs / "usr" / "bin"
+    variables = login_variables(container)
+    # So is what /etc/environment adds to the PATH (nvcc), of which this machine may have another.
+    own_directories = [
+        directory
+        for directory in variables.pop("PATH", "").split(os.pathsep)
+        if directory.startswith(f"{container.rootfs}{os.sep}")
+    ]
     env = {
         "HOME": str(container.home),
         "USER": container.user,
         "LOGNAME": container.user,
         "SHELL": shell,
-        "PATH": f"{tools}{os.pathsep}{programs}{os.pathsep}{system}",
+        "PATH": os.pathsep.join([str(tools), str(programs), *own_directories, system]),
         "LANG": "C.UTF-8",
         "TMPDIR": str(container.rootfs / "tmp"),
         "SSH_CLIENT": f"{peer} {port} {own_port}",
@@ -274,10 +281,10 @@ def environment(
         "APEXGPU_LAB_CONTAINER": f"{container.directory}/",
         **{name: value for name, value in sent.items() if name == "LANG" or name.startswith("LC_")},
     }
-    for name, value in login_variables(
-        container
-    ).items():  # PATH is added to: the stand-ins come first
-        env[name] = f"{env[name]}{os.pathsep}{value}" if name == "PATH" else env.get(name, value)
+    for name, value in variables.items():
+        env.setdefault(name, value)
+    # For ~/.profile: a login shell reads this machine's /etc/profile, which sets another PATH.
+    env["APEXGPU_LAB_PATH"] = env["PATH"]
     if is_windows():
         env["SYSTEMROOT"] = os.environ.get("SYSTEMROOT", "")
     if terminal := channel.get_terminal_type():

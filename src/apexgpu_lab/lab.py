@@ -88,9 +88,10 @@ class SetFault(Result):
 
 @dataclass(frozen=True)
 class EndedLab(Result):
-    """What `down` returns: whether there was a lab."""
+    """What `down` returns: whether there was a lab, and whether this terminal still has its variables."""
 
     changed: bool
+    variables_remain: bool = False
 
     def to_json(self) -> JsonObject:
         """See Result."""
@@ -152,11 +153,14 @@ def fault(
     return SetFault(host, kind, cleared=clear)
 
 
-def down(home: Path) -> EndedLab:
-    """End the lab: every process that it started, and its directories."""
+def down(home: Path, *, variables_remain: bool = False) -> EndedLab:
+    """End the lab: every process that it started, and its directories.
+
+    `variables_remain` is whether the caller's terminal has the variables of the lab.
+    """
     was_there = home.exists()
     client.down(home)
-    return EndedLab(was_there)
+    return EndedLab(was_there, variables_remain)
 
 
 def _without_schema(description: JsonObject) -> JsonObject:

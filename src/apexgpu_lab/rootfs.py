@@ -27,8 +27,7 @@ _FILES = {
     "etc/skel/.bash_logout": "",
     "etc/skel/.bashrc": "# Nothing below is for shells that nobody types at.\ncase $- in *i*) ;; *) return;; esac\n"
     'PS1="$USER@$(hostname):\\w\\$ "\n',
-    "etc/skel/.profile": 'if [ -n "$APEXGPU_LAB_BIN" ]; then\n'
-    '  PATH="$APEXGPU_LAB_BIN:${APEXGPU_LAB_CONTAINER}rootfs/usr/bin:$PATH"\nfi\n',
+    "etc/skel/.profile": '[ -z "$APEXGPU_LAB_PATH" ] || PATH=$APEXGPU_LAB_PATH\n',
 }
 _DIRECTORIES = (
     "NAS",

@@ -57,6 +57,26 @@ def test_a_lab_that_is_started_again_in_its_terminal_is_the_same_directory(home:
     assert "error" not in done.stderr.replace("error: 5 variables", ""), done.stderr
 
 
+@pytest.mark.sshfs
+def test_the_end_of_a_lab_unmounts_and_closes_what_leads_to_it(home: Path, tmp_path: Path) -> None:
+    client.up(home, hosts=1, registered=True, pace=0)
+    directory = tmp_path / "mounted"
+    done = sh(
+        f"""
+        eval "$(apexgpu lab env)"
+        apexgpu up gpu2 --accept-new && apexgpu mount gpu2 {directory} || exit 1
+        apexgpu tunnel gpu2 9999 --background || exit 1
+        apexgpu lab down
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"unmounted {directory}" in done.stderr
+    assert "closed gpu2-" in done.stderr
+    assert 'in this terminal again: eval "$(apexgpu lab env --unset)"' in done.stderr
+    assert str(directory) not in Path("/proc/self/mounts").read_text()
+    assert not home.exists()
+
+
 def test_nothing_in_the_lab_is_warned_of_as_if_it_were_forged(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

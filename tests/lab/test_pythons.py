@@ -90,6 +90,20 @@ def test_pip_installs_what_a_package_requires_and_removes_what_it_replaces(conta
     assert len([*rootfs_of(container).glob("home/alice/v/lib/python3.5/site-packages/pip-*")]) == 1
 
 
+def test_what_etc_environment_adds_to_the_path_is_found_before_this_machines(
+    container: Lab,
+) -> None:
+    program = rootfs_of(container) / "usr/local/cuda-9.0/bin/date"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho the container\n")
+    program.chmod(0o755)
+    (rootfs_of(container) / "etc/environment").write_text(
+        f'PATH="/usr/bin:/bin:{program.parent}"\n'
+    )
+    assert run(container, "date").out == "the container\n"
+    assert run(container, "bash -lc date").out == "the container\n"
+
+
 def test_tensorflow_needs_its_libraries_and_its_cudnn(container: Lab) -> None:
     assert run(container, f"{ENVIRONMENT} && v/bin/pip install tensorflow-gpu==1.11.0").code == 0
     missing = run(container, "v/bin/python -c 'import tensorflow'")

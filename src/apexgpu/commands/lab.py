@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from apexgpu import labvariables
+from apexgpu import labvariables, uninstall
 from apexgpu.commands.options import Group, StatusByDefault, output_line, session_of
 from apexgpu.results import Result
 from apexgpu.session import Session
@@ -100,10 +100,14 @@ def fault(
 
 @group.command("down")
 def down(ctx: typer.Context) -> Result:
-    """End the lab: every process it started, and its directories. Example: apexgpu lab down."""
+    """End the lab: its mounts and tunnels, every process it started, and its directories. Example: apexgpu lab down."""
     from apexgpu_lab import lab
 
-    return lab.down(_home(session_of(ctx)))
+    session = session_of(ctx)
+    home = _home(session)
+    uninstall.release_lab(session, home)
+    is_in_lab = labvariables.lab_home(session.environment) is not None
+    return lab.down(home, variables_remain=is_in_lab)
 
 
 @app.command("demo")

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from apexgpu.platforms import hints
 from apexgpu.render.screen import Screen
 from apexgpu.text import counted
 from apexgpu_lab.lab import (
@@ -21,9 +22,8 @@ def show_start(result: StartedLab, screen: Screen) -> None:
     """Where the lab is, and how to use it."""
     hosts = counted(len(result.description["hosts"]), "host")
     screen.line(f"The lab serves {hosts} and IAM at {result.description['iam_url']}.")
-    screen.reporter.note(
-        'Next: eval "$(apexgpu lab env)", then apexgpu login. The password: apexgpu lab status'
-    )
+    command = hints.set_lab_variables()
+    screen.reporter.note(f"Next: {command}, then apexgpu login. The password: apexgpu lab status")
 
 
 def show_environment(result: LabEnvironment, screen: Screen) -> None:
@@ -70,8 +70,10 @@ def show_status(result: LabStatus, screen: Screen) -> None:
         screen.line("No lab is running. Next: apexgpu lab up")
         return
     screen.line(f"IAM   {result.description['iam_url']}")
-    for user in result.description["users"]:
-        screen.line(f"user  {user['name']}   password {user.get('password', '-')}")
+    users = result.description["users"]
+    longest = max((len(user["name"]) for user in users), default=0)
+    for user in users:
+        screen.line(f"user  {user['name']:<{longest}}  password {user.get('password', '-')}")
     rows = []
     for host in result.description["hosts"]:
         users = [container["user"] for container in host["containers"]]
@@ -93,6 +95,9 @@ def show_fault(result: SetFault, screen: Screen) -> None:
 def show_end(result: EndedLab, screen: Screen) -> None:
     """Whether there was a lab."""
     screen.line("The lab is gone." if result.changed else "Nothing to do: no lab is running.")
+    if result.variables_remain:
+        command = hints.set_lab_variables(unset=True)
+        screen.reporter.note(f"To use your own settings in this terminal again: {command}")
 
 
 VIEWS: Mapping[type, Callable[[Any, Screen], None]] = {
