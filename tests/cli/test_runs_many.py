@@ -79,6 +79,7 @@ def other_member(lab: Lab, directory: Path) -> Iterator[dict[str, str]]:
         environment[name] = str(directory / name)
         Path(environment[name]).mkdir(mode=0o700, parents=True)
     environment["APEXGPU_SSH_CONFIG"] = str(directory / "HOME/.ssh/config")
+    environment["APEXGPU_USER"] = "bob"
     environment["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 
     def apexgpu(*words: str, stdin: str = "") -> None:

@@ -469,8 +469,8 @@ def read_log(
         "run_log.sh",
         arguments=[name, str(offset), mode, str(PIECE), str(FOLLOW_SECONDS), run_id],
     )
-    # base64 makes four bytes of three.
-    limits = Limits(total=None, silence=_SILENCE, output=2 * PIECE)
+    # The lines are taken as they arrive: the reply need not keep them all.
+    limits = Limits(total=None, silence=_SILENCE, output=1 << 16, keeps_reading=True)
     reply = containershell.query(
         transport, host, command, limits=limits, on_line=reader.feed, once=anew
     )

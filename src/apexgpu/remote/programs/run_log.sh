@@ -15,7 +15,8 @@ run=$runs/$1 offset=$2 mode=$3 left=$4 seconds=$5
 [ -z "$6" ] || [ "$(run_id "$run")" = "$6" ] || { echo "apexgpu gone"; exit 0; }
 LC_ALL=C
 export LC_ALL
-piece=196608 # bytes in a line of data; a multiple of 3, so that base64 needs no padding in the middle
+# Bytes in a line of data. A longer one than 1 MiB would be taken for several (boundedoutput.LONGEST_LINE).
+piece=589824
 
 strip() { # strip NUMBER: without the zeros in front, which would make it octal
   number=$1
