@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from apexgpu.errors import ApexError
 from apexgpu.results import JsonObject, Result
@@ -209,44 +208,43 @@ class _Demo:
 
     def _tunnel(self, host: str) -> None:
         """A web server in the container, seen through a tunnel for as long as it takes to look."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        # -u: the server's first line is written when it listens, and not kept in a buffer.
-        serve = ["python3", "-u", "-m", "http.server", "--bind", "127.0.0.1", port]
-        words = ["tunnel", host, port]
+        # Port 0 is one that is free. -u: the server's first line, which names it, is written when the server
+        # listens, and not kept in a buffer. The lab's containers share this machine's ports, so the tunnel comes
+        # after it: it would take the server's port.
+        serve = ["python3", "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"]
         with self._beside(["ssh", "-F", self._config, host, "exec", *serve]) as server:
-            # The lab's containers share this machine's ports: a tunnel that is opened before the
-            # server has its port takes that port, and the server cannot listen any more.
-            if not _first_line(server):
-                raise ApexError("the demo's web server did not start", hint="apexgpu demo --debug")
+            listening = re.search(r" port (\d+) ", server.first_line())
+            if listening is None:
+                raise _not_started("web server", server)
+            words = ["tunnel", host, listening[1]]
             with self._beside([sys.executable, "-m", "apexgpu", *words]) as tunnel:
                 self._print(f"$ apexgpu {' '.join(words)}")
-                line = _first_line(tunnel)
+                line = tunnel.first_line()
                 self._print(f"  {line}")
                 if not line:
-                    raise ApexError("the demo's tunnel did not open", hint="apexgpu demo --debug")
+                    raise _not_started("tunnel", tunnel)
                 local = int(line.split()[0].rpartition(":")[2])
                 self._print(f"$ curl http://127.0.0.1:{local}/hello.txt")
                 self._print(f"  {_fetch(local).strip()}")
         self.steps.append((f"apexgpu {' '.join(words)}", 0))
 
     @contextmanager
-    def _beside(self, argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-        """A program that runs while we look at something else; its first words can be read."""
-        running = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=self._directory,
-            env={**os.environ, **self._environment},
-        )
-        with running:
-            try:
-                yield running
-            finally:
-                running.terminate()
+    def _beside(self, argv: Sequence[str]) -> Iterator["_Running"]:
+        """A program that runs while we look at something else."""
+        with tempfile.TemporaryFile() as stderr:
+            running = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=self._directory,
+                env={**os.environ, **self._environment},
+            )
+            with running:
+                try:
+                    yield _Running(running, stderr)
+                finally:
+                    running.terminate()
 
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
@@ -257,20 +255,44 @@ def _plain(output: bytes) -> str:
     return _ESCAPES.sub("", output.decode("utf-8", "replace"))
 
 
-def _first_line(program: subprocess.Popen[bytes]) -> str:
-    """The first line that a program prints; "" when it ends, or takes longer than START_LIMIT, without one."""
-    lines: list[bytes] = []
+@dataclass(frozen=True)
+class _Running:
+    """A program in the background. Its stderr is a file, which it can fill while nobody reads."""
 
-    def read() -> None:
-        # Ctrl-C closes the output, perhaps before this thread has begun to read it.
-        with suppress(ValueError):
-            if program.stdout is not None:
-                lines.append(program.stdout.readline())
+    program: subprocess.Popen[bytes]
+    stderr: IO[bytes]
 
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    reader.join(START_LIMIT)
-    return _plain(lines[0]).strip() if lines else ""
+    def first_line(self) -> str:
+        """The first line that it prints; "" when it ends, or takes longer than START_LIMIT, without one."""
+        lines: list[bytes] = []
+
+        def read() -> None:
+            # Ctrl-C closes the output, perhaps before this thread has begun to read it.
+            with suppress(ValueError):
+                if self.program.stdout is not None:
+                    lines.append(self.program.stdout.readline())
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        reader.join(START_LIMIT)
+        return _plain(lines[0]).strip() if lines else ""
+
+    def reason(self) -> str:
+        """Why it has printed nothing, as far as it says so."""
+        self.stderr.seek(0)
+        lines = _plain(self.stderr.read()).split("\n")
+        reported = [line.strip() for line in lines if line.strip()]
+        if reported:
+            return reported[-1]
+        if self.program.poll() is None:
+            return f"it printed nothing for {START_LIMIT:.0f} seconds"
+        return f"it ended with exit status {self.program.returncode}"
+
+
+def _not_started(what: str, running: _Running) -> ApexError:
+    return ApexError(
+        f"the demo's {what} did not start: {running.reason()}", hint="apexgpu demo --debug"
+    )
 
 
 def _fetch(port: int) -> str:

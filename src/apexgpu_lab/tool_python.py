@@ -6,6 +6,7 @@ environment and nobody else's, and that a part of the distribution is missing un
 A container that is not Ubuntu 16.04 or 18.04 gets this Python's own version. Standard library only.
 """
 
+import io
 import os
 import re
 import runpy
@@ -222,6 +223,14 @@ def run(python: Python, options: Options) -> int:
     return 0
 
 
+def write_at_once() -> None:
+    """What `-u` does: output is not kept until there is a block of it. A server's first line is waited for."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        encoding = getattr(sys, name).encoding
+        raw = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115 - open to the end
+        setattr(sys, name, io.TextIOWrapper(raw, encoding=encoding, write_through=True))
+
+
 def _interact(python: Python, main: ModuleType) -> int:
     import code
 
@@ -259,6 +268,8 @@ def start(program: str, words: Sequence[str]) -> int:
     if "V" in options.letters:
         sys.stdout.write(f"Python {python.version}\n")
         return 0
+    if "u" in options.letters:
+        write_at_once()
     report_version(python)
     set_paths(python, options)
     sys.excepthook = show_exception

@@ -110,3 +110,9 @@ def test_tensorflow_needs_its_libraries_and_its_cudnn(container: Lab) -> None:
     assert missing.err.endswith(
         "ImportError: libcublas.so.9.0: cannot open shared object file: No such file or directory\n"
     )
+
+
+def test_a_python_that_keeps_nothing_writes_at_once(container: Lab) -> None:
+    program = "print('listens'); import os; os._exit(0)"
+    assert run(container, f'python3 -c "{program}"').out == ""
+    assert run(container, f'python3 -u -c "{program}"').out == "listens\n"
