@@ -128,9 +128,10 @@ def _run(session: Session, host: Host, copier: Copier, *, dry_run: bool) -> Copy
         return _attempt(session, host, copier, dry_run=dry_run)
     except SftpUnavailableError:
         raise
-    except ApexError:
+    except ApexError as exc:
         if copier.is_connected:
             raise
+        session.transport.ssh_failed(Target(host, "container"), exc)
         # Whether the container is stopped, only its host can tell. Asked beforehand, it would take
         # every copy another login.
         containers.ensure_running(session, host)

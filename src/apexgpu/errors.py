@@ -215,6 +215,12 @@ class ConnectTimeoutError(UnreachableError):
     may_be_network = True
 
 
+class StalledLoginError(ConnectTimeoutError):
+    """The server answered, and then did not finish the login, or did not open the session after it, in time."""
+
+    may_be_network = False
+
+
 class IamUnreachableError(UnreachableError):
     """IAM does not answer, or its address leads nowhere."""
 

@@ -31,6 +31,7 @@ from apexgpu.models import Host, Target
 from apexgpu.process import Completed, TimedCommand, run_all
 from apexgpu.results import JsonObject, Result, common_exit_code, error_json
 from apexgpu.session import Session
+from apexgpu.ssh.failures import HostKeyNotTrustedError
 from apexgpu.sshfiles import keyfiles
 from apexgpu.sshfs import (
     mountcheck,
@@ -69,7 +70,7 @@ REPAIR_CHECK_LIMIT = 3.0
 # Problems of a mount for which `containers.ensure_running` has a remedy (it asks
 # about a new host key, or starts a stopped container) or a better explanation.
 _WORTH_A_SECOND_LOOK = (
-    mountcheck.HostKeyNotTrustedError,
+    HostKeyNotTrustedError,
     mountcheck.PromptNeededError,
     HostKeyError,
     PortRefusedError,
@@ -242,8 +243,8 @@ def _mount_running(session: Session, program: MountProgram, request: MountReques
     if request.target.port:
         try:
             return _mount_and_check(session, program, request)
-        except _WORTH_A_SECOND_LOOK:
-            pass
+        except _WORTH_A_SECOND_LOOK as exc:
+            session.transport.ssh_failed(request.target, exc)
     containers.ensure_running(session, request.target.host)
     return _mount_and_check(session, program, request)
 

@@ -47,6 +47,9 @@ _STREAMED_OUTPUT = 1 << 12
 _OPEN_CONNECTION_LIMIT = 3.0
 """Seconds for an open connection to answer. It does so after a round trip, unless its network is gone."""
 
+_PROXY_LIMIT = 120.0
+"""Seconds for a jump host or a proxy command, which may ask the user. An sshd gives its user as many."""
+
 _ASK_THE_HOST = (PortRefusedError, ConnectionClosedError, UnknownHostKeyError)
 """Failures of a login that the host can explain, or that have a remedy."""
 
@@ -194,7 +197,8 @@ def _attach_over_open_connection(
         _with_command(arguments, line),
         env=env,
         limit=min(session.settings.timeout, _OPEN_CONNECTION_LIMIT),
-        is_overdue=lambda: True,
+        is_unreachable=lambda: True,
+        logs_session=False,
     )
     if attached.has_failed:
         # It has lost its network: without an answer to ssh, no command is sent over it.
@@ -207,7 +211,8 @@ def _attach_over_new_connection(
     session: Session, host: Host, line: str | None, env: Mapping[str, str] | None
 ) -> AttachedSession:
     route = session.transport.route(Target(host, "container"))
-    options = ["NumberOfPasswordPrompts=0"]  # a refused key is explained instead
+    # A refused key is explained instead. (NumberOfPasswordPrompts=0 would forbid passphrases too.)
+    options = ["PasswordAuthentication=no", "KbdInteractiveAuthentication=no"]
     if route.option("stricthostkeychecking", "ask") == "ask":
         # A new key is shown to the user as by all other commands.
         options.append(sshoptions.KNOWN_HOST_KEY)
@@ -220,6 +225,9 @@ def _attach_over_new_connection(
     found: list[UnreachableError] = []
 
     def is_unreachable() -> bool:
+        if route.proxy is not None:
+            # The jump host may be asking the user for something, and would ask a second time.
+            return False
         error = _connection_error(session, host)
         if error is not None:
             found.append(error)
@@ -230,12 +238,20 @@ def _attach_over_new_connection(
         _with_command(arguments, line),
         env=env,
         limit=session.settings.timeout + route.seconds,
-        is_overdue=is_unreachable,
+        is_unreachable=is_unreachable,
+        logs_session=route.logs_session,
         log_level=route.option("loglevel", "INFO"),
     )
-    if attached.is_overdue and not attached.logged_in:
-        raise found[0]
+    if attached.is_overdue:
+        raise found[0] if found else _overdue_error(host, attached)
     return attached
+
+
+def _overdue_error(host: Host, attached: AttachedSession) -> UnreachableError:
+    from apexgpu.ssh import sshlog
+    from apexgpu.ssh.opensshclient import login_timeout_error
+
+    return login_timeout_error(Target(host, "container"), sshlog.parse(attached.log))
 
 
 def _with_command(arguments: Sequence[str], line: str | None) -> list[str]:
@@ -272,10 +288,14 @@ def _connect_timeout(session: Session, host: Host) -> list[str]:
 
     A limit in the user's config is left alone.
     """
-    configured = session.transport.route(Target(host, "container")).option("connecttimeout", "none")
-    if configured != "none":
+    route = session.transport.route(Target(host, "container"))
+    if route.option("connecttimeout", "none") != "none":
         return []
-    return sshoptions.arguments([sshoptions.connect_timeout(session.settings.timeout)])
+    limit = session.settings.timeout
+    if route.proxy is not None:
+        # ssh counts the login to a jump host too, where the user may have to type something.
+        limit = max(limit, _PROXY_LIMIT)
+    return sshoptions.arguments([sshoptions.connect_timeout(limit)])
 
 
 def _own_connection(session: Session, host: Host) -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -367,7 +368,8 @@ def test_ssh_and_apexgpu_agree_on_a_key(
     row = desk.laptop.status(capsys, monkeypatch)
     assert logged_in(row) is by_ssh, row
     assert "itself failed" not in desk.laptop.err
-    if (Path(os.environ["APEXGPU_STATE_DIR"]) / FILE_NAME).exists():
+    history = Path(os.environ["APEXGPU_STATE_DIR"]) / FILE_NAME
+    if history.exists() and json.loads(history.read_text())["openssh"]:
         # The next run has what this one has learnt.
         assert logged_in(desk.laptop.status(capsys, monkeypatch)) is by_ssh
 

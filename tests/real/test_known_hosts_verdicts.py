@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests import openssh
-from tests.real.agreement import Laptop, keygen, logged_in, run
+from tests.real.agreement import Laptop, certify, keygen, logged_in, run
 
 pytestmark = pytest.mark.openssh
 
@@ -82,16 +82,20 @@ def server(
 
 @pytest.fixture
 def names(server: openssh.OpenSSH, keys: Path, tmp_path: Path) -> Names:
+    return names_of(server, keys, tmp_path, key=public(server.directory / "host_key"))
+
+
+def names_of(server: openssh.OpenSSH, keys: Path, directory: Path, *, key: str) -> Names:
     host = server.host
     return Names(
         f"[{host.address}]:{host.manage_port}",
         host.address,
         host.manage_port,
-        public(server.directory / "host_key"),
+        key,
         public(keys / "rsa"),
         public(keys / "authority"),
         public(keys / "other"),
-        tmp_path,
+        directory,
     )
 
 
@@ -325,6 +329,77 @@ def test_ssh_and_apexgpu_give_the_same_verdict_with_options(
     assert by_ssh is expected
     row = laptop.status(capsys, monkeypatch)
     assert logged_in(row) is by_ssh, row
+
+
+# How the authority signed the server's only key, what known_hosts has besides the authority, and whether ssh logs in.
+CERTIFICATES: dict[str, tuple[tuple[str, ...], Text, bool | None]] = {
+    "valid": (("-n", "127.0.0.1"), lambda _: "", True),
+    "valid for one of several names": (("-n", "gpu9,127.0.0.1,lab"), lambda _: "", True),
+    "expired": (("-n", "127.0.0.1", "-V", "-2w:-1w"), lambda _: "", False),
+    "not valid yet": (("-n", "127.0.0.1", "-V", "+1w:+2w"), lambda _: "", False),
+    "for another name": (("-n", "gpu9"), lambda _: "", False),
+    "for no name": ((), lambda _: "", None),
+    "for a glob": (("-n", "127.0.*"), lambda _: "", None),
+    "for a network": (("-n", "127.0.0.0/8"), lambda _: "", False),
+    "expired, the key known": (("-n", "127.0.0.1", "-V", "-2w:-1w"), PLAIN, None),
+    "for another name, the key known": (("-n", "gpu9"), PLAIN, None),
+    "valid, the key revoked": (
+        ("-n", "127.0.0.1"),
+        lambda n: f"@revoked * {n.key}\n",
+        False,
+    ),
+    "valid, the authority revoked": (
+        ("-n", "127.0.0.1"),
+        lambda n: f"@revoked * {n.authority}\n",
+        False,
+    ),
+    "valid, the authority revoked, the key known": (
+        ("-n", "127.0.0.1"),
+        lambda n: f"{PLAIN(n)!s}@revoked * {n.authority}\n",
+        None,
+    ),
+    "valid, another key known": (
+        ("-n", "127.0.0.1"),
+        lambda n: f"{n.name} {n.other}\n",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CERTIFICATES)
+def test_ssh_and_apexgpu_give_the_same_verdict_on_a_certificate_of_the_host(
+    what: str,
+    keys: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words, more, expected = CERTIFICATES[what]
+    signed = keygen(tmp_path / "signed", "-t", "ecdsa")
+    certify(signed, keys / "authority", "-h", *words)
+    extra = f"HostKey {signed}\nHostCertificate {signed}-cert.pub"
+    server = openssh.start(tmp_path / "server", extra=extra)
+    server.answer("help", "07-up-running")
+    try:
+        names = names_of(server, keys, tmp_path, key=public(signed))
+        laptop = new_laptop(server, tmp_path)
+        authority = f"@cert-authority * {names.authority}\n"
+        (laptop.directory / "known_hosts").write_text(f"{authority}{more(names)!s}")
+        by_ssh = laptop.ssh_logs_in()
+        row = laptop.status(capsys, monkeypatch)
+    finally:
+        server.stop()
+    assert expected in {None, by_ssh}
+    assert logged_in(row) is by_ssh, row
+    if by_ssh:
+        return
+    message = row["error"]["message"]
+    if "revoked" in what:
+        assert row["error"]["code"] == "host_key_revoked"
+        assert f"revoked in {laptop.directory}/known_hosts, line " in message
+    else:
+        assert row["error"]["code"] == "host_key_unknown"
+        assert "its certificate is not valid: " in message
 
 
 def new_laptop(server: openssh.OpenSSH, directory: Path) -> Laptop:

@@ -18,7 +18,7 @@ from tests.waiting import until
 from apexgpu import cli
 from apexgpu.models import Host
 from apexgpu.session import Session
-from apexgpu.ssh import controlmaster
+from apexgpu.ssh import attachedssh, controlmaster
 
 pytestmark = pytest.mark.openssh
 
@@ -114,6 +114,48 @@ def test_an_ssh_that_waits_for_its_user_has_no_limit(
         assert ssh(replace(server.host, port=port.port), config, "--", "echo in") == 0
         thread.join(60)
     assert capfd.readouterr().out == "in\n"
+
+
+def test_an_ssh_that_waits_for_its_user_has_a_long_limit(
+    server: openssh.OpenSSH,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """sshd closes such a login after two minutes; another server may not."""
+    log = "debug1: SSH2_MSG_NEWKEYS received\\ndebug1: Server accepts key: k\\n"
+    asks = f"printf '{log}' > \"$2\"; exec tail -f /dev/null"
+    wrap(tmp_path, FOR_THE_USER.format(asks), monkeypatch)
+    monkeypatch.setenv("APEXGPU_TIMEOUT", "1")
+    monkeypatch.setattr(attachedssh, "_USERS_LIMIT", 3.0)
+    with contextlib.closing(Port(server.host)) as port:
+        config = config_for(server, port.port, tmp_path)
+        assert ssh(replace(server.host, port=port.port), config, "--", "true") == 5
+        assert port.connections == 1  # apexgpu looked whether the host answers, and waited on
+    assert "the login did not finish in time" in capfd.readouterr().err
+
+
+def test_a_jump_host_may_ask_its_user_for_longer_than_the_limit(
+    server: openssh.OpenSSH,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    started = tmp_path / "started"
+    proxy = tmp_path / "proxy"
+    # It takes three times the limit, as for a second factor.
+    proxy.write_text(
+        f"#!/bin/sh\necho >> {started}\nsleep 3\n"
+        f"exec ssh -F {server.config} -p {server.host.port} -W {server.host.address}:{server.host.port} "
+        f"{server.host.address}\n"
+    )
+    proxy.chmod(0o755)
+    monkeypatch.setenv("APEXGPU_TIMEOUT", "1")
+    config = tmp_path / "config"
+    config.write_text(f"{server.config.read_text()}  ProxyCommand {proxy}\n")
+    assert ssh(server.host, config, "--", "echo in") == 0
+    assert capfd.readouterr().out == "in\n"
+    assert started.read_text().count("\n") == 1  # nobody was asked twice
 
 
 def test_a_status_of_255_is_the_commands_own_and_nothing_is_sent_twice(

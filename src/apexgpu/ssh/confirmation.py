@@ -5,6 +5,10 @@ key, a key that cannot be read, an unknown host key, an exception of a library) 
 the same command. If that succeeds, the rest of the run uses OpenSSH, and so do later runs, until the cause changes
 (`history`).
 
+Each connection that ends without a login counts for sshd's penalties. So where another ssh of this run has just failed
+(sshfs, a copy, `apexgpu ssh`), a single connection finds out the rest: OpenSSH's where the keys were refused, and
+paramiko's, which shows the host key, where ssh does not know that.
+
 A refusal need not be confirmed where another host, with the same options, accepted one of the refused keys in this run:
 then it is about this host.
 """
@@ -35,7 +39,7 @@ from apexgpu.ssh.identities import SkipReason
 from apexgpu.ssh.opensshclient import OpenSshClient
 from apexgpu.ssh.paramikoclient import ParamikoClient, Stage, UnconfirmedError
 from apexgpu.ssh.route import Route
-from apexgpu.ssh.transport import Limits, OnLogin, UsedKey
+from apexgpu.ssh.transport import Limits, OnLogin, SshVerdict, UsedKey
 from apexgpu.sshfiles.knownhosts import KnownHosts
 
 _LONGEST_WAIT = 0.5  # seconds
@@ -69,12 +73,17 @@ class ConfirmingClient:
 
     def run(self, route: Route, command: str, *, limits: Limits, on_line: OnOutput | None) -> Reply:
         """See transport.Client."""
-        if route.needs_openssh or self._history.prefers_openssh(route) or _has_markers(route):
+        verdict = self._history.take_verdict(route)
+        uses_openssh = route.needs_openssh or verdict is SshVerdict.KEY_REFUSED
+        if uses_openssh or self._history.prefers_openssh(route) or _has_markers(route):
             return self._openssh.run(route, command, limits=limits, on_line=on_line)
         try:
             return self._paramiko.attempt(route, command, limits=limits, on_line=on_line)
         except UnconfirmedError as exc:
             unconfirmed = exc
+        is_unknown = isinstance(unconfirmed.error, UnknownHostKeyError)
+        if is_unknown and verdict is SshVerdict.HOST_KEY_UNKNOWN:
+            raise unconfirmed.error
         if unconfirmed.stage is not Stage.LOGIN:
             return self._confirm(route, command, limits, on_line, unconfirmed)
         return self._confirm_login(route, command, limits, on_line, unconfirmed)
@@ -92,6 +101,10 @@ class ConfirmingClient:
     def explain(self, route: Route, log: str, limits: Limits) -> ApexError | None:
         """See transport.ExplainingClient."""
         return self._openssh.explain(route, log, limits)
+
+    def ssh_failed(self, route: Route, verdict: SshVerdict) -> None:
+        """See transport.ExplainingClient."""
+        self._history.ssh_failed(route, verdict)
 
     def _note_login(self, route: Route, key: UsedKey) -> None:
         self._on_login(route, key)

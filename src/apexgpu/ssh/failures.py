@@ -31,6 +31,7 @@ from apexgpu.errors import (
     RevokedHostKeyError,
     SameCommand,
     SilentAgentError,
+    StalledLoginError,
     TooManyKeysError,
     TooMuchOutputError,
     UnknownNameError,
@@ -51,9 +52,12 @@ class UnknownHostKeyError(DeclinedError):
 
     code = "host_key_unknown"
 
-    def __init__(self, route: Route, key: PublicKey) -> None:
+    def __init__(self, route: Route, key: PublicKey, invalid_certificate: str = "") -> None:
+        """`invalid_certificate` is why ssh does not accept the certificate of this key, if it has one."""
+        reason = f", and its certificate is not valid: {invalid_certificate}"
         super().__init__(
-            f"the host key of {route.target.alias} is not known yet",
+            f"the host key of {route.target.alias} is not known yet"
+            + (reason if invalid_certificate else ""),
             hint=SameCommand(
                 "run the command in a terminal to see and confirm it, or add --accept-new",
                 "--accept-new",
@@ -61,6 +65,12 @@ class UnknownHostKeyError(DeclinedError):
         )
         self.route = route
         self.key = key
+
+
+class HostKeyNotTrustedError(DeclinedError):
+    """A program's ssh does not know the host key. It does not show the key, so the user cannot be asked about it."""
+
+    code = "host_key_unknown"
 
 
 class KeyLockedError(DeclinedError):
@@ -333,6 +343,16 @@ def too_much_output_error(target: Target, limit: int) -> TooMuchOutputError:
     """The error for a command that printed more than `limit` bytes, and was ended."""
     message = f"{target.alias} sent more than {size(limit)}, and the rest was not read"
     return TooMuchOutputError(message, hint=f"apexgpu doctor {target.host.name}")
+
+
+def stalled_login_error(
+    target: Target, *, logged_in: bool = False, detail: str = ""
+) -> UnreachableError:
+    """The error for a server that exchanged keys and then fell silent. Too slow is not refused."""
+    reason = "the login did not finish in time"
+    if logged_in:
+        reason = "it accepted the login but opened no session in time"
+    return unreachable_error(target, reason + detail, StalledLoginError)
 
 
 def unreachable_error(

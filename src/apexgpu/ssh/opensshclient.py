@@ -13,6 +13,7 @@ from apexgpu.errors import (
     ConnectionClosedError,
     ConnectionLostError,
     ConnectTimeoutError,
+    UnreachableError,
 )
 from apexgpu.models import PublicKey, Reply, Target
 from apexgpu.platforms import namedpipes
@@ -35,6 +36,7 @@ from apexgpu.ssh.failures import (
     proxy_error,
     revoked_host_key_error,
     silent_agent_error,
+    stalled_login_error,
     too_much_output_error,
     unreachable_error,
     wrong_passphrase_error,
@@ -43,7 +45,7 @@ from apexgpu.ssh.history import ConnectionHistory
 from apexgpu.ssh.hostkeys import known_hosts_name
 from apexgpu.ssh.route import Route, config_arguments, target_arguments
 from apexgpu.ssh.sshlog import SshLog
-from apexgpu.ssh.transport import Limits, OnLogin, UsedKey
+from apexgpu.ssh.transport import Limits, OnLogin, SshVerdict, UsedKey
 from apexgpu.sshfiles.agentquery import Agents, AgentState
 from apexgpu.sshfiles.keyfiles import read_text
 from apexgpu.sshfiles.knownhosts import KnownHosts
@@ -69,6 +71,7 @@ def argv(target: Target, command: str, *, config: Path, connect: float) -> list[
         *sshoptions.keep_alive(15, 4),
         sshoptions.connect_timeout(connect),
         "LogLevel=DEBUG1",  # it goes to a file; see `sshlog`
+        sshoptions.SESSION_IS_LOGGED,
     ]
     words += [*sshoptions.arguments(options), target.alias]
     if command:
@@ -176,7 +179,11 @@ class OpenSshClient:
             # ssh's messages go to a file (-E), so that they cannot be confused with the command's stderr.
             file = Path(directory) / "log"
             arguments[1:1] = ["-E", str(file)]
-            ready = Readiness(lambda: sshlog.is_authenticated(_read(file)), login_limit)
+            # A server may accept the login and then open no session.
+            has_started = sshlog.is_authenticated
+            if command or route.logs_session:
+                has_started = sshlog.has_session
+            ready = Readiness(lambda: has_started(_read(file)), login_limit)
             completed = self._runner.stream(
                 arguments,
                 stdin=stdin,
@@ -188,16 +195,17 @@ class OpenSshClient:
                 ready=ready,
                 env=env,
             )
-            log = sshlog.parse(_read(file))
+            text = _read(file)
+            log = sshlog.parse(text)
         err = completed.err.decode("utf-8", "replace")
         reply = Reply(completed.code, completed.text, err, completed.is_cut)
         if log.authenticated:
             self._history.logged_in(route)
             self._on_login(route, used_key(log))
         if completed.timed_out:
-            if log.authenticated or reply.out:
+            if has_started(text) or reply.out:
                 raise command_timeout_error(target, reply.out)
-            raise _login_timeout_error(route, log)
+            raise login_timeout_error(target, log)
         if completed.too_much:
             raise too_much_output_error(target, limits.output)
         if reply.code == _SSH_FAILED:
@@ -208,7 +216,11 @@ class OpenSshClient:
         """See transport.ExplainingClient."""
         parsed = sshlog.parse(log)
         if classify(parsed.messages) is SshFailure.TIMEOUT:
-            return _login_timeout_error(route, parsed)
+            return login_timeout_error(route.target, parsed)
+        if classify(parsed.messages) is SshFailure.HOST_KEY_UNKNOWN:
+            # Whoever asks the user has to show the key, and looks at it then.
+            self._history.ssh_failed(route, SshVerdict.HOST_KEY_UNKNOWN)
+            return None
         try:
             self._raise_unless_of_command(route, Reply(_SSH_FAILED, ""), parsed, limits, None)
         except ApexError as exc:
@@ -245,7 +257,7 @@ class OpenSshClient:
             failure = SshFailure.HOST_KEY_UNKNOWN
         if not log.authenticated:
             if log.has_version:
-                self._history.ended_early(route)
+                self._history.ended_early(route, refused=bool(log.offered))
             raise self._connect_error(route, reply, log, messages, failure, limits, host_key)
         if failure in {SshFailure.CLOSED, SshFailure.TIMEOUT}:
             raise _lost_error(route.target, reply.out)
@@ -277,7 +289,7 @@ class OpenSshClient:
             return unreachable_error(route.target, f"ssh failed: {reason}", ConnectionClosedError)
         if failure is SshFailure.HOST_KEY_UNKNOWN:
             key = host_key or self._fetch_host_key(route, limits)
-            return UnknownHostKeyError(route, key)
+            return UnknownHostKeyError(route, key, log.invalid_certificate)
         if failure in {SshFailure.KEY_REFUSED, SshFailure.KEY_TOO_OPEN}:
             return self._login_error(route, log)
         return _failure_error(route, failure, log)
@@ -363,8 +375,12 @@ def _failure_error(route: Route, failure: SshFailure, log: SshLog) -> ApexError:
     known_hosts = KnownHosts(route.known_hosts_files)
     name = known_hosts_name(route)
     if failure is SshFailure.HOST_KEY_REVOKED and log.host_key:
-        place = known_hosts.revoked_by(name, log.host_key)
-        return revoked_host_key_error(target, shown=log.host_key, place=place)
+        # Either is enough: the key itself, or the key that signed its certificate.
+        for shown in (log.host_key, log.authority):
+            place = known_hosts.revoked_by(name, shown)
+            if place is not None:
+                return revoked_host_key_error(target, shown=shown, place=place)
+        return revoked_host_key_error(target, shown=log.host_key, place=None)
     if failure is SshFailure.HOST_KEY_CHANGED and log.host_key:
         from apexgpu.iam.publickeys import fingerprint
 
@@ -379,18 +395,20 @@ def _failure_error(route: Route, failure: SshFailure, log: SshLog) -> ApexError:
     return failure_error(target, failure, log.messages)
 
 
-def _login_timeout_error(route: Route, log: SshLog) -> ApexError:
-    """The error for an ssh that did not log in within its limit. Too slow is not refused."""
+def login_timeout_error(target: Target, log: SshLog) -> UnreachableError:
+    """The error for an ssh that had no session within its limit. Too slow is not refused."""
+    if log.authenticated:
+        return stalled_login_error(target, logged_in=True)
+    detail = ""
     last = last_line(log.messages, "")
-    if log.has_version:
-        reason = "the login did not finish in time"
-    elif log.connected:
-        reason = "it accepts the connection but does not answer"
-    else:
-        reason = "no answer in time"
     if last:
-        reason += f" (ssh: {last[:120]})"
-    return unreachable_error(route.target, reason, ConnectTimeoutError)
+        detail = f" (ssh: {last[:120]})"
+    if log.exchanged_keys:
+        return stalled_login_error(target, detail=detail)
+    reason = "no answer in time"
+    if log.connected:
+        reason = "it accepts the connection but does not answer"
+    return unreachable_error(target, reason + detail, ConnectTimeoutError)
 
 
 def _knows_no_key(route: Route, messages: str) -> bool:

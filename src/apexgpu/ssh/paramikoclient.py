@@ -44,6 +44,7 @@ from apexgpu.ssh.failures import (
     nothing_offered_error,
     revoked_host_key_error,
     silent_agent_error,
+    stalled_login_error,
     too_much_output_error,
     unreachable_error,
     wrong_passphrase_error,
@@ -75,6 +76,7 @@ class Stage(Enum):
     PROTOCOL = "key exchange"
     HOST_KEY = "host key"
     LOGIN = "login"
+    SESSION = "session"
 
 
 class UnconfirmedError(Exception):
@@ -189,7 +191,7 @@ class ParamikoClient:
         """As `run`, but UnconfirmedError for every failure that OpenSSH has to confirm."""
         deadline = time.monotonic() + limits.connect
         with self._connected(route, deadline) as transport:
-            with _errors_before_the_command(route.target, Stage.LOGIN):
+            with _errors_before_the_command(route.target, Stage.SESSION):
                 channel = transport.open_session(timeout=_seconds_until(deadline))
                 channel.settimeout(limits.connect)
                 data_arrived = _watch(channel)
@@ -227,17 +229,22 @@ class ParamikoClient:
         with _errors_before_the_command(route.target, Stage.PROTOCOL):
             connection, transport = self._connect(paramiko, route, deadline)
         login = _Login(connection, transport)
+        is_trusted = False
         try:
             with _errors_before_the_command(route.target, Stage.HOST_KEY):
                 _check_host_key(transport, route)
+            is_trusted = True
             with _errors_before_the_command(route.target, Stage.LOGIN):
                 self._log_in(paramiko, transport, route, deadline)
-            self._history.logged_in(route)
-            yield transport
-        except BaseException as exc:
+        except BaseException:
             login.close()
-            if isinstance(exc, UnconfirmedError):
-                self._history.ended_early(route)
+            self._history.ended_early(route, refused=is_trusted)
+            raise
+        self._history.logged_in(route)
+        try:
+            yield transport
+        except BaseException:
+            login.close()
             raise
         self._kept.keep(route.target, login)
 
@@ -256,10 +263,10 @@ class ParamikoClient:
             except BaseException as exc:
                 connection.close()
                 if _has_version(connection.first_bytes):
-                    self._history.ended_early(route)
+                    self._history.ended_early(route, refused=False)
                     raise
                 if isinstance(exc, TimeoutError) or time.monotonic() >= deadline:
-                    raise _silent_error(route.target) from None
+                    raise _silent_error(route.target, Stage.PROTOCOL) from None
                 hung_up = isinstance(exc, EOFError | ConnectionError | paramiko.SSHException)
                 if not hung_up:
                     raise
@@ -387,7 +394,9 @@ def _may_be_busy(greeting: str) -> bool:
     return not greeting or "MaxStartups" in greeting
 
 
-def _silent_error(target: Target) -> UnreachableError:
+def _silent_error(target: Target, stage: Stage) -> UnreachableError:
+    if stage in {Stage.LOGIN, Stage.SESSION}:
+        return stalled_login_error(target, logged_in=stage is Stage.SESSION)
     return unreachable_error(
         target, "it accepts the connection but does not answer", ConnectTimeoutError
     )
@@ -584,22 +593,23 @@ def _errors_before_the_command(target: Target, stage: Stage) -> Iterator[None]:
     except ApexError as exc:
         raise UnconfirmedError(exc, stage) from None
     except TimeoutError:
-        raise unreachable_error(target, "no answer in time", ConnectTimeoutError) from None
+        raise _silent_error(target, stage) from None
     except Exception as exc:
         # paramiko and the libraries below it raise more classes than anybody could list.
-        error = _ssh_error(target, exc)
-        if isinstance(error, ConnectTimeoutError):
-            # The server is silent, and a second try would take as long again.
-            raise error from None
-        raise UnconfirmedError(error, stage) from None
+        if _is_silence(exc):
+            # A second try would take as long again.
+            raise _silent_error(target, stage) from None
+        raise UnconfirmedError(_ssh_error(target, exc), stage) from None
+
+
+def _is_silence(exc: Exception) -> bool:
+    """Whether the server did not answer in time. paramiko has one class for all failures: only its messages tell."""
+    text = str(exc).lower()
+    silent = "timeout" in text or "no existing session" in text
+    return silent and "reset" not in text
 
 
 def _ssh_error(target: Target, exc: Exception) -> UnreachableError:
-    # paramiko has one class for all its failures; its messages are the only difference.
-    text = str(exc).lower()
-    silent = "timeout" in text or "no existing session" in text
-    if silent and "reset" not in text:
-        return _silent_error(target)
     reason = f"the SSH connection failed ({str(exc)[:120] or 'closed'})"
     return unreachable_error(target, reason, ConnectionClosedError)
 

@@ -21,6 +21,7 @@ from apexgpu.models import Target
 from apexgpu.platforms import hints
 from apexgpu.platforms.system import is_windows
 from apexgpu.process import Runner
+from apexgpu.ssh import sshoptions
 from apexgpu.sshfiles import identityfile, permissions
 from apexgpu.sshfiles.agentquery import DEFAULT_AGENT, agent_socket
 from apexgpu.sshfiles.sshhome import home, is_default_config
@@ -147,6 +148,16 @@ class Route:
         return None
 
     @property
+    def logs_session(self) -> bool:
+        """Whether an ssh with `sshoptions.SESSION_IS_LOGGED` logs that its session is open, and does so at once."""
+        if sshoptions.NAMELESS_VARIABLE not in self.options.get("sendenv", []):
+            return False  # the user's config has `SendEnv -*`
+        if self.option("sessiontype", "default") != "default":
+            return False
+        # A LocalCommand runs between the login and the session, and may take as long as it likes.
+        return self.option("permitlocalcommand", "no") == "no" or "localcommand" not in self.options
+
+    @property
     def host_key_algorithms(self) -> set[str]:
         """The algorithms that ssh accepts for a host key; empty if it does not print them."""
         return set(filter(None, self.option("hostkeyalgorithms").split(",")))
@@ -225,7 +236,8 @@ def resolve(target: Target, *, config: Path, runner: Runner) -> Route:
     else:
         # Without -F, ssh would read the user's own config instead.
         config_file = ["-F", os.devnull]
-    argv = ["ssh", "-G", *config_file, *target_arguments(target), target.alias]
+    log = sshoptions.arguments([sshoptions.SESSION_IS_LOGGED])
+    argv = ["ssh", "-G", *config_file, *target_arguments(target), *log, target.alias]
     began = time.monotonic()
     try:
         completed = runner.run(argv, timeout=_TIME_LIMIT)

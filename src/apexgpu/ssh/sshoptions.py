@@ -23,6 +23,11 @@ COMMAND_ONLY = ("RemoteCommand=none", "RequestTTY=no", "PermitLocalCommand=no", 
 NO_FORWARDING = ("ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes")
 
 
+NAMELESS_VARIABLE = "APEXGPU_NO_SUCH_VARIABLE"
+
+SESSION_IS_LOGGED = f"SendEnv={NAMELESS_VARIABLE}"
+"""With a variable to send, even one that is not set, ssh logs when the server has opened the session."""
+
 NO_AGENT = "IdentityAgent=none"
 """Log in without an agent. See `silentagent`."""
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -69,6 +70,13 @@ class Limits:
     silence: float | None = None
     output: int = MOST_OUTPUT
     keeps_reading: bool = False
+
+
+class SshVerdict(Enum):
+    """Why an ssh of this run could not log in."""
+
+    HOST_KEY_UNKNOWN = "it does not know the host key"
+    KEY_REFUSED = "the server accepted none of its keys"
 
 
 class Transport(Protocol):
@@ -129,6 +137,10 @@ class ExplainingClient(Protocol):
 
     def explain(self, route: Route, log: str, limits: Limits) -> ApexError | None:
         """Why an ssh could not log in, from its log (LogLevel=DEBUG1); None if the log does not tell."""
+        ...
+
+    def ssh_failed(self, route: Route, verdict: SshVerdict) -> None:
+        """Remember why an ssh that something else has run did not log in."""
         ...
 
 
@@ -280,6 +292,24 @@ class Connections:
         if not isinstance(client, ExplainingClient):
             return None
         return client.explain(route, log, self.limits)
+
+    def ssh_failed(self, target: Target, error: ApexError) -> None:
+        """Remember why an ssh that something else has run (sshfs, a copy) did not log in, if `error` is about that.
+
+        The next command finds out the rest with one connection: servers count those that end without a login.
+        """
+        from apexgpu.ssh.failures import HostKeyNotTrustedError
+
+        if isinstance(error, HostKeyNotTrustedError):
+            verdict = SshVerdict.HOST_KEY_UNKNOWN
+        elif isinstance(error, LoginError):
+            verdict = SshVerdict.KEY_REFUSED
+        else:
+            return
+        route = self.route(target)
+        client = self.client_for(route)
+        if isinstance(client, ExplainingClient):
+            client.ssh_failed(route, verdict)
 
     def open_socket(self, target: Target) -> Path | None:
         """The socket at which ssh can use the connection that is open to `target`; None if there is none."""

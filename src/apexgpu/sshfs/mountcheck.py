@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 
-from apexgpu.errors import ApexError, DeclinedError, LoginError, RefusedError, UsageError
+from apexgpu.errors import ApexError, LoginError, RefusedError, UsageError
 from apexgpu.models import Target
 from apexgpu.platforms import hints
 from apexgpu.process import Completed, StartedProgram, TimedCommand, start_timed
 from apexgpu.ssh import sshoptions
-from apexgpu.ssh.failures import SshFailure, classify, failure_error
+from apexgpu.ssh.failures import HostKeyNotTrustedError, SshFailure, classify, failure_error
 from apexgpu.ssh.route import config_arguments, target_arguments
 from apexgpu.text import last_line
 
@@ -24,12 +24,6 @@ class PromptNeededError(LoginError):
     """ssh would ask for a passphrase or a password."""
 
     code = "key_prompt"
-
-
-class HostKeyNotTrustedError(DeclinedError):
-    """The host key is not in known_hosts yet."""
-
-    code = "host_key_unknown"
 
 
 class PathCheck:

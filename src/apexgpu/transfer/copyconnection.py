@@ -14,7 +14,7 @@ from apexgpu.platforms.system import is_windows
 from apexgpu.process import Completed, start_async
 from apexgpu.ssh import sshoptions
 from apexgpu.ssh.controlmaster import runtime_directory
-from apexgpu.ssh.failures import SshFailure, classify, failure_error
+from apexgpu.ssh.failures import HostKeyNotTrustedError, SshFailure, classify, failure_error
 from apexgpu.text import last_line
 from apexgpu.transfer.sftp import SftpClient
 from apexgpu.transfer.sftppackets import NotSftpError, SftpError
@@ -164,8 +164,10 @@ class CopyConnection:
             hint = f"apexgpu ssh {self.host} -- sudo apt install openssh-sftp-server"
             return SftpUnavailableError(message, hint=hint, code="no_sftp")
         failure = classify(self._stderr)
-        if failure is None or failure is SshFailure.HOST_KEY_UNKNOWN:
+        if failure is None:
             return self.lost_error()
+        if failure is SshFailure.HOST_KEY_UNKNOWN:
+            return HostKeyNotTrustedError(f"the host key of {self.alias} is not known yet")
         return failure_error(self._target, failure, self._stderr)
 
     def lost_error(self) -> ConnectionLostError:
