@@ -120,8 +120,12 @@ def down(home: Path, timeout: float = 15) -> bool:
 
 
 def need_extra() -> None:
-    """Raise MissingProgramError if the libraries of the extra `lab` are not installed."""
+    """Raise MissingProgramError if this machine lacks what the lab needs: the extra `lab`; on Windows, sh."""
     from importlib.util import find_spec
+
+    if is_windows():
+        message = "the embedded lab needs sh and /proc, which Windows lacks: run it in WSL"
+        raise MissingProgramError(message, hint="wsl --install -d Ubuntu")
 
     missing = [name for name in ("asyncssh", "h11") if find_spec(name) is None]
     if missing:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.lab.calls import fetch, ssh, started
 
+from apexgpu_lab import listeners
 from apexgpu_lab.inprocess import running
 
 
@@ -54,6 +55,20 @@ def test_two_labs_on_one_address_have_containers_of_their_own(tmp_path: Path) ->
         ssh(one, "gpu2", "touch /home/alice/only-in-one")
         assert ssh(one, "gpu2", "ls /home/alice").out.split() == ["only-in-one"]
         assert ssh(two, "gpu2", "ls /home/alice").out == ""
+
+
+def test_ports_of_another_program_belong_to_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.shuffle", lambda _offsets: None)
+
+    def manage_port() -> int:
+        ((address, sock),) = listeners.bind_host_addresses(1, shared=True)[1]
+        sock.close()
+        return address.manage_port
+
+    free = manage_port()
+    with socket.create_server(("127.0.0.1", free + 3)):
+        assert manage_port() != free
+    assert manage_port() == free
 
 
 @pytest.mark.openssh

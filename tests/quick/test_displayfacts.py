@@ -83,8 +83,8 @@ class Recorded:
         raise AssertionError(argv)
 
 
-def test_macos_with_xquartz_that_does_not_run(tmp_path: Path) -> None:
-    shown = str(tmp_path / "org.xquartz:0")
+def test_macos_with_xquartz_that_does_not_run(runtime: Path) -> None:
+    shown = str(runtime / "org.xquartz:0")
     runner = Recorded(
         {
             "ssh -G gpu7": "xauthlocation /usr/X11R6/bin/xauth\n",

@@ -9,7 +9,7 @@ import pytest
 
 from apexgpu import cli
 from apexgpu.commands.invocation import Invocation
-from apexgpu.errors import NoNetworkError, RefusedError
+from apexgpu.errors import MissingProgramError, NoNetworkError, RefusedError
 from apexgpu.render.screen import Screen
 from apexgpu.session import Session
 from apexgpu_lab import client, demo
@@ -45,6 +45,18 @@ def test_the_demo_ends_with_a_command_that_works_where_the_user_is(
     assert Path("/", demo._command()) == program
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     assert demo._command() == "apexgpu"
+
+
+def test_on_windows_the_lab_names_wsl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    starts = (
+        lambda: client.up(tmp_path, hosts=1, registered=False),
+        lambda: demo.play(print_line=lambda _line: None),
+    )
+    for start in starts:
+        with pytest.raises(MissingProgramError, match="run it in WSL") as caught:
+            start()
+        assert caught.value.hint == "wsl --install -d Ubuntu"
 
 
 def report(error: RefusedError | NoNetworkError, config: Path) -> str:

@@ -37,7 +37,7 @@ def test_where_a_remote_path_begins(word: str, path: str) -> None:
 def test_what_sftp_is_asked() -> None:
     job = mountcheck.sftp_command(TARGET, 'a "b\\', config=Path("/c"), limit=4)
     assert job.stdin == b'pwd\ncd "a \\"b\\\\"\n'
-    assert job.argv[:5] == ("sftp", "-b", "-", "-F", "/c")
+    assert job.argv[:5] == ("sftp", "-b", "-", "-F", str(Path("/c")))
     assert job.argv[-1] == "gpu7"
     assert {
         "BatchMode=yes",

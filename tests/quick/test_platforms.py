@@ -2,6 +2,7 @@
 
 import ast
 import ctypes
+import functools
 import inspect
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from apexgpu.platforms import console, hints, replacing, rights, shellwords, starting
+from apexgpu.platforms import console, hints, paths, replacing, rights, shellwords, starting
 from apexgpu.platforms.system import System, current
 
 LINUX, MACOS, WINDOWS = System
@@ -343,3 +344,118 @@ def test_no_other_package_asks_for_the_system() -> None:
             }:
                 asking.append(f"{name}:{node.lineno}")
     assert asking == []
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str, str]]:
+    """Each call of a function or method: with its name, and with what stands before the name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node, node.func.attr, ast.unparse(node.func.value)
+
+
+@functools.cache
+def modules_of_the_laptop() -> list[tuple[str, ast.Module]]:
+    modules = []
+    for path in sorted((SOURCE / "apexgpu").rglob("*.py")):
+        name = path.relative_to(SOURCE).as_posix()
+        if not name.startswith(RUN_ON_THEIR_OWN):
+            modules.append((name, ast.parse(path.read_text())))
+    return modules
+
+
+NOT_ON_WINDOWS = {"apexgpu/ssh/controlmaster.py"}  # sockets with a path
+
+
+def test_no_directory_is_made_with_a_mode_of_its_own() -> None:
+    """On Windows, 0o700 is an access list that ssh refuses (W2)."""
+    stray = []
+    made = 0
+    for name, tree in modules_of_the_laptop():
+        for call, function, _ in calls(tree):
+            if function not in {"mkdir", "makedirs"} or name in NOT_ON_WINDOWS:
+                continue
+            made += 1
+            words = [*call.args, *(keyword.value for keyword in call.keywords)]
+            if any(isinstance(word, ast.Constant) and word.value == 0o700 for word in words):
+                stray.append(f"{name}:{call.lineno}")
+    assert made > 3
+    assert stray == []
+
+
+NAMES_OF_PATHS = {"candidate", "file", "path", "target", "temporary"}
+
+
+def test_a_file_is_replaced_where_it_is_tried_again() -> None:
+    """An editor that reads the old one makes Windows refuse for some milliseconds (W12)."""
+    tries_again_itself = "apexgpu/transfer/localfiles.py"
+    stray = []
+    for name, tree in modules_of_the_laptop():
+        for call, function, before in calls(tree):
+            # str.replace() takes two arguments.
+            of_path = function == "replace" and len(call.args) == 1 and before in NAMES_OF_PATHS
+            if (
+                of_path or (before == "os" and function == "replace")
+            ) and name != tries_again_itself:
+                stray.append(f"{name}:{call.lineno} {before}.{function}")
+    assert stray == []
+
+
+def test_no_thread_waits_without_a_limit() -> None:
+    """Before Python 3.14, Ctrl-C does not end such a wait on Windows (W11)."""
+    stray = []
+    for name, tree in modules_of_the_laptop():
+        awaited = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Await)}
+        for call, function, _ in calls(tree):
+            if function in {"create_task", "wait_for"}:
+                awaited.add(id(call.args[0]))
+        for call, function, before in calls(tree):
+            is_wait = function == "wait" and not call.args and not call.keywords
+            if is_wait and id(call) not in awaited:
+                stray.append(f"{name} {before}")
+    assert sorted(set(stray)) == WAITS_FOR_A_PROGRAM
+
+
+WAITS_FOR_A_PROGRAM = [
+    "apexgpu/process.py one",
+    "apexgpu/process.py process",
+    "apexgpu/process.py self",
+    "apexgpu/process.py self._process",
+    "apexgpu/sshfs/mountcheck.py self._program",
+]
+"""For a program that was told to end or has a limit of its own, or that has the terminal and gets Ctrl-C itself."""
+
+
+def test_what_runs_in_the_background_opens_no_window_wherever_it_is_started() -> None:
+    """Each place that starts a program with a session of its own gives Windows its flags too (W3)."""
+    stray = []
+    found = 0
+    for package in ("apexgpu", "apexgpu_lab"):
+        for path in sorted((SOURCE / package).rglob("*.py")):
+            name = path.relative_to(SOURCE).as_posix()
+            if name.startswith(RUN_ON_THEIR_OWN):
+                continue
+            for call, function, _ in calls(ast.parse(path.read_text())):
+                options = {keyword.arg for keyword in call.keywords}
+                if function == "Popen" and "start_new_session" in options:
+                    found += 1
+                    if "creationflags" not in options:
+                        stray.append(f"{name}:{call.lineno}")
+    assert found >= 3
+    assert stray == []
+
+
+@pytest.mark.parametrize(
+    ("path", "directory", "system", "below"),
+    [
+        ("C:\\Users\\Alice\\gpu7\\x", "c:/users/alice/gpu7", WINDOWS, True),
+        ("C:\\Users\\alice\\gpu7", "C:\\Users\\alice\\gpu7", WINDOWS, True),
+        ("C:\\Users\\alice\\gpu70", "C:\\Users\\alice\\gpu7", WINDOWS, False),
+        ("X:\\data", "x:", WINDOWS, True),
+        ("/home/alice/gpu7/x", "/home/alice/gpu7", LINUX, True),
+        ("/home/alice/gpu70", "/home/alice/gpu7", LINUX, False),
+        ("/home/Alice/gpu7", "/home/alice", LINUX, False),
+        ("/a", "/", MACOS, True),
+    ],
+)
+def test_what_is_below_a_directory(path: str, directory: str, system: System, below: bool) -> None:
+    assert paths.is_below(system, path, directory) is below

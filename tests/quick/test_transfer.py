@@ -34,6 +34,11 @@ class Noting(LocalFiles):
         await super().rename(old, new)
 
 
+def as_given(path: Path) -> bytes:
+    """A path as the copy gets it, with slashes on Windows too."""
+    return os.fsencode(path.as_posix())
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     (tmp_path / "source").mkdir()
@@ -94,17 +99,17 @@ def filled(
     """The stage in `target`, filled; `before` is done to the source after it was looked at."""
 
     async def run() -> StageResult:
-        info = await LocalFiles().info(os.fsencode(source))
+        info = await LocalFiles().info(as_given(source))
         assert info is not None
         if before is not None:
             before.write_bytes(b"short")
         name = b"" if info.is_directory else os.fsencode(source.name)
         load = StageRequest(
-            os.fsencode(source),
+            as_given(source),
             info,
-            os.fsencode(target / STAGE),
+            as_given(target / STAGE),
             name,
-            None if final is None else os.fsencode(final),
+            None if final is None else as_given(final),
         )
         files = side or LocalFiles()
         result = await fill_stage(LocalFiles(), files, load, CopyProgress())
@@ -121,7 +126,7 @@ def placed(
     side = side or Noting()
     changed = asyncio.run(
         move_into_place(
-            side, os.fsencode(target / STAGE), os.fsencode(final), file=file.encode(), merge=merge
+            side, as_given(target / STAGE), as_given(final), file=file.encode(), merge=merge
         )
     )
     return changed, side.done
@@ -241,8 +246,8 @@ def test_a_stage_is_taken_away_with_all_that_is_in_it(target: Path) -> None:
     (target / STAGE / "a/b/c").mkdir(parents=True)
     (target / STAGE / "a/b/file").write_text("x")
     (target / STAGE / "a/link").symlink_to("/")
-    asyncio.run(remove_stage(LocalFiles(), os.fsencode(target / STAGE)))
-    asyncio.run(remove_stage(LocalFiles(), os.fsencode(target / STAGE)))
+    asyncio.run(remove_stage(LocalFiles(), as_given(target / STAGE)))
+    asyncio.run(remove_stage(LocalFiles(), as_given(target / STAGE)))
     assert list(target.iterdir()) == []
 
 
@@ -295,7 +300,7 @@ def test_a_stage_with_such_directories_is_taken_away_too(source: Path, target: P
     (source / "deep/file").write_text("x")
     (source / "deep").chmod(0o555)
     filled(source, target)
-    asyncio.run(remove_stage(Plain(), os.fsencode(target / STAGE)))
+    asyncio.run(remove_stage(Plain(), as_given(target / STAGE)))
     assert list(target.iterdir()) == []
 
 
@@ -344,7 +349,7 @@ def test_windows_is_asked_again_while_another_program_has_the_file_open(
             raise refusals.pop()
         replace(old, new)
 
-    rename = LocalFiles().rename(os.fsencode(target / "new"), os.fsencode(target / "old"))
+    rename = LocalFiles().rename(as_given(target / "new"), as_given(target / "old"))
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setattr(os, "replace", refuse_at_first)
     asyncio.run(rename)
@@ -360,7 +365,7 @@ def test_windows_is_not_asked_forever(target: Path, monkeypatch: pytest.MonkeyPa
     def refuse(old: bytes, new: bytes) -> None:
         raise PermissionError(13, "Access is denied")
 
-    rename = LocalFiles().rename(os.fsencode(target / "new"), os.fsencode(target / "old"))
+    rename = LocalFiles().rename(as_given(target / "new"), as_given(target / "old"))
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setattr("apexgpu.transfer.localfiles.asyncio.sleep", pause)
     monkeypatch.setattr(os, "replace", refuse)

@@ -4,13 +4,10 @@ import dataclasses
 import io
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,13 +41,10 @@ def noted(state: Path, name: str, pid: int, *, host: str = "gpu7") -> Tunnel:
 
 
 @pytest.fixture
-def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def sockets(runtime: Path) -> Path:
     """The directory of sockets, empty."""
-    room = Path(tempfile.mkdtemp(prefix="r-"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(room))
-    (room / "apexgpu").mkdir(mode=0o700)
-    yield room / "apexgpu"
-    shutil.rmtree(room)
+    (runtime / "apexgpu").mkdir(mode=0o700)
+    return runtime / "apexgpu"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}', '{"forwards": 7}', "null"])

@@ -1,5 +1,6 @@
 """Windows, as far as Linux can tell: each test is a fault that was found by reading, with Windows' own words."""
 
+import asyncio
 import contextlib
 import errno
 import io
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from apexgpu.forwarding import portowners, ports, records
 from apexgpu.models import Host, Target
 from apexgpu.platforms import hints, programs, searchpath, version
 from apexgpu.platforms.system import System
-from apexgpu.process import Completed, LocalRunner, TimedCommand
+from apexgpu.process import Completed, LocalRunner, TimedCommand, run_all
 from apexgpu.render.screen import Screen
 from apexgpu.render.shellcompletion import show_installation
 from apexgpu.reporter import TerminalReporter
@@ -45,6 +46,7 @@ from apexgpu.sshfiles.configfile import ConfigPlan
 from apexgpu.sshfs import mounting, mountprocesses, mounttable
 from apexgpu.sshfs.mountcommands import MountRequest, mount_argv
 from apexgpu.sshfs.mountprograms import MountProgram, ProgramKind
+from apexgpu.transfer.localfiles import LocalFiles
 
 GPU7 = Target(Host("gpu7", "10.0.0.7", "alice", manage_port=22, port=22001), "container")
 
@@ -210,7 +212,7 @@ def test_a_file_to_include_is_checked_as_ssh_includes_it(tmp_path: Path) -> None
     plan = ConfigPlan(include, (), None, b"", b"x", is_include=True)
     with pytest.raises(ConfigPermissionsError):
         configfile._check_permissions(plan, "gpu7", Including())
-    assert asked == [f"Include {include}\n"]
+    assert asked == [f"Include {include.as_posix()}\n"]
 
 
 def listed(rows: object) -> str:
@@ -337,6 +339,28 @@ def test_ctrl_c_is_heard_while_a_host_says_nothing(monkeypatch: pytest.MonkeyPat
     assert not arrived.wait_within(0.01)
 
 
+def test_ctrl_c_is_heard_while_several_programs_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    real = subprocess.Popen.wait
+
+    def wait(self: Any, timeout: float | None = None) -> int:
+        assert timeout is not None
+        waited.append(timeout)
+        return real(self, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait)
+    monkeypatch.setattr("apexgpu.process.own_group_flags", lambda _system: 0)
+    run_all([TimedCommand((sys.executable, "-c", "pass"), 30)])
+    assert waited
+    assert max(waited) <= 1
+
+
+def test_the_real_path_of_a_file_has_slashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows' own has backslashes, at which a copy would not divide it."""
+    monkeypatch.setattr(os.path, "realpath", lambda _path: b"\\\\?\\C:\\Users\\alice\\data")
+    assert asyncio.run(LocalFiles().real_path(b"data")) == b"C:/Users/alice/data"
+
+
 def test_every_safe_write_tries_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """VS Code reads ~/.ssh/config again and again, and Windows does not replace a file that is open."""
     tried: list[str] = []
@@ -449,11 +473,11 @@ def test_the_paths_of_gits_ssh_are_windows_paths() -> None:
 
 
 def test_the_systems_known_hosts_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PROGRAMDATA", "C:/ProgramData")
+    monkeypatch.setenv("PROGRAMDATA", r"C:\ProgramData")
     value = r"__PROGRAMDATA__\ssh/ssh_known_hosts __PROGRAMDATA__\ssh/ssh_known_hosts2"
-    assert [str(path) for path in route._split_paths(value)] == [
-        r"C:/ProgramData\ssh/ssh_known_hosts",
-        r"C:/ProgramData\ssh/ssh_known_hosts2",
+    assert [PureWindowsPath(path) for path in route._split_paths(value)] == [
+        PureWindowsPath(r"C:\ProgramData\ssh\ssh_known_hosts"),
+        PureWindowsPath(r"C:\ProgramData\ssh\ssh_known_hosts2"),
     ]
 
 

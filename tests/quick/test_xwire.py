@@ -115,13 +115,15 @@ def test_a_login_that_fails_says_why_and_within_its_limit(
         Connection(place, b"x" * 16, 1)
 
 
-def test_nobody_at_a_port_or_a_socket(tmp_path: Path) -> None:
+def test_nobody_at_a_port_or_a_socket(runtime: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1] - 6000
     with pytest.raises(NotThereError, match="connection refused"):
         xdisplay.connect(xwire.Display(number, "127.0.0.1", ""), 1)
     with pytest.raises(NotThereError, match="no such file"):
-        xdisplay.connect(xwire.Display(0, "", str(tmp_path / "X0")), 1)
+        xdisplay.connect(xwire.Display(0, "", str(runtime / "X0")), 1)
+    with pytest.raises(NotThereError, match="label"):
+        xdisplay.connect(xwire.Display(0, "a..b", ""), 1)
 
 
 def test_a_system_without_such_sockets_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

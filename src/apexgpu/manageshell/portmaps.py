@@ -69,7 +69,7 @@ def _answers(port_map: PortMap) -> bool:
         address = (port_map.address, port_map.port)
         with socket.create_connection(address, timeout=_CONNECT_LIMIT) as connection:
             return _stays_open(connection)
-    except OSError:
+    except (OSError, UnicodeError):
         return False
 
 

@@ -374,6 +374,8 @@ def _open_socket(route: Route, deadline: float) -> _Socket:
         plain = socket.create_connection((route.address, route.port), timeout=timeout)
     except OSError as exc:
         raise _socket_error(route.target, exc) from None
+    except UnicodeError:  # a name such as "a..b", which cannot be asked for
+        raise _socket_error(route.target, socket.gaierror()) from None
     connection = _Socket(plain.family, plain.type, plain.proto, fileno=plain.detach())
     connection.settimeout(timeout)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

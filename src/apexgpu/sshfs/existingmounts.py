@@ -1,11 +1,12 @@
 """Checks what is mounted already where a new mount is wanted."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from apexgpu.errors import RefusedError
 from apexgpu.models import Host
+from apexgpu.platforms.paths import is_below, same_name_form
+from apexgpu.platforms.system import current
 from apexgpu.sshfs import mountrecords, mounttable
 from apexgpu.sshfs.mountcommands import MountRequest
 from apexgpu.sshfs.mounts import Mount, check_states, find_mounts, read_table
@@ -18,11 +19,12 @@ def find_existing(state_dir: Path, hosts: Sequence[Host], request: MountRequest)
     """
     mounts = find_mounts(state_dir, hosts)
     for mount in mounts:
-        if mount.directory == request.directory:
+        form = same_name_form(current(), mount.directory)
+        if form == same_name_form(current(), request.directory):
             return _accept(state_dir, mount, request)
     host = request.target.host.name
     for mount in mounts:
-        if request.directory.startswith(f"{mount.directory}{os.sep}"):
+        if is_below(current(), request.directory, mount.directory):
             message = (
                 f"{request.directory} is inside {mount.directory}, "
                 f"which is mounted from {mount.host}"

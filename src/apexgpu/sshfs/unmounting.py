@@ -7,6 +7,8 @@ from pathlib import Path
 
 from apexgpu.errors import ApexError, RefusedError
 from apexgpu.forwarding import portowners
+from apexgpu.platforms import system
+from apexgpu.platforms.paths import is_below
 from apexgpu.platforms.system import is_windows
 from apexgpu.process import Completed, TimedCommand, run_all
 from apexgpu.sshfs import mountcommands, mountprocesses, mountrecords, mounttable
@@ -75,7 +77,7 @@ def _leave_directory(directory: str) -> None:
         current = os.getcwd()  # noqa: PTH109 - Path.cwd() is the same
     except OSError:
         current = directory
-    if current == directory or current.startswith(f"{directory}{os.sep}"):
+    if is_below(system.current(), current, directory):
         os.chdir(Path(directory).anchor)
 
 

@@ -39,7 +39,7 @@ def connect(display: Display, limit: float) -> socket.socket:
     if display.host:
         try:
             return socket.create_connection((display.host, display.port), timeout=limit)
-        except OSError as exc:
+        except (OSError, UnicodeError) as exc:  # the latter for a name such as "a..b"
             raise NotThereError(_reason(exc)) from None
     family = getattr(socket, "AF_UNIX", None)
     if family is None:
