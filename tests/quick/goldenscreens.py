@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -115,15 +116,27 @@ def _styled(line: str) -> Iterator[tuple[str, str]]:
 @contextmanager
 def fixed_surroundings(width: int) -> Iterator[None]:
     """A time, a zone and a width that are always the same."""
-    variables = {"COLUMNS": str(width), "LINES": "60", "TERM": "xterm", "TZ": "Asia/Shanghai"}
+    variables = {
+        "COLUMNS": str(width),
+        "LINES": "60",
+        "TERM": "xterm",
+        "TERM_PROGRAM": "any",  # a modern terminal, on Windows too: an old one gets other symbols
+        "TZ": "Asia/Shanghai",
+    }
     with patch.dict("os.environ", variables), patch("time.time", lambda: NOW):
         for name in ("NO_COLOR", "COLORTERM", "FORCE_COLOR"):  # `patch.dict` restores them
             os.environ.pop(name, None)
-        time.tzset()
+        _follow_time_zone()
         yield
-    time.tzset()
+    _follow_time_zone()
 
 
+def _follow_time_zone() -> None:
+    if hasattr(time, "tzset"):  # Windows follows no variable
+        time.tzset()
+
+
+@cache
 def shown(name: str, width: int) -> Shown:
     """What the golden screen `name` is now."""
     return drawn(SCREENS[name](), width)
