@@ -314,9 +314,13 @@ def test_commands_that_stop_the_container_name_its_runs_before_they_ask(product:
         assert only(product, "one")["state"] == "running"
 
 
-@pytest.mark.parametrize("page", ["docs/runs.md", "docs/zh/runs.md"])
+def first_commands(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return text.partition("```sh\n")[2].partition("```")[0].splitlines()
+
+
 def test_the_day_of_training_on_the_page_is_true(
-    product: Product, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
+    product: Product, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its commands, with the name and the host that the run has here."""
     project = tmp_path / "project"
@@ -327,8 +331,8 @@ def test_the_day_of_training_on_the_page_is_true(
     )
     monkeypatch.chdir(project)
     set_gpus(lab, 2)
-    text = (ROOT / page).read_text(encoding="utf-8")
-    commands = text.partition("```sh\n")[2].partition("```")[0].splitlines()
+    commands = first_commands(ROOT / "docs/runs.md")
+    assert commands == first_commands(ROOT / "docs/zh/runs.md")
     name = host = ""
     for command in commands:
         words = shlex.split(command.replace(" python ", f" {sys.executable} "))
@@ -454,7 +458,7 @@ def test_killed_at_each_write_of_a_run_it_either_runs_or_does_not(
         _, code, events, err = mortals.run(*words, "whole", "--", "sleep 1000", connects=True)
         assert code == 0, err
         assert events
-        for last in one_in(4, range(1, len(events) + 1)):
+        for last in one_in(8, range(1, len(events) + 1)):
             name = f"run-{last}"
             killed, *_ = mortals.run(*words, name, "--", "sleep 1000", last=last, connects=True)
             assert killed
@@ -491,7 +495,7 @@ def test_killed_at_each_write_of_a_stop_or_a_clean_it_can_be_done_again(
         assert code == 0, err
         assert len(events) >= 2
         product("runs", "clean", "--yes")
-        for last in one_in(4, range(1, len(events) + 1)):
+        for last in one_in(8, range(1, len(events) + 1)):
             begin()
             killed, *_ = mortals.run(*words, last=last, connects=True)
             assert killed

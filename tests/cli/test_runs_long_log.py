@@ -22,7 +22,7 @@ FIRST = 1_000_000_000_000_000
 LENGTH = 17
 """Lines that show where they belong: FIRST, FIRST + 1 … with LENGTH bytes each, as seq(1) prints them."""
 
-MOST_MEMORY = 200 * 1024  # KiB
+MOST_MEMORY = 100 * 1024  # KiB
 LARGEST_LOG = 9 * (20 << 20)
 """The parts that are kept, and one that is being written; each is looked at every 4 MiB."""
 

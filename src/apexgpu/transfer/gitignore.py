@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apexgpu.errors import ApexError, MissingProgramError, RefusedError
+from apexgpu.platforms.shellwords import quoted
 from apexgpu.process import Runner
 
 _LIMIT = 60.0  # seconds
@@ -26,7 +27,9 @@ def ignored_paths(directory: Path, runner: Runner) -> frozenset[bytes]:
     ignored = _ignored_paths(directory, runner)
     if _ALL in ignored:
         message = f"git ignores all of {directory}, so there is nothing to copy"
-        raise RefusedError(message, hint=f"git -C {directory} check-ignore -v .", code="git")
+        raise RefusedError(
+            message, hint=f"git -C {quoted(str(directory))} check-ignore -v .", code="git"
+        )
     return frozenset(ignored)
 
 
@@ -86,7 +89,9 @@ class _Git:
             message = (
                 f"git cannot tell what it ignores in {self._directory}: {completed.last_error_line}"
             )
-            raise ApexError(message, hint=f"git -C {self._directory} status", code="git")
+            raise ApexError(
+                message, hint=f"git -C {quoted(str(self._directory))} status", code="git"
+            )
         return [path for path in completed.out.split(b"\0") if path]
 
 
