@@ -37,6 +37,7 @@ def main(
     session = replace(session or Session(), reporter=screen.reporter)
     invocation = Invocation(session, screen)
     screen.reporter.is_chinese = lambda: invocation.session.is_chinese
+    screen.reporter.notify = lambda text: screen.notify(text, invocation.session)
     began = time.monotonic()
     code = _main(invocation, arguments)
     _notify(invocation, arguments, code, time.monotonic() - began)
@@ -71,10 +72,11 @@ def _notify(invocation: Invocation, arguments: Sequence[str], code: int, seconds
     from apexgpu.render import notification  # most commands are over by then
 
     words = _without_leading_options(arguments)
-    if not notification.COMMANDS.isdisjoint({" ".join(words[:1]), " ".join(words[:2])}):
+    if notification.is_awaited(words):
         # A broken config.toml has been reported already.
         with contextlib.suppress(ApexError):
-            invocation.screen.notify(words, code, seconds, invocation.session)
+            text = notification.text_of(words, code, seconds)
+            invocation.screen.notify(text, invocation.session)
 
 
 def _answer(invocation: Invocation, arguments: Sequence[str]) -> int:

@@ -146,6 +146,9 @@ class Reporter:
     is_chinese: Callable[[], bool] = staticmethod(lambda: False)
     """Whether questions and errors have a Chinese line. Asked when one is written: the setting may be wrong."""
 
+    notify: Callable[[str], None] = staticmethod(lambda _text: None)
+    """Shows a notification to a user who may have walked away."""
+
     @cached_property
     def completed(self) -> list[str]:
         """What this run has done for good, for the message after a "no" or Ctrl-C."""

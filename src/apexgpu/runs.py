@@ -223,9 +223,30 @@ def list_runs(
             return _look(session, host, named=bool(patterns), everything=everything)
 
         result = RunList(manyhosts.run(session, hosts, look, on_done=rows.put))
+        alive: set[tuple[str, str]] = set()
+        _newly_ended(result, alive)
         while rows.another_round(result):
             result = RunList(manyhosts.run(session, hosts, look, on_done=rows.put))
+            for text in _newly_ended(result, alive):
+                session.reporter.notify(text)
     return result
+
+
+def _newly_ended(result: RunList, alive: set[tuple[str, str]]) -> list[str]:
+    """What became of runs that were `alive` (host and id) and are not any more; `alive` is brought up to date.
+
+    A host that does not answer says nothing about its runs.
+    """
+    texts = []
+    for outcome in result.outcomes:
+        for run in outcome.value.runs if outcome.value is not None else ():
+            key = (outcome.host.name, run.id)
+            if run.is_running:
+                alive.add(key)
+            elif key in alive:
+                alive.remove(key)
+                texts.append(f"{run.name} on {outcome.host.name}: {run.state.value}")
+    return texts
 
 
 def _look(session: Session, host: Host, *, named: bool, everything: bool) -> HostRuns:

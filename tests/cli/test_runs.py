@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 from apexgpu import ownprocesses, runstart
@@ -27,7 +28,7 @@ from apexgpu_lab.inprocess import Lab, running
 from apexgpu_lab.labstate import LabState
 from tests.cli.killing import mortal_runs
 from tests.cli.newcomer import ROOT
-from tests.cli.product import Product, product_of
+from tests.cli.product import Product, at_terminal, product_of
 from tests.longruns import one_in
 from tests.waiting import until
 
@@ -402,6 +403,19 @@ def test_an_interrupted_follow_leaves_the_run_alone(product: Product, lab: Lab) 
     assert process.returncode == 130
     assert "one keeps running on gpu2" in err
     assert only(product, "one")["state"] == "running"
+
+
+def test_the_end_of_a_run_that_is_watched_rings_the_bell(product: Product, lab: Lab) -> None:
+    command = "while [ ! -e go ]; do sleep 0.1; done"
+    assert product("run", "gpu2", "--name", "one", "--", command) == 0
+    with at_terminal("runs", "gpu2", "--watch", "--interval", "0.5") as terminal:
+        terminal.expect("running")
+        (home_of(lab) / "go").touch()
+        terminal.expect("\a")
+        terminal.expect("done")
+        terminal.send("q")
+        terminal.expect(pexpect.EOF)
+    assert only(product, "one")["state"] == "done"
 
 
 def test_an_interrupted_start_is_reported_as_a_run_that_may_exist(

@@ -1,14 +1,22 @@
 """Notifications at the end of long work: escape sequences, and stubs of each system's program."""
 
 import io
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from apexgpu import cli
+from apexgpu import cli, runs
+from apexgpu.detached import containerruns
+from apexgpu.detached.containerruns import Run, RunState
+from apexgpu.errors import UnreachableError
+from apexgpu.models import Host
 from apexgpu.process import LocalRunner
 from apexgpu.render import notification
 from apexgpu.render.screen import Screen
+from apexgpu.reporter import HostRows, Reporter
 from apexgpu.session import Session
 
 TEXT = 'cp a "b"; gpu2: done'
@@ -109,6 +117,7 @@ def test_control_characters_of_an_argument_reach_no_terminal() -> None:
         (["cp", "a", "b"], True, "notify = false\n", False),
         (["cp", "a", "b"], False, "", False),
         (["runs", "logs", "a"], True, "", False),
+        (["runs", "logs", "a", "--follow"], True, "", True),
         (["--json", "cp", "a", "b"], True, "", True),
         ([], True, "", False),
     ],
@@ -144,3 +153,39 @@ def test_a_pipe_gets_no_bell(stubs: Path, monkeypatch: pytest.MonkeyPatch) -> No
     )
     assert "\a" not in err.getvalue()
     assert not stubs.exists()
+
+
+def test_a_run_that_ends_while_it_is_watched_is_notified_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = Host("gpu7", "10.0.0.7", "alice", 22001)
+    done = Run("old", "0", RunState.DONE, "true", "~", 1)
+    running = Run("train", "1", RunState.RUNNING, "true", "~", 2)
+    failed = replace(running, state=RunState.FAILED, exit=3)
+    # In the second round the host does not answer, which is no end of anything.
+    rounds = [(done, running), None, (done, running), (done, failed), (done, failed)]
+    told: list[str] = []
+
+    class Rows(HostRows):
+        def another_round(self, result: object) -> bool:
+            return bool(rounds)
+
+    class Watcher(Reporter):
+        def host_rows(
+            self, kind: type, hosts: Sequence[Host], *, watch: float | None = None
+        ) -> AbstractContextManager[HostRows]:
+            return nullcontext(Rows())
+
+    def look(_transport: object, _host: Host) -> tuple[Run, ...]:
+        found = rounds.pop(0)
+        if found is None:
+            raise UnreachableError("gpu7 does not answer")
+        return found
+
+    monkeypatch.setattr(containerruns, "list_runs", look)
+    monkeypatch.setattr(Session, "hosts", lambda _session, _patterns: [host])
+    reporter = Watcher()
+    reporter.notify = told.append
+    runs.list_runs(Session(reporter=reporter, environment={}), watch=1.0)
+    assert rounds == []
+    assert told == ["train on gpu7: failed"]

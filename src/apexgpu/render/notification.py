@@ -39,6 +39,13 @@ $kind::CreateToastNotifier($id).Show([Windows.UI.Notifications.ToastNotification
 _LIMIT = 5.0  # seconds that a program may take
 
 
+def is_awaited(words: Sequence[str]) -> bool:
+    """Whether somebody may have walked away from the command line `words`, and waits for its end."""
+    if list(words[:2]) == ["runs", "logs"]:
+        return not {"--follow", "-f"}.isdisjoint(words)
+    return not COMMANDS.isdisjoint({" ".join(words[:1]), " ".join(words[:2])})
+
+
 def text_of(words: Sequence[str], code: int, seconds: float) -> str:
     """What ended: the command with its first arguments, how, and after how long."""
     command = " ".join(words[:3])

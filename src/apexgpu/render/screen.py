@@ -250,13 +250,12 @@ class Screen:
 
         return live_outputs(self, hosts)
 
-    def notify(self, words: Sequence[str], code: int, seconds: float, session: "Session") -> None:
-        """Show that the command line `words` has ended after so many seconds, if a person has a terminal here."""
+    def notify(self, text: str, session: "Session") -> None:
+        """Show a notification, if a person has a terminal here."""
         if not self._err.isatty() or not session.settings.notify:
             return
         from apexgpu.render import notification
 
-        text = notification.text_of(words, code, seconds)
         with self.reporter.suspended():
             notification.notify(text, self._err, session.runner, session.environment)
 
