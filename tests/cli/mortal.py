@@ -7,6 +7,7 @@ child that runs the command line and kills itself at its `last`-th write (0: nev
 A write is what changes a file below one of the `places`, just before it happens, or a connection to IAM:
 each request has its own, so that before and after every POST there is a death too. With `connects`, every
 connection counts.
+In a `cp`, so is each packet that changes something in the container, the start of rsync, and each of its lines.
 
 With an `error` (an errno) the child lives, and from that moment each of its writes to a file fails with it, as on
 a disk that is full or read-only. Deleting still works.
@@ -59,16 +60,21 @@ class Fate:
         """The audit hook."""
         if not self._is_write(event, args):
             return
-        self.events.append(f"{event} {args[1][:2] if event == 'socket.connect' else args[0]}")
-        if self._error:
-            if 0 < self._last <= len(self.events) and event not in _HARMLESS:
-                raise OSError(self._error, os.strerror(self._error), args[0])
-        elif len(self.events) == self._last:
+        self.count(f"{event} {args[1][:2] if event == 'socket.connect' else args[0]}")
+        if self._error and 0 < self._last <= len(self.events) and event not in _HARMLESS:
+            raise OSError(self._error, os.strerror(self._error), args[0])
+
+    def count(self, event: str) -> None:
+        """Something is about to be written."""
+        self.events.append(event)
+        if not self._error and len(self.events) == self._last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _is_write(self, event: str, args: tuple[Any, ...]) -> bool:
         if event == "socket.connect":
             return isinstance(args[1], tuple) and (self._connects or args[1][1] == self._iam)
+        if event == "subprocess.Popen":
+            return Path(os.fsdecode(args[0])).name == "rsync" and "--version" not in args[1]
         if event == "open":
             flags = args[2] if isinstance(args[2], int) else 0
             return self._ours(args[0]) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
@@ -120,6 +126,39 @@ def _preload() -> None:
     )
 
 
+def _count_transfers(fate: Fate) -> None:
+    """Count what `cp` has others write: the server, by SFTP, and rsync."""
+    from apexgpu.transfer import rsync
+    from apexgpu.transfer.sftp import SftpClient
+    from apexgpu.transfer.sftppackets import PacketType
+
+    reading = {
+        PacketType.CLOSE,
+        PacketType.READ,
+        PacketType.LSTAT,
+        PacketType.FSTAT,
+        PacketType.STAT,
+        PacketType.OPENDIR,
+        PacketType.READDIR,
+        PacketType.REALPATH,
+        PacketType.READLINK,
+    }
+    send = SftpClient._send
+    parse_progress = rsync.parse_progress
+
+    def counted_send(self: SftpClient, kind: PacketType, *args: Any, **options: Any) -> Any:
+        if kind not in reading:
+            fate.count(f"sftp {kind.name}")
+        return send(self, kind, *args, **options)
+
+    def counted_parse(piece: bytes) -> int | None:
+        fate.count("rsync: a line")
+        return parse_progress(piece)
+
+    SftpClient._send = counted_send  # type: ignore[method-assign]
+    rsync.parse_progress = counted_parse
+
+
 def _live(request: dict[str, Any], report: Path) -> None:
     """The child: run the command line, and tell how it went."""
     from apexgpu import cli
@@ -131,6 +170,8 @@ def _live(request: dict[str, Any], report: Path) -> None:
     session = Session(pause=lambda _: None)
     fate = Fate(request["last"], request["places"], request["error"], connects=request["connects"])
     sys.addaudithook(fate.hear)
+    if request["words"][0] == "cp":
+        _count_transfers(fate)
     code = cli.main(request["words"], session, screen)
     report.write_text(json.dumps({"code": code, "events": fate.events, "err": err.getvalue()}))
 
