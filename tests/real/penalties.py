@@ -63,6 +63,7 @@ class PenalizingRelay:
 
     def __init__(self, server: openssh.OpenSSH) -> None:
         self.account = Account()
+        self.account.add(FOR_NO_ATTEMPT)  # `openssh.start` has looked whether it answers
         self.connections = self.refused = 0
         self._server = server
         self._refuses = openssh.version() < (9, 8)
