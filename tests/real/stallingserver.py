@@ -19,12 +19,10 @@ class Relay:
     """A port before a real server, through which `until` lets pass what the server says.
 
     `until` gets all that a server has said on one connection, and returns how many bytes of it may pass.
-    The first `most` connections are cut off so, the others are not.
     """
 
-    def __init__(self, server: Host, until: Callable[[bytes], int], most: int = 1 << 30) -> None:
-        self.count = 0
-        self._server, self._until, self._most = server, until, most
+    def __init__(self, server: Host, until: Callable[[bytes], int]) -> None:
+        self._server, self._until = server, until
         self._kept: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -35,18 +33,12 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
-                self.count += 1
                 onward = socket.create_connection((self._server.address, self._server.manage_port))
                 self._kept += [connection, onward]
-                until = self._until if self.count <= self._most else len
-                for work in (
-                    lambda here=connection, there=onward: self._carry(here, there, len),
-                    lambda here=onward, there=connection, until=until: self._carry(
-                        here, there, until
-                    ),
-                ):
-                    self._threads.append(threading.Thread(target=work, daemon=True))
-                    self._threads[-1].start()
+                for arguments in ((connection, onward, len), (onward, connection, self._until)):
+                    thread = threading.Thread(target=self._carry, args=arguments, daemon=True)
+                    thread.start()
+                    self._threads.append(thread)
 
     def _carry(
         self, source: socket.socket, sink: socket.socket, until: Callable[[bytes], int]
@@ -55,9 +47,6 @@ class Relay:
         passed = 0
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if until is len:
-                    sink.sendall(data)
-                    continue
                 seen += data
                 end = until(seen)
                 sink.sendall(seen[passed:end])

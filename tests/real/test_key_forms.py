@@ -349,7 +349,7 @@ FORMS: dict[str, tuple[Form, bool | None]] = {
     "PubkeyAuthentication no": (line("PubkeyAuthentication no"), False),
     "PreferredAuthentications password": (line("PreferredAuthentications password"), False),
     "IdentitiesOnly": (line("IdentitiesOnly yes"), True),
-    "KexAlgorithms of its own": (line("KexAlgorithms diffie-hellman-group16-sha512"), True),
+    "KexAlgorithms of its own": (line("KexAlgorithms ecdh-sha2-nistp384"), True),
 }
 
 

@@ -118,23 +118,23 @@ def test_no_command_waits_for_a_server_that_stops(
         assert seconds < MOST_SECONDS
 
 
-def test_one_connection_that_falls_silent_is_ended_although_the_host_answers_others(
+def test_a_server_whose_turn_it_is_gets_no_second_connection(
     server: openssh.OpenSSH,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """As after a change of the network: ssh waits for the server, and the server has sent it all."""
-    relay = stallingserver.Relay(server.host, stallingserver.key_exchange, most=1)
-    with contextlib.closing(relay):
-        host = prepare(server, relay.port, tmp_path, monkeypatch)
+    """After a change of the network, the host answers others, and this connection never: ssh's log is enough."""
+    with (
+        stalled("offered key", server) as silent,
+        contextlib.closing(Port(replace(server.host, manage_port=silent))) as port,
+    ):
+        host = prepare(server, port.port, tmp_path, monkeypatch)
         code, seconds = run("ssh", host.name, "--", "true")
         assert code == 5
         assert NO_LOGIN in capfd.readouterr().err
         assert seconds < MOST_SECONDS
-        assert (
-            relay.count == 1
-        )  # the host was not asked: ssh's log says that it is the server's turn
+        assert port.connections == 1
 
 
 def test_a_user_who_types_a_passphrase_late_is_logged_in(
