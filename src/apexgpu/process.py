@@ -603,7 +603,11 @@ async def start_async(
     With `own_group` it cannot ask on the terminal, and Ctrl-C does not reach it.
     """
     import asyncio
+    import logging  # as asyncio does
 
+    # A program that ends just while its streams are closed may be asked for its status twice. asyncio then warns on
+    # stderr of an "unknown child process", which is nothing that a user has to know.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(

@@ -624,6 +624,7 @@ def test_ssh_is_asked_once_about_each_name_with_each_of_both_configs(place: Plac
     assert len(place.runner.argvs) == 2 * (len(names) + 1) + 2
 
 
+@pytest.mark.serial  # 15 s are the goal on a machine that does nothing else
 def test_seventeen_hosts_behind_a_slow_match_exec_are_merged_in_time_and_the_line_is_named(
     place: Place,
 ) -> None:
