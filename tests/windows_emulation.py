@@ -45,7 +45,6 @@ LIBRARIES = (
 )
 MODULES = {"fcntl", "pwd", "grp", "termios", "tty", "resource", "pty", "readline", "syslog"}
 OF_OS = [
-    "WNOHANG",
     "chown",
     "fchown",
     "fork",
@@ -157,6 +156,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     emulation.leave_out(config, items, NOT_EMULATED)
 
 
+_NAMES = "makes a file with a name that Windows does not allow"
 _MACOS = "is about macOS"
 _SH = "runs a program of containers in this machine's sh"
 _TEXT = "expects the words for Linux, which test_platforms.py compares for each system"
@@ -194,10 +194,26 @@ NOT_EMULATED: dict[str, str] = {
     "test_rsync.py": "rsync is not used on Windows",
     "test_foldednames.py": "emulates a disk that ignores case; Windows' Path could not look at its two names",
     "test_containerruns.py": _SH,
+    "test_facts.py::TestScript": _SH,
+    "test_growth.py": _SH,
+    "test_serving.py": _SH,
+    "test_gitignore.py": "lets Linux' git read the paths of Windows",
+    "test_pictures.py": "lets Python import a file by its path",
+    "test_docsamples.py::test_a_sample_repeats": _TEXT,
+    "test_iam_client.py::TestConnections::test_a_certificate": "lets OpenSSL read a file by its path",
+    "test_computetest.py::test_the_look_comes_through": _NAMES,
+    "test_remotescript.py::test_arguments_arrive_whole": _NAMES,
+    "test_steps.py::TestLoginPath": _SH,
+    "test_steps.py::TestLoginVariable": _SH,
+    "test_steps.py::TestEnvironments": _SH,
+    "test_steps.py::TestGrowth": _SH,
+    "test_x11.py::test_the_line_for_sshd": _SH,
+    "test_screens.py::test_a_screen_looks_as_it_was_looked_at[config-status": "shows paths of Linux",
+    "test_screens.py::test_the_colours_of_our_pictures": "lets Python import a file by its path",
     "test_setuprun.py": _SH,
     "test_transfer.py::test_modes_and_times": _MODES,
     "test_transfer.py::test_directories_that_their_owner": _MODES,
-    "test_transfer.py::test_what_cannot_be": "makes a name that Windows does not allow",
+    "test_transfer.py::test_what_cannot_be": _NAMES,
     "test_labcommands.py::test_the_demo_ends": "the lab does not run on Windows",
 }
 """Parts of test IDs, and why these tests are left out."""

@@ -64,8 +64,8 @@ def _text_to_linux(name: str) -> str:
         if drive[0].upper() != "C:":
             name = f"/no drive {drive[0]}/{name}"
     name = name.replace("\\", "/")
-    if name.endswith(".exe") and _mode(name) == 0:
-        program = name.removesuffix(".exe")
+    if name.lower().endswith(".exe") and _mode(name) == 0:
+        program = name[: -len(".exe")]
         if stat.S_ISREG(_mode(program)) and _mode(program) & 0o111:
             return program
     return name
@@ -240,6 +240,9 @@ def _word_to_linux(word: Any) -> Any:
     if isinstance(word, os.PathLike):
         word = os.fspath(word)
     if isinstance(word, str) and (word == "nul" or re.match(r"C:[\\/]", word)):
+        return _text_to_linux(word)
+    # A path without a drive, of a module that was imported before.
+    if isinstance(word, str) and re.match(r"\\[^\\]+\\", word) and _mode(_text_to_linux(word)):
         return _text_to_linux(word)
     return word
 

@@ -131,6 +131,8 @@ class ConsoleStream(io.StringIO):
 
 
 def test_a_console_without_escape_codes_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WT_SESSION", "TERM_PROGRAM"):  # those of better terminals
+        monkeypatch.delenv(name, raising=False)
     asked: list[int] = []
 
     def refuse(descriptor: int) -> bool:
