@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from apexgpu import labvariables, uninstall
+from apexgpu import labvariables
 from apexgpu.commands.options import Group, StatusByDefault, output_line, session_of
 from apexgpu.results import Result
 from apexgpu.session import Session
@@ -101,6 +101,7 @@ def fault(
 @group.command("down")
 def down(ctx: typer.Context) -> Result:
     """End the lab: its mounts and tunnels, every process it started, and its directories. Example: apexgpu lab down."""
+    from apexgpu import uninstall  # `lab env`, which shells run, does not need it
     from apexgpu_lab import lab
 
     session = session_of(ctx)
