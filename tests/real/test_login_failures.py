@@ -400,8 +400,8 @@ def test_a_server_that_answered_and_now_hangs_up_refuses_this_address(laptop: La
         with pytest.raises(PenalizedError) as caught:
             connector.run(port.host)
     assert port.count == 3  # not tried again
-    assert "wait 15 s" in caught.value.message
-    assert caught.value.hint == f"sleep 15; apexgpu status {port.host.name}"
+    assert "wait 17 s" in caught.value.message
+    assert caught.value.hint == f"sleep 17; apexgpu status {port.host.name}"
 
 
 @pytest.mark.parametrize("line", ["", "ProxyJump none", "BindAddress 127.0.0.1"])

@@ -33,6 +33,9 @@ _LONGEST_WAIT = 600.0
 _LEAST_WAIT = 15.0
 _FOR_A_REFUSAL = 5.0
 _FOR_A_LOOK = 1.0
+_MARGIN = (
+    2.0  # sshd counts in whole seconds, and other programs of this address may have looked too
+)
 _REFUSAL = "Not allowed at this time"  # sshd 9.8 and newer, before it hangs up
 _TOO_BIG = 1 << 20
 
@@ -172,12 +175,12 @@ class ConnectionHistory:
 
 
 def _wait(ends: Sequence[_EarlyEnd], now: float) -> int:
-    """The seconds until sshd with its defaults accepts this address again, rounded up; at least the shortest time."""
+    """The seconds until sshd with its defaults accepts this address again; at least the shortest time."""
     expiry = 0.0
     for end in ends:
         expiry = max(expiry, end.time) + end.seconds
-    left = min(_LONGEST_WAIT, max(_LEAST_WAIT, expiry - now))
-    return math.ceil(left)
+    left = max(_LEAST_WAIT, expiry - now) + _MARGIN
+    return math.ceil(min(_LONGEST_WAIT, left))
 
 
 def _load(file: Path | None) -> tuple[dict[str, float], list[_EarlyEnd]]:
