@@ -1,4 +1,5 @@
 # Sourced: apt_install PACKAGE… installs Debian packages where that can be done, else says what to type.
+# know_localhost makes /etc/hosts where there is none.
 apt_install() {
   echo "setup: installing $*" >&2
   sudo=
@@ -9,4 +10,11 @@ apt_install() {
   fi
   $sudo apt-get -qq update >/dev/null 2>&1 || true
   DEBIAN_FRONTEND=noninteractive $sudo apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+}
+
+# A root file system that was only unpacked, as mmdebstrap makes one of Debian 12, does not know its own name for loopback.
+know_localhost() {
+  if [ "$(id -u)" = 0 ] && [ ! -e /etc/hosts ]; then
+    printf '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n' >/etc/hosts
+  fi
 }
