@@ -65,6 +65,8 @@ def wrong(words: list[str]) -> str | None:
     if first not in COMMANDS:
         return first
     path = first
+    if first == "explain" and rest and not rest[0].startswith("-"):
+        return None if rest[0] in TABLE[first][1] else rest[0]  # a code
     if TABLE[path][1] and rest and not rest[0].startswith("-"):
         path = f"{first} {rest.pop(0)}"
         if path not in TABLE:

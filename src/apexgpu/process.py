@@ -183,13 +183,13 @@ class LocalRunner:
                 message = (
                     f"{argv[0]} printed more than {size(_MOST_REPLY)}, and the rest was not read"
                 )
-                raise TooMuchOutputError(message)
+                raise TooMuchOutputError(message, hint="apexgpu doctor")
             if end is _End.OF_STREAMS:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, deadline - time.monotonic()))
             if process.poll() is None:
                 message = f"{argv[0]} did not end within {timeout:g} s"
-                raise ProgramTimeoutError(message)
+                raise ProgramTimeoutError(message, hint="apexgpu doctor")
         finally:
             if process.poll() is None:
                 process.kill()
@@ -692,7 +692,7 @@ def _not_started(program: str, error: FileNotFoundError) -> ApexError:
     """The error for a program that could not be started."""
     if programs.is_too_long(error):
         message = f"the command line for {program} is too long for Windows"
-        return ApexError(message, code="command_too_long")
+        return ApexError(message, hint="apexgpu explain command_too_long", code="command_too_long")
     return missing(program)
 
 

@@ -276,7 +276,7 @@ class ArchiveHost:
                 f"permission denied: {archive.path} cannot be removed from the container on "
                 f"{self.host.name}; ask the administrators to delete it"
             )
-            raise RefusedError(message, code="not_writable")
+            raise RefusedError(message, hint="apexgpu snapshots", code="not_writable")
 
     def set_mode(self, path: str, mode: int) -> int | None:
         """Change who can read an archive, if permitted; its mode now, None when it does not exist."""

@@ -207,7 +207,7 @@ def _require_sendable(archive: Archive) -> None:
             f"{archive.path!r} cannot be sent to a manage shell: it contains a blank or a special "
             "character; rename the file in a container, for example to mine.tar.gz"
         )
-        raise UnsafeArgumentError(message)
+        raise UnsafeArgumentError(message, hint="apexgpu snapshots")
 
 
 def _find_archive(archives: ArchiveHost, host: Host, wanted: str | None) -> Archive:

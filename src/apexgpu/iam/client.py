@@ -115,6 +115,7 @@ class IamClient:
             raise RefusedError(
                 f"IAM at {self._host} cannot register {user}: the account has no display name in the"
                 " domain (an administrator can set it), or it would be the very first user",
+                hint="apexgpu doctor --report report.txt",
                 code="no_display_name",
             )
         self._expect(response, 200)
@@ -162,7 +163,7 @@ class IamClient:
             raise DatabaseLockedError(message, hint="apexgpu login")
         if response.status == 400:
             message = f"IAM at {self._host} reports a missing field in the form"
-            raise RefusedError(message, code="bad_form")
+            raise RefusedError(message, hint="apexgpu doctor --report report.txt", code="bad_form")
         self._expect(response, 302, 303)
         # IAM answers an accepted form with a redirect to the push log.
         try:

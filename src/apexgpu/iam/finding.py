@@ -66,4 +66,4 @@ def check_answers(url: str, timeout: float) -> None:
     # IAM answers this request for any name, registers nobody for it, and the answer is short.
     body = IamClient(url, timeout=min(timeout, _PROBE_TIMEOUT)).config("nobody")
     if HttpResponse(200, body=body).is_html:
-        raise RefusedError(f"{url} is a web site, but not IAM")
+        raise RefusedError(f"{url} is a web site, but not IAM", hint="apexgpu login --help")

@@ -166,7 +166,7 @@ def _read(response: "httpx.Response", limit: int) -> HttpResponse:
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         # We asked for an uncompressed body. A few compressed bytes could become gigabytes.
         host = response.url.netloc.decode("ascii", "replace")
-        raise RefusedError(f"IAM at {host} sent a compressed answer")
+        raise RefusedError(f"IAM at {host} sent a compressed answer", hint="apexgpu doctor")
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk

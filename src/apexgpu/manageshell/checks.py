@@ -15,6 +15,7 @@ from apexgpu.errors import (
 from apexgpu.manageshell import manage
 from apexgpu.manageshell.starting import explain_port_error
 from apexgpu.models import Finding, Host, Target
+from apexgpu.ssh import sshoptions
 from apexgpu.ssh.checks import describe_route
 from apexgpu.ssh.failures import UnknownHostKeyError
 from apexgpu.ssh.transport import Connections
@@ -97,7 +98,7 @@ def _manage_trouble(host: Host, error: ApexError, *, named: bool) -> Finding:
     if (error.hint or "").startswith("apexgpu doctor"):
         # The hint would lead back here; ssh itself shows more.
         fact = f"{error.message}; if other hosts answer, tell the administrators"
-        hint = f"ssh -v {host.manage_name} help"
+        hint = f"ssh -v -o {sshoptions.connect_timeout(10)} {host.manage_name} help"
         return Finding.problem("manage port", fact, hint, code=error.code)
     return Finding.from_error("manage port", error)
 

@@ -68,7 +68,7 @@ def send(
     for word in words:
         if not is_sendable(word):
             message = f"{word!r} cannot be sent to a manage shell"
-            raise UnsafeArgumentError(message)
+            raise UnsafeArgumentError(message, hint="apexgpu explain word")
     return transport.run(
         Target(host, "manage"), " ".join(words), limits=limits, on_line=on_line, once=once
     )

@@ -43,6 +43,7 @@ from apexgpu.platforms import hints, localnetwork
 from apexgpu.platforms.shellwords import quoted
 from apexgpu.platforms.system import current
 from apexgpu.ssh.route import Route, no_local_user_error
+from apexgpu.ssh.sshoptions import connect_timeout
 from apexgpu.sshfiles.agentquery import AgentReply, silent_agent_fact
 from apexgpu.text import last_line, size
 
@@ -239,6 +240,9 @@ def wrong_passphrase_error(target: Target, file: Path) -> WrongPassphraseError:
     return WrongPassphraseError(message, hint=hints.add_key(file))
 
 
+_MOST_OF_A_KEY = 64 * 1024  # bytes: the largest keys have a quarter of that
+
+
 def key_unreadable_error(
     target: Target, file: Path, reason: str, *, too_open: bool
 ) -> KeyUnreadableError:
@@ -248,7 +252,22 @@ def key_unreadable_error(
     hint = f"ssh-keygen -y -f {name}"
     if too_open:
         hint = hints.make_private(file)
+    elif _has_other_line_ends(file):
+        message = f"{message}; it has Windows line endings or no final newline"
+        hint = hints.remove_carriage_returns(file)
     return KeyUnreadableError(message, hint=hint)
+
+
+def _has_other_line_ends(file: Path) -> bool:
+    """Whether ssh cannot read a key file because of its line ends alone."""
+    from apexgpu.sshfiles.privatekeys import has_line_ends_for_ssh  # few logins fail
+
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(_MOST_OF_A_KEY)
+    except OSError:
+        return False
+    return data.startswith(b"-----BEGIN ") and not has_line_ends_for_ssh(data)
 
 
 def nothing_offered_error(target: Target) -> NothingOfferedError:
@@ -278,7 +297,7 @@ def proxy_error(target: Target, proxy: str, output: str) -> ProxyError:
     """The error for a connection whose jump host or proxy command failed; `output` is what it printed."""
     reason = last_line(output, "it closed the connection")
     message = f"{target.alias} is reached through {proxy}, which failed: {reason}"
-    return ProxyError(message, hint=f"ssh -v {target.alias}")
+    return ProxyError(message, hint=f"ssh -v -o {connect_timeout(10)} {target.alias}")
 
 
 def revoked_host_key_error(

@@ -102,7 +102,8 @@ def _lock_file(state_dir: Path, directory: str) -> Path:
 def _refuse_unusable(request: MountRequest, content: LocalContent) -> None:
     """Raise an error unless the directory is missing or empty."""
     directory = request.directory
-    other_directory = f"apexgpu mount {request.target.host.name} DIR"
+    name = request.target.host.name
+    other_directory = f"apexgpu mount {name} ~/apexgpu/{name}-2"
     if content is LocalContent.FILE:
         message = f"{directory} is a file, and a mount needs a directory"
         raise UsageError(message, hint=other_directory)

@@ -215,7 +215,7 @@ async def _find_origin(source: FileSystem, origin: bytes) -> _Origin:
         raise await _not_copyable(source, origin, info)
     if origin.endswith(b"/") and not info.is_directory:
         message = f"{display(origin)} on {source.where} is not a directory"
-        raise RefusedError(message, code="no_source")
+        raise RefusedError(message, hint="apexgpu cp --help", code="no_source")
     return _Origin(origin, info, real or path)
 
 
@@ -343,7 +343,7 @@ def _final_path(
         return join(goal, copypaths.base_name(origin.path)), b""
     if existing is not None and (several or is_named_directory):
         message = f"{display(goal)} on {target.where} is not a directory"
-        raise RefusedError(message, code="no_directory")
+        raise RefusedError(message, hint="apexgpu cp --help", code="no_directory")
     if existing is not None:
         return path, b""
     if several and not is_named_directory:

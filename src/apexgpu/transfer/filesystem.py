@@ -179,7 +179,7 @@ def io_error(files: FileSystem, path: bytes, number: int, text: str) -> ApexErro
         return NoSpaceError(message, hint=hint)
     if number in {errno.EACCES, errno.EPERM}:
         message = f"permission denied on {files.where}: {display(path)}"
-        return RefusedError(message, code="permission")
+        return RefusedError(message, hint="apexgpu explain permission", code="permission")
     # Messages begin in lower case; those of systems do not.
     reason = text[:1].lower() + text[1:]
     return ApexError(f"{display(path)} on {files.where}: {reason}")

@@ -148,7 +148,9 @@ def failure(
     if code in _CONNECTION_LOST:
         return ConnectionLostError(f"the connection to {host} was lost ({reason})")
     if "Permission denied" in stderr:
-        return RefusedError(f"permission denied: {reason}", code="permission")
+        return RefusedError(
+            f"permission denied: {reason}", hint="apexgpu explain permission", code="permission"
+        )
     return ApexError(f"rsync: {reason}")
 
 
