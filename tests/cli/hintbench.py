@@ -839,7 +839,6 @@ FAULTS: dict[str, Callable[[Bench], AbstractContextManager[None]]] = {
 CURABLE = {
     "gpu2:stopped",
     "gpu3:unregistered",
-    "gpu2:no-forward",
     "laptop:settings-garbled",
     "laptop:settings-wrong",
     "laptop:key-open",
