@@ -33,6 +33,8 @@ NOT_EMULATED: dict[str, str] = {
     "test_backup.py::TestDroppedTar::test_with_nobody_to_see_it": _START,
     "test_backup_trouble.py::TestLonely::test_a_container_that_runs_under_tar": _START,
     "test_runs.py": _CONTAINER,
+    "test_tunnel.py::test_a_tunnel_in_the_lab_never_connects": _CONTAINER,
+    "test_tunnel.py::test_the_containers_own_port_is_refused": _CONTAINER,
     "test_runs_many.py": _CONTAINER,
     "test_login.py::TestWhichKey::test_one_of_the_agent": "has a socket whose path is too long there",
     "test_login.py::TestWhichKey::test_one_whose_passphrase": _TEXT,
