@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,18 @@ def processes_in(scratch: Path) -> list[str]:
     return found
 
 
+def recorded() -> list[str]:
+    """The lines of the recording in the README."""
+    cast = Path(__file__).parent.parent.parent / "docs" / "demo.cast"
+    _, *events = cast.read_text(encoding="utf-8").splitlines()
+    return [json.loads(event)[2].rstrip() for event in events]
+
+
+def story(lines: list[str]) -> list[str]:
+    """The chapters and commands, without ports, which are others in each run."""
+    return [re.sub(r"\d{4,}", "PORT", line) for line in lines if line.startswith(("# ", "$ "))]
+
+
 def test_the_story_is_told_and_nothing_is_left(scratch: Path, isolated: Path) -> None:
     done = subprocess.run(DEMO, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr
@@ -59,6 +72,7 @@ def test_the_story_is_told_and_nothing_is_left(scratch: Path, isolated: Path) ->
         "the snapshot is good: alice-gpu2-",
     ):
         assert said in done.stdout + done.stderr
+    assert story(done.stdout.splitlines()) == story(recorded()), "run: make picture"
     assert "Traceback" not in done.stderr
     assert "\x1b" not in done.stdout
     assert processes_in(scratch) == []
