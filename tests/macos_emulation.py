@@ -24,6 +24,7 @@ _PORTS = "expects one port on all hosts, or addresses of loopback other than 127
 _START = "sees by /proc of the container when it was started"
 NOT_EMULATED: dict[str, str] = {
     "test_mount.py": "mounts with Linux' sshfs, which does not know the options of macFUSE",
+    "test_lab_variables.py::test_the_end_of_a_lab_unmounts": "mounts with Linux' sshfs",
     "test_round_trips.py": _PORTS,
     "test_config.py::TestSync::test_merges_the_hosts_in_front": _PORTS,
     "test_config.py::TestSync::test_an_address_that_changes": _PORTS,

@@ -720,13 +720,14 @@ def _stop(
 def _report_stop(session: Session, outcome: Outcome[Stop], *, next_command: bool) -> None:
     name = outcome.host.name
     if outcome.value is not None and outcome.value.reply.was_running:
-        message = f"{name} is down."
-        maps = ", ".join(outcome.value.reply.user_maps)
-        if maps:
-            message += f" Port maps that were removed: {maps}."
+        removed = ""
+        if outcome.value.reply.user_maps:
+            maps = ", ".join(outcome.value.reply.user_maps)
+            removed = f" Port maps that were removed: {maps}."
         if next_command:
-            message += f" Next: apexgpu up {name}"
-        session.reporter.success(message)
+            session.reporter.success(f"{name} is down.{removed} Next: apexgpu up {name}")
+        else:
+            session.reporter.success(f"{name} is down.{removed}")
     else:
         session.reporter.success(f"{name} was down already")
 

@@ -22,6 +22,7 @@ import pytest
 from apexgpu import cli
 from apexgpu.render.screen import Screen
 from apexgpu.session import Session
+from apexgpu.ssh import history
 from apexgpu_lab.inprocess import Lab, running
 from tests.terminals import plain, spawn
 
@@ -215,13 +216,16 @@ class Newcomer:
         self.lab.call(change)
 
     def files(self) -> dict[str, bytes]:
-        """Every file under HOME and of apexgpu's own, by its path."""
+        """Every file under HOME and of apexgpu's own, by its path.
+
+        Not that of the connections which ended without a login: servers count them, so each run adds its own.
+        """
         places = (self.home, self.state, Path(os.environ["APEXGPU_CONFIG_DIR"]))
         return {
             str(path): path.read_bytes()
             for place in places
             for path in place.rglob("*")
-            if path.is_file()
+            if path.is_file() and path.name != history.FILE_NAME
         }
 
 

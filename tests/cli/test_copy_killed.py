@@ -46,9 +46,13 @@ def reset(directory: Path) -> None:
 
 
 def files_of(directory: Path) -> dict[str, tuple[object, ...]]:
-    """The tree without the times of its directories: those that were there before keep no time of ours."""
+    """The tree without the times and modes of its directories.
+
+    Those that were there before keep no time of ours, and a read-only one is writable for the moment in which it is
+    moved into place.
+    """
     found = tree(directory)
-    return {name: entry[:2] if entry[0] == "directory" else entry for name, entry in found.items()}
+    return {name: entry[:1] if entry[0] == "directory" else entry for name, entry in found.items()}
 
 
 def assert_whole(target: Path) -> None:

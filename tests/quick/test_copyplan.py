@@ -10,10 +10,6 @@ def file(size: int = 1, mtime: int = 1, mode: int = 0o644) -> FileInfo:
     return FileInfo(b"f", FileKind.FILE, size, mtime, mode)
 
 
-def directory(mode: int) -> FileInfo:
-    return FileInfo(b"d", FileKind.DIRECTORY, 0, 5, mode)
-
-
 DIRECTORY = FileInfo(b"d", FileKind.DIRECTORY, 0, 5, 0o755)
 LINK = FileInfo(b"l", FileKind.LINK, 3, 5, 0o777, b"old")
 SPECIAL = FileInfo(b"p", FileKind.SPECIAL)
@@ -96,11 +92,3 @@ def test_parts() -> None:
     assert count_files({b"f": file(5), b"l": LINK, b"d": DIRECTORY, b"p": SPECIAL}) == (2, 8)
     assert is_stage(b".apexgpu-0123456789.part")
     assert not is_stage(b".apexgpu-lab")
-
-
-def test_a_directory_that_an_interrupted_run_made_writable_gets_its_mode() -> None:
-    source = {b"ro": directory(0o550), b"rw": directory(0o755), b"other": directory(0o500)}
-    target = {b"ro": directory(0o750), b"rw": directory(0o700), b"other": directory(0o770)}
-    assert plan_copy(source, target, {}, resumed=True).modes == [b"ro"]
-    assert plan_copy(source, target, {}).modes == []
-    assert plan_copy(source, target, {}, resumed=True, modes=False).modes == []

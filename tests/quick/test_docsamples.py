@@ -58,6 +58,7 @@ COMPOSED = {
     "gpu7 is up. Next: ": ("is up", ". Next: "),
     "not registered yet: ": ("not registered yet",),
     "17 host keys added to ": (" host key", " added to "),
+    "gpu7 is down.": (" is down.", " Next: apexgpu up "),
 }
 """Lines that the source puts together from several strings."""
 

@@ -302,7 +302,7 @@ class TestRefusals:
                 "Failed to initialize NVML: Driver/library version mismatch",
                 18,
                 "driver_mismatch",
-                "apexgpu down gpu7 &&",
+                "apexgpu restart gpu7",
             ),
             (
                 "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 535.161",
@@ -314,19 +314,19 @@ class TestRefusals:
                 "Failed to initialize NVML: Unknown Error",
                 255,
                 "gpu_access_lost",
-                "apexgpu down gpu7 &&",
+                "apexgpu restart gpu7",
             ),
             (
                 "Failed to initialize NVML: Insufficient Permissions",
                 4,
                 "gpu_access_lost",
-                "apexgpu down gpu7 &&",
+                "apexgpu restart gpu7",
             ),
             (
                 "Failed to initialize NVML: GPU access blocked by the operating system",
                 17,
                 "gpu_access_lost",
-                "down gpu7",
+                "apexgpu restart gpu7",
             ),
             (
                 "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest\n"
@@ -345,7 +345,7 @@ class TestRefusals:
                 "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system.",
                 12,
                 "driver_missing",
-                "apexgpu down gpu7",
+                "apexgpu restart gpu7",
             ),
             ("No devices were found", 6, "no_gpus", "apexgpu gpus free"),
             ("Attached GPUs                       : 0", 0, "no_gpus", "apexgpu gpus free"),

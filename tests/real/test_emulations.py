@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
             "as-windows",
             ["quick/test_copypaths.py", "quick/test_files.py", "quick/test_mounttable.py"],
         ),
-        ("as-macos", ["quick/test_macos.py", "cli/test_lab_variables.py"]),
+        ("as-macos", ["quick/test_macos.py", "quick/test_platforms.py"]),
     ],
 )
 def test_a_part_of_the_tests_passes_as_on_another_system(script: str, tests: list[str]) -> None:

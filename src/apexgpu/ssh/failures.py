@@ -263,11 +263,14 @@ def _has_other_line_ends(file: Path) -> bool:
     from apexgpu.sshfiles.privatekeys import has_line_ends_for_ssh  # few logins fail
 
     try:
+        if not file.is_file():
+            return False  # to open a named pipe would wait forever
         with file.open("rb") as stream:
             data = stream.read(_MOST_OF_A_KEY)
     except OSError:
         return False
-    return data.startswith(b"-----BEGIN ") and not has_line_ends_for_ssh(data)
+    is_whole = data.startswith(b"-----BEGIN ") and b"-----END " in data
+    return is_whole and not has_line_ends_for_ssh(data)
 
 
 def nothing_offered_error(target: Target) -> NothingOfferedError:

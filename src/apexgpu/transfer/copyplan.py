@@ -5,7 +5,7 @@ Pure.
 
 from dataclasses import dataclass, field
 
-from apexgpu.transfer.fileinfo import MOVABLE_MODE, FileKind, Tree, is_directory, parents
+from apexgpu.transfer.fileinfo import FileKind, Tree, is_directory, parents
 
 
 @dataclass(slots=True)
@@ -16,8 +16,7 @@ class CopyPlan:
     - `new_directories`: directories that the target does not have; they get the source's mode and
       time, innermost first
     - `files`, `links`: to be sent
-    - `modes`: files whose content is right and whose mode is not; also read-only directories that an
-      interrupted run has made writable, to move them into place
+    - `modes`: files whose content is right and whose mode is not
     - `complete`: in the staging directory already, sent by an earlier run
     - `leftovers`: also there, and not wanted: the source has no such name any more
     - `conflicts`: a directory on one side, something else on the other
@@ -41,21 +40,16 @@ class CopyPlan:
         return bool(self.files or self.links or self.new_directories)
 
 
-def plan_copy(
-    source: Tree, target: Tree, staged: Tree, *, modes: bool = True, resumed: bool = False
-) -> CopyPlan:
+def plan_copy(source: Tree, target: Tree, staged: Tree, *, modes: bool = True) -> CopyPlan:
     """Compare three trees.
 
     What only the target has stays; what is complete in `staged` is not sent again.
 
-    `modes` is False when one of the two systems has no permission bits (Windows). `resumed`: an
-    earlier run was interrupted.
+    `modes` is False when one of the two systems has no permission bits (Windows).
     """
     plan = CopyPlan()
     for path in source:
         _plan_path(plan, path, source, target, staged, modes=modes)
-        if modes and resumed and _was_made_writable(path, source, target):
-            plan.modes.append(path)
 
     # A directory is made for itself, or because something in it is sent.
     needed = set(plan.new_directories)
@@ -72,14 +66,6 @@ def plan_copy(
         if not keep:
             plan.leftovers.append(path)
     return plan
-
-
-def _was_made_writable(path: bytes, source: Tree, target: Tree) -> bool:
-    """Whether this is a directory of ours that still has the mode with which it was moved into place."""
-    if not is_directory(source, path) or not is_directory(target, path):
-        return False
-    info = source[path]
-    return not info.owner_can_change and target[path].mode == info.mode | MOVABLE_MODE
 
 
 def _plan_path(

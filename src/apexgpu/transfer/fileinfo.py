@@ -17,9 +17,6 @@ A file of the laptop's user would run with that user's rights (setuid, setgid), 
 everybody there, because of what somebody has done in the container.
 """
 
-MOVABLE_MODE = 0o700
-"""What a directory's owner needs to move it, and to move names out of it."""
-
 
 class FileKind(Enum):
     """What a name in a directory stands for. SPECIAL: a socket, a pipe or a device."""

@@ -100,33 +100,18 @@ async def _merge(
 
     emptied.sort(reverse=True)  # innermost first
     renames = [(join(stage, path), join(final, path)) for path in moves]
-    to_remove = [join(stage, path) for path in emptied]
-    read_only = _read_only_directories(files, staged, moves)
-    if not read_only:
-        await _rename_all(files, stage, renames, [*to_remove, stage])
-    else:
-        await _rename_all(files, stage, renames, to_remove)
-        for path in read_only:
-            info = staged[path]
+    await _rename_all(files, stage, renames, [*(join(stage, path) for path in emptied), stage])
+    for path in moves:
+        info = staged[path]
+        if files.has_modes and info.is_directory and not info.owner_can_change:
+            # make_writable() changed its mode.
             await files.set_attributes(join(final, path), info.mode, info.mtime)
-        # Last: as long as it is there, the next run knows that these modes may be missing.
-        await remove_stage(files, stage)
     changed = len(moves)
     for path in staged:
         moved_with_parent = moved_directories.intersection(parents(path))
         if moved_with_parent and not is_directory(staged, path):
             changed += 1
     return changed
-
-
-def _read_only_directories(files: FileSystem, staged: Tree, moves: Sequence[bytes]) -> list[bytes]:
-    """The directories among `moves` that make_writable() gives another mode."""
-    found = []
-    for path in moves:
-        info = staged[path]
-        if files.has_modes and info.is_directory and not info.owner_can_change:
-            found.append(path)
-    return found
 
 
 async def _existing(files: FileSystem, final: bytes, staged: Tree) -> Tree:

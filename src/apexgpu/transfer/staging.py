@@ -143,13 +143,7 @@ async def compare(
         existing = foldednames.respelled(existing, wanted)
         staged = foldednames.respelled(staged, wanted)
 
-    plan = plan_copy(
-        wanted,
-        existing,
-        staged,
-        modes=source.has_modes and target.has_modes,
-        resumed=stage_exists,
-    )
+    plan = plan_copy(wanted, existing, staged, modes=source.has_modes and target.has_modes)
     if plan.conflicts:
         raise conflict_error(target, request.existing or b"", plan.conflicts[0])
     return Comparison(wanted, existing, staged, excluded, stage_exists, free, plan)

@@ -5,7 +5,7 @@ from shlex import quote
 
 from apexgpu.errors import RefusedError
 from apexgpu.transfer.concurrency import for_each
-from apexgpu.transfer.fileinfo import MOVABLE_MODE, FileInfo, Tree, is_directory, is_stage, join
+from apexgpu.transfer.fileinfo import FileInfo, Tree, is_directory, is_stage, join
 from apexgpu.transfer.filesystem import FileSystem, display
 from apexgpu.transfer.foldednames import fold
 
@@ -70,7 +70,7 @@ async def make_writable(files: FileSystem, top: bytes, paths: Iterable[bytes], t
     for path in paths:
         if is_directory(tree, path) and not tree[path].owner_can_change:
             info = tree[path]
-            await files.set_attributes(join(top, path), info.mode | MOVABLE_MODE, info.mtime)
+            await files.set_attributes(join(top, path), info.mode | 0o700, info.mtime)
 
 
 def conflict_error(files: FileSystem, directory: bytes, path: bytes) -> RefusedError:
