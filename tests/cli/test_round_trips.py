@@ -46,6 +46,7 @@ def test_a_command_costs_what_is_recorded(line: Scene, name: str) -> None:
     assert measure(line, name) == recorded()[name], "less? then: python -m bench.counts --record"
 
 
+@pytest.mark.serial  # a df of another test would look at its mount just when it is unmounted
 def test_no_command_costs_more_than_is_recorded(line: Scene) -> None:
     costs = {name: measure(line, name) for name in OTHERS}
     assert {name: cost for name, cost in costs.items() if exceeds(cost, recorded()[name])} == {}
