@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,16 @@ def has_printed(follower: Follower, text: bytes) -> None:
     until(lambda: text in follower.out.read_bytes())
 
 
+def is_waited_for(name: str) -> bool:
+    """Whether a `runs wait` has begun to follow the run: its program in the container has the run's last line (-1)."""
+    arguments = f"\0{name}\0-1\0follow\0".encode()
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if arguments in file.read_bytes():
+                return True
+    return False
+
+
 KINDS = ["cut", "silent"] if LONG else ["cut"]
 
 
@@ -116,6 +127,8 @@ def test_all_that_follows_a_run_goes_on_after_an_outage(line: Scene, kind: str) 
         for follower in logs.values():
             has_printed(follower, b"line 5\n")
         has_printed(watcher, b"running")
+        for name in waiters:
+            until(partial(is_waited_for, name))
         if kind == "cut":
             line.line.cut()
         else:
