@@ -144,6 +144,16 @@ class TestServer:
         assert digest(scene.own) != old
         assert scene.own.stat().st_mtime == 1_700_000_000
 
+    def test_a_renamed_archive_that_somebody_has_put_back_is_no_new_one(self, scene: Scene) -> None:
+        def put_back(reply: Reply) -> Reply:
+            [moved] = scene.nas.glob("alice-gpu2-*.tar.gz")
+            moved.replace(scene.own)
+            return reply
+
+        scene.hooks.append(Hook("gpu2", TAR, after=put_back))
+        assert scene("snapshot", "gpu2", "--yes") == 1
+        assert "the archive is the old one" in scene.err
+
 
 class TestOthers:
     def test_an_archive_that_grows_while_it_is_moved_is_moved_back(self, scene: Scene) -> None:

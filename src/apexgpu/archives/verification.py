@@ -197,7 +197,7 @@ def settle_undone(archives: ArchiveHost, host: Host, entry: SnapshotEntry) -> No
         check = archives.check(archives.server_path)
     except NoSnapshotError:
         return
-    if _is_previous(entry, check) or check.changed:
+    if _is_previous(archives, entry, check) or check.changed:
         return
     problem = check.problem or entry.disturbance
     if problem is not None and entry.moved_to is not None and archives.restore(entry.moved_to):
@@ -263,7 +263,7 @@ def _problem(
         return "the server wrote no archive"
     if check.problem is not None:
         return check.problem
-    if _is_previous(entry, check):
+    if _is_previous(archives, entry, check):
         return "the archive is the old one: the server wrote nothing"
     if isinstance(reply, ServerReply):
         if reply.path != archives.server_path:
@@ -279,14 +279,18 @@ def _problem(
     return None
 
 
-def _is_previous(entry: SnapshotEntry, check: ArchiveCheck) -> bool:
+def _is_previous(archives: ArchiveHost, entry: SnapshotEntry, check: ArchiveCheck) -> bool:
     """Whether the archive is the previous one: one that could only be copied, not renamed, is still
     in its place.
 
-    An archive that was renamed is never compared: two archives of one container, written within a second, can
-    have the same size and time.
+    Two archives of one container, written within a second, can have the same size and time. One that was renamed is
+    not in its place as long as it is where it was moved to.
     """
-    return entry.previous_stayed and entry.previous == check.stamp
+    if entry.previous != check.stamp:
+        return False
+    if entry.previous_stayed or entry.moved_to is None:
+        return True
+    return archives.size_and_mtime(entry.moved_to) != entry.previous
 
 
 def _bad_snapshot(
@@ -325,7 +329,7 @@ def _mark_bad(
 
     One that contains another host's container is that host's good snapshot.
     """
-    if check is None or _is_previous(entry, check):
+    if check is None or _is_previous(archives, entry, check):
         return
     names = [known.name for known in archives.context.hosts]
     if saved_host(check, host.user, names) not in {None, host.name}:
@@ -341,7 +345,7 @@ def _keep_previous(archives: ArchiveHost, entry: SnapshotEntry, check: ArchiveCh
     It never replaces an archive that can be read to its end: that may be another host's good
     snapshot.
     """
-    is_previous = check is not None and _is_previous(entry, check)
+    is_previous = check is not None and _is_previous(archives, entry, check)
     if entry.moved_to is None:
         if is_previous:
             return f"the previous one is still in its place: {archives.server_path}"
